@@ -61,6 +61,10 @@ _READ = Outcome.READ
 
 @implementer(ICommitter)
 class Committer(GroupCommit):
+    """
+    The committer of a store that only this process writes.
+    """
+
     _log = Logger()
 
     _store: IOwnStore
@@ -205,7 +209,11 @@ class Committer(GroupCommit):
     def _undo(self, batch: StepBatch, refusal: NotTaken) -> None:
         steps = self.latest.revision - self.durable.revision
         if self._responds_early:
-            waiting = len(batch.responses) + len(self.open_batch.responses)
+            waiting = sum(
+                outcome is Outcome.APPLIED
+                for responses in (batch.responses, self.open_batch.responses)
+                for _, outcome, _, _ in responses
+            )
             self._log.critical(
                 "{refusal}: {lost} transitions that got a response are lost; responses wait"
                 " for the disk until the store accepts a batch again",

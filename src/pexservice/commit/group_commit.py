@@ -23,10 +23,9 @@ One step goes through these methods of L{GroupCommit}::
         -> _when_ready -> write -> _deliver
                                 -> _commit_failed -> roll_back -> _deliver
 
-Durations are measured with the reactor's clock.  It is monotonic on the reactor that a
-worker installs, but on that of C{twistd --reactor=asyncio} it is the wall clock.  If that
-clock is set, L{BatchingPolicy} misjudges about a hundred commits: batches wait for
-L{MAX_WAIT_SECONDS} at most, or do not wait.
+Durations are measured with the reactor's clock.  With C{twistd --reactor=asyncio} that is
+the wall clock.  If somebody sets it, batches wait too long (L{MAX_WAIT_SECONDS} at most) or
+not at all, for about a hundred commits.  No step is lost.
 """
 
 from __future__ import annotations
@@ -215,8 +214,8 @@ class GroupCommit:
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The call of _consider that is to come, if there is one.
         self._timer: Any = None
-        self._drain_waiters: list[Deferred[None]] = []
-        self._commit_waiters: list[Deferred[None]] = []
+        self._drain_deferreds: list[Deferred[None]] = []
+        self._commit_deferreds: list[Deferred[None]] = []
         # Why no step is accepted, for a reason of this process.
         self._closed: NotTaken | None = NotTaken("the cursor is not read yet")
         self.unread: NotTaken | None = self._closed
@@ -248,7 +247,7 @@ class GroupCommit:
         if self.is_idle:
             return succeed(None)
         drained: Deferred[None] = Deferred()
-        self._drain_waiters.append(drained)
+        self._drain_deferreds.append(drained)
         return drained
 
     def end_process(self, failure: Failure) -> None:
@@ -460,24 +459,24 @@ class GroupCommit:
         """
         Continue with the open batch after a commit has ended.
 
-        @param has_steps: whether the open batch had steps before the commit's outcomes were
-            delivered.  Only then it is considered here.  Steps that a response caused, such
-            as the next request of a pipeline, wait for the next turn; otherwise commits
-            would nest as deep as a pipeline is long.
+        @param has_steps: whether the open batch had steps before the responses were sent.
+            Only then it is considered here.  If the responses themselves brought the steps,
+            as in a pipeline, it waits for the next turn; otherwise commits would nest as
+            deep as the pipeline is long.
         """
-        commit_waiters, self._commit_waiters = self._commit_waiters, []
-        for waiter in commit_waiters:
-            waiter.callback(None)
-        if self.open_batch.transitions and self._drain_waiters:
+        ended, self._commit_deferreds = self._commit_deferreds, []
+        for deferred in ended:
+            deferred.callback(None)
+        if self.open_batch.transitions and self._drain_deferreds:
             self.commit_open_batch()
         elif has_steps and self._phase is BatchPhase.IDLE:
             self.open_batch.considered_steps = len(self.open_batch.transitions)
             self.open_batch.considered_at = self._seconds()
             self._wait_for_more()
         if self.is_idle:
-            drain_waiters, self._drain_waiters = self._drain_waiters, []
-            for waiter in drain_waiters:
-                waiter.callback(None)
+            drained, self._drain_deferreds = self._drain_deferreds, []
+            for deferred in drained:
+                deferred.callback(None)
 
     def roll_back(
         self, batch: StepBatch, error: Exception, open_batch_error: Exception
@@ -518,5 +517,5 @@ class GroupCommit:
         Wait for the end of the commit in progress, or of the next one if there is none.
         """
         ended: Deferred[None] = Deferred()
-        self._commit_waiters.append(ended)
+        self._commit_deferreds.append(ended)
         return ended

@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
 
     C{phase} and the times are those of a
     L{LimitedConnection<pexservice.server.limits.LimitedConnection>}; C{templates},
-    C{varied} and C{with_token} are those that
+    C{varying_names} and C{with_token} are those that
     L{HasTemplates<pexservice.server.plans.HasTemplates>} describes.
 
     @ivar is_admitted: whether the limits allow the connection; otherwise it gets a 503.
@@ -105,13 +105,13 @@ class Connection(asyncio.Protocol):
         self.blocked_since = 0.0
         self.on_transport: Callable[[asyncio.Transport], None] | None = None
         self.templates: tuple[Template, ...] = ()
-        self.varied: tuple[bytes, ...] = ()
+        self.varying_names: tuple[bytes, ...] = ()
         self.with_token: tuple[bytes, PlannedRequest] | None = None
         # The input that was not parsed yet, and how many of its bytes were searched for the
         # end of a head.
         self._buffer = bytearray()
         self._searched = 0
-        # The piece of input in which the arriving request began; b"" after the next piece.
+        # The bytes of the arriving request if it came in one piece; b"" if it did not.
         self._first_input = b""
         self._skipped_line = False
         self._head: Head | None = None
@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
         self._waits_for_budget = False
         # The request that is being performed, and whether its handler was called for it.
         self._request: PlannedRequest | None = None
-        self._is_unplanned = False
+        self._handler_was_called = False
         self._call: Call | None = None
         self._handler_result: Deferred[Response] | None = None
         self._stream: Stream | None = None
@@ -314,7 +314,7 @@ class Connection(asyncio.Protocol):
         line, arguments = head.line, head.arguments
         plan = server.plan(head)
         self._request = PlannedRequest(plan, arguments, line.logged)
-        self._is_unplanned = True
+        self._handler_was_called = True
         try:
             peer = self.peer
             server.performer.check_client(arguments, peer)
@@ -459,8 +459,8 @@ class Connection(asyncio.Protocol):
         Close the connection after a response, or continue with the next request.
         """
         self._request = None
-        if self._is_unplanned:
-            self._is_unplanned = False
+        if self._handler_was_called:
+            self._handler_was_called = False
             self._handler_result = None
             self._server.requests.unplanned += 1
         self.has_responded = True
@@ -547,7 +547,7 @@ class Connection(asyncio.Protocol):
 
     def bytes_taken(self) -> int | None:
         """
-        Return a number that changes when the client takes some of the bytes sent to it.
+        Return a number that changes when the client takes bytes: see L{bytes_taken}.
         """
         return bytes_taken(self.transport.get_extra_info("socket"))
 

@@ -57,9 +57,11 @@ MAX_TEMPLATE_BYTES = 2048
 MAX_VARYING_LINES = 4
 MAX_MATCHED_BYTES = 4096
 
-#: How many templates a connection has, and how many all connections may make in a second:
-#: making one costs as much as reading some heads.
+#: How many templates a connection has.
 MAX_TEMPLATES = 2
+
+#: How many new templates all connections together may make in a second: making one costs as
+#: much as parsing several heads.
 MAX_NEW_TEMPLATES_PER_SECOND = 256
 
 #: The headers that the service reads and whose values may vary within a template.
@@ -69,7 +71,7 @@ _MAY_VARY = frozenset(
     if name != HOST and not use & (Use.DECIDES | Use.FRAMES)
 )
 
-#: The arguments of a template whose client varies nothing but its token.
+#: The names of a template in which only the token is read.
 _TOKEN_ALONE = (AUTHORIZATION,)
 
 
@@ -178,13 +180,14 @@ class HasTemplates(Protocol):
     What plans remember on a connection.
 
     @ivar templates: the templates of its requests; the one that matched last is first.
-    @ivar varied: the names of the lines in which the last head that was read was new.
+    @ivar varying_names: the header names of the lines that were new in the last head that
+        was parsed.
     @ivar with_token: the bytes of the latest request whose token was accepted, and the
         request.
     """
 
     templates: tuple[Template, ...]
-    varied: tuple[bytes, ...]
+    varying_names: tuple[bytes, ...]
     with_token: tuple[bytes, PlannedRequest] | None
 
 
@@ -203,10 +206,10 @@ class Plans:
         self._plans: dict[PlanKey, Plan] = {}
         # The hashes of requests that arrived once, so that a second time is noticed.
         self._once: Generations[int, bool] = Generations(MAX_EXACT_REQUESTS)
-        # For clients that open a connection for each request: the templates that were made
-        # last on any connection, and the HasTemplates.varied that was set last.
+        # For clients that open a connection for each request: the latest templates and
+        # varying names of all connections.
         self._latest: tuple[Template, ...] = ()
-        self._varied: tuple[bytes, ...] = ()
+        self._varying_names: tuple[bytes, ...] = ()
         self._new_templates = 0
         self._closed = False
 
@@ -252,7 +255,7 @@ class Plans:
                 if not templates or templates[0] is not template:
                     _prefer(connection, template)
                 if template.names == _TOKEN_ALONE and len(data) <= MAX_EXACT_BYTES:
-                    request.call = self._bound(request)
+                    request.call = self._reusable_call(request)
                     if request.call is not None:
                         connection.with_token = (data, request)
                 return request
@@ -276,7 +279,7 @@ class Plans:
         """
         request = PlannedRequest(plan, head.arguments, head.line.logged)
         if not data or self._closed:
-            connection.varied = ()
+            connection.varying_names = ()
         elif head.new_lines is None:
             self._learn_bytes(data, request)
         else:
@@ -292,15 +295,16 @@ class Plans:
         if self._once.get(hash(data)) is None:
             self._once.put(hash(data), True)  # noqa: FBT003 only the key counts
             return
-        request.call = self._bound(request)
+        request.call = self._reusable_call(request)
         if request.call is not None:
             self.exact.put(data, request)
 
-    def _bound(self, request: PlannedRequest) -> Call | None:
+    def _reusable_call(self, request: PlannedRequest) -> Call | None:
         """
-        Return the call that all requests with the arguments of C{request} share.
+        Return a call that can be used again for each request with the same arguments.
 
-        @return: C{None} if they are refused: then each is checked when it arrives.
+        @return: C{None} if such requests are refused.  Then each of them is checked when it
+            arrives.
         """
         operation = request.plan.operation
         try:
@@ -314,17 +318,17 @@ class Plans:
         self, data: bytes, head: Head, request: PlannedRequest, connection: HasTemplates
     ) -> None:
         """
-        Make a template if the same lines, by their names, varied in the last request too.
+        Make a template if lines with these names were new in the last request too.
         """
         first, last = head.new_lines or (0, 0)
         if first == 0 or last - first >= MAX_VARYING_LINES:
-            connection.varied = ()
+            connection.varying_names = ()
             return
         names = tuple([line.partition(b": ")[0] for line in head.lines[first : last + 1]])
         # A new connection has no earlier request to compare with.
-        varied = connection.varied or self._varied
-        connection.varied = self._varied = names
-        if varied == names and self._new_templates < MAX_NEW_TEMPLATES_PER_SECOND:
+        varying_names = connection.varying_names or self._varying_names
+        connection.varying_names = self._varying_names = names
+        if varying_names == names and self._new_templates < MAX_NEW_TEMPLATES_PER_SECOND:
             template = self._template(data, head, (first, last), request)
             if template is not None:
                 self._new_templates += 1
@@ -362,7 +366,7 @@ class Plans:
         common = PlannedRequest(request.plan, arguments, request.line)
         read_names = tuple(name for name in names if name in head.arguments)
         if not read_names:
-            common.call = self._bound(common)
+            common.call = self._reusable_call(common)
         rememberable = not any(Use.NEVER_REMEMBERED in HEADERS[name] for name in read_names)
         return Template(prefix, suffix, pattern, read_names, common, rememberable)
 

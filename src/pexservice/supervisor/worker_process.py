@@ -147,7 +147,8 @@ class WorkerProcess(ProcessProtocol):
     @ivar retired: whether it was asked to end, so that no other process follows.
     @ivar has_served: whether its process serves, or has served.
     @ivar was_up: whether its process stands by or serves, or has done so.
-    @ivar verifies: whether its process has the whole store verified before it serves.
+    @ivar verifies: whether its process has the whole store verified before it serves: it
+        was told to, and has not stood by.
     @ivar status: the status of its process, in the process's own words.
     @ivar exit_status: how its last process ended: the exit status or, as in
         C{subprocess}, the negative number of the signal; 0 if none has ended.
@@ -282,6 +283,8 @@ class WorkerProcess(ProcessProtocol):
         if self.state in believed_in:
             self.has_served |= state is WorkerState.ACTIVE
             self.was_up |= state in _UP
+            # A worker that takes over the lock serves at once.
+            self.verifies &= state is not WorkerState.STANDBY
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
             self._workers.changed(self)

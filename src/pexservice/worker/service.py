@@ -59,9 +59,9 @@ from pexservice.worker.files import Files, read_files
 from pexservice.worker.lifecycle import VerificationProgress, connect, heartbeat
 from pexservice.worker.unready import Listeners, Unready
 
-#: How long a stopping worker still accepts requests; each response is its connection's
-#: last.  So a connection that is in use ends with a response, and no request is lost.  The
-#: time passes in several steps: a commit may block the process for one of them.
+#: How long a stopping worker still accepts requests.  It closes each connection after its
+#: response, so no request is lost.  It waits in several steps, since a commit may block the
+#: process during one of them.
 DRAIN_SECONDS = 0.3
 DRAIN_STEPS = 6
 
@@ -99,7 +99,7 @@ class _Parts:
 
 class Worker(Service):
     """
-    The service of one worker, which answers the requests.
+    The service of one worker, which responds to requests.
     """
 
     _log = Logger()

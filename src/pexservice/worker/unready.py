@@ -61,17 +61,24 @@ class Listeners:
         if self._open:
             return
         self._server.start()
-        for place in self._places:
-            # Twisted opens the port, and never accepts from it.
-            port = await place.listen(Factory())
-            self._open.append(Listener(port, self._loop, self._server, self._tls))
-            self._log.info("listening on {address}", address=shown(port.getHost()))
-            if (path := place.lost_file()) is not None:
-                self._log.error(
-                    "the file of the Unix socket {path} is gone, so no client can connect"
-                    " there; restart the service to create it again",
-                    path=path,
-                )
+        try:
+            for place in self._places:
+                await self._listen(place)
+        except Exception:
+            await self.close()
+            raise
+
+    async def _listen(self, place: Place) -> None:
+        # Twisted opens the port, and never accepts from it.
+        port = await place.listen(Factory())
+        self._open.append(Listener(port, self._loop, self._server, self._tls))
+        self._log.info("listening on {address}", address=shown(port.getHost()))
+        if (path := place.lost_file()) is not None:
+            self._log.error(
+                "the file of the Unix socket {path} is gone, so no client can connect"
+                " there; restart the service to create it again",
+                path=path,
+            )
 
     async def close(self) -> None:
         closing, self._open = self._open, []

@@ -236,18 +236,22 @@ def test_end_that_hints_at_the_disk_has_the_store_verified(
     """
     After an end that hints at the disk, new processes read the whole store.
 
-    They do so until one of them serves.
+    They do so until one of them serves that has not stood by: a takeover has no time.
     """
     serving, standby = supervised.started()
     assert QUICK in standby.arguments
     serving.end(**how)
     standby.notify(READY)
     supervised.reactor.turns(0.1)
+    second = supervised.processes[-1]
+    assert QUICK not in second.arguments
+    second.notify(STANDING_BY)
+    standby.end(by=signal.SIGKILL)
+    second.notify(READY)
+    supervised.reactor.turns(0.1)
     verifying = supervised.processes[-1]
     assert QUICK not in verifying.arguments
-    verifying.notify(STANDING_BY)
-    # The worker that served meanwhile has not read the store.
-    standby.end(by=signal.SIGKILL)
+    second.end(by=signal.SIGKILL)
     verifying.notify(READY)
     supervised.reactor.turns(0.1)
     assert QUICK in supervised.processes[-1].arguments
@@ -260,6 +264,23 @@ def test_first_worker_verifies_the_store(supervised: Supervised) -> None:
     first, standby = supervised.started()
     assert QUICK not in first.arguments
     assert QUICK in standby.arguments
+
+
+def test_store_stays_suspect_when_a_standby_takes_over_before_it_was_verified(
+    supervised: Supervised,
+) -> None:
+    """
+    The worker that verifies the store dies, and the one that waited serves at once.
+    """
+    supervised.workers.start()
+    supervised.pass_time(HEAD_START_SECONDS + 1.0)
+    verifying, standby = supervised.processes
+    standby.notify(STANDING_BY)
+    verifying.end(by=signal.SIGKILL)
+    standby.notify(READY)
+    supervised.reactor.turns(0.2)
+    assert len(supervised.processes) == 2
+    assert QUICK not in supervised.processes[-1].arguments
 
 
 def test_killed_worker_has_no_store_verified(supervised: Supervised) -> None:

@@ -6,8 +6,8 @@ cut at any moment leaves the state before the commit or the state after it.  LMD
 that give this up for speed (C{writemap}, C{metasync=False}, C{sync=False}) are not used.
 
 A commit also removes the oldest rows that need not be kept, and later commits use their
-pages again.  So the file stops growing: it grows again only by the pages that a batch needs
-beyond those of the largest batch before.
+pages again.  So the file reaches a stable size, and only a batch that is larger than all
+earlier ones makes it grow again.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ from pexservice.stores.lmdb.records import (
 )
 from pexservice.stores.lmdb.reserve import MAP_GROWTH_PART, RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.transaction import (
-    Extent,
-    Kept,
     KeyLog,
-    read_extent,
+    Retention,
+    StoredRange,
     read_history,
+    read_stored_range,
     rows_from,
     write_batch,
 )
@@ -85,6 +85,8 @@ MAP_BYTES_PER_TRANSITION = 128
 @implementer(IOwnStore, IOnDisk)
 class LmdbStore:
     """
+    A store of one process at a time, in a directory of this machine.
+
     @ivar directory: the directory that holds the store.
     """
 
@@ -119,7 +121,7 @@ class LmdbStore:
         """
         self.directory = directory
         self._executor = executor
-        self._kept = Kept(journal, kept_keys)
+        self._retention = Retention(journal, kept_keys)
         self._verify = verify
         self._run_blocking = run_blocking
         self._progress = progress
@@ -129,7 +131,7 @@ class LmdbStore:
         self._monotonic = monotonic
         self._next_disk_check = monotonic()
         self._opened: Databases | None = None
-        self._extent = Extent(0, 1, 1, KeyRow(1, b"", b""))
+        self._stored_range = StoredRange(0, 1, 1, KeyRow(1, b"", b""))
         self._keys = KeyLog(kept_keys)
         self._reserve: Reserve | None = None
         self._witness = Witness(directory.path)
@@ -152,7 +154,8 @@ class LmdbStore:
     async def _open(self) -> Opened:
         try:
             takes_over = await self._own()
-            # A worker that takes over has no time to verify; the last owner has done it.
+            # A worker that takes over does not verify the store, so that clients wait for
+            # milliseconds only.  If damage was found before, the witness stops it.
             return await self._open_owned(None if takes_over else self._verify)
         except Exception:
             self._close()
@@ -208,12 +211,12 @@ class LmdbStore:
             opened.env.reader_check()
             with opened.env.begin() as txn:
                 _, revision, position = read_cursor(txn, opened)
-                extent = read_extent(txn, opened, revision)
+                stored = read_stored_range(txn, opened, revision)
                 self._read_keys(txn, opened.keys)
         except BaseException:
             opened.env.close()
             raise
-        self._opened, self._extent = opened, extent
+        self._opened, self._stored_range = opened, stored
         self.directory.claim_file()
         self._witness = Witness(path)
         self._witness.open(revision, verified=verified)
@@ -245,7 +248,7 @@ class LmdbStore:
         try:
             # Done here, where no transaction is open.
             reserve.stretch_map(needed)
-        except lmdb.Error:
+        except (lmdb.Error, OSError):
             return fail()
         return self._executor.run(lambda: self._commit(batch, reserve, needed))
 
@@ -279,7 +282,9 @@ class LmdbStore:
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
         txn = env.begin(write=True)
         try:
-            extent = write_batch(txn, self._databases, batch, self._extent, self._kept)
+            stored = write_batch(
+                txn, self._databases, batch, self._stored_range, self._retention
+            )
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
             raise self._full() from error
@@ -291,11 +296,11 @@ class LmdbStore:
         except lmdb.MapFullError as error:
             # LMDB found this while it looked for pages, before it wrote any.
             raise self._full() from error
-        self._witness.write(Witnessed(extent.revision))
-        if extent.oldest_row != self._extent.oldest_row:
+        self._witness.write(Witnessed(stored.revision))
+        if stored.oldest_row != self._stored_range.oldest_row:
             # A killed backup leaves a reader, whose pages would never be used again.
             env.reader_check()
-        self._extent = extent
+        self._stored_range = stored
 
     def _full(self) -> NotTaken:
         self._databases.env.reader_check()
@@ -311,7 +316,7 @@ class LmdbStore:
         """
         Return durable transitions, newest first, read inline; see L{IStore.history}.
         """
-        newest = self._extent.revision
+        newest = self._stored_range.revision
         before = newest + 1 if before is None else min(before, newest + 1)
 
         def read() -> list[Row]:
@@ -321,7 +326,7 @@ class LmdbStore:
                         txn,
                         self._databases.journal,
                         before=before,
-                        forgotten=newest - self._kept.transitions,
+                        forgotten=newest - self._retention.transitions,
                         limit=limit,
                     )
             except lmdb.PanicError as error:
@@ -336,9 +341,9 @@ class LmdbStore:
         """
         Return the error to raise for damage that is found while the store is served.
 
-        The next worker verifies the whole store before it serves it.
+        The witness keeps a standby from serving it, and the next start verifies it.
         """
-        self._witness.write(Witnessed(self._extent.revision, sound=False))
+        self._witness.write(Witnessed(self._stored_range.revision, sound=False))
         return explain(self.directory.path, error)
 
     def space(self) -> Space | None:

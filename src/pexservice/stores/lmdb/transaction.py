@@ -40,9 +40,9 @@ FULL_KEY_ROW = 64
 
 
 @frozen
-class Extent:
+class StoredRange:
     """
-    The extent of a store, so that a commit need not ask LMDB what there is to trim.
+    What a store holds, so that a commit need not ask LMDB what there is to trim.
 
     @ivar revision: the newest revision.
     @ivar oldest_row: the first revision of the oldest journal row.
@@ -56,17 +56,17 @@ class Extent:
     newest_keys: KeyRow
 
 
-def read_extent(
+def read_stored_range(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
-) -> Extent:
+) -> StoredRange:
     """
-    Return the extent of the store, whose cursor is at C{revision}.
+    Return what the store holds, whose cursor is at C{revision}.
     """
     newest_keys = KeyRow(1, b"", b"")
     with txn.cursor(databases.keys) as rows:
         if rows.last():
             newest_keys = records.read_key_row(*rows.item())
-    return Extent(
+    return StoredRange(
         revision,
         _oldest(txn, databases.journal),
         _oldest(txn, databases.keys),
@@ -80,7 +80,7 @@ def _oldest(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> int:
 
 
 @frozen
-class Kept:
+class Retention:
     """
     How many transitions and how many keys are kept at least.
     """
@@ -93,31 +93,31 @@ def write_batch(
     txn: lmdb.Transaction[bytes],
     databases: Databases,
     batch: Batch,
-    extent: Extent,
-    kept: Kept,
-) -> Extent:
+    stored: StoredRange,
+    retention: Retention,
+) -> StoredRange:
     """
     Append C{batch} to the store, and remove what need not be kept any more.
 
-    @return: the extent of the store then.
+    @return: what the store holds then.
     @raise BadRecord: the store holds something that this process did not write.
     """
     _append(txn, databases.journal, *records.write_row(batch))
     cursor = records.write_cursor(batch.revision, batch.position)
     txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
-    newest_keys = extent.newest_keys
+    newest_keys = stored.newest_keys
     if batch.keys:
         newest_keys = write_keys(txn, databases.keys, batch.keys, newest_keys)
-    oldest_row, oldest_keys = extent.oldest_row, extent.oldest_keys
-    forgotten = batch.revision - kept.transitions
+    oldest_row, oldest_keys = stored.oldest_row, stored.oldest_keys
+    forgotten = batch.revision - retention.transitions
     if forgotten >= oldest_row + TRIM_SLACK:
         oldest_row = _trim(txn, databases.journal, forgotten, MAX_TRIMMED_TRANSITIONS)
-    forgotten = newest_keys.end - 1 - kept.keys
+    forgotten = newest_keys.end - 1 - retention.keys
     if forgotten >= oldest_keys + TRIM_SLACK:
         # At least as many as the batch has, so that surplus keys become fewer.
         max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
         oldest_keys = _trim(txn, databases.keys, forgotten, max_keys)
-    return Extent(batch.revision, oldest_row, oldest_keys, newest_keys)
+    return StoredRange(batch.revision, oldest_row, oldest_keys, newest_keys)
 
 
 def write_keys(

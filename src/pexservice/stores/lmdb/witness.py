@@ -2,9 +2,9 @@
 The witness of the newest commit: a file of some bytes next to the data file.
 
 A flipped bit in LMDB's newest meta page can make LMDB open the store with the previous one.
-That state is consistent, but answered steps are missing, and only another file can show it.
-So the revision of each commit is written to the witness, after the commit and before the
-response.
+That state is consistent, but acknowledged steps are missing, and only another file can show
+that.  So the revision of each commit is written to the witness, after the commit and before
+the response.
 
 The witness is flushed only when the store is closed in order, so it costs one small write
 per commit.  The revision in the witness was durable before it was written.  So a store that

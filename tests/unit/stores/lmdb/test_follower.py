@@ -21,7 +21,7 @@ from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, NEXT_SECONDS, Foll
 from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.transaction import KeyLog
+from pexservice.stores.lmdb.transaction import KeyLog, Retention
 from pexservice.stores.remembered_keys import Remembered
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
@@ -162,7 +162,7 @@ def test_standby_that_takes_over_reads_only_what_is_new(
     service.take_over()
     assert service.knows(b"last")
     assert service.knows(b"0-0")
-    # The newest row for its extent, the last that was followed, and the new one.
+    # The newest row for its stored, the last that was followed, and the new one.
     assert read == [records.row_key(first) for first in (321, 257, 321)]
 
 
@@ -247,7 +247,7 @@ def test_keys_of_a_store_that_was_replaced_are_forgotten(
 
 def test_rows_that_were_trimmed_meanwhile_do_not_matter(tmp_path: Path) -> None:
     service = Service(tmp_path / "store")
-    service.store._kept = type(service.store._kept)(10, 10)
+    service.store._retention = Retention(10, 10)
     service.commit(*(b"a%d" % number for number in range(64)))
     service.poll()
     for number in range(20):
