@@ -47,7 +47,9 @@ class Cursor:
     The cursor of a service.
 
     Every step has a key.  The step is repeated with its key until a final response arrives
-    or the deadline ends, so it is made once, whatever happens to connections and workers.
+    or the deadline ends.  So it is never made twice, whatever happens to connections and
+    workers; L{OutcomeUnknown<pexservice.client.OutcomeUnknown>} means that it was made once
+    or not at all.
     """
 
     def __init__(

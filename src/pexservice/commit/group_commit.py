@@ -364,7 +364,7 @@ class GroupCommit:
         Commit the open batch, or let it wait for one more turn of the reactor.
 
         The batch waits for a turn and not for a time, because timers have a resolution of
-        one millisecond, and a commit takes a fifth of that.
+        one millisecond, and a commit on a fast disk takes less.
         """
         self._timer = None
         batch, now = self.open_batch, self._seconds()

@@ -67,7 +67,8 @@ class Waiter(Protocol):
     The receiver of one request's outcome.
 
     The committer calls exactly one of the two methods, exactly once, when the outcome is
-    durable or cannot become durable any more.  The call may come before
+    durable or cannot become durable any more.  With synchronous commit off it does not wait
+    for that.  The call may come before
     L{ICommitter.step<pexservice.commit.interface.ICommitter.step>} or
     L{ICommitter.read<pexservice.commit.interface.ICommitter.read>} returns.
     """
@@ -141,9 +142,9 @@ class ICommitter(Interface):
 
     def step(step: Step, waiter: Waiter) -> None:
         """
-        Make C{step}, and give its durable outcome to C{waiter}.
+        Make C{step}, and give its outcome to C{waiter}.
 
-        The outcomes of applied steps are delivered in the order of the steps.
+        Outcomes that wait for a commit are delivered in the order of the steps.
         """
 
     def read(waiter: Waiter) -> None:

@@ -495,7 +495,7 @@ class Connection(asyncio.Protocol):
 
     def _give_up(self) -> None:
         """
-        Log a bug that happened while a response was sent, and close the connection.
+        Log a bug, and close the connection, since it is unknown what was sent.
         """
         _log.failure("a request failed")
         self._request = None

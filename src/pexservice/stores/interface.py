@@ -90,6 +90,8 @@ class StoreMisconfigured(StoreUnusable):
 class NotTaken(Exception):
     """
     The store surely did not take the batch: the batch never happened.
+
+    It is also the error of a read that cannot be done now.
     """
 
 
@@ -270,7 +272,9 @@ class IOwnStore(IStore):
 
     def shortage() -> NotTaken | None:
         """
-        Return, without blocking, why no batch would be taken now, if the disk is full.
+        Return why no batch would be taken now, if the disk is full or the store was moved.
+
+        This takes a few system calls.
         """
 
 
@@ -297,8 +301,8 @@ class ISharedStore(IStore):
 
         @raise Conflict: other nodes moved the cursor, or a key of the batch had been
             used; the batch surely did not happen.
-        @raise OutcomeUnknown: the batch may have happened, or may happen later, but not
-            after any later batch.  So the next batch may be tried at once.
+        @raise OutcomeUnknown: the batch may have happened, or may still happen, but never
+            once a later batch has happened.  So the next batch may be tried at once.
         """
 
     went_back_count: int = Attribute(
@@ -374,8 +378,8 @@ class StoreOptions:
     The options of a store, in addition to its URL.  Each store uses those that concern it.
 
     @ivar journal: how many transitions the history keeps, 1 or more.
-    @ivar verify: whether to verify an existing store; else only the records that the next
-        step follows are read, because the whole store was verified a moment ago.
+    @ivar verify: whether to verify an existing store.  If not, only the cursor and the
+        newest rows are read: the caller knows that the store was verified.
     @ivar progress: called with how much of the store was verified, in percent.
     @ivar create: whether a store may be created where there is none.
     @ivar claim: the claim of the service that this process is a worker of.  Once a store

@@ -125,7 +125,8 @@ def kind_of(outcome: Outcome, state: State, call: Call) -> Kind:
     """
     Return the kind of response to C{call}, by the committer's outcome.
 
-    This is the one place where an outcome becomes a response.
+    L{Connection.respond<pexservice.server.connection.Connection.respond>} decides the most
+    frequent case itself.
     """
     conditions = call.conditions
     if outcome is _APPLIED:

@@ -77,8 +77,8 @@ from pexservice.stores.remembered_keys import KEPT_KEYS
 #: takes some system calls, and on a fast disk many commits fit into this interval.
 DISK_CHECK_INTERVAL_SECONDS = 0.1
 
-#: Bytes of the map for each transition in the journal.  A row of one transition takes
-#: 37 bytes and LMDB's 16, in pages that are half full at worst.
+#: Bytes of the map for each transition in the journal: more than a row of one transition
+#: takes in a page that is half full.
 MAP_BYTES_PER_TRANSITION = 128
 
 
