@@ -718,15 +718,18 @@ def test_process_1_ends_with_0_by_a_sigterm_during_its_start(
 
 def _is_env_or_python(pid: int) -> bool:
     """
-    Return whether the child of C{unshare} has SIGTERM blocked, or is Python by now.
+    Return whether the child of C{unshare} is C{env} with SIGTERM blocked, or Python by now.
+
+    Before that it is C{unshare} itself, which blocks the signal for a moment only.
     """
     for child in children(pid):
+        command = Path(f"/proc/{child}/cmdline").read_text().split("\0")[0]
+        if "python" in command:
+            return True
         status = Path(f"/proc/{child}/status").read_text()
         blocked = re.search(r"SigBlk:\t([0-9a-f]+)", status)
         if blocked and int(blocked[1], 16) >> (signal.SIGTERM - 1) & 1:
-            return True
-        if "python" in Path(f"/proc/{child}/cmdline").read_text().split("\0")[0]:
-            return True
+            return command == "env"
     return False
 
 

@@ -56,7 +56,8 @@ def test_every_endpoint_responds_in_a_container_of_512_mib(podman: Podman) -> No
             "cat /sys/fs/cgroup/memory.max"
             " || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
         ) == str(512 << 20)
-        assert "UvloopReactor" in log
+        assert "EventLoopReactor" in log
+        assert "uvloop" in container.execute("cat /proc/[0-9]*/maps")
         # The cache was made when the image was, and no process could write it now.
         assert "plugin cache" not in log
 
