@@ -200,7 +200,7 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
     """
     Under load there are as many lines in all log files as there were answers.
 
-    The file is moved away before each reload, as logrotate does it.
+    The file is moved away before each reload, like logrotate does.
     """
     stopping = threading.Event()
     path = tmp_path / "access.log"

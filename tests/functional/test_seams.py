@@ -63,7 +63,7 @@ def test_switched_link_never_makes_two_workers_serve_two_stores(tmp_path: Path) 
     """
     A standby that starts behind a switched symbolic link serves nothing.
 
-    The active worker refuses steps, since its successor would not find them.  Both go on
+    The active worker refuses steps, since its successor would not find them.  Both continue
     when the link is back.
     """
     (tmp_path / "right").mkdir()
@@ -245,7 +245,7 @@ def test_removed_socket_file_ends_no_listener(tmp_path: Path) -> None:
 
 def test_replaced_socket_file_is_not_removed_at_the_end(tmp_path: Path) -> None:
     """
-    A service that stops removes the file of its own Unix socket only.
+    A service that stops removes no Unix socket's file except its own.
     """
     path = tmp_path / "http.sock"
     with Daemon(tmp_path, "--listen", f"unix:{path}", "--listen", LOOPBACK) as daemon:

@@ -1,7 +1,7 @@
 """
 The committer of a store that only this process writes to.
 
-Reads show the durable state, so a crash cannot take back what a client has read.  A step
+Reads show the durable state, so a crash cannot undo a state that a client read.  A step
 that does not move the cursor (its condition is not met, or its key was used before) may
 refer to a state that is not durable yet.  Its response then waits for the batch that leads
 to that state.

@@ -24,8 +24,8 @@ One step goes through these methods of L{GroupCommit}::
                                 -> _commit_failed -> roll_back -> _deliver
 
 Durations are measured with the reactor's clock.  With C{twistd --reactor=asyncio} that is
-the wall clock.  If somebody sets it, batches wait too long (L{MAX_WAIT_SECONDS} at most) or
-not at all, for about a hundred commits.  No step is lost.
+the wall clock.  If the machine's time is set, batches wait too long (L{MAX_WAIT_SECONDS} at
+most) or not at all, for about a hundred commits.  No step is lost.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         # end of a head.
         self._buffer = bytearray()
         self._searched = 0
-        # The bytes of the arriving request if it came in one piece; b"" if it did not.
+        # The bytes of the arriving request if all arrived in one piece; else b"".
         self._first_input = b""
         self._skipped_line = False
         self._head: Head | None = None

@@ -34,8 +34,8 @@ KEEP_ALIVE_TIMEOUT_SECONDS = 60
 #: How long a request may take to arrive, head and body.
 REQUEST_TIMEOUT_SECONDS = 20
 
-#: How long a client may take none of the bytes that it is sent.  This is checked once in as
-#: much time, so a connection may stay twice as long.
+#: A client that takes no bytes of its response for so long is disconnected.  The check runs
+#: at the same interval, so it may take twice as long.
 STALL_TIMEOUT_SECONDS = 60
 
 #: If a search for connections to close finds less than this fraction of all connections,

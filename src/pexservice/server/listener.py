@@ -205,9 +205,12 @@ class BriefConnection:
         self._plans = plans
         self._connection = connection
         self._make_transport = make_transport
-        # Whether the event loop watches the socket, whether its transport is being made,
-        # and whether a request was found, whose response is or will be sent.
-        self._watches = self._transport_requested = self._has_request = False
+        # Whether the event loop watches the socket for input.
+        self._watches = False
+        # Whether the event loop makes a transport that will replace this one.
+        self._transport_requested = False
+        # Whether a request was recognized; its response is sent here.
+        self._has_request = False
         self._closing = self._aborted = False
         self._received = self._unsent = b""
         connection.connection_made(self)  # type: ignore[arg-type]
@@ -256,7 +259,7 @@ class BriefConnection:
 
     def continue_on(self, transport: asyncio.Transport) -> None:
         """
-        Continue on C{transport}: do what the connection has called while it was made.
+        Continue on C{transport}, and make the calls on it that the connection made before.
         """
         if self._aborted:
             transport.abort()

@@ -45,8 +45,8 @@ class Option:
         L{options_of}.
     @ivar default: the attribute's default; set by L{field}.
     @ivar repeatable: whether the attribute is a tuple of all values that were given.
-    @ivar absolute: makes a relative path in a value absolute, which counts from a
-        directory; C{None} if the value has no path.
+    @ivar absolute: returns a value with an absolute path, given the directory where a
+        relative path starts; C{None} if the value has no path.
     @ivar hidden: whether it is only for a supervisor's workers, so that a configuration
         file must not contain it.
     """

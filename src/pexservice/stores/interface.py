@@ -420,7 +420,7 @@ class IStoreFactory(Interface):
 
     def absolute_url(directory: Path) -> str:
         """
-        Return the URL, in which a relative path counted from C{directory}.
+        Return the URL with an absolute path; a relative one starts at C{directory}.
         """
 
     def owner() -> str:

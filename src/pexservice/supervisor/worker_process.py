@@ -147,8 +147,8 @@ class WorkerProcess(ProcessProtocol):
     @ivar retired: whether it was asked to end, so that no other process follows.
     @ivar has_served: whether its process serves, or has served.
     @ivar was_up: whether its process stands by or serves, or has done so.
-    @ivar verifies: whether its process has the whole store verified before it serves: it
-        was told to, and has not stood by.
+    @ivar verifies: whether its process has the whole store verified before it serves: its
+        command says so, and it has not stood by.
     @ivar status: the status of its process, in the process's own words.
     @ivar exit_status: how its last process ended: the exit status or, as in
         C{subprocess}, the negative number of the signal; 0 if none has ended.

@@ -3,7 +3,7 @@ The rules on who may use the cursor: tokens, the pages of web browsers, and host
 
 Any web page that a user opens can make the browser send requests to this service.  The
 browser says so in headers that the page cannot set.  The rule is that of Go's
-C{CrossOriginProtection}, but for every request that moves the cursor, whatever its method.
+C{CrossOriginProtection}, applied to every request that moves the cursor, of any method.
 If the browser sends C{Sec-Fetch-Site}, that header decides.  Otherwise C{Origin} must name
 the host that the request was sent to.  Schemes are not compared, because a proxy in front
 may speak TLS.  Other clients than browsers send neither header and are not affected.

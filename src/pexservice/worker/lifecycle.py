@@ -123,7 +123,7 @@ class VerificationProgress:
             self._waiting = []
         status = f"verifying the store: {percent} %"
         extension = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}"
-        # In this order: a heartbeat sets the deadline anew.
+        # In this order: a heartbeat shortens the deadline again.
         self._notify(f"STATUS={status}", ALIVE, extension)
         now = self._monotonic()
         if now >= self._next_line_at:

@@ -1,5 +1,5 @@
 """
-A worker that does not serve yet: its listeners, and what it says meanwhile.
+A worker that does not serve yet: its listeners and its reports.
 """
 
 from __future__ import annotations

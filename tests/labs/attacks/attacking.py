@@ -292,7 +292,7 @@ def judge_moves(answers: Iterable[Answer], before: int, after: int) -> None:
     """
     Check that every move of the cursor was answered, and that each step was made once.
 
-    The answer may have come through nginx or not.
+    The response may have passed through nginx.
     """
     told = {answer.revision for answer in answers if answer.revision is not None}
     steps = sorted(each for each in told if each > before)

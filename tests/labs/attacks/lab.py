@@ -1,5 +1,5 @@
 """
-HTTP under attack: raw requests, what the RFCs say of each, and what must come back.
+HTTP under attack: raw requests, the rules of the RFCs, and the responses that are right.
 
 C{python -m tests.labs.attacks.lab [ROUNDS]} runs the whole table against both
 reactors and through nginx, first in one piece and then ROUNDS times cut anywhere;
@@ -51,7 +51,7 @@ def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
     Provide three fronts, by their names.
 
     They are the supervised service, on uvloop; a worker by itself, on Twisted's own
-    reactor; and nginx in front of its own service.
+    reactor; and nginx in front of a third service.
     """
     with ExitStack() as stack:
         daemons: list[Daemon] = []

@@ -75,7 +75,7 @@ def calling(
     Have callers step by each of several ways, until the end of the block.
 
     @param ways: the base URLs of each way.
-    @return: what the callers have recorded, at the end of the block.
+    @return: the callers' records, at the end of the block.
     """
     calls: list[Calls] = []
     files = [path / f"calls-{number}.json" for number in range(len(ways))]

@@ -2,7 +2,7 @@
 Three etcd and several daemons, which fail and lose their connections under clients.
 
 The clients ask all of the daemons and write down the answers.  L{cluster_faults} has faults
-that nobody but the clients in the middle of a request may notice; L{cluster_restores} goes
+that only clients in the middle of a request may notice; L{cluster_restores} goes
 back to a snapshot, or to nothing, which every daemon must report; L{cluster_users} changes
 the users of an etcd with TLS and JWT.
 
@@ -523,7 +523,7 @@ def cluster_restores(path: Path, ways: Sequence[Restore]) -> int:
     """
     Restore etcd under clients; check that each daemon reports it and continues from there.
 
-    What was told of the steps after the snapshot is of another history; all the rest is of
+    The responses to steps after the snapshot belong to another history; all the rest is of
     the one that goes on.
 
     @return: how many operations there were.

@@ -58,7 +58,7 @@ class CallUnanswered(Exception):
 
 class Gateway(Protocol):
     """
-    etcd's JSON gateway, as far as the store needs it; the tests have one of their own.
+    etcd's JSON gateway, as far as the store needs it; the tests have another.
 
     @ivar certificate_expires: when the client certificate ends, if there is one, in seconds
         since the epoch.

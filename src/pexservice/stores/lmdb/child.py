@@ -61,7 +61,7 @@ def run_child(
         text=True,
         errors="replace",
         # A child that is stopped when this process ends: the kernel sends it SIGCONT and
-        # SIGHUP, which end it, only if it is in a process group of its own.
+        # SIGHUP, which end it, only if it leads its process group.
         process_group=0,
     ) as child:
         try:

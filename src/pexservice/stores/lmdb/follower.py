@@ -11,7 +11,7 @@ is a map as well).  Nothing holds pages back either, so a standby that is stoppe
 middle costs the active worker no space.  The price is that a page may be overwritten while
 it is read.  Therefore every number is checked before it is used, every row has its
 checksum, and a row must begin where the row before ends.  If anything is wrong, the
-follower forgets what it has read and starts again.  At the takeover, the store is opened
+follower forgets all rows and starts again.  At the takeover, the store is opened
 with LMDB, and the row that was read last must still be there; see L{KeyLog.read}.
 """
 

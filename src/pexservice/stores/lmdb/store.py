@@ -265,7 +265,7 @@ class LmdbStore:
         """
         Check now and then where the store is, and warn of a disk that is nearly full.
 
-        @return: why the next worker would not find what is committed now, if so.
+        @return: the refusal, if the configured path no longer leads to this store.
         """
         now = self._monotonic()
         if now < self._next_disk_check:

@@ -42,7 +42,7 @@ FULL_KEY_ROW = 64
 @frozen
 class StoredRange:
     """
-    What a store holds, so that a commit need not ask LMDB what there is to trim.
+    The newest and the oldest rows of a store, so that a commit trims without a search.
 
     @ivar revision: the newest revision.
     @ivar oldest_row: the first revision of the oldest journal row.
@@ -60,7 +60,7 @@ def read_stored_range(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
 ) -> StoredRange:
     """
-    Return what the store holds, whose cursor is at C{revision}.
+    Return the range of the store, whose cursor is at C{revision}.
     """
     newest_keys = KeyRow(1, b"", b"")
     with txn.cursor(databases.keys) as rows:
@@ -99,7 +99,7 @@ def write_batch(
     """
     Append C{batch} to the store, and remove what need not be kept any more.
 
-    @return: what the store holds then.
+    @return: the range of the store after that.
     @raise BadRecord: the store holds something that this process did not write.
     """
     _append(txn, databases.journal, *records.write_row(batch))

@@ -50,7 +50,7 @@ def page() -> Document:
         " require-trusted-types-for 'script'; trusted-types 'none'"
     )
     headers = (
-        # A browser stores the page and revalidates it each time, mostly with a short 304.
+        # A browser stores the page and revalidates it each time, usually with a short 304.
         (b"Cache-Control", b"no-cache"),
         (b"ETag", f'"{tag}"'.encode()),
         (b"Vary", b"Accept"),
