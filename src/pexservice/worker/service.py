@@ -65,6 +65,8 @@ from pexservice.worker.unready import Listeners, Unready
 DRAIN_SECONDS = 0.3
 DRAIN_STEPS = 6
 
+READ_AGAIN_SECONDS = 0.001
+
 #: How long a stopping worker, which accepts no more connections, waits for the first
 #: request of a new connection, and then for the requests in progress.
 FIRST_REQUEST_SECONDS = 0.5
@@ -376,6 +378,9 @@ class Worker(Service):
                 if await self._emptied(DRAIN_SECONDS / DRAIN_STEPS):
                     break
         await parts.listeners.close()
+        # The reactor reads once more: requests may have arrived while this process waited
+        # for the processor.
+        await self._emptied(READ_AGAIN_SECONDS)
         connections.close_idle()
         if not await self._emptied(FIRST_REQUEST_SECONDS):
             connections.close_waiting()
