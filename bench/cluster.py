@@ -33,8 +33,8 @@ from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
     Batch,
     Conflict,
-    NotTaken,
     OutcomeUnknown,
+    Refusal,
     StoreOptions,
 )
 from pexservice.stores.lmdb.directory import Directory
@@ -61,7 +61,7 @@ async def _load(callers: int, seconds: float, steps: list[MakeStep]) -> list[flo
         while (began := time.perf_counter()) < end:
             try:
                 await step()
-            except (NotTaken, OutcomeUnknown):
+            except (Refusal, OutcomeUnknown):
                 # With hundreds of transactions at once, etcd does not answer in time.
                 continue
             took.append(time.perf_counter() - began)

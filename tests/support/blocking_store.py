@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from pexservice.client import blocking
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import Batch, ISharedStore, NotTaken, Row
+from pexservice.stores.interface import Batch, ISharedStore, Refusal, Row
 from pexservice.stores.remembered_keys import Remembered
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Blocking:
         """
         self._store.watch(cursor_moved, cursor_went_back)
 
-    def check(self) -> Deferred[NotTaken | None]:
+    def check(self) -> Deferred[Refusal | None]:
         """
         Find out whether a batch would be taken; see L{ISharedStore}.
         """

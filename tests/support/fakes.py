@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import Batch, IOwnStore, NotTaken, Opened, Row
+from pexservice.stores.interface import Batch, IOwnStore, Opened, Refusal, Row
 from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
 
 T = TypeVar("T")
@@ -169,7 +169,7 @@ class MemoryStore:
         else:
             done.errback(failure)
 
-    def shortage(self) -> NotTaken | None:
+    def shortage(self) -> Refusal | None:
         """
         Return C{None}, as while there is enough room; see L{IOwnStore}.
         """

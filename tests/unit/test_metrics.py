@@ -24,7 +24,7 @@ from pexservice.stores.interface import (
     IOnDisk,
     ISharedStore,
     IStore,
-    NotTaken,
+    Refusal,
     Snapshot,
     Space,
 )
@@ -108,7 +108,7 @@ def test_steps_are_counted_by_transition_and_outcome() -> None:
     call("POST", "/next", Idempotency_Key="k")
     call("POST", "/next", Idempotency_Key="k")
     call("POST", "/previous", If_Match='"1"')
-    call.store.failure = NotTaken("full")
+    call.store.failure = Refusal("full")
     call("POST", "/reset")
     found = scrape(call)
     counted = {

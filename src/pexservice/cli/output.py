@@ -81,7 +81,7 @@ def write(line: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        give_up_output()
+        discard_output()
         raise VerbFailed(f"standard output: {error.strerror}") from error
 
 
@@ -99,7 +99,7 @@ def open_closed_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(_STANDARD_ERROR, "w")
 
 
-def give_up_output() -> None:
+def discard_output() -> None:
     """
     Discard the rest of the output, which the end of the process would try to write again.
     """

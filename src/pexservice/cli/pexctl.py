@@ -21,7 +21,7 @@ from typing import NoReturn
 from pexservice.cli.output import (
     Result,
     VerbFailed,
-    give_up_output,
+    discard_output,
     open_closed_streams,
     write,
 )
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        give_up_output()
+        discard_output()
         return 128 + signal.SIGPIPE
     return 0
 

@@ -27,7 +27,7 @@ from twisted.python import usage
 
 from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
-from pexservice.cli.output import give_up_output
+from pexservice.cli.output import discard_output
 from pexservice.process.children import killed_with_parent, retry_while_orphans_end
 from pexservice.process.exit_status import CannotStart, Misconfigured, Status
 from pexservice.process.listening import (
@@ -144,7 +144,7 @@ class CommonOptions(usage.Options):
             sys.stdout.flush()
         except BrokenPipeError:
             # The reader has ended, like head(1).
-            give_up_output()
+            discard_output()
         sys.exit(0)
 
     def getUsage(self, width: int | None = None) -> str:

@@ -34,8 +34,8 @@ from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
     IOwnStore,
-    NotTaken,
     OutcomeUnknown,
+    Refusal,
     Row,
     StoreDamaged,
 )
@@ -117,7 +117,7 @@ class Committer(GroupCommit):
         return self.latest if self._responds_early else self.durable
 
     @property
-    def refusal(self) -> NotTaken | None:
+    def refusal(self) -> Refusal | None:
         return self._closed or self._store.shortage()
 
     def read_durable(self) -> Deferred[State]:
@@ -201,12 +201,12 @@ class Committer(GroupCommit):
         """
         Roll back, if C{batch} surely did not happen; else end the process.
         """
-        if isinstance(failure.value, NotTaken):
+        if isinstance(failure.value, Refusal):
             self._undo(batch, failure.value)
         else:
             self._give_up(batch, failure)
 
-    def _undo(self, batch: StepBatch, refusal: NotTaken) -> None:
+    def _undo(self, batch: StepBatch, refusal: Refusal) -> None:
         steps = self.latest.revision - self.durable.revision
         if self._responds_early:
             waiting = sum(
@@ -225,7 +225,7 @@ class Committer(GroupCommit):
         self._respond_early(on=False)
         self.roll_back(batch, refusal, refusal)
 
-    def _log_refusal(self, refusal: NotTaken, steps: int) -> None:
+    def _log_refusal(self, refusal: Refusal, steps: int) -> None:
         """
         Log how many steps were refused since the last such line, unless that was just now.
         """
@@ -248,7 +248,7 @@ class Committer(GroupCommit):
         opening the store again shows that.
         """
         damaged = failure.check(StoreDamaged) is not None
-        self._closed = refusal = NotTaken(_DAMAGED if damaged else "the store failed")
+        self._closed = refusal = Refusal(_DAMAGED if damaged else "the store failed")
         self._respond_early(on=False)
         self._fatal(failure)
         unknown = OutcomeUnknown("the store failed while the step was under way")
@@ -263,6 +263,6 @@ class Committer(GroupCommit):
         if not isinstance(error, StoreDamaged):
             return error
         self._damage = error
-        self._closed = NotTaken(_DAMAGED)
+        self._closed = Refusal(_DAMAGED)
         self._fatal(Failure(error))
         return self._closed

@@ -50,8 +50,8 @@ from pexservice.core.sequence import TermCache
 from pexservice.stores.interface import (
     Batch,
     IStore,
-    NotTaken,
     OutcomeUnknown,
+    Refusal,
 )
 from pexservice.stores.remembered_keys import pack_use, unpack_use
 
@@ -217,8 +217,8 @@ class GroupCommit:
         self._drain_deferreds: list[Deferred[None]] = []
         self._commit_deferreds: list[Deferred[None]] = []
         # Why no step is accepted, for a reason of this process.
-        self._closed: NotTaken | None = NotTaken("the cursor is not read yet")
-        self.unread: NotTaken | None = self._closed
+        self._closed: Refusal | None = Refusal("the cursor is not read yet")
+        self.unread: Refusal | None = self._closed
 
     # The life of a committer.
 
@@ -226,7 +226,7 @@ class GroupCommit:
         """
         Refuse all steps and reads, for C{reason}.
         """
-        self._closed = self.unread = NotTaken(reason)
+        self._closed = self.unread = Refusal(reason)
 
     async def stop(self) -> None:
         """
@@ -241,7 +241,7 @@ class GroupCommit:
 
         @return: fires when all waiters were called.
         """
-        self._closed = self._closed or NotTaken("the service is stopping")
+        self._closed = self._closed or Refusal("the service is stopping")
         if self.open_batch.transitions:
             self.commit_open_batch()
         if self.is_idle:
@@ -254,7 +254,7 @@ class GroupCommit:
         """
         Accept nothing more, and end the process: C{failure} is a bug.
         """
-        self._closed = self._closed or NotTaken("the service failed")
+        self._closed = self._closed or Refusal("the service failed")
         self._fatal(failure)
 
     # One step.

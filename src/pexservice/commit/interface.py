@@ -14,7 +14,7 @@ from zope.interface import Attribute, Interface
 
 from pexservice.commit.counters import Counts
 from pexservice.core.cursor import State, Transition
-from pexservice.stores.interface import NotTaken, Row
+from pexservice.stores.interface import Refusal, Row
 
 
 class KeyReused(Exception):
@@ -85,7 +85,7 @@ class Waiter(Protocol):
         """
         Take the reason why there is no outcome.
 
-        @param error: L{NotTaken<pexservice.stores.interface.NotTaken>},
+        @param error: L{Refusal<pexservice.stores.interface.Refusal>},
             L{OutcomeUnknown<pexservice.stores.interface.OutcomeUnknown>} or L{KeyReused}.
         """
 
@@ -101,11 +101,11 @@ class ICommitter(Interface):
 
     visible: State = Attribute("The newest known state that clients may see.")
 
-    refusal: NotTaken | None = Attribute(
+    refusal: Refusal | None = Attribute(
         "Why no step would be accepted now; C{None} if it would."
     )
 
-    unread: NotTaken | None = Attribute(
+    unread: Refusal | None = Attribute(
         "Why there is no state to show; C{None} if there is one."
     )
 
@@ -158,7 +158,7 @@ class ICommitter(Interface):
         """
         Read the state after the newest transition of the L{history}.
 
-        @raise NotTaken: the store cannot be read.
+        @raise Refusal: the store cannot be read.
         """
 
     def history(before: int | None, limit: int) -> Deferred[list[Row]]:
@@ -167,5 +167,5 @@ class ICommitter(Interface):
 
         Their revisions are below C{before}; if C{before} is C{None}, they are the latest.
 
-        @raise NotTaken: the store cannot be read.
+        @raise Refusal: the store cannot be read.
         """

@@ -35,8 +35,8 @@ from pexservice.process.timing import Periodic
 from pexservice.stores.interface import (
     Conflict,
     ISharedStore,
-    NotTaken,
     OutcomeUnknown,
+    Refusal,
     Row,
 )
 from pexservice.stores.remembered_keys import Remembered
@@ -55,11 +55,11 @@ def _fault(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def as_refusal(error: BaseException | None) -> NotTaken:
+def as_refusal(error: BaseException | None) -> Refusal:
     """
     Return the error for a step that surely was not made.
     """
-    return error if isinstance(error, NotTaken) else NotTaken(str(error))
+    return error if isinstance(error, Refusal) else Refusal(str(error))
 
 
 @implementer(ICommitter)
@@ -83,8 +83,8 @@ class OptimisticCommitter(GroupCommit):
         self._is_reading = False
         self._waiting_reads: list[Deferred[State]] = []
         # Why the store cannot be read, and why it would refuse a batch, by the last probe.
-        self._unreadable: NotTaken | None = None
-        self._last_refusal: NotTaken | None = None
+        self._unreadable: Refusal | None = None
+        self._last_refusal: Refusal | None = None
         # Steps that wait for the next commit to end.
         self._backlog: list[tuple[Waiter, Step]] = []
 
@@ -112,7 +112,7 @@ class OptimisticCommitter(GroupCommit):
         return self.durable
 
     @property
-    def refusal(self) -> NotTaken | None:
+    def refusal(self) -> Refusal | None:
         """
         Return why steps are refused now, or C{None} if they are accepted.
         """
@@ -167,13 +167,13 @@ class OptimisticCommitter(GroupCommit):
     def _probe(self) -> Deferred[None]:
         return self._store.check().addCallbacks(self._checked, self._unavailable)
 
-    def _checked(self, refused: NotTaken | None) -> Deferred[None]:
+    def _checked(self, refused: Refusal | None) -> Deferred[None]:
         self._refuse(refused)
         # A store that refuses batches may respond to reads.  This read also shows whether
         # the store was restored.
         return self._read_store().addCallbacks(lambda _: None, lambda _: None)
 
-    def _refuse(self, reason: NotTaken | None) -> None:
+    def _refuse(self, reason: Refusal | None) -> None:
         """
         Refuse steps for C{reason} until a probe finds that the store takes batches again.
         """
@@ -233,12 +233,12 @@ class OptimisticCommitter(GroupCommit):
         """
         Refuse reads and steps until the store responds to a read.
         """
-        if not failure.check(NotTaken, OutcomeUnknown):
+        if not failure.check(Refusal, OutcomeUnknown):
             self._log.failure("the store cannot be read", failure=failure)
         reason = failure.getErrorMessage()
         if _fault(reason) != _fault(str(self._unreadable)):
             self._log.error("requests are refused: {reason}", reason=reason)
-        self._unreadable = NotTaken(reason)
+        self._unreadable = Refusal(reason)
 
     def _state_at(self, revision: int, position: int) -> State:
         """
@@ -425,7 +425,7 @@ class OptimisticCommitter(GroupCommit):
             if self.open_batch.transitions:
                 self.commit_open_batch()
             return
-        if isinstance(error, NotTaken):
+        if isinstance(error, Refusal):
             self._refuse(error)
         elif isinstance(error, OutcomeUnknown):
             self._unavailable(failure)

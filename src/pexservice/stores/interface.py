@@ -41,9 +41,9 @@ class StoreMissing(StoreUnusable):
     """
 
 
-class StoreUnread(StoreUnusable):
+class StoreReaderKilled(StoreUnusable):
     """
-    The process that read the store was ended from outside, as when memory is short.
+    The process that read the store was killed; the kernel does so when memory is short.
     """
 
     exit_status = Status.STORE_FAILED
@@ -87,11 +87,11 @@ class StoreMisconfigured(StoreUnusable):
     exit_status = Status.MISCONFIGURED
 
 
-class NotTaken(Exception):
+class Refusal(Exception):
     """
-    The store surely did not take the batch: the batch never happened.
+    A batch or a read is refused, for the reason in the message.
 
-    It is also the error of a read that cannot be done now.
+    A refused batch surely never happened.
     """
 
 
@@ -238,7 +238,7 @@ class IStore(Interface):
         """
         Take the whole batch, durably, or nothing of it; no earlier commit is under way.
 
-        @raise NotTaken: the batch surely did not happen; the store can be used further.
+        @raise Refusal: the batch surely did not happen; the store can be used further.
         @raise StoreDamaged: the batch surely did not happen; do not use the store any more.
         @raise Exception: with any other error the outcome is unknown; only close the store.
         """
@@ -248,7 +248,7 @@ class IStore(Interface):
         Return at most C{limit} durable transitions, newest first.
 
         @param before: the revisions are below this one; C{None} means the latest ones.
-        @raise NotTaken: the store cannot be read now.
+        @raise Refusal: the store cannot be read now.
         @raise StoreDamaged: the store must not be used any more.
         """
 
@@ -270,7 +270,7 @@ class IOwnStore(IStore):
         @return: fires with the cursor and the remembered keys.
         """
 
-    def shortage() -> NotTaken | None:
+    def shortage() -> Refusal | None:
         """
         Return why no batch would be taken now, if the disk is full or the store was moved.
 
@@ -317,13 +317,13 @@ class ISharedStore(IStore):
         "When this node's client certificate ends, in seconds since the epoch, if any."
     )
 
-    def check() -> Deferred[NotTaken | None]:
+    def check() -> Deferred[Refusal | None]:
         """
         Find out whether a batch would be taken now, without changing anything.
 
         @return: fires with the reason why a batch would be refused, though the store
             answers; with C{None} if it would be taken.
-        @raise NotTaken: the store does not answer.
+        @raise Refusal: the store does not answer.
         """
 
     def advance(revision: int) -> Deferred[tuple[int, int]]:
@@ -354,7 +354,7 @@ class ISharedStore(IStore):
         """
         Return what the first use of C{key} did, if it is among the last L{KEPT_KEYS} keys.
 
-        @raise NotTaken: the store does not answer.
+        @raise Refusal: the store does not answer.
         """
 
     def read() -> Deferred[tuple[int, int]]:
@@ -362,7 +362,7 @@ class ISharedStore(IStore):
         Read the cursor.
 
         @return: fires with the (revision, position) of a moment after this call.
-        @raise NotTaken: the cursor cannot be read.
+        @raise Refusal: the cursor cannot be read.
         """
 
 

@@ -21,7 +21,7 @@ from werkzeug.routing import Map
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import Transition
 from pexservice.process.scoreboard import Process, Score, last_reload
-from pexservice.stores.interface import NotTaken
+from pexservice.stores.interface import Refusal
 from pexservice.web import problems
 from pexservice.web.endpoints import TABLE, Endpoint, Table
 from pexservice.web.events import STREAM_HEADERS, Events
@@ -284,7 +284,7 @@ class Api:
         """
         Check that there is a state to show.
 
-        @raise NotTaken: the cursor could not be read.
+        @raise Refusal: the cursor could not be read.
         """
         if self._committer.unread is not None:
             raise self._committer.unread
@@ -294,7 +294,7 @@ def _health(
     request: Request,
     name: str,
     check: str,
-    refusal: NotTaken | None,
+    refusal: Refusal | None,
     *,
     notes: Sequence[str] = (),
     processes: Sequence[Process] | None = None,

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.commit.interface import KeyReused
-from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from pexservice.stores.interface import OutcomeUnknown, Refusal
 from pexservice.web.responses import PROBLEM, TYPES, Header, Response
 
 _log = Logger()
@@ -187,7 +187,7 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, KeyReused):
         return key_reused(error.used.word)
-    if isinstance(error, NotTaken):
+    if isinstance(error, Refusal):
         return not_taken(error)
     if isinstance(error, OutcomeUnknown):
         return outcome_unknown()

@@ -10,7 +10,7 @@ from attrs import Factory, define
 
 from pexservice.commit.interface import KeyReused, Outcome, Step
 from pexservice.core.cursor import State, Transition
-from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from pexservice.stores.interface import OutcomeUnknown, Refusal
 from tests.labs.simulation.machine import Machine
 from tests.labs.simulation.process import Answer, Request
 from tests.support.linearizability import Record
@@ -161,8 +161,8 @@ class Clients:
             self._failed(client, asking, answer)
 
     def _failed(self, client: Client, asking: Asking, answer: Answer) -> None:
-        assert answer is None or isinstance(answer, (NotTaken, OutcomeUnknown)), answer
-        asking.doubt |= not isinstance(answer, NotTaken)
+        assert answer is None or isinstance(answer, (Refusal, OutcomeUnknown)), answer
+        asking.doubt |= not isinstance(answer, Refusal)
         if asking.key is not None and self.choose.random() < 0.8:
             self._send(client, asking)
         elif asking.doubt or asking.sent:

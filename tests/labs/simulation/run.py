@@ -11,7 +11,7 @@ from typing import cast
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from pexservice.process.exit_status import Status
-from pexservice.stores.interface import NotTaken
+from pexservice.stores.interface import Refusal
 from tests.labs.simulation.clients import CLIENTS, Clients
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.labs.simulation.machine import Machine
@@ -213,7 +213,7 @@ class Simulation:
         store = self._writing()
         if store is not None and not store.written:
             self.machine.note("a batch is refused")
-            store.finish(NotTaken("full"))
+            store.finish(Refusal("full"))
 
     def _break_disk(self) -> None:
         """

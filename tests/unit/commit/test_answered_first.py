@@ -8,7 +8,7 @@ import pytest
 
 from pexservice.commit.committer import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.interface import Outcome
-from pexservice.stores.interface import NotTaken
+from pexservice.stores.interface import Refusal
 from tests.support.committer_bench import Bench
 
 
@@ -69,9 +69,9 @@ def test_a_step_that_waited_is_refused_with_the_others(bench: Bench) -> None:
         bench.submit()
     waiting = bench.submit()
     bench.clock.turn(DELAY_SECONDS)
-    bench.store.finish(NotTaken("full"))
+    bench.store.finish(Refusal("full"))
     (refusal,) = waiting
-    assert isinstance(refusal, NotTaken)
+    assert isinstance(refusal, Refusal)
 
 
 def test_draining_leaves_nothing_uncommitted(bench: Bench) -> None:
@@ -90,7 +90,7 @@ def test_draining_leaves_nothing_uncommitted(bench: Bench) -> None:
 def test_refused_batch_ends_early_responses_until_one_is_taken(bench: Bench) -> None:
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
-    bench.store.finish(NotTaken("full"))
+    bench.store.finish(Refusal("full"))
     assert bench.committer.visible.revision == 0
     waits = bench.submit()
     assert waits == []
@@ -109,12 +109,12 @@ def test_commit_with_unknown_outcome_ends_the_process(bench: Bench) -> None:
     bench.store.finish(OSError("Input/output error"))
     assert len(bench.fatal) == 1
     assert bench.committer.visible.revision == 0
-    assert isinstance(bench.submit()[0], NotTaken)
+    assert isinstance(bench.submit()[0], Refusal)
 
 
 def test_early_steps_are_counted_when_they_are_on_disk(bench: Bench) -> None:
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
     assert bench.counted() == {}
-    bench.store.finish(NotTaken("full"))
+    bench.store.finish(Refusal("full"))
     assert bench.counted() == {"not_taken n": 1}

@@ -21,8 +21,8 @@ from pexservice.commit.group_commit import MAX_WAIT_SECONDS
 from pexservice.commit.interface import ICommitter, KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
-    NotTaken,
     OutcomeUnknown,
+    Refusal,
     Row,
     StoreDamaged,
 )
@@ -134,8 +134,8 @@ def test_refused_batch_and_the_steps_built_on_it_never_happened(bench: Bench) ->
     results = [bench.submit(key=b"a"), bench.submit()]
     bench.turn()
     built_on_it = bench.submit()
-    bench.store.finish(NotTaken("full"))
-    assert [type(each[0]) for each in (*results, built_on_it)] == [NotTaken] * 3
+    bench.store.finish(Refusal("full"))
+    assert [type(each[0]) for each in (*results, built_on_it)] == [Refusal] * 3
     assert bench.fatal == []
     after = bench.submit(key=b"a")
     bench.turn()
@@ -154,10 +154,10 @@ def test_commit_with_unknown_outcome_stops_the_committer(bench: Bench) -> None:
     bench.turn()
     built_on_it = bench.submit()
     bench.store.finish(OSError("Input/output error"))
-    assert [type(each) for each in results + built_on_it] == [OutcomeUnknown, NotTaken]
+    assert [type(each) for each in results + built_on_it] == [OutcomeUnknown, Refusal]
     assert isinstance(bench.fatal[0].value, OSError)
     late, keyed = bench.submit(), bench.submit(key=b"k")
-    assert [type(each) for each in late + keyed] == [NotTaken, NotTaken]
+    assert [type(each) for each in late + keyed] == [Refusal, Refusal]
     assert bench.committer.visible.revision == 0
 
 
@@ -172,9 +172,9 @@ def test_damage_found_by_a_commit_ends_the_process(bench: Bench) -> None:
     bench.turn()
     built_on_it = bench.submit()
     bench.store.finish(DAMAGED)
-    assert [type(each) for each in results + built_on_it] == [NotTaken, NotTaken]
+    assert [type(each) for each in results + built_on_it] == [Refusal, Refusal]
     assert [each.value for each in bench.fatal] == [DAMAGED]
-    assert [type(each) for each in bench.submit()] == [NotTaken]
+    assert [type(each) for each in bench.submit()] == [Refusal]
     assert "damaged" in str(bench.committer.refusal)
 
 
@@ -202,13 +202,13 @@ def test_damage_that_a_read_finds_ends_the_process_after_the_commit() -> None:
     bench.committer.history(None, 10).addErrback(
         lambda failure: errors.append(failure.value)
     )
-    assert [type(error) for error in errors] == [NotTaken]
+    assert [type(error) for error in errors] == [Refusal]
     assert [each.value for each in bench.fatal] == [DAMAGED]
-    assert [type(each) for each in bench.submit()] == [NotTaken]
+    assert [type(each) for each in bench.submit()] == [Refusal]
     bench.store.finish()
     bench.clock.turn(MAX_WAIT_SECONDS)
     assert under_way == [(Outcome.APPLIED, 1, 1)]
-    assert [type(each) for each in gathering] == [NotTaken]
+    assert [type(each) for each in gathering] == [Refusal]
     assert [batch.transitions for batch in bench.store.batches] == [b"n"]
     now(Deferred.fromCoroutine(bench.committer.stop()))
 
@@ -243,8 +243,8 @@ def test_a_condition_on_a_batch_that_was_not_taken(bench: Bench) -> None:
     bench.submit()
     bench.turn()
     looked = bench.submit(condition=lambda _: False)
-    bench.store.finish(NotTaken("full"))
-    assert [type(each) for each in looked] == [NotTaken]
+    bench.store.finish(Refusal("full"))
+    assert [type(each) for each in looked] == [Refusal]
 
 
 def test_repeated_key_gets_the_first_outcome_wherever_its_first_use_is(
@@ -331,7 +331,7 @@ def test_draining_commits_accepted_steps_and_refuses_later_ones(bench: Bench) ->
     drained: list[None] = []
     bench.committer.drain().addCallback(drained.append)
     late = bench.submit()
-    assert isinstance(late[0], NotTaken)
+    assert isinstance(late[0], Refusal)
     bench.store.finish()
     assert drained == []
     bench.store.finish()
@@ -413,7 +413,7 @@ def test_outcome_is_counted_when_it_is_known(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "word"), [(NotTaken("full"), "not_taken"), (OSError(5, "EIO"), "unknown")]
+    ("failure", "word"), [(Refusal("full"), "not_taken"), (OSError(5, "EIO"), "unknown")]
 )
 def test_failed_batch_is_counted_with_its_repeats_and_followers(
     bench: Bench, failure: Exception, word: str
@@ -436,7 +436,7 @@ def test_refused_steps_are_logged_once_a_second() -> None:
     With their number.
     """
     bench = Bench(held=False)
-    bench.store.failure = NotTaken("disk full")
+    bench.store.failure = Refusal("disk full")
     events: list[LogEvent] = []
     observe = cast(ILogObserver, events.append)
     globalLogPublisher.addObserver(observe)
@@ -455,8 +455,8 @@ def test_refused_steps_are_logged_once_a_second() -> None:
 def test_committer_is_not_ready_while_the_disk_is_full() -> None:
 
     class Full(MemoryStore):
-        def shortage(self) -> NotTaken | None:
-            return NotTaken("disk full") if full else None
+        def shortage(self) -> Refusal | None:
+            return Refusal("disk full") if full else None
 
     full = False
     committer = Committer(Full(), Turns(), fatal=print)
@@ -521,7 +521,7 @@ class AnyOrder(RuleBasedStateMachine):
                 assert self.keys.setdefault(name, state.revision) == state.revision
 
         def failed(failure: Failure) -> None:
-            assert isinstance(failure.value, NotTaken)
+            assert isinstance(failure.value, Refusal)
 
         submit(self.bench.committer, Step(transition, name, condition)).addCallbacks(
             answered, failed
@@ -540,7 +540,7 @@ class AnyOrder(RuleBasedStateMachine):
         """
         End the commit under way.
         """
-        self.bench.store.finish(None if taken else NotTaken("full"))
+        self.bench.store.finish(None if taken else Refusal("full"))
 
     @invariant()
     def agrees_with_the_store(self) -> None:

@@ -21,7 +21,7 @@ from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from pexservice.stores.interface import OutcomeUnknown, Refusal
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import Turns, now
 from tests.support.linearizability import Record, faults
@@ -324,7 +324,7 @@ def test_reads_that_arrive_during_a_failing_read_fail_with_it(
         one.clock.turn(0.5)
     assert one.clock.seconds() - since <= CALL_TIMEOUT_SECONDS
     for read in (first, *late):
-        assert isinstance(read[0], NotTaken)
+        assert isinstance(read[0], Refusal)
 
 
 def test_reason_is_logged_again_only_when_the_fault_has_changed(
@@ -390,10 +390,10 @@ def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
         one.clock.turn(1)
     assert isinstance(told[0], OutcomeUnknown)
     assert behind is not None
-    assert isinstance(behind[0], NotTaken)
+    assert isinstance(behind[0], Refusal)
     assert one.committer.refusal is not None
-    assert isinstance(one.submit()[0], NotTaken)
-    assert isinstance(one.read()[0], NotTaken)
+    assert isinstance(one.submit()[0], Refusal)
+    assert isinstance(one.read()[0], Refusal)
     assert one.fatal == []
     # The message that was sent arrives late.
     one.gateway.arrive()
@@ -453,7 +453,7 @@ def test_stopping_node_commits_accepted_steps_and_refuses_later_ones(
     one, _ = nodes
     told = one.submit()
     stopped = Deferred.fromCoroutine(one.committer.stop())
-    assert isinstance(one.submit()[0], NotTaken)
+    assert isinstance(one.submit()[0], Refusal)
     one.settle()
     assert told == [(Outcome.APPLIED, 1, 1)]
     assert now(stopped) is None
@@ -596,9 +596,9 @@ class Chance:
     def _fail(self, node: Node, request: Request, error: BaseException | None) -> None:
         if request not in self.asking.get(node, []):
             return
-        assert isinstance(error, (NotTaken, OutcomeUnknown))
+        assert isinstance(error, (Refusal, OutcomeUnknown))
         self.asking[node].remove(request)
-        self._give_up(request, refused=isinstance(error, NotTaken))
+        self._give_up(request, refused=isinstance(error, Refusal))
 
     def _give_up(self, request: Request, *, refused: bool = False) -> None:
         self.unknown += not refused

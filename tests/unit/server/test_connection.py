@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 
 from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
-from pexservice.stores.interface import NotTaken, OutcomeUnknown
+from pexservice.stores.interface import OutcomeUnknown, Refusal
 from pexservice.web.access import Access
 from tests.support.wire import Server, Wire
 
@@ -119,7 +119,7 @@ def test_step_of_a_client_that_left_is_made(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(NotTaken("full"), b"nothing was moved"), (OutcomeUnknown("?"), b"may have")],
+    [(Refusal("full"), b"nothing was moved"), (OutcomeUnknown("?"), b"may have")],
 )
 def test_failed_step_gets_the_same_response_with_and_without_a_plan(
     server: Server, error: Exception, words: bytes
@@ -136,7 +136,7 @@ def test_failed_step_gets_the_same_response_with_and_without_a_plan(
             ask(server, NEXT)
     assert statuses(wire) == [503]
     assert words in answers[0]
-    if isinstance(error, NotTaken):
+    if isinstance(error, Refusal):
         assert answers[0] == answers[1]
 
 
@@ -193,7 +193,7 @@ def test_idle_connection_is_closed_and_each_request_restarts_its_time(
         server.store.held = True
         wires[0].send(request_)
         wires[0].turns()
-        server.store.finish(NotTaken("full"))
+        server.store.finish(Refusal("full"))
         wires[0].turns()
         assert statuses(wires[0]) == [200, 503]
     else:

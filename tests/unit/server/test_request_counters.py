@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from pexservice.stores.interface import NotTaken
+from pexservice.stores.interface import Refusal
 from tests.support.wire import Server
 
 NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -63,7 +63,7 @@ def test_request_counts_the_same_with_and_without_a_plan(server: Server) -> None
 def test_step_that_was_not_taken_counts_under_its_status(remembers: bool) -> None:  # noqa: FBT001 pytest names it
     server = Server(remembers=remembers)
     send(server, NEXT)
-    server.store.failure = NotTaken("full")
+    server.store.failure = Refusal("full")
     send(server, NEXT, NEXT)
     assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 2}
 

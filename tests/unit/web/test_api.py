@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from twisted.logger import ILogObserver, capturedLogs, globalLogPublisher
 
-from pexservice.stores.interface import NotTaken
+from pexservice.stores.interface import Refusal
 from pexservice.web.endpoints import ENDPOINTS, POST_ONLY
 from pexservice.web.performer import Performer
 from tests.support.caller import Answer, Caller
@@ -560,7 +560,7 @@ class TestFaults:
         """
         The response says that nothing was moved.
         """
-        call.store.failure = NotTaken("the store is full")
+        call.store.failure = Refusal("the store is full")
         answer = call("POST", "/next", Accept=JSON)
         assert (answer.status, answer["Retry-After"]) == (503, "1")
         assert answer.json["type"] == "urn:problem-type:pexservice:not-taken"

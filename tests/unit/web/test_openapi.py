@@ -21,7 +21,7 @@ from pexservice.server.parser import (
     MAX_REQUEST_BODY_BYTES,
     MAX_REQUEST_LINE_BYTES,
 )
-from pexservice.stores.interface import NotTaken, Row
+from pexservice.stores.interface import Refusal, Row
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES
 from pexservice.web import problems
 from pexservice.web.access import Access
@@ -142,7 +142,7 @@ def answers(path: str, method: str) -> Iterator[Answer]:
             call("POST", "/next", Idempotency_Key="k")
             yield call(method, path, Accept=accept, **headers)
         yield readers(method, path, Accept=accept)
-        call.store.failure = NotTaken("the store is full")
+        call.store.failure = Refusal("the store is full")
         call("POST", "/next")
         yield call(method, path, Accept=accept)
 

@@ -43,7 +43,7 @@ from pexservice.stores.etcd.records import (
     Message,
     read_cursor,
 )
-from pexservice.stores.interface import Batch, NotTaken, OutcomeUnknown
+from pexservice.stores.interface import Batch, OutcomeUnknown, Refusal
 
 
 class BatchOutcome(Enum):
@@ -77,7 +77,7 @@ class Attempt:
         """
         Send the transaction until its outcome is known.
 
-        @raise NotTaken: it has not happened and never will, but not because of the cursor.
+        @raise Refusal: it has not happened and never will, but not because of the cursor.
         @raise OutcomeUnknown: etcd did not answer in time.
         """
         # Whether copies of the message may still arrive.
@@ -89,18 +89,18 @@ class Attempt:
                 return await self._send(copies_left=copies_left)
             except CallRefused as error:
                 if not copies_left:
-                    raise NotTaken(f"etcd refuses: {error}") from error
+                    raise Refusal(f"etcd refuses: {error}") from error
                 raise CallUnanswered(str(error), sent=True) from error
             except CallUnanswered as error:
                 copies_left = copies_left or error.sent
                 raise
             except ForeignRecord as error:
-                raise (OutcomeUnknown if copies_left else NotTaken)(str(error)) from error
+                raise (OutcomeUnknown if copies_left else Refusal)(str(error)) from error
 
         try:
             return await persist(self.gateway, attempt)
         except CallUnanswered as error:
-            kind = OutcomeUnknown if copies_left else NotTaken
+            kind = OutcomeUnknown if copies_left else Refusal
             raise kind(f"etcd does not answer: {error}") from error
 
     async def _send(self, *, copies_left: bool) -> tuple[BatchOutcome, Observation]:

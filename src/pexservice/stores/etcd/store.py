@@ -40,8 +40,8 @@ from pexservice.stores.interface import (
     Batch,
     Conflict,
     ISharedStore,
-    NotTaken,
     OutcomeUnknown,
+    Refusal,
     Row,
     StoreAway,
     StoreDamaged,
@@ -80,10 +80,10 @@ def as_deferred(
     return call
 
 
-def _not_taken(error: CallRefused | CallUnanswered) -> NotTaken:
+def _refusal(error: CallRefused | CallUnanswered) -> Refusal:
     if isinstance(error, CallRefused):
-        return NotTaken(f"etcd refuses: {error}")
-    return NotTaken(f"etcd does not answer: {error}")
+        return Refusal(f"etcd refuses: {error}")
+    return Refusal(f"etcd does not answer: {error}")
 
 
 @implementer(ISharedStore)
@@ -315,7 +315,7 @@ class EtcdStore:
             try:
                 self._operation = await self._begin_operations()
             except (CallRefused, CallUnanswered) as error:
-                raise _not_taken(error) from error
+                raise _refusal(error) from error
         # Also when the outcome of the last batch is unknown: its number is used up.
         self._operation = evolve(self._operation, number=self._operation.number + 1)
         return self._operation
@@ -401,10 +401,10 @@ class EtcdStore:
         try:
             return messages.only_cursor(self._keys, messages.pairs(answer))
         except ForeignRecord as error:
-            raise NotTaken(str(error)) from error
+            raise Refusal(str(error)) from error
 
     @as_deferred
-    async def check(self) -> NotTaken | None:
+    async def check(self) -> Refusal | None:
         """
         Find out whether a batch would be taken now; see L{ISharedStore.check}.
         """
@@ -413,9 +413,9 @@ class EtcdStore:
         try:
             await ask(self._gateway, "kv/txn", messages.check(self._keys))
         except CallRefused as error:
-            return _not_taken(error)
+            return _refusal(error)
         except CallUnanswered as error:
-            raise _not_taken(error) from error
+            raise _refusal(error) from error
         return None
 
     async def _ask(self, path: str, message: Message) -> Message:
@@ -425,7 +425,7 @@ class EtcdStore:
         try:
             return await ask(self._gateway, path, message)
         except (CallRefused, CallUnanswered) as error:
-            raise _not_taken(error) from error
+            raise _refusal(error) from error
 
     @as_deferred
     async def inspect(self) -> list[str]:
@@ -500,7 +500,7 @@ class EtcdStore:
         try:
             return await history(read, self._keys, before, limit, self._kept_transitions)
         except ForeignRecord as error:
-            raise NotTaken(str(error)) from error
+            raise Refusal(str(error)) from error
 
     @as_deferred
     async def close(self) -> None:

@@ -20,7 +20,7 @@ from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart
 from pexservice.stores.interface import (
     StoreDamaged,
     StoreIncompatible,
-    StoreUnread,
+    StoreReaderKilled,
     StoreUnusable,
 )
 from pexservice.stores.lmdb.directory import DATA
@@ -85,7 +85,7 @@ def run_child(
         )
     if status < 0:
         # The kernel, for example, ends processes when memory is short.
-        raise StoreUnread(
+        raise StoreReaderKilled(
             f"the store {path} was not verified: signal {-status} ended the process that"
             " read it"
         )

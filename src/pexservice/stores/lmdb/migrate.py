@@ -116,27 +116,27 @@ def _copy(old_env: lmdb.Environment, new_env: lmdb.Environment, progress: Progre
     new_cursor, new_journal, new_keys = (new_env.open_db(name) for name in DATABASES)
     with old_env.begin() as txn:
         _, revision, position = read_cursor(txn, old)
-        for rows in _parts(rows_from(txn, old.journal, 0), _TRANSACTION_ITEMS):
+        for rows in _in_groups(rows_from(txn, old.journal, 0), _TRANSACTION_ITEMS):
             progress(30)
             with new_env.begin(write=True, db=new_journal) as writing:
                 for key, value in rows:
                     writing.put(key, value, append=True)
         newest = records.KeyRow(1, b"", b"")
         keys = keys_of_format_1(txn, old.keys, txn.cursor(old.keys), revision)
-        for part in _parts(keys, _TRANSACTION_ITEMS):
+        for group in _in_groups(keys, _TRANSACTION_ITEMS):
             progress(40)
             with new_env.begin(write=True) as writing:
-                for row in _parts(part, _ROW_KEYS):
+                for row in _in_groups(group, _ROW_KEYS):
                     newest = write_keys(writing, new_keys, dict(row), newest)
         with new_env.begin(write=True, db=new_cursor) as writing:
             writing.put(records.CURSOR_KEY, records.write_cursor(revision, position))
     return revision
 
 
-def _parts(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def _in_groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
-    while part := list(islice(iterator, size)):
-        yield part
+    while group := list(islice(iterator, size)):
+        yield group
 
 
 if __name__ == "__main__":

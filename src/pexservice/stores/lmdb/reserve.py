@@ -21,7 +21,7 @@ from contextlib import suppress
 import lmdb
 from twisted.logger import Logger
 
-from pexservice.stores.interface import Batch, NotTaken, Space
+from pexservice.stores.interface import Batch, Refusal, Space
 from pexservice.stores.lmdb.databases import oldest_snapshot, used_bytes
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.transaction import FULL_KEY_ROW
@@ -165,14 +165,14 @@ class Reserve:
         """
         Allocate what the first commits need, if the disk has it; else L{shortage} says so.
         """
-        with suppress(NotTaken):
+        with suppress(Refusal):
             self.ensure(MAX_COMMIT_PAGES * self._page_size)
 
     def ensure(self, needed: int) -> None:
         """
         Make sure that a commit that adds C{needed} bytes finds them on the disk.
 
-        @raise NotTaken: the commit might not find them.
+        @raise Refusal: the commit might not find them.
         """
         if self._used + needed > self._allocated:
             self._used = used_bytes(self._env)
@@ -187,7 +187,7 @@ class Reserve:
         """
         now = self._monotonic()
         if self._shortage is not None and now < self._retry_at:
-            raise NotTaken(self._shortage)
+            raise Refusal(self._shortage)
         try:
             try:
                 self._directory.set_aside(until + RESERVE_BYTES)
@@ -201,7 +201,7 @@ class Reserve:
             cause = "disk full" if error.errno in _FULL else "no space can be allocated"
             self._shortage = f"{cause}: the store {self._directory.path} ({error.strerror})"
             self._wanted, self._retry_at = until, now + ALLOCATION_RETRY_SECONDS
-            raise NotTaken(self._shortage) from error
+            raise Refusal(self._shortage) from error
         self._shortage = None
         self.warn_if_nearly_full()
 
@@ -219,7 +219,7 @@ class Reserve:
             )
         self._is_nearly_full = nearly_full
 
-    def shortage(self) -> NotTaken | None:
+    def shortage(self) -> Refusal | None:
         """
         Return why a commit would not be begun now, if so, as far as is known.
 
@@ -229,6 +229,6 @@ class Reserve:
             return None
         try:
             self._allocate(self._wanted)
-        except NotTaken as refusal:
+        except Refusal as refusal:
             return refusal
         return None

@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
     Batch,
-    NotTaken,
+    Refusal,
     StoreBusy,
     StoreDamaged,
     StoreUnusable,
@@ -118,7 +118,7 @@ def restore(
         give_to_owner_of(place.path, copy)
         kept = _exchange(copy, place.path)
         return Restored(store=summary(place.path), steps=steps, kept=kept)
-    except NotTaken as error:
+    except Refusal as error:
         raise StoreUnusable(
             f"--beyond {beyond}: {steps} steps cannot be made: {error}"
         ) from error
@@ -149,7 +149,7 @@ async def _open_and_step(
     """
     Open a store, which rewrites one of format 1, and make steps to and fro.
 
-    @raise NotTaken: the disk has no space for the steps.
+    @raise Refusal: the disk has no space for the steps.
     """
     from twisted.internet import reactor  # noqa: PLC0415 the import installs it
 

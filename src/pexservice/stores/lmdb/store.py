@@ -26,8 +26,8 @@ from pexservice.stores.interface import (
     Batch,
     IOnDisk,
     IOwnStore,
-    NotTaken,
     Opened,
+    Refusal,
     Row,
     Snapshot,
     Space,
@@ -261,7 +261,7 @@ class LmdbStore:
         except DAMAGE as error:
             raise self._damaged(error) from error
 
-    def _check_disk(self) -> NotTaken | None:
+    def _check_disk(self) -> Refusal | None:
         """
         Check now and then where the store is, and warn of a disk that is nearly full.
 
@@ -271,7 +271,7 @@ class LmdbStore:
         if now < self._next_disk_check:
             return None
         if (problem := self.directory.misplacement()) is not None:
-            return NotTaken(problem)
+            return Refusal(problem)
         self._next_disk_check = now + DISK_CHECK_INTERVAL_SECONDS
         if self._reserve is not None:
             self._reserve.warn_if_nearly_full()
@@ -302,7 +302,7 @@ class LmdbStore:
             env.reader_check()
         self._stored_range = stored
 
-    def _full(self) -> NotTaken:
+    def _full(self) -> Refusal:
         self._databases.env.reader_check()
         reason = f"the store {self.directory.path} is full"
         if (snapshot := self.oldest_snapshot()) is not None:
@@ -310,7 +310,7 @@ class LmdbStore:
                 f", and process {snapshot.pid} has been reading it for"
                 f" {snapshot.commits} commits"
             )
-        return NotTaken(reason)
+        return Refusal(reason)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
         """
@@ -331,7 +331,7 @@ class LmdbStore:
                     )
             except lmdb.PanicError as error:
                 # A commit has failed in the thread, and will soon report that.
-                raise NotTaken("the store failed") from error
+                raise Refusal("the store failed") from error
             except DAMAGE as error:
                 raise self._damaged(error) from error
 
@@ -352,7 +352,7 @@ class LmdbStore:
         """
         return None if self._reserve is None else self._reserve.space()
 
-    def shortage(self) -> NotTaken | None:
+    def shortage(self) -> Refusal | None:
         """
         Return why no batch would be taken now, if so; see L{IOwnStore.shortage}.
         """

@@ -73,7 +73,7 @@ class Witness:
                 sync(self._store)
         except OSError as error:
             # A full disk need not stop a service that has its reserve.
-            self._give_up(error)
+            self._continue_without_file(error)
         if witnessed not in (None, Witnessed(revision)):
             self.write(Witnessed(revision))
 
@@ -87,7 +87,7 @@ class Witness:
             try:
                 os.pwrite(self._file, records.write_witness(witnessed), 0)
             except OSError as error:
-                self._give_up(error)
+                self._continue_without_file(error)
 
     def close(self) -> None:
         """
@@ -97,11 +97,11 @@ class Witness:
             try:
                 os.fsync(self._file)
             except OSError as error:
-                self._give_up(error)
+                self._continue_without_file(error)
             else:
                 self._release()
 
-    def _give_up(self, error: OSError) -> None:
+    def _continue_without_file(self, error: OSError) -> None:
         self._log.error(
             "the store {store} goes on without a witness of its newest commit: {reason}",
             store=self._store,

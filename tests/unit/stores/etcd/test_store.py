@@ -22,8 +22,8 @@ from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
     Batch,
     Conflict,
-    NotTaken,
     OutcomeUnknown,
+    Refusal,
     StoreDamaged,
     StoreExists,
     StoreMissing,
@@ -198,13 +198,13 @@ def test_batch_without_a_connection_did_not_happen(bench: Bench) -> None:
     while not ended:
         bench.gateway.lose(sent=False)
         bench.later()
-    assert isinstance(ended[0], NotTaken)
+    assert isinstance(ended[0], Refusal)
 
 
 def test_batch_that_etcd_refuses_did_not_happen(bench: Bench) -> None:
     ended = bench.commit()
     bench.gateway.fail(CallRefused(7, "permission denied"))
-    assert isinstance(ended[0], NotTaken)
+    assert isinstance(ended[0], Refusal)
     assert "permission denied" in str(ended[0])
 
 
@@ -227,7 +227,7 @@ def test_batch_does_not_happen_when_etcd_has_no_space(bench: Bench) -> None:
     bench.gateway.answer()
     assert ended == []
     bench.gateway.answer()
-    assert isinstance(ended[0], NotTaken)
+    assert isinstance(ended[0], Refusal)
     assert "space exceeded" in str(ended[0])
     assert bench.moved == []
 
@@ -508,9 +508,9 @@ def test_cursor_of_an_emptied_etcd_is_not_created_by_a_running_node(bench: Bench
     """
     bench.gateway.open = True
     bench.etcd.values.clear()
-    with pytest.raises(NotTaken, match="etcd has lost the key p/cursor; restore etcd"):
+    with pytest.raises(Refusal, match="etcd has lost the key p/cursor; restore etcd"):
         now(bench.store.read())
-    with pytest.raises(NotTaken, match="etcd has lost the key p/cursor; restore etcd"):
+    with pytest.raises(Refusal, match="etcd has lost the key p/cursor; restore etcd"):
         now(bench.store.commit(FIRST))
     assert not bench.etcd.values.keys() & {b"p/cursor"}
 
@@ -526,11 +526,11 @@ def test_damaged_cursor_is_one_refusal_and_no_failure(bench: Bench) -> None:
         {"success": [{"request_put": {"key": text(b"p/cursor"), "value": text(b"{}")}}]},
     )
     bench.gateway.hear()
-    with pytest.raises(NotTaken, match="not of this program"):
+    with pytest.raises(Refusal, match="not of this program"):
         now(bench.store.read())
-    with pytest.raises(NotTaken, match="not of this program"):
+    with pytest.raises(Refusal, match="not of this program"):
         now(bench.store.commit(FIRST))
-    with pytest.raises(NotTaken, match="not of this program"):
+    with pytest.raises(Refusal, match="not of this program"):
         now(bench.store.history(None, 1))
 
 
@@ -630,7 +630,7 @@ def test_store_for_a_user_who_may_only_read_is_open_for_reads(bench: Bench) -> N
     bench.etcd.read_only = True
     store = EtcdStore(FakeGateway(bench.etcd, bench.clock), "p/")
     assert now(store.open()) == (0, 0)
-    with pytest.raises(NotTaken, match="permission denied"):
+    with pytest.raises(Refusal, match="permission denied"):
         now(store.commit(FIRST))
 
 

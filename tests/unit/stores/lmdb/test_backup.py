@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.interface import NotTaken, StoreDamaged, StoreUnusable
+from pexservice.stores.interface import Refusal, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, READER_TABLE, WITNESS, existing_store
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
@@ -181,7 +181,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_is_full(tmp_path: Path) -> No
             now(store.commit(taken))
             state = end(taken)
 
-    with pytest.raises(NotTaken):
+    with pytest.raises(Refusal):
         step(1000)
     step(50)
     now(store.close())

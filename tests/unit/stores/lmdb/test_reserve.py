@@ -25,7 +25,7 @@ from twisted.logger import (
     globalLogPublisher,
 )
 
-from pexservice.stores.interface import NotTaken, StoreUnusable
+from pexservice.stores.interface import Refusal, StoreUnusable
 from pexservice.stores.lmdb import reserve
 from pexservice.stores.lmdb.databases import used_bytes
 from pexservice.stores.lmdb.directory import READER_TABLE, READER_TABLE_BYTES, Directory
@@ -108,13 +108,13 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
     assert now(store.open())[:2] == state
     tries = disk.tries
     for _ in range(3):
-        with pytest.raises(NotTaken, match=f"disk full: the store {path}"):
+        with pytest.raises(Refusal, match=f"disk full: the store {path}"):
             now(store.commit(batch(state, b"n")))
     assert str(store.shortage()).startswith("disk full")
     assert len(now(store.history(None, 100))) == 8
     assert disk.tries == tries
     disk.free = None
-    with pytest.raises(NotTaken):
+    with pytest.raises(Refusal):
         now(store.commit(batch(state, b"n")))
     clock.advance(ALLOCATION_RETRY_SECONDS)
     now(store.commit(batch(state, b"n")))
@@ -175,7 +175,7 @@ def test_no_room_for_another_reason(tmp_path: Path, disk: Disk) -> None:
     disk.free, disk.error = 0, errno.EIO
     store = at(tmp_path / "store")
     now(store.open())
-    with pytest.raises(NotTaken, match=r"no space can be allocated.*Input/output error"):
+    with pytest.raises(Refusal, match=r"no space can be allocated.*Input/output error"):
         now(store.commit(batch((0, 0), b"n")))
     now(store.close())
 
@@ -195,7 +195,7 @@ def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) 
         commits = 0
         while store.shortage() is None:
             taken = batch(state, b"n", b"%d" % commits)
-            with suppress(NotTaken):
+            with suppress(Refusal):
                 now(store.commit(taken))
                 state, commits = end(taken), commits + 1
             assert used_bytes(env) <= disk.taken <= disk.free
@@ -284,12 +284,12 @@ def test_a_full_map_names_the_reader(tmp_path: Path) -> None:
     store = at(path, map_size=1 << 18, growth=0)
     state = now(store.open())[:2]
     with reader(path) as pid:
-        refusals: list[NotTaken] = []
+        refusals: list[Refusal] = []
         while not refusals:
             taken = batch(state, b"n")
             try:
                 now(store.commit(taken))
-            except NotTaken as refusal:
+            except Refusal as refusal:
                 refusals.append(refusal)
             else:
                 state = end(taken)

@@ -20,7 +20,7 @@ from pexservice.core.cursor import Transition, follow_position
 from pexservice.stores.interface import (
     Batch,
     IOnDisk,
-    NotTaken,
+    Refusal,
     StoreBusy,
     StoreDamaged,
     StoreUnusable,
@@ -418,7 +418,7 @@ def test_batch_that_does_not_fit_never_happened(tmp_path: Path) -> None:
     """
     store = at(tmp_path / "store", map_size=128 * 1024, growth=0)
     state = now(store.open())[:2]
-    with pytest.raises(NotTaken, match="is full"):
+    with pytest.raises(Refusal, match="is full"):
         now(store.commit(batch(state, b"n" * 200_000)))
     taken = batch(state, b"nn", b"key")
     now(store.commit(taken))
@@ -602,7 +602,7 @@ def test_moved_store_takes_nothing_and_can_be_read(tmp_path: Path) -> None:
     path.rename(tmp_path / "away")
     clock.advance(DISK_CHECK_INTERVAL_SECONDS)
     for _ in range(2):
-        with pytest.raises(NotTaken, match=f"{path} was moved away"):
+        with pytest.raises(Refusal, match=f"{path} was moved away"):
             now(store.commit(batch(end(first), b"n")))
     assert len(now(store.history(None, 10))) == 1
     (tmp_path / "away").rename(path)
@@ -626,7 +626,7 @@ def test_store_takes_nothing_while_another_is_in_its_place(
     else:
         (tmp_path / "other" / DATA).rename(path / DATA)
     clock.advance(DISK_CHECK_INTERVAL_SECONDS)
-    with pytest.raises(NotTaken, match=f"in the place of {path}"):
+    with pytest.raises(Refusal, match=f"in the place of {path}"):
         now(store.commit(batch(end(taken), b"n")))
     assert store.shortage() is not None
     now(store.close())
@@ -718,7 +718,7 @@ def test_read_after_a_commit_that_failed_in_the_thread_raises_not_taken(
 
     opened = store._databases
     monkeypatch.setattr(store, "_opened", type(opened)(Poisoned(), None, None, None))  # type: ignore[arg-type]
-    with pytest.raises(NotTaken):
+    with pytest.raises(Refusal):
         now(store.history(None, 1))
     monkeypatch.undo()
     now(store.close())
