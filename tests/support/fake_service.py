@@ -20,7 +20,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.core.sequence import digits, term_at
+from pexservice.core.sequence import term_at
 
 T = TypeVar("T")
 
@@ -247,13 +247,13 @@ def state(revision: int, position: int) -> bytes:
     Return a state as the service writes it.
     """
     term = term_at(position)
-    preceding = term.preceding
+    preceding = term.preceding_text
     return json.dumps(
         {
             "position": position,
             "current": term.text.decode(),
-            "previous": None if preceding is None else digits(preceding).decode(),
-            "next": digits(term.following).decode(),
+            "previous": None if preceding is None else preceding.decode(),
+            "next": term.following_text.decode(),
             "revision": revision,
         }
     ).encode()

@@ -10,7 +10,7 @@ from itertools import zip_longest
 
 from attrs import field, frozen
 
-from pexservice.core.sequence import digits, term_at
+from pexservice.core.sequence import term_at
 
 #: How many digits are converted at a time: fewer than the lowest limit that the interpreter
 #: accepts as its limit.
@@ -126,11 +126,11 @@ class State:
         if self._received is not None:
             return self._received
         term = term_at(self.position)
-        preceding = term.preceding
+        preceding = term.preceding_text
         return Digits(
             term.text.decode(),
-            None if preceding is None else digits(preceding).decode(),
-            digits(term.following).decode(),
+            None if preceding is None else preceding.decode(),
+            term.following_text.decode(),
         )
 
 

@@ -40,20 +40,30 @@ class Term:
     One term of the sequence, together with the following term.
 
     A step in either direction needs only these two values.  A term is immutable by
-    convention.  Its text is computed once, when it is first needed.
+    convention.  Its text and that of its neighbours are computed once, when they are first
+    needed.
 
     @ivar position: n, 0 or more.
     @ivar value: F(n).
     @ivar following: F(n+1).
     """
 
-    __slots__ = ("_text", "following", "position", "value")
+    __slots__ = (
+        "_following_text",
+        "_preceding_text",
+        "_text",
+        "following",
+        "position",
+        "value",
+    )
 
     def __init__(self, position: int, value: Decimal, following: Decimal) -> None:
         self.position = position
         self.value = value
         self.following = following
         self._text: bytes | None = None
+        self._preceding_text: bytes | None = None
+        self._following_text: bytes | None = None
 
     @property
     def text(self) -> bytes:
@@ -66,20 +76,32 @@ class Term:
         return text
 
     @property
+    def preceding_text(self) -> bytes | None:
+        """
+        Return the digits of F(n-1), or C{None} at position 0.
+        """
+        text = self._preceding_text
+        if text is None and self.position > 0:
+            preceding = _EXACT.subtract(self.following, self.value)
+            text = self._preceding_text = digits(preceding)
+        return text
+
+    @property
+    def following_text(self) -> bytes:
+        """
+        Return the digits of F(n+1).
+        """
+        text = self._following_text
+        if text is None:
+            text = self._following_text = digits(self.following)
+        return text
+
+    @property
     def size(self) -> int:
         """
         Return the number of decimal digits of F(n), without computing the text.
         """
         return self.value.adjusted() + 1
-
-    @property
-    def preceding(self) -> Decimal | None:
-        """
-        Return F(n-1), or C{None} at position 0.
-        """
-        if self.position == 0:
-            return None
-        return _EXACT.subtract(self.following, self.value)
 
     def forward(self) -> Term:
         """
@@ -112,7 +134,8 @@ class Term:
 FIRST_TERM = Term(0, Decimal(0), Decimal(1))
 
 #: Limits of a L{TermCache}: the number of its terms, and of all their digits.  A digit
-#: takes about 1.5 bytes, its share of the text included.
+#: takes about 1.5 bytes, its share of the text included, and 3.5 with those of the
+#: neighbours, which only JSON needs.
 MAX_CACHED_TERMS = 1024
 MAX_CACHED_DIGITS = 4_000_000
 

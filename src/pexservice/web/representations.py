@@ -13,7 +13,6 @@ from http import HTTPStatus
 from attrs import frozen
 
 from pexservice.core.cursor import State
-from pexservice.core.sequence import digits
 from pexservice.stores.interface import Row
 from pexservice.web.parameters import Preferences
 from pexservice.web.problems import unmet_precondition
@@ -104,12 +103,12 @@ def state_json(state: State) -> bytes:
     Return C{state} as JSON.
     """
     term = state.term
-    preceding = term.preceding
+    preceding = term.preceding_text
     return b'{"position":%d,"current":"%b","previous":%b,"next":"%b","revision":%d}\n' % (
         term.position,
         term.text,
-        b"null" if preceding is None else b'"%b"' % digits(preceding),
-        digits(term.following),
+        b"null" if preceding is None else b'"%b"' % preceding,
+        term.following_text,
         state.revision,
     )
 

@@ -16,7 +16,6 @@ from pexservice.core.sequence import (
     MAX_CACHED_DIGITS,
     MAX_CACHED_TERMS,
     TermCache,
-    digits,
     term_at,
 )
 
@@ -57,7 +56,7 @@ def fibonacci(position: int) -> tuple[int, int]:
 def test_each_of_the_first_1000_terms_is_the_sum_of_the_two_before_it() -> None:
     term, value, following = FIRST_TERM, 0, 1
     for position in range(1001):
-        assert (term.position, term.text, digits(term.following)) == (
+        assert (term.position, term.text, term.following_text) == (
             position,
             str(value).encode(),
             str(following).encode(),
@@ -72,11 +71,10 @@ def test_term_at_equals_an_integer_computation(position: int) -> None:
     value, following = fibonacci(position)
     assert term.position == position
     assert term.text.decode() == str(value)
-    assert digits(term.following).decode() == str(following)
-    assert digits(term.forward().following).decode() == str(value + following)
+    assert term.following_text.decode() == str(following)
+    assert term.forward().following_text.decode() == str(value + following)
     if position:
-        assert term.preceding is not None
-        assert digits(term.preceding).decode() == str(following - value)
+        assert term.preceding_text == str(following - value).encode()
 
 
 @given(st.integers(0, 3000))
@@ -91,7 +89,7 @@ def test_a_step_backward_undoes_a_step_forward(position: int) -> None:
 
 
 def test_position_0_has_no_predecessor_and_backward_stays_there() -> None:
-    assert FIRST_TERM.preceding is None
+    assert FIRST_TERM.preceding_text is None
     assert FIRST_TERM.backward() is FIRST_TERM
     with pytest.raises(ValueError, match="-1"):
         term_at(-1)
@@ -100,6 +98,8 @@ def test_position_0_has_no_predecessor_and_backward_stays_there() -> None:
 def test_the_text_of_a_term_is_computed_once() -> None:
     term = term_at(100)
     assert term.text is term.text
+    assert term.preceding_text is term.preceding_text
+    assert term.following_text is term.following_text
 
 
 @given(st.lists(st.booleans(), max_size=200))
