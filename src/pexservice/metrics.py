@@ -250,13 +250,13 @@ def _store(on_disk: IOnDisk) -> Iterator[Metric]:
             "The size of the store's file system.",
             space.size,
         )
-    snapshot = on_disk.oldest_snapshot()
-    if snapshot is not None:
+    reader = on_disk.oldest_reader()
+    if reader is not None:
         yield _gauge(
             "pexservice_store_oldest_snapshot_commits",
             "Commits since the oldest state of the store that another process reads; no"
             " page that was freed since then is used again.",
-            [((str(snapshot.pid),), snapshot.commits)],
+            [((str(reader.pid),), reader.commits_behind)],
             "pid",
         )
 

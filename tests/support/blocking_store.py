@@ -15,8 +15,8 @@ from zope.interface import implementer
 
 from pexservice.client import blocking
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import Batch, ISharedStore, Refusal, Row
-from pexservice.stores.remembered_keys import Remembered
+from pexservice.stores.interface import Batch, HistoryEntry, ISharedStore, Refusal
+from pexservice.stores.remembered_keys import KeyUse
 
 T = TypeVar("T")
 
@@ -95,13 +95,13 @@ class Blocking:
         """
         return self._wait(self._store.advance, revision)
 
-    def recall(self, key: bytes) -> Deferred[Remembered | None]:
+    def recall(self, key: bytes) -> Deferred[KeyUse | None]:
         """
         Wait for what the store remembers of C{key}; see L{IStore}.
         """
         return self._wait(self._store.recall, key)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Wait for rows of the history; see L{IStore}.
         """

@@ -15,7 +15,13 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import Batch, IOwnStore, Opened, Refusal, Row
+from pexservice.stores.interface import (
+    Batch,
+    HistoryEntry,
+    IExclusiveStore,
+    Refusal,
+    StoredState,
+)
 from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
 
 T = TypeVar("T")
@@ -81,7 +87,7 @@ def now(deferred: Deferred[T]) -> T:
     return result
 
 
-def replay(batch: Batch) -> Iterator[Row]:
+def replay(batch: Batch) -> Iterator[HistoryEntry]:
     """
     Yield the rows of C{batch}, oldest first.
     """
@@ -89,10 +95,10 @@ def replay(batch: Batch) -> Iterator[Row]:
     for revision, code in enumerate(batch.transitions, batch.first_revision):
         transition = Transition(bytes((code,)))
         position = follow_position(position, transition)
-        yield Row(revision, position, transition, batch.time_ns)
+        yield HistoryEntry(revision, position, transition, batch.time_ns)
 
 
-@implementer(IOwnStore)
+@implementer(IExclusiveStore)
 @define(eq=False)
 class MemoryStore:
     """
@@ -111,18 +117,18 @@ class MemoryStore:
     batches: list[Batch] = field(factory=list)
     revision: int = 0
     position: int = 0
-    rows: list[Row] = field(factory=list)
+    rows: list[HistoryEntry] = field(factory=list)
     closed: bool = False
     _under_way: tuple[Batch, Deferred[None]] | None = None
 
-    def open(self) -> Deferred[Opened]:
+    def open(self) -> Deferred[StoredState]:
         """
-        Return the cursor and the remembered keys at once; see L{IOwnStore}.
+        Return the cursor and the remembered keys at once; see L{IExclusiveStore}.
         """
         remembered_keys = RememberedKeys(self.kept_keys)
         for batch in self.batches:
             remembered_keys.add(batch.keys)
-        return succeed(Opened(self.revision, self.position, remembered_keys))
+        return succeed(StoredState(self.revision, self.position, remembered_keys))
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
@@ -171,11 +177,11 @@ class MemoryStore:
 
     def shortage(self) -> Refusal | None:
         """
-        Return C{None}, as while there is enough room; see L{IOwnStore}.
+        Return C{None}, as while there is enough room; see L{IExclusiveStore}.
         """
         return None
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Return the newest rows before a revision, newest first; see L{IStore}.
         """

@@ -32,13 +32,13 @@ def turn_back(path: Path) -> dict[bytes, bytes]:
         cursor, _, rows = (env.open_db(name) for name in DATABASES)
         with env.begin(write=True) as txn:
             for key, value in txn.cursor(rows):
-                keys |= records.read_key_row(key, value).items()
+                keys |= records.decode_key_row(key, value).items()
             txn.drop(rows, delete=False)
             for name, use in keys.items():
                 by_name, by_age = b"k" + name, b"r" + use[1:9]
                 txn.put(by_name, seal(by_name, use), db=rows)
                 txn.put(by_age, seal(by_age, name), db=rows)
-            _, *state = records.read_cursor(txn.get(records.CURSOR_KEY, b"", db=cursor))
+            _, *state = records.decode_cursor(txn.get(records.CURSOR_KEY, b"", db=cursor))
             value = seal(records.CURSOR_KEY, struct.pack(">HQQ", 1, *state))
             txn.put(records.CURSOR_KEY, value, db=cursor)
     return keys

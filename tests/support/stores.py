@@ -46,8 +46,10 @@ def make_long_store(path: Path, rows: int) -> None:
         cursor, journal, _ = (env.open_db(name) for name in DATABASES)
         with env.begin(write=True) as txn:
             for revision in range(1, rows + 1):
-                row = records.write_row(Batch(revision, 0, b"r", 0, time_ns=revision))
+                row = records.encode_journal_row(
+                    Batch(revision, 0, b"r", 0, time_ns=revision)
+                )
                 txn.put(*row, db=journal, append=True)
-            txn.put(records.CURSOR_KEY, records.write_cursor(rows, 0), db=cursor)
+            txn.put(records.CURSOR_KEY, records.encode_cursor(rows, 0), db=cursor)
         env.sync(True)  # noqa: FBT003 its only argument
     (path / "lock.mdb").unlink()

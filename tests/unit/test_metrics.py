@@ -25,8 +25,8 @@ from pexservice.stores.interface import (
     ISharedStore,
     IStore,
     Refusal,
-    Snapshot,
     Space,
+    StoreReader,
 )
 from tests.support.caller import Caller
 from tests.support.wire import Server
@@ -216,11 +216,11 @@ class OnDisk:  # type: ignore[misc]  # no more of a store than metrics read
         """
         return Space(1, 2, 3, 4)
 
-    def oldest_snapshot(self) -> Snapshot:
+    def oldest_reader(self) -> StoreReader:
         """
         Return the state that the reader holds.
         """
-        return Snapshot(4711, 7)
+        return StoreReader(4711, 7)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from pexservice.stores.interface import (
     StoreOptions,
     StoreUnusable,
 )
-from pexservice.stores.lmdb.verify import Summary
+from pexservice.stores.lmdb.verify import StoreSummary
 from pexservice.stores.registry import store_factory
 
 Answer = TypeVar("Answer")
@@ -84,7 +84,7 @@ def configured_directory(path: str) -> str:
         raise VerbFailed(reason, "misconfigured") from error
 
 
-def contents(summary: Summary) -> str:
+def contents(summary: StoreSummary) -> str:
     """
     Return one line about the contents of a store.
     """

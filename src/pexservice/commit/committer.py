@@ -33,10 +33,10 @@ from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
 from pexservice.stores.interface import (
     Batch,
-    IOwnStore,
+    HistoryEntry,
+    IExclusiveStore,
     OutcomeUnknown,
     Refusal,
-    Row,
     StoreDamaged,
 )
 from pexservice.stores.remembered_keys import RememberedKeys
@@ -67,11 +67,11 @@ class Committer(GroupCommit):
 
     _log = Logger()
 
-    _store: IOwnStore
+    _store: IExclusiveStore
 
     def __init__(
         self,
-        store: IOwnStore,
+        store: IExclusiveStore,
         reactor: IReactorTime,
         *,
         synchronous: bool = True,
@@ -123,7 +123,7 @@ class Committer(GroupCommit):
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Read a page of the history, with nothing newer than the durable state.
         """

@@ -14,7 +14,7 @@ from zope.interface import Attribute, Interface
 
 from pexservice.commit.counters import Counts
 from pexservice.core.cursor import State, Transition
-from pexservice.stores.interface import Refusal, Row
+from pexservice.stores.interface import HistoryEntry, Refusal
 
 
 class KeyReused(Exception):
@@ -161,7 +161,7 @@ class ICommitter(Interface):
         @raise Refusal: the store cannot be read.
         """
 
-    def history(before: int | None, limit: int) -> Deferred[list[Row]]:
+    def history(before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Read at most C{limit} durable transitions, newest first.
 

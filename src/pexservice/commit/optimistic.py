@@ -34,12 +34,12 @@ from pexservice.core.cursor import State, state_at
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import (
     Conflict,
+    HistoryEntry,
     ISharedStore,
     OutcomeUnknown,
     Refusal,
-    Row,
 )
-from pexservice.stores.remembered_keys import Remembered
+from pexservice.stores.remembered_keys import KeyUse
 
 #: How often the node checks whether the store responds and would take a batch.
 PROBE_INTERVAL_SECONDS = 1.0
@@ -136,7 +136,7 @@ class OptimisticCommitter(GroupCommit):
         error = self.unread or self._unreadable
         return self._read_store() if error is None else fail(error)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Read a page of the history.
         """
@@ -336,7 +336,7 @@ class OptimisticCommitter(GroupCommit):
         Respond that C{state} does not meet the condition, unless the key was used before.
         """
 
-        def recalled(first: Remembered | None) -> None:
+        def recalled(first: KeyUse | None) -> None:
             if first is None:
                 unmet = Outcome.PRECONDITION_FAILED
                 self.respond(waiter, step, unmet, state, None)
@@ -366,7 +366,7 @@ class OptimisticCommitter(GroupCommit):
         self._place_again(backlog, {})
 
     def _place_again(
-        self, steps: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, Remembered]
+        self, steps: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, KeyUse]
     ) -> None:
         """
         Place C{steps} once more.
@@ -403,7 +403,7 @@ class OptimisticCommitter(GroupCommit):
         batches: Iterable[StepBatch],
         revision: int,
         position: int,
-        used: Mapping[bytes, Remembered],
+        used: Mapping[bytes, KeyUse],
     ) -> None:
         """
         Apply the steps of C{batches}, which have not happened, to the present cursor.

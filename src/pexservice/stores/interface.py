@@ -16,7 +16,7 @@ from zope.interface import Attribute, Interface
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import StoreClaim
-from pexservice.stores.remembered_keys import Remembered, RememberedKeys
+from pexservice.stores.remembered_keys import KeyUse, RememberedKeys
 
 
 class StoreUnusable(Exception):
@@ -73,7 +73,7 @@ class StoreIncompatible(StoreUnusable):
     exit_status = Status.MISCONFIGURED
 
 
-class StoreAway(StoreUnusable):
+class StoreUnavailable(StoreUnusable):
     """
     The store does not answer now, or has no space.  It may be opened later.
     """
@@ -115,16 +115,14 @@ class Conflict(Exception):
     @ivar used: the batch's keys that had been used, each with what its first use did.
     """
 
-    def __init__(
-        self, revision: int, position: int, used: Mapping[bytes, Remembered]
-    ) -> None:
+    def __init__(self, revision: int, position: int, used: Mapping[bytes, KeyUse]) -> None:
         super().__init__(f"the cursor is at revision {revision}")
         self.revision = revision
         self.position = position
         self.used = used
 
 
-class Opened(NamedTuple):
+class StoredState(NamedTuple):
     """
     The content of a store that was opened, as far as its committer keeps it in memory.
     """
@@ -134,7 +132,7 @@ class Opened(NamedTuple):
     remembered_keys: RememberedKeys
 
 
-class Row(NamedTuple):
+class HistoryEntry(NamedTuple):
     """
     One transition of the history: the state that it led to, and its time.
 
@@ -192,16 +190,16 @@ class Space(NamedTuple):
     size: int
 
 
-class Snapshot(NamedTuple):
+class StoreReader(NamedTuple):
     """
     A state of the store that a process reads, so that its pages cannot be overwritten.
 
     @ivar pid: the ID of that process.
-    @ivar commits: how many commits there have been since that state.
+    @ivar commits_behind: how many commits there have been since that state.
     """
 
     pid: int
-    commits: int
+    commits_behind: int
 
 
 class IOnDisk(Interface):
@@ -209,7 +207,7 @@ class IOnDisk(Interface):
     A store on a disk of this machine.
     """
 
-    def oldest_snapshot() -> Snapshot | None:
+    def oldest_reader() -> StoreReader | None:
         """
         Return, without blocking, the oldest state that a process reads, if there is one.
         """
@@ -229,8 +227,8 @@ class IStore(Interface):
         """
         Take ownership of the store, make it if there is none, and read it.
 
-        @return: fires with L{Opened} if only this process writes to the store, else with
-            (revision, position).  These numbers are (0, 0) for a new store only.
+        @return: fires with L{StoredState} if only this process writes to the store, or else
+            with (revision, position).  These numbers are (0, 0) for a new store only.
         @raise StoreUnusable: or one of its subclasses.
         """
 
@@ -243,7 +241,7 @@ class IStore(Interface):
         @raise Exception: with any other error the outcome is unknown; only close the store.
         """
 
-    def history(before: int | None, limit: int) -> Deferred[list[Row]]:
+    def history(before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Return at most C{limit} durable transitions, newest first.
 
@@ -258,12 +256,12 @@ class IStore(Interface):
         """
 
 
-class IOwnStore(IStore):
+class IExclusiveStore(IStore):
     """
     A store that only this process writes to.
     """
 
-    def open() -> Deferred[Opened]:
+    def open() -> Deferred[StoredState]:
         """
         Take the store, make it if there is none, and read it; see L{IStore.open}.
 
@@ -350,7 +348,7 @@ class ISharedStore(IStore):
             before.
         """
 
-    def recall(key: bytes) -> Deferred[Remembered | None]:
+    def recall(key: bytes) -> Deferred[KeyUse | None]:
         """
         Return what the first use of C{key} did, if it is among the last L{KEPT_KEYS} keys.
 
@@ -384,8 +382,8 @@ class StoreOptions:
     @ivar create: whether a store may be created where there is none.
     @ivar claim: the claim of the service that this process is a worker of.  Once a store
         is claimed, no other one is opened and none is created.
-    @ivar standing_by: called when another process owns the store, and this process waits
-        for it as a standby.  Without C{standing_by}, a store in use is refused.
+    @ivar on_standby: called when another process owns the store, and this process waits
+        for it as a standby.  Without C{on_standby}, a store in use is refused.
     """
 
     reactor: IStoreReactor
@@ -394,7 +392,7 @@ class StoreOptions:
     progress: Callable[[int], object] = lambda _: None
     create: bool = True
     claim: StoreClaim | None = None
-    standing_by: Callable[[], object] | None = None
+    on_standby: Callable[[], object] | None = None
 
 
 class IStoreFactory(Interface):
@@ -423,7 +421,7 @@ class IStoreFactory(Interface):
         Return the URL with an absolute path; a relative one starts at C{directory}.
         """
 
-    def owner() -> str:
+    def lock_holder() -> str:
         """
         Return in words which process owns the store that is in use.
         """

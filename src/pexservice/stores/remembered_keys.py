@@ -35,7 +35,7 @@ pack_use = _USE.pack
 _FULL_GENERATIONS = 8
 
 
-class Remembered(NamedTuple):
+class KeyUse(NamedTuple):
     """
     The transition that the first use of an idempotency key made, and where it led.
     """
@@ -45,12 +45,12 @@ class Remembered(NamedTuple):
     position: int
 
 
-def unpack_use(use: bytes) -> Remembered:
+def unpack_use(use: bytes) -> KeyUse:
     """
     @raise ValueError: there is no such transition.
     """
     code, revision, position = _USE.unpack(use)
-    return Remembered(Transition(code), revision, position)
+    return KeyUse(Transition(code), revision, position)
 
 
 class RememberedKeys:
@@ -82,7 +82,7 @@ class RememberedKeys:
             self._generations.appendleft(newest)
         newest.update(keys)
 
-    def find(self, key: bytes) -> Remembered | None:
+    def find(self, key: bytes) -> KeyUse | None:
         """
         Return what the first use of C{key} did, or C{None} if it is not remembered.
         """

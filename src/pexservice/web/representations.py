@@ -13,7 +13,7 @@ from http import HTTPStatus
 from attrs import frozen
 
 from pexservice.core.cursor import State
-from pexservice.stores.interface import Row
+from pexservice.stores.interface import HistoryEntry
 from pexservice.web.parameters import Preferences
 from pexservice.web.problems import unmet_precondition
 from pexservice.web.responses import JSON, SUFFIXES, TYPES, Header, Response
@@ -114,18 +114,21 @@ def state_json(state: State) -> bytes:
 
 
 def history_response(
-    state: State, representation: str, rows: Sequence[Row], following: str | None
+    state: State,
+    representation: str,
+    entries: Sequence[HistoryEntry],
+    following: str | None,
 ) -> Response:
     """
     Return a page of the history, without values, since they follow from the positions.
 
-    @param following: the path and query of the next page, which has older rows; C{None} if
-        there is none.
+    @param following: the path and query of the next page, which has older entries;
+        C{None} if there is none.
     """
     body = (
-        _history_json(rows, following)
+        _history_json(entries, following)
         if representation == JSON
-        else b"".join(map(_history_line, rows))
+        else b"".join(map(_history_line, entries))
     )
     links: list[Header] = []
     if following is not None:
@@ -139,27 +142,27 @@ def history_response(
     return Response(HTTPStatus.OK, headers, body)
 
 
-def _time(row: Row) -> str:
+def _time(entry: HistoryEntry) -> str:
     """
-    Return the time of C{row} in the format of RFC 3339, with microseconds.
+    Return the time of C{entry} in the format of RFC 3339, with microseconds.
     """
-    seconds, nanoseconds = divmod(row.time_ns, 1_000_000_000)
+    seconds, nanoseconds = divmod(entry.time_ns, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _history_line(row: Row) -> bytes:
+def _history_line(entry: HistoryEntry) -> bytes:
     return (
-        f"{_time(row)} revision {row.revision} {row.transition.word}"
-        f" to position {row.position}\n"
+        f"{_time(entry)} revision {entry.revision} {entry.transition.word}"
+        f" to position {entry.position}\n"
     ).encode()
 
 
-def _history_json(rows: Sequence[Row], following: str | None) -> bytes:
-    entries = ",".join(
-        f'{{"revision":{row.revision},"position":{row.position},'
-        f'"transition":"{row.transition.word}","time":"{_time(row)}"}}'
-        for row in rows
+def _history_json(entries: Sequence[HistoryEntry], following: str | None) -> bytes:
+    transitions = ",".join(
+        f'{{"revision":{entry.revision},"position":{entry.position},'
+        f'"transition":"{entry.transition.word}","time":"{_time(entry)}"}}'
+        for entry in entries
     )
     link = "null" if following is None else f'"{following}"'
-    return f'{{"transitions":[{entries}],"next":{link}}}\n'.encode()
+    return f'{{"transitions":[{transitions}],"next":{link}}}\n'.encode()

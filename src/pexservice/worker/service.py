@@ -39,13 +39,13 @@ from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
-    IOwnStore,
+    IExclusiveStore,
     ISharedStore,
     IStore,
     IStoreReactor,
-    StoreAway,
     StoreDamaged,
     StoreOptions,
+    StoreUnavailable,
     StoreUnusable,
 )
 from pexservice.stores.registry import store_factory
@@ -225,7 +225,7 @@ class Worker(Service):
                 progress=progress,
                 create=not settings.no_create,
                 claim=None if board is None else StoreClaim(board),
-                standing_by=stand_by if settings.is_supervised else None,
+                on_standby=stand_by if settings.is_supervised else None,
             )
         )
         committer = self._make_committer(store)
@@ -255,7 +255,7 @@ class Worker(Service):
                 store, self._reactor, fatal=self._store_failed, call_soon=call_soon
             )
         return Committer(
-            IOwnStore(store),
+            IExclusiveStore(store),
             self._reactor,
             synchronous=self._settings.synchronous_commit,
             fatal=self._store_failed,
@@ -275,7 +275,7 @@ class Worker(Service):
                 await parts.committer.start()
             except StoreUnusable as error:
                 is_temporary = error.exit_status == Status.CANNOT_START
-                away = isinstance(error, StoreAway)
+                away = isinstance(error, StoreUnavailable)
                 if not away and not (is_temporary and keeps_trying):
                     raise
                 parts.unready.store_failed_to_open(str(error))

@@ -165,8 +165,8 @@ class Unready:
             and (score is not None and score.possible_owners == 0)
         ):
             self._report(
-                f"{self._store.name} is in use by {self._store.owner()}, which is no worker"
-                " of this service"
+                f"{self._store.name} is in use by {self._store.lock_holder()}, which is no"
+                " worker of this service"
             )
         if self._problem is not None and alone_seconds >= ALONE_SECONDS:
             await self._listeners.open()

@@ -31,7 +31,7 @@ from attrs import Factory, define, frozen
 
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
-from pexservice.stores.etcd.records import read_remembered
+from pexservice.stores.etcd.records import decode_key_use
 from tests.labs.cluster.proxy import Mood, Proxy
 from tests.labs.histories.lab import journal_of
 from tests.support.clients import Client, _number
@@ -644,7 +644,7 @@ def _check_keys(lab: Laboratory) -> None:
         },
     )
     kept = {
-        b64decode(pair["key"]).removeprefix(prefix).decode(): read_remembered(pair).revision
+        b64decode(pair["key"]).removeprefix(prefix).decode(): decode_key_use(pair).revision
         for pair in answer["kvs"]
     }
     told = {

@@ -16,11 +16,11 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import Batch, Row
+from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
 from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.remembered_keys import Remembered, pack_use
+from pexservice.stores.remembered_keys import KeyUse, pack_use
 from tests.support.format_1 import turn_back
 from tests.support.inline_executor import inline
 
@@ -48,8 +48,8 @@ class Contents:
     """
 
     cursor: tuple[int, int]
-    history: tuple[Row, ...]
-    keys: tuple[Remembered | None, ...]
+    history: tuple[HistoryEntry, ...]
+    keys: tuple[KeyUse | None, ...]
 
 
 @frozen

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA, NURSERY, WITNESS, sync
+from pexservice.stores.lmdb.directory import DATA, STAGING, WITNESS, sync
 from pexservice.stores.lmdb.verify import format_of
 from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
@@ -52,7 +52,7 @@ import sys
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.migrate import migrate
 directory = Directory(sys.argv[1])
-directory.own()
+directory.lock()
 migrate(directory)
 """
 
@@ -148,7 +148,7 @@ def _rewrite_and_cut(volume: Volume, store: Path, seconds: float) -> None:
     )
     try:
         for _ in patiently():
-            if (store / NURSERY).exists() or process.poll() is not None:
+            if (store / STAGING).exists() or process.poll() is not None:
                 break
         time.sleep(seconds)
         volume.cut()

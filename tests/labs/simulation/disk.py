@@ -8,7 +8,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from pexservice.stores.interface import Batch, IOwnStore, Opened, Row
+from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore, StoredState
 from tests.support.fakes import MemoryStore
 
 
@@ -18,7 +18,7 @@ class DiskBroke(OSError):
     """
 
 
-@implementer(IOwnStore)
+@implementer(IExclusiveStore)
 @define(eq=False)
 class CrashableStore(MemoryStore):
     """
@@ -31,11 +31,11 @@ class CrashableStore(MemoryStore):
 
     disk: MemoryStore = field(kw_only=True)
     held: bool = True
-    opened: Deferred[Opened] = field(factory=Deferred)
+    opened: Deferred[StoredState] = field(factory=Deferred)
     written: bool = False
     broke: bool = False
 
-    def open(self) -> Deferred[Opened]:
+    def open(self) -> Deferred[StoredState]:
         """
         Return a deferred that fires when the process has the lock; see L{IStore.open}.
         """
@@ -69,7 +69,7 @@ class CrashableStore(MemoryStore):
         if not self.written:
             self.disk._take(batch)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Return rows of the disk's history.
         """

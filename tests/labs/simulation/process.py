@@ -20,7 +20,7 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.interface import Step
 from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
-from pexservice.stores.interface import Row
+from pexservice.stores.interface import HistoryEntry
 from pexservice.supervisor.worker_process import MESSAGES, WorkerProcess
 from pexservice.worker.lifecycle import heartbeat
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
@@ -221,7 +221,7 @@ class Process:
                 self.requests.remove(request)
                 self.sent.append((request, answer))
 
-        def seen(rows: list[Row]) -> None:
+        def seen(rows: list[HistoryEntry]) -> None:
             done((rows[0].revision, rows[0].position) if rows else (0, 0))
 
         def shown(response: Response) -> None:

@@ -21,9 +21,9 @@ from pexservice.commit.group_commit import MAX_WAIT_SECONDS
 from pexservice.commit.interface import ICommitter, KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
+    HistoryEntry,
     OutcomeUnknown,
     Refusal,
-    Row,
     StoreDamaged,
 )
 from tests.support.committer_bench import Bench
@@ -183,7 +183,7 @@ class UnreadableStore(MemoryStore):
     A store that turns out to be damaged when it is read.
     """
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Fail with the damage.
         """

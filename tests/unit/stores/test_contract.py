@@ -13,12 +13,18 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import Batch, IOwnStore, ISharedStore, IStore, Row
+from pexservice.stores.interface import (
+    Batch,
+    HistoryEntry,
+    IExclusiveStore,
+    ISharedStore,
+    IStore,
+)
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
-from pexservice.stores.remembered_keys import Remembered, pack_use
+from pexservice.stores.remembered_keys import KeyUse, pack_use
 from tests.support.fakes import MemoryStore, now, replay
 from tests.support.inline_executor import inline
 
@@ -96,12 +102,12 @@ def batch(after: tuple[int, int], transitions: bytes, *keys: bytes) -> Batch:
 
 
 @contextmanager
-def recalling(store: IStore) -> Iterator[Callable[[bytes], Remembered | None]]:
+def recalling(store: IStore) -> Iterator[Callable[[bytes], KeyUse | None]]:
     """
     Open C{store}, and provide the function that finds the first use of a key.
     """
     opened = now(store.open())
-    if IOwnStore.providedBy(store):
+    if IExclusiveStore.providedBy(store):
         yield opened.remembered_keys.find
     else:
         yield lambda key: now(cast(ISharedStore, store).recall(key))
@@ -119,7 +125,9 @@ def test_store_provides_every_method_of_its_interface(store: IStore) -> None:
     """
     With the arguments of the interface.
     """
-    assert verifyObject(IOwnStore if IOwnStore.providedBy(store) else ISharedStore, store)
+    assert verifyObject(
+        IExclusiveStore if IExclusiveStore.providedBy(store) else ISharedStore, store
+    )
 
 
 def test_committed_transitions_are_there_after_a_reopening(
@@ -144,7 +152,7 @@ def test_history_comes_newest_first_across_the_rows_of_batches(store: IStore) ->
     second = batch(end(first), b"rnn")
     for each in (first, second):
         now(store.commit(each))
-    rows: list[Row] = [*replay(first), *replay(second)][::-1]
+    rows: list[HistoryEntry] = [*replay(first), *replay(second)][::-1]
     assert now(store.history(None, 4)) == rows[:4]
     assert now(store.history(5, 100)) == rows[2:]
     assert now(store.history(4, 2)) == rows[3:5]
@@ -191,9 +199,9 @@ def test_opened_store_has_the_keys_with_what_their_first_use_did(
     now(store.commit(batch((2, 0), b"n", b"more")))
     now(store.close())
     with recalling(make()) as recall:
-        assert recall(b"one") == Remembered(Transition.NEXT, 1, 1)
-        assert recall(longest) == Remembered(Transition.PREVIOUS, 2, 0)
-        assert recall(b"more") == Remembered(Transition.NEXT, 3, 1)
+        assert recall(b"one") == KeyUse(Transition.NEXT, 1, 1)
+        assert recall(longest) == KeyUse(Transition.PREVIOUS, 2, 0)
+        assert recall(b"more") == KeyUse(Transition.NEXT, 3, 1)
         assert recall(b"two") is None
 
 

@@ -21,7 +21,7 @@ from pexservice.server.parser import (
     MAX_REQUEST_BODY_BYTES,
     MAX_REQUEST_LINE_BYTES,
 )
-from pexservice.stores.interface import Refusal, Row
+from pexservice.stores.interface import HistoryEntry, Refusal
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES
 from pexservice.web import problems
 from pexservice.web.access import Access
@@ -239,7 +239,7 @@ def test_document_has_every_problem_as_it_is_sent() -> None:
 
 
 def test_examples_are_made_by_the_code_that_responds() -> None:
-    row = Row(10, 10, Transition.NEXT, 1_795_000_000_123_456_000)
+    row = HistoryEntry(10, 10, Transition.NEXT, 1_795_000_000_123_456_000)
     history = history_response(STATE, JSON, [row], "/history?before=10&limit=1")
     components = document()["components"]
     (index,) = components["schemas"]["Index"]["examples"]

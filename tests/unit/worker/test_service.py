@@ -23,8 +23,8 @@ from pexservice.server.connection import Connection
 from pexservice.server.server import Server
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
-    Opened,
     StoreDamaged,
+    StoredState,
     StoreOptions,
     StoreUnusable,
 )
@@ -135,7 +135,7 @@ class Bench:
 
     name = "the store"
 
-    def owner(self) -> str:
+    def lock_holder(self) -> str:
         return "another process"
 
     def _listen(self, port: IListeningPort, _: object, server: Server, *__: object) -> Any:
@@ -287,7 +287,7 @@ class Unusable(MemoryStore):
         self.error: Exception | None = error
         self.attempts = 0
 
-    def open(self) -> Deferred[Opened]:
+    def open(self) -> Deferred[StoredState]:
         """
         Fail with the error, while there is one.
         """
@@ -367,9 +367,9 @@ def test_standby_names_the_stranger_that_has_its_lock(
     """
 
     class Waiting(MemoryStore):
-        def open(self) -> Deferred[Opened]:
-            assert bench.options.standing_by is not None
-            bench.options.standing_by()
+        def open(self) -> Deferred[StoredState]:
+            assert bench.options.on_standby is not None
+            bench.options.on_standby()
             return Deferred()
 
     show(board, serving="", possible_owners=1)
@@ -506,15 +506,15 @@ def test_exception_after_the_lock_ends_the_process(make: Callable[..., Bench]) -
     """
 
     class Waiting(MemoryStore):
-        def open(self) -> Deferred[Opened]:
+        def open(self) -> Deferred[StoredState]:
             return opened
 
-    opened: Deferred[Opened] = Deferred()
+    opened: Deferred[StoredState] = Deferred()
     bench = make(store=Waiting())
     bench.worker.startService()
     assert bench.statuses == []
     bench.reactor.refusal = RuntimeError("a bug")
-    opened.callback(Opened(0, 0, RememberedKeys()))
+    opened.callback(StoredState(0, 0, RememberedKeys()))
     assert bench.statuses == [Status.CANNOT_START]
 
 

@@ -69,14 +69,14 @@ def verify(arguments: Namespace) -> Result:
     with store_errors(), ProgressBar() as bar:
         store = existing_store(arguments.store)
         try:
-            store.own()
+            store.lock()
         except StoreBusy as error:
             raise StoreBusy(f"{error}; make a backup, which is verified") from None
         try:
             verify_in_child(store.path, lambda percent: bar.show("verifying", percent))
             contained = summary(store.path)
         finally:
-            store.release()
+            store.unlock()
     return Result(
         f"{contained.store} is whole: {contents(contained)}",
         {"outcome": "whole", **asdict(contained)},

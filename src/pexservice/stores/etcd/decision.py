@@ -33,7 +33,7 @@ from pexservice.stores.etcd.gateway import (
     CallRefused,
     CallUnanswered,
     Gateway,
-    persist,
+    retry_until_answered,
 )
 from pexservice.stores.etcd.messages import Observation, OperationKey
 from pexservice.stores.etcd.records import (
@@ -41,7 +41,7 @@ from pexservice.stores.etcd.records import (
     ForeignRecord,
     Keys,
     Message,
-    read_cursor,
+    decode_cursor,
 )
 from pexservice.stores.interface import Batch, OutcomeUnknown, Refusal
 
@@ -98,7 +98,7 @@ class Attempt:
                 raise (OutcomeUnknown if copies_left else Refusal)(str(error)) from error
 
         try:
-            return await persist(self.gateway, attempt)
+            return await retry_until_answered(self.gateway, attempt)
         except CallUnanswered as error:
             kind = OutcomeUnknown if copies_left else Refusal
             raise kind(f"etcd does not answer: {error}") from error
@@ -128,7 +128,7 @@ class Attempt:
             put = self.message["success"][0]["request_put"]
             return BatchOutcome.TAKEN, Observation(
                 int(revision),
-                read_cursor({**put, "mod_revision": revision}),
+                decode_cursor({**put, "mod_revision": revision}),
                 self.operation.number,
                 {},
                 messages.read_marks(self.keys, answer),

@@ -57,7 +57,7 @@ class EtcdFactory:
         """
         return self._url
 
-    def owner(self) -> str:
+    def lock_holder(self) -> str:
         """
         Name no process: none owns the store alone.
         """

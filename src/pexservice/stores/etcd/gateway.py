@@ -109,7 +109,9 @@ class Gateway(Protocol):
         """
 
 
-async def persist(gateway: Gateway, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def retry_until_answered(
+    gateway: Gateway, attempt: Callable[[], Coroutine[Any, Any, T]]
+) -> T:
     """
     Make an attempt, which may be made again, until it is answered.
 
@@ -132,8 +134,8 @@ async def persist(gateway: Gateway, attempt: Callable[[], Coroutine[Any, Any, T]
         number += 1
 
 
-async def ask(gateway: Gateway, path: str, message: Message) -> Message:
+async def call_until_answered(gateway: Gateway, path: str, message: Message) -> Message:
     """
-    Make a call, which may be made again, until it is answered; see L{persist}.
+    Make a call, which may be made again, until it is answered; see L{retry_until_answered}.
     """
-    return await persist(gateway, lambda: gateway.call(path, message))
+    return await retry_until_answered(gateway, lambda: gateway.call(path, message))

@@ -36,7 +36,7 @@ from pexservice.stores.etcd.gateway import (
     CallUnanswered,
 )
 from pexservice.stores.etcd.records import Message
-from pexservice.stores.interface import StoreAway, StoreMisconfigured
+from pexservice.stores.interface import StoreMisconfigured, StoreUnavailable
 
 #: The timeout of one attempt in etcd.  It is shorter than an election, so that a request to
 #: a leader that is gone is sent again as soon as there is a new leader.
@@ -142,7 +142,7 @@ class HttpGateway:
         except CancelledError:
             raise
         except Exception as error:
-            raise CallUnanswered(f"{endpoint}: {_say(error)}", sent=True) from error
+            raise CallUnanswered(f"{endpoint}: {_describe(error)}", sent=True) from error
 
     async def _collect(
         self, url: str, message: Message, take: Callable[[bytes], None]
@@ -189,7 +189,7 @@ class HttpGateway:
                     stale.append(f"{endpoint} has etcd {version}")
         if not any(words.startswith("etcd ") for words in report.values()):
             reasons = (f"{endpoint}: {reason}" for endpoint, reason in report.items())
-            raise StoreAway(f"no etcd answers: {'; '.join(reasons)}")
+            raise StoreUnavailable(f"no etcd answers: {'; '.join(reasons)}")
         if stale and not self._warned:
             self._warned = True
             self._log.warn(
@@ -237,10 +237,10 @@ class HttpGateway:
         except CallUnanswered:
             raise
         except (ConnectError, DNSLookupError) as error:
-            raise CallUnanswered(f"{endpoint}: {_say(error)}", sent=False) from error
+            raise CallUnanswered(f"{endpoint}: {_describe(error)}", sent=False) from error
         except Exception as error:
             # However it broke, what was sent may have arrived.
-            raise CallUnanswered(f"{endpoint}: {_say(error)}", sent=True) from error
+            raise CallUnanswered(f"{endpoint}: {_describe(error)}", sent=True) from error
         return _understand(endpoint, status, body)
 
     async def _send(
@@ -339,14 +339,14 @@ def check_version(endpoint: str, answer: Message) -> tuple[str, tuple[int, ...]]
     return version, numbers
 
 
-def _say(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     """
     Return C{error} in words, never empty.
     """
     # Twisted's errors of requests contain the failures that caused them.
     failures = getattr(error, "reasons", None)
     if failures:
-        return ", ".join(dict.fromkeys(_say(failure.value) for failure in failures))
+        return ", ".join(dict.fromkeys(_describe(failure.value) for failure in failures))
     if isinstance(error, ConnectError) and isinstance(error.osError, int):
         return os.strerror(error.osError)
     details = error.args[0] if error.args else None

@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from pexservice.stores.etcd import messages, records
-from pexservice.stores.etcd.gateway import Gateway, ask
+from pexservice.stores.etcd.gateway import Gateway, call_until_answered
 from pexservice.stores.etcd.records import Keys, Message
-from pexservice.stores.interface import Row
+from pexservice.stores.interface import HistoryEntry
 
 #: How many batches are read at a time.
 _PAGE_ROWS = 100
@@ -23,14 +23,14 @@ async def history(
     before: int | None,
     limit: int,
     kept: int,
-) -> list[Row]:
+) -> list[HistoryEntry]:
     """
     Return durable transitions, newest first; see L{IStore.history}.
 
     @param read: sends a transaction, and returns its answer.
     @param kept: how many of the newest transitions may be shown.
     """
-    history_rows: list[Row] = []
+    history_rows: list[HistoryEntry] = []
     # A row has its last revision in its key: rows below the key of a revision end
     # before that revision, and the first row from there on contains it.
     end = keys.rows_end if before is None else keys.row(min(before - 1, records.MAX_NUMBER))
@@ -49,7 +49,7 @@ async def history(
     while True:
         at, *pages = messages.ranges(answer)
         if newest is None:
-            newest = records.read_cursor(at[0]).revision if at else 0
+            newest = records.decode_cursor(at[0]).revision if at else 0
         for row in _rows(keys, pages):
             if row.revision <= newest - kept or len(history_rows) >= limit:
                 return history_rows
@@ -62,14 +62,14 @@ async def history(
         answer = await read({"success": [cursor, whole]})
 
 
-def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[Row]:
+def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
     """
     Yield the transitions of the pages, newest first.
     """
     for page in pages:
         for pair in page:
             last = keys.last_revision(b64decode(pair["key"]))
-            yield from reversed(records.read_row(pair, last))
+            yield from reversed(records.decode_journal_row(pair, last))
 
 
 #: How many keys one transaction removes, unless a single batch has more; and how many
@@ -96,15 +96,17 @@ async def trim(gateway: Gateway, keys: Keys, forgotten: int) -> None:
             limit=str(MAX_TRIMMED_KEYS),
             sort_order="ASCEND",
         )
-        answer = await ask(gateway, "kv/range", oldest)
+        answer = await call_until_answered(gateway, "kv/range", oldest)
         names: list[bytes] = []
         ages: list[bytes] = []
         for pair in messages.pairs(answer):
-            more = records.read_names(pair)
+            more = records.decode_names(pair)
             if ages and len(names) + len(more) > MAX_TRIMMED_KEYS:
                 break
             ages.append(b64decode(pair["key"]))
             names += more
         if not ages:
             return
-        await ask(gateway, "kv/txn", messages.trimming(keys, ages[0], ages[-1], names))
+        await call_until_answered(
+            gateway, "kv/txn", messages.trimming(keys, ages[0], ages[-1], names)
+        )

@@ -14,9 +14,9 @@ from attrs import frozen
 
 from pexservice.stores.etcd import records
 from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Mark, Message
-from pexservice.stores.etcd.standing_queue import StandingQueue
+from pexservice.stores.etcd.turn_queue import TurnQueue
 from pexservice.stores.interface import Batch
-from pexservice.stores.remembered_keys import Remembered, unpack_use
+from pexservice.stores.remembered_keys import KeyUse, unpack_use
 
 #: How many idempotency keys one batch may have.  etcd takes 128 operations in a branch of
 #: a transaction, and the rest of a branch takes up to 15.
@@ -110,7 +110,7 @@ def create(keys: Keys, journal: int) -> Message:
     """
     return {
         "compare": [_is_new(keys.cursor)],
-        "success": [_put(keys.cursor, records.write_cursor(0, 0, 0, "", journal))],
+        "success": [_put(keys.cursor, records.encode_cursor(0, 0, 0, "", journal))],
     }
 
 
@@ -155,7 +155,7 @@ def set_cursor(keys: Keys, base: CursorRecord, revision: int, journal: int) -> M
 
     The marks of nodes and their operation keys go, as the nodes are stopped.
     """
-    value = records.write_cursor(
+    value = records.encode_cursor(
         revision, base.position, base.keys, "", base.journal or journal
     )
     return {
@@ -174,7 +174,7 @@ def transaction(
     batch: Batch,
     operation: OperationKey,
     *,
-    queue: StandingQueue,
+    queue: TurnQueue,
     journal: int,
     forgotten: int | None = None,
 ) -> Message:
@@ -194,29 +194,29 @@ def transaction(
     """
     names = batch.keys
     ordinal = base.keys + len(names)
-    value = records.write_cursor(
+    value = records.encode_cursor(
         batch.revision, batch.position, ordinal, queue.process, journal
     )
     success = [
         _put(keys.cursor, value),
-        _put(keys.row(batch.revision), records.write_row(batch)),
+        _put(keys.row(batch.revision), records.encode_journal_row(batch)),
         _put(operation.name, records.dump(operation.number), lease=operation.lease),
         *(
-            _put(keys.used(name), records.write_remembered(unpack_use(use)))
+            _put(keys.used(name), records.encode_key_use(unpack_use(use)))
             for name, use in batch.keys.items()
         ),
     ]
     if names:
-        success.append(_put(keys.age(ordinal), records.write_names(names)))
+        success.append(_put(keys.age(ordinal), records.encode_names(names)))
     if forgotten is not None:
         success.append(_delete(keys.row(0), keys.row(forgotten + 1)))
     own_mark = keys.waiting(queue.process)
     success += [
         # One key may not be both put and deleted.
-        _put(own_mark, records.write_mark(queue.usual, hard=False))
-        if queue.will_return
+        _put(own_mark, records.encode_mark(queue.usual_seconds, hard=False))
+        if queue.keeps_place
         else _delete(own_mark),
-        *(_remove(keys.waiting(mark.process), mark.modified) for mark in queue.passed),
+        *(_remove(keys.waiting(mark.process), mark.modified) for mark in queue.passed_over),
         _marks(keys),
     ]
     return {
@@ -232,7 +232,9 @@ def transaction(
             {
                 "request_txn": {
                     "compare": [_is_new(own_mark)],
-                    "success": [_put(own_mark, records.write_mark(queue.usual, hard=True))],
+                    "success": [
+                        _put(own_mark, records.encode_mark(queue.usual_seconds, hard=True))
+                    ],
                 }
             },
             _marks(keys),
@@ -295,7 +297,7 @@ class Observation:
     revision: int
     cursor: CursorRecord
     operation: int | None
-    used: Mapping[bytes, Remembered]
+    used: Mapping[bytes, KeyUse]
     marks: Sequence[Mark]
 
 
@@ -312,7 +314,7 @@ def read_observation(keys: Keys, answer: Message, names: Iterable[bytes]) -> Obs
         only_cursor(keys, cursor),
         json.loads(b64decode(operation[0]["value"])) if operation else None,
         {
-            name: records.read_remembered(pair[0])
+            name: records.decode_key_use(pair[0])
             for name, pair in zip(names, used, strict=True)
             if pair
         },
@@ -331,7 +333,7 @@ def only_cursor(keys: Keys, found: Sequence[Message]) -> CursorRecord:
             f"etcd has lost the key {keys.cursor.decode()}; restore etcd from a snapshot,"
             " or create a new cursor with pexctl create"
         )
-    return records.read_cursor(found[0])
+    return records.decode_cursor(found[0])
 
 
 def read_marks(keys: Keys, answer: Message) -> list[Mark]:
@@ -339,7 +341,7 @@ def read_marks(keys: Keys, answer: Message) -> list[Mark]:
     Read the marks in the queue, in its order, in the answer to a L{transaction}.
     """
     marks = pairs(answer["responses"][-1]["response_range"])
-    return [records.read_mark(keys, pair) for pair in marks]
+    return [records.decode_mark(keys, pair) for pair in marks]
 
 
 def pairs(answer: Message) -> list[Message]:

@@ -12,7 +12,7 @@ key, after the prefix       value
 ``keys/`` idempotency key   transition, revision, position
 ``ages/`` last ordinal      the names of a batch's idempotency keys
 ``operations/`` process     the number of its last batch that happened
-``waiting/`` process        its mark in the L{StandingQueue}
+``waiting/`` process        its mark in the L{TurnQueue}
 ==========================  =====================================================
 
 A journal row is under its I{last} revision, so that rows up to a revision are removed
@@ -29,8 +29,8 @@ from typing import Any
 from attrs import frozen
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import Batch, Row
-from pexservice.stores.remembered_keys import Remembered
+from pexservice.stores.interface import Batch, HistoryEntry
+from pexservice.stores.remembered_keys import KeyUse
 
 #: Goes up when a record's meaning changes.
 ETCD_FORMAT_VERSION = 1
@@ -93,13 +93,13 @@ class Mark:
 
     @ivar process: the process that the place belongs to.
     @ivar hard: whether the node has moves that wait; else it will probably have some.
-    @ivar usual: how long its transactions usually take, in seconds.
+    @ivar usual_seconds: how long its transactions usually take.
     @ivar modified: etcd's revision of the transaction that put it.
     """
 
     process: str
     hard: bool
-    usual: float
+    usual_seconds: float
     modified: int
 
 
@@ -208,14 +208,14 @@ def _load(pair: Message, *names: str, **optional: object) -> list[Any]:
         raise ForeignRecord(f"the record {name!r} is not of this program") from None
 
 
-def write_mark(usual: float, *, hard: bool) -> str:
+def encode_mark(usual_seconds: float, *, hard: bool) -> str:
     """
     Encode a place in the queue.
     """
-    return dump({"hard": hard, "usual": round(usual, 6)})
+    return dump({"hard": hard, "usual": round(usual_seconds, 6)})
 
 
-def read_mark(keys: Keys, pair: Message) -> Mark:
+def decode_mark(keys: Keys, pair: Message) -> Mark:
     """
     Read a place in the queue.  A place that cannot be read keeps no node waiting.
     """
@@ -227,7 +227,9 @@ def read_mark(keys: Keys, pair: Message) -> Mark:
         return Mark(process, False, 0.0, int(pair["mod_revision"]))  # noqa: FBT003 positional, as records are
 
 
-def write_cursor(revision: int, position: int, keys: int, author: str, journal: int) -> str:
+def encode_cursor(
+    revision: int, position: int, keys: int, author: str, journal: int
+) -> str:
     """
     Encode the cursor.
     """
@@ -241,7 +243,7 @@ def write_cursor(revision: int, position: int, keys: int, author: str, journal: 
     )
 
 
-def read_cursor(pair: Message) -> CursorRecord:
+def decode_cursor(pair: Message) -> CursorRecord:
     """
     Read the cursor's record.
 
@@ -270,7 +272,7 @@ def read_cursor(pair: Message) -> CursorRecord:
     )
 
 
-def write_remembered(remembered: Remembered) -> str:
+def encode_key_use(remembered: KeyUse) -> str:
     """
     Encode what the first use of an idempotency key did.
     """
@@ -281,12 +283,12 @@ def write_remembered(remembered: Remembered) -> str:
     )
 
 
-def read_remembered(pair: Message) -> Remembered:
+def decode_key_use(pair: Message) -> KeyUse:
     """
     Return what the first use of an idempotency key did.
     """
     code, revision, position = _load(pair, "transition", "revision", "position")
-    return Remembered(_transition(code), revision, position)
+    return KeyUse(_transition(code), revision, position)
 
 
 def _transition(code: str) -> Transition:
@@ -296,7 +298,7 @@ def _transition(code: str) -> Transition:
         raise ForeignRecord(f"there is no transition {code!r}") from None
 
 
-def write_row(batch: Batch) -> str:
+def encode_journal_row(batch: Batch) -> str:
     """
     Encode the journal row of C{batch}.
     """
@@ -307,7 +309,7 @@ def write_row(batch: Batch) -> str:
     )
 
 
-def read_row(pair: Message, last: int) -> list[Row]:
+def decode_journal_row(pair: Message, last: int) -> list[HistoryEntry]:
     """
     Return the transitions of the journal row that ends with revision C{last}, oldest first.
     """
@@ -316,18 +318,18 @@ def read_row(pair: Message, last: int) -> list[Row]:
     for revision, code in enumerate(codes, last - len(codes) + 1):
         transition = _transition(code)
         position = follow_position(position, transition)
-        rows.append(Row(revision, position, transition, time_ns))
+        rows.append(HistoryEntry(revision, position, transition, time_ns))
     return rows
 
 
-def write_names(names: Iterable[bytes]) -> str:
+def encode_names(names: Iterable[bytes]) -> str:
     """
     Encode the idempotency keys of a batch.
     """
     return dump({"names": [name.decode() for name in names]})
 
 
-def read_names(pair: Message) -> list[bytes]:
+def decode_names(pair: Message) -> list[bytes]:
     """
     Return the idempotency keys of a batch.
     """

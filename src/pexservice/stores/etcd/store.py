@@ -2,7 +2,7 @@
 The store of many nodes: each batch a compare-and-swap on the cursor's key.
 
 L{pexservice.stores.etcd.decision} decides whether a batch happened, and nodes take turns by
-L{pexservice.stores.etcd.standing_queue}.
+L{pexservice.stores.etcd.turn_queue}.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from pexservice.stores.etcd.gateway import (
     CallRefused,
     CallUnanswered,
     Gateway,
-    ask,
-    persist,
+    call_until_answered,
+    retry_until_answered,
 )
 from pexservice.stores.etcd.journal import history, trim
 from pexservice.stores.etcd.messages import OperationKey
 from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Message
-from pexservice.stores.etcd.standing_queue import StandingQueue
+from pexservice.stores.etcd.turn_queue import TurnQueue
 from pexservice.stores.etcd.watch import Watch
 from pexservice.stores.interface import (
     Batch,
     Conflict,
+    HistoryEntry,
     ISharedStore,
     OutcomeUnknown,
     Refusal,
-    Row,
-    StoreAway,
     StoreDamaged,
     StoreExists,
     StoreMisconfigured,
     StoreMissing,
+    StoreUnavailable,
     StoreUnusable,
 )
-from pexservice.stores.remembered_keys import KEPT_KEYS, Remembered
+from pexservice.stores.remembered_keys import KEPT_KEYS, KeyUse
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -130,7 +130,7 @@ class EtcdStore:
         self._keys = Keys(prefix.encode())
         self._journal = journal
         self._kept_keys = kept_keys
-        self._queue = StandingQueue(process or secrets.token_hex(8))
+        self._queue = TurnQueue(process or secrets.token_hex(8))
         # Fires when the cursor has moved, while L{turn} waits.
         self._news: Deferred[None] | None = None
         self._watching: Watch | None = None
@@ -182,7 +182,7 @@ class EtcdStore:
         try:
             # Of the nodes that do this at the same time, one creates the cursor.
             message = messages.create(self._keys, self._journal)
-            await ask(self._gateway, "kv/txn", message)
+            await call_until_answered(self._gateway, "kv/txn", message)
         except (CallRefused, CallUnanswered) as error:
             raise self._unusable(error) from error
         self._log.warn(
@@ -200,7 +200,9 @@ class EtcdStore:
         @raise StoreUnusable: or one of its subclasses.
         """
         try:
-            answer = await ask(self._gateway, "kv/txn", messages.find_cursor(self._keys))
+            answer = await call_until_answered(
+                self._gateway, "kv/txn", messages.find_cursor(self._keys)
+            )
             cursor, *others = messages.ranges(answer)
             if not cursor and not any(others):
                 return None
@@ -216,9 +218,13 @@ class EtcdStore:
         Return the error for a store that cannot be opened because of C{error}.
         """
         if isinstance(error, CallUnanswered):
-            return StoreAway(f"{self.name} does not answer, or has no quorum: {error}")
+            return StoreUnavailable(
+                f"{self.name} does not answer, or has no quorum: {error}"
+            )
         away = error.code == RESOURCE_EXHAUSTED
-        return (StoreAway if away else StoreMisconfigured)(f"{self.name} refuses: {error}")
+        return (StoreUnavailable if away else StoreMisconfigured)(
+            f"{self.name} refuses: {error}"
+        )
 
     async def _begin_operations(self) -> OperationKey:
         """
@@ -240,7 +246,7 @@ class EtcdStore:
                 raise CallUnanswered("the operation key was there", sent=True)
             return operation
 
-        return await persist(self._gateway, attempt)
+        return await retry_until_answered(self._gateway, attempt)
 
     @property
     def _kept_transitions(self) -> int:
@@ -253,7 +259,7 @@ class EtcdStore:
         """
         seconds = self._gateway.clock.seconds
         began = seconds()
-        self._queue.ask(began)
+        self._queue.request_turn(began)
         while (delay := self._queue.delay(seconds())) > 0:
             self._news = Deferred()
             self._news.addTimeout(delay, self._gateway.clock)
@@ -295,7 +301,7 @@ class EtcdStore:
         if observation.operation is None:
             self._operation = None
         taken = outcome is BatchOutcome.TAKEN
-        (queue.won if taken else queue.lost)(
+        (queue.note_success if taken else queue.note_failure)(
             now, now - began, observation.revision, observation.marks
         )
         self._learn(observation.cursor, base)
@@ -343,7 +349,9 @@ class EtcdStore:
             self._cursor_went_back(cursor.revision, cursor.position)
         elif newer:
             self._base = cursor
-        self._queue.heard(self._gateway.clock.seconds(), cursor.author, cursor.modified)
+        self._queue.note_commit(
+            self._gateway.clock.seconds(), cursor.author, cursor.modified
+        )
         news, self._news = self._news, None
         if news is not None:
             news.callback(None)
@@ -411,7 +419,7 @@ class EtcdStore:
         if self._gateway.clock.seconds() < self._committed_at + MIN_CHECK_SECONDS:
             return None
         try:
-            await ask(self._gateway, "kv/txn", messages.check(self._keys))
+            await call_until_answered(self._gateway, "kv/txn", messages.check(self._keys))
         except CallRefused as error:
             return _refusal(error)
         except CallUnanswered as error:
@@ -423,7 +431,7 @@ class EtcdStore:
         Make a call that changes nothing, until it is answered.
         """
         try:
-            return await ask(self._gateway, path, message)
+            return await call_until_answered(self._gateway, path, message)
         except (CallRefused, CallUnanswered) as error:
             raise _refusal(error) from error
 
@@ -438,7 +446,7 @@ class EtcdStore:
         cursor = await self._find_cursor()
         refusal = await self.check()
         if refusal is not None:
-            raise StoreAway(f"{self.name}: {refusal}")
+            raise StoreUnavailable(f"{self.name}: {refusal}")
         prefix = self._keys.prefix.decode()
         return [
             *(f"{endpoint}: {words}" for endpoint, words in report.items()),
@@ -483,16 +491,16 @@ class EtcdStore:
         return revision, cursor.position
 
     @as_deferred
-    async def recall(self, key: bytes) -> Remembered | None:
+    async def recall(self, key: bytes) -> KeyUse | None:
         """
         Return what the first use of C{key} did, read from etcd; see L{ISharedStore.recall}.
         """
         answer = await self._ask("kv/range", messages.get(self._keys.used(key)))
         pairs = messages.pairs(answer)
-        return records.read_remembered(pairs[0]) if pairs else None
+        return records.decode_key_use(pairs[0]) if pairs else None
 
     @as_deferred
-    async def history(self, before: int | None, limit: int) -> list[Row]:
+    async def history(self, before: int | None, limit: int) -> list[HistoryEntry]:
         """
         Return durable transitions, newest first; see L{IStore.history}.
         """

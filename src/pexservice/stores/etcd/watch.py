@@ -28,16 +28,16 @@ class Watch:
     _log = Logger()
 
     def __init__(
-        self, gateway: Gateway, keys: Keys, heard: Callable[[CursorRecord], None]
+        self, gateway: Gateway, keys: Keys, cursor_changed: Callable[[CursorRecord], None]
     ) -> None:
         """
         Begin to watch the cursor.
 
-        @param heard: called with each cursor.
+        @param cursor_changed: called with each cursor.
         """
         self._gateway = gateway
         self._message: Message = {"create_request": {"key": records.text(keys.cursor)}}
-        self._heard = heard
+        self._cursor_changed = cursor_changed
         # A stream that is cancelled may end as if it had broken.
         self._stopped = False
         self._watching = Deferred.fromCoroutine(self._watch())
@@ -62,7 +62,7 @@ class Watch:
             # be read.
             if "type" not in event:
                 with suppress(records.ForeignRecord):
-                    self._heard(records.read_cursor(event["kv"]))
+                    self._cursor_changed(records.decode_cursor(event["kv"]))
 
     def stop(self) -> None:
         """

@@ -36,9 +36,9 @@ from pexservice.stores.lmdb.directory import (
     existing_store,
     sync,
 )
-from pexservice.stores.lmdb.records import Witnessed
+from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.snapshot import copy_snapshot
-from pexservice.stores.lmdb.verify import Summary, explain, summary, verify_in_child
+from pexservice.stores.lmdb.verify import StoreSummary, explain, summary, verify_in_child
 from pexservice.stores.lmdb.witness import read_witness, refuse_older
 
 #: Called with the present part of the work, and how much of it is done, in percent.
@@ -50,7 +50,7 @@ _TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 _BACKUP_NAME = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z")
 
 
-def backup(source: str, target: str, show: Show = lambda *_: None) -> Summary:
+def backup(source: str, target: str, show: Show = lambda *_: None) -> StoreSummary:
     """
     Copy the store in C{source} to C{target}, which must not exist: whole, or not at all.
 
@@ -82,7 +82,7 @@ def backup(source: str, target: str, show: Show = lambda *_: None) -> Summary:
         refuse_older(store, revision, witnessed)
         with (copy / WITNESS).open("xb") as file:
             os.fchmod(file.fileno(), 0o600)
-            file.write(records.write_witness(Witnessed(revision)))
+            file.write(records.encode_witness(WitnessRecord(revision)))
             file.flush()
             os.fsync(file.fileno())
         sync(copy)
@@ -108,7 +108,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     # because it would belong to the user who makes backups.
     has_readers_table = (directory.path / READER_TABLE).exists()
     if not has_readers_table:
-        directory.own()
+        directory.lock()
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -130,12 +130,12 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
             raise reason from error
         raise StoreUnusable(f"the store {source} cannot be copied: {error}") from error
     finally:
-        directory.release()
+        directory.unlock()
 
 
 def add_backup(
     source: str, directory: str, keep: int, show: Show = lambda *_: None
-) -> Summary:
+) -> StoreSummary:
     """
     Make one more verified backup in C{directory}, and then remove all but the newest.
 

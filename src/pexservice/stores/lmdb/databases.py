@@ -11,7 +11,7 @@ from pathlib import Path
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.interface import Snapshot, StoreUnusable
+from pexservice.stores.interface import StoreReader, StoreUnusable
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import make_reader_table
 
@@ -91,7 +91,7 @@ def make_store(path: Path) -> None:
         ) as env:
             cursor, _, _ = (env.open_db(name) for name in DATABASES)
             with env.begin(write=True) as txn:
-                txn.put(records.CURSOR_KEY, records.write_cursor(0, 0), db=cursor)
+                txn.put(records.CURSOR_KEY, records.encode_cursor(0, 0), db=cursor)
     except lmdb.Error as error:
         raise StoreUnusable(f"the store {path.parent} cannot be made: {error}") from error
 
@@ -103,7 +103,7 @@ def used_bytes(env: lmdb.Environment) -> int:
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
 
 
-def oldest_snapshot(env: lmdb.Environment) -> Snapshot | None:
+def oldest_reader(env: lmdb.Environment) -> StoreReader | None:
     """
     Return the oldest state that another process reads, if there is one.
 
@@ -117,4 +117,4 @@ def oldest_snapshot(env: lmdb.Environment) -> Snapshot | None:
     if not snapshots:
         return None
     txn, pid = min(snapshots)
-    return Snapshot(pid, env.info()["last_txnid"] - txn)
+    return StoreReader(pid, env.info()["last_txnid"] - txn)

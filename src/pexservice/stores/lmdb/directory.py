@@ -47,7 +47,7 @@ READER_TABLE_BYTES = 8192
 WITNESS = "newest"
 
 #: The subdirectory in which a store is made.
-NURSERY = "creating"
+STAGING = "creating"
 
 #: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
 _KEEP_SIZE = 1
@@ -130,7 +130,7 @@ def give_to_owner_of(model: Path, path: Path) -> None:
             os.chown(created, owner.st_uid, owner.st_gid)
 
 
-def owner_of(path: Path) -> str:
+def lock_holder(path: Path) -> str:
     """
     Return in words which process owns the directory C{path}.
 
@@ -198,7 +198,7 @@ class Directory:
     def _is_claimed(self) -> bool:
         return self._claim is not None and self._claim.identity() is not None
 
-    def own(self, *, wait: bool = False) -> None:
+    def lock(self, *, wait: bool = False) -> None:
         """
         Become the one process that uses this directory; create it if that is allowed.
 
@@ -225,14 +225,14 @@ class Directory:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(descriptor)
-            owner = owner_of(self.path)
-            raise StoreBusy(f"the store {self.path} is in use by {owner}") from None
+            holder = lock_holder(self.path)
+            raise StoreBusy(f"the store {self.path} is in use by {holder}") from None
         except OSError as error:
             os.close(descriptor)
             raise StoreUnusable(
                 f"the store {self.path} cannot be locked: {error.strerror}"
             ) from error
-        if not self._has_our_name(descriptor):
+        if not self._still_leads_to(descriptor):
             os.close(descriptor)
             raise StoreUnusable(
                 f"the store {self.path} was replaced by another directory before this"
@@ -259,8 +259,8 @@ class Directory:
         if not self.path.exists() or not self.holds_store():
             self._check_may_create()
         if self.path.exists():
-            self.own()
-            self.release()
+            self.lock()
+            self.unlock()
         elif not os.access(self.path.parent, os.W_OK | os.X_OK):
             raise StoreUnusable(
                 f"the store {self.path} cannot be created: {self.path.parent} does not"
@@ -282,13 +282,13 @@ class Directory:
                 f" with pexctl create --store lmdb:{self.name}"
             )
 
-    def _has_our_name(self, descriptor: int) -> bool:
+    def _still_leads_to(self, descriptor: int) -> bool:
         try:
             return os.path.samestat(os.fstat(descriptor), self.name.stat())
         except OSError:
             return False
 
-    def release(self) -> None:
+    def unlock(self) -> None:
         """
         Let another process own the directory.
         """
@@ -354,7 +354,7 @@ class Directory:
         self._problem = problem
         return problem
 
-    def set_aside(self, length: int) -> None:
+    def allocate(self, length: int) -> None:
         """
         Allocate the disk space for C{length} bytes of the data file, including its holes.
 
@@ -411,10 +411,10 @@ class Directory:
                 # An operator may be moving the files, one after the other.
                 self._check_may_create()
             raise StoreDamaged(f"the store {self.path} has lost its file {DATA}")
-        if names - {NURSERY}:
+        if names - {STAGING}:
             raise StoreUnusable(
                 f"the directory {self.path} holds something else"
-                f" ({min(names - {NURSERY})}); give the store a directory of its own"
+                f" ({min(names - {STAGING})}); give the store a directory of its own"
             )
         return False
 
@@ -440,20 +440,20 @@ class Directory:
         @param make: makes a store in the directory that it is given.
         @raise StoreUnusable: the store could not be made.
         """
-        nursery = self.path / NURSERY
+        staging = self.path / STAGING
         try:
             self.tidy()
             # The process that made the directory may have failed to do this.
             sync(self.path.parent)
             if self.path.stat().st_uid == os.geteuid():
                 self.path.chmod(0o700)
-            nursery.mkdir(0o700)
-            make(nursery)
-            sync(nursery)
-            (nursery / DATA).rename(self.path / DATA)
+            staging.mkdir(0o700)
+            make(staging)
+            sync(staging)
+            (staging / DATA).rename(self.path / DATA)
             sync(self.path)
             self._has_installed_store = True
-            shutil.rmtree(nursery)
+            shutil.rmtree(staging)
         except OSError as error:
             raise StoreUnusable(
                 f"the store {self.path} cannot be made: {error.strerror}"
@@ -463,11 +463,11 @@ class Directory:
         """
         Remove what an interrupted L{install} left.
         """
-        nursery = self.path / NURSERY
-        if nursery.exists():
+        staging = self.path / STAGING
+        if staging.exists():
             # The data file may be in its place, but not durably.
             sync(self.path)
-            shutil.rmtree(nursery)
+            shutil.rmtree(staging)
 
 
 def existing_store(path: str) -> Directory:

@@ -64,12 +64,12 @@ class ExecutorPolicy:
         self._required_short = MIN_SHORT_COMMITS // 2
         self._short_commits = 0
 
-    def took(self, seconds: float) -> None:
+    def record_duration(self, seconds: float) -> None:
         """
         Take the duration of the call that ran where C{inline} said.
         """
         if self.inline:
-            self._took_inline(seconds)
+            self._record_inline(seconds)
         elif seconds > MAX_SHORT_IN_THREAD_SECONDS:
             self._short_commits = 0
         else:
@@ -77,7 +77,7 @@ class ExecutorPolicy:
             if self._short_commits >= self._required_short:
                 self.inline, self._short_commits, self._usual_seconds = True, 0, 0.0
 
-    def _took_inline(self, seconds: float) -> None:
+    def _record_inline(self, seconds: float) -> None:
         # Capped, so that a single stall, however long, does not change the average much.
         capped = min(seconds, STALL_SECONDS)
         self._usual_seconds += NEWEST_COMMIT_WEIGHT * (capped - self._usual_seconds)
@@ -126,7 +126,7 @@ class CommitExecutor:
             finally:
                 # This is safe in the thread: the caller starts no second call before this
                 # one has ended.
-                self._policy.took(self._monotonic() - started)
+                self._policy.record_duration(self._monotonic() - started)
 
         if self._policy.inline:
             return execute(measured)

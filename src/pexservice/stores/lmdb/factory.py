@@ -16,7 +16,7 @@ from pexservice.stores.interface import (
     StoreExists,
     StoreOptions,
 )
-from pexservice.stores.lmdb.directory import Directory, give_to_owner_of, owner_of
+from pexservice.stores.lmdb.directory import Directory, give_to_owner_of, lock_holder
 
 
 @implementer(IStoreFactory)
@@ -48,11 +48,11 @@ class LmdbFactory:
         """
         return f"lmdb:{directory / self._path}"
 
-    def owner(self) -> str:
+    def lock_holder(self) -> str:
         """
         Return the process that has the lock on the directory, if the kernel shows it.
         """
-        return owner_of(Path(self._path))
+        return lock_holder(Path(self._path))
 
     def check_start(self, *, create: bool) -> None:
         """
@@ -72,11 +72,11 @@ class LmdbFactory:
             directory.check_start()
             if not directory.path.exists() or not directory.holds_store():
                 return [f"a new store would be created in {directory.path}"]
-            directory.own()
+            directory.lock()
             try:
                 verify_in_child(directory.path)
             finally:
-                directory.release()
+                directory.unlock()
             return []
 
         return execute(inspect)

@@ -157,7 +157,7 @@ class _File:
             for name, value in self.walk(self.meta.main, b"")
         }
         ((_, cursor),) = self.walk(trees[b"cursor"], records.CURSOR_KEY)
-        version, _, _ = records.read_cursor(cursor)
+        version, _, _ = records.decode_cursor(cursor)
         if version == records.FORMAT_VERSION:
             yield from self.walk(trees[b"keys"], records.row_key(first))
 

@@ -129,7 +129,7 @@ def _copy(old_env: lmdb.Environment, new_env: lmdb.Environment, progress: Progre
                 for row in _in_groups(group, _ROW_KEYS):
                     newest = write_keys(writing, new_keys, dict(row), newest)
         with new_env.begin(write=True, db=new_cursor) as writing:
-            writing.put(records.CURSOR_KEY, records.write_cursor(revision, position))
+            writing.put(records.CURSOR_KEY, records.encode_cursor(revision, position))
     return revision
 
 

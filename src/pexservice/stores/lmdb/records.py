@@ -31,7 +31,7 @@ from typing import NamedTuple, cast
 from zlib import crc32
 
 from pexservice.core.cursor import Transition, follow_position, skip_positions
-from pexservice.stores.interface import Batch, Row
+from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import (
     MAX_IDEMPOTENCY_KEY_BYTES,
     USE_FORMAT,
@@ -119,14 +119,14 @@ def _transition(code: bytes) -> Transition:
         raise BadRecord(f"there is no transition {code!r}") from None
 
 
-def write_cursor(revision: int, position: int) -> bytes:
+def encode_cursor(revision: int, position: int) -> bytes:
     """
     Return the cursor's record, 22 bytes whatever the numbers.
     """
     return _seal(CURSOR_KEY, _CURSOR.pack(FORMAT_VERSION, revision, position))
 
 
-def read_cursor(value: bytes) -> tuple[int, int, int]:
+def decode_cursor(value: bytes) -> tuple[int, int, int]:
     """
     Read the cursor's record.
 
@@ -144,7 +144,7 @@ def read_cursor(value: bytes) -> tuple[int, int, int]:
     return version, revision, position
 
 
-class Witnessed(NamedTuple):
+class WitnessRecord(NamedTuple):
     """
     The content of a witness.
 
@@ -156,14 +156,14 @@ class Witnessed(NamedTuple):
     sound: bool = True
 
 
-def write_witness(told: Witnessed) -> bytes:
+def encode_witness(told: WitnessRecord) -> bytes:
     """
     Return the L{WITNESS_SIZE} bytes of a witness.
     """
     return _seal(_WITNESS_KEY, _WITNESS.pack(_WITNESS_VERSION, *told))
 
 
-def read_witness(value: bytes) -> Witnessed:
+def decode_witness(value: bytes) -> WitnessRecord:
     """
     Return the content of a witness.
 
@@ -173,7 +173,7 @@ def read_witness(value: bytes) -> Witnessed:
     version, revision, sound = _unpack(_WITNESS, _WITNESS_KEY, payload)
     if version != _WITNESS_VERSION:
         raise BadRecord(f"a witness of version {version}")
-    return Witnessed(revision, bool(sound))
+    return WitnessRecord(revision, bool(sound))
 
 
 def row_key(first: int) -> bytes:
@@ -183,14 +183,14 @@ def row_key(first: int) -> bytes:
     return _ROW_KEY.pack(first)
 
 
-def read_row_key(key: bytes) -> int:
+def decode_row_key(key: bytes) -> int:
     """
     Return the first revision or ordinal of the row under C{key}.
     """
     return _unpack(_ROW_KEY, key, key)[0]
 
 
-def write_row(batch: Batch) -> tuple[bytes, bytes]:
+def encode_journal_row(batch: Batch) -> tuple[bytes, bytes]:
     """
     Return the key and the value of C{batch}'s journal row.
 
@@ -208,9 +208,9 @@ def _row(key: bytes, value: bytes) -> bytes:
     return payload
 
 
-def read_row(
+def decode_journal_row(
     key: bytes, value: bytes, first: int = 0, before: int | None = None
-) -> list[Row]:
+) -> list[HistoryEntry]:
     """
     Replay one journal row, and return its transitions, oldest first.
 
@@ -219,7 +219,7 @@ def read_row(
     """
     payload = _row(key, value)
     time_ns, position = _JOURNAL.unpack_from(payload)
-    begin, codes = read_row_key(key), payload[_JOURNAL.size :]
+    begin, codes = decode_row_key(key), payload[_JOURNAL.size :]
     skipped = max(first - begin, 0)
     end = len(codes) if before is None else max(before - begin, 0)
     position = skip_positions(position, codes[:skipped])
@@ -227,11 +227,13 @@ def read_row(
     for revision, code in enumerate(codes[skipped:end], begin + skipped):
         transition = _transition(bytes((code,)))
         position = follow_position(position, transition)
-        rows.append(Row(revision, position, transition, time_ns))
+        rows.append(HistoryEntry(revision, position, transition, time_ns))
     return rows
 
 
-def read_row_ends(key: bytes, value: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+def decode_journal_row_ends(
+    key: bytes, value: bytes
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """
     Return (revision, position) before a journal row and after it.
 
@@ -239,7 +241,7 @@ def read_row_ends(key: bytes, value: bytes) -> tuple[tuple[int, int], tuple[int,
     """
     payload = _row(key, value)
     _, position = _JOURNAL.unpack_from(payload)
-    first, codes = read_row_key(key), payload[_JOURNAL.size :]
+    first, codes = decode_row_key(key), payload[_JOURNAL.size :]
     if foreign := codes.translate(None, _TRANSITIONS):
         raise BadRecord(f"there is no transition {foreign[:1]!r}")
     after = (first - 1 + len(codes), skip_positions(position, codes))
@@ -288,7 +290,7 @@ class KeyRow(NamedTuple):
         return zip(self.names.split(_LINE_FEED)[skip:], uses[skip:], strict=True)
 
 
-def write_key_row(row: KeyRow) -> tuple[bytes, bytes]:
+def encode_key_row(row: KeyRow) -> tuple[bytes, bytes]:
     """
     Return the key and the value of a row of keys.
     """
@@ -297,7 +299,7 @@ def write_key_row(row: KeyRow) -> tuple[bytes, bytes]:
     return key, _seal(key, count + row.uses + row.names)
 
 
-def read_key_row(key: bytes, value: bytes) -> KeyRow:
+def decode_key_row(key: bytes, value: bytes) -> KeyRow:
     payload = unseal(key, value)
     if len(payload) < _KEY_COUNT.size:
         raise BadRecord(f"the row of keys {key!r} has {len(payload)} bytes")
@@ -306,7 +308,7 @@ def read_key_row(key: bytes, value: bytes) -> KeyRow:
     uses, names = payload[_KEY_COUNT.size : end], payload[end:]
     if not count or names.count(_LINE_FEED) != count - 1 or not names:
         raise BadRecord(f"the row of keys {key!r} does not hold {count} keys")
-    return KeyRow(read_row_key(key), uses, names)
+    return KeyRow(decode_row_key(key), uses, names)
 
 
 def check_key_row(row: KeyRow, after: int, newest: int) -> int:

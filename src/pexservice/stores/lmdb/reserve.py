@@ -9,7 +9,7 @@ addition.
 
 The map is larger than the file.  A file never shrinks, so the map grows only up to a part
 of the disk.  It usually has to grow because another process reads an old state of the
-store; see L{pexservice.stores.lmdb.databases.oldest_snapshot}.
+store; see L{pexservice.stores.lmdb.databases.oldest_reader}.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import lmdb
 from twisted.logger import Logger
 
 from pexservice.stores.interface import Batch, Refusal, Space
-from pexservice.stores.lmdb.databases import oldest_snapshot, used_bytes
+from pexservice.stores.lmdb.databases import oldest_reader, used_bytes
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.transaction import FULL_KEY_ROW
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES, USE_SIZE
@@ -101,7 +101,7 @@ class Reserve:
         self._next_reader_check = self._used + READER_CHECK_BYTES
         self._next_reader_log = monotonic()
 
-    def needed(self, batch: Batch) -> int:
+    def needed_bytes(self, batch: Batch) -> int:
         """
         Return how many bytes a commit may add to the file at most.
 
@@ -114,7 +114,7 @@ class Reserve:
         pages = MAX_COMMIT_PAGES + row_pages
         return pages * self._page_size + self._used // PAGES_PER_FREE_LIST
 
-    def stretch_map(self, needed: int) -> None:
+    def grow_map(self, needed: int) -> None:
         """
         Let the map grow if a commit may need that and the disk has the space.
 
@@ -126,7 +126,7 @@ class Reserve:
         self._used = used_bytes(self._env)
         if self._used >= self._next_reader_check:
             self._next_reader_check = self._used + READER_CHECK_BYTES
-            self._name_reader()
+            self._warn_of_reader()
         until = self._used + needed
         if until > self._map_size:
             size = min(until + MAP_STEP_BYTES, self.space().limit)
@@ -143,11 +143,11 @@ class Reserve:
         limit = max(self._map_size, int(self._growth * (used + free)))
         return Space(used, limit, free, disk.f_blocks * disk.f_frsize)
 
-    def _name_reader(self) -> None:
-        snapshot, now = oldest_snapshot(self._env), self._monotonic()
+    def _warn_of_reader(self) -> None:
+        reader, now = oldest_reader(self._env), self._monotonic()
         if (
-            snapshot is None
-            or snapshot.commits < MIN_READER_COMMITS
+            reader is None
+            or reader.commits_behind < MIN_READER_COMMITS
             or now < self._next_reader_log
         ):
             return
@@ -155,20 +155,20 @@ class Reserve:
         self._log.warn(
             "process {pid} has been reading the store {path} for {commits} commits; no"
             " page that it may see is used again, and the file has grown to {size} MiB",
-            pid=snapshot.pid,
+            pid=reader.pid,
             path=self._directory.path,
-            commits=snapshot.commits,
+            commits=reader.commits_behind,
             size=self._used >> 20,
         )
 
-    def take_first(self) -> None:
+    def allocate_first(self) -> None:
         """
         Allocate what the first commits need, if the disk has it; else L{shortage} says so.
         """
         with suppress(Refusal):
-            self.ensure(MAX_COMMIT_PAGES * self._page_size)
+            self.ensure_space(MAX_COMMIT_PAGES * self._page_size)
 
-    def ensure(self, needed: int) -> None:
+    def ensure_space(self, needed: int) -> None:
         """
         Make sure that a commit that adds C{needed} bytes finds them on the disk.
 
@@ -190,12 +190,12 @@ class Reserve:
             raise Refusal(self._shortage)
         try:
             try:
-                self._directory.set_aside(until + RESERVE_BYTES)
+                self._directory.allocate(until + RESERVE_BYTES)
                 self._has_reserve, self._allocated = True, until + RESERVE_BYTES
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
-                self._directory.set_aside(until)
+                self._directory.allocate(until)
                 self._has_reserve, self._allocated = False, until
         except OSError as error:
             cause = "disk full" if error.errno in _FULL else "no space can be allocated"

@@ -46,7 +46,7 @@ from pexservice.stores.lmdb.directory import (
 )
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.verify import Summary, summary
+from pexservice.stores.lmdb.verify import StoreSummary, summary
 
 #: RENAME_EXCHANGE, of linux/fs.h, and the present directory, of fcntl.h.
 _EXCHANGE = 2
@@ -70,7 +70,7 @@ class Restored:
     @ivar kept: the directory of the replaced store, if there was one.
     """
 
-    store: Summary
+    store: StoreSummary
     steps: int
     kept: Path | None
 
@@ -92,7 +92,7 @@ def restore(
     if there and place.path.samefile(source):
         raise StoreUnusable(f"the backup {source} is the store itself")
     try:
-        place.own()
+        place.lock()
     except StoreBusy as error:
         raise StoreBusy(f"{error}; stop the service first") from None
     prefix = f".{place.path.name}.restored-"
@@ -131,20 +131,20 @@ def restore(
     finally:
         if copy.exists():
             shutil.rmtree(copy)
-        place.release()
+        place.unlock()
         if not there and place.path.exists() and not any(place.path.iterdir()):
             place.path.rmdir()
 
 
 class _AlwaysInline(ExecutorPolicy):
-    def took(self, seconds: float) -> None:
+    def record_duration(self, seconds: float) -> None:
         """
         Stay inline, however long a commit took: nothing else runs in this process.
         """
 
 
 async def _open_and_step(
-    copied: Summary, steps: int, progress: Callable[[int], object]
+    copied: StoreSummary, steps: int, progress: Callable[[int], object]
 ) -> None:
     """
     Open a store, which rewrites one of format 1, and make steps to and fro.

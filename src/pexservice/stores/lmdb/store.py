@@ -24,15 +24,15 @@ from zope.interface import implementer
 
 from pexservice.stores.interface import (
     Batch,
+    HistoryEntry,
+    IExclusiveStore,
     IOnDisk,
-    IOwnStore,
-    Opened,
     Refusal,
-    Row,
-    Snapshot,
     Space,
     StoreBusy,
+    StoredState,
     StoreOptions,
+    StoreReader,
     StoreUnusable,
 )
 from pexservice.stores.lmdb.child import Progress
@@ -40,7 +40,7 @@ from pexservice.stores.lmdb.databases import (
     MIN_MAP_BYTES,
     Databases,
     make_store,
-    oldest_snapshot,
+    oldest_reader,
     open_for_writing,
 )
 from pexservice.stores.lmdb.directory import DATA, Directory
@@ -50,7 +50,7 @@ from pexservice.stores.lmdb.migrate import migrate
 from pexservice.stores.lmdb.records import (
     BadRecord,
     KeyRow,
-    Witnessed,
+    WitnessRecord,
 )
 from pexservice.stores.lmdb.reserve import MAP_GROWTH_PART, RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.transaction import (
@@ -82,7 +82,7 @@ DISK_CHECK_INTERVAL_SECONDS = 0.1
 MAP_BYTES_PER_TRANSITION = 128
 
 
-@implementer(IOwnStore, IOnDisk)
+@implementer(IExclusiveStore, IOnDisk)
 class LmdbStore:
     """
     A store of one process at a time, in a directory of this machine.
@@ -99,7 +99,7 @@ class LmdbStore:
         verify: Callable[[Path], object] | None = verify_in_child,
         run_blocking: Callable[[Callable[[], object]], Deferred[object]] = execute,
         progress: Progress | None = None,
-        standing_by: Callable[[], object] | None = None,
+        on_standby: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
         growth: float = MAP_GROWTH_PART,
@@ -114,7 +114,7 @@ class LmdbStore:
         @param run_blocking: runs the verification, and the rewriting of a store of
             format 1; by default in this thread.
         @param progress: called with the progress of a rewriting, in percent.
-        @param standing_by: called before this process waits for the store as a standby; by
+        @param on_standby: called before this process waits for the store as a standby; by
             default a store in use is refused.
         @param map_size: bytes; by default enough for C{journal}.
         @param growth: the part of the disk that the map may take beyond that.
@@ -125,7 +125,7 @@ class LmdbStore:
         self._verify = verify
         self._run_blocking = run_blocking
         self._progress = progress
-        self._standing_by = standing_by
+        self._on_standby = on_standby
         self._map_size = map_size or MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
         self._growth = growth
         self._monotonic = monotonic
@@ -145,45 +145,45 @@ class LmdbStore:
             raise StoreUnusable(f"the store {self.directory.path} is not open")
         return self._opened
 
-    def open(self) -> Deferred[Opened]:
+    def open(self) -> Deferred[StoredState]:
         """
         Own, verify and read the store; see L{IStore.open}.
         """
         return Deferred.fromCoroutine(self._open())
 
-    async def _open(self) -> Opened:
+    async def _open(self) -> StoredState:
         try:
-            takes_over = await self._own()
+            takes_over = await self._lock_directory()
             # A worker that takes over does not verify the store, so that clients wait for
             # milliseconds only.  If damage was found before, the witness stops it.
-            return await self._open_owned(None if takes_over else self._verify)
+            return await self._open_locked(None if takes_over else self._verify)
         except Exception:
             self._close()
             raise
 
-    async def _own(self) -> bool:
+    async def _lock_directory(self) -> bool:
         """
         Own the directory.
 
         @return: whether another process owned it first.
         """
         try:
-            self.directory.own()
+            self.directory.lock()
         except StoreBusy:
-            if self._standing_by is None:
+            if self._on_standby is None:
                 raise
-            self._standing_by()
+            self._on_standby()
             reactor = IReactorTime(self._executor.reactor)
             follower = Follower(self.directory.path, self._keys, reactor)
             follower.start()
             try:
-                await self._executor.wait(partial(self.directory.own, wait=True))
+                await self._executor.wait(partial(self.directory.lock, wait=True))
             finally:
                 follower.stop()
             return True
         return False
 
-    async def _open_owned(self, verify: Callable[[Path], object] | None) -> Opened:
+    async def _open_locked(self, verify: Callable[[Path], object] | None) -> StoredState:
         directory = self.directory
         try:
             existed = directory.holds_store()
@@ -201,7 +201,7 @@ class LmdbStore:
         except READING_ERRORS as error:
             raise explain(directory.path, error) from error
 
-    def _open_environment(self, path: Path, *, verified: bool) -> Opened:
+    def _open_environment(self, path: Path, *, verified: bool) -> StoredState:
         size, map_size = (path / DATA).stat().st_size, self._map_size
         if size > map_size:
             # The file has grown, or the journal was longer; the next commits need space.
@@ -223,8 +223,8 @@ class LmdbStore:
         self._reserve = Reserve(
             self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
         )
-        self._reserve.take_first()
-        return Opened(revision, position, self._keys.remembered_keys)
+        self._reserve.allocate_first()
+        return StoredState(revision, position, self._keys.remembered_keys)
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
         """
@@ -244,10 +244,10 @@ class LmdbStore:
         reserve = self._reserve
         if reserve is None:
             return fail(StoreUnusable(f"the store {self.directory.path} is not open"))
-        needed = reserve.needed(batch)
+        needed = reserve.needed_bytes(batch)
         try:
             # Done here, where no transaction is open.
-            reserve.stretch_map(needed)
+            reserve.grow_map(needed)
         except (lmdb.Error, OSError):
             return fail()
         return self._executor.run(lambda: self._commit(batch, reserve, needed))
@@ -255,7 +255,7 @@ class LmdbStore:
     def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
         if (refusal := self._check_disk()) is not None:
             raise refusal
-        reserve.ensure(needed)
+        reserve.ensure_space(needed)
         try:
             self._transact(batch)
         except DAMAGE as error:
@@ -296,7 +296,7 @@ class LmdbStore:
         except lmdb.MapFullError as error:
             # LMDB found this while it looked for pages, before it wrote any.
             raise self._full() from error
-        self._witness.write(Witnessed(stored.revision))
+        self._witness.write(WitnessRecord(stored.revision))
         if stored.oldest_row != self._stored_range.oldest_row:
             # A killed backup leaves a reader, whose pages would never be used again.
             env.reader_check()
@@ -305,21 +305,21 @@ class LmdbStore:
     def _full(self) -> Refusal:
         self._databases.env.reader_check()
         reason = f"the store {self.directory.path} is full"
-        if (snapshot := self.oldest_snapshot()) is not None:
+        if (reader := self.oldest_reader()) is not None:
             reason += (
-                f", and process {snapshot.pid} has been reading it for"
-                f" {snapshot.commits} commits"
+                f", and process {reader.pid} has been reading it for"
+                f" {reader.commits_behind} commits"
             )
         return Refusal(reason)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[Row]]:
+    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Return durable transitions, newest first, read inline; see L{IStore.history}.
         """
         newest = self._stored_range.revision
         before = newest + 1 if before is None else min(before, newest + 1)
 
-        def read() -> list[Row]:
+        def read() -> list[HistoryEntry]:
             try:
                 with self._databases.env.begin() as txn:
                     return read_history(
@@ -343,7 +343,7 @@ class LmdbStore:
 
         The witness keeps a standby from serving it, and the next start verifies it.
         """
-        self._witness.write(Witnessed(self._stored_range.revision, sound=False))
+        self._witness.write(WitnessRecord(self._stored_range.revision, sound=False))
         return explain(self.directory.path, error)
 
     def space(self) -> Space | None:
@@ -354,17 +354,17 @@ class LmdbStore:
 
     def shortage(self) -> Refusal | None:
         """
-        Return why no batch would be taken now, if so; see L{IOwnStore.shortage}.
+        Return why no batch would be taken now, if so; see L{IExclusiveStore.shortage}.
         """
         if self._reserve is None:
             return None
         return self._check_disk() or self._reserve.shortage()
 
-    def oldest_snapshot(self) -> Snapshot | None:
+    def oldest_reader(self) -> StoreReader | None:
         """
-        Return the oldest state that another process reads; see L{IOnDisk.oldest_snapshot}.
+        Return the oldest state that another process reads; see L{IOnDisk.oldest_reader}.
         """
-        return None if self._opened is None else oldest_snapshot(self._opened.env)
+        return None if self._opened is None else oldest_reader(self._opened.env)
 
     def close(self) -> Deferred[None]:
         """
@@ -378,7 +378,7 @@ class LmdbStore:
         if self._opened is not None:
             self._opened.env.close()
             self._opened = self._reserve = None
-        self.directory.release()
+        self.directory.unlock()
 
 
 def store_in(path: str, options: StoreOptions) -> LmdbStore:
@@ -398,5 +398,5 @@ def store_in(path: str, options: StoreOptions) -> LmdbStore:
         verify=partial(verify_in_child, progress=progress) if options.verify else None,
         run_blocking=executor.wait,
         progress=progress,
-        standing_by=options.standing_by,
+        on_standby=options.on_standby,
     )

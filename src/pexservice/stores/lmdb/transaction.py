@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.interface import Batch, Row
+from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import Databases
 from pexservice.stores.lmdb.records import BadRecord, KeyRow
@@ -65,7 +65,7 @@ def read_stored_range(
     newest_keys = KeyRow(1, b"", b"")
     with txn.cursor(databases.keys) as rows:
         if rows.last():
-            newest_keys = records.read_key_row(*rows.item())
+            newest_keys = records.decode_key_row(*rows.item())
     return StoredRange(
         revision,
         _oldest(txn, databases.journal),
@@ -76,7 +76,7 @@ def read_stored_range(
 
 def _oldest(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> int:
     with txn.cursor(database) as rows:
-        return records.read_row_key(rows.key()) if rows.first() else 1
+        return records.decode_row_key(rows.key()) if rows.first() else 1
 
 
 @frozen
@@ -102,8 +102,8 @@ def write_batch(
     @return: the range of the store after that.
     @raise BadRecord: the store holds something that this process did not write.
     """
-    _append(txn, databases.journal, *records.write_row(batch))
-    cursor = records.write_cursor(batch.revision, batch.position)
+    _append(txn, databases.journal, *records.encode_journal_row(batch))
+    cursor = records.encode_cursor(batch.revision, batch.position)
     txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
     newest_keys = stored.newest_keys
     if batch.keys:
@@ -134,10 +134,10 @@ def write_keys(
     size = newest.end - newest.first
     if 0 < size < FULL_KEY_ROW:
         row = newest.with_keys(keys)
-        txn.put(*records.write_key_row(row), db=database)
+        txn.put(*records.encode_key_row(row), db=database)
     else:
         row = KeyRow(newest.end, b"", b"").with_keys(keys)
-        _append(txn, database, *records.write_key_row(row))
+        _append(txn, database, *records.encode_key_row(row))
     return row
 
 
@@ -145,7 +145,7 @@ def _append(
     txn: lmdb.Transaction[bytes], database: lmdb._Database, key: bytes, value: bytes
 ) -> None:
     if not txn.put(key, value, db=database, append=True):
-        raise BadRecord(f"there is a row from {records.read_row_key(key)} on already")
+        raise BadRecord(f"there is a row from {records.decode_row_key(key)} on already")
 
 
 def _trim(
@@ -160,12 +160,12 @@ def _trim(
     """
     with txn.cursor(database) as rows:
         rows.first()
-        begin = oldest = records.read_row_key(rows.key())
+        begin = oldest = records.decode_row_key(rows.key())
         for _ in range(MAX_TRIMMED_ROWS):
             # A row ends where the next begins; the newest always stays.
             if oldest - begin >= max_items or not rows.next():
                 break
-            following = records.read_row_key(rows.key())
+            following = records.decode_row_key(rows.key())
             if following > forgotten + 1:
                 break
             rows.prev()
@@ -183,7 +183,7 @@ def read_history(
     before: int,
     forgotten: int,
     limit: int,
-) -> list[Row]:
+) -> list[HistoryEntry]:
     """
     Return at most C{limit} transitions, newest first.
 
@@ -192,7 +192,7 @@ def read_history(
     @param before: the revision that follows the newest transition to return.
     @param forgotten: the newest revision that is not kept any more.
     """
-    history: list[Row] = []
+    history: list[HistoryEntry] = []
     with txn.cursor(journal) as rows:
         beyond = rows.set_range(records.row_key(before))
         more = rows.prev() if beyond else rows.last()
@@ -200,11 +200,11 @@ def read_history(
             first = max(before - (limit - len(history)), forgotten + 1)
             if first >= before:
                 break
-            row = records.read_row(*rows.item(), first, before)
+            row = records.decode_journal_row(*rows.item(), first, before)
             if not row or row[-1].revision != before - 1:
                 raise BadRecord(f"the journal breaks off before revision {before}")
             history += reversed(row)
-            before = records.read_row_key(rows.key())
+            before = records.decode_row_key(rows.key())
             more = rows.prev()
     return history
 
@@ -236,12 +236,12 @@ class KeyLog:
         @raise BadRecord: the row L{newest} is not there any more, or another is missing.
         """
         if self.newest.uses:
-            row = records.read_key_row(*next(rows, (b"", b"")))
+            row = records.decode_key_row(*next(rows, (b"", b"")))
             if not self.newest.is_beginning_of(row):
                 raise BadRecord(f"the row of keys {self.newest.first} was replaced")
             self._add(row, known=self.newest.end - self.newest.first)
         for key, value in rows:
-            row = records.read_key_row(key, value)
+            row = records.decode_key_row(key, value)
             if self.newest.uses and row.first != self.newest.end:
                 raise BadRecord(f"the rows of keys break off before {row.first}")
             self._add(row, known=0)

@@ -145,7 +145,7 @@ def _cursor_record(
     value = txn.get(records.CURSOR_KEY, db=database)
     if value is None:
         raise BadRecord("it has no cursor")
-    return records.read_cursor(value)
+    return records.decode_cursor(value)
 
 
 @define(eq=False)
@@ -187,7 +187,7 @@ class _Reader:
 def _check_journal(rows: Iterator[tuple[bytes, bytes]], cursor: tuple[int, int]) -> None:
     end: tuple[int, int] | None = None
     for key, value in rows:
-        before, after = records.read_row_ends(key, value)
+        before, after = records.decode_journal_row_ends(key, value)
         if end not in (None, before):
             raise BadRecord(f"the journal breaks off after revision {before[0]}")
         end = after
@@ -198,7 +198,7 @@ def _check_journal(rows: Iterator[tuple[bytes, bytes]], cursor: tuple[int, int])
 def _check_keys(rows: Iterator[tuple[bytes, bytes]], newest_revision: int) -> None:
     end, revision = None, 0
     for key, value in rows:
-        row = records.read_key_row(key, value)
+        row = records.decode_key_row(key, value)
         if end not in (None, row.first):
             raise BadRecord(f"the rows of keys break off before {row.first}")
         end = row.end
@@ -216,7 +216,9 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> tuple[int
     version, revision, position = _cursor_record(txn, databases.cursor)
     with txn.cursor(databases.journal) as rows:
         if rows.last():
-            _, (last_revision, last_position) = records.read_row_ends(*rows.item())
+            _, (last_revision, last_position) = records.decode_journal_row_ends(
+                *rows.item()
+            )
             if (last_revision, last_position) != (revision, position):
                 raise BadRecord(
                     f"the journal ends at revision {last_revision} and position"
@@ -250,7 +252,7 @@ def verify_in_child(path: Path, progress: Progress | None = None) -> None:
 
 
 @frozen(kw_only=True)
-class Summary:
+class StoreSummary:
     """
     The summary of a store.
 
@@ -266,7 +268,7 @@ class Summary:
     witness: int | None
 
 
-def summary(path: Path) -> Summary:
+def summary(path: Path) -> StoreSummary:
     """
     Return the summary of the store in C{path}, which was verified and is not written to.
     """
@@ -275,7 +277,7 @@ def summary(path: Path) -> Summary:
         with env.begin() as txn:
             _, revision, position = read_cursor(txn, databases)
     witness = read_witness(path)
-    return Summary(
+    return StoreSummary(
         store=str(path),
         revision=revision,
         position=position,

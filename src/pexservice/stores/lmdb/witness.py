@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from pexservice.stores.interface import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import WITNESS, sync
-from pexservice.stores.lmdb.records import Witnessed
+from pexservice.stores.lmdb.records import WitnessRecord
 
 
 class Witness:
@@ -68,16 +68,16 @@ class Witness:
             if witnessed is None:
                 # Allocated now, so that no later write needs space on the disk.
                 os.ftruncate(self._file, 0)
-                os.pwrite(self._file, records.write_witness(Witnessed(revision)), 0)
+                os.pwrite(self._file, records.encode_witness(WitnessRecord(revision)), 0)
                 os.fsync(self._file)
                 sync(self._store)
         except OSError as error:
             # A full disk need not stop a service that has its reserve.
             self._continue_without_file(error)
-        if witnessed not in (None, Witnessed(revision)):
-            self.write(Witnessed(revision))
+        if witnessed not in (None, WitnessRecord(revision)):
+            self.write(WitnessRecord(revision))
 
-    def write(self, witnessed: Witnessed) -> None:
+    def write(self, witnessed: WitnessRecord) -> None:
         """
         Record that a revision is durable, or that the store was found damaged at it.
 
@@ -85,7 +85,7 @@ class Witness:
         """
         if self._file is not None:
             try:
-                os.pwrite(self._file, records.write_witness(witnessed), 0)
+                os.pwrite(self._file, records.encode_witness(witnessed), 0)
             except OSError as error:
                 self._continue_without_file(error)
 
@@ -115,7 +115,7 @@ class Witness:
             os.close(file)
 
 
-def read_witness(path: Path) -> Witnessed | None:
+def read_witness(path: Path) -> WitnessRecord | None:
     """
     Return the witness of the store in C{path}, or C{None} if it is missing or torn.
 
@@ -123,12 +123,12 @@ def read_witness(path: Path) -> Witnessed | None:
     """
     try:
         with (path / WITNESS).open("rb") as file:
-            return records.read_witness(file.read(records.WITNESS_SIZE + 1))
+            return records.decode_witness(file.read(records.WITNESS_SIZE + 1))
     except (FileNotFoundError, records.BadRecord):
         return None
 
 
-def check_witness(path: Path, revision: int) -> Witnessed | None:
+def check_witness(path: Path, revision: int) -> WitnessRecord | None:
     """
     Compare the store in C{path}, at C{revision}, with its witness.
 
@@ -140,7 +140,7 @@ def check_witness(path: Path, revision: int) -> Witnessed | None:
     return witnessed
 
 
-def refuse_older(path: Path, revision: int, witnessed: Witnessed | None) -> None:
+def refuse_older(path: Path, revision: int, witnessed: WitnessRecord | None) -> None:
     """
     Compare the store in C{path}, at C{revision}, with a witness that was read before.
 

@@ -17,7 +17,7 @@ from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from pexservice.process import pyopenssl_guard
 from pexservice.stores.etcd.address import EtcdAddress, parse
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
-from pexservice.stores.etcd.http_gateway import _say, _understand, check_version
+from pexservice.stores.etcd.http_gateway import _describe, _understand, check_version
 from pexservice.stores.interface import StoreUnusable
 
 # A test module that was imported before may have set the guard.
@@ -84,7 +84,7 @@ def test_every_failure_has_a_reason_in_words(error: Exception, words: str) -> No
     """
     Whatever broke.
     """
-    assert _say(error).startswith(words)
+    assert _describe(error).startswith(words)
 
 
 def test_every_part_of_an_address_is_read_from_its_url() -> None:

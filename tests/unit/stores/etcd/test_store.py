@@ -29,7 +29,7 @@ from pexservice.stores.interface import (
     StoreMissing,
     StoreUnusable,
 )
-from pexservice.stores.remembered_keys import Remembered
+from pexservice.stores.remembered_keys import KeyUse
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch
@@ -321,7 +321,7 @@ def test_idempotency_key_of_another_node_makes_the_batch_fail(bench: Bench) -> N
     bench.gateway.answer()
     (conflict,) = ended
     assert isinstance(conflict, Conflict)
-    assert conflict.used == {b"k": Remembered(Transition.PREVIOUS, 1, 0)}
+    assert conflict.used == {b"k": KeyUse(Transition.PREVIOUS, 1, 0)}
     assert bench.moved == [(1, 0)]
 
 
@@ -357,7 +357,7 @@ def test_late_message_does_not_remove_keys_that_were_used_again(bench: Bench) ->
     assert now(bench.other.recall(b"0")) is None
     now(bench.other.commit(batch((128, 128), b"p", b"0")))
     etcd.apply("kv/txn", late)
-    assert now(bench.other.recall(b"0")) == Remembered(Transition.PREVIOUS, 129, 127)
+    assert now(bench.other.recall(b"0")) == KeyUse(Transition.PREVIOUS, 129, 127)
 
 
 def _open(etcd: FakeEtcd) -> Deferred[tuple[int, int]]:

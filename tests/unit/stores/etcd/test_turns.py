@@ -16,14 +16,14 @@ from pexservice.stores.etcd.messages import MAX_BATCH_KEYS, OperationKey
 from pexservice.stores.etcd.records import (
     Keys,
     Mark,
+    decode_mark,
+    encode_cursor,
+    encode_mark,
     end_of,
-    read_mark,
     text,
-    write_cursor,
-    write_mark,
 )
-from pexservice.stores.etcd.standing_queue import MAX_REMOVED_MARKS, StandingQueue
 from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.etcd.turn_queue import MAX_REMOVED_MARKS, TurnQueue
 from pexservice.stores.interface import Conflict
 from tests.support.fake_etcd import MOST_OPERATIONS, WRONG, FakeEtcd, FakeGateway
 from tests.support.fakes import now
@@ -111,7 +111,7 @@ def queued(node: Node) -> list[tuple[str, bool]]:
         "kv/range",
         messages.get(KEYS.waiting(""), end_of(KEYS.waiting("")), sort_target="MOD"),
     )
-    marks = [read_mark(KEYS, pair) for pair in messages.pairs(answer)]
+    marks = [decode_mark(KEYS, pair) for pair in messages.pairs(answer)]
     return [(mark.process, mark.hard) for mark in marks]
 
 
@@ -167,7 +167,7 @@ def put(etcd: FakeEtcd, process: str, *, usual: float = 0.01, hard: bool = False
     """
     Put a mark of C{process} into the queue.
     """
-    mark = {"key": text(KEYS.waiting(process)), "value": write_mark(usual, hard=hard)}
+    mark = {"key": text(KEYS.waiting(process)), "value": encode_mark(usual, hard=hard)}
     etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
 
 
@@ -309,7 +309,7 @@ def test_node_of_a_version_without_a_queue_is_not_waited_for(
     It does not name itself.
     """
     one, *_ = nodes
-    cursor = {"key": text(KEYS.cursor), "value": write_cursor(7, 7, 0, "", 9)}
+    cursor = {"key": text(KEYS.cursor), "value": encode_cursor(7, 7, 0, "", 9)}
     value = json.loads(b64decode(cursor["value"]))
     del value["author"]
     cursor["value"] = text(json.dumps(value).encode())
@@ -371,7 +371,7 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
     for number in range(MAX_REMOVED_MARKS):
         put(etcd, f"dead-{number}")
     dead = [
-        Mark(f"dead-{number}", hard=False, usual=0, modified=number + 2)
+        Mark(f"dead-{number}", hard=False, usual_seconds=0, modified=number + 2)
         for number in range(MAX_REMOVED_MARKS)
     ]
     operation = OperationKey(
@@ -380,8 +380,8 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
     etcd.apply("kv/txn", messages.begin_operations(operation))
     etcd.apply("kv/txn", messages.create(KEYS, 9))
     cursor = etcd.apply("kv/range", messages.get(KEYS.cursor))
-    queue = StandingQueue("me")
-    queue._passed, queue._company, queue.usual = dead, again, 0.1
+    queue = TurnQueue("me")
+    queue._passed_over, queue._others_active, queue.usual_seconds = dead, again, 0.1
     message = messages.transaction(
         KEYS,
         messages.only_cursor(KEYS, messages.pairs(cursor)),

@@ -16,13 +16,13 @@ from twisted.internet.testing import StringTransport
 
 from pexservice.stores.etcd.gateway import CallUnanswered
 from pexservice.stores.etcd.http_gateway import _LineReceiver
-from pexservice.stores.etcd.records import CursorRecord, Keys, Message, text, write_cursor
+from pexservice.stores.etcd.records import CursorRecord, Keys, Message, encode_cursor, text
 from pexservice.stores.etcd.watch import Watch
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 
 
 def _value(revision: int) -> str:
-    return write_cursor(revision, 1, 0, "a", 9)
+    return encode_cursor(revision, 1, 0, "a", 9)
 
 
 def _line(revision: int) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 
 from pexservice.stores.interface import StoreUnusable
 from pexservice.stores.lmdb import directory
-from pexservice.stores.lmdb.directory import DATA, NURSERY, Directory, file_system_type
+from pexservice.stores.lmdb.directory import DATA, STAGING, Directory, file_system_type
 from tests.support.daemon import PATIENCE, patiently
 
 MOUNTS = r"""
@@ -59,7 +59,7 @@ def test_network_file_system_is_refused_by_its_name(
     """
     monkeypatch.setattr(directory, "file_system_type", lambda _: "nfs4")
     with pytest.raises(StoreUnusable, match=r"network file system \(nfs4\)"):
-        Directory(str(tmp_path / "store")).own()
+        Directory(str(tmp_path / "store")).lock()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,7 +75,7 @@ def test_directory_that_cannot_be_locked_is_refused_with_the_reason(
 
     monkeypatch.setattr("pexservice.stores.lmdb.directory.fcntl.flock", failing)
     with pytest.raises(StoreUnusable, match=r"store cannot be locked: No locks available"):
-        Directory(str(tmp_path / "store")).own()
+        Directory(str(tmp_path / "store")).lock()
 
 
 @pytest.mark.parametrize("replaced", [True, False])
@@ -86,18 +86,18 @@ def test_directory_replaced_during_the_wait_for_its_lock_is_refused(
     By another directory or by none.
     """
     path = tmp_path / "store"
-    owner = Directory(str(path))
-    owner.own()
+    holder = Directory(str(path))
+    holder.lock()
     waiting = Directory(str(path))
     with ThreadPoolExecutor(1) as threads:
-        waits = threads.submit(waiting.own, wait=True)
+        waits = threads.submit(waiting.lock, wait=True)
         for _ in patiently():
             if _opened(path) == 2:
                 break
         path.rename(tmp_path / "away")
         if replaced:
             path.mkdir()
-        owner.release()
+        holder.unlock()
         with pytest.raises(StoreUnusable, match=f"{path} was replaced"):
             waits.result(PATIENCE)
     assert _opened(tmp_path / "away") == 0
@@ -140,22 +140,22 @@ def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path
     """
     path = tmp_path / "store"
 
-    def make(nursery: Path) -> None:
-        (nursery / DATA).write_text("a store")
+    def make(staging: Path) -> None:
+        (staging / DATA).write_text("a store")
 
     made = Directory(str(path))
     with pytest.raises(StoreUnusable, match="Input/output error"):
-        made.own()
+        made.lock()
     assert path.is_dir()
     for _ in range(2):
         with pytest.raises(StoreUnusable, match="cannot be made: Input/output error"):
             made.install(make)
     assert synced == []
     made.install(make)
-    assert synced == [tmp_path, path / NURSERY, path]
+    assert synced == [tmp_path, path / STAGING, path]
 
     # The same for a store that is in place, but whose rename is not durable.
-    (path / NURSERY).mkdir()
+    (path / STAGING).mkdir()
     made.tidy()
     assert synced[3:] == [path]
     assert [each.name for each in path.iterdir()] == [DATA]
@@ -164,7 +164,7 @@ def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path
 
 
 @pytest.mark.parametrize("free", [0, 1])
-def test_room_where_none_can_be_set_aside(
+def test_room_where_none_can_be_allocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
     """
@@ -176,8 +176,8 @@ def test_room_where_none_can_be_set_aside(
             ctypes.set_errno(errno.EOPNOTSUPP)
             return -1
 
-    owner = Directory(str(tmp_path))
-    owner.own()
+    holder = Directory(str(tmp_path))
+    holder.lock()
     (tmp_path / DATA).write_bytes(bytes(4096))
     disk = os.statvfs(tmp_path)
     values = {name: getattr(disk, name) for name in ("f_bavail", "f_frsize")}
@@ -186,8 +186,8 @@ def test_room_where_none_can_be_set_aside(
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Library())
     wanted = 4096 + disk.f_frsize
     if free:
-        owner.set_aside(wanted)
+        holder.allocate(wanted)
     else:
         with pytest.raises(OSError, match="No space left"):
-            owner.set_aside(wanted)
-    owner.release()
+            holder.allocate(wanted)
+    holder.unlock()

@@ -29,7 +29,7 @@ def feed(policy: ExecutorPolicy, seconds: float, times: int) -> None:
     Tell C{policy} of C{times} calls that took C{seconds} each.
     """
     for _ in range(times):
-        policy.took(seconds)
+        policy.record_duration(seconds)
 
 
 def slow() -> ExecutorPolicy:
@@ -37,7 +37,7 @@ def slow() -> ExecutorPolicy:
     Return a policy that has seen a hang.
     """
     policy = ExecutorPolicy()
-    policy.took(2 * HANG_SECONDS)
+    policy.record_duration(2 * HANG_SECONDS)
     return policy
 
 
@@ -47,7 +47,7 @@ def test_first_commits_run_inline() -> None:
     """
     policy = ExecutorPolicy()
     assert policy.inline
-    policy.took((MAX_USUAL_INLINE_SECONDS + STALL_SECONDS) / 2)
+    policy.record_duration((MAX_USUAL_INLINE_SECONDS + STALL_SECONDS) / 2)
     assert policy.inline
 
 
@@ -58,7 +58,7 @@ def test_a_hang_goes_to_the_thread_and_short_calls_come_back() -> None:
     policy = slow()
     feed(policy, LITTLE, MIN_SHORT_COMMITS - 1)
     assert not policy.inline
-    policy.took(LITTLE)
+    policy.record_duration(LITTLE)
     assert policy.inline
 
 
@@ -69,7 +69,7 @@ def test_a_slow_disk_stays_in_the_thread() -> None:
     policy = slow()
     for _ in range(10):
         feed(policy, LITTLE, MIN_SHORT_COMMITS - 1)
-        policy.took(1.1 * MAX_SHORT_IN_THREAD_SECONDS)
+        policy.record_duration(1.1 * MAX_SHORT_IN_THREAD_SECONDS)
     assert not policy.inline
 
 
@@ -82,15 +82,15 @@ def test_each_return_makes_the_way_back_longer() -> None:
     policy = ExecutorPolicy()
     proofs = []
     for _ in range(12):
-        policy.took(2 * HANG_SECONDS)
+        policy.record_duration(2 * HANG_SECONDS)
         count = 0
         while not policy.inline:
-            policy.took(LITTLE)
+            policy.record_duration(LITTLE)
             count += 1
         proofs.append(count)
     assert proofs == [min(MIN_SHORT_COMMITS * 2**n, MAX_SHORT_COMMITS) for n in range(12)]
     feed(policy, LITTLE, MAX_SHORT_COMMITS)
-    policy.took(2 * HANG_SECONDS)
+    policy.record_duration(2 * HANG_SECONDS)
     feed(policy, LITTLE, MIN_SHORT_COMMITS)
     assert policy.inline
 
@@ -103,14 +103,14 @@ def test_rare_slow_calls_keep_commits_in_the_reactor() -> None:
     """
     policy = ExecutorPolicy()
     for _ in range(20):
-        policy.took(2 * STALL_SECONDS)
+        policy.record_duration(2 * STALL_SECONDS)
         feed(policy, LITTLE, STALL_WINDOW_COMMITS)
         assert policy.inline
     for _ in range(2):
-        policy.took(2 * STALL_SECONDS)
+        policy.record_duration(2 * STALL_SECONDS)
         feed(policy, LITTLE, STALL_WINDOW_COMMITS // 4)
         assert policy.inline
-    policy.took(2 * STALL_SECONDS)
+    policy.record_duration(2 * STALL_SECONDS)
     assert not policy.inline
 
 
@@ -126,7 +126,7 @@ def test_the_longest_that_is_no_stall_and_no_hang() -> None:
     def goes_on(seconds: float, times: int) -> bool:
         policy = ExecutorPolicy()
         for _ in range(times):
-            policy.took(seconds)
+            policy.record_duration(seconds)
             feed(policy, LITTLE, 10)
         return policy.inline
 

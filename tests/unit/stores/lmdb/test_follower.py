@@ -15,14 +15,14 @@ from twisted.internet.task import Clock
 
 from pexservice.core.cursor import Transition
 from pexservice.stores.lmdb import follower, records
-from pexservice.stores.lmdb.databases import oldest_snapshot
+from pexservice.stores.lmdb.databases import oldest_reader
 from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, NEXT_SECONDS, Follower
 from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import KeyLog, Retention
-from pexservice.stores.remembered_keys import Remembered
+from pexservice.stores.remembered_keys import KeyUse
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
 from tests.support.lmdb_pages import BRANCH, pages_in_use
@@ -94,7 +94,7 @@ def test_keys_are_read_once_a_second(service: Service) -> None:
     service.commit(b"one", b"two")
     assert not service.knows(b"one")
     service.poll()
-    assert service.log.remembered_keys.find(b"two") == Remembered(Transition.NEXT, 2, 2)
+    assert service.log.remembered_keys.find(b"two") == KeyUse(Transition.NEXT, 2, 2)
     # The row grows, and then more rows come.
     for number in range(10):
         service.commit(*(b"%d-%d" % (number, each) for each in range(40)))
@@ -141,7 +141,7 @@ def test_unchanged_file_is_not_read_again(
 def test_follower_holds_no_page_of_the_store(service: Service) -> None:
     service.commit(b"one")
     service.poll()
-    assert oldest_snapshot(service.store._databases.env) is None
+    assert oldest_reader(service.store._databases.env) is None
 
 
 def test_standby_that_takes_over_reads_only_what_is_new(
@@ -152,13 +152,13 @@ def test_standby_that_takes_over_reads_only_what_is_new(
     service.poll()
     service.commit(b"last")
     read: list[bytes] = []
-    read_key_row = records.read_key_row
+    decode_key_row = records.decode_key_row
 
     def record(key: bytes, value: bytes) -> records.KeyRow:
         read.append(key)
-        return read_key_row(key, value)
+        return decode_key_row(key, value)
 
-    monkeypatch.setattr(records, "read_key_row", record)
+    monkeypatch.setattr(records, "decode_key_row", record)
     service.take_over()
     assert service.knows(b"last")
     assert service.knows(b"0-0")

@@ -18,7 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import Batch, Row
+from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb import records
 from pexservice.stores.remembered_keys import pack_use
 from tests.unit.stores.test_contract import batch
@@ -44,13 +44,13 @@ payloads = (
 cursors = st.builds(
     lambda revision, position: (
         records.CURSOR_KEY,
-        records.write_cursor(revision, position),
+        records.encode_cursor(revision, position),
     ),
     numbers,
     numbers,
 )
 rows = st.builds(
-    lambda revision, position, some: records.write_row(
+    lambda revision, position, some: records.encode_journal_row(
         batch((revision, position), b"".join(some))
     ),
     starts,
@@ -58,7 +58,7 @@ rows = st.builds(
     st.lists(codes, min_size=1, max_size=40),
 )
 key_rows = st.builds(
-    lambda first, keys: records.write_key_row(
+    lambda first, keys: records.encode_key_row(
         records.KeyRow(first, b"", b"").with_keys(keys)
     ),
     starts,
@@ -156,8 +156,8 @@ def test_cursor_record_is_read_as_written_or_refused(found: Drawn) -> None:
     assume(found.value[:2] != b"\0\1")
     again(
         found,
-        lambda _, value: records.read_cursor(value),
-        lambda said: (records.CURSOR_KEY, records.write_cursor(*said[1:])),
+        lambda _, value: records.decode_cursor(value),
+        lambda said: (records.CURSOR_KEY, records.encode_cursor(*said[1:])),
     )
 
 
@@ -165,18 +165,20 @@ def test_cursor_record_is_read_as_written_or_refused(found: Drawn) -> None:
 @given(drawn(rows))
 def test_journal_row_is_read_as_written_or_refused(found: Drawn) -> None:
 
-    def write(said: list[Row]) -> tuple[bytes, bytes]:
-        return records.write_row(
+    def write(said: list[HistoryEntry]) -> tuple[bytes, bytes]:
+        return records.encode_journal_row(
             Batch(
                 first_revision=said[0].revision,
-                start_position=records.read_row_ends(found.key, found.value)[0][1],
+                start_position=records.decode_journal_row_ends(found.key, found.value)[0][
+                    1
+                ],
                 transitions=b"".join(row.transition.code for row in said),
                 position=said[-1].position,
                 time_ns=said[0].time_ns,
             )
         )
 
-    again(found, records.read_row, write)
+    again(found, records.decode_journal_row, write)
 
 
 @many
@@ -185,27 +187,27 @@ def test_ends_of_a_row_are_those_of_the_replayed_row(found: Drawn) -> None:
 
     def write(said: tuple[tuple[int, int], tuple[int, int]]) -> tuple[bytes, bytes]:
         before, after = said
-        replayed = records.read_row(found.key, found.value)
+        replayed = records.decode_journal_row(found.key, found.value)
         assert before[0] + 1 == replayed[0].revision
         assert after == (replayed[-1].revision, replayed[-1].position)
         value = found.value[:8] + before[1].to_bytes(8, "big") + found.value[16:]
         return records.row_key(before[0] + 1), value
 
-    again(found, records.read_row_ends, write)
+    again(found, records.decode_journal_row_ends, write)
 
 
 @many
 @given(drawn(key_rows))
 def test_row_of_keys_is_read_as_it_was_written_or_refused(found: Drawn) -> None:
-    again(found, records.read_key_row, records.write_key_row)
+    again(found, records.decode_key_row, records.encode_key_row)
 
 
 @given(numbers, st.binary(max_size=20))
 def test_any_eight_bytes_are_the_key_of_a_row(revision: int, key: bytes) -> None:
     written = records.row_key(revision)
-    assert records.read_row_key(written) == revision
+    assert records.decode_row_key(written) == revision
     if len(key) == len(written):
-        assert records.row_key(records.read_row_key(key)) == key
+        assert records.row_key(records.decode_row_key(key)) == key
     else:
         with pytest.raises(records.BadRecord):
-            records.read_row_key(key)
+            records.decode_row_key(key)

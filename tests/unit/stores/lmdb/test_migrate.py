@@ -18,7 +18,7 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, NURSERY
+from pexservice.stores.lmdb.directory import DATA, STAGING
 from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.verify import format_of, verify, verify_in_child
@@ -67,7 +67,7 @@ def test_format_that_nothing_reads_is_refused_and_the_store_stays_as_it_is(
     with pytest.raises(StoreIncompatible, match=f"version {version}, this program reads 1"):
         now(at(path, verify=verification).open())
     assert (path / DATA).read_bytes() == before
-    assert not (path / NURSERY).exists()
+    assert not (path / STAGING).exists()
 
 
 @pytest.mark.parametrize("verification", [None, verify, verify_in_child])
@@ -93,7 +93,7 @@ def test_store_of_format_1_is_rewritten_with_its_cursor_history_and_keys(
     again = at(path)
     assert now(again.open()).remembered_keys.find(b"more") is not None
     now(again.close())
-    assert not (path / NURSERY).exists()
+    assert not (path / STAGING).exists()
 
 
 @pytest.mark.usefixtures("keys")
@@ -127,14 +127,14 @@ def test_rewriting_that_fails_leaves_the_store_as_it_was(
 
 @pytest.mark.usefixtures("keys")
 def test_interrupted_rewriting_starts_again(path: Path) -> None:
-    (path / NURSERY).mkdir()
-    rewrite(path, path / NURSERY, lambda _: None)
+    (path / STAGING).mkdir()
+    rewrite(path, path / STAGING, lambda _: None)
     assert format_of(path) == 1
     store = at(path)
     now(store.open())
     now(store.close())
     assert format_of(path) == 2
-    assert not (path / NURSERY).exists()
+    assert not (path / STAGING).exists()
 
 
 DAMAGES = {
@@ -161,7 +161,7 @@ def test_damaged_store_of_format_1_is_refused_and_stays_as_it_is(
     with pytest.raises(StoreDamaged, match=f"the store {path} is damaged"):
         now(at(path, verify=verification).open())
     assert (path / DATA).read_bytes() == before
-    assert not (path / NURSERY).exists()
+    assert not (path / STAGING).exists()
 
 
 @pytest.mark.usefixtures("keys")
@@ -192,7 +192,7 @@ def test_backup_keeps_format_1_and_restore_rewrites_it(
 def test_full_disk_during_the_rewriting_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (path / NURSERY).mkdir()
+    (path / STAGING).mkdir()
     make = lmdb.open
 
     def small(path: str, **kwargs: int) -> lmdb.Environment:
@@ -202,4 +202,4 @@ def test_full_disk_during_the_rewriting_is_named(
 
     monkeypatch.setattr(lmdb, "open", small)
     with pytest.raises(StoreUnusable, match=r"cannot be rewritten in format 2: .*stays"):
-        rewrite(path, path / NURSERY, lambda _: None)
+        rewrite(path, path / STAGING, lambda _: None)

@@ -20,13 +20,13 @@ small = st.integers(0, 2**40)
 
 @given(numbers, numbers)
 def test_cursor_record_is_read_as_written_in_22_bytes(revision: int, position: int) -> None:
-    written = records.write_cursor(revision, position)
+    written = records.encode_cursor(revision, position)
     assert len(written) == 22
-    assert records.read_cursor(written) == (2, revision, position)
+    assert records.decode_cursor(written) == (2, revision, position)
 
 
 def test_cursor_record_has_the_same_bytes_in_every_version() -> None:
-    assert records.write_cursor(258, 7).hex() == (
+    assert records.encode_cursor(258, 7).hex() == (
         "000200000000000001020000000000000007fc8f14a0"
     )
 
@@ -38,8 +38,8 @@ def test_journal_row_replays_to_its_transitions(
     written = batch(
         (revision, position), b"".join(transition.code for transition in transitions)
     )
-    key, value = records.write_row(written)
-    assert records.read_row(key, value) == list(replay(written))
+    key, value = records.encode_journal_row(written)
+    assert records.decode_journal_row(key, value) == list(replay(written))
     assert len(value) == 20 + len(transitions)
 
 
@@ -56,7 +56,7 @@ def test_row_of_keys_has_the_keys_and_uses_that_were_written(
     first: int, some: dict[bytes, bytes], more: dict[bytes, bytes]
 ) -> None:
     row = records.KeyRow(first, b"", b"").with_keys(some)
-    assert records.read_key_row(*records.write_key_row(row)) == row
+    assert records.decode_key_row(*records.encode_key_row(row)) == row
     assert dict(row.items()) == some
     assert row.end == first + len(some)
     grown = row.with_keys(more)
@@ -70,12 +70,12 @@ def test_flipped_bit_in_a_record_is_noticed(data: st.DataObject) -> None:
     """
     In the cursor's record or in a journal row.
     """
-    row_key, row = records.write_row(batch((5, 5), b"np"))
+    row_key, row = records.encode_journal_row(batch((5, 5), b"np"))
     read, value = data.draw(
         st.sampled_from(
             [
-                (records.read_cursor, records.write_cursor(3, 2)),
-                (lambda value: records.read_row(row_key, value), row),
+                (records.decode_cursor, records.encode_cursor(3, 2)),
+                (lambda value: records.decode_journal_row(row_key, value), row),
             ]
         )
     )
@@ -86,9 +86,9 @@ def test_flipped_bit_in_a_record_is_noticed(data: st.DataObject) -> None:
 
 
 def test_record_under_the_key_of_another_is_damage() -> None:
-    _, value = records.write_row(batch((5, 5), b"n"))
+    _, value = records.encode_journal_row(batch((5, 5), b"n"))
     with pytest.raises(records.BadRecord, match="checksum"):
-        records.read_row(records.row_key(7), value)
+        records.decode_journal_row(records.row_key(7), value)
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
@@ -101,23 +101,23 @@ def seal(key: bytes, payload: bytes) -> bytes:
 def test_contradicting_record_is_refused_despite_its_checksum() -> None:
     key = records.row_key(1)
     with pytest.raises(records.BadRecord, match="no transition"):
-        records.read_row(key, seal(key, bytes(16)))
+        records.decode_journal_row(key, seal(key, bytes(16)))
     with pytest.raises(records.BadRecord, match="no transition b'x'"):
-        records.read_row(key, seal(key, bytes(16) + b"x"))
+        records.decode_journal_row(key, seal(key, bytes(16) + b"x"))
     with pytest.raises(records.BadRecord, match="has 3 bytes, not 18"):
-        records.read_cursor(seal(records.CURSOR_KEY, b"\0\1c"))
+        records.decode_cursor(seal(records.CURSOR_KEY, b"\0\1c"))
     with pytest.raises(records.BadRecord, match="has 1 bytes, not 2"):
-        records.read_cursor(seal(records.CURSOR_KEY, b"a"))
+        records.decode_cursor(seal(records.CURSOR_KEY, b"a"))
     with pytest.raises(records.OtherFormat, match="version 258, this program reads 1 to 2"):
-        records.read_cursor(seal(records.CURSOR_KEY, b"\1\2 and so on"))
+        records.decode_cursor(seal(records.CURSOR_KEY, b"\1\2 and so on"))
     with pytest.raises(records.BadRecord, match="has 3 bytes, not 8"):
-        records.read_row_key(b"abc")
+        records.decode_row_key(b"abc")
     with pytest.raises(records.BadRecord, match="has 3 bytes"):
-        records.read_key_row(key, seal(key, b"abc"))
+        records.decode_key_row(key, seal(key, b"abc"))
     with pytest.raises(records.BadRecord, match="does not hold 2 keys"):
-        records.read_key_row(key, seal(key, b"\0\0\0\2" + bytes(34) + b"one"))
+        records.decode_key_row(key, seal(key, b"\0\0\0\2" + bytes(34) + b"one"))
     with pytest.raises(records.BadRecord, match="does not hold 0 keys"):
-        records.read_key_row(key, seal(key, b"\0\0\0\0"))
+        records.decode_key_row(key, seal(key, b"\0\0\0\0"))
     unknown = records.KeyRow(1, pack_use(b"x", 1, 1), b"key")
     with pytest.raises(records.BadRecord, match="no transition b'x'"):
         records.check_key_row(unknown, 0, 1)

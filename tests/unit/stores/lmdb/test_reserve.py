@@ -63,7 +63,7 @@ def reader(path: Path) -> Iterator[int]:
 
 class Disk:
     """
-    The fake disk on which L{Directory.set_aside} looks for room.
+    The fake disk on which L{Directory.allocate} looks for room.
 
     @ivar free: bytes that a file may have; L{None} for as many as are wanted.
     @ivar error: the C{errno} that is raised when there are not.
@@ -75,9 +75,9 @@ class Disk:
         self.error = errno.ENOSPC
         self.tries = 0
         self.taken = 0
-        monkeypatch.setattr(Directory, "set_aside", self.set_aside)
+        monkeypatch.setattr(Directory, "allocate", self.allocate)
 
-    def set_aside(self, length: int) -> None:
+    def allocate(self, length: int) -> None:
         """
         Take C{length} bytes of the fake disk, or raise its error.
         """
@@ -201,9 +201,9 @@ def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) 
             assert used_bytes(env) <= disk.taken <= disk.free
         assert str(store.shortage()).startswith("disk full")
         assert disk.free - used_bytes(env) < RESERVE_BYTES // 4
-        snapshot = store.oldest_snapshot()
+        snapshot = store.oldest_reader()
         assert snapshot == (pid, commits)
-    assert store.oldest_snapshot() is None
+    assert store.oldest_reader() is None
     now(store.close())
 
 
@@ -232,7 +232,7 @@ def test_a_commit_needs_no_more_than_said(tmp_path: Path, length: int) -> None:
             *((64, 64), (64, 64), (2, 2), (2, 2), (1, 1), (1, 0)),
         ):
             taken = batch(state, b"n" * size, *fresh(keys))
-            needed = store._reserve.needed(taken)
+            needed = store._reserve.needed_bytes(taken)
             before = used_bytes(env)
             now(store.commit(taken))
             state = end(taken)

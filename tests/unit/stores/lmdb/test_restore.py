@@ -14,7 +14,7 @@ import pytest
 from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import restore as module
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, NURSERY, WITNESS
+from pexservice.stores.lmdb.directory import DATA, STAGING, WITNESS
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.verify import summary, verify
 from tests.support.stores import make_store
@@ -148,7 +148,7 @@ def test_directory_that_holds_something_else_is_refused_and_untouched(place: Pat
     }
 
 
-@pytest.mark.parametrize("name", [WITNESS, NURSERY])
+@pytest.mark.parametrize("name", [WITNESS, STAGING])
 def test_remains_of_a_store_are_kept(place: Path, name: str) -> None:
     remains = place / "remains"
     remains.mkdir()

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from pexservice.stores.interface import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA
-from pexservice.stores.lmdb.records import Witnessed
+from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
@@ -83,7 +83,7 @@ def row(number: int) -> bytes:
     """
     Return the value of the journal row of batch C{number}.
     """
-    return records.write_row(batch((4 * number, 2 * number), b"nnnp"))[1]
+    return records.encode_journal_row(batch((4 * number, 2 * number), b"nnnp"))[1]
 
 
 Call = Callable[[LmdbStore], Deferred[object]]
@@ -130,7 +130,7 @@ def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
     with pytest.raises(StoreDamaged, match=f"{path} is damaged: .*{said}"):
         now(call(store))
     assert (path / DATA).read_bytes() == before
-    assert read_witness(path) == Witnessed(state[0], sound=False)
+    assert read_witness(path) == WitnessRecord(state[0], sound=False)
     now(store.close())
     for verification in (None, verify):
         with pytest.raises(StoreDamaged, match=f"{path} (is|was found) damaged"):
@@ -177,4 +177,4 @@ def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> 
         store = at(path, verify=verification)
         assert now(store.open())[:2] == state
         now(store.close())
-    assert read_witness(path) == Witnessed(state[0])
+    assert read_witness(path) == WitnessRecord(state[0])

@@ -18,7 +18,7 @@ import pytest
 from pexservice.stores.interface import StoreUnusable
 from pexservice.stores.lmdb import snapshot
 from pexservice.stores.lmdb.backup import copy_pages
-from pexservice.stores.lmdb.databases import oldest_snapshot
+from pexservice.stores.lmdb.databases import oldest_reader
 from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.snapshot import MAX_ATTEMPTS, MAX_GROWTH_BYTES, copy_snapshot
 from tests.unit.stores.lmdb.test_store import filled
@@ -210,4 +210,4 @@ def test_abandoned_copy_ends_in_lmdb_too(
         copy_pages(store, tmp_path / "copy")
     assert (store / DATA).exists()
     with lmdb.open(str(store), readonly=True, max_dbs=3) as env:
-        assert oldest_snapshot(env) is None
+        assert oldest_reader(env) is None

@@ -27,7 +27,7 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
-from pexservice.stores.lmdb.directory import DATA, NURSERY, READER_TABLE, WITNESS, Directory
+from pexservice.stores.lmdb.directory import DATA, READER_TABLE, STAGING, WITNESS, Directory
 from pexservice.stores.lmdb.reserve import MAP_GROWTH_PART, RESERVE_BYTES
 from pexservice.stores.lmdb.store import DISK_CHECK_INTERVAL_SECONDS, LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
@@ -152,8 +152,8 @@ def test_interrupted_creation_is_cleaned_up_and_repeated(
     """
     A power cut interrupted it.
     """
-    (tmp_path / NURSERY).mkdir()
-    (tmp_path / NURSERY / DATA).write_bytes(leftover)
+    (tmp_path / STAGING).mkdir()
+    (tmp_path / STAGING / DATA).write_bytes(leftover)
     (tmp_path / "lost+found").mkdir()
     store = at(tmp_path)
     assert now(store.open())[:2] == (0, 0)
@@ -289,20 +289,23 @@ def key_row(first: int, revision: int, name: bytes) -> tuple[bytes, bytes]:
     Return a row with one key, as it is stored.
     """
     use = pack_use(b"n", revision, 1)
-    return records.write_key_row(records.KeyRow(first, use, name))
+    return records.encode_key_row(records.KeyRow(first, use, name))
 
 
 ROW = records.row_key(5)
 
 CONTRADICTIONS = {
     "cursor missing": (b"cursor", records.CURSOR_KEY, None),
-    "cursor torn": (b"cursor", records.CURSOR_KEY, records.write_cursor(2000, 1000)[:-1]),
-    "cursor elsewhere": (b"cursor", records.CURSOR_KEY, records.write_cursor(2000, 9)),
-    "cursor behind": (b"cursor", records.CURSOR_KEY, records.write_cursor(1996, 998)),
+    "cursor torn": (b"cursor", records.CURSOR_KEY, records.encode_cursor(2000, 1000)[:-1]),
+    "cursor elsewhere": (b"cursor", records.CURSOR_KEY, records.encode_cursor(2000, 9)),
+    "cursor behind": (b"cursor", records.CURSOR_KEY, records.encode_cursor(1996, 998)),
     "row missing": (b"journal", ROW, None),
     "row torn": (b"journal", ROW, b"torn"),
-    "row of others": (b"journal", *records.write_row(batch((4, 2), b"nn"))),
-    "row after the last": (b"journal", *records.write_row(batch((2000, 1000), b"n"))),
+    "row of others": (b"journal", *records.encode_journal_row(batch((4, 2), b"nn"))),
+    "row after the last": (
+        b"journal",
+        *records.encode_journal_row(batch((2000, 1000), b"n")),
+    ),
     "keys missing": (b"keys", records.row_key(65), None),
     "keys torn": (b"keys", records.row_key(65), b"torn"),
     "keys of others": (b"keys", *key_row(65, 1, b"key-64")),
@@ -466,7 +469,7 @@ def test_store_stops_growing_with_the_default_journal(tmp_path: Path) -> None:
     assert sizes[1] <= sizes[0]
 
 
-def test_room_is_set_aside(tmp_path: Path) -> None:
+def test_room_is_allocated(tmp_path: Path) -> None:
     """
     A store sets aside room on the disk beyond the room it uses, also after it has grown.
 
@@ -651,7 +654,7 @@ def test_store_replaced_during_its_verification_is_refused(tmp_path: Path) -> No
 
 
 TAKEN = {
-    "journal": (b"journal", *records.write_row(batch((1, 1), b"n"))),
+    "journal": (b"journal", *records.encode_journal_row(batch((1, 1), b"n"))),
     "keys": (b"keys", records.row_key(1), b"another's"),
 }
 

@@ -18,7 +18,7 @@ from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA, READER_TABLE, WITNESS
 from pexservice.stores.lmdb.page_format import read_meta
-from pexservice.stores.lmdb.records import Witnessed
+from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.verify import summary, verify, verify_in_child
 from pexservice.stores.lmdb.witness import Witness, read_witness
 from tests.support.fakes import now
@@ -85,7 +85,7 @@ def test_each_commit_writes_the_witness_before_its_response(
         monkeypatch.setattr(os, name, called)
     for count in (1, 2):
         now(store.commit(batch((count - 1, count - 1), b"n")))
-        assert read_witness(path) == Witnessed(count)
+        assert read_witness(path) == WitnessRecord(count)
     assert calls == ["pwrite", "pwrite"]
     now(store.close())
     assert calls[2:] == ["fsync"]
@@ -109,29 +109,29 @@ def test_store_older_than_its_witness_is_damaged(store: Path) -> None:
     (store / WITNESS).unlink()
     verify(store)
     assert reopened(store) == (8, 4)
-    assert read_witness(store) == Witnessed(8)
+    assert read_witness(store) == WitnessRecord(8)
 
 
 def test_older_witness_is_renewed_without_a_log_line(store: Path) -> None:
     """
     A power cut leaves such a witness.
     """
-    (store / WITNESS).write_bytes(records.write_witness(Witnessed(5)))
+    (store / WITNESS).write_bytes(records.encode_witness(WitnessRecord(5)))
     with capturedLogs() as events:
         verify(store)
         assert reopened(store) == (12, 6)
     assert events == []
-    assert read_witness(store) == Witnessed(12)
+    assert read_witness(store) == WitnessRecord(12)
 
 
 TORN = {
     "missing": None,
     "empty": b"",
-    "short": records.write_witness(Witnessed(99))[:-1],
-    "long": records.write_witness(Witnessed(99)) + b"\0",
+    "short": records.encode_witness(WitnessRecord(99))[:-1],
+    "long": records.encode_witness(WitnessRecord(99)) + b"\0",
     "zeros": bytes(records.WITNESS_SIZE),
-    "half of another": records.write_witness(Witnessed(3))[:10]
-    + records.write_witness(Witnessed(99))[10:],
+    "half of another": records.encode_witness(WitnessRecord(3))[:10]
+    + records.encode_witness(WitnessRecord(99))[10:],
     "of another time": records._seal(b"newest", b"\0\2" + bytes(9)),
 }
 
@@ -151,7 +151,7 @@ def test_missing_or_torn_witness_is_logged_once_and_renewed(
         assert reopened(store) == (12, 6)
     assert [event["store"] for event in events] == [store]
     assert "no witness" in str(events[0]["log_format"])
-    assert read_witness(store) == Witnessed(12)
+    assert read_witness(store) == WitnessRecord(12)
 
 
 def test_witness_with_any_changed_bit_is_ignored(store: Path) -> None:
@@ -170,7 +170,7 @@ def test_new_store_is_created_with_its_witness(tmp_path: Path) -> None:
     with capturedLogs() as events:
         assert reopened(tmp_path / "store") == (0, 0)
     assert [event["log_format"][:19] for event in events] == ["created a new store"]
-    assert read_witness(tmp_path / "store") == Witnessed(0)
+    assert read_witness(tmp_path / "store") == WitnessRecord(0)
 
 
 def test_witness_alone_shows_that_there_was_a_store(store: Path) -> None:
@@ -215,7 +215,7 @@ def test_store_continues_when_no_witness_can_be_written(
     with capturedLogs() as events:
         assert reopened(store) == (12, 6)
     assert [event.get("reason") for event in events] == [None, "No space left on device"]
-    (store / WITNESS).write_bytes(records.write_witness(Witnessed(12)))
+    (store / WITNESS).write_bytes(records.encode_witness(WitnessRecord(12)))
     witness = Witness(store)
     witness.open(12, verified=True)
     with capturedLogs() as events:

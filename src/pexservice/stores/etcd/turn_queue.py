@@ -15,7 +15,7 @@ ended.
 A node sends nothing while other nodes are ahead of it: after a success, all others in the
 queue; after a failure, those before it.  Nodes die, sleep, or have nothing to do when
 their turn comes, so a node is waited for no longer than its turn can take; see
-L{StandingQueue.delay}.  Then it is passed over, and the next transaction that succeeds
+L{TurnQueue.delay}.  Then it is passed over, and the next transaction that succeeds
 removes its mark.
 
 A node far from etcd is slow: a full wait for its turn would cost the others many of their
@@ -60,14 +60,15 @@ SKIPPED_WAITS = 2
 MAX_REMOVED_MARKS = 8
 
 
-class StandingQueue:
+class TurnQueue:
     """
     The queue as one node sees it.
 
     All times are seconds on one monotonic clock.
 
     @ivar process: the name of this node in the queue.
-    @ivar usual: how long a transaction of this node usually takes; 0 if none has ended.
+    @ivar usual_seconds: how long a transaction of this node usually takes; 0 if no
+        transaction has ended.
     """
 
     def __init__(self, process: str) -> None:
@@ -76,38 +77,40 @@ class StandingQueue:
         """
         self.process = process
         self._ahead: list[Mark] = []
-        self._passed: list[Mark] = []
+        self._passed_over: list[Mark] = []
         # By author, etcd's revision of the newest commit heard of since the last answer.
-        self._heard: dict[str, int] = {}
+        self._newest_commits: dict[str, int] = {}
         # Whether other nodes are there to take turns with.
-        self._company = False
+        self._others_active = False
         # When each mark was seen for the first time.
         self._seen_at: dict[Mark, float] = {}
         # When the first of those ahead became the first, or else this node's turn began.
         self._since = 0.0
         # Whether steps arrived in time for the last turn.
-        self._returns = True
-        self.usual = 0.0
+        self._steps_arrived_in_time = True
+        self.usual_seconds = 0.0
 
     @property
-    def will_return(self) -> bool:
+    def keeps_place(self) -> bool:
         """
         Return whether a transaction that is sent now is to keep a place for the next one.
         """
-        return self._company and self._returns
+        return self._others_active and self._steps_arrived_in_time
 
     @property
-    def passed(self) -> list[Mark]:
+    def passed_over(self) -> list[Mark]:
         """
         Return the marks that a transaction which is sent now is to remove.
         """
-        return self._passed[:MAX_REMOVED_MARKS]
+        return self._passed_over[:MAX_REMOVED_MARKS]
 
-    def ask(self, now: float) -> None:
+    def request_turn(self, now: float) -> None:
         """
         Take note that there are steps to commit.
         """
-        self._returns = bool(self._ahead) or now <= self._since + self.usual
+        self._steps_arrived_in_time = (
+            bool(self._ahead) or now <= self._since + self.usual_seconds
+        )
 
     def delay(self, now: float) -> float:
         """
@@ -122,7 +125,7 @@ class StandingQueue:
             left = self._since + self._bound(self._ahead[0]) - now
             if left > 0:
                 return left
-            self._passed.append(self._ahead.pop(0))
+            self._passed_over.append(self._ahead.pop(0))
             self._since = now
         return 0.0
 
@@ -134,15 +137,20 @@ class StandingQueue:
         """
         if head.hard or self._is_slow(head):
             return min(
-                max(self.usual + HARD_TRANSACTIONS * head.usual, MIN_HARD_SECONDS),
+                max(
+                    self.usual_seconds + HARD_TRANSACTIONS * head.usual_seconds,
+                    MIN_HARD_SECONDS,
+                ),
                 MAX_TURN_SECONDS,
             )
-        return min(self.usual + SOFT_TRANSACTIONS * head.usual, MAX_TURN_SECONDS)
+        return min(
+            self.usual_seconds + SOFT_TRANSACTIONS * head.usual_seconds, MAX_TURN_SECONDS
+        )
 
     def _is_slow(self, mark: Mark) -> bool:
         return (
-            self.usual + HARD_TRANSACTIONS * mark.usual
-            > MAX_OWN_TRANSACTIONS * self.usual
+            self.usual_seconds + HARD_TRANSACTIONS * mark.usual_seconds
+            > MAX_OWN_TRANSACTIONS * self.usual_seconds
             > 0
         )
 
@@ -153,14 +161,14 @@ class StandingQueue:
         seconds = now - self._seen_at.get(mark, now)
         return self._is_slow(mark) and seconds < SKIPPED_WAITS * self._bound(mark)
 
-    def heard(self, now: float, author: str, modified: int) -> None:
+    def note_commit(self, now: float, author: str, modified: int) -> None:
         """
         Take note that C{author} has committed, in etcd's revision C{modified}.
         """
         if author == self.process:
             return
-        self._company = True
-        self._heard[author] = max(modified, self._heard.get(author, 0))
+        self._others_active = True
+        self._newest_commits[author] = max(modified, self._newest_commits.get(author, 0))
         first = self._ahead[:1]
         # A mark that the author has put with that commit, or since, is for another turn.
         self._ahead = [mark for mark in self._ahead if not self._is_over(mark)]
@@ -168,9 +176,11 @@ class StandingQueue:
             self._since = now
 
     def _is_over(self, mark: Mark) -> bool:
-        return mark.modified < self._heard.get(mark.process, 0)
+        return mark.modified < self._newest_commits.get(mark.process, 0)
 
-    def won(self, now: float, took: float, revision: int, marks: Iterable[Mark]) -> None:
+    def note_success(
+        self, now: float, took: float, revision: int, marks: Iterable[Mark]
+    ) -> None:
         """
         Take note of a transaction that succeeded: all other nodes in the queue are ahead.
 
@@ -180,20 +190,22 @@ class StandingQueue:
         """
         others = [mark for mark in marks if mark.process != self.process]
         # News may have overtaken the answer.
-        self._company = bool(others) or any(
-            modified > revision for modified in self._heard.values()
+        self._others_active = bool(others) or any(
+            modified > revision for modified in self._newest_commits.values()
         )
         self._answered(now, took, others, others)
 
-    def lost(self, now: float, took: float, revision: int, marks: Iterable[Mark]) -> None:
+    def note_failure(
+        self, now: float, took: float, revision: int, marks: Iterable[Mark]
+    ) -> None:
         """
         Take note of a transaction that failed: the marks before this node's are ahead.
 
-        The arguments are those of L{won}.
+        The arguments are those of L{note_success}.
         """
         others = [*marks]
         before = [*takewhile(lambda mark: mark.process != self.process, others)]
-        self._company = True
+        self._others_active = True
         self._answered(now, took, others, before)
 
     def _answered(
@@ -201,11 +213,15 @@ class StandingQueue:
     ) -> None:
         self._seen_at = {mark: self._seen_at.get(mark, now) for mark in marks}
         took = min(took, MAX_TURN_SECONDS)
-        self.usual += (NEWEST_TURN_WEIGHT if self.usual else 1.0) * (took - self.usual)
+        self.usual_seconds += (NEWEST_TURN_WEIGHT if self.usual_seconds else 1.0) * (
+            took - self.usual_seconds
+        )
         # A mark that was passed over stays passed over until it is put again.
-        self._passed = [mark for mark in self._passed if mark in ahead]
+        self._passed_over = [mark for mark in self._passed_over if mark in ahead]
         self._ahead = [
-            mark for mark in ahead if mark not in self._passed and not self._is_over(mark)
+            mark
+            for mark in ahead
+            if mark not in self._passed_over and not self._is_over(mark)
         ]
-        self._heard.clear()
+        self._newest_commits.clear()
         self._since = now

@@ -1,0 +1,272 @@
+"""
+The order in which nodes take turns, one rule at a time.
+"""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+
+from pexservice.stores.etcd.records import Mark
+from pexservice.stores.etcd.turn_queue import (
+    HARD_TRANSACTIONS,
+    MAX_REMOVED_MARKS,
+    MAX_TURN_SECONDS,
+    MIN_HARD_SECONDS,
+    SKIPPED_WAITS,
+    SOFT_TRANSACTIONS,
+    TurnQueue,
+)
+
+#: How long a transaction takes, of any node.  Seconds.
+USUAL = 0.01
+
+
+def soft(process: str, modified: int, usual: float = USUAL) -> Mark:
+    """
+    Make the mark of a node that will probably want a turn.
+    """
+    return Mark(process, False, usual, modified)  # noqa: FBT003 positional, as records are
+
+
+def hard(process: str, modified: int, usual: float = USUAL) -> Mark:
+    """
+    Make the mark of a node that has moves which wait.
+    """
+    return Mark(process, True, usual, modified)  # noqa: FBT003 positional, as records are
+
+
+@pytest.fixture
+def queue() -> TurnQueue:
+    """
+    Provide the queue as a node that is alone sees it.
+    """
+    return TurnQueue("me")
+
+
+def test_single_node_does_not_queue(queue: TurnQueue) -> None:
+    queue.request_turn(0.0)
+    assert queue.delay(0.0) == 0
+    queue.note_success(1.0, USUAL, 5, [])
+    queue.request_turn(1.0)
+    assert queue.delay(1.0) == 0
+    assert not queue.keeps_place
+    assert queue.usual_seconds == pytest.approx(USUAL)
+
+
+def test_all_other_nodes_are_ahead_after_a_success(queue: TurnQueue) -> None:
+    """
+    Until each has committed.
+    """
+    queue.note_success(1.0, USUAL, 5, [soft("a", 3), soft("b", 4), soft("me", 5)])
+    assert queue.keeps_place
+    assert queue.delay(1.0) > 0
+    queue.note_commit(1.001, "a", 6)
+    assert queue.delay(1.001) > 0
+    queue.note_commit(1.002, "b", 7)
+    assert queue.delay(1.002) == 0
+
+
+def test_only_nodes_before_the_own_mark_are_ahead_after_a_failure(
+    queue: TurnQueue,
+) -> None:
+    queue.note_failure(1.0, USUAL, 6, [hard("a", 3), hard("me", 4), soft("b", 6)])
+    assert queue.delay(1.0) > 0
+    queue.note_commit(1.001, "a", 7)
+    assert queue.delay(1.001) == 0
+
+
+def test_commit_out_of_turn_changes_no_order_of_the_others(queue: TurnQueue) -> None:
+    queue.note_success(1.0, USUAL, 5, [soft("a", 3), soft("b", 4)])
+    queue.note_commit(1.001, "b", 6)
+    queue.note_commit(1.001, "someone", 7)
+    queue.note_commit(1.001, "", 8)
+    assert queue.delay(1.001) > 0
+    queue.note_commit(1.002, "a", 9)
+    assert queue.delay(1.002) == 0
+
+
+def test_node_that_hears_only_its_own_commits_is_alone(queue: TurnQueue) -> None:
+    queue.note_commit(1.0, "me", 5)
+    assert not queue.keeps_place
+
+
+def test_news_of_a_later_turn_counts_before_the_response_too(queue: TurnQueue) -> None:
+    queue.note_commit(1.0, "a", 6)
+    queue.note_success(1.001, USUAL, 5, [soft("a", 3), soft("b", 4)])
+    queue.note_commit(1.002, "b", 7)
+    assert queue.delay(1.002) == 0
+
+
+def test_news_before_a_mark_does_not_end_its_turn(queue: TurnQueue) -> None:
+    queue.note_commit(1.0, "a", 3)
+    queue.note_success(1.001, USUAL, 5, [soft("a", 3)])
+    queue.note_commit(1.002, "a", 3)
+    assert queue.delay(1.002) > 0
+
+
+@pytest.mark.parametrize(
+    ("mark", "patience"),
+    [
+        (soft("a", 3), USUAL + SOFT_TRANSACTIONS * USUAL),
+        (hard("a", 3), USUAL + HARD_TRANSACTIONS * USUAL),
+        (hard("a", 3, USUAL / 100), MIN_HARD_SECONDS),
+    ],
+)
+def test_node_is_waited_for_as_long_as_its_turn_can_take(
+    queue: TurnQueue, mark: Mark, patience: float
+) -> None:
+    """
+    The usual times of that node and of this node tell how long. Then it is skipped.
+    """
+    queue.note_success(1.0, USUAL, 5, [mark])
+    assert queue.delay(1.0) == pytest.approx(patience)
+    assert queue.delay(1.0 + patience / 2) == pytest.approx(patience / 2)
+    assert queue.passed_over == []
+    assert queue.delay(1.0 + patience) == 0
+    assert queue.passed_over == [mark]
+
+
+@pytest.mark.parametrize("mark", [soft("a", 3, 0.1), hard("a", 3, 0.1)])
+def test_slow_node_is_skipped_until_its_mark_is_old_and_keeps_its_place(
+    queue: TurnQueue, mark: Mark
+) -> None:
+    """
+    A far node is not waited for in each turn, but for long enough now and then.
+    """
+    wait = USUAL + HARD_TRANSACTIONS * 0.1
+    for seconds in range(SKIPPED_WAITS):
+        queue.note_success(1.0 + seconds * wait, USUAL, 5, [mark])
+        assert queue.delay(1.0 + seconds * wait) == 0
+        assert queue.passed_over == []
+    waits_at = 1.0 + SKIPPED_WAITS * wait
+    queue.note_success(waits_at, USUAL, 6, [mark])
+    assert queue.delay(waits_at) == pytest.approx(wait)
+    assert queue.delay(waits_at + wait) == 0
+    assert queue.passed_over == [mark]
+    # Its next mark is skipped again.
+    queue.note_success(waits_at + wait, USUAL, 8, [evolve(mark, modified=7)])
+    assert queue.delay(waits_at + wait) == 0
+    assert queue.passed_over == []
+
+
+def test_slow_node_is_waited_for_no_longer_than_half_a_second(queue: TurnQueue) -> None:
+    """
+    A mark says how slow its node is, and may say anything.
+    """
+    mark = hard("a", 3, 10.0)
+    queue.note_success(1.0, USUAL, 5, [mark])
+    queue.note_success(2.0, USUAL, 5, [mark])
+    assert queue.delay(2.0) == MAX_TURN_SECONDS
+
+
+def test_time_of_a_node_begins_when_it_is_first_in_the_queue(queue: TurnQueue) -> None:
+    """
+    By news, or because the time of the node before it ran out.
+    """
+    queue.note_success(1.0, USUAL, 5, [soft("a", 2), soft("b", 3), soft("c", 4)])
+    patience = queue.delay(1.0)
+    queue.note_commit(1.0 + patience / 2, "a", 6)
+    assert queue.delay(1.0 + patience / 2) == pytest.approx(patience)
+    assert queue.delay(1.0 + patience) == pytest.approx(patience / 2)
+    assert queue.delay(1.0 + 1.6 * patience) == pytest.approx(patience)
+    assert [each.process for each in queue.passed_over] == ["b"]
+
+
+def test_commits_of_others_do_not_lengthen_the_wait_for_the_first_node(
+    queue: TurnQueue,
+) -> None:
+    queue.note_success(1.0, USUAL, 5, [soft("a", 2), soft("b", 3)])
+    patience = queue.delay(1.0)
+    queue.note_commit(1.0 + patience / 2, "b", 6)
+    queue.note_commit(1.0 + patience / 2, "old", 7)
+    assert queue.delay(1.0 + patience / 2) == pytest.approx(patience / 2)
+
+
+def test_skipped_node_is_not_waited_for_until_it_puts_a_new_mark(
+    queue: TurnQueue,
+) -> None:
+    """
+    Every transaction tries to remove the node's old mark until one succeeds.
+    """
+    dead = hard("a", 3)
+    queue.note_success(1.0, USUAL, 5, [dead])
+    assert queue.delay(2.0) == 0
+    queue.note_failure(2.01, USUAL, 7, [dead, hard("me", 7)])
+    assert queue.delay(2.01) == 0
+    assert queue.passed_over == [dead]
+    queue.note_success(2.02, USUAL, 8, [hard("a", 8)])
+    assert queue.passed_over == []
+    assert queue.delay(2.02) > 0
+
+
+def test_transaction_removes_some_marks_and_the_next_one_the_others(
+    queue: TurnQueue,
+) -> None:
+    dead = [hard(str(number), number) for number in range(1, 11)]
+    queue.note_success(1.0, USUAL, 20, dead)
+    moment = 1.0
+    while delay := queue.delay(moment):
+        moment += delay
+    assert queue.passed_over == dead[:MAX_REMOVED_MARKS]
+    queue.note_success(moment, USUAL, 21, dead[MAX_REMOVED_MARKS:])
+    assert queue.delay(moment) == 0
+    assert queue.passed_over == dead[MAX_REMOVED_MARKS:]
+
+
+def test_node_keeps_a_place_if_others_wait_and_its_steps_come_in_time(
+    queue: TurnQueue,
+) -> None:
+    """
+    In time is before the node's turn comes, or within a usual time after that.
+    """
+    queue.note_success(1.0, USUAL, 5, [soft("a", 3)])
+    queue.request_turn(1.005)
+    assert queue.keeps_place
+    queue.note_commit(1.01, "a", 6)
+    queue.request_turn(1.01 + 0.9 * USUAL)
+    assert queue.keeps_place
+    queue.request_turn(1.01 + 1.1 * USUAL)
+    assert not queue.keeps_place
+
+
+def test_node_that_was_late_once_keeps_a_place_again(queue: TurnQueue) -> None:
+    """
+    When it comes in time.
+    """
+    queue.note_success(1.0, USUAL, 5, [soft("a", 3)])
+    queue.note_commit(1.0, "a", 6)
+    queue.request_turn(2.0)
+    assert not queue.keeps_place
+    queue.note_success(2.01, USUAL, 7, [soft("a", 6)])
+    queue.request_turn(2.011)
+    assert queue.keeps_place
+
+
+def test_node_that_lost_or_heard_of_others_is_not_alone(queue: TurnQueue) -> None:
+    """
+    A node whose response names no other node is alone.
+    """
+    queue.request_turn(0.0)
+    queue.note_failure(1.0, USUAL, 5, [hard("me", 5)])
+    assert queue.keeps_place
+    queue.note_success(1.01, USUAL, 6, [])
+    assert not queue.keeps_place
+    queue.note_commit(1.02, "old", 7)
+    assert queue.keeps_place
+    queue.note_commit(1.03, "old", 9)
+    queue.note_success(1.04, USUAL, 8, [])
+    assert queue.keeps_place
+
+
+def test_usual_time_slowly_follows_the_duration_of_transactions(
+    queue: TurnQueue,
+) -> None:
+    """
+    No transaction counts for more than the longest wait.
+    """
+    queue.note_success(1.0, USUAL, 5, [])
+    queue.note_failure(2.0, 2 * USUAL, 6, [])
+    assert queue.usual_seconds == pytest.approx(1.1 * USUAL)
+    queue.note_success(3.0, 100.0, 7, [])
+    assert queue.usual_seconds < MAX_TURN_SECONDS / 8
