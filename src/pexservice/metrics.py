@@ -146,9 +146,9 @@ class Metrics(Collector):
         yield _gauge(
             "pexservice_ready",
             "1 if a step would be accepted, as /readyz reports it; else 0.",
-            committer.refusal is None,
+            committer.step_refusal is None,
         )
-        if committer.unread is None:
+        if committer.read_refusal is None:
             state = committer.durable
             yield _gauge(
                 "pexservice_revision",

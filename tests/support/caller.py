@@ -20,9 +20,9 @@ from pexservice.server.request_counters import RequestCounters
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
-from pexservice.web.endpoints import TABLE, Table
+from pexservice.web.endpoints import ALL_METHODS, EndpointTable
 from pexservice.web.events import Events
-from pexservice.web.performer import Performer
+from pexservice.web.operations import RequestChecker
 from tests.support.fakes import MemoryStore, Turns, now
 
 
@@ -69,7 +69,7 @@ class Caller:
         access: Access | None = None,
         *,
         synchronous: bool = True,
-        table: Table = TABLE,
+        table: EndpointTable = ALL_METHODS,
         supervisor: int | None = None,
     ) -> None:
         """
@@ -88,7 +88,7 @@ class Caller:
         now(Deferred.fromCoroutine(self.committer.start()))
         hosts = HostPolicy(own_name="box", needed=False)
         access = access or Access()
-        performer = Performer(self.committer, access, Clients(), hosts=hosts)
+        checker = RequestChecker(self.committer, access, Clients(), hosts=hosts)
         counters, connections = RequestCounters(), Connections(100)
         scrape = Metrics(
             self.committer, counters, connections, self.store, supervisor
@@ -96,7 +96,7 @@ class Caller:
         self.events = Events(self.committer, self.clock.callLater)
         api = Api(
             self.committer,
-            performer,
+            checker,
             self.events,
             table=table,
             # No page of the history waits.

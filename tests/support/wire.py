@@ -27,9 +27,9 @@ from pexservice.stores.etcd.store import EtcdStore
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients, RateLimit
-from pexservice.web.endpoints import TABLE, Table
+from pexservice.web.endpoints import ALL_METHODS, EndpointTable
 from pexservice.web.events import Events
-from pexservice.web.performer import Performer
+from pexservice.web.operations import RequestChecker
 from tests.support.fake_etcd import FakeGateway
 from tests.support.fakes import MemoryStore, Turns, now
 
@@ -70,7 +70,7 @@ class Server:
         streams: int = 10,
         proxies: tuple[str, ...] = (),
         hosts: tuple[str, ...] = (),
-        table: Table = TABLE,
+        table: EndpointTable = ALL_METHODS,
         logs: bool = False,
         etcd: FakeGateway | None = None,
     ) -> None:
@@ -103,7 +103,7 @@ class Server:
         clients, access = Clients(proxies), access or Access()
         limit = None if rate is None else RateLimit(rate, self.clock.seconds)
         policy = HostPolicy(hosts, own_name="box")
-        self.performer = performer = Performer(
+        self.checker = checker = RequestChecker(
             self.committer, access, clients, hosts=policy, limit=limit
         )
         requests = RequestCounters()
@@ -115,7 +115,7 @@ class Server:
         )
         self.api = api = Api(
             self.committer,
-            performer,
+            checker,
             self.events,
             table=table,
             # No page of the history waits.
@@ -124,7 +124,7 @@ class Server:
         )
         self.shared = ConnectionServer(
             api.call_handler,
-            performer,
+            checker,
             self.connections,
             requests,
             self.clock,
@@ -229,7 +229,7 @@ class Wire:
         local_host = getattr(local or IPv4Address("TCP", "10.0.0.1", 80), "host", "")
         assert host is not None or isinstance(peer, UNIXAddress)
         self.protocol = Connection(server.shared, host, local_host)
-        client = server.performer.clients.client_of(host)
+        client = server.checker.clients.client_of(host)
         admission = server.connections.admit(self.protocol, client)
         self.protocol.is_admitted = admission is Admission.ACCEPTED
         self._waiting: list[bytes] = []

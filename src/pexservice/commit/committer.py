@@ -104,21 +104,21 @@ class Committer(GroupCommit):
         """
         revision, position, self._remembered_keys = await self._store.open()
         self.restart_from(state_at(revision, position))
-        self._closed = self.unread = None
+        self._process_refusal = self.read_refusal = None
 
-    def settled(self) -> Deferred[None]:
+    def wait_for_commit(self) -> Deferred[None]:
         """
         Wait for the commit in progress, if there is one.
         """
-        return succeed(None) if self.committing_batch is None else self.commit_ended()
+        return succeed(None) if self.committing_batch is None else self.when_commit_ends()
 
     @property
     def visible(self) -> State:
         return self.latest if self._responds_early else self.durable
 
     @property
-    def refusal(self) -> Refusal | None:
-        return self._closed or self._store.shortage()
+    def step_refusal(self) -> Refusal | None:
+        return self._process_refusal or self._store.shortage()
 
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)
@@ -131,7 +131,7 @@ class Committer(GroupCommit):
         before = newest if before is None else min(before, newest)
 
         def failed(failure: Failure) -> Failure:
-            return Failure(self._unreadable(cast(Exception, failure.value)))
+            return Failure(self._error_for_client(cast(Exception, failure.value)))
 
         return self._store.history(before, limit).addErrback(failed)
 
@@ -139,25 +139,25 @@ class Committer(GroupCommit):
         """
         Show the durable state; with synchronous commit off, the latest one.
         """
-        if self.unread is None:
+        if self.read_refusal is None:
             waiter.respond(_READ, self.latest if self._responds_early else self.durable)
         else:
-            waiter.fail(self.unread)
+            waiter.fail(self.read_refusal)
 
     def step(self, step: Step, waiter: Waiter) -> None:
         """
         Make C{step}, unless its key was used before or its condition is not met.
         """
-        if self._closed is not None:
+        if self._process_refusal is not None:
             self.counts.count(NOT_TAKEN, step.transition.code)
-            waiter.fail(self._closed)
+            waiter.fail(self._process_refusal)
         elif step.key is not None and self._key_was_used(step.key, step, waiter):
             return
         elif step.condition is not None and not step.condition(self.latest):
             open_batch = self.open_batch
             batch = open_batch if open_batch.transitions else self.committing_batch
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
-            self.respond(waiter, step, outcome, state, self._awaited(batch))
+            self.deliver_when_durable(waiter, step, outcome, state, self._awaited(batch))
         elif (
             self._responds_early and len(self.open_batch.transitions) < MAX_EARLY_RESPONSES
         ):
@@ -202,17 +202,20 @@ class Committer(GroupCommit):
         Roll back, if C{batch} surely did not happen; else end the process.
         """
         if isinstance(failure.value, Refusal):
-            self._undo(batch, failure.value)
+            self._refuse_steps(batch, failure.value)
         else:
-            self._give_up(batch, failure)
+            self._end_process_after(batch, failure)
 
-    def _undo(self, batch: StepBatch, refusal: Refusal) -> None:
+    def _refuse_steps(self, batch: StepBatch, refusal: Refusal) -> None:
         steps = self.latest.revision - self.durable.revision
         if self._responds_early:
             waiting = sum(
                 outcome is Outcome.APPLIED
-                for responses in (batch.responses, self.open_batch.responses)
-                for _, outcome, _, _ in responses
+                for waiting_requests in (
+                    batch.waiting_requests,
+                    self.open_batch.waiting_requests,
+                )
+                for _, outcome, _, _ in waiting_requests
             )
             self._log.critical(
                 "{refusal}: {lost} transitions that got a response are lost; responses wait"
@@ -240,7 +243,7 @@ class Committer(GroupCommit):
             self._refused_steps = 0
             self._next_refusal_log = now + REFUSAL_LOG_INTERVAL_SECONDS
 
-    def _give_up(self, batch: StepBatch, failure: Failure) -> None:
+    def _end_process_after(self, batch: StepBatch, failure: Failure) -> None:
         """
         End the process.
 
@@ -248,13 +251,15 @@ class Committer(GroupCommit):
         opening the store again shows that.
         """
         damaged = failure.check(StoreDamaged) is not None
-        self._closed = refusal = Refusal(_DAMAGED if damaged else "the store failed")
+        self._process_refusal = refusal = Refusal(
+            _DAMAGED if damaged else "the store failed"
+        )
         self._respond_early(on=False)
         self._fatal(failure)
         unknown = OutcomeUnknown("the store failed while the step was under way")
         self.roll_back(batch, refusal if damaged else unknown, refusal)
 
-    def _unreadable(self, error: Exception) -> Exception:
+    def _error_for_client(self, error: Exception) -> Exception:
         """
         Return the error that clients get for C{error}, which a read of the store raised.
 
@@ -263,6 +268,6 @@ class Committer(GroupCommit):
         if not isinstance(error, StoreDamaged):
             return error
         self._damage = error
-        self._closed = Refusal(_DAMAGED)
+        self._process_refusal = Refusal(_DAMAGED)
         self._fatal(Failure(error))
-        return self._closed
+        return self._process_refusal

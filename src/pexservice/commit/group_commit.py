@@ -19,7 +19,7 @@ it.  The C{durable} state is the state after the last batch that the store accep
 
 One step goes through these methods of L{GroupCommit}::
 
-    add -> _consider (each turn, until the batch is ready) -> commit_open_batch
+    add -> _commit_or_wait (each turn, until the batch is ready) -> commit_open_batch
         -> _when_ready -> write -> _deliver
                                 -> _commit_failed -> roll_back -> _deliver
 
@@ -145,21 +145,22 @@ class StepBatch:
 
     @ivar before: the state that the first step was applied to.
     @ivar began: when the first step arrived, by the reactor's clock.
-    @ivar considered_steps: how many steps the batch had when C{_consider} was last called.
-    @ivar considered_at: when C{_consider} was last called.
+    @ivar last_step_count: how many steps the batch had at the end of the last turn of the
+        reactor.
+    @ivar last_checked_at: when that turn ended.
     @ivar idle_seconds: how long the turns of the reactor took that added no step.
     @ivar transitions: one code byte for each step.
-    @ivar responses: the waiters with their outcomes, states and steps, in order.
+    @ivar waiting_requests: the waiters with their outcomes, states and steps, in order.
     @ivar keys: the idempotency keys of the steps, each with its packed use.
     """
 
     before: State
     began: float = 0.0
-    considered_steps: int = 0
-    considered_at: float = 0.0
+    last_step_count: int = 0
+    last_checked_at: float = 0.0
     idle_seconds: float = 0.0
     transitions: bytearray = Factory(bytearray)
-    responses: list[tuple[Waiter, Outcome, State, Step]] = Factory(list)
+    waiting_requests: list[tuple[Waiter, Outcome, State, Step]] = Factory(list)
     keys: dict[bytes, bytes] = Factory(dict)
 
 
@@ -176,7 +177,7 @@ class GroupCommit:
     @ivar committing_batch: the batch being committed; C{None} between commits.
     @ivar delay_seconds: how long every batch collects steps, whatever its size; 0 lets
         L{BatchingPolicy} decide.
-    @ivar unread: why there is no state to show, if there is none.
+    @ivar read_refusal: why there is no state to show, if there is none.
     """
 
     _log = Logger()
@@ -212,13 +213,13 @@ class GroupCommit:
         self.delay_seconds = 0.0
         self._phase = BatchPhase.IDLE
         self._call_soon = call_soon or partial(reactor.callLater, 0)
-        # The call of _consider that is to come, if there is one.
+        # The call of _commit_or_wait that is to come, if there is one.
         self._timer: Any = None
         self._drain_deferreds: list[Deferred[None]] = []
         self._commit_deferreds: list[Deferred[None]] = []
         # Why no step is accepted, for a reason of this process.
-        self._closed: Refusal | None = Refusal("the cursor is not read yet")
-        self.unread: Refusal | None = self._closed
+        self._process_refusal: Refusal | None = Refusal("the cursor is not read yet")
+        self.read_refusal: Refusal | None = self._process_refusal
 
     # The life of a committer.
 
@@ -226,7 +227,7 @@ class GroupCommit:
         """
         Refuse all steps and reads, for C{reason}.
         """
-        self._closed = self.unread = Refusal(reason)
+        self._process_refusal = self.read_refusal = Refusal(reason)
 
     async def stop(self) -> None:
         """
@@ -241,7 +242,7 @@ class GroupCommit:
 
         @return: fires when all waiters were called.
         """
-        self._closed = self._closed or Refusal("the service is stopping")
+        self._process_refusal = self._process_refusal or Refusal("the service is stopping")
         if self.open_batch.transitions:
             self.commit_open_batch()
         if self.is_idle:
@@ -254,7 +255,7 @@ class GroupCommit:
         """
         Accept nothing more, and end the process: C{failure} is a bug.
         """
-        self._closed = self._closed or Refusal("the service failed")
+        self._process_refusal = self._process_refusal or Refusal("the service failed")
         self._fatal(failure)
 
     # One step.
@@ -290,14 +291,14 @@ class GroupCommit:
         if step.key is not None:
             batch.keys[step.key] = pack_use(transition.code, state.revision, state.position)
         if waiter is not None:
-            batch.responses.append((waiter, _APPLIED, state, step))
+            batch.waiting_requests.append((waiter, _APPLIED, state, step))
         if self._phase is _IDLE:
-            # _consider is called in the next turn of the reactor at the earliest, when the
-            # batch has all steps that arrived in this turn.
+            # The batch is considered in the next turn of the reactor at the earliest, when
+            # it has all steps that arrived in this turn.
             self._wait_for_more()
         return state
 
-    def respond(
+    def deliver_when_durable(
         self,
         waiter: Waiter,
         step: Step,
@@ -315,7 +316,7 @@ class GroupCommit:
             self.counts.count(outcome.value, step.transition.code)
             waiter.respond(outcome, state)
         else:
-            batch.responses.append((waiter, outcome, state, step))
+            batch.waiting_requests.append((waiter, outcome, state, step))
 
     def replay(
         self,
@@ -330,10 +331,10 @@ class GroupCommit:
 
         @param used: the transition that the key was used for.
         @param state: the state after that transition.
-        @param batch: as in L{respond}.
+        @param batch: as in L{deliver_when_durable}.
         """
         if used is step.transition:
-            self.respond(waiter, step, Outcome.REPLAYED, state, batch)
+            self.deliver_when_durable(waiter, step, Outcome.REPLAYED, state, batch)
         else:
             waiter.fail(KeyReused(used))
 
@@ -355,11 +356,11 @@ class GroupCommit:
     def _wait_for_more(self) -> None:
         self._phase = BatchPhase.WAITING
         if self.delay_seconds:
-            self._timer = self._reactor.callLater(self.delay_seconds, self._consider)
+            self._timer = self._reactor.callLater(self.delay_seconds, self._commit_or_wait)
         else:
-            self._timer = self._call_soon(self._consider)
+            self._timer = self._call_soon(self._commit_or_wait)
 
-    def _consider(self) -> None:
+    def _commit_or_wait(self) -> None:
         """
         Commit the open batch, or let it wait for one more turn of the reactor.
 
@@ -369,10 +370,10 @@ class GroupCommit:
         self._timer = None
         batch, now = self.open_batch, self._seconds()
         steps = len(batch.transitions)
-        quiet = steps == batch.considered_steps
+        quiet = steps == batch.last_step_count
         if quiet:
-            batch.idle_seconds += now - batch.considered_at
-        batch.considered_steps, batch.considered_at = steps, now
+            batch.idle_seconds += now - batch.last_checked_at
+        batch.last_step_count, batch.last_checked_at = steps, now
         if self.delay_seconds or self._policy.is_ready(
             steps, quiet=quiet, idle=batch.idle_seconds, waited=now - batch.began
         ):
@@ -381,7 +382,7 @@ class GroupCommit:
             if quiet:
                 # The clients that would send more may be waiting for this processor.
                 os.sched_yield()
-            self._timer = self._call_soon(self._consider)
+            self._timer = self._call_soon(self._commit_or_wait)
 
     def commit_open_batch(self) -> None:
         """
@@ -470,8 +471,8 @@ class GroupCommit:
         if self.open_batch.transitions and self._drain_deferreds:
             self.commit_open_batch()
         elif has_steps and self._phase is BatchPhase.IDLE:
-            self.open_batch.considered_steps = len(self.open_batch.transitions)
-            self.open_batch.considered_at = self._seconds()
+            self.open_batch.last_step_count = len(self.open_batch.transitions)
+            self.open_batch.last_checked_at = self._seconds()
             self._wait_for_more()
         if self.is_idle:
             drained, self._drain_deferreds = self._drain_deferreds, []
@@ -499,7 +500,7 @@ class GroupCommit:
         """
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
-        for waiter, outcome, state, step in batch.responses:
+        for waiter, outcome, state, step in batch.waiting_requests:
             if outcome is not _APPLIED:
                 # This step is not one of the batch's transitions.
                 word = outcome.value if error is None else failed
@@ -512,7 +513,7 @@ class GroupCommit:
             except Exception:  # noqa: BLE001 the other waiters get their outcomes
                 self._log.failure("a waiter failed")
 
-    def commit_ended(self) -> Deferred[None]:
+    def when_commit_ends(self) -> Deferred[None]:
         """
         Wait for the end of the commit in progress, or of the next one if there is none.
         """

@@ -101,11 +101,11 @@ class ICommitter(Interface):
 
     visible: State = Attribute("The newest known state that clients may see.")
 
-    refusal: Refusal | None = Attribute(
+    step_refusal: Refusal | None = Attribute(
         "Why no step would be accepted now; C{None} if it would."
     )
 
-    unread: Refusal | None = Attribute(
+    read_refusal: Refusal | None = Attribute(
         "Why there is no state to show; C{None} if there is one."
     )
 
@@ -133,7 +133,7 @@ class ICommitter(Interface):
         Commit the accepted steps, refuse others, and close the store.
         """
 
-    def settled() -> Deferred[None]:
+    def wait_for_commit() -> Deferred[None]:
         """
         Wait for the commit in progress, if this machine's disk can make it hang.
 

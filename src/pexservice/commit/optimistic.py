@@ -48,7 +48,7 @@ PROBE_INTERVAL_SECONDS = 1.0
 MAX_NEAR_STEPS = 100
 
 
-def _fault(reason: str) -> str:
+def _without_details(reason: str) -> str:
     """
     Return C{reason} without its details, which follow a colon and change with each attempt.
     """
@@ -83,8 +83,8 @@ class OptimisticCommitter(GroupCommit):
         self._is_reading = False
         self._waiting_reads: list[Deferred[State]] = []
         # Why the store cannot be read, and why it would refuse a batch, by the last probe.
-        self._unreadable: Refusal | None = None
-        self._last_refusal: Refusal | None = None
+        self._store_failure: Refusal | None = None
+        self._store_refusal: Refusal | None = None
         # Steps that wait for the next commit to end.
         self._backlog: list[tuple[Waiter, Step]] = []
 
@@ -93,7 +93,7 @@ class OptimisticCommitter(GroupCommit):
         Open the store, and begin where its cursor is.
         """
         self.restart_from(state_at(*await self._store.open()))
-        self._closed = self.unread = None
+        self._process_refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
         self._store.watch(self._cursor_moved, self._cursor_went_back)
 
@@ -101,7 +101,7 @@ class OptimisticCommitter(GroupCommit):
         self._probing.stop()
         await super().stop()
 
-    def settled(self) -> Deferred[None]:
+    def wait_for_commit(self) -> Deferred[None]:
         """
         Wait for nothing: this process does not hang, however long the store takes.
         """
@@ -112,11 +112,11 @@ class OptimisticCommitter(GroupCommit):
         return self.durable
 
     @property
-    def refusal(self) -> Refusal | None:
+    def step_refusal(self) -> Refusal | None:
         """
         Return why steps are refused now, or C{None} if they are accepted.
         """
-        return self._closed or self._unreadable or self._last_refusal
+        return self._process_refusal or self._store_failure or self._store_refusal
 
     # Reads.
 
@@ -133,7 +133,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Read the state that the store has.
         """
-        error = self.unread or self._unreadable
+        error = self.read_refusal or self._store_failure
         return self._read_store() if error is None else fail(error)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
@@ -145,7 +145,7 @@ class OptimisticCommitter(GroupCommit):
     def _cursor_moved(self, revision: int, position: int) -> None:
         # The revision is checked first: a state costs a term, and a node that was asleep
         # gets thousands of these calls.
-        if self._is_news(revision):
+        if self._should_continue_from(revision):
             self.restart_from(self._state_at(revision, position))
 
     def _cursor_went_back(self, revision: int, position: int) -> None:
@@ -153,7 +153,7 @@ class OptimisticCommitter(GroupCommit):
         if self.is_idle:
             self.restart_from(self._state_at(revision, position))
 
-    def _is_news(self, revision: int) -> bool:
+    def _should_continue_from(self, revision: int) -> bool:
         """
         Return whether to continue from C{revision}.
 
@@ -165,24 +165,24 @@ class OptimisticCommitter(GroupCommit):
     # Reads of the store.
 
     def _probe(self) -> Deferred[None]:
-        return self._store.check().addCallbacks(self._checked, self._unavailable)
+        return self._store.check().addCallbacks(self._checked, self._note_failure)
 
     def _checked(self, refused: Refusal | None) -> Deferred[None]:
-        self._refuse(refused)
+        self._note_refusal(refused)
         # A store that refuses batches may respond to reads.  This read also shows whether
         # the store was restored.
         return self._read_store().addCallbacks(lambda _: None, lambda _: None)
 
-    def _refuse(self, reason: Refusal | None) -> None:
+    def _note_refusal(self, reason: Refusal | None) -> None:
         """
         Refuse steps for C{reason} until a probe finds that the store takes batches again.
         """
-        if _fault(str(reason)) != _fault(str(self._last_refusal)):
+        if _without_details(str(reason)) != _without_details(str(self._store_refusal)):
             if reason is None:
                 self._log.info("the store takes steps again")
             else:
                 self._log.error("steps are refused: {reason}", reason=reason)
-        self._last_refusal = reason
+        self._store_refusal = reason
 
     def _read_store(self) -> Deferred[State]:
         """
@@ -218,27 +218,27 @@ class OptimisticCommitter(GroupCommit):
 
     def _has_read(self, cursor: tuple[int, int]) -> State:
         state = self._state_at(*cursor)
-        if self._is_news(state.revision):
+        if self._should_continue_from(state.revision):
             self.restart_from(state)
-        if self._unreadable is not None:
+        if self._store_failure is not None:
             self._log.info("the store responds again")
-            self._unreadable = None
+            self._store_failure = None
         return state
 
     def _cannot_read(self, failure: Failure) -> Failure:
-        self._unavailable(failure)
+        self._note_failure(failure)
         return failure
 
-    def _unavailable(self, failure: Failure) -> None:
+    def _note_failure(self, failure: Failure) -> None:
         """
         Refuse reads and steps until the store responds to a read.
         """
         if not failure.check(Refusal, OutcomeUnknown):
             self._log.failure("the store cannot be read", failure=failure)
         reason = failure.getErrorMessage()
-        if _fault(reason) != _fault(str(self._unreadable)):
+        if _without_details(reason) != _without_details(str(self._store_failure)):
             self._log.error("requests are refused: {reason}", reason=reason)
-        self._unreadable = Refusal(reason)
+        self._store_failure = Refusal(reason)
 
     def _state_at(self, revision: int, position: int) -> State:
         """
@@ -261,7 +261,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Make C{step}, unless steps are refused now.
         """
-        refusal = self.refusal
+        refusal = self.step_refusal
         if refusal is None:
             self._place(step, waiter)
         else:
@@ -287,9 +287,9 @@ class OptimisticCommitter(GroupCommit):
         if step.condition is None or step.condition(self.latest):
             self.add(step, waiter)
         else:
-            self._unmet(step, waiter)
+            self._handle_unmet_condition(step, waiter)
 
-    def _unmet(self, step: Step, waiter: Waiter) -> None:
+    def _handle_unmet_condition(self, step: Step, waiter: Waiter) -> None:
         """
         Decide on C{step}, whose condition the latest state of this node does not meet.
 
@@ -307,7 +307,7 @@ class OptimisticCommitter(GroupCommit):
             )
         elif self.open_batch.transitions:
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
-            self.respond(waiter, step, outcome, state, self.open_batch)
+            self.deliver_when_durable(waiter, step, outcome, state, self.open_batch)
         else:
             # The store may have taken the committing batch before this step was requested.
             self._postpone(step, waiter)
@@ -339,7 +339,7 @@ class OptimisticCommitter(GroupCommit):
         def recalled(first: KeyUse | None) -> None:
             if first is None:
                 unmet = Outcome.PRECONDITION_FAILED
-                self.respond(waiter, step, unmet, state, None)
+                self.deliver_when_durable(waiter, step, unmet, state, None)
             else:
                 used = self._state_at(first.revision, first.position)
                 self.replay(waiter, step, first.transition, used)
@@ -358,7 +358,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
-            self.commit_ended().addCallback(self._take_backlog)
+            self.when_commit_ends().addCallback(self._take_backlog)
         self._backlog.append((waiter, step))
 
     def _take_backlog(self, _: None) -> None:
@@ -409,7 +409,9 @@ class OptimisticCommitter(GroupCommit):
         Apply the steps of C{batches}, which have not happened, to the present cursor.
         """
         steps = [
-            (waiter, step) for batch in batches for waiter, *_, step in batch.responses
+            (waiter, step)
+            for batch in batches
+            for waiter, *_, step in batch.waiting_requests
         ]
         self.restart_from(self._state_at(revision, position))
         self._place_again(steps, used)
@@ -426,9 +428,9 @@ class OptimisticCommitter(GroupCommit):
                 self.commit_open_batch()
             return
         if isinstance(error, Refusal):
-            self._refuse(error)
+            self._note_refusal(error)
         elif isinstance(error, OutcomeUnknown):
-            self._unavailable(failure)
+            self._note_failure(failure)
         else:
             self.end_process(failure)
             error = OutcomeUnknown("the store failed while the step was under way")

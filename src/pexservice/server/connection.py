@@ -22,14 +22,14 @@ from twisted.web.http import NO_BODY_CODES
 
 from pexservice.commit.interface import Outcome
 from pexservice.core.cursor import State
-from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS, Phase, bytes_taken
+from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS, Phase, delivery_progress
 from pexservice.server.parser import (
     END_OF_HEAD,
     END_OF_LINE,
     Head,
     RequestBody,
     find_end_of_head,
-    salvage,
+    read_refused_head,
 )
 from pexservice.server.plans import PlannedRequest, Template
 from pexservice.server.response_writer import (
@@ -40,7 +40,7 @@ from pexservice.server.response_writer import (
 from pexservice.server.server import Server
 from pexservice.web import problems
 from pexservice.web.clients import Peer
-from pexservice.web.performer import Call, Operation, Request, kind_of
+from pexservice.web.operations import CheckedOperation, Operation, Request, response_kind
 from pexservice.web.preconditions import UNCONDITIONAL
 from pexservice.web.problems import Problem, problem_of
 from pexservice.web.representations import VALUE
@@ -74,12 +74,12 @@ class Connection(asyncio.Protocol):
 
     C{phase} and the times are those of a
     L{LimitedConnection<pexservice.server.limits.LimitedConnection>}; C{templates},
-    C{varying_names} and C{with_token} are those that
-    L{HasTemplates<pexservice.server.plans.HasTemplates>} describes.
+    C{varying_names} and C{latest_token_request} are those that
+    L{ConnectionMemory<pexservice.server.plans.ConnectionMemory>} describes.
 
     @ivar is_admitted: whether the limits allow the connection; otherwise it gets a 503.
     @ivar on_transport: called with the transport of the event loop when it replaces a
-        L{BriefConnection<pexservice.server.listener.BriefConnection>}.
+        L{OneRequestTransport<pexservice.server.listener.OneRequestTransport>}.
     """
 
     transport: asyncio.Transport
@@ -106,21 +106,21 @@ class Connection(asyncio.Protocol):
         self.on_transport: Callable[[asyncio.Transport], None] | None = None
         self.templates: tuple[Template, ...] = ()
         self.varying_names: tuple[bytes, ...] = ()
-        self.with_token: tuple[bytes, PlannedRequest] | None = None
+        self.latest_token_request: tuple[bytes, PlannedRequest] | None = None
         # The input that was not parsed yet, and how many of its bytes were searched for the
         # end of a head.
         self._buffer = bytearray()
-        self._searched = 0
+        self._searched_bytes = 0
         # The bytes of the arriving request if all arrived in one piece; else b"".
-        self._first_input = b""
-        self._skipped_line = False
+        self._exact_bytes = b""
+        self._skipped_empty_line = False
         self._head: Head | None = None
         self._body: RequestBody | None = None
         self._waits_for_budget = False
         # The request that is being performed, and whether its handler was called for it.
         self._request: PlannedRequest | None = None
         self._handler_was_called = False
-        self._call: Call | None = None
+        self._operation: CheckedOperation | None = None
         self._handler_result: Deferred[Response] | None = None
         self._stream: Stream | None = None
         self._stream_length = 0
@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
 
     @cached_property
     def peer(self) -> Peer:
-        return self._server.performer.clients.peer(self._peer_address, self._local_address)
+        return self._server.checker.clients.peer(self._peer_address, self._local_address)
 
     # Calls of the event loop.
 
@@ -158,11 +158,11 @@ class Connection(asyncio.Protocol):
                 self.perform(request)
                 return
             self.phase = _RECEIVING
-            self._first_input = data
+            self._exact_bytes = data
             self._buffer += data
             self._parse_input()
         elif phase is _RECEIVING:
-            self._first_input = b""
+            self._exact_bytes = b""
             self._buffer += data
             if self._waits_for_budget:
                 self._pause_reading()
@@ -211,8 +211,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.phase = _CLOSED
-        self._server.connections.leave(self)
-        self._request = self.with_token = None
+        self._server.connections.remove(self)
+        self._request = self.latest_token_request = None
         self._buffer.clear()
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -229,7 +229,7 @@ class Connection(asyncio.Protocol):
         Parse the input until a request is complete, or input or parsing budget runs out.
         """
         self._waits_for_budget = False
-        budget = self._server.parsing
+        budget = self._server.parsing_budget
         # At least one part is parsed: a connection that waited for the budget has its turn.
         has_more = True
         while has_more and self.phase is _RECEIVING:
@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
             except Problem as problem:
                 self.refuse(problem)
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
-                self._give_up()
+                self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
             if has_more and self._body is not None and budget.is_spent:
                 self._waits_for_budget = True
@@ -249,7 +249,7 @@ class Connection(asyncio.Protocol):
             return
         if self._half_closed:
             self.close()
-        elif self._buffer or self._head or self._skipped_line:
+        elif self._buffer or self._head or self._skipped_empty_line:
             self.receiving_since = self.receiving_since or self._server.seconds()
             if not self.blocked_since:
                 self._resume_reading()
@@ -271,19 +271,19 @@ class Connection(asyncio.Protocol):
                 self._begin()
                 return True
             return len(buffer) < size
-        if not self._skipped_line and buffer.startswith(END_OF_LINE):
+        if not self._skipped_empty_line and buffer.startswith(END_OF_LINE):
             # Old clients send an empty line after a body.
             del buffer[: len(END_OF_LINE)]
-            self._skipped_line, self._first_input = True, b""
-        if not buffer or (buffer == b"\r" and not self._skipped_line):
+            self._skipped_empty_line, self._exact_bytes = True, b""
+        if not buffer or (buffer == b"\r" and not self._skipped_empty_line):
             return False
-        end = find_end_of_head(buffer, self._searched)
+        end = find_end_of_head(buffer, self._searched_bytes)
         if end < 0:
-            self._searched = len(buffer)
+            self._searched_bytes = len(buffer)
             return False
         head = self._head = self._server.plans.reader.read(bytes(buffer[:end]))
         del buffer[: end + len(END_OF_HEAD)]
-        self._searched, self._skipped_line = 0, False
+        self._searched_bytes, self._skipped_empty_line = 0, False
         if head.body == 0:
             self._begin()
             return True
@@ -300,7 +300,7 @@ class Connection(asyncio.Protocol):
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
-        data, self._first_input = self._first_input, b""
+        data, self._exact_bytes = self._exact_bytes, b""
         self.receiving_since = 0.0
         server = self._server
         plan = server.plans.find_plan(head.plan_key)
@@ -312,12 +312,12 @@ class Connection(asyncio.Protocol):
             return
         self.phase = _PERFORMING
         line, arguments = head.line, head.arguments
-        plan = server.plan(head)
+        plan = server.new_plan(head)
         self._request = PlannedRequest(plan, arguments, line.logged)
         self._handler_was_called = True
         try:
             peer = self.peer
-            server.performer.check_client(arguments, peer)
+            server.checker.check_client(arguments, peer)
             result = server.call_handler(
                 Request(line.method, line.target, line.path, arguments, peer)
             )
@@ -325,8 +325,10 @@ class Connection(asyncio.Protocol):
                 plan = evolve(plan, operation=result)
                 server.plans.add(head.plan_key, plan)
                 self._request = PlannedRequest(plan, arguments, line.logged)
-                self._call = call = server.performer.call(result, arguments)
-                call.start(self)
+                self._operation = checked = server.checker.check_operation(
+                    result, arguments
+                )
+                checked.start(self)
             elif isinstance(result, Deferred):
                 self._handler_result = result
                 result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
@@ -342,16 +344,16 @@ class Connection(asyncio.Protocol):
         self.phase = _PERFORMING
         self._request = request
         try:
-            call = request.call
-            if call is None or call.needs_client_check:
-                performer, arguments = self._server.performer, request.arguments
-                performer.check_client(arguments, self.peer)
-                if call is None:
+            checked = request.checked_operation
+            if checked is None or checked.needs_client_check:
+                checker, arguments = self._server.checker, request.arguments
+                checker.check_client(arguments, self.peer)
+                if checked is None:
                     operation = request.plan.operation
                     assert operation is not None  # noqa: S101 a plan that is kept has one
-                    call = performer.call(operation, arguments)
-            self._call = call
-            call.start(self)
+                    checked = checker.check_operation(operation, arguments)
+            self._operation = checked
+            checked.start(self)
         except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
             self.fail(error)
 
@@ -362,18 +364,18 @@ class Connection(asyncio.Protocol):
         """
         Send the response about C{state}, as L{Waiter<pexservice.commit.interface.Waiter>}.
         """
-        request, call = self._request, self._call
-        if request is None or call is None:
+        request, checked = self._request, self._operation
+        if request is None or checked is None:
             # The client is gone.
             return
         try:
             plan, server = request.plan, self._server
             # Nearly all responses are of this kind.
-            if call.conditions is UNCONDITIONAL and outcome is not _REPLAYED:
+            if checked.conditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = VALUE
             else:
-                kind = kind_of(outcome, state, call)
-            data = server.writer.about(plan, kind, state)
+                kind = response_kind(outcome, state, checked)
+            data = server.writer.write_state_response(plan, kind, state)
             self._write(data)
             status = kind.status
             if status == _OK:
@@ -385,9 +387,9 @@ class Connection(asyncio.Protocol):
                 server.log_response(
                     self.peer, request.arguments, request.line, status, length
                 )
-            self._finish(last=plan.framing.last)
+            self._finish(last=plan.response_format.last)
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
-            self._give_up()
+            self._abort_after_bug()
 
     def fail(self, error: Exception) -> None:
         """
@@ -396,7 +398,7 @@ class Connection(asyncio.Protocol):
         request = self._request
         if request is None:
             return
-        preferences = request.plan.framing.preferences
+        preferences = request.plan.response_format.preferences
         self.send(problem_of(error).response(preferences.problem))
 
     def send(self, response: Response) -> None:
@@ -408,26 +410,28 @@ class Connection(asyncio.Protocol):
             return
         try:
             plan = request.plan
-            framing = plan.framing
+            response_format = plan.response_format
             if response.stream is not None:
                 # In HTTP/1.0 only the end of the connection can end a stream.
-                framing = evolve(framing, connection=b"close", last=True)
-                self._write(write_stream_head(framing, response))
+                response_format = evolve(response_format, connection=b"close", last=True)
+                self._write(write_stream_head(response_format, response))
                 self._stream = response.stream
                 response.stream.begin(self)
                 return
-            self._write(write_response(framing, response))
-            bodiless = framing.bodiless or response.status in NO_BODY_CODES
+            self._write(write_response(response_format, response))
+            bodiless = response_format.bodiless or response.status in NO_BODY_CODES
             length = 0 if bodiless else len(response.body)
-            self._finish_response(request, response.status, length, last=framing.last)
+            self._finish_response(
+                request, response.status, length, last=response_format.last
+            )
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
-            self._give_up()
+            self._abort_after_bug()
 
     def send_piece(self, data: bytes) -> None:
         request = self._request
         if self._stream is not None and request is not None:
             self._stream_length += len(data)
-            if request.plan.framing.version == b"HTTP/1.1":
+            if request.plan.response_format.version == b"HTTP/1.1":
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self._write(data)
 
@@ -435,7 +439,7 @@ class Connection(asyncio.Protocol):
         request, stream = self._request, self._stream
         if stream is not None and request is not None:
             self._stream = None
-            if request.plan.framing.version == b"HTTP/1.1":
+            if request.plan.response_format.version == b"HTTP/1.1":
                 self._write(b"0\r\n\r\n")
             self._finish_response(request, _OK, self._stream_length, last=True)
 
@@ -493,7 +497,7 @@ class Connection(asyncio.Protocol):
             self._resume_reading()
             self._parse_input()
 
-    def _give_up(self) -> None:
+    def _abort_after_bug(self) -> None:
         """
         Log a bug, and close the connection, since it is unknown what was sent.
         """
@@ -513,18 +517,18 @@ class Connection(asyncio.Protocol):
         if head is not None:
             method, line, arguments = head.line.method, head.line.logged, head.arguments
         else:
-            method, line, arguments = salvage(bytes(self._buffer))
-        performer = server.performer
+            method, line, arguments = read_refused_head(bytes(self._buffer))
+        checker = server.checker
         if problem.status in _CLIENT_FAULTS:
-            problem = performer.charge(arguments, self.peer) or problem
-        framing = server.framing(b"HTTP/1.1", method, arguments, last=True)
-        response = problem.response(framing.preferences.problem)
+            problem = checker.charge(arguments, self.peer) or problem
+        response_format = server.response_format(b"HTTP/1.1", method, arguments, last=True)
+        response = problem.response(response_format.preferences.problem)
         self.phase, self.receiving_since = _DRAINING, 0.0
         self._buffer.clear()
         self._head = self._body = None
-        self._write(write_response(framing, response))
-        server.requests.refused(problem.status)
-        length = 0 if framing.bodiless else len(response.body)
+        self._write(write_response(response_format, response))
+        server.requests.count_refused(problem.status)
+        length = 0 if response_format.bodiless else len(response.body)
         server.log_response(self.peer, arguments, line, problem.status, length)
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -545,11 +549,11 @@ class Connection(asyncio.Protocol):
 
     # Calls of the limits on connections.
 
-    def bytes_taken(self) -> int | None:
+    def delivery_progress(self) -> int | None:
         """
-        Return a number that changes when the client takes bytes: see L{bytes_taken}.
+        Return a number that changes when the client takes bytes: see L{delivery_progress}.
         """
-        return bytes_taken(self.transport.get_extra_info("socket"))
+        return delivery_progress(self.transport.get_extra_info("socket"))
 
     def time_out(self) -> None:
         """

@@ -97,7 +97,7 @@ class LimitedConnection(Protocol):
     receiving_since: float
     blocked_since: float
 
-    def bytes_taken(self) -> int | None:
+    def delivery_progress(self) -> int | None:
         """
         Return a number that changes when the client takes some of the bytes sent to it.
 
@@ -146,7 +146,7 @@ class Connections:
     @ivar accepted: how many were accepted.
     @ivar refused: how many were refused.
     @ivar closed: how many were closed from here, by reason.
-    @ivar closing: whether every response is the last of its connection.
+    @ivar is_draining: whether every response is the last of its connection.
     @ivar closes_idle: whether a connection is closed as soon as it is idle.
     @ivar seconds: a monotonic clock.
     """
@@ -162,16 +162,16 @@ class Connections:
         # The blocked connections: when they were checked last, and how many bytes their
         # clients had taken by then.
         self._blocked: dict[LimitedConnection, tuple[float, int | None]] = {}
-        self._emptied: list[Deferred[None]] = []
+        self._empty_deferreds: list[Deferred[None]] = []
         self.accepted = self.refused = 0
         self.closed = dict.fromkeys(CLOSE_REASONS, 0)
-        self.closing = False
+        self.is_draining = False
         self.closes_idle = False
         self.seconds = seconds
         # The connections that the last search found; the last in the list is closed first.
         self._candidates: list[tuple[_Rank, LimitedConnection]] = []
         # Whether all of them belong to clients with too many connections.
-        self._of_greedy = False
+        self._candidates_are_greedy = False
         self._next_search = 0.0
 
     def __len__(self) -> int:
@@ -226,7 +226,7 @@ class Connections:
                 self._next_search = begin + (1 + SEARCH_BACKOFF) * duration
         if connection is None:
             return False
-        self.leave(connection)
+        self.remove(connection)
         self.closed["displaced"] += 1
         connection.abort()
         return True
@@ -237,12 +237,12 @@ class Connections:
         if newcomer is not None and self._has_share(newcomer):
             # Otherwise each new connection of this client would close another client's.
             greedy.add(newcomer)
-        self._of_greedy = bool(greedy)
+        self._candidates_are_greedy = bool(greedy)
         self._candidates = [
             (rank, connection)
             for connection, client in self._open.items()
             if not greedy or client in greedy
-            if (rank := _rank(connection, greedy=self._of_greedy)) is not None
+            if (rank := _rank(connection, greedy=self._candidates_are_greedy)) is not None
         ]
         self._candidates.sort(key=lambda candidate: candidate[0], reverse=True)
 
@@ -268,14 +268,14 @@ class Connections:
             if connection not in self._open or rank != _rank(connection, greedy=True):
                 continue
             count = self._counts[self._open[connection] or ""]
-            if self._of_greedy and count < self._share():
+            if self._candidates_are_greedy and count < self._share():
                 # The client has lost enough connections.
                 self._candidates.clear()
                 break
             return connection
         return None
 
-    def leave(self, connection: LimitedConnection) -> None:
+    def remove(self, connection: LimitedConnection) -> None:
         """
         Forget a connection that is closed.
         """
@@ -286,8 +286,8 @@ class Connections:
             self._counts[client] -= 1
             if not self._counts[client]:
                 del self._counts[client]
-        if not self._open and self._emptied:
-            emptied, self._emptied = self._emptied, []
+        if not self._open and self._empty_deferreds:
+            emptied, self._empty_deferreds = self._empty_deferreds, []
             for waiter in emptied:
                 waiter.callback(None)
 
@@ -302,7 +302,7 @@ class Connections:
             except Exception:  # noqa: BLE001 it is logged, and no reason to stop
                 # The error of one connection must not keep the others open.
                 self._log.failure("a connection could not be closed")
-                self.leave(connection)
+                self.remove(connection)
                 connection.abort()
 
     def _check_timeouts(self, connection: LimitedConnection, now: float) -> None:
@@ -324,11 +324,14 @@ class Connections:
         """
         since, taken = self._blocked.get(connection, (0.0, None))
         if since < connection.blocked_since:
-            self._blocked[connection] = connection.blocked_since, connection.bytes_taken()
+            self._blocked[connection] = (
+                connection.blocked_since,
+                connection.delivery_progress(),
+            )
             return False
         if now - since <= STALL_TIMEOUT_SECONDS:
             return False
-        taken_by_now = connection.bytes_taken()
+        taken_by_now = connection.delivery_progress()
         self._blocked[connection] = now, taken_by_now
         return taken_by_now == taken
 
@@ -362,14 +365,14 @@ class Connections:
             elif connection.receiving_since or connection.blocked_since:
                 connection.abort()
 
-    def emptied(self) -> Deferred[None]:
+    def when_empty(self) -> Deferred[None]:
         """
         Return a Deferred that fires when no connection is open.
         """
         if not self._open:
             return succeed(None)
         emptied: Deferred[None] = Deferred()
-        self._emptied.append(emptied)
+        self._empty_deferreds.append(emptied)
         return emptied
 
 
@@ -394,7 +397,7 @@ def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
     return _PERFORMING if greedy else None
 
 
-def bytes_taken(handle: socket.socket | None) -> int | None:
+def delivery_progress(handle: socket.socket | None) -> int | None:
     """
     Return a number that changes when the client takes some of the bytes sent to it.
 

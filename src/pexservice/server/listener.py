@@ -3,7 +3,7 @@ The listener: it accepts the connections of a port that Twisted has opened.
 
 The event loop's own servers accept one connection in a turn, and make a transport for each.
 This listener accepts several in a turn, and leaves a connection without a transport if it
-ends after its first request: see L{BriefConnection}.
+ends after its first request: see L{OneRequestTransport}.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ MAX_ACCEPTED_PER_TURN = 64
 #: How long to wait after C{accept} has failed for lack of file descriptors or memory.
 RETRY_DELAY_SECONDS = 0.1
 
-#: L{BriefConnection} leaves longer input to the event loop's transport.
-MAX_BRIEF_INPUT_BYTES = 2048
+#: L{OneRequestTransport} leaves longer input to the event loop's transport.
+MAX_FIRST_INPUT_BYTES = 2048
 
 
 @implementer(IListeningPort)
@@ -126,12 +126,12 @@ class Listener:
         if not (local_address or self._is_unix):
             local_address = accepted.getsockname()[0]
         connection = Connection(self._server, address, local_address)
-        client = self._server.performer.clients.client_of(address)
+        client = self._server.checker.clients.client_of(address)
         admission = self._connections.admit(connection, client)
         refused = admission is not Admission.ACCEPTED
         if admission is Admission.DROPPED or (refused and self._tls):
             # Before the TLS handshake there is no way to respond.
-            self._connections.leave(connection)
+            self._connections.remove(connection)
             accepted.close()
         elif refused:
             connection.is_admitted = False
@@ -143,7 +143,7 @@ class Listener:
             connection.transport = transport  # type: ignore[assignment]
             self._make_transport(accepted, connection, transport)
         else:
-            BriefConnection(
+            OneRequestTransport(
                 accepted, self._loop, self._server.plans, connection, self._make_transport
             )
 
@@ -178,7 +178,7 @@ class Listener:
                 connection.connection_lost(error)
 
 
-class BriefConnection:
+class OneRequestTransport:
     """
     The first transport of a connection: it carries a single request.
 
@@ -223,7 +223,7 @@ class BriefConnection:
         if self._closing:
             return
         try:
-            self._received = self._socket.recv(MAX_BRIEF_INPUT_BYTES, socket.MSG_DONTWAIT)
+            self._received = self._socket.recv(MAX_FIRST_INPUT_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             self._watches = True
             self._loop.add_reader(self._socket.fileno(), self._read)
@@ -246,7 +246,7 @@ class BriefConnection:
         request = self._plans.exact.young.get(data) or self._plans.find_request(
             data, connection
         )
-        if request is None or not request.plan.framing.last:
+        if request is None or not request.plan.response_format.last:
             self._request_transport()
             return
         self._received = b""
@@ -300,7 +300,7 @@ class BriefConnection:
             with suppress(OSError):
                 # The client may have sent more meanwhile.  To close a socket with unread
                 # input resets the connection, and a reset may overtake the response.
-                self._socket.recv(MAX_BRIEF_INPUT_BYTES, socket.MSG_DONTWAIT)
+                self._socket.recv(MAX_FIRST_INPUT_BYTES, socket.MSG_DONTWAIT)
         self._socket.close()
         self._connection.connection_lost(None)
 

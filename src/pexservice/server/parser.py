@@ -82,7 +82,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Generations(Generic[K, V]):
+class GenerationalCache(Generic[K, V]):
     """
     A cache of at most twice C{size} entries, which keeps the entries that are used.
 
@@ -208,10 +208,10 @@ class HeadReader:
         }
         self._no_meanings: list[Hashable] = [None] * len(meanings)
         # Two caches, because a request line must not pass as a header line.
-        self._request_lines: Generations[bytes, RequestLine] = Generations(
+        self._request_lines: GenerationalCache[bytes, RequestLine] = GenerationalCache(
             MAX_REMEMBERED_LINES
         )
-        self._header_lines: Generations[bytes, HeaderLine] = Generations(
+        self._header_lines: GenerationalCache[bytes, HeaderLine] = GenerationalCache(
             MAX_REMEMBERED_LINES
         )
 
@@ -382,7 +382,7 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     return -1
 
 
-def salvage(head: bytes) -> tuple[bytes, bytes, Arguments]:
+def read_refused_head(head: bytes) -> tuple[bytes, bytes, Arguments]:
     """
     Return the method of a refused head, its request line for the log, and its arguments.
 

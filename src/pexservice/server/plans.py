@@ -32,14 +32,14 @@ from attrs import define, frozen
 from pexservice.server.parser import (
     HEADER_VALUE,
     Arguments,
-    Generations,
+    GenerationalCache,
     Head,
     HeadReader,
     PlanKey,
 )
 from pexservice.server.request_counters import Tally
+from pexservice.web.operations import CheckedOperation, Operation, RequestChecker
 from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, Preferences, Use
-from pexservice.web.performer import Call, Operation, Performer
 from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
 
@@ -76,7 +76,7 @@ _TOKEN_ALONE = (AUTHORIZATION,)
 
 
 @frozen(eq=False)
-class Framing:
+class ResponseFormat:
     """
     What all responses to one kind of request have in common.
 
@@ -105,7 +105,7 @@ class Plan:
     """
 
     operation: Operation | None
-    framing: Framing
+    response_format: ResponseFormat
     tally: Tally
 
 
@@ -115,13 +115,14 @@ class PlannedRequest:
     A request with its plan.
 
     @ivar line: the request line for the access log.
-    @ivar call: the operation with these arguments; C{None} if it has to be made from them.
+    @ivar checked_operation: the operation, checked with these arguments; C{None} if each
+        such request has to be checked.
     """
 
     plan: Plan
     arguments: Arguments
     line: bytes
-    call: Call | None = None
+    checked_operation: CheckedOperation | None = None
 
 
 @define(eq=False)
@@ -135,7 +136,7 @@ class Template:
     @ivar names: the names of the headers whose values are read, in this order.
     @ivar request: the request without the arguments that are read.
     @ivar rememberable: whether a request may be remembered by its exact bytes.
-    @ivar latest: the hash of the values that were read last, if C{rememberable}.
+    @ivar latest_hash: the hash of the values that were read last, if C{rememberable}.
     """
 
     prefix: bytes
@@ -144,7 +145,7 @@ class Template:
     names: tuple[bytes, ...]
     request: PlannedRequest
     rememberable: bool
-    latest: int = 0
+    latest_hash: int = 0
 
     def match(self, data: bytes) -> PlannedRequest | None:
         """
@@ -164,31 +165,31 @@ class Template:
             return request
         values = match.groups()
         if self.rememberable:
-            latest = hash(values)
-            if latest == self.latest:
+            latest_hash = hash(values)
+            if latest_hash == self.latest_hash:
                 # The client repeats itself.  L{Plans.learn} will remember the exact bytes.
                 return None
-            self.latest = latest
+            self.latest_hash = latest_hash
         arguments = request.arguments.copy()
         for name, value in zip(names, values, strict=True):
             arguments[name] = [value]
         return PlannedRequest(request.plan, arguments, request.line)
 
 
-class HasTemplates(Protocol):
+class ConnectionMemory(Protocol):
     """
     What plans remember on a connection.
 
     @ivar templates: the templates of its requests; the one that matched last is first.
     @ivar varying_names: the header names of the lines that were new in the last head that
         was parsed.
-    @ivar with_token: the bytes of the latest request whose token was accepted, and the
-        request.
+    @ivar latest_token_request: the bytes of the latest request whose token was accepted,
+        and the request.
     """
 
     templates: tuple[Template, ...]
     varying_names: tuple[bytes, ...]
-    with_token: tuple[bytes, PlannedRequest] | None
+    latest_token_request: tuple[bytes, PlannedRequest] | None
 
 
 class Plans:
@@ -199,16 +200,20 @@ class Plans:
     @ivar reader: reads the heads that neither the exact bytes nor a template recognized.
     """
 
-    def __init__(self, performer: Performer) -> None:
-        self.exact: Generations[bytes, PlannedRequest] = Generations(MAX_EXACT_REQUESTS)
-        self.reader = HeadReader(performer.meanings())
-        self._performer = performer
+    def __init__(self, checker: RequestChecker) -> None:
+        self.exact: GenerationalCache[bytes, PlannedRequest] = GenerationalCache(
+            MAX_EXACT_REQUESTS
+        )
+        self.reader = HeadReader(checker.meanings())
+        self._checker = checker
         self._plans: dict[PlanKey, Plan] = {}
         # The hashes of requests that arrived once, so that a second time is noticed.
-        self._once: Generations[int, bool] = Generations(MAX_EXACT_REQUESTS)
+        self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
+            MAX_EXACT_REQUESTS
+        )
         # For clients that open a connection for each request: the latest templates and
         # varying names of all connections.
-        self._latest: tuple[Template, ...] = ()
+        self._latest_templates: tuple[Template, ...] = ()
         self._varying_names: tuple[bytes, ...] = ()
         self._new_templates = 0
         self._closed = False
@@ -230,11 +235,13 @@ class Plans:
         remembered plans lack it.
         """
         self._closed = True
-        self._latest = ()
+        self._latest_templates = ()
         self._plans.clear()
         self.exact.clear()
 
-    def find_request(self, data: bytes, connection: HasTemplates) -> PlannedRequest | None:
+    def find_request(
+        self, data: bytes, connection: ConnectionMemory
+    ) -> PlannedRequest | None:
         """
         Return the request with the bytes C{data}, if it is recognized without being parsed.
 
@@ -244,20 +251,22 @@ class Plans:
         """
         if self._closed:
             return None
-        with_token = connection.with_token
+        latest_token_request = connection.latest_token_request
         # The time of this comparison tells nothing about the token.
-        if with_token is not None and compare_digest(with_token[0], data):
-            return with_token[1]
+        if latest_token_request is not None and compare_digest(
+            latest_token_request[0], data
+        ):
+            return latest_token_request[1]
         templates = connection.templates
-        for template in templates or self._latest:
+        for template in templates or self._latest_templates:
             request = template.match(data)
             if request is not None:
                 if not templates or templates[0] is not template:
                     _prefer(connection, template)
                 if template.names == _TOKEN_ALONE and len(data) <= MAX_EXACT_BYTES:
-                    request.call = self._reusable_call(request)
-                    if request.call is not None:
-                        connection.with_token = (data, request)
+                    request.checked_operation = self._reusable_operation(request)
+                    if request.checked_operation is not None:
+                        connection.latest_token_request = (data, request)
                 return request
         # The caller searched the young generation, and this searches the old one too.
         return self.exact.get(data)
@@ -270,7 +279,7 @@ class Plans:
             self._plans[key] = plan
 
     def learn(
-        self, data: bytes, head: Head, plan: Plan, connection: HasTemplates
+        self, data: bytes, head: Head, plan: Plan, connection: ConnectionMemory
     ) -> PlannedRequest:
         """
         Return the request with C{head}, and prepare to recognize it by its bytes.
@@ -292,14 +301,14 @@ class Plans:
         """
         if len(data) > MAX_EXACT_BYTES:
             return
-        if self._once.get(hash(data)) is None:
-            self._once.put(hash(data), True)  # noqa: FBT003 only the key counts
+        if self._seen_once.get(hash(data)) is None:
+            self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
             return
-        request.call = self._reusable_call(request)
-        if request.call is not None:
+        request.checked_operation = self._reusable_operation(request)
+        if request.checked_operation is not None:
             self.exact.put(data, request)
 
-    def _reusable_call(self, request: PlannedRequest) -> Call | None:
+    def _reusable_operation(self, request: PlannedRequest) -> CheckedOperation | None:
         """
         Return a call that can be used again for each request with the same arguments.
 
@@ -309,13 +318,13 @@ class Plans:
         operation = request.plan.operation
         try:
             if operation is not None:
-                return self._performer.call(operation, request.arguments)
+                return self._checker.check_operation(operation, request.arguments)
         except Problem:
             pass
         return None
 
     def _learn_template(
-        self, data: bytes, head: Head, request: PlannedRequest, connection: HasTemplates
+        self, data: bytes, head: Head, request: PlannedRequest, connection: ConnectionMemory
     ) -> None:
         """
         Make a template if lines with these names were new in the last request too.
@@ -333,7 +342,10 @@ class Plans:
             if template is not None:
                 self._new_templates += 1
                 _prefer(connection, template)
-                self._latest = (template, *self._latest[: MAX_TEMPLATES - 1])
+                self._latest_templates = (
+                    template,
+                    *self._latest_templates[: MAX_TEMPLATES - 1],
+                )
 
     def _template(
         self, data: bytes, head: Head, span: tuple[int, int], request: PlannedRequest
@@ -366,7 +378,7 @@ class Plans:
         common = PlannedRequest(request.plan, arguments, request.line)
         read_names = tuple(name for name in names if name in head.arguments)
         if not read_names:
-            common.call = self._reusable_call(common)
+            common.checked_operation = self._reusable_operation(common)
         rememberable = not any(Use.NEVER_REMEMBERED in HEADERS[name] for name in read_names)
         return Template(prefix, suffix, pattern, read_names, common, rememberable)
 
@@ -385,6 +397,6 @@ def _pattern(names: tuple[bytes, ...], is_read: tuple[bool, ...]) -> re.Pattern[
     return re.compile(b"\r\n".join(lines))
 
 
-def _prefer(connection: HasTemplates, template: Template) -> None:
+def _prefer(connection: ConnectionMemory, template: Template) -> None:
     others = [other for other in connection.templates if other is not template]
     connection.templates = (template, *others[: MAX_TEMPLATES - 1])

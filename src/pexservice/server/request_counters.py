@@ -12,7 +12,7 @@ from http import HTTPMethod, HTTPStatus
 
 from attrs import Factory, define
 
-from pexservice.web.endpoints import BY_PATH, CURSOR_ENDPOINTS
+from pexservice.web.endpoints import CURSOR_ENDPOINTS, ENDPOINT_BY_PATH
 
 #: The name of every path and every method that does not exist, so that clients cannot make
 #: the table larger.  A malformed request counts under it twice, as path and as method.
@@ -63,7 +63,7 @@ class RequestCounters:
         """
         Return the tally of the requests for one endpoint and method.
         """
-        endpoint = path.decode() if path in BY_PATH else OTHER
+        endpoint = path.decode() if path in ENDPOINT_BY_PATH else OTHER
         return self._tally(endpoint, _METHODS.get(method, OTHER))
 
     def _tally(self, endpoint: str, method: str) -> Tally:
@@ -72,7 +72,7 @@ class RequestCounters:
             tally = self._tallies[endpoint, method] = Tally(endpoint, method)
         return tally
 
-    def refused(self, status: int) -> None:
+    def count_refused(self, status: int) -> None:
         """
         Count a request that was malformed or too slow.
         """

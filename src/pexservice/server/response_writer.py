@@ -15,11 +15,11 @@ from attrs import evolve
 from twisted.web.http import NO_BODY_CODES, datetimeToString
 
 from pexservice.core.cursor import State
-from pexservice.server.plans import Framing, Plan
+from pexservice.server.plans import Plan, ResponseFormat
 from pexservice.web.representations import (
     VALUE,
     WITH_VALUE,
-    Kind,
+    ResponseKind,
     response_about,
     state_body,
 )
@@ -32,19 +32,19 @@ Writer = Callable[[State], bytes]
 
 
 def write_head(
-    framing: Framing, response: Response, more_headers: Iterable[Header] = ()
+    response_format: ResponseFormat, response: Response, more_headers: Iterable[Header] = ()
 ) -> bytes:
     """
     Return the head of C{response}.
 
     Headers with the same name are written together, at the place of the first.
     """
-    lines = [b"%b %d %b\r\n" % (framing.version, response.status, response.phrase)]
-    if framing.connection is not None:
-        lines.append(b"Connection: %b\r\n" % framing.connection)
+    lines = [b"%b %d %b\r\n" % (response_format.version, response.status, response.phrase)]
+    if response_format.connection is not None:
+        lines.append(b"Connection: %b\r\n" % response_format.connection)
     lines.append(b"Date: %b\r\n" % datetimeToString())
     by_name: dict[bytes, list[bytes]] = {}
-    for name, value in (*framing.browser_headers, *response.headers, *more_headers):
+    for name, value in (*response_format.browser_headers, *response.headers, *more_headers):
         by_name.setdefault(name, []).append(value)
     for name, values in by_name.items():
         lines += [b"%b: %b\r\n" % (name, value) for value in values]
@@ -53,7 +53,7 @@ def write_head(
 
 
 def write_response(
-    framing: Framing, response: Response, length: bytes | None = None
+    response_format: ResponseFormat, response: Response, length: bytes | None = None
 ) -> bytes:
     """
     Return C{response} as it is sent.
@@ -64,28 +64,28 @@ def write_response(
     if response.status not in NO_BODY_CODES:
         # Also in the response to a HEAD: the length that the body of a GET would have.
         headers = ((b"Content-Length", length or b"%d" % len(response.body)),)
-    head = write_head(framing, response, headers)
-    return head if framing.bodiless else head + response.body
+    head = write_head(response_format, response, headers)
+    return head if response_format.bodiless else head + response.body
 
 
-def write_stream_head(framing: Framing, response: Response) -> bytes:
+def write_stream_head(response_format: ResponseFormat, response: Response) -> bytes:
     """
     Return the head of a streamed C{response}, which is chunked in HTTP/1.1.
     """
     chunked = ((b"Transfer-Encoding", b"chunked"),)
-    headers = chunked if framing.version == b"HTTP/1.1" else ()
-    return write_head(framing, response, headers)
+    headers = chunked if response_format.version == b"HTTP/1.1" else ()
+    return write_head(response_format, response, headers)
 
 
-def _writer(plan: Plan, kind: Kind) -> Writer:
+def _writer(plan: Plan, kind: ResponseKind) -> Writer:
     """
     Return the function that writes the response of C{kind} about a state.
     """
-    framing, has_value = plan.framing, kind in WITH_VALUE
-    bodiless, preferences = framing.bodiless, framing.preferences
+    response_format, has_value = plan.response_format, kind in WITH_VALUE
+    bodiless, preferences = response_format.bodiless, response_format.preferences
     form = write_response(
         # Only these headers may have a percent sign; all others are constants.
-        _escaped(framing),
+        _escaped(response_format),
         response_about(kind, preferences, b"%d", b"%d", b"%b"),
         length=b"%d" if has_value else None,
     )
@@ -111,14 +111,17 @@ def _writer(plan: Plan, kind: Kind) -> Writer:
     return text if representation == TEXT and not bodiless else value
 
 
-def _escaped(framing: Framing) -> Framing:
+def _escaped(response_format: ResponseFormat) -> ResponseFormat:
     """
-    Return C{framing} for a format: the operator's C{--cors-origin} may have a percent sign.
+    Return C{response_format} with each percent sign doubled.
+
+    Only the operator's C{--cors-origin} may have one.
     """
     headers = tuple(
-        (name, value.replace(b"%", b"%%")) for name, value in framing.browser_headers
+        (name, value.replace(b"%", b"%%"))
+        for name, value in response_format.browser_headers
     )
-    return evolve(framing, browser_headers=headers)
+    return evolve(response_format, browser_headers=headers)
 
 
 class ResponseWriter:
@@ -128,7 +131,7 @@ class ResponseWriter:
 
     def __init__(self) -> None:
         self._value_writers: dict[Plan, Writer] = {}
-        self._other_writers: dict[tuple[Plan, Kind], Writer] = {}
+        self._other_writers: dict[tuple[Plan, ResponseKind], Writer] = {}
         self._read_state: State | None = None
         self._reads: dict[Plan, bytes] = {}
 
@@ -140,7 +143,7 @@ class ResponseWriter:
         self._other_writers.clear()
         self._read_state = None
 
-    def about(self, plan: Plan, kind: Kind, state: State) -> bytes:
+    def write_state_response(self, plan: Plan, kind: ResponseKind, state: State) -> bytes:
         """
         Return the response of C{kind} about C{state} to a request of C{plan}.
         """

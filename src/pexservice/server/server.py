@@ -14,10 +14,11 @@ from pexservice.process.timing import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.parser import Head
-from pexservice.server.plans import Framing, Plan, Plans
+from pexservice.server.plans import Plan, Plans, ResponseFormat
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.response_writer import ResponseWriter
 from pexservice.web.clients import Peer
+from pexservice.web.operations import HandlerResult, Request, RequestChecker
 from pexservice.web.parameters import (
     CONNECTION,
     FORWARDED_FOR,
@@ -26,7 +27,6 @@ from pexservice.web.parameters import (
     persistence,
     preferences,
 )
-from pexservice.web.performer import HandlerResult, Performer, Request
 
 #: The parsing of one turn.  A new client gets its response after a few turns at the latest.
 MAX_SECONDS_PER_TURN = 0.01
@@ -57,10 +57,10 @@ class ParsingBudget:
         """
         self.seconds = seconds
         self._call_soon = call_soon
-        self._left = MAX_SECONDS_PER_TURN
+        self._seconds_left = MAX_SECONDS_PER_TURN
         self._queue: deque[Callable[[], None]] = deque()
         # By client, those whose input is new: none of it was parsed since it arrived.
-        self._first: dict[str, deque[Callable[[], None]]] = {}
+        self._new_input: dict[str, deque[Callable[[], None]]] = {}
         self._renewal_scheduled = False
 
     @property
@@ -68,14 +68,14 @@ class ParsingBudget:
         """
         Return whether this turn has time left, even if connections wait for some of it.
         """
-        return self._left > 0
+        return self._seconds_left > 0
 
     @property
     def is_spent(self) -> bool:
-        return self._left <= 0 or bool(self._queue or self._first)
+        return self._seconds_left <= 0 or bool(self._queue or self._new_input)
 
     def spend(self, seconds: float) -> None:
-        self._left -= seconds
+        self._seconds_left -= seconds
         if not self._renewal_scheduled:
             self._renewal_scheduled = True
             self._call_soon(self._renew)
@@ -90,27 +90,27 @@ class ParsingBudget:
         if client is None:
             self._queue.append(parse)
         else:
-            self._first.setdefault(client, deque()).append(parse)
+            self._new_input.setdefault(client, deque()).append(parse)
         self.spend(0)
 
     def _renew(self) -> None:
         self._renewal_scheduled = False
-        self._left = MAX_SECONDS_PER_TURN
+        self._seconds_left = MAX_SECONDS_PER_TURN
         # A connection that has to wait again joins the end of the queue.
-        while (self._first or self._queue) and self._left > 0:
-            self._next()()
-        if self._first or self._queue:
+        while (self._new_input or self._queue) and self._seconds_left > 0:
+            self._pop_first()()
+        if self._new_input or self._queue:
             self.spend(0)
 
-    def _next(self) -> Callable[[], None]:
-        if not self._first:
+    def _pop_first(self) -> Callable[[], None]:
+        if not self._new_input:
             return self._queue.popleft()
-        client = next(iter(self._first))
-        waiting = self._first.pop(client)
+        client = next(iter(self._new_input))
+        waiting = self._new_input.pop(client)
         parse = waiting.popleft()
         if waiting:
             # Its next turn comes after those of the other clients.
-            self._first[client] = waiting
+            self._new_input[client] = waiting
         return parse
 
 
@@ -127,7 +127,7 @@ class Server:
     def __init__(
         self,
         call_handler: Callable[[Request], HandlerResult],
-        performer: Performer,
+        checker: RequestChecker,
         connections: Connections,
         requests: RequestCounters,
         reactor: IReactorTime,
@@ -136,12 +136,12 @@ class Server:
         log: AccessLog | None = None,
     ) -> None:
         self.call_handler = call_handler
-        self.performer = performer
+        self.checker = checker
         self.connections = connections
         self.requests = requests
-        self.plans = Plans(performer)
+        self.plans = Plans(checker)
         self.writer = ResponseWriter()
-        self.parsing = ParsingBudget(call_soon)
+        self.parsing_budget = ParsingBudget(call_soon)
         self.log = log
         self.seconds = connections.seconds
         self.call_soon = call_soon
@@ -173,7 +173,7 @@ class Server:
         """
         Make every response from now on the last of its connection.
         """
-        self.connections.closing = True
+        self.connections.is_draining = True
         self.plans.close()
 
     def tick(self) -> None:
@@ -185,7 +185,7 @@ class Server:
             self.log.tick()
         self.plans.tick()
 
-    def plan(self, head: Head) -> Plan:
+    def new_plan(self, head: Head) -> Plan:
         """
         Return a new plan without operation, for a request whose handler was not called yet.
         """
@@ -193,21 +193,21 @@ class Server:
         wishes = persistence(arguments.get(CONNECTION, ()))
         keeps = wishes.keeps if line.version == b"HTTP/1.0" else not wishes.closes
         # Every response has its length, so HTTP/1.0 can keep its connection too.
-        last = not keeps or self.connections.closing
-        framing = self.framing(line.version, line.method, arguments, last=last)
-        return Plan(None, framing, self.requests.tally(line.path, line.method))
+        last = not keeps or self.connections.is_draining
+        response_format = self.response_format(
+            line.version, line.method, arguments, last=last
+        )
+        return Plan(None, response_format, self.requests.tally(line.path, line.method))
 
-    def framing(
+    def response_format(
         self, version: bytes, method: bytes, arguments: Arguments, *, last: bool
-    ) -> Framing:
+    ) -> ResponseFormat:
         keep_alive = b"keep-alive" if version == b"HTTP/1.0" else None
-        return Framing(
+        return ResponseFormat(
             version,
             b"close" if last else keep_alive,
             last=last,
-            browser_headers=self.performer.access.browser_headers(
-                arguments.get(ORIGIN, ())
-            ),
+            browser_headers=self.checker.access.browser_headers(arguments.get(ORIGIN, ())),
             preferences=preferences(arguments),
             bodiless=method == b"HEAD",
         )
@@ -223,5 +223,5 @@ class Server:
         """
         if self.log is not None:
             forwarded = arguments.get(FORWARDED_FOR)
-            host = self.performer.clients.client_address(peer, forwarded)
+            host = self.checker.clients.client_address(peer, forwarded)
             self.log.add(host, line, status, length, arguments)

@@ -22,7 +22,7 @@ from pexservice.server.server import Server
 
 #: How many bytes are decrypted in one step: at most 80 KeyUpdates, 0.8 milliseconds.  The
 #: greeting of a client with a post-quantum key has 1,500 to 1,900.
-STEP_BYTES = 2048
+DECRYPT_STEP_BYTES = 2048
 
 #: How many bytes may arrive without any data for the connection.  A record is decrypted as
 #: a whole and has up to 16 KiB of data; a handshake is smaller than that.
@@ -47,24 +47,24 @@ class TlsTransport(asyncio.Protocol):
         """
         self._server = server
         self._client = client
-        self._budget = server.parsing
+        self._budget = server.parsing_budget
         self._connection = connection
-        self._raw: asyncio.Transport | None = None
+        self._socket_transport: asyncio.Transport | None = None
         # What OpenSSL reads from and writes to.
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         # The input that OpenSSL does not have yet.
         self._encrypted = bytearray()
         # Whether OpenSSL may have decrypted data that was not read from it.
-        self._has_unread = False
+        self._has_decrypted = False
         self._bytes_without_data = 0
-        self._established = self._waits = self._advancing = False
-        self._reads = True
+        self._established = self._decryption_scheduled = self._is_decrypting = False
+        self._is_reading = True
         # Whether the socket is not read, since input waits or the connection reads nothing.
         self._socket_paused = False
         # Whether the peer and this end will send no more.
         self._input_ended = self._output_ended = False
-        self._eof_passed_on = False
+        self._eof_reported = False
         self._timeout: IDelayedCall = server.call_later(
             HANDSHAKE_TIMEOUT_SECONDS, self.abort
         )
@@ -72,7 +72,7 @@ class TlsTransport(asyncio.Protocol):
     # Calls of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._raw = transport  # type: ignore[assignment]
+        self._socket_transport = transport  # type: ignore[assignment]
         if self._output_ended:
             transport.abort()  # type: ignore[attr-defined]
 
@@ -80,16 +80,16 @@ class TlsTransport(asyncio.Protocol):
         if self._output_ended:
             return
         self._encrypted += data
-        if self._waits or not self._reads:
+        if self._decryption_scheduled or not self._is_reading:
             return
         if self._budget.has_time:
-            self._advance()
+            self._decrypt_input()
         else:
             self._wait(self._client)
 
     def eof_received(self) -> bool:
         self._input_ended = True
-        if not (self._encrypted or self._has_unread):
+        if not (self._encrypted or self._has_decrypted):
             self._end_input()
         # The connection may have a response to send.
         return True
@@ -107,7 +107,7 @@ class TlsTransport(asyncio.Protocol):
         self._output_ended = True
         self._encrypted.clear()
         # This frees OpenSSL's memory at once, and not when Python collects the cycle.
-        self._raw = None
+        self._socket_transport = None
         del self._tls, self._incoming, self._outgoing
         if self._connection.phase is not Phase.CLOSED:
             self._connection.connection_lost(error)
@@ -115,63 +115,63 @@ class TlsTransport(asyncio.Protocol):
     # Decrypting.
 
     def _wait(self, client: str | None = None) -> None:
-        self._waits = True
+        self._decryption_scheduled = True
         self._pause_socket()
-        self._budget.wait(self._advance, client)
+        self._budget.wait(self._decrypt_input, client)
 
     def _pause_socket(self) -> None:
-        if self._raw is not None and not self._raw.is_closing():
+        if self._socket_transport is not None and not self._socket_transport.is_closing():
             self._socket_paused = True
-            self._raw.pause_reading()
+            self._socket_transport.pause_reading()
 
-    def _advance(self) -> None:
+    def _decrypt_input(self) -> None:
         """
         Decrypt the input, until it has to wait for the budget or the connection.
         """
-        self._waits = False
-        if self._advancing:
+        self._decryption_scheduled = False
+        if self._is_decrypting:
             return
-        self._advancing = True
+        self._is_decrypting = True
         try:
-            while self._wants_step:
+            while self._can_decrypt:
                 begin = self._budget.seconds()
-                self._step()
+                self._decrypt_step()
                 self._budget.spend(self._budget.seconds() - begin)
-                if self._wants_step and self._budget.is_spent:
+                if self._can_decrypt and self._budget.is_spent:
                     self._wait()
                     return
         except ssl.SSLError:
             # The input is not TLS, or was changed.  OpenSSL has written an alert.
             self._flush()
-            self._end()
+            self._close_socket()
             return
         finally:
-            self._advancing = False
-        if self._reads and not self._output_ended:
+            self._is_decrypting = False
+        if self._is_reading and not self._output_ended:
             if self._input_ended:
                 self._end_input()
-            elif self._socket_paused and self._raw is not None:
+            elif self._socket_paused and self._socket_transport is not None:
                 self._socket_paused = False
-                self._raw.resume_reading()
+                self._socket_transport.resume_reading()
 
     @property
-    def _wants_step(self) -> bool:
+    def _can_decrypt(self) -> bool:
         return (
-            self._reads
+            self._is_reading
             and not self._output_ended
-            and bool(self._encrypted or self._has_unread)
+            and bool(self._encrypted or self._has_decrypted)
         )
 
-    def _step(self) -> None:
+    def _decrypt_step(self) -> None:
         """
-        Decrypt up to L{STEP_BYTES} of the input.
+        Decrypt up to L{DECRYPT_STEP_BYTES} of the input.
 
         @raise ssl.SSLError: the input is not TLS, or was changed.
         """
-        if not self._has_unread:
-            self._incoming.write(self._encrypted[:STEP_BYTES])
-            self._bytes_without_data += min(len(self._encrypted), STEP_BYTES)
-            del self._encrypted[:STEP_BYTES]
+        if not self._has_decrypted:
+            self._incoming.write(self._encrypted[:DECRYPT_STEP_BYTES])
+            self._bytes_without_data += min(len(self._encrypted), DECRYPT_STEP_BYTES)
+            del self._encrypted[:DECRYPT_STEP_BYTES]
         try:
             if not self._established:
                 self._tls.do_handshake()
@@ -179,23 +179,23 @@ class TlsTransport(asyncio.Protocol):
                 self._stop_timeout()
                 self._flush()
                 self._connection.connection_made(self)  # type: ignore[arg-type]
-            self._has_unread = True
-            while self._reads and not self._output_ended:
+            self._has_decrypted = True
+            while self._is_reading and not self._output_ended:
                 data = self._tls.read(_MAX_RECORD_BYTES)
                 if not data:
                     # The peer will send no more.  Bytes after its close_notify are dropped.
-                    self._has_unread = False
+                    self._has_decrypted = False
                     self._encrypted.clear()
                     self._input_ended = True
                     break
                 self._bytes_without_data = 0
                 # Asking OpenSSL is cheaper than the exception of another read.
-                self._has_unread = bool(self._incoming.pending or self._tls.pending())
+                self._has_decrypted = bool(self._incoming.pending or self._tls.pending())
                 self._connection.data_received(data)
-                if not self._has_unread:
+                if not self._has_decrypted:
                     break
         except ssl.SSLWantReadError:
-            self._has_unread = False
+            self._has_decrypted = False
         self._flush()
         if self._bytes_without_data > MAX_BYTES_WITHOUT_DATA:
             self._server.connections.closed["flooding"] += 1
@@ -204,13 +204,13 @@ class TlsTransport(asyncio.Protocol):
     def _end_input(self) -> None:
         if not self._established:
             self.abort()
-        elif not (self._output_ended or self._eof_passed_on):
-            self._eof_passed_on = True
+        elif not (self._output_ended or self._eof_reported):
+            self._eof_reported = True
             self._connection.eof_received()
 
     def _flush(self) -> None:
-        if self._raw is not None and self._outgoing.pending:
-            self._raw.write(self._outgoing.read())
+        if self._socket_transport is not None and self._outgoing.pending:
+            self._socket_transport.write(self._outgoing.read())
 
     def _stop_timeout(self) -> None:
         if self._timeout.active():
@@ -231,9 +231,9 @@ class TlsTransport(asyncio.Protocol):
         Tell the peer that no more data follows, and drop its input from now on.
         """
         self._send_close_notify()
-        if self._raw is not None and not self._raw.is_closing():
-            self._raw.write_eof()
-            self._raw.resume_reading()
+        if self._socket_transport is not None and not self._socket_transport.is_closing():
+            self._socket_transport.write_eof()
+            self._socket_transport.resume_reading()
 
     def _send_close_notify(self) -> None:
         if self._established and not self._output_ended:
@@ -246,36 +246,43 @@ class TlsTransport(asyncio.Protocol):
 
     def close(self) -> None:
         self._send_close_notify()
-        self._end()
+        self._close_socket()
 
-    def _end(self) -> None:
+    def _close_socket(self) -> None:
         self._output_ended = True
-        if self._raw is not None:
-            self._raw.close()
+        if self._socket_transport is not None:
+            self._socket_transport.close()
 
     def abort(self) -> None:
         self._output_ended = True
-        if self._raw is not None:
-            self._raw.abort()
+        if self._socket_transport is not None:
+            self._socket_transport.abort()
 
     def is_closing(self) -> bool:
         return self._output_ended
 
     def pause_reading(self) -> None:
-        self._reads = False
+        self._is_reading = False
         self._pause_socket()
 
     def resume_reading(self) -> None:
-        if self._reads:
+        if self._is_reading:
             return
-        self._reads = True
+        self._is_reading = True
         if self._output_ended:
-            if self._raw is not None and not self._raw.is_closing():
-                self._raw.resume_reading()
-        elif not (self._waits or self._advancing):
+            if (
+                self._socket_transport is not None
+                and not self._socket_transport.is_closing()
+            ):
+                self._socket_transport.resume_reading()
+        elif not (self._decryption_scheduled or self._is_decrypting):
             # In the next turn, since the connection first parses its own buffer.
-            self._waits = True
-            self._server.call_soon(self._advance)
+            self._decryption_scheduled = True
+            self._server.call_soon(self._decrypt_input)
 
     def get_extra_info(self, name: str) -> object:
-        return None if self._raw is None else self._raw.get_extra_info(name)
+        return (
+            None
+            if self._socket_transport is None
+            else self._socket_transport.get_extra_info(name)
+        )

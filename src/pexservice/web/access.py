@@ -39,7 +39,7 @@ from pexservice.web.parameters import (
     REQUEST_METHOD,
     SEC_FETCH_SITE,
     Arguments,
-    elements,
+    list_elements,
 )
 from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
@@ -177,10 +177,10 @@ class Access:
             return
         # If there are several elements, all of them must be allowed.
         if sites:
-            is_own = all(site in (b"same-origin", b"none") for site in elements(sites))
+            is_own = all(site in (b"same-origin", b"none") for site in list_elements(sites))
         else:
             host = arguments.get(HOST, (None,))[0]
-            is_own = all(same_host(origin, host) for origin in elements(origins))
+            is_own = all(same_host(origin, host) for origin in list_elements(origins))
         if not is_own:
             raise problems.cross_origin(action)
 

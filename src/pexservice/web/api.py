@@ -23,9 +23,17 @@ from pexservice.core.cursor import Transition
 from pexservice.process.scoreboard import Process, Score, last_reload
 from pexservice.stores.interface import Refusal
 from pexservice.web import problems
-from pexservice.web.endpoints import TABLE, Endpoint, Table
+from pexservice.web.endpoints import ALL_METHODS, Endpoint, EndpointTable
 from pexservice.web.events import STREAM_HEADERS, Events
-from pexservice.web.pacing import Later, Pacing
+from pexservice.web.fair_queue import CallLater, FairQueue
+from pexservice.web.operations import (
+    HandlerResult,
+    Operation,
+    Request,
+    RequestChecker,
+    operation,
+    read_response_kind,
+)
 from pexservice.web.page import page
 from pexservice.web.parameters import (
     ACCEPT,
@@ -33,23 +41,15 @@ from pexservice.web.parameters import (
     IF_NONE_MATCH,
     LAST_EVENT_ID,
     Arguments,
-    best_of,
     conditions,
-    number,
     preferences,
-    query,
+    preferred_type,
+    query_number,
+    query_parameters,
 )
-from pexservice.web.performer import (
-    HandlerResult,
-    Operation,
-    Performer,
-    Request,
-    kind_of_read,
-    operation,
-)
-from pexservice.web.preconditions import parse_tags
+from pexservice.web.preconditions import parse_etags
 from pexservice.web.representations import VALUE, history_response, state_response
-from pexservice.web.responses import HTML, JSON, TEXT, TYPES, Response
+from pexservice.web.responses import CONTENT_TYPES, HTML, JSON, TEXT, Response
 
 DEFAULT_ROW_COUNT = 100
 MAX_ROW_COUNT = 1000
@@ -84,11 +84,11 @@ class Api:
     def __init__(
         self,
         committer: ICommitter,
-        performer: Performer,
+        checker: RequestChecker,
         events: Events,
         *,
-        table: Table = TABLE,
-        later: Later,
+        table: EndpointTable = ALL_METHODS,
+        later: CallLater,
         scrape: Callable[[Sequence[bytes] | None], Response],
         score: Callable[[], Score | None] = lambda: None,
     ) -> None:
@@ -101,10 +101,10 @@ class Api:
         @param score: reads the supervisor's score, if there is a supervisor.
         """
         self._committer = committer
-        self._performer = performer
+        self._checker = checker
         self._events = events
         self._table = table
-        self._pages = Pacing(later)
+        self._history_queue = FairQueue(later)
         self._scrape = scrape
         self._score = score
         self._routes = self.app.url_map.bind("localhost")
@@ -115,7 +115,7 @@ class Api:
         """
         from pexservice.web.twisted_resource import ApiResource  # noqa: PLC0415 the daemon has no use for it
 
-        return ApiResource(self.call_handler, self._performer)
+        return ApiResource(self.call_handler, self._checker)
 
     def call_handler(self, request: Request) -> HandlerResult:
         """
@@ -134,7 +134,7 @@ class Api:
         if endpoint is None:
             raise problems.no_such_path(b" ".join(self._table.by_path).decode())
         if method == b"OPTIONS":
-            preflight = self._performer.access.preflight_headers(
+            preflight = self._checker.access.preflight_headers(
                 request.arguments, endpoint.allow
             )
             return Response(204, ((b"Allow", endpoint.allow), *preflight))
@@ -149,10 +149,10 @@ class Api:
         """
         List the endpoints; a browser gets the live page.
         """
-        kind = best_of((TEXT, JSON, HTML), request.arguments.get(ACCEPT))
+        kind = preferred_type((TEXT, JSON, HTML), request.arguments.get(ACCEPT))
         if kind == HTML:
             return page().response(conditions(request.arguments).if_none_match)
-        headers = ((b"Content-Type", TYPES[kind]), (b"Vary", b"Accept"))
+        headers = ((b"Content-Type", CONTENT_TYPES[kind]), (b"Vary", b"Accept"))
         index = self._table.json_index if kind == JSON else self._table.text_index
         return Response(200, headers, index)
 
@@ -189,12 +189,12 @@ class Api:
         """
         List the latest transitions.
         """
-        limit = number(request.target, "limit", 1, MAX_ROW_COUNT)
-        before = number(request.target, "before", 1, None)
+        limit = query_number(request.target, "limit", 1, MAX_ROW_COUNT)
+        before = query_number(request.target, "before", 1, None)
         row_count = DEFAULT_ROW_COUNT if limit is None else limit
-        return self._pages.run(
+        return self._history_queue.run(
             lambda: Deferred.fromCoroutine(
-                self._page(request.arguments, before, row_count)
+                self._history_page(request.arguments, before, row_count)
             ),
             self._client(request),
         )
@@ -204,12 +204,12 @@ class Api:
         """
         Send the cursor whenever it moves.
         """
-        self._performer.access.check_page("watch the cursor", request.arguments)
+        self._checker.access.check_page("watch the cursor", request.arguments)
         self._check_read()
         stream = self._events.open(
             request.arguments.get(LAST_EVENT_ID),
             client=self._client(request),
-            workers="workers" in query(request.target),
+            workers="workers" in query_parameters(request.target),
         )
         return Response(200, STREAM_HEADERS, stream=stream)
 
@@ -223,7 +223,7 @@ class Api:
         reload = last_reload(score)
         notes = [] if reload is None else [reload]
         # Only clients on this machine may learn process ids.
-        local = self._performer.hosts.applies_to(request.peer)
+        local = self._checker.hosts.applies_to(request.peer)
         processes = None if score is None or not local else score.processes
         return _health(request, "livez", "reactor", None, notes=notes, processes=processes)
 
@@ -232,7 +232,7 @@ class Api:
         """
         Say whether a step would be taken.
         """
-        return _health(request, "readyz", "store", self._committer.refusal)
+        return _health(request, "readyz", "store", self._committer.step_refusal)
 
     @app.route("/metrics")
     def metrics(self, request: Request) -> Response:
@@ -250,24 +250,24 @@ class Api:
         from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
         values = request.arguments.get(IF_NONE_MATCH)
-        known = None if values is None else parse_tags("If-None-Match", values)
+        known = None if values is None else parse_etags("If-None-Match", values)
         return rendered(self._table.endpoints).response(known)
 
     def _client(self, request: Request) -> str:
         """
         Return the client, or C{""} for all clients of a proxy that does not name them.
         """
-        clients, forwarded = self._performer.clients, request.arguments.get(FORWARDED_FOR)
+        clients, forwarded = self._checker.clients, request.arguments.get(FORWARDED_FOR)
         return clients.client_of(clients.client_address(request.peer, forwarded)) or ""
 
-    async def _page(
+    async def _history_page(
         self, arguments: Arguments, before: int | None, row_count: int
     ) -> Response:
         # The history has durable rows only, even while reads show a later state.
         state = await self._committer.read_durable()
         self._check_read()
         wanted = preferences(arguments)
-        kind = kind_of_read(conditions(arguments), state)
+        kind = read_response_kind(conditions(arguments), state)
         if kind is not VALUE:
             return state_response(kind, wanted, state)
         newest = state.revision + 1
@@ -286,8 +286,8 @@ class Api:
 
         @raise Refusal: the cursor could not be read.
         """
-        if self._committer.unread is not None:
-            raise self._committer.unread
+        if self._committer.read_refusal is not None:
+            raise self._committer.read_refusal
 
 
 def _health(
@@ -310,7 +310,7 @@ def _health(
     @param processes: the processes of the service, as another detail; C{None} for clients
         that must not know them.
     """
-    kind = best_of((TEXT, JSON), request.arguments.get(ACCEPT))
+    kind = preferred_type((TEXT, JSON), request.arguments.get(ACCEPT))
     if kind == JSON:
         content: dict[str, object] = {
             "status": "ok" if refusal is None else "failed",
@@ -320,7 +320,7 @@ def _health(
         if processes is not None:
             content["processes"] = [asdict(process) for process in processes]
         body = f"{json.dumps(content)}\n"
-    elif "verbose" in query(request.target) or refusal is not None:
+    elif "verbose" in query_parameters(request.target) or refusal is not None:
         lines = [
             f"[+]{check} ok" if refusal is None else f"[-]{check} failed: {refusal}",
             *(f"[+]{note}" for note in notes),
@@ -331,7 +331,7 @@ def _health(
     else:
         body = "ok\n"
     headers = (
-        (b"Content-Type", TYPES[kind]),
+        (b"Content-Type", CONTENT_TYPES[kind]),
         # No cache stores the response, so it needs no Vary.
         (b"Cache-Control", b"no-store"),
     )

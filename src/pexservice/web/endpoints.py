@@ -61,7 +61,7 @@ ENDPOINTS = (
 
 
 @frozen
-class Table:
+class EndpointTable:
     """
     The endpoints of one service.
     """
@@ -114,10 +114,10 @@ class Table:
         return f"{json.dumps({'endpoints': described})}\n".encode()
 
 
-TABLE = Table(ENDPOINTS)
+ALL_METHODS = EndpointTable(ENDPOINTS)
 
 #: The endpoints with C{--post-only}, where no GET moves the cursor.
-POST_ONLY = Table(
+POST_ONLY = EndpointTable(
     tuple(
         evolve(endpoint, methods=(b"POST",))
         if endpoint.methods == STEP_METHODS
@@ -126,7 +126,7 @@ POST_ONLY = Table(
     )
 )
 
-BY_PATH = TABLE.by_path
+ENDPOINT_BY_PATH = ALL_METHODS.by_path
 
 #: The endpoints that read or move the cursor.
 CURSOR_ENDPOINTS = tuple(

@@ -21,7 +21,7 @@ from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
 from pexservice.process.scoreboard import Score
 from pexservice.web import problems
-from pexservice.web.pacing import Later
+from pexservice.web.fair_queue import CallLater
 from pexservice.web.representations import state_json
 from pexservice.web.responses import Header, StreamWriter
 
@@ -131,7 +131,7 @@ class CursorStream:
         """
         End the stream; what a slow client has not received by then is dropped.
         """
-        self._events.leave(self)
+        self._events.remove(self)
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -155,7 +155,7 @@ class Events:
     def __init__(
         self,
         committer: ICommitter,
-        later: Later,
+        later: CallLater,
         limit: int = MAX_STREAMS,
         score: Callable[[], Score | None] = lambda: None,
     ) -> None:
@@ -234,7 +234,7 @@ class Events:
                 return
         raise problems.too_many_streams(self.limit)
 
-    def leave(self, stream: CursorStream) -> None:
+    def remove(self, stream: CursorStream) -> None:
         self._streams.pop(stream, None)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pexservice.web.endpoints import ENDPOINTS, Endpoint
 from pexservice.web.preconditions import Document
-from pexservice.web.responses import JSON, TYPES
+from pexservice.web.responses import CONTENT_TYPES, JSON
 
 
 def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def rendered(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> Document:
     body = json.dumps(document(endpoints), ensure_ascii=False).encode() + b"\n"
     tag = sha256(body).hexdigest()[:16]
     headers = (
-        (b"Content-Type", TYPES[JSON]),
+        (b"Content-Type", CONTENT_TYPES[JSON]),
         (b"ETag", f'"{tag}"'.encode()),
         (b"Cache-Control", b"no-cache"),
     )

@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES
 from pexservice.web import problems
-from pexservice.web.preconditions import UNCONDITIONAL, Conditions, parse_tags
+from pexservice.web.preconditions import UNCONDITIONAL, Conditions, parse_etags
 from pexservice.web.responses import JSON, PROBLEM, TEXT
 
 
@@ -99,7 +99,7 @@ _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_IDEMPOTENCY_KEY_BYTES)
 _QUERY_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
-def read(headers: Headers) -> Arguments:
+def arguments_of(headers: Headers) -> Arguments:
     """
     Return the arguments in the headers of one of Twisted's requests.
     """
@@ -110,7 +110,7 @@ def read(headers: Headers) -> Arguments:
     }
 
 
-def elements(values: Sequence[bytes]) -> list[bytes]:
+def list_elements(values: Sequence[bytes]) -> list[bytes]:
     """
     Return the elements of a list header, from all its lines.
     """
@@ -124,7 +124,7 @@ def is_prefetch(values: Sequence[bytes]) -> bool:
     @param values: the values of one of the L{PREFETCH_HEADERS}, such as
         C{prefetch;prerender} or C{preview}.
     """
-    return any(element.lower().startswith(b"pre") for element in elements(values))
+    return any(element.lower().startswith(b"pre") for element in list_elements(values))
 
 
 #: A longer C{Accept} is treated like none.  A client could send 16 KiB with every request,
@@ -175,7 +175,7 @@ def _quality(parameters: Sequence[bytes]) -> float | None:
     return 1.0
 
 
-def best_of(offers: Sequence[str], accept: Sequence[bytes] | None) -> str:
+def preferred_type(offers: Sequence[str], accept: Sequence[bytes] | None) -> str:
     """
     Return the media type of C{offers} that C{accept} prefers.
 
@@ -223,9 +223,9 @@ NO_PREFERENCE = Preferences(TEXT, TEXT)
 @lru_cache(maxsize=256)
 def _preferences(accept: bytes) -> Preferences:
     # A client that accepts plain JSON can read a problem in JSON.
-    problem = best_of((TEXT, JSON, PROBLEM), [accept])
+    problem = preferred_type((TEXT, JSON, PROBLEM), [accept])
     return Preferences(
-        best_of((TEXT, JSON), [accept]), TEXT if problem == TEXT else PROBLEM
+        preferred_type((TEXT, JSON), [accept]), TEXT if problem == TEXT else PROBLEM
     )
 
 
@@ -253,7 +253,7 @@ def persistence(values: Sequence[bytes]) -> Persistence:
     """
     Return what the C{values} of C{Connection} ask for.
     """
-    tokens = [token.lower() for token in elements(values)]
+    tokens = [token.lower() for token in list_elements(values)]
     return Persistence(b"close" in tokens, b"keep-alive" in tokens)
 
 
@@ -267,14 +267,14 @@ def conditions(arguments: Arguments) -> Conditions:
     if if_match is None and if_none_match is None:
         return UNCONDITIONAL
     return Conditions(
-        None if if_match is None else parse_tags("If-Match", if_match),
-        None if if_none_match is None else parse_tags("If-None-Match", if_none_match),
+        None if if_match is None else parse_etags("If-Match", if_match),
+        None if if_none_match is None else parse_etags("If-None-Match", if_none_match),
     )
 
 
 #: The headers that decide what a request means, each with the function that returns the
-#: meaning of its values.  L{ORIGIN} is not among them, because its meaning depends on the
-#: options; see L{Performer.meanings<pexservice.web.performer.Performer.meanings>}.
+#: meaning of its values.  L{ORIGIN} is missing, because its meaning depends on the options:
+#: L{RequestChecker.meanings<pexservice.web.operations.RequestChecker.meanings>} adds it.
 MEANINGS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
     ACCEPT: lambda values: preferences({ACCEPT: values}),
     CONNECTION: persistence,
@@ -282,7 +282,7 @@ MEANINGS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
 }
 
 
-def key_of(arguments: Arguments) -> bytes | None:
+def idempotency_key(arguments: Arguments) -> bytes | None:
     """
     Return a request's C{Idempotency-Key}, if it has one.
 
@@ -299,20 +299,20 @@ def key_of(arguments: Arguments) -> bytes | None:
     return values[0]
 
 
-def query(uri: bytes) -> dict[str, list[str]]:
+def query_parameters(target: bytes) -> dict[str, list[str]]:
     """
     Return the parameters in the query of a request target, also those without a value.
     """
-    return parse_qs(uri.partition(b"?")[2].decode("latin-1"), keep_blank_values=True)
+    return parse_qs(target.partition(b"?")[2].decode("latin-1"), keep_blank_values=True)
 
 
-def number(uri: bytes, name: str, minimum: int, maximum: int | None) -> int | None:
+def query_number(target: bytes, name: str, minimum: int, maximum: int | None) -> int | None:
     """
     Return the query parameter C{name}, or C{None} if it is missing.
 
     @raise Problem: 400, it is not a number from C{minimum} to C{maximum}.
     """
-    values = query(uri).get(name)
+    values = query_parameters(target).get(name)
     if values is None:
         return None
     if len(values) == 1 and _QUERY_NUMBER.fullmatch(values[0]):

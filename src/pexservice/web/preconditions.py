@@ -15,7 +15,7 @@ from attrs import define, frozen
 
 from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
-from pexservice.web.responses import SUFFIXES, Header, Response
+from pexservice.web.responses import ETAG_SUFFIXES, Header, Response
 
 # One element of a list: a tag, if any, and the comma after it.  A list cannot be split at
 # its commas, because opaque parts may contain commas too.  Each blank matches at one place
@@ -29,15 +29,15 @@ _ONE_TAG = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
 @lru_cache(maxsize=8)
-def tags_of(revision: int) -> tuple[bytes, ...]:
+def etags_of(revision: int) -> tuple[bytes, ...]:
     """
     Return the opaque parts of the ETags of a state, one for each representation.
     """
-    return tuple([b"%d%b" % (revision, suffix) for suffix in SUFFIXES.values()])
+    return tuple([b"%d%b" % (revision, suffix) for suffix in ETAG_SUFFIXES.values()])
 
 
 @define(eq=False)
-class Tags:
+class ETags:
     """
     The tags that a precondition lists.
 
@@ -59,7 +59,7 @@ class Tags:
         if self.anything:
             return True
         strong = self.strong
-        return any(tag in strong for tag in tags_of(state.revision))
+        return any(tag in strong for tag in etags_of(state.revision))
 
     def match_weakly(self, state: State) -> bool:
         """
@@ -69,7 +69,7 @@ class Tags:
             return True
         strong, weak = self.strong, self.weak
         # A generator for any() would cost more time than the comparisons.
-        for tag in tags_of(state.revision):  # noqa: SIM110 see above
+        for tag in etags_of(state.revision):  # noqa: SIM110 see above
             if tag in strong or tag in weak:
                 return True
         return False
@@ -88,8 +88,8 @@ class Conditions:
     The preconditions of a request.
     """
 
-    if_match: Tags | None = None
-    if_none_match: Tags | None = None
+    if_match: ETags | None = None
+    if_none_match: ETags | None = None
 
     def if_match_holds(self, state: State) -> bool:
         return self.if_match is None or self.if_match.match_strongly(state)
@@ -117,7 +117,7 @@ class Document:
     headers: tuple[Header, ...]
     tag: str
 
-    def response(self, if_none_match: Tags | None) -> Response:
+    def response(self, if_none_match: ETags | None) -> Response:
         """
         Return the document, or a 304 if the client already has it.
         """
@@ -131,7 +131,7 @@ class Document:
 UNCONDITIONAL = Conditions()
 
 
-def parse_tags(name: str, values: Sequence[bytes]) -> Tags:
+def parse_etags(name: str, values: Sequence[bytes]) -> ETags:
     """
     Return the tags that a precondition lists.
 
@@ -141,10 +141,10 @@ def parse_tags(name: str, values: Sequence[bytes]) -> Tags:
     if len(values) == 1:
         one = _ONE_TAG.fullmatch(values[0])
         if one is not None:
-            return Tags(False, one.groups())  # noqa: FBT003 anything
+            return ETags(False, one.groups())  # noqa: FBT003 anything
     value = b",".join(values).strip(b" \t")
     if value == b"*":
-        return Tags(anything=True)
+        return ETags(anything=True)
     strong: set[bytes] = set()
     weak: set[bytes] = set()
     at = 0
@@ -157,4 +157,4 @@ def parse_tags(name: str, values: Sequence[bytes]) -> Tags:
         at = element.end()
     if at < len(value) or not strong | weak:
         raise malformed(f'{name} must be * or a list of tags as "12", quotes included')
-    return Tags(anything=False, strong=strong, weak=weak)
+    return ETags(anything=False, strong=strong, weak=weak)

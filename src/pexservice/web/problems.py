@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.interface import KeyReused
 from pexservice.stores.interface import OutcomeUnknown, Refusal
-from pexservice.web.responses import PROBLEM, TYPES, Header, Response
+from pexservice.web.responses import CONTENT_TYPES, PROBLEM, Header, Response
 
 _log = Logger()
 
@@ -56,7 +56,7 @@ class Problem(Exception):
             body = f"{self.detail}\n".encode()
         # The headers of a 412 include those of the state, which replace the last two.
         headers = {
-            b"Content-Type": TYPES[representation],
+            b"Content-Type": CONTENT_TYPES[representation],
             b"Cache-Control": b"no-store",
             b"Vary": b"Accept",
             **dict(self.headers),

@@ -16,11 +16,11 @@ from pexservice.core.cursor import State
 from pexservice.stores.interface import HistoryEntry
 from pexservice.web.parameters import Preferences
 from pexservice.web.problems import unmet_precondition
-from pexservice.web.responses import JSON, SUFFIXES, TYPES, Header, Response
+from pexservice.web.responses import CONTENT_TYPES, ETAG_SUFFIXES, JSON, Header, Response
 
 
 @frozen(eq=False)
-class Kind:
+class ResponseKind:
     """
     The kind of a response about a state of the cursor.
 
@@ -32,13 +32,13 @@ class Kind:
 
 
 #: The value at the state.
-VALUE = Kind(HTTPStatus.OK)
+VALUE = ResponseKind(HTTPStatus.OK)
 #: The value after an earlier step with the same idempotency key.
-REPLAYED = Kind(HTTPStatus.OK, ((b"Idempotency-Replayed", b"true"),))
+REPLAYED = ResponseKind(HTTPStatus.OK, ((b"Idempotency-Replayed", b"true"),))
 #: The client already has the value at the state.
-NOT_MODIFIED = Kind(HTTPStatus.NOT_MODIFIED)
+NOT_MODIFIED = ResponseKind(HTTPStatus.NOT_MODIFIED)
 #: The client asked for another state.
-PRECONDITION_FAILED = Kind(HTTPStatus.PRECONDITION_FAILED)
+PRECONDITION_FAILED = ResponseKind(HTTPStatus.PRECONDITION_FAILED)
 
 WITH_VALUE = (VALUE, REPLAYED)
 
@@ -57,14 +57,18 @@ def state_headers(
     return (
         (b"Pex-Revision", revision),
         (b"Pex-Position", position),
-        (b"ETag", b'"%b%b"' % (revision, SUFFIXES[representation])),
+        (b"ETag", b'"%b%b"' % (revision, ETAG_SUFFIXES[representation])),
         (b"Cache-Control", b"no-store"),
         (b"Vary", b"Accept"),
     )
 
 
 def response_about(
-    kind: Kind, preferences: Preferences, revision: bytes, position: bytes, value: bytes
+    kind: ResponseKind,
+    preferences: Preferences,
+    revision: bytes,
+    position: bytes,
+    value: bytes,
 ) -> Response:
     """
     Return a response of C{kind}.
@@ -78,11 +82,11 @@ def response_about(
         return unmet_precondition(headers=present).response(preferences.problem)
     if kind is NOT_MODIFIED:
         return Response(kind.status, present)
-    content_type = (b"Content-Type", TYPES[preferences.value])
+    content_type = (b"Content-Type", CONTENT_TYPES[preferences.value])
     return Response(kind.status, (content_type, *present, *kind.headers), value)
 
 
-def state_response(kind: Kind, preferences: Preferences, state: State) -> Response:
+def state_response(kind: ResponseKind, preferences: Preferences, state: State) -> Response:
     """
     Return a response of C{kind} about C{state}.
     """
@@ -135,7 +139,7 @@ def history_response(
         links.append((b"Link", f'<{following}>; rel="next"'.encode()))
     revision, position = b"%d" % state.revision, b"%d" % state.position
     headers = (
-        (b"Content-Type", TYPES[representation]),
+        (b"Content-Type", CONTENT_TYPES[representation]),
         *state_headers(representation, revision, position),
         *links,
     )

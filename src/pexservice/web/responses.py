@@ -17,7 +17,7 @@ HTML = "text/html"
 PROBLEM = "application/problem+json"
 
 #: The values of C{Content-Type}.
-TYPES = {
+CONTENT_TYPES = {
     TEXT: b"text/plain; charset=utf-8",
     JSON: b"application/json",
     HTML: b"text/html; charset=utf-8",
@@ -25,7 +25,7 @@ TYPES = {
 }
 
 #: The ends of ETags: the representations of one revision have different ETags.
-SUFFIXES = {TEXT: b"", JSON: b"-json"}
+ETAG_SUFFIXES = {TEXT: b"", JSON: b"-json"}
 
 
 class StreamWriter(Protocol):

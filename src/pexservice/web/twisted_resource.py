@@ -22,15 +22,15 @@ from zope.interface import implementer
 
 from pexservice.commit.interface import Outcome
 from pexservice.core.cursor import State
-from pexservice.web.parameters import ORIGIN, preferences, read
-from pexservice.web.performer import (
-    Call,
+from pexservice.web.operations import (
+    CheckedOperation,
     HandlerResult,
     Operation,
-    Performer,
     Request,
-    kind_of,
+    RequestChecker,
+    response_kind,
 )
+from pexservice.web.parameters import ORIGIN, arguments_of, preferences
 from pexservice.web.problems import problem_of
 from pexservice.web.representations import state_response
 from pexservice.web.responses import Response, Stream
@@ -44,27 +44,27 @@ class ApiResource(Resource):
     isLeaf = True
 
     def __init__(
-        self, call_handler: Callable[[Request], HandlerResult], performer: Performer
+        self, call_handler: Callable[[Request], HandlerResult], checker: RequestChecker
     ) -> None:
         super().__init__()
         self._call_handler = call_handler
-        self._performer = performer
+        self._checker = checker
 
     def render(self, request: TwistedRequest) -> int:
-        exchange = _Exchange(request, self._performer)
-        request.notifyFinish().addErrback(exchange.leave)
+        exchange = _Exchange(request, self._checker)
+        request.notifyFinish().addErrback(exchange.client_left)
         maybeDeferred(self._begin, exchange).addErrback(exchange.failed)
         return NOT_DONE_YET
 
     def _begin(self, exchange: _Exchange) -> Deferred[None] | None:
         request = exchange.request
-        self._performer.check_client(request.arguments, request.peer)
+        self._checker.check_client(request.arguments, request.peer)
         result = self._call_handler(request)
         if isinstance(result, Operation):
-            exchange.call = self._performer.call(result, request.arguments)
-            exchange.call.start(exchange)
+            exchange.operation = self._checker.check_operation(result, request.arguments)
+            exchange.operation.start(exchange)
         elif isinstance(result, Deferred):
-            exchange.working = result
+            exchange.handler_result = result
             return result.addCallback(exchange.send)
         else:
             exchange.send(result)
@@ -76,30 +76,30 @@ class _Exchange:
     A request that Twisted has received, and its response: the committer's waiter.
     """
 
-    call: Call
-    working: Deferred[Response] | None = None
+    operation: CheckedOperation
+    handler_result: Deferred[Response] | None = None
 
-    def __init__(self, request: TwistedRequest, performer: Performer) -> None:
+    def __init__(self, request: TwistedRequest, checker: RequestChecker) -> None:
         self._twisted = request
         self._gone = False
         self._stream: Stream | None = None
         method, target = request.method, request.uri
-        arguments = read(request.requestHeaders)
-        self._browser_headers = performer.access.browser_headers(arguments.get(ORIGIN, ()))
+        arguments = arguments_of(request.requestHeaders)
+        self._browser_headers = checker.access.browser_headers(arguments.get(ORIGIN, ()))
         local_address = _address_of(request.getHost()) or ""
         address = _address_of(request.getClientAddress())
-        peer = performer.clients.peer(address, local_address)
+        peer = checker.clients.peer(address, local_address)
         self.request = Request(method, target, target.partition(b"?")[0], arguments, peer)
 
-    def leave(self, _: Failure) -> None:
+    def client_left(self, _: Failure) -> None:
         self._gone = True
-        if self.working is not None:
-            self.working.cancel()
+        if self.handler_result is not None:
+            self.handler_result.cancel()
         if self._stream is not None:
             self._stream.end()
 
     def respond(self, outcome: Outcome, state: State) -> None:
-        kind = kind_of(outcome, state, self.call)
+        kind = response_kind(outcome, state, self.operation)
         self.send(state_response(kind, preferences(self.request.arguments), state))
 
     def fail(self, error: Exception) -> None:

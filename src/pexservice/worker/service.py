@@ -52,9 +52,9 @@ from pexservice.stores.registry import store_factory
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients, RateLimit
-from pexservice.web.endpoints import POST_ONLY, TABLE
+from pexservice.web.endpoints import ALL_METHODS, POST_ONLY
 from pexservice.web.events import MAX_STREAMS, Events
-from pexservice.web.performer import Performer
+from pexservice.web.operations import RequestChecker
 from pexservice.worker.files import Files, read_files
 from pexservice.worker.lifecycle import VerificationProgress, connect, heartbeat
 from pexservice.worker.unready import Listeners, Unready
@@ -179,8 +179,8 @@ class Worker(Service):
         """
         if self._parts is None:
             return succeed(None)
-        settled = self._parts.committer.settled
-        return self._parts.progress.ended().addCallback(lambda _: settled())
+        wait_for_commit = self._parts.committer.wait_for_commit
+        return self._parts.progress.ended().addCallback(lambda _: wait_for_commit())
 
     def _notify_state(self, *state: str) -> None:
         """
@@ -298,7 +298,7 @@ class Worker(Service):
             needed=settings.token_file is None,
         )
         access = Access(files.tokens, settings.cors_origins)
-        performer = Performer(committer, access, clients, hosts=hosts, limit=limit)
+        checker = RequestChecker(committer, access, clients, hosts=hosts, limit=limit)
         connections, requests = self._connections, RequestCounters()
         metrics = Metrics(
             committer,
@@ -310,16 +310,16 @@ class Worker(Service):
         )
         api = Api(
             committer,
-            performer,
+            checker,
             events,
-            table=POST_ONLY if settings.post_only else TABLE,
+            table=POST_ONLY if settings.post_only else ALL_METHODS,
             later=self._reactor.callLater,
             scrape=metrics.response,
             score=self._score,
         )
         return Server(
             api.call_handler,
-            performer,
+            checker,
             connections,
             requests,
             self._reactor,
@@ -373,7 +373,7 @@ class Worker(Service):
         parts.unready.stop()
         parts.server.drain()
         parts.events.close()
-        if parts.listeners.are_open and committer.refusal is None:
+        if parts.listeners.are_open and committer.step_refusal is None:
             for _ in range(DRAIN_STEPS):
                 if await self._emptied(DRAIN_SECONDS / DRAIN_STEPS):
                     break
@@ -396,7 +396,7 @@ class Worker(Service):
         @return: whether there are none.
         """
         try:
-            await self._connections.emptied().addTimeout(seconds, self._reactor)
+            await self._connections.when_empty().addTimeout(seconds, self._reactor)
         except DeferredTimeout:
             return False
         return True

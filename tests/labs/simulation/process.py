@@ -186,7 +186,9 @@ class Process:
         started = Deferred.fromCoroutine(self.committer.start())
         started.addCallback(self._serve).addErrback(self.machine.bugs.append)
         self._say(STANDING_BY)
-        heartbeat(self._notifier, self.clock, self.committer.settled, lambda: self._state)
+        heartbeat(
+            self._notifier, self.clock, self.committer.wait_for_commit, lambda: self._state
+        )
 
     def _serve(self, _: None) -> None:
         self.phase = Phase.ACTIVE

@@ -175,7 +175,7 @@ def test_damage_found_by_a_commit_ends_the_process(bench: Bench) -> None:
     assert [type(each) for each in results + built_on_it] == [Refusal, Refusal]
     assert [each.value for each in bench.fatal] == [DAMAGED]
     assert [type(each) for each in bench.submit()] == [Refusal]
-    assert "damaged" in str(bench.committer.refusal)
+    assert "damaged" in str(bench.committer.step_refusal)
 
 
 class UnreadableStore(MemoryStore):
@@ -354,24 +354,24 @@ def test_draining_an_idle_committer_ends_at_once(bench: Bench) -> None:
 
 
 def test_committer_is_settled_when_no_commit_is_in_progress(bench: Bench) -> None:
-    now(bench.committer.settled())
+    now(bench.committer.wait_for_commit())
     bench.submit()
     bench.turn()
-    settled: list[None] = []
-    bench.committer.settled().addCallback(settled.append)
+    ended: list[None] = []
+    bench.committer.wait_for_commit().addCallback(ended.append)
     bench.submit()
-    assert settled == []
+    assert ended == []
     bench.store.finish()
-    assert settled == [None]
+    assert ended == [None]
 
 
 def test_committer_without_a_read_cursor_refuses_with_the_reason() -> None:
     bench = Bench()
-    assert bench.committer.unread is None
+    assert bench.committer.read_refusal is None
     committer = Committer(MemoryStore(), Turns(), fatal=bench.fatal.append)
-    assert str(committer.unread) == "the cursor is not read yet"
+    assert str(committer.read_refusal) == "the cursor is not read yet"
     committer.refuse_all("the store is away")
-    assert str(committer.unread) == "the store is away"
+    assert str(committer.read_refusal) == "the store is away"
 
 
 def test_stop_closes_the_store_after_the_last_commit(bench: Bench) -> None:
@@ -461,11 +461,11 @@ def test_committer_is_not_ready_while_the_disk_is_full() -> None:
     full = False
     committer = Committer(Full(), Turns(), fatal=print)
     # Nor is it ready before the cursor is read.
-    assert str(committer.refusal) == "the cursor is not read yet"
+    assert str(committer.step_refusal) == "the cursor is not read yet"
     now(Deferred.fromCoroutine(committer.start()))
-    assert committer.refusal is None
+    assert committer.step_refusal is None
     full = True
-    assert str(committer.refusal) == "disk full"
+    assert str(committer.step_refusal) == "disk full"
 
 
 def test_waiter_that_raises_is_logged_and_the_others_are_called() -> None:

@@ -343,7 +343,7 @@ def test_reason_is_logged_again_only_when_the_fault_has_changed(
         for _ in range(3):
             one.clock.turn(1)
             one.settle()
-    assert "lost the key" in str(one.committer.refusal)
+    assert "lost the key" in str(one.committer.step_refusal)
     lines = [(formatEvent(event) or "").partition(": ")[2][:17] for event in logs]
     assert lines == ["etcd does not ans", "etcd has lost the"]
 
@@ -365,13 +365,13 @@ def test_node_is_not_ready_while_etcd_would_refuse_a_batch(
         read = one.read()
         one.settle()
     assert read == [(0, 0)]
-    assert one.committer.refusal is not None
-    assert {str(told[0]) for told in refused} == {str(one.committer.refusal)}
+    assert one.committer.step_refusal is not None
+    assert {str(told[0]) for told in refused} == {str(one.committer.step_refusal)}
     assert [event["log_level"].name for event in logs] == ["error"]
     setattr(one.gateway.etcd, fault, False)
     one.clock.turn(1)
     one.settle()
-    assert one.committer.refusal is None
+    assert one.committer.step_refusal is None
     told = one.submit()
     one.settle()
     assert told == [(Outcome.APPLIED, 1, 1)]
@@ -391,7 +391,7 @@ def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
     assert isinstance(told[0], OutcomeUnknown)
     assert behind is not None
     assert isinstance(behind[0], Refusal)
-    assert one.committer.refusal is not None
+    assert one.committer.step_refusal is not None
     assert isinstance(one.submit()[0], Refusal)
     assert isinstance(one.read()[0], Refusal)
     assert one.fatal == []
@@ -399,7 +399,7 @@ def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
     one.gateway.arrive()
     one.clock.turn(1)
     one.settle()
-    assert one.committer.refusal is None
+    assert one.committer.step_refusal is None
     again = one.submit(key=b"k")
     one.settle()
     assert again == [(Outcome.REPLAYED, 1, 1)]
@@ -520,7 +520,7 @@ class Chance:
             self.time += 1
             self.clock.turn(0.5)
             for node in self.asking:
-                while self.repeating and node.committer.refusal is None:
+                while self.repeating and node.committer.step_refusal is None:
                     self._begin(node, self.repeating.pop())
                 node.settle()
                 assert node.fatal == []

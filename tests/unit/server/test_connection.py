@@ -224,7 +224,7 @@ def test_idle_connection_makes_room_and_busy_ones_cause_503() -> None:
 
 
 def test_every_response_of_a_stopping_worker_closes_its_connection(server: Server) -> None:
-    server.connections.closing = True
+    server.connections.is_draining = True
     server.shared.plans.close()
     for _ in range(2):
         assert b"Connection: close" in ask(server, NEXT).received
@@ -369,7 +369,7 @@ def test_connections_share_the_parsing_time_of_a_turn(server: Server) -> None:
     ask(server, CURRENT)
     body = NEXT[:-2] + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 900
     busy = [server.connect() for _ in range(50)]
-    server.shared.parsing.spend(1.0)
+    server.shared.parsing_budget.spend(1.0)
     for wire in busy:
         wire.send(body)
     assert all(wire.received == b"" for wire in busy)
@@ -401,7 +401,7 @@ def test_client_that_leaves_while_it_waits_for_the_budget_is_forgotten(
     """
     Its place in the queue does nothing.
     """
-    server.shared.parsing.spend(1.0)
+    server.shared.parsing_budget.spend(1.0)
     wires = [server.connect() for _ in range(3)]
     for wire in wires:
         wire.send(NEXT[:-2] + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")

@@ -38,7 +38,7 @@ class Fake:
     taken: int | None = 0
     fate: list[str] = field(factory=list)
 
-    def bytes_taken(self) -> int | None:
+    def delivery_progress(self) -> int | None:
         """
         Return the number that the test has set.
         """
@@ -298,7 +298,7 @@ def test_connections_that_return_after_closing_exclude_no_client() -> None:
             honest = Fake()
             assert connections.admit(honest, "192.0.2.1") is ACCEPTED
             assert honest.fate == []
-            connections.leave(honest)
+            connections.remove(honest)
 
 
 def test_client_that_reads_nothing_cannot_hold_more_than_its_share() -> None:
@@ -382,7 +382,7 @@ def test_only_some_connections_get_a_refusal_at_the_limit() -> None:
     told = [Fake(phase=Phase.DRAINING) for _ in range(MAX_REFUSALS)]
     assert {connections.admit(each) for each in told} == {REFUSED}
     assert connections.admit(Fake()) is DROPPED
-    connections.leave(told[0])
+    connections.remove(told[0])
     assert connections.admit(Fake()) is REFUSED
     connections.abort()
     assert told[1].fate == ["aborted"]
@@ -403,11 +403,11 @@ def test_emptied_fires_when_the_last_connection_leaves() -> None:
     fakes = [Fake(), Fake()]
     connections = table(2, *fakes)
     fired: list[None] = []
-    connections.emptied().addCallback(fired.append)
-    connections.leave(fakes[0])
+    connections.when_empty().addCallback(fired.append)
+    connections.remove(fakes[0])
     assert fired == []
-    connections.leave(fakes[1])
-    connections.emptied().addCallback(fired.append)
+    connections.remove(fakes[1])
+    connections.when_empty().addCallback(fired.append)
     assert fired == [None, None]
 
 
@@ -427,7 +427,7 @@ def test_closed_connection_is_counted_once_by_its_reason() -> None:
     slow.receiving_since = 0.0
     clock.rightNow += max(KEEP_ALIVE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS)
     connections.sweep()
-    connections.leave(stalled)
+    connections.remove(stalled)
     connections.sweep()
     assert connections.closed == {
         "idle": 1,

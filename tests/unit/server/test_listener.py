@@ -25,7 +25,7 @@ from zope.interface import implementer
 from pexservice.server import listener as accepting
 from pexservice.server.connection import Connection
 from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, Admission, Phase
-from pexservice.server.listener import BriefConnection, Listener
+from pexservice.server.listener import Listener, OneRequestTransport
 from pexservice.server.response_writer import ResponseWriter
 from tests.support.wire import Server
 
@@ -363,7 +363,7 @@ def test_bug_while_a_response_is_sent_closes_the_connection(
 
     for request in (CURRENT, KEPT):
         with monkeypatch.context() as patched, capturedLogs() as logged:
-            patched.setattr(ResponseWriter, "about", fails)
+            patched.setattr(ResponseWriter, "write_state_response", fails)
             assert machine.ask(request) == b""
         assert [each["log_level"] for each in logged] == [LogLevel.critical]
         machine.until(lambda: not len(machine.server.connections))
@@ -514,12 +514,12 @@ def test_idle_connection_is_closed_by_the_sweep_and_by_a_stop(machine: Machine) 
     assert machine.passed == 0
 
 
-def brief(machine: Machine) -> BriefConnection:
+def brief(machine: Machine) -> OneRequestTransport:
     """
     Return the transport of the newest connection.
     """
     transport: object = machine.made[-1].transport
-    assert isinstance(transport, BriefConnection)
+    assert isinstance(transport, OneRequestTransport)
     return transport
 
 

@@ -18,7 +18,7 @@ from pexservice.server.parser import (
     HeadReader,
     RequestBody,
     find_end_of_head,
-    salvage,
+    read_refused_head,
 )
 from pexservice.web.problems import Problem
 from tests.support.wire import Server
@@ -31,7 +31,7 @@ def reader() -> HeadReader:
     """
     Return a reader that remembers nothing yet.
     """
-    return HeadReader(Server().performer.meanings())
+    return HeadReader(Server().checker.meanings())
 
 
 def read(*lines: bytes) -> Head:
@@ -223,12 +223,12 @@ def test_readable_lines_of_a_refused_head_shape_its_refusal() -> None:
     Lines that can be read count, and those that cannot are skipped.
     """
     head = b"HEAD / HTTP/1.1\r\nbad\r\nAccept: a/b \r\n\xff\r\nX: y\r\nOrigin: http://a\r\n\r\n"
-    assert salvage(head) == (
+    assert read_refused_head(head) == (
         b"HEAD",
         b"HEAD / HTTP/1.1",
         {b"accept": [b"a/b"], b"origin": [b"http://a"]},
     )
-    assert salvage(b"bad\r\n\r\n") == (b"", b"- - -", {})
+    assert read_refused_head(b"bad\r\n\r\n") == (b"", b"- - -", {})
 
 
 def pieces(sent: bytes, size: int) -> Iterator[bytes]:

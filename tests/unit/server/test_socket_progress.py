@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from pexservice.server.limits import bytes_taken
+from pexservice.server.limits import delivery_progress
 
 #: A safety net.  Seconds.
 PATIENCE = 20
@@ -30,14 +30,14 @@ def test_number_of_sent_bytes_changes_only_when_the_client_reads(kind: str) -> N
     with server, client:
         server.settimeout(0)
         stuck = -1
-        while bytes_taken(server) != stuck:
+        while delivery_progress(server) != stuck:
             # Bytes that are under way in the kernel settle first.
-            stuck = bytes_taken(server) or 0
+            stuck = delivery_progress(server) or 0
             with suppress(BlockingIOError):
                 while True:
                     server.send(bytes(65536))
         ends = time.monotonic() + PATIENCE
-        while bytes_taken(server) == stuck:
+        while delivery_progress(server) == stuck:
             assert time.monotonic() < ends
             client.recv(65536)
 
@@ -45,5 +45,5 @@ def test_number_of_sent_bytes_changes_only_when_the_client_reads(kind: str) -> N
 def test_closed_or_missing_socket_has_no_number() -> None:
     closed = socket.socket()
     closed.close()
-    assert bytes_taken(None) is None
-    assert bytes_taken(closed) is None
+    assert delivery_progress(None) is None
+    assert delivery_progress(closed) is None

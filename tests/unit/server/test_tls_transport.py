@@ -19,8 +19,8 @@ from pexservice.server.limits import Phase
 from pexservice.server.server import MAX_SECONDS_PER_TURN, ParsingBudget, Server
 from pexservice.server.tls import context
 from pexservice.server.tls_transport import (
+    DECRYPT_STEP_BYTES,
     HANDSHAKE_TIMEOUT_SECONDS,
-    STEP_BYTES,
     TlsTransport,
 )
 from tests.support.crowd import certified
@@ -96,7 +96,7 @@ class Worker:
         self.cost = 0.0
         self._now = 0.0
         self._calls: list[Callable[[], object]] = []
-        self.parsing = ParsingBudget(self._calls.append, self._seconds)
+        self.parsing_budget = ParsingBudget(self._calls.append, self._seconds)
         self.closed = {"flooding": 0}
 
     def _seconds(self) -> float:
@@ -114,7 +114,7 @@ class Worker:
 
     def transport(self, connection: Recorder, client: str) -> TlsTransport:
         server = SimpleNamespace(
-            parsing=self.parsing,
+            parsing_budget=self.parsing_budget,
             call_later=self.clock.callLater,
             call_soon=self._calls.append,
             connections=SimpleNamespace(closed=self.closed),
@@ -230,12 +230,12 @@ def test_input_beyond_the_budget_waits_for_later_turns(peer: Peer) -> None:
     """
     When a turn's time is used up, the rest is decrypted in the turns that follow.
     """
-    sent = b"x" * STEP_BYTES * 10
+    sent = b"x" * DECRYPT_STEP_BYTES * 10
     records = b"".join(peer.encrypt(sent[i : i + 100]) for i in range(0, len(sent), 100))
     peer.worker.cost = MAX_SECONDS_PER_TURN
     peer.send_encrypted(records)
     first = len(peer.connection.received)
-    assert 0 < first < 2 * STEP_BYTES
+    assert 0 < first < 2 * DECRYPT_STEP_BYTES
     peer.worker.turn()
     assert first < len(peer.connection.received) < len(sent)
     for _ in range(40):

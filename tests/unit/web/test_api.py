@@ -12,7 +12,7 @@ from twisted.logger import ILogObserver, capturedLogs, globalLogPublisher
 
 from pexservice.stores.interface import Refusal
 from pexservice.web.endpoints import ENDPOINTS, POST_ONLY
-from pexservice.web.performer import Performer
+from pexservice.web.operations import RequestChecker
 from tests.support.caller import Answer, Caller
 from tests.support.wire import Server
 
@@ -602,7 +602,7 @@ class TestFaults:
         assert b"Zero" not in answer.body
         assert "ZeroDivisionError" in str(logged)
 
-    @pytest.mark.parametrize("name", ["check_client", "call"])
+    @pytest.mark.parametrize("name", ["check_client", "check_operation"])
     def test_bug_in_a_handler_gets_500_and_keeps_the_connection(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -613,7 +613,7 @@ class TestFaults:
         wire = server.connect()
         request = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
         with monkeypatch.context() as patched, capturedLogs() as logged:
-            patched.setattr(Performer, name, lambda *_, **__: 1 // 0)
+            patched.setattr(RequestChecker, name, lambda *_, **__: 1 // 0)
             wire.send(request)
         head, _, body = wire.received.partition(b"\r\n\r\n")
         status, *lines = head.split(b"\r\n")

@@ -391,7 +391,7 @@ def test_streams_and_their_connections_end_when_the_worker_stops(version: str) -
     server = Server()
     wire = watch(server, "Connection: keep-alive", version=version)
     assert not wire.closed
-    server.connections.closing = True
+    server.connections.is_draining = True
     server.events.close()
     assert wire.closed
     late = watch(server, version=version)

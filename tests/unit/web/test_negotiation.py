@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from pexservice.web.parameters import MAX_ACCEPT_BYTES, best_of, parse_accept
+from pexservice.web.parameters import MAX_ACCEPT_BYTES, parse_accept, preferred_type
 
 OFFERS = ("text/plain", "application/json", "application/problem+json")
 
@@ -58,7 +58,7 @@ def werkzeugs(offers: tuple[str, ...], value: str) -> str:
 def test_well_formed_accept_means_what_werkzeug_reads(value: str) -> None:
     if len(value) <= MAX_ACCEPT_BYTES:
         for offers in (OFFERS, ("text/plain", "application/json", "text/html")):
-            assert best_of(offers, [value.encode()]) == werkzeugs(offers, value)
+            assert preferred_type(offers, [value.encode()]) == werkzeugs(offers, value)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_well_formed_accept_means_what_werkzeug_reads(value: str) -> None:
 def test_malformed_range_is_ignored_and_the_first_offer_is_the_default(
     accept: list[bytes] | None, expected: int
 ) -> None:
-    assert best_of(OFFERS, accept) == OFFERS[expected]
+    assert preferred_type(OFFERS, accept) == OFFERS[expected]
 
 
 def test_too_long_accept_is_ignored() -> None:
@@ -89,9 +89,9 @@ def test_too_long_accept_is_ignored() -> None:
     In one line or in several.
     """
     blanks = b" " * (MAX_ACCEPT_BYTES - len(b"application/json"))
-    assert best_of(OFFERS, [b"application/json" + blanks]) == OFFERS[1]
-    assert best_of(OFFERS, [b"application/json " + blanks]) == OFFERS[0]
-    assert best_of(OFFERS, [b"application/json", blanks]) == OFFERS[0]
+    assert preferred_type(OFFERS, [b"application/json" + blanks]) == OFFERS[1]
+    assert preferred_type(OFFERS, [b"application/json " + blanks]) == OFFERS[0]
+    assert preferred_type(OFFERS, [b"application/json", blanks]) == OFFERS[0]
 
 
 def test_higher_quality_counts_of_a_repeated_range() -> None:

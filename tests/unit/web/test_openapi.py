@@ -25,7 +25,13 @@ from pexservice.stores.interface import HistoryEntry, Refusal
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES
 from pexservice.web import problems
 from pexservice.web.access import Access
-from pexservice.web.endpoints import BY_PATH, ENDPOINTS, POST_ONLY, TABLE, Endpoint
+from pexservice.web.endpoints import (
+    ALL_METHODS,
+    ENDPOINT_BY_PATH,
+    ENDPOINTS,
+    POST_ONLY,
+    Endpoint,
+)
 from pexservice.web.events import event
 from pexservice.web.openapi import document, rendered
 from pexservice.web.representations import history_response, state_headers, state_json
@@ -42,7 +48,7 @@ PROBLEMS = (
     problems.wrong_token(),
     problems.cross_origin("move the cursor"),
     problems.prefetch(),
-    problems.no_such_path(b" ".join(BY_PATH).decode()),
+    problems.no_such_path(b" ".join(ENDPOINT_BY_PATH).decode()),
     problems.wrong_method(
         "POST, GET, OPTIONS", headers=((b"Allow", b"POST, GET, OPTIONS"),)
     ),
@@ -243,7 +249,7 @@ def test_examples_are_made_by_the_code_that_responds() -> None:
     history = history_response(STATE, JSON, [row], "/history?before=10&limit=1")
     components = document()["components"]
     (index,) = components["schemas"]["Index"]["examples"]
-    served = json.loads(TABLE.json_index)["endpoints"]
+    served = json.loads(ALL_METHODS.json_index)["endpoints"]
     assert all(each in served for each in index["endpoints"])
     examples = {
         name: schema["examples"]

@@ -15,7 +15,7 @@ from hashlib import sha256
 from importlib.resources import files
 
 from pexservice.web.preconditions import Document
-from pexservice.web.responses import HTML, TYPES
+from pexservice.web.responses import CONTENT_TYPES, HTML
 
 _TEMPLATES = files(__name__) / "templates"
 
@@ -56,6 +56,6 @@ def page() -> Document:
         (b"Vary", b"Accept"),
         (b"Content-Security-Policy", policy.encode()),
         (b"Referrer-Policy", b"no-referrer"),
-        (b"Content-Type", TYPES[HTML]),
+        (b"Content-Type", CONTENT_TYPES[HTML]),
     )
     return Document(body, headers, tag)

@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 
 from pexservice.web.api import Api
-from pexservice.web.pacing import PAUSE_FACTOR, Pacing
+from pexservice.web.fair_queue import PAUSE_FACTOR, FairQueue
 from pexservice.web.responses import Response
 from tests.support.fakes import Turns, now
 from tests.support.wire import Server
@@ -24,7 +24,7 @@ class Work:
 
     def __init__(self) -> None:
         self.clock = Turns()
-        self.pacing = Pacing(self.clock.callLater, self.clock.seconds)
+        self.queue = FairQueue(self.clock.callLater, self.clock.seconds)
         self.done: list[str] = []
 
     def begin(self, name: str, client: str = "a") -> Deferred[None]:
@@ -36,7 +36,7 @@ class Work:
             self.clock.rightNow += 1
             self.done.append(name)
 
-        return self.pacing.run(work, client)
+        return self.queue.run(work, client)
 
 
 def test_work_is_done_one_by_one_with_a_pause_after_each_piece() -> None:
@@ -90,7 +90,7 @@ def test_cancelled_work_takes_no_time_and_leaves_nothing_behind() -> None:
     work.clock.turn(PAUSE_FACTOR)
     assert work.done == ["0", "2"]
     work.clock.turn(PAUSE_FACTOR)
-    assert not work.pacing._waiting
+    assert not work.queue._waiting
 
 
 def test_work_that_fails_is_followed_by_a_pause_too() -> None:
@@ -99,8 +99,8 @@ def test_work_that_fails_is_followed_by_a_pause_too() -> None:
     """
     work = Work()
     with pytest.raises(ZeroDivisionError):
-        now(work.pacing.run(lambda: 1 // 0, "a"))
-    failed = work.pacing.run(lambda: 1 // 0, "a")
+        now(work.queue.run(lambda: 1 // 0, "a"))
+    failed = work.queue.run(lambda: 1 // 0, "a")
     work.begin("1")
     work.clock.turn()
     with pytest.raises(ZeroDivisionError):
@@ -113,8 +113,8 @@ def test_work_does_not_wait_where_pauses_are_over_at_once() -> None:
     """
     Other tests switch the queue off in this way.
     """
-    pacing = Pacing(lambda _, call: call())
-    assert [now(pacing.run(lambda: 1, "a")) for _ in range(3)] == [1, 1, 1]
+    queue = FairQueue(lambda _, call: call())
+    assert [now(queue.run(lambda: 1, "a")) for _ in range(3)] == [1, 1, 1]
 
 
 def paced_server() -> Server:
@@ -124,7 +124,7 @@ def paced_server() -> Server:
     server = Server()
     api = Api(
         server.committer,
-        server.performer,
+        server.checker,
         server.events,
         later=server.clock.callLater,
         scrape=lambda _: Response(200, ()),

@@ -18,20 +18,22 @@ from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
 
-Later = Callable[[float, Callable[[], None]], object]
+CallLater = Callable[[float, Callable[[], None]], object]
 
 #: How long the pause after a piece of work is, as a multiple of how long the piece took.
 PAUSE_FACTOR = 2
 
 
-class Pacing:
+class FairQueue:
     """
     A queue in which clients take turns.
 
     So a client with hundreds of requests delays another client by one piece of work only.
     """
 
-    def __init__(self, later: Later, seconds: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, later: CallLater, seconds: Callable[[], float] = time.monotonic
+    ) -> None:
         """
         @param later: the reactor's C{callLater}.
         """

@@ -1,10 +1,10 @@
 """
-Operations on the cursor: the checks of a request, and the start of its operation.
+Operations on the cursor, and the checks of a request before its operation.
 
-A request is checked in this order.  L{Performer.check_client} checks the client's rate
+A request is checked in this order.  L{RequestChecker.check_client} checks the client's rate
 limit and the C{Host}.  The L{Api<pexservice.web.api.Api>} refuses paths and methods that do
-not exist.  L{Performer.call} checks the web page that sent the request, the token, the
-idempotency key and the preconditions.
+not exist.  L{RequestChecker.check_operation} checks the web page that sent the request, the
+token, the idempotency key and the preconditions.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from pexservice.web.parameters import (
     Arguments,
     Preferences,
     conditions,
+    idempotency_key,
     is_prefetch,
-    key_of,
     preferences,
 )
 from pexservice.web.preconditions import UNCONDITIONAL, Conditions
@@ -40,7 +40,7 @@ from pexservice.web.representations import (
     PRECONDITION_FAILED,
     REPLAYED,
     VALUE,
-    Kind,
+    ResponseKind,
 )
 from pexservice.web.responses import Response
 
@@ -97,13 +97,14 @@ def operation(request: Request, transition: Transition | None = None) -> Operati
 
 
 @define(eq=False)
-class Call:
+class CheckedOperation:
     """
     An operation with the arguments of one request; both passed the checks.
 
     @ivar start: starts the operation; its argument gets the outcome.
-    @ivar needs_client_check: whether L{Performer.check_client} must check every request
-        with these arguments: there is a rate limit, or some connections refuse the C{Host}.
+    @ivar needs_client_check: whether every request with these arguments must pass
+        L{RequestChecker.check_client}: there is a rate limit, or its C{Host} is not allowed
+        on every connection.
     """
 
     start: Callable[[Waiter], None]
@@ -112,7 +113,7 @@ class Call:
     needs_client_check: bool
 
 
-def kind_of_read(conditions: Conditions, state: State) -> Kind:
+def read_response_kind(conditions: Conditions, state: State) -> ResponseKind:
     """
     Return the kind of response that a read of C{state} gets.
     """
@@ -121,27 +122,29 @@ def kind_of_read(conditions: Conditions, state: State) -> Kind:
     return NOT_MODIFIED if conditions.if_match_holds(state) else PRECONDITION_FAILED
 
 
-def kind_of(outcome: Outcome, state: State, call: Call) -> Kind:
+def response_kind(
+    outcome: Outcome, state: State, operation: CheckedOperation
+) -> ResponseKind:
     """
-    Return the kind of response to C{call}, by the committer's outcome.
+    Return the kind of response to C{operation}, by the committer's outcome.
 
     L{Connection.respond<pexservice.server.connection.Connection.respond>} decides the most
     frequent case itself.
     """
-    conditions = call.conditions
+    conditions = operation.conditions
     if outcome is _APPLIED:
         return VALUE
     if outcome is _REPLAYED:
         return REPLAYED
     if outcome is _READ:
-        return kind_of_read(conditions, state)
+        return read_response_kind(conditions, state)
     # RFC 9110 13.1.2: a GET whose If-None-Match is not met gets 304.
-    if call.method == b"GET" and conditions.if_match_holds(state):
+    if operation.method == b"GET" and conditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
 
 
-class Performer:
+class RequestChecker:
     """
     Checks requests and starts their operations on one committer's cursor.
 
@@ -202,9 +205,11 @@ class Performer:
         if not self.hosts.allows(host) and peer.checks_host:
             raise self.hosts.refusal(host)
 
-    def call(self, operation: Operation, arguments: Arguments) -> Call:
+    def check_operation(
+        self, operation: Operation, arguments: Arguments
+    ) -> CheckedOperation:
         """
-        Return the call of C{operation} with C{arguments}.
+        Check whether a request with C{arguments} may start C{operation}.
 
         @raise Problem: the first reason to refuse it: 403 for a page of another origin or a
             prefetch, 401 for the token, 400 for a malformed key or precondition.
@@ -215,13 +220,15 @@ class Performer:
         )
         if transition is None:
             start, preconditions = committer.read, conditions(arguments)
-            return Call(start, operation.method, preconditions, needs_client_check)
+            return CheckedOperation(
+                start, operation.method, preconditions, needs_client_check
+            )
         self.access.check_page("move the cursor", arguments)
         if operation.is_prefetch:
             raise problems.prefetch()
         self.access.check_token(arguments)
-        key = key_of(arguments)
+        key = idempotency_key(arguments)
         preconditions = conditions(arguments)
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         step = partial(committer.step, Step(transition, key, condition))
-        return Call(step, operation.method, preconditions, needs_client_check)
+        return CheckedOperation(step, operation.method, preconditions, needs_client_check)
