@@ -25,6 +25,7 @@ import pytest
 import trustme
 
 from pexservice.stores.etcd.gateway import CallRefused
+from tests.functional.test_reload import pexctl
 from tests.support.daemon import PATIENCE, Daemon, patiently, run, wait_until
 from tests.support.etcd import (
     Member,
@@ -114,6 +115,27 @@ def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path
     keys = member.ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="})["kvs"]
     # A node that stops leaves none of its keys.
     assert len(keys) == 5
+
+
+@pytest.mark.needs("etcd")
+def test_store_is_created_once_where_etcd_has_none(member: Member, tmp_path: Path) -> None:
+    """
+    Nodes with no-create serve it, and another creation is refused and changes nothing.
+    """
+    everything = {"key": "AA==", "range_end": "AA=="}
+    store = ("--store", f"etcd:{member.url}")
+    code, output = pexctl(tmp_path, "create", *store)
+    assert (code, "a new store was created, at revision 0, position 0" in output) == (
+        0,
+        True,
+    ), output
+    node = Daemon(tmp_path, *store, "--no-create", command="pexservice-worker")
+    with node:
+        assert node.ask("/next", "POST")[0].headers["Pex-Revision"] == "1"
+    before = member.ask("/v3/kv/range", everything)["kvs"]
+    code, output = pexctl(tmp_path, "create", *store)
+    assert (code, output.endswith(" already")) == (1, True), output
+    assert member.ask("/v3/kv/range", everything)["kvs"] == before
 
 
 @pytest.mark.needs("etcd")

@@ -4,11 +4,13 @@ Connections under stress, on uvloop's event loop and on asyncio's own.
 
 from __future__ import annotations
 
+import re
 import resource
 import socket
 import ssl
 import struct
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.client import HTTPSConnection
 from pathlib import Path
 
@@ -167,6 +169,10 @@ def test_client_above_its_rate_gets_429_with_retry_after(tmp_path: Path) -> None
         assert b"Retry-After: 1\r\n" in received
 
 
+#: When the certificate of the fixture C{files} ends.
+EXPIRY = datetime(2040, 2, 29, 12, 0, 1, tzinfo=UTC)
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     """
@@ -181,7 +187,7 @@ def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> li
     Provide the options with a certificate and its key.
     """
     path = tmp_path_factory.mktemp("tls")
-    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued = authority.issue_cert("localhost", "127.0.0.1", not_after=EXPIRY)
     for number, blob in enumerate(issued.cert_chain_pems):
         blob.write_to_path(path / "certificate.pem", append=number > 0)
     issued.private_key_pem.write_to_path(path / "key.pem")
@@ -219,6 +225,12 @@ def test_responses_over_tls_are_the_same(
             secure.sendall(request(b"GET /current HTTP/1.1") * 3)
             secure.sendall(request(b"GET /current HTTP/1.0"))
             assert read_all(secure).count(b" 200 OK\r\n") == 4
+        raw = connect(daemon)
+        with trusting.wrap_socket(raw, server_hostname="localhost") as secure:
+            secure.sendall(request(b"GET /metrics HTTP/1.0"))
+            name = b"pexservice_tls_certificate_expiry_timestamp_seconds"
+            (value,) = re.findall(rb"(?m)^%b (\S+)$" % name, read_all(secure))
+            assert float(value) == EXPIRY.timestamp()
         assert "Traceback" not in daemon.log.read_text()
 
 

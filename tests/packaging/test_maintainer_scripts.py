@@ -86,6 +86,32 @@ def test_upgrade_creates_no_store_where_one_may_be_missing(
     assert not creates_a_store(tmp_path, "1.0.0", **change)
 
 
+def test_purge_removes_the_stores_that_a_restore_replaced(tmp_path: Path) -> None:
+    """
+    The backups stay, and the output says so.
+    """
+    script = (DEBIAN / "pexservice.postrm").read_text()
+    removed = ("pexservice", "pexservice@blue", "pexservice.before-20260101T000000Z")
+    kept = ("pexservice-other", "backups/pexservice/20260101T000000Z")
+    for name in (*removed, *kept):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "data.mdb").touch()
+    # With everything below tmp_path.
+    for path in ("/var/lib", "/var/log"):
+        script = script.replace(f"{path}/", f"{tmp_path}/")
+    script = script.replace("/var/backups/", f"{tmp_path}/backups/")
+    assert "/var/" not in script.replace(str(tmp_path), "")
+    output = subprocess.run(
+        ["/bin/sh", "-c", script, "postrm", "purge"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert output == f"The backups in {tmp_path}/backups/pexservice are kept.\n"
+    assert [name for name in removed if (tmp_path / name).exists()] == []
+    assert [name for name in kept if not (tmp_path / name).exists()] == []
+
+
 def test_no_maintainer_script_writes_a_configuration_file() -> None:
     """
     The file is replaced by dpkg alone, by a rename: half of a file is valid TOML.

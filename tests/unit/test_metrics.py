@@ -238,7 +238,7 @@ def everything() -> Iterator[list[Metric]]:
             Connections(100),
             cast(IStore, OnDisk()),
             descriptor,
-            certificate_expires=1.0,
+            certificate_expires=1_795_000_001.0,
         )
         answer = metrics.response(None).body.decode()
         found = [*text_string_to_metric_families(answer)]
@@ -271,6 +271,13 @@ def test_metrics_show_the_size_of_the_store_and_its_oldest_reader(
         "oldest_snapshot_commits": (7, {"pid": "4711"}),
         "certificate_expiry_timestamp_seconds": (1_795_000_000, {}),
     }
+
+
+def test_metrics_show_when_the_certificate_of_the_worker_expires(
+    everything: list[Metric],
+) -> None:
+    (metric,) = [metric for metric in everything if "_tls_certificate_" in metric.name]
+    assert [sample.value for sample in metric.samples] == [1_795_000_001.0]
 
 
 def test_table_of_the_documentation_has_exactly_these_metrics(

@@ -101,6 +101,8 @@ class Workers:
         self._watching = Periodic(self._watch, reactor)
         self._changes: list[Deferred[None]] = []
         self._reload_again = False
+        # The worker that a reload in progress waits for before it retires another.
+        self._first_replacement: WorkerProcess | None = None
         self.running = False
         self.all: list[WorkerProcess] = []
 
@@ -289,7 +291,11 @@ class Workers:
     def _log_end(self, worker: WorkerProcess) -> None:
         exit_status = worker.exit_status
         level, how = LogLevel.info, describe(exit_status)
-        if not worker.retired and exit_status:
+        # The reload that fails because of this end logs the reason.
+        fails_reload = (
+            exit_status == Status.MISCONFIGURED and worker is self._first_replacement
+        )
+        if exit_status and not (worker.retired or fails_reload):
             level = LogLevel.warn if exit_status < 0 else LogLevel.error
             how += f": {worker.status}" if exit_status > 0 and worker.status else ""
         self._log.emit(level, "{name} ended {how}", name=worker.name, how=how)
@@ -314,15 +320,18 @@ class Workers:
     async def _reload(self) -> None:
         self._log.info("replacing the workers")
         self._reports.reload_began()
-        problem: str | None = "it was interrupted"
+        problem: str | None = None
         try:
             await self._replace_all()
-            problem = None
         except (CannotStart, StoreUnusable) as error:
             problem = str(error)
             self._log.error(
                 "reload failed: {reason}; the old workers keep running", reason=problem
             )
+        except Exception as error:
+            # A bug: reload() logs the traceback.
+            problem = f"{type(error).__name__}: {error}"
+            raise
         finally:
             if self.running:
                 self._reports.reload_ended(problem, self.setup)
@@ -338,17 +347,18 @@ class Workers:
             come up.
         """
         before = self.setup
-        self._use_setup(self._reread(before))
-        if self.setup.note:
-            self._log.warn("{note}", note=self.setup.note)
         old = [worker for worker in self.all if not worker.retired]
         active = self._active
-        new = self._add()
-        if not await self._comes_up_in_time(new):
+        try:
+            self._use_setup(self._reread(before))
+            if self.setup.note:
+                self._log.warn("{note}", note=self.setup.note)
+            await self._add_first_replacement()
+        except Exception:
             if self.running:
-                new.retire()
                 self._use_setup(before)
-                raise CannotStart(new.status or f"{new.name} does not come up")
+            raise
+        if not self.running:
             return
         # First retire the old standby, so that the new worker takes over.
         for group in ([worker for worker in old if worker not in active], active):
@@ -360,6 +370,20 @@ class Workers:
             await self._comes_up_in_time(worker)
         if self.running:
             self._log.info("the workers are replaced")
+
+    async def _add_first_replacement(self) -> None:
+        """
+        Add a worker, and wait until it serves or stands by.
+
+        @raise CannotStart: the worker does not come up, and is retired.
+        """
+        self._first_replacement = worker = self._add()
+        try:
+            if not await self._comes_up_in_time(worker) and self.running:
+                worker.retire()
+                raise CannotStart(worker.status or f"{worker.name} does not come up")
+        finally:
+            self._first_replacement = None
 
     async def _comes_up_in_time(self, worker: WorkerProcess) -> bool:
         """

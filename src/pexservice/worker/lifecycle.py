@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from pexservice.process.exit_status import SIGNALS_OF_DAMAGE
 from pexservice.process.sd_notify import ALIVE, Notifier
 from pexservice.process.timing import Periodic
 from pexservice.settings.options import Settings
@@ -48,7 +49,7 @@ def connect(settings: Settings, environment: Mapping[str, str]) -> Notifier:
     # At SIGABRT, the traceback of every thread.  A page that is missing or nonsense ends
     # a process by other signals, and there the traceback would only hide the cause.
     faulthandler.enable(sys.__stderr__ or 2)
-    for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE):
+    for number in SIGNALS_OF_DAMAGE - {signal.SIGABRT}:
         signal.signal(number, signal.SIG_DFL)
     return notifier
 

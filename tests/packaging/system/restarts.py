@@ -64,6 +64,8 @@ def stop() -> None:
     before = cursor()
     run("systemctl", "stop", SERVICE)
     assert shown("Result") == "success"
+    # Not what it was while the service ran.
+    assert shown("StatusText") == "stopped"
     assert supervisor() == 0
     run("systemctl", "start", SERVICE)
     assert cursor() == before

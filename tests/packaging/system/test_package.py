@@ -43,6 +43,15 @@ def test_lintian_finds_nothing_without_an_override() -> None:
     assert run("lintian", *options, str(built(".changes"))) == ""
 
 
+def test_pictures_of_the_documentation_are_packaged_as_they_are() -> None:
+    """
+    A browser shows no picture that dh_compress has compressed.
+    """
+    contents = run("dpkg-deb", "--contents", str(built(".deb")))
+    assert ".webp\n" in contents
+    assert ".webp.gz\n" not in contents
+
+
 def test_rebuilt_package_is_identical_byte_for_byte(tmp_path: Path) -> None:
     """
     Place, time, umask, time zone and language of the second build differ.

@@ -65,6 +65,8 @@ def lines() -> None:
     assert re.search(r"(?m)^worker-\d+ info: the cursor is at revision", said)
     assert re.search(r"(?m)^supervisor info: worker-1 serves$", said)
     assert "plugin cache" not in said
+    # systemd warns of a variable that a unit uses and nobody has set.
+    assert "PEXSERVICE_OPTIONS" not in said
     assert "[pexservice." not in said
     found = json.loads(
         run("journalctl", "--output=json", "--lines=1", "--identifier=pexservice")
@@ -101,6 +103,28 @@ def access_log() -> None:
     assert written == answers
     owner = LOG.stat()
     assert (LOG.owner(), owner.st_mode & 0o777) == ("pexservice", 0o640)
+    CONFIG.write_text(kept)
+    run("systemctl", "reload", SERVICE)
+
+
+def access_log_in_the_journal() -> None:
+    """
+    Write the access log to the journal: a line has its level as priority and no prefix.
+    """
+    kept = CONFIG.read_text()
+    more('access-log = "-"\n')()
+    run("systemctl", "reload", SERVICE)
+    agent = "an-agent-that-is-looked-for"
+    url = f"http://127.0.0.1:{PORT}/next"
+    run("curl", "--silent", "--user-agent", agent, "--request", "POST", url)
+    wait_until(lambda: agent in journal(), "the journal has the line")
+    # The search of docs/operations.md finds it.
+    output = journal("--output=json", "-g", '" [0-9]{3} [0-9]+ ')
+    entries = map(json.loads, output.splitlines())
+    (entry,) = [entry for entry in entries if agent in entry["MESSAGE"]]
+    line = rf'"127\.0\.0\.1" - - \[.+\] "POST /next HTTP/1\.1" 200 \d+ "-" "{agent}"'
+    assert re.fullmatch(line, entry["MESSAGE"]), entry
+    assert (entry["PRIORITY"], entry["_SYSTEMD_UNIT"]) == ("6", SERVICE)
     CONFIG.write_text(kept)
     run("systemctl", "reload", SERVICE)
 
@@ -350,8 +374,10 @@ def backups() -> None:
     run("systemctl", "start", SERVICE)
     assert cursor().revision > seen + 10
     run("systemctl", "disable", "--now", "pexservice-backup.timer")
-    for each in (*BACKUPS.iterdir(), *store.parent.glob("pexservice.before-*")):
-        shutil.rmtree(each)
+    for backup in BACKUPS.iterdir():
+        shutil.rmtree(backup)
+    # These stay: a purge removes them.
+    assert [*store.parent.glob("pexservice.before-*")] != []
 
 
 def moved_store() -> None:
@@ -460,7 +486,14 @@ def main() -> None:
     Run the test.
     """
     for each in (
-        *(lines, access_log, two_sockets, stays_stopped, a_worker_of_the_kernel),
+        *(
+            lines,
+            access_log,
+            access_log_in_the_journal,
+            two_sockets,
+            stays_stopped,
+            a_worker_of_the_kernel,
+        ),
         *(tls, credentials, backups, moved_store, behind_nginx, long_verification),
     ):
         print(each.__name__, flush=True)

@@ -10,7 +10,9 @@ C{python3 -m tests.packaging.system.wrong}, as root where the package is install
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +239,104 @@ def store_that_is_not_there() -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def store_that_was_removed() -> None:
+    """
+    Remove the store's files under the running service: nothing says that it is ready.
+
+    Workers that start later create no store.  When the files are back, the cursor is where
+    it was.
+    """
+    directory, kept = STORE.parent, Path("/var/lib/pexservice.kept")
+    before = cursor()
+    run("systemctl", "stop", SERVICE)
+    shutil.copytree(directory, kept)
+    run("systemctl", "start", SERVICE)
+    worker = serving()
+    try:
+        for path in directory.iterdir():
+            path.unlink()
+        wait_until(lambda: ask("/readyz")[0].status == 503, "the service is not ready")
+        expect_no_store("was moved away")
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: "is gone; put it back" in told(), "the status has the reason")
+        expect_no_store("is gone; put it back")
+        run("systemctl", "reload", SERVICE, status=1)
+        expect_no_store("is gone; put it back")
+        assert [*directory.iterdir()] == []
+    finally:
+        run("systemctl", "stop", SERVICE)
+        for path in kept.iterdir():
+            run("cp", "--archive", str(path), str(directory))
+            shutil.chown(directory / path.name, "pexservice", "pexservice")
+        shutil.rmtree(kept)
+        run("systemctl", "start", SERVICE)
+    assert cursor() == before
+
+
+def expect_no_store(reason: str) -> None:
+    """
+    Check that a step is refused, and that everything that tells of readiness says why not.
+    """
+    response, body = ask("/next", "POST")
+    assert (response.status, reason in body) == (503, True), body
+    response, body = ask("/readyz?verbose")
+    assert (response.status, reason in body) == (503, True), body
+    assert "\npexservice_ready 0.0\n" in ask("/metrics")[1]
+    output = run("pexctl", "status", status=1)
+    assert ("is not ready: " in output, reason in output) == (True, True), output
+
+
+def reload_that_waits_for_a_restart() -> None:
+    """
+    Change what only a restart changes: a wrong value is refused, and a right one is shown.
+
+    The status line and a metric name the option until the service is restarted.
+    """
+    kept = CONFIG.read_text()
+    other = Path("/var/lib/pexservice/other")
+    user = ("runuser", "-u", "pexservice", "--")
+    listen = 'listen = ["systemd:all"'
+    changes = {
+        # The option, its present text, a wrong one with the reason, and a right one.
+        "store": (
+            "lmdb:/var/lib/pexservice",
+            ("lmdb:/var/lib/pexservice/none", "there is no store in"),
+            f"lmdb:{other}",
+        ),
+        "listen": (
+            listen,
+            # The unit has no network of its own.
+            (f'{listen}, "tcp:80:interface=127.0.0.1"', "cannot listen on tcp:80:"),
+            f'{listen}, "unix:/run/pexservice/second.sock"',
+        ),
+        "log-format": (
+            "no-create = true",
+            ('no-create = true\nlog-format = "xml"', "log-format: "),
+            'no-create = true\nlog-format = "json"',
+        ),
+    }
+    before = cursor()
+    run(*user, "pexctl", "create", "--store", f"lmdb:{other}")
+    try:
+        for option, (present, (wrong, reason), right) in changes.items():
+            assert kept.count(present) == 1
+            CONFIG.write_text(kept.replace(present, wrong))
+            run("systemctl", "reload", SERVICE, status=1)
+            assert reason in told(), told()
+            CONFIG.write_text(kept.replace(present, right))
+            run("systemctl", "reload", SERVICE)
+            assert f"; changing --{option} requires a restart" in told()
+            pending = f'\npexservice_restart_pending{{option="--{option}"}} 1.0\n'
+            assert pending in ask("/metrics")[1]
+            assert cursor() == before
+    finally:
+        CONFIG.write_text(kept)
+        shutil.rmtree(other)
+    run("systemctl", "reload", SERVICE)
+    assert "requires a restart" not in told()
+    assert "\npexservice_restart_pending{" not in ask("/metrics")[1]
+
+
 def check() -> None:
     """
     Check that C{pexctl check} says the same beforehand.
@@ -262,9 +362,12 @@ def main() -> None:
     """
     for wrong in WRONGS:
         print(json.dumps(tried(wrong)), flush=True)
-    for each in (reload_that_fails, store_that_is_not_there, check):
-        print(each.__name__, flush=True)
-        each()
+    for action in (
+        *(reload_that_fails, reload_that_waits_for_a_restart),
+        *(store_that_is_not_there, store_that_was_removed, check),
+    ):
+        print(action.__name__, flush=True)
+        action()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import signal
 import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.logger import capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.scoreboard import Reload
@@ -17,7 +17,7 @@ from pexservice.process.sd_notify import NOT_READY, READY, STANDING_BY
 from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import RELOAD_TIMEOUT_SECONDS
 from tests.support.processes import SpawnedProcess
-from tests.support.supervision import QUICK, Supervised
+from tests.support.supervision import QUICK, WATCHDOG, Supervised
 
 
 @pytest.fixture
@@ -128,8 +128,21 @@ def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> 
     supervised.workers.reload()
     new = supervised.processes[-1]
     new.notify("STATUS=the token file is missing")
-    new.end(status=Status.MISCONFIGURED)
+    with capturedLogs() as events:
+        new.end(status=Status.MISCONFIGURED)
     assert not supervised.workers.reloading
+    # The failure is logged once, with its reason.
+    assert [
+        (event["log_level"], formatEvent(event))
+        for event in events
+        if event["log_level"] >= LogLevel.warn
+    ] == [
+        (
+            LogLevel.error,
+            "reload failed: the token file is missing; the old workers keep running",
+        )
+    ]
+    assert "worker-3 ended with status 64" in map(formatEvent, events)
     supervised.pass_time(10.0)
     assert supervised.processes == [serving, standby]
     assert supervised.given_up == []
@@ -278,3 +291,27 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
         Reload.SUCCEEDED,
         "changing --store requires a restart",
     )
+
+
+def test_bug_during_a_reload_keeps_the_old_options(supervised: Supervised) -> None:
+    """
+    An exception that nobody expects is logged with its traceback, and the reload fails.
+
+    The watchdog of the old options goes on.
+    """
+    before = supervised.workers.setup
+    serving, _ = supervised.processes
+    # No timer takes a negative interval.
+    supervised.reread = lambda: evolve(before, command=["another"], watchdog=-1.0)
+    with capturedLogs() as events:
+        supervised.workers.reload()
+    assert supervised.workers.setup is before
+    assert (supervised.score.reload, "ValueError: " in supervised.score.note) == (
+        Reload.FAILED,
+        True,
+    )
+    assert [event["log_level"] for event in events if "log_failure" in event] == [
+        LogLevel.critical
+    ]
+    supervised.pass_time(2 * WATCHDOG, silent=(serving,))
+    assert signal.SIGABRT in serving.signals

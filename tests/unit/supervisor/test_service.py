@@ -213,6 +213,8 @@ def test_workers_can_read_the_score(make: Callable[..., Bench]) -> None:
 def test_supervisor_notifies_the_service_manager(make: Callable[..., Bench]) -> None:
     """
     The supervisor tells the service manager that it is ready, alive and stopping.
+
+    The last status, which systemd shows as long as the unit is stopped, says so.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
@@ -224,6 +226,7 @@ def test_supervisor_notifies_the_service_manager(make: Callable[..., Bench]) -> 
         assert manager.recv(1000) == b"WATCHDOG=1\n"
         bench.stop()
         assert manager.recv(1000) == b"STOPPING=1\n"
+        assert manager.recv(1000) == b"STATUS=stopped\n"
 
 
 def refusing(error: Exception) -> Callable[[], None]:

@@ -5,13 +5,16 @@ The decisions about all workers together.
 from __future__ import annotations
 
 import os
+import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
-from pexservice.process.exit_status import Status
+from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.scoreboard import Process, Reload
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDING_BY, STOPPING
 from pexservice.supervisor.workers import HEAD_START_SECONDS
@@ -134,6 +137,37 @@ def test_each_end_of_a_worker_counts_by_its_reason(
     assert {each: count for each, count in restarts.items() if count} == {reason: 1}
 
 
+@pytest.mark.parametrize(
+    ("how", "level", "line"),
+    [
+        ({"by": signal.SIGKILL}, LogLevel.warn, "worker-2 ended by SIGKILL"),
+        ({"by": signal.SIGTERM}, LogLevel.warn, "worker-2 ended by SIGTERM"),
+        ({"status": 0}, LogLevel.info, "worker-2 ended with status 0"),
+        ({"status": 1}, LogLevel.error, "worker-2 ended with status 1: standing by"),
+    ],
+)
+def test_end_of_a_worker_is_logged_by_its_severity(
+    supervised: Supervised, how: dict[str, Any], level: LogLevel, line: str
+) -> None:
+    """
+    A kill from outside is a warning, an error of the worker is one, and its end is none.
+    """
+    _, standby = supervised.started()
+    with capturedLogs() as events:
+        standby.end(**how)
+    assert (level, line) in [(event["log_level"], formatEvent(event)) for event in events]
+
+
+def test_end_of_a_retired_worker_is_no_warning(supervised: Supervised) -> None:
+    serving, *_ = supervised.started()
+    supervised.workers.reload()
+    supervised.processes[-1].notify(STANDING_BY)
+    with capturedLogs() as events:
+        supervised.processes[1].end(by=signal.SIGTERM)
+        serving.end(by=signal.SIGKILL)
+    assert {event["log_level"] for event in events} == {LogLevel.info}
+
+
 def test_only_the_end_of_an_active_worker_is_a_failover(supervised: Supervised) -> None:
     """
     A standby that dies counts as a restart only.
@@ -221,14 +255,29 @@ def test_score_shows_how_many_standbys_there_are(supervised: Supervised) -> None
     assert supervised.score.reload is Reload.NONE
 
 
+DAMAGE_SIGNALS = [
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+]
+
+
+def test_signals_of_damage_are_those_of_the_documentation() -> None:
+    """
+    Each of them has the store verified, see the next test.
+    """
+    page = (Path(__file__).parents[3] / "docs" / "how-it-works.md").read_text()
+    (row,) = [line for line in page.splitlines() if "SIGBUS" in line]
+    assert set(re.findall(r"SIG[A-Z]+", row)) == {number.name for number in DAMAGE_SIGNALS}
+    assert set(DAMAGE_SIGNALS) == SIGNALS_OF_DAMAGE
+
+
 @pytest.mark.parametrize(
     "how",
-    [
-        {"status": Status.STORE_FAILED},
-        {"by": signal.SIGBUS},
-        {"by": signal.SIGSEGV},
-        {"by": signal.SIGABRT},
-    ],
+    [{"status": Status.STORE_FAILED}, *({"by": number} for number in DAMAGE_SIGNALS)],
+    ids=str,
 )
 def test_end_that_hints_at_the_disk_has_the_store_verified(
     supervised: Supervised, how: dict[str, Any]

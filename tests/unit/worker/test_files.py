@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,7 +35,8 @@ def test_good_files_are_read_and_the_access_log_is_created_for_its_group(
     """
     before = os.umask(0o022)
     authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
+    ends = datetime(2040, 2, 29, 12, 0, 1, tzinfo=UTC)
+    certificate = authority.issue_cert("localhost", not_after=ends)
     certificate.private_key_pem.write_to_path(tmp_path / "key")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
     (tmp_path / "tokens").write_text("secret\n")
@@ -48,8 +49,7 @@ def test_good_files_are_read_and_the_access_log_is_created_for_its_group(
     )
     files = read_files(settings)
     tokens = files.tokens
-    assert files.certificate_expires is not None
-    assert files.certificate_expires > time.time()
+    assert files.certificate_expires == ends.timestamp()
     assert tokens is not None
     assert len(tokens) == 1
     os.umask(before)
