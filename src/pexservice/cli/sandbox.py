@@ -75,7 +75,7 @@ def problems(settings: Settings, unit: str, properties: Mapping[str, str]) -> It
     store = store_factory(settings.store)
     paths = {
         "the access log": None if settings.access_log == "-" else settings.access_log,
-        "the store": None if store.shared else store.directory(),
+        "the store": None if store.shared else store.offline().directory,
         "the TLS file": settings.tls_certificate,
         "the TLS key": settings.tls_key,
         "the token file": settings.token_file,

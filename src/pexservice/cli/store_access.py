@@ -23,12 +23,13 @@ from pexservice.settings.config_file import read_config
 from pexservice.settings.option import options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.stores.interface import (
+    IOfflineStore,
     IStoreReactor,
     StoreIncompatible,
     StoreOptions,
+    StoreSummary,
     StoreUnusable,
 )
-from pexservice.stores.lmdb.verify import StoreSummary
 from pexservice.stores.registry import store_factory
 
 Answer = TypeVar("Answer")
@@ -67,9 +68,9 @@ def settings_of(words: list[str]) -> Settings:
     return options.settings()
 
 
-def configured_directory(path: str) -> str:
+def configured_store(path: str) -> IOfflineStore:
     """
-    Return the directory of the store that the configuration file C{path} names.
+    Return the store that the configuration file C{path} names.
 
     @raise VerbFailed: the file is wrong, or its store is not on this machine's disk.
     """
@@ -78,7 +79,7 @@ def configured_directory(path: str) -> str:
     except ValueError as error:
         raise VerbFailed(str(error), "misconfigured") from error
     try:
-        return store_factory(store or "").directory()
+        return store_factory(store or "").offline()
     except ValueError as error:
         reason = f"the configuration file {path}: store = {store!r}: {error}"
         raise VerbFailed(reason, "misconfigured") from error

@@ -19,12 +19,15 @@ from argparse import (
 )
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import frozen
 
 from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
 from pexservice.core.base_url import BASE_URL_FORMS, DEFAULT_BASE_URL, BaseURL
+
+if TYPE_CHECKING:
+    from pexservice.stores.interface import IOfflineStore
 
 _HELP_WIDTH = 80
 
@@ -141,16 +144,23 @@ def verb(
     return add
 
 
-def directory(store: str) -> str:
+def store_on_disk(name: str) -> IOfflineStore:
     """
-    Return the directory of C{store}, which may be written as C{--store} takes it.
+    Return the store C{name}: a directory, or a URL as C{--store} takes it.
     """
-    from pexservice.stores.registry import directory_of  # noqa: PLC0415 Twisted
+    from pexservice.stores.registry import offline_store  # noqa: PLC0415 Twisted
 
     try:
-        return directory_of(store)
+        return offline_store(name)
     except ValueError as error:
-        raise ArgumentTypeError(f"{store}: {error}") from error
+        raise ArgumentTypeError(f"{name}: {error}") from error
+
+
+def directory(name: str) -> str:
+    """
+    Return the directory of the store or backup C{name}, which may not exist.
+    """
+    return store_on_disk(name).directory
 
 
 def seconds(text: str) -> float:

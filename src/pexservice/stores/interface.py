@@ -395,6 +395,99 @@ class StoreOptions:
     on_standby: Callable[[], object] | None = None
 
 
+#: Called with the present part of the work, and how much of it is done, in percent.
+ShowProgress = Callable[[str, int], object]
+
+
+@frozen(kw_only=True)
+class StoreSummary:
+    """
+    The summary of a store in a directory.
+
+    @ivar store: its directory.
+    @ivar size: the size of its data, in bytes.
+    @ivar witness: the revision that a file outside the data records, if there is one.
+    """
+
+    store: str
+    revision: int
+    position: int
+    size: int
+    witness: int | None
+
+
+class Backup(NamedTuple):
+    """
+    A backup that was made before.
+
+    @ivar time: when it was begun, in seconds since 1970.
+    @ivar revision: its revision, as far as that can be told without opening it.
+    """
+
+    time: float
+    revision: int | None
+
+
+@frozen(kw_only=True)
+class Restored:
+    """
+    The result of a restore.
+
+    @ivar store: the store as it is now.
+    @ivar steps: how many steps were committed because of C{beyond}.
+    @ivar kept: the directory of the replaced store, if there was one.
+    """
+
+    store: StoreSummary
+    steps: int
+    kept: Path | None
+
+
+class IOfflineStore(Interface):
+    """
+    The commands on a store in a directory of this machine.  They need no service.
+
+    Every method blocks, and raises L{StoreUnusable}, or a subclass, if it cannot be done.
+    """
+
+    directory: str = Attribute("The store's directory, as its URL names it.")
+
+    def verify(show: ShowProgress) -> StoreSummary:
+        """
+        Read and verify the whole store, which no other process may use meanwhile.
+        """
+
+    def backup(target: str, keep: int | None, show: ShowProgress) -> StoreSummary:
+        """
+        Copy one state of the store, also while a service uses it, and verify the copy.
+
+        @param target: the directory to make; with C{keep}, the directory of all backups.
+        @param keep: how many backups to keep, the new one included; C{None} keeps all.
+        """
+
+    def backups(directory: str) -> list[Backup]:
+        """
+        List the backups in C{directory}, the oldest first.
+
+        @raise OSError: the directory cannot be read.
+        """
+
+    def restore(backup: str, beyond: int | None, show: ShowProgress) -> Restored:
+        """
+        Put a verified copy of C{backup} in the place of the store.
+
+        @param backup: the backup's directory.
+        @param beyond: the highest revision that any client has seen.
+        """
+
+    def highest_revision() -> tuple[int, str]:
+        """
+        Return the highest revision that the store is known to have had, and its origin.
+
+        @raise OSError: the store cannot be read.
+        """
+
+
 class IStoreFactory(Interface):
     """
     The factory of the store that one URL names: what is known of it before it is opened.
@@ -409,11 +502,12 @@ class IStoreFactory(Interface):
 
     name: str = Attribute("The store's name in messages.")
 
-    def directory() -> str:
+    def offline() -> IOfflineStore:
         """
-        Return the store's directory on this machine.
+        Return the commands on the store that need no service.
 
-        @raise ValueError: it has none.  The message says how to copy the store instead.
+        @raise ValueError: the store has no directory on this machine.  The message says how
+            to copy the store instead.
         """
 
     def absolute_url(directory: Path) -> str:

@@ -12,7 +12,7 @@ from typing import cast
 
 from twisted.python.reflect import namedAny
 
-from pexservice.stores.interface import IStoreFactory
+from pexservice.stores.interface import IOfflineStore, IStoreFactory
 
 #: The classes of the factories, by the scheme of their URLs.
 FACTORIES = {
@@ -38,18 +38,21 @@ def store_factory(url: str) -> IStoreFactory:
     raise ValueError(f"must be {forms}{f' (did you mean {meant}?)' if meant else ''}")
 
 
-def directory_of(store: str) -> str:
+def offline_store(name: str) -> IOfflineStore:
     """
-    Return the directory of a store, whose name is its URL or the directory itself.
+    Return the offline commands of a store.
+
+    @param name: the URL of the store, or the directory of an LMDB store.
 
     @raise ValueError: the name is empty, or the store has no directory on this machine; the
         message says how to copy it.
     """
-    if not store:
+    if not name:
         # For example a shell variable without a value.
         raise ValueError("the name of the directory is empty")
-    url = store if store.partition(":")[0] in FACTORIES else _with_scheme(store)
-    return store if url is None else store_factory(url).directory()
+    is_url = name.partition(":")[0] in FACTORIES
+    url = name if is_url else _with_scheme(name) or f"lmdb:{name}"
+    return store_factory(url).offline()
 
 
 def _with_scheme(text: str) -> str | None:

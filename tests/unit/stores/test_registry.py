@@ -17,7 +17,7 @@ from pexservice.stores.interface import (
     IStoreFactory,
     StoreOptions,
 )
-from pexservice.stores.registry import FACTORIES, directory_of, store_factory
+from pexservice.stores.registry import FACTORIES, offline_store, store_factory
 from tests.support.fakes import Turns
 
 URLS = {"lmdb": "lmdb:somewhere", "etcd": "etcd:http://127.0.0.1:1"}
@@ -50,15 +50,15 @@ def test_url_that_names_no_store_is_refused_with_a_reason(url: str, why: str) ->
 
 @pytest.mark.parametrize("name", ["lmdb:/srv/a", "/srv/a"])
 def test_directory_of_a_store_is_named_with_or_without_the_scheme(name: str) -> None:
-    assert directory_of(name) == "/srv/a"
+    assert offline_store(name).directory == "/srv/a"
     # It may have a colon, where a URL could not be meant.
-    assert directory_of("/srv/a:b") == "/srv/a:b"
+    assert offline_store("/srv/a:b").directory == "/srv/a:b"
 
 
 @pytest.mark.parametrize("name", ["etcd:http://x", "http://x"])
 def test_store_without_a_directory_says_how_it_is_copied(name: str) -> None:
     with pytest.raises(ValueError, match="use etcdctl snapshot save"):
-        directory_of(name)
+        offline_store(name)
 
 
 @pytest.mark.parametrize(

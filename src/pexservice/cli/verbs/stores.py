@@ -6,9 +6,20 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed
-from pexservice.cli.verb import STORE_STATUSES, argument, directory, number, verb
+from pexservice.cli.verb import (
+    STORE_STATUSES,
+    argument,
+    directory,
+    number,
+    store_on_disk,
+    verb,
+)
+
+if TYPE_CHECKING:
+    from pexservice.stores.interface import IOfflineStore
 
 #: The value of C{--beyond} without a number, and how far beyond the replaced store's
 #: revision the restored one then continues.
@@ -50,7 +61,7 @@ def create(arguments: Namespace) -> Result:
 @verb(
     "verify",
     STORE_STATUSES,
-    [argument("store", "STORE", "the store's directory", directory)],
+    [argument("store", "STORE", "the store's directory", store_on_disk)],
     "pexctl verify pexservice-data",
 )
 def verify(arguments: Namespace) -> Result:
@@ -62,24 +73,12 @@ def verify(arguments: Namespace) -> Result:
     from attrs import asdict
 
     from pexservice.cli.store_access import contents, store_errors
-    from pexservice.stores.interface import StoreBusy
-    from pexservice.stores.lmdb.directory import existing_store
-    from pexservice.stores.lmdb.verify import summary, verify_in_child
 
     with store_errors(), ProgressBar() as bar:
-        store = existing_store(arguments.store)
-        try:
-            store.lock()
-        except StoreBusy as error:
-            raise StoreBusy(f"{error}; make a backup, which is verified") from None
-        try:
-            verify_in_child(store.path, lambda percent: bar.show("verifying", percent))
-            contained = summary(store.path)
-        finally:
-            store.unlock()
+        summary = arguments.store.verify(bar.show)
     return Result(
-        f"{contained.store} is whole: {contents(contained)}",
-        {"outcome": "whole", **asdict(contained)},
+        f"{summary.store} is whole: {contents(summary)}",
+        {"outcome": "whole", **asdict(summary)},
     )
 
 
@@ -91,7 +90,7 @@ def verify(arguments: Namespace) -> Result:
             "store",
             "STORE",
             "the store's directory, unless --config names it",
-            directory,
+            store_on_disk,
             nargs="?",
         ),
         argument(
@@ -129,22 +128,18 @@ def backup(arguments: Namespace) -> Result:
     """
     from attrs import asdict
 
-    from pexservice.cli.store_access import configured_directory, contents, store_errors
-    from pexservice.stores.lmdb import backup as backups
+    from pexservice.cli.store_access import configured_store, contents, store_errors
 
     if (arguments.store is None) is (arguments.config is None):
         message = "name the STORE or --config FILE, and not both"
         raise VerbFailed(message, exit_status=WRONG_ARGUMENTS)
     if arguments.textfile is not None and arguments.keep is None:
         raise VerbFailed("--textfile requires --keep")
-    store = arguments.store or configured_directory(arguments.config)
+    store = arguments.store or configured_store(arguments.config)
     failed = True
     try:
         with store_errors(), ProgressBar() as bar:
-            if arguments.keep is None:
-                copy = backups.backup(store, arguments.to, bar.show)
-            else:
-                copy = backups.add_backup(store, arguments.to, arguments.keep, bar.show)
+            copy = store.backup(arguments.to, arguments.keep, bar.show)
         failed = False
     finally:
         if arguments.textfile is not None:
@@ -155,33 +150,31 @@ def backup(arguments: Namespace) -> Result:
     )
 
 
-def _write_textfile(name: str, store: str, backups_path: str, *, failed: bool) -> None:
+def _write_textfile(
+    name: str, store: IOfflineStore, directory: str, *, failed: bool
+) -> None:
     """
     Write the metrics into a file, whole or not at all, that every user may read.
     """
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-    from pexservice.stores.lmdb.backup import existing_backups, time_of
-    from pexservice.stores.lmdb.witness import read_witness
-
     registry = CollectorRegistry()
 
     def add(short: str, words: str, value: float) -> None:
         gauge = Gauge(f"pexservice_backup_{short}", words, ["store"], registry=registry)
-        gauge.labels(str(Path(store).absolute())).set(value)
+        gauge.labels(str(Path(store.directory).absolute())).set(value)
 
     try:
-        backups = existing_backups(backups_path)
+        backups = store.backups(directory)
     except OSError:
         backups = []
     add("failed", "Whether the last backup failed.", failed)
     add("kept", "Verified backups that there are.", len(backups))
     if backups:
         words = "When the newest verified backup was begun, in seconds since 1970."
-        add("last_success_timestamp_seconds", words, int(time_of(backups[-1])))
-        if witness := read_witness(backups[-1]):
-            words = "The revision of the newest verified backup."
-            add("revision", words, witness.revision)
+        add("last_success_timestamp_seconds", words, int(backups[-1].time))
+        if (revision := backups[-1].revision) is not None:
+            add("revision", "The revision of the newest verified backup.", revision)
     try:
         write_to_textfile(name, registry)
         Path(name).chmod(0o644)
@@ -198,7 +191,7 @@ def _write_textfile(name: str, store: str, backups_path: str, *, failed: bool) -
             "--to",
             "STORE",
             "the store's directory",
-            directory,
+            store_on_disk,
             required=True,
         ),
         argument(
@@ -225,7 +218,6 @@ def restore(arguments: Namespace) -> Result:
     from attrs import asdict
 
     from pexservice.cli.store_access import contents, store_errors
-    from pexservice.stores.lmdb.restore import restore
 
     with store_errors(), ProgressBar() as bar:
         beyond, origin = arguments.beyond, ""
@@ -233,7 +225,7 @@ def restore(arguments: Namespace) -> Result:
             highest, origin = _highest_revision(arguments.to)
             beyond = highest + _MARGIN
             origin = f"; beyond revision {beyond}: {highest} {origin}, plus {_MARGIN:,}"
-        restored = restore(arguments.directory, arguments.to, beyond, bar.show)
+        restored = arguments.to.restore(arguments.directory, beyond, bar.show)
     store, kept = restored.store, restored.kept
     replaced = "" if kept is None else f"; the replaced store is {kept}"
     return Result(
@@ -248,24 +240,18 @@ def restore(arguments: Namespace) -> Result:
     )
 
 
-def _highest_revision(store: str) -> tuple[int, str]:
+def _highest_revision(store: IOfflineStore) -> tuple[int, str]:
     """
     Return the highest revision of the store that is replaced, and its origin in words.
     """
     from pexservice.stores.interface import StoreUnusable
-    from pexservice.stores.lmdb.verify import summary, verify_in_child
-    from pexservice.stores.lmdb.witness import read_witness
 
-    path = Path(store)
     try:
-        if witness := read_witness(path):
-            return witness.revision, "in the witness of the replaced store"
-        # In a child, because reading a damaged store may end the process.
-        verify_in_child(path)
-        return summary(path).revision, "in the replaced store"
+        return store.highest_revision()
     except (OSError, StoreUnusable) as error:
         raise StoreUnusable(
-            f"--beyond requires a number: the revision of {store} cannot be read: {error}"
+            f"--beyond requires a number: the revision of {store.directory} cannot be read:"
+            f" {error}"
         ) from error
 
 

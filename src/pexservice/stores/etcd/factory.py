@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from pexservice.stores.etcd.address import parse
 from pexservice.stores.interface import (
+    IOfflineStore,
     IStoreFactory,
     StoreMisconfigured,
     StoreOptions,
@@ -42,7 +43,7 @@ class EtcdFactory:
         # Without a password.
         self.name = str(self._address)
 
-    def directory(self) -> str:
+    def offline(self) -> IOfflineStore:
         """
         Refuse, because the store is on other machines.
         """

@@ -17,14 +17,18 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import lmdb
 
-from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.interface import (
+    ShowProgress,
+    StoreDamaged,
+    StoreSummary,
+    StoreUnusable,
+)
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, child_main, run_child
 from pexservice.stores.lmdb.databases import DATABASES, MIN_MAP_BYTES
@@ -38,11 +42,8 @@ from pexservice.stores.lmdb.directory import (
 )
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.snapshot import copy_snapshot
-from pexservice.stores.lmdb.verify import StoreSummary, explain, summary, verify_in_child
+from pexservice.stores.lmdb.verify import explain, summary, verify_in_child
 from pexservice.stores.lmdb.witness import read_witness, refuse_older
-
-#: Called with the present part of the work, and how much of it is done, in percent.
-Show = Callable[[str, int], object]
 
 #: The names of backups that L{add_backup} makes, so that they sort by time.  Microseconds
 #: tell two backups in one second apart; version 1.0.0 wrote names without them.
@@ -50,7 +51,7 @@ _TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 _BACKUP_NAME = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z")
 
 
-def backup(source: str, target: str, show: Show = lambda *_: None) -> StoreSummary:
+def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> StoreSummary:
     """
     Copy the store in C{source} to C{target}, which must not exist: whole, or not at all.
 
@@ -134,7 +135,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
 
 
 def add_backup(
-    source: str, directory: str, keep: int, show: Show = lambda *_: None
+    source: str, directory: str, keep: int, show: ShowProgress = lambda *_: None
 ) -> StoreSummary:
     """
     Make one more verified backup in C{directory}, and then remove all but the newest.

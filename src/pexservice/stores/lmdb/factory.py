@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from pexservice.stores.interface import (
+    IOfflineStore,
     IStore,
     IStoreFactory,
     StoreExists,
@@ -36,11 +37,13 @@ class LmdbFactory:
             raise ValueError(f"must be {self.FORM}")
         self.name = str(Path(self._path).resolve())
 
-    def directory(self) -> str:
+    def offline(self) -> IOfflineStore:
         """
-        Return the directory as the URL names it.
+        Return the commands on the directory; see L{IStoreFactory.offline}.
         """
-        return self._path
+        from pexservice.stores.lmdb.offline import LmdbOfflineStore  # noqa: PLC0415 LMDB
+
+        return LmdbOfflineStore(self._path)
 
     def absolute_url(self, directory: Path) -> str:
         """

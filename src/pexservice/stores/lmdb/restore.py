@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -32,11 +31,14 @@ from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
     Batch,
     Refusal,
+    Restored,
+    ShowProgress,
     StoreBusy,
     StoreDamaged,
+    StoreSummary,
     StoreUnusable,
 )
-from pexservice.stores.lmdb.backup import Show, backup
+from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.databases import MIN_MAP_BYTES
 from pexservice.stores.lmdb.directory import (
     Directory,
@@ -46,7 +48,7 @@ from pexservice.stores.lmdb.directory import (
 )
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.verify import StoreSummary, summary
+from pexservice.stores.lmdb.verify import summary
 
 #: RENAME_EXCHANGE, of linux/fs.h, and the present directory, of fcntl.h.
 _EXCHANGE = 2
@@ -60,23 +62,11 @@ MAX_STEPS = 100_000_000
 _ALL = 1 << 40
 
 
-@frozen(kw_only=True)
-class Restored:
-    """
-    The result of a restore.
-
-    @ivar store: the store as it is now.
-    @ivar steps: how many steps were committed because of C{beyond}.
-    @ivar kept: the directory of the replaced store, if there was one.
-    """
-
-    store: StoreSummary
-    steps: int
-    kept: Path | None
-
-
 def restore(
-    source: str, target: str, beyond: int | None = None, show: Show = lambda *_: None
+    source: str,
+    target: str,
+    beyond: int | None = None,
+    show: ShowProgress = lambda *_: None,
 ) -> Restored:
     """
     Put a copy of the backup in C{source} in the place of the store in C{target}.

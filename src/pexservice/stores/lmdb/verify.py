@@ -21,9 +21,14 @@ from functools import partial
 from pathlib import Path
 
 import lmdb
-from attrs import define, frozen
+from attrs import define
 
-from pexservice.stores.interface import StoreDamaged, StoreIncompatible, StoreUnusable
+from pexservice.stores.interface import (
+    StoreDamaged,
+    StoreIncompatible,
+    StoreSummary,
+    StoreUnusable,
+)
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, child_main, run_child
 from pexservice.stores.lmdb.databases import (
@@ -249,23 +254,6 @@ def verify_in_child(path: Path, progress: Progress | None = None) -> None:
     This blocks; see L{run_child}.
     """
     run_child(path, "pexservice.stores.lmdb.verify", path, progress=progress)
-
-
-@frozen(kw_only=True)
-class StoreSummary:
-    """
-    The summary of a store.
-
-    @ivar store: its directory.
-    @ivar size: the size of its data file, in bytes.
-    @ivar witness: the revision in its witness, if it has one.
-    """
-
-    store: str
-    revision: int
-    position: int
-    size: int
-    witness: int | None
 
 
 def summary(path: Path) -> StoreSummary:

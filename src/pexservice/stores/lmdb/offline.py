@@ -1,0 +1,81 @@
+"""
+The commands of C{pexctl} on a store in a directory: verify, back up and restore.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from attrs import frozen
+from zope.interface import implementer
+
+from pexservice.stores.interface import (
+    Backup,
+    IOfflineStore,
+    Restored,
+    ShowProgress,
+    StoreBusy,
+    StoreSummary,
+)
+from pexservice.stores.lmdb.backup import add_backup, backup, existing_backups, time_of
+from pexservice.stores.lmdb.directory import existing_store
+from pexservice.stores.lmdb.restore import restore
+from pexservice.stores.lmdb.verify import summary, verify_in_child
+from pexservice.stores.lmdb.witness import read_witness
+
+
+@implementer(IOfflineStore)
+@frozen
+class LmdbOfflineStore:
+    directory: str
+
+    def verify(self, show: ShowProgress) -> StoreSummary:
+        """
+        Lock the store, and verify it in a child process; see L{IOfflineStore.verify}.
+        """
+        store = existing_store(self.directory)
+        try:
+            store.lock()
+        except StoreBusy as error:
+            raise StoreBusy(f"{error}; make a backup, which is verified") from None
+        try:
+            verify_in_child(store.path, partial(show, "verifying"))
+            return summary(store.path)
+        finally:
+            store.unlock()
+
+    def backup(self, target: str, keep: int | None, show: ShowProgress) -> StoreSummary:
+        """
+        Make a backup that is verified; see L{IOfflineStore.backup}.
+        """
+        if keep is None:
+            return backup(self.directory, target, show)
+        return add_backup(self.directory, target, keep, show)
+
+    def backups(self, directory: str) -> list[Backup]:
+        """
+        List the backups that were made with C{keep}; see L{IOfflineStore.backups}.
+        """
+        witnesses = [(path, read_witness(path)) for path in existing_backups(directory)]
+        return [
+            Backup(time_of(path), None if witness is None else witness.revision)
+            for path, witness in witnesses
+        ]
+
+    def restore(self, backup: str, beyond: int | None, show: ShowProgress) -> Restored:
+        """
+        Put a verified copy of a backup here; see L{IOfflineStore.restore}.
+        """
+        return restore(backup, self.directory, beyond, show)
+
+    def highest_revision(self) -> tuple[int, str]:
+        """
+        Read the witness, or else the whole store; see L{IOfflineStore.highest_revision}.
+        """
+        path = Path(self.directory)
+        if witness := read_witness(path):
+            return witness.revision, "in the witness of the replaced store"
+        # In a child process, because damage may end the process that reads the store.
+        verify_in_child(path)
+        return summary(path).revision, "in the replaced store"
