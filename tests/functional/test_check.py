@@ -54,28 +54,28 @@ def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> N
     """
     make_store(tmp_path / "store", 3)
     with Daemon(tmp_path, "--store", "lmdb:store") as daemon:
-        before = sorted(each.name for each in tmp_path.iterdir())
+        before = sorted(file.name for file in tmp_path.iterdir())
         address = f"tcp:{daemon.port}:interface=127.0.0.1"
-        code, said = check(tmp_path, "--listen", address, "--store", "lmdb:store")
-        assert (code, said) == (
+        code, output = check(tmp_path, "--listen", address, "--store", "lmdb:store")
+        assert (code, output) == (
             0,
             f"well; in use now: {address}, the store {tmp_path}/store",
         )
-        assert sorted(each.name for each in tmp_path.iterdir()) == before
+        assert sorted(file.name for file in tmp_path.iterdir()) == before
         assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
 
 
 def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
-    code, said = check(
+    code, output = check(
         tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--access-log", "log"
     )
     assert code == 0
-    assert said == f"well; a new store would be created in {tmp_path}/pexservice-data"
+    assert output == f"well; a new store would be created in {tmp_path}/pexservice-data"
     assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "said"),
+    ("options", "status", "expected"),
     [
         (
             ["--rate-limt", "5"],
@@ -93,7 +93,7 @@ def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_mistake_is_one_line_with_the_status_of_a_start(
-    tmp_path: Path, options: list[str], status: int, said: str
+    tmp_path: Path, options: list[str], status: int, expected: str
 ) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "data.mdb").write_bytes(b"x" * 8192)
@@ -103,7 +103,7 @@ def test_mistake_is_one_line_with_the_status_of_a_start(
         options = [*options, "--listen", f"tcp:{port}:interface=127.0.0.1"]
     code, words = check(tmp_path, *options)
     assert code == status
-    assert said in words
+    assert expected in words
     assert len(words.splitlines()) == 1
 
 
@@ -167,9 +167,9 @@ def test_status_of_a_service_with_tls_suggests_https(tmp_path: Path) -> None:
 
 
 def test_process_without_a_socket_is_no_pexservice(tmp_path: Path) -> None:
-    code, said = pexctl(tmp_path, "status", "--process", str(os.getpid()))
+    code, output = pexctl(tmp_path, "status", "--process", str(os.getpid()))
     assert code == 69
-    assert f"process {os.getpid()} listens on no socket: it is no pexservice" in said
+    assert f"process {os.getpid()} listens on no socket: it is no pexservice" in output
 
 
 def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
@@ -184,8 +184,8 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     config.write_text('store = "lmdb:store"\nno-create = true\n')
     store = tmp_path / "store"
     missing = f"there is no store in {store}, and --no-create is set; create one with"
-    code, said = check(tmp_path, "--config", str(config))
-    assert (code, missing in said) == (1, True)
+    code, output = check(tmp_path, "--config", str(config))
+    assert (code, missing in output) == (1, True)
     ended = run(tmp_path, "-n", "--pidfile=", "pexservice", "--config", str(config))
     (line,) = ended.stderr.splitlines()
     assert (ended.returncode, missing in line) == (1, True)
@@ -195,8 +195,8 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
         f"{store}: a new store was created, at revision 0, position 0",
     )
     before = (store / "data.mdb").read_bytes()
-    code, said = pexctl(tmp_path, "create", "--store", f"lmdb:{store}")
-    assert (code, said) == (1, f"pexctl: there is a store in {store} already")
+    code, output = pexctl(tmp_path, "create", "--store", f"lmdb:{store}")
+    assert (code, output) == (1, f"pexctl: there is a store in {store} already")
     assert (store / "data.mdb").read_bytes() == before
     assert check(tmp_path, "--config", str(config))[0] == 0
     with Daemon(tmp_path, "--config", str(config)) as daemon:

@@ -59,8 +59,12 @@ def test_every_call_works_over_tcp_without_a_reactor(worker: Daemon) -> None:
     with BlockingCursor(url(worker)) as cursor:
         assert cursor.current() == State(revision=0, position=0)
         assert [cursor.next().value for _ in range(4)] == [1, 1, 2, 3]
-        found = cursor.previous(if_revision=4)
-        assert (found.value, found.previous, found.next) == (2, 1, 3)
+        previous_state = cursor.previous(if_revision=4)
+        assert (previous_state.value, previous_state.previous, previous_state.next) == (
+            2,
+            1,
+            3,
+        )
         with pytest.raises(Moved) as caught:
             cursor.next(if_revision=4)
         assert caught.value.state == State(revision=5, position=3)
@@ -76,7 +80,7 @@ def test_every_call_works_over_tcp_without_a_reactor(worker: Daemon) -> None:
             (7, "reset"),
             (6, "next"),
         ]
-        assert [each.revision for each in cursor.history(before=3)] == [2, 1]
+        assert [step.revision for step in cursor.history(before=3)] == [2, 1]
         seen = []
         for state in cursor.watch():
             seen.append(state.revision)
@@ -98,12 +102,12 @@ def test_unix_socket_that_answers_is_not_taken_for_another(tmp_path: Path) -> No
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     listen = ("--listen", "unix:socket")
-    with Daemon(tmp_path / "one", *listen, command="pexservice-worker") as one:
+    with Daemon(tmp_path / "one", *listen, command="pexservice-worker") as worker:
         sockets = [f"unix:{tmp_path / name / 'socket'}" for name in ("one", "two")]
         with BlockingCursor(*sockets) as cursor:
             assert cursor.next().revision == 1
             with Daemon(tmp_path / "two", *listen, command="pexservice-worker"):
-                one.stop()
+                worker.stop()
                 # Another store, where this key was not used.
                 assert cursor.next().revision == 1
 
@@ -122,8 +126,8 @@ def test_tls_trusts_the_authority_in_a_file_and_no_other(tmp_path: Path) -> None
     server.private_key_pem.write_to_path(tmp_path / "key.pem")
     for part in server.cert_chain_pems:
         part.write_to_path(tmp_path / "certificate.pem", append=True)
-    for name, each in (("ca.pem", authority), ("another.pem", another)):
-        each.cert_pem.write_to_path(tmp_path / name)
+    for name, certificate in (("ca.pem", authority), ("another.pem", another)):
+        certificate.cert_pem.write_to_path(tmp_path / name)
     (tmp_path / "empty.pem").write_text("")
     options = ("--tls-certificate", "certificate.pem", "--tls-key", "key.pem")
     with Daemon(tmp_path, *options, command="pexservice-worker") as daemon:
@@ -169,11 +173,11 @@ def test_values_keep_all_digits_beyond_the_interpreters_limit(tmp_path: Path) ->
         Daemon(tmp_path, command="pexservice-worker") as daemon,
         BlockingCursor(url(daemon)) as cursor,
     ):
-        found = cursor.next()
-        assert found.position == 30_001
-        assert found.value == int(term_at(30_001).value)
+        state = cursor.next()
+        assert state.position == 30_001
+        assert state.value == int(term_at(30_001).value)
         # An event has the ends of such a value only.
-        assert next(iter(cursor.watch())).value == found.value
+        assert next(iter(cursor.watch())).value == state.value
 
 
 def test_every_step_is_made_once_while_active_workers_are_killed(tmp_path: Path) -> None:
@@ -193,16 +197,16 @@ def test_every_step_is_made_once_while_active_workers_are_killed(tmp_path: Path)
             thread.start()
         try:
             for number in range(3):
-                said = daemon._wait_for(rf"(?s)({'stands by.*' * (number + 1)})")
-                (*_, served) = re.findall(r"(worker-\d) serves", said)
-                (*_, pid) = re.findall(rf"{served} is process (\d+)", said)
+                log = daemon._wait_for(rf"(?s)({'stands by.*' * (number + 1)})")
+                (*_, served) = re.findall(r"(worker-\d) serves", log)
+                (*_, pid) = re.findall(rf"{served} is process (\d+)", log)
                 wait_until(partial(enough, len(answers) + 50), "there are steps")
                 os.kill(int(pid), signal.SIGKILL)
         finally:
             stopping.set()
             for thread in threads:
                 thread.join()
-        steps = {each.revision: each.position for each in cursor.history()}
+        steps = {step.revision: step.position for step in cursor.history()}
     assert len({answer.revision for answer in answers}) == len(answers)
     assert {answer.revision: answer.position for answer in answers} == steps
 
@@ -223,8 +227,8 @@ def test_step_behind_nginx_is_made_when_the_service_is_back(
             cursor.next(deadline=1)
         listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
         with Daemon(tmp_path, *listen, command="pexservice-worker"):
-            found = cursor.next(key=caught.value.key)
-            assert (found.revision, found.value) == (2, 1)
+            state = cursor.next(key=caught.value.key)
+            assert (state.revision, state.value) == (2, 1)
 
 
 def test_only_the_client_repeats_a_step_whose_connection_ended(worker: Daemon) -> None:
@@ -249,10 +253,10 @@ def test_only_the_client_repeats_a_step_whose_connection_ended(worker: Daemon) -
         thread.start()
         port = listening.getsockname()[1]
         with BlockingCursor(f"http://127.0.0.1:{port}") as cursor:
-            found = cursor.next()
+            state = cursor.next()
         thread.join()
-    assert (found.revision, found.replayed) == (1, True)
-    keys = {re.findall(rb"(?i)\r\nidempotency-key: (\S+)", each)[0] for each in heard}
+    assert (state.revision, state.replayed) == (1, True)
+    keys = {re.findall(rb"(?i)\r\nidempotency-key: (\S+)", request)[0] for request in heard}
     assert (len(heard), len(keys)) == (3, 1)
 
 

@@ -69,7 +69,7 @@ def test_fake_etcd_refuses_what_etcd_refuses(member: Member) -> None:
                 codes.append(0)
         assert codes[0] == codes[1], message
     everything = {"key": "AA==", "range_end": "AA=="}
-    kept = [each["key"] for each in member.ask("/v3/kv/range", everything)["kvs"]]
+    kept = [record["key"] for record in member.ask("/v3/kv/range", everything)["kvs"]]
     assert kept == [b64encode(key).decode() for key in sorted(fake.values)]
 
 
@@ -99,19 +99,19 @@ def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path
         path.mkdir()
     store = ("--store", f"etcd:{member.url}?prefix=another/")
     with (
-        Daemon(paths[0], *store, command="pexservice-worker") as one,
-        Daemon(paths[1], *store, command="pexservice-worker") as two,
+        Daemon(paths[0], *store, command="pexservice-worker") as first_node,
+        Daemon(paths[1], *store, command="pexservice-worker") as second_node,
     ):
         key = {"Idempotency-Key": "k"}
-        assert one.ask("/next", "POST", key)[1] == b"1\n"
-        assert two.ask("/current")[1] == b"1\n"
-        again, _ = two.ask("/next", "POST", key)
+        assert first_node.ask("/next", "POST", key)[1] == b"1\n"
+        assert second_node.ask("/current")[1] == b"1\n"
+        again, _ = second_node.ask("/next", "POST", key)
         assert again.headers["Idempotency-Replayed"] == "true"
-        assert two.ask("/reset", "POST", key)[0].status == 422
-        assert two.ask("/next", "POST", {"If-Match": '"1"'})[0].status == 200
-        stale, _ = one.ask("/next", "POST", {"If-Match": '"1"'})
+        assert second_node.ask("/reset", "POST", key)[0].status == 422
+        assert second_node.ask("/next", "POST", {"If-Match": '"1"'})[0].status == 200
+        stale, _ = first_node.ask("/next", "POST", {"If-Match": '"1"'})
         assert (stale.status, stale.headers["Pex-Revision"]) == (412, "2")
-        assert one.ask("/history")[1] == two.ask("/history")[1]
+        assert first_node.ask("/history")[1] == second_node.ask("/history")[1]
     keys = member.ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="})["kvs"]
     # A node that stops leaves none of its keys.
     assert len(keys) == 5
@@ -147,9 +147,9 @@ def test_stream_of_one_node_reports_steps_of_another(
         path.mkdir()
     store = ("--store", f"etcd:{member.url}")
     with (
-        Daemon(paths[0], *store, command="pexservice-worker") as one,
-        Daemon(paths[1], *store, command="pexservice-worker") as two,
-        socket.create_connection(("127.0.0.1", two.port), PATIENCE) as listening,
+        Daemon(paths[0], *store, command="pexservice-worker") as first_node,
+        Daemon(paths[1], *store, command="pexservice-worker") as second_node,
+        socket.create_connection(("127.0.0.1", second_node.port), PATIENCE) as listening,
     ):
         listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         heard = b""
@@ -157,7 +157,7 @@ def test_stream_of_one_node_reports_steps_of_another(
             chunk = listening.recv(65536)
             assert chunk, heard
             heard += chunk
-        assert one.ask("/next", "POST")[1] == b"1\n"
+        assert first_node.ask("/next", "POST")[1] == b"1\n"
         while b"id: 1\n" not in heard:
             chunk = listening.recv(65536)
             assert chunk, heard
@@ -340,19 +340,19 @@ def test_restored_etcd_is_reported_by_each_node(
         path.mkdir()
     store = ("--store", f"etcd:{member.url}")
     with (
-        Daemon(paths[0], *store, command="pexservice-worker") as one,
-        Daemon(paths[1], *store, command="pexservice-worker") as two,
-        socket.create_connection(("127.0.0.1", two.port), PATIENCE) as listening,
+        Daemon(paths[0], *store, command="pexservice-worker") as first_node,
+        Daemon(paths[1], *store, command="pexservice-worker") as second_node,
+        socket.create_connection(("127.0.0.1", second_node.port), PATIENCE) as listening,
     ):
         for _ in range(3):
-            one.ask("/next", "POST")
+            first_node.ask("/next", "POST")
         save_snapshot(member, tmp_path / "snapshot")
         for _ in range(4):
-            one.ask("/next", "POST")
-        assert two.ask("/current")[0].headers["Pex-Revision"] == "7"
+            first_node.ask("/next", "POST")
+        assert second_node.ask("/current")[0].headers["Pex-Revision"] == "7"
         listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         restore_snapshot([member], tmp_path / "snapshot", bump)
-        for node in (one, two):
+        for node in (first_node, second_node):
             wait_until(lambda node=node: _lines(node, "went back"), "a report")  # type: ignore[misc]
             (line,) = _lines(node, "went back")
             assert "critical" in line
@@ -366,8 +366,8 @@ def test_restored_etcd_is_reported_by_each_node(
         # The stream has ended.
         while listening.recv(65536):
             pass
-        assert two.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
-        assert one.ask("/current")[0].headers["Pex-Revision"] == "4"
+        assert second_node.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
+        assert first_node.ask("/current")[0].headers["Pex-Revision"] == "4"
 
 
 def _pexctl(*arguments: str) -> tuple[int, str]:
@@ -449,9 +449,9 @@ def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
 def test_etcd_version_with_stale_reads_is_a_warning(member: Member, tmp_path: Path) -> None:
     version = member.ask("/version")["etcdserver"]
     with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
-        said = daemon.log.read_text()
+        log = daemon.log.read_text()
     stale = (3, 5, 0) <= tuple(map(int, version.split("."))) < (3, 5, 28)
-    assert (f"has etcd {version}: before etcd 3.5.28" in said) == stale
+    assert (f"has etcd {version}: before etcd 3.5.28" in log) == stale
 
 
 @pytest.mark.needs("etcd")

@@ -64,22 +64,22 @@ def make_on_etcd(tmp_path: Path) -> Maker:
 
 
 def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
-    one, two = (cast(Blocking, make()) for _ in range(2))
+    first_store, second_store = (cast(Blocking, make()) for _ in range(2))
     heard: list[tuple[int, int]] = []
-    for each in (one, two):
-        now(each.open())
+    for opened_store in (first_store, second_store):
+        now(opened_store.open())
     blockingCallFromThread(
         running_reactor(),
-        lambda: one.watch(lambda *cursor: heard.append(cursor), lambda *_: None),
+        lambda: first_store.watch(lambda *cursor: heard.append(cursor), lambda *_: None),
     )
     taken = batch((0, 0), b"nn")
-    now(two.commit(taken))
+    now(second_store.commit(taken))
     # A watch that began late hears the next one.
     for _ in patiently():
         if heard:
             break
         taken = batch(end(taken), b"n")
-        now(two.commit(taken))
+        now(second_store.commit(taken))
     assert heard[0][0] in range(2, taken.revision + 1)
-    for each in (one, two):
-        now(each.close())
+    for closed_store in (first_store, second_store):
+        now(closed_store.close())

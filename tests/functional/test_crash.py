@@ -57,13 +57,13 @@ def test_kills_lose_no_acknowledged_step(tmp_path: Path) -> None:
         stopping.set()
         for client in clients:
             client.join(PATIENCE)
-        told, made = check(daemon, clients)
+        acknowledged_steps, made_steps = check(daemon, clients)
     finally:
         stopping.set()
         daemon.kill()
 
     # Steps made but not answered: at most those under way at each kill.
-    assert made - told <= KILLS * CLIENTS
+    assert made_steps - acknowledged_steps <= KILLS * CLIENTS
     # There was a load, and steps made just before a kill were repeated by their keys.
-    assert told > 50 * KILLS
+    assert acknowledged_steps > 50 * KILLS
     assert sum(client.replayed for client in clients) > 0

@@ -113,12 +113,12 @@ def test_page_of_another_origin_moves_nothing_and_reads_nothing(
         Daemon(tmp_path) as daemon,
         page_at(browser, f"http://{host}:{other_port}/") as page,
     ):
-        told = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
-        assert moved(daemon) == (0, 0), told
-        assert told["events"] == "closed"
+        outcomes = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
+        assert moved(daemon) == (0, 0), outcomes
+        assert outcomes["events"] == "closed"
         for name in ("read", "read history", "fetch GET", "fetch POST", "fetch with a key"):
-            assert told[name] == "refused", told
-        assert {told["image"], told["script"]} == {"error"}, told
+            assert outcomes[name] == "refused", outcomes
+        assert {outcomes["image"], outcomes["script"]} == {"error"}, outcomes
 
 
 def test_page_of_an_allowed_origin_succeeds(
@@ -132,11 +132,11 @@ def test_page_of_an_allowed_origin_succeeds(
         Daemon(tmp_path, "--cors-origin", origin) as daemon,
         page_at(browser, origin) as page,
     ):
-        told = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
-        assert told["read"] == "200 0\n"
-        assert (told["fetch GET"], told["fetch POST"]) == ("200 1\n", "200 1\n")
-        assert told["fetch with a key"] == "200 2\n"
-        assert '"revision":' in told["events"]
+        outcomes = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
+        assert outcomes["read"] == "200 0\n"
+        assert (outcomes["fetch GET"], outcomes["fetch POST"]) == ("200 1\n", "200 1\n")
+        assert outcomes["fetch with a key"] == "200 2\n"
+        assert '"revision":' in outcomes["events"]
         assert moved(daemon)[0] >= 3
         # The count above would include a stream.
         assert moved(daemon)[1] == 1
@@ -158,9 +158,9 @@ def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
     page = context.new_page()
     page.route(f"{address}/page", begin)
     page.goto(f"{address}/page")
-    told: dict[str, str] = page.evaluate(TRIES, address)
+    outcomes: dict[str, str] = page.evaluate(TRIES, address)
     context.close()
-    return told
+    return outcomes
 
 
 def test_page_whose_name_resolves_to_the_service_is_refused(
@@ -170,11 +170,11 @@ def test_page_whose_name_resolves_to_the_service_is_refused(
     DNS rebinding: for the browser such a page has the service's own origin.
     """
     with Daemon(tmp_path) as daemon:
-        told = rebinding(browser, daemon)
-        assert moved(daemon) == (0, 0), told
+        outcomes = rebinding(browser, daemon)
+        assert moved(daemon) == (0, 0), outcomes
         for name in ("read", "read history", "fetch GET", "fetch POST", "fetch with a key"):
-            assert told[name].startswith("421 "), told
-        assert told["events"] == "closed"
+            assert outcomes[name].startswith("421 "), outcomes
+        assert outcomes["events"] == "closed"
         log = daemon.log.read_text()
     assert log.count(f"--allowed-host {ATTACKER} ") == 1
 
@@ -186,11 +186,14 @@ def test_a_name_that_turns_and_is_allowed(tmp_path: Path, browser: Browser) -> N
     So the attack is a real one.
     """
     with Daemon(tmp_path, "--allowed-host", "*") as daemon:
-        told = rebinding(browser, daemon)
-        assert told["read"] == "200 0\n"
+        outcomes = rebinding(browser, daemon)
+        assert outcomes["read"] == "200 0\n"
         # The second and the third step: F(2) and F(3).
-        assert (told["fetch POST"], told["fetch with a key"]) == ("200 1\n", "200 2\n")
-        assert '"revision":' in told["events"]
+        assert (outcomes["fetch POST"], outcomes["fetch with a key"]) == (
+            "200 1\n",
+            "200 2\n",
+        )
+        assert '"revision":' in outcomes["events"]
 
 
 def test_post_only_stops_an_image_whose_request_has_no_origin(

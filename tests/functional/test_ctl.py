@@ -59,9 +59,9 @@ def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(
         shown = run(tmp_path, "status", "unix:socket", command=command)
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout == "ready: revision 3, position 1\n"
-        told = run(tmp_path, "status", "--json", url, command=command)
-        assert (told.returncode, told.stderr) == (0, "")
-        assert json.loads(told.stdout) == {
+        ended = run(tmp_path, "status", "--json", url, command=command)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert json.loads(ended.stdout) == {
             "outcome": "ready",
             "url": url,
             "revision": 3,
@@ -100,19 +100,19 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
             for name in ("first", "second"):
                 until_told(clients, 200)
                 oldest[name] = highest(clients)
-                made = run(tmp_path, "backup", STORE, name)
-                assert (made.returncode, made.stderr) == (0, "")
+                backup = run(tmp_path, "backup", STORE, name)
+                assert (backup.returncode, backup.stderr) == (0, "")
             until_told(clients, 200)
         rows = whole_history(daemon)
-    told = {each.revision: each.position for client in clients for each in client.told}
+    positions = {step.revision: step.position for client in clients for step in client.told}
     by_key = clients[1].told[0]
     for name, least in oldest.items():
-        assert {each.name for each in (tmp_path / name).iterdir()} == {DATA, WITNESS}
+        assert {file.name for file in (tmp_path / name).iterdir()} == {DATA, WITNESS}
         with Daemon(tmp_path, "--store", f"lmdb:{name}") as daemon:
             answer, _ = daemon.ask("/current")
             revision = int(answer.headers["Pex-Revision"])
             assert least <= revision < len(rows)
-            assert int(answer.headers["Pex-Position"]) == told[revision]
+            assert int(answer.headers["Pex-Position"]) == positions[revision]
             assert whole_history(daemon) == {n: rows[n] for n in range(1, revision + 1)}
             again, _ = daemon.ask(f"/{by_key.word}", "POST", {"Idempotency-Key": "1-1"})
             assert again.headers["Idempotency-Replayed"] == "true"
@@ -167,7 +167,7 @@ def test_restore_to_a_full_disk_leaves_the_store_that_was_there(tmp_path: Path) 
             "pexctl: --beyond 3000000: 2999994 steps cannot be made: disk full: the store"
         )
         assert refused.stderr.count("\n") == 1
-        assert [each.name for each in disk.iterdir()] == [STORE]
+        assert [file.name for file in disk.iterdir()] == [STORE]
         assert summary(disk / STORE).revision == 9
 
 
@@ -223,13 +223,13 @@ def server(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
             Log nothing.
             """
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as made:
-        thread = threading.Thread(target=made.serve_forever)
+    with HTTPServer(("127.0.0.1", 0), Handler) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{made.server_port}"
+            yield f"http://127.0.0.1:{http_server.server_port}"
         finally:
-            made.shutdown()
+            http_server.shutdown()
             thread.join()
 
 

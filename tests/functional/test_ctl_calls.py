@@ -54,13 +54,13 @@ def worker(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def test_each_step_prints_its_value_or_the_state_as_an_object(worker: Daemon) -> None:
-    shown = [pexctl(worker, each) for each in ("next", "next", "next", "previous")]
-    assert [(each.returncode, each.stdout, each.stderr) for each in shown] == [
+    shown = [pexctl(worker, verb) for verb in ("next", "next", "next", "previous")]
+    assert [(ended.returncode, ended.stdout, ended.stderr) for ended in shown] == [
         (0, value, "") for value in ("1\n", "1\n", "2\n", "1\n")
     ]
     assert pexctl(worker, "current", command=MODULE).stdout == "1\n"
-    told = pexctl(worker, "next", "--json", "--key", "k", "--if-revision", "4")
-    assert json.loads(told.stdout) == {
+    ended = pexctl(worker, "next", "--json", "--key", "k", "--if-revision", "4")
+    assert json.loads(ended.stdout) == {
         "outcome": "moved",
         "revision": 5,
         "position": 3,
@@ -73,15 +73,15 @@ def test_each_step_prints_its_value_or_the_state_as_an_object(worker: Daemon) ->
     moved = pexctl(worker, "reset", "--if-revision", "4", "--json")
     assert moved.returncode == 1
     assert moved.stderr.endswith("is at revision 5, position 3; no step was made\n")
-    found = json.loads(moved.stdout)
-    assert (found["outcome"], found["revision"]) == ("precondition-failed", 5)
+    printed = json.loads(moved.stdout)
+    assert (printed["outcome"], printed["revision"]) == ("precondition-failed", 5)
     assert pexctl(worker, "reset").stdout == "0\n"
     history = pexctl(worker, "history", "--limit", "2", "--before", "6")
     lines = [line.split(maxsplit=1)[1] for line in history.stdout.splitlines()]
     assert lines == ["revision 5 next to position 3", "revision 4 previous to position 2"]
     assert history.stdout == worker.ask("/history?limit=2&before=6")[1].decode()
     objects = pexctl(worker, "history", "--json").stdout.splitlines()
-    assert [json.loads(each)["revision"] for each in objects] == [6, 5, 4, 3, 2, 1]
+    assert [json.loads(line)["revision"] for line in objects] == [6, 5, 4, 3, 2, 1]
 
 
 def test_empty_key_is_refused_and_makes_no_step(worker: str) -> None:
@@ -100,9 +100,9 @@ def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() ->
     assert "Connection refused" in asked.stderr
     step = pexctl(nobody, "next", "--deadline", "0.5", "--json")
     assert step.returncode == 69
-    found = json.loads(step.stdout)
-    assert found["outcome"] == "unreachable"
-    assert found["key"]
+    printed = json.loads(step.stdout)
+    assert printed["outcome"] == "unreachable"
+    assert printed["key"]
     assert "next was not made: " in step.stderr
     # What happened to an earlier request with this key is still unknown.
     repeated = pexctl(nobody, "next", "--deadline", "0.5", "--key", "k", "--json")
@@ -118,10 +118,10 @@ def test_step_that_may_have_arrived_ends_with_75_and_names_its_key() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         step = pexctl(url, "next", "--deadline", "0.5", "--json")
     assert step.returncode == 75
-    found = json.loads(step.stdout)
-    assert found["outcome"] == "outcome-unknown"
+    printed = json.loads(step.stdout)
+    assert printed["outcome"] == "outcome-unknown"
     assert "next may or may not have been made: " in step.stderr
-    assert found["key"] in step.stderr
+    assert printed["key"] in step.stderr
 
 
 def test_one_of_several_servers_is_enough(worker: Daemon) -> None:
@@ -223,8 +223,8 @@ def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
         assert (out, errors) == ("", "")
         return
     (key,) = re.findall(r"(?i)\r\nidempotency-key: (\S+)", request)
-    found = json.loads(out)
-    assert (found["outcome"], found["key"]) == ("outcome-unknown", key)
+    printed = json.loads(out)
+    assert (printed["outcome"], printed["key"]) == ("outcome-unknown", key)
     assert errors == (
         "pexctl: interrupted: next may or may not have been made; repeat it with"
         f" --key {key}\n"
@@ -334,19 +334,19 @@ def test_load_is_compared_with_the_history_also_while_workers_are_killed(
     On a terminal it draws a bar.
     """
     with Daemon(tmp_path) as daemon:
-        told = pexctl(daemon, "load", "--seconds", "1", "--connections", "4", "--json")
-        assert told.returncode == 0, told.stderr
-        assert told.stderr == ""
-        found = json.loads(told.stdout)
-        assert (found["lost"], found["doubled"], found["unknown"]) == (0, 0, 0)
+        ended = pexctl(daemon, "load", "--seconds", "1", "--connections", "4", "--json")
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stderr == ""
+        printed = json.loads(ended.stdout)
+        assert (printed["lost"], printed["doubled"], printed["unknown"]) == (0, 0, 0)
         revision = int(daemon.ask("/current")[0].headers["Pex-Revision"])
-        assert found["answered"] == revision > 0
+        assert printed["answered"] == revision > 0
 
         with load_on_a_terminal(daemon, 2) as (loading, terminal):
             drawn = os.read(terminal, 4096).decode()
-            said = daemon._wait_for("stands by")
-            (*_, served) = re.findall(r"(worker-\d) serves", said)
-            (*_, pid) = re.findall(rf"{served} is process (\d+)", said)
+            log = daemon._wait_for("stands by")
+            (*_, served) = re.findall(r"(worker-\d) serves", log)
+            (*_, pid) = re.findall(rf"{served} is process (\d+)", log)
             os.kill(int(pid), signal.SIGKILL)
             out, _ = loading.communicate(timeout=PATIENCE)
     assert re.match(r"\r\[[#.]{30}\] +\d+ % \d+ steps", drawn)

@@ -69,8 +69,8 @@ def test_twistd_lists_the_commands_and_shows_their_help(tmp_path: Path) -> None:
         own = run(tmp_path, command, "--help")
         assert (own.returncode, own.stderr) == (0, "")
         assert "--synchronous-commit on|off" in own.stdout
-        said = run(tmp_path, command, "--version").stdout
-        assert said == f"pexservice {version('pexservice')}\n"
+        output = run(tmp_path, command, "--version").stdout
+        assert output == f"pexservice {version('pexservice')}\n"
 
 
 def test_help_that_is_not_read_to_its_end(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_sighup_opens_a_new_access_log_and_loses_no_line(tmp_path: Path) -> None
         wait_until(log.exists, "the access log was opened again")
         value(daemon, "/livez")
     asked = [
-        [line.split()[6] for line in each.read_text().splitlines()] for each in (moved, log)
+        [line.split()[6] for line in file.read_text().splitlines()] for file in (moved, log)
     ]
     assert asked == [["/current", "/history"], ["/livez"]]
 
@@ -309,7 +309,7 @@ def test_directory_with_other_files_is_refused_as_store(tmp_path: Path) -> None:
     assert line.endswith(
         "holds something else (a.txt); give the store a directory of its own"
     )
-    assert [each.name for each in (tmp_path / "letters").iterdir()] == ["a.txt"]
+    assert [file.name for file in (tmp_path / "letters").iterdir()] == ["a.txt"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -61,10 +61,10 @@ def begin(
         return started[-1]
 
     yield begin
-    for each in started:
-        theirs = children(each.pid)
-        each.kill()
-        each.wait()
+    for process in started:
+        theirs = children(process.pid)
+        process.kill()
+        process.wait()
         until_gone(*theirs)
 
 
@@ -73,10 +73,10 @@ def until_said(path: Path, words: str) -> str:
     Wait until the log has C{words}, and return it.
     """
     for _ in patiently():
-        said = (path / "log").read_text()
-        if words in said:
-            return said
-    raise AssertionError(f"no {words!r} in\n{said}")
+        log = (path / "log").read_text()
+        if words in log:
+            return log
+    raise AssertionError(f"no {words!r} in\n{log}")
 
 
 def held_verification(process: subprocess.Popen[bytes], *, but: int = 0) -> int:
@@ -120,8 +120,8 @@ def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
         killed = held_verification(process, but=killed)
         os.kill(killed, signal.SIGKILL)
         until_gone(killed)
-    said = until_said(tmp_path, "the cursor is at revision 3")
-    assert said.count("signal 9 ended the process that read it") >= 2
+    log = until_said(tmp_path, "the cursor is at revision 3")
+    assert log.count("signal 9 ended the process that read it") >= 2
 
 
 def test_sigterm_during_the_verification_ends_the_service(
@@ -165,8 +165,8 @@ def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_h
     make_store(tmp_path / "pexservice-data", 3)
     verification = held_verification(begin())
     until_said(tmp_path, "no heartbeat from worker-1 for")
-    said = until_said(tmp_path, "the cursor is at revision 3")
-    assert " in run_child" in said
+    log = until_said(tmp_path, "the cursor is at revision 3")
+    assert " in run_child" in log
     until_gone(verification)
 
 
@@ -179,8 +179,8 @@ def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Pa
     verification = held_verification(process)
     process.send_signal(signal.SIGHUP)
     os.kill(verification, signal.SIGCONT)
-    said = until_said(tmp_path, "the workers are replaced")
-    assert "the cursor is at" in said
+    log = until_said(tmp_path, "the workers are replaced")
+    assert "the cursor is at" in log
     assert process.poll() is None
 
 
@@ -243,7 +243,7 @@ def test_start_with_too_few_descriptors_ends_with_64_and_the_needed_number(
         timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
     )
-    said = f"pexservice: the limit of open files is {limit}, but 64 are required"
+    expected = f"pexservice: the limit of open files is {limit}, but 64 are required"
     assert ended.returncode == 64
     (line,) = ended.stderr.splitlines()
-    assert line.startswith(said)
+    assert line.startswith(expected)

@@ -75,13 +75,13 @@ def test_host_check_depends_on_the_local_address_of_the_connection(
     """
     with Daemon(tmp_path, "--listen", listener, command=command) as daemon:
         port = port_of(daemon)
-        found = []
+        seen_statuses = []
         for host in ("127.0.0.1", *own_addresses()):
             connection = HTTPConnection(host, port, timeout=PATIENCE)
             connection.request("POST", "/next", headers={"Host": FOREIGN})
-            found.append(connection.getresponse().status)
+            seen_statuses.append(connection.getresponse().status)
             connection.close()
-    assert found == [421] + [200] * len(own_addresses())
+    assert seen_statuses == [421] + [200] * len(own_addresses())
 
 
 def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
@@ -167,22 +167,22 @@ def test_a_proxy_on_a_listener_of_both_kinds(tmp_path: Path, command: str) -> No
     listener = ("--listen", r"tcp6:0:interface=\:\:")
     with Daemon(tmp_path, *listener, *options, command=command) as daemon:
         port = port_of(daemon)
-        found = []
+        seen_statuses = []
         for client in ("9.9.9.1:4000", "9.9.9.1:4001", "[2001:db8::1]:443", "9.9.9.2"):
             connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
             connection.request("GET", "/current", headers={"X-Forwarded-For": client})
-            found.append(connection.getresponse().status)
+            seen_statuses.append(connection.getresponse().status)
             connection.close()
-    assert found == [200, 429, 200, 200]
+    assert seen_statuses == [200, 429, 200, 200]
 
 
 def port_of(daemon: Daemon) -> int:
     """
     Return the port of a listener that is not on 127.0.0.1.
     """
-    found = re.search(r"listening on \S+:(\d+)", daemon.log.read_text())
-    assert found is not None
-    return int(found[1])
+    match = re.search(r"listening on \S+:(\d+)", daemon.log.read_text())
+    assert match is not None
+    return int(match[1])
 
 
 def own_addresses() -> list[str]:

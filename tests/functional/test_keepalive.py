@@ -114,9 +114,9 @@ def wait_for(daemon: Daemon, pattern: str) -> str:
     Wait until the log has C{pattern}.
     """
     for _ in patiently():
-        found = re.search(pattern, daemon.log.read_text())
-        if found:
-            return found[0]
+        match = re.search(pattern, daemon.log.read_text())
+        if match:
+            return match[0]
     raise AssertionError(f"no {pattern!r} in\n{daemon.log.read_text()}")
 
 
@@ -251,18 +251,21 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
                         break
                 assert done == number + 1
             for _ in patiently():
-                if sum(len(each.told) for each in clients) >= 1000 * replacements:
+                if sum(len(client.told) for client in clients) >= 1000 * replacements:
                     break
         finally:
             stopping.set()
             for client in clients:
                 client.join(PATIENCE)
-        told, made = check(daemon, clients)
+        acknowledged, made_steps = check(daemon, clients)
         assert not set(old) & set(children(daemon.process.pid))
         assert len(children(daemon.process.pid)) == 2
-    assert [sum(each.broken for each in clients), sum(e.refused for e in clients)] == [0, 0]
-    assert told >= 1000 * replacements
-    assert made == told
+    assert [sum(client.broken for client in clients), sum(e.refused for e in clients)] == [
+        0,
+        0,
+    ]
+    assert acknowledged >= 1000 * replacements
+    assert made_steps == acknowledged
 
 
 def test_service_without_standby_has_one_during_a_reload(tmp_path: Path) -> None:
@@ -319,8 +322,8 @@ def test_lack_of_descriptors_makes_no_worker_silent(tmp_path: Path) -> None:
         connection.request("GET", "/current")
         assert connection.getresponse().read() == b"0\n"
         limits = [resource.prlimit(worker, resource.RLIMIT_NOFILE) for worker in workers]
-        for each, (_, hard) in zip(workers, limits, strict=True):
-            resource.prlimit(each, resource.RLIMIT_NOFILE, (3, hard))
+        for pid, (_, hard) in zip(workers, limits, strict=True):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
         ends = time.monotonic() + 1.5
         for path in ("/next", "/current", "/history", "/livez", "/readyz?verbose", "/"):
             connection.request("POST" if path == "/next" else "GET", path)
@@ -329,8 +332,8 @@ def test_lack_of_descriptors_makes_no_worker_silent(tmp_path: Path) -> None:
             assert answer.status == 200
         while time.monotonic() < ends:
             time.sleep(0.1)
-        for each, limit in zip(workers, limits, strict=True):
-            resource.prlimit(each, resource.RLIMIT_NOFILE, limit)
+        for pid, limit in zip(workers, limits, strict=True):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
         # Its supervisor looks again some times meanwhile.
         time.sleep(1.5)
         connection.close()
@@ -462,8 +465,8 @@ def test_store_that_is_damaged_while_it_runs_ends_the_service(tmp_path: Path) ->
     data.write_bytes(garbage)
     daemon.process.send_signal(signal.SIGCONT)
     assert daemon.wait() == 78
-    said = f"\npexservice: the store {tmp_path}/{STORE} is damaged: "
-    assert said in daemon.log.read_text()
+    line = f"\npexservice: the store {tmp_path}/{STORE} is damaged: "
+    assert line in daemon.log.read_text()
     assert data.read_bytes() == garbage
 
 
@@ -619,10 +622,10 @@ def test_worker_without_a_supervisor_notifies_systemd(
         systemd.settimeout(PATIENCE)
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         monkeypatch.setenv("WATCHDOG_USEC", "1000000")
-        said: list[str] = []
+        messages: list[str] = []
         with Daemon(tmp_path, command="pexservice-worker"):
-            while said.count("WATCHDOG=1") < 3 or "READY=1" not in said:
-                said += systemd.recv(4096).decode().splitlines()
+            while messages.count("WATCHDOG=1") < 3 or "READY=1" not in messages:
+                messages += systemd.recv(4096).decode().splitlines()
 
 
 def test_unix_socket_and_its_permissions_outlive_the_workers(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def memory(daemon: Daemon) -> int:
     Return how many bytes the process has for itself.
     """
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    found = re.search(r"RssAnon:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) << 10
+    match = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert match is not None
+    return int(match[1]) << 10
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -92,10 +92,10 @@ def test_every_accept_header_gets_metrics(accept: str, kind: str | None) -> None
     """
     answer = Caller()("GET", "/metrics", Accept=accept)
     assert answer.status == 200
-    said = str(answer["Content-Type"])
+    content_type = str(answer["Content-Type"])
     if kind is not None:
-        assert said.startswith(kind)
-    assert answer.body.endswith(b"# EOF\n") == said.startswith(OPEN)
+        assert content_type.startswith(kind)
+    assert answer.body.endswith(b"# EOF\n") == content_type.startswith(OPEN)
 
 
 def test_steps_are_counted_by_transition_and_outcome() -> None:
@@ -110,10 +110,10 @@ def test_steps_are_counted_by_transition_and_outcome() -> None:
     call("POST", "/previous", If_Match='"1"')
     call.store.failure = Refusal("full")
     call("POST", "/reset")
-    found = scrape(call)
+    values = scrape(call)
     counted = {
         name.removeprefix("pexservice_transitions_total,outcome="): value
-        for name, value in found.items()
+        for name, value in values.items()
         if name.startswith("pexservice_transitions_total") and value
     }
     assert counted == {
@@ -122,14 +122,14 @@ def test_steps_are_counted_by_transition_and_outcome() -> None:
         "unmet,transition=previous": 1,
         "not_taken,transition=reset": 1,
     }
-    assert found["pexservice_revision"] == 22
-    assert found["pexservice_position"] == 22
+    assert values["pexservice_revision"] == 22
+    assert values["pexservice_position"] == 22
     # The value is 17,711.
-    assert found["pexservice_position_digits"] == 5
-    assert found["pexservice_ready"] == 1
-    assert found["pexservice_commit_batch_size_sum"] == 22
-    assert found["pexservice_commit_batch_size_bucket,le=1.0"] == 22
-    assert found["pexservice_commit_duration_seconds_count"] == 22
+    assert values["pexservice_position_digits"] == 5
+    assert values["pexservice_ready"] == 1
+    assert values["pexservice_commit_batch_size_sum"] == 22
+    assert values["pexservice_commit_batch_size_bucket,le=1.0"] == 22
+    assert values["pexservice_commit_duration_seconds_count"] == 22
 
 
 def test_metrics_contain_no_value_only_its_digit_count() -> None:
@@ -150,25 +150,26 @@ def test_requests_and_connections_are_those_that_the_server_counted() -> None:
         wire.send(request)
         wire.turns()
     text = wire.received.rpartition(b"\r\n\r\n")[2]
-    found = samples(text)
+    values = samples(text)
     requests = "pexservice_http_requests_total,endpoint=/next,method=POST,status="
-    assert (found[requests + "200"], found[requests + "503"]) == (3, 0)
-    assert (found["pexservice_memo_hits_total"], found["pexservice_memo_misses_total"]) == (
-        *(2, 1),
-    )
-    assert found["pexservice_connections"] == 1
-    assert found["pexservice_connections_limit"] == 100
-    assert found["pexservice_connections_accepted_total"] == 1
+    assert (values[requests + "200"], values[requests + "503"]) == (3, 0)
+    assert (
+        values["pexservice_memo_hits_total"],
+        values["pexservice_memo_misses_total"],
+    ) == (*(2, 1),)
+    assert values["pexservice_connections"] == 1
+    assert values["pexservice_connections_limit"] == 100
+    assert values["pexservice_connections_accepted_total"] == 1
 
 
 def test_metrics_of_an_unread_store_are_left_out() -> None:
     call = Caller()
     call.committer.refuse_all("the store is in use")
-    found = scrape(call)
-    assert "pexservice_revision" not in found
-    assert "pexservice_position_digits" not in found
-    assert found["pexservice_ready"] == 0
-    assert found["pexservice_memo_hits_total"] == 0
+    values = scrape(call)
+    assert "pexservice_revision" not in values
+    assert "pexservice_position_digits" not in values
+    assert values["pexservice_ready"] == 0
+    assert values["pexservice_memo_hits_total"] == 0
 
 
 def test_counters_of_the_supervisor_appear_only_with_a_supervisor() -> None:
@@ -178,10 +179,10 @@ def test_counters_of_the_supervisor_appear_only_with_a_supervisor() -> None:
     try:
         counts = {reason: number for number, reason in enumerate(RESTART_REASONS, 10)}
         scoreboard.write(descriptor, Score(3, 0, 1, counts, 4, Reload.FAILED))
-        found = scrape(Caller(supervisor=descriptor))
+        values = scrape(Caller(supervisor=descriptor))
     finally:
         os.close(descriptor)
-    assert {name: value for name, value in found.items() if ours.match(name)} == {
+    assert {name: value for name, value in values.items() if ours.match(name)} == {
         "pexservice_failovers_total": 3,
         "pexservice_reloads_total": 4,
         "pexservice_last_reload,outcome=under_way": 0,
@@ -197,9 +198,9 @@ def test_counters_of_the_supervisor_appear_only_with_a_supervisor() -> None:
 
 
 def test_process_metrics_are_those_of_prometheus_client() -> None:
-    found = scrape(Caller())
-    assert found["process_resident_memory_bytes"] > 1_000_000
-    assert found["process_open_fds"] >= 3
+    values = scrape(Caller())
+    assert values["process_resident_memory_bytes"] > 1_000_000
+    assert values["process_open_fds"] >= 3
 
 
 @implementer(IOnDisk, ISharedStore)
@@ -241,8 +242,8 @@ def everything() -> Iterator[list[Metric]]:
             certificate_expires=1_795_000_001.0,
         )
         answer = metrics.response(None).body.decode()
-        found = [*text_string_to_metric_families(answer)]
-        yield [each for each in found if each.name.startswith("pexservice_")]
+        families = [*text_string_to_metric_families(answer)]
+        yield [family for family in families if family.name.startswith("pexservice_")]
     finally:
         os.close(descriptor)
 
@@ -257,13 +258,13 @@ def name_of(metric: Metric) -> str:
 def test_metrics_show_the_size_of_the_store_and_its_oldest_reader(
     everything: list[Metric],
 ) -> None:
-    found = {
+    values = {
         sample.name.removeprefix("pexservice_store_"): (sample.value, sample.labels)
         for metric in everything
         for sample in metric.samples
         if sample.name.startswith("pexservice_store_")
     }
-    assert found == {
+    assert values == {
         "used_bytes": (1, {}),
         "limit_bytes": (2, {}),
         "filesystem_free_bytes": (3, {}),
@@ -289,7 +290,7 @@ def test_table_of_the_documentation_has_exactly_these_metrics(
     page = (ROOT / "docs" / "metrics.md").read_text()
     rows = re.findall(r"(?m)^\| `(pexservice_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", page)
     assert [
-        (name, kind, {*labels.split(", ")}, said) for name, kind, labels, said in rows
+        (name, kind, {*labels.split(", ")}, meaning) for name, kind, labels, meaning in rows
     ] == [
         (
             name_of(metric),
@@ -315,7 +316,7 @@ def test_dashboard_and_alerts_name_existing_metrics(
     exist = {sample.name for metric in everything for sample in metric.samples}
     exist |= {name for name in scrape(Caller()) if name.startswith("process_")}
     exist |= {f"pexservice_backup_{name}" for name in BACKUP_METRICS}
-    said = (ROOT / "deploy" / path).read_text()
-    named = set(re.findall(r"\b(?:pexservice|process)_\w+", said))
+    text = (ROOT / "deploy" / path).read_text()
+    named = set(re.findall(r"\b(?:pexservice|process)_\w+", text))
     assert named
     assert named - exist == set()

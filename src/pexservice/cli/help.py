@@ -34,10 +34,10 @@ def help_of(option: Option) -> str:
     """
     Return the help of C{option} with its default value, if it has one to show.
     """
-    words = [
-        word for word in option.arguments(option.default) if word != f"--{option.name}"
+    values = [
+        text for text in option.arguments(option.default) if text != f"--{option.name}"
     ]
-    return option.help + (f" [default: {' '.join(words)}]" if words else "")
+    return option.help + (f" [default: {' '.join(values)}]" if values else "")
 
 
 def _entry(head: str, text: str) -> Iterator[str]:

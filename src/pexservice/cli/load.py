@@ -78,7 +78,7 @@ async def make_load(
     @param show: called with the progress in words and in percent.
     """
     before = await cursor.current()
-    start = shown = latest = clock()
+    start = shown = last_response_at = clock()
     # The position of each response, by its revision, and how long each step took.
     positions: dict[int, int] = {}
     times: list[float] = []
@@ -86,7 +86,7 @@ async def make_load(
     pause = 0.0
 
     async def make_steps() -> None:
-        nonlocal shown, latest, pause
+        nonlocal shown, last_response_at, pause
         while (began := clock()) < start + seconds:
             if began >= shown + _PROGRESS_INTERVAL_SECONDS:
                 shown = began
@@ -101,8 +101,8 @@ async def make_load(
             counts["replayed"] += state.replayed
             positions[state.revision] = state.position
             times.append(now - began)
-            pause = max(pause, now - latest)
-            latest = now
+            pause = max(pause, now - last_response_at)
+            last_response_at = now
 
     clients = [Deferred.fromCoroutine(make_steps()) for _ in range(connections)]
     await gatherResults(clients, consumeErrors=True)
@@ -115,8 +115,8 @@ async def make_load(
         async for step in cursor.history(before=after.revision + 1, limit=steps)
     }
     oldest = min(history, default=after.revision + 1)
-    kept = [revision for revision in positions if revision >= oldest]
-    wrong = sum(history.get(revision) != positions[revision] for revision in kept)
+    kept_revisions = [revision for revision in positions if revision >= oldest]
+    wrong = sum(history.get(revision) != positions[revision] for revision in kept_revisions)
     ordered = sorted(times) or [0.0]
     return Report(
         answered=len(times),
@@ -125,12 +125,12 @@ async def make_load(
         median=_milliseconds(ordered[len(ordered) // 2]),
         p99=_milliseconds(ordered[len(ordered) * 99 // 100]),
         longest=_milliseconds(ordered[-1]),
-        pause=_milliseconds(max(pause, end - latest)),
+        pause=_milliseconds(max(pause, end - last_response_at)),
         replayed=counts["replayed"],
         unknown=counts["unknown"],
         lost=counts["repeated"] + wrong,
         doubled=steps - len(positions),
-        unseen=len(positions) - len(kept),
+        unseen=len(positions) - len(kept_revisions),
     )
 
 

@@ -121,13 +121,13 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self._show("")
 
-    def show(self, words: str, percent: float) -> None:
+    def show(self, text: str, percent: float) -> None:
         """
         Show the progress in words and in percent.
         """
         percent = min(max(percent, 0.0), 100.0)
         done = "#" * int(_BAR_CHARACTERS * percent / 100)
-        self._show(f"[{done:.<{_BAR_CHARACTERS}}] {percent:3.0f} % {words}")
+        self._show(f"[{done:.<{_BAR_CHARACTERS}}] {percent:3.0f} % {text}")
 
     def _show(self, line: str) -> None:
         if line != self._shown and self._stream.isatty():

@@ -74,8 +74,8 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def _suggestion(word: str) -> str:
-    similar = get_close_matches(word, [*VERBS, "twistd pexservice"], 1)
+def _suggestion(name: str) -> str:
+    similar = get_close_matches(name, [*VERBS, "twistd pexservice"], 1)
     return f" (did you mean {similar[0]}?)" if similar else "; see pexctl help"
 
 
@@ -87,15 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     open_closed_streams()
     parser = make_parser()
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["--version"]:
-        words[0] = "version"
-    if words and words[0] not in VERBS and not words[0].startswith("-"):
-        parser.error(f"there is no command {printable(words[0])}{_suggestion(words[0])}")
-    arguments, others = parser.parse_known_args(words)
-    if others and "options" not in arguments:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
-    arguments.options = others
+    command_line = list(sys.argv[1:] if argv is None else argv)
+    if command_line[:1] == ["--version"]:
+        command_line[0] = "version"
+    name = command_line[0] if command_line else "-"
+    if name not in VERBS and not name.startswith("-"):
+        parser.error(f"there is no command {printable(name)}{_suggestion(name)}")
+    arguments, unknown_arguments = parser.parse_known_args(command_line)
+    if unknown_arguments and "options" not in arguments:
+        parser.error(f"unrecognized arguments: {' '.join(unknown_arguments)}")
+    arguments.options = unknown_arguments
     # SIGTERM raises SystemExit, so that a verb cleans up what it began.
     signal.signal(signal.SIGTERM, _terminate)
     try:

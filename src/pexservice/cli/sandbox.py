@@ -48,7 +48,7 @@ def properties_of(unit: str) -> dict[str, str]:
     """
     names = ",".join(("LoadState", "ProtectSystem", *_WRITABLE, *_HIDDEN))
     try:
-        shown = subprocess.run(
+        output = subprocess.run(
             ["systemctl", "show", "--property", names, unit],  # noqa: S607 of the system
             check=False,
             stdin=subprocess.DEVNULL,
@@ -57,7 +57,7 @@ def properties_of(unit: str) -> dict[str, str]:
         ).stdout
     except OSError:
         return {}
-    properties = dict(line.partition("=")[::2] for line in shown.splitlines())
+    properties = dict(line.partition("=")[::2] for line in output.splitlines())
     return properties if properties.get("LoadState") == "loaded" else {}
 
 
@@ -66,9 +66,9 @@ def problems(settings: Settings, unit: str, properties: Mapping[str, str]) -> It
     Yield a line for each path of C{settings} that C{unit} cannot use.
     """
     writable = [
-        Path(parent, name.lstrip("-+"))
+        Path(parent, path_text.lstrip("-+"))
         for key, parent in _WRITABLE.items()
-        for name in properties.get(key, "").split()
+        for path_text in properties.get(key, "").split()
     ]
     strict = properties.get("ProtectSystem") == "strict"
     written = ("the access log", "the store")
@@ -80,17 +80,18 @@ def problems(settings: Settings, unit: str, properties: Mapping[str, str]) -> It
         "the TLS key": settings.tls_key,
         "the token file": settings.token_file,
     }
-    for option, name in paths.items():
-        if name is None:
+    for purpose, path_text in paths.items():
+        if path_text is None:
             continue
-        path = Path(name).resolve()
-        if strict and option in written and not any(map(path.is_relative_to, writable)):
+        path = Path(path_text).resolve()
+        if strict and purpose in written and not any(map(path.is_relative_to, writable)):
             yield (
-                f"{option} {path} is outside the sandbox of {unit}, which may not write"
+                f"{purpose} {path} is outside the sandbox of {unit}, which may not write"
                 f" there: systemctl edit {unit}, [Service], ReadWritePaths={path}"
             )
         for key, directories in _HIDDEN.items():
             if properties.get(key) == "yes" and any(map(path.is_relative_to, directories)):
                 yield (
-                    f"{option} {name} is hidden from {unit} by {key}=yes; move it elsewhere"
+                    f"{purpose} {path_text} is hidden from {unit} by {key}=yes; move it"
+                    " elsewhere"
                 )

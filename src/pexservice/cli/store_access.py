@@ -32,7 +32,7 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.registry import store_factory
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 _OUTCOMES = {Status.MISCONFIGURED: "misconfigured", Status.DAMAGED: "damaged"}
 
@@ -51,7 +51,7 @@ def store_errors() -> Iterator[None]:
         raise VerbFailed(str(error), outcome) from error
 
 
-def settings_of(words: list[str]) -> Settings:
+def settings_of(arguments: list[str]) -> Settings:
     """
     Return the settings of a service with the options C{words}.
 
@@ -62,7 +62,7 @@ def settings_of(words: list[str]) -> Settings:
     options = ServiceOptions()
     try:
         # ServiceOptions' own parseOptions ends the process where an option is wrong.
-        Options.parseOptions(options, words)
+        Options.parseOptions(options, arguments)
     except UsageError as error:
         raise VerbFailed(options.explained(str(error)), "misconfigured") from error
     return options.settings()
@@ -108,7 +108,7 @@ def options_for(settings: Settings) -> StoreOptions:
     )
 
 
-def wait_for(call: Callable[[], Deferred[Answer]]) -> Answer:
+def wait_for(call: Callable[[], Deferred[Value]]) -> Value:
     """
     Return the result of C{call}, for which the reactor runs if the C{Deferred} waits.
     """
@@ -122,4 +122,4 @@ def wait_for(call: Callable[[], Deferred[Answer]]) -> Answer:
         core.run()
     if isinstance(results[0], Failure):
         results[0].raiseException()
-    return cast(Answer, results[0])
+    return cast(Value, results[0])

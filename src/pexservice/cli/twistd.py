@@ -210,9 +210,9 @@ class CommonOptions(usage.Options):
             read = read_config(path, options_of(*TABLES))
             self.given = {**read, **self.on_command_line}
 
-    def parseArgs(self, *words: str) -> None:
-        if words:
-            raise usage.UsageError(f"unexpected argument {words[0]}: use options only")
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]}: use options only")
 
     def values_of(self, table: type[T], **others: object) -> T:
         """
@@ -359,11 +359,11 @@ def refuse_second_start(pid_file: str | None) -> None:
             int(path.read_text())
             path.unlink()
         return
-    words = command.decode(errors="replace").split("\0")
+    arguments = command.decode(errors="replace").split("\0")
     raise CannotStart(
-        f"process {pid} runs here already ({' '.join(words).strip()}), by {path}; stop it"
-        f" with kill {pid}, remove {path} if that is another program, or start another"
-        " service in another directory"
+        f"process {pid} runs here already ({' '.join(arguments).strip()}), by {path};"
+        f" stop it with kill {pid}, remove {path} if that is another program, or start"
+        " another service in another directory"
     )
 
 

@@ -59,7 +59,7 @@ Argument = Callable[[ArgumentParser], object]
 def argument(
     name: str,
     metavar: str,
-    words: str,
+    help_text: str,
     parse: Callable[[str], object] = str,
     default: object = None,
     **options: Any,
@@ -67,11 +67,11 @@ def argument(
     """
     Declare an argument, as C{argparse} takes it.
 
-    @param words: the help.
+    @param help_text: the help.
     @param parse: makes a value of the text, or raises C{ArgumentTypeError}.
     """
-    words = f"{words} [default: {default}]" if default else words
-    options = {"metavar": metavar, "help": words, "default": default, **options}
+    help_text = f"{help_text} [default: {default}]" if default else help_text
+    options = {"metavar": metavar, "help": help_text, "default": default, **options}
     return lambda parser: parser.add_argument(name, type=parse, **options)
 
 
@@ -232,9 +232,9 @@ def urls_of(arguments: Namespace) -> list[BaseURL]:
     """
     if arguments.url:
         return list(arguments.url)
-    words = os.environ.get("PEXSERVICE_URL", "").split() or [DEFAULT_BASE_URL]
+    texts = os.environ.get("PEXSERVICE_URL", "").split() or [DEFAULT_BASE_URL]
     try:
-        return [base_url(word) for word in words]
+        return [base_url(text) for text in texts]
     except ArgumentTypeError as error:
         raise VerbFailed(f"PEXSERVICE_URL: {error}", exit_status=WRONG_ARGUMENTS) from error
 

@@ -130,11 +130,11 @@ def wait(
         results.append(result)
         waiting.release()
 
-    latest = time.monotonic() + timeout + LATE_REACTOR_SECONDS
+    give_up_at = time.monotonic() + timeout + LATE_REACTOR_SECONDS
     reactor.callFromThread(begin)
     try:
         while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
-            if time.monotonic() > latest:
+            if time.monotonic() > give_up_at:
                 raise Unanswered(  # noqa: TRY301 handled like an interrupt
                     f"no response within {timeout:g} s: the reactor is blocked"
                 )
@@ -152,27 +152,28 @@ def _blocking(
     """
     Return a method of L{BlockingCursor} with the parameters and the docstring of C{method}.
     """
-    word = method.__name__
-    ask: Callable[..., Coroutine[Any, Any, Value]] = method
+    method_name = method.__name__
+    cursor_method: Callable[..., Coroutine[Any, Any, Value]] = method
 
     @wraps(method)
     def call(
-        self: BlockingCursor, /, *words: Parameters.args, **options: Parameters.kwargs
+        self: BlockingCursor, /, *arguments: Parameters.args, **options: Parameters.kwargs
     ) -> Value:
         parameters: dict[str, Any] = {"deadline": None, **options}
         if parameters["deadline"] is None:
             parameters["deadline"] = self._call_timeout
-        if word != "current" and parameters.get("key") is None:
+        if method_name != "current" and parameters.get("key") is None:
             parameters["key"] = new_key()
         try:
             return wait(
-                lambda: ask(self._cursor, *words, **parameters), parameters["deadline"]
+                lambda: cursor_method(self._cursor, *arguments, **parameters),
+                parameters["deadline"],
             )
         except Unanswered as error:
             # Cursor raises OutcomeUnknown for a step, so this exception is from wait().
-            if word == "current" or isinstance(error, OutcomeUnknown):
+            if method_name == "current" or isinstance(error, OutcomeUnknown):
                 raise
-            raise outcome_unknown(word, parameters["key"], error) from error
+            raise outcome_unknown(method_name, parameters["key"], error) from error
 
     return call
 

@@ -231,7 +231,7 @@ class Cursor:
         return await self._client.call(method, path, headers, read_response, seconds)
 
     async def _step(
-        self, word: str, if_revision: int | None, key: str | None, seconds: float | None
+        self, name: str, if_revision: int | None, key: str | None, seconds: float | None
     ) -> State:
         if key is None:
             key = new_key()
@@ -241,21 +241,21 @@ class Cursor:
         if if_revision is not None:
             headers["If-Match"] = f'"{if_revision}"'
         try:
-            return state_of(await self._call(b"POST", f"/{word}", headers, seconds))
+            return state_of(await self._call(b"POST", f"/{name}", headers, seconds))
         except Unanswered as error:
-            raise outcome_unknown(word, key, error) from error
+            raise outcome_unknown(name, key, error) from error
         except CursorError as error:
             error.key = key
             raise
 
 
-def outcome_unknown(word: str, key: str, error: Unanswered) -> OutcomeUnknown:
+def outcome_unknown(step: str, key: str, error: Unanswered) -> OutcomeUnknown:
     """
     Return the exception for the step C{word} that ended with C{error}.
     """
-    message = f"{word} was not made: {error}"
+    message = f"{step} was not made: {error}"
     if error.sent:
         message = (
-            f"{word} may or may not have been made: {error}; repeat it with the key {key}"
+            f"{step} may or may not have been made: {error}; repeat it with the key {key}"
         )
     return OutcomeUnknown(message, key=key, sent=error.sent)

@@ -219,10 +219,10 @@ def problem_of(response: ReceivedResponse) -> tuple[str, str] | None:
     try:
         problem = json.loads(response.body)
         name, detail = problem["type"], problem["detail"]
-        known = isinstance(detail, str) and name.startswith(_PROBLEM_TYPE)
+        is_ours = isinstance(detail, str) and name.startswith(_PROBLEM_TYPE)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    if not known or response.media_type != "application/problem+json":
+    if not is_ours or response.media_type != "application/problem+json":
         return None
     return printable(name.removeprefix(_PROBLEM_TYPE)), printable(detail)
 

@@ -125,11 +125,13 @@ class RetryingClient:
         if self.closed:
             raise CursorError("this client is closed")
         end = self.clock.seconds() + seconds
-        all_headers = Headers({k: [v] for k, v in {**self.headers, **headers}.items()})
-        first, attempts, sent, reason = self._last_server, 0, False, ""
+        all_headers = Headers(
+            {header: [value] for header, value in {**self.headers, **headers}.items()}
+        )
+        first_index, attempts, sent, reason = self._last_server, 0, False, ""
         while True:
-            number = (first + attempts) % len(self.servers)
-            server, agent = self.servers[number]
+            index = (first_index + attempts) % len(self.servers)
+            server, agent = self.servers[index]
             url = f"{server.text.rstrip('/')}{path}"
             remaining = max(end - self.clock.seconds(), 0.0)
             # Every server has its turn before the delay grows.
@@ -146,13 +148,13 @@ class RetryingClient:
                 # If the end of the call cut this attempt short, the error before says more.
                 cut_short = isinstance(error, TimedOut) and remaining < self.attempt_timeout
                 if not (reason and cut_short):
-                    reason = f"{url}: {_words(error)}"
+                    reason = f"{url}: {_text_of(error)}"
             else:
                 if (
                     not isinstance(content, ReceivedResponse)
                     or content.status not in RETRIED_STATUSES
                 ):
-                    self._last_server = number
+                    self._last_server = index
                     return content
                 name, detail = problem_of(content) or (None, quoted(content.body))
                 sent = sent or name not in _SURE_REFUSALS
@@ -166,13 +168,13 @@ class RetryingClient:
                 await deferLater(self.clock, delay)
                 if not self.closed:
                     continue
-            why = (
+            fault = (
                 "the client was closed before a final response"
                 if self.closed
                 else f"no final response within {seconds:g} s"
             )
-            tried = f"{attempts} attempt{'s' * (attempts > 1)}"
-            raise Unanswered(f"{why} ({tried}): {reason}", sent=sent)
+            described_attempts = f"{attempts} attempt{'s' * (attempts > 1)}"
+            raise Unanswered(f"{fault} ({described_attempts}): {reason}", sent=sent)
 
     async def _attempt(self, result: Deferred[Content], remaining: float) -> Content:
         """
@@ -192,10 +194,10 @@ class RetryingClient:
 
 
 def _time_out(result: Any, timeout: float) -> Any:
-    words = f"no response within {timeout:.3g} s"
+    text = f"no response within {timeout:.3g} s"
     if isinstance(result, Failure) and result.check(*_UNSENT):
-        raise TimedOutConnecting(f"no connection, and {words}")
-    raise TimedOut(words)
+        raise TimedOutConnecting(f"no connection, and {text}")
+    raise TimedOut(text)
 
 
 def backoff(attempt: int) -> float:
@@ -204,8 +206,8 @@ def backoff(attempt: int) -> float:
 
     Half of the delay is random: clients that failed together must not return together.
     """
-    longest = min(FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16), MAX_DELAY_SECONDS)
-    return random.uniform(longest / 2, longest)  # noqa: S311 no secret
+    max_delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16), MAX_DELAY_SECONDS)
+    return random.uniform(max_delay / 2, max_delay)  # noqa: S311 no secret
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -239,7 +241,7 @@ def _raise_permanent(url: str, error: BaseException) -> None:
     """
     Raise the exception for an error that another attempt would not change.
     """
-    words = _words(error)
+    text = _text_of(error)
     for cause in _causes(error):
         # pyOpenSSL and service_identity may not be installed.
         module = type(cause).__module__.partition(".")[0]
@@ -249,16 +251,16 @@ def _raise_permanent(url: str, error: BaseException) -> None:
             raise CertificateRefused(
                 f"{url}: expected a certificate for this host, got one for another name"
             )
-        if module == "OpenSSL" and _UNTRUSTED in words:
+        if module == "OpenSSL" and _UNTRUSTED in text:
             raise CertificateRefused(
-                f"{url}: expected a certificate by a trusted authority, got: {words};"
+                f"{url}: expected a certificate by a trusted authority, got: {text};"
                 " name its authority in a CA file"
             )
-        if module == "OpenSSL" and any(known in words for known in _NO_TLS):
-            raise UnexpectedAnswer(f"{url}: expected TLS, got something else: {words}")
+        if module == "OpenSSL" and any(phrase in text for phrase in _NO_TLS):
+            raise UnexpectedAnswer(f"{url}: expected TLS, got something else: {text}")
 
 
-def _words(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     """
     Return the texts of the exceptions inside C{error}, without duplicates.
     """

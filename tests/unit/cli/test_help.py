@@ -19,8 +19,10 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize("options", [ServiceOptions(), WorkerOptions()])
 def test_every_option_is_listed_once_on_short_lines(options: CommonOptions) -> None:
     shown = options.getUsage()
-    told = re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)
-    assert sorted(told) == sorted(each.rstrip("=") for each in options.longOpt)
+    listed_options = re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)
+    assert sorted(listed_options) == sorted(
+        option_name.rstrip("=") for option_name in options.longOpt
+    )
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -30,12 +32,12 @@ def test_hidden_options_are_listed_for_a_worker_only() -> None:
 
 
 def test_default_is_shown_as_it_would_be_typed() -> None:
-    told = {each.name: help_of(each) for each in ServiceOptions.declared()}
-    assert told["journal"].endswith("for /history. [default: 100000]")
-    assert told["synchronous-commit"].endswith("[default: on]")
-    assert told["listen"].endswith("[default: tcp:8081:interface=127.0.0.1]")
-    assert "default" not in told["token-file"]
-    assert "default" not in told["trusted-proxy"]
+    help_by_option = {option.name: help_of(option) for option in ServiceOptions.declared()}
+    assert help_by_option["journal"].endswith("for /history. [default: 100000]")
+    assert help_by_option["synchronous-commit"].endswith("[default: on]")
+    assert help_by_option["listen"].endswith("[default: tcp:8081:interface=127.0.0.1]")
+    assert "default" not in help_by_option["token-file"]
+    assert "default" not in help_by_option["trusted-proxy"]
 
 
 def row(option: Option) -> str:
@@ -54,4 +56,4 @@ def test_page_of_the_options_has_a_row_for_each_option() -> None:
         for line in (ROOT / "docs" / "options.md").read_text().splitlines()
         if line.startswith("| `--")
     }
-    assert rows == {row(each) for each in ServiceOptions.declared()}
+    assert rows == {row(option) for option in ServiceOptions.declared()}

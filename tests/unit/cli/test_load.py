@@ -35,20 +35,20 @@ def load(service: FakeService, connections: int = 1) -> Report:
 
 def test_load_without_faults_reports_nothing_lost_or_doubled(service: FakeService) -> None:
     service.step("next")
-    found = load(service, 5)
-    assert found.answered == service.revision - 1 > 0
-    assert (found.lost, found.doubled, found.unknown, found.unseen) == (0, 0, 0, 0)
-    assert 0 < found.median <= found.p99 <= found.longest
-    assert "lost 0, doubled 0" in found.text().splitlines()[-1]
+    report = load(service, 5)
+    assert report.answered == service.revision - 1 > 0
+    assert (report.lost, report.doubled, report.unknown, report.unseen) == (0, 0, 0, 0)
+    assert 0 < report.median <= report.p99 <= report.longest
+    assert "lost 0, doubled 0" in report.text().splitlines()[-1]
 
 
 def test_steps_of_another_client_count_as_doubled_and_the_report_says_so(
     service: FakeService,
 ) -> None:
     service.clock.callLater(1.0, service.step, "next")
-    found = load(service)
-    assert (found.lost, found.doubled) == (0, 1)
-    assert "doubled 1 (or another client's" in found.text()
+    report = load(service)
+    assert (report.lost, report.doubled) == (0, 1)
+    assert "doubled 1 (or another client's" in report.text()
 
 
 def test_step_that_the_service_takes_back_is_lost(service: FakeService) -> None:
@@ -58,23 +58,23 @@ def test_step_that_the_service_takes_back_is_lost(service: FakeService) -> None:
             row["position"] += 1
 
     service.clock.callLater(1.0, lose)
-    found = load(service)
-    assert 0 < found.lost < found.answered
+    report = load(service)
+    assert 0 < report.lost < report.answered
 
 
 def test_steps_that_the_history_no_longer_keeps_are_unseen_and_not_lost(
     service: FakeService,
 ) -> None:
     service.clock.callLater(1.0, setattr, service, "kept", 2)
-    found = load(service)
-    assert (found.lost, found.doubled) == (0, 0)
-    assert found.unseen == found.answered - 2
-    assert f"no longer keeps {found.unseen}" in found.text()
+    report = load(service)
+    assert (report.lost, report.doubled) == (0, 0)
+    assert report.unseen == report.answered - 2
+    assert f"no longer keeps {report.unseen}" in report.text()
 
 
 def test_steps_without_a_response_are_unknown(service: FakeService) -> None:
     service.clock.callLater(1.0, setattr, service, "always", Disturbance(silent=True))
     service.clock.callLater(3.5, setattr, service, "always", None)
-    found = load(service)
-    assert (found.lost, found.doubled, found.unknown) == (0, 0, 1)
-    assert "outcome unknown: 1" in found.text()
+    report = load(service)
+    assert (report.lost, report.doubled, report.unknown) == (0, 0, 1)
+    assert "outcome unknown: 1" in report.text()

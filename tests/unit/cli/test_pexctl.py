@@ -127,7 +127,7 @@ def test_version_is_a_verb_and_an_option(capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "required: COMMAND"),
         (["sing"], "there is no command sing; see pexctl help"),
@@ -155,11 +155,11 @@ def test_version_is_a_verb_and_an_option(capsys: Captured) -> None:
     ],
 )
 def test_wrong_command_line_ends_with_2_and_says_what_is_wrong(
-    arguments: list[str], said: str, capsys: Captured
+    arguments: list[str], message: str, capsys: Captured
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["lmdb:{}", "{}"])
@@ -233,8 +233,8 @@ def test_verify_refuses_a_store_in_use_which_stays_in_use(
     holder = Directory(str(store))
     holder.lock()
     assert main(["verify", str(store)]) == 1
-    said = capsys.readouterr().err
-    assert f"is in use by process {os.getpid()}; make a backup" in said
+    message = capsys.readouterr().err
+    assert f"is in use by process {os.getpid()}; make a backup" in message
     holder.unlock()
     assert main(["verify", str(store)]) == 0
 
@@ -272,8 +272,8 @@ def test_verify_of_a_missing_store_creates_no_directory(
 def test_backup_to_the_same_place_again_is_refused(store: Path, capsys: Captured) -> None:
     copy = store.parent / "copy"
     assert main(["backup", "--json", str(store), str(copy)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == {
+    printed_object = json.loads(capsys.readouterr().out)
+    assert printed_object == {
         "outcome": "backed-up",
         "store": str(copy),
         "revision": 7,

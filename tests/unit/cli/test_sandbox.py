@@ -64,9 +64,9 @@ def test_a_path_outside_the_sandbox_is_named_with_the_remedy(
 ) -> None:
     # A directory that is hidden: "-" is standard output, and no file there.
     monkeypatch.chdir("/tmp")  # noqa: S108 nothing is written there
-    found = [*problems(settings, "unit", PROPERTIES)]
-    assert len(found) == (expected is not None)
-    assert all(problem.startswith(str(expected)) for problem in found)
+    found_problems = [*problems(settings, "unit", PROPERTIES)]
+    assert len(found_problems) == (expected is not None)
+    assert all(problem.startswith(str(expected)) for problem in found_problems)
     assert not [*problems(settings, "unit", {})]
 
 

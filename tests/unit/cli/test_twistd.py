@@ -52,9 +52,9 @@ def parsed(*words: str, options: type[CommonOptions] = ServiceOptions) -> Any:
     """
     Parse a command line.
     """
-    made = options()
-    made.parseOptions(list(words))
-    return made
+    parsed_options = options()
+    parsed_options.parseOptions(list(words))
+    return parsed_options
 
 
 def refused(*words: str, options: type[CommonOptions] = ServiceOptions) -> str:
@@ -79,22 +79,24 @@ def test_every_option_arrives_in_the_worker() -> None:
     """
     The workers' command line carries each value that is not the default.
     """
-    tested = {each.attribute for each in options_of(Settings) if not each.hidden}
+    tested = {option.attribute for option in options_of(Settings) if not option.hidden}
     assert tested == set(OTHERS), "an option without an example here"
     words = [word for example in OTHERS.values() for word in example]
-    told = parsed(*words).settings()
-    for each in options_of(Settings):
-        if not each.hidden:
-            assert getattr(told, each.attribute) != each.default, each.name
-    arrived = parsed(*command_line(told), options=WorkerOptions).settings()
-    assert arrived == told
+    settings = parsed(*words).settings()
+    for option in options_of(Settings):
+        if not option.hidden:
+            assert getattr(settings, option.attribute) != option.default, option.name
+    arrived = parsed(*command_line(settings), options=WorkerOptions).settings()
+    assert arrived == settings
 
 
 def test_hidden_options_are_for_workers_and_not_passed_on() -> None:
     words = ("--supervisor", "5", "--scoreboard", "6", "--quick-check")
-    told = parsed(*words, options=WorkerOptions).settings()
-    assert (told.supervisor, told.scoreboard, told.quick_check) == (5, 6, True)
-    assert not {"--supervisor", "--scoreboard", "--quick-check"} & set(command_line(told))
+    settings = parsed(*words, options=WorkerOptions).settings()
+    assert (settings.supervisor, settings.scoreboard, settings.quick_check) == (5, 6, True)
+    assert not {"--supervisor", "--scoreboard", "--quick-check"} & set(
+        command_line(settings)
+    )
     assert "there is no option --supervisor" in refused(*words)
 
 
@@ -171,8 +173,10 @@ def test_configuration_file_has_the_options_and_the_command_line_wins(
         'synchronous-commit = false\nwatchdog = 2\ntoken-file = "tokens"\nstandby = 0\n'
         'access-log = "-"\ntrusted-proxy = ["::1", "127.0.0.1"]\n'
     )
-    told = parsed("--config", str(file), "--journal", "6", "--trusted-proxy", "::2")
-    assert told.settings() == Settings(
+    parsed_options = parsed(
+        "--config", str(file), "--journal", "6", "--trusted-proxy", "::2"
+    )
+    assert parsed_options.settings() == Settings(
         listen=("tcp:1", f"unix:{tmp_path}/s"),
         store=f"lmdb:{tmp_path}/data",
         synchronous_commit=False,
@@ -181,7 +185,7 @@ def test_configuration_file_has_the_options_and_the_command_line_wins(
         journal=6,
         trusted_proxies=("::2",),
     )
-    assert told.supervision() == Supervision(standby=0, watchdog=2.0)
+    assert parsed_options.supervision() == Supervision(standby=0, watchdog=2.0)
     of_worker = parsed("--config", str(file), options=WorkerOptions).settings()
     assert of_worker.journal == 5
 
@@ -261,9 +265,9 @@ def test_systemd_receives_the_mistake(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-        said = refused("--rate-limt", "100")
-        assert "did you mean --rate-limit?" in said
-        assert systemd.recv(4096).decode() == f"STATUS={said.partition(': ')[2]}\n"
+        message = refused("--rate-limt", "100")
+        assert "did you mean --rate-limit?" in message
+        assert systemd.recv(4096).decode() == f"STATUS={message.partition(': ')[2]}\n"
 
 
 def test_worker_inherits_sockets_and_gets_all_other_options() -> None:

@@ -66,16 +66,20 @@ def test_each_step_has_a_new_key_and_returns_the_state_after_it(
 ) -> None:
     client = cursor(service)
     for position in (1, 2, 3):
-        found = service.after(client.next())
-        assert found == State(revision=position, position=position)
-    assert (found.value, found.previous, found.next) == (2, 1, 3)
-    found = service.after(client.previous())
-    assert (found.revision, found.position, found.value) == (4, 2, 1)
-    found = service.after(client.reset())
-    assert (found.revision, found.position) == (5, 0)
-    assert (found.value, found.previous, found.next) == (0, None, 1)
-    assert service.after(client.current()) == found
-    assert [each.path for each in service.asked[3:]] == ["/previous", "/reset", "/current"]
+        state = service.after(client.next())
+        assert state == State(revision=position, position=position)
+    assert (state.value, state.previous, state.next) == (2, 1, 3)
+    state = service.after(client.previous())
+    assert (state.revision, state.position, state.value) == (4, 2, 1)
+    state = service.after(client.reset())
+    assert (state.revision, state.position) == (5, 0)
+    assert (state.value, state.previous, state.next) == (0, None, 1)
+    assert service.after(client.current()) == state
+    assert [request.path for request in service.asked[3:]] == [
+        "/previous",
+        "/reset",
+        "/current",
+    ]
     assert len(set(service.keys)) == 5
     assert "idempotency-key" not in service.asked[-1].headers
 
@@ -102,9 +106,9 @@ def test_step_without_a_final_response_is_repeated_with_its_key_and_made_once(
     service: FakeService, name: str
 ) -> None:
     service.disturbances = [AGAIN[name]] * 2
-    found = service.after(cursor(service).next())
-    assert (found.revision, found.position) == (1, 1)
-    assert found.replayed == AGAIN[name].made
+    state = service.after(cursor(service).next())
+    assert (state.revision, state.position) == (1, 1)
+    assert state.replayed == AGAIN[name].made
     assert service.revision == 1
     assert len(service.keys) == 3
     assert len(set(service.keys)) == 1
@@ -127,8 +131,8 @@ def test_outcome_is_unknown_after_the_deadline_and_the_key_finds_it_out(
     assert (key in str(caught.value)) != surely_not_made
     assert {key} == set(service.keys)
     service.always = None
-    found = service.after(client.next(key=key))
-    assert (found.revision, found.position) == (1, 1)
+    state = service.after(client.next(key=key))
+    assert (state.revision, state.position) == (1, 1)
     assert service.revision == 1
 
 
@@ -141,8 +145,8 @@ def test_read_without_a_response_is_unanswered_and_has_no_key(service: FakeServi
 
 
 def test_client_does_not_return_before_retry_after(service: FakeService) -> None:
-    told = problem(429, "too-many-requests", headers={"Retry-After": "7"})
-    service.disturbances = [told]
+    refusal = problem(429, "too-many-requests", headers={"Retry-After": "7"})
+    service.disturbances = [refusal]
     service.after(cursor(service).next())
     first, second = service.asked
     assert 7 <= second.time - first.time < 8
@@ -191,8 +195,8 @@ def test_repeated_conditional_step_is_not_taken_for_a_conflict(
     The response to the first attempt was lost, and the cursor has moved since.
     """
     service.disturbances = [Disturbance(cut=True, made=True)]
-    found = service.after(cursor(service).next(if_revision=0))
-    assert (found.revision, found.replayed) == (1, True)
+    state = service.after(cursor(service).next(if_revision=0))
+    assert (state.revision, state.replayed) == (1, True)
 
 
 REDIRECT = {"Location": "https://elsewhere.example/next"}
@@ -479,23 +483,25 @@ def test_values_are_exact_beyond_the_interpreters_limit(service: FakeService) ->
     """
     service.position = 30_000
     before = sys.get_int_max_str_digits()
-    found = service.after(cursor(service).next())
+    state = service.after(cursor(service).next())
     term = term_at(30_001)
-    assert len(found.digits) > before
-    assert found.digits == term.text.decode()
-    assert found.value == int(term.value)
-    assert found.previous == int(term_at(30_000).value)
-    assert found.next == int(term.following)
+    assert len(state.digits) > before
+    assert state.digits == term.text.decode()
+    assert state.value == int(term.value)
+    assert state.previous == int(term_at(30_000).value)
+    assert state.next == int(term.following)
     assert sys.get_int_max_str_digits() == before
     # Values are not for logs.
-    assert len(repr(found)) < 100
+    assert len(repr(state)) < 100
 
 
 def test_token_is_sent_with_every_request(service: FakeService) -> None:
     client = cursor(service, token=TOKEN)
     service.after(client.next())
     service.after(client.current())
-    assert {each.headers["authorization"] for each in service.asked} == {f"Bearer {TOKEN}"}
+    assert {request.headers["authorization"] for request in service.asked} == {
+        f"Bearer {TOKEN}"
+    }
 
 
 def test_history_reads_pages_as_they_are_needed(service: FakeService) -> None:
@@ -506,7 +512,7 @@ def test_history_reads_pages_as_they_are_needed(service: FakeService) -> None:
         service.step("next")
 
     async def read(**which: int) -> list[int]:
-        return [each.revision async for each in cursor(service).history(**which)]
+        return [step.revision async for step in cursor(service).history(**which)]
 
     assert service.after(read) == list(range(2500, 0, -1))
     assert len(service.asked) == 3

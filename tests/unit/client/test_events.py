@@ -120,8 +120,8 @@ class Watcher:
         """
 
         async def watch() -> None:
-            async for each in self.client.watch():
-                self.seen.append(each)
+            async for new_state in self.client.watch():
+                self.seen.append(new_state)
 
         self.watching = Deferred.fromCoroutine(watch())
         self.watching.addBoth(self.ended.append)
@@ -140,7 +140,7 @@ class Watcher:
         """
         Return the revisions of the states that were seen.
         """
-        return [each.revision for each in self.seen]
+        return [state.revision for state in self.seen]
 
     def pass_time(self, seconds: float) -> None:
         """
@@ -156,15 +156,15 @@ def watcher() -> Watcher:
     """
     Provide a watcher that has begun.
     """
-    made = Watcher()
-    made.begin()
-    return made
+    new_watcher = Watcher()
+    new_watcher.begin()
+    return new_watcher
 
 
 def test_watch_yields_each_state_with_its_values(watcher: Watcher) -> None:
     watcher.tell((5, 5), (6, 6), (8, 8))
     assert watcher.revisions == [5, 6, 8]
-    assert [each.value for each in watcher.seen] == [5, 8, 21]
+    assert [state.value for state in watcher.seen] == [5, 8, 21]
     assert not watcher.ended
 
 
@@ -219,8 +219,8 @@ def test_failure_that_passes_is_retried(watcher: Watcher, disturbance: Disturban
 
 
 def test_watch_does_not_return_before_retry_after(watcher: Watcher) -> None:
-    told = problem(503, "too-many-streams", headers={"Retry-After": "10"})
-    watcher.service.disturbances = [told]
+    refusal = problem(503, "too-many-streams", headers={"Retry-After": "10"})
+    watcher.service.disturbances = [refusal]
     watcher.service.end_streams()
     watcher.pass_time(30)
     _, second, third = watcher.service.asked
@@ -241,12 +241,12 @@ def test_value_of_an_event_without_digits_is_computed(watcher: Watcher) -> None:
         b'id: 7\ndata: {"position":30000,"digits":6270,"first":"1","last":"0",'
         b'"revision":7}\n\n'
     )
-    (found,) = watcher.seen
-    assert (found.revision, found.position) == (7, 30_000)
-    assert found.value == int(term_at(30_000).value)
-    assert found.digits == term_at(30_000).text.decode()
-    assert found.previous == int(term_at(29_999).value)
-    assert found.next == int(term_at(30_001).value)
+    (state,) = watcher.seen
+    assert (state.revision, state.position) == (7, 30_000)
+    assert state.value == int(term_at(30_000).value)
+    assert state.digits == term_at(30_000).text.decode()
+    assert state.previous == int(term_at(29_999).value)
+    assert state.next == int(term_at(30_001).value)
 
 
 def test_refusal_ends_the_watch(watcher: Watcher) -> None:

@@ -60,7 +60,9 @@ def test_steps_of_one_turn_share_a_commit(bench: Bench) -> None:
     """
     Each gets its response, in order.
     """
-    results = [bench.submit(each) for each in (NEXT, NEXT, NEXT, PREVIOUS, RESET)]
+    results = [
+        bench.submit(transition) for transition in (NEXT, NEXT, NEXT, PREVIOUS, RESET)
+    ]
     bench.turn()
     assert bench.store.under_way is not None
     assert bench.store.under_way.transitions == b"nnnpr"
@@ -135,7 +137,7 @@ def test_refused_batch_and_the_steps_built_on_it_never_happened(bench: Bench) ->
     bench.turn()
     built_on_it = bench.submit()
     bench.store.finish(Refusal("full"))
-    assert [type(each[0]) for each in (*results, built_on_it)] == [Refusal] * 3
+    assert [type(outcomes[0]) for outcomes in (*results, built_on_it)] == [Refusal] * 3
     assert bench.fatal == []
     after = bench.submit(key=b"a")
     bench.turn()
@@ -154,10 +156,10 @@ def test_commit_with_unknown_outcome_stops_the_committer(bench: Bench) -> None:
     bench.turn()
     built_on_it = bench.submit()
     bench.store.finish(OSError("Input/output error"))
-    assert [type(each) for each in results + built_on_it] == [OutcomeUnknown, Refusal]
+    assert [type(outcome) for outcome in results + built_on_it] == [OutcomeUnknown, Refusal]
     assert isinstance(bench.fatal[0].value, OSError)
     late, keyed = bench.submit(), bench.submit(key=b"k")
-    assert [type(each) for each in late + keyed] == [Refusal, Refusal]
+    assert [type(outcome) for outcome in late + keyed] == [Refusal, Refusal]
     assert bench.committer.visible.revision == 0
 
 
@@ -172,9 +174,9 @@ def test_damage_found_by_a_commit_ends_the_process(bench: Bench) -> None:
     bench.turn()
     built_on_it = bench.submit()
     bench.store.finish(DAMAGED)
-    assert [type(each) for each in results + built_on_it] == [Refusal, Refusal]
-    assert [each.value for each in bench.fatal] == [DAMAGED]
-    assert [type(each) for each in bench.submit()] == [Refusal]
+    assert [type(outcome) for outcome in results + built_on_it] == [Refusal, Refusal]
+    assert [failure.value for failure in bench.fatal] == [DAMAGED]
+    assert [type(outcome) for outcome in bench.submit()] == [Refusal]
     assert "damaged" in str(bench.committer.step_refusal)
 
 
@@ -203,12 +205,12 @@ def test_damage_that_a_read_finds_ends_the_process_after_the_commit() -> None:
         lambda failure: errors.append(failure.value)
     )
     assert [type(error) for error in errors] == [Refusal]
-    assert [each.value for each in bench.fatal] == [DAMAGED]
-    assert [type(each) for each in bench.submit()] == [Refusal]
+    assert [failure.value for failure in bench.fatal] == [DAMAGED]
+    assert [type(outcome) for outcome in bench.submit()] == [Refusal]
     bench.store.finish()
     bench.clock.turn(MAX_WAIT_SECONDS)
     assert under_way == [(Outcome.APPLIED, 1, 1)]
-    assert [type(each) for each in gathering] == [Refusal]
+    assert [type(outcome) for outcome in gathering] == [Refusal]
     assert [batch.transitions for batch in bench.store.batches] == [b"n"]
     now(Deferred.fromCoroutine(bench.committer.stop()))
 
@@ -244,7 +246,7 @@ def test_a_condition_on_a_batch_that_was_not_taken(bench: Bench) -> None:
     bench.turn()
     looked = bench.submit(condition=lambda _: False)
     bench.store.finish(Refusal("full"))
-    assert [type(each) for each in looked] == [Refusal]
+    assert [type(outcome) for outcome in looked] == [Refusal]
 
 
 def test_repeated_key_gets_the_first_outcome_wherever_its_first_use_is(
@@ -290,7 +292,7 @@ def test_key_of_another_transition_is_refused(bench: Bench) -> None:
     under_way = bench.submit(RESET, key=b"k")
     bench.store.finish()
     on_disk = bench.submit(PREVIOUS, key=b"k")
-    assert [type(each) for each in gathering + under_way + on_disk] == [KeyReused] * 3
+    assert [type(outcome) for outcome in gathering + under_way + on_disk] == [KeyReused] * 3
 
 
 def test_repeated_key_is_replayed_despite_an_unmet_precondition(bench: Bench) -> None:

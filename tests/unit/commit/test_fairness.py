@@ -143,7 +143,11 @@ class OldLine(Line):
         if path != "kv/txn":
             return super().apply(path, message)
         kept = {
-            branch: [each for each in message.get(branch, []) if not _of_the_queue(each)]
+            branch: [
+                operation
+                for operation in message.get(branch, [])
+                if not _of_the_queue(operation)
+            ]
             for branch in ("success", "failure")
         }
         answer = super().apply(path, message | kept)
@@ -300,8 +304,8 @@ def test_node_with_one_client_gets_half_the_turns_of_a_busy_node() -> None:
     """
     At least.
     """
-    many, one = start(21, 1).rates()
-    assert one > 0.5 * many / 21
+    many, idle_rate = start(21, 1).rates()
+    assert idle_rate > 0.5 * many / 21
 
 
 def test_other_nodes_continue_at_once_when_a_node_dies() -> None:
@@ -312,10 +316,10 @@ def test_other_nodes_continue_at_once_when_a_node_dies() -> None:
     before = sum(cluster.rates(1.0))
     cluster.nodes[2].line.cut = True
     since = cluster.clock.seconds()
-    one, two, dead = cluster.rates(1.0)
-    assert dead < 0.05 * one
-    assert fair([one, two])
-    assert one + two > 0.9 * before
+    first_rate, second_rate, dead = cluster.rates(1.0)
+    assert dead < 0.05 * first_rate
+    assert fair([first_rate, second_rate])
+    assert first_rate + second_rate > 0.9 * before
     assert max(node.longest(since, since + 1.0) for node in cluster.nodes[:2]) < 0.1
 
 
@@ -323,9 +327,9 @@ def test_sleeping_node_stops_no_other_and_gets_its_share_again() -> None:
     cluster = start(5, 5, 5)
     sleeper = cluster.nodes[0]
     sleeper.line.held_until = cluster.clock.seconds() + 1.0
-    asleep, one, two = cluster.rates(1.0)
-    assert asleep < 0.05 * one
-    assert fair([one, two])
+    asleep, first_rate, second_rate = cluster.rates(1.0)
+    assert asleep < 0.05 * first_rate
+    assert fair([first_rate, second_rate])
     cluster.run(0.2)
     assert fair(cluster.rates(1.0))
 
@@ -342,9 +346,9 @@ def test_far_node_neither_starves_nor_slows_the_others_down(far: float) -> None:
         cluster.add(5, distance)
     cluster.run(2.0)
     since = cluster.clock.seconds()
-    one, two, distant = cluster.rates(4.0)
-    assert fair([one, two])
-    assert one + two > 0.6 * of_two
+    first_rate, second_rate, distant = cluster.rates(4.0)
+    assert fair([first_rate, second_rate])
+    assert first_rate + second_rate > 0.6 * of_two
     assert distant > 0
     assert cluster.nodes[2].longest(since, since + 4.0) < 4.0
 
@@ -360,9 +364,9 @@ def test_node_with_few_steps_is_served_soon_and_delays_no_other() -> None:
         cluster.run(0.1)
     assert len(seldom.answers) == 10
     assert seldom.longest(since, since + 1.0) < 0.05
-    one, two, _ = (node.rate(since, since + 1.0) for node in cluster.nodes)
-    assert fair([one, two])
-    assert one + two > 0.8 * before
+    first_rate, second_rate, _ = (node.rate(since, since + 1.0) for node in cluster.nodes)
+    assert fair([first_rate, second_rate])
+    assert first_rate + second_rate > 0.8 * before
 
 
 def test_new_nodes_take_turns_next_to_a_node_of_an_earlier_version() -> None:

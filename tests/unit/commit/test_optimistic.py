@@ -57,12 +57,12 @@ class Node:
 
         @return: a list that gets (outcome, revision, position), or the exception.
         """
-        told: list[object] = []
+        outcomes: list[object] = []
         submit(self.committer, Step(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
-            lambda response: told.append(_plain(response)),
-            lambda failure: told.append(failure.value),
+            lambda response: outcomes.append(_plain(response)),
+            lambda failure: outcomes.append(failure.value),
         )
-        return told
+        return outcomes
 
     def read(self) -> list[object]:
         """
@@ -70,12 +70,12 @@ class Node:
 
         @return: a list that gets (revision, position), or the exception.
         """
-        told: list[object] = []
+        outcomes: list[object] = []
         self.committer.read_durable().addCallbacks(
-            lambda state: told.append((state.revision, state.position)),
-            lambda failure: told.append(failure.value),
+            lambda state: outcomes.append((state.revision, state.position)),
+            lambda failure: outcomes.append(failure.value),
         )
-        return told
+        return outcomes
 
     def turn(self) -> None:
         """
@@ -121,15 +121,15 @@ def test_steps_that_lose_the_race_follow_the_winners_in_order(
 
     The responses are those of the batch that won.
     """
-    one, two = nodes
-    told = [one.submit(), one.submit(RESET), one.submit()]
-    one.turn()
-    other = two.submit()
-    two.settle()
+    node, other_node = nodes
+    outcomes = [node.submit(), node.submit(RESET), node.submit()]
+    node.turn()
+    other = other_node.submit()
+    other_node.settle()
     assert other == [(Outcome.APPLIED, 1, 1)]
-    told.append(one.submit())
-    one.settle()
-    assert told == [
+    outcomes.append(node.submit())
+    node.settle()
+    assert outcomes == [
         [(Outcome.APPLIED, 2, 2)],
         [(Outcome.APPLIED, 3, 0)],
         [(Outcome.APPLIED, 4, 1)],
@@ -141,19 +141,19 @@ def test_key_used_at_two_nodes_makes_one_step(nodes: tuple[Node, Node]) -> None:
     """
     Both nodes respond the same.
     """
-    one, two = nodes
-    first, second = one.submit(key=b"k"), two.submit(key=b"k")
-    more, reused = two.submit(), two.submit(RESET, key=b"k")
-    one.turn()
-    two.turn()
-    one.settle()
-    two.settle()
+    node, other_node = nodes
+    first, second = node.submit(key=b"k"), other_node.submit(key=b"k")
+    more, reused = other_node.submit(), other_node.submit(RESET, key=b"k")
+    node.turn()
+    other_node.turn()
+    node.settle()
+    other_node.settle()
     assert first == [(Outcome.APPLIED, 1, 1)]
     assert second == [(Outcome.REPLAYED, 1, 1)]
     assert more == [(Outcome.APPLIED, 2, 2)]
     assert isinstance(reused[0], KeyReused)
-    reused = two.submit(RESET, key=b"k")
-    two.settle()
+    reused = other_node.submit(RESET, key=b"k")
+    other_node.settle()
     assert isinstance(reused[0], KeyReused)
 
 
@@ -163,13 +163,13 @@ def test_step_whose_precondition_others_broke_gets_the_compared_state(
     """
     The precondition was met when the step arrived.
     """
-    one, two = nodes
-    told = one.submit(condition=lambda state: state.revision == 0)
-    one.turn()
-    two.submit()
-    two.settle()
-    one.settle()
-    assert told == [(Outcome.PRECONDITION_FAILED, 1, 1)]
+    node, other_node = nodes
+    outcomes = node.submit(condition=lambda state: state.revision == 0)
+    node.turn()
+    other_node.submit()
+    other_node.settle()
+    node.settle()
+    assert outcomes == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
 def test_precondition_is_compared_with_the_state_of_the_store(
@@ -178,12 +178,12 @@ def test_precondition_is_compared_with_the_state_of_the_store(
     """
     The node's own state does not meet it.
     """
-    one, two = nodes
-    two.submit()
-    two.settle()
-    told = one.submit(condition=lambda state: state.revision == 1)
-    one.settle()
-    assert told == [(Outcome.APPLIED, 2, 2)]
+    node, other_node = nodes
+    other_node.submit()
+    other_node.settle()
+    outcomes = node.submit(condition=lambda state: state.revision == 1)
+    node.settle()
+    assert outcomes == [(Outcome.APPLIED, 2, 2)]
 
 
 def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> None:
@@ -193,15 +193,15 @@ def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> N
     The batch under way leads to that state, but may have happened before the move was
     requested.
     """
-    one, two = nodes
-    one.submit()
-    one.turn()
-    one.gateway.reach()
-    two.submit()
-    two.settle()
-    told = one.submit(condition=lambda state: state.revision == 0)
-    one.settle()
-    assert told == [(Outcome.PRECONDITION_FAILED, 2, 2)]
+    node, other_node = nodes
+    node.submit()
+    node.turn()
+    node.gateway.reach()
+    other_node.submit()
+    other_node.settle()
+    outcomes = node.submit(condition=lambda state: state.revision == 0)
+    node.settle()
+    assert outcomes == [(Outcome.PRECONDITION_FAILED, 2, 2)]
 
 
 def test_precondition_broken_within_a_batch_is_answered_with_the_batch(
@@ -210,17 +210,17 @@ def test_precondition_broken_within_a_batch_is_answered_with_the_batch(
     """
     Without a further message.
     """
-    one, _ = nodes
-    made = one.submit()
-    told = one.submit(condition=lambda state: state.revision == 0)
-    assert one.gateway.waiting == []
-    one.turn()
-    assert len(one.gateway.waiting) == 1
-    assert told == []
-    one.gateway.answer()
-    assert one.gateway.waiting == []
-    assert made == [(Outcome.APPLIED, 1, 1)]
-    assert told == [(Outcome.PRECONDITION_FAILED, 1, 1)]
+    node, _ = nodes
+    step_outcomes = node.submit()
+    unmet_outcomes = node.submit(condition=lambda state: state.revision == 0)
+    assert node.gateway.waiting == []
+    node.turn()
+    assert len(node.gateway.waiting) == 1
+    assert unmet_outcomes == []
+    node.gateway.answer()
+    assert node.gateway.waiting == []
+    assert step_outcomes == [(Outcome.APPLIED, 1, 1)]
+    assert unmet_outcomes == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
 def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> None:
@@ -229,16 +229,16 @@ def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> 
 
     Only the batch's end tells where the cursor is by then.
     """
-    one, _ = nodes
-    one.submit()
-    one.turn()
-    told = one.submit(condition=lambda state: state.revision == 0)
-    one.turn()
-    assert len(one.gateway.waiting) == 1
-    one.gateway.answer()
-    assert told == []
-    one.settle()
-    assert told == [(Outcome.PRECONDITION_FAILED, 1, 1)]
+    node, _ = nodes
+    node.submit()
+    node.turn()
+    outcomes = node.submit(condition=lambda state: state.revision == 0)
+    node.turn()
+    assert len(node.gateway.waiting) == 1
+    node.gateway.answer()
+    assert outcomes == []
+    node.settle()
+    assert outcomes == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -248,9 +248,9 @@ def test_repeated_key_gets_its_first_outcome_at_any_node(
     """
     Its precondition was met the first time, and need not be met any more.
     """
-    one, two = nodes
-    first = one.submit(key=b"k", condition=lambda state: state.revision == 0)
-    one.settle()
+    first_node, other_node = nodes
+    first = first_node.submit(key=b"k", condition=lambda state: state.revision == 0)
+    first_node.settle()
     assert first == [(Outcome.APPLIED, 1, 1)]
     for node in nodes:
         if busy:
@@ -260,7 +260,7 @@ def test_repeated_key_gets_its_first_outcome_at_any_node(
         node.settle()
         assert again == [(Outcome.REPLAYED, 1, 1)]
         assert isinstance(other[0], KeyReused)
-    assert two.submit(key=b"l", condition=lambda state: state.revision == 0) == []
+    assert other_node.submit(key=b"l", condition=lambda state: state.revision == 0) == []
 
 
 def test_key_of_a_step_with_unmet_precondition_is_not_used(
@@ -269,22 +269,25 @@ def test_key_of_a_step_with_unmet_precondition_is_not_used(
     """
     A step whose precondition the committing batch may meet waits for that batch.
     """
-    one, two = nodes
-    two.submit()
-    two.settle()
-    one.settle()
-    told = [one.submit(), one.submit(key=b"k", condition=lambda state: state.revision == 2)]
-    one.settle()
-    assert told == [[(Outcome.APPLIED, 2, 2)], [(Outcome.APPLIED, 3, 3)]]
-    told = [
-        one.submit(),
-        one.submit(key=b"l", condition=lambda state: state.revision == 3),
-        one.submit(key=b"m", condition=lambda state: state.revision == 4),
+    node, other_node = nodes
+    other_node.submit()
+    other_node.settle()
+    node.settle()
+    outcomes = [
+        node.submit(),
+        node.submit(key=b"k", condition=lambda state: state.revision == 2),
     ]
-    one.turn()
-    told.append(one.submit(key=b"l", condition=lambda state: state.revision == 3))
-    one.settle()
-    assert [each[0][:2] for each in told] == [  # type: ignore[index]
+    node.settle()
+    assert outcomes == [[(Outcome.APPLIED, 2, 2)], [(Outcome.APPLIED, 3, 3)]]
+    outcomes = [
+        node.submit(),
+        node.submit(key=b"l", condition=lambda state: state.revision == 3),
+        node.submit(key=b"m", condition=lambda state: state.revision == 4),
+    ]
+    node.turn()
+    outcomes.append(node.submit(key=b"l", condition=lambda state: state.revision == 3))
+    node.settle()
+    assert [step_outcomes[0][:2] for step_outcomes in outcomes] == [  # type: ignore[index]
         (Outcome.APPLIED, 4),
         (Outcome.PRECONDITION_FAILED, 5),
         (Outcome.APPLIED, 5),
@@ -296,16 +299,16 @@ def test_reads_at_one_time_share_a_message_to_etcd(nodes: tuple[Node, Node]) -> 
     """
     A read that arrives after the message was sent waits for the next one.
     """
-    one, two = nodes
-    first = one.read()
-    second = [one.read(), one.read()]
-    one.gateway.lose_answer()
-    assert len(one.gateway.waiting) == 0
-    two.submit()
-    two.settle()
-    one.settle()
+    node, other_node = nodes
+    first = node.read()
+    second = [node.read(), node.read()]
+    node.gateway.lose_answer()
+    assert len(node.gateway.waiting) == 0
+    other_node.submit()
+    other_node.settle()
+    node.settle()
     assert [first, *second] == [[(1, 1)]] * 3
-    assert one.committer.durable.position == 1
+    assert node.committer.durable.position == 1
 
 
 def test_reads_that_arrive_during_a_failing_read_fail_with_it(
@@ -314,15 +317,15 @@ def test_reads_that_arrive_during_a_failing_read_fail_with_it(
     """
     On a node that is cut off no read takes longer than five seconds.
     """
-    one, _ = nodes
-    first = one.read()
-    since, late = one.clock.seconds(), []
+    node, _ = nodes
+    first = node.read()
+    since, late = node.clock.seconds(), []
     while not first:
-        late.append(one.read())
-        while one.gateway.waiting:
-            one.gateway.lose()
-        one.clock.turn(0.5)
-    assert one.clock.seconds() - since <= CALL_TIMEOUT_SECONDS
+        late.append(node.read())
+        while node.gateway.waiting:
+            node.gateway.lose()
+        node.clock.turn(0.5)
+    assert node.clock.seconds() - since <= CALL_TIMEOUT_SECONDS
     for read in (first, *late):
         assert isinstance(read[0], Refusal)
 
@@ -333,17 +336,19 @@ def test_reason_is_logged_again_only_when_the_fault_has_changed(
     """
     An etcd that is away and then empty is two lines, however many attempts there were.
     """
-    one, _ = nodes
+    node, _ = nodes
     with capturedLogs() as logs:
         for number in range(40):
-            one.clock.turn(0.5)
-            while one.gateway.waiting:
-                one.gateway.fail(CallUnanswered(f"http://h{number % 3}:1: gone", sent=True))
-        one.gateway.etcd.values.clear()
+            node.clock.turn(0.5)
+            while node.gateway.waiting:
+                node.gateway.fail(
+                    CallUnanswered(f"http://h{number % 3}:1: gone", sent=True)
+                )
+        node.gateway.etcd.values.clear()
         for _ in range(3):
-            one.clock.turn(1)
-            one.settle()
-    assert "lost the key" in str(one.committer.step_refusal)
+            node.clock.turn(1)
+            node.settle()
+    assert "lost the key" in str(node.committer.step_refusal)
     lines = [(formatEvent(event) or "").partition(": ")[2][:17] for event in logs]
     assert lines == ["etcd does not ans", "etcd has lost the"]
 
@@ -355,74 +360,74 @@ def test_node_is_not_ready_while_etcd_would_refuse_a_batch(
     """
     Steps are refused with etcd's reason, logged once; reads are answered.
     """
-    one, _ = nodes
-    setattr(one.gateway.etcd, fault, True)
+    node, _ = nodes
+    setattr(node.gateway.etcd, fault, True)
     with capturedLogs() as logs:
         for _ in range(3):
-            one.clock.turn(1)
-            one.settle()
-        refused = [one.submit() for _ in range(100)]
-        read = one.read()
-        one.settle()
+            node.clock.turn(1)
+            node.settle()
+        refused = [node.submit() for _ in range(100)]
+        read = node.read()
+        node.settle()
     assert read == [(0, 0)]
-    assert one.committer.step_refusal is not None
-    assert {str(told[0]) for told in refused} == {str(one.committer.step_refusal)}
+    assert node.committer.step_refusal is not None
+    assert {str(refusal[0]) for refusal in refused} == {str(node.committer.step_refusal)}
     assert [event["log_level"].name for event in logs] == ["error"]
-    setattr(one.gateway.etcd, fault, False)
-    one.clock.turn(1)
-    one.settle()
-    assert one.committer.step_refusal is None
-    told = one.submit()
-    one.settle()
-    assert told == [(Outcome.APPLIED, 1, 1)]
+    setattr(node.gateway.etcd, fault, False)
+    node.clock.turn(1)
+    node.settle()
+    assert node.committer.step_refusal is None
+    outcomes = node.submit()
+    node.settle()
+    assert outcomes == [(Outcome.APPLIED, 1, 1)]
 
 
 def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
     nodes: tuple[Node, Node],
 ) -> None:
-    one, _ = nodes
-    told, behind = one.submit(key=b"k"), None
-    while not told:
-        one.turn()
-        behind = behind or one.submit()
-        while one.gateway.waiting:
-            one.gateway.lose()
-        one.clock.turn(1)
-    assert isinstance(told[0], OutcomeUnknown)
+    node, _ = nodes
+    outcomes, behind = node.submit(key=b"k"), None
+    while not outcomes:
+        node.turn()
+        behind = behind or node.submit()
+        while node.gateway.waiting:
+            node.gateway.lose()
+        node.clock.turn(1)
+    assert isinstance(outcomes[0], OutcomeUnknown)
     assert behind is not None
     assert isinstance(behind[0], Refusal)
-    assert one.committer.step_refusal is not None
-    assert isinstance(one.submit()[0], Refusal)
-    assert isinstance(one.read()[0], Refusal)
-    assert one.fatal == []
+    assert node.committer.step_refusal is not None
+    assert isinstance(node.submit()[0], Refusal)
+    assert isinstance(node.read()[0], Refusal)
+    assert node.fatal == []
     # The message that was sent arrives late.
-    one.gateway.arrive()
-    one.clock.turn(1)
-    one.settle()
-    assert one.committer.step_refusal is None
-    again = one.submit(key=b"k")
-    one.settle()
+    node.gateway.arrive()
+    node.clock.turn(1)
+    node.settle()
+    assert node.committer.step_refusal is None
+    again = node.submit(key=b"k")
+    node.settle()
     assert again == [(Outcome.REPLAYED, 1, 1)]
 
 
 def test_node_continues_from_a_snapshot_that_etcd_was_restored_from(
     nodes: tuple[Node, Node],
 ) -> None:
-    one, two = nodes
-    etcd = one.gateway.etcd
+    node, other_node = nodes
+    etcd = node.gateway.etcd
     for _ in range(2):
-        two.submit()
-        two.settle()
+        other_node.submit()
+        other_node.settle()
     snapshot, revision = deepcopy(etcd.values), etcd.revision
     for _ in range(5):
-        one.submit()
-        one.settle()
+        node.submit()
+        node.settle()
     etcd.values, etcd.revision = snapshot, revision
-    told = [one.submit(), one.submit(condition=lambda state: state.revision < 7)]
-    one.settle()
-    told.append(one.submit(condition=lambda state: state.revision == 4))
-    one.settle()
-    assert told == [
+    outcomes = [node.submit(), node.submit(condition=lambda state: state.revision < 7)]
+    node.settle()
+    outcomes.append(node.submit(condition=lambda state: state.revision == 4))
+    node.settle()
+    assert outcomes == [
         [(Outcome.APPLIED, 3, 3)],
         [(Outcome.APPLIED, 4, 4)],
         [(Outcome.APPLIED, 5, 5)],
@@ -433,29 +438,29 @@ def test_no_batch_has_more_keys_than_etcd_accepts(nodes: tuple[Node, Node]) -> N
     """
     Also after a lost race. All steps are made.
     """
-    one, two = nodes
+    node, other_node = nodes
     count = 3 * MAX_BATCH_KEYS + 1
-    told = [one.submit(key=b"%d" % number) for number in range(count)]
-    one.turn()
-    two.submit()
-    two.settle()
-    one.settle()
-    assert [each[0] for each in told] == [
+    outcomes = [node.submit(key=b"%d" % number) for number in range(count)]
+    node.turn()
+    other_node.submit()
+    other_node.settle()
+    node.settle()
+    assert [step_outcomes[0] for step_outcomes in outcomes] == [
         (Outcome.APPLIED, number + 2, number + 2) for number in range(count)
     ]
-    sizes = [len(change["compare"]) - 3 for change in one.gateway.etcd.changes]
+    sizes = [len(change["compare"]) - 3 for change in node.gateway.etcd.changes]
     assert max(sizes) == MAX_BATCH_KEYS
 
 
 def test_stopping_node_commits_accepted_steps_and_refuses_later_ones(
     nodes: tuple[Node, Node],
 ) -> None:
-    one, _ = nodes
-    told = one.submit()
-    stopped = Deferred.fromCoroutine(one.committer.stop())
-    assert isinstance(one.submit()[0], Refusal)
-    one.settle()
-    assert told == [(Outcome.APPLIED, 1, 1)]
+    node, _ = nodes
+    outcomes = node.submit()
+    stopped = Deferred.fromCoroutine(node.committer.stop())
+    assert isinstance(node.submit()[0], Refusal)
+    node.settle()
+    assert outcomes == [(Outcome.APPLIED, 1, 1)]
     assert now(stopped) is None
 
 

@@ -161,5 +161,7 @@ with suppress(ZeroDivisionError):
     ended = subprocess.run(
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
-    said = "pexservice: the reactor broke down; the log has the reason\n" if status else ""
-    assert (ended.returncode, ended.stderr) == (status, said)
+    message = (
+        "pexservice: the reactor broke down; the log has the reason\n" if status else ""
+    )
+    assert (ended.returncode, ended.stderr) == (status, message)

@@ -45,7 +45,7 @@ def passed(*sockets: socket.socket) -> str:
 
     @return: the descriptors that the process finds, or its error.
     """
-    numbers = [each.fileno() for each in sockets]
+    numbers = [passed_socket.fileno() for passed_socket in sockets]
 
     def give() -> None:
         kept = [os.dup2(number, 50 + place) for place, number in enumerate(numbers)]
@@ -68,11 +68,11 @@ def test_every_socket_of_systemd_is_served() -> None:
     Every listening socket that systemd passes is served, however many there are.
     """
     with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
+        socket.create_server(("127.0.0.1", 0)) as first_socket,
+        socket.create_server(("127.0.0.1", 0)) as second_socket,
     ):
-        assert passed(one) == "3"
-        assert passed(one, two) == "3 4"
+        assert passed(first_socket) == "3"
+        assert passed(first_socket, second_socket) == "3 4"
 
 
 def test_socket_of_systemd_that_does_not_listen_is_refused() -> None:
@@ -80,12 +80,14 @@ def test_socket_of_systemd_that_does_not_listen_is_refused() -> None:
     A socket that is no listening stream socket is refused with a line that names it.
     """
     with (
-        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as listening_socket,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
         socket.socket() as deaf,
     ):
         for wrong in (datagrams, deaf):
-            assert "socket 2 of 2 is no listening stream socket" in passed(one, wrong)
+            assert "socket 2 of 2 is no listening stream socket" in passed(
+                listening_socket, wrong
+            )
 
 
 @pytest.mark.parametrize("count", ["", "0", "x"])

@@ -151,9 +151,9 @@ def test_event_of_a_worker_keeps_its_fields_in_json() -> None:
     piped = written(event("at {n}", LogLevel.error, n=3), as_json=True, piped=True)
     level, _, rest = level_of(piped.rstrip("\n"))
     passed = event("{line}", level, line=rest, process="worker-1")
-    found = json.loads(written(passed, as_json=True))
-    assert (found["level"], found["process"]) == ("error", "worker-1")
-    assert (found["event"], found["fields"]) == ("at 3", {"n": 3})
+    logged_event = json.loads(written(passed, as_json=True))
+    assert (logged_event["level"], logged_event["process"]) == ("error", "worker-1")
+    assert (logged_event["event"], logged_event["fields"]) == ("at 3", {"n": 3})
     for other in ("Segmentation fault", "[1]", '{"event": 1}'):
         passed = event("{line}", line=other, process="worker-1")
         assert json.loads(written(passed, as_json=True))["event"] == other
@@ -167,7 +167,7 @@ def test_long_ones_on_their_way_to_the_supervisor() -> None:
     """
     pieces = written(event("x" * 5000, LogLevel.warn), piped=True).splitlines()
     assert len(pieces) > 1
-    taken = [level_of(each) for each in pieces]
+    taken = [level_of(piece) for piece in pieces]
     assert {(level, facility) for level, facility, _ in taken} == {(LogLevel.warn, 0)}
     first, *others = (rest for _, _, rest in taken)
     assert first + "".join(piece.removeprefix("... ") for piece in others) == "x" * 5000
@@ -219,10 +219,15 @@ def test_the_journal_is_recognized_by_its_device_and_inode(tmp_path: Path) -> No
     """
     path = tmp_path / "stream"
     with path.open("wb") as file:
-        found = os.fstat(file.fileno())
-        name = f"{found.st_dev}:{found.st_ino}"
+        file_status = os.fstat(file.fileno())
+        name = f"{file_status.st_dev}:{file_status.st_ino}"
         assert is_journal(file.fileno(), {"JOURNAL_STREAM": name})
-        for other in ("", f"{found.st_dev}:{found.st_ino + 1}", "x", f"1{name}"):
+        for other in (
+            "",
+            f"{file_status.st_dev}:{file_status.st_ino + 1}",
+            "x",
+            f"1{name}",
+        ):
             assert not is_journal(file.fileno(), {"JOURNAL_STREAM": other})
         assert not is_journal(file.fileno(), {})
     assert not is_journal(1_000_000, {"JOURNAL_STREAM": name})

@@ -29,9 +29,9 @@ def descriptor() -> Iterator[int]:
     """
     Provide the file descriptor of a scoreboard.
     """
-    made = scoreboard.create()
-    yield made
-    os.close(made)
+    new_scoreboard = scoreboard.create()
+    yield new_scoreboard
+    os.close(new_scoreboard)
 
 
 def score(number: int) -> Score:
@@ -128,9 +128,9 @@ def test_reader_never_sees_half_of_two_records(descriptor: int) -> None:
     finally:
         done.set()
         writer.join()
-    numbers = [each.failovers for each in seen if each is not None]
+    numbers = [score.failovers for score in seen if score is not None]
     assert numbers == sorted(numbers)
-    assert [each for each in seen if each is not None] == [score(n) for n in numbers]
+    assert [score for score in seen if score is not None] == [score(n) for n in numbers]
 
 
 def test_longest_score_leaves_the_claim_alone(descriptor: int) -> None:

@@ -19,7 +19,7 @@ def signals() -> Iterator[StartSignals]:
     Provide an instance that notes the signals of this process.
     """
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = [signal.getsignal(each) for each in numbers]
+    before = [signal.getsignal(number) for number in numbers]
     signals = StartSignals()
     signals.install()
     yield signals

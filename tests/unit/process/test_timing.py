@@ -52,19 +52,19 @@ def test_a_failed_deferred_does_not_end_the_calls() -> None:
 
     No other call is made before the C{Deferred} has fired.
     """
-    clock, made = Clock(), list[Deferred[None]]()
+    clock, results = Clock(), list[Deferred[None]]()
 
     def function() -> Deferred[None]:
-        made.append(Deferred())
-        return made[-1]
+        results.append(Deferred())
+        return results[-1]
 
     periodic = Periodic(function, clock)
     periodic.start(1.0, now=True)
     clock.advance(5.0)
-    assert len(made) == 1
-    made[0].errback(OSError(24, "Too many open files"))
+    assert len(results) == 1
+    results[0].errback(OSError(24, "Too many open files"))
     clock.advance(1.0)
-    assert len(made) == 2
+    assert len(results) == 2
 
 
 def test_stopped_periodic_makes_no_call() -> None:

@@ -66,8 +66,8 @@ def test_line_is_the_same_with_and_without_a_plan(
     Also for a request that was refused early.
     """
     server = Server(remembers=remembers, logs=True)
-    found = lines(server, *[head + b"\r\n\r\n"] * 3, peer=PEER)
-    assert found == [b'"192.0.2.1" - - [T] ' + line + b"\n"] * 3
+    written_lines = lines(server, *[head + b"\r\n\r\n"] * 3, peer=PEER)
+    assert written_lines == [b'"192.0.2.1" - - [T] ' + line + b"\n"] * 3
 
 
 def test_lines_follow_the_order_of_the_responses() -> None:
@@ -92,8 +92,11 @@ def test_line_names_the_client_behind_a_proxy() -> None:
     """
     server = Server(logs=True)
     forwarded = STEP[:-2] + b"X-Forwarded-For: 192.0.2.7\r\n\r\n"
-    found = lines(server, STEP, *[forwarded] * 3, peer=UNIXAddress(None))
-    assert [line.split(b" ")[0] for line in found] == [b'"-"', *[b'"192.0.2.7"'] * 3]
+    written_lines = lines(server, STEP, *[forwarded] * 3, peer=UNIXAddress(None))
+    assert [line.split(b" ")[0] for line in written_lines] == [
+        b'"-"',
+        *[b'"192.0.2.7"'] * 3,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -133,8 +136,8 @@ def test_full_disk_loses_lines_and_no_response() -> None:
             server.shared.tick()
         server.log.failure = None
         assert len(lines(server, STEP)) == 1
-    found = [(event["log_level"], event.get("count")) for event in events]
-    assert found == [(LogLevel.error, None), (LogLevel.error, 3)]
+    logged = [(event["log_level"], event.get("count")) for event in events]
+    assert logged == [(LogLevel.error, None), (LogLevel.error, 3)]
 
 
 def test_lines_go_to_a_new_file_after_logrotate_and_a_signal(tmp_path: Path) -> None:

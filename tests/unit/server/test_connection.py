@@ -21,11 +21,11 @@ def server() -> Server:
     """
     Return a server whose plan cache knows both requests.
     """
-    made = Server()
+    new_server = Server()
     for request in (NEXT, CURRENT):
-        ask(made, request)
-    assert len(made.shared.plans) == 2
-    return made
+        ask(new_server, request)
+    assert len(new_server.shared.plans) == 2
+    return new_server
 
 
 def ask(server: Server, *chunks: bytes, peer: object = None) -> Wire:
@@ -247,8 +247,10 @@ def test_rate_limit_counts_each_address_with_and_without_a_plan() -> None:
     The allowance grows again.
     """
     server = Server(rate=5)
-    one, other = (IPv4Address("TCP", host, 1) for host in ("10.0.0.1", "10.0.0.2"))
-    for peer in (one, other):
+    peer_of_one_client, other = (
+        IPv4Address("TCP", host, 1) for host in ("10.0.0.1", "10.0.0.2")
+    )
+    for peer in (peer_of_one_client, other):
         wire = server.connect(peer)
         for _ in range(7):
             wire.send(CURRENT)
@@ -256,8 +258,8 @@ def test_rate_limit_counts_each_address_with_and_without_a_plan() -> None:
         assert statuses(wire) == [200] * 5 + [429] * 2
         assert b"Retry-After: 1\r\n" in wire.received
     server.clock.rightNow += 0.2
-    assert statuses(ask(server, NEXT, peer=one)) == [200]
-    assert statuses(ask(server, NEXT, peer=one)) == [429]
+    assert statuses(ask(server, NEXT, peer=peer_of_one_client)) == [200]
+    assert statuses(ask(server, NEXT, peer=peer_of_one_client)) == [429]
     assert server.committer.durable.revision == 1
 
 
@@ -277,23 +279,27 @@ def test_malformed_request_counts_once_for_the_rate_limit(sent: bytes, status: i
     Over the limit it gets 429.
     """
     server = Server(rate=3)
-    one = IPv4Address("TCP", "10.0.0.1", 1)
-    found = [statuses(ask(server, sent, peer=one)) for _ in range(4)]
-    assert found == [[status]] * 3 + [[429]]
-    assert statuses(ask(server, CURRENT, peer=one)) == [429]
+    peer = IPv4Address("TCP", "10.0.0.1", 1)
+    seen_statuses = [statuses(ask(server, sent, peer=peer)) for _ in range(4)]
+    assert seen_statuses == [[status]] * 3 + [[429]]
+    assert statuses(ask(server, CURRENT, peer=peer)) == [429]
     server.clock.rightNow += 1
-    found = [statuses(ask(server, CURRENT, peer=one)) for _ in range(2)]
-    assert [*found, statuses(ask(server, sent, peer=one))] == [[200], [200], [status]]
-    assert statuses(ask(server, CURRENT, peer=one)) == [429]
+    seen_statuses = [statuses(ask(server, CURRENT, peer=peer)) for _ in range(2)]
+    assert [*seen_statuses, statuses(ask(server, sent, peer=peer))] == [
+        [200],
+        [200],
+        [status],
+    ]
+    assert statuses(ask(server, CURRENT, peer=peer)) == [429]
 
 
 def test_malformed_request_counts_for_the_client_that_the_proxy_names() -> None:
     server = Server(rate=1)
-    found = []
+    seen_statuses = []
     for host in (b"10.0.0.1", b"10.0.0.1", b"10.0.0.2"):
         head = b"GET / HTTP/1.1\r\nX-Forwarded-For: " + host + b"\r\n\r\n"
-        found += statuses(ask(server, head, peer=UNIXAddress(None)))
-    assert found == [400, 429, 400]
+        seen_statuses += statuses(ask(server, head, peer=UNIXAddress(None)))
+    assert seen_statuses == [400, 429, 400]
 
 
 def test_page_of_a_named_origin_may_read_early_refusals() -> None:

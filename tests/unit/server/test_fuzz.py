@@ -27,11 +27,11 @@ from tests.unit.server.test_same_answers import USUAL
 #: streams, whose answers have no end.
 SEEDS = st.sampled_from(
     [
-        each.sent
-        for each in TABLE
-        if 0 < len(each.sent) < 2048
-        and b"HEAD" not in each.sent
-        and b"/events" not in each.sent
+        exchange.sent
+        for exchange in TABLE
+        if 0 < len(exchange.sent) < 2048
+        and b"HEAD" not in exchange.sent
+        and b"/events" not in exchange.sent
     ]
 )
 
@@ -114,10 +114,10 @@ def hold(server: Server, chunks: list[bytes], ending: str) -> tuple[bytes, bool]
             server.connections.sweep()
             wire.turns()
         assert wire.closed
-    found = wire.received, wire.closed
+    result = wire.received, wire.closed
     wire.lose()
     server.turns()
-    return found
+    return result
 
 
 def answers(wire: Wire) -> list[Answer]:
@@ -151,7 +151,7 @@ def test_random_input_never_fails_and_plans_change_no_response(
             assert hold(without, chunks, ending) == (received, closed)
             if b"HEAD" not in b"".join(chunks):
                 came = split(received)
-                assert all(each.status < 500 for each in came)
+                assert all(response.status < 500 for response in came)
                 judge_moves(came, before, with_cache.committer.durable.revision)
         for server in (with_cache, without):
             wire = server.connect()

@@ -84,16 +84,16 @@ def test_known_plan_does_not_skip_the_host_check_of_another_connection(
     """
     A keep-alive connection stays open.
     """
-    one = server()
+    tested_server = server()
     sent = f"{request_line} HTTP/1.1\r\nHost: attacker.example\r\n{end}\r\n".encode()
-    assert answer(one, LAN, CLIENT, sent).startswith(b"HTTP/1.1 200 ")
-    before = one.committer.durable
-    wire = one.connect(CLIENT, LOOPBACK)
+    assert answer(tested_server, LAN, CLIENT, sent).startswith(b"HTTP/1.1 200 ")
+    before = tested_server.committer.durable
+    wire = tested_server.connect(CLIENT, LOOPBACK)
     wire.send(sent)
     wire.turns()
     assert wire.received.startswith(b"HTTP/1.1 421 Misdirected Request\r\n")
     assert b"--allowed-host" in wire.received
-    assert one.committer.durable is before
+    assert tested_server.committer.durable is before
     assert wire.closed is bool(end)
 
 
@@ -111,10 +111,10 @@ def test_every_answer_forbids_sniffing_and_embedding() -> None:
 
     This holds also for an answer from the plan cache or to a malformed request.
     """
-    one = server()
+    tested_server = server()
     malformed = [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"x" * 17000]
     for sent in [*REQUESTS, *REQUESTS, *malformed]:
-        got = answer(one, LAN, CLIENT, sent)
+        got = answer(tested_server, LAN, CLIENT, sent)
         head = got.partition(b"\r\n\r\n")[0] + b"\r\n"
         assert head.count(b"\r\nX-Content-Type-Options: nosniff\r\n") == 1, got
         assert head.count(b"\r\nCross-Origin-Resource-Policy: same-origin\r\n") == 1, got

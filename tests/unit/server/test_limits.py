@@ -68,10 +68,10 @@ def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connect
     """
     Return a table with C{connections} in it, which belong to no client in particular.
     """
-    made = Connections(limit, (clock or Turns()).seconds)
+    new_connections = Connections(limit, (clock or Turns()).seconds)
     for connection in connections:
-        assert made.admit(connection) is ACCEPTED
-    return made
+        assert new_connections.admit(connection) is ACCEPTED
+    return new_connections
 
 
 def test_longest_idle_connection_makes_room_first() -> None:
@@ -265,21 +265,21 @@ def test_client_above_its_share_makes_room_for_all_others() -> None:
     """
     connections = Connections(100, Turns().seconds)
     honest = [Fake(last_active=1.0) for _ in range(3)]
-    for number, each in enumerate(honest):
-        assert connections.admit(each, f"192.0.2.{number}") is ACCEPTED
+    for number, connection in enumerate(honest):
+        assert connections.admit(connection, f"192.0.2.{number}") is ACCEPTED
     flood = [
         Fake(phase=Phase.RECEIVING, receiving_since=100.0 + n, last_active=100.0)
         for n in range(96)
     ]
     flood.append(Fake(phase=BUSY, blocked_since=99.0))
-    for each in flood:
-        assert connections.admit(each, "198.51.100.1") is ACCEPTED
+    for connection in flood:
+        assert connections.admit(connection, "198.51.100.1") is ACCEPTED
     for number in range(10, 60):
         assert connections.admit(Fake(last_active=200.0), f"192.0.2.{number}") is ACCEPTED
         assert flood[number - 10].fate == ["aborted"]
     again = Fake(phase=Phase.RECEIVING, receiving_since=300.0)
     assert connections.admit(again, "198.51.100.1") is ACCEPTED
-    assert [each.fate for each in honest] == [[], [], []]
+    assert [connection.fate for connection in honest] == [[], [], []]
     assert len(connections) == 100
 
 
@@ -304,8 +304,8 @@ def test_connections_that_return_after_closing_exclude_no_client() -> None:
 def test_client_that_reads_nothing_cannot_hold_more_than_its_share() -> None:
     connections = Connections(40, Turns().seconds)
     blocked = [Fake(phase=BUSY, blocked_since=1.0 + n) for n in range(40)]
-    for each in blocked:
-        connections.admit(each, "198.51.100.1")
+    for connection in blocked:
+        connections.admit(connection, "198.51.100.1")
     assert connections.admit(Fake(), "192.0.2.1") is ACCEPTED
     assert blocked[0].fate == ["aborted"]
 
@@ -364,14 +364,14 @@ def test_connections_of_a_proxy_have_no_share() -> None:
     """
     connections = Connections(40, Turns().seconds)
     proxied = [Fake(last_active=100.0 + n) for n in range(38)]
-    for each in proxied:
-        connections.admit(each, None)
+    for connection in proxied:
+        connections.admit(connection, None)
     other = Fake(last_active=1.0)
     connections.admit(other, "192.0.2.1")
     connections.admit(Fake(last_active=1000.0), "192.0.2.2")
     assert connections.admit(Fake(), None) is ACCEPTED
     assert other.fate == ["aborted"]
-    assert not any(each.fate for each in proxied)
+    assert not any(connection.fate for connection in proxied)
 
 
 def test_only_some_connections_get_a_refusal_at_the_limit() -> None:
@@ -379,13 +379,15 @@ def test_only_some_connections_get_a_refusal_at_the_limit() -> None:
     A connection that is being refused holds a descriptor.
     """
     connections = table(1, Fake(phase=BUSY))
-    told = [Fake(phase=Phase.DRAINING) for _ in range(MAX_REFUSALS)]
-    assert {connections.admit(each) for each in told} == {REFUSED}
+    refused_connections = [Fake(phase=Phase.DRAINING) for _ in range(MAX_REFUSALS)]
+    assert {connections.admit(connection) for connection in refused_connections} == {
+        REFUSED
+    }
     assert connections.admit(Fake()) is DROPPED
-    connections.remove(told[0])
+    connections.remove(refused_connections[0])
     assert connections.admit(Fake()) is REFUSED
     connections.abort()
-    assert told[1].fate == ["aborted"]
+    assert refused_connections[1].fate == ["aborted"]
 
 
 def test_connection_makes_room_when_no_descriptor_is_left() -> None:

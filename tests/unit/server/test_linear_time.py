@@ -200,12 +200,12 @@ def test_time_to_parse_grows_linearly_with_any_repeated_value(
     server: Server, header: str
 ) -> None:
     for parts in values(header):
-        found = [ratio(server, header, parts, TRIES[0])]
+        ratios = [ratio(server, header, parts, TRIES[0])]
         for tries in TRIES[1:]:
-            if found[-1] < RATIO:
+            if ratios[-1] < RATIO:
                 break
-            found.append(ratio(server, header, parts, tries))
-        assert found[-1] < RATIO, (header, parts, found)
+            ratios.append(ratio(server, header, parts, tries))
+        assert ratios[-1] < RATIO, (header, parts, ratios)
 
 
 def test_search_finds_a_backtracking_expression(

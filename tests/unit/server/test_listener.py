@@ -208,8 +208,8 @@ def loop(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoop:
     """
     Return each of the loops that connections may be carried by.
     """
-    made: asyncio.AbstractEventLoop = request.param()
-    return made
+    new_loop: asyncio.AbstractEventLoop = request.param()
+    return new_loop
 
 
 @pytest.fixture
@@ -226,17 +226,17 @@ def running(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Machine
     """
     Yield a machine, and end it when the test is over.
     """
-    made = Machine(loop, server)
+    new_machine = Machine(loop, server)
     for request in (*[NEXT] * 3, *[CURRENT] * 3):
-        assert b" 200 OK\r\n" in made.ask(request)
+        assert b" 200 OK\r\n" in new_machine.ask(request)
         # So that a rate limit allows all of it.
         server.clock.rightNow += 1
     server.begin_at(1, 1)
-    made.passed = 0
+    new_machine.passed = 0
     try:
-        yield made
+        yield new_machine
     finally:
-        made.end()
+        new_machine.end()
 
 
 def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -> None:
@@ -295,7 +295,9 @@ def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
     client = machine.connect()
     machine.accepted()
     machine.turns()
-    (connection,) = (each for each in machine.made if each.phase is not Phase.CLOSED)
+    (connection,) = (
+        connection for connection in machine.made if connection.phase is not Phase.CLOSED
+    )
     seen: list[object] = []
     took = connection.perform
     connection.perform = lambda request: seen.append(request) or took(request)  # type: ignore[func-returns-value,method-assign]
@@ -365,7 +367,7 @@ def test_bug_while_a_response_is_sent_closes_the_connection(
         with monkeypatch.context() as patched, capturedLogs() as logged:
             patched.setattr(ResponseWriter, "write_state_response", fails)
             assert machine.ask(request) == b""
-        assert [each["log_level"] for each in logged] == [LogLevel.critical]
+        assert [event["log_level"] for event in logged] == [LogLevel.critical]
         machine.until(lambda: not len(machine.server.connections))
     assert b" 200 OK\r\n" in machine.ask(CURRENT)
 
@@ -384,7 +386,7 @@ def test_bug_in_the_first_turn_closes_the_connection(
         patched.setattr(machine.server.shared.plans, "find_request", fails)
         assert machine.ask(CURRENT + b"x") == b""
     assert len(machine.server.connections) == 0
-    assert [each["log_level"] for each in logged] == [LogLevel.critical]
+    assert [event["log_level"] for event in logged] == [LogLevel.critical]
 
 
 def test_keep_alive_connection_gets_a_transport_of_the_event_loop(machine: Machine) -> None:
@@ -618,7 +620,7 @@ def test_listener_retries_while_descriptors_or_memory_are_missing(
     machine.listening.times = 3
     with capturedLogs() as events:
         assert b"200 OK" in machine.ask(CURRENT)
-    (event,) = [each for each in events if each["log_level"] is LogLevel.error]
+    (event,) = [event for event in events if event["log_level"] is LogLevel.error]
     assert "none left" in str(event["error"])
 
 

@@ -32,10 +32,10 @@ def server() -> Server:
     """
     Return a server that has parsed a read and a step.
     """
-    made = Server()
+    new_server = Server()
     for head in (CURRENT, NEXT):
-        ask(made, head + b"\r\n")
-    return made
+        ask(new_server, head + b"\r\n")
+    return new_server
 
 
 def ask(server: Server, *heads: bytes, wire: Wire | None = None) -> list[int]:
@@ -164,7 +164,7 @@ def test_two_heads_in_turns_have_a_template_each(server: Server) -> None:
         assert asked(server, *identified(start, 6), wire=wire) == 0
     assert [template.prefix for template in wire.protocol.templates] == [other, NEXT]
     two = [identified(start, 9) for start in (other, NEXT)]
-    turns = [each for pair in zip(*two, strict=True) for each in pair]
+    turns = [head for pair in zip(*two, strict=True) for head in pair]
     assert asked(server, *turns, wire=wire) == 0
     assert {template.prefix for template in wire.protocol.templates} == {other, NEXT}
 
@@ -188,7 +188,7 @@ def test_head_with_too_many_lines_is_refused_despite_a_template(server: Server) 
     for number, status in ((most, 200), (most + 1, 431)):
         wire = server.connect()
         ask(server, *identified(BROWSER, 4), wire=wire)
-        lines = b"".join(b"A%d: b\r\n" % each for each in range(number))
+        lines = b"".join(b"A%d: b\r\n" % header_number for header_number in range(number))
         assert ask(server, *identified(BROWSER + lines, 1), wire=wire) == [status]
 
 
@@ -296,15 +296,15 @@ def kept(whole: object) -> Iterator[bytes]:
     seen: set[int] = set()
     waiting = [whole]
     while waiting:
-        each = waiting.pop()
-        if id(each) in seen or isinstance(each, type):
+        item = waiting.pop()
+        if id(item) in seen or isinstance(item, type):
             continue
-        seen.add(id(each))
-        ours = type(each).__module__.startswith("pexservice.server")
-        if isinstance(each, bytes):
-            yield each
-        elif ours or isinstance(each, (dict, list, tuple, set)):
-            waiting += gc.get_referents(each)
+        seen.add(id(item))
+        ours = type(item).__module__.startswith("pexservice.server")
+        if isinstance(item, bytes):
+            yield item
+        elif ours or isinstance(item, (dict, list, tuple, set)):
+            waiting += gc.get_referents(item)
 
 
 @pytest.mark.parametrize(
@@ -320,8 +320,8 @@ def test_plans_keep_no_secret(server: Server, name: bytes) -> None:
     assert asked(server, *heads, wire=wire) == 0
     plans = server.shared.plans
     kept_bytes = [*kept([plans, wire.protocol.templates])]
-    assert not [each for each in kept_bytes if b"s3cret" in each]
-    assert [each for each in kept_bytes if b"POST /next" in each]
+    assert not [text for text in kept_bytes if b"s3cret" in text]
+    assert [text for text in kept_bytes if b"POST /next" in text]
 
 
 def test_repeated_token_is_compared_on_its_own_connection_only() -> None:

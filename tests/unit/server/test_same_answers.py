@@ -155,12 +155,17 @@ def test_requests_split_at_any_byte_get_the_same_responses() -> None:
     """
     Also when their plans are known.
     """
-    one = b"POST /next HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n"
-    two = b"GET /current HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    first_request = b"POST /next HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n"
+    second_request = b"GET /current HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
     servers = [Server(remembers=remembers) for remembers in (True, False)]
-    for cut in range(len(one + two) + 1):
-        stream = one + two
-        chunks = [one, two, *filter(None, (stream[:cut], stream[cut:])), two]
+    for cut in range(len(first_request + second_request) + 1):
+        stream = first_request + second_request
+        chunks = [
+            first_request,
+            second_request,
+            *filter(None, (stream[:cut], stream[cut:])),
+            second_request,
+        ]
         answers = {hold(server, chunks, patient=True, ends=True) for server in servers}
         assert len(answers) == 1, cut
     assert servers[0].shared.requests.planned() > servers[0].shared.requests.unplanned
@@ -171,13 +176,13 @@ def test_usual_request_is_parsed_once_and_then_recognized() -> None:
     So the comparison compares something.
     """
     server = Server()
-    one = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
+    request = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
     wire = server.connect()
-    wire.send(one)
+    wire.send(request)
     wire.turns()
     assert server.shared.requests.unplanned == 1
     other = server.connect()
-    other.send(one)
+    other.send(request)
     other.turns()
     assert other.received.startswith(b"HTTP/1.1 200 OK\r\n")
     assert server.shared.requests.unplanned == 1

@@ -177,7 +177,7 @@ class Client:
             if line.name == b"X-Request-ID" or chance.random() < 0.15:
                 # The new line has the same name, so that shapes are found.
                 named = line.name.lower().strip()
-                name = next(each for each in NAMES if each.lower() == named)
+                name = next(name for name in NAMES if name.lower() == named)
                 self._lines[number] = self._line(name)
         happens = chance.random()
         if happens < 0.02 and self._lines:
@@ -201,7 +201,7 @@ def chunks_of(sent: bytes, chance: random.Random) -> list[bytes]:
     if chance.random() < 0.9:
         return [sent]
     cut = chance.randint(0, len(sent))
-    return [each for each in (sent[:cut], sent[cut:]) if each]
+    return [chunk for chunk in (sent[:cut], sent[cut:]) if chunk]
 
 
 def undated(answer: bytes) -> bytes:

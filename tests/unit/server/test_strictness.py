@@ -113,7 +113,9 @@ def test_one_empty_line_before_a_request_is_ignored(
     for chunk in chunks:
         wire.send(chunk)
         wire.turns()
-    assert [int(each) for each in re.findall(rb"HTTP/1.1 (\d+)", wire.received)] == statuses
+    assert [
+        int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", wire.received)
+    ] == statuses
 
 
 def test_connection_with_only_an_empty_line_gets_408() -> None:

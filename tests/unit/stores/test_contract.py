@@ -150,8 +150,8 @@ def test_history_comes_newest_first_across_the_rows_of_batches(store: IStore) ->
     """
     first = batch((0, 0), b"nnp")
     second = batch(end(first), b"rnn")
-    for each in (first, second):
-        now(store.commit(each))
+    for stored_batch in (first, second):
+        now(store.commit(stored_batch))
     rows: list[HistoryEntry] = [*replay(first), *replay(second)][::-1]
     assert now(store.history(None, 4)) == rows[:4]
     assert now(store.history(5, 100)) == rows[2:]

@@ -246,7 +246,7 @@ def test_reload_during_the_start_does_not_announce_readiness() -> None:
     supervised.workers.reload()
     supervised.reactor.turns(RELOAD_TIMEOUT_SECONDS + 1)
     assert supervised.score.reload is Reload.FAILED
-    assert not any(READY in each for each in supervised.told)
+    assert not any(READY in message for message in supervised.told)
 
 
 def test_wrong_options_start_no_worker(supervised: Supervised) -> None:

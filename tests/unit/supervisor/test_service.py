@@ -67,9 +67,9 @@ class ListeningReactor(ProcessReactor):
         """
         Listen on a TCP port.
         """
-        made: Any = tcp.Port(port, factory, backlog, interface, self)
-        made.startListening()
-        return made  # type: ignore[no-any-return]
+        opened_port: Any = tcp.Port(port, factory, backlog, interface, self)
+        opened_port.startListening()
+        return opened_port  # type: ignore[no-any-return]
 
     def listenUNIX(  # type: ignore[override]
         self, address: str, factory: IProtocolFactory, **options: Any
@@ -77,9 +77,9 @@ class ListeningReactor(ProcessReactor):
         """
         Listen on a Unix socket.
         """
-        made: Any = unix.Port(cast(bytes, address), factory, reactor=self, **options)
-        made.startListening()
-        return made  # type: ignore[no-any-return]
+        opened_port: Any = unix.Port(cast(bytes, address), factory, reactor=self, **options)
+        opened_port.startListening()
+        return opened_port  # type: ignore[no-any-return]
 
 
 class Bench:
@@ -125,7 +125,7 @@ class Bench:
         """
         Return the processes that run.
         """
-        return [each for each in self.reactor.spawned if each.alive]
+        return [process for process in self.reactor.spawned if process.alive]
 
     def stop(self) -> None:
         """
@@ -157,15 +157,15 @@ def make() -> Iterator[Callable[..., Bench]]:
     """
     Provide a factory of benches, whose services are stopped in the end.
     """
-    made: list[Bench] = []
+    benches: list[Bench] = []
 
     def make(**given: Any) -> Bench:
-        made.append(Bench(**given))
-        return made[-1]
+        benches.append(Bench(**given))
+        return benches[-1]
 
     yield make
-    for each in made:
-        each.stop()
+    for bench in benches:
+        bench.stop()
 
 
 def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> None:

@@ -87,14 +87,14 @@ def test_service_manager_gets_readiness_heartbeats_and_status(
     serving, standby = supervised.started()
     assert supervised.told == [[READY], ["STATUS=serving"]]
     del supervised.told[:]
-    for lines, told in (
+    for lines, messages in (
         ([ALIVE, READY, "STATUS=serving"], [[ALIVE]]),
         (["STATUS=looking around"], [["STATUS=looking around"]]),
         (["EXTEND_TIMEOUT_USEC=1000"], [["EXTEND_TIMEOUT_USEC=1000"]]),
         ([STOPPING, "MAINPID=7"], []),
     ):
         serving.notify(*lines)
-        assert supervised.told == told
+        assert supervised.told == messages
         del supervised.told[:]
     standby.notify(ALIVE, STANDING_BY)
     assert supervised.told == [[ALIVE]]
@@ -134,7 +134,7 @@ def test_each_end_of_a_worker_counts_by_its_reason(
     _, standby = supervised.started()
     standby.end(**how)
     restarts = supervised.score.restarts
-    assert {each: count for each, count in restarts.items() if count} == {reason: 1}
+    assert {reason: count for reason, count in restarts.items() if count} == {reason: 1}
 
 
 @pytest.mark.parametrize(

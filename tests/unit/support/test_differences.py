@@ -102,15 +102,15 @@ def test_wanted_difference_passes_only_for_its_case_and_alone(
     wanted = Wanted("a reason", undo, "group/*")
 
     def unwanted(name: str, after: Outcome, *known: Wanted) -> list[str]:
-        found = compare({name: old}, {name: after}, known, {})
-        assert found.seen == ([wanted] if known and name == "group/a" else [])
-        return [each for names in found.unwanted.values() for each in names]
+        comparison = compare({name: old}, {name: after}, known, {})
+        assert comparison.seen == ([wanted] if known and name == "group/a" else [])
+        return [name for names in comparison.unwanted.values() for name in names]
 
     assert unwanted("group/a", new, wanted) == []
     assert unwanted("group/a", new) == ["group/a"]
     assert unwanted("other/a", new, wanted) == ["other/a"]
-    found = compare({"group/a": old}, {"group/a": other}, [wanted], {})
-    assert bool(found.unwanted) is (other != old)
+    comparison = compare({"group/a": old}, {"group/a": other}, [wanted], {})
+    assert bool(comparison.unwanted) is (other != old)
 
 
 def test_comparison_shows_request_old_and_new_response() -> None:
@@ -119,10 +119,10 @@ def test_comparison_shows_request_old_and_new_response() -> None:
     """
     new = answer(404, b"8\n", ("Vary", "Accept"))
     names = [f"case {number}" for number in range(5)]
-    found = compare(
+    comparison = compare(
         dict.fromkeys(names, (OK,)), dict.fromkeys(names, (new,)), [], {names[0]: b"GET /"}
     )
-    assert str(found) == (
+    assert str(comparison) == (
         "case 0, case 1, case 2 and 2 others\n"
         "    asked: b'GET /'\n"
         "    statuses were '200'\n"
@@ -133,11 +133,14 @@ def test_comparison_shows_request_old_and_new_response() -> None:
 
 
 def test_another_order_of_headers_is_a_difference() -> None:
-    one, two = ("A", "b"), ("C", "d")
-    found = compare(
-        {"a": (answer(200, b"", one, two),)}, {"a": (answer(200, b"", two, one),)}, [], {}
+    first_header, second_header = ("A", "b"), ("C", "d")
+    comparison = compare(
+        {"a": (answer(200, b"", first_header, second_header),)},
+        {"a": (answer(200, b"", second_header, first_header),)},
+        [],
+        {},
     )
-    assert "is in this order:  ['C', 'A', 'Content-Length']" in str(found)
+    assert "is in this order:  ['C', 'A', 'Content-Length']" in str(comparison)
 
 
 def test_changed_status_is_accepted_only_if_both_statuses_are_as_named() -> None:

@@ -87,7 +87,7 @@ def all_journals(most: int) -> Sequence[tuple[Transition, ...]]:
     """
     Return all journals of at most C{most} transitions.
     """
-    return [each for n in range(most + 1) for each in product(Transition, repeat=n)]
+    return [journal for n in range(most + 1) for journal in product(Transition, repeat=n)]
 
 
 @settings(max_examples=2000, deadline=None)
@@ -99,11 +99,11 @@ def test_both_checkers_agree_on_short_records_with_a_known_journal(
     choose = random.Random(seed)  # noqa: S311 nothing secret
     for _ in range(changes):
         spoil(choose, records, journal)
-    found = faults(records, journal)
-    event(f"{changes} changes, {'wrong' if found else 'right'}")
-    assert linearizable(records, journal) == (not found), found
+    found_faults = faults(records, journal)
+    event(f"{changes} changes, {'wrong' if found_faults else 'right'}")
+    assert linearizable(records, journal) == (not found_faults), found_faults
     if changes == 0:
-        assert found == []
+        assert found_faults == []
 
 
 @settings(max_examples=400, deadline=None)
@@ -115,7 +115,7 @@ def test_order_exists_exactly_if_some_journal_makes_the_records_right(
     choose = random.Random(seed)  # noqa: S311 nothing secret
     for _ in range(changes):
         spoil(choose, records, journal)
-    some = any(not faults(records, each) for each in all_journals(len(records)))
+    some = any(not faults(records, journal) for journal in all_journals(len(records)))
     event(f"{changes} changes, {'right' if some else 'wrong'}")
     assert linearizable(records) == some
 
@@ -193,9 +193,11 @@ def refused_and_made(records: list[Record], _: list[Transition]) -> None:
     """
     Record steps as refused that were made after all.
     """
-    for index, each in enumerate(records):
-        if each.operation is PREVIOUS and (each.seen is None or index > len(records) / 2):
-            records[index] = evolve(each, seen=None, refused=True)
+    for index, record in enumerate(records):
+        if record.operation is PREVIOUS and (
+            record.seen is None or index > len(records) / 2
+        ):
+            records[index] = evolve(record, seen=None, refused=True)
 
 
 def asked_for_too_late(records: list[Record], _: list[Transition]) -> None:
@@ -204,9 +206,9 @@ def asked_for_too_late(records: list[Record], _: list[Transition]) -> None:
     """
     step = told(records, NEXT)
     records[step] = evolve(records[step], seen=None)
-    for index, each in enumerate(records):
-        if each.operation is NEXT and each.seen is None:
-            records[index] = evolve(each, called=APART * len(records))
+    for index, record in enumerate(records):
+        if record.operation is NEXT and record.seen is None:
+            records[index] = evolve(record, called=APART * len(records))
 
 
 PLANTS: dict[Plant, str] = {
@@ -233,9 +235,9 @@ def test_planted_fault_among_thousands_of_operations_is_named(
     records, journal = recorded(seed, 5000)
     assert faults(records, journal) == []
     plant(records, journal)
-    found = faults(records, journal)
-    assert found
-    assert all(PLANTS[plant] in each for each in found), found
+    found_faults = faults(records, journal)
+    assert found_faults
+    assert all(PLANTS[plant] in fault for fault in found_faults), found_faults
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)

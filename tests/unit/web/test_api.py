@@ -133,7 +133,9 @@ def test_two_accept_lines_are_one_list(call: Caller) -> None:
     assert answer["Content-Type"] == JSON
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=[each.path for each in ENDPOINTS])
+@pytest.mark.parametrize(
+    "endpoint", ENDPOINTS, ids=[endpoint.path for endpoint in ENDPOINTS]
+)
 def test_other_methods_get_405_with_the_allowed_ones_and_move_nothing(
     call: Caller, endpoint: object
 ) -> None:
@@ -222,7 +224,7 @@ def test_index_names_every_endpoint_as_text_and_json(call: Caller) -> None:
     assert text["Content-Type"] == "text/plain; charset=utf-8"
     for endpoint in ENDPOINTS:
         assert endpoint.path.encode() in text.body
-    assert [each["path"] for each in json.json["endpoints"]] == [
+    assert [endpoint["path"] for endpoint in json.json["endpoints"]] == [
         endpoint.path for endpoint in ENDPOINTS
     ]
     assert json.json["endpoints"][2]["methods"] == ["POST", "GET"]
@@ -260,7 +262,7 @@ class TestPostOnly:
         They have all the rest.
         """
         index = call("GET", "/", Accept=JSON).json["endpoints"]
-        methods = {each["path"]: each["methods"] for each in index}
+        methods = {endpoint["path"]: endpoint["methods"] for endpoint in index}
         assert methods["/next"] == methods["/previous"] == methods["/reset"] == ["POST"]
         assert b"\nPOST      /next" in call("GET", "/").body
         paths = call("GET", "/openapi.json").json["paths"]
@@ -315,8 +317,11 @@ class TestIdempotency:
         assert first + second == []
         call.store.finish()
         call.turn()
-        assert [each["Idempotency-Replayed"] for each in first + second] == [None, "true"]
-        assert [each["Pex-Revision"] for each in first + second] == ["1", "1"]
+        assert [response["Idempotency-Replayed"] for response in first + second] == [
+            None,
+            "true",
+        ]
+        assert [response["Pex-Revision"] for response in first + second] == ["1", "1"]
 
     @pytest.mark.parametrize(
         "key", ["", " ", "a b", "\u00e9", "k" * 256, "a\x7f", ["a", "b"], ["a", "a"]]
@@ -454,7 +459,7 @@ class TestPreconditions:
         assert first + second == []
         call.store.finish()
         call.turn()
-        assert [each.status for each in first + second] == [200, 412]
+        assert [response.status for response in first + second] == [200, 412]
         assert second[0]["Pex-Revision"] == "1"
 
 
@@ -502,7 +507,7 @@ class TestHistory:
         while path:
             answer = call("GET", path, Accept=JSON)
             page = answer.json
-            seen += [each["revision"] for each in page["transitions"]]
+            seen += [transition["revision"] for transition in page["transitions"]]
             sizes.append(len(page["transitions"]))
             link = page["next"] and f'<{page["next"]}>; rel="next"'
             assert answer["Link"] == link
@@ -515,7 +520,7 @@ class TestHistory:
     ) -> None:
         values(call, *["/next"] * 9)
         page = call("GET", "/history?before=5&limit=2", Accept=JSON).json
-        assert [each["revision"] for each in page["transitions"]] == [4, 3]
+        assert [transition["revision"] for transition in page["transitions"]] == [4, 3]
         assert page["next"] == "/history?before=3&limit=2"
 
     @pytest.mark.parametrize(
@@ -627,7 +632,7 @@ class TestFaults:
             b"X-Content-Type-Options: nosniff",
         ]
         assert body == b"internal error; the service's log has the reason\n"
-        assert sum("ZeroDivisionError" in str(each) for each in logged) == 1
+        assert sum("ZeroDivisionError" in str(event) for event in logged) == 1
         wire.send(request)
         assert wire.received.endswith(b"\r\n\r\n0\n")
 

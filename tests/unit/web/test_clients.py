@@ -66,8 +66,8 @@ def test_client_is_the_last_forwarded_address_that_is_no_trusted_proxy(
     Only a trusted proxy is believed.
     """
     clients = Clients(["10.0.0.9"])
-    found = clients.client_address(peer_of(clients, peer), forwarded)
-    assert found == (expected or "")
+    address = clients.client_address(peer_of(clients, peer), forwarded)
+    assert address == (expected or "")
 
 
 def test_trusted_proxy_is_recognized_in_any_spelling() -> None:
@@ -93,8 +93,8 @@ def test_one_client_for_each_ipv4_address() -> None:
     IPv4 clients of a dual-stack listener have an allowance each.
     """
     clients = Clients()
-    one, other = (clients.peer(f"::ffff:192.0.2.{n}", "") for n in (1, 2))
-    assert (one.address, other.address) == ("192.0.2.1", "192.0.2.2")
+    first_peer, other = (clients.peer(f"::ffff:192.0.2.{n}", "") for n in (1, 2))
+    assert (first_peer.address, other.address) == ("192.0.2.1", "192.0.2.2")
 
 
 @pytest.mark.parametrize(

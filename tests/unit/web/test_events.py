@@ -66,7 +66,7 @@ def revisions(wire: Wire) -> list[int]:
     """
     Return the revisions of the events that have arrived.
     """
-    return [int(each) for each in re.findall(rb"(?m)^id: (\d+)$", wire.received)]
+    return [int(revision) for revision in re.findall(rb"(?m)^id: (\d+)$", wire.received)]
 
 
 def data(received: bytes) -> Any:
@@ -240,8 +240,8 @@ def workers(wire: Wire) -> list[Any]:
     """
     Return the data of the events about the workers.
     """
-    found = re.findall(rb"(?m)^event: workers\ndata: (.*)$", wire.received)
-    return [json.loads(each) for each in found]
+    bodies = re.findall(rb"(?m)^event: workers\ndata: (.*)$", wire.received)
+    return [json.loads(body) for body in bodies]
 
 
 def test_events_about_workers_are_sent_only_on_request() -> None:
@@ -396,9 +396,9 @@ def test_streams_and_their_connections_end_when_the_worker_stops(version: str) -
     assert wire.closed
     late = watch(server, version=version)
     assert (revisions(late), late.closed) == ([0], True)
-    for each in (wire, late):
-        assert each.received.endswith(b"0\r\n\r\n") is (version == "1.1")
-        assert each.received.count(b"Connection: close\r\n") == 1
+    for stream in (wire, late):
+        assert stream.received.endswith(b"0\r\n\r\n") is (version == "1.1")
+        assert stream.received.count(b"Connection: close\r\n") == 1
     assert len(server.events) == 0
 
 

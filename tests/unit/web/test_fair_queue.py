@@ -139,8 +139,8 @@ def test_other_requests_are_answered_between_two_pages_of_the_history() -> None:
     """
     server = paced_server()
     readers = [server.connect() for _ in range(4)]
-    for each in readers:
-        each.send(b"GET /history HTTP/1.1\r\nHost: h\r\n\r\n")
+    for reading_wire in readers:
+        reading_wire.send(b"GET /history HTTP/1.1\r\nHost: h\r\n\r\n")
     assert [bool(reader.received) for reader in readers] == [True, False, False, False]
     other = server.connect()
     other.send(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")

@@ -19,7 +19,7 @@ RANGES = st.sampled_from(
 )
 BLANKS = st.sampled_from(["", " ", "\t", "  "])
 WEIGHTS = st.sampled_from(
-    ["", *(f";q={each}" for each in ("0", "1", "0.5", "0.35", "1.0"))]
+    ["", *(f";q={quality}" for quality in ("0", "1", "0.5", "0.35", "1.0"))]
 )
 PARAMETERS = st.sampled_from(
     ["", ";charset=utf-8", ';x="a,b;q=0"', r';x="a\"b,text/html"', ";level=1;v=b3", ";X=y"]

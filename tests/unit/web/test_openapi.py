@@ -102,13 +102,13 @@ def test_document_has_each_path_with_its_methods_and_summary() -> None:
     assert {path: [*item] for path, item in described.items()} == {
         endpoint.path: endpoint.allow.decode().lower().split(", ") for endpoint in ENDPOINTS
     }
-    for each in ENDPOINTS:
+    for documented in ENDPOINTS:
         summaries = {
-            described[each.path][method.decode().lower()]["summary"]
-            for method in each.methods
+            described[documented.path][method.decode().lower()]["summary"]
+            for method in documented.methods
         }
         (summary,) = summaries
-        assert summary.lower() == each.summary.partition(";")[0].lower()
+        assert summary.lower() == documented.summary.partition(";")[0].lower()
 
 
 def test_post_only_document_has_no_get_of_a_stepping_path() -> None:
@@ -176,17 +176,17 @@ def test_every_reference_leads_to_a_part_of_the_document() -> None:
         if isinstance(part, dict):
             if isinstance(part.get("$ref"), str):
                 yield part["$ref"]
-            for each in part.values():
-                yield from references(each)
+            for value in part.values():
+                yield from references(value)
         elif isinstance(part, list):
-            for each in part:
-                yield from references(each)
+            for item in part:
+                yield from references(item)
 
-    found = set(references(whole))
-    assert found
-    for each in found:
+    paths = set(references(whole))
+    assert paths
+    for path in paths:
         at = whole
-        for name in each.removeprefix("#/").split("/"):
+        for name in path.removeprefix("#/").split("/"):
             at = at[name]
 
 
@@ -227,7 +227,8 @@ def test_document_has_every_problem_as_it_is_sent() -> None:
     whole = document()
     schema = whole["components"]["schemas"]["Problem"]
     examples = {
-        each["type"].removeprefix(problems.TYPE_PREFIX): each for each in schema["examples"]
+        example["type"].removeprefix(problems.TYPE_PREFIX): example
+        for example in schema["examples"]
     }
     assert examples == {name: json.loads(body) for name, body in bodies.items()}
     properties = schema["properties"]
@@ -237,10 +238,10 @@ def test_document_has_every_problem_as_it_is_sent() -> None:
     assert properties["status"]["enum"] == sorted(
         {example["status"] for example in examples.values()}
     )
-    for each in PROBLEMS:
-        response = whole["components"]["responses"][f"problem-{each.status.value}"]
-        assert f"`{each.name}`" in response["description"]
-        sent = {name.decode() for name, _ in each.response(PROBLEM).headers}
+    for sent_problem in PROBLEMS:
+        response = whole["components"]["responses"][f"problem-{sent_problem.status.value}"]
+        assert f"`{sent_problem.name}`" in response["description"]
+        sent = {name.decode() for name, _ in sent_problem.response(PROBLEM).headers}
         assert {*response["headers"]} == sent - {"Content-Type"}
 
 
@@ -250,7 +251,7 @@ def test_examples_are_made_by_the_code_that_responds() -> None:
     components = document()["components"]
     (index,) = components["schemas"]["Index"]["examples"]
     served = json.loads(ALL_METHODS.json_index)["endpoints"]
-    assert all(each in served for each in index["endpoints"])
+    assert all(endpoint in served for endpoint in index["endpoints"])
     examples = {
         name: schema["examples"]
         for name, schema in components["schemas"].items()
@@ -276,7 +277,7 @@ def test_document_has_the_limits_and_transitions_of_the_code() -> None:
         == MAX_IDEMPOTENCY_KEY_BYTES
     )
     transition = components["schemas"]["Transition"]["properties"]["transition"]
-    assert transition["enum"] == [each.word for each in Transition]
+    assert transition["enum"] == [transition.word for transition in Transition]
 
 
 def test_document_is_served_as_json_with_a_tag(call: Caller) -> None:

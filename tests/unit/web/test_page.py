@@ -57,11 +57,11 @@ def test_the_policy_names_each_style_and_script() -> None:
     for kind, count in ((b"style", 1), (b"script", 8)):
         parts = re.findall(b"<%b>(.*?)</%b>" % (kind, kind), answer.body, re.DOTALL)
         hashes = [b64encode(sha256(part).digest()).decode() for part in parts]
-        sources = " ".join(f"'sha256-{each}'" for each in hashes)
+        sources = " ".join(f"'sha256-{digest}'" for digest in hashes)
         assert f"{kind.decode()}-src {sources};" in policy
         assert len(parts) == count
     loaded = re.findall(rb"""(?:src|href)=["']?(?!data:)([^"'>]+)""", answer.body)
-    assert {each.decode() for each in loaded} == {
+    assert {digest.decode() for digest in loaded} == {
         "/current",
         "/history",
         "/readyz?verbose",

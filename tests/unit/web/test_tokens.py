@@ -24,13 +24,13 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, byte
     """
     pairs: list[tuple[bytes, bytes]] = []
 
-    def compare(one: bytes, other: bytes) -> bool:
-        pairs.append((one, other))
-        return compare_digest(one, other)
+    def compare(digest: bytes, other: bytes) -> bool:
+        pairs.append((digest, other))
+        return compare_digest(digest, other)
 
     monkeypatch.setattr(access, "compare_digest", compare)
     yield pairs
-    assert all(len(one) == len(other) == 32 for one, other in pairs)
+    assert all(len(digest) == len(other) == 32 for digest, other in pairs)
 
 
 @pytest.mark.parametrize("token", [*TOKENS, "firs", "first.", "", "z" * 4000])
@@ -42,7 +42,7 @@ def test_token_is_compared_with_all_digests_each_time(
 
     All digests have the same length.
     """
-    known = frozenset(sha256(each.encode()).digest() for each in TOKENS)
+    known = frozenset(sha256(token.encode()).digest() for token in TOKENS)
     answer = Caller(Access(known))("POST", "/next", Authorization=f"Bearer {token}")
     assert answer.status == (200 if token in TOKENS else 401)
     assert {other for _, other in compared} == known

@@ -33,8 +33,8 @@ def pipe() -> Iterator[tuple[int, int]]:
     Provide the reading and the writing end of a pipe.
     """
     reading, writing = os.pipe()
-    for each in (reading, writing):
-        os.set_inheritable(each, True)  # noqa: FBT003 its only argument
+    for descriptor in (reading, writing):
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
     yield reading, writing
     os.close(reading)
     os.close(writing)
@@ -184,8 +184,8 @@ def test_long_verification_is_logged_now_and_then() -> None:
         for percent in range(40):
             progress(percent)
             clock.advance(LOG_INTERVAL_SECONDS / 4)
-    told = [event["status"] for event in events]
-    assert told == [f"verifying the store: {percent} %" for percent in range(4, 40, 4)]
+    statuses = [event["status"] for event in events]
+    assert statuses == [f"verifying the store: {percent} %" for percent in range(4, 40, 4)]
 
 
 def test_no_heartbeat_but_progress_while_the_store_is_verified() -> None:

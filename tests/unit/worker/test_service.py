@@ -181,16 +181,16 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
     """
     Provide a factory of benches, whose services are stopped in the end.
     """
-    made: list[Bench] = []
+    benches: list[Bench] = []
 
     def make(**given: Any) -> Bench:
-        made.append(Bench(monkeypatch, **given))
-        return made[-1]
+        benches.append(Bench(monkeypatch, **given))
+        return benches[-1]
 
     yield make
-    for each in made:
-        if each.worker.running:
-            each.stop()
+    for bench in benches:
+        if bench.worker.running:
+            bench.stop()
 
 
 def test_worker_that_serves_notifies_readiness(make: Callable[..., Bench]) -> None:
@@ -492,10 +492,10 @@ def test_an_exception_with_the_store_in_hand(
     with capturedLogs() as events:
         bench.worker.startService()
     assert (bench.statuses, bench.exit.reason) == ([Status.CANNOT_START], reason)
-    found = [
+    logged_levels = [
         event["log_level"] for event in events if event["log_level"] is not LogLevel.info
     ]
-    assert found == levels
+    assert logged_levels == levels
     bench.stop()
     assert bench.store.closed
 

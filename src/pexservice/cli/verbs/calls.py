@@ -99,21 +99,21 @@ def reset(arguments: Namespace) -> Result:
     return _step(arguments, "reset")
 
 
-def _step(arguments: Namespace, word: str) -> Result:
+def _step(arguments: Namespace, step_name: str) -> Result:
     from pexservice.client.cursor import new_key
 
     key = new_key() if arguments.key is None else arguments.key
     try:
         with _service(arguments) as cursor:
-            state = getattr(cursor, word)(if_revision=arguments.if_revision, key=key)
-    except (KeyboardInterrupt, SystemExit) as end:
+            state = getattr(cursor, step_name)(if_revision=arguments.if_revision, key=key)
+    except (KeyboardInterrupt, SystemExit) as interrupt:
         raise VerbFailed(
-            f"interrupted: {word} may or may not have been made; repeat it with"
+            f"interrupted: {step_name} may or may not have been made; repeat it with"
             f" --key {key}",
             "outcome-unknown",
             {"key": key},
-            128 + (signal.SIGTERM if isinstance(end, SystemExit) else signal.SIGINT),
-        ) from end
+            128 + (signal.SIGTERM if isinstance(interrupt, SystemExit) else signal.SIGINT),
+        ) from interrupt
     outcome = {"outcome": "moved", **_object_of(state), "replayed": state.replayed}
     return Result(state.digits, outcome)
 

@@ -49,13 +49,16 @@ def check(arguments: Namespace) -> Result:
             facts = wait_for(lambda: store.inspect(options_for(settings)))
         except StoreBusy:
             in_use.append(f"the store {store.name}")
-    config = next((b for a, b in pairwise(arguments.options) if a == "--config"), None)
+    config = next(
+        (value for option, value in pairwise(arguments.options) if option == "--config"),
+        None,
+    )
     if unit := unit_of(config):
         for problem in problems(settings, unit, properties_of(unit)):
             raise VerbFailed(problem, "misconfigured")
     note = f"; {', '.join(facts)}" if facts else ""
-    used = f"; in use now: {', '.join(in_use)}" if in_use else ""
-    return Result(f"well{note}{used}", {"outcome": "well", "in_use": in_use})
+    in_use_note = f"; in use now: {', '.join(in_use)}" if in_use else ""
+    return Result(f"well{note}{in_use_note}", {"outcome": "well", "in_use": in_use})
 
 
 def _check_access_log(name: str | None) -> None:

@@ -137,11 +137,11 @@ def _host_and_port(family: socket.AddressFamily, address: str) -> tuple[str, int
     """
     Return where to connect to a socket that listens on C{address}, in the kernel's form.
     """
-    words, port = address.split(":")
+    digits, port = address.split(":")
     # Words of four bytes, each in the machine's byte order.
     packed = b"".join(
-        int(words[start : start + 8], 16).to_bytes(4, sys.byteorder)
-        for start in range(0, len(words), 8)
+        int(digits[start : start + 8], 16).to_bytes(4, sys.byteorder)
+        for start in range(0, len(digits), 8)
     )
     if not any(packed):
         return ("127.0.0.1" if family is socket.AF_INET else "::1"), int(port, 16)
@@ -187,8 +187,8 @@ def _status_of(url: BaseURL, context: SSLContext | None) -> Result:
             raise _SpeaksTLS from error
         if isinstance(error, ConnectionError) and error.strerror:
             raise _unreachable(f"{url}: {error.strerror}") from error
-        words = printable(f"{type(error).__name__}: {error}")
-        raise _unreachable(f"{url} does not speak HTTP: {words}") from error
+        reason_text = printable(f"{type(error).__name__}: {error}")
+        raise _unreachable(f"{url} does not speak HTTP: {reason_text}") from error
     except OSError as error:
         raise _unreachable(f"{url}: {error.strerror or error}") from error
     if ready.status == 503:  # noqa: PLR2004 the status of not being ready

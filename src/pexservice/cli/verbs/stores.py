@@ -160,8 +160,8 @@ def _write_textfile(
 
     registry = CollectorRegistry()
 
-    def add(short: str, words: str, value: float) -> None:
-        gauge = Gauge(f"pexservice_backup_{short}", words, ["store"], registry=registry)
+    def add(suffix: str, meaning: str, value: float) -> None:
+        gauge = Gauge(f"pexservice_backup_{suffix}", meaning, ["store"], registry=registry)
         gauge.labels(str(Path(store.directory).absolute())).set(value)
 
     try:
@@ -171,8 +171,8 @@ def _write_textfile(
     add("failed", "Whether the last backup failed.", failed)
     add("kept", "Verified backups that there are.", len(backups))
     if backups:
-        words = "When the newest verified backup was begun, in seconds since 1970."
-        add("last_success_timestamp_seconds", words, int(backups[-1].time))
+        meaning = "When the newest verified backup was begun, in seconds since 1970."
+        add("last_success_timestamp_seconds", meaning, int(backups[-1].time))
         if (revision := backups[-1].revision) is not None:
             add("revision", "The revision of the newest verified backup.", revision)
     try:

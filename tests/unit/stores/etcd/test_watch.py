@@ -79,7 +79,7 @@ def test_watch_starts_again_after_a_delay_until_it_is_stopped() -> None:
     way.pauses[0].callback(None)
     way.streams[1].errback(CallUnanswered("broken", sent=True))
     way.pauses[1].callback(None)
-    assert [each.revision for each in heard] == [1, 2, 3]
+    assert [cursor.revision for cursor in heard] == [1, 2, 3]
     watch.stop()
     assert len(way.pauses) == 2
 

@@ -44,7 +44,7 @@ def names(path: Path) -> set[str]:
     """
     Return the names of the entries of C{path}.
     """
-    return {each.name for each in path.iterdir()}
+    return {file.name for file in path.iterdir()}
 
 
 def test_backup_has_the_state_and_permissions_of_its_store(store: Path) -> None:
@@ -52,11 +52,11 @@ def test_backup_has_the_state_and_permissions_of_its_store(store: Path) -> None:
     It is no larger than it must be.
     """
     (store / READER_TABLE).unlink()
-    made = backup(str(store), str(store.parent / "copy"))
+    copy = backup(str(store), str(store.parent / "copy"))
     original = summary(store)
-    assert (made.revision, made.position) == (original.revision, original.position)
-    assert made.store == str(store.parent / "copy")
-    assert made.size == (store.parent / "copy" / DATA).stat().st_size <= original.size
+    assert (copy.revision, copy.position) == (original.revision, original.position)
+    assert copy.store == str(store.parent / "copy")
+    assert copy.size == (store.parent / "copy" / DATA).stat().st_size <= original.size
     assert (mode(store.parent / "copy"), mode(store.parent / "copy" / DATA)) == (
         0o700,
         0o600,
@@ -73,8 +73,8 @@ def test_store_in_use_can_be_copied(tmp_path: Path) -> None:
     filled(tmp_path / "store", BATCHES)
     store = at(tmp_path / "store")
     state = now(store.open())[:2]
-    made = backup(str(tmp_path / "store"), str(tmp_path / "copy"))
-    assert (made.revision, made.position) == state
+    copy = backup(str(tmp_path / "store"), str(tmp_path / "copy"))
+    assert (copy.revision, copy.position) == state
     now(store.commit(batch(state, b"n")))
     now(store.close())
 

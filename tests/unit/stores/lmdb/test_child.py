@@ -51,7 +51,7 @@ def test_progress_of_a_child_is_reported_while_it_runs(module: Path) -> None:
     """
     Its other lines do not disturb.
     """
-    told: list[int] = []
+    percentages: list[int] = []
     child = """
 import os, sys
 print("progress 1", flush=True)
@@ -60,8 +60,8 @@ print("progress nothing", flush=True)
 print("progress 99", flush=True)
 assert sys.argv[1:] == ["argument"]
 """
-    ask(module, child, told.append)
-    assert told == [0, 1, 99]
+    ask(module, child, percentages.append)
+    assert percentages == [0, 1, 99]
     ask(module, child)
 
 

@@ -107,11 +107,11 @@ def _opened(path: Path) -> int:
     """
     Return how many file descriptors this process has of C{path}.
     """
-    found = 0
-    for each in Path("/proc/self/fd").iterdir():
+    count = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):
-            found += each.samefile(path)
-    return found
+            count += descriptor.samefile(path)
+    return count
 
 
 @pytest.fixture
@@ -143,23 +143,23 @@ def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path
     def make(staging: Path) -> None:
         (staging / DATA).write_text("a store")
 
-    made = Directory(str(path))
+    directory = Directory(str(path))
     with pytest.raises(StoreUnusable, match="Input/output error"):
-        made.lock()
+        directory.lock()
     assert path.is_dir()
     for _ in range(2):
         with pytest.raises(StoreUnusable, match="cannot be made: Input/output error"):
-            made.install(make)
+            directory.install(make)
     assert synced == []
-    made.install(make)
+    directory.install(make)
     assert synced == [tmp_path, path / STAGING, path]
 
     # The same for a store that is in place, but whose rename is not durable.
     (path / STAGING).mkdir()
-    made.tidy()
+    directory.tidy()
     assert synced[3:] == [path]
-    assert [each.name for each in path.iterdir()] == [DATA]
-    made.tidy()
+    assert [file.name for file in path.iterdir()] == [DATA]
+    directory.tidy()
     assert synced[4:] == []
 
 

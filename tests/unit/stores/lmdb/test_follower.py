@@ -97,7 +97,7 @@ def test_keys_are_read_once_a_second(service: Service) -> None:
     assert service.log.remembered_keys.find(b"two") == KeyUse(Transition.NEXT, 2, 2)
     # The row grows, and then more rows come.
     for number in range(10):
-        service.commit(*(b"%d-%d" % (number, each) for each in range(40)))
+        service.commit(*(b"%d-%d" % (number, index) for index in range(40)))
         service.poll()
         assert service.knows(b"%d-39" % number)
     assert len(service.log.remembered_keys) == 402
@@ -120,7 +120,7 @@ def test_few_rows_are_read_at_a_time(
 ) -> None:
     monkeypatch.setattr(follower, "MAX_ROWS", 2)
     for number in range(6):
-        service.commit(*(b"%d-%d" % (number, each) for each in range(64)))
+        service.commit(*(b"%d-%d" % (number, index) for index in range(64)))
     service.poll()
     assert service.knows(b"1-63")
     assert not service.knows(b"2-0")
@@ -148,7 +148,7 @@ def test_standby_that_takes_over_reads_only_what_is_new(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(5):
-        service.commit(*(b"%d-%d" % (number, each) for each in range(64)))
+        service.commit(*(b"%d-%d" % (number, index) for index in range(64)))
     service.poll()
     service.commit(b"last")
     read: list[bytes] = []
@@ -195,7 +195,7 @@ def test_damage_does_not_end_the_standby(service: Service) -> None:
 
 def test_tree_that_is_a_circle_is_given_up(service: Service) -> None:
     for number in range(300):
-        service.commit(*(b"%d-%d" % (number, each) for each in range(64)))
+        service.commit(*(b"%d-%d" % (number, index) for index in range(64)))
     path = service.path / DATA
     with path.open("rb+") as file:
         meta = read_meta(file.fileno())
@@ -251,7 +251,7 @@ def test_rows_that_were_trimmed_meanwhile_do_not_matter(tmp_path: Path) -> None:
     service.commit(*(b"a%d" % number for number in range(64)))
     service.poll()
     for number in range(20):
-        service.commit(*(b"b%d-%d" % (number, each) for each in range(64)))
+        service.commit(*(b"b%d-%d" % (number, index) for index in range(64)))
     service.poll()
     service.poll()
     assert service.knows(b"b19-63")

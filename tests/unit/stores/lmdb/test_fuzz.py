@@ -30,7 +30,7 @@ numbers = st.integers(0, 2**64 - 1)
 starts = st.integers(0, 2**62)
 names = st.binary(max_size=300)
 transitions = st.sampled_from(list(Transition))
-codes = transitions.map(lambda each: each.value)
+codes = transitions.map(lambda transition: transition.value)
 
 #: The payloads of records, and bytes that look like them.
 payloads = (
@@ -126,7 +126,7 @@ def drawn(draw: st.DrawFn, written: st.SearchStrategy[tuple[bytes, bytes]]) -> D
 
 
 def again(
-    found: Drawn,
+    drawn: Drawn,
     read: Callable[[bytes, bytes], T],
     write: Callable[[T], tuple[bytes, bytes]],
 ) -> None:
@@ -134,12 +134,12 @@ def again(
     Check that a record is refused and not genuine, or is read and rewritten byte for byte.
     """
     try:
-        said = read(found.key, found.value)
+        content = read(drawn.key, drawn.value)
     except (records.BadRecord, records.OtherFormat):
-        assert not found.genuine
+        assert not drawn.genuine
         return
-    assert not found.foreign
-    assert write(said) == (found.key, found.value)
+    assert not drawn.foreign
+    assert write(content) == (drawn.key, drawn.value)
 
 
 many = settings(max_examples=500, deadline=None)
@@ -147,59 +147,59 @@ many = settings(max_examples=500, deadline=None)
 
 @many
 @given(drawn(cursors))
-def test_cursor_record_is_read_as_written_or_refused(found: Drawn) -> None:
+def test_cursor_record_is_read_as_written_or_refused(record: Drawn) -> None:
     """
     It is read under its own key only.
     """
-    found = evolve(found, key=records.CURSOR_KEY)
+    record = evolve(record, key=records.CURSOR_KEY)
     # A cursor of format 1 is read as well, but none is written.
-    assume(found.value[:2] != b"\0\1")
+    assume(record.value[:2] != b"\0\1")
     again(
-        found,
+        record,
         lambda _, value: records.decode_cursor(value),
-        lambda said: (records.CURSOR_KEY, records.encode_cursor(*said[1:])),
+        lambda content: (records.CURSOR_KEY, records.encode_cursor(*content[1:])),
     )
 
 
 @many
 @given(drawn(rows))
-def test_journal_row_is_read_as_written_or_refused(found: Drawn) -> None:
+def test_journal_row_is_read_as_written_or_refused(record: Drawn) -> None:
 
-    def write(said: list[HistoryEntry]) -> tuple[bytes, bytes]:
+    def write(entries: list[HistoryEntry]) -> tuple[bytes, bytes]:
         return records.encode_journal_row(
             Batch(
-                first_revision=said[0].revision,
-                start_position=records.decode_journal_row_ends(found.key, found.value)[0][
+                first_revision=entries[0].revision,
+                start_position=records.decode_journal_row_ends(record.key, record.value)[0][
                     1
                 ],
-                transitions=b"".join(row.transition.code for row in said),
-                position=said[-1].position,
-                time_ns=said[0].time_ns,
+                transitions=b"".join(row.transition.code for row in entries),
+                position=entries[-1].position,
+                time_ns=entries[0].time_ns,
             )
         )
 
-    again(found, records.decode_journal_row, write)
+    again(record, records.decode_journal_row, write)
 
 
 @many
 @given(drawn(rows))
-def test_ends_of_a_row_are_those_of_the_replayed_row(found: Drawn) -> None:
+def test_ends_of_a_row_are_those_of_the_replayed_row(record: Drawn) -> None:
 
-    def write(said: tuple[tuple[int, int], tuple[int, int]]) -> tuple[bytes, bytes]:
-        before, after = said
-        replayed = records.decode_journal_row(found.key, found.value)
+    def write(ends: tuple[tuple[int, int], tuple[int, int]]) -> tuple[bytes, bytes]:
+        before, after = ends
+        replayed = records.decode_journal_row(record.key, record.value)
         assert before[0] + 1 == replayed[0].revision
         assert after == (replayed[-1].revision, replayed[-1].position)
-        value = found.value[:8] + before[1].to_bytes(8, "big") + found.value[16:]
+        value = record.value[:8] + before[1].to_bytes(8, "big") + record.value[16:]
         return records.row_key(before[0] + 1), value
 
-    again(found, records.decode_journal_row_ends, write)
+    again(record, records.decode_journal_row_ends, write)
 
 
 @many
 @given(drawn(key_rows))
-def test_row_of_keys_is_read_as_it_was_written_or_refused(found: Drawn) -> None:
-    again(found, records.decode_key_row, records.encode_key_row)
+def test_row_of_keys_is_read_as_it_was_written_or_refused(record: Drawn) -> None:
+    again(record, records.decode_key_row, records.encode_key_row)
 
 
 @given(numbers, st.binary(max_size=20))

@@ -52,14 +52,14 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nonlocal position
         before, position = position, position + length
         used = {
-            key: pack_use(b"n", before + each, before + each)
-            for each, key in enumerate(keys, 1)
+            key: pack_use(b"n", before + ordinal, before + ordinal)
+            for ordinal, key in enumerate(keys, 1)
         }
         now(store.commit(Batch(before + 1, before, b"n" * length, position, 0, used)))
 
     for number in range(BATCHES):
         length = 2_200_000 if number == 0 else 6_000 if number % 100 == 1 else 5
-        commit(length, *(b"key-%d-%050d" % (each, number) for each in range(5)))
+        commit(length, *(b"key-%d-%050d" % (index, number) for index in range(5)))
     now(store.close())
     # Trim the longest row, so that its pages become free.
     store = at(path, journal=30_000)
@@ -84,11 +84,11 @@ def test_every_page_of_an_undamaged_file_is_accounted_for(store: Path) -> None:
     """
     The numbers are LMDB's.
     """
-    found = check(store)
+    checked = check(store)
     with lmdb.open(str(store), max_dbs=3, readonly=True, lock=False) as env:
-        assert found.transaction == env.info()["last_txnid"]
+        assert checked.transaction == env.info()["last_txnid"]
         with env.begin() as txn:
-            assert found.entries == {
+            assert checked.entries == {
                 name: txn.stat(env.open_db(name, txn, create=False))["entries"]
                 for name in (b"cursor", b"journal", b"keys")
             }
@@ -123,16 +123,16 @@ def test_walk_finds_all_records_and_no_lost_page_after_each_commit(
                         length = chance.choice((0, 7, 40, 1500, 2100, 5000, 70_000))
                         txn.put(key, chance.randbytes(length), db=database)
                         keys.add(key)
-            found = check(tmp_path)
-            assert found.entries == {name: len(keys) for name, keys in there.items()}
+            checked = check(tmp_path)
+            assert checked.entries == {name: len(keys) for name, keys in there.items()}
 
 
 def test_progress_of_the_walk_grows_within_0_and_100_percent(store: Path) -> None:
-    told: list[int] = []
+    percentages: list[int] = []
     with opened(store) as file:
-        check_pages(file, told.append)
-    assert told == sorted(told)
-    assert 0 <= told[0] <= told[-1] <= 100
+        check_pages(file, percentages.append)
+    assert percentages == sorted(percentages)
+    assert 0 <= percentages[0] <= percentages[-1] <= 100
 
 
 class File:
@@ -171,8 +171,8 @@ class File:
         """
         Read a number from a page.
         """
-        found: int = struct.unpack_from("<" + form, self.page(number), offset)[0]
-        return found
+        value: int = struct.unpack_from("<" + form, self.page(number), offset)[0]
+        return value
 
     def newest_meta(self) -> int:
         """
@@ -229,9 +229,9 @@ def swap(kind: str, first: int, second: int) -> Damage:
     """
 
     def damage(file: File) -> None:
-        one, other = file.used[kind][first], file.used[kind][second]
-        pages = file.page(one), file.page(other)
-        file.put(one, 8, pages[1][8:])
+        first_number, other = file.used[kind][first], file.used[kind][second]
+        pages = file.page(first_number), file.page(other)
+        file.put(first_number, 8, pages[1][8:])
         file.put(other, 8, pages[0][8:])
 
     return damage

@@ -163,8 +163,8 @@ def test_no_room_for_the_table_of_readers(
     monkeypatch.undo()
     store = at(path)
     assert now(store.open())[:2] == state
-    found = (path / READER_TABLE).stat()
-    assert found.st_size == READER_TABLE_BYTES <= found.st_blocks * 512
+    file_status = (path / READER_TABLE).stat()
+    assert file_status.st_size == READER_TABLE_BYTES <= file_status.st_blocks * 512
     now(store.close())
 
 
@@ -321,8 +321,12 @@ def test_nearly_full_disk_causes_one_warning(tmp_path: Path, disk: Disk) -> None
                 now(store.commit(batch(state, b"n")))
                 state = end(batch(state, b"n"))
         now(store.close())
-        said = [formatEvent(event) for event in events if event["log_level"].name == "warn"]
-        assert len([each for each in said if "is nearly full" in each]) == warnings
+        logged_warnings = [
+            formatEvent(event) for event in events if event["log_level"].name == "warn"
+        ]
+        assert (
+            len([line for line in logged_warnings if "is nearly full" in line]) == warnings
+        )
 
 
 def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(

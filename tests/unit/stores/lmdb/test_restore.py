@@ -43,7 +43,7 @@ def test_restored_store_equals_the_backup_and_the_old_one_is_kept(place: Path) -
     ):
         verify(directory)
         assert summary(directory).revision == revision
-    assert not [each for each in place.iterdir() if each.name.startswith(".")]
+    assert not [file for file in place.iterdir() if file.name.startswith(".")]
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_failed_restore_says_why(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(module, "backup", fails)
-    with pytest.raises(StoreUnusable) as found:
+    with pytest.raises(StoreUnusable) as caught:
         restore(str(place / "backup"), str(place / "store"))
-    assert f"cannot be replaced: {os.strerror(number)}" in str(found.value)
-    assert str(found.value).count("has to be writable") == hints
+    assert f"cannot be replaced: {os.strerror(number)}" in str(caught.value)
+    assert str(caught.value).count("has to be writable") == hints
     assert summary(place / "store").revision == 9
 
 
@@ -185,4 +185,4 @@ def assert_nothing_happened(place: Path) -> None:
     Assert that the store is as it was, and that nothing else is next to it.
     """
     assert summary(place / "store").revision == 9
-    assert {each.name for each in place.iterdir()} == {"older", "backup", "store"}
+    assert {file.name for file in place.iterdir()} == {"older", "backup", "store"}

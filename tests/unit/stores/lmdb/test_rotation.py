@@ -37,10 +37,10 @@ def test_the_newest_are_kept(place: Path) -> None:
     Entries that are no backup stay where they are.
     """
     backups = place / "backups"
-    made = add_backup(str(place / "store"), str(backups), 2)
-    assert made.revision == 5
+    copy = add_backup(str(place / "store"), str(backups), 2)
+    assert copy.revision == 5
     kept = existing_backups(str(backups))
-    assert [each.name for each in kept] == [OLD[-1], Path(made.store).name]
+    assert [copy.name for copy in kept] == [OLD[-1], Path(copy.store).name]
     verify(kept[-1])
     assert (backups / "letters").exists()
     assert (backups / "20190101T000000Z").exists()

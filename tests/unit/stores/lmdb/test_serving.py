@@ -114,9 +114,9 @@ CASES: dict[str, tuple[Damage, Call, str]] = {
 }
 
 
-@pytest.mark.parametrize(("damage", "call", "said"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("damage", "call", "message"), CASES.values(), ids=CASES)
 def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
-    tmp_path: Path, damage: Damage, call: Call, said: str
+    tmp_path: Path, damage: Damage, call: Call, message: str
 ) -> None:
     """
     A standby that takes over without a full verification does not serve that store.
@@ -127,7 +127,7 @@ def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
     now(store.open())
     damage(path)
     before = (path / DATA).read_bytes()
-    with pytest.raises(StoreDamaged, match=f"{path} is damaged: .*{said}"):
+    with pytest.raises(StoreDamaged, match=f"{path} is damaged: .*{message}"):
         now(call(store))
     assert (path / DATA).read_bytes() == before
     assert read_witness(path) == WitnessRecord(state[0], sound=False)

@@ -182,14 +182,14 @@ def test_error_of_the_progress_function_is_raised(target: int) -> None:
         """
 
         def copyfd(self, fd: int, *, compact: bool = False) -> None:
-            told.wait(10)
+            asked_to_end.wait(10)
             super().copyfd(fd, compact=compact)
 
     def progress(_: int) -> None:
-        told.set()
+        asked_to_end.set()
         raise BrokenPipeError
 
-    told = threading.Event()
+    asked_to_end = threading.Event()
     with pytest.raises(BrokenPipeError):
         copy_snapshot(Slow(1), target, progress=progress)  # type: ignore[arg-type]
 

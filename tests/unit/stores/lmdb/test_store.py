@@ -73,7 +73,7 @@ def snapshot(path: Path) -> dict[str, bytes]:
     """
     Return the contents of every file below C{path}.
     """
-    return {str(each): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+    return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 def test_open_store_reports_its_size_and_its_limit(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_directory_and_files_are_the_owners_alone(tmp_path: Path) -> None:
     Also if the directory was open to all before.
     """
     os.umask(0o022)
-    made, given = tmp_path / "made", tmp_path / "given"
+    created, given = tmp_path / "made", tmp_path / "given"
     given.mkdir(0o755)
-    for path in (made, given):
+    for path in (created, given):
         store = at(path)
         now(store.open())
         assert (mode(path), mode(path / DATA)) == (0o700, 0o600)
@@ -142,7 +142,7 @@ def test_directory_with_other_files_is_refused_and_unchanged(tmp_path: Path) -> 
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(StoreUnusable, match=r"something else \(thesis.tex\)"):
         now(at(tmp_path).open())
-    assert [each.name for each in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("leftover", [b"", b"half a page", bytes(65536)])
@@ -158,7 +158,7 @@ def test_interrupted_creation_is_cleaned_up_and_repeated(
     store = at(tmp_path)
     assert now(store.open())[:2] == (0, 0)
     now(store.close())
-    assert {each.name for each in tmp_path.iterdir()} == {
+    assert {file.name for file in tmp_path.iterdir()} == {
         *(DATA, READER_TABLE, WITNESS),
         "lost+found",
     }
@@ -387,9 +387,9 @@ def test_batch_writes_only_one_more_byte_per_step(tmp_path: Path) -> None:
                 for name in DATABASES
             }
 
-    one, thousand = rows(b"n"), rows(b"n" * 1000)
-    assert one == {b"cursor": [28], b"journal": [29], b"keys": []}
-    assert thousand == {**one, b"journal": [29 + 999]}
+    one_step, thousand = rows(b"n"), rows(b"n" * 1000)
+    assert one_step == {b"cursor": [28], b"journal": [29], b"keys": []}
+    assert thousand == {**one_step, b"journal": [29 + 999]}
 
 
 def test_map_grows_within_the_share_of_the_disk(tmp_path: Path) -> None:
@@ -480,8 +480,8 @@ def test_room_is_allocated(tmp_path: Path) -> None:
     state = now(store.open())[:2]
 
     def taken_beyond() -> int:
-        found = (path / DATA).stat()
-        return found.st_blocks * 512 - found.st_size
+        file_status = (path / DATA).stat()
+        return file_status.st_blocks * 512 - file_status.st_size
 
     assert taken_beyond() >= RESERVE_BYTES
     now(store.commit(batch(state, b"n" * 2 * RESERVE_BYTES)))
@@ -563,7 +563,7 @@ def test_number_of_keys_stays_bounded_with_large_batches(tmp_path: Path) -> None
     store = at(path, kept_keys=10)
     state = now(store.open())[:2]
     for number in range(5):
-        names = [b"%d-%d" % (number, each) for each in range(2 * MAX_TRIMMED_ROWS)]
+        names = [b"%d-%d" % (number, index) for index in range(2 * MAX_TRIMMED_ROWS)]
         taken = batch(state, b"n" * len(names), *names)
         now(store.commit(taken))
         state = end(taken)
@@ -647,8 +647,8 @@ def test_store_replaced_during_its_verification_is_refused(tmp_path: Path) -> No
     with pytest.raises(StoreUnusable, match=f"in the place of {path}"):
         now(at(path, verify=swap).open())
     # Neither directory is locked any more.
-    for each in (path, tmp_path / "away"):
-        store = at(each)
+    for directory in (path, tmp_path / "away"):
+        store = at(directory)
         now(store.open())
         now(store.close())
 

@@ -73,9 +73,13 @@ def exchanged_leaves(path: Path) -> None:
     Exchange the last two leaves, but leave each its page number.
     """
     data = (path / DATA).read_bytes()
-    one, two = pages_in_use(path)[LEAF][-2:]
-    change(path, one * SIZE + 8, data[two * SIZE + 8 : (two + 1) * SIZE])
-    change(path, two * SIZE + 8, data[one * SIZE + 8 : (one + 1) * SIZE])
+    first_leaf, second_leaf = pages_in_use(path)[LEAF][-2:]
+    change(
+        path, first_leaf * SIZE + 8, data[second_leaf * SIZE + 8 : (second_leaf + 1) * SIZE]
+    )
+    change(
+        path, second_leaf * SIZE + 8, data[first_leaf * SIZE + 8 : (first_leaf + 1) * SIZE]
+    )
 
 
 def another_count(path: Path) -> None:
@@ -98,16 +102,16 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_misplaced_miscounted_or_unreachable_records_are_damage(
-    store: Path, damage: Callable[[Path], None], said: str
+    store: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     """
     The right number is the one that LMDB counts. The pages need not have been looked at.
     """
     verify(store)
     damage(store)
-    with pytest.raises(StoreDamaged, match=said):
+    with pytest.raises(StoreDamaged, match=message):
         verify(store)
 
 
@@ -145,6 +149,6 @@ def test_errors_that_do_not_concern_the_content_are_no_damage(error: Exception) 
     """
     The store is tried again.
     """
-    found = explain(Path("/store"), error)
-    assert type(found) is StoreUnusable
-    assert str(found).startswith("the store /store cannot be opened: ")
+    explained = explain(Path("/store"), error)
+    assert type(explained) is StoreUnusable
+    assert str(explained).startswith("the store /store cannot be opened: ")

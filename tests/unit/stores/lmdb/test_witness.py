@@ -229,8 +229,8 @@ def test_backup_has_a_witness_of_the_copied_state(store: Path, tmp_path: Path) -
     Also if the store has none.
     """
     for name in ("one", "two"):
-        made = backup(str(store), str(tmp_path / name))
-        assert (made.revision, made.witness) == (12, 12)
+        copy = backup(str(store), str(tmp_path / name))
+        assert (copy.revision, copy.witness) == (12, 12)
         assert mode(tmp_path / name / WITNESS) == 0o600
         (store / WITNESS).unlink(missing_ok=True)
     shutil.copytree(tmp_path / "one", tmp_path / "restored")
@@ -241,4 +241,4 @@ def test_store_that_lost_steps_is_not_copied(store: Path, tmp_path: Path) -> Non
     begin_with_the_older_state(store)
     with pytest.raises(StoreDamaged, match=f"{store} is damaged.* tells of 12"):
         backup(str(store), str(tmp_path / "copy"))
-    assert {each.name for each in tmp_path.iterdir()} == {"store"}
+    assert {file.name for file in tmp_path.iterdir()} == {"store"}
