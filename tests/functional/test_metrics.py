@@ -26,9 +26,9 @@ def promtool() -> str:
     """
     Provide the program, of Debian's package prometheus.
     """
-    found = program("promtool")
-    assert found is not None
-    return found
+    path = program("promtool")
+    assert path is not None
+    return path
 
 
 def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
@@ -44,9 +44,9 @@ def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
         stderr=subprocess.STDOUT,
         timeout=PATIENCE,
     )
-    said = ran.stdout.decode()
-    assert ran.returncode == 0, said
-    return said
+    output = ran.stdout.decode()
+    assert ran.returncode == 0, output
+    return output
 
 
 @pytest.mark.needs("promtool")
@@ -64,9 +64,9 @@ def test_counters_of_the_supervisor_outlive_the_worker(
         for _ in range(5):
             daemon.ask("/next", "POST")
         _, before = daemon.ask("/metrics")
-        found = samples(before)
-        assert found["pexservice_failovers_total"] == 0
-        assert found["pexservice_worker_restarts_total,reason=killed"] == 0
+        values = samples(before)
+        assert values["pexservice_failovers_total"] == 0
+        assert values["pexservice_worker_restarts_total,reason=killed"] == 0
         _, pid = serving(daemon)
         os.kill(pid, signal.SIGKILL)
         answer, _ = daemon.ask("/next", "POST")
@@ -75,28 +75,39 @@ def test_counters_of_the_supervisor_outlive_the_worker(
             # The supervisor learns of the end later than the standby, which goes on at
             # once.
             _, text = daemon.ask("/metrics")
-            found = samples(text)
-            if found["pexservice_standby_workers"] and found["pexservice_failovers_total"]:
+            values = samples(text)
+            if (
+                values["pexservice_standby_workers"]
+                and values["pexservice_failovers_total"]
+            ):
                 break
-        said = {
+        supervisor_values = {
             name.removeprefix("pexservice_"): value
-            for name, value in found.items()
+            for name, value in values.items()
             if not name.startswith(("pexservice_http_requests_total", "process_"))
         }
-        assert said["failovers_total"] == 1
-        assert said["standby_workers"] == said["standby_workers_wanted"] == 1
+        assert supervisor_values["failovers_total"] == 1
+        assert (
+            supervisor_values["standby_workers"]
+            == supervisor_values["standby_workers_wanted"]
+            == 1
+        )
         assert {
             name: value
-            for name, value in said.items()
+            for name, value in supervisor_values.items()
             if name.startswith("worker_restarts_total") and value
         } == {"worker_restarts_total,reason=killed": 1}
-        assert said["revision"] == said["position"] == 6
-        assert said["transitions_total,outcome=moved,transition=next"] == 1
-        assert said["commit_duration_seconds_count"] == 1
-        assert said["connections"] >= 1
-        assert said["store_used_bytes"] <= said["store_limit_bytes"]
+        assert supervisor_values["revision"] == supervisor_values["position"] == 6
+        assert supervisor_values["transitions_total,outcome=moved,transition=next"] == 1
+        assert supervisor_values["commit_duration_seconds_count"] == 1
+        assert supervisor_values["connections"] >= 1
         assert (
-            0 < said["store_filesystem_free_bytes"] <= said["store_filesystem_size_bytes"]
+            supervisor_values["store_used_bytes"] <= supervisor_values["store_limit_bytes"]
+        )
+        assert (
+            0
+            < supervisor_values["store_filesystem_free_bytes"]
+            <= supervisor_values["store_filesystem_size_bytes"]
         )
         assert run(promtool, "check", "metrics", text=text) == ""
 
@@ -141,17 +152,17 @@ def test_dashboard_has_valid_queries_and_no_overlapping_panels(
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "pexservice.json").read_text())
     panels = dashboard["panels"]
     asked = [target["expr"] for panel in panels for target in panel["targets"]]
-    asked += [each["expr"] for each in dashboard["annotations"]["list"]]
+    asked += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
     rules = [
-        {"record": f"panel:{number}", "expr": each.replace("$__rate_interval", "5m")}
-        for number, each in enumerate(asked)
+        {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "5m")}
+        for number, expression in enumerate(asked)
     ]
     # Every JSON is a YAML.
     (tmp_path / "rules.yml").write_text(
         json.dumps({"groups": [{"name": "panels", "rules": rules}]})
     )
-    said = run(promtool, "check", "rules", "--lint-fatal", "rules.yml", path=tmp_path)
-    assert f"{len(asked)} rules found" in said
+    output = run(promtool, "check", "rules", "--lint-fatal", "rules.yml", path=tmp_path)
+    assert f"{len(asked)} rules found" in output
     assert len({panel["id"] for panel in panels}) == len(panels)
     covered: set[tuple[int, int]] = set()
     for place in (panel["gridPos"] for panel in panels):

@@ -40,16 +40,16 @@ def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
         """
         Return the site with our places instead of those that it names.
         """
-        said = SITE.read_text()
+        configuration = SITE.read_text()
         for theirs, ours in (
             (r"listen 80;", f"listen unix:{proxy}/plain.sock;"),
             (r"listen 443", f"listen 127.0.0.1:{port}"),
             (r"/run/pexservice/http\.sock", str(listener)),
             (r"/etc/ssl/pexservice/(certificate|key)\.pem", f"{proxy}/both.pem"),
         ):
-            said, count = re.subn(theirs, ours, said)
+            configuration, count = re.subn(theirs, ours, configuration)
             assert count
-        return said
+        return configuration
 
     options = ("--listen", f"unix:{listener}", "--access-log", "access.log")
     with Daemon(tmp_path, *options), serving(proxy, site) as port:

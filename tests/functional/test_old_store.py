@@ -108,5 +108,5 @@ def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> 
 
 def test_page_check_accepts_the_file_as_another_lmdb_wrote_it() -> None:
     with (RELEASE_STORE / "data.mdb").open("rb") as file:
-        found = check_pages(file.fileno(), lambda _: None)
-    assert found.entries[b"cursor"] == 1
+        checked = check_pages(file.fileno(), lambda _: None)
+    assert checked.entries[b"cursor"] == 1

@@ -42,16 +42,16 @@ def examples(part: Any) -> Iterator[tuple[Any, Any]]:
     Yield every schema with an example that stands next to it.
     """
     if isinstance(part, list):
-        for each in part:
-            yield from examples(each)
+        for item in part:
+            yield from examples(item)
     elif isinstance(part, dict):
         if "schema" in part:
             if "example" in part:
                 yield part["schema"], part["example"]
-            for each in part.get("examples", {}).values():
-                yield part["schema"], each["value"]
-        for each in part.values():
-            yield from examples(each)
+            for example in part.get("examples", {}).values():
+                yield part["schema"], example["value"]
+        for member in part.values():
+            yield from examples(member)
 
 
 @pytest.mark.needs("jsonschema")
@@ -59,14 +59,14 @@ def test_each_example_is_valid_by_its_schema() -> None:
     from jsonschema import Draft202012Validator, FormatChecker
 
     whole = document()
-    found = list(examples(whole))
-    assert len(found) > len(whole["paths"])
+    all_examples = list(examples(whole))
+    assert len(all_examples) > len(whole["paths"])
     for name, schema in whole["components"]["schemas"].items():
-        found += [
-            ({"$ref": f"#/components/schemas/{name}"}, each)
-            for each in schema.get("examples", ())
+        all_examples += [
+            ({"$ref": f"#/components/schemas/{name}"}, example)
+            for example in schema.get("examples", ())
         ]
-    for schema, example in found:
+    for schema, example in all_examples:
         # The validator looks its references up in the schema itself.
         Draft202012Validator(
             {"components": whole["components"], **schema}, format_checker=FormatChecker()
@@ -82,7 +82,7 @@ def test_responses_match_the_openapi_document(tmp_path: Path, kind: str) -> None
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
     with Daemon(tmp_path, "--token-file", "tokens", command="pexservice-worker") as daemon:
-        found = subprocess.run(
+        ended = subprocess.run(
             [
                 *(Path(sys.executable).parent / "schemathesis", "--no-color"),
                 *("--config-file", HERE / "schemathesis.toml", "run"),
@@ -103,7 +103,7 @@ def test_responses_match_the_openapi_document(tmp_path: Path, kind: str) -> None
             capture_output=True,
             text=True,
         )
-        assert found.returncode == 0, found.stdout + found.stderr
+        assert ended.returncode == 0, ended.stdout + ended.stderr
         assert daemon.ask("/current")[0].headers["Pex-Revision"] != "0"
 
 
@@ -140,7 +140,7 @@ def test_generated_client_steps_the_cursor(tmp_path: Path) -> None:
     )
     # The generator says so when it leaves something out.
     assert "unsupported" not in generated.stdout.lower()
-    modules = {each.stem for each in (tmp_path / "generated/api/default").glob("*.py")}
+    modules = {module.stem for module in (tmp_path / "generated/api/default").glob("*.py")}
     operations = {
         operation["operationId"].replace("-", "_")
         for item in document()["paths"].values()

@@ -31,7 +31,7 @@ from tests.support.setups import setups
 from tests.support.wanted import WANTED
 
 GROUPS = (
-    *(each.name for each in setups()),
+    *(setup.name for setup in setups()),
     *("access log", "help", "metrics", "openapi", "start"),
 )
 
@@ -56,7 +56,11 @@ class Answers:
         Return the differences in one group.
         """
         old, new = (
-            {name: each for name, each in side.items() if name.startswith(f"{group}/")}
+            {
+                name: outcome
+                for name, outcome in side.items()
+                if name.startswith(f"{group}/")
+            }
             for side in (self.old, self.new)
         )
         assert old
@@ -80,13 +84,13 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         ]
         for number, (name, command, line) in enumerate(command_lines()):
             answers.asked[name] = (command, *line.options)
-            for side, found, python in (
+            for side, outcomes, python in (
                 ("old", answers.old, oracle),
                 ("new", answers.new, sys.executable),
             ):
                 place = path / f"{number}-{side}"
-                one = partial(line.run, place, command, python)
-                jobs.append(threads.submit(keep, found, name, one))
+                converse_once = partial(line.run, place, command, python)
+                jobs.append(threads.submit(keep, outcomes, name, converse_once))
         for job in jobs:
             job.result()
     for command in COMMANDS:
@@ -146,12 +150,12 @@ def converse(setup: Setup, answers: Answers, path: Path, oracle: str) -> None:
             answers.asked[name] = case.chunks
             answers.old[name], answers.new[name] = old.hold(case), new.hold(case)
         if setup.name == "supervised":
-            for side, found in ((old, answers.old), (new, answers.new)):
-                found.update(metrics(side.daemon))
-                found.update(openapi(side.daemon))
+            for side, outcomes in ((old, answers.old), (new, answers.new)):
+                outcomes.update(metrics(side.daemon))
+                outcomes.update(openapi(side.daemon))
     if "--access-log" in setup.options:
-        for side, found in ((old, answers.old), (new, answers.new)):
-            found.update(access_log(side.daemon))
+        for side, outcomes in ((old, answers.old), (new, answers.new)):
+            outcomes.update(access_log(side.daemon))
 
 
 def metrics(daemon: Daemon) -> dict[str, Outcome]:
@@ -162,7 +166,7 @@ def metrics(daemon: Daemon) -> dict[str, Outcome]:
     requests also has the values of its labels.
     """
     _, text = daemon.ask("/metrics")
-    found: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     labels: dict[str, set[str]] = {}
     kinds: dict[str, str] = {}
     for line in text.decode().splitlines():
@@ -176,10 +180,10 @@ def metrics(daemon: Daemon) -> dict[str, Outcome]:
                 inner = re.sub(r'"[^"]*"', "...", inner)
             labels.setdefault(name, set()).add(inner)
     for name, inners in labels.items():
-        found[f"metrics/{name}"] = (Answer("", body="\n".join(sorted(inners)).encode()),)
+        outcomes[f"metrics/{name}"] = (Answer("", body="\n".join(sorted(inners)).encode()),)
     for name, kind in kinds.items():
-        found[f"metrics/{name}: type"] = (Answer(kind),)
-    return found
+        outcomes[f"metrics/{name}: type"] = (Answer(kind),)
+    return outcomes
 
 
 def openapi(daemon: Daemon) -> dict[str, Outcome]:
@@ -190,29 +194,29 @@ def openapi(daemon: Daemon) -> dict[str, Outcome]:
 
     def resolved(value: dict[str, Any]) -> dict[str, Any]:
         while "$ref" in value:
-            found = document
+            part_of_document = document
             for part in value["$ref"].removeprefix("#/").split("/"):
-                found = found[part]
-            value = found
+                part_of_document = part_of_document[part]
+            value = part_of_document
         return value
 
-    found: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     for path, item in document["paths"].items():
         common = item.pop("parameters", [])
         for method, operation in item.items():
             if not isinstance(operation, dict):
                 continue
             lines = [
-                f"{each['in']} {each['name']}"
-                for each in map(resolved, [*common, *operation.get("parameters", [])])
+                f"{parameter['in']} {parameter['name']}"
+                for parameter in map(resolved, [*common, *operation.get("parameters", [])])
             ]
             for status, response in operation["responses"].items():
                 for part in ("headers", "content"):
                     there = resolved(response).get(part, {})
-                    lines += [f"{status} {part} {each}" for each in there]
+                    lines += [f"{status} {part} {name_there}" for name_there in there]
             name = f"openapi/{method.upper()} {path}"
-            found[name] = (Answer("", body="\n".join(sorted(lines)).encode()),)
-    return found
+            outcomes[name] = (Answer("", body="\n".join(sorted(lines)).encode()),)
+    return outcomes
 
 
 def access_log(daemon: Daemon) -> dict[str, Outcome]:
@@ -236,14 +240,14 @@ def access_log(daemon: Daemon) -> dict[str, Outcome]:
 def test_responses_are_those_of_the_last_release_except_for_wanted_differences(
     answers: Answers, group: str
 ) -> None:
-    found = answers.compared(group)
-    if found.unwanted:
-        count = sum(map(len, found.unwanted.values()))
+    comparison = answers.compared(group)
+    if comparison.unwanted:
+        count = sum(map(len, comparison.unwanted.values()))
         pytest.fail(
-            f"{count} cases differ from the last release:\n\n{found}", pytrace=False
+            f"{count} cases differ from the last release:\n\n{comparison}", pytrace=False
         )
 
 
 def test_every_wanted_difference_is_still_seen(answers: Answers) -> None:
-    seen = [each for group in GROUPS for each in answers.compared(group).seen]
-    assert [each for each in WANTED if each not in seen] == []
+    seen = [wanted for group in GROUPS for wanted in answers.compared(group).seen]
+    assert [wanted for wanted in WANTED if wanted not in seen] == []

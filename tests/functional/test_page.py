@@ -53,9 +53,9 @@ def views(browser: Browser) -> Iterator[Open]:
         return opened[-1]
 
     yield opening
-    for each in opened:
-        each.page.context.close()
-    assert [each.own_errors for each in opened] == [[]] * len(opened)
+    for view in opened:
+        view.page.context.close()
+    assert [view.own_errors for view in opened] == [[]] * len(opened)
 
 
 @pytest.fixture
@@ -133,18 +133,18 @@ def test_steps_of_other_clients_are_shown_and_not_announced(
     """
     Steps of other clients are seen at once, and not read out.
     """
-    one, other = views(daemon), views(daemon)
-    one.until_connection()
+    first_view, other = views(daemon), views(daemon)
+    first_view.until_connection()
     step(daemon, times=12)
-    one.until("value", "144")
-    assert (one("before"), one("after")) == ("89", "233")
+    first_view.until("value", "144")
+    assert (first_view("before"), first_view("after")) == ("89", "233")
     other.press("next")
-    one.until("value", "233")
-    assert one("announcement") == ""
+    first_view.until("value", "233")
+    assert first_view("announcement") == ""
     # The trace has the steps too.
-    one.until("position-range", "0 to 13")
-    assert one.page.get_attribute("#positions .line", "d")
-    assert one.errors == other.errors == []
+    first_view.until("position-range", "0 to 13")
+    assert first_view.page.get_attribute("#positions .line", "d")
+    assert first_view.errors == other.errors == []
 
 
 def test_the_page_continues_with_the_next_worker_after_a_kill(
@@ -419,11 +419,11 @@ def violations(view: View) -> list[str]:
     """
     from axe_playwright_python import sync_playwright  # type: ignore[import-untyped]
 
-    found = sync_playwright.Axe().run(view.page)
+    results = sync_playwright.Axe().run(view.page)
     return [
-        f"{each['id']}: {node['html']}"
-        for each in found.response["violations"]
-        for node in each["nodes"]
+        f"{violation['id']}: {node['html']}"
+        for violation in results.response["violations"]
+        for node in violation["nodes"]
     ]
 
 
@@ -527,10 +527,10 @@ def test_the_buttons_stay_in_place_for_values_of_any_length(
     So a second click hits the same button.
     """
     places = []
-    for each, steps in ((daemon, 0), (daemon, 60), (daemon, 500), (far_daemon, 0)):
-        step(each, times=steps)
-        view = views(each, viewport={"width": width, "height": 800})
-        position = int(each.ask("/current")[0].headers["Pex-Position"])
+    for tested_daemon, steps in ((daemon, 0), (daemon, 60), (daemon, 500), (far_daemon, 0)):
+        step(tested_daemon, times=steps)
+        view = views(tested_daemon, viewport={"width": width, "height": 800})
+        position = int(tested_daemon.ask("/current")[0].headers["Pex-Position"])
         view.until("position", f"{position:,}")
         places.append(view.page.locator("[data-step=next]").bounding_box())
     assert places == places[:1] * 4
@@ -775,9 +775,9 @@ def test_the_small_load_makes_each_step_once_despite_a_kill(
     view["load"].click()
     view.until("position", "20")
     view.page.wait_for_selector("#batches span")
-    said = view("load-result")
-    assert said.startswith("20 steps were answered in ")
-    sizes = [int(each) for each in said.rpartition(" of ")[2].strip(".").split(", ")]
+    text = view("load-result")
+    assert text.startswith("20 steps were answered in ")
+    sizes = [int(size) for size in text.rpartition(" of ")[2].strip(".").split(", ")]
     assert sum(sizes) == 20
     assert view["batches"].locator("span").count() == len(sizes)
     view["load"].click()
@@ -807,8 +807,8 @@ def test_no_element_is_wider_than_a_narrow_screen(
     No element is wider than the screen.
     """
     step(daemon, times=300)
-    for each, digits in ((daemon, "63"), (far_daemon, "20,899")):
-        view = views(each, viewport={"width": width, "height": 700})
+    for tested_daemon, digits in ((daemon, "63"), (far_daemon, "20,899")):
+        view = views(tested_daemon, viewport={"width": width, "height": 700})
         view.page.wait_for_function("() => document.getElementById('digits').innerText")
         assert digits[:2] in view("digits")
         if view["expand"].is_visible():

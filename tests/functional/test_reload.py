@@ -84,25 +84,25 @@ def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
         assert (status("old"), status("new")) == (401, 200)
 
         tokens.write_text("not one\n")
-        code, said = reload(pid)
+        code, output = reload(pid)
         assert code == 1
-        assert "the old workers keep running: the token file" in said
-        assert "line 1" in said
+        assert "the old workers keep running: the token file" in output
+        assert "line 1" in output
         assert status("new") == 200
         tokens.write_text("new\n")
 
         config.write_text('tokn-file = "tokens"\n')
-        code, said = reload(pid)
+        code, output = reload(pid)
         assert code == 1
-        assert "pexservice.toml: there is no tokn-file (did you mean token-file?)" in said
+        assert "pexservice.toml: there is no tokn-file (did you mean token-file?)" in output
         kill_worker(daemon)
         assert status("new") == 200
 
         # Half of a file that is being written is valid TOML.
         config.write_text("")
-        code, said = reload(pid)
+        code, output = reload(pid)
         assert code == 1
-        assert "token-file is no longer set, so everybody could move the cursor" in said
+        assert "token-file is no longer set, so everybody could move the cursor" in output
         assert (status("new"), daemon.ask("/next", "POST")[0].status) == (200, 401)
         assert reload(pid, "--accept", "token-file") == (
             0,
@@ -128,9 +128,11 @@ def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
         code, refused = reload(daemon.process.pid)
         assert code == 1
         assert "journal is 2 instead of 100000, so the oldest steps of the" in refused
-        said = "reloaded (2 since the service started); changing --store requires a restart"
-        assert reload(daemon.process.pid, "--accept", "journal") == (0, said)
-        assert f"warn: {said.partition('; ')[2]}" in daemon.log.read_text()
+        message = (
+            "reloaded (2 since the service started); changing --store requires a restart"
+        )
+        assert reload(daemon.process.pid, "--accept", "journal") == (0, message)
+        assert f"warn: {message.partition('; ')[2]}" in daemon.log.read_text()
         wait_until(lambda: "stands by" in daemon.log.read_text(), "there is a standby")
         for _ in range(3):
             assert daemon.ask("/next", "POST")[0].status == 200
@@ -141,8 +143,8 @@ def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
         assert b"pexservice_standby_workers_wanted 1.0" in metrics
         assert b'pexservice_restart_pending{option="--store"} 1.0' in metrics
         config.write_text('standby = 1\nstore = "lmdb:nowhere/other"\njournal = 2\n')
-        code, said = reload(daemon.process.pid)
-        assert (code, "nowhere/other cannot be created" in said) == (1, True)
+        code, message = reload(daemon.process.pid)
+        assert (code, "nowhere/other cannot be created" in message) == (1, True)
 
 
 def test_changed_address_and_log_format_wait_for_a_restart(tmp_path: Path) -> None:
@@ -190,8 +192,8 @@ def test_reload_of_a_missing_process_differs_from_a_failed_reload() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
     ) as other:
-        said = f"pexctl: process {other.pid} is no pexservice that has started"
-        assert reload(other.pid) == (69, said)
+        message = f"pexctl: process {other.pid} is no pexservice that has started"
+        assert reload(other.pid) == (69, message)
         assert other.poll() is None
     assert reload(other.pid) == (69, f"pexctl: there is no process {other.pid}")
 
@@ -222,13 +224,15 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
             for client in clients:
                 client.join(PATIENCE)
         daemon.stop()
-    assert [(each.broken, each.refused) for each in clients] == [(0, 0)] * len(clients)
-    answers = sum(len(each.told) for each in clients)
+    assert [(client.broken, client.refused) for client in clients] == [(0, 0)] * len(
+        clients
+    )
+    answers = sum(len(client.told) for client in clients)
     lines = b"".join(
-        each.read_bytes() for each in tmp_path.glob("access.log*")
+        log_file.read_bytes() for log_file in tmp_path.glob("access.log*")
     ).splitlines()
-    found = re.findall(rb'"POST /\w+ HTTP/1\.1" 200 ', b"\n".join(lines))
-    assert (len(found), len(lines)) == (answers, answers)
+    logged_steps = re.findall(rb'"POST /\w+ HTTP/1\.1" 200 ', b"\n".join(lines))
+    assert (len(logged_steps), len(lines)) == (answers, answers)
 
 
 def kill_worker(daemon: Daemon) -> None:

@@ -107,8 +107,8 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
             for client in clients:
                 client.join(PATIENCE)
         assert [surprise for client in clients for surprise in client.surprises] == []
-        assert [(each.broken, each.refused) for each in clients] == [(0, 0)] * 4
-        revisions = [each.revision for client in clients for each in client.told]
+        assert [(client.broken, client.refused) for client in clients] == [(0, 0)] * 4
+        revisions = [step.revision for client in clients for step in client.told]
         assert sorted(revisions) == [*range(1, len(revisions) + 1)]
         assert max(revisions) == int(nodes[0].ask("/current")[0].headers["Pex-Revision"])
 

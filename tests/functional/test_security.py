@@ -124,8 +124,8 @@ def test_no_response_contains_versions_paths_or_tracebacks(tmp_path: Path) -> No
         received = b"".join(ask(daemon, sent) for sent in everything())
         assert received.count(b"HTTP/1.1 4") > 200
         for secret in secrets:
-            found = re.search(re.escape(secret), received, re.IGNORECASE)
-            assert found is None, received[max(0, found.start() - 200) :][:400]
+            match = re.search(re.escape(secret), received, re.IGNORECASE)
+            assert match is None, received[max(0, match.start() - 200) :][:400]
 
 
 @pytest.mark.needs("strace")

@@ -90,8 +90,10 @@ def test_steps_sent_without_waiting_are_answered_in_order(daemon: Daemon) -> Non
             connection.sendall(step)
         connection.shutdown(socket.SHUT_WR)
         received = read_all(connection)
-    found = [line for line in received.split(b"\r\n") if line.startswith(b"Pex-Revision")]
-    assert found == [b"Pex-Revision: %d" % (before + n) for n in range(1, 51)]
+    revision_lines = [
+        line for line in received.split(b"\r\n") if line.startswith(b"Pex-Revision")
+    ]
+    assert revision_lines == [b"Pex-Revision: %d" % (before + n) for n in range(1, 51)]
 
 
 def test_clients_that_reset_their_connection_do_not_disturb_others(daemon: Daemon) -> None:
@@ -120,17 +122,17 @@ def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -
             # An idle connection makes room each time that none can be accepted, so
             # the last one has a while to ask.
             *resting, kept = (connect(daemon) for _ in range(30))
-            for each in (*resting, kept):
-                each.sendall(request(b"GET /current HTTP/1.1"))
-                assert read_answer(each).startswith(b"HTTP/1.1 200 OK\r\n")
+            for connection in (*resting, kept):
+                connection.sendall(request(b"GET /current HTTP/1.1"))
+                assert read_answer(connection).startswith(b"HTTP/1.1 200 OK\r\n")
             limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             few = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 3
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, limit[1]))
             crowd = [connect(daemon) for _ in range(20)]
             kept.sendall(request(b"POST /next HTTP/1.1"))
             assert read_answer(kept).startswith(b"HTTP/1.1 200 OK\r\n")
-            for each in (*resting, *crowd):
-                each.close()
+            for connection in (*resting, *crowd):
+                connection.close()
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
             for _ in patiently():
                 if b"200 OK" in exchange(daemon, request(b"GET /current HTTP/1.0")):

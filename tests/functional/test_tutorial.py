@@ -31,6 +31,8 @@ def test_commands_of_the_page_are_found() -> None:
 @pytest.mark.needs("root", "mmdebstrap")
 def test_every_command_of_the_tutorial_does_and_prints_what_the_page_says() -> None:
     for command, printed, status in transcript():
-        told = "\n".join(command.prints)
+        promised = "\n".join(command.prints)
         assert status == 0, f"{command.line}: status {status}, {printed}"
-        assert command.matches(printed), f"{command.line}:\n{printed}\ninstead of\n{told}"
+        assert command.matches(printed), (
+            f"{command.line}:\n{printed}\ninstead of\n{promised}"
+        )

@@ -149,16 +149,16 @@ def scraped(daemon: Daemon, **expected: float) -> None:
 
     The worker knows them from the supervisor.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for _ in patiently():
-        found = samples(daemon.ask("/metrics")[1])
-        if {name: found[f"pexservice_{name}"] for name in expected} == expected:
+        values = samples(daemon.ask("/metrics")[1])
+        if {name: values[f"pexservice_{name}"] for name in expected} == expected:
             break
     else:
-        raise AssertionError((expected, found))
+        raise AssertionError((expected, values))
     reasons = ("silent", "store_failed", "cannot_start", "failed")
     for reason in reasons:
-        assert found[f"pexservice_worker_restarts_total,reason={reason}"] == 0
+        assert values[f"pexservice_worker_restarts_total,reason={reason}"] == 0
 
 
 def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
@@ -200,7 +200,7 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     none_was_cut_off(daemon, clients)
     assert len(new_workers(daemon)) == 2
     heard = [systemd(), systemd()]
-    assert any("WATCHDOG=1" in each for each in heard)
+    assert any("WATCHDOG=1" in message for message in heard)
     scraped(daemon, standby_workers=1, standby_workers_wanted=1, failovers_total=0)
     assert (
         samples(daemon.ask("/metrics")[1])[

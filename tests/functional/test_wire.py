@@ -247,7 +247,8 @@ def worker(daemon: Daemon) -> int:
     """
     for pid in (daemon.process.pid, *children(daemon.process.pid)):
         if any(
-            each.resolve().name == "data.mdb" for each in Path(f"/proc/{pid}/fd").iterdir()
+            descriptor.resolve().name == "data.mdb"
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir()
         ):
             return pid
     raise AssertionError("nobody has the store")
@@ -415,7 +416,9 @@ def test_pipelined_requests_get_their_responses_in_order_once(daemon: Daemon) ->
     before = revision(daemon)
     sent = request(b"POST /next HTTP/1.1") * 999
     received = exchange(daemon, sent + request(b"POST /next HTTP/1.0"))
-    revisions = [int(each) for each in re.findall(rb"Pex-Revision: (\d+)", received)]
+    revisions = [
+        int(revision) for revision in re.findall(rb"Pex-Revision: (\d+)", received)
+    ]
     assert revisions == [*range(before + 1, before + 1001)]
 
 
@@ -463,27 +466,27 @@ def test_clients_that_leave_during_their_step_do_not_disturb_others(daemon: Daem
 def test_longest_idle_connection_makes_room_and_then_the_slowest(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--max-connections", "3") as daemon:
         resting = [connect(daemon) for _ in range(3)]
-        for each in resting:
-            each.sendall(request(b"GET /current HTTP/1.1"))
-            assert read_answer(each).startswith(b"HTTP/1.1 200 OK\r\n")
+        for connection in resting:
+            connection.sendall(request(b"GET /current HTTP/1.1"))
+            assert read_answer(connection).startswith(b"HTTP/1.1 200 OK\r\n")
         resting[0].sendall(request(b"GET /current HTTP/1.1"))
         assert read_answer(resting[0]).startswith(b"HTTP/1.1 200 OK\r\n")
         assert exchange(daemon, request(b"GET /current HTTP/1.0")).endswith(b"0\n")
         assert resting[1].recv(1000) == b""
         # Then the one whose request has been arriving longest.
-        for each in (resting[2], resting[0]):
-            each.sendall(
+        for connection in (resting[2], resting[0]):
+            connection.sendall(
                 request(
                     b"POST /next HTTP/1.1", b"Expect: 100-continue", b"Content-Length: 1"
                 )
             )
-            assert each.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         newest = connect(daemon)
         newest.sendall(b"G")
         assert exchange(daemon, request(b"GET /current HTTP/1.0")).endswith(b"0\n")
         assert resting[2].recv(1000) == b""
-        for each in (*resting, newest):
-            each.close()
+        for connection in (*resting, newest):
+            connection.close()
 
 
 def test_new_connection_gets_503_when_no_other_can_make_room(tmp_path: Path) -> None:

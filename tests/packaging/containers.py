@@ -76,7 +76,9 @@ class Podman:
         """
         # For a machine without systemd.
         command = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs")
-        kept = [f"--{each}={self.path / each}" for each in ("root", "runroot", "tmpdir")]
+        kept = [
+            f"--{option}={self.path / option}" for option in ("root", "runroot", "tmpdir")
+        ]
         return subprocess.run(
             [*command, *kept, *arguments],
             check=False,
@@ -195,12 +197,12 @@ class Container:
 
         @return: the log.
         """
-        said = ""
+        log = ""
         for _ in patiently():
-            said = self.log()
-            if re.search(pattern, said.removeprefix(after)):
-                return said
-        raise AssertionError(f"no {pattern!r} in the log:\n{said}")
+            log = self.log()
+            if re.search(pattern, log.removeprefix(after)):
+                return log
+        raise AssertionError(f"no {pattern!r} in the log:\n{log}")
 
     def until_ended(self) -> int:
         """

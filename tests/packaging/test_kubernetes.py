@@ -80,7 +80,7 @@ def test_every_manifest_is_valid_by_its_schema(name: str) -> None:
 
 
 def test_every_manifest_file_is_applied() -> None:
-    there = {each.name for each in PLACE.glob("*.yaml")}
+    there = {file.name for file in PLACE.glob("*.yaml")}
     assert there == {"kustomization.yaml", *MANIFESTS}
 
 
@@ -148,13 +148,13 @@ def test_overlay_can_use_the_backup_and_monitoring_components(tmp_path: Path) ->
         f"resources: [{place}]\ncomponents: [{place}/backup, {place}/monitoring]\n"
     )
     built = list(yaml.safe_load_all(_run("kustomize", "build", str(tmp_path))))
-    found = {each["kind"]: each for each in built}
+    by_kind = {manifest["kind"]: manifest for manifest in built}
     for kind in ("CronJob", "ServiceAccount", "Role", "RoleBinding"):
-        assert_known(found[kind])
-    job = found["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        assert_known(by_kind[kind])
+    job = by_kind["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = job["containers"]
     assert container["securityContext"] == CONTAINER["securityContext"]
-    pod = f"{found['StatefulSet']['metadata']['name']}-0"
+    pod = f"{by_kind['StatefulSet']['metadata']['name']}-0"
     assert container["command"] == [
         *("kubectl", "exec", pod, f"--container={CONTAINER['name']}", "--"),
     ]
@@ -162,18 +162,20 @@ def test_overlay_can_use_the_backup_and_monitoring_components(tmp_path: Path) ->
     assert name == "pexctl"
     parsed = vars(make_parser().parse_args(arguments))
     assert parsed["keep"] == 14
-    assert_valid(found["NetworkPolicy"])
-    assert_known(found["StatefulSet"])
-    containers = found["StatefulSet"]["spec"]["template"]["spec"]["containers"]
-    (exporter,) = (each for each in containers if each["name"] == "backup-metrics")
+    assert_valid(by_kind["NetworkPolicy"])
+    assert_known(by_kind["StatefulSet"])
+    containers = by_kind["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    (exporter,) = (
+        container for container in containers if container["name"] == "backup-metrics"
+    )
     assert exporter["securityContext"] == CONTAINER["securityContext"]
     directory = str(Path(parsed["textfile"]).parent)
     assert f"--collector.textfile.directory={directory}" in exporter["args"]
     (exported,) = exporter["ports"]
-    allowed = found["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
-    rules = found["Role"]["rules"]
-    assert [each["resourceNames"] for each in rules] == [[pod], [pod]]
-    monitor = found["PodMonitor"]["spec"]
+    allowed = by_kind["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
+    rules = by_kind["Role"]["rules"]
+    assert [rule["resourceNames"] for rule in rules] == [[pod], [pod]]
+    monitor = by_kind["PodMonitor"]["spec"]
     assert monitor["selector"]["matchLabels"] == _SET["selector"]["matchLabels"]
     (port,) = CONTAINER["ports"]
     scraped = [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]]
@@ -203,7 +205,7 @@ def test_kubectl_and_kustomize_build_the_same() -> None:
     built = _run("kustomize", "build", str(PLACE))
     assert built == _run("kubectl", "kustomize", str(PLACE))
     listed = list(yaml.safe_load_all(built))
-    manifests = {each["kind"]: each for each in listed}
+    manifests = {manifest["kind"]: manifest for manifest in listed}
     assert len(listed) == len(MANIFESTS)
     given = manifests["StatefulSet"]
     # With another image, for a set that stays the same is not written.
@@ -216,8 +218,8 @@ def _said(instruction: str) -> str:
     """
     Return what the image's last stage says by an instruction.
     """
-    said: list[str] = re.findall(rf"^{instruction} (.+)$", DOCKERFILE, re.MULTILINE)
-    return said[-1]
+    arguments: list[str] = re.findall(rf"^{instruction} (.+)$", DOCKERFILE, re.MULTILINE)
+    return arguments[-1]
 
 
 def _missing(given: object, read: object, where: str = "") -> list[str]:

@@ -35,8 +35,8 @@ def built() -> Manifests:
 
 
 def _one(built: Manifests, kind: str) -> dict[str, Any]:
-    (found,) = (each["spec"] for each in built if each["kind"] == kind)
-    return dict(found)
+    (spec,) = (manifest["spec"] for manifest in built if manifest["kind"] == kind)
+    return dict(spec)
 
 
 @pytest.mark.needs("kubernetes-validate")
@@ -57,9 +57,9 @@ def test_service_accepts_its_arguments_and_they_name_each_etcd(built: Manifests)
         f"http://{name}.pexservice-etcd:2379" for name in names
     )
     (initial,) = (
-        each
-        for each in etcd["template"]["spec"]["containers"][0]["args"]
-        if each.startswith("--initial-cluster=")
+        argument
+        for argument in etcd["template"]["spec"]["containers"][0]["args"]
+        if argument.startswith("--initial-cluster=")
     )
     assert initial.removeprefix("--initial-cluster=").split(",") == [
         f"{name}=http://{name}.pexservice-etcd:2380" for name in names
@@ -70,20 +70,25 @@ def test_three_nodes_on_different_machines_tolerate_one_missing(built: Manifests
     nodes = _one(built, "Deployment")
     assert nodes["replicas"] == 3
     pod = nodes["template"]["spec"]
-    assert {each["topologyKey"] for each in pod["topologySpreadConstraints"]} == {
+    assert {
+        constraint["topologyKey"] for constraint in pod["topologySpreadConstraints"]
+    } == {
         "kubernetes.io/hostname",
         "topology.kubernetes.io/zone",
     }
-    budgets = [each["spec"] for each in built if each["kind"] == "PodDisruptionBudget"]
+    budgets = [
+        manifest["spec"] for manifest in built if manifest["kind"] == "PodDisruptionBudget"
+    ]
     assert [budget["maxUnavailable"] for budget in budgets] == [1, 1]
     assert {budget["unhealthyPodEvictionPolicy"] for budget in budgets} == {"AlwaysAllow"}
 
 
 def test_network_policies_admit_backup_and_prometheus_to_etcd(built: Manifests) -> None:
     (policy,) = (
-        each["spec"]
-        for each in built
-        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "pexservice-etcd"
+        manifest["spec"]
+        for manifest in built
+        if manifest["kind"] == "NetworkPolicy"
+        and manifest["metadata"]["name"] == "pexservice-etcd"
     )
     allowed = {
         source["podSelector"]["matchLabels"]["app.kubernetes.io/name"]
@@ -94,7 +99,7 @@ def test_network_policies_admit_backup_and_prometheus_to_etcd(built: Manifests) 
     job = _one(built, "CronJob")["jobTemplate"]["spec"]["template"]
     assert job["metadata"]["labels"]["app.kubernetes.io/name"] in allowed
     (etcd,) = _one(built, "StatefulSet")["template"]["spec"]["containers"]
-    ports = {each["name"]: each["containerPort"] for each in etcd["ports"]}
+    ports = {port["name"]: port["containerPort"] for port in etcd["ports"]}
     named = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
     assert named <= {*ports, *ports.values()}
     assert "--listen-metrics-urls=http://0.0.0.0:2381" in etcd["args"]
@@ -119,7 +124,11 @@ def test_real_etcd_answers_the_probes_in_each_state(
     (etcd,) = _one(built, "StatefulSet")["template"]["spec"]["containers"]
     probes = {name: etcd[f"{name}Probe"]["httpGet"]["path"] for name in _PROBES}
     assert probes == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
-    options = [each for each in etcd["args"] if each.startswith(("--auto", "--snapshot"))]
+    options = [
+        argument
+        for argument in etcd["args"]
+        if argument.startswith(("--auto", "--snapshot"))
+    ]
     with cluster(tmp_path, 3, *options) as members:
         first, *others = members
         _expect(first, "well")

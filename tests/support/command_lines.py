@@ -41,16 +41,16 @@ class CommandLine:
             (path / name).write_text(text)
         ended = run(path, "-n", "--pidfile=", command, *self.options, python=python)
         # When nothing is wrong, the command speaks on standard output.
-        said = ended.stderr or ended.stdout
-        found = [each for each in path.rglob("*") if each.is_file()]
+        output = ended.stderr or ended.stdout
+        files = [file for file in path.rglob("*") if file.is_file()]
         same = {
-            name: self.files.get(name) == each.read_text("latin-1")
-            for each in sorted(found)
-            for name in [str(each.relative_to(path))]
+            name: self.files.get(name) == file.read_text("latin-1")
+            for file in sorted(files)
+            for name in [str(file.relative_to(path))]
         }
-        said = said.replace(str(path), "DIRECTORY")
+        output = output.replace(str(path), "DIRECTORY")
         return (
-            Answer(f"exit status {ended.returncode}", body=said.encode()),
+            Answer(f"exit status {ended.returncode}", body=output.encode()),
             Answer(f"files, and whether they are as before: {same}"),
         )
 

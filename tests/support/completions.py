@@ -45,14 +45,14 @@ def verbs(parser: ArgumentParser) -> list[Verb]:
     (commands,) = (
         action for action in parser._actions if isinstance(action, _SubParsersAction)
     )
-    found = []
+    described = []
     for listed in commands._choices_actions:
         actions = [
             action
             for action in commands.choices[listed.dest]._actions
             if action.help is not SUPPRESS
         ]
-        found.append(
+        described.append(
             Verb(
                 listed.dest,
                 listed.help or "",
@@ -60,7 +60,7 @@ def verbs(parser: ArgumentParser) -> list[Verb]:
                 [action for action in actions if not action.option_strings],
             )
         )
-    return found
+    return described
 
 
 def _long(option: Action) -> str:
@@ -80,7 +80,7 @@ def bash() -> Iterator[str]:
     """
     known = verbs(make_parser())
     options = {_long(option): option for verb in known for option in verb.options}
-    values = {name: _value(each) for name, each in options.items()}
+    values = {name: _value(option) for name, option in options.items()}
     files = sorted(name for name, value in values.items() if value in _FILES)
     directories = sorted(name for name, value in values.items() if value in _DIRECTORIES)
     others = sorted(
@@ -116,8 +116,8 @@ def bash() -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    for each in "\\[]:":
-        text = text.replace(each, f"\\{each}")
+    for character in "\\[]:":
+        text = text.replace(character, f"\\{character}")
     return text.replace("'", "'\\''").replace("%%", "%")
 
 
@@ -147,16 +147,16 @@ def zsh() -> Iterator[str]:
     yield "case $words[1] in"
     for verb in known:
         arguments = []
-        for each in verb.options:
-            value = _value(each)
-            text = f"{_long(each)}[{_quoted(each.help or '')}]"
+        for option in verb.options:
+            value = _value(option)
+            text = f"{_long(option)}[{_quoted(option.help or '')}]"
             # An option that may be repeated is completed again.
-            again = "*" if type(each).__name__ == "_AppendAction" else ""
+            again = "*" if type(option).__name__ == "_AppendAction" else ""
             tail = "" if value is None else f":{value}:{_completed(value)}"
             arguments.append(f"'{again}{text}{tail}'")
-        for each in verb.positionals:
-            value = _value(each) or ""
-            optional = ":" if each.nargs == "?" else ""
+        for positional in verb.positionals:
+            value = _value(positional) or ""
+            optional = ":" if positional.nargs == "?" else ""
             arguments.append(f"'{optional}:{value}:{_completed(value)}'")
         yield f"    {verb.name})"
         yield "        _arguments \\"

@@ -136,9 +136,9 @@ class Expected:
 
         @raise AssertionError: one of them is not true.
         """
-        found = {at for order in permutations(answers) for at in self._after(order)}
-        assert found, f"from {self.possible}, {answers}"
-        self.possible = found
+        reachable = {at for order in permutations(answers) for at in self._after(order)}
+        assert reachable, f"from {self.possible}, {answers}"
+        self.possible = reachable
 
     def _after(self, answers: Sequence[Answer]) -> set[At]:
         possible = self.possible
@@ -155,7 +155,7 @@ class Expected:
         Take in that a reader was shown C{at}, so that a crash cannot take it back.
         """
         assert at in self.possible, f"{at} was shown, possible were {self.possible}"
-        self.possible = {each for each in self.possible if each >= at}
+        self.possible = {state for state in self.possible if state >= at}
 
 
 def _follow(at: At, word: str) -> At:

@@ -224,16 +224,16 @@ def pipelines() -> Iterator[Case]:
     ]
     yield Case("a pipeline of everything", (b"".join([*mixed, LAST]),))
     yield Case("everything, one by one", (*mixed, LAST))
-    for number, each in enumerate(mixed):
-        yield Case(f"a pipeline that begins with {number}", (each + look + step + LAST,))
-        yield Case(f"a pipeline with {number} behind", (step + step, look + each + LAST))
-        yield Case(f"{number}, and the client leaves", (each + step,), leaves=True)
-        yield Case(f"{number} behind a refusal", (b"nonsense\r\n\r\n" + each + LAST,))
+    for number, piece in enumerate(mixed):
+        yield Case(f"a pipeline that begins with {number}", (piece + look + step + LAST,))
+        yield Case(f"a pipeline with {number} behind", (step + step, look + piece + LAST))
+        yield Case(f"{number}, and the client leaves", (piece + step,), leaves=True)
+        yield Case(f"{number} behind a refusal", (b"nonsense\r\n\r\n" + piece + LAST,))
     yield Case("a long pipeline", ((step + look) * 200 + LAST,))
     two = request("POST /next", "Accept: */*") + request("GET /current", version="1.0")
     for cut in range(1, len(two)):
         yield Case(f"two, cut at {cut}", (two[:cut], two[cut:]))
-    yield Case("byte by byte", tuple(bytes([each]) for each in two))
+    yield Case("byte by byte", tuple(bytes([byte]) for byte in two))
 
 
 def bodies() -> Iterator[Case]:

@@ -60,15 +60,15 @@ class Crowd:
         with ExitStack() as stack:
             held: list[socket.socket] = []
             while not self._stopped.is_set():
-                held = [each for each in held if not _is_closed(each)]
+                held = [connection for connection in held if not _is_closed(connection)]
                 for _ in range(min(_BATCH, self._count - len(held))):
-                    made = stack.enter_context(socket.socket())
-                    made.bind((ATTACKER, 0))
-                    made.settimeout(PATIENCE)
-                    made.connect(self._address)
-                    made.sendall(self._piece)
-                    made.setblocking(False)  # noqa: FBT003 its only argument
-                    held.append(made)
+                    connection = stack.enter_context(socket.socket())
+                    connection.bind((ATTACKER, 0))
+                    connection.settimeout(PATIENCE)
+                    connection.connect(self._address)
+                    connection.sendall(self._piece)
+                    connection.setblocking(False)  # noqa: FBT003 its only argument
+                    held.append(connection)
                     self.made += 1
                 if self.made >= self._count:
                     self.standing.set()

@@ -82,8 +82,8 @@ class Daemon:
                 stderr=subprocess.STDOUT,
             )
         try:
-            found = self._wait_for(r"the cursor is at", start)
-            address = re.search(r"listening on 127\.0\.0\.1:(\d+)", found)
+            start_log = self._wait_for(r"the cursor is at", start)
+            address = re.search(r"listening on 127\.0\.0\.1:(\d+)", start_log)
             self.port = int(address[1]) if address else 0
         except BaseException:
             self.kill()
@@ -96,12 +96,12 @@ class Daemon:
         @return: the log, from C{start}.
         """
         for _ in patiently():
-            said = self.log.read_bytes()[start:].decode()
-            if re.search(pattern, said):
-                return said
+            log = self.log.read_bytes()[start:].decode()
+            if re.search(pattern, log):
+                return log
             if self.process.poll() is not None:
                 break
-        raise AssertionError(f"no {pattern!r} in the log:\n{said}")
+        raise AssertionError(f"no {pattern!r} in the log:\n{log}")
 
     def __enter__(self) -> Self:
         return self
@@ -175,10 +175,10 @@ def children(pid: int) -> list[int]:
     Return the children of a process.
     """
     try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except OSError:
         return []
-    return [int(each) for each in found.split()]
+    return [int(child) for child in text.split()]
 
 
 def runs_a_worker(pid: int) -> bool:

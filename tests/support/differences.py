@@ -30,15 +30,15 @@ class Answer:
         """
         Return the value of the first header C{name}, if there is one.
         """
-        return next((value for each, value in self.headers if each == name), None)
+        return next((value for header, value in self.headers if header == name), None)
 
     @property
     def code(self) -> str:
         """
         Return the three digits of an HTTP status, else the whole status.
         """
-        found = re.match(r"HTTP/1\.[01] (\d{3})", self.status)
-        return found[1] if found else self.status
+        match = re.match(r"HTTP/1\.[01] (\d{3})", self.status)
+        return match[1] if match else self.status
 
 
 #: All that one version answers in one case.  Nothing, if the version does not have it.
@@ -78,13 +78,13 @@ def added_header(name: str, value: str) -> Undo:
     extra = (name, value)
 
     def undo(old: Outcome, new: Outcome) -> Outcome:
-        if any(extra in each.headers for each in old) and len(old) == len(new):
+        if any(extra in answer.headers for answer in old) and len(old) == len(new):
             # Some answers always had the header.
             return tuple(
                 after if extra in before.headers else _without(after, extra)
                 for before, after in zip(old, new, strict=True)
             )
-        return tuple(_without(each, extra) for each in new)
+        return tuple(_without(answer, extra) for answer in new)
 
     return undo
 
@@ -213,7 +213,7 @@ def instead(old_codes: str, new_codes: str, says: str = "") -> Undo:
         fits = (
             fnmatchcase(codes(old), old_codes)
             and fnmatchcase(codes(new), new_codes)
-            and any(re.search(says.encode(), each.body) for each in new)
+            and any(re.search(says.encode(), answer.body) for answer in new)
         )
         return old if fits else new
 
@@ -238,7 +238,9 @@ def codes(outcome: Outcome) -> str:
     """
     Return the statuses of an outcome, without the cursor's state.
     """
-    return " ".join(each.code for each in outcome if not each.status.startswith("rev"))
+    return " ".join(
+        answer.code for answer in outcome if not answer.status.startswith("rev")
+    )
 
 
 def added(old: Outcome, new: Outcome) -> Outcome:
@@ -284,7 +286,7 @@ def words(old_words: str, new_words: str) -> Undo:
 
     def undo(old: Answer, new: Answer) -> Answer:
         body = new.body.replace(new_words.encode(), old_words.encode())
-        was, now = (each.header("Content-Length") or "" for each in (old, new))
+        was, now = (answer.header("Content-Length") or "" for answer in (old, new))
         # Some lengths are not compared.
         known = was.isdecimal() and now.isdecimal()
         # An answer to a HEAD has the length alone.
@@ -338,25 +340,25 @@ def compare(
     @param wanted: the differences that may be.
     @param asked: what was sent or run, by case, to be shown.
     """
-    found = Comparison()
+    comparison = Comparison()
     known = list(wanted)
     examples: dict[tuple[str, ...], str] = {}
     for name in dict.fromkeys([*old, *new]):
         before, after = old.get(name, ()), new.get(name, ())
-        for each in known:
+        for wanted_difference in known:
             if before == after:
                 break
-            if fnmatchcase(name, each.cases):
-                undone = each.undo(before, after)
-                if undone != after and each not in found.seen:
-                    found.seen.append(each)
+            if fnmatchcase(name, wanted_difference.cases):
+                undone = wanted_difference.undo(before, after)
+                if undone != after and wanted_difference not in comparison.seen:
+                    comparison.seen.append(wanted_difference)
                 after = undone
         if before != after:
             lines = tuple(_tell(before, after))
             shown = f"    asked: {str(asked.get(name, ''))[:600]}"
             example = examples.setdefault(lines, "\n".join([shown, *lines]))
-            found.unwanted.setdefault(example, []).append(name)
-    return found
+            comparison.unwanted.setdefault(example, []).append(name)
+    return comparison
 
 
 def _tell(old: Outcome, new: Outcome) -> Iterator[str]:

@@ -140,7 +140,7 @@ class FakeEtcd:
         End a lease, and its keys with it.
         """
         self.ended.add(lease)
-        for key in [key for key, each in self.values.items() if each.lease == lease]:
+        for key in [key for key, stored in self.values.items() if stored.lease == lease]:
             del self.values[key]
         return {}
 
@@ -149,16 +149,19 @@ class FakeEtcd:
         if "range_end" not in message:
             return [key] if key in self.values else []
         end = b64decode(message["range_end"])
-        found = [value for value in self.values if key <= value < end]
+        keys = [value for value in self.values if key <= value < end]
         by_change = message.get("sort_target") == "MOD"
         return sorted(
-            found,
-            key=lambda each: (self.values[each].mod if by_change else 0, each),
+            keys,
+            key=lambda stored_key: (
+                self.values[stored_key].mod if by_change else 0,
+                stored_key,
+            ),
             reverse=message.get("sort_order") == "DESCEND",
         )
 
     def _range(self, message: Message) -> Message:
-        found = [
+        values = [
             {
                 "key": b64encode(key).decode(),
                 "value": self.values[key].value,
@@ -167,7 +170,7 @@ class FakeEtcd:
             }
             for key in self._selected(message)[: int(message.get("limit", 10**9))]
         ]
-        return {"kvs": found} if found else {}
+        return {"kvs": values} if values else {}
 
     def _delete(self, message: Message) -> Message:
         for key in self._selected(message):
@@ -203,7 +206,7 @@ class FakeEtcd:
             lease = operation.get("request_put", {}).get("lease")
             if lease in self.ended or (lease and int(lease) > self.leases):
                 raise CallRefused(NOT_FOUND, "etcdserver: requested lease not found")
-        if any("request_range" not in each for each in operations):
+        if any("request_range" not in operation for operation in operations):
             self.revision += 1
             self.changes.append(message)
         answer = self._answer(taken)
@@ -229,8 +232,10 @@ class FakeEtcd:
         return Taken(
             succeeded,
             [
-                self._taken(each["request_txn"]) if "request_txn" in each else each
-                for each in message.get("success" if succeeded else "failure", [])
+                self._taken(operation["request_txn"])
+                if "request_txn" in operation
+                else operation
+                for operation in message.get("success" if succeeded else "failure", [])
             ],
         )
 
@@ -293,7 +298,8 @@ def _puts(message: Message) -> bool:
     Return whether a transaction puts anything, whichever branch is taken.
     """
     return any(
-        any("request_put" in each for each in branch) or any(map(_puts, _nested(branch)))
+        any("request_put" in operation for operation in branch)
+        or any(map(_puts, _nested(branch)))
         for branch in _branches(message)
     )
 
@@ -305,8 +311,8 @@ def _check_size(message: Message) -> None:
                 INVALID_ARGUMENT, "etcdserver: too many operations in txn request"
             )
     for branch in _branches(message):
-        for each in _nested(branch):
-            _check_size(each)
+        for operation in _nested(branch):
+            _check_size(operation)
 
 
 Deletion = tuple[bytes, bytes]
@@ -319,10 +325,10 @@ def _check_overlaps(operations: list[Message]) -> tuple[set[bytes], list[Deletio
     @return: the keys that are put, and the ranges that are deleted.
     """
     deletions: list[Deletion] = []
-    for each in operations:
-        if "request_delete_range" in each:
-            key = b64decode(each["request_delete_range"]["key"])
-            end = each["request_delete_range"].get("range_end")
+    for deletion in operations:
+        if "request_delete_range" in deletion:
+            key = b64decode(deletion["request_delete_range"]["key"])
+            end = deletion["request_delete_range"].get("range_end")
             deletions.append((key, key + b"\0" if end is None else b64decode(end)))
     puts: set[bytes] = set()
     for nested in _nested(operations):
@@ -332,9 +338,9 @@ def _check_overlaps(operations: list[Message]) -> tuple[set[bytes], list[Deletio
         for more, others in ways:
             puts |= more
             deletions += others
-    for each in operations:
-        if "request_put" in each:
-            key = b64decode(each["request_put"]["key"])
+    for put in operations:
+        if "request_put" in put:
+            key = b64decode(put["request_put"]["key"])
             _check_apart(puts, {key}, deletions)
             puts.add(key)
     return puts, deletions

@@ -114,7 +114,9 @@ class FakeService(Resource):
         Return the keys of all the steps that were asked for, in their order.
         """
         return [
-            each.headers["idempotency-key"] for each in self.asked if each.method == "POST"
+            request.headers["idempotency-key"]
+            for request in self.asked
+            if request.method == "POST"
         ]
 
     def render(self, request: Request) -> bytes | int:
@@ -145,8 +147,8 @@ class FakeService(Resource):
         request.setResponseCode(disturbance.status)
         for name in list(request.responseHeaders.getAllRawHeaders()):
             request.responseHeaders.removeHeader(name[0])
-        for each, value in disturbance.headers.items():
-            request.setHeader(each, value)
+        for header, value in disturbance.headers.items():
+            request.setHeader(header, value)
         return disturbance.body
 
     def _answer(self, request: Request, asked: Asked) -> bytes | int:
@@ -158,7 +160,9 @@ class FakeService(Resource):
             return NOT_DONE_YET
         request.setHeader("Content-Type", JSON)
         if path == "/history":
-            return self._history(dict(each.split("=") for each in query.split("&")))
+            return self._history(
+                dict(parameter.split("=") for parameter in query.split("&"))
+            )
         revision, position = self.revision, self.position
         if asked.method == "POST":
             word, key = path[1:], asked.headers["idempotency-key"]
@@ -192,9 +196,9 @@ class FakeService(Resource):
         request.setResponseCode(412)
         request.setHeader("Pex-Revision", str(self.revision))
         request.setHeader("Pex-Position", str(self.position))
-        made = problem(412, "precondition-failed")
+        refusal = problem(412, "precondition-failed")
         request.setHeader("Content-Type", PROBLEM)
-        return made.body
+        return refusal.body
 
     def _history(self, query: dict[str, str]) -> bytes:
         before, limit = int(query.get("before", 10**9)), int(query["limit"])

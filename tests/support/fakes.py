@@ -67,7 +67,7 @@ class Turns(Clock):
         Let C{seconds} pass, then make the calls that are due and no later ones.
         """
         self.rightNow += seconds
-        for call in [each for each in self.calls if each.getTime() <= self.rightNow]:
+        for call in [call for call in self.calls if call.getTime() <= self.rightNow]:
             if call in self.calls:
                 self.calls.remove(call)
                 call.called = 1

@@ -283,9 +283,9 @@ def differences(seeds: Sequence[int]) -> Iterator[Difference]:
     Yield the streams in which the two differ.
     """
     for seed in seeds:
-        found = difference(seed)
-        if found is not None:
-            yield found
+        found_difference = difference(seed)
+        if found_difference is not None:
+            yield found_difference
 
 
 def main(seconds: float, first: int = 1_000_000) -> None:
@@ -295,10 +295,12 @@ def main(seconds: float, first: int = 1_000_000) -> None:
     counts: dict[str, int] = {}
     end, seed = time.monotonic() + seconds, first
     while time.monotonic() < end:
-        for found in differences(range(seed, seed + 100)):
-            if found.known is None:
-                print(found, flush=True)
-            reason = found.known.reason if found.known else "NOT KNOWN"
+        for found_difference in differences(range(seed, seed + 100)):
+            if found_difference.known is None:
+                print(found_difference, flush=True)
+            reason = (
+                found_difference.known.reason if found_difference.known else "NOT KNOWN"
+            )
             counts[reason] = counts.get(reason, 0) + 1
         seed += 100
     print(f"{seed - first:,} streams from seed {first:,}")

@@ -46,9 +46,9 @@ class Installation:
         # This link comes first, for an environment on top of the system's has a folder of
         # that name too, with nothing in it but our plugin.
         (self.site / "twisted").symlink_to(_origin("twisted").parent)
-        for each in map(Path, sys.path):
-            if each.name in ("site-packages", "dist-packages") and each.is_dir():
-                _link(each, self.site)
+        for site_path in map(Path, sys.path):
+            if site_path.name in ("site-packages", "dist-packages") and site_path.is_dir():
+                _link(site_path, self.site)
         self._package = self.site / "pexservice"
         plugins = self.site / _PLUGIN.parent
         # These two are directories, so that a plugin can be put next to Twisted's own.
@@ -77,12 +77,12 @@ class Installation:
 
         @param first_line: the line that the package's C{__init__.py} begins with.
         """
-        before = {each for each in self._package.rglob("*") if each.is_file()}
+        before = {file for file in self._package.rglob("*") if file.is_file()}
         origin = _origin("pexservice").parent
         files = {
-            self._package / each.relative_to(origin): each.read_bytes()
-            for each in origin.rglob("*")
-            if each.is_file() and each.parent.name != "__pycache__"
+            self._package / file.relative_to(origin): file.read_bytes()
+            for file in origin.rglob("*")
+            if file.is_file() and file.parent.name != "__pycache__"
         }
         files[self.site / _PLUGIN] = _origin(
             "twisted.plugins.pexservice_plugin"
@@ -95,8 +95,8 @@ class Installation:
             new = path.with_suffix(".new")
             new.write_bytes(content)
             new.replace(path)
-        for each in before - files.keys():
-            each.unlink()
+        for file in before - files.keys():
+            file.unlink()
 
 
 def release_installed(path: Path) -> Installation:
@@ -109,19 +109,19 @@ def release_installed(path: Path) -> Installation:
 
 
 def _origin(module: str) -> Path:
-    found = find_spec(module)
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin)
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin)
 
 
 def _link(original: Path, to: Path) -> None:
     """
     Link all that is in one directory into another, except for this package.
     """
-    for each in original.iterdir():
-        link = to / each.name
-        if each.name.startswith(_OURS) or each.name == "dropin.cache":
+    for path in original.iterdir():
+        link = to / path.name
+        if path.name.startswith(_OURS) or path.name == "dropin.cache":
             continue
-        if each.suffix != ".pth" and not link.exists():
-            link.symlink_to(each)
+        if path.suffix != ".pth" and not link.exists():
+            link.symlink_to(path)

@@ -48,11 +48,11 @@ class Record:
 
     def __str__(self) -> str:
         name = "current" if self.operation is None else self.operation.word
-        told = "refused" if self.refused else "unknown"
+        outcome = "refused" if self.refused else "unknown"
         if self.seen is not None:
-            told = f"revision {self.seen[0]}, position {self.seen[1]}"
+            outcome = f"revision {self.seen[0]}, position {self.seen[1]}"
         times = f"{round(self.called, 4)} to {round(self.returned, 4)}"
-        return f"client {self.client}'s {name} ({told}; {times})"
+        return f"client {self.client}'s {name} ({outcome}; {times})"
 
 
 def positions(journal: Sequence[Transition]) -> list[int]:
@@ -69,9 +69,9 @@ def faults(records: Sequence[Record], journal: Sequence[Transition]) -> list[str
     @param journal: the transitions that were made, from revision 1 to the last.
     @return: each fault in words; empty if all is well.
     """
-    found = [*_contradictions(records, journal)]
+    contradictions = [*_contradictions(records, journal)]
     # A record that contradicts the journal has no place in the order.
-    return found or [*_disorder(records, journal)]
+    return contradictions or [*_disorder(records, journal)]
 
 
 def _contradictions(
@@ -83,7 +83,7 @@ def _contradictions(
     The order in time does not count here.
     """
     led_to = positions(journal)
-    made: dict[int, Record] = {}
+    owners: dict[int, Record] = {}
     for record in records:
         if record.seen is None:
             continue
@@ -95,8 +95,8 @@ def _contradictions(
             yield f"{record}: the position is {led_to[revision]}"
         elif move is not None and move is not journal[revision - 1]:
             yield f"{record}: that was {journal[revision - 1].word}"
-        elif move is not None and made.setdefault(revision, record) is not record:
-            yield f"{record}: that was {made[revision]}"
+        elif move is not None and owners.setdefault(revision, record) is not record:
+            yield f"{record}: that was {owners[revision]}"
 
 
 def _disorder(records: Sequence[Record], journal: Sequence[Transition]) -> Iterator[str]:
@@ -149,31 +149,31 @@ def _unasked(
     for transition in Transition:
         asked = iter(
             sorted(
-                (each for each in unknown if each.operation is transition),
-                key=lambda each: each.called,
+                (record for record in unknown if record.operation is transition),
+                key=lambda record: record.called,
             )
         )
-        for revision, made in enumerate(journal, 1):
-            if made is not transition or revision in owned:
+        for revision, transition_made in enumerate(journal, 1):
+            if transition_made is not transition or revision in owned:
                 continue
             # If the operation that was called first came too late, so did all others.
             asking, seen = next(asked, None), deadlines[revision]
             if asking is None:
-                yield f"revision {revision}, {made.word}: nobody asked for it"
+                yield f"revision {revision}, {transition_made.word}: nobody asked for it"
             elif seen is not None and asking.called > seen.returned:
                 yield f"{seen}: from the future, {asking} began after it had ended"
 
 
-def _later(one: Record | None, other: Record | None) -> Record | None:
-    if one is None or other is None:
-        return one or other
-    return one if one.called >= other.called else other
+def _later(first: Record | None, other: Record | None) -> Record | None:
+    if first is None or other is None:
+        return first or other
+    return first if first.called >= other.called else other
 
 
-def _sooner(one: Record | None, other: Record | None) -> Record | None:
-    if one is None or other is None:
-        return one or other
-    return one if one.returned <= other.returned else other
+def _sooner(first: Record | None, other: Record | None) -> Record | None:
+    if first is None or other is None:
+        return first or other
+    return first if first.returned <= other.returned else other
 
 
 def linearizable(
@@ -203,7 +203,7 @@ def _search(
 
     @param been: the pending records and states from which they could not.
     """
-    if all(each.seen is None for each in pending) and (
+    if all(record.seen is None for record in pending) and (
         journal is None or state[0] == len(journal)
     ):
         return True
@@ -211,7 +211,9 @@ def _search(
         return False
     been.add((pending, state))
     # The operation that ends first is not preceded by operations that begin after its end.
-    first_end = min((each.returned for each in pending if each.seen), default=math.inf)
+    first_end = min(
+        (record.returned for record in pending if record.seen), default=math.inf
+    )
     for record in pending:
         after = _apply(record, state, journal)
         if (

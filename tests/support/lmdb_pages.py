@@ -47,19 +47,24 @@ def pages_in_use(store: Path) -> dict[str, list[int]]:
     """
     Return the numbers of all used pages of a sound store by kind, in the order of the walk.
     """
-    found: dict[str, list[int]] = {META: [0, 1], BRANCH: [], LEAF: [], OVERFLOW: []}
+    numbers_by_kind: dict[str, list[int]] = {
+        META: [0, 1],
+        BRANCH: [],
+        LEAF: [],
+        OVERFLOW: [],
+    }
     take, take_overflow = pages._Pages.take, pages._Pages.take_overflow
 
     def taking(self: pages._Pages, number: int) -> bytes:
         page = take(self, number)
-        found[_KINDS[PAGE_HEADER.unpack_from(page)[2]]].append(number)
+        numbers_by_kind[_KINDS[PAGE_HEADER.unpack_from(page)[2]]].append(number)
         return page
 
     def taking_overflow(self: pages._Pages, number: int, length: int) -> int:
         count = take_overflow(self, number, length)
-        found[OVERFLOW].extend(range(number, number + count))
+        numbers_by_kind[OVERFLOW].extend(range(number, number + count))
         return count
 
     with patch.multiple(pages._Pages, take=taking, take_overflow=taking_overflow):
         check(store)
-    return found
+    return numbers_by_kind

@@ -64,21 +64,21 @@ def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) ->
     newest, oldest = int(answer.headers["Pex-Revision"]), min(rows)
     assert sorted(rows) == list(range(oldest, newest + 1))
     assert forgets or oldest == 1
-    told = {each.revision: each for client in clients for each in client.told}
-    assert len(told) == sum(len(each.told) for each in clients)
+    steps = {step.revision: step for client in clients for step in client.told}
+    assert len(steps) == sum(len(client.told) for client in clients)
     assert highest(clients) <= newest
-    for revision, each in told.items():
+    for revision, step in steps.items():
         if revision >= oldest:
-            assert rows[revision] == (each.position, each.word)
-        rows[revision] = (each.position, each.word)
+            assert rows[revision] == (step.position, step.word)
+        rows[revision] = (step.position, step.word)
     # Older steps without a response leave gaps.
     for revision in rows.keys() - {1}:
         if revision - 1 in rows:
             (before, _), (after, word) = rows[revision - 1], rows[revision]
             assert follow_position(before, Transition[word.upper()]) == after
     assert int(answer.headers["Pex-Position"]) == rows[newest][0]
-    assert [each.refused for each in clients] == [0] * len(clients)
-    return len(told)
+    assert [client.refused for client in clients] == [0] * len(clients)
+    return len(steps)
 
 
 def surprises(clients: Sequence[Client]) -> list[str]:

@@ -70,13 +70,15 @@ class Terminal:
         Return the panes' text.
         """
         lines = self.log.read_text().splitlines()
-        told = [re.sub(r"^\S+T(\S+?)Z ", r"\1 ", line) for line in lines]
-        told = [line for line in told if not re.search("starting up|reactor class", line)]
+        log_lines = [re.sub(r"^\S+T(\S+?)Z ", r"\1 ", line) for line in lines]
+        log_lines = [
+            line for line in log_lines if not re.search("starting up|reactor class", line)
+        ]
         # Only what is typed is bold.
         typed = re.sub(r"(?m)^(\$ .*)$", r"<b>\1</b>", escape(self.typed))
         return (
             f"<style>{_STYLE}</style><section><h1>the log of the service</h1><pre>"
-            + escape("\n".join(told[-9:]))
+            + escape("\n".join(log_lines[-9:]))
             + f"</pre></section><section><h1>a terminal</h1><pre>{typed}</pre></section>"
         )
 
@@ -131,13 +133,13 @@ def record(recording: Recording, daemon: Daemon) -> None:
     began = time.monotonic()
     with subprocess.Popen([*pexctl, *command.split()], stdout=subprocess.PIPE) as load:
         recording.go_on(KILL_AT)
-        found = re.findall(r"worker-1 is process (\d+)", daemon.log.read_text())
-        recording.type(f"kill -9 {found[-1]}")
-        os.kill(int(found[-1]), 9)
+        pids = re.findall(r"worker-1 is process (\d+)", daemon.log.read_text())
+        recording.type(f"kill -9 {pids[-1]}")
+        os.kill(int(pids[-1]), 9)
         recording.go_on(began + LOAD + 0.5 - time.monotonic())
-        told = load.communicate()[0].decode()
-    assert load.returncode == 0, told
-    recording.terminal.typed += told
+        output = load.communicate()[0].decode()
+    assert load.returncode == 0, output
+    recording.terminal.typed += output
     recording.go_on(0.3)
     recording.frames.append((time.monotonic() + STILL, *recording.frames[-1][1:]))
 

@@ -132,8 +132,8 @@ def _memory_groups() -> bool:
     """
     Return whether a group of processes can be given little memory.
     """
-    found = memory_controller()
-    return found is not None and os.access(found[0], os.W_OK)
+    controller = memory_controller()
+    return controller is not None and os.access(controller[0], os.W_OK)
 
 
 def faketime_library() -> Path | None:

@@ -179,17 +179,17 @@ class Side:
             self._cut_off = False
             broken.append(Answer("another client's connection was closed"))
         moved = Answer(f"revisions moved: {self.revision - before}")
-        return (*(_plain(each, case) for each in parse(received)), *broken, moved)
+        return (*(_plain(response, case) for response in parse(received)), *broken, moved)
 
 
-def align(one: Side, other: Side) -> None:
+def align(first_side: Side, other: Side) -> None:
     """
     Bring both cursors to the same revision and position, whatever a case has done to them.
     """
-    while one.revision != other.revision:
-        min(one, other, key=lambda side: side.revision).reset()
-    if one.position != other.position:
-        one.reset()
+    while first_side.revision != other.revision:
+        min(first_side, other, key=lambda side: side.revision).reset()
+    if first_side.position != other.position:
+        first_side.reset()
         other.reset()
 
 

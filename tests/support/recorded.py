@@ -191,11 +191,11 @@ def _no_continue(held: Conversation, recorded: Summary, present: Summary) -> boo
     """
     Explain a missing C{100 Continue}.
     """
-    one, other = (
+    first, other = (
         [response for response in responses if not response.startswith("100:")]
         for responses in (recorded.responses, present.responses)
     )
-    return b"100-continue" in held.sent and one == other
+    return b"100-continue" in held.sent and first == other
 
 
 def _refused_by_all_lines(_: Conversation, recorded: Summary, present: Summary) -> bool:

@@ -61,8 +61,8 @@ def main() -> None:
             view.page.screenshot(path=PICTURES / "under-way.png")
             view["load"].click()
             view.page.wait_for_selector("#batches span")
-            found = re.findall(r"worker-1 is process (\d+)", daemon.log.read_text())
-            os.kill(int(found[-1]), signal.SIGKILL)
+            pids = re.findall(r"worker-1 is process (\d+)", daemon.log.read_text())
+            os.kill(int(pids[-1]), signal.SIGKILL)
             view.page.wait_for_function(
                 "() => document.getElementById('takeover').innerText.includes('lost')"
             )

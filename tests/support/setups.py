@@ -165,7 +165,7 @@ def setups() -> tuple[Setup, ...]:
         *(*corpus.heads(), *corpus.pipelines(), *corpus.bodies()),
     ]
     malformed = list(corpus.malformed())
-    half = [each for each in understood if hash_of(each.name) % 2]
+    half = [setup for setup in understood if hash_of(setup.name) % 2]
     return (
         Setup("supervised", [*understood, *malformed]),
         # On Twisted's own reactor.

@@ -77,7 +77,7 @@ class Supervised:
         """
         Return the processes that run, the oldest first.
         """
-        return [each for each in self.reactor.spawned if each.alive]
+        return [process for process in self.reactor.spawned if process.alive]
 
     def started(self) -> list[SpawnedProcess]:
         """

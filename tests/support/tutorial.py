@@ -70,17 +70,19 @@ def commands(page: str) -> list[Command]:
     """
     Return the commands in a page's C{console} blocks.
     """
-    found: list[Command] = []
+    commands_of_page: list[Command] = []
     for block in re.findall(r"^```console\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
         line, prints = "", list[str]()
-        for each in [*block.splitlines(), "$ "]:
-            if each.startswith(("$ ", "# ")):
+        for text_line in [*block.splitlines(), "$ "]:
+            if text_line.startswith(("$ ", "# ")):
                 if line:
-                    found.append(Command(line[0] == "#", line[2:], tuple(prints)))
-                line, prints = each, []
+                    commands_of_page.append(
+                        Command(line[0] == "#", line[2:], tuple(prints))
+                    )
+                line, prints = text_line, []
             else:
-                prints.append(each)
-    return found
+                prints.append(text_line)
+    return commands_of_page
 
 
 class Shell:
@@ -134,10 +136,10 @@ class Shell:
         tell.write(f"{line}\nprintf '%s %d\\n' '{mark}' $?\n")
         tell.flush()
         printed: list[str] = []
-        for said in hear:
-            before, found, status = said.partition(mark)
+        for output in hear:
+            before, mark_seen, status = output.partition(mark)
             printed.append(before)
-            if found:
+            if mark_seen:
                 return "".join(printed), int(status)
         raise AssertionError(f"the shell is gone: {line}: {''.join(printed)}")
 

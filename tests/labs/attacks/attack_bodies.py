@@ -356,7 +356,7 @@ PIPELINES: list[Attack] = [
         name="404, 405 and a step",
         rule="RFC 9112 9.3: what was understood leaves the connection in order",
         sent=request(b"GET /nothing HTTP/1.1") + request(b"PUT /next HTTP/1.1") + step(),
-        statuses=[frozenset({each}) for each in (404, 405, 200)],
+        statuses=[frozenset({status}) for status in (404, 405, 200)],
         moves=1,
     ),
     *answered(

@@ -77,8 +77,8 @@ class Answer:
         """
         Return the cursor's revision, if the answer names it.
         """
-        found = re.search(rb"\r\nPex-Revision: (\d+)", self.head)
-        return None if found is None else int(found[1])
+        match = re.search(rb"\r\nPex-Revision: (\d+)", self.head)
+        return None if match is None else int(match[1])
 
     @property
     def last(self) -> bool:
@@ -130,7 +130,7 @@ def answered(
             name=name,
             rule=rule,
             sent=sent,
-            statuses=[frozenset({each}) for each in statuses],
+            statuses=[frozenset({status}) for status in statuses],
             moves=moves,
             ends=ends,
         )
@@ -270,13 +270,15 @@ def judge(attack: Attack, answers: Sequence[Answer]) -> None:
     for status, allowed in zip(got, expected, strict=True):
         assert status in allowed, got
         assert status < 500, got
-    for each in answers[:-1]:
-        assert not each.last, got
+    for earlier_answer in answers[:-1]:
+        assert not earlier_answer.last, got
     if answers and not attack.leaves:
         assert answers[-1].last, answers[-1].head
-    for each in answers:
-        if each.status in REFUSALS and each.last and each.body:
-            assert each.body.index(b"\n") == len(each.body) - 1, each.body
+    for seen_answer in answers:
+        if seen_answer.status in REFUSALS and seen_answer.last and seen_answer.body:
+            assert seen_answer.body.index(b"\n") == len(seen_answer.body) - 1, (
+                seen_answer.body
+            )
 
 
 def judge_nginx(answers: Sequence[Answer]) -> None:
@@ -294,8 +296,8 @@ def judge_moves(answers: Iterable[Answer], before: int, after: int) -> None:
 
     The response may have passed through nginx.
     """
-    told = {answer.revision for answer in answers if answer.revision is not None}
-    steps = sorted(each for each in told if each > before)
+    revisions = {answer.revision for answer in answers if answer.revision is not None}
+    steps = sorted(revision for revision in revisions if revision > before)
     assert steps == [*range(before + 1, after + 1)], (before, steps, after)
 
 
@@ -333,7 +335,7 @@ class Front:
         if self.nginx:
             # nginx takes a client that closes its half for one that is gone, and a step
             # that it has passed on by then is made and not answered.
-            attacks = [each for each in attacks if not (each.leaves and each.moves)]
+            attacks = [attack for attack in attacks if not (attack.leaves and attack.moves)]
         before = self.revision()
         wrong: list[str] = []
         come: list[Answer] = []
@@ -357,11 +359,11 @@ class Front:
         else:
             list(map(one, attacks))
         after = self.revision()
-        due = sum(each.moves + (not each.ends) for each in attacks)
+        due = sum(attack.moves + (not attack.ends) for attack in attacks)
         try:
             assert self.nginx or after - before == due, (before, due, after)
             judge_moves(come, before, after)
         except AssertionError as error:
-            names = ", ".join(each.name for each in attacks)
+            names = ", ".join(attack.name for attack in attacks)
             wrong.append(f"{names}: the cursor: {error!r}")
         return wrong

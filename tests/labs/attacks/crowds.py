@@ -37,10 +37,10 @@ def _python(place: Path, descriptors: int | None) -> str:
     """
     if descriptors is None:
         return sys.executable
-    made = place / "python"
-    made.write_text(f'#!/bin/sh\nulimit -n {descriptors}\nexec {sys.executable} "$@"\n')
-    made.chmod(0o755)
-    return str(made)
+    script = place / "python"
+    script.write_text(f'#!/bin/sh\nulimit -n {descriptors}\nexec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
 
 
 def beside(name: str) -> list[float]:
@@ -48,8 +48,8 @@ def beside(name: str) -> list[float]:
     Return the waits of an honest client next to the crowd of this name.  Seconds.
     """
     tls, count, descriptors = WAYS[name]
-    with tempfile.TemporaryDirectory() as made:
-        place = Path(made)
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
         options, context = certified(place) if tls else ((), None)
         python = _python(place, descriptors)
         with Daemon(place, *options, python=python) as daemon:
@@ -65,13 +65,13 @@ def main() -> None:
     """
     Try each crowd, and record the waits.
     """
-    found = {}
+    waits_by_name = {}
     for name in WAYS:
-        waits = found[name] = beside(name)
+        waits = waits_by_name[name] = beside(name)
         print(f"{name}: the longest wait was {1000 * max(waits):.0f} ms", flush=True)
     figures = "; ".join(
         f"{name}: {1000 * percentile(waits, 0.5):.0f} and {1000 * max(waits):.0f} ms"
-        for name, waits in found.items()
+        for name, waits in waits_by_name.items()
     )
     record(
         Evidence(

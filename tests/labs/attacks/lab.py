@@ -38,9 +38,9 @@ TABLE = [
 ]
 
 #: The attacks that the service waits for until their time is over.
-PATIENT = [each for each in TABLE if each.hangs and not each.leaves]
+PATIENT = [attack for attack in TABLE if attack.hangs and not attack.leaves]
 
-PROMPT = [each for each in TABLE if each not in PATIENT]
+PROMPT = [attack for attack in TABLE if attack not in PATIENT]
 
 ROUNDS = 10
 
@@ -103,8 +103,8 @@ def wait_all(fronts: Sequence[Front]) -> list[str]:
     Try the attacks that take their time on all fronts at once.
     """
     with ThreadPoolExecutor(len(fronts)) as threads:
-        found = threads.map(lambda front: front.try_at_once(PATIENT), fronts)
-    return [trouble for each in found for trouble in each]
+        troubles_of_fronts = threads.map(lambda front: front.try_at_once(PATIENT), fronts)
+    return [trouble for troubles in troubles_of_fronts for trouble in troubles]
 
 
 def keep(tried: int) -> None:

@@ -193,20 +193,20 @@ def attack_all(path: Path, command: str, seconds: int) -> tuple[Waits, dict[str,
 
     @return: what others waited in peace, and during each attack.
     """
-    found = {}
+    waits_by_way = {}
     with Daemon(path, command=command) as daemon:
         for _ in range(1000):
             daemon.ask("/next", "POST")
         peace = while_asking(daemon, in_peace)
         _show("in peace", peace)
         for way in WAYS:
-            found[way] = waits = attack(daemon, way, seconds)
+            waits_by_way[way] = waits = attack(daemon, way, seconds)
             _show(way, waits)
             assert waits.percentile_99 < FACTOR * peace.percentile_99 + GRACE, way
         log = daemon.log.read_text()
         assert "Traceback" not in log, log
         assert "ended by" not in log, log
-    return peace, found
+    return peace, waits_by_way
 
 
 def _show(way: str, waits: Waits) -> None:
@@ -218,18 +218,18 @@ def _show(way: str, waits: Waits) -> None:
     )
 
 
-def keep(seconds: int, found: Sequence[tuple[Waits, dict[str, Waits]]]) -> None:
+def keep(seconds: int, rounds: Sequence[tuple[Waits, dict[str, Waits]]]) -> None:
     """
     Record the waits that were found.
     """
-    peace = max(each.percentile_99 for each, _ in found)
-    worst = {way: max(attacks[way].percentile_99 for _, attacks in found) for way in WAYS}
+    peace = max(peace_waits.percentile_99 for peace_waits, _ in rounds)
+    worst = {way: max(attacks[way].percentile_99 for _, attacks in rounds) for way in WAYS}
     figures = ", ".join(f"{way} {1000 * value:.0f} ms" for way, value in worst.items())
     record(
         Evidence(
             name="slow",
             promise="Slow clients do not delay others.",
-            size=seconds * len(found) * len(WAYS),
+            size=seconds * len(rounds) * len(WAYS),
             unit=f"seconds of {CONNECTIONS} slow clients",
             result=f"99 % of others' responses within: {figures};"
             f" {1000 * peace:.0f} ms without slow clients",
@@ -242,12 +242,12 @@ def main(seconds: int = 30) -> None:
     """
     Attack on both reactors, for longer than the service waits for a request.
     """
-    found = []
+    rounds = []
     for command in ("pexservice", "pexservice-worker"):
         print(command, flush=True)
         with tempfile.TemporaryDirectory() as path:
-            found.append(attack_all(Path(path), command, seconds))
-    keep(seconds, found)
+            rounds.append(attack_all(Path(path), command, seconds))
+    keep(seconds, rounds)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ NAMES = ("supervised", "worker", "nginx")
 
 def test_each_attack_has_its_own_name_and_a_rule() -> None:
     assert len(TABLE) >= 150
-    assert len({each.name for each in TABLE}) == len(TABLE)
-    assert all(each.rule for each in TABLE)
+    assert len({attack.name for attack in TABLE}) == len(TABLE)
+    assert all(attack.rule for attack in TABLE)
 
 
 @pytest.mark.needs("nginx")

@@ -145,8 +145,10 @@ def main(reactor: Any, seconds: str, callers: str, file: str, *urls: str) -> Def
     """
     Step, and put the record in a file.
     """
-    made = Deferred.fromCoroutine(make_calls(reactor, float(seconds), int(callers), urls))
-    return made.addCallback(lambda calls: Path(file).write_text(json.dumps(asdict(calls))))
+    making = Deferred.fromCoroutine(make_calls(reactor, float(seconds), int(callers), urls))
+    return making.addCallback(
+        lambda calls: Path(file).write_text(json.dumps(asdict(calls)))
+    )
 
 
 if __name__ == "__main__":

@@ -101,16 +101,16 @@ def check(calls: Sequence[Calls], url: str) -> None:
 
     @raise AssertionError: a call was not answered, or was not made once.
     """
-    assert [failure for one in calls for failure in one.failures] == []
+    assert [failure for caller in calls for failure in caller.failures] == []
     answers = {
         revision: (position, word)
-        for one in calls
-        for revision, position, word, _ in one.answers
+        for caller in calls
+        for revision, position, word, _ in caller.answers
     }
-    begun = sum(one.begun for one in calls)
+    begun = sum(caller.begun for caller in calls)
     # Each call was answered, and no two by one step; no key was used for two calls.
-    assert len(answers) == sum(len(one.answers) for one in calls) == begun
-    assert sum(one.keys for one in calls) == begun
+    assert len(answers) == sum(len(caller.answers) for caller in calls) == begun
+    assert sum(caller.keys for caller in calls) == begun
     with BlockingCursor(url) as cursor:
         history = {
             step.revision: (step.position, step.transition) for step in cursor.history()
@@ -128,13 +128,13 @@ def result(calls: Sequence[Calls], kills: int, restarts: int) -> Result:
     """
     Return the figures of a run.
     """
-    times = sorted(took for one in calls for *_, took in one.answers)
+    times = sorted(took for caller in calls for *_, took in caller.answers)
     return Result(
         kills=kills,
         restarts=restarts,
         calls=len(times),
-        requests=sum(one.requests for one in calls),
-        replayed=sum(one.replayed for one in calls),
+        requests=sum(caller.requests for caller in calls),
+        replayed=sum(caller.replayed for caller in calls),
         longest=times[-1],
         median=times[len(times) // 2],
     )
@@ -182,22 +182,22 @@ def one_machine(
             check(calls, url)
         finally:
             daemon.stop()
-    found = result(calls, kills, restarts)
+    summary = result(calls, kills, restarts)
     record(
         Evidence(
             name="exactly-once-proxied" if proxied else "exactly-once",
             promise="The client's steps are made once, although processes are killed"
             + (", also through nginx." if proxied else "."),
-            size=found.calls,
+            size=summary.calls,
             unit="calls",
             result=f"{len(ways) * CALLERS} clients, {kills} SIGKILLs of the active"
             f" worker and {restarts} of the supervisor: every call answered, steps ="
-            f" calls, {found.requests - found.calls:,} repetitions, {found.replayed:,} of"
-            f" them replayed, longest wait {found.longest:.1f} s",
+            f" calls, {summary.requests - summary.calls:,} repetitions,"
+            f" {summary.replayed:,} of them replayed, longest wait {summary.longest:.1f} s",
             command="make exactly-once",
         )
     )
-    return found
+    return summary
 
 
 def kill_worker(daemon: Daemon) -> bool:
@@ -253,22 +253,22 @@ def three_nodes(path: Path, seconds: float) -> Result:
         finally:
             for node in nodes:
                 node.kill()
-    found = result(calls, kills, 0)
+    summary = result(calls, kills, 0)
     record(
         Evidence(
             name="exactly-once-etcd",
             promise="The client's steps are made once, while nodes of a cluster are"
             " killed.",
-            size=found.calls,
+            size=summary.calls,
             unit="calls",
             result=f"{CALLERS} clients of three nodes, a node and its etcd killed"
             f" {kills} times: every call answered, steps = calls,"
-            f" {found.requests - found.calls:,} repetitions, {found.replayed:,} replayed,"
-            f" longest wait {found.longest:.1f} s",
+            f" {summary.requests - summary.calls:,} repetitions, {summary.replayed:,}"
+            f" replayed, longest wait {summary.longest:.1f} s",
             command="make exactly-once",
         )
     )
-    return found
+    return summary
 
 
 def main() -> None:

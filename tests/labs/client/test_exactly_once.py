@@ -45,11 +45,11 @@ def test_control_finds_unmatched_steps_and_calls(tmp_path: Path) -> None:
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
         url = f"http://127.0.0.1:{daemon.port}"
         daemon.ask("/next", "POST")
-        one = Calls(begun=1, answers=[(1, 1, "next", 0.1)], keys=1)
-        check([one], url)
+        caller = Calls(begun=1, answers=[(1, 1, "next", 0.1)], keys=1)
+        check([caller], url)
         two = Calls(begun=2, answers=[(1, 1, "next", 0.1), (2, 2, "next", 0.1)], keys=2)
         with pytest.raises(AssertionError, match="1 steps for 2 calls"):
             check([two], url)
         daemon.ask("/next", "POST")
         with pytest.raises(AssertionError, match="2 steps for 1 calls"):
-            check([one], url)
+            check([caller], url)

@@ -65,7 +65,7 @@ FAR = 0.025
 #: Seconds.
 RECOVERY = 3.0
 
-_WORDS = ["current", *(each.word for each in Transition)]
+_WORDS = ["current", *(transition.word for transition in Transition)]
 
 
 @define(eq=False)
@@ -384,7 +384,7 @@ FAULTS: dict[str, Fault] = {
     "without_quorum": without_quorum,
     "node_killed": node_killed,
     "without_space": without_space,
-    **{each.name.lower(): moody(each) for each in Mood if each is not Mood.FAIR},
+    **{mood.name.lower(): moody(mood) for mood in Mood if mood is not Mood.FAIR},
 }
 
 
@@ -431,15 +431,15 @@ def laboratory(
         if tls is not None:
             enable_users(members[0])
         proxies = [Proxy(int(member.url.rpartition(":")[2])) for member in members]
-        for each in proxies:
-            stack.callback(each.close)
+        for proxy in proxies:
+            stack.callback(proxy.close)
         ports = stack.enter_context(held_ports(nodes))
         lab = Laboratory(path, members, proxies, [], ports, tls=tls)
         if distant:
             lab.far = [Proxy(int(member.url.rpartition(":")[2]), FAR) for member in members]
-            for each in lab.far:
-                stack.callback(each.close)
-                stack.enter_context(each.being(Mood.SLOW))
+            for proxy in lab.far:
+                stack.callback(proxy.close)
+                stack.enter_context(proxy.being(Mood.SLOW))
         for number in range(nodes):
             lab.daemons.append(lab.start_daemon(number))
             # By its number, for another daemon may be in its place then.
@@ -472,7 +472,7 @@ def cluster_faults(
     @raise AssertionError: no single cursor can have told all this.
     """
     recovery: list[float] = []
-    made = 0
+    faults_made = 0
     with laboratory(path, nodes, distant=distant) as lab:
         lab.traffic()
         for _ in range(rounds):
@@ -484,20 +484,20 @@ def cluster_faults(
                         if kind == "killed" and leader:
                             recovery.append(lab.first_since(began))
                         time.sleep(LASTS)
-                    made += 1
+                    faults_made += 1
                     lab.traffic()
         records = lab.stop_callers()
         journal = lab.journal()
         _check_keys(lab)
     _check(records, journal)
     return Result(
-        made,
+        faults_made,
         len(records),
-        sum(each.operation is None for each in records),
-        sum(each.seen is None and not each.refused for each in records),
+        sum(record.operation is None for record in records),
+        sum(record.seen is None and not record.refused for record in records),
         sum(caller.replayed for caller in lab.callers),
         sum(caller.unready for caller in lab.callers),
-        tuple(round(each, 2) for each in recovery),
+        tuple(round(seconds, 2) for seconds in recovery),
     )
 
 
@@ -647,11 +647,11 @@ def _check_keys(lab: Laboratory) -> None:
         b64decode(pair["key"]).removeprefix(prefix).decode(): decode_key_use(pair).revision
         for pair in answer["kvs"]
     }
-    told = {
+    acknowledged = {
         key: revision for caller in lab.callers for key, revision in caller.keys.items()
     }
-    assert told
-    assert {key: kept.get(key) for key in told} == told
+    assert acknowledged
+    assert {key: kept.get(key) for key in acknowledged} == acknowledged
     # No two keys claim the same step.
     assert len(set(kept.values())) == len(kept)
 

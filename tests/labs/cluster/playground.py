@@ -46,7 +46,7 @@ def main() -> None:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         say("three etcd begin ...\n")
         members = stack.enter_context(cluster(path, 3))
-        urls = [each.url for each in members]
+        urls = [member.url for member in members]
         for number, port in enumerate(PORTS):
             order = urls[number:] + urls[:number]
             place = path / str(port)

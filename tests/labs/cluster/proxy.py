@@ -85,9 +85,9 @@ class Proxy:
     def _end(self, pair: tuple[socket.socket, socket.socket]) -> None:
         with self._lock:
             self._pairs.discard(pair)
-        for each in pair:
+        for end in pair:
             with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         while True:

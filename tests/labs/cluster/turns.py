@@ -92,7 +92,9 @@ class Turns:
         Return the measurement as a row of a table.
         """
         rates = " + ".join(f"{rate:,.0f}" for rate in self.rates)
-        percentiles = ", ".join(f"{1000 * each:.0f}" for each in self.percentiles)
+        percentiles = ", ".join(
+            f"{1000 * percentile:.0f}" for percentile in self.percentiles
+        )
         return (
             f"| {self.name} | {rates} | {sum(self.rates):,.0f} | {percentiles} |"
             f" {1000 * self.longest:.0f} |"
@@ -157,12 +159,12 @@ def _nodes(
     with ExitStack() as stack:
         daemons = []
         for number in range(count):
-            urls = [each.url for each in (*members[number:], *members[:number])]
+            urls = [member.url for member in (*members[number:], *members[:number])]
             if distant and number == count - 1:
                 proxies = [Proxy(int(url.rpartition(":")[2]), FAR) for url in urls]
-                for each in proxies:
-                    stack.callback(each.close)
-                    stack.enter_context(each.being(Mood.SLOW))
+                for started_proxy in proxies:
+                    stack.callback(started_proxy.close)
+                    stack.enter_context(started_proxy.being(Mood.SLOW))
                 urls = [f"http://127.0.0.1:{proxy.port}" for proxy in proxies]
             place = path / f"n{number}"
             place.mkdir()
@@ -214,9 +216,9 @@ def measure(
     with _nodes(place, members, len(counts), distant=distant) as daemons:
         ports = [daemon.port for daemon in daemons]
         nodes = asyncio.run(_load(ports, counts, seconds, lambda: fault(daemons)))
-    found = Turns(name, nodes, seconds)
-    print(found.row(), flush=True)
-    return found
+    turns = Turns(name, nodes, seconds)
+    print(turns.row(), flush=True)
+    return turns
 
 
 def main() -> None:
@@ -227,15 +229,15 @@ def main() -> None:
     print("| nodes, connections | steps/s | together | 99 % within, ms | longest, ms |")
     print("|---|---:|---:|---:|---:|")
     fairness, longest = [], []
-    with tempfile.TemporaryDirectory() as made:
-        path = Path(made)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
         (path / "etcd").mkdir()
         with cluster(path / "etcd", 3) as members:
             for count in (1, 5, 21):
                 measure(path, members, f"one, {count}", [count], seconds)
-                found = measure(path, members, f"three, {count} each", [count] * 3, seconds)
-                fairness.append(max(found.rates) * 3 / sum(found.rates))
-                longest.append(found.longest)
+                turns = measure(path, members, f"three, {count} each", [count] * 3, seconds)
+                fairness.append(max(turns.rates) * 3 / sum(turns.rates))
+                longest.append(turns.longest)
             measure(path, members, "three, 1 beside 21 and 21", [1, 21, 21], seconds)
             five = [5] * 3
             measure(path, members, "three, 5, one killed", five, seconds, fault=_kill)

@@ -68,11 +68,11 @@ def swap(data: bytearray, page: int, _: Original, chance: random.Random) -> None
     """
     other = chance.randrange(len(data) // SIZE)
     keep = chance.choice((0, 8))
-    one, two = page * SIZE + keep, other * SIZE + keep
+    first, second = page * SIZE + keep, other * SIZE + keep
     length = SIZE - keep
-    data[one : one + length], data[two : two + length] = (
-        data[two : two + length],
-        data[one : one + length],
+    data[first : first + length], data[second : second + length] = (
+        data[second : second + length],
+        data[first : first + length],
     )
 
 

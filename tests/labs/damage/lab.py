@@ -106,15 +106,15 @@ def run(first: int, count: int, *, checks: bool = True) -> Iterator[Tried]:
     @param checks: if false, pages and witness are not looked at, nor are records looked up,
         as before these checks were there.
     """
-    made: tuple[int, Original] | None = None
+    latest_original: tuple[int, Original] | None = None
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as place:
         for seed in range(first, first + count):
             number = seed // EACH
-            if made is None or made[0] != number:
+            if latest_original is None or latest_original[0] != number:
                 shutil.rmtree(Path(place, "original"), ignore_errors=True)
                 Path(place, "original").mkdir()
-                made = number, original(Path(place, "original"), number)
-            yield _try(Path(place, "damaged"), made[1], seed, checks=checks)
+                latest_original = number, original(Path(place, "original"), number)
+            yield _try(Path(place, "damaged"), latest_original[1], seed, checks=checks)
 
 
 def _try(path: Path, whole: Original, seed: int, *, checks: bool) -> Tried:
@@ -146,18 +146,18 @@ def _use(path: Path, whole: Original, accepted: Callable[[], object]) -> Outcome
         return Outcome.REFUSED
     accepted()
     store = opened(path)
-    found = read(store, whole.names)
-    if found == whole.said[0]:
+    contents = read(store, whole.names)
+    if contents == whole.said[0]:
         return Outcome.STATE_BEFORE
-    if found in whole.said:
+    if contents in whole.said:
         return Outcome.EARLIER_STATE
-    if found != whole.contents:
+    if contents != whole.contents:
         return Outcome.DIFFERENT
     go_on(store)
-    found = read(store, whole.names)
+    contents = read(store, whole.names)
     result(store.close())
     verify(path)
-    return Outcome.HARMLESS if found == whole.later else Outcome.DIFFERENT
+    return Outcome.HARMLESS if contents == whole.later else Outcome.DIFFERENT
 
 
 def _in_child(use: Callable[[Callable[[], object]], Outcome]) -> Outcome:
@@ -218,10 +218,10 @@ def lab(count: int, first: int = 0) -> Counter[Outcome]:
 
     @raise Undetected: one of them was accepted and should not have been.
     """
-    found: Counter[Outcome] = Counter()
+    outcomes: Counter[Outcome] = Counter()
     bad: list[Tried] = []
     for tried in run(first, count):
-        found[tried.outcome] += 1
+        outcomes[tried.outcome] += 1
         if not tried.is_good:
             bad.append(tried)
             print(tried, flush=True)
@@ -234,23 +234,24 @@ def lab(count: int, first: int = 0) -> Counter[Outcome]:
             " accepted store has another state than before.",
             size=count,
             unit="damages to every kind of page, in formats 1 and 2",
-            result=f"{found[Outcome.REFUSED]:,} refused, {found[Outcome.HARMLESS]:,} of no"
-            f" consequence, {found[Outcome.STATE_BEFORE]:,} bare copies at the state"
-            f" before the last commit and {found[Outcome.EARLIER_STATE]} at an earlier one;"
-            " none accepted and different",
+            result=f"{outcomes[Outcome.REFUSED]:,} refused,"
+            f" {outcomes[Outcome.HARMLESS]:,} of no consequence,"
+            f" {outcomes[Outcome.STATE_BEFORE]:,} bare copies at the state before the last"
+            f" commit and {outcomes[Outcome.EARLIER_STATE]} at an earlier one; none accepted"
+            " and different",
             command="make damage",
         )
     )
-    return found
+    return outcomes
 
 
 def main() -> None:
     """
     Run the long form.
     """
-    numbers = [int(each) for each in sys.argv[1:]]
-    found = lab(*(numbers or [10_000]))
-    print({outcome.name: number for outcome, number in sorted(found.items())})
+    numbers = [int(argument) for argument in sys.argv[1:]]
+    outcomes = lab(*(numbers or [10_000]))
+    print({outcome.name: number for outcome, number in sorted(outcomes.items())})
 
 
 if __name__ == "__main__":

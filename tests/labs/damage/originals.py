@@ -209,10 +209,10 @@ def _contents(
     store = opened(place)
     if change is not None:
         change(store)
-    found = read(store, names)
+    contents = read(store, names)
     result(store.close())
     shutil.rmtree(place)
-    return found
+    return contents
 
 
 def go_on(store: LmdbStore) -> None:

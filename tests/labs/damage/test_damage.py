@@ -27,22 +27,22 @@ def test_no_damaged_store_is_accepted_with_another_state() -> None:
     """
     Each damage is refused, does no harm, or leaves a bare copy at the state before.
     """
-    found = lab(COUNT)
-    print(found)
+    outcomes = lab(COUNT)
+    print(outcomes)
     # There was enough of each.
-    assert found[Outcome.REFUSED] > COUNT / 4
-    assert found[Outcome.HARMLESS] > COUNT / 10
+    assert outcomes[Outcome.REFUSED] > COUNT / 4
+    assert outcomes[Outcome.HARMLESS] > COUNT / 10
 
 
 def test_damage_is_accepted_when_the_checks_are_switched_off() -> None:
     """
     The control: damages of several kinds are accepted and have another state.
     """
-    bad = [each for each in run(0, CONTROL, checks=False) if not each.is_good]
-    accepted = [each for each in bad if each.outcome is not Outcome.BROKEN]
-    print(Counter((each.name, each.outcome.name) for each in bad))
+    bad = [trial for trial in run(0, CONTROL, checks=False) if not trial.is_good]
+    accepted = [trial for trial in bad if trial.outcome is not Outcome.BROKEN]
+    print(Counter((trial.name, trial.outcome.name) for trial in bad))
     assert len(accepted) > 1
-    assert len({each.name for each in accepted}) > 1
+    assert len({trial.name for trial in accepted}) > 1
 
 
 @pytest.mark.parametrize("seed", range(KINDS))

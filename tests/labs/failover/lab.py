@@ -129,14 +129,14 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
             stopping.set()
             for client in clients:
                 client.join(PATIENCE)
-        told, _ = check(daemon, clients)
+        acknowledged, _ = check(daemon, clients)
     return Result(
         kills,
-        told,
-        sum(each.refused for each in clients),
-        sum(each.broken for each in clients),
-        sum(each.replayed for each in clients),
-        pauses(moment_of, [each for client in clients for each in client.told]),
+        acknowledged,
+        sum(client.refused for client in clients),
+        sum(client.broken for client in clients),
+        sum(client.replayed for client in clients),
+        pauses(moment_of, [step for client in clients for step in client.told]),
     )
 
 
@@ -144,11 +144,11 @@ def pauses(moments: Sequence[float], answers: Sequence[Told]) -> list[float]:
     """
     Return the time from each of C{moments} to the first answer to a request begun after it.
     """
-    answers = sorted(answers, key=lambda each: each.began)
+    answers = sorted(answers, key=lambda step: step.began)
     # By position among the answers, the earliest to that request or to a later one.
     earliest = [*accumulate((answer.ended for answer in reversed(answers)), min)][::-1]
     return [
-        earliest[bisect_right(answers, moment, key=lambda each: each.began)] - moment
+        earliest[bisect_right(answers, moment, key=lambda step: step.began)] - moment
         for moment in moments
     ]
 

@@ -167,19 +167,19 @@ class Laboratory:
             if phase.prepared:
                 shutil.copytree(self.prepared, path / "disk" / "store")
                 expected = Expected({(PREPARED, PREPARED)})
-            said = ""
+            problem = ""
             try:
                 outcome = phase.run(case, expected)
                 check_disk(path, expected, phase.options)
             except AssertionError as error:
-                outcome, said = "WRONG", _told(error)
+                outcome, problem = "WRONG", _told(error)
             met = injected(case.trace)
             with self._lock:
-                if said:
+                if problem:
                     title = f"{phase.name}, {phase.reactor}: {fault} on the {on}"
-                    self.wrong.append(f"{title}\n{said}")
+                    self.wrong.append(f"{title}\n{problem}")
                     print(self.wrong[-1], flush=True)
-                if met or said:
+                if met or problem:
                     row = self.outcomes.setdefault((phase.name, phase.reactor), Counter())
                     row[outcome] += 1
             return met
@@ -196,8 +196,8 @@ class Laboratory:
         """
         summary: Counter[str] = Counter()
         for outcome, count in self.totals().items():
-            said = (words for mark, words in _SUMMARY.items() if mark in outcome)
-            summary[next(said, "as if nothing had been")] += count
+            effect = (words for mark, words in _SUMMARY.items() if mark in outcome)
+            summary[next(effect, "as if nothing had been")] += count
         counted = ", ".join(f"{count:,} {words}" for words, count in summary.most_common())
         record(
             Evidence(

@@ -312,11 +312,13 @@ def together(victim: Victim, attach: Attach) -> list[Answer]:
     answers = [conversation.ask("next")]
     slow.detach()
     attach(connection)
-    for each, word in zip(
+    for conversation_of_word, word in zip(
         (conversation, *others), ("next", "previous", "reset"), strict=True
     ):
-        each.send(word)
-    return answers + [each.receive() for each in (conversation, *others)]
+        conversation_of_word.send(word)
+    return answers + [
+        asked_conversation.receive() for asked_conversation in (conversation, *others)
+    ]
 
 
 def history(victim: Victim, attach: Attach) -> list[Answer]:
@@ -325,9 +327,9 @@ def history(victim: Victim, attach: Attach) -> list[Answer]:
     """
     conversation, connection = _known(victim)
     attach(connection)
-    found = conversation.read("/history?limit=1000")
-    if found is not None:
-        revisions = [row["revision"] for row in found[1]]
+    response = conversation.read("/history?limit=1000")
+    if response is not None:
+        revisions = [row["revision"] for row in response[1]]
         assert revisions == [*range(PREPARED, 0, -1)]
     return []
 

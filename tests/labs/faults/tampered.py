@@ -108,13 +108,13 @@ class Victim:
         """
         for _ in patiently():
             ended = self.process.poll() is not None
-            said = self.said()
-            if "the cursor is at" in said:
-                self.port = int(re.findall(r"listening on 127\.0\.0\.1:(\d+)", said)[0])
+            log = self.said()
+            if "the cursor is at" in log:
+                self.port = int(re.findall(r"listening on 127\.0\.0\.1:(\d+)", log)[0])
                 return True
             if ended:
                 return False
-        raise AssertionError(f"it neither serves nor ends:\n{said}")
+        raise AssertionError(f"it neither serves nor ends:\n{log}")
 
     def connect(self) -> Conversation:
         """
@@ -153,9 +153,9 @@ class Victim:
         Return the sockets that the worker has open, as strace names them.
         """
         names = set()
-        for each in Path(f"/proc/{self.process.pid}/fd").iterdir():
+        for descriptor in Path(f"/proc/{self.process.pid}/fd").iterdir():
             try:
-                names.add(str(each.readlink()))
+                names.add(str(descriptor.readlink()))
             except FileNotFoundError:
                 continue
         return {name for name in names if name.startswith("socket:")}
@@ -181,17 +181,17 @@ class Tracer:
 
     def __init__(self, command: Sequence[str], pid: int, output: Path) -> None:
         self._output = output
-        said = output.with_suffix(".said")
-        with said.open("wb") as file:
+        strace_output = output.with_suffix(".said")
+        with strace_output.open("wb") as file:
             self.process = subprocess.Popen(
                 [*command, "-f", "-p", str(pid)], stdin=subprocess.DEVNULL, stderr=file
             )
         for _ in patiently():
-            if " attached" in said.read_text() or self.process.poll() is not None:
+            if " attached" in strace_output.read_text() or self.process.poll() is not None:
                 break
-        if " attached" not in said.read_text():
+        if " attached" not in strace_output.read_text():
             self.detach()
-            raise CannotTrace(said.read_text().strip())
+            raise CannotTrace(strace_output.read_text().strip())
 
     def detach(self) -> None:
         """

@@ -34,7 +34,7 @@ CLIENTS = 16
 #: How long the load runs before each kill, at least and at most.  Seconds.
 LOAD = (0.05, 0.25)
 
-_WORDS = ["current", *(each.word for each in Transition)]
+_WORDS = ["current", *(transition.word for transition in Transition)]
 
 
 @define(eq=False)
@@ -173,14 +173,14 @@ def histories(path: Path, kills: int, *options: str) -> Result:
                 client.join(PATIENCE)
         journal = journal_of(daemon)
     assert [surprise for client in clients for surprise in client.surprises] == []
-    records = [each for client in clients for each in client.records]
-    found = faults(records, journal)
-    assert not found, "\n".join([f"{len(found)} faults", *found[:20]])
+    records = [record for client in clients for record in client.records]
+    found_faults = faults(records, journal)
+    assert not found_faults, "\n".join([f"{len(found_faults)} faults", *found_faults[:20]])
     result = Result(
         kills,
         len(records),
-        sum(each.operation is None for each in records),
-        sum(each.seen is None for each in records),
+        sum(record.operation is None for record in records),
+        sum(record.seen is None for record in records),
         sum(client.replayed for client in clients),
     )
     record(

@@ -96,9 +96,9 @@ class Asking(RuleBasedStateMachine):
         if expected.body is not None:
             assert body == expected.body, (path, wish)
         if name is not None and wish.json:
-            said = json.loads(body)
-            assert said["type"] == f"urn:problem-type:pexservice:{name}"
-            assert said["status"] == expected.status
+            problem = json.loads(body)
+            assert problem["type"] == f"urn:problem-type:pexservice:{name}"
+            assert problem["status"] == expected.status
         elif name is not None:
             assert re.fullmatch(rb"[^\n]+\n", body)
         return body
@@ -122,10 +122,12 @@ class Asking(RuleBasedStateMachine):
         C{page} is the page of the rows before these revisions.
         """
         if as_json:
-            told = json.loads(body)
-            assert told["next"] == page
+            page_content = json.loads(body)
+            assert page_content["next"] == page
             keys = ("time", "revision", "transition", "position")
-            rows = [tuple(str(row[key]) for key in keys) for row in told["transitions"]]
+            rows = [
+                tuple(str(row[key]) for key in keys) for row in page_content["transitions"]
+            ]
         else:
             lines = [_LINE.fullmatch(line) for line in body.decode().splitlines()]
             rows = [line.groups() for line in lines if line is not None]

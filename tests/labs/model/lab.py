@@ -137,22 +137,24 @@ class Conversation(Asking):
             crowd = [
                 stack.enter_context(socket.create_connection(address)) for _ in range(count)
             ]
-            for each in crowd:
-                each.sendall(sent)
-            answers = [read_all(each) for each in crowd]
-        told = []
+            for connection in crowd:
+                connection.sendall(sent)
+            answers = [read_all(connection) for connection in crowd]
+        seen_states = []
         for answer in answers:
-            found = re.search(
+            match = re.search(
                 rb"\r\nPex-Revision: (\d+)\r\nPex-Position: (\d+)\r\n", answer
             )
-            assert found is not None, answer
-            told.append((int(found[1]), int(found[2]), answer.rpartition(b"\r\n")[2]))
-        made = []
+            assert match is not None, answer
+            seen_states.append(
+                (int(match[1]), int(match[2]), answer.rpartition(b"\r\n")[2])
+            )
+        expected_states = []
         for _ in range(count):
             self.model.step(word)
             value = b"%d\n" % fibonacci(self.model.position)
-            made.append((self.model.revision, self.model.position, value))
-        assert sorted(told) == made
+            expected_states.append((self.model.revision, self.model.position, value))
+        assert sorted(seen_states) == expected_states
         self.world.answers["200"] += count
 
     @rule(method=_READS, json=st.booleans(), match=st.none() | _TAGS, none_match=_TAGS)

@@ -156,15 +156,15 @@ class Store:
         """
         surprises = [surprise for client in clients for surprise in client.surprises]
         assert not surprises, surprises
-        told = [answer for client in clients for answer in client.told]
+        acknowledged = [answer for client in clients for answer in client.told]
         revision = _revision(daemon)
         assert revision >= len(self.rows), "what was compared before is lost"
-        lost = [each for each in told if each.revision > revision]
-        assert not lost, f"{len(lost)} of {len(told)} acknowledged steps are lost"
+        lost = [step for step in acknowledged if step.revision > revision]
+        assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged steps are lost"
 
-        keyed = {key: each for client in clients for key, each in client.keyed.items()}
+        keyed = {key: step for client in clients for key, step in client.keyed.items()}
         unknown = [client.unknown for client in clients if client.unknown]
-        found = self._repeat(daemon, keyed, unknown)
+        repeated = self._repeat(daemon, keyed, unknown)
 
         rows = _newer(daemon, len(self.rows))
         position, _ = self.rows.get(len(self.rows), (0, ""))
@@ -174,12 +174,12 @@ class Store:
             assert position == after
         self.rows |= rows
 
-        for each in [*told, *found]:
+        for step in [*acknowledged, *repeated]:
             # No client got another client's step, or a step that was not made.
-            assert rows.pop(each.revision) == (each.position, each.word)
+            assert rows.pop(step.revision) == (step.position, step.word)
         assert {word for _, word in rows.values()} <= {KEYLESS_WORD}
         assert len(rows) <= len([key for _, key in unknown if key is None])
-        self.told += len(told)
+        self.told += len(acknowledged)
 
     def _repeat(
         self,
@@ -203,7 +203,7 @@ class Store:
             if key is not None:
                 self.made += client.step(word, key)
                 again[key] = client.keyed[key]
-        found = [*client.told]
+        steps = [*client.told]
         for key, first in again.items():
             assert client.step(first.word, key), f"{key} moved twice"
             second = client.keyed[key]
@@ -211,8 +211,8 @@ class Store:
         client.close()
         self.keyed |= again
         self.repeated += len(again)
-        self.unknown += len(found)
-        return found
+        self.unknown += len(steps)
+        return steps
 
 
 def _newer(daemon: Daemon, known: int) -> dict[int, tuple[int, str]]:
@@ -267,15 +267,15 @@ def laboratory(path: Path, cuts: int) -> dict[str, Result]:
     @raise AssertionError: an acknowledged step was lost, or one was made twice; or the
         negative control lost nothing, so that a loss could not have been seen.
     """
-    each = -(-cuts // len(KINDS))
+    cuts_per_kind = -(-cuts // len(KINDS))
     halt = threading.Event()
     with ThreadPoolExecutor(len(KINDS)) as threads:
-        lived = [threads.submit(lives, path, each, kind, halt) for kind in KINDS]
+        lived = [threads.submit(lives, path, cuts_per_kind, kind, halt) for kind in KINDS]
         try:
             wait(lived, return_when=FIRST_EXCEPTION)
         finally:
             halt.set()
-    results = [each.result() for each in lived]
+    results = [life.result() for life in lived]
     for kind, result in zip(KINDS, results, strict=True):
         assert result.losses, f"on {kind.name} the negative control lost nothing"
     whole = add(results)
@@ -309,10 +309,18 @@ def main() -> None:
         " | without an answer | of these made | control lost some |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-    for name, each in [*results.items(), ("in all", add([*results.values()]))]:
-        figures = (each.cuts, each.told, 0, each.repeated, 0, each.unknown, each.made)
+    for name, result in [*results.items(), ("in all", add([*results.values()]))]:
+        figures = (
+            result.cuts,
+            result.told,
+            0,
+            result.repeated,
+            0,
+            result.unknown,
+            result.made,
+        )
         row = [name, *(f"{figure:,}" for figure in figures)]
-        print(f"| {' | '.join(row)} | {each.losses:,} of {each.controls:,} |")
+        print(f"| {' | '.join(row)} | {result.losses:,} of {result.controls:,} |")
 
 
 if __name__ == "__main__":

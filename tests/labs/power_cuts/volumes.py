@@ -81,8 +81,8 @@ class Volume:
         Make the file system, and mount it.
         """
         self.point.mkdir()
-        with self._file.open("wb") as made:
-            made.truncate(_SIZE)
+        with self._file.open("wb") as image:
+            image.truncate(_SIZE)
         _run(*self.kind.make, str(self._file))
         self._mount()
         return self
@@ -119,7 +119,7 @@ class Volume:
         _run("mount", "-o", f"loop,{self.kind.options}", str(self._file), str(self.point))
 
     def _unmount(self) -> None:
-        said = b""
+        message = b""
         for _ in patiently():
             # A process that was killed may take a moment to let go.
             ended = subprocess.run(
@@ -130,8 +130,8 @@ class Volume:
             )
             if not ended.returncode:
                 return
-            said = ended.stderr
-        raise AssertionError(f"{self.point} stays mounted: {said.decode()}")
+            message = ended.stderr
+        raise AssertionError(f"{self.point} stays mounted: {message.decode()}")
 
 
 def _run(*command: str) -> None:

@@ -113,11 +113,11 @@ class Unsynced:
         assert self._process.stdout is not None
         ready, _, _ = select([self._process.stdout], [], [], PATIENCE)
         # Without syncs the file may be damaged as well, and the writer die of it.
-        found = self._process.stdout.readline() if ready else b""
+        line = self._process.stdout.readline() if ready else b""
         if before:
             self.cuts += 1
-            self.losses += not found or int(found) < before
-        if not found:
+            self.losses += not line or int(line) < before
+        if not line:
             self.kill()
             shutil.rmtree(self.path, ignore_errors=True)
 
@@ -129,8 +129,8 @@ class Unsynced:
         if self._process is None:
             return
         self._process.kill()
-        said, _ = self._process.communicate()
+        output, _ = self._process.communicate()
         self._process = None
         # The last line may be half a line.
-        *lines, _ = said.split(b"\n")
+        *lines, _ = output.split(b"\n")
         self._committed = int(lines[-1]) if lines else 0

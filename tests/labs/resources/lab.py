@@ -79,12 +79,12 @@ def full_disk(path: Path) -> int:
                     assert daemon.ask("/previous", "POST")[0].status == 200
             clients = few + many
             assert surprises(clients) == []
-            told = kept(daemon, clients, forgets=True)
+            acknowledged = kept(daemon, clients, forgets=True)
             with load(daemon, MANY, keys=False) as others:
                 until_told(others)
             assert os.statvfs(disk).f_bavail == 0
             assert surprises(others) == []
-            return told + kept(daemon, others, forgets=True)
+            return acknowledged + kept(daemon, others, forgets=True)
 
 
 def no_room_to_grow(path: Path) -> int:
@@ -113,7 +113,7 @@ def no_room_to_grow(path: Path) -> int:
                 until_told(others)
             assert daemon.ask("/readyz")[0].status == 200
             refused = surprises(clients + others)
-            assert all("disk full" in each for each in refused), set(refused)
+            assert all("disk full" in reason for reason in refused), set(refused)
             assert "ended with status 74" not in daemon.log.read_text()
             return kept(daemon, clients + others)
 
@@ -151,15 +151,15 @@ def long_reader(path: Path) -> int:
     with Daemon(path) as daemon, load(daemon) as clients:
         with lmdb.open(str(path / STORE), readonly=True) as reader, reader.begin():
             wait_for(daemon, rf"process {os.getpid()} has been reading the store {path}/")
-            found = daemon.ask("/metrics")[1]
-            assert metric + b'pid="%d"}' % os.getpid() in found
+            text = daemon.ask("/metrics")[1]
+            assert metric + b'pid="%d"}' % os.getpid() in text
         # The store rarely grows by a page now.
         grown = (path / STORE / DATA).stat().st_size
         until_told(clients)
         assert (path / STORE / DATA).stat().st_size < grown + (1 << 20)
         assert metric not in daemon.ask("/metrics")[1]
     assert surprises(clients) == []
-    return len([told for client in clients for told in client.told])
+    return len([step for client in clients for step in client.told])
 
 
 def no_descriptors(path: Path) -> int:
@@ -174,7 +174,10 @@ def no_descriptors(path: Path) -> int:
         with load(daemon) as clients:
             supervisor = daemon.process.pid
             limit = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
-            used = {int(each.name) for each in Path(f"/proc/{supervisor}/fd").iterdir()}
+            used = {
+                int(descriptor.name)
+                for descriptor in Path(f"/proc/{supervisor}/fd").iterdir()
+            }
             lowest = min(set(range(len(used) + 1)) - used)
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (lowest, limit[1]))
             _kill(daemon)
@@ -215,12 +218,12 @@ def out_of_memory(path: Path) -> int:
             for _ in range(CROWD):
                 if not alive(pid):
                     break
-                one = crowd.enter_context(
+                connection = crowd.enter_context(
                     socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
                 )
                 # The worker may be ended in the middle of this.
                 with suppress(ConnectionError):
-                    one.sendall(asked)
+                    connection.sendall(asked)
             until_gone(pid)
             assert group.kills == 1
             crowd.close()
@@ -269,8 +272,8 @@ def _went_by(daemon: Daemon, ahead: timedelta) -> None:
     ]
     assert row["revision"] == revision
     # Microseconds, cut off.
-    found = datetime.fromisoformat(row["time"]) + timedelta(microseconds=1)
-    assert before <= found - ahead <= after + timedelta(microseconds=1)
+    time = datetime.fromisoformat(row["time"]) + timedelta(microseconds=1)
+    assert before <= time - ahead <= after + timedelta(microseconds=1)
 
 
 def hanging_disk(path: Path) -> int:
@@ -342,17 +345,20 @@ def main() -> None:
     """
     Try all shortages so often.
     """
-    tried = told = 0
+    tried = acknowledged = 0
     for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 10):
         for shortage in SHORTAGES:
             with tempfile.TemporaryDirectory() as path:
-                told += shortage(Path(path))
+                acknowledged += shortage(Path(path))
             tried += 1
-            print(f"{shortage.__name__}: {tried} tried, {told:,} steps told", flush=True)
-        found(tried, told)
+            print(
+                f"{shortage.__name__}: {tried} tried, {acknowledged:,} steps told",
+                flush=True,
+            )
+        keep_result(tried, acknowledged)
 
 
-def found(tried: int, told: int) -> None:
+def keep_result(tried: int, acknowledged: int) -> None:
     """
     Record the figures for the page.
     """
@@ -363,7 +369,8 @@ def found(tried: int, told: int) -> None:
             " clock that jumps delay steps only while they last, and lose none.",
             size=tried,
             unit="shortages",
-            result=f"{told:,} steps acknowledged meanwhile, 0 lost, 0 connections refused",
+            result=f"{acknowledged:,} steps acknowledged meanwhile, 0 lost, 0 connections"
+            " refused",
             command="make resources",
         )
     )

@@ -103,9 +103,9 @@ def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
     """
     Provide a group with so much memory, of version 1 or 2, whichever there is.
     """
-    found = memory_controller()
-    assert found is not None
-    root, version = found
+    controller = memory_controller()
+    assert controller is not None
+    root, version = controller
     if version == 1:
         limit, events = "memory.limit_in_bytes", "memory.oom_control"
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.resources.lab import SHORTAGES, found
+from tests.labs.resources.lab import SHORTAGES, keep_result
 
 pytestmark = pytest.mark.once
 
@@ -22,20 +22,20 @@ def told() -> Iterator[list[int]]:
     steps: list[int] = []
     yield steps
     if steps:
-        found(len(steps), sum(steps))
+        keep_result(len(steps), sum(steps))
 
 
 @pytest.mark.parametrize(
     "shortage",
     [
-        pytest.param(each, id=each.__name__, marks=pytest.mark.needs(*needed))
-        for each, needed in SHORTAGES.items()
+        pytest.param(shortage, id=shortage.__name__, marks=pytest.mark.needs(*needed))
+        for shortage, needed in SHORTAGES.items()
     ],
 )
 def test_each_shortage_has_only_the_documented_effect(
-    shortage: Callable[[Path], int], tmp_path: Path, told: list[int]
+    shortage: Callable[[Path], int], tmp_path: Path, acknowledged: list[int]
 ) -> None:
     """
     L{tests.labs.resources.lab} has a function for each.
     """
-    told.append(shortage(tmp_path))
+    acknowledged.append(shortage(tmp_path))

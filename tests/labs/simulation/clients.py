@@ -70,7 +70,7 @@ class Client:
         """
         Return the operation that C{key} made, as far as the client knows.
         """
-        return next((each for each in self.known if each.key == key), None)
+        return next((asking for asking in self.known if asking.key == key), None)
 
 
 class Clients:
@@ -228,11 +228,11 @@ class Clients:
         )
         client.asking = None
 
-    def _write(self, asking: Asking, told: Record) -> None:
+    def _write(self, asking: Asking, record: Record) -> None:
         asking.over = True
         # A step that was made before is written down already.
         if not asking.again:
-            self.records.append(told)
+            self.records.append(record)
 
     def repeat(self) -> None:
         """

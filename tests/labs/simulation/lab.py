@@ -51,7 +51,7 @@ def simulate(first: int, last: int) -> Result:
         simulation.run()
         records = simulation.clients.records
         operations += len(records)
-        unknown += sum(not (each.seen or each.refused) for each in records)
+        unknown += sum(not (record.seen or record.refused) for record in records)
         processes += simulation.machine.spawned
     result = Result(last - first + 1, operations, unknown, processes)
     record(

@@ -167,7 +167,9 @@ class Simulation:
         """
         Have a process take its signals, or get on with beginning or ending.
         """
-        processes = [each for each in self.machine.processes if each.signals or each.runs]
+        processes = [
+            process for process in self.machine.processes if process.signals or process.runs
+        ]
         if not processes:
             return
         process = self.choose.choice(processes)
@@ -303,12 +305,14 @@ class Simulation:
 
     def _state(self) -> str:
         machine = self.machine
-        said = [f"{process} is {process.phase.name}" for process in machine.processes]
+        descriptions = [
+            f"{process} is {process.phase.name}" for process in machine.processes
+        ]
         if machine.supervisor.workers.reloading:
-            said.append("the workers are being replaced")
-        return ", ".join([*said, f"{self.clients.waiting} clients wait"])
+            descriptions.append("the workers are being replaced")
+        return ", ".join([*descriptions, f"{self.clients.waiting} clients wait"])
 
     def _judge(self) -> None:
         disk = self.machine.disk
-        found = faults(self.clients.records, [row.transition for row in disk.rows])
-        assert not found, "; ".join(found[:5])
+        found_faults = faults(self.clients.records, [row.transition for row in disk.rows])
+        assert not found_faults, "; ".join(found_faults[:5])

@@ -53,9 +53,9 @@ def test_simulation_finds_reads_of_states_that_are_not_on_disk(
         waiter.respond(Outcome.READ, committer.latest)
 
     monkeypatch.setattr(Committer, "read", read_latest)
-    with pytest.raises(Wrong, match=r"seed \d+: ") as found:
+    with pytest.raises(Wrong, match=r"seed \d+: ") as caught:
         simulate(1, SEEDS)
-    seed = int(str(found.value).split()[1].rstrip(":"))
+    seed = int(str(caught.value).split()[1].rstrip(":"))
     with pytest.raises(Wrong) as again:
         Simulation(seed).run()
-    assert str(again.value) == str(found.value)
+    assert str(again.value) == str(caught.value)

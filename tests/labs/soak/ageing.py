@@ -69,9 +69,9 @@ def sample(daemon: Daemon) -> Sample:
     Take a sample, when a worker serves and one stands by.
     """
     processes = [daemon.process.pid, *children(daemon.process.pid)]
-    said = "".join(rollup(pid) for pid in processes)
+    text = "".join(rollup(pid) for pid in processes)
     whole, own = (
-        sum(map(int, re.findall(rf"^{name}: +(\d+) kB", said, re.MULTILINE))) / 1024
+        sum(map(int, re.findall(rf"^{name}: +(\d+) kB", text, re.MULTILINE))) / 1024
         for name in ("Pss", "Pss_Anon")
     )
     store = daemon.path / STORE

@@ -109,7 +109,7 @@ class Soak:
         assert [surprise for reader in self.readers for surprise in reader.surprises] == []
         assert self.refused == 0
         # A row has a transition or more, and they are trimmed a slice at a time.
-        assert max(each.rows for each in self.samples) <= JOURNAL + 2 * TRIM_SLACK
+        assert max(sample.rows for sample in self.samples) <= JOURNAL + 2 * TRIM_SLACK
 
     def growth(self) -> str:
         """
@@ -142,9 +142,9 @@ class Soak:
     ) -> Iterator[tuple[str, float, float, float]]:
         half = len(self.samples) // 2
         for name, of, slack in (
-            ("MiB", lambda each: each.memory, MEMORY_SLACK),
-            ("descriptors", lambda each: each.descriptors, DESCRIPTOR_SLACK),
-            ("MiB of store", lambda each: each.file, file_slack),
+            ("MiB", lambda sample: sample.memory, MEMORY_SLACK),
+            ("descriptors", lambda sample: sample.descriptors, DESCRIPTOR_SLACK),
+            ("MiB of store", lambda sample: sample.file, file_slack),
         ):
             yield (
                 name,
@@ -174,13 +174,13 @@ def mixed_load(daemon: Daemon) -> Iterator[Soak]:
     )
     everybody = [*steppers, *readers, follower, SlowReader(port, stopping)]
     try:
-        for each in everybody:
-            each.start()
+        for thread in everybody:
+            thread.start()
         yield Soak(steppers, readers, follower)
     finally:
         stopping.set()
-        for each in everybody:
-            each.join(PATIENCE)
+        for thread in everybody:
+            thread.join(PATIENCE)
     # Compare the answers that arrived since the last time.
     follower.look()
 
@@ -189,8 +189,8 @@ def states(daemon: Daemon) -> set[str]:
     """
     Return what the workers do, by the log.
     """
-    said = r"supervisor \w+: (worker-\d+) (is process|stands by|serves|ended)"
-    return {*dict(re.findall(said, daemon.log.read_text())).values()}
+    pattern = r"supervisor \w+: (worker-\d+) (is process|stands by|serves|ended)"
+    return {*dict(re.findall(pattern, daemon.log.read_text())).values()}
 
 
 def until_up(daemon: Daemon) -> None:
@@ -258,7 +258,7 @@ def keep(going: Soak, minutes: float) -> None:
     """
     Record the soak for the page.
     """
-    told = going.follower.told
+    acknowledged = going.follower.told
     record(
         Evidence(
             name="soak",
@@ -266,7 +266,7 @@ def keep(going: Soak, minutes: float) -> None:
             " acknowledged step is lost, no connection is refused, and nothing grows.",
             size=round(60 * minutes),
             unit="seconds",
-            result=f"{told:,} steps acknowledged, {going.kills} kills"
+            result=f"{acknowledged:,} steps acknowledged, {going.kills} kills"
             f" and {going.replaced} replacements: {len(going.follower.lost)} lost,"
             f" {going.refused} refused; maxima of the first and the second half:"
             f" {going.growth()}",

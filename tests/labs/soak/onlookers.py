@@ -185,12 +185,12 @@ class Follower(_Onlooker):
             self._unseen += client.told[:count]
             del client.told[:count]
         self._follow(self._new_rows())
-        for each in self._unseen:
+        for step in self._unseen:
             # Each response that arrived before the history was read is in it, and once.
-            if self._rows.pop(each.revision, None) == (each.position, each.word):
+            if self._rows.pop(step.revision, None) == (step.position, step.word):
                 self.told += 1
             else:
-                self.lost.append(f"{each}")
+                self.lost.append(f"{step}")
         self._unseen.clear()
         for revision in [*self._rows]:
             if revision > self.compared - REMEMBERED:

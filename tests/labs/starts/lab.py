@@ -155,9 +155,9 @@ def starts(path: Path, count: int) -> Result:
             stopping.set()
             for client in clients:
                 client.join(PATIENCE)
-        told, made = check(daemon, clients)
+        acknowledged, made_steps = check(daemon, clients)
         daemon.stop()
-    return Result(troubles, begun, told, made)
+    return Result(troubles, begun, acknowledged, made_steps)
 
 
 def main() -> None:

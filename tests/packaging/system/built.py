@@ -16,5 +16,5 @@ def built(suffix: str) -> Path:
     """
     Return the one file of the package that ends like this.
     """
-    (found,) = (TREE / "build" / "deb").glob(f"pexservice_*{suffix}")
-    return found
+    (package,) = (TREE / "build" / "deb").glob(f"pexservice_*{suffix}")
+    return package

@@ -92,9 +92,9 @@ def main() -> None:
     """
     Run the test.
     """
-    for each in (killed_worker, stopped_worker, killed_supervisor, damaged_store):
-        print(each.__name__, flush=True)
-        each()
+    for scenario in (killed_worker, stopped_worker, killed_supervisor, damaged_store):
+        print(scenario.__name__, flush=True)
+        scenario()
 
 
 if __name__ == "__main__":

@@ -157,10 +157,10 @@ def load() -> Iterator[Sequence[Client]]:
             client.join(PATIENCE)
     assert [surprise for client in clients for surprise in client.surprises] == []
     assert [client.refused for client in clients] == [0] * len(clients)
-    told = sorted(answer.revision for client in clients for answer in client.told)
-    assert told == [*range(before + 1, cursor().revision + 1)]
+    revisions = sorted(answer.revision for client in clients for answer in client.told)
+    assert revisions == [*range(before + 1, cursor().revision + 1)]
     cut_off = sum(client.broken for client in clients)
-    print(f"{len(told)} steps, {cut_off} sent again", flush=True)
+    print(f"{len(revisions)} steps, {cut_off} sent again", flush=True)
 
 
 def until_answered(clients: Sequence[Client]) -> None:

@@ -120,9 +120,9 @@ def main() -> None:
     """
     Run the test.
     """
-    for each in (reload, restart, stop, options, elsewhere):
-        print(each.__name__, flush=True)
-        each()
+    for scenario in (reload, restart, stop, options, elsewhere):
+        print(scenario.__name__, flush=True)
+        scenario()
 
 
 if __name__ == "__main__":

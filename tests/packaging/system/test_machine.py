@@ -96,12 +96,12 @@ def _autopkgtest(machine: Machine) -> None:
 
     The null runner takes the machine that it is on, and is told that it may.
     """
-    told = machine.run(
+    output = machine.run(
         *("autopkgtest", "--no-built-binaries", "/root/source/pexservice"),
         *("--ignore-restrictions=breaks-testbed,isolation-container", "--", "null"),
     )
-    print(told)
-    results = dict(re.findall(r"(?m)^(\w+) +(PASS|FAIL|SKIP)", told))
+    print(output)
+    results = dict(re.findall(r"(?m)^(\w+) +(PASS|FAIL|SKIP)", output))
     assert results == dict.fromkeys(
         ("smoke", "upkeep", "service", "instances", "wrong", "crash", "upgrade"), "PASS"
     )
@@ -111,12 +111,12 @@ def _cursor(machine: Machine) -> tuple[int, int]:
     """
     Return the cursor's revision and its position.
     """
-    told = machine.run(
+    output = machine.run(
         *("curl", "--silent", "--show-error", "--fail", "--include"),
         "http://127.0.0.1:8081/current",
     )
     revision, position = (
-        re.findall(rf"(?m)^Pex-{name}: (\d+)", told) for name in ("Revision", "Position")
+        re.findall(rf"(?m)^Pex-{name}: (\d+)", output) for name in ("Revision", "Position")
     )
     return int(revision[0]), int(position[0])
 

@@ -61,18 +61,18 @@ def lines() -> None:
 
     Check also that the first start after the installation complained of nothing.
     """
-    said = journal()
-    assert re.search(r"(?m)^worker-\d+ info: the cursor is at revision", said)
-    assert re.search(r"(?m)^supervisor info: worker-1 serves$", said)
-    assert "plugin cache" not in said
+    log = journal()
+    assert re.search(r"(?m)^worker-\d+ info: the cursor is at revision", log)
+    assert re.search(r"(?m)^supervisor info: worker-1 serves$", log)
+    assert "plugin cache" not in log
     # systemd warns of a variable that a unit uses and nobody has set.
-    assert "PEXSERVICE_OPTIONS" not in said
-    assert "[pexservice." not in said
-    found = json.loads(
+    assert "PEXSERVICE_OPTIONS" not in log
+    assert "[pexservice." not in log
+    entry = json.loads(
         run("journalctl", "--output=json", "--lines=1", "--identifier=pexservice")
     )
-    assert found["_SYSTEMD_UNIT"] == SERVICE
-    assert found["PRIORITY"] == "6"
+    assert entry["_SYSTEMD_UNIT"] == SERVICE
+    assert entry["PRIORITY"] == "6"
 
 
 def access_log() -> None:
@@ -84,7 +84,7 @@ def access_log() -> None:
     kept = CONFIG.read_text()
     more(f'access-log = "{LOG}"\n')()
     run("systemctl", "reload", SERVICE)
-    before = sum(count(each) for each in LOG.parent.glob("access.log*"))
+    before = sum(count(log_file) for log_file in LOG.parent.glob("access.log*"))
     with load() as clients:
         for _ in range(10):
             # An empty file would not be moved, and lines are written once a second.
@@ -271,8 +271,8 @@ def tls() -> None:
     finally:
         CONFIG.write_text(kept)
         run("systemctl", "restart", SERVICE)
-        for each in (lineage, hook.parent, TLS):
-            shutil.rmtree(each)
+        for directory in (lineage, hook.parent, TLS):
+            shutil.rmtree(directory)
 
 
 def credentials() -> None:
@@ -340,12 +340,12 @@ def backups() -> None:
         'pexservice_backup_failed{store="/var/lib/pexservice"} 0.0\n' in METRICS.read_text()
     )
     assert METRICS.stat().st_mode & 0o777 == 0o644
-    (made,) = BACKUPS.iterdir()
-    run("runuser", "-u", "pexservice", "--", "pexctl", "verify", str(made))
+    (backup,) = BACKUPS.iterdir()
+    run("runuser", "-u", "pexservice", "--", "pexctl", "verify", str(backup))
     ask("/reset", "POST")
     seen = cursor().revision
 
-    refused = ("pexctl", "restore", str(made), "--to", "/var/lib/pexservice")
+    refused = ("pexctl", "restore", str(backup), "--to", "/var/lib/pexservice")
     assert "stop the service first" in run(*refused, status=1)
     began = time.monotonic()
     run("systemctl", "stop", SERVICE)
@@ -361,16 +361,16 @@ def backups() -> None:
         flush=True,
     )
     store = Path("/var/lib/pexservice")
-    assert {(each.owner(), each.group()) for each in (store, *store.iterdir())} == {
+    assert {(path.owner(), path.group()) for path in (store, *store.iterdir())} == {
         ("pexservice", "pexservice")
     }
     assert cursor().position > 0
 
     # A lost machine: all of the store is gone.
     run("systemctl", "stop", SERVICE)
-    for each in store.iterdir():
-        each.unlink()
-    run("pexctl", "restore", str(made), "--to", str(store), "--beyond", str(seen + 10))
+    for file in store.iterdir():
+        file.unlink()
+    run("pexctl", "restore", str(backup), "--to", str(store), "--beyond", str(seen + 10))
     run("systemctl", "start", SERVICE)
     assert cursor().revision > seen + 10
     run("systemctl", "disable", "--now", "pexservice-backup.timer")
@@ -458,13 +458,15 @@ def long_verification() -> None:
         make_long_store(store, ROWS)
         run("chown", "-R", "pexservice:pexservice", str(store))
         run("systemctl", "daemon-reload")
-        began, told = time.monotonic(), set()
+        began, statuses = time.monotonic(), set()
         with subprocess.Popen(["/usr/bin/systemctl", "start", SERVICE]) as starting:
             while starting.poll() is None:
-                told.add(shown("StatusText"))
+                statuses.add(shown("StatusText"))
                 time.sleep(0.1)
         took = time.monotonic() - began
-        progress = [each for each in told if re.fullmatch(r"verifying.*\d+ %", each)]
+        progress = [
+            status for status in statuses if re.fullmatch(r"verifying.*\d+ %", status)
+        ]
         print(
             f"verified and started in {took:.1f} s, told {len(progress)} times", flush=True
         )
@@ -485,7 +487,7 @@ def main() -> None:
     """
     Run the test.
     """
-    for each in (
+    for scenario in (
         *(
             lines,
             access_log,
@@ -496,8 +498,8 @@ def main() -> None:
         ),
         *(tls, credentials, backups, moved_store, behind_nginx, long_verification),
     ):
-        print(each.__name__, flush=True)
-        each()
+        print(scenario.__name__, flush=True)
+        scenario()
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def tried(wrong: Wrong) -> dict[str, str]:
     wait_until(lambda: shown("ActiveState") == "failed", "the unit has failed")
     wait_until(lambda: caller_gets() == "Connection refused", "callers are refused")
     status = told()
-    (line,) = [each.strip() for each in status.splitlines() if "Status: " in each]
+    (line,) = [line.strip() for line in status.splitlines() if "Status: " in line]
     assert wrong.reason in line, status
     assert shown("ExecMainStatus") == str(wrong.status)
     assert shown("NRestarts") == "0"

@@ -147,9 +147,9 @@ def test_pyopenssl_is_loaded_for_https_only() -> None:
         "    HttpGateway(parse(url), reactor)\n"
         "    print(sys.modules.get('OpenSSL'))"
     )
-    said = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
-    without, with_https = said.stdout.splitlines()
+    without, with_https = ended.stdout.splitlines()
     assert without == "None"
     assert with_https.startswith("<module 'OpenSSL'")

@@ -49,8 +49,8 @@ class Bench:
         self.gateway = FakeGateway(self.etcd, self.clock)
         self.store = EtcdStore(self.gateway, "p/")
         self.other = EtcdStore(FakeGateway(self.etcd, self.clock), "p/")
-        for each in (self.store, self.other):
-            assert now(each.open())[:2] == (0, 0)
+        for store in (self.store, self.other):
+            assert now(store.open())[:2] == (0, 0)
         self.gateway.open = False
 
     def commit(self, taken: Batch = FIRST) -> list[object]:
@@ -605,20 +605,20 @@ def test_journal_length_is_kept_with_the_cursor() -> None:
     All nodes keep as many transitions as the node that created the cursor said.
     """
     etcd, clock = FakeEtcd(), Clock()
-    one, two = (
+    first_store, second_store = (
         EtcdStore(FakeGateway(etcd, clock), "p/", journal=length) for length in (3, 500)
     )
-    now(one.open())
+    now(first_store.open())
     with capturedLogs() as logs:
-        now(two.open())
+        now(second_store.open())
     (event,) = logs
     assert (formatEvent(event) or "").startswith("--journal 500 is not used")
     state = (0, 0)
     for _ in range(200):
         taken = batch(state, b"n")
-        now(two.commit(taken))
+        now(second_store.commit(taken))
         state = (taken.revision, taken.position)
-    assert len(now(two.history(None, 1000))) == 3
+    assert len(now(second_store.history(None, 1000))) == 3
     rows = [key for key in etcd.values if key.startswith(b"p/journal/")]
     assert len(rows) < 3 + 128
 
@@ -693,8 +693,8 @@ def test_inspection_names_the_cursor_or_why_no_batch_is_taken(bench: Bench) -> N
 def test_one_of_two_nodes_creates_the_store_and_both_have_it() -> None:
     etcd, clock = FakeEtcd(), Clock()
     gateways = [FakeGateway(etcd, clock, open=False) for _ in range(2)]
-    opened = [EtcdStore(each, "p/").open() for each in gateways]
+    opened = [EtcdStore(gateway, "p/").open() for gateway in gateways]
     for _ in range(5):
         for gateway in gateways:
             gateway.answer()
-    assert [now(each) for each in opened] == [(0, 0), (0, 0)]
+    assert [now(opening) for opening in opened] == [(0, 0), (0, 0)]

@@ -170,7 +170,7 @@ def test_time_of_a_node_begins_when_it_is_first_in_the_queue(queue: TurnQueue) -
     assert queue.delay(1.0 + patience / 2) == pytest.approx(patience)
     assert queue.delay(1.0 + patience) == pytest.approx(patience / 2)
     assert queue.delay(1.0 + 1.6 * patience) == pytest.approx(patience)
-    assert [each.process for each in queue.passed_over] == ["b"]
+    assert [mark.process for mark in queue.passed_over] == ["b"]
 
 
 def test_commits_of_others_do_not_lengthen_the_wait_for_the_first_node(

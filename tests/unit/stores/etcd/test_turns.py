@@ -52,9 +52,9 @@ class Node:
 
         @return: a list that gets the cursor when the turn has begun.
         """
-        told: list[object] = []
-        self.store.turn().addCallback(told.append)
-        return told
+        outcomes: list[object] = []
+        self.store.turn().addCallback(outcomes.append)
+        return outcomes
 
     def send(self, *names: bytes) -> list[object]:
         """
@@ -99,8 +99,10 @@ def nodes() -> tuple[Node, Node, Node]:
     Provide three nodes on one etcd.
     """
     etcd, clock = FakeEtcd(), Clock()
-    one, two, three = (Node(etcd, clock, name) for name in ("one", "two", "three"))
-    return one, two, three
+    first_node, second_node, third_node = (
+        Node(etcd, clock, name) for name in ("one", "two", "three")
+    )
+    return first_node, second_node, third_node
 
 
 def queued(node: Node) -> list[tuple[str, bool]]:
@@ -116,23 +118,23 @@ def queued(node: Node) -> list[tuple[str, bool]]:
 
 
 def test_single_node_is_in_no_queue(nodes: tuple[Node, ...]) -> None:
-    one, *_ = nodes
+    node, *_ = nodes
     for _ in range(3):
-        one.step()
-        one.hear()
-    assert queued(one) == []
+        node.step()
+        node.hear()
+    assert queued(node) == []
 
 
-def race(one: Node, two: Node) -> None:
+def race(winner: Node, loser: Node) -> None:
     """
     Have two nodes send at once, of which the second loses.
     """
-    assert one.turn()
-    assert two.turn()
-    won, lost = one.send(), two.send()
-    one.clock.advance(0.01)
-    one.gateway.answer()
-    two.gateway.answer()
+    assert winner.turn()
+    assert loser.turn()
+    won, lost = winner.send(), loser.send()
+    winner.clock.advance(0.01)
+    winner.gateway.answer()
+    loser.gateway.answer()
     assert won == [None]
     assert isinstance(lost[0], Conflict)
 
@@ -145,21 +147,21 @@ def test_node_that_loses_a_race_begins_a_queue(nodes: tuple[Node, ...]) -> None:
     With its success this node keeps a place.  The other node hears of that success, and
     keeps a place too.
     """
-    one, two, _ = nodes
-    race(one, two)
-    assert queued(one) == [("two", True)]
-    two.step()
-    assert queued(one) == [("two", False)]
-    one.hear()
-    one.step()
-    assert queued(one) == [("two", False), ("one", False)]
+    node, other_node, _ = nodes
+    race(node, other_node)
+    assert queued(node) == [("two", True)]
+    other_node.step()
+    assert queued(node) == [("two", False)]
+    node.hear()
+    node.step()
+    assert queued(node) == [("two", False), ("one", False)]
     # Now each waits for the other.
-    waits = one.turn()
+    waits = node.turn()
     assert waits == []
-    two.hear()
-    two.step()
+    other_node.hear()
+    other_node.step()
     assert waits == []
-    one.hear()
+    node.hear()
     assert waits == [(4, 4)]
 
 
@@ -193,38 +195,38 @@ def test_busy_nodes_take_turns_and_no_transaction_fails(nodes: tuple[Node, ...])
 def test_node_may_hear_of_the_next_turns_before_its_response(
     nodes: tuple[Node, ...],
 ) -> None:
-    one, two, _ = nodes
-    put(one.etcd, "two")
-    assert one.turn()
-    ended = one.send()
-    one.gateway.reach()
-    two.hear()
-    two.step()
-    one.hear()
-    one.gateway.answer()
+    node, other_node, _ = nodes
+    put(node.etcd, "two")
+    assert node.turn()
+    ended = node.send()
+    node.gateway.reach()
+    other_node.hear()
+    other_node.step()
+    node.hear()
+    node.gateway.answer()
     assert ended == [None]
     # The answer had the old mark of node two in it.
-    assert one.turn() == [(2, 2)]
+    assert node.turn() == [(2, 2)]
 
 
 def test_node_without_news_waits_no_longer_than_the_turns_of_others(
     nodes: tuple[Node, ...],
 ) -> None:
-    one, two, _ = nodes
-    put(one.etcd, "two", usual=0.02)
-    one.step()
-    two.hear()
-    two.step()
-    told = one.turn()
-    one.clock.advance(0.04)
-    assert told == []
-    one.clock.advance(0.2)
+    node, other_node, _ = nodes
+    put(node.etcd, "two", usual=0.02)
+    node.step()
+    other_node.hear()
+    other_node.step()
+    outcomes = node.turn()
+    node.clock.advance(0.04)
+    assert outcomes == []
+    node.clock.advance(0.2)
     # The cursor that the node knows is old.
-    assert told == [(1, 1)]
-    (conflict,) = lose(one)
+    assert outcomes == [(1, 1)]
+    (conflict,) = lose(node)
     assert isinstance(conflict, Conflict)
     assert (conflict.revision, conflict.position) == (2, 2)
-    assert one.turn() == [(2, 2)]
+    assert node.turn() == [(2, 2)]
 
 
 def lose(node: Node) -> list[object]:
@@ -240,66 +242,66 @@ def test_absent_node_is_skipped_and_loses_its_mark(nodes: tuple[Node, ...]) -> N
     """
     The next success removes the mark.
     """
-    one, *_ = nodes
-    put(one.etcd, "dead", hard=True)
-    one.step()
-    assert queued(one) == [("dead", True)]
-    told = one.turn()
-    assert told == []
-    one.clock.advance(0.1)
-    assert told == [(1, 1)]
-    one.send()
-    one.gateway.answer()
-    assert queued(one) == [("one", False)]
+    node, *_ = nodes
+    put(node.etcd, "dead", hard=True)
+    node.step()
+    assert queued(node) == [("dead", True)]
+    outcomes = node.turn()
+    assert outcomes == []
+    node.clock.advance(0.1)
+    assert outcomes == [(1, 1)]
+    node.send()
+    node.gateway.answer()
+    assert queued(node) == [("one", False)]
 
 
 def test_mark_that_was_renewed_meanwhile_is_not_removed(nodes: tuple[Node, ...]) -> None:
     """
     Its node was skipped.
     """
-    one, *_ = nodes
-    put(one.etcd, "slow", hard=True)
-    one.step()
-    assert one.turn() == []
-    one.clock.advance(0.1)
-    one.send()
-    put(one.etcd, "slow", hard=True)
-    one.gateway.answer()
-    assert ("slow", True) in queued(one)
-    assert one.turn() == []
+    node, *_ = nodes
+    put(node.etcd, "slow", hard=True)
+    node.step()
+    assert node.turn() == []
+    node.clock.advance(0.1)
+    node.send()
+    put(node.etcd, "slow", hard=True)
+    node.gateway.answer()
+    assert ("slow", True) in queued(node)
+    assert node.turn() == []
 
 
 def test_node_keeps_its_place_after_a_failure(nodes: tuple[Node, ...]) -> None:
-    one, two, _ = nodes
-    put(one.etcd, "one")
-    put(one.etcd, "three")
-    two.step()
-    lose(one)
-    assert queued(one)[0] == ("one", False)
-    assert one.turn() == [(1, 1)]
+    node, other_node, _ = nodes
+    put(node.etcd, "one")
+    put(node.etcd, "three")
+    other_node.step()
+    lose(node)
+    assert queued(node)[0] == ("one", False)
+    assert node.turn() == [(1, 1)]
 
 
 def test_new_node_that_loses_waits_for_the_nodes_in_the_queue(
     nodes: tuple[Node, ...],
 ) -> None:
-    one, two, _ = nodes
-    put(one.etcd, "three", usual=1.0)
-    two.step()
-    lose(one)
-    assert queued(one)[-1] == ("one", True)
-    assert one.turn() == []
+    node, other_node, _ = nodes
+    put(node.etcd, "three", usual=1.0)
+    other_node.step()
+    lose(node)
+    assert queued(node)[-1] == ("one", True)
+    assert node.turn() == []
 
 
 def test_unreadable_mark_delays_no_node_and_is_removed(nodes: tuple[Node, ...]) -> None:
-    one, *_ = nodes
+    node, *_ = nodes
     for value in ("", text(b"[]"), text(b'{"hard": 1, "usual": "x"}')):
         mark = {"key": text(KEYS.waiting("odd")), "value": value}
-        one.etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
-        one.step()
-        one.clock.advance(0.02)
-        one.step()
-        one.step()
-        assert queued(one) == []
+        node.etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
+        node.step()
+        node.clock.advance(0.02)
+        node.step()
+        node.step()
+        assert queued(node) == []
 
 
 def test_node_of_a_version_without_a_queue_is_not_waited_for(
@@ -308,17 +310,17 @@ def test_node_of_a_version_without_a_queue_is_not_waited_for(
     """
     It does not name itself.
     """
-    one, *_ = nodes
+    node, *_ = nodes
     cursor = {"key": text(KEYS.cursor), "value": encode_cursor(7, 7, 0, "", 9)}
     value = json.loads(b64decode(cursor["value"]))
     del value["author"]
     cursor["value"] = text(json.dumps(value).encode())
-    one.etcd.apply("kv/txn", {"success": [{"request_put": cursor}]})
-    one.hear()
-    one.step()
-    assert one.known == (8, 8)
-    assert queued(one) == [("one", False)]
-    assert one.turn() == [(8, 8)]
+    node.etcd.apply("kv/txn", {"success": [{"request_put": cursor}]})
+    node.hear()
+    node.step()
+    assert node.known == (8, 8)
+    assert queued(node) == [("one", False)]
+    assert node.turn() == [(8, 8)]
 
 
 def test_next_success_removes_the_mark_of_a_copied_transaction(
@@ -327,24 +329,24 @@ def test_next_success_removes_the_mark_of_a_copied_transaction(
     """
     A late copy of a transaction may leave a mark of a node that has nothing to do.
     """
-    one, *_ = nodes
-    ended = one.send()
-    one.gateway.lose_answer()
-    one.clock.advance(1)
-    one.gateway.answer()
+    node, *_ = nodes
+    ended = node.send()
+    node.gateway.lose_answer()
+    node.clock.advance(1)
+    node.gateway.answer()
     assert ended == [None]
-    assert queued(one) == [("one", True)]
-    one.step()
-    assert queued(one) == []
+    assert queued(node) == [("one", True)]
+    node.step()
+    assert queued(node) == []
 
 
 def test_stopping_node_leaves_the_queue(nodes: tuple[Node, ...]) -> None:
-    one, *_ = nodes
-    put(one.etcd, "one")
-    one.gateway.open = True
-    now(one.store.close())
-    assert queued(one) == []
-    assert not [key for key in one.etcd.values if b"operations/" in key][2:]
+    node, *_ = nodes
+    put(node.etcd, "one")
+    node.gateway.open = True
+    now(node.store.close())
+    assert queued(node) == []
+    assert not [key for key in node.etcd.values if b"operations/" in key][2:]
 
 
 def test_transaction_without_its_operation_key_fails_and_returns_the_cursor(
@@ -355,11 +357,11 @@ def test_transaction_without_its_operation_key_fails_and_returns_the_cursor(
 
     Otherwise etcd would refuse the whole transaction.
     """
-    one, *_ = nodes
-    one.etcd.expire("1")
-    (conflict,) = lose(one)
+    node, *_ = nodes
+    node.etcd.expire("1")
+    (conflict,) = lose(node)
     assert isinstance(conflict, Conflict)
-    assert queued(one) == [("one", True)]
+    assert queued(node) == [("one", True)]
 
 
 @pytest.mark.parametrize("again", [True, False])
@@ -386,7 +388,9 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
         KEYS,
         messages.only_cursor(KEYS, messages.pairs(cursor)),
         batch(
-            (0, 0), MAX_BATCH_KEYS * b"n", *(b"%d" % each for each in range(MAX_BATCH_KEYS))
+            (0, 0),
+            MAX_BATCH_KEYS * b"n",
+            *(b"%d" % index for index in range(MAX_BATCH_KEYS)),
         ),
         operation,
         queue=queue,
@@ -398,12 +402,12 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
     assert b"p/waiting/dead-0" not in etcd.values
     assert (b"p/waiting/me" in etcd.values) is again
     answer = etcd.apply("kv/txn", message)
-    found = messages.read_observation(
-        KEYS, answer, [b"%d" % each for each in range(MAX_BATCH_KEYS)]
+    observation = messages.read_observation(
+        KEYS, answer, [b"%d" % index for index in range(MAX_BATCH_KEYS)]
     )
-    assert (found.cursor.author, found.operation) == ("me", 1)
-    assert len(found.used) == MAX_BATCH_KEYS
-    assert [mark.process for mark in found.marks] == ["me"]
+    assert (observation.cursor.author, observation.operation) == ("me", 1)
+    assert len(observation.used) == MAX_BATCH_KEYS
+    assert [mark.process for mark in observation.marks] == ["me"]
 
 
 def test_fake_etcd_refuses_each_wrong_transaction() -> None:
