@@ -21,7 +21,7 @@ from pexservice.stores.lmdb.directory import DATA, READER_TABLE, WITNESS
 from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
 from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
-from tests.support.loads import load, until_told
+from tests.support.loads import load, until_acknowledged
 from tests.support.stores import make_store
 
 STORE = "pexservice-data"
@@ -98,14 +98,16 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
     with Daemon(tmp_path) as daemon:
         with load(daemon) as clients:
             for name in ("first", "second"):
-                until_told(clients, 200)
+                until_acknowledged(clients, 200)
                 oldest[name] = highest(clients)
                 backup = run(tmp_path, "backup", STORE, name)
                 assert (backup.returncode, backup.stderr) == (0, "")
-            until_told(clients, 200)
+            until_acknowledged(clients, 200)
         rows = whole_history(daemon)
-    positions = {step.revision: step.position for client in clients for step in client.told}
-    by_key = clients[1].told[0]
+    positions = {
+        step.revision: step.position for client in clients for step in client.acknowledged
+    }
+    by_key = clients[1].acknowledged[0]
     for name, least in oldest.items():
         assert {file.name for file in (tmp_path / name).iterdir()} == {DATA, WITNESS}
         with Daemon(tmp_path, "--store", f"lmdb:{name}") as daemon:

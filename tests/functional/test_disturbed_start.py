@@ -68,7 +68,7 @@ def begin(
         until_gone(*theirs)
 
 
-def until_said(path: Path, words: str) -> str:
+def until_logged(path: Path, words: str) -> str:
     """
     Wait until the log has C{words}, and return it.
     """
@@ -120,7 +120,7 @@ def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
         killed = held_verification(process, but=killed)
         os.kill(killed, signal.SIGKILL)
         until_gone(killed)
-    log = until_said(tmp_path, "the cursor is at revision 3")
+    log = until_logged(tmp_path, "the cursor is at revision 3")
     assert log.count("signal 9 ended the process that read it") >= 2
 
 
@@ -164,8 +164,8 @@ def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_h
     """
     make_store(tmp_path / "pexservice-data", 3)
     verification = held_verification(begin())
-    until_said(tmp_path, "no heartbeat from worker-1 for")
-    log = until_said(tmp_path, "the cursor is at revision 3")
+    until_logged(tmp_path, "no heartbeat from worker-1 for")
+    log = until_logged(tmp_path, "the cursor is at revision 3")
     assert " in run_child" in log
     until_gone(verification)
 
@@ -179,7 +179,7 @@ def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Pa
     verification = held_verification(process)
     process.send_signal(signal.SIGHUP)
     os.kill(verification, signal.SIGCONT)
-    log = until_said(tmp_path, "the workers are replaced")
+    log = until_logged(tmp_path, "the workers are replaced")
     assert "the cursor is at" in log
     assert process.poll() is None
 
@@ -199,7 +199,7 @@ def test_sighup_at_any_moment_of_the_start_is_handled(begin: Begin, tmp_path: Pa
         assert process.poll() is None
         if "the cursor is at" in (tmp_path / "log").read_text():
             break
-    until_said(tmp_path, "the workers are replaced")
+    until_logged(tmp_path, "the workers are replaced")
 
 
 @pytest.mark.parametrize("held", ["address", "store"])

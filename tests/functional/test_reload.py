@@ -18,7 +18,7 @@ from urllib.request import urlopen
 from tests.support.clients import Client
 from tests.support.daemon import PATIENCE, Daemon, background, wait_until
 from tests.support.forms import amount
-from tests.support.loads import until_told
+from tests.support.loads import until_acknowledged
 from tests.support.ports import held_ports
 
 PEXCTL = str(Path(sys.executable).parent / "pexctl")
@@ -216,7 +216,7 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
             client.start()
         try:
             for number in range(rounds):
-                until_told(clients, 200)
+                until_acknowledged(clients, 200)
                 path.rename(tmp_path / f"access.log.{number}")
                 assert reload(daemon.process.pid)[0] == 0
         finally:
@@ -227,7 +227,7 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
     assert [(client.broken, client.refused) for client in clients] == [(0, 0)] * len(
         clients
     )
-    answers = sum(len(client.told) for client in clients)
+    answers = sum(len(client.acknowledged) for client in clients)
     lines = b"".join(
         log_file.read_bytes() for log_file in tmp_path.glob("access.log*")
     ).splitlines()

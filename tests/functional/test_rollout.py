@@ -18,7 +18,7 @@ import yaml
 from tests.support.clients import Client
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.etcd import cluster
-from tests.support.loads import until_told
+from tests.support.loads import until_acknowledged
 from tests.support.nginx import serving
 
 DEPLOYMENT = (
@@ -97,18 +97,18 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
                 fresh, old = node(number), nodes.pop(0)
                 nodes.append(fresh)
                 written(proxy, nodes, port)
-                until_told(clients, 20)
+                until_acknowledged(clients, 20)
                 reload_proxy(proxy)
                 time.sleep(2 * HEARS_WITHIN)
                 old.stop()
-            until_told(clients, 50)
+            until_acknowledged(clients, 50)
         finally:
             stopping.set()
             for client in clients:
                 client.join(PATIENCE)
         assert [surprise for client in clients for surprise in client.surprises] == []
         assert [(client.broken, client.refused) for client in clients] == [(0, 0)] * 4
-        revisions = [step.revision for client in clients for step in client.told]
+        revisions = [step.revision for client in clients for step in client.acknowledged]
         assert sorted(revisions) == [*range(1, len(revisions) + 1)]
         assert max(revisions) == int(nodes[0].ask("/current")[0].headers["Pex-Revision"])
 

@@ -55,7 +55,7 @@ from tests.labs.failover.lab import serving, until
 from tests.support.clients import Client
 from tests.support.daemon import PATIENCE, Daemon, children, patiently, until_gone
 from tests.support.installation import Installation, release_installed
-from tests.support.loads import kept, load, surprises, until_told
+from tests.support.loads import kept, load, surprises, until_acknowledged
 from tests.unit.test_metrics import samples
 
 #: The first line that a process of the new version writes.
@@ -167,7 +167,7 @@ def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
 
     A connection is cut off when it ends without its answer.
     """
-    assert kept(daemon, clients) == sum(len(client.told) for client in clients)
+    assert kept(daemon, clients) == sum(len(client.acknowledged) for client in clients)
     assert surprises(clients) == []
     assert [client.broken for client in clients] == [0] * len(clients)
 
@@ -191,12 +191,12 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     They reload again, and all end at SIGTERM.
     """
     with load(daemon) as clients:
-        until_told(clients)
+        until_acknowledged(clients)
         installation.upgrade(FIRST_LINE)
         daemon.process.send_signal(signal.SIGHUP)
         until_replaced(daemon)
         until_new(daemon)
-        until_told(clients)
+        until_acknowledged(clients)
     none_was_cut_off(daemon, clients)
     assert len(new_workers(daemon)) == 2
     heard = [systemd(), systemd()]
@@ -225,7 +225,7 @@ def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
     Then the active worker is killed three times.
     """
     with load(daemon) as clients:
-        until_told(clients)
+        until_acknowledged(clients)
         installation.upgrade(FIRST_LINE)
         _, serves = serving(daemon)
         (stands_by,) = set(children(daemon.process.pid)) - {serves}
@@ -236,7 +236,7 @@ def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
             os.kill(pid, signal.SIGKILL)
             until(daemon, "serves", 1 + kills)
             until(daemon, "stands by", 2 + kills)
-            until_told(clients)
+            until_acknowledged(clients)
             assert serving(daemon)[0] != name
     kept(daemon, clients)
     assert surprises(clients) == []
@@ -251,17 +251,17 @@ def test_standby_of_the_release_takes_over_after_its_files_were_replaced(
     It has everything in memory, and a worker of the new version waits behind it.
     """
     with load(daemon) as clients:
-        until_told(clients)
+        until_acknowledged(clients)
         installation.upgrade(FIRST_LINE)
         name, pid = serving(daemon)
         os.kill(pid, signal.SIGKILL)
         until(daemon, "serves", 2)
         until(daemon, "stands by", 2)
-        until_told(clients)
+        until_acknowledged(clients)
         assert serving(daemon)[0] not in {name, *new_workers(daemon)}
         os.kill(serving(daemon)[1], signal.SIGKILL)
         until_new(daemon)
-        until_told(clients)
+        until_acknowledged(clients)
     kept(daemon, clients)
     assert surprises(clients) == []
 

@@ -109,12 +109,12 @@ def test_manifests_agree_with_the_image() -> None:
     """
     context = POD["securityContext"]
     user = f"{context['runAsUser']}:{context['runAsGroup']}"
-    assert _said("USER") == user == f"{context['fsGroup']}:{context['fsGroup']}"
+    assert _instruction("USER") == user == f"{context['fsGroup']}:{context['fsGroup']}"
     (port,) = CONTAINER["ports"]
-    assert _said("EXPOSE") == str(port["containerPort"])
+    assert _instruction("EXPOSE") == str(port["containerPort"])
     (mount,) = CONTAINER["volumeMounts"]
     (claim,) = _SET["volumeClaimTemplates"]
-    assert _said("VOLUME") == mount["mountPath"]
+    assert _instruction("VOLUME") == mount["mountPath"]
     assert mount["name"] == claim["metadata"]["name"]
     assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
     (image,) = _KUSTOMIZATION["images"]
@@ -214,7 +214,7 @@ def test_kubectl_and_kustomize_build_the_same() -> None:
     assert _missing(given, read) == [".spec.template.spec.containers[0].image"]
 
 
-def _said(instruction: str) -> str:
+def _instruction(instruction: str) -> str:
     """
     Return what the image's last stage says by an instruction.
     """

@@ -19,12 +19,12 @@ from tests.support.daemon import PATIENCE, Daemon
 
 
 @frozen
-class Told:
+class AcknowledgedStep:
     """
-    One answer.
+    A step whose response arrived.
 
     @ivar began: when the request was begun, on the monotonic clock.
-    @ivar ended: when the answer was there.
+    @ivar ended: when the response had arrived.
     """
 
     revision: int
@@ -45,7 +45,7 @@ class Client(threading.Thread):
     A client that steps as fast as it gets responses, and waits while there is no service.
 
     @ivar fresh: open a connection for each request.
-    @ivar told: each answer.
+    @ivar acknowledged: the steps whose responses arrived.
     @ivar refused: how many connections were refused.
     @ivar broken: how many connections ended without an answer.
     @ivar late: how many connections were closed while they were idle for
@@ -58,7 +58,7 @@ class Client(threading.Thread):
     port: int
     stopping: threading.Event
     fresh: bool = False
-    told: list[Told] = Factory(list)
+    acknowledged: list[AcknowledgedStep] = Factory(list)
     refused: int = 0
     broken: int = 0
     late: int = 0
@@ -145,7 +145,9 @@ class Client(threading.Thread):
         revision, position = (
             _number(name, answer) for name in (rb"Pex-Revision", rb"Pex-Position")
         )
-        self.told.append(Told(revision, position, word, began, time.monotonic()))
+        self.acknowledged.append(
+            AcknowledgedStep(revision, position, word, began, time.monotonic())
+        )
         self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in answer
 
 
@@ -153,16 +155,19 @@ def _number(name: bytes, head: bytes) -> int:
     """
     Return the number in the header C{name}.
     """
-    found = re.search(rb"\r\n%b: (\d+)" % name, head)
-    assert found is not None, head
-    return int(found[1])
+    match = re.search(rb"\r\n%b: (\d+)" % name, head)
+    assert match is not None, head
+    return int(match[1])
 
 
 def highest(clients: Sequence[Client]) -> int:
     """
     Return the highest revision that one of the clients got.
     """
-    return max((client.told[-1].revision for client in clients if client.told), default=0)
+    return max(
+        (client.acknowledged[-1].revision for client in clients if client.acknowledged),
+        default=0,
+    )
 
 
 def whole_history(daemon: Daemon) -> dict[int, tuple[int, str]]:
@@ -186,12 +191,12 @@ def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
     @return: how many steps were acknowledged, and how many were made.
     """
     rows = whole_history(daemon)
-    told = [answer for client in clients for answer in client.told]
+    acknowledged = [step for client in clients for step in client.acknowledged]
     assert [surprise for client in clients for surprise in client.surprises] == []
     # No client got another client's step, or a step that was not made.
-    assert len({each.revision for each in told}) == len(told)
-    for each in told:
-        assert rows[each.revision] == (each.position, each.word)
+    assert len({step.revision for step in acknowledged}) == len(acknowledged)
+    for step in acknowledged:
+        assert rows[step.revision] == (step.position, step.word)
 
     position = 0
     for revision in range(1, len(rows) + 1):
@@ -203,4 +208,4 @@ def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
         int(answer.headers["Pex-Revision"]),
         int(answer.headers["Pex-Position"]),
     ) == (len(rows), position)
-    return len(told), len(rows)
+    return len(acknowledged), len(rows)

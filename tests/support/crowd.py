@@ -44,7 +44,7 @@ class Crowd:
         self._count, self._piece = count, piece
         self._stopped = Event()
         self.standing = Event()
-        self.made = 0
+        self.connected_count = 0
         self._thread = Thread(target=self._run)
 
     def __enter__(self) -> Self:
@@ -69,8 +69,8 @@ class Crowd:
                     connection.sendall(self._piece)
                     connection.setblocking(False)  # noqa: FBT003 its only argument
                     held.append(connection)
-                    self.made += 1
-                if self.made >= self._count:
+                    self.connected_count += 1
+                if self.connected_count >= self._count:
                     self.standing.set()
                 if len(held) == self._count:
                     self._stopped.wait(0.05)

@@ -33,13 +33,13 @@ class Disturbance:
     """
     The treatment of one request instead of its answer.
 
-    @ivar made: a step is made nevertheless.
+    @ivar makes_step: whether the step is made nevertheless.
     @ivar status: the status of another answer; or else
     @ivar silent: there is no answer, or
     @ivar cut: half of the answer comes, and the connection ends.
     """
 
-    made: bool = False
+    makes_step: bool = False
     status: int = 0
     headers: dict[str, str] = Factory(dict)
     body: bytes = b""
@@ -135,7 +135,7 @@ class FakeService(Resource):
             disturbance = self.every_other
         if disturbance is None:
             return self._answer(request, asked)
-        body = self._answer(request, asked) if disturbance.made else b""
+        body = self._answer(request, asked) if disturbance.makes_step else b""
         if disturbance.silent:
             return NOT_DONE_YET
         if disturbance.cut:

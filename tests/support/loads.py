@@ -41,13 +41,13 @@ def load(
             client.join(PATIENCE)
 
 
-def until_told(clients: Sequence[Client], more: int = ENOUGH) -> None:
+def until_acknowledged(clients: Sequence[Client], more: int = ENOUGH) -> None:
     """
     Wait until the clients have got so many more responses.
     """
-    before = sum(len(client.told) for client in clients)
+    before = sum(len(client.acknowledged) for client in clients)
     for _ in patiently():
-        if sum(len(client.told) for client in clients) >= before + more:
+        if sum(len(client.acknowledged) for client in clients) >= before + more:
             return
     raise AssertionError(f"less than {more} steps")
 
@@ -64,8 +64,8 @@ def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) ->
     newest, oldest = int(answer.headers["Pex-Revision"]), min(rows)
     assert sorted(rows) == list(range(oldest, newest + 1))
     assert forgets or oldest == 1
-    steps = {step.revision: step for client in clients for step in client.told}
-    assert len(steps) == sum(len(client.told) for client in clients)
+    steps = {step.revision: step for client in clients for step in client.acknowledged}
+    assert len(steps) == sum(len(client.acknowledged) for client in clients)
     assert highest(clients) <= newest
     for revision, step in steps.items():
         if revision >= oldest:

@@ -30,7 +30,7 @@ class Supervised:
     """
     The workers, what they spawn and what they report.
 
-    @ivar told: the messages to the process that started the supervisor.
+    @ivar messages: the messages to the process that started the supervisor.
     @ivar shown: the scores that the workers could read, one after the other.
     @ivar reread: reads the options again.
     @ivar given_up: why the service was ended.
@@ -38,7 +38,7 @@ class Supervised:
 
     standby: int = 1
     reactor: ProcessReactor = field(factory=ProcessReactor)
-    told: list[list[str]] = field(factory=list)
+    messages: list[list[str]] = field(factory=list)
     shown: list[Score] = field(factory=list)
     given_up: list[tuple[Status, str]] = field(factory=list)
     reread: Callable[[], WorkerSetup] = field(init=False)
@@ -51,7 +51,7 @@ class Supervised:
         setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby=self.standby)
         self.reread = lambda: setup
         reports = Reports(
-            Notifier(lambda message: self.told.append(message.decode().splitlines())),
+            Notifier(lambda message: self.messages.append(message.decode().splitlines())),
             Score(standby=self.standby),
             lambda score: self.shown.append(copy.deepcopy(score)),
         )

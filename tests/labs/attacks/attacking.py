@@ -340,7 +340,7 @@ class Front:
         wrong: list[str] = []
         come: list[Answer] = []
 
-        def one(attack: Attack) -> None:
+        def try_attack(attack: Attack) -> None:
             pieces = cut(attack)
             try:
                 answers = exchange(self.port, attack, pieces)
@@ -355,9 +355,9 @@ class Front:
 
         if len(attacks) > 1:
             with ThreadPoolExecutor(len(attacks)) as threads:
-                list(threads.map(one, attacks))
+                list(threads.map(try_attack, attacks))
         else:
-            list(map(one, attacks))
+            list(map(try_attack, attacks))
         after = self.revision()
         due = sum(attack.moves + (not attack.ends) for attack in attacks)
         try:

@@ -78,7 +78,7 @@ class Caller(Client):
 
     @ivar ports: the ports of the nodes.
     @ivar prefix: what its keys begin with.
-    @ivar told: of each answered step, when it was begun and when it was answered.
+    @ivar step_times: of each answered step, when it was begun and when it was answered.
     @ivar keys: by key, the revision in the client's response.
     @ivar answers: by port, how many answers there were.
     """
@@ -88,7 +88,7 @@ class Caller(Client):
     records: list[Record] = Factory(list)
     keys: dict[str, int] = Factory(dict)
     answers: dict[int, int] = Factory(dict)
-    told: list[tuple[float, float]] = Factory(list)  # type: ignore[assignment]
+    step_times: list[tuple[float, float]] = Factory(list)
     last: int = 0
     unready: int = 0
 
@@ -163,7 +163,7 @@ class Caller(Client):
         if key is not None and status == b"200":
             self.keys[key] = revision
         if status == b"200" and operation is not None:
-            self.told.append((called, returned))
+            self.step_times.append((called, returned))
         self.records.append(
             Record(
                 client=self.number,
@@ -289,7 +289,7 @@ class Laboratory:
         """
         for _ in patiently():
             for caller in self.callers:
-                for called, returned in reversed(caller.told[-5:]):
+                for called, returned in reversed(caller.step_times[-5:]):
                     if called > moment:
                         return returned - moment
         raise AssertionError("nothing goes on")

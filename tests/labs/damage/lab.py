@@ -147,9 +147,9 @@ def _use(path: Path, whole: Original, accepted: Callable[[], object]) -> Outcome
     accepted()
     store = opened(path)
     contents = read(store, whole.names)
-    if contents == whole.said[0]:
+    if contents == whole.earlier_contents[0]:
         return Outcome.STATE_BEFORE
-    if contents in whole.said:
+    if contents in whole.earlier_contents:
         return Outcome.EARLIER_STATE
     if contents != whole.contents:
         return Outcome.DIFFERENT
@@ -237,8 +237,8 @@ def lab(count: int, first: int = 0) -> Counter[Outcome]:
             result=f"{outcomes[Outcome.REFUSED]:,} refused,"
             f" {outcomes[Outcome.HARMLESS]:,} of no consequence,"
             f" {outcomes[Outcome.STATE_BEFORE]:,} bare copies at the state before the last"
-            f" commit and {outcomes[Outcome.EARLIER_STATE]} at an earlier one; none accepted"
-            " and different",
+            f" commit and {outcomes[Outcome.EARLIER_STATE]} at an earlier one; none"
+            " accepted and different",
             command="make damage",
         )
     )

@@ -61,7 +61,7 @@ class Original:
     @ivar witness: its witness.
     @ivar earlier: the file after each of the commits before the last, newest first.
     @ivar contents: what it says.
-    @ivar said: what it said before each of the last commits, newest first.
+    @ivar earlier_contents: the contents before each of the last commits, newest first.
     @ivar later: what it says after some more commits.
     @ivar names: every idempotency key that was used.
     """
@@ -70,7 +70,7 @@ class Original:
     witness: bytes
     earlier: tuple[bytes, ...]
     contents: Contents
-    said: tuple[Contents, ...]
+    earlier_contents: tuple[Contents, ...]
     later: Contents
     names: tuple[bytes, ...]
 
@@ -179,7 +179,7 @@ def original(path: Path, seed: int) -> Original:
         witness=(path / "store" / WITNESS).read_bytes(),
         earlier=tuple(files[1:]),
         contents=contents,
-        said=tuple(_contents(path, file, names) for file in files[1:]),
+        earlier_contents=tuple(_contents(path, file, names) for file in files[1:]),
         later=_contents(path, files[0], names, go_on),
         names=names,
     )

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.support.clients import Client, Told, check
+from tests.support.clients import AcknowledgedStep, Client, check
 from tests.support.daemon import PATIENCE, Daemon, patiently
 
 CLIENTS = 32
@@ -50,7 +50,7 @@ class Result:
     """
 
     kills: int
-    told: int
+    acknowledged: int
     refused: int
     broken: int
     replayed: int
@@ -136,11 +136,11 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
         sum(client.refused for client in clients),
         sum(client.broken for client in clients),
         sum(client.replayed for client in clients),
-        pauses(moment_of, [step for client in clients for step in client.told]),
+        pauses(moment_of, [step for client in clients for step in client.acknowledged]),
     )
 
 
-def pauses(moments: Sequence[float], answers: Sequence[Told]) -> list[float]:
+def pauses(moments: Sequence[float], answers: Sequence[AcknowledgedStep]) -> list[float]:
     """
     Return the time from each of C{moments} to the first answer to a request begun after it.
     """
@@ -169,7 +169,7 @@ def main() -> None:
         row = (
             title,
             f"{result.kills:,}",
-            f"{result.told:,}",
+            f"{result.acknowledged:,}",
             str(result.refused),
             f"{result.broken:,}",
             f"{1000 * result.median:.1f} ms",

@@ -102,7 +102,7 @@ def _check_history(daemon: Daemon, at: At) -> None:
         assert at == (0, 0)
 
 
-def _told(error: AssertionError) -> str:
+def _description(error: AssertionError) -> str:
     """
     Return where C{error} was raised, and the end of the log.
     """
@@ -141,7 +141,7 @@ class Laboratory:
         failed = 0
         for error, forever in kind.failures():
             number = 1
-            while number <= longest and self.one(
+            while number <= longest and self.try_fault(
                 phase, Fault(kind.call, error, number, forever), kind.on
             ):
                 number += 1
@@ -152,7 +152,7 @@ class Laboratory:
         name = f"{phase.name}, {phase.reactor}: {kind.call} on the {kind.on}"
         print(f"{name}: {failed}", file=sys.stderr, flush=True)
 
-    def one(self, phase: Phase, fault: Fault, on: str) -> bool:
+    def try_fault(self, phase: Phase, fault: Fault, on: str) -> bool:
         """
         Make one injection.
 
@@ -172,7 +172,7 @@ class Laboratory:
                 outcome = phase.run(case, expected)
                 check_disk(path, expected, phase.options)
             except AssertionError as error:
-                outcome, problem = "WRONG", _told(error)
+                outcome, problem = "WRONG", _description(error)
             met = injected(case.trace)
             with self._lock:
                 if problem:

@@ -180,12 +180,12 @@ def start(case: Case, expected: Expected, *more: str) -> str:
     strace = [*case.strace(), *more]
     with Victim(case.path, reactor=case.phase.reactor, strace=strace) as victim:
         if not victim.serves():
-            assert victim.wait() == Status.CANNOT_START, victim.said()
-            lines = victim.said().splitlines()
+            assert victim.wait() == Status.CANNOT_START, victim.log_text()
+            lines = victim.log_text().splitlines()
             reasons = [line for line in lines if line.startswith("pexservice: ")]
-            assert len(reasons) == 1, victim.said()
-            assert str(case.path / "disk") in reasons[0], victim.said()
-            assert "Traceback" not in victim.said(), victim.said()
+            assert len(reasons) == 1, victim.log_text()
+            assert str(case.path / "disk") in reasons[0], victim.log_text()
+            assert "Traceback" not in victim.log_text(), victim.log_text()
             return "did not start, and said why"
         conversation = victim.connect()
         shown = conversation.read("/current")
@@ -194,10 +194,10 @@ def start(case: Case, expected: Expected, *more: str) -> str:
         answer = conversation.ask("next")
         expected.heard(answer)
         if answer.kind == "outcome unknown":
-            assert victim.wait() == Status.STORE_FAILED, victim.said()
+            assert victim.wait() == Status.STORE_FAILED, victim.log_text()
         else:
             victim.terminate()
-            assert victim.wait() in STOPPED, victim.said()
+            assert victim.wait() in STOPPED, victim.log_text()
         return f"started; {answer.kind}"
 
 
@@ -234,7 +234,7 @@ def serving(
             return tracers[-1]
 
         with Victim(case.path, *case.phase.options, reactor=case.phase.reactor) as victim:
-            assert victim.serves(), victim.said()
+            assert victim.serves(), victim.log_text()
             try:
                 answers = act(victim, attach)
             finally:
@@ -260,9 +260,9 @@ def _goes_on(victim: Victim, expected: Expected, answers: Sequence[Answer]) -> s
             expected.heard(answer)
             if answer.kind == "answered":
                 victim.terminate()
-                assert victim.wait() in STOPPED, victim.said()
+                assert victim.wait() in STOPPED, victim.log_text()
                 return "went on"
-    assert victim.wait() == Status.STORE_FAILED, victim.said()
+    assert victim.wait() == Status.STORE_FAILED, victim.log_text()
     # A worker that knew that nothing was taken could have gone on.
     assert {answer.kind for answer in answers} & {"outcome unknown", "broken"}, answers
     return "ended"
@@ -359,7 +359,7 @@ def shut_down(victim: Victim, attach: Attach) -> list[Answer]:
     victim.terminate()
     answer = conversation.receive()
     # A worker that is asked to stop says that it did, also when the last commit fails.
-    assert victim.wait() in (*STOPPED, Status.STORE_FAILED), victim.said()
+    assert victim.wait() in (*STOPPED, Status.STORE_FAILED), victim.log_text()
     return [answer]
 
 

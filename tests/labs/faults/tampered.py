@@ -108,7 +108,7 @@ class Victim:
         """
         for _ in patiently():
             ended = self.process.poll() is not None
-            log = self.said()
+            log = self.log_text()
             if "the cursor is at" in log:
                 self.port = int(re.findall(r"listening on 127\.0\.0\.1:(\d+)", log)[0])
                 return True
@@ -123,7 +123,7 @@ class Victim:
         self._conversations.append(Conversation(self.port))
         return self._conversations[-1]
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         """
         Return the worker's log.
         """
@@ -146,7 +146,7 @@ class Victim:
         try:
             return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end:\n{self.said()}") from None
+            raise AssertionError(f"it does not end:\n{self.log_text()}") from None
 
     def sockets(self) -> set[str]:
         """

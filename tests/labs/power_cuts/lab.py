@@ -25,7 +25,7 @@ from attrs import Factory, astuple, define, frozen
 from pexservice.core.cursor import Transition, follow_position
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
 from tests.labs.power_cuts.witnesses import KEYLESS_WORD, Stepper, Unsynced
-from tests.support.clients import Told, whole_history
+from tests.support.clients import AcknowledgedStep, whole_history
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.evidence import Evidence, record
 
@@ -57,19 +57,19 @@ class Result:
     """
     The figures of one store, or of all of them together.
 
-    @ivar told: steps that were answered, all found again.
+    @ivar acknowledged: steps that were answered, all found again.
     @ivar repeated: keys that were sent again, none of which moved twice.
     @ivar unknown: of these, the keys whose first answer had stayed away.
-    @ivar made: of these, the keys whose step turned out to have been made.
+    @ivar unknown_but_made: of these, the keys whose step turned out to have been made.
     @ivar controls: cuts that the negative control saw.
     @ivar losses: cuts at which the control lost something.
     """
 
     cuts: int = 0
-    told: int = 0
+    acknowledged: int = 0
     repeated: int = 0
     unknown: int = 0
-    made: int = 0
+    unknown_but_made: int = 0
     controls: int = 0
     losses: int = 0
 
@@ -87,11 +87,11 @@ class Store:
     life: str
     halt: threading.Event
     rows: dict[int, tuple[int, str]] = Factory(dict)
-    keyed: dict[str, Told] = Factory(dict)
-    told: int = 0
+    keyed: dict[str, AcknowledgedStep] = Factory(dict)
+    acknowledged: int = 0
     repeated: int = 0
     unknown: int = 0
-    made: int = 0
+    unknown_but_made: int = 0
 
     def live(self, cuts: int) -> Result:
         """
@@ -137,10 +137,10 @@ class Store:
             assert whole_history(daemon) == self.rows
         return Result(
             cuts,
-            self.told,
+            self.acknowledged,
             self.repeated,
             self.unknown,
-            self.made,
+            self.unknown_but_made,
             control.cuts,
             control.losses,
         )
@@ -156,7 +156,7 @@ class Store:
         """
         surprises = [surprise for client in clients for surprise in client.surprises]
         assert not surprises, surprises
-        acknowledged = [answer for client in clients for answer in client.told]
+        acknowledged = [answer for client in clients for answer in client.acknowledged]
         revision = _revision(daemon)
         assert revision >= len(self.rows), "what was compared before is lost"
         lost = [step for step in acknowledged if step.revision > revision]
@@ -179,14 +179,14 @@ class Store:
             assert rows.pop(step.revision) == (step.position, step.word)
         assert {word for _, word in rows.values()} <= {KEYLESS_WORD}
         assert len(rows) <= len([key for _, key in unknown if key is None])
-        self.told += len(acknowledged)
+        self.acknowledged += len(acknowledged)
 
     def _repeat(
         self,
         daemon: Daemon,
-        keyed: dict[str, Told],
+        keyed: dict[str, AcknowledgedStep],
         unknown: Iterable[tuple[str, str | None]],
-    ) -> list[Told]:
+    ) -> list[AcknowledgedStep]:
         """
         Send keys again, both answered ones and those whose answer stayed away.
 
@@ -201,9 +201,9 @@ class Store:
         client = Stepper(0, daemon.port, threading.Event())
         for word, key in unknown:
             if key is not None:
-                self.made += client.step(word, key)
+                self.unknown_but_made += client.step(word, key)
                 again[key] = client.keyed[key]
-        steps = [*client.told]
+        steps = [*client.acknowledged]
         for key, first in again.items():
             assert client.step(first.word, key), f"{key} moved twice"
             second = client.keyed[key]
@@ -286,7 +286,7 @@ def laboratory(path: Path, cuts: int) -> dict[str, Result]:
             " makes its step once.",
             size=whole.cuts,
             unit="power cuts under load on ext4 and xfs",
-            result=f"0 of {whole.told:,} acknowledged steps lost;"
+            result=f"0 of {whole.acknowledged:,} acknowledged steps lost;"
             f" 0 of {whole.repeated:,} repeated keys moved twice,"
             f" {whole.unknown:,} of them without a first response;"
             " without flushes, LMDB lost steps"
@@ -312,12 +312,12 @@ def main() -> None:
     for name, result in [*results.items(), ("in all", add([*results.values()]))]:
         figures = (
             result.cuts,
-            result.told,
+            result.acknowledged,
             0,
             result.repeated,
             0,
             result.unknown,
-            result.made,
+            result.unknown_but_made,
         )
         row = [name, *(f"{figure:,}" for figure in figures)]
         print(f"| {' | '.join(row)} | {result.losses:,} of {result.controls:,} |")

@@ -68,7 +68,7 @@ def test_power_cut_undoes_no_answered_step(tmp_path: Path) -> None:
     whole = add([*laboratory(tmp_path, CUTS).values()])
     assert whole.cuts == CUTS
     # There was a load, and cuts kept answers from coming.
-    assert whole.told > CLIENTS * CUTS
+    assert whole.acknowledged > CLIENTS * CUTS
     assert whole.unknown > 0
 
 

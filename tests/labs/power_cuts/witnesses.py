@@ -17,7 +17,7 @@ from select import select
 from attrs import Factory, define
 
 from tests.labs.power_cuts import unsynced
-from tests.support.clients import Client, Told
+from tests.support.clients import AcknowledgedStep, Client
 from tests.support.daemon import PATIENCE
 
 #: The step of the clients without keys, and of no others: so the history tells whose step
@@ -36,7 +36,7 @@ class Stepper(Client):
     """
 
     life: str = ""
-    keyed: dict[str, Told] = Factory(dict)
+    keyed: dict[str, AcknowledgedStep] = Factory(dict)
     unknown: tuple[str, str | None] | None = None
 
     def run(self) -> None:
@@ -73,7 +73,7 @@ class Stepper(Client):
             return False
         self._note(word, began, answer)
         if key is not None and not self.surprises:
-            self.keyed[key] = self.told[-1]
+            self.keyed[key] = self.acknowledged[-1]
         return self.replayed > replayed
 
     def close(self) -> None:

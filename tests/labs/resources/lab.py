@@ -38,7 +38,7 @@ from tests.labs.resources.machine import (
 )
 from tests.support.daemon import PATIENCE, Daemon, alive, patiently, until_gone
 from tests.support.evidence import Evidence, record
-from tests.support.loads import kept, load, surprises, until_told
+from tests.support.loads import kept, load, surprises, until_acknowledged
 
 MANY = 32
 
@@ -68,10 +68,10 @@ def full_disk(path: Path) -> int:
         with Daemon(path, *store) as daemon, load(daemon, 2, keys=False) as few:
             # The history is replaced some times, and all the pages that it needs for
             # these few are there.
-            until_told(few, 5000)
+            until_acknowledged(few, 5000)
             fill(disk)
             with load(daemon, MANY, keys=False) as many:
-                until_told(many, 10_000)
+                until_acknowledged(many, 10_000)
         with Daemon(path, *store) as daemon:
             # As long as a process reads, no page can be used again.
             with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
@@ -81,7 +81,7 @@ def full_disk(path: Path) -> int:
             assert surprises(clients) == []
             acknowledged = kept(daemon, clients, forgets=True)
             with load(daemon, MANY, keys=False) as others:
-                until_told(others)
+                until_acknowledged(others)
             assert os.statvfs(disk).f_bavail == 0
             assert surprises(others) == []
             return acknowledged + kept(daemon, others, forgets=True)
@@ -110,7 +110,7 @@ def no_room_to_grow(path: Path) -> int:
             _until_full(daemon, disk)
             with load(daemon, keys=False) as others:
                 filler.unlink()
-                until_told(others)
+                until_acknowledged(others)
             assert daemon.ask("/readyz")[0].status == 200
             refused = surprises(clients + others)
             assert all("disk full" in reason for reason in refused), set(refused)
@@ -155,11 +155,11 @@ def long_reader(path: Path) -> int:
             assert metric + b'pid="%d"}' % os.getpid() in text
         # The store rarely grows by a page now.
         grown = (path / STORE / DATA).stat().st_size
-        until_told(clients)
+        until_acknowledged(clients)
         assert (path / STORE / DATA).stat().st_size < grown + (1 << 20)
         assert metric not in daemon.ask("/metrics")[1]
     assert surprises(clients) == []
-    return len([step for client in clients for step in client.told])
+    return len([step for client in clients for step in client.acknowledged])
 
 
 def no_descriptors(path: Path) -> int:
@@ -183,13 +183,13 @@ def no_descriptors(path: Path) -> int:
             _kill(daemon)
             until(daemon, "serves", 2)
             wait_for(daemon, "cannot start worker-[0-9]+: .*Too many open files")
-            until_told(clients)
+            until_acknowledged(clients)
             assert count(daemon, "is process") == 2
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limit)
             until(daemon, "stands by", 2)
             _kill(daemon)
             until(daemon, "serves", 3)
-            until_told(clients)
+            until_acknowledged(clients)
         assert surprises(clients) == []
         return kept(daemon, clients)
 
@@ -212,7 +212,7 @@ def out_of_memory(path: Path) -> int:
     with memory_group(ROOM) as group, Daemon(path) as daemon, ExitStack() as crowd:
         both_are_up(daemon)
         with load(daemon) as clients:
-            until_told(clients)
+            until_acknowledged(clients)
             name, pid = serving(daemon)
             group.take_in(pid)
             for _ in range(CROWD):
@@ -228,7 +228,7 @@ def out_of_memory(path: Path) -> int:
             assert group.kills == 1
             crowd.close()
             until(daemon, "serves", 2)
-            until_told(clients)
+            until_acknowledged(clients)
         wait_for(daemon, f"{name} ended by SIGKILL")
         assert surprises(clients) == []
         return kept(daemon, clients)
@@ -250,7 +250,7 @@ def jumping_clock(path: Path) -> int:
                 # Enough time for a worker to be taken for silent.
                 end = time.monotonic() + WATCHDOG
                 while time.monotonic() < end:
-                    until_told(clients, 100)
+                    until_acknowledged(clients, 100)
         assert (count(daemon, "serves"), count(daemon, "is process")) == (1, 2)
         assert "silent" not in daemon.log.read_text()
         assert surprises(clients) == []
@@ -315,14 +315,14 @@ def hung_disk(path: Path) -> int:
     with Daemon(path, "--watchdog", "1") as daemon:
         both_are_up(daemon)
         with load(daemon) as clients:
-            until_told(clients)
+            until_acknowledged(clients)
             name, pid = serving(daemon)
             with slow_flushes(pid, 10 * PATIENCE):
                 wait_for(daemon, f"no heartbeat from {name} for .* s; replacing it")
                 wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
                 # A process that strace holds is not gone before strace lets go of it.
             until(daemon, "serves", 2)
-            until_told(clients)
+            until_acknowledged(clients)
             assert not alive(pid)
         assert surprises(clients) == []
         return kept(daemon, clients)

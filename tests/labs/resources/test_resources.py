@@ -15,7 +15,7 @@ pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[list[int]]:
+def acknowledged() -> Iterator[list[int]]:
     """
     Provide a list of how many steps were acknowledged in each shortage so far.
     """

@@ -90,13 +90,13 @@ class Result:
     The figures of one run.
 
     @ivar operations: how often each was done, by name.
-    @ivar told: steps that were answered.
-    @ivar made: steps in the history.
+    @ivar acknowledged: steps that were answered.
+    @ivar made_steps: steps in the history.
     """
 
     operations: Counter[str]
-    told: int
-    made: int
+    acknowledged: int
+    made_steps: int
 
 
 @define(eq=False)
@@ -488,12 +488,12 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
             stopping.set()
             for client in clients:
                 client.join(PATIENCE)
-        told, made = check(service.daemon, clients)
+        acknowledged, made_steps = check(service.daemon, clients)
         workers = children(service.pid)
         service.daemon.stop()
         assert not any(map(alive, workers))
     assert not (path / "http.sock").exists()
-    return Result(done, told, made)
+    return Result(done, acknowledged, made_steps)
 
 
 def main() -> None:
@@ -521,8 +521,8 @@ def main() -> None:
         results = [run.result() for run in runs]
     result = Result(
         sum((each.operations for each in results), Counter()),
-        sum(each.told for each in results),
-        sum(each.made for each in results),
+        sum(result.acknowledged for result in results),
+        sum(result.made_steps for result in results),
     )
     print(result)
     record(
@@ -531,8 +531,8 @@ def main() -> None:
             promise="One store is served, whatever happens to processes and files.",
             size=count,
             unit="operations on processes, files and the store under clients",
-            result=f"{result.told:,} steps acknowledged, none lost or made twice, and"
-            " the service recovered by itself each time",
+            result=f"{result.acknowledged:,} steps acknowledged, none lost or made twice,"
+            " and the service recovered by itself each time",
             command="make seams",
         )
     )

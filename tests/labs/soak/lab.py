@@ -91,7 +91,7 @@ class Soak:
         """
         newest = self.samples[-1]
         return (
-            f"{seconds / 60:5.1f} min: {self.follower.told:,} steps told,"
+            f"{seconds / 60:5.1f} min: {self.follower.confirmed:,} steps told,"
             f" {sum(reader.reads for reader in self.readers):,} reads, {self.kills} kills,"
             f" {self.replaced} replaced, {self.refused} refused,"
             f" {len(self.follower.lost)} lost, {newest.memory:.1f} MiB,"
@@ -258,7 +258,7 @@ def keep(going: Soak, minutes: float) -> None:
     """
     Record the soak for the page.
     """
-    acknowledged = going.follower.told
+    acknowledged = going.follower.confirmed
     record(
         Evidence(
             name="soak",

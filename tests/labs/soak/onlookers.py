@@ -15,7 +15,7 @@ from http.client import HTTPConnection, HTTPException
 from attrs import Factory, define, field
 
 from pexservice.core.cursor import Transition, follow_position
-from tests.support.clients import Client, Told
+from tests.support.clients import AcknowledgedStep, Client
 from tests.support.daemon import PATIENCE
 
 #: How many revisions back an answer may come that is compared: a step that was made
@@ -161,7 +161,7 @@ class Follower(_Onlooker):
 
     @ivar compared: the last revision that it has seen.
     @ivar position: the position that this revision led to.
-    @ivar told: how many answers it has found in the history.
+    @ivar confirmed: how many steps it has found in the history.
     @ivar lost: the answers that it has not, and where the history is not of one piece.
     """
 
@@ -169,11 +169,11 @@ class Follower(_Onlooker):
     compared: int = field(kw_only=True)
     position: int = field(kw_only=True)
     pause: float = 0.5
-    told: int = 0
+    confirmed: int = 0
     lost: list[str] = Factory(list)
 
     _rows: dict[int, tuple[int, str]] = Factory(dict)
-    _unseen: list[Told] = Factory(list)
+    _unseen: list[AcknowledgedStep] = Factory(list)
 
     def look(self) -> None:
         """
@@ -181,14 +181,14 @@ class Follower(_Onlooker):
         """
         for client in self.clients:
             # The clients continue meanwhile, at the other end of the list.
-            count = len(client.told)
-            self._unseen += client.told[:count]
-            del client.told[:count]
+            count = len(client.acknowledged)
+            self._unseen += client.acknowledged[:count]
+            del client.acknowledged[:count]
         self._follow(self._new_rows())
         for step in self._unseen:
             # Each response that arrived before the history was read is in it, and once.
             if self._rows.pop(step.revision, None) == (step.position, step.word):
-                self.told += 1
+                self.confirmed += 1
             else:
                 self.lost.append(f"{step}")
         self._unseen.clear()

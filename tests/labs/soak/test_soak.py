@@ -29,7 +29,7 @@ def test_mixed_load_and_kills_lose_no_step_and_nothing_grows(tmp_path: Path) -> 
     """
     going = soak(tmp_path, MINUTES, KILL_EVERY, replace_every=3)
     assert going.replaced
-    assert going.follower.told > 1000
+    assert going.follower.confirmed > 1000
     assert all(reader.reads for reader in going.readers)
     going.check_flatness(2, file_slack=FILLING)
     keep(going, MINUTES)

@@ -71,14 +71,14 @@ class Result:
 
     @ivar troubles: by name, how often.
     @ivar starts: how many it took, with those that were ended.
-    @ivar told: steps that were answered.
-    @ivar made: steps in the history.
+    @ivar acknowledged: steps that were answered.
+    @ivar made_steps: steps in the history.
     """
 
     troubles: Counter[str]
     starts: int
-    told: int
-    made: int
+    acknowledged: int
+    made_steps: int
 
 
 class _Trouble(threading.Thread):
@@ -175,8 +175,8 @@ def main() -> None:
             size=count,
             unit="disturbed starts",
             result=f"SIGHUP, a killed child or a killed supervisor at a random moment of"
-            f" each start, under clients: {result.told:,} steps acknowledged, none lost"
-            " or made twice",
+            f" each start, under clients: {result.acknowledged:,} steps acknowledged, none"
+            " lost or made twice",
             command="make starts",
         )
     )

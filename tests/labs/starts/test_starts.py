@@ -16,4 +16,4 @@ def test_service_comes_up_although_its_start_is_disturbed(tmp_path: Path) -> Non
     result = starts(tmp_path, len(TROUBLES))
     print(result)
     assert set(result.troubles) == set(TROUBLES)
-    assert result.told > len(TROUBLES)
+    assert result.acknowledged > len(TROUBLES)

@@ -20,7 +20,7 @@ from tests.packaging.system.installed import (
     assert_none_cut_off,
     load,
     run,
-    said,
+    service_log,
     serving,
     shown,
     supervisor,
@@ -41,7 +41,7 @@ def replaced() -> int:
     """
     Return how often the supervisor that runs now has replaced its workers.
     """
-    return said().count("the workers are replaced")
+    return service_log().count("the workers are replaced")
 
 
 def main(package: str) -> None:
@@ -67,7 +67,8 @@ def main(package: str) -> None:
         os.kill(worker, signal.SIGKILL)
         worker = until_another_serves(worker)
         wait_until(
-            lambda: len(re.findall("stands by", said())) >= 3, "another one stands by"
+            lambda: len(re.findall("stands by", service_log())) >= 3,
+            "another one stands by",
         )
     assert supervisor() == chief
 

@@ -64,7 +64,7 @@ def supervisor() -> int:
     return int(shown("MainPID"))
 
 
-def said() -> str:
+def service_log() -> str:
     """
     Return what the supervisor that runs now has logged.
     """
@@ -76,7 +76,7 @@ def serving() -> int:
     Return the process id of the worker that serves, by the log.
     """
     for _ in patiently():
-        log = said()
+        log = service_log()
         names = re.findall(r"(worker-\d+) serves", log)
         pids = re.findall(rf"{names[-1]} is process (\d+)", log) if names else []
         if pids:
@@ -157,7 +157,9 @@ def load() -> Iterator[Sequence[Client]]:
             client.join(PATIENCE)
     assert [surprise for client in clients for surprise in client.surprises] == []
     assert [client.refused for client in clients] == [0] * len(clients)
-    revisions = sorted(answer.revision for client in clients for answer in client.told)
+    revisions = sorted(
+        answer.revision for client in clients for answer in client.acknowledged
+    )
     assert revisions == [*range(before + 1, cursor().revision + 1)]
     cut_off = sum(client.broken for client in clients)
     print(f"{len(revisions)} steps, {cut_off} sent again", flush=True)
@@ -169,7 +171,10 @@ def until_answered(clients: Sequence[Client]) -> None:
     """
     now = time.monotonic()
     for _ in patiently():
-        if all(client.told and client.told[-1].began > now for client in clients):
+        if all(
+            client.acknowledged and client.acknowledged[-1].began > now
+            for client in clients
+        ):
             return
     raise AssertionError("nobody answers")
 

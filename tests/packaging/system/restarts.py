@@ -21,7 +21,7 @@ from tests.packaging.system.installed import (
     load,
     move_socket,
     run,
-    said,
+    service_log,
     serving,
     shown,
     supervisor,
@@ -40,7 +40,7 @@ def reload() -> None:
     chief, worker = supervisor(), serving()
     with load() as clients:
         run("systemctl", "reload", SERVICE)
-        assert "the workers are replaced" in said()
+        assert "the workers are replaced" in service_log()
     assert_none_cut_off(clients)
     assert supervisor() == chief
     assert serving() != worker

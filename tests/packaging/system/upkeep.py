@@ -91,7 +91,7 @@ def access_log() -> None:
             time.sleep(1.2)
             run("logrotate", "--force", "/etc/logrotate.d/pexservice")
     assert_none_cut_off(clients)
-    answers = sum(len(client.told) for client in clients)
+    answers = sum(len(client.acknowledged) for client in clients)
     # A worker writes at the end of a second; a reload ends the workers that have lines.
     run("systemctl", "reload", SERVICE)
     files = list(LOG.parent.glob("access.log*"))

@@ -116,7 +116,7 @@ WRONGS = (
 )
 
 
-def told(unit: str = SERVICE) -> str:
+def status_text(unit: str = SERVICE) -> str:
     """
     Return what C{systemctl status} shows; its exit status is 3 for a unit that is down.
     """
@@ -127,7 +127,7 @@ def told(unit: str = SERVICE) -> str:
 
 def caller_gets() -> str:
     """
-    Return what a client that connects is told.
+    Return what a client that connects receives.
     """
     try:
         with socket.create_connection(("127.0.0.1", PORT), PATIENCE):
@@ -152,7 +152,7 @@ def tried(wrong: Wrong) -> dict[str, str]:
     assert answer.startswith("Job for pexservice.service failed because"), answer
     wait_until(lambda: shown("ActiveState") == "failed", "the unit has failed")
     wait_until(lambda: caller_gets() == "Connection refused", "callers are refused")
-    status = told()
+    status = status_text()
     (line,) = [line.strip() for line in status.splitlines() if "Status: " in line]
     assert wrong.reason in line, status
     assert shown("ExecMainStatus") == str(wrong.status)
@@ -191,11 +191,11 @@ def reload_that_fails() -> None:
     with load() as clients:
         more("jurnal = 5\n")()
         run("systemctl", "reload", SERVICE, status=1)
-        assert "jurnal" in told()
+        assert "jurnal" in status_text()
         CONFIG.write_text(kept)
         more('tls-certificate = "none.pem"\ntls-key = "none.pem"\n')()
         run("systemctl", "reload", SERVICE, status=1)
-        assert "none.pem: No such file" in told()
+        assert "none.pem: No such file" in status_text()
         assert shown("ActiveState") == "active"
     assert_none_cut_off(clients)
     assert (serving(), supervisor()) == (worker, chief)
@@ -225,7 +225,7 @@ def store_that_is_not_there() -> None:
         assert f"there is no store in {place}" in body
         assert ask("/readyz")[0].status == 503
         assert "\npexservice_ready 0" in ask("/metrics")[1]
-        assert f"there is no store in {place}" in told()
+        assert f"there is no store in {place}" in status_text()
         user = ("runuser", "-u", "pexservice", "--")
         run(*user, "pexctl", "create", "--config", str(CONFIG))
         wait_until(
@@ -258,7 +258,9 @@ def store_that_was_removed() -> None:
         wait_until(lambda: ask("/readyz")[0].status == 503, "the service is not ready")
         expect_no_store("was moved away")
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: "is gone; put it back" in told(), "the status has the reason")
+        wait_until(
+            lambda: "is gone; put it back" in status_text(), "the status has the reason"
+        )
         expect_no_store("is gone; put it back")
         run("systemctl", "reload", SERVICE, status=1)
         expect_no_store("is gone; put it back")
@@ -322,10 +324,10 @@ def reload_that_waits_for_a_restart() -> None:
             assert kept.count(present) == 1
             CONFIG.write_text(kept.replace(present, wrong))
             run("systemctl", "reload", SERVICE, status=1)
-            assert reason in told(), told()
+            assert reason in status_text(), status_text()
             CONFIG.write_text(kept.replace(present, right))
             run("systemctl", "reload", SERVICE)
-            assert f"; changing --{option} requires a restart" in told()
+            assert f"; changing --{option} requires a restart" in status_text()
             pending = f'\npexservice_restart_pending{{option="--{option}"}} 1.0\n'
             assert pending in ask("/metrics")[1]
             assert cursor() == before
@@ -333,7 +335,7 @@ def reload_that_waits_for_a_restart() -> None:
         CONFIG.write_text(kept)
         shutil.rmtree(other)
     run("systemctl", "reload", SERVICE)
-    assert "requires a restart" not in told()
+    assert "requires a restart" not in status_text()
     assert "\npexservice_restart_pending{" not in ask("/metrics")[1]
 
 

@@ -86,17 +86,17 @@ def test_each_step_has_a_new_key_and_returns_the_state_after_it(
 
 AGAIN = {
     "not taken": problem(503, "not-taken"),
-    "outcome unknown, made": problem(503, "outcome-unknown", made=True),
+    "outcome unknown, made": problem(503, "outcome-unknown", makes_step=True),
     "outcome unknown, not made": problem(503, "outcome-unknown"),
     "too many": problem(429, "too-many-requests"),
     "too slow": problem(408, "request-timeout"),
-    "a proxy's 502": Disturbance(status=502, body=b"<html>", made=True),
+    "a proxy's 502": Disturbance(status=502, body=b"<html>", makes_step=True),
     "a proxy's 503": Disturbance(status=503, body=b"<html>"),
-    "a proxy's 504": Disturbance(status=504, body=b"<html>", made=True),
-    "an error": problem(500, "internal-error", made=True),
-    "silence, made": Disturbance(silent=True, made=True),
+    "a proxy's 504": Disturbance(status=504, body=b"<html>", makes_step=True),
+    "an error": problem(500, "internal-error", makes_step=True),
+    "silence, made": Disturbance(silent=True, makes_step=True),
     "silence, not made": Disturbance(silent=True),
-    "cut, made": Disturbance(cut=True, made=True),
+    "cut, made": Disturbance(cut=True, makes_step=True),
     "cut, not made": Disturbance(cut=True),
 }
 
@@ -108,7 +108,7 @@ def test_step_without_a_final_response_is_repeated_with_its_key_and_made_once(
     service.disturbances = [AGAIN[name]] * 2
     state = service.after(cursor(service).next())
     assert (state.revision, state.position) == (1, 1)
-    assert state.replayed == AGAIN[name].made
+    assert state.replayed == AGAIN[name].makes_step
     assert service.revision == 1
     assert len(service.keys) == 3
     assert len(set(service.keys)) == 1
@@ -194,7 +194,7 @@ def test_repeated_conditional_step_is_not_taken_for_a_conflict(
     """
     The response to the first attempt was lost, and the cursor has moved since.
     """
-    service.disturbances = [Disturbance(cut=True, made=True)]
+    service.disturbances = [Disturbance(cut=True, makes_step=True)]
     state = service.after(cursor(service).next(if_revision=0))
     assert (state.revision, state.replayed) == (1, True)
 
@@ -258,7 +258,7 @@ def test_state_that_cannot_be_read_is_an_error_and_no_reason_for_another_step(
     service: FakeService, body: bytes
 ) -> None:
     service.always = Disturbance(
-        status=200, body=body, headers={"Content-Type": JSON}, made=True
+        status=200, body=body, headers={"Content-Type": JSON}, makes_step=True
     )
     with pytest.raises(UnexpectedAnswer, match="expected") as caught:
         service.after(cursor(service).next())

@@ -552,7 +552,7 @@ class Chance:
     def _begin(self, node: Node, request: Request) -> None:
         self.asking[node].append(request)
 
-        def told(response: Response) -> None:
+        def responded(response: Response) -> None:
             self._end(node, request, *_plain(response))
 
         def failed(failure: Failure) -> None:
@@ -577,7 +577,7 @@ class Chance:
         wanted = request.wanted
         condition = None if wanted is None else lambda state: state.revision == wanted
         step = Step(request.operation, request.key, condition)
-        submit(node.committer, step).addCallbacks(told, failed)
+        submit(node.committer, step).addCallbacks(responded, failed)
 
     def _end(
         self, node: Node, request: Request, outcome: Outcome, revision: int, position: int

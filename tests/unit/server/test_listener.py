@@ -105,7 +105,7 @@ class Machine:
     def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
         self.loop, self.server = loop, server
         self.passed = 0
-        self.made: list[Connection] = []
+        self.connections: list[Connection] = []
         self._clients: list[socket.socket] = []
         self._admit = server.connections.admit
         server.connections.admit = self._note  # type: ignore[assignment,method-assign]
@@ -122,7 +122,7 @@ class Machine:
         self.port._make_transport = counted  # type: ignore[assignment,method-assign]
 
     def _note(self, connection: Connection, client: str | None = None) -> Admission:
-        self.made.append(connection)
+        self.connections.append(connection)
         return self._admit(connection, client)
 
     def connect(self, sent: bytes = b"") -> socket.socket:
@@ -163,8 +163,8 @@ class Machine:
         """
         Turn until C{count} more connections were accepted.
         """
-        wanted = len(self.made) + count
-        self.until(lambda: len(self.made) >= wanted)
+        wanted = len(self.connections) + count
+        self.until(lambda: len(self.connections) >= wanted)
 
     def received(self, client: socket.socket) -> bytes:
         """
@@ -296,7 +296,9 @@ def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
     machine.accepted()
     machine.turns()
     (connection,) = (
-        connection for connection in machine.made if connection.phase is not Phase.CLOSED
+        connection
+        for connection in machine.connections
+        if connection.phase is not Phase.CLOSED
     )
     seen: list[object] = []
     took = connection.perform
@@ -520,7 +522,7 @@ def brief(machine: Machine) -> OneRequestTransport:
     """
     Return the transport of the newest connection.
     """
-    transport: object = machine.made[-1].transport
+    transport: object = machine.connections[-1].transport
     assert isinstance(transport, OneRequestTransport)
     return transport
 

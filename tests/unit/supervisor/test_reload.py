@@ -27,7 +27,7 @@ def supervised() -> Supervised:
     """
     supervised = Supervised()
     supervised.started()
-    del supervised.told[:]
+    del supervised.messages[:]
     return supervised
 
 
@@ -75,7 +75,7 @@ def test_service_manager_hears_of_a_reload_and_its_end(supervised: Supervised) -
     """
     supervised.workers.reload()
     replace_all(supervised)
-    (began, *others) = supervised.told
+    (began, *others) = supervised.messages
     assert began[0] == "RELOADING=1"
     assert began[1].partition("=")[0] == "MONOTONIC_USEC"
     assert others == [["STATUS=serving anew"], [READY, "STATUS=serving anew"]]
@@ -117,7 +117,7 @@ def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) 
     assert [
         READY,
         "STATUS=reload failed: worker-3 does not come up; the old workers keep running",
-    ] in (supervised.told)
+    ] in (supervised.messages)
 
 
 def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> None:
@@ -146,7 +146,7 @@ def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> 
     supervised.pass_time(10.0)
     assert supervised.processes == [serving, standby]
     assert supervised.given_up == []
-    assert supervised.told[1] == [
+    assert supervised.messages[1] == [
         READY,
         "STATUS=reload failed: the token file is missing; the old workers keep running",
     ]
@@ -175,7 +175,7 @@ def test_options_that_wait_for_a_restart_are_part_of_the_status(
     supervised.workers.reload()
     replace_all(supervised)
     assert supervised.score.restart_pending == ("--listen", "--store")
-    assert supervised.told[-1][-1].endswith(
+    assert supervised.messages[-1][-1].endswith(
         "; changing --listen and --store requires a restart"
     )
 
@@ -246,7 +246,7 @@ def test_reload_during_the_start_does_not_announce_readiness() -> None:
     supervised.workers.reload()
     supervised.reactor.turns(RELOAD_TIMEOUT_SECONDS + 1)
     assert supervised.score.reload is Reload.FAILED
-    assert not any(READY in message for message in supervised.told)
+    assert not any(READY in message for message in supervised.messages)
 
 
 def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
@@ -265,7 +265,7 @@ def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
         Reload.FAILED,
         "there is no tokn-file",
     )
-    assert supervised.told[-1][-1] == (
+    assert supervised.messages[-1][-1] == (
         "STATUS=reload failed: there is no tokn-file; the old workers keep running"
     )
 

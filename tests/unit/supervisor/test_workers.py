@@ -85,8 +85,8 @@ def test_service_manager_gets_readiness_heartbeats_and_status(
     It is also told the status of the serving worker.
     """
     serving, standby = supervised.started()
-    assert supervised.told == [[READY], ["STATUS=serving"]]
-    del supervised.told[:]
+    assert supervised.messages == [[READY], ["STATUS=serving"]]
+    del supervised.messages[:]
     for lines, messages in (
         ([ALIVE, READY, "STATUS=serving"], [[ALIVE]]),
         (["STATUS=looking around"], [["STATUS=looking around"]]),
@@ -94,10 +94,10 @@ def test_service_manager_gets_readiness_heartbeats_and_status(
         ([STOPPING, "MAINPID=7"], []),
     ):
         serving.notify(*lines)
-        assert supervised.told == messages
-        del supervised.told[:]
+        assert supervised.messages == messages
+        del supervised.messages[:]
     standby.notify(ALIVE, STANDING_BY)
-    assert supervised.told == [[ALIVE]]
+    assert supervised.messages == [[ALIVE]]
 
 
 def test_status_of_the_service_is_the_active_workers(supervised: Supervised) -> None:
@@ -105,12 +105,12 @@ def test_status_of_the_service_is_the_active_workers(supervised: Supervised) -> 
     The status of a standby is not told for the service, unless no worker serves.
     """
     serving, standby = supervised.started()
-    del supervised.told[:]
+    del supervised.messages[:]
     standby.notify("STATUS=not now")
-    assert supervised.told == []
+    assert supervised.messages == []
     serving.notify(STOPPING)
     standby.notify("STATUS=verifying the store: 41 %", STANDING_BY)
-    assert supervised.told == [["STATUS=verifying the store: 41 %"]]
+    assert supervised.messages == [["STATUS=verifying the store: 41 %"]]
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_service_that_has_served_tries_again(
         assert supervised.score.problem == "the TLS file is empty"
         supervised.reactor.turns(2.0)
     assert supervised.given_up == []
-    assert ["STATUS=the TLS file is empty"] in supervised.told
+    assert ["STATUS=the TLS file is empty"] in supervised.messages
     supervised.processes[0].notify(READY)
     assert supervised.score.problem == ""
 
@@ -415,8 +415,8 @@ def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervis
     """
     supervised.workers.start()
     supervised.processes[0].notify("STATUS=the disk is not mounted", NOT_READY)
-    assert ["STATUS=the disk is not mounted"] in supervised.told
-    assert [READY] in supervised.told
+    assert ["STATUS=the disk is not mounted"] in supervised.messages
+    assert [READY] in supervised.messages
     assert supervised.score.problem == "the disk is not mounted"
     assert supervised.score.possible_owners == 0
 

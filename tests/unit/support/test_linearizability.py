@@ -120,7 +120,7 @@ def test_order_exists_exactly_if_some_journal_makes_the_records_right(
     assert linearizable(records) == some
 
 
-def told(records: Sequence[Record], operation: Transition | None) -> int:
+def known_record(records: Sequence[Record], operation: Transition | None) -> int:
     """
     Return the index of a record, from the middle on, with a response to C{operation}.
     """
@@ -143,7 +143,7 @@ def stale_read(records: list[Record], _: list[Transition]) -> None:
     """
     Move a read to long after the state that it was shown.
     """
-    look = told(records, None)
+    look = known_record(records, None)
     after = records[look].returned + 10 * APART
     records[look] = evolve(records[look], called=after, returned=after)
 
@@ -155,11 +155,11 @@ def doubled_step(records: list[Record], journal: list[Transition]) -> None:
     journal.extend([journal[-1]] * (1 + sum(record.seen is None for record in records)))
 
 
-def told_twice(records: list[Record], _: list[Transition]) -> None:
+def responded_twice(records: list[Record], _: list[Transition]) -> None:
     """
     Tell two clients the same step.
     """
-    step = told(records, NEXT)
+    step = known_record(records, NEXT)
     records.append(evolve(records[step], client=17))
 
 
@@ -167,7 +167,7 @@ def wrong_position(records: list[Record], _: list[Transition]) -> None:
     """
     Tell a position that is off by one.
     """
-    step = told(records, NEXT)
+    step = known_record(records, NEXT)
     revision, position = records[step].seen or (0, 0)
     records[step] = evolve(records[step], seen=(revision, position + 1))
 
@@ -176,7 +176,7 @@ def wrong_step(records: list[Record], _: list[Transition]) -> None:
     """
     Record a request for a step down where the step made was up.
     """
-    step = told(records, NEXT)
+    step = known_record(records, NEXT)
     records[step] = evolve(records[step], operation=PREVIOUS)
 
 
@@ -184,12 +184,12 @@ def from_the_future(records: list[Record], _: list[Transition]) -> None:
     """
     Move a read to before the steps that it was shown were asked for.
     """
-    look = told(records, None)
+    look = known_record(records, None)
     before = records[look].called - 10 * APART
     records[look] = evolve(records[look], called=before, returned=before)
 
 
-def refused_and_made(records: list[Record], _: list[Transition]) -> None:
+def refused_but_made(records: list[Record], _: list[Transition]) -> None:
     """
     Record steps as refused that were made after all.
     """
@@ -204,7 +204,7 @@ def asked_for_too_late(records: list[Record], _: list[Transition]) -> None:
     """
     Have all steps up of unknown outcome asked for when they were made and seen already.
     """
-    step = told(records, NEXT)
+    step = known_record(records, NEXT)
     records[step] = evolve(records[step], seen=None)
     for index, record in enumerate(records):
         if record.operation is NEXT and record.seen is None:
@@ -215,11 +215,11 @@ PLANTS: dict[Plant, str] = {
     lost_acknowledgement: "there is no such revision",
     stale_read: "stale, it began after",
     doubled_step: "nobody asked for it",
-    told_twice: "that was client",
+    responded_twice: "that was client",
     wrong_position: "the position is",
     wrong_step: "that was next",
     from_the_future: "from the future",
-    refused_and_made: "nobody asked for it",
+    refused_but_made: "nobody asked for it",
     asked_for_too_late: "from the future",
 }
 

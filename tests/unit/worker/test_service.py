@@ -87,7 +87,7 @@ class Bench:
     """
     A worker with its surroundings.
 
-    @ivar told: the lines that it told the process that started it.
+    @ivar messages: the lines that it sent to the process that started it.
     @ivar statuses: the exit statuses of the process, when it ends.
     """
 
@@ -97,7 +97,7 @@ class Bench:
         store: MemoryStore | None = None,
         **settings: Any,
     ) -> None:
-        self.told: list[str] = []
+        self.messages: list[str] = []
         self.statuses: list[Status] = []
         self.reactor = ListeningReactor()
         self.store = store or MemoryStore()
@@ -107,7 +107,7 @@ class Bench:
             at_exit=lambda _, *status: self.statuses.extend(status),
         )
         notifier = Notifier(
-            lambda message: self.told.extend(message.decode().splitlines()), 5.0
+            lambda message: self.messages.extend(message.decode().splitlines()), 5.0
         )
         monkeypatch.setattr(service, "connect", lambda *_: notifier)
         monkeypatch.setattr(service, "event_loop", lambda _: self)
@@ -203,9 +203,9 @@ def test_worker_that_serves_notifies_readiness(make: Callable[..., Bench]) -> No
     bench.worker.startService()
     assert len(bench.reactor.tcpServers) == 1
     ready = [READY, "STATUS=serving since revision 0, position 0"]
-    assert bench.told == [ALIVE, *ready]
+    assert bench.messages == [ALIVE, *ready]
     bench.reactor.turns(1.25)
-    assert bench.told[3:] == [ALIVE, *ready]
+    assert bench.messages[3:] == [ALIVE, *ready]
 
 
 def test_stopping_worker_closes_the_store(make: Callable[..., Bench]) -> None:
@@ -215,7 +215,7 @@ def test_stopping_worker_closes_the_store(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.worker.startService()
     bench.stop()
-    assert STOPPING in bench.told
+    assert STOPPING in bench.messages
     assert bench.store.closed
 
 
@@ -248,13 +248,13 @@ def test_no_heartbeat_while_a_commit_hangs(make: Callable[..., Bench]) -> None:
     """
     bench = make()
     bench.worker.startService()
-    del bench.told[:]
+    del bench.messages[:]
     bench.store.held = True
     bench.ask_for_a_step()
     bench.reactor.turns(10.0)
-    assert bench.told == []
+    assert bench.messages == []
     bench.store.finish()
-    assert ALIVE in bench.told
+    assert ALIVE in bench.messages
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_worker_whose_store_is_unusable_ends_with_the_reason(
     bench = make(store=Unusable(error))
     bench.worker.startService()
     assert (bench.statuses, bench.exit.reason) == ([status], str(error))
-    assert bench.told[-1] == f"STATUS={error}"
+    assert bench.messages[-1] == f"STATUS={error}"
     assert bench.reactor.tcpServers == []
 
 
@@ -316,7 +316,7 @@ def test_later_worker_responds_with_the_reason_until_its_store_opens(
     bench = make(store=store, supervisor=3)
     with capturedLogs() as events:
         bench.worker.startService()
-        assert bench.told[-2:] == ["STATUS=it holds something else", NOT_READY]
+        assert bench.messages[-2:] == ["STATUS=it holds something else", NOT_READY]
         assert bench.reactor.tcpServers == []
         bench.reactor.turns(30.0)
     assert len(bench.reactor.tcpServers) == 1
@@ -329,7 +329,7 @@ def test_later_worker_responds_with_the_reason_until_its_store_opens(
     assert 5 < store.attempts < 12
     store.error = None
     bench.reactor.turns(6.0)
-    assert READY in bench.told
+    assert READY in bench.messages
     assert len(bench.reactor.tcpServers) == 1
     assert bench.store.revision == 0
     answer = bench.ask_for_a_step()
@@ -376,11 +376,11 @@ def test_standby_names_the_stranger_that_has_its_lock(
     bench = make(store=Waiting(), supervisor=3, scoreboard=board)
     bench.worker.startService()
     bench.reactor.turns(10.0)
-    assert NOT_READY not in bench.told
+    assert NOT_READY not in bench.messages
     show(board, serving="", possible_owners=0)
     bench.reactor.turns(1.0)
-    assert any("is in use by another process" in line for line in bench.told)
-    assert NOT_READY in bench.told
+    assert any("is in use by another process" in line for line in bench.messages)
+    assert NOT_READY in bench.messages
     assert len(bench.reactor.tcpServers) == 1
 
 
@@ -432,7 +432,7 @@ def test_missing_file_is_a_misconfiguration(make: Callable[..., Bench]) -> None:
     bench.worker.startService()
     assert bench.statuses == [Status.MISCONFIGURED]
     reason = "the access log /nowhere/log: No such file or directory"
-    assert (bench.exit.reason, bench.told[-1]) == (reason, f"STATUS={reason}")
+    assert (bench.exit.reason, bench.messages[-1]) == (reason, f"STATUS={reason}")
 
 
 def test_wrong_scoreboard_names_the_option(make: Callable[..., Bench]) -> None:
@@ -529,7 +529,7 @@ def test_failed_store_ends_the_worker(make: Callable[..., Bench]) -> None:
     bench.reactor.turns(1.0)
     assert answer.value().startswith(b"HTTP/1.1 503 ")
     assert bench.statuses == [Status.STORE_FAILED]
-    assert bench.told[-1] == (
+    assert bench.messages[-1] == (
         "STATUS=the store failed ([Errno 5] Input/output error), so this process ends"
     )
 
@@ -549,7 +549,7 @@ def test_store_is_the_one_that_the_options_name(
     )
     bench.worker.startService()
     assert bench.statuses == []
-    assert READY in bench.told
+    assert READY in bench.messages
     assert (tmp_path / "store").is_dir()
 
 
