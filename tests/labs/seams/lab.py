@@ -157,8 +157,8 @@ class Service:
         while time.monotonic() < end:
             # A worker that was killed breaks its connections.
             with suppress(OSError):
-                found, reasons = self.readiness()
-                if found == status:
+                present_status, reasons = self.readiness()
+                if present_status == status:
                     return reasons
             time.sleep(POLL_SECONDS)
         raise AssertionError(f"/readyz was not {status}:\n{self.log_tail()}")
@@ -520,7 +520,7 @@ def main() -> None:
             )
         results = [run.result() for run in runs]
     result = Result(
-        sum((each.operations for each in results), Counter()),
+        sum((result.operations for result in results), Counter()),
         sum(result.acknowledged for result in results),
         sum(result.made_steps for result in results),
     )
