@@ -68,7 +68,7 @@ def table() -> list[str]:
     """
     Return all that is kept, in Markdown.
     """
-    lines = ["| promise | tried | result | again |", "|---|---:|---|---|"]
+    lines = ["| promise | size of the run | result | command |", "|---|---:|---|---|"]
     machines, dates = set(), set()
     for path in sorted(KEPT.glob("*.json")):
         kept = Evidence(**json.loads(path.read_text()))
