@@ -183,9 +183,16 @@ class Committer(GroupCommit):
 
     def _awaited(self, batch: StepBatch | None) -> StepBatch | None:
         """
-        Return the batch that a response waits for.
+        Return the batch that a response waits for; C{None} if it does not wait.
+
+        With synchronous commit off it waits only if some steps of the batch wait: a
+        response that shows one of them must not go out before it.
         """
-        return None if self._responds_early else batch
+        if batch is None or (
+            self._responds_early and len(batch.transitions) <= MAX_EARLY_RESPONSES
+        ):
+            return None
+        return batch
 
     def _store_batch(self, batch: Batch) -> Deferred[None]:
         if self._damage is not None:

@@ -9,6 +9,7 @@ ends after its first request: see L{OneRequestTransport}.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -35,6 +36,16 @@ MAX_ACCEPTED_PER_TURN = 64
 
 #: How long to wait after C{accept} has failed for lack of file descriptors or memory.
 RETRY_DELAY_SECONDS = 0.1
+
+#: Errors of C{accept} that concern one connection only: it is gone, the network has failed,
+#: or a firewall blocks it.  See accept(2).
+_CONNECTION_ERRORS = frozenset(
+    (
+        *(errno.ECONNABORTED, errno.EPERM, errno.EACCES, errno.EPROTO, errno.ENOPROTOOPT),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+        *(errno.ENONET, errno.EOPNOTSUPP),
+    )
+)
 
 #: L{OneRequestTransport} leaves longer input to the event loop's transport.
 MAX_FIRST_INPUT_BYTES = 2048
@@ -99,10 +110,9 @@ class Listener:
                 accepted, peer_name = self._socket.accept()
             except BlockingIOError:
                 break
-            except (ConnectionAbortedError, PermissionError):
-                # The connection is already gone, or a firewall blocks it.
-                continue
             except OSError as error:
+                if error.errno in _CONNECTION_ERRORS:
+                    continue
                 if not self._accept_failing:
                     _log.error("cannot accept connections: {error}; retrying", error=error)
                 self._accept_failing = True

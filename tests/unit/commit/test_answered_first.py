@@ -61,6 +61,28 @@ def test_hanging_commit_limits_the_steps_answered_early(bench: Bench) -> None:
     assert bench.sizes() == [1, MAX_EARLY_RESPONSES + 1]
 
 
+@pytest.mark.parametrize("committing", [False, True])
+def test_replay_of_a_step_that_waits_for_its_commit_waits_too(
+    bench: Bench, *, committing: bool
+) -> None:
+    """
+    The repeated request would else acknowledge a step beyond C{MAX_EARLY_RESPONSES}.
+    """
+    for _ in range(MAX_EARLY_RESPONSES):
+        bench.submit()
+    assert bench.submit(key=b"k") == []
+    if committing:
+        bench.clock.turn(DELAY_SECONDS)
+    replayed = bench.submit(key=b"k")
+    unmet = bench.submit(condition=lambda _: False)
+    assert (replayed, unmet) == ([], [])
+    bench.clock.turn(DELAY_SECONDS)
+    bench.store.finish()
+    revision = MAX_EARLY_RESPONSES + 1
+    assert replayed == [(Outcome.REPLAYED, revision, revision)]
+    assert unmet == [(Outcome.PRECONDITION_FAILED, revision, revision)]
+
+
 def test_a_step_that_waited_is_refused_with_the_others(bench: Bench) -> None:
     """
     A step that waited for a batch is refused with the others if the batch is not taken.

@@ -626,14 +626,23 @@ def test_listener_retries_while_descriptors_or_memory_are_missing(
     assert "none left" in str(event["error"])
 
 
-@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPERM])
-def test_connection_reset_before_accept_does_not_delay_the_others(
-    machine: Machine, number: int
+@pytest.mark.parametrize(
+    "number",
+    [errno.ECONNABORTED, errno.EPERM, errno.EACCES, errno.EPROTO, errno.ENETDOWN],
+)
+def test_error_of_one_connection_at_accept_does_not_affect_the_others(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
+    """
+    No connection is closed to free its descriptor, and nothing is logged.
+    """
+    displaced: list[None] = []
+    connections = machine.server.connections
+    monkeypatch.setattr(connections, "displace", lambda: displaced.append(None))
     machine.listening.error = OSError(number, "no")
     with capturedLogs() as events:
         assert b"200 OK" in machine.ask(CURRENT)
-    assert events == []
+    assert (events, displaced) == ([], [])
 
 
 def test_stopped_listener_accepts_no_client(machine: Machine) -> None:
