@@ -150,7 +150,8 @@ class StepBatch:
     @ivar last_checked_at: when that turn ended.
     @ivar idle_seconds: how long the turns of the reactor took that added no step.
     @ivar transitions: one code byte for each step.
-    @ivar waiting_requests: the waiters with their outcomes, states and steps, in order.
+    @ivar waiting_requests: the waiters, in order, each with its outcome, state and step.  A
+        request whose key was used for another transition has an error as its outcome.
     @ivar keys: the idempotency keys of the steps, each with its packed use.
     """
 
@@ -160,7 +161,7 @@ class StepBatch:
     last_checked_at: float = 0.0
     idle_seconds: float = 0.0
     transitions: bytearray = Factory(bytearray)
-    waiting_requests: list[tuple[Waiter, Outcome, State, Step]] = Factory(list)
+    waiting_requests: list[tuple[Waiter, Outcome | KeyReused, State, Step]] = Factory(list)
     keys: dict[bytes, bytes] = Factory(dict)
 
 
@@ -335,8 +336,11 @@ class GroupCommit:
         """
         if used is step.transition:
             self.deliver_when_durable(waiter, step, Outcome.REPLAYED, state, batch)
-        else:
+        elif batch is None:
             waiter.fail(KeyReused(used))
+        else:
+            # If the batch fails, the key was not used, and the client may use it again.
+            batch.waiting_requests.append((waiter, KeyReused(used), state, step))
 
     def find_key(self, key: bytes) -> tuple[Transition, State, StepBatch] | None:
         """
@@ -501,15 +505,17 @@ class GroupCommit:
         failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
         for waiter, outcome, state, step in batch.waiting_requests:
-            if outcome is not _APPLIED:
+            if isinstance(outcome, Outcome) and outcome is not _APPLIED:
                 # This step is not one of the batch's transitions.
                 word = outcome.value if error is None else failed
                 self.counts.count(word, step.transition.code)
             try:
-                if error is None:
-                    waiter.respond(outcome, state)
-                else:
+                if error is not None:
                     waiter.fail(error)
+                elif isinstance(outcome, KeyReused):
+                    waiter.fail(outcome)
+                else:
+                    waiter.respond(outcome, state)
             except Exception:  # noqa: BLE001 the other waiters get their outcomes
                 self._log.failure("a waiter failed")
 

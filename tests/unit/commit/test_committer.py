@@ -295,6 +295,20 @@ def test_key_of_another_transition_is_refused(bench: Bench) -> None:
     assert [type(outcome) for outcome in gathering + under_way + on_disk] == [KeyReused] * 3
 
 
+def test_key_of_a_transition_that_did_not_happen_is_not_reported_as_used(
+    bench: Bench,
+) -> None:
+    """
+    The request waits for the commit of the step that has its key.
+    """
+    step = bench.submit(key=b"k")
+    other = bench.submit(RESET, key=b"k")
+    bench.turn()
+    assert other == []
+    bench.store.finish(Refusal("the disk is full"))
+    assert [type(error) for error in step + other] == [Refusal] * 2
+
+
 def test_repeated_key_is_replayed_despite_an_unmet_precondition(bench: Bench) -> None:
     bench.submit(key=b"k", condition=lambda state: state.revision == 0)
     bench.turn()

@@ -157,6 +157,22 @@ def test_key_used_at_two_nodes_makes_one_step(nodes: tuple[Node, Node]) -> None:
     assert isinstance(reused[0], KeyReused)
 
 
+def test_key_used_at_another_node_is_compared_with_that_use(
+    nodes: tuple[Node, Node],
+) -> None:
+    """
+    A wrong use of the key at the same node does not hide the first use.
+    """
+    one, two = nodes
+    one.submit(RESET, key=b"k")
+    one.settle()
+    wrong, repeated = two.submit(NEXT, key=b"k"), two.submit(RESET, key=b"k")
+    two.settle()
+    assert isinstance(wrong[0], KeyReused)
+    assert wrong[0].used is RESET
+    assert repeated == [(Outcome.REPLAYED, 1, 0)]
+
+
 def test_step_whose_precondition_others_broke_gets_the_compared_state(
     nodes: tuple[Node, Node],
 ) -> None:
