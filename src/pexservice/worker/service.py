@@ -274,9 +274,9 @@ class Worker(Service):
             try:
                 await parts.committer.start()
             except StoreUnusable as error:
-                is_temporary = error.exit_status == Status.CANNOT_START
                 away = isinstance(error, StoreUnavailable)
-                if not away and not (is_temporary and keeps_trying):
+                is_damaged = error.exit_status == Status.DAMAGED
+                if not away and (is_damaged or not keeps_trying):
                     raise
                 parts.unready.store_failed_to_open(str(error))
             else:

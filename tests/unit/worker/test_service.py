@@ -25,6 +25,7 @@ from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
     StoreDamaged,
     StoredState,
+    StoreMisconfigured,
     StoreOptions,
     StoreUnusable,
 )
@@ -306,13 +307,14 @@ def test_first_worker_whose_store_cannot_be_opened_ends(make: Callable[..., Benc
     assert bench.reactor.tcpServers == []
 
 
+@pytest.mark.parametrize("kind", [StoreUnusable, StoreMisconfigured])
 def test_later_worker_responds_with_the_reason_until_its_store_opens(
-    make: Callable[..., Bench],
+    make: Callable[..., Bench], kind: type[StoreUnusable]
 ) -> None:
     """
     A worker whose store cannot be opened says why, listens, and tries again.
     """
-    store = Unusable(StoreUnusable("it holds something else"))
+    store = Unusable(kind("it holds something else"))
     bench = make(store=store, supervisor=3)
     with capturedLogs() as events:
         bench.worker.startService()
