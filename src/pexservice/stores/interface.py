@@ -1,5 +1,5 @@
 """
-The promises of a store to the committer, whatever the store is built on.
+The interfaces of a store, of its offline commands and of its factory, and their errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from pexservice.stores.remembered_keys import KeyUse, RememberedKeys
 
 class StoreUnusable(Exception):
     """
-    The store cannot be opened.  The message names the store and says what to do.
+    The store cannot be opened, or cannot be used any more.
+
+    The message names the store and says what to do.
 
     @cvar exit_status: the exit status of a process that ends because of this error.
     """
@@ -31,7 +33,7 @@ class StoreUnusable(Exception):
 
 class StoreBusy(StoreUnusable):
     """
-    Another process owns the store.
+    Another process has locked the store.
     """
 
 
@@ -43,7 +45,7 @@ class StoreMissing(StoreUnusable):
 
 class StoreReaderKilled(StoreUnusable):
     """
-    The process that read the store was killed; the kernel does so when memory is short.
+    The child process that read the store was killed, for example when memory was short.
     """
 
     exit_status = Status.STORE_FAILED
@@ -51,13 +53,16 @@ class StoreReaderKilled(StoreUnusable):
 
 class StoreExists(StoreUnusable):
     """
-    There is a store already, where a new one was to be created.
+    A store exists where a new one was to be created.
     """
 
 
 class StoreDamaged(StoreUnusable):
     """
-    The store contradicts itself; starting again does not repair it, and nothing resets it.
+    The store contains something that was never written, or has lost commits.
+
+    A restart does not help, and the service never resets a store: an operator has to
+    restore a backup.
     """
 
     exit_status = Status.DAMAGED
@@ -65,9 +70,9 @@ class StoreDamaged(StoreUnusable):
 
 class StoreIncompatible(StoreUnusable):
     """
-    The store may be whole, but it has a format that this program does not read.
+    The store has a format that this program does not read.  It need not be damaged.
 
-    The message names the version that was found and the one that is wanted.
+    The message names the version of that format, and the versions that can be read.
     """
 
     exit_status = Status.MISCONFIGURED
@@ -75,13 +80,13 @@ class StoreIncompatible(StoreUnusable):
 
 class StoreUnavailable(StoreUnusable):
     """
-    The store does not answer now, or has no space.  It may be opened later.
+    The store does not answer now, or has no space.  Opening it later may succeed.
     """
 
 
 class StoreMisconfigured(StoreUnusable):
     """
-    The store refuses this program, or an option that concerns the store is wrong.
+    The store refuses this program, or one of its options is wrong.
     """
 
     exit_status = Status.MISCONFIGURED
@@ -97,22 +102,22 @@ class Refusal(Exception):
 
 class OutcomeUnknown(Exception):
     """
-    The store failed while the batch was under way.
+    The store failed during a commit, so the batch may have happened or not.
 
-    Only opening the store again tells whether the batch happened.
+    Opening the store again shows which.
     """
 
 
 class Conflict(Exception):
     """
-    The batch never happened, and never will.
+    The batch did not happen, and will not happen later.
 
-    The cursor is not where the batch began, or one of the batch's keys had been used.
-    Only a store that other nodes write to raises this error.
+    Either the cursor is not where the batch begins, or one of the batch's idempotency keys
+    was used before.  Only a shared store raises this error.
 
     @ivar revision: the cursor's revision, as far as the store knows.
     @ivar position: the cursor's position, as far as the store knows.
-    @ivar used: the batch's keys that had been used, each with what its first use did.
+    @ivar used: the batch's keys that were used before, each with what its first use did.
     """
 
     def __init__(self, revision: int, position: int, used: Mapping[bytes, KeyUse]) -> None:
@@ -124,7 +129,7 @@ class Conflict(Exception):
 
 class StoredState(NamedTuple):
     """
-    The content of a store that was opened, as far as its committer keeps it in memory.
+    What a committer keeps in memory of a store that was opened.
     """
 
     revision: int
@@ -134,9 +139,9 @@ class StoredState(NamedTuple):
 
 class HistoryEntry(NamedTuple):
     """
-    One transition of the history: the state that it led to, and its time.
+    One transition of the history, with the state that it led to.
 
-    @ivar time_ns: nanoseconds since the epoch, when its batch was committed.
+    @ivar time_ns: when its batch was committed, in nanoseconds since the epoch.
     """
 
     revision: int
@@ -148,15 +153,15 @@ class HistoryEntry(NamedTuple):
 @frozen
 class Batch:
     """
-    The content of one transaction: consecutive transitions and where they lead.
+    The content of one transaction: consecutive transitions, and the state after them.
 
     @ivar first_revision: the revision of the first transition.
     @ivar start_position: the position before the first transition.
-    @ivar transitions: one byte each, L{Transition}'s code; never empty.
+    @ivar transitions: the codes of the transitions, one byte each; never empty.
     @ivar position: the position after the last transition.
     @ivar time_ns: nanoseconds since the epoch.
     @ivar keys: the idempotency keys used in this batch, oldest first, each with what its
-        use did, as C{pexservice.stores.remembered_keys.pack_use} packs that.
+        use did, packed by C{pexservice.stores.remembered_keys.pack_use}.
     """
 
     first_revision: int
@@ -176,11 +181,11 @@ class Batch:
 
 class Space(NamedTuple):
     """
-    The space that there is for a store, in bytes.
+    The disk space of a store, in bytes.
 
-    @ivar used: the part of the file in use, with the pages that it freed for itself.
+    @ivar used: the part of the store's file that was ever in use.
     @ivar limit: the size that the file may grow to.
-    @ivar free: what the file system has free for this process.
+    @ivar free: the free space of the file system that this process may use.
     @ivar size: the size of the file system.
     """
 
@@ -192,10 +197,10 @@ class Space(NamedTuple):
 
 class StoreReader(NamedTuple):
     """
-    A state of the store that a process reads, so that its pages cannot be overwritten.
+    A process that reads an old state of the store, whose pages cannot be reused meanwhile.
 
-    @ivar pid: the ID of that process.
-    @ivar commits_behind: how many commits there have been since that state.
+    @ivar pid: its process ID.
+    @ivar commits_behind: how many commits were made after that state.
     """
 
     pid: int
@@ -209,50 +214,55 @@ class IOnDisk(Interface):
 
     def oldest_reader() -> StoreReader | None:
         """
-        Return, without blocking, the oldest state that a process reads, if there is one.
+        Return the process that reads the oldest state; C{None} if no process reads any.
+
+        This does not block.
         """
 
     def space() -> Space | None:
         """
-        Return, without blocking, how much space the store has; C{None} if it is not open.
+        Return the space of the store; C{None} if it is not open.  This does not block.
         """
 
 
 class IStore(Interface):
     """
-    A store of one cursor.  It is opened once, used by one committer, and closed once.
+    A store of one cursor.  One committer opens it once, uses it, and closes it once.
     """
 
     def open() -> Deferred[Any]:
         """
-        Take ownership of the store, make it if there is none, and read it.
+        Open the store, and create it if there is none.
 
-        @return: fires with L{StoredState} if only this process writes to the store, or else
-            with (revision, position).  These numbers are (0, 0) for a new store only.
+        @return: fires with L{StoredState} from an exclusive store, and with (revision,
+            position) from a shared store.  Only a new store has (0, 0).
         @raise StoreUnusable: or one of its subclasses.
         """
 
     def commit(batch: Batch) -> Deferred[None]:
         """
-        Take the whole batch, durably, or nothing of it; no earlier commit is under way.
+        Write the whole batch durably, or nothing of it.
 
-        @raise Refusal: the batch surely did not happen; the store can be used further.
-        @raise StoreDamaged: the batch surely did not happen; do not use the store any more.
-        @raise Exception: with any other error the outcome is unknown; only close the store.
+        The caller waits for each commit before it begins the next one.
+
+        @raise Refusal: the batch surely did not happen.  The store remains usable.
+        @raise StoreDamaged: the batch surely did not happen.  The store can only be closed.
+        @raise Exception: with any other error the outcome is unknown.  The store can only
+            be closed.
         """
 
     def history(before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Return at most C{limit} durable transitions, newest first.
 
-        @param before: the revisions are below this one; C{None} means the latest ones.
+        @param before: return only revisions below this one; C{None} begins with the newest.
         @raise Refusal: the store cannot be read now.
-        @raise StoreDamaged: the store must not be used any more.
+        @raise StoreDamaged: the store can only be closed.
         """
 
     def close() -> Deferred[None]:
         """
-        Release the store.  Closing one that was never opened is harmless.
+        Close the store.  It need not have been opened.
         """
 
 
@@ -263,64 +273,63 @@ class IExclusiveStore(IStore):
 
     def open() -> Deferred[StoredState]:
         """
-        Take the store, make it if there is none, and read it; see L{IStore.open}.
-
-        @return: fires with the cursor and the remembered keys.
+        Lock the store, create it if there is none, and read it; see L{IStore.open}.
         """
 
     def shortage() -> Refusal | None:
         """
-        Return why no batch would be taken now, if the disk is full or the store was moved.
+        Return the refusal of any commit now: the disk is full, or the store was moved.
 
-        This takes a few system calls.
+        C{None} means that commits are accepted.  This makes a few system calls.
         """
 
 
 class ISharedStore(IStore):
     """
-    A store whose cursor other nodes move too.  It can be used after a failure.
+    A store that several nodes write to.  It remains usable after a failure.
     """
 
     max_batch_keys: int = Attribute("How many idempotency keys one batch may have.")
 
     def turn() -> Deferred[tuple[int, int]]:
         """
-        Wait for a turn to commit, so that other nodes get theirs; a commit should follow.
+        Wait until it is this node's turn to commit.  The caller should commit next.
 
-        A turn is no lock: it only makes conflicts rare.  So the wait is short, whatever the
-        other nodes do.
+        Turns make conflicts rare, and give each node its share.  They are not locks: a node
+        that commits out of turn does no harm.  So the wait is short, whatever the other
+        nodes do.
 
         @return: fires with the newest known (revision, position) of the cursor.
         """
 
     def commit(batch: Batch) -> Deferred[None]:
         """
-        Take the whole batch, durably, or nothing of it; see L{IStore.commit}.
+        Write the whole batch durably, or nothing of it; see L{IStore.commit}.
 
-        @raise Conflict: other nodes moved the cursor, or a key of the batch had been
-            used; the batch surely did not happen.
-        @raise OutcomeUnknown: the batch may have happened, or may still happen, but never
-            once a later batch has happened.  So the next batch may be tried at once.
+        @raise Conflict: another node moved the cursor, or a key of the batch was used
+            before.  The batch surely did not happen.
+        @raise OutcomeUnknown: the batch happened, or will happen later, or neither.  It
+            cannot happen after another batch has happened, so the caller may commit the
+            next batch at once.
         """
 
     went_back_count: int = Attribute(
         "How often the cursor was found at an earlier revision than before."
     )
 
-    turns: int = Attribute("How many turns there were.")
+    turns: int = Attribute("How many turns this node has had.")
 
-    turn_seconds: float = Attribute("How long this node waited for them in all.")
+    turn_seconds: float = Attribute("How many seconds this node has waited for its turns.")
 
     certificate_expires: float | None = Attribute(
-        "When this node's client certificate ends, in seconds since the epoch, if any."
+        "When this node's client certificate expires, in seconds since the epoch, if any."
     )
 
     def check() -> Deferred[Refusal | None]:
         """
-        Find out whether a batch would be taken now, without changing anything.
+        Ask the store whether it would accept a batch now.  This changes nothing.
 
-        @return: fires with the reason why a batch would be refused, though the store
-            answers; with C{None} if it would be taken.
+        @return: fires with the refusal of a batch, or with C{None}.
         @raise Refusal: the store does not answer.
         """
 
@@ -328,10 +337,10 @@ class ISharedStore(IStore):
         """
         Give the cursor a higher revision at the same position.  All nodes must be stopped.
 
-        After a restore, clients so never see a revision that meant another state before.
+        Without this, revisions that clients saw before a restore would get new states.
 
         @return: fires with (revision, position).
-        @raise StoreUnusable: there is no cursor, or it has this revision already.
+        @raise StoreUnusable: there is no cursor, or its revision is not lower.
         """
 
     def watch(
@@ -341,16 +350,17 @@ class ISharedStore(IStore):
         """
         Call C{cursor_moved} with (revision, position) when any node has moved the cursor.
 
-        The call may come late, or never.
+        Calls may come late, and some may never come.
 
-        @param cursor_went_back: called with (revision, position) when an operator has
-            restored or emptied the store, so that the cursor is at an earlier revision than
-            before.
+        @param cursor_went_back: called with (revision, position) when the cursor is at an
+            earlier revision than before, because an operator restored or emptied the store.
         """
 
     def recall(key: bytes) -> Deferred[KeyUse | None]:
         """
-        Return what the first use of C{key} did, if it is among the last L{KEPT_KEYS} keys.
+        Return what the first use of C{key} did.
+
+        @return: fires with C{None} if C{key} is not among the last L{KEPT_KEYS} keys.
 
         @raise Refusal: the store does not answer.
         """
@@ -359,14 +369,14 @@ class ISharedStore(IStore):
         """
         Read the cursor.
 
-        @return: fires with the (revision, position) of a moment after this call.
+        @return: fires with a (revision, position) that the cursor had after this call.
         @raise Refusal: the cursor cannot be read.
         """
 
 
 class IStoreReactor(IReactorTime, IReactorFromThreads):
     """
-    The part of a reactor that stores need.
+    The interfaces of a reactor that stores need.
     """
 
 
@@ -376,14 +386,14 @@ class StoreOptions:
     The options of a store, in addition to its URL.  Each store uses those that concern it.
 
     @ivar journal: how many transitions the history keeps, 1 or more.
-    @ivar verify: whether to verify an existing store.  If not, only the cursor and the
-        newest rows are read: the caller knows that the store was verified.
+    @ivar verify: whether to verify the whole store before it is used.  The caller may know
+        that it was verified; then only the cursor and the newest rows are read.
     @ivar progress: called with how much of the store was verified, in percent.
     @ivar create: whether a store may be created where there is none.
-    @ivar claim: the claim of the service that this process is a worker of.  Once a store
-        is claimed, no other one is opened and none is created.
-    @ivar on_standby: called when another process owns the store, and this process waits
-        for it as a standby.  Without C{on_standby}, a store in use is refused.
+    @ivar claim: the store that the service of this worker has claimed.  Once one is
+        claimed, no other store is opened, and none is created.
+    @ivar on_standby: called before this process waits, as a standby, for a store that
+        another process has locked.  With C{None}, such a store raises L{StoreBusy}.
     """
 
     reactor: IStoreReactor
@@ -490,12 +500,11 @@ class IOfflineStore(Interface):
 
 class IStoreFactory(Interface):
     """
-    The factory of the store that one URL names: what is known of it before it is opened.
+    The factory of the store that one URL names.
 
-    A class of factories is called with a URL, and raises C{ValueError} if that cannot name
-    a store; the message says why, without the URL.  It has two attributes: C{FORM}, the
-    form of its URLs, and C{WITHOUT_SCHEME}, the pattern of a text that is probably such a
-    URL without its scheme.
+    A factory class is called with the URL, and raises C{ValueError} if the URL is wrong.
+    The message says why, and leaves out the URL.  The class has two attributes: C{FORM},
+    the form of its URLs, and C{WITHOUT_SCHEME}, a pattern of URLs that lack their scheme.
     """
 
     shared: bool = Attribute("Whether the store provides L{ISharedStore}.")
@@ -512,43 +521,42 @@ class IStoreFactory(Interface):
 
     def absolute_url(directory: Path) -> str:
         """
-        Return the URL with an absolute path; a relative one starts at C{directory}.
+        Return the URL with an absolute path.  A relative path begins at C{directory}.
         """
 
     def lock_holder() -> str:
         """
-        Return in words which process owns the store that is in use.
+        Return the process that has locked the store, in words.
         """
 
     def check_start(*, create: bool) -> None:
         """
-        Check cheaply, and without a reactor, whether a process could open the store.
+        Check whether a process could open the store.  This is cheap and needs no reactor.
 
         @param create: whether the process may create a store.
-        @raise StoreUnusable: or one of its subclasses: it could not open the store.
+        @raise StoreUnusable: or one of its subclasses: the process could not open it.
         """
 
     def inspect(options: StoreOptions) -> Deferred[list[str]]:
         """
-        Read the store, as far as possible without a change, as opening it would.
+        Check whether the store could be opened and would accept a batch; change nothing.
 
         @return: fires with facts that an operator should know.
-        @raise StoreBusy: another process owns the store.
-        @raise StoreUnusable: or another subclass: the store could not be opened, or would
-            take no batch.
+        @raise StoreBusy: another process has locked the store.
+        @raise StoreUnusable: or another subclass, for another reason.
         """
 
     def create(options: StoreOptions) -> Deferred[None]:
         """
         Create an empty store, durably.
 
-        @raise StoreExists: there is a store already, and it stays as it is.
-        @raise StoreUnusable: or another subclass: it could not be created.
+        @raise StoreExists: there is a store already.  It stays as it is.
+        @raise StoreUnusable: or another subclass: no store could be created.
         """
 
     def make(options: StoreOptions) -> IStore:
         """
-        Make the store, without opening it.
+        Make the object that represents the store, without opening the store.
 
         @raise StoreUnusable: a file that the URL names cannot be used.
         """

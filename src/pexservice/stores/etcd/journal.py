@@ -77,9 +77,9 @@ def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
 MAX_TRIMMED_KEYS = 100
 
 
-async def trim(gateway: Gateway, keys: Keys, forgotten: int) -> None:
+async def trim(gateway: Gateway, keys: Keys, expired: int) -> None:
     """
-    Forget the first C{forgotten} keys, except for those that share a batch with a kept key.
+    Forget the first C{expired} keys, except for those that share a batch with a kept key.
 
     Each transaction takes the oldest batches whole, and only if the oldest one is still
     there.  So a transaction that arrives late, or that another node was faster with,
@@ -88,11 +88,11 @@ async def trim(gateway: Gateway, keys: Keys, forgotten: int) -> None:
     @raise CallRefused: etcd refuses.
     @raise CallUnanswered: etcd does not answer.
     """
-    if forgotten <= 0:
+    if expired <= 0:
         return
     while True:
         oldest = messages.get(
-            *(keys.age(0), keys.age(forgotten + 1)),
+            *(keys.age(0), keys.age(expired + 1)),
             limit=str(MAX_TRIMMED_KEYS),
             sort_order="ASCEND",
         )

@@ -176,7 +176,7 @@ def transaction(
     *,
     queue: TurnQueue,
     journal: int,
-    forgotten: int | None = None,
+    expired: int | None = None,
 ) -> Message:
     """
     Return the transaction that takes C{batch}, unless etcd's state forbids that.
@@ -190,7 +190,7 @@ def transaction(
 
     @param queue: the queue of the nodes that take turns, as this node sees it.
     @param journal: how many transitions the history keeps.
-    @param forgotten: the last of the revisions that the journal need not have.
+    @param expired: the last of the revisions that the journal need not have.
     """
     names = batch.keys
     ordinal = base.keys + len(names)
@@ -208,8 +208,8 @@ def transaction(
     ]
     if names:
         success.append(_put(keys.age(ordinal), records.encode_names(names)))
-    if forgotten is not None:
-        success.append(_delete(keys.row(0), keys.row(forgotten + 1)))
+    if expired is not None:
+        success.append(_delete(keys.row(0), keys.row(expired + 1)))
     own_mark = keys.waiting(queue.process)
     success += [
         # One key may not be both put and deleted.

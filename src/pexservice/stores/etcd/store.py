@@ -292,7 +292,7 @@ class EtcdStore:
             operation,
             queue=queue,
             journal=self._kept_transitions,
-            forgotten=max(0, revision - self._kept_transitions) if trims else None,
+            expired=max(0, revision - self._kept_transitions) if trims else None,
         )
         began = seconds()
         attempt = Attempt(self._gateway, self._keys, message, batch, base, operation)
@@ -372,14 +372,14 @@ class EtcdStore:
 
         self._watching = Watch(self._gateway, self._keys, hear)
 
-    def _trim(self, forgotten: int) -> None:
+    def _trim(self, expired: int) -> None:
         """
         Forget idempotency keys in the background.
         """
         if not self._trimming.called:
             return
         self._trimming = Deferred.fromCoroutine(
-            trim(self._gateway, self._keys, forgotten)
+            trim(self._gateway, self._keys, expired)
         ).addErrback(
             # The next trimming forgets what this one did not.
             lambda failure: self._log.warn(

@@ -19,11 +19,11 @@ from pexservice.stores.lmdb.directory import make_reader_table
 DATABASES = (b"cursor", b"journal", b"keys")
 
 #: The map size of a store with an empty journal.  100,000 keys of 255 characters take
-#: 30 MB; the rest is for pages that cannot be used again while a backup reads them.
+#: 30 MB; the rest is for pages that cannot be reused while a backup reads them.
 MIN_MAP_BYTES = 256 << 20
 
-#: A line of LMDB's table of readers: process, thread, transaction.  A slot that is not in
-#: use has no transaction.
+#: A line of LMDB's table of readers: process, thread, transaction.  A line of a reader that
+#: reads nothing now has no transaction.
 _READER = re.compile(r"^ *(\d+) +[0-9a-f]+ +(\d+)$", re.MULTILINE)
 
 
@@ -45,7 +45,7 @@ def databases_of(env: lmdb.Environment) -> Databases:
 
 def open_for_reading(path: Path) -> lmdb.Environment:
     """
-    Open the store in the directory C{path}, which no process writes to, without locks.
+    Open the store in C{path} without LMDB's locks.  No process may write to it.
     """
     return lmdb.open(
         str(path), max_dbs=len(DATABASES), readonly=True, lock=False, create=False
@@ -66,8 +66,8 @@ def open_for_writing(path: Path, map_size: int) -> Databases:
             str(path), map_size=map_size, max_dbs=len(DATABASES), create=False, mode=0o600
         )
     except lmdb.InvalidError as error:
-        # LMDB also raises this when it cannot lock its table of readers.  In that case it
-        # can open the store without the table.
+        # LMDB also raises this error if it cannot lock its table of readers.  Then the next
+        # line succeeds; if the store is damaged, it raises the error again.
         open_for_reading(path).close()
         raise StoreUnusable(f"the store {path} cannot be locked: {error}") from error
     try:
@@ -79,7 +79,7 @@ def open_for_writing(path: Path, map_size: int) -> Databases:
 
 def make_store(path: Path) -> None:
     """
-    Make a store in C{path}, a subdirectory of its later place, with the cursor at 0.
+    Make a store with the cursor at 0 in C{path}, a subdirectory of its later place.
 
     @raise OSError: the disk has no space for its table of readers.
     @raise StoreUnusable: LMDB cannot make it.
@@ -98,21 +98,23 @@ def make_store(path: Path) -> None:
 
 def used_bytes(env: lmdb.Environment) -> int:
     """
-    Return how much of the data file is in use, including pages that are free again.
+    Return the size of the part of the data file that was ever in use, free pages included.
     """
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
 
 
 def oldest_reader(env: lmdb.Environment) -> StoreReader | None:
     """
-    Return the oldest state that another process reads, if there is one.
+    Return the other process that reads the oldest state; C{None} if there is none.
 
-    LMDB does not use a page again that a reader may see.  So the file grows with each
-    commit while a process reads one state of it, such as a slow or stopped backup.
+    LMDB does not reuse a page that a process may still read.  So while a process reads one
+    state, as a slow or stopped backup does, the file grows with each commit.
     """
-    own = str(os.getpid())
+    this_process = str(os.getpid())
     snapshots = [
-        (int(txn), int(pid)) for pid, txn in _READER.findall(env.readers()) if pid != own
+        (int(txn), int(pid))
+        for pid, txn in _READER.findall(env.readers())
+        if pid != this_process
     ]
     if not snapshots:
         return None

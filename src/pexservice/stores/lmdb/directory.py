@@ -1,16 +1,18 @@
 """
-The directory of a store, which one process owns, and which holds a whole store or none.
+The directory of a store: its lock, its place, and the creation of the store in it.
 
-A new store is made in a subdirectory and then renamed into its place, so a power cut leaves
-nothing or a whole store.  A process owns the directory while it holds an advisory lock on
-it.  The kernel releases the lock when the process ends, however it ends, and no lock file
-is left behind.
+One process at a time uses a store: it holds an advisory lock on the directory.  The kernel
+releases the lock when the process ends, however it ends, and no lock file is left behind.
+
+A new store is made in a subdirectory and then renamed into its place.  So a power cut
+leaves a whole store or none.
 
 An operator may move the directory of a running service, switch the symbolic link that leads
-to it, or unmount its disk.  Two workers must never serve two stores because of that.  So
-the active worker compares the store that it opened with what has the configured name, now
-and then.  The first worker of a service claims its store; later workers refuse any other
-store, and create none.
+to it, or unmount its disk.  The next worker would then open or create another store, and
+steps would be lost.  Two rules prevent that.  The active worker often compares the store
+that it opened with the store at the configured path, and refuses steps while they differ.
+The first worker of a service claims its store, and later workers open no other store and
+create none.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ from pexservice.stores.interface import (
 #: The file with LMDB's data.
 DATA = "data.mdb"
 
-#: LMDB's table of readers, which is worthless when no process has the store open.
+#: LMDB's table of readers.  Nothing in it matters while no process has the store open.
 READER_TABLE = "lock.mdb"
 
-#: The size of that table, with LMDB's default of 126 readers.
+#: The size of the table of readers, with LMDB's default of 126 readers.
 READER_TABLE_BYTES = 8192
 
-#: The witness of the newest commit.
+#: The witness of the newest commit; see L{pexservice.stores.lmdb.witness}.
 WITNESS = "newest"
 
 #: The subdirectory in which a store is made.
@@ -52,7 +54,7 @@ STAGING = "creating"
 #: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
 _KEEP_SIZE = 1
 
-#: The entries that a file system makes itself.
+#: The directory entries that belong to a file system, not to a store.
 _OF_FILE_SYSTEM = frozenset(("lost+found",))
 
 #: File systems whose locks and memory maps are not reliable enough for a store.
@@ -68,11 +70,9 @@ def file_system_type(path: Path, mountinfo: str | None = None) -> str:
     """
     Return the type of the file system that C{path} is on.
 
-    The type is named as in C{/proc/self/mountinfo}; C{"unknown"} stands for a type that is
-    not found there.
-
-    @param path: absolute and without symbolic links; need not exist.
-    @param mountinfo: the table to search instead of this process's.
+    @return: the name of the type in C{/proc/self/mountinfo}, or C{"unknown"}.
+    @param path: absolute and without symbolic links; it need not exist.
+    @param mountinfo: the content of that file; by default it is read.
     """
     if mountinfo is None:
         try:
@@ -82,10 +82,10 @@ def file_system_type(path: Path, mountinfo: str | None = None) -> str:
     file_system, longest = "unknown", -1
     for line in mountinfo.splitlines():
         mount, _, source = line.partition(" - ")
-        # The table writes a space, and some other characters, as an octal escape.
+        # The kernel writes a space, and some other characters, as an octal escape.
         point = mount.split(" ")[4].encode("ascii", "ignore").decode("unicode_escape")
         depth = len(Path(point).parts)
-        # Of two mounts on one point, the later one hides the earlier.
+        # The deepest mount point counts, and the last of several mounts on one point.
         if path.is_relative_to(point) and depth >= longest:
             file_system, longest = source.split(" ")[0], depth
     return file_system
@@ -104,10 +104,10 @@ def sync(path: Path) -> None:
 
 def make_reader_table(directory: Path) -> None:
     """
-    Make LMDB's table of readers, or allocate the holes in it.
+    Make LMDB's table of readers, and allocate all of its disk space.
 
-    LMDB maps the table into memory.  If it touched a hole on a full disk, SIGBUS would end
-    this process.
+    LMDB maps the table into memory.  Without the disk space, a write to it would end this
+    process by SIGBUS when the disk is full.
 
     @raise OSError: the disk has no space for the table.
     """
@@ -122,7 +122,7 @@ def make_reader_table(directory: Path) -> None:
 
 def give_to_owner_of(model: Path, path: Path) -> None:
     """
-    Give the store in C{path}, if root has made it, to the user who owns C{model}.
+    Give the store in C{path} to the user who owns C{model}, if this process is root's.
     """
     if os.geteuid() == 0:
         owner = model.stat()
@@ -132,9 +132,9 @@ def give_to_owner_of(model: Path, path: Path) -> None:
 
 def lock_holder(path: Path) -> str:
     """
-    Return in words which process owns the directory C{path}.
+    Return the process that has locked the directory C{path}, in words.
 
-    The kernel does not always show the process, for example in a container.
+    The kernel does not always show its process ID, for example not in a container.
     """
     try:
         status = path.stat()
@@ -165,8 +165,8 @@ class Directory:
     """
     The directory of a store.
 
-    @ivar name: its configured name: absolute, with its symbolic links.
-    @ivar path: the directory that the name led to when it was opened: absolute, without
+    @ivar name: the configured path: absolute, with its symbolic links.
+    @ivar path: the directory that this path led to when it was locked: absolute, without
         symbolic links.
     """
 
@@ -176,16 +176,16 @@ class Directory:
         self, path: str, *, create: bool = True, claim: StoreClaim | None = None
     ) -> None:
         """
-        Name the directory C{path}, without opening it.
+        Prepare to use the directory C{path}, without opening it.
 
         @param create: whether the directory and a store may be created.
-        @param claim: the claim of the service that this process is a worker of.
+        @param claim: the store that the service of this worker has claimed.
         """
         self.name = Path(os.path.abspath(path))  # noqa: PTH100 resolve() would lose the name
         self.path = Path(os.path.realpath(path))
         self._create = create
         self._claim = claim
-        # Every system call fails with this number.
+        # Not a descriptor: system calls fail until the directory is locked.
         self._descriptor = -1
         self._identity: str | None = None
         self._has_installed_store = False
@@ -200,13 +200,13 @@ class Directory:
 
     def lock(self, *, wait: bool = False) -> None:
         """
-        Become the one process that uses this directory; create it if that is allowed.
+        Lock this directory, and create it if there is none and that is allowed.
 
-        @param wait: block until the directory is free.  The kernel wakes this process the
-            moment that the owner ends.
-        @raise StoreBusy: another process owns it.
+        @param wait: block until no other process has locked it.  The kernel wakes this
+            process at the moment when the other one ends.
+        @raise StoreBusy: another process has locked it.
         @raise StoreMissing: there is no such directory, and none may be created.
-        @raise StoreUnusable: there can be no such directory.
+        @raise StoreUnusable: it cannot be created or locked.
         """
         self.path = Path(os.path.realpath(self.name))
         self._has_installed_store = False
@@ -250,9 +250,9 @@ class Directory:
 
     def check_start(self) -> None:
         """
-        Check cheaply, and without a change, whether a process could own a store here.
+        Check whether a process could lock and open a store here.  This changes nothing.
 
-        @raise StoreBusy: another process owns the directory.
+        @raise StoreBusy: another process has locked the directory.
         @raise StoreUnusable: or another subclass, for another reason.
         """
         self._refuse_network()
@@ -290,7 +290,7 @@ class Directory:
 
     def unlock(self) -> None:
         """
-        Let another process own the directory.
+        Let another process lock the directory.
         """
         if self._descriptor != -1:
             os.close(self._descriptor)
@@ -298,7 +298,7 @@ class Directory:
 
     def remember_file(self) -> None:
         """
-        Remember which data file is in the owned directory.
+        Remember the identity of the data file in the locked directory.
 
         @raise StoreUnusable: the service has claimed another store.
         """
@@ -311,11 +311,10 @@ class Directory:
 
     def claim_file(self) -> None:
         """
-        Claim the remembered file for all workers of the service.
+        Claim the remembered data file for all workers of the service.
 
-        @raise OSError: there is nothing under the store's name.
-        @raise StoreUnusable: the name leads to another store, or another worker has claimed
-            another one.
+        @raise OSError: the configured path leads to no store.
+        @raise StoreUnusable: it leads to another store, or the service has claimed another.
         """
         if self._present_identity() != self._identity:
             raise StoreUnusable(self._other_store())
@@ -336,9 +335,11 @@ class Directory:
 
     def misplacement(self) -> str | None:
         """
-        Return why the next worker would not open this store by its name, or C{None}.
+        Compare the store with what the configured path leads to.
 
-        A line is logged the first time, and when the store is back.
+        A change of the result is logged.
+
+        @return: why the next worker would not open this store; C{None} if it would.
         """
         problem = None
         try:
@@ -356,14 +357,14 @@ class Directory:
 
     def allocate(self, length: int) -> None:
         """
-        Allocate the disk space for C{length} bytes of the data file, including its holes.
+        Allocate disk space for the first C{length} bytes of the data file.
 
-        The size and the content of the file stay as they are.  If the file system cannot do
-        that, this method only checks that there is so much space.
+        The size and the content of the file stay as they are.  Some file systems cannot
+        allocate; then this method only checks that there is enough free space.
 
-        @raise OSError: there is not so much space.
+        @raise OSError: there is not enough space.
         """
-        # os.posix_fallocate would extend the file, and hide that it was cut short.
+        # os.posix_fallocate would extend the file, and hide that it had become shorter.
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
         try:
@@ -382,7 +383,7 @@ class Directory:
 
     def file_system(self) -> os.statvfs_result:
         """
-        Return the statistics of the owned directory's file system.
+        Return the statistics of the file system of the locked directory.
         """
         return os.fstatvfs(self._descriptor)
 
@@ -390,9 +391,9 @@ class Directory:
         """
         Return whether the directory holds a store.
 
-        @raise StoreMissing: it has lost the store that this service has served.
-        @raise StoreDamaged: it holds part of one.
-        @raise StoreUnusable: it holds something else, and must stay as it is.
+        @raise StoreMissing: it holds part of a store, and the service has claimed a store.
+        @raise StoreDamaged: it holds part of a store.
+        @raise StoreUnusable: it cannot be read, or holds something else.
         """
         try:
             names = {entry.name for entry in self.path.iterdir()} - _OF_FILE_SYSTEM
@@ -420,9 +421,9 @@ class Directory:
 
     def create_store(self, make: Callable[[Path], None]) -> None:
         """
-        Put the first store in place, durably.
+        Make the first store in this directory, durably.
 
-        @param make: as for L{install}.
+        @param make: makes a store in the directory that it is called with.
         @raise StoreMissing: no store may be created here.
         @raise StoreUnusable: the store could not be made.
         """
@@ -435,15 +436,15 @@ class Directory:
 
     def install(self, make: Callable[[Path], None]) -> None:
         """
-        Put a new store in place, durably.
+        Make a store in this directory, or replace the store in it, durably.
 
-        @param make: makes a store in the directory that it is given.
+        @param make: makes a store in the directory that it is called with.
         @raise StoreUnusable: the store could not be made.
         """
         staging = self.path / STAGING
         try:
             self.tidy()
-            # The process that made the directory may have failed to do this.
+            # The process that made this directory may have failed before it did this.
             sync(self.path.parent)
             if self.path.stat().st_uid == os.geteuid():
                 self.path.chmod(0o700)
@@ -461,11 +462,11 @@ class Directory:
 
     def tidy(self) -> None:
         """
-        Remove what an interrupted L{install} left.
+        Remove the subdirectory that an interrupted L{install} has left.
         """
         staging = self.path / STAGING
         if staging.exists():
-            # The data file may be in its place, but not durably.
+            # The data file may have been renamed into its place, but not durably.
             sync(self.path)
             shutil.rmtree(staging)
 

@@ -1,13 +1,15 @@
 """
-The executor of a store's blocking commits: inline, or in one thread.
+The executor of a store's blocking commits: in the reactor's thread, or in another thread.
 
-Passing a call to a thread and back takes longer than a commit of a fifth of a millisecond.
-But a commit that takes ten milliseconds must not block every reader each time.  Only
-measuring shows how fast the disk is.  So commits begin inline.  They move to the thread
-when they are usually slow, stall often, or hang once, and return when enough of them were
-measured short.  A stall now and then, which every shared disk has, costs less than the
-thread would.  Each move to the thread doubles the number of short commits that it takes to
-return, so such a disk causes fewer and fewer moves.
+A commit on a fast disk takes a fifth of a millisecond, which is less than passing it to a
+thread and back.  But a commit of ten milliseconds must not block all clients that read.
+Only measuring shows how fast the disk is.
+
+So commits begin inline, in the reactor's thread.  They move to the other thread when they
+are usually slow, stall often, or hang once.  They return after enough short commits.  Rare
+stalls, as on every shared disk, cost less than the thread would.  Each move to the thread
+doubles the number of short commits that are required to return, so a disk with such stalls
+causes fewer and fewer moves.
 """
 
 from __future__ import annotations
@@ -25,24 +27,24 @@ from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
-#: Inline, commits that usually take longer block readers for more than the thread costs.
+#: Commits move to the thread if they usually take longer than this inline.
 MAX_USUAL_INLINE_SECONDS = 0.001
 
-#: In the thread, a commit up to this long may be a short one: the measured duration
-#: contains the wait for the interpreter, up to a millisecond under load.
+#: A commit in the thread counts as short up to this duration, which includes the wait for
+#: the interpreter: up to a millisecond under load.
 MAX_SHORT_IN_THREAD_SECONDS = 0.002
 
-#: Inline, a commit longer than this is a stall, or even a hang.
+#: A longer commit inline is a stall, and a still longer one a hang.
 STALL_SECONDS = 0.003
 HANG_SECONDS = 0.03
 
-#: More than two stalls in so many commits are too often.
+#: Commits move to the thread after more than two stalls in this many commits.
 STALL_WINDOW_COMMITS = 256
 
-#: The weight of the newest commit in the usual duration.
+#: The weight of the newest commit in the average duration.
 NEWEST_COMMIT_WEIGHT = 0.1
 
-#: After how many short commits in the thread commits return inline: the first time, and at
+#: How many short commits in the thread are required to return inline: at first, and at
 #: most.
 MIN_SHORT_COMMITS = 16
 MAX_SHORT_COMMITS = 4096
@@ -50,15 +52,15 @@ MAX_SHORT_COMMITS = 4096
 
 class ExecutorPolicy:
     """
-    The decision of an executor: pure, and given measured durations.
+    The decision where commits run.  It is pure: it depends on measured durations only.
 
-    @ivar inline: whether the next call is to run inline.
+    @ivar inline: whether the next commit is to run inline.
     """
 
     def __init__(self) -> None:
         self.inline = True
         self._usual_seconds = 0.0
-        # Decreases by one with each commit, so it tells how many stalls there were lately.
+        # A stall adds STALL_WINDOW_COMMITS, and each commit subtracts one.
         self._stalls = 0
         # The first move to the thread doubles this to MIN_SHORT_COMMITS.
         self._required_short = MIN_SHORT_COMMITS // 2
@@ -66,7 +68,7 @@ class ExecutorPolicy:
 
     def record_duration(self, seconds: float) -> None:
         """
-        Take the duration of the call that ran where C{inline} said.
+        Record the duration of a commit, and decide where the next one runs.
         """
         if self.inline:
             self._record_inline(seconds)
@@ -78,7 +80,7 @@ class ExecutorPolicy:
                 self.inline, self._short_commits, self._usual_seconds = True, 0, 0.0
 
     def _record_inline(self, seconds: float) -> None:
-        # Capped, so that a single stall, however long, does not change the average much.
+        # A single stall, however long, must not change the average much.
         capped = min(seconds, STALL_SECONDS)
         self._usual_seconds += NEWEST_COMMIT_WEIGHT * (capped - self._usual_seconds)
         self._stalls = max(0, self._stalls - 1)
@@ -94,26 +96,26 @@ class ExecutorPolicy:
             return
         self._short_commits += 1
         if self._short_commits >= MAX_SHORT_COMMITS:
-            # Inline for long enough to forget the time in the thread.
+            # So many commits ran inline that the earlier moves no longer count.
             self._short_commits, self._required_short = 0, MIN_SHORT_COMMITS // 2
 
 
 @define(eq=False)
 class CommitExecutor:
     """
-    An executor that runs one blocking call at a time, where the policy says.
+    An executor that runs one blocking call at a time, where its policy decides.
     """
 
     reactor: IReactorFromThreads
     _policy: ExecutorPolicy
     _monotonic: Callable[[], float] = time.perf_counter
-    # Twisted's thread pool takes twice as long to pass a call over and back.
+    # Twisted's thread pool takes twice as long to pass a call to a thread and back.
     _calls: SimpleQueue[Callable[[], None] | None] = field(init=False, factory=SimpleQueue)
     _thread: threading.Thread | None = field(init=False, default=None)
 
     def run(self, call: Callable[[], T]) -> Deferred[T]:
         """
-        Run C{call} inline or in the thread, as the policy says.
+        Run C{call} inline or in the thread.
 
         @return: fires in the reactor's thread with the result or the error of C{call};
             it has fired already when C{call} ran inline.
@@ -124,8 +126,7 @@ class CommitExecutor:
             try:
                 return call()
             finally:
-                # This is safe in the thread: the caller starts no second call before this
-                # one has ended.
+                # No lock is needed in the thread: only one call runs at a time.
                 self._policy.record_duration(self._monotonic() - started)
 
         if self._policy.inline:
@@ -139,7 +140,7 @@ class CommitExecutor:
 
     def _work(self) -> None:
         """
-        Make the queued calls, in the thread, until it is stopped.
+        Make the queued calls, in the thread, until C{None} is queued.
         """
         while (call := self._calls.get()) is not None:
             call()
@@ -168,7 +169,7 @@ class CommitExecutor:
 
     def stop(self) -> None:
         """
-        End the thread, after the call that it may be in.
+        End the thread, after the call that it may be making.
         """
         if self._thread is not None:
             self._calls.put(None)

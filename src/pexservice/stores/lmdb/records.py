@@ -2,24 +2,25 @@
 The format of the records on disk, version 2, in pure functions.
 
 Integers are big-endian, so that keys sort by number.  Each record ends in the CRC-32 of its
-payload I{and} of the key it is stored under, so a record in the wrong place is found like a
-flipped bit::
+payload I{and} of its key.  So the checksum shows a flipped bit, and also a record that is
+stored under another key::
 
     database  key                 payload, with sizes in bytes
     --------  ------------------  --------------------------------------------------------
     cursor    cursor              format version (2), revision (8), position (8)
     journal   first revision (8)  time (8), start position (8), transitions (1 each)
     keys      first ordinal (8)   number of idempotency keys (4), their uses (17 each: code
-                                  of the transition, revision, position), their names,
-                                  joined by line feeds
+                                  of the transition (1), revision (8), position (8)), their
+                                  names, joined by line feeds
 
-Idempotency keys are numbered from 1 in the order of their use; that number is the ordinal.
-A row of the journal or of the keys belongs to one batch or to several, and the next row
-begins with the next revision or ordinal.  So rows are only appended at one end and removed
-at the other.
+The ordinal of an idempotency key is its number in the order of first uses, from 1.  A row
+of the journal has the transitions of one batch, and a row of keys has the keys of one batch
+or of several.  The next row begins with the next revision or ordinal.  So rows are only
+appended at one end and removed at the other.
 
-The file C{newest} next to the databases contains one such record of 15 bytes, under the key
-C{newest}: its own version, the revision, and whether the store is free of known damage.
+The witness, the file C{newest} next to the data file, contains a record of 15 bytes, whose
+key is C{newest}: its own version, the revision, and whether the store is free of known
+damage.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from pexservice.stores.remembered_keys import (
 #: Goes up when a record's meaning changes.
 FORMAT_VERSION = 2
 
-#: The versions whose cursor and journal this program reads: those parts are the same in
-#: both.  L{pexservice.stores.lmdb.migrate} has the keys of version 1.
+#: The versions that this program reads.  They have the same cursor and journal.
+#: L{pexservice.stores.lmdb.format_1} reads the keys of version 1.
 READABLE_VERSIONS = (1, FORMAT_VERSION)
 
 #: Goes up when a witness's meaning changes.
@@ -71,13 +72,13 @@ _LINE_FEED = b"\n"
 
 class BadRecord(Exception):
     """
-    A record that this program cannot have written.
+    A record or a row that this program cannot have written.
     """
 
 
 class OtherFormat(Exception):
     """
-    A cursor of a format that this program does not know.
+    A cursor of a format that this program does not read.
 
     @ivar version: the version of that format.
     """
@@ -98,7 +99,7 @@ def unseal(key: bytes, value: bytes) -> bytes:
     """
     Return the payload of the record under C{key}.
 
-    @raise BadRecord: it does not match its checksum.
+    @raise BadRecord: the record does not match its checksum.
     """
     payload, crc = value[: -_CRC.size], value[-_CRC.size :]
     if len(crc) != _CRC.size or crc32(payload, crc32(key)) != _CRC.unpack(crc)[0]:
@@ -130,7 +131,7 @@ def decode_cursor(value: bytes) -> tuple[int, int, int]:
     """
     Read the cursor's record.
 
-    In every format the record begins with the version, and ends with a checksum.
+    In every format the record begins with the version and ends with the checksum.
 
     @return: (version of the format, revision, position)
     @raise OtherFormat: this program does not read that version.
@@ -148,26 +149,26 @@ class WitnessRecord(NamedTuple):
     """
     The content of a witness.
 
-    @ivar revision: the store had this revision, or a later one.
-    @ivar sound: no damage was found since.
+    @ivar revision: the store has had this revision.
+    @ivar sound: whether no damage was found since then.
     """
 
     revision: int
     sound: bool = True
 
 
-def encode_witness(told: WitnessRecord) -> bytes:
+def encode_witness(witness: WitnessRecord) -> bytes:
     """
     Return the L{WITNESS_SIZE} bytes of a witness.
     """
-    return _seal(_WITNESS_KEY, _WITNESS.pack(_WITNESS_VERSION, *told))
+    return _seal(_WITNESS_KEY, _WITNESS.pack(_WITNESS_VERSION, *witness))
 
 
 def decode_witness(value: bytes) -> WitnessRecord:
     """
     Return the content of a witness.
 
-    @raise BadRecord: the witness is torn, or of another format.
+    @raise BadRecord: the witness is incomplete, or has another format.
     """
     payload = unseal(_WITNESS_KEY, value)
     version, revision, sound = _unpack(_WITNESS, _WITNESS_KEY, payload)
@@ -201,7 +202,7 @@ def encode_journal_row(batch: Batch) -> tuple[bytes, bytes]:
     return key, _seal(key, payload)
 
 
-def _row(key: bytes, value: bytes) -> bytes:
+def _journal_payload(key: bytes, value: bytes) -> bytes:
     payload = unseal(key, value)
     if len(payload) <= _JOURNAL.size:
         raise BadRecord(f"the journal row {key!r} holds no transition")
@@ -212,45 +213,45 @@ def decode_journal_row(
     key: bytes, value: bytes, first: int = 0, before: int | None = None
 ) -> list[HistoryEntry]:
     """
-    Replay one journal row, and return its transitions, oldest first.
+    Return the transitions of one journal row, oldest first.
 
-    @param first: leave out what is older than this revision.
-    @param before: leave out this revision and what is newer.
+    @param first: leave out revisions below this one.
+    @param before: leave out this revision and the revisions above it.
     """
-    payload = _row(key, value)
+    payload = _journal_payload(key, value)
     time_ns, position = _JOURNAL.unpack_from(payload)
     begin, codes = decode_row_key(key), payload[_JOURNAL.size :]
     skipped = max(first - begin, 0)
     end = len(codes) if before is None else max(before - begin, 0)
     position = skip_positions(position, codes[:skipped])
-    rows = []
+    entries = []
     for revision, code in enumerate(codes[skipped:end], begin + skipped):
         transition = _transition(bytes((code,)))
         position = follow_position(position, transition)
-        rows.append(HistoryEntry(revision, position, transition, time_ns))
-    return rows
+        entries.append(HistoryEntry(revision, position, transition, time_ns))
+    return entries
 
 
 def decode_journal_row_ends(
     key: bytes, value: bytes
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """
-    Return (revision, position) before a journal row and after it.
+    Return the (revision, position) before a journal row, and the one after it.
 
-    The row's transitions are looked at, but not replayed one by one.
+    This is faster than replaying the row's transitions one by one.
     """
-    payload = _row(key, value)
+    payload = _journal_payload(key, value)
     _, position = _JOURNAL.unpack_from(payload)
     first, codes = decode_row_key(key), payload[_JOURNAL.size :]
-    if foreign := codes.translate(None, _TRANSITIONS):
-        raise BadRecord(f"there is no transition {foreign[:1]!r}")
+    if unknown := codes.translate(None, _TRANSITIONS):
+        raise BadRecord(f"there is no transition {unknown[:1]!r}")
     after = (first - 1 + len(codes), skip_positions(position, codes))
     return (first - 1, position), after
 
 
 class KeyRow(NamedTuple):
     """
-    A row of idempotency keys.
+    A row of idempotency keys, each with its packed use.
 
     @ivar first: the ordinal of its first key.
     @ivar uses: the packed uses of its keys, joined.
@@ -320,11 +321,11 @@ def check_key_row(row: KeyRow, after: int, newest: int) -> int:
     @return: the revision of the newest key in the row.
     @raise BadRecord: the revisions do not rise, or there is no such transition or key.
     """
-    # By columns, which takes a fifth of the time.
+    # Checking column by column takes a fifth of the time.
     codes, revisions, _ = zip(*struct.iter_unpack(USE_FORMAT, row.uses), strict=True)
     lengths = [len(name) for name in row.names.split(_LINE_FEED)]
-    if foreign := b"".join(codes).translate(None, _TRANSITIONS):
-        raise BadRecord(f"there is no transition {foreign[:1]!r}")
+    if unknown := b"".join(codes).translate(None, _TRANSITIONS):
+        raise BadRecord(f"there is no transition {unknown[:1]!r}")
     rising = all(map(lt, (after, *revisions), revisions))
     if (
         not rising

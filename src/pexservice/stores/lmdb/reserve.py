@@ -1,15 +1,14 @@
 """
 The space for the pages of the next commit: in LMDB's map, and on the disk.
 
-LMDB reports a full disk as it reports a broken one, and too late: half of the commit's
-pages are written by then, and no process knows which of them the disk has.  So disk space
-is allocated before a commit needs it, and a commit that may need more is refused before it
-begins.  The most that a commit needs follows from its batch, so the check is usually an
-addition.
+LMDB reports a full disk like a broken disk, and too late: it has written some of the
+commit's pages by then, and nobody knows which of them are on the disk.  So disk space is
+allocated before a commit needs it, and a commit that may need more is refused before it
+begins.  A batch limits how much its commit can need, so the check is usually one addition.
 
-The map is larger than the file.  A file never shrinks, so the map grows only up to a part
-of the disk.  It usually has to grow because another process reads an old state of the
-store; see L{pexservice.stores.lmdb.databases.oldest_reader}.
+The map is larger than the file.  The file never shrinks, so the map may only grow up to a
+part of the disk.  Usually it grows because another process reads an old state of the store;
+see L{pexservice.stores.lmdb.databases.oldest_reader}.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.transaction import FULL_KEY_ROW
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES, USE_SIZE
 
-#: How much of the disk is allocated beyond the pages in use and the need of a commit.
+#: How many bytes are allocated in addition to the pages in use and the next commit's.
 RESERVE_BYTES = 4 << 20
 
 #: How long after a failed allocation the next attempt is made.
@@ -36,26 +35,26 @@ ALLOCATION_RETRY_SECONDS = 1.0
 #: How much the map grows at a time.
 MAP_STEP_BYTES = 64 << 20
 
-#: The part of the disk, of the free space and the store together, that a store may take
-#: if it needs more than its map was made for.
+#: The largest part of the disk that the map may grow to: of the free space and the store's
+#: pages together.
 MAP_GROWTH_PART = 0.25
 
-#: After the file has grown by so much, the log names a reader that holds pages back.
+#: After how much growth of the file the log names a reader that keeps pages in use.
 READER_CHECK_BYTES = 16 << 20
 
-#: How often such a reader is named, at most.
+#: The shortest time between two such log lines.
 READER_LOG_INTERVAL_SECONDS = 60.0
 
-#: A reader whose state is less than so many commits old is not named.
+#: A reader is only named if its state is this many commits old.
 MIN_READER_COMMITS = 1000
 
-#: How many pages a commit writes at most, in addition to its rows: three times the most
-#: that was ever seen.  It writes the paths to the newest rows, the cursor and the rows that
-#: are removed, and the list of free pages, which has 512 pages a page.
+#: How many pages a commit writes at most, in addition to its rows: three times as many as
+#: were ever observed.  They are the paths to the newest rows, to the cursor and to the rows
+#: that are removed, and the list of free pages, which has 512 entries in a page.
 MAX_COMMIT_PAGES = 32
 PAGES_PER_FREE_LIST = 512
 
-#: How many bytes an idempotency key takes at most.
+#: How many bytes of a row an idempotency key takes at most.
 MAX_KEY_BYTES = USE_SIZE + MAX_IDEMPOTENCY_KEY_BYTES + 1
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -63,7 +62,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class Reserve:
     """
-    The space that one open store has, and its reserve on the disk.
+    The space in the map and on the disk for the next commits of one open store.
     """
 
     _log = Logger()
@@ -77,11 +76,10 @@ class Reserve:
         monotonic: Callable[[], float],
     ) -> None:
         """
-        Measure the space that a store has.
+        Measure the map and the file, without allocating anything.
 
         @param env: the environment of the store in C{directory}.
-        @param growth: the part of the disk that the store may take; 0 keeps the map as
-            it is.
+        @param growth: the part of the disk that the map may grow to; 0 means no growth.
         """
         self._directory = directory
         self._env = env
@@ -89,10 +87,10 @@ class Reserve:
         self._monotonic = monotonic
         self._page_size = env.stat()["psize"]
         self._map_size = env.info()["map_size"]
-        # Upper bounds of the bytes in use and of the bytes that are allocated.
+        # No more bytes than this are in use, and at least this many are allocated.
         self._used = used_bytes(env)
         self._allocated = 0
-        # Whether the reserve, too, could be allocated.  A quota of the disk may forbid it.
+        # Whether the reserve could be allocated as well, which a disk quota may prevent.
         self._has_reserve = True
         self._wanted = 0
         self._shortage: str | None = None
@@ -103,12 +101,11 @@ class Reserve:
 
     def needed_bytes(self, batch: Batch) -> int:
         """
-        Return how many bytes a commit may add to the file at most.
+        Return how many bytes the commit of C{batch} may add to the file at most.
 
-        A commit usually adds nothing: free pages are used again, unless a reader may see
-        them.
+        Usually it adds nothing, because LMDB reuses free pages that no process reads.
         """
-        # The newest row of keys may be written again, with the batch's keys.
+        # The commit may write the newest row of keys again, with the batch's keys added.
         key_bytes = MAX_KEY_BYTES * (len(batch.keys) + FULL_KEY_ROW) if batch.keys else 0
         row_pages = (len(batch.transitions) + key_bytes) // self._page_size
         pages = MAX_COMMIT_PAGES + row_pages
@@ -116,10 +113,10 @@ class Reserve:
 
     def grow_map(self, needed: int) -> None:
         """
-        Let the map grow if a commit may need that and the disk has the space.
+        Enlarge the map if a commit may need that and the disk has the space.
 
         If the map stays too small, LMDB refuses the commit.  Call this in the reactor's
-        thread, with no transaction open: the map may move.
+        thread while no transaction is open, because the map may move.
         """
         if self._used + needed <= min(self._map_size, self._next_reader_check):
             return
@@ -136,7 +133,7 @@ class Reserve:
 
     def space(self) -> Space:
         """
-        Return how much space there is for the store.
+        Measure the space of the store, and how far its map may grow.
         """
         disk, used = self._directory.file_system(), used_bytes(self._env)
         free = disk.f_bavail * disk.f_frsize
@@ -163,27 +160,27 @@ class Reserve:
 
     def allocate_first(self) -> None:
         """
-        Allocate what the first commits need, if the disk has it; else L{shortage} says so.
+        Allocate what the first commits need.  If the disk is full, L{shortage} reports it.
         """
         with suppress(Refusal):
             self.ensure_space(MAX_COMMIT_PAGES * self._page_size)
 
     def ensure_space(self, needed: int) -> None:
         """
-        Make sure that a commit that adds C{needed} bytes finds them on the disk.
+        Allocate the disk space of a commit that may add C{needed} bytes to the file.
 
-        @raise Refusal: the commit might not find them.
+        @raise Refusal: the disk may not have the space.
         """
         if self._used + needed > self._allocated:
             self._used = used_bytes(self._env)
             if self._used + needed > self._allocated:
                 self._allocate(self._used + needed)
-        # Counted as used until the file is measured again.
+        # Assume that the commit adds all of them, until the file is measured again.
         self._used += needed
 
     def _allocate(self, until: int) -> None:
         """
-        Allocate C{until} bytes of the file, and the reserve if the disk has so much.
+        Allocate the first C{until} bytes of the file, and the reserve if there is space.
         """
         now = self._monotonic()
         if self._shortage is not None and now < self._retry_at:
@@ -207,7 +204,7 @@ class Reserve:
 
     def warn_if_nearly_full(self) -> None:
         """
-        Log a warning when the disk has less than the reserve left, once each time.
+        Log a warning when less than the reserve is free; once, until more is free again.
         """
         nearly_full = not self._has_reserve or self.space().free < RESERVE_BYTES
         if nearly_full and not self._is_nearly_full:
@@ -221,9 +218,9 @@ class Reserve:
 
     def shortage(self) -> Refusal | None:
         """
-        Return why a commit would not be begun now, if so, as far as is known.
+        Return the refusal of the next commit, if the last allocation failed.
 
-        After a shortage, this method tries again whether there is space.
+        This method tries the allocation again first.
         """
         if self._shortage is None:
             return None

@@ -5,9 +5,8 @@ A commit flushes the data pages, and then the meta page that makes them valid.  
 cut at any moment leaves the state before the commit or the state after it.  LMDB's flags
 that give this up for speed (C{writemap}, C{metasync=False}, C{sync=False}) are not used.
 
-A commit also removes the oldest rows that need not be kept, and later commits use their
-pages again.  So the file reaches a stable size, and only a batch that is larger than all
-earlier ones makes it grow again.
+A commit also removes the oldest rows that need not be kept, and later commits reuse their
+pages.  So the file stops growing, until a batch is larger than all earlier ones.
 """
 
 from __future__ import annotations
@@ -73,19 +72,19 @@ from pexservice.stores.lmdb.verify import (
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 
-#: How often a commit checks the place of the store and the space on its disk.  A check
-#: takes some system calls, and on a fast disk many commits fit into this interval.
+#: How often a commit checks that the store was not moved, and that its disk has space.  A
+#: check makes a few system calls, and on a fast disk many commits fit into this interval.
 DISK_CHECK_INTERVAL_SECONDS = 0.1
 
-#: Bytes of the map for each transition in the journal: more than a row of one transition
-#: takes in a page that is half full.
+#: Bytes of the map for each transition in the journal.  A row of one transition takes less,
+#: even in a page that is half full.
 MAP_BYTES_PER_TRANSITION = 128
 
 
 @implementer(IExclusiveStore, IOnDisk)
 class LmdbStore:
     """
-    A store of one process at a time, in a directory of this machine.
+    A store in a directory of this machine, which one process at a time has locked.
 
     @ivar directory: the directory that holds the store.
     """
@@ -106,18 +105,18 @@ class LmdbStore:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
-        Make the store in C{directory}, without opening it.
+        Prepare a store, without opening it.
 
         @param journal: how many transitions the history keeps, 1 or more.
-        @param verify: verifies the whole store before this process maps it; C{None} for a
-            store that was verified a moment ago.
-        @param run_blocking: runs the verification, and the rewriting of a store of
-            format 1; by default in this thread.
-        @param progress: called with the progress of a rewriting, in percent.
-        @param on_standby: called before this process waits for the store as a standby; by
-            default a store in use is refused.
-        @param map_size: bytes; by default enough for C{journal}.
-        @param growth: the part of the disk that the map may take beyond that.
+        @param verify: verifies the whole store before this process maps it; C{None} if the
+            caller knows that the store was verified.
+        @param run_blocking: runs the verification, or a migration from format 1; by
+            default in this thread.
+        @param progress: called with the progress of a migration, in percent.
+        @param on_standby: called before this process waits for the lock as a standby;
+            C{None} refuses a store that another process has locked.
+        @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
+        @param growth: the part of the disk that the map may grow to take.
         """
         self.directory = directory
         self._executor = executor
@@ -147,15 +146,15 @@ class LmdbStore:
 
     def open(self) -> Deferred[StoredState]:
         """
-        Own, verify and read the store; see L{IStore.open}.
+        Lock, verify and read the store; see L{IStore.open}.
         """
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> StoredState:
         try:
             takes_over = await self._lock_directory()
-            # A worker that takes over does not verify the store, so that clients wait for
-            # milliseconds only.  If damage was found before, the witness stops it.
+            # A takeover skips the verification, so that clients wait for milliseconds only.
+            # If damage was found while the store was served, its witness makes this fail.
             return await self._open_locked(None if takes_over else self._verify)
         except Exception:
             self._close()
@@ -163,9 +162,9 @@ class LmdbStore:
 
     async def _lock_directory(self) -> bool:
         """
-        Own the directory.
+        Lock the directory.
 
-        @return: whether another process owned it first.
+        @return: whether another process had it locked, so that this is a takeover.
         """
         try:
             self.directory.lock()
@@ -204,49 +203,49 @@ class LmdbStore:
     def _open_environment(self, path: Path, *, verified: bool) -> StoredState:
         size, map_size = (path / DATA).stat().st_size, self._map_size
         if size > map_size:
-            # The file has grown, or the journal was longer; the next commits need space.
+            # The map has grown before, or C{journal} was larger.  Commits need more space.
             map_size = size + RESERVE_BYTES
-        opened = open_for_writing(path, map_size)
+        databases = open_for_writing(path, map_size)
         try:
-            opened.env.reader_check()
-            with opened.env.begin() as txn:
-                _, revision, position = read_cursor(txn, opened)
-                stored = read_stored_range(txn, opened, revision)
-                self._read_keys(txn, opened.keys)
+            databases.env.reader_check()
+            with databases.env.begin() as txn:
+                _, revision, position = read_cursor(txn, databases)
+                stored_range = read_stored_range(txn, databases, revision)
+                self._read_keys(txn, databases.keys)
         except BaseException:
-            opened.env.close()
+            databases.env.close()
             raise
-        self._opened, self._stored_range = opened, stored
+        self._opened, self._stored_range = databases, stored_range
         self.directory.claim_file()
         self._witness = Witness(path)
         self._witness.open(revision, verified=verified)
         self._reserve = Reserve(
-            self.directory, opened.env, growth=self._growth, monotonic=self._monotonic
+            self.directory, databases.env, growth=self._growth, monotonic=self._monotonic
         )
         self._reserve.allocate_first()
         return StoredState(revision, position, self._keys.remembered_keys)
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
         """
-        Read the rows of keys that this process has not read as a standby.
+        Read the rows of keys that this process did not read while it was a standby.
         """
         try:
             self._keys.read(rows_from(txn, keys, self._keys.newest.first))
         except BadRecord:
-            # The standby may have read another store, whose place this one has taken.
+            # While this process waited, another store may have been put in this place.
             self._keys.forget()
             self._keys.read(rows_from(txn, keys, 0))
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        Take the whole batch in one durable transaction, or nothing; see L{IStore.commit}.
+        Write the whole batch in one durable transaction, or nothing; see L{IStore.commit}.
         """
         reserve = self._reserve
         if reserve is None:
             return fail(StoreUnusable(f"the store {self.directory.path} is not open"))
         needed = reserve.needed_bytes(batch)
         try:
-            # Done here, where no transaction is open.
+            # Here no transaction is open, so the map may move.
             reserve.grow_map(needed)
         except (lmdb.Error, OSError):
             return fail()
@@ -263,9 +262,9 @@ class LmdbStore:
 
     def _check_disk(self) -> Refusal | None:
         """
-        Check now and then where the store is, and warn of a disk that is nearly full.
+        Check the place of the store and the space on its disk, if that is due.
 
-        @return: the refusal, if the configured path no longer leads to this store.
+        @return: a refusal if the configured path no longer leads to this store.
         """
         now = self._monotonic()
         if now < self._next_disk_check:
@@ -294,11 +293,11 @@ class LmdbStore:
         try:
             txn.commit()
         except lmdb.MapFullError as error:
-            # LMDB found this while it looked for pages, before it wrote any.
+            # LMDB raises this before it writes any page.
             raise self._full() from error
         self._witness.write(WitnessRecord(stored.revision))
         if stored.oldest_row != self._stored_range.oldest_row:
-            # A killed backup leaves a reader, whose pages would never be used again.
+            # Remove readers that were killed, such as a backup: LMDB keeps their pages.
             env.reader_check()
         self._stored_range = stored
 
@@ -314,7 +313,7 @@ class LmdbStore:
 
     def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         """
-        Return durable transitions, newest first, read inline; see L{IStore.history}.
+        Read durable transitions in this thread, newest first; see L{IStore.history}.
         """
         newest = self._stored_range.revision
         before = newest + 1 if before is None else min(before, newest + 1)
@@ -326,11 +325,11 @@ class LmdbStore:
                         txn,
                         self._databases.journal,
                         before=before,
-                        forgotten=newest - self._retention.transitions,
+                        expired=newest - self._retention.transitions,
                         limit=limit,
                     )
             except lmdb.PanicError as error:
-                # A commit has failed in the thread, and will soon report that.
+                # A commit failed in the thread.  Its Deferred has not fired yet.
                 raise Refusal("the store failed") from error
             except DAMAGE as error:
                 raise self._damaged(error) from error
@@ -339,22 +338,23 @@ class LmdbStore:
 
     def _damaged(self, error: Exception) -> StoreUnusable:
         """
-        Return the error to raise for damage that is found while the store is served.
+        Return the error to raise for damage that was found while the store is served.
 
-        The witness keeps a standby from serving it, and the next start verifies it.
+        The witness records the damage.  So a standby does not serve the store, and the next
+        start verifies it.
         """
         self._witness.write(WitnessRecord(self._stored_range.revision, sound=False))
         return explain(self.directory.path, error)
 
     def space(self) -> Space | None:
         """
-        Return how much space there is for the store; see L{IOnDisk.space}.
+        Measure the disk space of the store; see L{IOnDisk.space}.
         """
         return None if self._reserve is None else self._reserve.space()
 
     def shortage(self) -> Refusal | None:
         """
-        Return why no batch would be taken now, if so; see L{IExclusiveStore.shortage}.
+        Check the place of the store and its space; see L{IExclusiveStore.shortage}.
         """
         if self._reserve is None:
             return None
@@ -362,13 +362,13 @@ class LmdbStore:
 
     def oldest_reader(self) -> StoreReader | None:
         """
-        Return the oldest state that another process reads; see L{IOnDisk.oldest_reader}.
+        Ask LMDB for the process that reads the oldest state; see L{IOnDisk.oldest_reader}.
         """
         return None if self._opened is None else oldest_reader(self._opened.env)
 
     def close(self) -> Deferred[None]:
         """
-        End the thread, make the witness durable and release the store; see L{IStore.close}.
+        Stop the thread, make the witness durable, unlock the store; see L{IStore.close}.
         """
         return execute(self._close)
 
@@ -383,7 +383,7 @@ class LmdbStore:
 
 def store_in(path: str, options: StoreOptions) -> LmdbStore:
     """
-    Make the store in the directory C{path} as a worker needs it.
+    Make the store in the directory C{path}, with the executor and verification of a worker.
     """
     reactor, executor = options.reactor, CommitExecutor(options.reactor, ExecutorPolicy())
 

@@ -1,11 +1,14 @@
 """
-The transactions of LMDB: what a commit appends and removes, and what a read returns.
+The content of LMDB's transactions: what a commit appends and removes, what a read returns.
 
 A commit appends a row to the journal, and keys to the rows of keys.  It also removes the
-oldest rows that need not be kept, so their pages are used again and the file stops growing.
-One commit removes a bounded number of rows, however many are too many, for example after
-the journal was made shorter.  A worker whose commit takes longer than the watchdog's
-timeout would be killed, and would try the same again.  The next commits remove the rest.
+oldest rows that need not be kept.  Later commits reuse their pages, so the file stops
+growing.
+
+One commit removes a bounded number of rows; the next commits remove the rest.  For example
+after an operator made the journal shorter, there are many.  If a commit removed all of them
+and took longer than the watchdog's timeout, the worker would be killed, and the next worker
+would try the same again.
 """
 
 from __future__ import annotations
@@ -21,28 +24,28 @@ from pexservice.stores.lmdb.databases import Databases
 from pexservice.stores.lmdb.records import BadRecord, KeyRow
 from pexservice.stores.remembered_keys import RememberedKeys
 
-#: How many revisions or keys too many may pile up before they are trimmed.  Each call into
-#: LMDB releases the interpreter lock, so a commit in the thread is faster if it makes fewer
-#: calls: trim many rows now and then instead of one each time.
+#: How many surplus revisions or keys may accumulate before a commit trims them.  Each call
+#: into LMDB releases the interpreter lock, so most commits make fewer calls, and are faster
+#: in the thread, if one commit trims many rows.
 TRIM_SLACK = 256
 
 #: How many rows one commit removes at most, which takes about 2 ms.
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
-#: A commit removes no further row when those that it removed had so many transitions, or so
-#: many keys.  The pages of a long row are freed one by one, and these have 1 MiB.
+#: A commit stops removing rows when the removed ones had this many transitions, or this
+#: many keys.  LMDB frees the pages of a long row one by one.
 MAX_TRIMMED_TRANSITIONS = 1 << 20
 MAX_TRIMMED_ROW_KEYS = 1 << 12
 
-#: A row with fewer keys takes up the keys of the next commit as well.  Otherwise a single
-#: client would leave 100,000 rows, and reading them at a start takes 200 ms, not 35.
+#: If the newest row has fewer keys, the next commit adds its keys to that row.  Otherwise a
+#: single client would leave 100,000 rows.  Reading them at a start takes 200 ms, not 35.
 FULL_KEY_ROW = 64
 
 
 @frozen
 class StoredRange:
     """
-    The newest and the oldest rows of a store, so that a commit trims without a search.
+    The newest and the oldest rows of a store.  With these a commit need not search them.
 
     @ivar revision: the newest revision.
     @ivar oldest_row: the first revision of the oldest journal row.
@@ -60,7 +63,7 @@ def read_stored_range(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
 ) -> StoredRange:
     """
-    Return the range of the store, whose cursor is at C{revision}.
+    Read the range of the store, whose cursor is at C{revision}.
     """
     newest_keys = KeyRow(1, b"", b"")
     with txn.cursor(databases.keys) as rows:
@@ -82,7 +85,7 @@ def _oldest(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> int:
 @frozen
 class Retention:
     """
-    How many transitions and how many keys are kept at least.
+    How many transitions and how many keys a store keeps at least.
     """
 
     transitions: int
@@ -109,14 +112,14 @@ def write_batch(
     if batch.keys:
         newest_keys = write_keys(txn, databases.keys, batch.keys, newest_keys)
     oldest_row, oldest_keys = stored.oldest_row, stored.oldest_keys
-    forgotten = batch.revision - retention.transitions
-    if forgotten >= oldest_row + TRIM_SLACK:
-        oldest_row = _trim(txn, databases.journal, forgotten, MAX_TRIMMED_TRANSITIONS)
-    forgotten = newest_keys.end - 1 - retention.keys
-    if forgotten >= oldest_keys + TRIM_SLACK:
-        # At least as many as the batch has, so that surplus keys become fewer.
+    expired = batch.revision - retention.transitions
+    if expired >= oldest_row + TRIM_SLACK:
+        oldest_row = _trim(txn, databases.journal, expired, MAX_TRIMMED_TRANSITIONS)
+    expired = newest_keys.end - 1 - retention.keys
+    if expired >= oldest_keys + TRIM_SLACK:
+        # More than the batch adds, so that the number of surplus keys decreases.
         max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
-        oldest_keys = _trim(txn, databases.keys, forgotten, max_keys)
+        oldest_keys = _trim(txn, databases.keys, expired, max_keys)
     return StoredRange(batch.revision, oldest_row, oldest_keys, newest_keys)
 
 
@@ -127,9 +130,9 @@ def write_keys(
     newest: KeyRow,
 ) -> KeyRow:
     """
-    Append C{keys}, each with its packed use, to the row C{newest}, or to a new one.
+    Append C{keys}, each with its packed use, to the row C{newest}, or write a new row.
 
-    @return: the newest row then.
+    @return: the row with C{keys}.
     """
     size = newest.end - newest.first
     if 0 < size < FULL_KEY_ROW:
@@ -149,27 +152,27 @@ def _append(
 
 
 def _trim(
-    txn: lmdb.Transaction[bytes], database: lmdb._Database, forgotten: int, max_items: int
+    txn: lmdb.Transaction[bytes], database: lmdb._Database, expired: int, max_items: int
 ) -> int:
     """
-    Remove some of the oldest rows that hold nothing beyond C{forgotten}.
+    Remove the oldest rows that hold nothing newer than C{expired}, up to a limit.
 
-    @param forgotten: the newest revision or ordinal that need not be kept.
-    @param max_items: after so many revisions or ordinals no further row is removed.
+    @param expired: the newest revision or ordinal that need not be kept.
+    @param max_items: stop when this many revisions or ordinals were removed.
     @return: the first revision or ordinal of the oldest row that stays.
     """
     with txn.cursor(database) as rows:
         rows.first()
         begin = oldest = records.decode_row_key(rows.key())
         for _ in range(MAX_TRIMMED_ROWS):
-            # A row ends where the next begins; the newest always stays.
+            # A row ends where the next one begins.  The newest row always stays.
             if oldest - begin >= max_items or not rows.next():
                 break
             following = records.decode_row_key(rows.key())
-            if following > forgotten + 1:
+            if following > expired + 1:
                 break
             rows.prev()
-            # This leaves the cursor on the next row.
+            # Deleting moves the cursor to the next row.
             if not rows.delete():
                 raise BadRecord(f"the row {oldest} cannot be removed")
             oldest = following
@@ -181,7 +184,7 @@ def read_history(
     journal: lmdb._Database,
     *,
     before: int,
-    forgotten: int,
+    expired: int,
     limit: int,
 ) -> list[HistoryEntry]:
     """
@@ -189,15 +192,15 @@ def read_history(
 
     A row may hold thousands of transitions; only those that are returned are replayed.
 
-    @param before: the revision that follows the newest transition to return.
-    @param forgotten: the newest revision that is not kept any more.
+    @param before: the revision that follows the newest one to return.
+    @param expired: the newest revision that is not returned any more.
     """
     history: list[HistoryEntry] = []
     with txn.cursor(journal) as rows:
         beyond = rows.set_range(records.row_key(before))
         more = rows.prev() if beyond else rows.last()
         while more:
-            first = max(before - (limit - len(history)), forgotten + 1)
+            first = max(before - (limit - len(history)), expired + 1)
             if first >= before:
                 break
             row = records.decode_journal_row(*rows.item(), first, before)
@@ -211,10 +214,10 @@ def read_history(
 
 class KeyLog:
     """
-    The rows of keys as far as a process has read them.
+    The rows of keys that a process has read so far.
 
-    @ivar remembered_keys: their keys.
-    @ivar newest: the last row that was read; an empty one at first.
+    @ivar remembered_keys: the keys in these rows.
+    @ivar newest: the newest of these rows; at first an empty one.
     """
 
     def __init__(self, kept_keys: int) -> None:
@@ -232,8 +235,8 @@ class KeyLog:
         """
         Read more rows.
 
-        @param rows: the rows from C{newest.first} on, or all rows if none were read.
-        @raise BadRecord: the row L{newest} is not there any more, or another is missing.
+        @param rows: the rows from C{newest.first} on; all rows if none was read before.
+        @raise BadRecord: the row L{newest} is missing or was replaced, or a row is missing.
         """
         if self.newest.uses:
             row = records.decode_key_row(*next(rows, (b"", b"")))

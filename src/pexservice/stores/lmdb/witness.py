@@ -1,16 +1,16 @@
 """
 The witness of the newest commit: a file of some bytes next to the data file.
 
-A flipped bit in LMDB's newest meta page can make LMDB open the store with the previous one.
-That state is consistent, but acknowledged steps are missing, and only another file can show
-that.  So the revision of each commit is written to the witness, after the commit and before
-the response.
+A flipped bit in LMDB's newest meta page can make LMDB use the previous meta page.  Then the
+store is consistent, but acknowledged steps are missing, which only another file can show.
+So the revision of each commit is written to the witness, after the commit and before the
+response.
 
 The witness is flushed only when the store is closed in order, so it costs one small write
-per commit.  The revision in the witness was durable before it was written.  So a store that
-is older than its witness has lost commits.  A witness that is older than the store, torn or
-missing is no sign of damage: a power cut discards what was not flushed.  The witness fits
-into one sector of the disk.
+per commit.  A revision is durable before it is written to the witness, so a store that is
+older than its witness has lost commits.  The opposite is no sign of damage: a power cut
+discards what was not flushed, so the witness may be older than the store, incomplete or
+missing.  It fits into one sector of the disk.
 
 The witness also records damage that was found while the store was served, so that the next
 worker verifies the whole store before it uses it.
@@ -31,7 +31,7 @@ from pexservice.stores.lmdb.records import WitnessRecord
 
 class Witness:
     """
-    The witness of a store that this process owns.
+    The witness of a store that this process has locked.
     """
 
     _log = Logger()
@@ -48,8 +48,8 @@ class Witness:
         Begin to witness the commits of a store at C{revision}.
 
         @param verified: whether the whole store was verified.
-        @raise StoreDamaged: the store is older than its witness, or was found damaged and
-            is not verified.
+        @raise StoreDamaged: the store is older than its witness, or it was found damaged
+            and is not C{verified}.
         """
         witnessed = check_witness(self._store, revision)
         if witnessed is not None and not (witnessed.sound or verified):
@@ -72,7 +72,7 @@ class Witness:
                 os.fsync(self._file)
                 sync(self._store)
         except OSError as error:
-            # A full disk need not stop a service that has its reserve.
+            # On a full disk, the service can still commit into its reserve.
             self._continue_without_file(error)
         if witnessed not in (None, WitnessRecord(revision)):
             self.write(WitnessRecord(revision))
@@ -91,7 +91,7 @@ class Witness:
 
     def close(self) -> None:
         """
-        Make the witness durable, and close its file, if that is open.
+        Make the witness durable, and close its file.
         """
         if self._file is not None:
             try:
@@ -117,7 +117,7 @@ class Witness:
 
 def read_witness(path: Path) -> WitnessRecord | None:
     """
-    Return the witness of the store in C{path}, or C{None} if it is missing or torn.
+    Return the witness of the store in C{path}; C{None} if it is missing or incomplete.
 
     @raise OSError: the witness cannot be read.
     """
@@ -130,7 +130,7 @@ def read_witness(path: Path) -> WitnessRecord | None:
 
 def check_witness(path: Path, revision: int) -> WitnessRecord | None:
     """
-    Compare the store in C{path}, at C{revision}, with its witness.
+    Check that the store in C{path}, at C{revision}, is not older than its witness.
 
     @return: the witness, as from L{read_witness}.
     @raise StoreDamaged: the store is older than its witness.
@@ -142,7 +142,7 @@ def check_witness(path: Path, revision: int) -> WitnessRecord | None:
 
 def refuse_older(path: Path, revision: int, witnessed: WitnessRecord | None) -> None:
     """
-    Compare the store in C{path}, at C{revision}, with a witness that was read before.
+    Check that the store in C{path}, at C{revision}, is not older than C{witnessed}.
 
     @raise StoreDamaged: the store is older than the witness.
     """

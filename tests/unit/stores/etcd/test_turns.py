@@ -395,7 +395,7 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
         operation,
         queue=queue,
         journal=9,
-        forgotten=7,
+        expired=7,
     )
     assert len(message["success"]) <= MOST_OPERATIONS
     assert etcd.apply("kv/txn", message)["succeeded"]
