@@ -1,6 +1,6 @@
 """
-The stores, in which the cursor outlives the process.
+The stores, which keep the cursor durably.
 
-C{interface} says what a store promises, and C{registry} which store a URL names.
-C{lmdb} keeps the promise on one machine, and C{etcd} on many.
+C{interface} is the contract of a store, and C{registry} finds the store of a URL.  C{lmdb}
+implements the contract on one machine, and C{etcd} on many.
 """

@@ -1,8 +1,8 @@
 """
 The registry of stores, by the scheme of their URLs.
 
-To add a store, add a folder with a factory in it, and a line here.  A factory is imported
-when a URL names its store, so no process pays for those of the other stores.
+To add a store, add a folder with a factory, and a line here.  A factory is imported when a
+URL has its scheme, so no process imports the modules of other stores.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The idempotency keys that a committer remembers.
 
-A store that only one process writes to appends keys and never looks one up: the process has
-them all in memory.
+An exclusive store only appends keys, and never looks up a key: its process has all keys in
+memory.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _USE = Struct(USE_FORMAT)
 #: The size of a packed use of a key, in bytes.
 USE_SIZE = _USE.size
 
-#: Pack the transition's code, the revision and the position of the first use of a key.
-#: Unlike a tuple, bytes are never visited by the garbage collector.
+#: Packs the first use of a key: the code of the transition, the revision, the position.
+#: Bytes are used because the garbage collector visits tuples, but not bytes.
 pack_use = _USE.pack
 
-#: How many generations are needed to keep all keys that must be remembered.  One more is
+#: How many full generations hold all keys that must be remembered.  One more generation is
 #: being filled.
 _FULL_GENERATIONS = 8
 
 
 class KeyUse(NamedTuple):
     """
-    The transition that the first use of an idempotency key made, and where it led.
+    The first use of an idempotency key: its transition, and the state after it.
     """
 
     transition: Transition
@@ -57,8 +57,8 @@ class RememberedKeys:
     """
     At least the last L{KEPT_KEYS} keys, each with what its first use did.
 
-    The keys are in generations, and the oldest generation is dropped as a whole.  One
-    dictionary that forgets key by key would stall for 7 to 9 ms whenever it is resized.
+    The keys are in several dictionaries, the generations, and the oldest one is dropped as
+    a whole.  A single dictionary would block the process for 7 to 9 ms at each resize.
 
     100,000 keys of 36 characters take 20 MB, and keys of 255 characters 40 MB.
     """

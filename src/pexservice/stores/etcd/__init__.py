@@ -1,12 +1,13 @@
 """
 The store of many nodes: etcd, through its JSON gateway.
 
-  - C{address} parses the option, and C{factory} makes a store from it;
-  - C{gateway} is the interface of a gateway, C{http_gateway} speaks HTTP, C{secure} TLS;
-  - C{records} has the format of every key and value, C{messages} every transaction;
-  - C{store} keeps the contract of stores: C{decision} decides whether a batch happened,
-    C{turn_queue} has the nodes take turns, C{watch} hears of other nodes' batches, and
-    C{journal} reads the history and forgets old keys.
+  - C{address} parses the URL of a store, and C{factory} makes the store;
+  - C{gateway} is the interface of a gateway; C{http_gateway} implements it, with TLS from
+    C{secure};
+  - C{records} has the format of every key and value, C{messages} has every transaction;
+  - C{store} implements the contract of a store: C{decision} finds out whether a batch
+    happened, C{turn_queue} decides whose turn it is, C{watch} reports other nodes' batches,
+    and C{journal} reads the history and removes old idempotency keys.
 
 The package is imported only with C{--store etcd:...}.
 """

@@ -30,14 +30,15 @@ _NAMES = {
 @frozen(kw_only=True)
 class EtcdAddress:
     """
-    The address of etcd, and the identity that this program shows there.
+    The address of etcd, and the credentials of this program there.
 
     @ivar endpoints: URLs, as C{http://127.0.0.1:2379}.
     @ivar prefix: the prefix of all keys of this program.
     @ivar ca: a PEM file with the authorities that sign etcd's certificates; by default the
         system's.
-    @ivar certificate: a PEM file with this program's certificate, and C{key} with its key.
-    @ivar password_file: its first line is the password of C{user}.
+    @ivar certificate: a PEM file with this program's certificate.
+    @ivar key: a PEM file with the certificate's private key.
+    @ivar password_file: a file whose first line is the password of C{user}.
     """
 
     endpoints: tuple[str, ...]
@@ -99,7 +100,7 @@ def parse(url: str) -> EtcdAddress:
 
 def _check(given: dict[str, str]) -> None:
     """
-    Check the parameters that go together, and the prefix.
+    Check the prefix, and that parameters are given in pairs.
     """
     if ("certificate" in given) is not ("key" in given):
         raise ValueError("certificate and key go together")

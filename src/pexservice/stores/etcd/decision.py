@@ -1,24 +1,28 @@
 """
-The decision whether a transaction happened.
+The decision whether the transaction of a batch happened.
 
-A batch happens if the cursor's key is still as this node knows it: its value, and etcd's
-revision of the last change.  Every batch changes it.  So a transaction that was sent more
-than once, or arrives late, happens at most once, and never after another one has.
+The transaction requires that the cursor's key is as this node knows it: its value, and
+etcd's revision of its last change.  Every transaction of a batch changes this key.  So if a
+transaction is sent several times, or arrives late, it happens at most once, and never after
+another batch has happened.
 
-If no answer arrives, the same transaction is sent again until an answer comes:
+Each transaction also writes the operation key of its process: the number of the batch.
+This key exists before the first batch of the process.  So it has the number of the last
+batch that happened, and if it is missing, the outcome cannot be known.
 
-  - It succeeds: the batch happened now, and no other copy of it can happen any more.
-  - It fails, and the operation key has its number: a copy of it happened before.
-  - It fails, the operation key has another number, and the cursor's key has changed: the
-    batch never happened and never will.
-  - Else the outcome is unknown, as it is when no answer arrives in time.
+If no answer arrives, the same transaction is sent again, until an answer shows the outcome:
 
-The operation key has the number of this process's last batch that happened.  It is written
-in the same transaction, and it exists before the first one.  So if it is missing, the
-outcome cannot be known.  No clock is read.
+  - The transaction succeeded.  The batch happened, and no other copy of the transaction can
+    happen any more.
+  - The transaction failed, and the operation key has its number.  An earlier copy happened.
+  - The transaction failed, the operation key has another number, and the cursor's key has
+    changed.  The batch did not happen and will not happen later.
+  - In other cases, and when no answer arrives in time, the outcome is unknown.
 
-When etcd runs out of space, it reports that even for the transaction that filled the space.
-So this answer does not count, and etcd's state is read to find the outcome.
+No decision depends on a clock.
+
+When etcd runs out of space, it says so even in the answer to the transaction that used the
+last space.  Therefore this answer proves nothing, and etcd's state is read instead.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class BatchOutcome(Enum):
     """
 
     TAKEN = auto()
-    #: The batch has not happened, and never will.
+    #: The batch did not happen, and will not happen later.
     NOT_TAKEN = auto()
     UNKNOWN = auto()
 
@@ -60,10 +64,10 @@ class BatchOutcome(Enum):
 @frozen
 class Attempt:
     """
-    A transaction whose outcome is to be decided.
+    The transaction of a batch, which is sent until its outcome is known.
 
     @ivar message: the transaction, as L{messages.transaction} makes it.
-    @ivar base: the cursor that it is compared with.
+    @ivar base: the cursor that the transaction requires.
     """
 
     gateway: Gateway
@@ -77,10 +81,10 @@ class Attempt:
         """
         Send the transaction until its outcome is known.
 
-        @raise Refusal: it has not happened and never will, but not because of the cursor.
+        @raise Refusal: etcd refused it.  It did not happen and will not happen later.
         @raise OutcomeUnknown: etcd did not answer in time.
         """
-        # Whether copies of the message may still arrive.
+        # Whether copies of the transaction may have happened, or may still arrive.
         copies_left = False
 
         async def attempt() -> tuple[BatchOutcome, Observation]:
@@ -107,8 +111,8 @@ class Attempt:
         """
         Send the transaction once.
 
-        @raise CallRefused: this copy has not happened and never will.
-        @raise CallUnanswered: whether this copy happened is not known, if it was C{sent}.
+        @raise CallRefused: this copy did not happen and will not happen later.
+        @raise CallUnanswered: if it was C{sent}, this copy may have happened.
         """
         try:
             answer = await self.gateway.call("kv/txn", self.message)
@@ -120,7 +124,7 @@ class Attempt:
                 observation.operation != self.operation.number
                 and observation.cursor == self.base
             ):
-                # No copy has happened yet.
+                # No copy has happened so far.
                 raise
             return self._judge(observation, copies_left=True), observation
         if answer.get("succeeded"):
@@ -138,7 +142,7 @@ class Attempt:
 
     async def _observe(self) -> Observation:
         """
-        Read etcd's state, which shows whether a copy has happened.
+        Read the state of etcd that shows whether a copy has happened.
         """
         names = self.batch.keys
         try:
@@ -151,17 +155,18 @@ class Attempt:
 
     def _judge(self, observation: Observation, *, copies_left: bool) -> BatchOutcome:
         """
-        Judge the outcome by etcd's state, in which the last copy changed nothing.
+        Return the outcome after the last copy has failed.
 
-        @param copies_left: whether other copies may still arrive.
+        @param observation: the state of etcd that this copy found.
+        @param copies_left: whether earlier copies may have happened, or may still arrive.
         """
         if observation.operation == self.operation.number:
             return BatchOutcome.TAKEN
-        # When the lease has ended no copy can happen any more, but one may have.
+        # Without the operation key no copy can happen any more, but one may have happened.
         gone = observation.operation is None
         moved = observation.cursor != self.base
         if copies_left and (gone if moved else observation.used):
-            # Nothing shows any more whether a copy happened.  Or a copy may happen yet, if
-            # the used keys are forgotten before it arrives.
+            # Either nothing shows any more whether a copy has happened, or a copy may still
+            # happen, if the used idempotency keys are removed before it arrives.
             return BatchOutcome.UNKNOWN
         return BatchOutcome.NOT_TAKEN

@@ -1,5 +1,5 @@
 """
-The factory of stores on etcd, which puts one together from the command line's options.
+The factory of stores on etcd.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EtcdFactory:
     def __init__(self, url: str) -> None:
         self._url = url
         self._address = parse(url)
-        # Without a password.
+        # Contains no password.
         self.name = str(self._address)
 
     def offline(self) -> IOfflineStore:
@@ -60,7 +60,7 @@ class EtcdFactory:
 
     def lock_holder(self) -> str:
         """
-        Name no process: none owns the store alone.
+        Name no process: no process locks a store on etcd.
         """
         return "another process"
 
@@ -91,9 +91,9 @@ class EtcdFactory:
 
     def make(self, options: StoreOptions) -> EtcdStore:
         """
-        Make the store, without connecting to etcd.
+        Make the object that represents the store, without connecting to etcd.
         """
-        # A supervisor checks URLs, and does without an HTTP client.
+        # A supervisor checks URLs, and does not import an HTTP client.
         from pexservice.stores.etcd.http_gateway import HttpGateway  # noqa: PLC0415 treq, for this store alone
         from pexservice.stores.etcd.store import EtcdStore  # noqa: PLC0415 treq, for this store alone
 

@@ -1,9 +1,9 @@
 """
-The interface of a gateway, as the store needs it.
+The interface of a gateway, and calls that are repeated until they are answered.
 
-A call ends in one of three ways, and the code above depends on which: the call is answered;
-it surely was not done (L{CallRefused}, or L{CallUnanswered} and not C{sent}); or its
-outcome is unknown.
+A call ends in one of three ways: etcd answers; etcd surely did not execute the call
+(L{CallRefused}, or L{CallUnanswered} without C{sent}); or the outcome is unknown
+(L{CallUnanswered} with C{sent}).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ ATTEMPT_SECONDS = 1.0
 #: How long a call may take with all its attempts, before the waiting clients get an error.
 CALL_TIMEOUT_SECONDS = 5.0
 
-#: gRPC's code for a call that makes no sense to etcd, as one with a wrong password.
+#: gRPC's code for a call that etcd cannot execute, for example with a wrong password.
 INVALID_ARGUMENT = 3
 
-#: gRPC's code for a lack of space, which etcd sends even for a call that it has done.
+#: gRPC's code for a lack of space.  etcd sends it even for a call that it has executed.
 RESOURCE_EXHAUSTED = 8
 
 
 class CallRefused(Exception):
     """
-    etcd refuses a call, and has done nothing, except with L{RESOURCE_EXHAUSTED}.
+    etcd refused a call and did not execute it; but see L{RESOURCE_EXHAUSTED}.
 
     @ivar code: gRPC's code.
     """
@@ -46,9 +46,9 @@ class CallRefused(Exception):
 
 class CallUnanswered(Exception):
     """
-    There is no answer to a call, or none that says what happened.
+    A call got no answer, or an answer that does not tell whether etcd executed the call.
 
-    @ivar sent: whether etcd may have got the call.
+    @ivar sent: whether etcd may have executed the call, now or later.
     """
 
     def __init__(self, message: str, *, sent: bool) -> None:
@@ -58,7 +58,7 @@ class CallUnanswered(Exception):
 
 class Gateway(Protocol):
     """
-    etcd's JSON gateway, as far as the store needs it; the tests have another.
+    etcd's JSON gateway, as far as the store needs it; tests implement it too.
 
     @ivar certificate_expires: when the client certificate ends, if there is one, in seconds
         since the epoch.
@@ -74,10 +74,10 @@ class Gateway(Protocol):
 
     async def survey(self) -> dict[str, str]:
         """
-        Check that etcd answers, and that no member is too old.
+        Check that a member of etcd answers, and that no member is too old.
 
-        @return: of each endpoint, its version, or why it does not answer.
-        @raise StoreUnusable: nothing answers, or something else does, or an old etcd.
+        @return: for each endpoint, its version, or why it does not answer.
+        @raise StoreUnusable: no member answers, one is too old, or a server is not etcd.
         """
 
     async def call(self, path: str, message: Message) -> Message:
@@ -85,18 +85,18 @@ class Gateway(Protocol):
         Make one attempt at a call, and return its answer.
 
         @param path: the path below C{/v3/}.
-        @raise CallRefused: the call was not done; see L{CallRefused}.
-        @raise CallUnanswered: the call was not done, or its outcome is unknown.
+        @raise CallRefused: etcd did not execute the call.
+        @raise CallUnanswered: etcd did not execute the call, or the outcome is unknown.
         """
 
     async def pause(self, attempt: int) -> None:
         """
-        Wait before the C{attempt}-th repetition, counted from 0.
+        Wait before an attempt is repeated for the C{attempt}-th time, counted from 0.
         """
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
-        Watch a key for as long as the watch lasts.
+        Watch a key until the watch ends.
 
         @param take: called with each line of the answer.
         @raise CallRefused: the watch was not begun.
@@ -113,11 +113,12 @@ async def retry_until_answered(
     gateway: Gateway, attempt: Callable[[], Coroutine[Any, Any, T]]
 ) -> T:
     """
-    Make an attempt, which may be made again, until it is answered.
+    Call C{attempt} again and again until it is answered.
 
-    @raise CallRefused: etcd refused it.
-    @raise CallUnanswered: it was not answered within L{CALL_TIMEOUT_SECONDS}; the message
-        has each reason once.
+    @param attempt: makes one attempt at a call that can be repeated safely.
+    @raise CallRefused: etcd refused an attempt.
+    @raise CallUnanswered: none was answered within L{CALL_TIMEOUT_SECONDS}.  The message
+        has every reason once.
     """
     end, number = gateway.clock.seconds() + CALL_TIMEOUT_SECONDS, 0
     problems: dict[str, None] = {}
@@ -136,6 +137,6 @@ async def retry_until_answered(
 
 async def call_until_answered(gateway: Gateway, path: str, message: Message) -> Message:
     """
-    Make a call, which may be made again, until it is answered; see L{retry_until_answered}.
+    Make a call that can be repeated safely; see L{retry_until_answered}.
     """
     return await retry_until_answered(gateway, lambda: gateway.call(path, message))

@@ -1,7 +1,8 @@
 """
-etcd's JSON gateway, one call at a time, by whichever endpoint answers.
+etcd's JSON gateway over HTTP.
 
-See L{pexservice.stores.etcd.gateway} for how a call ends.
+Calls go to one endpoint until it does not answer, and then to the next.  See
+L{pexservice.stores.etcd.gateway} for how a call ends.
 """
 
 from __future__ import annotations
@@ -38,30 +39,30 @@ from pexservice.stores.etcd.gateway import (
 from pexservice.stores.etcd.records import Message
 from pexservice.stores.interface import StoreMisconfigured, StoreUnavailable
 
-#: The timeout of one attempt in etcd.  It is shorter than an election, so that a request to
-#: a leader that is gone is sent again as soon as there is a new leader.
+#: The timeout of one attempt in etcd.  It is shorter than an election, so a request to a
+#: leader that has died is repeated as soon as there is a new leader.
 ATTEMPT_MILLISECONDS = 500
 
 #: How long one watch lasts.
 WATCH_SECONDS = 60.0
 
-#: The backoff between attempts: the first delay, which doubles, and the longest.  A random
-#: part of it, at least half, is waited, so that the nodes do not repeat at the same time.
+#: The backoff between attempts: the first delay, which doubles, and the longest.  The real
+#: delay is random, at least half of it, so that nodes do not repeat at the same time.
 FIRST_RETRY_DELAY_SECONDS = 0.02
 MAX_RETRY_DELAY_SECONDS = 0.4
 
-#: gRPC's codes with which etcd says no: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
-#: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  Others, as
-#: UNAVAILABLE, come also when etcd may still execute the request.
+#: The gRPC codes of refusals: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
+#: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  After other
+#: codes, such as UNAVAILABLE, etcd may still execute the request.
 REFUSAL_CODES = {INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
 
 _UNAUTHENTICATED = 16
 
-#: The oldest version that is used: before it, the gateway has other paths.
+#: The oldest supported version of etcd.  Older gateways have other paths.
 OLDEST_VERSION = (3, 4, 0)
 
-#: From the first version to before the second, a member that was paused may answer a
-#: linearizable read with an old state.
+#: In versions from the first one to before the second, a member that was paused may answer
+#: a linearizable read with an old state.
 STALE_VERSIONS = ((3, 5, 0), (3, 5, 28))
 
 #: etcd's error for a JWT that is older than the last change of users or roles.
@@ -82,11 +83,11 @@ class HttpGateway:
         self.address = address
         self.clock = reactor
         self._pool = HTTPConnectionPool(reactor)
-        # A POST is repeated here, where it is known to be safe.
+        # Twisted must not repeat a POST; the callers know which ones are safe to repeat.
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = 8
         self._client = treq.client.HTTPClient(self._agent())
-        # The number of the endpoint to call, plus any multiple of how many there are.
+        # Increases with each endpoint that did not answer; see _endpoint.
         self._turn = 0
         self._token: str | None = None
         self._warned = False
@@ -119,7 +120,7 @@ class HttpGateway:
         try:
             return await self._attempt(path, message)
         except CallRefused as error:
-            # A token expires with time, and with each change of the users' rights.
+            # A token becomes invalid with time, and with each change of users or roles.
             stale = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
             if self._token is None or not stale:
                 raise
@@ -129,7 +130,7 @@ class HttpGateway:
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
-        Watch a key for as long as the watch lasts; see L{Gateway.stream}.
+        Watch a key, for L{WATCH_SECONDS} at most; see L{Gateway.stream}.
         """
         await self._ensure_token()
         endpoint = self._endpoint()
@@ -221,7 +222,7 @@ class HttpGateway:
         self, method: str, endpoint: str, path: str, message: Message | None
     ) -> Message:
         def timed_out(_: object, seconds: float) -> Failure:
-            # The error of the cancelled request would not say why it was cancelled.
+            # The error of a cancelled request would not mention the timeout.
             return Failure(
                 CallUnanswered(f"{endpoint}: no answer in {seconds} s", sent=True)
             )
@@ -239,7 +240,7 @@ class HttpGateway:
         except (ConnectError, DNSLookupError) as error:
             raise CallUnanswered(f"{endpoint}: {_describe(error)}", sent=False) from error
         except Exception as error:
-            # However it broke, what was sent may have arrived.
+            # Whatever the error was, etcd may have received the request.
             raise CallUnanswered(f"{endpoint}: {_describe(error)}", sent=True) from error
         return _understand(endpoint, status, body)
 
@@ -261,9 +262,9 @@ class HttpGateway:
 
 class _LineReceiver(LineOnlyReceiver):
     """
-    The receiver of an endless answer, line by line.  A line that is too long ends it.
+    The receiver of the lines of an endless answer, which a line that is too long ends.
 
-    @ivar ended: fires when the answer ends; cancelling it closes the connection.
+    @ivar ended: fires when the answer has ended.  To cancel it closes the connection.
     """
 
     delimiter = b"\n"
@@ -295,10 +296,10 @@ class _LineReceiver(LineOnlyReceiver):
 
 def _understand(endpoint: str, status: int, body: bytes) -> Message:
     """
-    Return the answer that the gateway's response holds.
+    Return the answer in a response of the gateway.
 
-    @raise CallRefused: etcd says no.
-    @raise CallUnanswered: the response says something else.
+    @raise CallRefused: etcd refused the call.
+    @raise CallUnanswered: the response does not tell whether etcd executed the call.
     """
     try:
         answer = json.loads(body)
@@ -307,7 +308,7 @@ def _understand(endpoint: str, status: int, body: bytes) -> Message:
     if not isinstance(answer, dict):
         words = " ".join(body.decode(errors="replace").split())[:_MAX_SHOWN]
         if BAD_REQUEST <= status < INTERNAL_SERVER_ERROR:
-            # The gateway itself refuses the request like this, before it asks etcd.
+            # The gateway refused the request, before it sent anything to etcd.
             raise CallRefused(INVALID_ARGUMENT, f"{endpoint}: status {status}: {words}")
         raise _not_etcd(endpoint, f": status {status}: {words}")
     code = answer.get("code", 0)
@@ -327,7 +328,7 @@ def check_version(endpoint: str, answer: Message) -> tuple[str, tuple[int, ...]]
     """
     Return the version in an answer of etcd, in words and in numbers.
 
-    @raise StoreMisconfigured: etcd is too old, or something else answers.
+    @raise StoreMisconfigured: etcd is too old, or the server is not etcd.
     """
     version = str(answer.get("etcdserver", ""))
     match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)

@@ -1,5 +1,5 @@
 """
-The journal: its pages, newest first, and the removal of the oldest idempotency keys.
+Reading the history, and removing the oldest idempotency keys.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ async def history(
     @param kept: how many of the newest transitions may be shown.
     """
     history_rows: list[HistoryEntry] = []
-    # A row has its last revision in its key: rows below the key of a revision end
-    # before that revision, and the first row from there on contains it.
+    # The key of a row has the row's last revision.  So a row below the key of a revision
+    # ends before that revision, and the first row from that key on contains it.
     end = keys.rows_end if before is None else keys.row(min(before - 1, records.MAX_NUMBER))
     whole: Message = {
         "request_range": messages.get(
@@ -72,18 +72,18 @@ def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
             yield from reversed(records.decode_journal_row(pair, last))
 
 
-#: How many keys one transaction removes, unless a single batch has more; and how many
-#: batches are read for it.
+#: How many idempotency keys one transaction removes, unless a single batch has more; and
+#: how many batches are read at a time.
 MAX_TRIMMED_KEYS = 100
 
 
 async def trim(gateway: Gateway, keys: Keys, expired: int) -> None:
     """
-    Forget the first C{expired} keys, except for those that share a batch with a kept key.
+    Remove the first C{expired} idempotency keys, but no key of a batch that has later keys.
 
-    Each transaction takes the oldest batches whole, and only if the oldest one is still
-    there.  So a transaction that arrives late, or that another node was faster with,
-    changes nothing.
+    Each transaction removes all keys of the oldest batches, and requires that the oldest
+    batch is still there.  So it changes nothing if it arrives late, or if another node has
+    removed the batch.
 
     @raise CallRefused: etcd refuses.
     @raise CallUnanswered: etcd does not answer.

@@ -18,18 +18,20 @@ from pexservice.stores.etcd.turn_queue import TurnQueue
 from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import KeyUse, unpack_use
 
-#: How many idempotency keys one batch may have.  etcd takes 128 operations in a branch of
-#: a transaction, and the rest of a branch takes up to 15.
+#: How many idempotency keys one batch may have.  etcd accepts 128 operations in a branch of
+#: a transaction, and a branch has up to 15 operations for other purposes.
 MAX_BATCH_KEYS = 100
 
-#: How many marks are read: those that have waited longest.  There is one for each node,
-#: and those of processes that died are few: the node that passes them over removes them.
+#: How many marks are read, the oldest first.  There is one mark for each node, and a few of
+#: processes that died: the node that passes over a mark removes it.
 MAX_MARKS = 64
 
 
 def get(key: bytes, end: bytes | None = None, **more: object) -> Message:
     """
-    Return the message that reads a range, linearizably: of one key, or up to C{end}.
+    Return the message that reads C{key}, or the keys from C{key} to before C{end}.
+
+    The read is linearizable.
     """
     message: Message = {"key": records.text(key), **more}
     if end is not None:
@@ -46,7 +48,8 @@ def _delete(key: bytes, end: bytes | None = None) -> Message:
 
 
 def _compare(key: bytes, target: str, result: str, revision: int) -> Message:
-    # Without a target, or with a field of another name, etcd compares something else.
+    # etcd ignores unknown fields and has defaults for missing ones, so a misspelled field
+    # would change the comparison without an error.
     return {
         "key": records.text(key),
         "target": target,
@@ -59,7 +62,7 @@ def _is_still(keys: Keys, base: CursorRecord) -> list[Message]:
     """
     Return the conditions that the cursor is C{base}.
 
-    After etcd was restored from a snapshot, its revisions come again with other batches, so
+    After etcd was restored from a snapshot, it uses revisions again for other batches, so
     the revision alone proves nothing.
     """
     value = {"key": records.text(keys.cursor), "target": "VALUE", "result": "EQUAL"}
@@ -80,10 +83,10 @@ def _is_new(key: bytes) -> Message:
 @frozen
 class OperationKey:
     """
-    The operation key of a batch, by which it is found out whether the batch happened.
+    The operation key of a process, which shows whether a batch of this process happened.
 
-    @ivar name: the operation key, of this process alone; there since before the batch.
-    @ivar number: its value, after the batch and not before.
+    @ivar name: the key in etcd.  It exists before the batch.
+    @ivar number: the number of the batch, which the key has as its value after the batch.
     @ivar lease: the lease that removes the key some time after the process has ended.
     """
 
@@ -116,9 +119,9 @@ def create(keys: Keys, journal: int) -> Message:
 
 def find_cursor(keys: Keys) -> Message:
     """
-    Return the transaction that reads the cursor, and any keys that have no business there.
+    Return the transaction that reads the cursor, and finds other keys of a store.
 
-    Those of the nodes that run may be there: after etcd was emptied they are put again.
+    Operation keys and marks do not count: running nodes put them into an emptied etcd.
     """
     others = (
         (keys.prefix, keys.operation("")),
@@ -135,11 +138,11 @@ def find_cursor(keys: Keys) -> Message:
 
 def check(keys: Keys) -> Message:
     """
-    Return a transaction that etcd refuses if it would refuse a batch, and changes nothing.
+    Return a transaction that etcd refuses if it would refuse a batch.  It changes nothing.
 
-    It could write, so etcd checks its space, its quorum and the user's permission; but its
-    condition never holds.  It goes through etcd's log, so its answer has the cursor as it
-    is, also where a member answers reads with an old state.
+    The transaction contains writes, so etcd checks its space, its quorum and the user's
+    permission.  But its condition never holds.  It passes through etcd's log, so its answer
+    has the present cursor, even from a member that answers reads with an old state.
     """
     probe = (keys.cursor, keys.row(0), keys.operation(""), keys.waiting(""))
     return {
@@ -153,7 +156,7 @@ def set_cursor(keys: Keys, base: CursorRecord, revision: int, journal: int) -> M
     """
     Return the transaction that gives the cursor another revision, if it still is C{base}.
 
-    The marks of nodes and their operation keys go, as the nodes are stopped.
+    All nodes are stopped, so their marks and operation keys are removed.
     """
     value = records.encode_cursor(
         revision, base.position, base.keys, "", base.journal or journal
@@ -179,18 +182,18 @@ def transaction(
     expired: int | None = None,
 ) -> Message:
     """
-    Return the transaction that takes C{batch}, unless etcd's state forbids that.
+    Return the transaction that writes C{batch}, under three conditions.
 
-    The cursor must still be C{base}, and none of the batch's idempotency keys may have been
-    used.
+    The cursor is still C{base}, the operation key exists, and none of the batch's
+    idempotency keys was used before.
 
-    While the operation key is there, its lease is.  No other put has a lease, least of all
-    one that is made when that key is gone: for a lease that has ended etcd refuses the
-    whole transaction, and says nothing of the cursor.
+    Only the operation key has a lease.  While this key exists, the lease does.  If another
+    put had a lease, and the lease had ended, etcd would refuse the whole transaction, and
+    its answer would not have the cursor.
 
     @param queue: the queue of the nodes that take turns, as this node sees it.
     @param journal: how many transitions the history keeps.
-    @param expired: the last of the revisions that the journal need not have.
+    @param expired: the newest revision to remove from the journal, if any.
     """
     names = batch.keys
     ordinal = base.keys + len(names)
@@ -212,7 +215,7 @@ def transaction(
         success.append(_delete(keys.row(0), keys.row(expired + 1)))
     own_mark = keys.waiting(queue.process)
     success += [
-        # One key may not be both put and deleted.
+        # etcd refuses a transaction that both puts and deletes a key.
         _put(own_mark, records.encode_mark(queue.usual_seconds, hard=False))
         if queue.keeps_place
         else _delete(own_mark),
@@ -228,7 +231,7 @@ def transaction(
         "success": success,
         "failure": [
             *_state(keys, operation, names),
-            # A node that has a place in the queue keeps it.
+            # A node that has a place in the queue already keeps that place.
             {
                 "request_txn": {
                     "compare": [_is_new(own_mark)],
@@ -244,7 +247,7 @@ def transaction(
 
 def observe(keys: Keys, operation: OperationKey, names: Iterable[bytes]) -> Message:
     """
-    Return a transaction that reads what a failed L{transaction} reads, and changes nothing.
+    Return a transaction that only reads what a failed L{transaction} reads.
     """
     return {"success": [*_state(keys, operation, names), _marks(keys)]}
 
@@ -270,7 +273,7 @@ def _marks(keys: Keys) -> Message:
 
 def _remove(key: bytes, modified: int) -> Message:
     """
-    Return the operation that deletes C{key}, unless it was put again.
+    Return the operation that deletes C{key}, unless C{key} was put again.
     """
     return {
         "request_txn": {
@@ -283,13 +286,13 @@ def _remove(key: bytes, modified: int) -> Message:
 @frozen
 class Observation:
     """
-    The state of etcd that the answer to a batch shows.
+    The state of etcd in the answer to the transaction of a batch.
 
     @ivar revision: etcd's revision in the answer.
     @ivar cursor: the cursor.
-    @ivar operation: the number of the last batch of this process that happened;
-        C{None} if the key is gone, so that there must be a new one.
-    @ivar used: the batch's idempotency keys that had been used, each with what its first
+    @ivar operation: the number of the last batch of this process that happened; C{None} if
+        the operation key is gone, so that a new one is needed.
+    @ivar used: the batch's idempotency keys that were used before, each with what its first
         use did.
     @ivar marks: the marks in the queue, in its order.
     """
@@ -306,7 +309,7 @@ def read_observation(keys: Keys, answer: Message, names: Iterable[bytes]) -> Obs
     Read the answer to a L{transaction} that did not succeed, or to a L{observe}.
 
     @param names: the batch's idempotency keys.
-    @raise ForeignRecord: a record is not of this program, or the cursor is missing.
+    @raise ForeignRecord: this program did not write a record, or the cursor is missing.
     """
     cursor, operation, *used, _ = ranges(answer)
     return Observation(
@@ -326,7 +329,7 @@ def only_cursor(keys: Keys, found: Sequence[Message]) -> CursorRecord:
     """
     Read the cursor in the answer to a range of its key.
 
-    @raise ForeignRecord: the cursor is missing, or not of this program.
+    @raise ForeignRecord: the cursor is missing, or this program did not write it.
     """
     if not found:
         raise ForeignRecord(
@@ -356,7 +359,7 @@ def ranges(answer: Message) -> Iterator[list[Message]]:
     """
     Yield the keys and values of each range in the answer to a transaction.
 
-    The answer of a nested transaction tells nothing new.
+    Answers of nested transactions are left out: they have nothing that is needed.
     """
     for response in answer["responses"]:
         if "response_range" in response:
@@ -365,10 +368,11 @@ def ranges(answer: Message) -> Iterator[list[Message]]:
 
 def trimming(keys: Keys, oldest: bytes, newest: bytes, names: Iterable[bytes]) -> Message:
     """
-    Return the transaction that forgets the idempotency keys C{names}.
+    Return the transaction that removes the idempotency keys C{names}.
 
-    These keys are those from the batch C{oldest} to the batch C{newest}.  If another node
-    has forgotten them, the transaction changes nothing: the keys may be in use again then.
+    They are the keys of the batches from C{oldest} to C{newest}.  If another node has
+    removed them, the transaction changes nothing, because clients may have used the keys
+    again since.
     """
     return {
         "compare": [_exists(oldest)],

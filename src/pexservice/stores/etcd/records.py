@@ -1,22 +1,24 @@
 """
 The format of every key and value in etcd.
 
-All functions are pure.  Values are JSON, for C{etcdctl get --prefix pexservice/}; etcd
-itself keeps checksums.  Numbers in keys have 20 digits, so that keys sort by number.
+All functions are pure.  Values are JSON, so that an operator can read them with C{etcdctl
+get --prefix pexservice/}.  They have no checksums, because etcd has its own.  Numbers in
+keys have 20 digits, so that keys sort by number.
 
 ==========================  =====================================================
 key, after the prefix       value
 ==========================  =====================================================
-``cursor``                  format, revision, position, how many keys ever, author
-``journal/`` last revision  time, start position, the transitions packed
+``cursor``                  format, revision, position, number of keys, author, journal
+``journal/`` last revision  time, start position, transitions
 ``keys/`` idempotency key   transition, revision, position
 ``ages/`` last ordinal      the names of a batch's idempotency keys
-``operations/`` process     the number of its last batch that happened
-``waiting/`` process        its mark in the L{TurnQueue}
+``operations/`` process     the number of the process's last batch that happened
+``waiting/`` process        the process's mark in the L{TurnQueue}
 ==========================  =====================================================
 
-A journal row is under its I{last} revision, so that rows up to a revision are removed
-whole and without being read; its first revision follows from the number of transitions.
+The key of a journal row has the row's I{last} revision, so that the rows up to a revision
+can be removed without reading them.  The first revision follows from the number of
+transitions.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ from pexservice.stores.remembered_keys import KeyUse
 #: Goes up when a record's meaning changes.
 ETCD_FORMAT_VERSION = 1
 
-#: No number has more digits.
+#: How many digits a number in a key has.
 _DIGITS = 20
 
 #: The largest number in a key.
 MAX_NUMBER = 10**_DIGITS - 1
 
-#: A message of etcd's gateway, as C{json} reads and writes it.
+#: A message to etcd's gateway or from it, decoded from JSON.
 Message = dict[str, Any]
 
 
@@ -58,11 +60,11 @@ class CursorRecord:
 
     @ivar modified: etcd's revision of the transaction that wrote it.
     @ivar keys: how many idempotency keys were ever remembered.
-    @ivar author: the process that wrote it, by its name in the queue; empty if it was
-        written by a version of this program that does not name itself.
-    @ivar journal: how many transitions the history keeps, the same for all nodes;
-        C{None} if the record was written by a version that does not say so.
-    @ivar value: the record itself, as the gateway takes it.
+    @ivar author: the process that wrote it, by its name in the queue; empty if an older
+        version of this program wrote it.
+    @ivar journal: how many transitions the history keeps, the same for all nodes; C{None}
+        if an older version of this program wrote it.
+    @ivar value: the record itself, encoded for the gateway.
     """
 
     modified: int
@@ -75,9 +77,9 @@ class CursorRecord:
 
     def went_back_from(self, earlier: CursorRecord) -> bool:
         """
-        Return whether etcd was restored, or emptied, since it had the cursor C{earlier}.
+        Return whether etcd was restored or emptied after it had the cursor C{earlier}.
 
-        Each batch raises both the cursor's revision and etcd's revision of it.
+        Each batch increases the cursor's revision, and etcd's revision of its last change.
         """
         return (
             self.modified < earlier.modified
@@ -89,12 +91,12 @@ class CursorRecord:
 @frozen
 class Mark:
     """
-    A place in the queue of the nodes that take turns.
+    A place in the queue of the nodes that take turns; see L{TurnQueue}.
 
     @ivar process: the process that the place belongs to.
-    @ivar hard: whether the node has moves that wait; else it will probably have some.
-    @ivar usual_seconds: how long its transactions usually take.
-    @ivar modified: etcd's revision of the transaction that put it.
+    @ivar hard: whether steps wait at its node; otherwise the node will probably have steps.
+    @ivar usual_seconds: how long the node's transactions usually take.
+    @ivar modified: etcd's revision of the transaction that put the mark.
     """
 
     process: str
@@ -142,7 +144,7 @@ class Keys:
 
     def used(self, key: bytes) -> bytes:
         """
-        Return the key of the record of what an idempotency key did.
+        Return the key of the record of what the first use of an idempotency key did.
         """
         return self.prefix + b"keys/" + key
 
@@ -150,7 +152,7 @@ class Keys:
         """
         Return the key of the names of a batch's idempotency keys.
 
-        The last of these idempotency keys is the C{ordinal}-th of all.
+        @param ordinal: the number of the last of these, counted over all batches.
         """
         return self.prefix + b"ages/%0*d" % (_DIGITS, ordinal)
 
@@ -196,11 +198,11 @@ def _load(pair: Message, *names: str, **optional: object) -> list[Any]:
     """
     Return fields of a record.
 
-    @param names: the fields that the record must have.
-    @param optional: further fields, each with its value if the record has none.
+    @param names: fields that the record must have.
+    @param optional: fields that the record may have, with their defaults.
     """
     try:
-        # The gateway leaves out a zero value; this program does not.
+        # The gateway leaves out an empty value.
         fields = {**optional, **json.loads(b64decode(pair.get("value", "")))}
         return [fields[name] for name in (*names, *optional)]
     except (ValueError, KeyError, TypeError):
@@ -217,7 +219,7 @@ def encode_mark(usual_seconds: float, *, hard: bool) -> str:
 
 def decode_mark(keys: Keys, pair: Message) -> Mark:
     """
-    Read a place in the queue.  A place that cannot be read keeps no node waiting.
+    Read a place in the queue.  For a mark that cannot be read, no node waits.
     """
     process = b64decode(pair["key"]).removeprefix(keys.waiting("")).decode()
     try:
@@ -254,7 +256,7 @@ def decode_cursor(pair: Message) -> CursorRecord:
         raise ForeignRecord(
             f"it has format {version}, this program knows {ETCD_FORMAT_VERSION}"
         )
-    # Earlier versions of this program write neither their name nor the journal's length.
+    # Older versions of this program write neither the author nor the journal's length.
     revision, position, keys, author, journal = _load(
         pair, "revision", "position", "keys", author="", journal=None
     )
@@ -311,7 +313,9 @@ def encode_journal_row(batch: Batch) -> str:
 
 def decode_journal_row(pair: Message, last: int) -> list[HistoryEntry]:
     """
-    Return the transitions of the journal row that ends with revision C{last}, oldest first.
+    Return the transitions of a journal row, oldest first.
+
+    @param last: the revision of the last one.
     """
     time_ns, position, codes = _load(pair, "time_ns", "position", "transitions")
     rows = []

@@ -1,5 +1,5 @@
 """
-TLS to etcd, by pyOpenSSL.
+TLS connections to etcd, with pyOpenSSL.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from pexservice.stores.interface import StoreMisconfigured
 
 _log = Logger()
 
-#: A client certificate that ends in fewer days is a warning.
+#: A client certificate that expires in fewer days causes a warning.
 MIN_CERTIFICATE_DAYS = 14
 
-#: Makes the TLS of a connection to a host, whose certificate must have the host's name.
+#: Makes the TLS of a connection to a host, and requires its name in its certificate.
 Policy = Callable[[str], IOpenSSLClientConnectionCreator]
 
 
@@ -67,9 +67,9 @@ def agent(
 
 def expiry(address: EtcdAddress) -> float | None:
     """
-    Return when the client certificate ends, in seconds since the epoch, if there is one.
+    Return when the client certificate expires, in seconds since the epoch, if there is one.
 
-    A certificate that ends soon is a warning.  The file was read before, by L{agent}.
+    A certificate that expires soon causes a warning.  L{agent} has read the file before.
     """
     if address.certificate is None:
         return None
@@ -138,7 +138,7 @@ class _Endpoints:
 
 def _policy(address: EtcdAddress) -> Policy:
     pyopenssl_guard.lift()
-    from twisted.internet import ssl  # noqa: PLC0415 what takes pyOpenSSL
+    from twisted.internet import ssl  # noqa: PLC0415 imports pyOpenSSL
 
     root = certificate = None
     if address.ca is not None:

@@ -1,8 +1,8 @@
 """
 The store of many nodes: each batch a compare-and-swap on the cursor's key.
 
-L{pexservice.stores.etcd.decision} decides whether a batch happened, and nodes take turns by
-L{pexservice.stores.etcd.turn_queue}.
+L{pexservice.stores.etcd.decision} finds out whether a batch happened.  The nodes take turns
+in the order of L{pexservice.stores.etcd.turn_queue}.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ from pexservice.stores.remembered_keys import KEPT_KEYS, KeyUse
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: After how many revisions the oldest rows of the journal are removed, and after how many
-#: idempotency keys the oldest keys.
+#: The oldest journal rows are removed once in this many revisions, and the oldest
+#: idempotency keys once in this many keys.
 TRIM_INTERVAL = 128
 
-#: How long etcd keeps an operation key.  A process that lives longer makes another one.
+#: How long etcd keeps an operation key.  A process that runs longer makes another one.
 LEASE_SECONDS = 24 * 3600
 
-#: How long no check is needed after a batch that was taken.
+#: For how long after a commit no check is needed.
 MIN_CHECK_SECONDS = 1.0
 
 
@@ -70,7 +70,7 @@ def as_deferred(
     function: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Deferred[T]]:
     """
-    Return C{function} as one that returns a C{Deferred}.
+    Make the coroutine function C{function} return a C{Deferred}.
     """
 
     @wraps(function)
@@ -131,10 +131,10 @@ class EtcdStore:
         self._journal = journal
         self._kept_keys = kept_keys
         self._queue = TurnQueue(process or secrets.token_hex(8))
-        # Fires when the cursor has moved, while L{turn} waits.
+        # While L{turn} waits: fires when the cursor has moved.
         self._news: Deferred[None] | None = None
         self._watching: Watch | None = None
-        # The newest known record; at first, one older than any that is written.
+        # The newest known record of the cursor; at first, one that is older than any other.
         self._base = CursorRecord(0, 0, 0, 0)
         self._cursor_went_back: Callable[[int, int], None] = lambda *_: None
         self._operation: OperationKey | None = None
@@ -143,7 +143,7 @@ class EtcdStore:
     @as_deferred
     async def open(self) -> tuple[int, int]:
         """
-        Read the cursor, or make it, and make an operation key; see L{IStore.open}.
+        Read or create the cursor, and make an operation key; see L{IStore.open}.
         """
         await self._gateway.survey()
         claimed = self._claim is not None and self._claim.identity() is not None
@@ -165,9 +165,9 @@ class EtcdStore:
 
     async def _open_cursor(self, *, create: bool) -> CursorRecord:
         """
-        Read the cursor, and create it if there is nothing at all.
+        Read the cursor, and create it if etcd has no keys of a store.
 
-        @param create: whether to create a cursor; else its absence is an error.
+        @param create: whether to create a cursor; otherwise a missing cursor is an error.
         @raise StoreUnusable: or one of its subclasses.
         """
         cursor = await self._find_cursor()
@@ -180,7 +180,7 @@ class EtcdStore:
                 " snapshot, or create a cursor with pexctl create"
             )
         try:
-            # Of the nodes that do this at the same time, one creates the cursor.
+            # If several nodes do this at the same time, only one creates the cursor.
             message = messages.create(self._keys, self._journal)
             await call_until_answered(self._gateway, "kv/txn", message)
         except (CallRefused, CallUnanswered) as error:
@@ -195,7 +195,7 @@ class EtcdStore:
 
     async def _find_cursor(self) -> CursorRecord | None:
         """
-        Read the cursor; return C{None} if nothing has been stored, so that one may be made.
+        Read the cursor; return C{None} if etcd has no keys of a store.
 
         @raise StoreUnusable: or one of its subclasses.
         """
@@ -230,7 +230,7 @@ class EtcdStore:
         """
         Make a new operation key.
 
-        An attempt without an answer may leave a key behind, which ends with its lease.
+        An attempt without an answer may leave a key behind, which its lease removes.
 
         @raise CallRefused: etcd refuses it.
         @raise CallUnanswered: etcd does not answer.
@@ -255,7 +255,7 @@ class EtcdStore:
     @as_deferred
     async def turn(self) -> tuple[int, int]:
         """
-        Wait for this node's turn, in the order of the queue.
+        Wait until no other node is ahead in the queue; see L{ISharedStore.turn}.
         """
         seconds = self._gateway.clock.seconds
         began = seconds()
@@ -273,7 +273,7 @@ class EtcdStore:
     @as_deferred
     async def commit(self, batch: Batch) -> None:
         """
-        Take C{batch}, if the cursor is where the batch begins; see L{ISharedStore.commit}.
+        Write C{batch} if the cursor is where it begins; see L{ISharedStore.commit}.
         """
         operation = await self._next_operation()
         base, queue, seconds = self._base, self._queue, self._gateway.clock.seconds
@@ -281,7 +281,7 @@ class EtcdStore:
             batch.first_revision,
             batch.start_position,
         ):
-            # The cursor has moved since the batch began, as the watch has shown.
+            # The watch has reported that the cursor moved after the batch was begun.
             raise Conflict(base.revision, base.position, {})
         revision = batch.revision
         trims = revision // TRIM_INTERVAL != base.revision // TRIM_INTERVAL
@@ -322,16 +322,16 @@ class EtcdStore:
                 self._operation = await self._begin_operations()
             except (CallRefused, CallUnanswered) as error:
                 raise _refusal(error) from error
-        # Also when the outcome of the last batch is unknown: its number is used up.
+        # Each batch has a number of its own, also after a batch with an unknown outcome.
         self._operation = evolve(self._operation, number=self._operation.number + 1)
         return self._operation
 
     def _learn(self, cursor: CursorRecord, known: CursorRecord | None = None) -> None:
         """
-        Know C{cursor} from now on if it is newer, or if an operator has restored etcd.
+        Replace the known record by C{cursor} if that is newer, or if etcd was restored.
 
-        @param known: the record that was known when etcd was asked for C{cursor}; C{None}
-            if the watch has sent it, since the answer to a later question may arrive first.
+        @param known: the record that was known when this node asked etcd for C{cursor};
+            C{None} if the watch sent C{cursor}, which may arrive after newer answers.
         """
         base = self._base
         newer = cursor.modified > base.modified
@@ -374,14 +374,14 @@ class EtcdStore:
 
     def _trim(self, expired: int) -> None:
         """
-        Forget idempotency keys in the background.
+        Remove the oldest idempotency keys, in the background.
         """
         if not self._trimming.called:
             return
         self._trimming = Deferred.fromCoroutine(
             trim(self._gateway, self._keys, expired)
         ).addErrback(
-            # The next trimming forgets what this one did not.
+            # The next trimming removes what this one did not.
             lambda failure: self._log.warn(
                 "{name}: idempotency keys are not trimmed: {reason}",
                 name=self.name,
@@ -392,13 +392,14 @@ class EtcdStore:
     @as_deferred
     async def read(self) -> tuple[int, int]:
         """
-        Read the cursor from etcd, and take note of it; see L{ISharedStore.read}.
+        Read the cursor from etcd, and remember it; see L{ISharedStore.read}.
         """
         known = self._base
         answer = await self._ask("kv/range", messages.get(self._keys.cursor))
         cursor = self._only_cursor(answer)
         if cursor.went_back_from(known):
-            # Some versions of etcd may answer a read with an old state.
+            # Some versions of etcd may answer a read with an old state, but not a
+            # transaction that contains writes.
             known = self._base
             answer = await self._ask("kv/txn", messages.check(self._keys))
             cursor = self._only_cursor(answer["responses"][0]["response_range"])
@@ -414,7 +415,7 @@ class EtcdStore:
     @as_deferred
     async def check(self) -> Refusal | None:
         """
-        Find out whether a batch would be taken now; see L{ISharedStore.check}.
+        Ask etcd whether it would accept a batch now; see L{ISharedStore.check}.
         """
         if self._gateway.clock.seconds() < self._committed_at + MIN_CHECK_SECONDS:
             return None
@@ -428,7 +429,7 @@ class EtcdStore:
 
     async def _ask(self, path: str, message: Message) -> Message:
         """
-        Make a call that changes nothing, until it is answered.
+        Repeat a call that changes nothing until it is answered.
         """
         try:
             return await call_until_answered(self._gateway, path, message)
@@ -513,7 +514,7 @@ class EtcdStore:
     @as_deferred
     async def close(self) -> None:
         """
-        Stop the watch, leave the queue and give up the lease; see L{IStore.close}.
+        Stop the watch, leave the queue and revoke the lease; see L{IStore.close}.
         """
         if self._watching is not None:
             self._watching.stop()
@@ -525,6 +526,6 @@ class EtcdStore:
                 await self._gateway.call("lease/revoke", {"ID": operation.lease})
                 await self._gateway.call("kv/deleterange", mark)
             except (CallRefused, CallUnanswered):
-                # The lease ends by itself, and other nodes pass the mark over.
+                # The lease ends by itself, and other nodes pass over the mark.
                 self._log.debug("the operation key or the place in the queue was left")
         await self._gateway.close()

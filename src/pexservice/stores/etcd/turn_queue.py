@@ -1,31 +1,31 @@
 """
 The order in which nodes take turns at the cursor.
 
-Safety does not depend on the order: a batch is a compare-and-swap, and nodes that try out
-of turn only cost each other an attempt.  The queue decides which node tries first.
+Safety does not depend on the order: a batch is a compare-and-swap, and a node that commits
+out of turn only causes failed attempts.  The queue decides which node tries first.
 
-A node that wants a turn has a mark in etcd.  Marks are in the order of etcd's revisions
-of their last change.  They are read and written by the transactions that move the cursor,
-so they cost no further round trip: a transaction that succeeds puts its node at the
-end of the queue again, if the node will have more steps, and a transaction that fails marks
-its node, if it was not marked.  The answer to either names the other nodes in the queue.
-The cursor's record names its author, so every node that watches it knows whose turn has
+A node that wants a turn has a mark in etcd.  The marks are ordered by etcd's revision of
+their last change.  The transactions that move the cursor also read and write the marks, so
+marks cost no further round trips.  A transaction that succeeds puts its node's mark again,
+at the end of the queue, if the node will have more steps.  A transaction that fails puts
+its node's mark if there is none.  Both answers contain the marks of the other nodes.  The
+cursor's record names its author, so every node that watches the cursor knows whose turn has
 ended.
 
 A node sends nothing while other nodes are ahead of it: after a success, all others in the
-queue; after a failure, those before it.  Nodes die, sleep, or have nothing to do when
-their turn comes, so a node is waited for no longer than its turn can take; see
-L{TurnQueue.delay}.  Then it is passed over, and the next transaction that succeeds
+queue; after a failure, those before it.  But nodes die, sleep, or have nothing to do when
+their turn comes.  So the wait for a node is limited to what its turn can take; see
+L{TurnQueue.delay}.  Then the node is passed over, and the next transaction that succeeds
 removes its mark.
 
-A node far from etcd is slow: a full wait for its turn would cost the others many of their
-turns.  So a slow mark is skipped, and keeps its place, until it was there for so long
-that waiting for it takes a small part of the others' time.  The others see the mark at
-about the same time, so they wait at about the same time too, and its transaction wins.
+A node far from etcd is slow: a full wait for its turn would cost the others many turns.  So
+a slow mark is skipped at first, and keeps its place.  When it has been there for
+twice as long as the wait, the other nodes wait for it.  They saw the mark at about the same
+time, so they also wait at about the same time, and the slow node's transaction succeeds.
 
-A mark is hard if steps wait at its node, and soft if the node will probably want a turn.
+A mark is hard if steps wait at its node, and soft if the node will probably have steps.
 
-The queue is pure: it reads no clock, and is notified of what happens.
+The queue is pure: it reads no clock, and is told what happens.
 """
 
 from __future__ import annotations
@@ -38,22 +38,24 @@ from pexservice.stores.etcd.records import Mark
 #: The weight of the newest transaction in the usual duration.
 NEWEST_TURN_WEIGHT = 0.1
 
-#: How long a node with a soft mark, and one with a hard mark, is waited for, in its usual
-#: transactions.  It takes one until the node hears of its turn, and one for the turn.
+#: How long the others wait for a node with a soft mark, and with a hard mark, in usual
+#: transactions of that node.  One passes until the node knows of its turn, and one is the
+#: turn.
 SOFT_TRANSACTIONS = 2
 HARD_TRANSACTIONS = 4
 
-#: A hard mark is waited for so long at least: its node was there a moment ago, and a pause
-#: of its interpreter is no reason to send it back to the end of the queue.
+#: The shortest wait for a hard mark.  Its node was active a moment ago, and must not lose
+#: its place because its interpreter paused.
 MIN_HARD_SECONDS = 0.02
 
-#: No node is waited for longer, however slow it says that it is.
+#: The longest wait for any node, whatever its mark says.
 MAX_TURN_SECONDS = 0.5
 
-#: A mark whose wait is longer than this many usual transactions of this node is slow.
+#: A mark is slow if the wait for it is longer than this many usual transactions of the
+#: waiting node.
 MAX_OWN_TRANSACTIONS = 12
 
-#: A slow mark is skipped for this many times as long as the wait for it.
+#: A slow mark is skipped for this many times the wait for it.
 SKIPPED_WAITS = 2
 
 #: How many marks one transaction removes, at most.
@@ -78,35 +80,36 @@ class TurnQueue:
         self.process = process
         self._ahead: list[Mark] = []
         self._passed_over: list[Mark] = []
-        # By author, etcd's revision of the newest commit heard of since the last answer.
+        # For each author, etcd's revision of the newest commit reported since the last
+        # answer.
         self._newest_commits: dict[str, int] = {}
-        # Whether other nodes are there to take turns with.
+        # Whether other nodes commit, too.
         self._others_active = False
-        # When each mark was seen for the first time.
+        # When this node saw each mark for the first time.
         self._seen_at: dict[Mark, float] = {}
-        # When the first of those ahead became the first, or else this node's turn began.
+        # When the first node ahead became the first one; or when this node's turn began.
         self._since = 0.0
-        # Whether steps arrived in time for the last turn.
+        # Whether this node had steps to commit in time for its last turn.
         self._steps_arrived_in_time = True
         self.usual_seconds = 0.0
 
     @property
     def keeps_place(self) -> bool:
         """
-        Return whether a transaction that is sent now is to keep a place for the next one.
+        Return whether a transaction that is sent now is to put this node's mark again.
         """
         return self._others_active and self._steps_arrived_in_time
 
     @property
     def passed_over(self) -> list[Mark]:
         """
-        Return the marks that a transaction which is sent now is to remove.
+        Return the marks that a transaction that is sent now is to remove.
         """
         return self._passed_over[:MAX_REMOVED_MARKS]
 
     def request_turn(self, now: float) -> None:
         """
-        Take note that there are steps to commit.
+        Record that this node has steps to commit.
         """
         self._steps_arrived_in_time = (
             bool(self._ahead) or now <= self._since + self.usual_seconds
@@ -114,9 +117,9 @@ class TurnQueue:
 
     def delay(self, now: float) -> float:
         """
-        Return how many seconds to wait now for news; 0 if it is this node's turn.
+        Return how many seconds to wait for news; 0 if it is this node's turn.
 
-        A node ahead whose time has run out is passed over.
+        A node ahead is passed over when its time has run out.
         """
         while self._ahead:
             if self._is_skipped(self._ahead[0], now):
@@ -131,9 +134,9 @@ class TurnQueue:
 
     def _bound(self, head: Mark) -> float:
         """
-        Return how long C{head}'s turn may take, as seen from here.
+        Return how long to wait for the node of C{head}.
 
-        News of the turn takes about as long as a transaction of this node.
+        The news of its turn takes about as long as a transaction of this node.
         """
         if head.hard or self._is_slow(head):
             return min(
@@ -156,21 +159,21 @@ class TurnQueue:
 
     def _is_skipped(self, mark: Mark, now: float) -> bool:
         """
-        Return whether C{mark} is slow, and not there for long enough to be waited for.
+        Return whether C{mark} is slow, and too new to be waited for.
         """
         seconds = now - self._seen_at.get(mark, now)
         return self._is_slow(mark) and seconds < SKIPPED_WAITS * self._bound(mark)
 
     def note_commit(self, now: float, author: str, modified: int) -> None:
         """
-        Take note that C{author} has committed, in etcd's revision C{modified}.
+        Record that C{author} has committed, in etcd's revision C{modified}.
         """
         if author == self.process:
             return
         self._others_active = True
         self._newest_commits[author] = max(modified, self._newest_commits.get(author, 0))
         first = self._ahead[:1]
-        # A mark that the author has put with that commit, or since, is for another turn.
+        # A mark that the author put with this commit or later is for its next turn.
         self._ahead = [mark for mark in self._ahead if not self._is_over(mark)]
         if first != self._ahead[:1]:
             self._since = now
@@ -182,14 +185,14 @@ class TurnQueue:
         self, now: float, took: float, revision: int, marks: Iterable[Mark]
     ) -> None:
         """
-        Take note of a transaction that succeeded: all other nodes in the queue are ahead.
+        Record that a transaction succeeded: all other nodes in the queue are ahead.
 
-        @param took: seconds from its being sent to its answer.
+        @param took: how many seconds the transaction took.
         @param revision: etcd's revision in the answer.
-        @param marks: the marks in the queue then, in its order.
+        @param marks: the marks in the answer, in the order of the queue.
         """
         others = [mark for mark in marks if mark.process != self.process]
-        # News may have overtaken the answer.
+        # The watch may have reported later commits before this answer arrived.
         self._others_active = bool(others) or any(
             modified > revision for modified in self._newest_commits.values()
         )
@@ -199,7 +202,7 @@ class TurnQueue:
         self, now: float, took: float, revision: int, marks: Iterable[Mark]
     ) -> None:
         """
-        Take note of a transaction that failed: the marks before this node's are ahead.
+        Record that a transaction failed: the marks before this node's mark are ahead.
 
         The arguments are those of L{note_success}.
         """
@@ -216,7 +219,7 @@ class TurnQueue:
         self.usual_seconds += (NEWEST_TURN_WEIGHT if self.usual_seconds else 1.0) * (
             took - self.usual_seconds
         )
-        # A mark that was passed over stays passed over until it is put again.
+        # A mark that was passed over is passed over until its node puts it again.
         self._passed_over = [mark for mark in self._passed_over if mark in ahead]
         self._ahead = [
             mark

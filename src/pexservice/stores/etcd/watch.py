@@ -1,9 +1,9 @@
 """
-The watch, by which a node hears of other nodes' batches at once.
+The watch on the cursor, which reports other nodes' batches at once.
 
-Nothing depends on the watch: a node that needs the cursor reads it.  If the connection of a
-watch is dead without a sign, the news arrives with the next read.  Every watch ends after a
-while, and the next one begins.
+Correctness does not depend on the watch: a node that needs the cursor reads it.  If the
+connection of a watch breaks and nothing reports that, the next read shows the new cursor.
+Every watch ends after a minute, and the next one begins.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Watch:
         """
         Begin to watch the cursor.
 
-        @param cursor_changed: called with each cursor.
+        @param cursor_changed: called with every new record of the cursor.
         """
         self._gateway = gateway
         self._message: Message = {"create_request": {"key": records.text(keys.cursor)}}
         self._cursor_changed = cursor_changed
-        # A stream that is cancelled may end as if it had broken.
+        # A cancelled stream may raise the error of a broken one, so this flag is needed.
         self._stopped = False
         self._watching = Deferred.fromCoroutine(self._watch())
 
@@ -55,7 +55,7 @@ class Watch:
         try:
             events = json.loads(line)["result"].get("events", [])
         except (ValueError, KeyError, TypeError, AttributeError):
-            # An error, or not etcd: the watch is over then.
+            # etcd reported an error, or the server is not etcd.  The watch ends anyway.
             return
         for event in events:
             # An event without a type is a put.  The next read reports a record that cannot

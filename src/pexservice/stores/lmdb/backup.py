@@ -1,13 +1,13 @@
 """
-Copy a store, even while a service uses it, and keep the newest of many copies.
+Make a backup of a store, even while a service uses it, and remove old backups.
 
-In LMDB, readers and the writer do not wait for each other, even in two processes.  A copy
-is one committed state, and the service continues.  While a copy is made, no page that it
-may read is used again, so the file of a busy service grows with each commit.  Therefore the
-copy is written to the page cache first, and flushed afterwards.
+In LMDB, readers and the writer do not wait for each other, even in two processes.  So the
+service continues, and the copy is one committed state.  Meanwhile LMDB does not reuse the
+pages of that state, so the file of a busy service grows with each commit.  To be fast, the
+copy is written without flushing, and flushed at its end.
 
-A child process reads the pages, C{python -m pexservice.stores.lmdb.backup STORE FILE}: a
-missing page ends that process; see L{pexservice.stores.lmdb.child}.
+A child process copies the pages, C{python -m pexservice.stores.lmdb.backup STORE FILE},
+because a missing page ends the process; see L{pexservice.stores.lmdb.child}.
 """
 
 from __future__ import annotations
@@ -45,22 +45,24 @@ from pexservice.stores.lmdb.snapshot import copy_snapshot
 from pexservice.stores.lmdb.verify import explain, summary, verify_in_child
 from pexservice.stores.lmdb.witness import read_witness, refuse_older
 
-#: The names of backups that L{add_backup} makes, so that they sort by time.  Microseconds
-#: tell two backups in one second apart; version 1.0.0 wrote names without them.
+#: The names of the backups that L{add_backup} makes.  They sort by time.  Version 1.0.0
+#: wrote names without microseconds.
 _TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 _BACKUP_NAME = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z")
 
 
 def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> StoreSummary:
     """
-    Copy the store in C{source} to C{target}, which must not exist: whole, or not at all.
+    Copy the store in C{source} to C{target}, which must not exist, and verify the copy.
 
-    @raise StoreUnusable: C{target} exists, or the store or its copy is not whole.
+    If this fails, there is no C{target}.
+
+    @raise StoreUnusable: C{target} exists, or the store or its copy is damaged.
     """
     store = existing_store(source).path
-    # Before the store is read: the copy has every commit that is witnessed by then.
+    # Read before the store is copied, so the copy must not be older.
     witnessed = read_witness(store)
-    place = Path(os.path.abspath(target))  # noqa: PTH100 a link there is something
+    place = Path(os.path.abspath(target))  # noqa: PTH100 keeps a symbolic link
     if os.path.lexists(place):
         raise StoreUnusable(f"{place} already exists; choose another path")
     copy = place.parent / f".{place.name}.partial-{secrets.token_hex(8)}"
@@ -104,9 +106,9 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     @raise StoreUnusable: the pages cannot be read, or not be written.
     """
     directory = Directory(str(source))
-    # LMDB's table of readers keeps the service from using again the pages that are read
-    # here.  Without a table, no process has the store open.  The table is not made here,
-    # because it would belong to the user who makes backups.
+    # LMDB's table of readers keeps the service from reusing the pages that are read here.
+    # If there is no table, no process has the store open, and the directory is locked
+    # instead.  The table is not made here: it would belong to the user who makes backups.
     has_readers_table = (directory.path / READER_TABLE).exists()
     if not has_readers_table:
         directory.lock()
@@ -115,7 +117,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
         try:
             with lmdb.open(
                 str(source),
-                # The file may grow before it is read.
+                # Larger than the file, which may grow before it is read.
                 map_size=MIN_MAP_BYTES + 2 * (source / DATA).stat().st_size,
                 max_dbs=len(DATABASES),
                 readonly=True,
@@ -138,11 +140,11 @@ def add_backup(
     source: str, directory: str, keep: int, show: ShowProgress = lambda *_: None
 ) -> StoreSummary:
     """
-    Make one more verified backup in C{directory}, and then remove all but the newest.
+    Make one more verified backup in C{directory}, and then remove the oldest ones.
 
-    @param keep: how many backups are kept, including this one; 1 or more.
-    @raise StoreUnusable: the backup could not be made, and none was removed; or it was
-        made, and an old one could not be removed.
+    @param keep: how many backups are kept, including the new one; 1 or more.
+    @raise StoreUnusable: the backup could not be made, and no old one was removed; or the
+        backup was made, and an old one could not be removed.
     """
     name = datetime.now(UTC).strftime(_TIME_FORMAT)
     newest = backup(source, str(Path(directory, name)), show)
@@ -158,7 +160,7 @@ def add_backup(
 
 def existing_backups(directory: str) -> list[Path]:
     """
-    List the backups in C{directory}, the oldest first, and ignore anything else there.
+    List the backups that L{add_backup} made in C{directory}, the oldest first.
     """
     return sorted(
         path
@@ -169,7 +171,7 @@ def existing_backups(directory: str) -> list[Path]:
 
 def time_of(path: Path) -> float:
     """
-    Return when a backup was begun, in seconds since 1970, by its name.
+    Read from its name when a backup was begun, in seconds since 1970.
     """
     form = _TIME_FORMAT if "." in path.name else _TIME_FORMAT.replace(".%f", "")
     return datetime.strptime(path.name, form).replace(tzinfo=UTC).timestamp()

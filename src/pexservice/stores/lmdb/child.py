@@ -1,10 +1,10 @@
 """
 The child process that reads a store.
 
-LMDB maps the data file into memory.  Reading a page that is missing from the file, or that
-the disk cannot read, ends the process by SIGBUS.  So a child process reads a store that may
-be damaged.  The child writes lines to its standard output: C{progress PERCENT}, and in
-other lines the reason why it failed.  It ends when no process reads its output any more.
+LMDB maps the data file into memory.  If the file lacks a page, or the disk cannot read it,
+reading the page ends the process by SIGBUS.  So a child process reads a store that may be
+damaged.  The child writes lines to its standard output: C{progress PERCENT}, and if it
+fails, the reason.  It ends when no process reads its output any more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pexservice.stores.lmdb.directory import DATA
 #: Called with how much is done, in percent.
 Progress = Callable[[int], object]
 
-#: How often a child reports its progress; shorter than the timeout of any watchdog.
+#: How often a child reports its progress; more often than any watchdog requires.
 REPORT_INTERVAL_SECONDS = 0.25
 
 _PROGRESS = "progress"
@@ -42,16 +42,16 @@ def run_child(
 
     Signal handlers run meanwhile.
 
-    @param module: the module to run, which ends with what L{child_main} returns.
-    @param progress: called several times a second with how much is done, in percent, but
-        only while the child makes progress: a child that hangs reports nothing.
+    @param module: the module to run.  It exits with the status that L{child_main} returns.
+    @param progress: called several times a second with how much is done, in percent; not
+        while the child hangs.
     @raise StoreDamaged: the store is damaged, or reading it ended the child.
     @raise StoreIncompatible: the store has another format.
     @raise StoreUnusable: the store could not be read.
     """
     lines: list[str] = []
     if progress is not None:
-        # From now on silence means that the child hangs, also before its first report.
+        # The watchdog's time begins now, also for a child that hangs before it reports.
         progress(0)
     with subprocess.Popen(
         [*killed_with_parent(), sys.executable, "-m", module, *map(str, arguments)],
@@ -60,8 +60,8 @@ def run_child(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        # A child that is stopped when this process ends: the kernel sends it SIGCONT and
-        # SIGHUP, which end it, only if it leads its process group.
+        # If the child is stopped when this process ends, the kernel sends it SIGHUP and
+        # SIGCONT, which end it; but only if the child is in a process group of its own.
         process_group=0,
     ) as child:
         try:
@@ -84,7 +84,6 @@ def run_child(
             f" the file {DATA} may be shorter than it was"
         )
     if status < 0:
-        # The kernel, for example, ends processes when memory is short.
         raise StoreReaderKilled(
             f"the store {path} was not verified: signal {-status} ended the process that"
             " read it"
@@ -97,9 +96,9 @@ def run_child(
 
 def child_main(read: Callable[[Progress], object]) -> int:
     """
-    Call C{read} in the child process, and report its progress and its error, if any.
+    Call C{read} in the child process, and write its progress and its error, if any.
 
-    @param read: called with the function that takes its progress, however often.
+    @param read: called with a function that it may call with its progress at any rate.
     @return: the exit status.
     """
     next_report = time.monotonic()

@@ -53,7 +53,7 @@ class LmdbFactory:
 
     def lock_holder(self) -> str:
         """
-        Return the process that has the lock on the directory, if the kernel shows it.
+        Return the process that has locked the directory, if the kernel shows its ID.
         """
         return lock_holder(Path(self._path))
 
@@ -104,9 +104,9 @@ class LmdbFactory:
 
     def make(self, options: StoreOptions) -> IStore:
         """
-        Make the store, without opening anything.
+        Make the object that represents the store, without opening anything.
         """
-        # A supervisor checks URLs, and does without LMDB.
-        from pexservice.stores.lmdb.store import store_in  # noqa: PLC0415 only a worker opens one
+        # A supervisor checks URLs, and does not import LMDB.
+        from pexservice.stores.lmdb.store import store_in  # noqa: PLC0415 only a worker opens a store
 
         return store_in(self._path, options)

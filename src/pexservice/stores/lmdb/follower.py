@@ -5,14 +5,16 @@ A standby reads new rows of keys four times a second while it waits for the stor
 So it has nearly all of them in memory when it takes over, and reading the rest takes a
 few milliseconds instead of a hundred.
 
-The follower reads the file with C{pread} and not with LMDB.  Nothing can end the process
-then: neither a damaged page (LMDB maps the file), nor a full disk (LMDB's table of readers
-is a map as well).  Nothing holds pages back either, so a standby that is stopped in the
-middle costs the active worker no space.  The price is that a page may be overwritten while
-it is read.  Therefore every number is checked before it is used, every row has its
-checksum, and a row must begin where the row before ends.  If anything is wrong, the
-follower forgets all rows and starts again.  At the takeover, the store is opened
-with LMDB, and the row that was read last must still be there; see L{KeyLog.read}.
+The follower reads the file with C{pread} and not with LMDB, for two reasons.  LMDB maps the
+file and its table of readers into memory, so a damaged page or a full disk could end the
+process.  And LMDB reuses no page that a reader may see, so a stopped standby would make the
+file grow.
+
+But without LMDB, the active worker may overwrite a page while the follower reads it.
+Therefore every number is checked before it is used, every row has its checksum, and a row
+must begin where the row before ends.  If anything is wrong, the follower forgets all rows
+and starts again.  At the takeover, the store is opened with LMDB, and the row that was read
+last must still be there; see L{KeyLog.read}.
 """
 
 from __future__ import annotations
@@ -43,17 +45,17 @@ from pexservice.stores.lmdb.page_format import (
 )
 from pexservice.stores.lmdb.transaction import KeyLog
 
-#: How often the store is read.  Keys that were added since cost time at the takeover, 1 ms
-#: for a thousand, and a second of load may add 25,000.
+#: How often the store is read.  Reading the keys that were added since then is part of the
+#: takeover: 1 ms for a thousand keys, and a second of load may add 25,000.
 INTERVAL_SECONDS = 0.25
 
-#: How soon the store is read again while there are more rows.
+#: How soon the store is read again if there are more rows.
 NEXT_SECONDS = 0.001
 
-#: How many rows are read at a time, most of which have 64 keys or more: about 3 ms.
+#: How many rows one poll reads, which takes about 3 ms: most rows have 64 keys or more.
 MAX_ROWS = 128
 
-#: No poll reads more pages, nor a longer row, whatever a damaged file says.
+#: No poll reads more pages or a longer row than this, whatever a damaged file contains.
 MAX_PAGES = 4096
 MAX_ROW_BYTES = 1 << 26
 
@@ -69,7 +71,7 @@ class Follower:
 
     def __init__(self, path: Path, log: KeyLog, reactor: IReactorTime) -> None:
         """
-        @param log: gets the rows.
+        @param log: the rows are added to it.
         """
         self._path = path / DATA
         self._key_log = log
@@ -89,7 +91,7 @@ class Follower:
     def _poll(self) -> None:
         try:
             more = self._read_more()
-        except Exception as error:  # noqa: BLE001 a file that changes may look like anything
+        except Exception as error:  # noqa: BLE001 a file that changes may contain anything
             self._failed(error)
             more = False
         else:
@@ -101,8 +103,8 @@ class Follower:
         self._changed_at = None
         self._key_log.forget()
         self._failures += 1
-        # The first failure means nothing: the file may have changed while it was read.
-        if self._failures == 2:  # noqa: PLR2004 the first that means something
+        # One failure is no problem: the file may have changed while it was read.
+        if self._failures == 2:  # noqa: PLR2004 the second failure in a row
             self._log.info(
                 "cannot follow the keys in {path} ({error}); a takeover reads them all",
                 path=self._path,
@@ -129,7 +131,7 @@ class Follower:
         if new_rows:
             self._key_log.read(iter(new_rows))
         more = len(new_rows) == MAX_ROWS
-        # Seen before the rows were read: what was added since changes it again.
+        # This time was read before the rows.  So rows that were added later are seen next.
         self._changed_at = None if more else changed_at
         return more
 
@@ -139,7 +141,8 @@ class _File:
     """
     The file of a store that another process may write to.
 
-    @ivar pages: how many more pages may be read.  Damage can make a tree a circle.
+    @ivar pages: how many more pages may be read.  In a damaged file, a page may be its own
+        descendant.
     """
 
     descriptor: int
@@ -172,7 +175,7 @@ class _File:
         page = self._read(number, 0, self.meta.page_size)
         if depth > 1:
             nodes = read_nodes(number, page, BRANCH)
-            # The key of the first child means nothing.
+            # The key of the first child is not used.
             keys = [node.key for node in nodes]
             for node in nodes[bisect_right(keys, first, 1) - 1 :]:
                 yield from self._walk_page(node.child, depth - 1, first)

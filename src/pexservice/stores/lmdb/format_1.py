@@ -24,7 +24,7 @@ from pexservice.stores.remembered_keys import USE_SIZE, unpack_use
 
 _BY_AGE = struct.Struct(">cQ")
 
-#: No record by age sorts before it, and every record by name does.
+#: Records by name sort before this key, and records by age do not.
 OLDEST_AGE_KEY = _BY_AGE.pack(b"r", 0)
 
 
@@ -36,6 +36,8 @@ def keys_of_format_1(
 ) -> Iterator[tuple[bytes, bytes]]:
     """
     Yield every idempotency key with its packed use, oldest first.
+
+    All records are checked.
 
     @param items: all records of C{database}, in order.
     @param newest: the revision of the cursor.

@@ -1,8 +1,8 @@
 """
 Rewrite a store of format 1 in format 2, when it is opened for the first time.
 
-The new store is made in a subdirectory, verified, and renamed into its place, so a power
-cut leaves the old store or the new one.  A child process reads and writes, C{python -m
+The new store is made in a subdirectory, verified, and renamed into its place.  So a power
+cut leaves the old store or the new one.  A child process does the work, C{python -m
 pexservice.stores.lmdb.migrate STORE NEW}, because a damaged store may end the process that
 reads it; see L{pexservice.stores.lmdb.child}.
 """
@@ -52,8 +52,8 @@ def migrate(directory: Directory, progress: Progress | None = None) -> None:
     """
     Rewrite a store of format 1.
 
-    @param directory: the directory of the store, which this process owns.
-    @raise StoreUnusable: the store could not be rewritten, and is as it was.
+    @param directory: the directory of the store, which this process has locked.
+    @raise StoreUnusable: the store could not be rewritten.  It is unchanged.
     """
     try:
         directory.install(
@@ -88,8 +88,8 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
         check_file(source, lambda done: progress(done // 4))
         with (
             open_for_reading(source) as old_env,
-            # No other process opens the new store.  On a full disk, the hole in LMDB's
-            # table of readers, which is a map, would end this process by SIGBUS.
+            # No other process opens the new store, so LMDB needs no table of readers.  On a
+            # full disk, writing to this table, which is a map, could end this process.
             lmdb.open(
                 str(new),
                 map_size=MIN_MAP_BYTES + 2 * (source / DATA).stat().st_size,

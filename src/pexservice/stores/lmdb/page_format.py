@@ -2,7 +2,7 @@
 Read the pages of LMDB's data file, without LMDB.
 
 The file is read as LMDB 0.9 writes it on 64-bit little-endian machines, in its data
-version 1.  The layout of each part, in bytes::
+version 1.  The layout, in bytes::
 
     page header  number (8), padding (2), flags (2), lower (2), upper (2)
     meta page    page header, magic (4), version (4), address (8), map size (8), free
@@ -16,8 +16,8 @@ version 1.  The layout of each part, in bytes::
                  the key (2), key, value; in a branch page the first 6 bytes are the
                  number of a child, and there is no value
 
-Pages 0 and 1 are meta pages: transaction N writes page N % 2, so one of them belongs to the
-last commit and the other to the commit before.
+Pages 0 and 1 are meta pages.  Transaction N writes page N % 2, so one of them belongs to
+the last commit, and the other one to the commit before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import os
 import struct
 from typing import NamedTuple
 
-#: Of C{mdb.c}: the stamp of a meta page, and the version that is read here.
+#: MDB_MAGIC and MDB_DATA_VERSION, of LMDB's mdb.c.
 MAGIC = 0xBEEFC0DE
 DATA_VERSION = 1
 
@@ -36,7 +36,7 @@ NUMBER = struct.Struct("<Q")
 _META = struct.Struct(f"<IIQQ{TREE.size}s{TREE.size}sQQ")
 _NODE = struct.Struct("<HHHH")
 
-#: Flags of pages; and of nodes whose value is on overflow pages, or is a tree's record.
+#: The flags of pages; and of nodes whose value is on overflow pages, or is a tree's record.
 BRANCH, LEAF, OVERFLOW, _META_PAGE = 1, 2, 4, 8
 LARGE, SUBTREE = 1, 2
 
@@ -49,13 +49,13 @@ _PAGE_SIZES = frozenset(1 << power for power in range(9, 16))
 
 class BadPage(Exception):
     """
-    A page that LMDB cannot have written, or that is missing.
+    A page is missing, or LMDB cannot have written it.
     """
 
 
 class OtherFile(Exception):
     """
-    A file of an LMDB whose files this program does not read.
+    A version of LMDB that this program does not read wrote the file.
     """
 
 
@@ -79,7 +79,7 @@ class Meta(NamedTuple):
     A meta page.
 
     @ivar page_size: in bytes.
-    @ivar last_page: the highest number of a page that is in use or free.
+    @ivar last_page: the highest page number, of pages in use and free ones.
     @ivar transaction: the number of the commit that wrote it.
     """
 
@@ -109,10 +109,10 @@ class Node(NamedTuple):
 
 def read_meta(file: int) -> Meta:
     """
-    Return the newer one of the two meta pages, as LMDB does.
+    Return the newer one of the two meta pages, which LMDB uses too.
 
-    @raise BadPage: the two do not belong to two consecutive commits.
-    @raise OtherFile: another LMDB wrote the file.
+    @raise BadPage: they do not belong to two consecutive commits.
+    @raise OtherFile: a version of LMDB that this program does not read wrote the file.
     """
     _refuse_other_files(file)
     first = _read_meta_page(file, 0, 0)
@@ -132,9 +132,9 @@ def read_meta(file: int) -> Meta:
 
 def _refuse_other_files(file: int) -> None:
     """
-    Tell a file of another LMDB, which no store of this program is, from a damaged one.
+    Recognize a file of another version of LMDB, which is not a damaged store.
 
-    @raise OtherFile: both meta pages have the stamp of another build.
+    @raise OtherFile: both meta pages have the magic number and version of another LMDB.
     """
     begins = os.pread(file, 2 * max(_PAGE_SIZES), 0)
     for offset, order, build in (

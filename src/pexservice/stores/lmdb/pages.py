@@ -1,19 +1,16 @@
 """
 Check LMDB's data file page by page, without LMDB.
 
-LMDB has no checksums and trusts the file.  A flipped bit in a branch page hides keys
-from C{get} that an iteration finds, and a page that is both free and in use will be
-overwritten.  Therefore every tree is walked here as it lies in the file.  No number that is
-read is trusted: every offset is checked, no page is visited twice, and the depth is
-bounded.
+LMDB has no checksums and trusts the file.  If a bit in a branch page is flipped, C{get} may
+not find a key that an iteration finds.  If a page is both free and in use, LMDB will
+overwrite it.  Therefore every tree in the file is walked here.  No number in the file is
+trusted: every offset is checked, no page is visited twice, and the depth is bounded.
 
-L{pexservice.stores.lmdb.page_format} has the layout of most parts.  The others are, in
-bytes::
+L{pexservice.stores.lmdb.page_format} documents most of the layout.  The rest, in bytes::
 
-    overflow page  number (8), padding (2), flags (2), how many pages there are (4),
-                   and a value
-    free list      how many pages (8), their numbers, descending (8 each); its key is
-                   the transaction that freed them (8)
+    overflow page  number (8), padding (2), flags (2), number of pages (4), and a value
+    free list      number of pages (8), their numbers, descending (8 each); its key is the
+                   transaction that freed them (8)
 """
 
 from __future__ import annotations
@@ -40,7 +37,8 @@ from pexservice.stores.lmdb.page_format import (
 
 _OVERFLOW_HEADER = struct.Struct("<QHHI")
 
-#: Flags of the free tree: its keys are integers.  The other trees of a store have none.
+#: The flags of the free tree: its keys are integers.  The other trees of a store have no
+#: flags.
 _INTEGER_KEYS = 8
 
 #: The root's number of an empty tree.
@@ -71,8 +69,8 @@ def check_pages(file: int, progress: Callable[[int], object]) -> Contents:
 
     @param file: its file descriptor.
     @param progress: called now and then with how much is done, in percent.
-    @raise BadPage: the file is not what LMDB wrote.
-    @raise OtherFile: another LMDB wrote the file.
+    @raise BadPage: the file is not as LMDB wrote it.
+    @raise OtherFile: a version of LMDB that this program does not read wrote the file.
     """
     meta = read_meta(file)
     pages = _Pages(file, meta, progress)
@@ -84,7 +82,7 @@ def check_pages(file: int, progress: Callable[[int], object]) -> Contents:
         databases[name] = Tree(*TREE.unpack(value))
 
     _FreeWalk(pages, "free pages", meta.free, pages.free).check()
-    # Every commit but the first replaces pages of the one before, and frees those.
+    # Every commit but the first frees pages, which it has replaced by new ones.
     if pages.freed_by != meta.transaction > 1:
         raise BadPage(f"{pages.freed_by} is the last transaction that has freed pages")
     _MainWalk(pages, "databases", meta.main, database).check()
@@ -105,16 +103,17 @@ class _Pages:
         self.size = meta.page_size
         self._file = file
         self._last = meta.last_page
-        # The newest transaction that has freed pages, and whether a list has none.
+        # The newest transaction that has freed pages, and whether any free list is empty.
         self.freed_by = 0
         self._has_empty_list = False
         self._progress = progress
         self._walked = 0
-        # One byte for each page of the file: whether it was visited, in use or free.
+        # One byte for each page of the file: 1 after the page was visited in a tree or in
+        # a free list.
         count = min(os.fstat(file).st_size // self.size, self._last + 1)
         self._visited = bytearray(count)
         self._visited[:2] = b"\1\1"
-        # The file may end before its last free pages: they were never written.
+        # Free pages that the file does not contain, because they were never written.
         self._free_beyond: set[int] = set()
 
     def check_all_visited(self) -> None:
@@ -124,7 +123,7 @@ class _Pages:
         if len(self._visited) + len(self._free_beyond) != self._last + 1:
             raise BadPage(f"the file ends before page {self._last}, its last")
         if not all(self._visited) and self._has_empty_list:
-            # LMDB may lose pages, and have a list without any, but hardly both.
+            # LMDB may lose pages, and may write an empty free list, but hardly both.
             raise BadPage("a list of free pages has lost them")
 
     def take(self, number: int) -> bytes:
@@ -146,7 +145,7 @@ class _Pages:
         self._visit(number)
         header = self._read(_OVERFLOW_HEADER.size, number * self.size)
         own_number, _, flags, count = cast(tuple[int, ...], _OVERFLOW_HEADER.unpack(header))
-        # There may be more pages than the value takes: a longer one was there before.
+        # There may be more pages than the value needs, if a longer value was here before.
         enough = count * self.size >= _OVERFLOW_HEADER.size + length
         if (own_number, flags, enough) != (number, OVERFLOW, True):
             raise BadPage(f"page {number} does not begin a value of {length} bytes")
@@ -257,9 +256,9 @@ class _Walk:
             self._leaf(number, page, low, high)
             return
         self._branches += 1
-        # LMDB wants two children; only a branch of the free tree may have one.
+        # A branch page has two children or more; in the free tree, one or more.
         first, *others = read_nodes(number, page, BRANCH, 1 if self.flags else 2)
-        # The key of the first child means nothing.
+        # The key of the first child is not used.
         keys = [low, *(self._sortable(number, node.key) for node in others), high]
         for index, node in enumerate((first, *others)):
             self._subtree(node.child, level + 1, cast(bytes, keys[index]), keys[index + 1])

@@ -2,8 +2,8 @@
 The space for the pages of the next commit: in LMDB's map, and on the disk.
 
 LMDB reports a full disk like a broken disk, and too late: it has written some of the
-commit's pages by then, and nobody knows which of them are on the disk.  So disk space is
-allocated before a commit needs it, and a commit that may need more is refused before it
+commit's pages by then, and no process knows which of them are on the disk.  So disk space
+is allocated before a commit needs it, and a commit that may need more is refused before it
 begins.  A batch limits how much its commit can need, so the check is usually one addition.
 
 The map is larger than the file.  The file never shrinks, so the map may only grow up to a

@@ -1,13 +1,13 @@
 """
 Put a backup in the place of a store.
 
-The copy is made and verified next to the store.  Then the two directories are exchanged in
-one system call, so at every moment the name leads to the old store or to the new one, and
-never to an empty place where a service would start from revision 0.  The replaced store is
+The backup is copied and verified next to the store.  Then one system call exchanges the two
+directories.  So at every moment, the name leads to the old store or to the new one, and
+never to an empty place, where a service would start at revision 0.  The replaced store is
 kept.
 
-A restored store would count again revisions that clients have seen with other states.  To
-prevent that, C{--beyond} commits steps until the revision is higher than all of them.
+A restored store would give new states to revisions that clients have seen after the backup.
+To prevent that, C{--beyond} commits steps until the revision is higher than all of these.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.verify import summary
 
-#: RENAME_EXCHANGE, of linux/fs.h, and the present directory, of fcntl.h.
-_EXCHANGE = 2
-_HERE = -100
+#: RENAME_EXCHANGE, of linux/fs.h, and AT_FDCWD, of fcntl.h.
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 
-#: How many steps one commit makes, an even number, and how many are made in all.
+#: How many steps one commit makes, an even number, and how many a restore makes at most.
 _BATCH_STEPS = 1 << 20
 MAX_STEPS = 100_000_000
 
-#: How many transitions and keys a restored store keeps until a service opens it: all.
+#: A restore removes no transitions and no keys: it keeps this many.
 _ALL = 1 << 40
 
 
@@ -73,13 +73,13 @@ def restore(
 
     @param beyond: the highest revision that any client has seen.
     @raise StoreBusy: a service uses the store in C{target}.
-    @raise StoreUnusable: the backup is not whole, or cannot be put there, or the directory
+    @raise StoreUnusable: the backup is damaged, it cannot be put there, or the directory
         C{target} holds something that is not a store.
     """
     existing_store(source)
     place = Directory(target)
-    there = place.path.exists()
-    if there and place.path.samefile(source):
+    existed = place.path.exists()
+    if existed and place.path.samefile(source):
         raise StoreUnusable(f"the backup {source} is the store itself")
     try:
         place.lock()
@@ -88,15 +88,15 @@ def restore(
     prefix = f".{place.path.name}.restored-"
     copy = place.path.parent / f"{prefix}{secrets.token_hex(8)}"
     try:
-        # A store that is damaged, or has lost its file, may be replaced.
+        # A store that has lost its data file may be replaced.
         with suppress(StoreDamaged):
             place.holds_store()
-        # This process owns the place, so no other restore to it runs.
+        # This process has locked the place, so no other restore is making a copy.
         for left_over in place.path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
             shutil.rmtree(left_over)
         copied = backup(source, str(copy), show)
         steps = 0 if beyond is None else max(0, beyond + 1 - copied.revision)
-        # To and fro, so that the position stays.
+        # Half of the steps go back, so that the position stays.
         steps += steps % 2
         if steps > MAX_STEPS:
             raise StoreUnusable(
@@ -122,14 +122,14 @@ def restore(
         if copy.exists():
             shutil.rmtree(copy)
         place.unlock()
-        if not there and place.path.exists() and not any(place.path.iterdir()):
+        if not existed and place.path.exists() and not any(place.path.iterdir()):
             place.path.rmdir()
 
 
 class _AlwaysInline(ExecutorPolicy):
     def record_duration(self, seconds: float) -> None:
         """
-        Stay inline, however long a commit took: nothing else runs in this process.
+        Record nothing, and stay inline: nothing else runs in this process.
         """
 
 
@@ -137,7 +137,7 @@ async def _open_and_step(
     copied: StoreSummary, steps: int, progress: Callable[[int], object]
 ) -> None:
     """
-    Open a store, which rewrites one of format 1, and make steps to and fro.
+    Open a store, which migrates it from format 1, and make C{steps} to and fro.
 
     @raise Refusal: the disk has no space for the steps.
     """
@@ -170,7 +170,7 @@ async def _open_and_step(
 
 def _finish(coroutine: Coroutine[Any, Any, None]) -> None:
     """
-    Run a coroutine that waits for nothing to its end.
+    Run a coroutine, whose Deferreds have all fired, to its end.
     """
     failures: list[Failure] = []
     Deferred.fromCoroutine(coroutine).addErrback(failures.append)
@@ -180,19 +180,18 @@ def _finish(coroutine: Coroutine[Any, Any, None]) -> None:
 
 def _exchange(copy: Path, place: Path) -> Path | None:
     """
-    Exchange the two directories, and keep what was in the place before.
+    Exchange the two directories, and keep the old one, if it was not empty.
 
-    @return: where that is, if there was anything.
+    @return: the name of the old one.
     """
-    # With microseconds, so that two restores in one second keep both stores.
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     kept = place.with_name(f"{place.name}.before-{stamp}")
-    # Before the exchange, so that the old store never has the name of a copy: the next
-    # restore removes copies that a killed one has left.
+    # The copy is renamed first, so that the old store never has the name of a copy.  The
+    # next restore removes copies, which a killed restore may have left.
     copy.rename(kept)
     libc = ctypes.CDLL(None, use_errno=True)
     names = (os.fsencode(kept), os.fsencode(place))
-    if libc.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE):
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE):
         number = ctypes.get_errno()
         kept.rename(copy)
         raise OSError(number, os.strerror(number))

@@ -1,9 +1,9 @@
 """
-Copy one state of a store, and give up before that costs a service too much.
+Copy one state of a store, within a limit of time and of the growth of the store's file.
 
-LMDB does not use a page again that a reader may see, so the file of a busy service grows
-with each commit while it is copied, and never shrinks.  A copy that takes too long is
-stopped and started again with a later state: a backup can wait, clients cannot.
+LMDB does not reuse a page that a reader may see.  So while a store is copied, its file
+grows with each commit of the service, and it never shrinks.  A copy that exceeds a limit is
+stopped and started again with the newest state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pexservice.stores.lmdb.databases import used_bytes
 #: How long one state may be read.
 MAX_SECONDS = 300.0
 
-#: How much the file may grow meanwhile: as much as the busiest service takes in seconds.
+#: How much the file may grow meanwhile.  Under full load that takes some seconds.
 MAX_GROWTH_BYTES = 64 << 20
 
 #: How many times a copy is started.
@@ -42,16 +42,16 @@ def copy_snapshot(
     """
     Write the pages in use to the file that is open as C{target}.
 
-    Other pages are written only where LMDB cannot tell them apart from those in use.
+    If LMDB cannot tell which pages are in use, all pages are written.
 
-    @param env: of a store that another process may be writing to.
+    @param env: the environment of a store that another process may be writing to.
     @param progress: called in a thread with how much is written, in percent.
-    @raise StoreUnusable: the copy was given up; the message says what to do.
+    @raise StoreUnusable: every attempt exceeded a limit; the message says what to do.
     """
     for _ in range(MAX_ATTEMPTS):
         _truncate(target)
         ended, failure = threading.Event(), None
-        # The thread ends before its descriptor is closed, and the number used again.
+        # The thread must end before its descriptor is closed and its number is reused.
         with (
             os.fdopen(os.dup(target), "wb", buffering=0) as file,
             ThreadPoolExecutor(1, "snapshot") as thread,
@@ -82,11 +82,11 @@ def _watch(
     progress: Progress,
 ) -> str | None:
     """
-    Watch a copy, and stop it when it exceeds a limit.
+    Wait until a copy has ended, and stop it if it exceeds a limit.
 
-    @param descriptor: where the copy is written to.
-    @param ended: is set when the copy has ended.
-    @return: the limit that the copy exceeded, in words, if it did.
+    @param descriptor: the file that the copy is written to.
+    @param ended: set when the copy has ended.
+    @return: the limit that the copy exceeded, in words; C{None} if it exceeded none.
     """
     deadline, size, exceeded_limit = monotonic() + MAX_SECONDS, used_bytes(env), None
     while exceeded_limit is None:
@@ -98,7 +98,8 @@ def _watch(
             return None
         else:
             progress(min(100 * os.fstat(descriptor).st_size // size, 100))
-    # Only an error stops LMDB's copying, so its next write goes to a read-only descriptor.
+    # LMDB stops copying only after an error, so its next write must fail: from now on the
+    # descriptor is read-only.
     read_only = os.open(os.devnull, os.O_RDONLY)
     os.dup2(read_only, descriptor)
     os.close(read_only)
@@ -112,10 +113,10 @@ def _truncate(target: int) -> None:
 
 def _copy(env: lmdb.Environment, descriptor: int) -> None:
     try:
-        # Only the pages in use, and without the writer's lock.
+        # This copies only the pages in use, and does not take the writer's lock.
         env.copyfd(descriptor, compact=True)
     except lmdb.IncompatibleError:
-        # There is a page that neither the trees nor the free list contain.  LMDB cannot
-        # tell whether it is in use, so all pages are copied as they are.
+        # A page is neither in a tree nor in the free list, so LMDB cannot tell whether it
+        # is in use.  Copy all pages as they are.
         _truncate(descriptor)
         env.copyfd(descriptor)

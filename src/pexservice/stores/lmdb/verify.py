@@ -1,15 +1,16 @@
 """
 Verify a whole store before it is used.
 
-First L{pexservice.stores.lmdb.pages} checks the data file page by page.  Then LMDB, which
-the service uses, reads every record.  Each record must match its checksum, the keys must be
-in order, a lookup must find the same record as the iteration, and the journal must lead to
-the cursor.  L{pexservice.stores.lmdb.witness} tells whether this is the newest commit.
+First L{pexservice.stores.lmdb.pages} checks the data file page by page.  Then every record
+is read with LMDB, as the service does.  Each record must match its checksum, the keys must
+be in order, a lookup must find the same record as the iteration, and the journal must lead
+to the cursor.  Last, the store must not be older than its witness; see
+L{pexservice.stores.lmdb.witness}.
 
-C{python -m pexservice.stores.lmdb.verify DIRECTORY} does this in a child process; see
-L{pexservice.stores.lmdb.child}.  It writes nothing.  Its exit status is 0, 78
+A child process does this, C{python -m pexservice.stores.lmdb.verify DIRECTORY}; see
+L{pexservice.stores.lmdb.child}.  It changes nothing.  Its exit status is 0, 78
 (C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store of another format, or 1 for
-a store that cannot be read.  A line on standard output names the reason.
+a store that cannot be read.  A line on standard output gives the reason.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ from pexservice.stores.lmdb.pages import Contents, check_pages
 from pexservice.stores.lmdb.records import FORMAT_VERSION, BadRecord
 from pexservice.stores.lmdb.witness import check_witness, read_witness
 
-#: Errors that mean that a read returned something that was not written.  Other errors of
-#: LMDB and of the system do not concern the store itself.
+#: Errors that show that the store contains something that was never written.  Other errors
+#: of LMDB and of the system are no sign of damage.
 DAMAGE = (
     BadPage,
     BadRecord,
@@ -66,7 +67,7 @@ _OTHER_FORMAT = (OtherFile, records.OtherFormat, lmdb.VersionMismatchError)
 #: Everything that reading a store may raise.
 READING_ERRORS = (lmdb.Error, OSError, *DAMAGE, *_OTHER_FORMAT)
 
-#: The part of the time that the check of the pages takes.  The records take the rest.
+#: How much of the verification the check of the pages is.  The records are the rest.
 _PAGES_PERCENT = 25
 
 #: How many records are read between two reports of progress.
@@ -78,7 +79,8 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
     Read every page and every record of the store in C{path}, which no process writes to.
 
     @param progress: called often with how much is done, in percent.
-    @raise StoreDamaged: it contains something that was not written.
+    @raise StoreDamaged: it contains something that was never written, or it has lost
+        commits.
     @raise StoreIncompatible: it has another format.
     @raise StoreUnusable: it cannot be read.
     """
@@ -94,7 +96,7 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
 
 def explain(path: Path, error: Exception) -> StoreUnusable:
     """
-    Return the error to raise for C{error}, which reading the store in C{path} has raised.
+    Return the error to raise after reading the store in C{path} has raised C{error}.
     """
     if isinstance(error, _OTHER_FORMAT):
         return StoreIncompatible(f"the store {path} is of another format: {error}")
@@ -124,7 +126,7 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
         raise BadPage(f"LMDB does not begin with the transaction {contents.transaction}")
     cursor_database = env.open_db(DATABASES[0], create=False)
     with env.begin() as txn:
-        # The cursor first, because another format may have other databases.
+        # Read the cursor first, because another format may have other databases.
         _cursor_record(txn, cursor_database)
     if set(contents.entries) != set(DATABASES):
         raise BadRecord(f"its databases are {sorted(contents.entries)}")
@@ -156,7 +158,7 @@ def _cursor_record(
 @define(eq=False)
 class _Reader:
     """
-    A reader of databases, with LMDB.
+    A reader of all records, which reports its progress.
     """
 
     _txn: lmdb.Transaction[bytes]
@@ -169,8 +171,8 @@ class _Reader:
         """
         Yield every record, in the order of the keys.
 
-        @raise BadRecord: the records are not in order, LMDB has counted another number of
-            them, or a lookup finds something else.
+        @raise BadRecord: the records are not in order, a lookup finds another record, or
+            LMDB counts another number of records.
         """
         previous, count = None, 0
         for key, value in self._txn.cursor(database):
@@ -258,7 +260,9 @@ def verify_in_child(path: Path, progress: Progress | None = None) -> None:
 
 def summary(path: Path) -> StoreSummary:
     """
-    Return the summary of the store in C{path}, which was verified and is not written to.
+    Return the summary of the store in C{path}.
+
+    The store was verified, and no process writes to it.
     """
     with open_for_reading(path) as env:
         databases = databases_of(env)
