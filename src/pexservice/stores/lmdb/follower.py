@@ -124,7 +124,7 @@ class Follower:
             changed_at = (status.st_ino, status.st_mtime_ns)
             if changed_at == self._changed_at:
                 return False
-            rows = _File(file, read_meta(file)).key_rows(self._key_log.newest.first)
+            rows = _File(file, read_meta(file)).key_rows(self._key_log.newest.first_ordinal)
             new_rows = list(islice(rows, MAX_ROWS))
         finally:
             os.close(file)

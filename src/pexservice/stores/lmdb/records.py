@@ -253,21 +253,25 @@ class KeyRow(NamedTuple):
     """
     A row of idempotency keys, each with its packed use.
 
-    @ivar first: the ordinal of its first key.
+    @ivar first_ordinal: the ordinal of its first key.
     @ivar uses: the packed uses of its keys, joined.
     @ivar names: its keys, joined by line feeds.
     """
 
-    first: int
+    first_ordinal: int
     uses: bytes
     names: bytes
 
     @property
-    def end(self) -> int:
+    def key_count(self) -> int:
+        return len(self.uses) // USE_SIZE
+
+    @property
+    def next_ordinal(self) -> int:
         """
-        Return the ordinal that follows the row's last key.
+        Return the ordinal after that of the row's last key.
         """
-        return self.first + len(self.uses) // USE_SIZE
+        return self.first_ordinal + self.key_count
 
     def with_keys(self, keys: Mapping[bytes, bytes]) -> KeyRow:
         """
@@ -278,7 +282,7 @@ class KeyRow(NamedTuple):
 
     def is_beginning_of(self, other: KeyRow) -> bool:
         return (
-            self.first == other.first
+            self.first_ordinal == other.first_ordinal
             and other.uses.startswith(self.uses)
             and (other.names + _LINE_FEED).startswith(self.names + _LINE_FEED)
         )
@@ -287,7 +291,7 @@ class KeyRow(NamedTuple):
         """
         Return the keys after the first C{skip} ones, each with its packed use.
         """
-        uses = struct.unpack(f"{USE_SIZE}s" * (self.end - self.first), self.uses)
+        uses = struct.unpack(f"{USE_SIZE}s" * self.key_count, self.uses)
         return zip(self.names.split(_LINE_FEED)[skip:], uses[skip:], strict=True)
 
 
@@ -295,8 +299,8 @@ def encode_key_row(row: KeyRow) -> tuple[bytes, bytes]:
     """
     Return the key and the value of a row of keys.
     """
-    key = row_key(row.first)
-    count = _KEY_COUNT.pack(row.end - row.first)
+    key = row_key(row.first_ordinal)
+    count = _KEY_COUNT.pack(row.key_count)
     return key, _seal(key, count + row.uses + row.names)
 
 
@@ -333,5 +337,7 @@ def check_key_row(row: KeyRow, after: int, newest: int) -> int:
         or min(lengths) < 1
         or max(lengths) > MAX_IDEMPOTENCY_KEY_BYTES
     ):
-        raise BadRecord(f"the row of keys {row.first} has a key that is not in order")
+        raise BadRecord(
+            f"the row of keys {row.first_ordinal} has a key that is not in order"
+        )
     return cast(int, revisions[-1])

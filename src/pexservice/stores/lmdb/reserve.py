@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from pexservice.stores.interface import Batch, Refusal, Space
 from pexservice.stores.lmdb.databases import oldest_reader, used_bytes
 from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.transaction import FULL_KEY_ROW
+from pexservice.stores.lmdb.transaction import FULL_ROW_KEYS
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES, USE_SIZE
 
 #: How many bytes are allocated in addition to the pages in use and the next commit's.
@@ -106,7 +106,7 @@ class Reserve:
         Usually it adds nothing, because LMDB reuses free pages that no process reads.
         """
         # The commit may write the newest row of keys again, with the batch's keys added.
-        key_bytes = MAX_KEY_BYTES * (len(batch.keys) + FULL_KEY_ROW) if batch.keys else 0
+        key_bytes = MAX_KEY_BYTES * (len(batch.keys) + FULL_ROW_KEYS) if batch.keys else 0
         row_pages = (len(batch.transitions) + key_bytes) // self._page_size
         pages = MAX_COMMIT_PAGES + row_pages
         return pages * self._page_size + self._used // PAGES_PER_FREE_LIST

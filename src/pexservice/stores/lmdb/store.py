@@ -230,7 +230,7 @@ class LmdbStore:
         Read the rows of keys that this process did not read while it was a standby.
         """
         try:
-            self._keys.read(rows_from(txn, keys, self._keys.newest.first))
+            self._keys.read(rows_from(txn, keys, self._keys.newest.first_ordinal))
         except BadRecord:
             # While this process waited, another store may have been put in this place.
             self._keys.forget()
@@ -296,7 +296,7 @@ class LmdbStore:
             # LMDB raises this before it writes any page.
             raise self._full() from error
         self._witness.write(WitnessRecord(stored.revision))
-        if stored.oldest_row != self._stored_range.oldest_row:
+        if stored.oldest_journal_row != self._stored_range.oldest_journal_row:
             # Remove readers that were killed, such as a backup: LMDB keeps their pages.
             env.reader_check()
         self._stored_range = stored

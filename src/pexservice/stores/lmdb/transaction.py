@@ -5,10 +5,10 @@ A commit appends a row to the journal, and keys to the rows of keys.  It also re
 oldest rows that need not be kept.  Later commits reuse their pages, so the file stops
 growing.
 
-One commit removes a bounded number of rows; the next commits remove the rest.  For example
-after an operator made the journal shorter, there are many.  If a commit removed all of them
-and took longer than the watchdog's timeout, the worker would be killed, and the next worker
-would try the same again.
+One commit removes a bounded number of rows, and the next commits remove the rest.  There
+may be very many, for example after an operator made the journal shorter.  If one commit
+removed them all, it could take longer than the watchdog's timeout.  Then the worker would
+be killed, and the next worker would try the same again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pexservice.stores.lmdb.records import BadRecord, KeyRow
 from pexservice.stores.remembered_keys import RememberedKeys
 
 #: How many surplus revisions or keys may accumulate before a commit trims them.  Each call
-#: into LMDB releases the interpreter lock, so most commits make fewer calls, and are faster
-#: in the thread, if one commit trims many rows.
+#: into LMDB releases the interpreter lock, which makes a commit in the thread slower.  So
+#: most commits trim nothing, and one in many trims many rows.
 TRIM_SLACK = 256
 
 #: How many rows one commit removes at most, which takes about 2 ms.
@@ -39,7 +39,7 @@ MAX_TRIMMED_ROW_KEYS = 1 << 12
 
 #: If the newest row has fewer keys, the next commit adds its keys to that row.  Otherwise a
 #: single client would leave 100,000 rows.  Reading them at a start takes 200 ms, not 35.
-FULL_KEY_ROW = 64
+FULL_ROW_KEYS = 64
 
 
 @frozen
@@ -48,15 +48,15 @@ class StoredRange:
     The newest and the oldest rows of a store.  With these a commit need not search them.
 
     @ivar revision: the newest revision.
-    @ivar oldest_row: the first revision of the oldest journal row.
-    @ivar oldest_keys: the first ordinal of the oldest row of keys.
-    @ivar newest_keys: the newest row of keys; an empty one in a store without keys.
+    @ivar oldest_journal_row: the first revision of the oldest journal row.
+    @ivar oldest_key_row: the first ordinal of the oldest row of keys.
+    @ivar newest_key_row: the newest row of keys; an empty row in a store without keys.
     """
 
     revision: int
-    oldest_row: int
-    oldest_keys: int
-    newest_keys: KeyRow
+    oldest_journal_row: int
+    oldest_key_row: int
+    newest_key_row: KeyRow
 
 
 def read_stored_range(
@@ -65,15 +65,15 @@ def read_stored_range(
     """
     Read the range of the store, whose cursor is at C{revision}.
     """
-    newest_keys = KeyRow(1, b"", b"")
+    newest_key_row = KeyRow(1, b"", b"")
     with txn.cursor(databases.keys) as rows:
         if rows.last():
-            newest_keys = records.decode_key_row(*rows.item())
+            newest_key_row = records.decode_key_row(*rows.item())
     return StoredRange(
         revision,
         _oldest(txn, databases.journal),
         _oldest(txn, databases.keys),
-        newest_keys,
+        newest_key_row,
     )
 
 
@@ -108,19 +108,19 @@ def write_batch(
     _append(txn, databases.journal, *records.encode_journal_row(batch))
     cursor = records.encode_cursor(batch.revision, batch.position)
     txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
-    newest_keys = stored.newest_keys
+    newest_key_row = stored.newest_key_row
     if batch.keys:
-        newest_keys = write_keys(txn, databases.keys, batch.keys, newest_keys)
-    oldest_row, oldest_keys = stored.oldest_row, stored.oldest_keys
+        newest_key_row = write_keys(txn, databases.keys, batch.keys, newest_key_row)
+    oldest_journal_row, oldest_key_row = stored.oldest_journal_row, stored.oldest_key_row
     expired = batch.revision - retention.transitions
-    if expired >= oldest_row + TRIM_SLACK:
-        oldest_row = _trim(txn, databases.journal, expired, MAX_TRIMMED_TRANSITIONS)
-    expired = newest_keys.end - 1 - retention.keys
-    if expired >= oldest_keys + TRIM_SLACK:
+    if expired >= oldest_journal_row + TRIM_SLACK:
+        oldest_journal_row = _trim(txn, databases.journal, expired, MAX_TRIMMED_TRANSITIONS)
+    expired = newest_key_row.next_ordinal - 1 - retention.keys
+    if expired >= oldest_key_row + TRIM_SLACK:
         # More than the batch adds, so that the number of surplus keys decreases.
         max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
-        oldest_keys = _trim(txn, databases.keys, expired, max_keys)
-    return StoredRange(batch.revision, oldest_row, oldest_keys, newest_keys)
+        oldest_key_row = _trim(txn, databases.keys, expired, max_keys)
+    return StoredRange(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
 
 
 def write_keys(
@@ -134,12 +134,11 @@ def write_keys(
 
     @return: the row with C{keys}.
     """
-    size = newest.end - newest.first
-    if 0 < size < FULL_KEY_ROW:
+    if 0 < newest.key_count < FULL_ROW_KEYS:
         row = newest.with_keys(keys)
         txn.put(*records.encode_key_row(row), db=database)
     else:
-        row = KeyRow(newest.end, b"", b"").with_keys(keys)
+        row = KeyRow(newest.next_ordinal, b"", b"").with_keys(keys)
         _append(txn, database, *records.encode_key_row(row))
     return row
 
@@ -235,18 +234,18 @@ class KeyLog:
         """
         Read more rows.
 
-        @param rows: the rows from C{newest.first} on; all rows if none was read before.
+        @param rows: the rows from C{newest.first_ordinal} on; at first, all rows.
         @raise BadRecord: the row L{newest} is missing or was replaced, or a row is missing.
         """
         if self.newest.uses:
             row = records.decode_key_row(*next(rows, (b"", b"")))
             if not self.newest.is_beginning_of(row):
-                raise BadRecord(f"the row of keys {self.newest.first} was replaced")
-            self._add(row, known=self.newest.end - self.newest.first)
+                raise BadRecord(f"the row of keys {self.newest.first_ordinal} was replaced")
+            self._add(row, known=self.newest.key_count)
         for key, value in rows:
             row = records.decode_key_row(key, value)
-            if self.newest.uses and row.first != self.newest.end:
-                raise BadRecord(f"the rows of keys break off before {row.first}")
+            if self.newest.uses and row.first_ordinal != self.newest.next_ordinal:
+                raise BadRecord(f"the rows of keys break off before {row.first_ordinal}")
             self._add(row, known=0)
 
     def _add(self, row: KeyRow, known: int) -> None:

@@ -206,9 +206,9 @@ def _check_keys(rows: Iterator[tuple[bytes, bytes]], newest_revision: int) -> No
     end, revision = None, 0
     for key, value in rows:
         row = records.decode_key_row(key, value)
-        if end not in (None, row.first):
-            raise BadRecord(f"the rows of keys break off before {row.first}")
-        end = row.end
+        if end not in (None, row.first_ordinal):
+            raise BadRecord(f"the rows of keys break off before {row.first_ordinal}")
+        end = row.next_ordinal
         revision = records.check_key_row(row, revision, newest_revision)
 
 

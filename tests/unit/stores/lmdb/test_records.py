@@ -58,7 +58,7 @@ def test_row_of_keys_has_the_keys_and_uses_that_were_written(
     row = records.KeyRow(first, b"", b"").with_keys(some)
     assert records.decode_key_row(*records.encode_key_row(row)) == row
     assert dict(row.items()) == some
-    assert row.end == first + len(some)
+    assert row.next_ordinal == first + len(some)
     grown = row.with_keys(more)
     assert row.is_beginning_of(grown)
     assert list(grown.items(len(some))) == list(more.items())
