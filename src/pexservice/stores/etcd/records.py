@@ -166,7 +166,7 @@ class Keys:
         """
         Return the key of the place of a process in the queue.
         """
-        return self.prefix + b"waiting/" + process.encode()
+        return self.prefix + b"waiting/" + process.encode(errors="surrogateescape")
 
 
 def end_of(prefix: bytes) -> bytes:
@@ -221,11 +221,13 @@ def decode_mark(keys: Keys, pair: Message) -> Mark:
     """
     Read a place in the queue.  For a mark that cannot be read, no node waits.
     """
-    process = b64decode(pair["key"]).removeprefix(keys.waiting("")).decode()
+    name = b64decode(pair["key"]).removeprefix(keys.waiting(""))
+    # Another program's key need not be UTF-8.
+    process = name.decode(errors="surrogateescape")
     try:
         hard, usual = _load(pair, "hard", "usual")
         return Mark(process, bool(hard), max(0.0, float(usual)), int(pair["mod_revision"]))
-    except (ForeignRecord, TypeError, ValueError):
+    except (ForeignRecord, TypeError, ValueError, OverflowError):
         return Mark(process, False, 0.0, int(pair["mod_revision"]))  # noqa: FBT003 positional, as records are
 
 

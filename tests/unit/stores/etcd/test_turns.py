@@ -294,8 +294,15 @@ def test_new_node_that_loses_waits_for_the_nodes_in_the_queue(
 
 def test_unreadable_mark_delays_no_node_and_is_removed(nodes: tuple[Node, ...]) -> None:
     node, *_ = nodes
-    for value in ("", text(b"[]"), text(b'{"hard": 1, "usual": "x"}')):
-        mark = {"key": text(KEYS.waiting("odd")), "value": value}
+    huge = b'{"hard": 1, "usual": 1%0400d}' % 0
+    for name, value in (
+        (b"odd", b""),
+        (b"odd", b"[]"),
+        (b"odd", b'{"hard": 1, "usual": "x"}'),
+        (b"odd", huge),
+        (b"\xff", b"{}"),
+    ):
+        mark = {"key": text(KEYS.waiting("") + name), "value": text(value)}
         node.etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
         node.step()
         node.clock.advance(0.02)
