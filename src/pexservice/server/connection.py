@@ -1,16 +1,18 @@
 """
 A connection, from its first byte to its last.
 
-A request is recognized by its bytes (L{Plans.find_request
-<pexservice.server.plans.Plans.find_request>}), or it is buffered and parsed.  Then it is
-performed, and the committer or a handler calls back with the outcome.  The connection reads
-the next request after the response was sent.
+A connection handles one request after the other:
+
+  1. It recognizes the request by its bytes (L{Plans.find_request
+     <pexservice.server.plans.Plans.find_request>}), or it buffers and parses the input.
+  2. It checks the request, and starts its operation on the cursor or calls its handler.
+  3. The committer or the handler calls L{Connection.respond}, L{Connection.fail} or
+     L{Connection.send}, which writes the response.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import cached_property
 from http import HTTPStatus
 
@@ -78,8 +80,6 @@ class Connection(asyncio.Protocol):
     L{ConnectionMemory<pexservice.server.plans.ConnectionMemory>} describes.
 
     @ivar is_admitted: whether the limits allow the connection; otherwise it gets a 503.
-    @ivar on_transport: called with the transport of the event loop when it replaces a
-        L{OneRequestTransport<pexservice.server.listener.OneRequestTransport>}.
     """
 
     transport: asyncio.Transport
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self, server: Server, address: str | None, local_address: str = ""
     ) -> None:
         """
-        Make a connection that has received nothing.
+        Make a connection that has no transport yet.
 
         @param address: the peer's IP address, as C{accept} returned it; C{None} for a Unix
             socket.  After a reset, the socket itself no longer has the address.
@@ -103,21 +103,23 @@ class Connection(asyncio.Protocol):
         self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
-        self.on_transport: Callable[[asyncio.Transport], None] | None = None
         self.templates: tuple[Template, ...] = ()
         self.varying_names: tuple[bytes, ...] = ()
         self.latest_token_request: tuple[bytes, PlannedRequest] | None = None
-        # The input that was not parsed yet, and how many of its bytes were searched for the
-        # end of a head.
+        # The input that was not parsed yet, and how many of its bytes were searched in vain
+        # for the end of a head.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # The bytes of the arriving request if all arrived in one piece; else b"".
+        # All bytes of the request that is being parsed, if they arrived in one piece; else
+        # b"".
         self._exact_bytes = b""
         self._skipped_empty_line = False
+        # The parts of the request that is being parsed.
         self._head: Head | None = None
         self._body: RequestBody | None = None
+        # Whether the rest of the input is parsed in a later turn of the event loop.
         self._waits_for_budget = False
-        # The request that is being performed, and whether its handler was called for it.
+        # The request that is being performed, and whether its handler was called.
         self._request: PlannedRequest | None = None
         self._handler_was_called = False
         self._operation: CheckedOperation | None = None
@@ -136,7 +138,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """
-        Begin a connection, or continue one on another transport.
+        Use C{transport} from now on; it may replace another one.
         """
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
@@ -146,8 +148,6 @@ class Connection(asyncio.Protocol):
             self.last_active = self._server.seconds()
         if not self.is_admitted:
             self.refuse(problems.too_many_connections(self._server.connections.limit))
-        elif self.on_transport is not None:
-            self.on_transport(self.transport)
 
     def data_received(self, data: bytes) -> None:
         phase = self.phase
@@ -169,13 +169,13 @@ class Connection(asyncio.Protocol):
             else:
                 self._parse_input()
         elif phase is _PERFORMING:
-            # A pipelined request waits for the response to the one before.
+            # A pipelined request waits until the response to the previous one was sent.
             self._buffer += data
             self._pause_reading()
 
     def eof_received(self) -> bool:
         """
-        Handle a half-close: the client sends no more, but may wait for responses.
+        Handle a half-close: the client sends no more, but it may wait for responses.
 
         @return: whether the transport stays open for responses.
         """
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """
-        Stop reading: a client that takes no responses can make no more requests.
+        Stop reading: a client that takes no responses may send no more requests.
         """
         self.blocked_since = self._server.seconds()
         if self.phase is not _DRAINING:
@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """
-        Read again: the client has taken the responses.
+        Read again, since the client has taken the responses.
         """
         self.blocked_since = 0.0
         if self._stream is not None:
@@ -226,22 +226,23 @@ class Connection(asyncio.Protocol):
 
     def _parse_input(self) -> None:
         """
-        Parse the input until a request is complete, or input or parsing budget runs out.
+        Parse until a request is complete, more input is needed, or the budget is spent.
         """
         self._waits_for_budget = False
         budget = self._server.parsing_budget
-        # At least one part is parsed: a connection that waited for the budget has its turn.
-        has_more = True
-        while has_more and self.phase is _RECEIVING:
+        # The budget is checked after the first part, so a connection that waited for its
+        # turn always makes progress.
+        can_continue = True
+        while can_continue and self.phase is _RECEIVING:
             begin = budget.seconds()
             try:
-                has_more = self._parse_part()
+                can_continue = self._parse_part()
             except Problem as problem:
                 self.refuse(problem)
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
                 self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
-            if has_more and self._body is not None and budget.is_spent:
+            if can_continue and self._body is not None and budget.is_spent:
                 self._waits_for_budget = True
                 budget.wait(self._parse_input)
                 return
@@ -258,9 +259,9 @@ class Connection(asyncio.Protocol):
 
     def _parse_part(self) -> bool:
         """
-        Parse a part of the input.
+        Parse an empty line, a head, or some of a body.
 
-        @return: whether to continue; otherwise more input is needed.
+        @return: whether to parse the next part now.  If not, more input is needed.
         @raise Problem: the input is refused.
         """
         buffer = self._buffer
@@ -272,7 +273,7 @@ class Connection(asyncio.Protocol):
                 return True
             return len(buffer) < size
         if not self._skipped_empty_line and buffer.startswith(END_OF_LINE):
-            # Old clients send an empty line after a body.
+            # Old clients send an empty line after a body; one is skipped.
             del buffer[: len(END_OF_LINE)]
             self._skipped_empty_line, self._exact_bytes = True, b""
         if not buffer or (buffer == b"\r" and not self._skipped_empty_line):
@@ -296,7 +297,9 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         """
-        Perform the request whose head and body have arrived; without a plan, make one.
+        Perform the request whose head and body have arrived.
+
+        If it has no plan yet, its handler is called.
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
@@ -306,7 +309,7 @@ class Connection(asyncio.Protocol):
         plan = server.plans.find_plan(head.plan_key)
         if plan is not None:
             if self._buffer:
-                # Another request follows in the same piece of input.
+                # The piece of input has more than this request.
                 data = b""
             self.perform(server.plans.learn(data, head, plan, self))
             return
@@ -339,7 +342,7 @@ class Connection(asyncio.Protocol):
 
     def perform(self, request: PlannedRequest) -> None:
         """
-        Perform a request whose plan is known.
+        Perform a request whose plan has an operation on the cursor.
         """
         self.phase = _PERFORMING
         self._request = request
@@ -350,7 +353,7 @@ class Connection(asyncio.Protocol):
                 checker.check_client(arguments, self.peer)
                 if checked is None:
                     operation = request.plan.operation
-                    assert operation is not None  # noqa: S101 a plan that is kept has one
+                    assert operation is not None  # noqa: S101 for the type checker
                     checked = checker.check_operation(operation, arguments)
             self._operation = checked
             checked.start(self)
@@ -362,7 +365,9 @@ class Connection(asyncio.Protocol):
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """
-        Send the response about C{state}, as L{Waiter<pexservice.commit.interface.Waiter>}.
+        Send the response about C{state}, which the committer delivers.
+
+        See L{Waiter.respond<pexservice.commit.interface.Waiter.respond>}.
         """
         request, checked = self._request, self._operation
         if request is None or checked is None:
@@ -370,7 +375,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             plan, server = request.plan, self._server
-            # Nearly all responses are of this kind.
+            # This is the most frequent kind, found without a call.
             if checked.conditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = VALUE
             else:
@@ -387,42 +392,41 @@ class Connection(asyncio.Protocol):
                 server.log_response(
                     self.peer, request.arguments, request.line, status, length
                 )
-            self._finish(last=plan.response_format.last)
+            self._finish(last=plan.closes_connection)
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._abort_after_bug()
 
     def fail(self, error: Exception) -> None:
         """
-        Send the problem that tells the client of C{error}.
+        Send a problem as the response, because of C{error}.
         """
         request = self._request
         if request is None:
             return
-        preferences = request.plan.response_format.preferences
-        self.send(problem_of(error).response(preferences.problem))
+        representation = request.plan.preferences.problem
+        self.send(problem_of(error).response(representation))
 
     def send(self, response: Response) -> None:
         """
-        Send a response that is complete, or begin to send a streamed one.
+        Send a complete response, or the head of a streamed one.
         """
         request = self._request
         if request is None:
             return
         try:
             plan = request.plan
-            response_format = plan.response_format
             if response.stream is not None:
                 # In HTTP/1.0 only the end of the connection can end a stream.
-                response_format = evolve(response_format, connection=b"close", last=True)
-                self._write(write_stream_head(response_format, response))
+                closing = evolve(plan, connection_header=b"close", closes_connection=True)
+                self._write(write_stream_head(closing, response))
                 self._stream = response.stream
                 response.stream.begin(self)
                 return
-            self._write(write_response(response_format, response))
-            bodiless = response_format.bodiless or response.status in NO_BODY_CODES
-            length = 0 if bodiless else len(response.body)
+            self._write(write_response(plan, response))
+            has_no_body = plan.omits_body or response.status in NO_BODY_CODES
+            length = 0 if has_no_body else len(response.body)
             self._finish_response(
-                request, response.status, length, last=response_format.last
+                request, response.status, length, last=plan.closes_connection
             )
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._abort_after_bug()
@@ -431,7 +435,7 @@ class Connection(asyncio.Protocol):
         request = self._request
         if self._stream is not None and request is not None:
             self._stream_length += len(data)
-            if request.plan.response_format.version == b"HTTP/1.1":
+            if request.plan.version == b"HTTP/1.1":
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self._write(data)
 
@@ -439,7 +443,7 @@ class Connection(asyncio.Protocol):
         request, stream = self._request, self._stream
         if stream is not None and request is not None:
             self._stream = None
-            if request.plan.response_format.version == b"HTTP/1.1":
+            if request.plan.version == b"HTTP/1.1":
                 self._write(b"0\r\n\r\n")
             self._finish_response(request, _OK, self._stream_length, last=True)
 
@@ -447,10 +451,10 @@ class Connection(asyncio.Protocol):
         self, request: PlannedRequest, status: int, length: int, *, last: bool
     ) -> None:
         """
-        Count and log a response that was sent.
+        Count and log a response that was sent, and end its request.
 
-        @param length: how many bytes of its body were sent.
-        @param last: whether the connection ends.
+        @param length: the length of the body that was sent.
+        @param last: whether the connection ends too.
         """
         request.plan.tally.count(status)
         self._server.log_response(
@@ -460,7 +464,7 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, *, last: bool) -> None:
         """
-        Close the connection after a response, or continue with the next request.
+        End the request that was responded to, and close the connection or continue.
         """
         self._request = None
         if self._handler_was_called:
@@ -471,7 +475,8 @@ class Connection(asyncio.Protocol):
         if last:
             self.close()
         elif self._buffer:
-            # In the next turn of the event loop, so that other connections get theirs.
+            # The next request waits for the next turn of the event loop, so that a long
+            # pipeline does not delay other connections.
             self._server.call_soon(self._parse_next)
         else:
             self._become_idle()
@@ -490,7 +495,7 @@ class Connection(asyncio.Protocol):
 
     def _parse_next(self) -> None:
         """
-        Parse the next request of a pipeline, unless the client takes no responses.
+        Parse the next request of a pipeline, unless the client takes no responses now.
         """
         if self.phase is _PERFORMING and self._request is None and not self.blocked_since:
             self.phase = _RECEIVING
@@ -499,7 +504,7 @@ class Connection(asyncio.Protocol):
 
     def _abort_after_bug(self) -> None:
         """
-        Log a bug, and close the connection, since it is unknown what was sent.
+        Log a bug, and close the connection: a part of a response may have been sent.
         """
         _log.failure("a request failed")
         self._request = None
@@ -509,7 +514,7 @@ class Connection(asyncio.Protocol):
         """
         Send C{problem} as the last response of this connection.
 
-        The remaining input is dropped, since it is unknown where the next request begins.
+        The rest of the input is dropped, since it is unknown where the next request begins.
         """
         if self.phase in (_DRAINING, _CLOSED):
             return
@@ -518,17 +523,17 @@ class Connection(asyncio.Protocol):
             method, line, arguments = head.line.method, head.line.logged, head.arguments
         else:
             method, line, arguments = read_refused_head(bytes(self._buffer))
-        checker = server.checker
         if problem.status in _CLIENT_FAULTS:
-            problem = checker.charge(arguments, self.peer) or problem
-        response_format = server.response_format(b"HTTP/1.1", method, arguments, last=True)
-        response = problem.response(response_format.preferences.problem)
+            problem = server.checker.charge(arguments, self.peer) or problem
+        plan = server.refusal_plan(method, arguments)
+        response = problem.response(plan.preferences.problem)
         self.phase, self.receiving_since = _DRAINING, 0.0
         self._buffer.clear()
         self._head = self._body = None
-        self._write(write_response(response_format, response))
-        server.requests.count_refused(problem.status)
-        length = 0 if response_format.bodiless else len(response.body)
+        self._write(write_response(plan, response))
+        server.requests.unplanned += 1
+        plan.tally.count(problem.status)
+        length = 0 if plan.omits_body else len(response.body)
         server.log_response(self.peer, arguments, line, problem.status, length)
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -547,31 +552,19 @@ class Connection(asyncio.Protocol):
             self._is_reading = True
             self.transport.resume_reading()
 
-    # Calls of the limits on connections.
+    # The other methods of a LimitedConnection.
 
     def delivery_progress(self) -> int | None:
-        """
-        Return a number that changes when the client takes bytes: see L{delivery_progress}.
-        """
         return delivery_progress(self.transport.get_extra_info("socket"))
 
     def time_out(self) -> None:
-        """
-        Refuse a request that took too long to arrive.
-        """
         self.refuse(problems.too_slow(REQUEST_TIMEOUT_SECONDS))
 
     def close(self) -> None:
-        """
-        Close the connection after everything was sent.
-        """
         self.phase = _DRAINING
         # From now on a client that takes none of the sent bytes counts as stalled.
         self.blocked_since = self.blocked_since or self._server.seconds()
         self.transport.close()
 
     def abort(self) -> None:
-        """
-        Close the connection at once, whatever was not sent.
-        """
         self.transport.abort()

@@ -2,8 +2,8 @@
 The listener: it accepts the connections of a port that Twisted has opened.
 
 The event loop's own servers accept one connection in a turn, and make a transport for each.
-This listener accepts several in a turn, and leaves a connection without a transport if it
-ends after its first request: see L{OneRequestTransport}.
+This listener accepts several in a turn.  It also avoids the event loop's transport for a
+connection that ends after its first request: see L{OneRequestTransport}.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CONNECTION_ERRORS = frozenset(
     )
 )
 
-#: L{OneRequestTransport} leaves longer input to the event loop's transport.
+#: L{OneRequestTransport} does not handle a longer request.
 MAX_FIRST_INPUT_BYTES = 2048
 
 
@@ -145,7 +145,7 @@ class Listener:
             accepted.close()
         elif refused:
             connection.is_admitted = False
-            self._make_transport(accepted, connection)
+            self._make_transport(accepted, connection, connection)
         elif self._tls:
             connection.phase = Phase.RECEIVING
             connection.receiving_since = self._connections.seconds()
@@ -161,11 +161,15 @@ class Listener:
         self,
         accepted: socket.socket,
         connection: Connection,
-        tls: TlsTransport | None = None,
+        protocol: asyncio.Protocol,
     ) -> None:
-        task = self._loop.create_task(
-            self._connect(accepted, connection, tls or connection)
-        )
+        """
+        Let the event loop make a transport for C{accepted}, in a later turn.
+
+        @param protocol: the protocol of the transport: C{connection} itself, its
+            L{TlsTransport}, or the L{OneRequestTransport} that will be replaced.
+        """
+        task = self._loop.create_task(self._connect(accepted, connection, protocol))
         # The event loop itself keeps only a weak reference to a task.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -173,11 +177,6 @@ class Listener:
     async def _connect(
         self, accepted: socket.socket, connection: Connection, protocol: asyncio.Protocol
     ) -> None:
-        """
-        Make a transport of the event loop for C{accepted}.
-
-        @param protocol: C{connection}, or the TLS between it and the socket.
-        """
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, accepted)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 a bug is logged
@@ -188,15 +187,16 @@ class Listener:
                 connection.connection_lost(error)
 
 
-class OneRequestTransport:
+class OneRequestTransport(asyncio.Protocol):
     """
     The first transport of a connection: it carries a single request.
 
     A client such as C{ab} opens a connection for each request.  A transport of the event
     loop would cost as much as the request itself.  So this class reads the first input
-    directly from the socket.  If that is a request whose plan is known, and the connection
-    ends after the response, it also sends the response and closes the socket.  Otherwise
-    the event loop makes a transport, which continues with the input that was read.
+    directly from the socket.  If the input is a request whose plan is known, and if the
+    connection ends after the response, this class also sends the response and closes the
+    socket.  Otherwise the event loop makes a transport.  It calls L{connection_made} here,
+    and from then on it is the transport of the connection.
     """
 
     def __init__(
@@ -205,10 +205,10 @@ class OneRequestTransport:
         loop: asyncio.AbstractEventLoop,
         plans: Plans,
         connection: Connection,
-        make_transport: Callable[[socket.socket, Connection], object],
+        make_transport: Callable[[socket.socket, Connection, asyncio.Protocol], object],
     ) -> None:
         """
-        @param make_transport: makes the event loop's transport, in a later turn.
+        @param make_transport: see L{Listener._make_transport}.
         """
         self._socket = accepted
         self._loop = loop
@@ -217,14 +217,13 @@ class OneRequestTransport:
         self._make_transport = make_transport
         # Whether the event loop watches the socket for input.
         self._watches = False
-        # Whether the event loop makes a transport that will replace this one.
+        # Whether a transport of the event loop will replace this one.
         self._transport_requested = False
         # Whether a request was recognized; its response is sent here.
         self._has_request = False
         self._closing = self._aborted = False
         self._received = self._unsent = b""
         connection.connection_made(self)  # type: ignore[arg-type]
-        connection.on_transport = self.continue_on
         # Most clients send their request at once, so it has arrived by the next turn.
         loop.call_soon(self._read)
 
@@ -256,7 +255,7 @@ class OneRequestTransport:
         request = self._plans.exact.young.get(data) or self._plans.find_request(
             data, connection
         )
-        if request is None or not request.plan.response_format.last:
+        if request is None or not request.plan.closes_connection:
             self._request_transport()
             return
         self._received = b""
@@ -265,12 +264,16 @@ class OneRequestTransport:
 
     def _request_transport(self) -> None:
         self._transport_requested = True
-        self._make_transport(self._socket, self._connection)
+        self._make_transport(self._socket, self._connection, self)
 
-    def continue_on(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """
-        Continue on C{transport}, and make the calls on it that the connection made before.
+        Replace this transport by C{transport}.
+
+        What the connection has asked for meanwhile is done there.
         """
+        transport.set_protocol(self._connection)
+        self._connection.connection_made(transport)
         if self._aborted:
             transport.abort()
             return
@@ -286,7 +289,7 @@ class OneRequestTransport:
             self._watches = False
             self._loop.remove_reader(self._socket.fileno())
 
-    # What a connection calls.
+    # The methods of a transport, as far as a connection calls them.
 
     def write(self, data: bytes) -> None:
         try:
@@ -294,7 +297,7 @@ class OneRequestTransport:
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The client is gone; the connection is closed as after any last response.
+            # The client is gone.  The connection closes itself after the response.
             return
         if sent < len(data):
             # Only the event loop can wait until the client takes the rest.
@@ -308,8 +311,8 @@ class OneRequestTransport:
         self._stop_watching()
         if self._has_request:
             with suppress(OSError):
-                # The client may have sent more meanwhile.  To close a socket with unread
-                # input resets the connection, and a reset may overtake the response.
+                # The client may have sent more.  Closing a socket with unread input would
+                # reset the connection, and the reset may overtake the response.
                 self._socket.recv(MAX_FIRST_INPUT_BYTES, socket.MSG_DONTWAIT)
         self._socket.close()
         self._connection.connection_lost(None)

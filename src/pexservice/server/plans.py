@@ -76,37 +76,29 @@ _TOKEN_ALONE = (AUTHORIZATION,)
 
 
 @frozen(eq=False)
-class ResponseFormat:
-    """
-    What all responses to one kind of request have in common.
-
-    @ivar version: the version of HTTP, as C{b"HTTP/1.1"}.
-    @ivar connection: the value of the C{Connection} header, if there is one.
-    @ivar last: whether the connection ends after the response.
-    @ivar browser_headers: the headers that browsers need in every response.
-    @ivar bodiless: whether the body is left out, because the request is a HEAD.
-    """
-
-    version: bytes
-    connection: bytes | None
-    last: bool
-    browser_headers: tuple[Header, ...]
-    preferences: Preferences
-    bodiless: bool
-
-
-@frozen(eq=False)
 class Plan:
     """
-    What one kind of request means, and how its responses are written and counted.
+    What one kind of request means, and what all responses to it have in common.
 
-    @ivar operation: C{None} if the request is not about the cursor, or its handler was not
-        called yet.  Such a plan is not remembered: it belongs to a single request.
+    @ivar operation: the operation on the cursor.  C{None} if the request is refused, if its
+        handler returned a response, or before its handler was called.  A plan without an
+        operation is used for a single request and is not remembered.
+    @ivar tally: counts the responses.
+    @ivar version: the version of HTTP, as C{b"HTTP/1.1"}.
+    @ivar connection_header: the value of the C{Connection} header, if there is one.
+    @ivar closes_connection: whether the connection ends after the response.
+    @ivar browser_headers: the headers that browsers need in every response.
+    @ivar omits_body: whether the body is left out, because the request is a HEAD.
     """
 
     operation: Operation | None
-    response_format: ResponseFormat
     tally: Tally
+    version: bytes
+    connection_header: bytes | None
+    closes_connection: bool
+    browser_headers: tuple[Header, ...]
+    preferences: Preferences
+    omits_body: bool
 
 
 @define(eq=False)

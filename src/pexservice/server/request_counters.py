@@ -45,10 +45,12 @@ class RequestCounters:
 
     @ivar unplanned: how many requests had no plan: a handler was called, or they were
         refused before that.
+    @ivar refused_tally: counts the requests that were malformed or too slow.
     """
 
     def __init__(self) -> None:
         self.unplanned = 0
+        self.refused_tally = Tally(OTHER, OTHER)
         # With these entries a graph of a new worker begins at 0.
         self._tallies = {
             (endpoint.path, method.decode()): Tally(
@@ -58,26 +60,18 @@ class RequestCounters:
             for method in endpoint.methods
             if method != b"HEAD"
         }
+        self._tallies[OTHER, OTHER] = self.refused_tally
 
     def tally(self, path: bytes, method: bytes) -> Tally:
         """
         Return the tally of the requests for one endpoint and method.
         """
         endpoint = path.decode() if path in ENDPOINT_BY_PATH else OTHER
-        return self._tally(endpoint, _METHODS.get(method, OTHER))
-
-    def _tally(self, endpoint: str, method: str) -> Tally:
-        tally = self._tallies.get((endpoint, method))
+        key = endpoint, _METHODS.get(method, OTHER)
+        tally = self._tallies.get(key)
         if tally is None:
-            tally = self._tallies[endpoint, method] = Tally(endpoint, method)
+            tally = self._tallies[key] = Tally(*key)
         return tally
-
-    def count_refused(self, status: int) -> None:
-        """
-        Count a request that was malformed or too slow.
-        """
-        self.unplanned += 1
-        self._tally(OTHER, OTHER).count(status)
 
     def planned(self) -> int:
         """

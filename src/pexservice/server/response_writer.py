@@ -1,10 +1,11 @@
 """
 Responses as bytes: this module writes the head of every response.
 
-The responses to one kind of request about the cursor differ only in the revision, the
-position, the length and the value, so there is a format for each kind of request.  Reads
-get the same bytes until the cursor moves.  Formats and bytes are kept for a second, because
-they contain the date.
+All responses to one kind of request about the cursor have the same bytes, except the
+revision, the position, the length and the value.  So the first of them is written as a
+bytes format, and these values are filled in for each response.  Reads of the same
+state get exactly the same bytes.  Everything is kept for one second at most, because it
+contains the date.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from attrs import evolve
 from twisted.web.http import NO_BODY_CODES, datetimeToString
 
 from pexservice.core.cursor import State
-from pexservice.server.plans import Plan, ResponseFormat
+from pexservice.server.plans import Plan
 from pexservice.web.representations import (
     VALUE,
     WITH_VALUE,
@@ -32,19 +33,19 @@ Writer = Callable[[State], bytes]
 
 
 def write_head(
-    response_format: ResponseFormat, response: Response, more_headers: Iterable[Header] = ()
+    plan: Plan, response: Response, more_headers: Iterable[Header] = ()
 ) -> bytes:
     """
     Return the head of C{response}.
 
-    Headers with the same name are written together, at the place of the first.
+    Headers with the same name are written next to each other.
     """
-    lines = [b"%b %d %b\r\n" % (response_format.version, response.status, response.phrase)]
-    if response_format.connection is not None:
-        lines.append(b"Connection: %b\r\n" % response_format.connection)
+    lines = [b"%b %d %b\r\n" % (plan.version, response.status, response.phrase)]
+    if plan.connection_header is not None:
+        lines.append(b"Connection: %b\r\n" % plan.connection_header)
     lines.append(b"Date: %b\r\n" % datetimeToString())
     by_name: dict[bytes, list[bytes]] = {}
-    for name, value in (*response_format.browser_headers, *response.headers, *more_headers):
+    for name, value in (*plan.browser_headers, *response.headers, *more_headers):
         by_name.setdefault(name, []).append(value)
     for name, values in by_name.items():
         lines += [b"%b: %b\r\n" % (name, value) for value in values]
@@ -52,47 +53,47 @@ def write_head(
     return b"".join(lines)
 
 
-def write_response(
-    response_format: ResponseFormat, response: Response, length: bytes | None = None
-) -> bytes:
+def write_response(plan: Plan, response: Response, length: bytes | None = None) -> bytes:
     """
     Return C{response} as it is sent.
 
-    @param length: the length of the body, if the body is not that of C{response}.
+    @param length: replaces the length of the response's body.
     """
     headers: tuple[Header, ...] = ()
     if response.status not in NO_BODY_CODES:
-        # Also in the response to a HEAD: the length that the body of a GET would have.
+        # The response to a HEAD has the length that the body of a GET would have.
         headers = ((b"Content-Length", length or b"%d" % len(response.body)),)
-    head = write_head(response_format, response, headers)
-    return head if response_format.bodiless else head + response.body
+    head = write_head(plan, response, headers)
+    return head if plan.omits_body else head + response.body
 
 
-def write_stream_head(response_format: ResponseFormat, response: Response) -> bytes:
+def write_stream_head(plan: Plan, response: Response) -> bytes:
     """
     Return the head of a streamed C{response}, which is chunked in HTTP/1.1.
     """
     chunked = ((b"Transfer-Encoding", b"chunked"),)
-    headers = chunked if response_format.version == b"HTTP/1.1" else ()
-    return write_head(response_format, response, headers)
+    headers = chunked if plan.version == b"HTTP/1.1" else ()
+    return write_head(plan, response, headers)
 
 
 def _writer(plan: Plan, kind: ResponseKind) -> Writer:
     """
     Return the function that writes the response of C{kind} about a state.
     """
-    response_format, has_value = plan.response_format, kind in WITH_VALUE
-    bodiless, preferences = response_format.bodiless, response_format.preferences
+    has_value, has_body = kind in WITH_VALUE, not plan.omits_body
+    representation = plan.preferences.value
+    # The operator's --cors-origin may contain a percent sign; other headers never do.
+    browser_headers = tuple(
+        (name, value.replace(b"%", b"%%")) for name, value in plan.browser_headers
+    )
     form = write_response(
-        # Only these headers may have a percent sign; all others are constants.
-        _escaped(response_format),
-        response_about(kind, preferences, b"%d", b"%d", b"%b"),
+        evolve(plan, browser_headers=browser_headers),
+        response_about(kind, plan.preferences, b"%d", b"%d", b"%b"),
         length=b"%d" if has_value else None,
     )
-    representation = preferences.value
 
     def text(state: State) -> bytes:
-        # This function has no calls, because it writes nearly all responses.
+        # This function calls no other function, because it writes nearly all responses.
         revision, term = state
         digits = term.text
         return form % (revision, term.position, revision, len(digits) + 1, digits + b"\n")
@@ -100,28 +101,15 @@ def _writer(plan: Plan, kind: ResponseKind) -> Writer:
     def value(state: State) -> bytes:
         revision, term = state
         body = state_body(state, representation)
-        sent = (len(body),) if bodiless else (len(body), body)
-        return form % (revision, term.position, revision, *sent)
+        length_and_body = (len(body), body) if has_body else (len(body),)
+        return form % (revision, term.position, revision, *length_and_body)
 
     def no_value(state: State) -> bytes:
         return form % (state.revision, state.position, state.revision)
 
     if not has_value:
         return no_value
-    return text if representation == TEXT and not bodiless else value
-
-
-def _escaped(response_format: ResponseFormat) -> ResponseFormat:
-    """
-    Return C{response_format} with each percent sign doubled.
-
-    Only the operator's C{--cors-origin} may have one.
-    """
-    headers = tuple(
-        (name, value.replace(b"%", b"%%"))
-        for name, value in response_format.browser_headers
-    )
-    return evolve(response_format, browser_headers=headers)
+    return text if representation == TEXT and has_body else value
 
 
 class ResponseWriter:
@@ -130,8 +118,10 @@ class ResponseWriter:
     """
 
     def __init__(self) -> None:
+        # The functions that write responses with a value, and those of the other kinds.
         self._value_writers: dict[Plan, Writer] = {}
         self._other_writers: dict[tuple[Plan, ResponseKind], Writer] = {}
+        # The state that was read last, and the responses with it, for reads only.
         self._read_state: State | None = None
         self._reads: dict[Plan, bytes] = {}
 

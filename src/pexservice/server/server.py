@@ -14,8 +14,8 @@ from pexservice.process.timing import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.parser import Head
-from pexservice.server.plans import Plan, Plans, ResponseFormat
-from pexservice.server.request_counters import RequestCounters
+from pexservice.server.plans import Plan, Plans
+from pexservice.server.request_counters import RequestCounters, Tally
 from pexservice.server.response_writer import ResponseWriter
 from pexservice.web.clients import Peer
 from pexservice.web.operations import HandlerResult, Request, RequestChecker
@@ -187,29 +187,48 @@ class Server:
 
     def new_plan(self, head: Head) -> Plan:
         """
-        Return a new plan without operation, for a request whose handler was not called yet.
+        Return a plan without an operation, for a request whose handler was not called yet.
         """
         line, arguments = head.line, head.arguments
         wishes = persistence(arguments.get(CONNECTION, ()))
+        # Every response has its length, so a connection can be kept in HTTP/1.0 too.
         keeps = wishes.keeps if line.version == b"HTTP/1.0" else not wishes.closes
-        # Every response has its length, so HTTP/1.0 can keep its connection too.
-        last = not keeps or self.connections.is_draining
-        response_format = self.response_format(
-            line.version, line.method, arguments, last=last
+        return self._plan(
+            self.requests.tally(line.path, line.method),
+            line.version,
+            line.method,
+            arguments,
+            closes_connection=not keeps or self.connections.is_draining,
         )
-        return Plan(None, response_format, self.requests.tally(line.path, line.method))
 
-    def response_format(
-        self, version: bytes, method: bytes, arguments: Arguments, *, last: bool
-    ) -> ResponseFormat:
+    def refusal_plan(self, method: bytes, arguments: Arguments) -> Plan:
+        """
+        Return a plan for the response to a request that is malformed or too slow.
+
+        @param method: C{b""} if it is unknown.
+        """
+        tally = self.requests.refused_tally
+        return self._plan(tally, b"HTTP/1.1", method, arguments, closes_connection=True)
+
+    def _plan(
+        self,
+        tally: Tally,
+        version: bytes,
+        method: bytes,
+        arguments: Arguments,
+        *,
+        closes_connection: bool,
+    ) -> Plan:
         keep_alive = b"keep-alive" if version == b"HTTP/1.0" else None
-        return ResponseFormat(
-            version,
-            b"close" if last else keep_alive,
-            last=last,
+        return Plan(
+            operation=None,
+            tally=tally,
+            version=version,
+            connection_header=b"close" if closes_connection else keep_alive,
+            closes_connection=closes_connection,
             browser_headers=self.checker.access.browser_headers(arguments.get(ORIGIN, ())),
             preferences=preferences(arguments),
-            bodiless=method == b"HEAD",
+            omits_body=method == b"HEAD",
         )
 
     def log_response(
