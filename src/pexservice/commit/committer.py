@@ -1,19 +1,19 @@
 """
 The committer of a store that only this process writes to.
 
-Reads show the durable state, so a crash cannot undo a state that a client read.  A step
-that does not move the cursor (its condition is not met, or its key was used before) may
-refer to a state that is not durable yet.  Its response then waits for the batch that leads
-to that state.
+Reads show the durable state, so a crash cannot undo a state that a client has read.  A step
+does not move the cursor if its condition is not met or its key was used before.  Its
+response shows the state that caused this.  If that state is not durable yet, the response
+waits for the commit of the batch that leads to it.
 
-If a batch surely is not in the store, its steps and all later ones never happened.  If that
-is unknown, the committer accepts nothing more and the process ends, because only opening
-the store again shows whether the batch is there.
+If a commit fails and the store surely does not have the batch, its steps and all later ones
+never happened.  If it is unknown whether the store has the batch, the committer accepts
+nothing more and the process ends: only opening the store again shows the truth.
 
-With synchronous commit off, responses go out first, reads show the latest state, and the
-commit follows at most L{DELAY_SECONDS} later.  If the store then refuses a batch, the steps
-whose responses went out are lost.  No more are lost, since from then on responses wait for
-the commit until the store accepts a batch again.
+With synchronous commit off, responses are sent before the commit, reads show the latest
+state, and the commit begins at most L{DELAY_SECONDS} later.  If the store then refuses a
+batch, the steps that already got their responses are lost.  From then on, responses wait
+for the commit until the store accepts a batch again, so no more steps are lost.
 """
 
 from __future__ import annotations
@@ -45,24 +45,25 @@ from pexservice.stores.remembered_keys import RememberedKeys
 DELAY_SECONDS = 0.01
 
 #: With synchronous commit off, how many steps of a batch get a response before the commit.
-#: Later steps wait for it: if the disk hangs, clients wait, and no more steps can be lost.
-#: This is four times the steps that arrive in L{DELAY_SECONDS} at 100,000/s.
+#: Later steps wait for the commit: if the disk hangs, clients wait, and no more steps can
+#: be lost.  This is four times the number of steps that arrive in L{DELAY_SECONDS} at
+#: 100,000/s.
 MAX_EARLY_RESPONSES = 4096
 
-#: How often refused steps are logged: a full disk refuses thousands of steps a second, and
-#: the log may be on the same disk.
+#: The minimum time between two log lines about refused steps.  With a full disk, thousands
+#: of steps a second are refused, and the log may be on the same disk.
 REFUSAL_LOG_INTERVAL_SECONDS = 1.0
 
 _DAMAGED = "the store is damaged"
 
-# Reading a global is three times faster than an Enum attribute.
+# A module-level alias: reading a global is three times faster than an Enum attribute.
 _READ = Outcome.READ
 
 
 @implementer(ICommitter)
 class Committer(GroupCommit):
     """
-    The committer of a store that only this process writes.
+    The committer of a store that only this process writes to.
     """
 
     _log = Logger()
@@ -80,13 +81,13 @@ class Committer(GroupCommit):
         """
         Make the committer of C{store}; L{start} opens the store.
 
-        @param synchronous: commit before the response.
+        @param synchronous: whether responses wait for the commit.
         @param options: those of L{GroupCommit}.
         """
         super().__init__(store, reactor, **options)
         self._synchronous = synchronous
         self._remembered_keys = RememberedKeys()
-        # Damage of the store that a read found; the next commit fails because of it.
+        # The damage of the store that a read has found.  It lets the next commit fail.
         self._damage: StoreDamaged | None = None
         # True only while synchronous commit is off and the store takes its batches.
         self._responds_early = False
@@ -99,17 +100,11 @@ class Committer(GroupCommit):
         self.delay_seconds = DELAY_SECONDS if on else 0.0
 
     async def start(self) -> None:
-        """
-        Open the store, and start from its cursor.
-        """
         revision, position, self._remembered_keys = await self._store.open()
         self.restart_from(state_at(revision, position))
         self._process_refusal = self.read_refusal = None
 
     def wait_for_commit(self) -> Deferred[None]:
-        """
-        Wait for the commit in progress, if there is one.
-        """
         return succeed(None) if self.committing_batch is None else self.when_commit_ends()
 
     @property
@@ -124,9 +119,7 @@ class Committer(GroupCommit):
         return succeed(self.durable)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        """
-        Read a page of the history, with nothing newer than the durable state.
-        """
+        # A row that is newer than the durable state is not shown.
         newest = self.durable.revision + 1
         before = newest if before is None else min(before, newest)
 
@@ -136,18 +129,12 @@ class Committer(GroupCommit):
         return self._store.history(before, limit).addErrback(failed)
 
     def read(self, waiter: Waiter) -> None:
-        """
-        Show the durable state; with synchronous commit off, the latest one.
-        """
         if self.read_refusal is None:
             waiter.respond(_READ, self.latest if self._responds_early else self.durable)
         else:
             waiter.fail(self.read_refusal)
 
     def step(self, step: Step, waiter: Waiter) -> None:
-        """
-        Make C{step}, unless its key was used before or its condition is not met.
-        """
         if self._process_refusal is not None:
             self.counts.count(NOT_TAKEN, step.transition.code)
             waiter.fail(self._process_refusal)
@@ -167,7 +154,9 @@ class Committer(GroupCommit):
 
     def _key_was_used(self, key: bytes, step: Step, waiter: Waiter) -> bool:
         """
-        Return whether the C{key} of C{step} was used before; if so, call C{waiter}.
+        If the C{key} of C{step} was used before, give C{waiter} the outcome of that use.
+
+        @return: whether it was used.
         """
         use = self.find_key(key)
         if use is not None:
@@ -183,10 +172,12 @@ class Committer(GroupCommit):
 
     def _awaited(self, batch: StepBatch | None) -> StepBatch | None:
         """
-        Return the batch that a response waits for; C{None} if it does not wait.
+        Return the batch whose commit a response waits for, given the batch of its state.
 
-        With synchronous commit off it waits only if some steps of the batch wait: a
-        response that shows one of them must not go out before it.
+        With synchronous commit off, the response waits only if some steps of the batch
+        wait: a response that shows one of these steps must not go out before its own.
+
+        @return: C{None} if the response does not wait.
         """
         if batch is None or (
             self._responds_early and len(batch.transitions) <= MAX_EARLY_RESPONSES
@@ -200,14 +191,11 @@ class Committer(GroupCommit):
         return self._store.commit(batch).addCallback(self._stored, batch)
 
     def _stored(self, _: None, batch: Batch) -> None:
-        # Until now L{find_key} found these keys in the committing batch.
+        # Until now, find_key has found these keys in the committing batch.
         self._remembered_keys.add(batch.keys)
         self._respond_early(on=not self._synchronous)
 
     def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
-        """
-        Roll back, if C{batch} surely did not happen; else end the process.
-        """
         if isinstance(failure.value, Refusal):
             self._refuse_steps(batch, failure.value)
         else:
@@ -237,7 +225,7 @@ class Committer(GroupCommit):
 
     def _log_refusal(self, refusal: Refusal, steps: int) -> None:
         """
-        Log how many steps were refused since the last such line, unless that was just now.
+        Log how many steps were refused since the last such line, once a second at most.
         """
         self._refused_steps += steps
         now = self._seconds()
@@ -252,10 +240,10 @@ class Committer(GroupCommit):
 
     def _end_process_after(self, batch: StepBatch, failure: Failure) -> None:
         """
-        End the process.
+        End the process after the failed commit of C{batch}.
 
-        Unless the store is damaged, it is unknown whether the disk has the batch; only
-        opening the store again shows that.
+        If the store is damaged, nothing was written.  After any other error, it is unknown
+        whether the disk has the batch.
         """
         damaged = failure.check(StoreDamaged) is not None
         self._process_refusal = refusal = Refusal(
@@ -268,9 +256,9 @@ class Committer(GroupCommit):
 
     def _error_for_client(self, error: Exception) -> Exception:
         """
-        Return the error that clients get for C{error}, which a read of the store raised.
+        Return the error for the client, after a read of the store has raised C{error}.
 
-        If the store is damaged, the committer accepts nothing more and ends the process.
+        If the store is damaged, the committer accepts no more steps and ends the process.
         """
         if not isinstance(error, StoreDamaged):
             return error

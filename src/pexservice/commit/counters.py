@@ -15,7 +15,7 @@ from math import inf
 from pexservice.core.cursor import Transition
 
 #: The outcomes of a requested transition.  L{pexservice.commit.interface.Outcome} explains
-#: the first three.  The last two are for steps that failed: the transition surely did not
+#: the first three.  The last two are those of failed steps: the transition surely did not
 #: happen, or it is unknown whether it happened.
 OUTCOMES = ("moved", "replayed", "unmet", "not_taken", "unknown")
 APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES
@@ -35,29 +35,26 @@ class Histogram:
     """
     A histogram: how many values fell into each of several classes.
 
-    @ivar counts: how many values were in each class; the last class has those beyond all
-        bounds.
+    @ivar counts: how many values were in each class; the last class has the values above
+        the greatest bound.
     @ivar total: the sum of all values.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """
-        @param bounds: the greatest values of the classes, ascending.
+        @param bounds: the greatest value of each class, in ascending order.
         """
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """
-        Count one more C{value}.
-        """
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """
-        Yield each bound, the last one infinite, and how many values did not exceed it.
+        Yield each bound and how many values did not exceed it; the last bound is infinite.
         """
         count = 0
         for bound, more in zip((*self._bounds, inf), self.counts, strict=True):

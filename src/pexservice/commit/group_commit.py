@@ -19,13 +19,15 @@ it.  The C{durable} state is the state after the last batch that the store accep
 
 One step goes through these methods of L{GroupCommit}::
 
-    add -> _commit_or_wait (each turn, until the batch is ready) -> commit_open_batch
-        -> _when_ready -> write -> _deliver
-                                -> _commit_failed -> roll_back -> _deliver
+    add -> _commit_or_wait (in each turn, until the batch is ready) -> commit_open_batch
+        -> _when_ready -> write -> the store succeeds -> _deliver
+                                -> the store fails    -> _commit_failed -> roll_back
+                                                                        -> _deliver
 
-Durations are measured with the reactor's clock.  With C{twistd --reactor=asyncio} that is
-the wall clock.  If the machine's time is set, batches wait too long (L{MAX_WAIT_SECONDS} at
-most) or not at all, for about a hundred commits.  No step is lost.
+Durations are measured with the reactor's clock, which is the wall clock with C{twistd
+--reactor=asyncio}.  If somebody sets the machine's time, the measured durations are wrong
+for about a hundred commits, and batches wait too long (L{MAX_WAIT_SECONDS} at most) or not
+at all.  No step is lost.
 """
 
 from __future__ import annotations
@@ -55,15 +57,16 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.remembered_keys import pack_use, unpack_use
 
-#: A batch waits no longer than this many commits usually take: more cannot pay.
+#: A batch waits at most as long as this many average commits take.  A longer wait costs
+#: more than it can save.
 MAX_WAIT_COMMITS = 3
 
-#: No batch waits longer than this for more steps, however slow commits are.  With
+#: A batch waits at most this long for more steps, even if commits are slow.  With
 #: synchronous commit off, L{pexservice.commit.committer.DELAY_SECONDS} applies instead.  On
-#: etcd, a node also waits for its turn.
+#: etcd, a node then also waits for its turn.
 MAX_WAIT_SECONDS = 0.002
 
-#: The assumed duration of a commit before the first one: the reference disk's median.
+#: The assumed duration before the first commit: the median on the reference disk.
 INITIAL_COMMIT_SECONDS = 0.00025
 
 #: The weight of the newest commit in the moving average of durations.
@@ -74,17 +77,17 @@ class BatchingPolicy:
     """
     Decides how long a batch waits for more steps.
 
-    Waiting for steps that are about to arrive multiplies the throughput; waiting when none
-    arrive only adds latency.  Clients on keep-alive connections send their next request
-    soon after a response.  So a batch is ready when it has as many steps as the last batch,
-    and the last turn of the reactor added no step.  It is also ready when it has waited so
-    long that waiting longer cannot pay.
+    Waiting for steps that are about to arrive multiplies the throughput.  Waiting when none
+    arrive only adds latency.  The clients of the last batch usually send their next steps
+    soon after their responses.  So a batch is ready when it has as many steps as the last
+    batch, and the last turn of the reactor added no step.  It is also ready when it has
+    waited for the time that a few commits take.
 
-    A batch waits for a turn that adds no step, because otherwise batches would not grow.
-    Each turn accepts a few new connections, so a batch of a few steps would be followed by
-    batches of a few steps for as long as connections queue.
+    The second condition lets batches grow.  Each turn accepts a few new connections, and
+    so adds a few steps.  Without this condition, a small batch would always be followed by
+    another small one.
 
-    The policy is pure: it gets counts, and durations in seconds, and reads no clock.
+    The policy is pure: it reads no clock.  All durations are in seconds.
     """
 
     def __init__(self) -> None:
@@ -96,7 +99,7 @@ class BatchingPolicy:
         Return whether to commit a batch now.
 
         @param quiet: whether the last turn of the reactor added no step.
-        @param idle: how long all such turns took together.
+        @param idle: how long all turns that added no step took together.
         @param waited: how long ago the first step arrived.
         """
         if quiet and steps >= self._expected_steps:
@@ -130,8 +133,8 @@ class BatchPhase(Enum):
     COMMITTING = auto()
 
 
-# A client that gets no response repeats its step with the same key, several times perhaps,
-# and computing a state far along the sequence takes milliseconds.
+# Computing a state far along the sequence takes milliseconds.  The cache helps when a
+# client repeats the same step several times.
 cached_state_at = lru_cache(maxsize=8)(state_at)
 
 # Module-level aliases: reading a global is three times faster than an Enum attribute.
@@ -141,7 +144,7 @@ _APPLIED, _IDLE = Outcome.APPLIED, BatchPhase.IDLE
 @define
 class StepBatch:
     """
-    Steps that share a commit, and the waiters for it.
+    Steps that share a commit, and the requests that wait for it.
 
     @ivar before: the state that the first step was applied to.
     @ivar began: when the first step arrived, by the reactor's clock.
@@ -150,9 +153,10 @@ class StepBatch:
     @ivar last_checked_at: when that turn ended.
     @ivar idle_seconds: how long the turns of the reactor took that added no step.
     @ivar transitions: one code byte for each step.
-    @ivar waiting_requests: the waiters, in order, each with its outcome, state and step.  A
-        request whose key was used for another transition has an error as its outcome.
-    @ivar keys: the idempotency keys of the steps, each with its packed use.
+    @ivar waiting_requests: waiter, outcome, state and step of each request whose response
+        waits for the commit, in order.  A request whose step did not move the cursor can be
+        among them.  If its key was used for another transition, an error is its outcome.
+    @ivar keys: the idempotency keys of the steps, each with the record of its use.
     """
 
     before: State
@@ -167,9 +171,9 @@ class StepBatch:
 
 class GroupCommit:
     """
-    The base class of the committers: the open batch and the committing batch.
+    The base class of both committers.
 
-    A subclass decides which steps it adds, and what a failed commit means.  It overrides
+    A subclass decides which steps to L{add}, and what a failed commit means.  It overrides
     L{_commit_failed}, and may override L{_when_ready} and L{_store_batch}.
 
     @ivar durable: the newest state known to be in the store.
@@ -178,7 +182,7 @@ class GroupCommit:
     @ivar committing_batch: the batch being committed; C{None} between commits.
     @ivar delay_seconds: how long every batch collects steps, whatever its size; 0 lets
         L{BatchingPolicy} decide.
-    @ivar read_refusal: why there is no state to show, if there is none.
+    @ivar read_refusal: why reads are refused, if they are.
     """
 
     _log = Logger()
@@ -196,9 +200,9 @@ class GroupCommit:
         Make the committer of C{store}; C{start} opens the store.
 
         @param fatal: called when the process must end: the outcome of a commit is unknown,
-            or there is a bug.
-        @param call_soon: makes a call in the next turn of the reactor, for less than the 8
-            microseconds of a timer, and returns a handle to cancel it.
+            the store is damaged, or there is a bug.
+        @param call_soon: makes a call in the next turn of the reactor, and returns a handle
+            to cancel it.  The default is a timer, which costs 8 microseconds.
         """
         self._store = store
         self._reactor = reactor
@@ -214,11 +218,11 @@ class GroupCommit:
         self.delay_seconds = 0.0
         self._phase = BatchPhase.IDLE
         self._call_soon = call_soon or partial(reactor.callLater, 0)
-        # The call of _commit_or_wait that is to come, if there is one.
+        # The scheduled call of _commit_or_wait, if there is one.
         self._timer: Any = None
         self._drain_deferreds: list[Deferred[None]] = []
         self._commit_deferreds: list[Deferred[None]] = []
-        # Why no step is accepted, for a reason of this process.
+        # Why this process accepts no step: it is starting or stopping, or it has failed.
         self._process_refusal: Refusal | None = Refusal("the cursor is not read yet")
         self.read_refusal: Refusal | None = self._process_refusal
 
@@ -264,13 +268,13 @@ class GroupCommit:
     @property
     def is_idle(self) -> bool:
         """
-        Return whether no step waits for a commit, so the cursor stays where it is.
+        Return whether no step waits for a commit.
         """
         return self.committing_batch is None and not self.open_batch.transitions
 
     def restart_from(self, state: State) -> None:
         """
-        Continue from C{state}, which is durable, with an empty open batch.
+        Continue from the durable C{state} with an empty open batch.
         """
         self.durable = self.latest = state
         self.open_batch = StepBatch(state)
@@ -279,7 +283,7 @@ class GroupCommit:
         """
         Add C{step}, whose condition is met, to the open batch.
 
-        @param waiter: gets the outcome when it is durable; C{None} if the client gets its
+        @param waiter: gets the outcome after the commit; C{None} if the client gets its
             response before the commit.
         @return: the state after C{step}.
         """
@@ -294,8 +298,8 @@ class GroupCommit:
         if waiter is not None:
             batch.waiting_requests.append((waiter, _APPLIED, state, step))
         if self._phase is _IDLE:
-            # The batch is considered in the next turn of the reactor at the earliest, when
-            # it has all steps that arrived in this turn.
+            # The batch is not committed before the next turn of the reactor.  Until then it
+            # gets all other steps that arrive in this turn.
             self._wait_for_more()
         return state
 
@@ -310,8 +314,8 @@ class GroupCommit:
         """
         Give C{waiter} the outcome of a step that did not move the cursor.
 
-        @param batch: the batch that leads to C{state} and must be durable before; C{None}
-            if C{state} is already durable.
+        @param batch: the batch that leads to C{state}: the waiter gets the outcome after
+            the commit of this batch.  C{None} if C{state} is durable.
         """
         if batch is None:
             self.counts.count(outcome.value, step.transition.code)
@@ -368,8 +372,8 @@ class GroupCommit:
         """
         Commit the open batch, or let it wait for one more turn of the reactor.
 
-        The batch waits for a turn and not for a time, because timers have a resolution of
-        one millisecond, and a commit on a fast disk takes less.
+        The batch waits for turns and not for a timer: timers have a resolution of one
+        millisecond, and a commit on a fast disk takes less.
         """
         self._timer = None
         batch, now = self.open_batch, self._seconds()
@@ -384,7 +388,7 @@ class GroupCommit:
             self.commit_open_batch()
         else:
             if quiet:
-                # The clients that would send more may be waiting for this processor.
+                # Clients on this machine may need this processor to send their next steps.
                 os.sched_yield()
             self._timer = self._call_soon(self._commit_or_wait)
 
@@ -402,7 +406,7 @@ class GroupCommit:
 
     def _when_ready(self) -> None:
         """
-        Call L{write}; a subclass may call it later.
+        Call L{write}, at once or, in a subclass, later.
         """
         self.write()
 
@@ -411,10 +415,10 @@ class GroupCommit:
 
     def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
         """
-        Handle a failed commit of C{batch}.
+        Handle the failed commit of C{batch}.
 
-        The waiters of C{batch} must be called, and those of the open batch too, since its
-        first step was applied to the state after C{batch}.
+        A subclass must call the waiters of C{batch}, and those of the open batch, whose
+        steps were applied to the state after C{batch}.
         """
         raise NotImplementedError
 
@@ -427,7 +431,7 @@ class GroupCommit:
         """
         if not self.open_batch.transitions:
             self._phase = BatchPhase.IDLE
-            self._next_batch(has_steps=False)
+            self._continue_after_commit()
             return
         batch, after = self.open_batch, self.latest
         self.committing_batch, self.open_batch = batch, StepBatch(after)
@@ -440,14 +444,13 @@ class GroupCommit:
             self.counts.committed(steps, seconds)
             self.committing_batch, self._phase = None, BatchPhase.IDLE
             self.durable = after
-            has_steps = bool(self.open_batch.transitions)
             self._deliver(batch)
-            self._next_batch(has_steps=has_steps)
+            self._continue_after_commit()
 
         def failed(failure: Failure) -> None:
             self.committing_batch, self._phase = None, BatchPhase.IDLE
             self._commit_failed(batch, failure)
-            self._next_batch(has_steps=False)
+            self._continue_after_commit()
 
         self._store_batch(
             Batch(
@@ -460,21 +463,15 @@ class GroupCommit:
             )
         ).addCallbacks(succeeded, failed).addErrback(self.end_process)
 
-    def _next_batch(self, *, has_steps: bool) -> None:
-        """
-        Continue with the open batch after a commit has ended.
-
-        @param has_steps: whether the open batch had steps before the responses were sent.
-            Only then it is considered here.  If the responses themselves brought the steps,
-            as in a pipeline, it waits for the next turn; otherwise commits would nest as
-            deep as the pipeline is long.
-        """
+    def _continue_after_commit(self) -> None:
         ended, self._commit_deferreds = self._commit_deferreds, []
         for deferred in ended:
             deferred.callback(None)
         if self.open_batch.transitions and self._drain_deferreds:
             self.commit_open_batch()
-        elif has_steps and self._phase is BatchPhase.IDLE:
+        elif self.open_batch.transitions and self._phase is BatchPhase.IDLE:
+            # These steps arrived during the commit.  If a step has arrived since, because
+            # of a response, the phase is WAITING already.
             self.open_batch.last_step_count = len(self.open_batch.transitions)
             self.open_batch.last_checked_at = self._seconds()
             self._wait_for_more()
@@ -487,11 +484,11 @@ class GroupCommit:
         self, batch: StepBatch, error: Exception, open_batch_error: Exception
     ) -> None:
         """
-        Return to the durable state.
+        Return to the durable state, and let all waiting requests fail.
 
-        @param error: for the waiters of C{batch}, whose commit failed.
-        @param open_batch_error: for the waiters of the open batch, which was never sent to
-            the store.
+        @param error: the error for the waiters of C{batch}, whose commit failed.
+        @param open_batch_error: the error for the waiters of the open batch, which was
+            never sent to the store.
         """
         open_batch = self.open_batch
         self.restart_from(self.durable)
@@ -506,7 +503,7 @@ class GroupCommit:
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
         for waiter, outcome, state, step in batch.waiting_requests:
             if isinstance(outcome, Outcome) and outcome is not _APPLIED:
-                # This step is not one of the batch's transitions.
+                # This step did not move the cursor, so it was not counted above.
                 word = outcome.value if error is None else failed
                 self.counts.count(word, step.transition.code)
             try:
@@ -521,7 +518,7 @@ class GroupCommit:
 
     def when_commit_ends(self) -> Deferred[None]:
         """
-        Wait for the end of the commit in progress, or of the next one if there is none.
+        Return a Deferred that fires when the present commit ends, or else the next one.
         """
         ended: Deferred[None] = Deferred()
         self._commit_deferreds.append(ended)

@@ -19,7 +19,7 @@ from pexservice.stores.interface import HistoryEntry, Refusal
 
 class KeyReused(Exception):
     """
-    The idempotency key belongs to another transition.
+    The idempotency key was used before, for another transition.
 
     @ivar used: the transition that the key was used for.
     """
@@ -33,7 +33,7 @@ class Outcome(Enum):
     """
     How a request ended.
 
-    The values of the last three are the names under which the metrics count them; see
+    The metrics count the last three under their values; see
     L{pexservice.commit.counters.OUTCOMES}.
     """
 
@@ -41,7 +41,7 @@ class Outcome(Enum):
     READ = "read"
     #: The step moved the cursor.
     APPLIED = "moved"
-    #: The cursor had moved before, by a step with the same idempotency key.
+    #: The idempotency key was used before, so the cursor did not move again.
     REPLAYED = "replayed"
     #: The cursor did not move: the step's condition was not met.
     PRECONDITION_FAILED = "unmet"
@@ -54,7 +54,7 @@ class Step:
 
     @ivar key: an idempotency key of at most
         L{pexservice.stores.remembered_keys.MAX_IDEMPOTENCY_KEY_BYTES} bytes.
-    @ivar condition: returns whether to make the step, given the latest state.
+    @ivar condition: given the latest state, returns whether to make the step.
     """
 
     transition: Transition
@@ -66,9 +66,9 @@ class Waiter(Protocol):
     """
     The receiver of one request's outcome.
 
-    The committer calls exactly one of the two methods, exactly once, when the outcome is
-    durable or cannot become durable any more.  With synchronous commit off it does not wait
-    for that.  The call may come before
+    The committer calls exactly one of the two methods, exactly once.  It makes the call
+    when the outcome is durable or cannot become durable any more; with synchronous commit
+    off, it does not wait for the disk.  The call may come before
     L{ICommitter.step<pexservice.commit.interface.ICommitter.step>} or
     L{ICommitter.read<pexservice.commit.interface.ICommitter.read>} returns.
     """
@@ -77,13 +77,13 @@ class Waiter(Protocol):
         """
         Take the outcome of the request.
 
-        @param state: the state that was read, or the state after the step.  If the step's
-            condition was not met: the state that did not meet it.
+        @param state: the state that was read, the state after the step, or the state that
+            did not meet the step's condition.
         """
 
     def fail(self, error: Exception, /) -> None:
         """
-        Take the reason why there is no outcome.
+        Take the error because of which there is no outcome.
 
         @param error: L{Refusal<pexservice.stores.interface.Refusal>},
             L{OutcomeUnknown<pexservice.stores.interface.OutcomeUnknown>} or L{KeyReused}.
@@ -92,7 +92,7 @@ class Waiter(Protocol):
 
 class ICommitter(Interface):
     """
-    The only way to a store: it accepts steps, and delivers durable outcomes in order.
+    Accepts steps and reads, writes the steps to its store, and delivers outcomes.
     """
 
     counts: Counts = Attribute("The counters of steps and commits.")
@@ -102,11 +102,11 @@ class ICommitter(Interface):
     visible: State = Attribute("The newest known state that clients may see.")
 
     step_refusal: Refusal | None = Attribute(
-        "Why no step would be accepted now; C{None} if it would."
+        "Why a step would be refused now; C{None} if it would be accepted."
     )
 
     read_refusal: Refusal | None = Attribute(
-        "Why there is no state to show; C{None} if there is one."
+        "Why a read would be refused now; C{None} if it would not be."
     )
 
     def start() -> Coroutine[Any, Any, None]:
@@ -118,7 +118,7 @@ class ICommitter(Interface):
 
     def refuse_all(reason: str) -> None:
         """
-        Refuse all steps and reads: the store could not be opened, for C{reason}.
+        Refuse all steps and reads: the store could not be opened because of C{reason}.
         """
 
     def drain() -> Deferred[None]:
@@ -135,9 +135,10 @@ class ICommitter(Interface):
 
     def wait_for_commit() -> Deferred[None]:
         """
-        Wait for the commit in progress, if this machine's disk can make it hang.
+        Return a Deferred that fires when the present commit, if any, has ended.
 
-        The heartbeat waits for it, so a worker with a stuck disk stops looking alive.
+        The heartbeat waits for this Deferred, so a worker with a stuck disk sends no
+        heartbeats.  If the store is not on this machine, it fires at once.
         """
 
     def step(step: Step, waiter: Waiter) -> None:
@@ -149,14 +150,14 @@ class ICommitter(Interface):
 
     def read(waiter: Waiter) -> None:
         """
-        Give C{waiter} the state that a client may see now.
+        Give C{waiter} the state that a read shows.
 
-        No other code decides which state a read shows.
+        Only this method decides which state that is.
         """
 
     def read_durable() -> Deferred[State]:
         """
-        Read the state after the newest transition of the L{history}.
+        Read the durable state, which is the state after the newest row of the L{history}.
 
         @raise Refusal: the store cannot be read.
         """

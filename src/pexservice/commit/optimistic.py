@@ -1,19 +1,21 @@
 """
 The committer of a store that other nodes write to too: many nodes, one cursor.
 
-What a node knows of the cursor may be old, so no response comes from memory alone.
-For a read, and for an unmet condition, the store is read after the request has arrived.
+A node may not know yet that another node has moved the cursor, so no response comes from
+its memory alone.  A read, and a step whose condition seems not to be met, get a state that
+the store had after the request arrived.
 
 A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
-batch starts.  If another node was faster, the batch surely never happened.  Its steps, with
-their keys and conditions, are then applied to the present cursor, in their order and
-followed by the steps that arrived meanwhile, and they are committed in a new batch.
+batch starts.  If another node was faster, the batch surely never happened.  Then its steps
+are applied to the present cursor, with their keys and conditions, and after them the steps
+of the open batch.  All of them are committed in a new batch.
 
-A key is not looked up first: the store refuses a batch with a key that was used before, and
-reports the transition that it was used for.
+The committer does not look up a key before a commit.  The store refuses a batch with a key
+that was used before, and returns the first use of this key.
 
-If the store does not respond, or would refuse a batch, the node is not ready, but it does
-not end.  It checks the store once a second and refuses steps until the store accepts them.
+If the store does not respond, or would refuse a batch, the process does not end.  The node
+is not ready.  It checks the store once a second, and refuses steps until the store accepts
+them again.
 """
 
 from __future__ import annotations
@@ -41,23 +43,23 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.remembered_keys import KeyUse
 
-#: How often the node checks whether the store responds and would take a batch.
+#: How often the node checks whether the store responds and would accept a batch.
 PROBE_INTERVAL_SECONDS = 1.0
 
-#: Up to this many steps cost less than computing a term from its position.
+#: For so few steps, following them costs less than computing the term from its position.
 MAX_NEAR_STEPS = 100
 
 
 def _without_details(reason: str) -> str:
     """
-    Return C{reason} without its details, which follow a colon and change with each attempt.
+    Return the part of C{reason} before a colon; the details after it change each time.
     """
     return reason.partition(":")[0]
 
 
 def as_refusal(error: BaseException | None) -> Refusal:
     """
-    Return the error for a step that surely was not made.
+    Return C{error} as the refusal of a step that surely was not made.
     """
     return error if isinstance(error, Refusal) else Refusal(str(error))
 
@@ -82,16 +84,14 @@ class OptimisticCommitter(GroupCommit):
         self._probing = Periodic(self._probe, reactor)
         self._is_reading = False
         self._waiting_reads: list[Deferred[State]] = []
-        # Why the store cannot be read, and why it would refuse a batch, by the last probe.
+        # Why the store does not respond, and why it would refuse a batch, if the last probe
+        # or commit has found such a reason.
         self._store_failure: Refusal | None = None
         self._store_refusal: Refusal | None = None
-        # Steps that wait for the next commit to end.
+        # The steps that wait for the end of a commit.
         self._backlog: list[tuple[Waiter, Step]] = []
 
     async def start(self) -> None:
-        """
-        Open the store, and begin where its cursor is.
-        """
         self.restart_from(state_at(*await self._store.open()))
         self._process_refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
@@ -103,7 +103,7 @@ class OptimisticCommitter(GroupCommit):
 
     def wait_for_commit(self) -> Deferred[None]:
         """
-        Wait for nothing: this process does not hang, however long the store takes.
+        Fire at once: a slow store does not make this process hang.
         """
         return succeed(None)
 
@@ -113,16 +113,13 @@ class OptimisticCommitter(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        """
-        Return why steps are refused now, or C{None} if they are accepted.
-        """
         return self._process_refusal or self._store_failure or self._store_refusal
 
     # Reads.
 
     def read(self, waiter: Waiter) -> None:
         """
-        Show the state that the store has after this call.
+        Read a state that the store has after this call.
         """
         self.read_durable().addCallbacks(
             lambda state: waiter.respond(Outcome.READ, state),
@@ -130,35 +127,28 @@ class OptimisticCommitter(GroupCommit):
         ).addErrback(lambda failure: self._log.failure("a waiter failed", failure=failure))
 
     def read_durable(self) -> Deferred[State]:
-        """
-        Read the state that the store has.
-        """
         error = self.read_refusal or self._store_failure
         return self._read_store() if error is None else fail(error)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        """
-        Read a page of the history.
-        """
         return self._store.history(before, limit)
 
     def _cursor_moved(self, revision: int, position: int) -> None:
-        # The revision is checked first: a state costs a term, and a node that was asleep
-        # gets thousands of these calls.
+        # The revision is checked first, because it is expensive to compute a state, and a
+        # node that was asleep gets thousands of these calls.
         if self._should_continue_from(revision):
             self.restart_from(self._state_at(revision, position))
 
     def _cursor_went_back(self, revision: int, position: int) -> None:
-        # If steps wait, the store refuses their batch, and they are applied to this state.
+        # If steps wait, the store will refuse their batch and return the present cursor.
         if self.is_idle:
             self.restart_from(self._state_at(revision, position))
 
     def _should_continue_from(self, revision: int) -> bool:
         """
-        Return whether to continue from C{revision}.
+        Return whether C{revision} is newer than the durable state, and no step waits.
 
-        It is so if C{revision} is newer than the durable state.  While a step waits it is
-        not so, since its commit will show where the cursor is.
+        The commit of a waiting step shows where the cursor is.
         """
         return self.is_idle and revision > self.durable.revision
 
@@ -169,13 +159,13 @@ class OptimisticCommitter(GroupCommit):
 
     def _checked(self, refused: Refusal | None) -> Deferred[None]:
         self._note_refusal(refused)
-        # A store that refuses batches may respond to reads.  This read also shows whether
-        # the store was restored.
+        # The store may refuse batches and still respond to reads.  The read also shows
+        # whether the store was restored.
         return self._read_store().addCallbacks(lambda _: None, lambda _: None)
 
     def _note_refusal(self, reason: Refusal | None) -> None:
         """
-        Refuse steps for C{reason} until a probe finds that the store takes batches again.
+        Refuse steps for C{reason}, or accept them again if it is C{None}.
         """
         if _without_details(str(reason)) != _without_details(str(self._store_refusal)):
             if reason is None:
@@ -186,11 +176,11 @@ class OptimisticCommitter(GroupCommit):
 
     def _read_store(self) -> Deferred[State]:
         """
-        Read a state that the cursor is in at some moment after this call.
+        Read a state that the store has after this call.
 
-        One read is sent at a time, for all requests that waited when it was sent.  A
-        request that arrives later waits for the next read, since the state of this one may
-        be older than the request.
+        The store gets one read at a time, which serves all requests that were waiting when
+        it was sent.  A request that arrives later waits for the next read, because the
+        result of the present one may be older than the request.
         """
         waiting: Deferred[State] = Deferred()
         self._waiting_reads.append(waiting)
@@ -205,8 +195,8 @@ class OptimisticCommitter(GroupCommit):
         def deliver(result: State | Failure) -> None:
             self._is_reading = False
             if isinstance(result, Failure):
-                # The requests that arrived meanwhile fail too: their own read would take as
-                # long and fail as well.
+                # The requests that have arrived since fail too, because their own read
+                # would probably fail after the same time.
                 readers.extend(self._waiting_reads)
                 self._waiting_reads = []
             elif self._waiting_reads:
@@ -231,7 +221,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _note_failure(self, failure: Failure) -> None:
         """
-        Refuse reads and steps until the store responds to a read.
+        Refuse reads and steps, because of C{failure}, until a read succeeds.
         """
         if not failure.check(Refusal, OutcomeUnknown):
             self._log.failure("the store cannot be read", failure=failure)
@@ -244,7 +234,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Return the state with this revision and position.
 
-        If the position is near the durable one, this costs a few additions.
+        Near the durable position, the term is computed by a few additions.
         """
         term = self.durable.term
         if abs(position - term.position) > MAX_NEAR_STEPS:
@@ -258,9 +248,6 @@ class OptimisticCommitter(GroupCommit):
     # Steps.
 
     def step(self, step: Step, waiter: Waiter) -> None:
-        """
-        Make C{step}, unless steps are refused now.
-        """
         refusal = self.step_refusal
         if refusal is None:
             self._place(step, waiter)
@@ -270,10 +257,10 @@ class OptimisticCommitter(GroupCommit):
 
     def _place(self, step: Step, waiter: Waiter) -> None:
         """
-        Add C{step} to the open batch, if its key and its condition allow that.
+        Add C{step} to the open batch, if its key and its condition allow this.
 
-        C{step} is not added if its key is in a batch already, if no more keys fit into the
-        open batch, or if its condition is not met.
+        If a batch already has the key, the step is a replay.  If the open batch has the
+        maximum number of keys, the step waits for the next batch.
         """
         key = step.key
         if key is not None:
@@ -291,11 +278,12 @@ class OptimisticCommitter(GroupCommit):
 
     def _handle_unmet_condition(self, step: Step, waiter: Waiter) -> None:
         """
-        Decide on C{step}, whose condition the latest state of this node does not meet.
+        Handle C{step}, whose condition is not met by this node's latest state.
 
-        The state of the store may meet it: other nodes may have moved the cursor, and the
-        store may refuse steps that this node has accepted.  Or the step was made before,
-        with the same key, and its condition is not met because of the step itself.
+        The condition may still be met by the state of the store: other nodes may have moved
+        the cursor, and the store may refuse steps that this node has accepted.  It is also
+        possible that the step itself was made before, with the same key, and that its
+        condition has not been met since.
         """
         if step.key is not None or self.is_idle:
             self.read_durable().addCallbacks(
@@ -309,23 +297,25 @@ class OptimisticCommitter(GroupCommit):
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
             self.deliver_when_durable(waiter, step, outcome, state, self.open_batch)
         else:
-            # The store may have taken the committing batch before this step was requested.
+            # The committing batch may have become durable before this request arrived.
             self._postpone(step, waiter)
 
     def _decide(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:
         """
-        Decide on C{step} by C{state}, which the store had after C{step} was requested.
+        Handle C{step} by C{state}, which the store had after the request arrived.
         """
         if step.condition is not None and not step.condition(state):
             return self._refuse_unmet(state, step, waiter)
         if self.is_idle:
-            # This state meets the condition, and a later one might not.
+            # The step is applied to this state, because a later one might not meet the
+            # condition.
             self.restart_from(state)
             self.step(step, waiter)
         elif step.key is None:
             self.step(step, waiter)
         else:
-            # The condition may be unmet because of steps that wait for their commit.
+            # The latest state may not meet the condition because of steps that wait for
+            # their commit.
             self._postpone(step, waiter)
         return None
 
@@ -333,7 +323,7 @@ class OptimisticCommitter(GroupCommit):
         self, state: State, step: Step, waiter: Waiter
     ) -> Deferred[None] | None:
         """
-        Respond that C{state} does not meet the condition, unless the key was used before.
+        Respond that C{state} does not meet the condition, unless the step is a replay.
         """
 
         def recalled(first: KeyUse | None) -> None:
@@ -371,7 +361,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Place C{steps} once more.
 
-        @param used: those of the steps' keys that were used before, with their first uses.
+        @param used: the keys of these steps that were used before, with their first uses.
         """
         for waiter, step in steps:
             first = None if step.key is None else used.get(step.key)
@@ -385,14 +375,11 @@ class OptimisticCommitter(GroupCommit):
                 self._log.failure("a waiter failed")
 
     def _when_ready(self) -> None:
-        """
-        Write the open batch when it is this node's turn.
-        """
         self._store.turn().addCallback(self._has_turn).addErrback(self.end_process)
 
     def _has_turn(self, cursor: tuple[int, int]) -> None:
         """
-        Commit the open batch, on top of where the cursor is now.
+        Commit the open batch, after its steps were applied to the present C{cursor}.
         """
         if cursor != (self.durable.revision, self.durable.position):
             self._rebase([self.open_batch], *cursor, {})
@@ -406,7 +393,7 @@ class OptimisticCommitter(GroupCommit):
         used: Mapping[bytes, KeyUse],
     ) -> None:
         """
-        Apply the steps of C{batches}, which have not happened, to the present cursor.
+        Apply the steps of C{batches}, which did not happen, to the present cursor.
         """
         steps = [
             (waiter, step)
@@ -418,7 +405,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
         """
-        Apply the steps again if another node moved the cursor first; else call the waiters.
+        If another node was faster, commit the steps again; otherwise let them fail.
         """
         error = failure.value
         if isinstance(error, Conflict):
