@@ -8,8 +8,8 @@ A request and its response take this path::
 
 A L{Connection<pexservice.server.connection.Connection>} is an C{asyncio.Protocol}.  The
 L{HeadReader<pexservice.server.parser.HeadReader>} parses the head of a request.  For the
-first request of its kind, the server calls a handler of the Klein app and remembers what
-such requests mean, as a L{Plan<pexservice.server.plans.Plan>}.  The
+first request of its kind, the server calls a handler of the Klein app, and remembers what
+such requests mean as a L{Plan<pexservice.server.plans.Plan>}.  The
 L{RequestChecker<pexservice.web.operations.RequestChecker>} checks the request, and the
 connection starts its operation on the cursor.  The committer calls the connection when the
 outcome is durable.
@@ -30,6 +30,6 @@ these lines.  For example::
 
                     {}
 
-The prefix and the suffix are compared as a whole.  Of the varying lines, the service reads
-the idempotency key, which is an argument of the plan.  It does not use the id.
+The prefix and the suffix are compared as a whole.  The service reads one of the varying
+lines, the idempotency key, and ignores the other one.
 """

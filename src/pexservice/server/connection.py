@@ -285,10 +285,10 @@ class Connection(asyncio.Protocol):
         head = self._head = self._server.plans.reader.read(bytes(buffer[:end]))
         del buffer[: end + len(END_OF_HEAD)]
         self._searched_bytes, self._skipped_empty_line = 0, False
-        if head.body == 0:
+        if head.body_length == 0:
             self._begin()
             return True
-        self._body = RequestBody(head.body)
+        self._body = RequestBody(head.body_length)
         if head.expects_continue and not buffer:
             self._write(CONTINUE)
         return True

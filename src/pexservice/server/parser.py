@@ -1,8 +1,8 @@
 """
-The HTTP/1.1 parser: strict, linear in the size of its input, and bounded in each call.
+The HTTP/1.1 parser: strict, in linear time, and with a bounded amount of work in each call.
 
-It accepts what RFC 9112 defines, and refuses everything that two servers could understand
-in two ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
+It accepts what RFC 9112 defines.  It refuses what two servers could understand in two ways:
+folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
 C{Content-Length}, a transfer coding other than C{chunked}.  After such a request the client
 and the service may disagree about where the next request begins, so the connection ends.
 
@@ -38,8 +38,8 @@ MAX_CHUNK_SIZE_DIGITS = 16
 #: How many chunks L{RequestBody.take} skips in one call: about 40 microseconds.
 MAX_CHUNKS_PER_CALL = 64
 
-#: How many lines a generation remembers, and the size of the longest.  So the request lines
-#: of two generations take at most 1 MiB, and so do the header lines.
+#: How many lines one generation of a cache remembers, and the size of the longest line.
+#: The two generations of request lines take at most 1 MiB, and so do those of header lines.
 MAX_REMEMBERED_LINES = 1024
 MAX_REMEMBERED_LINE_BYTES = 512
 
@@ -47,7 +47,7 @@ END_OF_LINE = b"\r\n"
 END_OF_HEAD = b"\r\n\r\n"
 _MAX_HEAD_BYTES = MAX_REQUEST_LINE_BYTES + 2 + MAX_HEADER_BYTES + len(END_OF_HEAD)
 
-#: Stands for the length of a body with C{Transfer-Encoding: chunked}.
+#: The value of L{Head.body_length} for a body with C{Transfer-Encoding: chunked}.
 CHUNKED = -1
 
 _TOKEN_BYTE = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]"
@@ -66,7 +66,7 @@ _TLS_HANDSHAKE = 0x16
 #: An absolute-form request target, which RFC 9112 3.2.2 requires servers to accept.
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 
-#: RFC 3986's host and port, as far as their characters are concerned.
+#: A host and maybe a port, by the characters that RFC 3986 allows.
 _HOST_VALUE = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?"
 )
@@ -86,12 +86,12 @@ class GenerationalCache(Generic[K, V]):
     """
     A cache of at most twice C{size} entries, which keeps the entries that are used.
 
-    When the young generation is full it becomes the old one, and the old one is dropped.  A
-    read from the old generation copies the entry into the young one.  So a flood of new
-    entries only pushes out entries that are not used.
+    When the young generation is full, it becomes the old one, and the old one is dropped.
+    A read from the old generation copies the entry into the young one.  So a flood of new
+    entries drops only entries that are not used.
 
-    @ivar young: the entries of the young generation.  The request path reads it directly;
-        it is replaced when it is full.
+    @ivar young: the entries of the young generation, which the request path reads without a
+        call.  It becomes another dictionary when it is full.
     """
 
     __slots__ = ("_old", "_size", "young")
@@ -138,9 +138,8 @@ class HeaderLine(NamedTuple):
     A header line.
 
     @ivar name: the header's name in small letters; C{b""} if the service does not use it.
-    @ivar slot: the index of the header's meaning in L{Head.plan_key}, if it decides what
-        the request means.
-    @ivar meaning: the meaning of the value.
+    @ivar slot: for a deciding header, the index of its meaning in L{Head.plan_key}.
+    @ivar meaning: for a deciding header, the meaning of the value.
     @ivar frames: whether the header tells where the request ends.
     """
 
@@ -158,13 +157,13 @@ class Head(NamedTuple):
     """
     The head of a request.
 
-    @ivar plan_key: what the request means: its method, path and version, then the meaning
-        of each deciding header, or C{None} for a header that is missing.
+    @ivar plan_key: what the request means: its method, path and version, and then the
+        meaning of each deciding header, which is C{None} if the header is missing.
     @ivar arguments: the values of all headers that the service reads.
     @ivar lines: the lines without their line ends.
-    @ivar new_lines: the indexes of the first and the last line that were new to the reader;
-        C{None} if it remembered all of them.
-    @ivar body: the length of the body, or L{CHUNKED}.
+    @ivar new_lines: the indexes of the first and the last line that the reader did not
+        remember; C{None} if it remembered all of them.
+    @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
 
@@ -173,7 +172,7 @@ class Head(NamedTuple):
     arguments: Arguments
     lines: list[bytes]
     new_lines: tuple[int, int] | None
-    body: int
+    body_length: int
     expects_continue: bool
 
 
@@ -190,13 +189,14 @@ class HeadReader:
         """
         Make a reader that remembers no line yet.
 
-        @param meanings: the headers that decide what a request means, each with a function
-            that returns the meaning of its values.
+        @param meanings: the deciding headers, each with a function that returns the meaning
+            of its values.
         """
         self._meanings = meanings
         slots = {name: slot for slot, name in enumerate(meanings, 3)}
-        # For each header: whether the service uses it, its slot, whether it tells where the
-        # request ends, and whether its lines are remembered.  A test of a Flag is slow.
+        # For each header: whether the service reads it, its slot, whether it tells where
+        # the request ends, and whether its lines are remembered.  These tests of a Flag are
+        # slow, so they are made only once.
         self._rules = {
             name: (
                 use is not Use.NEVER_REMEMBERED,
@@ -207,7 +207,7 @@ class HeadReader:
             for name, use in HEADERS.items()
         }
         self._no_meanings: list[Hashable] = [None] * len(meanings)
-        # Two caches, because a request line must not pass as a header line.
+        # There are two caches, so that a request line cannot pass as a header line.
         self._request_lines: GenerationalCache[bytes, RequestLine] = GenerationalCache(
             MAX_REMEMBERED_LINES
         )
@@ -219,7 +219,7 @@ class HeadReader:
         """
         Return what C{head} means.
 
-        @param head: the head without the two line ends after it.
+        @param head: the head without the empty line after it.
         @raise Problem: the head is malformed or too large.
         """
         lines = head.split(END_OF_LINE)
@@ -319,7 +319,7 @@ class HeadReader:
 
 def _framing(arguments: Arguments, version: bytes) -> tuple[int, bool]:
     """
-    Return L{Head.body} and L{Head.expects_continue}.
+    Return L{Head.body_length} and L{Head.expects_continue}.
 
     @raise Problem: the headers contradict each other, or the body is too large.
     """
@@ -335,7 +335,8 @@ def _framing(arguments: Arguments, version: bytes) -> tuple[int, bool]:
                 "Content-Length and Transfer-Encoding; send one of them"
             )
         if [coding.lower() for coding in codings] != [b"chunked"]:
-            # This includes "identity": a server that ignores it sees another end.
+            # "identity" is refused too: a server that does not know it, and ignores it,
+            # would find the end of the request at another place.
             raise problems.malformed("unsupported Transfer-Encoding; send chunked, once")
     waits = [value.lower() for value in arguments.get(EXPECT, ())] == [b"100-continue"]
     return body, waits and body != 0 and version == b"HTTP/1.1"
@@ -347,7 +348,7 @@ def _length(arguments: Arguments) -> int:
         return 0
     if len(lengths) > 1 or not lengths[0].isdigit():
         raise problems.malformed("malformed Content-Length; send one number")
-    # The digits are counted first, since Python refuses to convert thousands of them.
+    # The digits are counted first, because Python does not convert thousands of them.
     digits = lengths[0].lstrip(b"0") or b"0"
     if (
         len(digits) > len(str(MAX_REQUEST_BODY_BYTES))
@@ -361,7 +362,7 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     """
     Return where the head at the beginning of C{buffer} ends, or -1 if it is incomplete.
 
-    @param searched: how many bytes earlier calls have searched without success.
+    @param searched: how many bytes earlier calls have searched in vain.
     @raise Problem: the head is too large, or the bytes cannot be the beginning of a head.
     """
     end = buffer.find(END_OF_HEAD, max(0, searched - 3), _MAX_HEAD_BYTES)
@@ -386,7 +387,7 @@ def read_refused_head(head: bytes) -> tuple[bytes, bytes, Arguments]:
     """
     Return the method of a refused head, its request line for the log, and its arguments.
 
-    Malformed lines are skipped.  What is returned only decides how the problem is written.
+    Malformed lines are skipped.  The results are used for the problem and the log only.
     """
     first, *lines = head[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES].split(
         END_OF_LINE, MAX_HEADER_LINES
@@ -403,15 +404,15 @@ def read_refused_head(head: bytes) -> tuple[bytes, bytes, Arguments]:
 
 class RequestBody:
     """
-    The body of one request.  It is dropped as it arrives, since no endpoint reads a body.
+    The body of one request.  It is dropped as it arrives, because no endpoint reads a body.
     """
 
     def __init__(self, length: int) -> None:
         """
-        @param length: see L{Head.body}.
+        @param length: see L{Head.body_length}.
         """
         self._chunked = length == CHUNKED
-        # How many bytes of the chunk, or of a body that is not chunked, are still to come.
+        # How many bytes of the present chunk, or of a body without chunks, are missing.
         self._missing = 0 if self._chunked else length
         self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
         self._in_chunk = self._in_trailers = False
@@ -434,7 +435,9 @@ class RequestBody:
 
     def _take_part(self, buffer: bytearray, begin: int) -> int:
         """
-        Return where the next part of the body ends, or C{begin} if it has not arrived.
+        Check the next part of the body: bytes of a chunk, or a line.
+
+        @return: the end of the part, or C{begin} if more input is needed.
         """
         if self._missing:
             taken = min(self._missing, len(buffer) - begin)
@@ -463,7 +466,7 @@ class RequestBody:
         self._total += self._missing
         self._chunks += self._missing > 0
         if (
-            # With more digits another parser might drop the first ones.
+            # Another parser might drop the first digits of a longer size.
             len(match[1]) > MAX_CHUNK_SIZE_DIGITS
             or self._total > MAX_REQUEST_BODY_BYTES
             or self._chunks > MAX_CHUNKS
@@ -487,7 +490,7 @@ class RequestBody:
         if self._trailer_lines > MAX_HEADER_LINES:
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
         if not _HEADER_LINE.fullmatch(buffer, begin, end):
-            # Another server may have taken this line for the next request.
+            # Another server might take this line for the next request.
             raise problems.malformed("malformed trailers; send headers, or none")
         return end + len(END_OF_LINE)
 

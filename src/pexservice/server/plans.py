@@ -1,23 +1,25 @@
 """
 Plans: what requests mean.  Each kind of request has one plan.
 
-To make a plan, the server calls a handler of the Klein app.  It finds the plan of a later
-request of this kind without the handler, in one of three ways.  The fastest comes first,
-and a slower way prepares the faster ones for the next request:
+To make a plan, the server calls a handler of the Klein app.  For a later request of this
+kind it finds the plan without the handler, in one of three ways, the fastest first:
 
   1. by the exact bytes of the request, if the same bytes arrived before;
   2. by a L{Template}, if the request differs from an earlier one of its client in a few
-     lines only: the bytes before and after these lines are compared as a whole, and only
-     these lines are read;
+     neighbouring lines only: the bytes before and after these lines are compared as a
+     whole, and only these lines are read;
   3. by the plan key of the head, after every line was read.
+
+A request that is found in the third way is remembered, so that the next one like it is
+found in the first or the second way.
 
 A request never gets the plan of another kind: the first two ways compare every byte, except
 the values of headers that do not decide what a request means.
 
-Everything that is remembered is bounded, whatever clients send.  A line with a secret or an
-idempotency key is not remembered, with one exception.  A client sends the same token with
-every step, so a connection keeps the bytes of the latest request whose token was accepted,
-and compares the next request with them.
+The memory for all this is bounded, whatever clients send.  A line with a secret or an
+idempotency key is not remembered, with one exception: a connection keeps the bytes of the
+latest request whose token was accepted, because most clients send the same token with every
+step.
 """
 
 from __future__ import annotations
@@ -43,35 +45,36 @@ from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, Preferences,
 from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
 
-#: A plan key is made of an endpoint, a method, a version and the meanings of the deciding
-#: headers, so there are some hundreds.
+#: There are some hundreds of plan keys: combinations of an endpoint, a method, a version
+#: and the meanings of the deciding headers.
 MAX_PLANS = 4096
 
-#: How many requests a generation remembers by their bytes, and the size of the largest:
-#: the two generations take at most 4 MiB.
+#: How many requests one generation of the cache remembers by their bytes, and the size of
+#: the largest one.  The two generations take at most 4 MiB.
 MAX_EXACT_REQUESTS = 1024
 MAX_EXACT_BYTES = 2048
 
-#: The bounds of one template, and the size of the largest request that is compared with it.
+#: The limits of a template, and the size of the largest request that is compared with it.
 MAX_TEMPLATE_BYTES = 2048
 MAX_VARYING_LINES = 4
 MAX_MATCHED_BYTES = 4096
 
-#: How many templates a connection has.
+#: How many templates a connection remembers.
 MAX_TEMPLATES = 2
 
-#: How many new templates all connections together may make in a second: making one costs as
-#: much as parsing several heads.
+#: How many templates all connections together may make in a second.  Making a template
+#: costs as much as parsing several heads.
 MAX_NEW_TEMPLATES_PER_SECOND = 256
 
-#: The headers that the service reads and whose values may vary within a template.
+#: The headers that the service reads, and that may be among the varying lines of a
+#: template.
 _MAY_VARY = frozenset(
     name
     for name, use in HEADERS.items()
     if name != HOST and not use & (Use.DECIDES | Use.FRAMES)
 )
 
-#: The names of a template in which only the token is read.
+#: The C{names} of a template whose requests differ only in their tokens.
 _TOKEN_ALONE = (AUTHORIZATION,)
 
 
@@ -107,8 +110,8 @@ class PlannedRequest:
     A request with its plan.
 
     @ivar line: the request line for the access log.
-    @ivar checked_operation: the operation, checked with these arguments; C{None} if each
-        such request has to be checked.
+    @ivar checked_operation: the operation, if it was checked with these arguments before;
+        otherwise C{None}, and the connection checks it.
     """
 
     plan: Plan
@@ -123,12 +126,13 @@ class Template:
     The bytes that the requests of a client have in common, around the lines that vary.
 
     @ivar prefix: the bytes before the varying lines.
-    @ivar suffix: the bytes after them.
-    @ivar varying_lines: matches the varying lines; a group for each value that is read.
-    @ivar names: the names of the headers whose values are read, in this order.
-    @ivar request: the request without the arguments that are read.
+    @ivar suffix: the bytes after the varying lines.
+    @ivar varying_lines: matches the varying lines, with a group for each value that the
+        service reads.
+    @ivar names: the names of the headers with these values, in the order of the groups.
+    @ivar request: the request without these values.
     @ivar rememberable: whether a request may be remembered by its exact bytes.
-    @ivar latest_hash: the hash of the values that were read last, if C{rememberable}.
+    @ivar latest_hash: if C{rememberable}, the hash of the values in the latest request.
     """
 
     prefix: bytes
@@ -141,7 +145,7 @@ class Template:
 
     def match(self, data: bytes) -> PlannedRequest | None:
         """
-        Return the request with the bytes C{data}; C{None} if they differ elsewhere too.
+        Return the request with the bytes C{data}, or C{None} if they do not match.
         """
         if len(data) > MAX_MATCHED_BYTES or not (
             data.startswith(self.prefix) and data.endswith(self.suffix)
@@ -159,7 +163,8 @@ class Template:
         if self.rememberable:
             latest_hash = hash(values)
             if latest_hash == self.latest_hash:
-                # The client repeats itself.  L{Plans.learn} will remember the exact bytes.
+                # The client repeats the request.  No match lets Plans.learn remember its
+                # exact bytes.
                 return None
             self.latest_hash = latest_hash
         arguments = request.arguments.copy()
@@ -170,11 +175,11 @@ class Template:
 
 class ConnectionMemory(Protocol):
     """
-    What plans remember on a connection.
+    The part of a connection that L{Plans} reads and writes.
 
-    @ivar templates: the templates of its requests; the one that matched last is first.
-    @ivar varying_names: the header names of the lines that were new in the last head that
-        was parsed.
+    @ivar templates: the templates of its requests, the latest first.
+    @ivar varying_names: the header names of the lines that were new in the last parsed
+        head.
     @ivar latest_token_request: the bytes of the latest request whose token was accepted,
         and the request.
     """
@@ -189,7 +194,7 @@ class Plans:
     The plans of one worker.
 
     @ivar exact: requests by their exact bytes.
-    @ivar reader: reads the heads that neither the exact bytes nor a template recognized.
+    @ivar reader: reads the heads of requests that are not recognized by their bytes.
     """
 
     def __init__(self, checker: RequestChecker) -> None:
@@ -199,12 +204,12 @@ class Plans:
         self.reader = HeadReader(checker.meanings())
         self._checker = checker
         self._plans: dict[PlanKey, Plan] = {}
-        # The hashes of requests that arrived once, so that a second time is noticed.
+        # The hashes of requests that arrived once.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_EXACT_REQUESTS
         )
-        # For clients that open a connection for each request: the latest templates and
-        # varying names of all connections.
+        # The latest templates and varying names of all connections, for clients that open a
+        # connection for each request.
         self._latest_templates: tuple[Template, ...] = ()
         self._varying_names: tuple[bytes, ...] = ()
         self._new_templates = 0
@@ -215,7 +220,7 @@ class Plans:
 
     def tick(self) -> None:
         """
-        Begin another second, in which L{MAX_NEW_TEMPLATES_PER_SECOND} may be made.
+        Begin another second, in which L{MAX_NEW_TEMPLATES_PER_SECOND} may be made again.
         """
         self._new_templates = 0
 
@@ -223,8 +228,8 @@ class Plans:
         """
         Forget everything and remember nothing more.
 
-        While the worker stops, every response must have C{Connection: close}, and the
-        remembered plans lack it.
+        While the worker stops, every response must have C{Connection: close}.  The
+        responses of remembered plans do not have it.
         """
         self._closed = True
         self._latest_templates = ()
@@ -235,16 +240,17 @@ class Plans:
         self, data: bytes, connection: ConnectionMemory
     ) -> PlannedRequest | None:
         """
-        Return the request with the bytes C{data}, if it is recognized without being parsed.
+        Return the request with the bytes C{data}, if the bytes are recognized.
 
         C{data} is compared with the connection's latest request with a token, with the
-        connection's templates or else the worker's latest ones, and with the requests that
-        are remembered by their exact bytes.
+        connection's templates, and with all requests that are remembered by their exact
+        bytes.  A connection without templates uses the latest ones of the worker.
         """
         if self._closed:
             return None
         latest_token_request = connection.latest_token_request
-        # The time of this comparison tells nothing about the token.
+        # compare_digest: the duration of the comparison tells a client nothing about the
+        # token.
         if latest_token_request is not None and compare_digest(
             latest_token_request[0], data
         ):
@@ -260,7 +266,7 @@ class Plans:
                     if request.checked_operation is not None:
                         connection.latest_token_request = (data, request)
                 return request
-        # The caller searched the young generation, and this searches the old one too.
+        # The caller has searched the young generation only.
         return self.exact.get(data)
 
     def find_plan(self, key: PlanKey) -> Plan | None:
@@ -274,9 +280,9 @@ class Plans:
         self, data: bytes, head: Head, plan: Plan, connection: ConnectionMemory
     ) -> PlannedRequest:
         """
-        Return the request with C{head}, and prepare to recognize it by its bytes.
+        Return the request with C{head}, and prepare to recognize the next one by its bytes.
 
-        @param data: the exact bytes of the request; C{b""} if it did not arrive alone.
+        @param data: the exact bytes of the request; C{b""} if they are not known.
         """
         request = PlannedRequest(plan, head.arguments, head.line.logged)
         if not data or self._closed:
@@ -302,10 +308,9 @@ class Plans:
 
     def _reusable_operation(self, request: PlannedRequest) -> CheckedOperation | None:
         """
-        Return a call that can be used again for each request with the same arguments.
+        Check the operation of C{request} for all requests with the same arguments.
 
-        @return: C{None} if such requests are refused.  Then each of them is checked when it
-            arrives.
+        @return: C{None} if such requests are refused, or have no operation.
         """
         operation = request.plan.operation
         try:
@@ -319,14 +324,14 @@ class Plans:
         self, data: bytes, head: Head, request: PlannedRequest, connection: ConnectionMemory
     ) -> None:
         """
-        Make a template if lines with these names were new in the last request too.
+        Make a template, if the new lines have the same names as those of the last request.
         """
         first, last = head.new_lines or (0, 0)
         if first == 0 or last - first >= MAX_VARYING_LINES:
             connection.varying_names = ()
             return
         names = tuple([line.partition(b": ")[0] for line in head.lines[first : last + 1]])
-        # A new connection has no earlier request to compare with.
+        # On a new connection, the last request of any connection is used.
         varying_names = connection.varying_names or self._varying_names
         connection.varying_names = self._varying_names = names
         if varying_names == names and self._new_templates < MAX_NEW_TEMPLATES_PER_SECOND:
@@ -346,13 +351,14 @@ class Plans:
         Return a template for requests that differ from C{head} in some lines only.
 
         @param span: the indexes of the first and the last of these lines.
-        @return: C{None} if the template would be too large, or one of the lines is repeated
-            elsewhere, malformed, or decides what the request means.
+        @return: C{None} if the template would be too large; or if one of the lines is not
+            written as C{name: value}, decides what the request means, or has a header that
+            is repeated in another line.
         """
         first, last = span
         spelled = [line.partition(b": ") for line in head.lines[first : last + 1]]
         names = [name.lower() for name, _, _ in spelled]
-        # Each line is followed by two bytes, CR and LF; the suffix begins with the last CR.
+        # Each line ends with two bytes, CR and LF; the suffix begins with the last CR.
         begin = sum(len(line) + 2 for line in head.lines[:first])
         end = begin + sum(len(line) + 2 for line in head.lines[first : last + 1]) - 2
         prefix, suffix = data[:begin], data[end:]

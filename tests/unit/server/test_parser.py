@@ -58,7 +58,7 @@ def test_head_has_the_request_line_and_the_arguments() -> None:
     assert head.line.method == b"POST"
     assert (head.line.target, head.line.path) == (b"/next?x=1", b"/next")
     assert head.arguments == {b"host": [b"h"], b"idempotency-key": [b"k"]}
-    assert (head.body, head.expects_continue) == (0, False)
+    assert (head.body_length, head.expects_continue) == (0, False)
 
 
 def test_heads_of_one_meaning_have_one_plan_key() -> None:
@@ -159,7 +159,7 @@ def test_target_may_be_absolute(target: bytes, path: bytes) -> None:
     ],
 )
 def test_head_has_the_length_of_its_body(lines: tuple[bytes, ...], body: int) -> None:
-    assert read(LINE, HOST, *lines).body == body
+    assert read(LINE, HOST, *lines).body_length == body
     assert read(LINE, HOST, *lines, b"Expect: 100-Continue").expects_continue
 
 
