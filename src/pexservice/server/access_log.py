@@ -1,9 +1,9 @@
 """
 The access log: one line for each response, in the combined format.
 
-Lines are collected and written together, at the end of a second or when there are many.
-They have the order of the responses.  If they cannot be written, they are dropped; the
-responses do not wait.
+Lines are collected, and written together once a second or when there are many.  They are in
+the order of the responses.  Lines that cannot be written are dropped; no response waits for
+the log.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _log = Logger()
 #: The path that stands for the daemon's own log.
 OWN_LOG = "-"
 
-#: With so many lines, the log is written before the end of the second.
+#: So many lines are written at once, before the end of the second.
 MAX_COLLECTED_LINES = 1000
 
 
 class AccessLog:
     """
-    The access log of one worker: a file that is only appended to, or the daemon's own log.
+    The access log of one worker: a file, to which lines are appended, or the daemon's log.
     """
 
     def __init__(self, path: str, now: Callable[[], float] = time.time) -> None:
@@ -43,7 +43,7 @@ class AccessLog:
         """
         self._path = path
         self._file = None if path == OWN_LOG else self._open()
-        # Whether the last write failed, so that the file may end within a line.
+        # Whether the last write failed, so that the file may end with a part of a line.
         self._broken = False
         self._now = now
         self._lines: list[bytes] = []
@@ -90,7 +90,7 @@ class AccessLog:
             try:
                 file = self._open()
             except OSError as error:
-                # The present file, which may have been moved away, stays in use.
+                # The present file stays in use, even if it was moved away.
                 _log.error("the access log {path}: {error}", path=self._path, error=error)
             else:
                 os.close(self._file)
@@ -122,7 +122,7 @@ class AccessLog:
                 _log.info("{line}", line=line.decode("ascii").rstrip(), facility=ACCESS)
             return
         data = b"\n" * self._broken + b"".join(lines)
-        # A write that fails may end within a line.
+        # True until all lines are written: a failed write may have written a part of them.
         self._broken = True
         while data:
             data = data[os.write(self._file, data) :]
@@ -132,7 +132,7 @@ class AccessLog:
         """
         Open the log's file again when the next second begins.
 
-        This only stores the wish, so a signal handler may call it.
+        This method only sets a flag, so a signal handler may call it.
         """
         self._reopen = True
 

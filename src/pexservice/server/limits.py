@@ -4,13 +4,13 @@ The limits on connections: which connections are closed, and when.
 Connections are closed when there are too many, when they take too long, and when the
 worker stops.
 
-Every connection counts from the moment it is accepted, since it has a file descriptor.
-When the limit is reached and a new connection arrives, one connection is closed: if a
-client has more than its share, it is one of that client's.  So a client that opens too many
-connections loses its own connections, and other clients lose none.
+Every connection counts from the moment it is accepted, because it has a file descriptor.
+When a connection arrives after the limit is reached, one of the open connections is closed.
+If a client has more than its share, one of its connections is chosen.  So a client that
+opens too many connections loses its own, and other clients lose none.
 
-Connections have no timers.  Once a second all connections are checked, which takes a
-millisecond for 10,000 of them.  A request only stores the time.
+Connections have no timers.  A request only stores the time.  Once a second, all connections
+are checked, which takes a millisecond for 10,000 of them.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ KEEP_ALIVE_TIMEOUT_SECONDS = 60
 #: How long a request may take to arrive, head and body.
 REQUEST_TIMEOUT_SECONDS = 20
 
-#: A client that takes no bytes of its response for so long is disconnected.  The check runs
-#: at the same interval, so it may take twice as long.
+#: A client that takes no bytes of its response for so long is disconnected.  The bytes are
+#: counted at the same interval, so the disconnection may come after twice this time.
 STALL_TIMEOUT_SECONDS = 60
 
-#: If a search for connections to close finds less than this fraction of all connections,
-#: the next search begins only after C{SEARCH_BACKOFF} times the duration of this one.
-#: Otherwise a flood of connections would become a flood of searches.
+#: A search for connections to close looks at all connections.  If it finds less than this
+#: fraction of them, the next search has to wait for C{SEARCH_BACKOFF} times the duration of
+#: this one.  Otherwise each connection of a flood would cost a search.
 MIN_FOUND_FRACTION = 0.01
 SEARCH_BACKOFF = 10
 
-#: A client with no more connections than this never has too many: browsers open six to a
-#: server, and a few people may share one address.
+#: A client with so many connections or fewer never has too many: a browser opens six to a
+#: server, and several people may share one address.
 MIN_SHARE = 16
 
-#: How many connections beyond the limit may be getting a response that refuses them; more
-#: are closed without a response.
+#: How many connections beyond the limit may get a 503 at the same time; any more are closed
+#: without a response.
 MAX_REFUSALS = 32
 
-#: Why connections are closed: because of one of the timeouts above, to let another one in,
-#: or because they send only bytes that are no request.
+#: Why the service closes connections: because of one of the three timeouts above, to let
+#: another connection in, or because the client sends only bytes that are no request.
 CLOSE_REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
 
 #: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.
 _BYTES_ACKED = struct.Struct("=120xQ")
 
-#: An C{int}, as C{SIOCOUTQ} returns it; see unix(7) and tcp(7).
+#: The C{int} that C{SIOCOUTQ} returns; see unix(7) and tcp(7).
 _QUEUED = struct.Struct("=i")
 
 
@@ -68,11 +68,11 @@ class Phase(Enum):
     The phase of a connection.
     """
 
-    #: Between requests, so the connection may be closed to make room for others.
+    #: Between requests: the connection may be closed to let another one in.
     IDLE = auto()
     #: A request, or the TLS handshake, has begun to arrive and is not complete.
     RECEIVING = auto()
-    #: A request is being performed; others may wait after it.
+    #: A request is being performed; pipelined requests may wait behind it.
     PERFORMING = auto()
     #: The last response was sent; no more input is read as a request.
     DRAINING = auto()
@@ -81,13 +81,13 @@ class Phase(Enum):
 
 class LimitedConnection(Protocol):
     """
-    A connection, as far as its limits are concerned.
+    The part of a connection that the limits read and call.
 
     All times are seconds on the monotonic clock.
 
     @ivar has_responded: whether a response was sent on it.
-    @ivar last_active: when it was last between requests.
-    @ivar receiving_since: when the request that is arriving began; 0 if none is.
+    @ivar last_active: when it last became idle.
+    @ivar receiving_since: when the arriving request began to arrive; 0 if none arrives.
     @ivar blocked_since: when the client stopped taking responses; 0 while it takes them.
     """
 
@@ -99,9 +99,7 @@ class LimitedConnection(Protocol):
 
     def delivery_progress(self) -> int | None:
         """
-        Return a number that changes when the client takes some of the bytes sent to it.
-
-        Return C{None} if there is no such number.
+        Return the L{delivery_progress} of the connection's socket.
         """
 
     def time_out(self) -> None:
@@ -132,7 +130,7 @@ class Admission(Enum):
     DROPPED = auto()
 
 
-#: The order in which connections are closed: by a number, then by a time.
+#: The order in which connections are closed to let others in: by a number, then by a time.
 _Rank = tuple[int, float]
 
 _PERFORMING: _Rank = (3, 0.0)
@@ -142,10 +140,10 @@ class Connections:
     """
     The open connections of one worker.
 
-    @ivar limit: how many there may be.
-    @ivar accepted: how many were accepted.
-    @ivar refused: how many were refused.
-    @ivar closed: how many were closed from here, by reason.
+    @ivar limit: how many connections there may be.
+    @ivar accepted: how many connections were accepted.
+    @ivar refused: how many connections were refused.
+    @ivar closed: how many connections the service closed, by reason.
     @ivar is_draining: whether every response is the last of its connection.
     @ivar closes_idle: whether a connection is closed as soon as it is idle.
     @ivar seconds: a monotonic clock.
@@ -159,8 +157,7 @@ class Connections:
         self._open: dict[LimitedConnection, str | None] = {}
         self._counts: Counter[str] = Counter()
         self._refused: set[LimitedConnection] = set()
-        # The blocked connections: when they were checked last, and how many bytes their
-        # clients had taken by then.
+        # For each blocked connection: when its progress was read last, and the progress.
         self._blocked: dict[LimitedConnection, tuple[float, int | None]] = {}
         self._empty_deferreds: list[Deferred[None]] = []
         self.accepted = self.refused = 0
@@ -168,7 +165,7 @@ class Connections:
         self.is_draining = False
         self.closes_idle = False
         self.seconds = seconds
-        # The connections that the last search found; the last in the list is closed first.
+        # The connections that the last search found, the first one to close at the end.
         self._candidates: list[tuple[_Rank, LimitedConnection]] = []
         # Whether all of them belong to clients with too many connections.
         self._candidates_are_greedy = False
@@ -179,11 +176,12 @@ class Connections:
 
     def admit(self, connection: LimitedConnection, client: str | None = None) -> Admission:
         """
-        Accept a new connection, if need be by closing another one, or refuse it.
+        Accept a new connection, maybe by closing another one, or refuse it.
 
-        @param client: the client that opened it, as
-            L{Clients.client_of<pexservice.web.clients.Clients.client_of>} returns it.  A
-            proxy, C{None}, represents many clients and so never has too many connections.
+        @param client: the client that opened the connection, as
+            L{Clients.client_of<pexservice.web.clients.Clients.client_of>} returns it.
+            C{None} stands for a proxy.  A proxy has the connections of many clients, so it
+            never has too many.
         """
         if len(self._open) >= self.limit and not self.displace(client):
             self.refused += 1
@@ -201,17 +199,17 @@ class Connections:
         """
         Close one connection at once, so that its file descriptor is free in the next turn.
 
-        The connection belongs to a client with more than its share, if there is such a
-        client.  Of these connections, the one that has been idle longest is closed.  If
-        none is idle, it is the one whose request has been arriving longest.
+        If some clients have more than their share, one of their connections is closed;
+        otherwise it may be anybody's.  The connection that has been idle longest is closed
+        first.  If none is idle, it is the one whose request has been arriving longest.
 
-        A client with too many connections can also lose the connections on which it takes
-        no responses, and after these the newest of those whose requests are being
-        performed.  Otherwise it could keep every other client out.  A new connection of the
-        same client does not close one whose request is being performed.
+        A client with more than its share can also lose busy connections: first those on
+        which it takes no response, then the newest of those whose requests are being
+        performed.  Otherwise it could keep all other clients out.  But a new connection of
+        the same client does not close one whose request is being performed.
 
         @param newcomer: the client of the connection that exceeds the limit.
-        @return: whether a connection could be closed.
+        @return: whether a connection was closed.
         """
         connection = self._next_candidate(newcomer)
         if connection is None:
@@ -235,7 +233,7 @@ class Connections:
         share = self._share()
         greedy = {client for client, count in self._counts.items() if count > share}
         if newcomer is not None and self._has_share(newcomer):
-            # Otherwise each new connection of this client would close another client's.
+            # Otherwise its new connections would close those of other clients.
             greedy.add(newcomer)
         self._candidates_are_greedy = bool(greedy)
         self._candidates = [
@@ -248,7 +246,7 @@ class Connections:
 
     def _share(self) -> int:
         """
-        Return how many connections one client may have while there are too many.
+        Return how many connections a client may have when the limit is reached.
         """
         return max(MIN_SHARE, self.limit // (len(self._counts) + 1))
 
@@ -259,7 +257,7 @@ class Connections:
         """
         Return the connection to close next, of those that the last search found.
 
-        A connection that has changed since the search is left out.
+        Connections that have changed since the search are skipped.
         """
         while self._candidates:
             if self._candidates[-1][0] == _PERFORMING and self._has_share(newcomer):
@@ -293,14 +291,14 @@ class Connections:
 
     def sweep(self) -> None:
         """
-        Close the connections that have taken too long; to be called once a second.
+        Close the connections whose timeout is over; the server calls this once a second.
         """
         now = self.seconds()
         for connection in [*self._open, *self._refused]:
             try:
                 self._check_timeouts(connection, now)
             except Exception:  # noqa: BLE001 it is logged, and no reason to stop
-                # The error of one connection must not keep the others open.
+                # An error in one connection must not keep the others open.
                 self._log.failure("a connection could not be closed")
                 self.remove(connection)
                 connection.abort()
@@ -320,7 +318,7 @@ class Connections:
 
     def _is_stalled(self, connection: LimitedConnection, now: float) -> bool:
         """
-        Return whether the client of a blocked connection has taken nothing for too long.
+        Return whether the client of a blocked connection has taken no bytes for too long.
         """
         since, taken = self._blocked.get(connection, (0.0, None))
         if since < connection.blocked_since:
@@ -346,7 +344,8 @@ class Connections:
         """
         Close the idle connections now, and the others as soon as they are idle.
 
-        Connections that have not sent a request yet stay: they are about to send one.
+        A connection without a response so far stays open, because its first request is
+        probably about to arrive.
         """
         self.closes_idle = True
         for connection in list(self._open):
@@ -357,7 +356,7 @@ class Connections:
         """
         Close the connections on which the worker waits for the client.
 
-        Each of them would delay the next worker, and so every other client.
+        Otherwise one slow client would delay the next worker, and so all other clients.
         """
         for connection in list(self._open):
             if connection.phase is Phase.IDLE:
@@ -378,16 +377,16 @@ class Connections:
 
 def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
     """
-    Rank a connection among those that may be closed for another; C{None} if it may not.
+    Return the rank of a connection among those to close, or C{None} if it must stay open.
 
-    @param greedy: whether its client has too many.
+    @param greedy: whether its client has more than its share.
     """
     phase = connection.phase
     if phase is Phase.DRAINING:
-        # Otherwise clients that leave together would keep others out until all are gone.
+        # Its last response was sent, so it is only waiting for the client to close it.
         return 0, connection.last_active
     if phase is Phase.IDLE:
-        # The first request counts as arriving since the connection was made.
+        # Before its first response, it ranks with those whose requests are arriving.
         return 0 if connection.has_responded else 1, connection.last_active
     if connection.receiving_since:
         return 1, connection.receiving_since
@@ -402,12 +401,13 @@ def delivery_progress(handle: socket.socket | None) -> int | None:
     Return a number that changes when the client takes some of the bytes sent to it.
 
     A transport only reports that its buffer is full, and later that it has space again.
-    Some megabytes may lie between the two, and a client with a slow line needs minutes for
-    them although it is not stuck.  The kernel counts each byte.
+    Some megabytes are sent between these two reports, and a client with a slow line needs
+    minutes for them although it is not stuck.  So the kernel's own count is used.
 
-    @param handle: the connection's socket, or C{None} where there is none to ask.
-    @return: for TCP, the number of bytes that the peer has acknowledged; for another
-        stream, minus the number of bytes that wait to be read; C{None} if neither is known.
+    @param handle: the connection's socket; C{None} if the transport has none.
+    @return: for TCP, the number of bytes that the peer's kernel has acknowledged; for a
+        Unix socket, minus the number of bytes that wait to be read; C{None} if neither is
+        known.
     """
     if handle is None or handle.fileno() < 0:
         return None

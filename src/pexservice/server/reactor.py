@@ -1,8 +1,8 @@
 """
 The reactor of a worker: Twisted's asyncio reactor, on uvloop's event loop or asyncio's own.
 
-Connections use the transports of the event loop, so a worker needs such a reactor.
-C{twistd --reactor uvloop} selects this one.
+Connections use the transports of an asyncio event loop, so a worker needs such a reactor.
+C{twistd --reactor uvloop} selects the reactor of this module.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _log = Logger()
 
 def _log_error(_: AbstractEventLoop, context: dict[str, Any]) -> None:
     """
-    Log an error of the event loop, as Twisted's reactors log those of their calls.
+    Log an error of the event loop.
 
-    The event loop itself would write it to a standard error that a daemon does not have.
+    The event loop itself would write it to standard error, which a daemon does not have.
     """
     error = context.get("exception")
     if error is None:
@@ -44,7 +44,7 @@ class EventLoopReactor(AsyncioSelectorReactor):
     """
     Twisted's asyncio reactor, with a monotonic clock and cheap calls from threads.
 
-    @ivar loop: the event loop that it runs on.
+    @ivar loop: the event loop that the reactor runs on.
     """
 
     loop: AbstractEventLoop
@@ -59,10 +59,10 @@ class EventLoopReactor(AsyncioSelectorReactor):
 
     def startRunning(self, installSignalHandlers: bool = True) -> None:  # noqa: FBT001, FBT002 the interface's
         """
-        Begin to run, and notice when a child process ends.
+        Begin to run, and reap child processes when they end.
 
-        Twisted notices it by the file descriptor that Python writes signals to, but uvloop
-        replaces this descriptor by its own.
+        Twisted is told of their end by the file descriptor that Python writes signals to.
+        uvloop replaces this descriptor by its own, so SIGCHLD needs a handler.
         """
         super().startRunning(installSignalHandlers)
         if installSignalHandlers:
@@ -77,7 +77,7 @@ class EventLoopReactor(AsyncioSelectorReactor):
         """
         Make a call in the reactor's thread.
 
-        Twisted would make a timer for it, which costs 8 microseconds.
+        Twisted's own method would use a timer, which costs 8 microseconds.
         """
         self.loop.call_soon_threadsafe(partial(callable, *args, **kwargs))
 

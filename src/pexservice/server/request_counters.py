@@ -14,8 +14,8 @@ from attrs import Factory, define
 
 from pexservice.web.endpoints import CURSOR_ENDPOINTS, ENDPOINT_BY_PATH
 
-#: The name of every path and every method that does not exist, so that clients cannot make
-#: the table larger.  A malformed request counts under it twice, as path and as method.
+#: Counts all paths and all methods that do not exist, so that clients cannot make the table
+#: larger.  For a malformed request, both path and method are C{other}.
 OTHER = "other"
 
 _METHODS = {method.value.encode(): method.value for method in HTTPMethod}
@@ -51,7 +51,7 @@ class RequestCounters:
     def __init__(self) -> None:
         self.unplanned = 0
         self.refused_tally = Tally(OTHER, OTHER)
-        # With these entries a graph of a new worker begins at 0.
+        # These entries exist from the start, so that the graph of a new worker begins at 0.
         self._tallies = {
             (endpoint.path, method.decode()): Tally(
                 endpoint.path, method.decode(), others=Counter({200: 0, 503: 0})
@@ -75,7 +75,7 @@ class RequestCounters:
 
     def planned(self) -> int:
         """
-        Return how many requests had a plan, so that no handler was called.
+        Return how many requests had a plan.
         """
         return sum(count for *_, count in self.responses()) - self.unplanned
 

@@ -1,5 +1,5 @@
 """
-What the connections of one worker share: plans, writer, limits, log and parsing budget.
+The objects that all connections of one worker share, and their budget for parsing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from pexservice.web.parameters import (
     preferences,
 )
 
-#: The parsing of one turn.  A new client gets its response after a few turns at the latest.
+#: The time for parsing in one turn of the event loop.  It is short, because a new client
+#: gets its response after several turns.
 MAX_SECONDS_PER_TURN = 0.01
 
 
@@ -37,14 +38,15 @@ class ParsingBudget:
     The time that all connections together may spend on parsing in one turn.
 
     A client can send input that costs much more to parse than to send, such as a body in
-    chunks of one byte, on thousands of connections at once.  A limit for each connection
-    would not bound their sum, so there is one budget for all.  When it is spent,
-    connections wait in a queue, and each gets a small part of a later turn.  Requests that
-    are recognized by their bytes need no parsing and never wait.
+    chunks of one byte, and it can do so on thousands of connections.  A limit for each
+    connection would not bound the total, so there is one budget for all.  When the budget
+    is spent, connections wait in a queue, and each of them parses a small part of its input
+    in a later turn.  A request that is recognized by its bytes is not parsed, so it never
+    waits.
 
-    A TLS handshake costs about a millisecond, and it cannot be divided.  So clients take
-    turns with the first part of their input: no client waits behind the handshakes of
-    another client's thousand connections.
+    A TLS handshake takes about a millisecond and cannot be divided.  So clients take turns
+    with new input: no client waits behind the handshakes of another client's thousand
+    connections.
     """
 
     def __init__(
@@ -59,14 +61,14 @@ class ParsingBudget:
         self._call_soon = call_soon
         self._seconds_left = MAX_SECONDS_PER_TURN
         self._queue: deque[Callable[[], None]] = deque()
-        # By client, those whose input is new: none of it was parsed since it arrived.
+        # The connections with new input, by client.
         self._new_input: dict[str, deque[Callable[[], None]]] = {}
         self._renewal_scheduled = False
 
     @property
     def has_time(self) -> bool:
         """
-        Return whether this turn has time left, even if connections wait for some of it.
+        Return whether this turn has time left, even if other connections wait for it.
         """
         return self._seconds_left > 0
 
@@ -84,8 +86,8 @@ class ParsingBudget:
         """
         Call C{parse} in a later turn.
 
-        @param client: the client, if none of the input was parsed since it arrived.  Such
-            input comes first, and the clients take turns.
+        @param client: the client, if the input is new: none of it was parsed so far.  New
+            input comes before other input, and clients take turns with it.
         """
         if client is None:
             self._queue.append(parse)
@@ -96,7 +98,7 @@ class ParsingBudget:
     def _renew(self) -> None:
         self._renewal_scheduled = False
         self._seconds_left = MAX_SECONDS_PER_TURN
-        # A connection that has to wait again joins the end of the queue.
+        # A connection that has to wait again goes to the end of the queue.
         while (self._new_input or self._queue) and self._seconds_left > 0:
             self._pop_first()()
         if self._new_input or self._queue:
@@ -109,14 +111,14 @@ class ParsingBudget:
         waiting = self._new_input.pop(client)
         parse = waiting.popleft()
         if waiting:
-            # Its next turn comes after those of the other clients.
+            # The client goes to the end of the order.
             self._new_input[client] = waiting
         return parse
 
 
 class Server:
     """
-    The shared state of one worker's connections.
+    The objects that all connections of one worker share.
 
     @ivar call_handler: calls the handler of a request.
     @ivar log: the access log, if there is one.
@@ -146,12 +148,13 @@ class Server:
         self.seconds = connections.seconds
         self.call_soon = call_soon
         self.call_later = reactor.callLater
-        # Two timers, so that an error in one call does not stop the other.
+        # There are two timers, so that an error in one call does not prevent the other
+        # call.
         self._timers = [Periodic(call, reactor) for call in (self.tick, connections.sweep)]
 
     def start(self) -> None:
         """
-        Start the timers; calling this twice does no harm.
+        Start the timers, or restart them.
         """
         self._stop_timers()
         for timer in self._timers:
@@ -178,7 +181,7 @@ class Server:
 
     def tick(self) -> None:
         """
-        Begin another second in the responses, the access log and the plans.
+        Begin another second; called once a second.
         """
         self.writer.tick()
         if self.log is not None:

@@ -1,10 +1,10 @@
 """
 TLS between a connection and its socket.
 
-asyncio's own TLS decrypts all input of all connections in the turn in which it arrives.  A
-client can send input that costs far more to decrypt than to send: a KeyUpdate of 27 bytes
-takes 10 microseconds, and a handshake requires a signature.  So this transport decrypts its
-input in small steps, within the worker's L{parsing
+The TLS of asyncio decrypts all input of all connections in the turn in which it arrives.
+But a client can send input that costs far more to decrypt than to send: a KeyUpdate of 27
+bytes takes 10 microseconds, and a handshake requires a signature.  So this transport
+decrypts its input in small steps, within the worker's L{parsing
 budget<pexservice.server.server.ParsingBudget>}.
 """
 
@@ -20,12 +20,13 @@ from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
 from pexservice.server.server import Server
 
-#: How many bytes are decrypted in one step: at most 80 KeyUpdates, 0.8 milliseconds.  The
-#: greeting of a client with a post-quantum key has 1,500 to 1,900.
+#: How many bytes are decrypted in one step.  They have at most 80 KeyUpdates, which take
+#: 0.8 milliseconds.  The first message of a client with a post-quantum key has 1,500 to
+#: 1,900 bytes, so it takes one step.
 DECRYPT_STEP_BYTES = 2048
 
-#: How many bytes may arrive without any data for the connection.  A record is decrypted as
-#: a whole and has up to 16 KiB of data; a handshake is smaller than that.
+#: How many bytes may arrive without any data for the connection.  A record has up to 16 KiB
+#: of data, which are available when the whole record has arrived; a handshake is smaller.
 MAX_BYTES_WITHOUT_DATA = 32768
 
 #: The most data in one record.
@@ -36,14 +37,16 @@ HANDSHAKE_TIMEOUT_SECONDS = 10
 
 class TlsTransport(asyncio.Protocol):
     """
-    TLS as a layer: a protocol for the socket's transport, a transport for a L{Connection}.
+    A layer between the event loop's transport and a L{Connection}.
+
+    It is the protocol of that transport, and the transport of the connection.
     """
 
     def __init__(
         self, server: Server, context: ssl.SSLContext, connection: Connection, client: str
     ) -> None:
         """
-        @param client: the client, which takes turns with others in the parsing budget.
+        @param client: the client, for the order of the connections in the parsing budget.
         """
         self._server = server
         self._client = client
@@ -53,16 +56,17 @@ class TlsTransport(asyncio.Protocol):
         # What OpenSSL reads from and writes to.
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        # The input that OpenSSL does not have yet.
+        # The input that was not passed to OpenSSL yet.
         self._encrypted = bytearray()
-        # Whether OpenSSL may have decrypted data that was not read from it.
+        # Whether OpenSSL may have more decrypted data.
         self._has_decrypted = False
         self._bytes_without_data = 0
         self._established = self._decryption_scheduled = self._is_decrypting = False
         self._is_reading = True
-        # Whether the socket is not read, since input waits or the connection reads nothing.
+        # Whether reading from the socket is paused, because the budget is spent or because
+        # the connection has paused reading.
         self._socket_paused = False
-        # Whether the peer and this end will send no more.
+        # Whether the peer, and whether this end, will send no more.
         self._input_ended = self._output_ended = False
         self._eof_reported = False
         self._timeout: IDelayedCall = server.call_later(
@@ -106,7 +110,8 @@ class TlsTransport(asyncio.Protocol):
         self._stop_timeout()
         self._output_ended = True
         self._encrypted.clear()
-        # This frees OpenSSL's memory at once, and not when Python collects the cycle.
+        # This frees OpenSSL's memory at once, not only when Python's garbage collector
+        # runs.
         self._socket_transport = None
         del self._tls, self._incoming, self._outgoing
         if self._connection.phase is not Phase.CLOSED:
@@ -126,7 +131,7 @@ class TlsTransport(asyncio.Protocol):
 
     def _decrypt_input(self) -> None:
         """
-        Decrypt the input, until it has to wait for the budget or the connection.
+        Decrypt input until there is no more, the budget is spent, or reading is paused.
         """
         self._decryption_scheduled = False
         if self._is_decrypting:
@@ -141,7 +146,7 @@ class TlsTransport(asyncio.Protocol):
                     self._wait()
                     return
         except ssl.SSLError:
-            # The input is not TLS, or was changed.  OpenSSL has written an alert.
+            # OpenSSL has written an alert, which tells the peer of the error.
             self._flush()
             self._close_socket()
             return
@@ -166,7 +171,7 @@ class TlsTransport(asyncio.Protocol):
         """
         Decrypt up to L{DECRYPT_STEP_BYTES} of the input.
 
-        @raise ssl.SSLError: the input is not TLS, or was changed.
+        @raise ssl.SSLError: the input is not TLS, or somebody has changed it.
         """
         if not self._has_decrypted:
             self._incoming.write(self._encrypted[:DECRYPT_STEP_BYTES])
@@ -189,7 +194,7 @@ class TlsTransport(asyncio.Protocol):
                     self._input_ended = True
                     break
                 self._bytes_without_data = 0
-                # Asking OpenSSL is cheaper than the exception of another read.
+                # This question is cheaper than the exception of another read.
                 self._has_decrypted = bool(self._incoming.pending or self._tls.pending())
                 self._connection.data_received(data)
                 if not self._has_decrypted:
@@ -216,7 +221,7 @@ class TlsTransport(asyncio.Protocol):
         if self._timeout.active():
             self._timeout.cancel()
 
-    # What a connection calls.
+    # The methods of a transport, as far as a connection calls them.
 
     def write(self, data: bytes) -> None:
         if data and self._established and not self._output_ended:
@@ -228,7 +233,7 @@ class TlsTransport(asyncio.Protocol):
 
     def write_eof(self) -> None:
         """
-        Tell the peer that no more data follows, and drop its input from now on.
+        Tell the peer that no more data follows, and drop all further input.
         """
         self._send_close_notify()
         if self._socket_transport is not None and not self._socket_transport.is_closing():
@@ -238,7 +243,7 @@ class TlsTransport(asyncio.Protocol):
     def _send_close_notify(self) -> None:
         if self._established and not self._output_ended:
             with suppress(ssl.SSLError):
-                # OpenSSL raises this, because the peer has not sent its close_notify yet.
+                # OpenSSL raises this error if the peer has not sent its close_notify yet.
                 self._tls.unwrap()
             self._flush()
         self._output_ended = True
@@ -276,7 +281,7 @@ class TlsTransport(asyncio.Protocol):
             ):
                 self._socket_transport.resume_reading()
         elif not (self._decryption_scheduled or self._is_decrypting):
-            # In the next turn, since the connection first parses its own buffer.
+            # In the next turn, because the connection first parses its own buffer.
             self._decryption_scheduled = True
             self._server.call_soon(self._decrypt_input)
 

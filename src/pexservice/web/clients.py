@@ -1,14 +1,14 @@
 """
 The client that sent a request, and the rate limit of each client.
 
-A client is an IPv4 address, or an IPv6 network of 64 bits.  It is the peer of the
-connection, unless the peer is a trusted proxy: then C{X-Forwarded-For} names it.  Anybody
-can write that header, so it is ignored from other peers.  Trusted proxies are the addresses
-that the operator names in C{--trusted-proxy}, and the peers of a Unix socket, which only
-the machine's own proxy can open.
+A client is counted by its IPv4 address or its IPv6 network of 64 bits.  The client is the
+peer of the connection, unless the peer is a trusted proxy: then C{X-Forwarded-For} has the
+client's address.  Anybody can write this header, so the service ignores it from other
+peers.  Trusted proxies are the addresses that the operator names in C{--trusted-proxy}, and
+the peers of a Unix socket, which only a proxy on this machine can open.
 
-On a dual-stack listener an IPv4 peer has the address C{::ffff:192.0.2.1}.  This module
-turns it into C{192.0.2.1}, so no other module has to know.
+On a dual-stack listener an IPv4 peer has an address such as C{::ffff:192.0.2.1}.  This
+module turns it into C{192.0.2.1}; no other module sees the first form.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ipaddress import ip_address
 
 from attrs import define
 
-#: If L{RateLimit} knows more clients, it forgets those with the oldest requests.  They take
-#: about 10 MiB.
+#: How many clients L{RateLimit} remembers, in about 10 MiB.  If there are more, it forgets
+#: those whose latest requests are oldest.
 MAX_ADDRESSES = 65536
 
-#: An element of X-Forwarded-For: some proxies add the port.
+#: An element of X-Forwarded-For: an IP address, to which some proxies append the port.
 _FORWARDED_ELEMENT = re.compile(
     r"\[(?P<inner>[0-9a-f:.]{2,45})\](?::[0-9]{1,5})?"
     r"|(?P<v4>[0-9.]{7,15}):[0-9]{1,5}"
@@ -78,9 +78,9 @@ def _forwarded_address(element: bytes) -> str | None:
 
 def network(address: str) -> str:
     """
-    Return the client at the IP address C{address}: the address itself, or its IPv6 network.
+    Return the IPv6 network of an address, or C{address} itself if it is not of IPv6.
 
-    One client usually has all addresses of an IPv6 network of 64 bits.  C{""} stays C{""}.
+    One client usually has all addresses of an IPv6 network of 64 bits.
     """
     return _network_of_64_bits(address) if ":" in address else address
 
@@ -123,8 +123,8 @@ class Clients:
 
         Each proxy appends the address that it received the request from.  So the list is
         read from the end, and the first address that is not a trusted proxy is the client.
-        Everything before it may be forged.  An element that is not an IP address ends the
-        search, and the address found so far is returned.
+        Everything before that address may be forged.  An element that is not an IP address
+        ends the search; the result is then the address after this element.
 
         @param forwarded: the values of C{X-Forwarded-For}, if there are any.
         """
@@ -132,7 +132,8 @@ class Clients:
         if forwarded is None or not peer.trusted:
             return address
         for element in reversed(b",".join(forwarded).split(b",")):
-            # Most elements are plain IPv4 addresses, which need no cache: few come twice.
+            # Most elements are plain IPv4 addresses.  This fast path needs no cache, which
+            # would not help anyway: few addresses come twice.
             if _IPV4.fullmatch(element):
                 forwarded_address: str | None = element.decode()
             else:
@@ -146,10 +147,10 @@ class Clients:
 
     def client_of(self, address: str | None) -> str | None:
         """
-        Return the client at an IP address: the address itself, or its IPv6 network.
+        Return the client with an IP address: the address itself, or its IPv6 network.
 
         @param address: C{None} for the peer of a Unix socket.
-        @return: C{None} for a proxy, which represents many clients.
+        @return: C{None} for a proxy, which has the connections of many clients.
         """
         if not address or address in self._proxies:
             return None
@@ -180,11 +181,11 @@ class RateLimit:
     """
     The rate limit of one worker: how many requests a second each client may send.
 
-    This is the generic cell rate algorithm.  A client's full allowance is the requests of
-    one second.  One time is stored for each client: when its allowance will be full again.
-    A client without such a time, or with a past one, has its full allowance.  So past times
-    can be forgotten, and memory is bounded by the clients of the last second; in a flood of
-    addresses, it is bounded by L{MAX_ADDRESSES}.
+    This is the generic cell rate algorithm.  The full allowance of a client is the requests
+    of one second.  For each client, the limit stores the time at which its allowance will
+    be full again.  If this time is past, the limit may forget it, because a client without
+    a stored time has its full allowance.  So only the clients of the last second are
+    stored, and at most L{MAX_ADDRESSES} of them.
 
     @ivar rate: requests a second.
     """
@@ -192,10 +193,10 @@ class RateLimit:
     def __init__(self, rate: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self._cost = 1 / rate
-        # The last term allows for the rounding of sums.
+        # The last term is a tolerance for rounding errors.
         self._burst = 1 - self._cost + 1e-9
         self._seconds = seconds
-        # The client whose latest request is oldest is first.
+        # The client with the oldest latest request comes first.
         self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -203,9 +204,9 @@ class RateLimit:
 
     def take(self, address: str) -> bool:
         """
-        Return whether the client at an IP address may have another request.
+        Return whether the client with an IP address may send this request now.
 
-        A refused request costs the client nothing.
+        A refused request does not reduce the client's allowance.
 
         @param address: C{""} for a client without an address.
         """

@@ -1,5 +1,5 @@
 """
-The table of endpoints: their paths, their methods, and a line about each of them.
+The table of endpoints: the paths, the methods, and a line about each endpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Endpoint:
     @property
     def allow(self) -> bytes:
         """
-        Return the value of an C{Allow} header.
+        Return the value of the C{Allow} header.
         """
         return b", ".join((*self.methods, b"OPTIONS"))
 
@@ -70,16 +70,10 @@ class EndpointTable:
 
     @cached_property
     def by_path(self) -> Mapping[bytes, Endpoint]:
-        """
-        Return the endpoints by the bytes of their paths.
-        """
         return {endpoint.path.encode(): endpoint for endpoint in self.endpoints}
 
     @cached_property
     def text_index(self) -> bytes:
-        """
-        Return the description of the endpoints as text.
-        """
         rows = [
             (b" ".join(endpoint.methods).decode(), endpoint.path, endpoint.summary)
             for endpoint in self.endpoints
@@ -100,9 +94,6 @@ class EndpointTable:
 
     @cached_property
     def json_index(self) -> bytes:
-        """
-        Return the description of the endpoints as JSON.
-        """
         described = [
             {
                 "path": endpoint.path,
@@ -116,7 +107,7 @@ class EndpointTable:
 
 ALL_METHODS = EndpointTable(ENDPOINTS)
 
-#: The endpoints with C{--post-only}, where no GET moves the cursor.
+#: The table with C{--post-only}: no GET moves the cursor.
 POST_ONLY = EndpointTable(
     tuple(
         evolve(endpoint, methods=(b"POST",))

@@ -68,7 +68,7 @@ class Operation:
     """
     An operation on the cursor: a step, or a read if there is no transition.
 
-    Requests with the same operation differ only in their arguments.
+    All requests of one kind have the same operation; they differ only in their arguments.
 
     @ivar is_prefetch: whether a browser sent the request before its user asked for it.
     """
@@ -99,12 +99,12 @@ def operation(request: Request, transition: Transition | None = None) -> Operati
 @define(eq=False)
 class CheckedOperation:
     """
-    An operation with the arguments of one request; both passed the checks.
+    An operation that a request with certain arguments may start.
 
     @ivar start: starts the operation; its argument gets the outcome.
-    @ivar needs_client_check: whether every request with these arguments must pass
-        L{RequestChecker.check_client}: there is a rate limit, or its C{Host} is not allowed
-        on every connection.
+    @ivar needs_client_check: whether each further request with these arguments must pass
+        L{RequestChecker.check_client}, because there is a rate limit, or because the
+        C{Host} is not allowed on every connection.
     """
 
     start: Callable[[Waiter], None]
@@ -126,10 +126,10 @@ def response_kind(
     outcome: Outcome, state: State, operation: CheckedOperation
 ) -> ResponseKind:
     """
-    Return the kind of response to C{operation}, by the committer's outcome.
+    Return the kind of response to C{operation} with this C{outcome}.
 
-    L{Connection.respond<pexservice.server.connection.Connection.respond>} decides the most
-    frequent case itself.
+    L{Connection.respond<pexservice.server.connection.Connection.respond>} does not call
+    this function in the most frequent case.
     """
     conditions = operation.conditions
     if outcome is _APPLIED:
@@ -138,7 +138,8 @@ def response_kind(
         return REPLAYED
     if outcome is _READ:
         return read_response_kind(conditions, state)
-    # RFC 9110 13.1.2: a GET whose If-None-Match is not met gets 304.
+    # The outcome is PRECONDITION_FAILED.  RFC 9110, section 13.1.2: a GET whose
+    # If-None-Match is not met gets a 304.
     if operation.method == b"GET" and conditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
@@ -146,7 +147,7 @@ def response_kind(
 
 class RequestChecker:
     """
-    Checks requests and starts their operations on one committer's cursor.
+    Checks requests before their operations on the cursor of one committer.
 
     @ivar clients: finds the client that a request comes from.
     @ivar access: the rules on tokens and web pages.
@@ -170,9 +171,9 @@ class RequestChecker:
 
     def meanings(self) -> Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]:
         """
-        Return the headers that decide what a request means.
+        Return the deciding headers.
 
-        Each has a function that returns the meaning of the header's values.
+        Each header has a function that returns the meaning of its values.
         """
         browser_headers = self.access.browser_headers
         others = browser_headers(())
@@ -211,8 +212,9 @@ class RequestChecker:
         """
         Check whether a request with C{arguments} may start C{operation}.
 
-        @raise Problem: the first reason to refuse it: 403 for a page of another origin or a
-            prefetch, 401 for the token, 400 for a malformed key or precondition.
+        @raise Problem: it may not.  The first failed check decides: 403 for a page of
+            another origin or a prefetch, 401 for the token, 400 for a malformed key or
+            precondition.
         """
         committer, transition = self._committer, operation.transition
         needs_client_check = self._limit is not None or not self.hosts.allows(

@@ -1,8 +1,8 @@
 """
-The table of problems: what clients get for requests that are refused or that fail.
+The table of problems: the responses to requests that are refused or that fail.
 
-Each row says what is wrong and what to do.  A client gets a problem as a line of text; if
-it accepts JSON, it gets the problem details of RFC 9457.
+Each row says what is wrong and what to do.  A client that accepts JSON gets the problem as
+problem details of RFC 9457; any other client gets a line of text.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pexservice.web.responses import CONTENT_TYPES, PROBLEM, Header, Response
 
 _log = Logger()
 
-#: Problem types are names and not URLs, because there are no pages about them.
+#: Problem types are URNs and not URLs, because there are no web pages about them.
 TYPE_PREFIX = "urn:problem-type:pexservice:"
 
 
 @frozen
 class Problem(Exception):
     """
-    A reason why a request is refused or fails; raised where it is noticed.
+    The reason why a request is refused or fails, as its client gets it.
 
     @ivar name: the last part of the problem type, which never changes.
     @ivar detail: one line: what is wrong and what to do.
@@ -54,7 +54,7 @@ class Problem(Exception):
             body = f"{json.dumps(members)}\n".encode()
         else:
             body = f"{self.detail}\n".encode()
-        # The headers of a 412 include those of the state, which replace the last two.
+        # A 412 has the headers of a state too.  These replace Cache-Control and Vary.
         headers = {
             b"Content-Type": CONTENT_TYPES[representation],
             b"Cache-Control": b"no-store",
@@ -66,7 +66,7 @@ class Problem(Exception):
 
 class ProblemKind:
     """
-    A row of the table.  Calling it makes a L{Problem}.
+    A row of the table.  A call of it returns a L{Problem}.
     """
 
     def __init__(self, status_and_name: str, detail: str, *headers: Header) -> None:
@@ -79,7 +79,7 @@ class ProblemKind:
         """
         Return a problem of this kind.
 
-        @param values: what to insert into the detail, in order.
+        @param values: the values for the braces in the detail, in order.
         @param headers: further headers of the response.
         """
         detail = self._detail.format(*values)
@@ -179,9 +179,9 @@ too_many_streams = ProblemKind(
 
 def problem_of(error: Exception) -> Problem:
     """
-    Return the problem that a client is sent for C{error}.
+    Return the problem that a client gets because of C{error}.
 
-    C{error} is a problem, an error of the committer, or a bug, which is logged.
+    C{error} is a problem already, an error of the committer, or a bug, which is logged.
     """
     if isinstance(error, Problem):
         return error

@@ -24,25 +24,25 @@ CONTENT_TYPES = {
     PROBLEM: b"application/problem+json",
 }
 
-#: The ends of ETags: the representations of one revision have different ETags.
+#: What an ETag has after the revision: each representation has its own ETag.
 ETAG_SUFFIXES = {TEXT: b"", JSON: b"-json"}
 
 
 class StreamWriter(Protocol):
     """
-    The connection of a streamed response.
+    The connection that sends a streamed response.
     """
 
     def send_piece(self, data: bytes, /) -> None: ...
 
     def end_stream(self) -> None:
         """
-        End the response and its connection.
+        End the response and the connection.
         """
 
     def abort(self) -> None:
         """
-        Close the connection at once, since the client does not take what was sent.
+        Close the connection at once, because the client takes no bytes.
         """
 
 
@@ -51,7 +51,8 @@ class Stream(Protocol):
     The body of a response that is sent piece by piece.
 
     The connection calls L{begin} once.  It calls C{pause} when the client stops taking
-    bytes, C{resume} when it takes them again, and C{end} when it is gone or half-closes.
+    bytes, and C{resume} when the client takes them again.  It calls C{end} when the client
+    disconnects or half-closes the connection.
     """
 
     def begin(self, writer: StreamWriter, /) -> None: ...
@@ -66,7 +67,7 @@ class Stream(Protocol):
 @frozen
 class Response:
     """
-    A response.  Its length is known, unless it has a L{stream}.
+    A response.  Its body is C{body}, or else comes from C{stream}.
     """
 
     status: int
