@@ -2,17 +2,18 @@
 The rules on who may use the cursor: tokens, the pages of web browsers, and host names.
 
 Any web page that a user opens can make the browser send requests to this service.  The
-browser says so in headers that the page cannot set.  The rule is that of Go's
-C{CrossOriginProtection}, applied to every request that moves the cursor, of any method.
-If the browser sends C{Sec-Fetch-Site}, that header decides.  Otherwise C{Origin} must name
-the host that the request was sent to.  Schemes are not compared, because a proxy in front
-may speak TLS.  Other clients than browsers send neither header and are not affected.
+browser then sends headers that the page cannot set.  The service applies the rule of Go's
+C{CrossOriginProtection} to every request that moves the cursor, whatever its method.  If
+the browser sends C{Sec-Fetch-Site}, this header decides.  Otherwise C{Origin} must name the
+host that the request was sent to.  Schemes are not compared, because a proxy in front of
+the service may speak TLS.  Clients other than browsers send neither header, so the rule
+does not affect them.
 
-One attack passes that rule: DNS rebinding.  After a browser has loaded a page from
-attacker.example, the owner of that name can let it resolve to 127.0.0.1.  To the browser
+One attack passes this rule: DNS rebinding.  After a browser has loaded a page from
+attacker.example, the owner of this name can let it resolve to 127.0.0.1. To the browser,
 the service then has the origin of the page, so the page may send steps and read responses.
-Only the name in C{Host} shows the attack.  So where nothing else protects the service (it
-is reached over loopback, and steps need no token), it responds only to requests whose
+Only the name in C{Host} shows the attack.  If the service is reached over loopback and
+steps need no token, nothing else protects it.  Then it responds only to requests whose
 C{Host} is a name that no attacker can own.
 """
 
@@ -73,13 +74,13 @@ _VARY = (b"Vary", b"Origin")
 #: The value of C{--allowed-host} that switches the check of C{Host} off.
 ANY_HOST = "*"
 
-#: How many refused host names are logged.  There is a limit because clients choose them.
+#: How many refused host names are logged.  Clients choose these names, so there is a limit.
 MAX_LOGGED_HOSTS = 100
 
 
 class BadTokens(Misconfigured):
     """
-    A token file that is not valid.  The message names it, and the line that is wrong.
+    A token file that is not valid.  The message names the file and the line.
     """
 
     __module__ = "pexservice"
@@ -94,7 +95,7 @@ def read_tokens(path: str) -> frozenset[bytes]:
     @raise CannotStart: the file cannot be read.
     """
     try:
-        # To open a FIFO would block the worker, and it could be read only once.
+        # Opening a FIFO would block the worker, and its content can be read only once.
         if stat.S_ISFIFO(Path(path).stat().st_mode):
             raise BadTokens(f"the token file {path} is a FIFO, not a file")
         lines = Path(path).read_text("ascii").splitlines()
@@ -197,7 +198,8 @@ class Access:
         if scheme.lower() != b"bearer":
             raise problems.no_token()
         digest, is_known = sha256(token.strip()).digest(), False
-        # The token is compared with all of them, so that the time tells nothing about them.
+        # The token is compared with all known ones, so that the duration tells a client
+        # nothing about them.
         for known_digest in self._tokens:
             is_known |= compare_digest(digest, known_digest)
         if not is_known:
@@ -215,10 +217,10 @@ class Access:
 
     def preflight_headers(self, arguments: Arguments, allow: bytes) -> tuple[Header, ...]:
         """
-        Return more headers for the response to an C{OPTIONS} that is a preflight request.
+        Return further headers for the response to C{OPTIONS}, if it is a preflight request.
 
-        With a preflight request, a browser asks whether a page of another origin may send a
-        request.
+        By a preflight request, a browser asks whether a page of another origin may send a
+        certain request.
 
         @param allow: the methods that the path accepts.
         """
@@ -244,9 +246,9 @@ class HostPolicy:
     """
     The rules on C{Host}.
 
-    @ivar allows: returns whether a value of C{Host} is allowed on every connection, also if
+    @ivar allows: returns whether a value of C{Host} is allowed on every connection, even if
         L{Peer.checks_host<pexservice.web.clients.Peer>} is true.  The results are cached,
-        since clients send the same few values again and again.
+        because most clients send the same few values.
     """
 
     def __init__(
@@ -272,7 +274,7 @@ class HostPolicy:
         return self._needed and peer.checks_host
 
     def _allows(self, host: bytes | None) -> bool:
-        # Only an HTTP/1.0 request has no Host, and browsers send none of these.
+        # Only an HTTP/1.0 request may have no Host, and no browser speaks HTTP/1.0.
         if host is None or not self._needed:
             return True
         name = host_name(host)
@@ -280,7 +282,7 @@ class HostPolicy:
 
     def refusal(self, host: bytes | None) -> Problem:
         """
-        Return 421, and log the name in C{host} if it was not refused before.
+        Return a 421, and log the name in C{host} if it was not logged before.
         """
         name, logged = host_name(host or b""), self._logged
         if name not in logged and len(logged) < MAX_LOGGED_HOSTS:

@@ -1,9 +1,10 @@
 """
-The Klein app: it has one handler for each endpoint, which says what a request means.
+The Klein app: one handler for each endpoint decides what a request means.
 
 A handler returns an L{Operation} on the cursor, or else a L{Response}, maybe in a
-C{Deferred}.  If it returns an operation, the server remembers it for all requests of this
-kind.  For a request that gets a response from its handler, the handler is called each time.
+C{Deferred}.  The server remembers an operation for all requests of the same kind, and calls
+the handler only once for them.  A handler that returns a response is called for each
+request.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ Handler = TypeVar("Handler", bound=Callable[..., HandlerResult])
 
 class _App(Protocol):
     """
-    The type of Klein's app with these handlers: they do not return what Twisted can render.
+    The type of the Klein app here: its handlers return no objects that Twisted can render.
     """
 
     url_map: Map
@@ -95,9 +96,9 @@ class Api:
         """
         Make the app over C{committer}.
 
-        @param table: the endpoints that exist.
+        @param table: the endpoints and their methods.
         @param later: the reactor's C{callLater}, for pauses between pages of the history.
-        @param scrape: given C{Accept} values, returns the metrics.
+        @param scrape: given C{Accept} values, returns the response with the metrics.
         @param score: reads the supervisor's score, if there is a supervisor.
         """
         self._committer = committer
@@ -121,9 +122,9 @@ class Api:
         """
         Call the handler of C{request}.
 
-        Before that, path and method are compared with the table, byte by byte.  Werkzeug,
-        which Klein uses, would take C{//next} and C{/%6eext} for C{/next}, and would call
-        the handler of a GET for a HEAD.
+        Before the call, path and method are looked up in the table, byte by byte.
+        Werkzeug, which Klein uses, would take C{//next} and C{/%6eext} for C{/next}, and
+        would call the handler of a GET for a HEAD.
 
         @raise Problem: there is no such path or method, or the handler refuses the request.
         """
@@ -216,9 +217,8 @@ class Api:
     @app.route("/livez")
     def livez(self, request: Request) -> Response:
         """
-        Say that the process is alive; any response shows that.
+        Say that the process is alive.  Any response shows this, so the check never fails.
         """
-        # After a failed reload the process is as alive as before.
         score = self._score()
         reload = last_reload(score)
         notes = [] if reload is None else [reload]
@@ -230,7 +230,7 @@ class Api:
     @app.route("/readyz")
     def readyz(self, request: Request) -> Response:
         """
-        Say whether a step would be taken.
+        Say whether a step would be accepted.
         """
         return _health(request, "readyz", "store", self._committer.step_refusal)
 
@@ -246,7 +246,6 @@ class Api:
         """
         Describe the API, as an OpenAPI document.
         """
-        # Imported here, because most workers never need it.
         from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
         values = request.arguments.get(IF_NONE_MATCH)
@@ -255,7 +254,7 @@ class Api:
 
     def _client(self, request: Request) -> str:
         """
-        Return the client, or C{""} for all clients of a proxy that does not name them.
+        Return the client; C{""} if it is behind a proxy that does not name its clients.
         """
         clients, forwarded = self._checker.clients, request.arguments.get(FORWARDED_FOR)
         return clients.client_of(clients.client_address(request.peer, forwarded)) or ""
@@ -263,7 +262,7 @@ class Api:
     async def _history_page(
         self, arguments: Arguments, before: int | None, row_count: int
     ) -> Response:
-        # The history has durable rows only, even while reads show a later state.
+        # The history has only durable rows, even if reads show a later state.
         state = await self._committer.read_durable()
         self._check_read()
         wanted = preferences(arguments)
@@ -282,9 +281,9 @@ class Api:
 
     def _check_read(self) -> None:
         """
-        Check that there is a state to show.
+        Check that reads are not refused.
 
-        @raise Refusal: the cursor could not be read.
+        @raise Refusal: they are refused.
         """
         if self._committer.read_refusal is not None:
             raise self._committer.read_refusal
@@ -302,13 +301,13 @@ def _health(
     """
     Return the response of a health check, by Kubernetes' conventions.
 
-    Its body is C{ok}.  If the check fails, or the client asks for details with C{?verbose}
-    or JSON, the body names the check, and the reason of a failure.
+    The body is C{ok}.  If the check fails, or if the client asks for details with
+    C{?verbose} or JSON, the body names the check and the reason of a failure.
 
     @param refusal: why C{check} fails, or C{None} if it passes.
     @param notes: further details.
-    @param processes: the processes of the service, as another detail; C{None} for clients
-        that must not know them.
+    @param processes: the processes of the service; C{None} for a client that must not see
+        them.
     """
     kind = preferred_type((TEXT, JSON), request.arguments.get(ACCEPT))
     if kind == JSON:
@@ -332,7 +331,7 @@ def _health(
         body = "ok\n"
     headers = (
         (b"Content-Type", CONTENT_TYPES[kind]),
-        # No cache stores the response, so it needs no Vary.
+        # No cache stores the response, so Vary is not needed.
         (b"Cache-Control", b"no-store"),
     )
     return Response(200 if refusal is None else 503, headers, body.encode())

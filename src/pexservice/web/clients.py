@@ -124,7 +124,7 @@ class Clients:
         Each proxy appends the address that it received the request from.  So the list is
         read from the end, and the first address that is not a trusted proxy is the client.
         Everything before that address may be forged.  An element that is not an IP address
-        ends the search; the result is then the address after this element.
+        ends the search, and the address found so far is returned.
 
         @param forwarded: the values of C{X-Forwarded-For}, if there are any.
         """

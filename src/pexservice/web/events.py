@@ -1,13 +1,13 @@
 """
 Server-Sent Events: the cursor whenever it moves.
 
-A stream sends states, not transitions: a client that is too slow for all of them gets the
-newest one.  So there is no queue for a stream.  The committer knows nothing of streams.
-While there are streams, a timer compares the cursor with the state that each stream has
-sent last, so streams do not make a step more expensive.
+A stream sends states, not transitions.  A client that is too slow for all states gets the
+newest one, so a stream needs no queue.  The committer knows nothing of streams: while there
+are streams, a timer compares the cursor with the last state that each stream has sent.  So
+streams do not make a step more expensive.
 
-With C{?workers} a stream also sends events of the type C{workers}: which worker is active,
-and how the one before it ended.
+With C{?workers} a stream also sends events of the type C{workers}. They tell which worker
+is active, and how the previous one ended.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from pexservice.web.fair_queue import CallLater
 from pexservice.web.representations import state_json
 from pexservice.web.responses import Header, StreamWriter
 
-#: A stream needs 12 KiB, and a write of 12 microseconds ten times a second.  So all of them
-#: together need 3 % of the time.
+#: A stream needs 12 KiB, and ten times a second a write of 12 microseconds.  So all streams
+#: together need 3 % of the worker's time.
 MAX_STREAMS = 250
 
 #: The minimum time between two events of a stream.
 EVENT_INTERVAL_SECONDS = 0.1
 
-#: A heartbeat is sent after this many intervals: every 15 seconds.  By the missing
-#: heartbeat a page notices that its network is gone, and a proxy does not close the
-#: connection as idle.  It is an event, because browsers hide comments from the page.
+#: A heartbeat is sent after this many intervals, which is every 15 seconds.  A page that
+#: gets no heartbeat knows that its network is gone, and a proxy does not close the
+#: connection as idle.  The heartbeat is an event, because browsers hide comments from the
+#: page.
 HEARTBEAT_INTERVALS = 150
 
-#: How long a client waits before it connects again.
+#: How long a client has to wait before it connects again.
 RECONNECT_MILLISECONDS = 500
 
-#: Of a longer value only the first and the last digits are sent: a million digits ten times
-#: a second are more than a page can handle.
+#: If a value has more digits, only the first and the last ones are sent.  A page cannot
+#: handle a million digits ten times a second.
 MAX_DIGITS = 1000
 END_DIGITS = 32
 
@@ -59,14 +60,14 @@ def event(state: State) -> bytes:
 
 def heartbeat_event(state: State) -> bytes:
     """
-    Return a heartbeat.  It has the state, for clients that ignore the types of events.
+    Return a heartbeat.  It contains the state, for clients that ignore the types of events.
     """
     return b"event: heartbeat\ndata: %b\n\n" % _data(state)
 
 
 def workers_event(score: Score) -> bytes:
     """
-    Return the supervisor's score as an event, without id, since it is not about the cursor.
+    Return the supervisor's score as an event.  It has no id, which would be a revision.
     """
     since = datetime.fromtimestamp(score.since / 1000, UTC)
     shown = {
@@ -99,11 +100,11 @@ class CursorStream:
     """
     The stream of events to one client; see L{Stream<pexservice.web.responses.Stream>}.
 
-    @ivar shown: the state that was sent last, or that the client knew when it connected.
-    @ivar skipped: whether the next comparison leaves this stream out, because its first
-        event was sent just before.
-    @ivar workers: the event about the workers that was sent last; C{None} for a client that
-        did not ask for these events.
+    @ivar shown: the last state that was sent, or that the client knew when it connected.
+    @ivar skipped: whether the next comparison skips this stream, because its first event
+        was sent just before.
+    @ivar workers: the last event about the workers that was sent; C{None} if the client did
+        not ask for these events.
     """
 
     _writer: StreamWriter | None = None
@@ -129,7 +130,7 @@ class CursorStream:
 
     def end(self) -> None:
         """
-        End the stream; what a slow client has not received by then is dropped.
+        End the stream; events that a slow client has not received are dropped.
         """
         self._events.remove(self)
         writer, self._writer = self._writer, None
@@ -207,8 +208,8 @@ class Events:
         Begin to compare C{stream}, which has sent its first event, with the cursor.
         """
         if self._closed:
-            # The stream is ended and not refused: after an error a browser does not connect
-            # again.
+            # The stream ends and is not refused, because a browser does not connect again
+            # after an error.
             stream.end()
         elif self._timer_runs:
             stream.skipped = True
@@ -217,13 +218,13 @@ class Events:
 
     def _end_stream_of_another(self, client: str) -> None:
         """
-        End the oldest stream of the client that has the most.
+        End the oldest stream of the client that has the most streams.
 
         That client must have at least two streams more than C{client}; otherwise the two
-        would end each other's streams in turns.  The client C{""} stands for many clients
-        and loses no streams.
+        clients would end each other's streams in turns.  C{""} stands for many clients, and
+        loses no streams.
 
-        @raise Problem: no client has that many.
+        @raise Problem: no client has so many streams.
         """
         counts = Counter(self._streams.values())
         own_count = counts[client]
@@ -246,7 +247,8 @@ class Events:
             stream.end()
 
     def _compare_later(self) -> None:
-        # The interval begins now, so the next comparison is not too soon after a late one.
+        # The interval begins now, so that after a late comparison the next one is not too
+        # early.
         self._timer_runs = True
         self._later(EVENT_INTERVAL_SECONDS, self._compare)
 
@@ -273,8 +275,8 @@ class Events:
                 stream.workers = workers
                 stream.send(workers)
             if state.revision < stream.shown.revision:
-                # The store was restored: the client's revision belongs to another history.
-                # The client connects again and gets the present state.
+                # The store was restored, so the client knows a revision of another history.
+                # The client connects again, and gets the present state.
                 stream.end()
                 continue
             if stream.shown is not state:

@@ -1,10 +1,10 @@
 """
 A queue for long work in which clients take turns.
 
-A page of the history takes milliseconds to make.  If a thousand clients request one at the
-same moment, the worker makes one page at a time, and pauses after it, so that it can
-respond to other requests.  Without the pause, each turn of the reactor would make one page.
-Since a turn accepts a few connections only, new clients would wait for too long.
+A page of the history takes milliseconds to make.  If a thousand clients request a page at
+the same moment, the worker makes one page, and pauses before the next one to respond to
+other requests.  Without the pauses, each turn of the reactor would make a page.  A turn
+accepts only a few connections, so new clients would wait for too long.
 """
 
 from __future__ import annotations
@@ -39,18 +39,17 @@ class FairQueue:
         """
         self._later = later
         self._seconds = seconds
-        # True while a piece of work is done, and during the pause after it.
+        # True during a piece of work and the pause after it.
         self._busy = False
-        # The work that waits, by client; the client whose turn is next comes first.
+        # The waiting pieces of work by client; the client whose turn is next comes first.
         self._waiting: OrderedDict[str, OrderedDict[Deferred[None], None]] = OrderedDict()
 
     def run(self, work: Callable[[], T | Deferred[T]], client: str) -> Deferred[T]:
         """
-        Do C{work} when it is the client's turn: at once if no work waits.
+        Do C{work} when it is the client's turn, or at once if no other work waits.
 
-        @param client: the client, for its place in the queue.
-        @return: a Deferred with the result of C{work}; it can be cancelled while C{work}
-            waits.
+        @return: a Deferred with the result of C{work}.  While C{work} waits, it can be
+            cancelled.
         """
         turn: Deferred[None] = Deferred(lambda turn: self._forget(client, turn))
         if self._busy:
@@ -80,6 +79,6 @@ class FairQueue:
         client, turns = self._waiting.popitem(last=False)
         turn, _ = turns.popitem(last=False)
         if turns:
-            # Its next turn comes after those of the other clients.
+            # The client goes to the end of the order.
             self._waiting[client] = turns
         turn.callback(None)

@@ -3,9 +3,9 @@ The API as an OpenAPI 3.1 document.
 
 C{/openapi.json} returns the document, and C{docs/http-api.md} is made from it.
 
-Two files are edited by hand, and tests compare them with the service: C{openapi.json}, and
-its prose, C{openapi.description}.  This module inserts the prose, adds the responses that
-every operation can have, and leaves out methods that the service does not accept.
+C{openapi.json} and its prose, C{openapi.description}, are written by hand, and tests
+compare them with the service.  This module inserts the prose, adds the responses that every
+operation can have, and removes methods that the service does not accept.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
 @cache
 def rendered(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> Document:
     """
-    Return the document about C{endpoints}, ready for responses; it is made only once.
+    Return the document about C{endpoints}, ready for responses.
     """
     body = json.dumps(document(endpoints), ensure_ascii=False).encode() + b"\n"
     tag = sha256(body).hexdigest()[:16]

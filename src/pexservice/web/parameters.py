@@ -1,9 +1,9 @@
 """
 The headers and query parameters that the service reads.
 
-No other module reads a header of a request; a test checks that.  So a response depends only
+No other module reads a header of a request; a test checks this.  So a response depends only
 on the request line and the headers in L{HEADERS}.  This table also says which headers
-decide what a request means, and so its plan, and which are arguments of the plan.
+decide what a request means, and which values are arguments.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Use(Flag):
     What a header of a request is used for.
     """
 
-    #: The header decides what the request means; its values have few different meanings.
+    #: The header decides what the request means.  It has few different meanings.
     DECIDES = auto()
-    #: The value is an argument, which may differ from request to request.
+    #: The value is an argument, which may be another one in each request.
     ARGUMENT = auto()
     #: The access log shows the value.
     LOGGED = auto()
     #: The header tells where the request ends, or how its body is sent.
     FRAMES = auto()
-    #: The parser remembers no line with this header: the value is a secret, or rarely the
-    #: same.
+    #: The parser remembers no line with this header, because the value is a secret or
+    #: rarely comes twice.
     NEVER_REMEMBERED = auto()
 
 
@@ -65,7 +65,8 @@ USER_AGENT = b"user-agent"
 PREFETCH_HEADERS = (b"sec-purpose", b"purpose", b"x-moz")
 
 #: Every header that the service reads, by its name in small letters.  The service does not
-#: use C{Cookie} and C{Proxy-Authorization}; they are in this table because they are secret.
+#: read C{Cookie} and C{Proxy-Authorization}; they are in this table because they are
+#: secret.
 HEADERS: Mapping[bytes, Use] = {
     ACCEPT: Use.DECIDES,
     CONNECTION: Use.DECIDES,
@@ -95,13 +96,13 @@ Arguments = Mapping[bytes, Sequence[bytes]]
 
 _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_IDEMPOTENCY_KEY_BYTES)
 
-#: More digits than any revision has.
+#: The pattern allows more digits than any revision has.
 _QUERY_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
 def arguments_of(headers: Headers) -> Arguments:
     """
-    Return the arguments in the headers of one of Twisted's requests.
+    Return the arguments of a request that Twisted has parsed.
     """
     return {
         lower: values
@@ -127,11 +128,11 @@ def is_prefetch(values: Sequence[bytes]) -> bool:
     return any(element.lower().startswith(b"pre") for element in list_elements(values))
 
 
-#: A longer C{Accept} is treated like none.  A client could send 16 KiB with every request,
-#: and they would all be parsed.  Browsers send 140 bytes.
+#: A longer C{Accept} is ignored, because parsing 16 KiB for every request would cost too
+#: much.  Browsers send 140 bytes.
 MAX_ACCEPT_BYTES = 512
 
-# The quoted value of a parameter, even without its second quote.  The quantifier is
+# The quoted value of a parameter; the second quote may be missing.  The quantifier is
 # possessive, and the pattern matches at every quote, so no byte is read twice.
 _QUOTED = re.compile(rb'"%b*+"?' % rb'(?:[^"\\]|\\.?)', re.DOTALL)
 
@@ -179,10 +180,10 @@ def preferred_type(offers: Sequence[str], accept: Sequence[bytes] | None) -> str
     """
     Return the media type of C{offers} that C{accept} prefers.
 
-    As RFC 9110, section 12.5.1, says, the quality of an offer is that of the most specific
-    range that matches it.  Of offers with the same quality, the one with the more specific
-    range is preferred; after that, the first one.  If no offer is acceptable, the first one
-    is returned.
+    The quality of an offer is that of the most specific range that matches it (RFC 9110,
+    section 12.5.1).  Of offers with the same quality, the one with the more specific range
+    is preferred.  If this does not decide, or if no offer is acceptable, the first offer is
+    returned.
 
     @param accept: a request's C{Accept} values, if it had any.
     """
@@ -242,7 +243,7 @@ def preferences(arguments: Arguments) -> Preferences:
 
 class Persistence(NamedTuple):
     """
-    What a request's C{Connection} header asks for: to close or to keep the connection.
+    Whether a request's C{Connection} header asks to close or to keep the connection.
     """
 
     closes: bool

@@ -1,7 +1,7 @@
 """
 The preconditions C{If-Match} and C{If-None-Match} of RFC 9110, section 13.
 
-They list ETags: of states of the cursor, or of a document such as the live page.
+They list the ETags of states of the cursor, or of a document such as the live page.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
 from pexservice.web.responses import ETAG_SUFFIXES, Header, Response
 
-# One element of a list: a tag, if any, and the comma after it.  A list cannot be split at
-# its commas, because opaque parts may contain commas too.  Each blank matches at one place
-# of the pattern only; otherwise many blanks in a row would take quadratic time.
+# One element of a list: a tag, which may be missing, and the comma after it.  A list cannot
+# be split at its commas, because opaque parts may contain commas too.  Each blank matches
+# at one place of the pattern only; otherwise many blanks in a row would take quadratic
+# time.
 _TAG_IN_LIST = re.compile(
     rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)'
 )
@@ -68,7 +69,7 @@ class ETags:
         if self.anything:
             return True
         strong, weak = self.strong, self.weak
-        # A generator for any() would cost more time than the comparisons.
+        # A generator for any() would take more time than the comparisons.
         for tag in etags_of(state.revision):  # noqa: SIM110 see above
             if tag in strong or tag in weak:
                 return True
@@ -96,7 +97,7 @@ class Conditions:
 
     def met_by(self, state: State) -> bool:
         """
-        Return whether C{If-Match} and C{If-None-Match} both allow the request.
+        Return whether C{state} satisfies both C{If-Match} and C{If-None-Match}.
         """
         if_match, if_none_match = self.if_match, self.if_none_match
         if if_match is not None and not if_match.match_strongly(state):

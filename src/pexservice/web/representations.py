@@ -1,7 +1,7 @@
 """
-The responses about a state of the cursor: its value as text or JSON, 304 and 412.
+The responses about a state of the cursor: the value as text or JSON, 304 and 412.
 
-Values are decimal strings in JSON too: beyond 2^53 a JSON number is not exact (RFC 7493).
+In JSON, values are strings too: a JSON number beyond 2^53 is not exact (RFC 7493).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ResponseKind:
     """
     The kind of a response about a state of the cursor.
 
-    @ivar headers: the headers that it has in addition to those of the state.
+    @ivar headers: its headers in addition to those about the state.
     """
 
     status: int

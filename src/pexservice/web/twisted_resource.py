@@ -2,7 +2,7 @@
 The API as a Twisted resource, to embed it in another Twisted program.
 
 The daemon does not use this module.  Another program gets the same API with
-C{Site(api.resource())}, and tests compare the daemon's responses with those of such a site.
+C{Site(api.resource())}.  Tests compare the daemon's responses with those of such a site.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pexservice.web.responses import Response, Stream
 
 class ApiResource(Resource):
     """
-    The API for all paths below a site.
+    The resource for all paths of a site.
     """
 
     isLeaf = True
@@ -73,7 +73,7 @@ class ApiResource(Resource):
 
 class _Exchange:
     """
-    A request that Twisted has received, and its response: the committer's waiter.
+    A request that Twisted has received, and its response.  It is the committer's waiter.
     """
 
     operation: CheckedOperation
@@ -124,7 +124,7 @@ class _Exchange:
             self._stream.begin(self)
             return
         if response.status not in NO_BODY_CODES:
-            # Twisted itself would give a 204 a length, and warn of a body for HEAD.
+            # Twisted itself would send a length with a 204, and warn of a body for a HEAD.
             length = b"%d" % len(response.body)
             request.responseHeaders.setRawHeaders(b"Content-Length", [length])
         request.write(response.body)
@@ -146,7 +146,7 @@ class _Exchange:
 @implementer(IPushProducer)
 class _Producer:
     """
-    Passes on to a stream whether the client takes what is sent.
+    Tells a stream whether the client takes its bytes.
     """
 
     def __init__(self, stream: Stream) -> None:

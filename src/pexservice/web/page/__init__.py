@@ -2,7 +2,7 @@
 The live page, for browsers: C{index.html} with its style and scripts inserted.
 
 A browser gets the whole page with one response at C{/}.  So the API needs no paths for the
-parts of the page, all parts have the same version even while workers are replaced, and the
+parts of the page, and all parts have the same version even while workers are replaced.  The
 Content-Security-Policy allows exactly these parts, by their hashes.
 """
 
