@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl
 
 from attrs import frozen
 
+from pexservice.stores.interface import StoreMisconfigured
+
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
 
 _PREFIX = re.compile(r"[\x21-\x7e]{1,200}")
@@ -60,9 +62,17 @@ class EtcdAddress:
         """
         Return the password of C{user}.
 
-        @raise OSError: the file cannot be read.
+        @raise StoreMisconfigured: the file cannot be read; the message names it.
         """
-        lines = Path(self.password_file or "").read_text().splitlines()
+        file = self.password_file or ""
+        try:
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            reason = f"the password file {file}: {error.strerror}"
+            raise StoreMisconfigured(reason) from error
+        except UnicodeDecodeError as error:
+            reason = f"the password file {file}: it must be text in UTF-8"
+            raise StoreMisconfigured(reason) from error
         return lines[0] if lines else ""
 
     def __str__(self) -> str:

@@ -37,6 +37,7 @@ from pexservice.stores.etcd.gateway import (
     CallRefused,
     CallUnanswered,
     Gateway,
+    explain,
     retry_until_answered,
 )
 from pexservice.stores.etcd.messages import Observation, OperationKey
@@ -93,7 +94,7 @@ class Attempt:
                 return await self._send(copies_left=copies_left)
             except CallRefused as error:
                 if not copies_left:
-                    raise Refusal(f"etcd refuses: {error}") from error
+                    raise Refusal(explain(error)) from error
                 raise CallUnanswered(str(error), sent=True) from error
             except CallUnanswered as error:
                 copies_left = copies_left or error.sent
@@ -105,7 +106,7 @@ class Attempt:
             return await retry_until_answered(self.gateway, attempt)
         except CallUnanswered as error:
             kind = OutcomeUnknown if copies_left else Refusal
-            raise kind(f"etcd does not answer: {error}") from error
+            raise kind(explain(error)) from error
 
     async def _send(self, *, copies_left: bool) -> tuple[BatchOutcome, Observation]:
         """

@@ -16,7 +16,6 @@ from pexservice.stores.etcd.address import parse
 from pexservice.stores.interface import (
     IOfflineStore,
     IStoreFactory,
-    StoreMisconfigured,
     StoreOptions,
 )
 
@@ -98,13 +97,8 @@ class EtcdFactory:
         from pexservice.stores.etcd.store import EtcdStore  # noqa: PLC0415 treq, for this store alone
 
         address = self._address
-        try:
-            if address.password_file is not None:
-                address.password()
-        except OSError as error:
-            raise StoreMisconfigured(
-                f"{address.password_file}: {error.strerror}"
-            ) from error
+        if address.password_file is not None:
+            address.password()
         return EtcdStore(
             HttpGateway(address, options.reactor),
             address.prefix,

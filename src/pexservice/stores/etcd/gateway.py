@@ -56,6 +56,26 @@ class CallUnanswered(Exception):
         self.sent = sent
 
 
+class PasswordUnreadable(CallUnanswered):
+    """
+    The call was not sent, because the password file cannot be read.  The message names it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False)
+
+
+def explain(error: CallRefused | CallUnanswered) -> str:
+    """
+    Return the reason for C{error}, for a client and for the log.
+    """
+    if isinstance(error, PasswordUnreadable):
+        return str(error)
+    if isinstance(error, CallRefused):
+        return f"etcd refuses: {error}"
+    return f"etcd does not answer: {error}"
+
+
 class Gateway(Protocol):
     """
     etcd's JSON gateway, as far as the store needs it; tests implement it too.
@@ -126,6 +146,8 @@ async def retry_until_answered(
     while True:
         try:
             return await attempt()
+        except PasswordUnreadable:
+            raise
         except CallUnanswered as error:
             problems[str(error)] = None
             sent = sent or error.sent

@@ -35,6 +35,7 @@ from pexservice.stores.etcd.gateway import (
     RESOURCE_EXHAUSTED,
     CallRefused,
     CallUnanswered,
+    PasswordUnreadable,
 )
 from pexservice.stores.etcd.records import Message
 from pexservice.stores.interface import StoreMisconfigured, StoreUnavailable
@@ -164,10 +165,8 @@ class HttpGateway:
             return
         try:
             password = self.address.password()
-        except OSError as error:
-            raise CallUnanswered(
-                f"{self.address.password_file}: {error.strerror}", sent=False
-            ) from error
+        except StoreMisconfigured as error:
+            raise PasswordUnreadable(str(error)) from error
         message = {"name": self.address.user, "password": password}
         answer = await self._attempt("auth/authenticate", message)
         self._token = answer["token"]

@@ -28,7 +28,9 @@ from pexservice.stores.etcd.gateway import (
     CallRefused,
     CallUnanswered,
     Gateway,
+    PasswordUnreadable,
     call_until_answered,
+    explain,
     retry_until_answered,
 )
 from pexservice.stores.etcd.journal import history, trim
@@ -78,12 +80,6 @@ def as_deferred(
         return Deferred.fromCoroutine(function(*args, **kwargs))
 
     return call
-
-
-def _refusal(error: CallRefused | CallUnanswered) -> Refusal:
-    if isinstance(error, CallRefused):
-        return Refusal(f"etcd refuses: {error}")
-    return Refusal(f"etcd does not answer: {error}")
 
 
 @implementer(ISharedStore)
@@ -217,6 +213,8 @@ class EtcdStore:
         """
         Return the error for a store that cannot be opened because of C{error}.
         """
+        if isinstance(error, PasswordUnreadable):
+            return StoreUnavailable(f"{self.name}: {error}")
         if isinstance(error, CallUnanswered):
             return StoreUnavailable(
                 f"{self.name} does not answer, or has no quorum: {error}"
@@ -321,7 +319,7 @@ class EtcdStore:
             try:
                 self._operation = await self._begin_operations()
             except (CallRefused, CallUnanswered) as error:
-                raise _refusal(error) from error
+                raise Refusal(explain(error)) from error
         # Each batch has a number of its own, also after a batch with an unknown outcome.
         self._operation = evolve(self._operation, number=self._operation.number + 1)
         return self._operation
@@ -422,9 +420,9 @@ class EtcdStore:
         try:
             await call_until_answered(self._gateway, "kv/txn", messages.check(self._keys))
         except CallRefused as error:
-            return _refusal(error)
+            return Refusal(explain(error))
         except CallUnanswered as error:
-            raise _refusal(error) from error
+            raise Refusal(explain(error)) from error
         return None
 
     async def _ask(self, path: str, message: Message) -> Message:
@@ -434,7 +432,7 @@ class EtcdStore:
         try:
             return await call_until_answered(self._gateway, path, message)
         except (CallRefused, CallUnanswered) as error:
-            raise _refusal(error) from error
+            raise Refusal(explain(error)) from error
 
     @as_deferred
     async def inspect(self) -> list[str]:

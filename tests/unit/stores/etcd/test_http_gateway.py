@@ -7,18 +7,35 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web._newclient import RequestTransmissionFailed
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 
 from pexservice.process import pyopenssl_guard
 from pexservice.stores.etcd.address import EtcdAddress, parse
+from pexservice.stores.etcd.factory import EtcdFactory
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
-from pexservice.stores.etcd.http_gateway import _describe, _understand, check_version
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.etcd.http_gateway import (
+    HttpGateway,
+    _describe,
+    _understand,
+    check_version,
+)
+from pexservice.stores.etcd.records import Message
+from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.interface import (
+    Refusal,
+    StoreMisconfigured,
+    StoreOptions,
+    StoreUnusable,
+)
+from tests.support.fakes import now
 
 # A test module that was imported before may have set the guard.
 pyopenssl_guard.lift()
@@ -153,3 +170,52 @@ def test_pyopenssl_is_loaded_for_https_only() -> None:
     without, with_https = ended.stdout.splitlines()
     assert without == "None"
     assert with_https.startswith("<module 'OpenSSL'")
+
+
+def _spoil(file: Path, content: bytes | None) -> None:
+    file.unlink(missing_ok=True)
+    if content is not None:
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file"), (b"\xff\n", "must be text in UTF-8")]
+)
+def test_unreadable_password_file_is_named_at_the_start(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "password"
+    _spoil(file, content)
+    factory = EtcdFactory(f"etcd:http://h:1?user=u&password-file={file}")
+    clock: Any = Clock()
+    with pytest.raises(StoreMisconfigured, match=f"^the password file {file}: .*{reason}"):
+        factory.make(StoreOptions(reactor=clock, journal=1))
+
+
+class LoginGateway(HttpGateway):
+    """
+    A gateway to an etcd that answers everything with a token and an empty range.
+    """
+
+    async def _attempt(self, path: str, message: Message) -> Message:
+        return {"header": {}, "token": "t"}
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\n"])
+def test_unreadable_password_file_refuses_requests_until_it_is_readable(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    """
+    The reason names the file, is not blamed on etcd, and costs no wait.
+    """
+    file = tmp_path / "password"
+    _spoil(file, content)
+    address = parse(f"etcd:http://h:1?user=u&password-file={file}")
+    store = EtcdStore(LoginGateway(address, Clock()), "p/")
+    for ask in (store.read, store.check, lambda: store.recall(b"k")):
+        with pytest.raises(Refusal, match=f"^the password file {file}: "):
+            now(ask())
+    with pytest.raises(StoreUnusable, match=f"^etcd: the password file {file}: "):
+        now(store.advance(1))
+    file.write_text("secret\n")
+    assert now(store.recall(b"k")) is None
