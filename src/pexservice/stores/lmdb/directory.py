@@ -189,7 +189,7 @@ class Directory:
         self._descriptor = -1
         self._identity: str | None = None
         self._has_installed_store = False
-        self._problem: str | None = None
+        self._logged_problem: str | None = None
 
     def __repr__(self) -> str:
         return f"<Directory {self.name}>"
@@ -307,7 +307,7 @@ class Directory:
         )
         claimed = None if self._claim is None else self._claim.identity()
         if not self._has_installed_store and claimed not in (None, self._identity):
-            raise StoreUnusable(self._other_store())
+            raise StoreUnusable(self._other_store_message())
 
     def claim_file(self) -> None:
         """
@@ -317,17 +317,17 @@ class Directory:
         @raise StoreUnusable: it leads to another store, or the service has claimed another.
         """
         if self._present_identity() != self._identity:
-            raise StoreUnusable(self._other_store())
+            raise StoreUnusable(self._other_store_message())
         if self._claim is None or self._identity is None:
             return
         claimed = self._claim.take(self._identity, replace=self._has_installed_store)
         if claimed != self._identity:
-            raise StoreUnusable(self._other_store())
+            raise StoreUnusable(self._other_store_message())
 
     def _present_identity(self) -> str:
         return _identity(self.name.stat(), (self.name / DATA).stat())
 
-    def _other_store(self) -> str:
+    def _other_store_message(self) -> str:
         return (
             f"another store was put in the place of {self.name}; put back the one that the"
             " service has served, or restart the service"
@@ -344,15 +344,15 @@ class Directory:
         problem = None
         try:
             if self._present_identity() != self._identity:
-                problem = self._other_store()
+                problem = self._other_store_message()
         except OSError as error:
             problem = f"the store {self.name} was moved away ({error.strerror})"
-        if problem != self._problem:
+        if problem != self._logged_problem:
             if problem is None:
                 self._log.info("the store {name} is back", name=self.name)
             else:
                 self._log.error("{problem}; steps are refused", problem=problem)
-        self._problem = problem
+        self._logged_problem = problem
         return problem
 
     def allocate(self, length: int) -> None:
@@ -443,7 +443,7 @@ class Directory:
         """
         staging = self.path / STAGING
         try:
-            self.tidy()
+            self.remove_staging()
             # The process that made this directory may have failed before it did this.
             sync(self.path.parent)
             if self.path.stat().st_uid == os.geteuid():
@@ -460,7 +460,7 @@ class Directory:
                 f"the store {self.path} cannot be made: {error.strerror}"
             ) from error
 
-    def tidy(self) -> None:
+    def remove_staging(self) -> None:
         """
         Remove the subdirectory that an interrupted L{install} has left.
         """

@@ -156,9 +156,11 @@ class CommitExecutor:
         else:
             self.reactor.callFromThread(done.callback, result)
 
-    def wait(self, call: Callable[[], T]) -> Deferred[T]:
+    def run_apart(self, call: Callable[[], T]) -> Deferred[T]:
         """
-        Run C{call}, which may never return, in a thread that lets the process end.
+        Run C{call} in a thread of its own, which does not keep the process from ending.
+
+        C{call} may block for ever.
 
         @return: fires in the reactor's thread.
         """

@@ -66,7 +66,7 @@ def migrate(directory: Directory, progress: Progress | None = None) -> None:
             )
         )
     except BaseException:
-        directory.tidy()
+        directory.remove_staging()
         raise
     _log.warn(
         "the store {path} was rewritten in format {version}; version 1.0.0 cannot open it"

@@ -151,43 +151,42 @@ class LmdbStore:
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> StoredState:
+        verify = self._verify
         try:
-            takes_over = await self._lock_directory()
-            # A takeover skips the verification, so that clients wait for milliseconds only.
-            # If damage was found while the store was served, its witness makes this fail.
-            return await self._open_locked(None if takes_over else self._verify)
+            try:
+                self.directory.lock()
+            except StoreBusy:
+                if self._on_standby is None:
+                    raise
+                self._on_standby()
+                await self._wait_for_lock()
+                # A takeover skips the verification, so that clients wait for milliseconds
+                # only.  If damage was found while the store was served, its witness makes
+                # the opening fail.
+                verify = None
+            return await self._open_locked(verify)
         except Exception:
             self._close()
             raise
 
-    async def _lock_directory(self) -> bool:
+    async def _wait_for_lock(self) -> None:
         """
-        Lock the directory.
-
-        @return: whether another process had it locked, so that this is a takeover.
+        Wait until no other process has locked the directory, and follow its keys meanwhile.
         """
+        reactor = IReactorTime(self._executor.reactor)
+        follower = Follower(self.directory.path, self._keys, reactor)
+        follower.start()
         try:
-            self.directory.lock()
-        except StoreBusy:
-            if self._on_standby is None:
-                raise
-            self._on_standby()
-            reactor = IReactorTime(self._executor.reactor)
-            follower = Follower(self.directory.path, self._keys, reactor)
-            follower.start()
-            try:
-                await self._executor.wait(partial(self.directory.lock, wait=True))
-            finally:
-                follower.stop()
-            return True
-        return False
+            await self._executor.run_apart(partial(self.directory.lock, wait=True))
+        finally:
+            follower.stop()
 
     async def _open_locked(self, verify: Callable[[Path], object] | None) -> StoredState:
         directory = self.directory
         try:
             existed = directory.holds_store()
             if existed:
-                directory.tidy()
+                directory.remove_staging()
             else:
                 directory.create_store(make_store)
             directory.remember_file()
@@ -258,7 +257,7 @@ class LmdbStore:
         try:
             self._transact(batch)
         except DAMAGE as error:
-            raise self._damaged(error) from error
+            raise self._record_damage(error) from error
 
     def _check_disk(self) -> Refusal | None:
         """
@@ -281,12 +280,12 @@ class LmdbStore:
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
         txn = env.begin(write=True)
         try:
-            stored = write_batch(
+            stored_range = write_batch(
                 txn, self._databases, batch, self._stored_range, self._retention
             )
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
-            raise self._full() from error
+            raise self._map_is_full() from error
         except BaseException:
             txn.abort()
             raise
@@ -294,14 +293,14 @@ class LmdbStore:
             txn.commit()
         except lmdb.MapFullError as error:
             # LMDB raises this before it writes any page.
-            raise self._full() from error
-        self._witness.write(WitnessRecord(stored.revision))
-        if stored.oldest_journal_row != self._stored_range.oldest_journal_row:
+            raise self._map_is_full() from error
+        self._witness.write(WitnessRecord(stored_range.revision))
+        if stored_range.oldest_journal_row != self._stored_range.oldest_journal_row:
             # Remove readers that were killed, such as a backup: LMDB keeps their pages.
             env.reader_check()
-        self._stored_range = stored
+        self._stored_range = stored_range
 
-    def _full(self) -> Refusal:
+    def _map_is_full(self) -> Refusal:
         self._databases.env.reader_check()
         reason = f"the store {self.directory.path} is full"
         if (reader := self.oldest_reader()) is not None:
@@ -332,16 +331,15 @@ class LmdbStore:
                 # A commit failed in the thread.  Its Deferred has not fired yet.
                 raise Refusal("the store failed") from error
             except DAMAGE as error:
-                raise self._damaged(error) from error
+                raise self._record_damage(error) from error
 
         return execute(read)
 
-    def _damaged(self, error: Exception) -> StoreUnusable:
+    def _record_damage(self, error: Exception) -> StoreUnusable:
         """
-        Return the error to raise for damage that was found while the store is served.
+        Record in the witness that C{error} showed damage, and return the error to raise.
 
-        The witness records the damage.  So a standby does not serve the store, and the next
-        start verifies it.
+        So a standby does not serve the store, and the next start verifies it.
         """
         self._witness.write(WitnessRecord(self._stored_range.revision, sound=False))
         return explain(self.directory.path, error)
@@ -396,7 +394,7 @@ def store_in(path: str, options: StoreOptions) -> LmdbStore:
         executor,
         journal=options.journal,
         verify=partial(verify_in_child, progress=progress) if options.verify else None,
-        run_blocking=executor.wait,
+        run_blocking=executor.run_apart,
         progress=progress,
         on_standby=options.on_standby,
     )

@@ -156,10 +156,10 @@ def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path
 
     # The same for a store that is in place, but whose rename is not durable.
     (path / STAGING).mkdir()
-    directory.tidy()
+    directory.remove_staging()
     assert synced[3:] == [path]
     assert [file.name for file in path.iterdir()] == [DATA]
-    directory.tidy()
+    directory.remove_staging()
     assert synced[4:] == []
 
 
