@@ -179,7 +179,9 @@ def test_page_whose_name_resolves_to_the_service_is_refused(
     assert log.count(f"--allowed-host {ATTACKER} ") == 1
 
 
-def test_a_name_that_turns_and_is_allowed(tmp_path: Path, browser: Browser) -> None:
+def test_page_of_an_allowed_rebound_name_reads_and_moves(
+    tmp_path: Path, browser: Browser
+) -> None:
     """
     Without the check of the host such a page would read and move.
 

@@ -130,7 +130,7 @@ def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
         assert value(daemon, "/current") == b"21\n"
 
 
-def test_the_access_log_in_the_daemons_own(tmp_path: Path) -> None:
+def test_hyphen_writes_the_access_log_into_the_daemons_log(tmp_path: Path) -> None:
     """
     C{-} writes the access log into the daemon's own, and without the option there is none.
     """

@@ -156,7 +156,9 @@ def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Pat
             assert b" is process " not in response
 
 
-def test_a_proxy_on_a_listener_of_both_kinds(tmp_path: Path, command: str) -> None:
+def test_trusted_proxy_is_recognized_on_a_dual_stack_listener(
+    tmp_path: Path, command: str
+) -> None:
     """
     C{--trusted-proxy 127.0.0.1} is known on a listener of both IPv4 and IPv6.
 

@@ -150,9 +150,6 @@ def test_steps_of_other_clients_are_shown_and_not_announced(
 def test_the_page_continues_with_the_next_worker_after_a_kill(
     daemon: Daemon, views: Open
 ) -> None:
-    """
-    The page continues with the next worker, by itself, when the worker is killed.
-    """
     view = views(daemon)
     view.until_connection()
     view.page.evaluate("window.untouched = true")
@@ -431,9 +428,6 @@ def violations(view: View) -> list[str]:
 def test_axe_finds_no_violation_in_any_state(
     scheme: str, daemon: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
-    """
-    Axe finds no violation in any state of the page.
-    """
     view = views(daemon, color_scheme=scheme)
     view.until("value", "0")
     assert violations(view) == []
@@ -803,9 +797,6 @@ def test_without_a_supervisor_the_page_claims_no_standby(
 def test_no_element_is_wider_than_a_narrow_screen(
     width: int, daemon: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
-    """
-    No element is wider than the screen.
-    """
     step(daemon, times=300)
     for tested_daemon, digits in ((daemon, "63"), (far_daemon, "20,899")):
         view = views(tested_daemon, viewport={"width": width, "height": 700})
@@ -849,9 +840,6 @@ def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, views: Open) ->
 def test_the_content_security_policy_blocks_other_scripts_and_hosts(
     daemon: Daemon, browser: Browser
 ) -> None:
-    """
-    The content security policy lets no other script run, and no other host be asked.
-    """
     view = open_view(browser, daemon)
     view.until_connection()
     view.page.evaluate("""() => {

@@ -41,9 +41,6 @@ from tests.support.daemon import (
 
 
 def kill_workers(daemon: Daemon) -> None:
-    """
-    Kill all workers at once.
-    """
     for pid in children(daemon.process.pid):
         os.kill(pid, signal.SIGKILL)
 

@@ -115,9 +115,6 @@ class Conversation:
 
     @property
     def sent(self) -> bytes:
-        """
-        Return all that is sent.
-        """
         return b"".join(self.chunks)
 
 

@@ -215,9 +215,6 @@ class FakeService(Resource):
         self.agent.flush()
 
     def end_streams(self) -> None:
-        """
-        End every stream.
-        """
         for stream in self.streams:
             stream.finish()
         self.streams.clear()

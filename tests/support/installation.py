@@ -59,9 +59,6 @@ class Installation:
             _link(original, inner)
 
     def install_release(self) -> None:
-        """
-        Install the last release.
-        """
         with ZipFile(RELEASE_WHEEL) as wheel:
             wheel.extractall(self.site)
 

@@ -310,9 +310,6 @@ BACKUP_METRICS = ("failed", "kept", "last_success_timestamp_seconds", "revision"
 def test_dashboard_and_alerts_name_existing_metrics(
     path: str, everything: list[Metric]
 ) -> None:
-    """
-    The dashboard and the alerts name only metrics that exist.
-    """
     exist = {sample.name for metric in everything for sample in metric.samples}
     exist |= {name for name in scrape(Caller()) if name.startswith("process_")}
     exist |= {f"pexservice_backup_{name}" for name in BACKUP_METRICS}

@@ -122,9 +122,6 @@ class Target:
         return self.ask("\r\n".join(lines).encode(), address)
 
     def metrics(self) -> str:
-        """
-        Return the metrics.
-        """
         return self.read("/metrics").decode()
 
     def metric(self, name: str) -> int:

@@ -74,7 +74,9 @@ def test_power_cut_undoes_no_answered_step(tmp_path: Path) -> None:
 
 @pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_power_cut_while_a_store_is_made(tmp_path: Path, kind: Kind) -> None:
+def test_power_cut_during_the_creation_leaves_no_store_or_a_whole_one(
+    tmp_path: Path, kind: Kind
+) -> None:
     """
     A cut while the store is made leaves no store, or a whole one at revision 0.
 

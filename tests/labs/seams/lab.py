@@ -170,9 +170,6 @@ class Service:
         return self.daemon.log.read_text()[-5000:]
 
     def kill_workers(self) -> None:
-        """
-        Kill all workers at once.
-        """
         for pid in children(self.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -104,7 +104,7 @@ def test_batch_waits_some_turns_for_as_many_steps_as_the_last_one(bench: Bench) 
     assert bench.sizes() == [4, 4, 1]
 
 
-def test_an_answer_that_brings_the_next_request() -> None:
+def test_pipeline_neither_nests_commits_nor_delays_a_request() -> None:
     """
     A pipeline neither nests commits nor makes a request wait.
 
@@ -238,7 +238,7 @@ def test_second_of_two_steps_with_one_precondition_fails(bench: Bench) -> None:
     assert late == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
-def test_a_condition_on_a_batch_that_was_not_taken(bench: Bench) -> None:
+def test_unmet_precondition_fails_if_its_state_was_never_reached(bench: Bench) -> None:
     """
     A step fails as not taken if the state for its response was never reached.
     """

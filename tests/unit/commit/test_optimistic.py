@@ -202,12 +202,11 @@ def test_precondition_is_compared_with_the_state_of_the_store(
     assert outcomes == [(Outcome.APPLIED, 2, 2)]
 
 
-def test_a_condition_behind_a_batch_that_happened(nodes: tuple[Node, Node]) -> None:
+def test_unmet_precondition_is_answered_by_the_store_and_not_by_the_committing_batch(
+    nodes: tuple[Node, Node],
+) -> None:
     """
-    A move with an unmet precondition is not told the state of the batch under way.
-
-    The batch under way leads to that state, but may have happened before the move was
-    requested.
+    Other nodes may have moved the cursor since the committing batch happened.
     """
     node, other_node = nodes
     node.submit()
@@ -239,9 +238,11 @@ def test_precondition_broken_within_a_batch_is_answered_with_the_batch(
     assert unmet_outcomes == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
-def test_a_condition_waits_for_the_batch_under_way(nodes: tuple[Node, Node]) -> None:
+def test_unmet_precondition_waits_for_the_committing_batch(
+    nodes: tuple[Node, Node],
+) -> None:
     """
-    While a batch is under way, a precondition that is not met sends no message.
+    Meanwhile the precondition sends no message.
 
     Only the batch's end tells where the cursor is by then.
     """

@@ -98,9 +98,6 @@ def test_the_reason_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_process_ends_with_the_given_status() -> None:
-    """
-    The status that is given is the exit status of the process.
-    """
     ended = subprocess.run(
         [
             sys.executable,
@@ -131,9 +128,6 @@ def test_process_ends_with_the_given_status() -> None:
 def test_error_number_decides_whether_a_restart_may_help(
     number: int, kind: type[CannotStart]
 ) -> None:
-    """
-    The error number decides whether a restart may help or the configuration is wrong.
-    """
     error = cannot_use("the file x", OSError(number, os.strerror(number)))
     assert type(error) is kind
     assert str(error) == f"the file x: {os.strerror(number)}"

@@ -48,9 +48,6 @@ def written(given: dict[str, Any], **how: Any) -> str:
 
 
 def test_line_begins_with_time_process_and_level() -> None:
-    """
-    A line begins with its time, its process and its level, whichever process wrote it.
-    """
     before = "2026-11-25T10:50:19Z"
     given = event("worker-{n} serves", n=1)
     assert written(given) == f"{before} supervisor info: worker-1 serves\n"
@@ -159,7 +156,7 @@ def test_event_of_a_worker_keeps_its_fields_in_json() -> None:
         assert json.loads(written(passed, as_json=True))["event"] == other
 
 
-def test_long_ones_on_their_way_to_the_supervisor() -> None:
+def test_long_line_is_cut_into_pieces_with_the_same_priority() -> None:
     """
     A long line is cut, and each piece has its priority; a long event loses its fields.
 

@@ -109,9 +109,6 @@ def test_score_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> None
 
 
 def test_reader_never_sees_half_of_two_records(descriptor: int) -> None:
-    """
-    A reader never sees half of one record and half of another.
-    """
     scoreboard.write(descriptor, score(0))
     done = threading.Event()
 
@@ -181,9 +178,6 @@ def test_descriptor_that_is_no_file_is_an_error() -> None:
 
 
 def test_children_do_not_inherit_the_scoreboard(descriptor: int) -> None:
-    """
-    The children of a worker do not inherit the scoreboard.
-    """
     os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
     scoreboard.inherit(descriptor)
     assert not os.get_inheritable(descriptor)

@@ -57,7 +57,7 @@ def server(*, remembers: bool = True) -> Server:
         max_size=12,
     )
 )
-def test_the_same_with_and_without_the_cache(
+def test_host_check_is_the_same_with_and_without_plans(
     requests: list[tuple[IAddress, IAddress, bytes]],
 ) -> None:
     """

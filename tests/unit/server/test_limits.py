@@ -86,7 +86,7 @@ def test_longest_idle_connection_makes_room_first() -> None:
     assert connections.admit(Fake()) is REFUSED
 
 
-def test_a_connection_busy_after_the_search_stays() -> None:
+def test_connection_that_became_busy_after_the_search_stays() -> None:
     """
     A connection that was busy after a search had found it stays.
 
@@ -441,9 +441,6 @@ def test_closed_connection_is_counted_once_by_its_reason() -> None:
 
 
 def test_displaced_and_refused_connections_are_counted() -> None:
-    """
-    A displaced connection and a refused one are counted, each as such.
-    """
     connections = table(1, Fake())
     assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
     assert connections.admit(Fake()) is not ACCEPTED

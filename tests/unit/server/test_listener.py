@@ -283,7 +283,7 @@ def test_a_step_is_answered_when_it_is_durable(machine: Machine) -> None:
     assert machine.passed == 0
 
 
-def test_a_step_that_comes_later_is_seen_once(machine: Machine) -> None:
+def test_step_in_progress_is_read_once_and_not_in_each_turn(machine: Machine) -> None:
     """
     A step that has arrived is read once, and not in each turn while it is in progress.
 

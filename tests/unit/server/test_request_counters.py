@@ -69,9 +69,6 @@ def test_step_that_was_not_taken_counts_under_its_status(remembers: bool) -> Non
 
 
 def test_step_that_fails_by_a_bug_counts_under_its_status(server: Server) -> None:
-    """
-    A step that fails by a bug counts under the status of its response.
-    """
     send(server, NEXT)
     server.store.failure = LookupError("a bug")
     send(server, NEXT)

@@ -57,16 +57,9 @@ class Checked(Settings):
 
 
 class ListeningReactor(ProcessReactor):
-    """
-    A reactor that really listens.
-    """
-
     def listenTCP(
         self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
-        """
-        Listen on a TCP port.
-        """
         opened_port: Any = tcp.Port(port, factory, backlog, interface, self)
         opened_port.startListening()
         return opened_port  # type: ignore[no-any-return]
@@ -74,9 +67,6 @@ class ListeningReactor(ProcessReactor):
     def listenUNIX(  # type: ignore[override]
         self, address: str, factory: IProtocolFactory, **options: Any
     ) -> IListeningPort:
-        """
-        Listen on a Unix socket.
-        """
         opened_port: Any = unix.Port(cast(bytes, address), factory, reactor=self, **options)
         opened_port.startListening()
         return opened_port  # type: ignore[no-any-return]
@@ -339,9 +329,6 @@ def test_address_that_becomes_free_is_used(
 def test_address_of_another_machine_ends_the_start_at_once(
     make: Callable[..., Bench],
 ) -> None:
-    """
-    An address of another machine is reported at once.
-    """
     bench = make(listen=["tcp:0:interface=192.0.2.1"])
     bench.start()
     assert bench.exit.reason is not None
@@ -422,9 +409,6 @@ def test_sighup_replaces_the_workers_also_during_the_start(
 def test_process_1_reaps_orphans_but_no_workers(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A supervisor that is process 1 reaps orphans, and not its own workers.
-    """
     buried: list[set[int]] = []
     monkeypatch.setattr(service, "reap_orphans", buried.append)
     monkeypatch.setattr(os, "getpid", lambda: 1)
@@ -437,9 +421,6 @@ def test_process_1_reaps_orphans_but_no_workers(
 def test_unix_socket_exists_until_the_service_has_stopped(
     make: Callable[..., Bench], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A Unix socket exists until the service has stopped.
-    """
     monkeypatch.chdir(tmp_path)
     bench = make(listen=["unix:socket"])
     bench.start()

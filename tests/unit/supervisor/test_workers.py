@@ -45,9 +45,6 @@ def test_standby_is_started_when_the_first_worker_serves(supervised: Supervised)
 def test_first_worker_that_does_not_come_up_delays_no_other(
     supervised: Supervised, how: str
 ) -> None:
-    """
-    A first worker that does not come up does not keep the others from beginning.
-    """
     supervised.workers.start()
     first = supervised.processes[0]
     if how == "it ends":
@@ -128,9 +125,6 @@ def test_status_of_the_service_is_the_active_workers(supervised: Supervised) -> 
 def test_each_end_of_a_worker_counts_by_its_reason(
     supervised: Supervised, how: dict[str, Any], reason: str
 ) -> None:
-    """
-    Each end of a worker counts once, as one of the reasons.
-    """
     _, standby = supervised.started()
     standby.end(**how)
     restarts = supervised.score.restarts
@@ -346,9 +340,6 @@ def test_killed_worker_has_no_store_verified(supervised: Supervised) -> None:
 
 
 def test_damaged_store_ends_the_service_with_the_reason(supervised: Supervised) -> None:
-    """
-    A damaged store ends the service with the worker's own reason.
-    """
     _, standby = supervised.started()
     standby.notify("STATUS=the store is damaged")
     standby.end(status=Status.DAMAGED)

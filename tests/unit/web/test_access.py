@@ -182,10 +182,6 @@ class TestPages:
 
 
 class TestOrigins:
-    """
-    Tests of C{--cors-origin}.
-    """
-
     @pytest.fixture
     def call(self) -> Caller:
         """

@@ -192,9 +192,6 @@ def test_path_that_is_not_written_literally_gets_404(call: Caller, path: str) ->
 
 
 def test_unknown_parameters_are_ignored(call: Caller) -> None:
-    """
-    Unknown parameters are ignored, whatever they are.
-    """
     assert call("POST", "/next?limit=x&%ff=%&&=").body == b"1\n"
 
 
@@ -231,10 +228,6 @@ def test_index_names_every_endpoint_as_text_and_json(call: Caller) -> None:
 
 
 class TestPostOnly:
-    """
-    Tests of C{--post-only}.
-    """
-
     @pytest.fixture
     def call(self) -> Caller:
         """
@@ -272,10 +265,6 @@ class TestPostOnly:
 
 
 class TestIdempotency:
-    """
-    Tests of C{Idempotency-Key}.
-    """
-
     def test_repeated_key_gets_the_first_response_and_makes_no_step(
         self, call: Caller
     ) -> None:
@@ -464,10 +453,6 @@ class TestPreconditions:
 
 
 class TestHistory:
-    """
-    Tests of C{/history}.
-    """
-
     def test_history_as_json_has_the_newest_transition_first_without_values(
         self, call: Caller
     ) -> None:

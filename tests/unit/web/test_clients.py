@@ -88,7 +88,7 @@ def test_an_unknown_address_is_never_trusted() -> None:
     assert (peer.trusted, peer.checks_host) == (False, True)
 
 
-def test_one_client_for_each_ipv4_address() -> None:
+def test_each_ipv4_address_is_one_client() -> None:
     """
     IPv4 clients of a dual-stack listener have an allowance each.
     """

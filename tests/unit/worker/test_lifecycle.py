@@ -111,7 +111,7 @@ def test_heartbeat_repeats_the_state() -> None:
     assert beating.sent == [[ALIVE, "STATUS=well"]] * (1 + BEATS)
 
 
-def test_no_heartbeat_while_a_commit_hangs() -> None:
+def test_worker_sends_no_heartbeat_while_a_commit_hangs() -> None:
     """
     A worker sends no sign of life until a commit that hangs has ended.
     """
@@ -148,7 +148,7 @@ def test_failed_heartbeat_is_not_the_last() -> None:
     assert levels == [LogLevel.critical, LogLevel.warn]
 
 
-def test_no_heartbeat_without_a_watchdog() -> None:
+def test_worker_sends_no_heartbeat_without_a_watchdog() -> None:
     """
     Without a watchdog there is no sign of life.
     """

@@ -243,7 +243,7 @@ def test_drain_during_a_blocking_commit_ends_with_a_response(
     assert b"\r\nConnection: close\r\n" in answer
 
 
-def test_no_heartbeat_while_a_commit_hangs(make: Callable[..., Bench]) -> None:
+def test_worker_sends_no_heartbeat_while_a_commit_hangs(make: Callable[..., Bench]) -> None:
     """
     A worker sends no sign of life while a commit hangs.
     """
@@ -481,7 +481,7 @@ def test_children_of_a_worker_do_not_inherit_the_scoreboard(
         ),
     ],
 )
-def test_an_exception_with_the_store_in_hand(
+def test_exception_while_the_store_is_open_ends_the_worker(
     make: Callable[..., Bench], error: Exception, reason: str, levels: list[LogLevel]
 ) -> None:
     """

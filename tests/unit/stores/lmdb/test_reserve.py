@@ -123,11 +123,11 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
     assert store.shortage() is None
 
 
-def test_asking_finds_that_there_is_room_again(tmp_path: Path, disk: Disk) -> None:
+def test_query_of_the_shortage_notices_free_space_without_a_step(
+    tmp_path: Path, disk: Disk
+) -> None:
     """
-    Asking a store for its shortage finds that there is room again, also when no step comes.
-
-    No step comes to a service that is not ready.
+    A service that is not ready gets no step that would notice the free space.
     """
     path, clock = tmp_path / "store", Clock()
     disk.free = 0
@@ -141,14 +141,13 @@ def test_asking_finds_that_there_is_room_again(tmp_path: Path, disk: Disk) -> No
     now(store.close())
 
 
-def test_no_room_for_the_table_of_readers(
+def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A store without a reader table is not opened on a full disk.
+    A backup has no reader table, and on a full disk the table would have a hole.
 
-    A backup has no reader table.  On a full disk, LMDB's writing to the table would end the
-    process.  On any other disk, the table is made without a hole.
+    LMDB's writing to the hole would end the process.
     """
     path = tmp_path / "store"
     state = filled(path, 2)
@@ -168,10 +167,9 @@ def test_no_room_for_the_table_of_readers(
     now(store.close())
 
 
-def test_no_room_for_another_reason(tmp_path: Path, disk: Disk) -> None:
-    """
-    A disk that fails for another reason is not called full.
-    """
+def test_disk_that_fails_for_another_reason_is_not_called_full(
+    tmp_path: Path, disk: Disk
+) -> None:
     disk.free, disk.error = 0, errno.EIO
     store = at(tmp_path / "store")
     now(store.open())
@@ -208,10 +206,10 @@ def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) 
 
 
 @pytest.mark.parametrize("length", [8, 255])
-def test_a_commit_needs_no_more_than_said(tmp_path: Path, length: int) -> None:
+def test_commit_adds_no_more_to_the_file_than_was_reserved(
+    tmp_path: Path, length: int
+) -> None:
     """
-    No commit adds more to the file than it is said to need.
-
     This also holds when as many keys go as come, while no page can be used again.
     """
     dice = random.Random(7)  # noqa: S311 nothing secret

@@ -30,17 +30,15 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_newest_are_kept(place: Path) -> None:
+def test_newest_backups_are_kept_with_the_new_one_among_them(place: Path) -> None:
     """
-    The newest backups are kept, with the new one among them.
-
-    Entries that are no backup stay where they are.
+    The oldest backups are removed, and entries that are no backup stay.
     """
     backups = place / "backups"
     copy = add_backup(str(place / "store"), str(backups), 2)
     assert copy.revision == 5
     kept = existing_backups(str(backups))
-    assert [copy.name for copy in kept] == [OLD[-1], Path(copy.store).name]
+    assert [backup.name for backup in kept] == [OLD[-1], Path(copy.store).name]
     verify(kept[-1])
     assert (backups / "letters").exists()
     assert (backups / "20190101T000000Z").exists()

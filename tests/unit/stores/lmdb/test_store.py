@@ -469,11 +469,11 @@ def test_store_stops_growing_with_the_default_journal(tmp_path: Path) -> None:
     assert sizes[1] <= sizes[0]
 
 
-def test_room_is_allocated(tmp_path: Path) -> None:
+def test_store_reserves_disk_space_beyond_its_used_pages(tmp_path: Path) -> None:
     """
-    A store sets aside room on the disk beyond the room it uses, also after it has grown.
+    The reserve is kept also after the store has grown.
 
-    The file is as long as ever, and opening the store again takes no more room.
+    The file is as long as ever, and opening the store again takes no more space.
     """
     path = tmp_path / "store"
     store = at(path, journal=TRIM_SLACK)
