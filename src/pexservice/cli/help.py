@@ -1,5 +1,5 @@
 """
-C{--help}: the options in groups, instead of in the order of the alphabet.
+The text of C{--help}: the options in groups, and not in alphabetical order.
 """
 
 from __future__ import annotations

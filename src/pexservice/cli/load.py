@@ -1,8 +1,8 @@
 """
-The load of C{pexctl load}, and an honest count of the outcomes of its steps.
+The load of C{pexctl load}, and the comparison of its outcomes with the history.
 
 Every answered step has a unique revision, and the history has the step of each revision.
-So the history shows a lost or doubled step, whatever the client believes.
+So the history shows a lost or doubled step, even if the client did not notice it.
 """
 
 from __future__ import annotations

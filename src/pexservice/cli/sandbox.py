@@ -1,5 +1,5 @@
 """
-The sandbox of the service's systemd unit, which hides directories from it.
+The sandbox of the service's systemd unit: directories that it hides or makes read-only.
 """
 
 from __future__ import annotations

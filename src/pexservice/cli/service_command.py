@@ -1,5 +1,5 @@
 """
-The commands C{pexservice} and C{python -m pexservice}, as far as they start nothing.
+The commands C{pexservice} and C{python -m pexservice}: help, version, or what to run.
 """
 
 from __future__ import annotations

@@ -53,14 +53,14 @@ T = TypeVar("T", bound=attrs.AttrsInstance)
 #: Every option that there is; the configuration file may have those of both commands.
 TABLES = (Source, Settings, Supervision)
 
-#: What other services call the address.
+#: Names that other programs give to the option for the address.
 _OTHER_NAMES = dict.fromkeys(
     ("address", "bind", "host", "interface", "port"),
     " (did you mean --listen tcp:PORT:interface=ADDRESS?)",
 )
 
-#: The settings that a reload leaves as they were when the service started: the sockets are
-#: open, one store goes from worker to worker, and the supervisor's log is the workers' too.
+#: The settings that only a restart changes: the sockets stay open, all workers serve the
+#: same store, and the workers write to the supervisor's log.
 KEPT = ("listen", "store", "log_format")
 
 
@@ -86,9 +86,10 @@ def _handler(option: Option) -> Callable[..., None]:
 
 class CommonOptions(usage.Options):
     """
-    Options that come from the tables of L{pexservice.settings.options}.
+    The options of a command, made from the tables of L{pexservice.settings.options}.
 
     @cvar process: the name of this process in the log.
+    @cvar hides: whether hidden options are left out.
     @ivar given: the values by the options' names: the command line's, and when that is
         read, also the configuration file's.
     """
@@ -173,7 +174,7 @@ class CommonOptions(usage.Options):
 
     def explained(self, wrong: str) -> str:
         """
-        Return a better message for Twisted's about an unknown option or a missing value.
+        Return a better message than Twisted's about an unknown option or a missing value.
         """
         match = re.fullmatch(r"option --?(\S+) (not recognized|requires argument)", wrong)
         if match is None:
@@ -294,7 +295,7 @@ class ServiceOptions(CommonOptions):
         """
         settings = self.settings()
         try:
-            # The log belongs to the process that runs.
+            # Not written to the log, which belongs to the process that runs.
             refuse_second_start(twistd.get("pidfile"))
         except CannotStart as error:
             self.refuse(str(error), error.exit_status)
@@ -375,9 +376,9 @@ def _read_again(
 
     @param began: the settings that the service started with.
     @param setup: the present setup.
-    @param accepted: the names of the options that the operator lets lose something.
-    @raise Misconfigured: the file cannot be read, an option is wrong, or the present
-        settings would lose something.
+    @param accepted: the names of the options whose loss the operator accepts.
+    @raise Misconfigured: the file cannot be read, an option is wrong, or tokens,
+        TLS or history would be lost.
     @raise CannotStart: the next start would not get an address that has changed.
     @raise StoreUnusable: the next start could not open a store that has changed.
     """

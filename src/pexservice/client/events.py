@@ -36,8 +36,8 @@ SILENCE_TIMEOUT_SECONDS = 45
 #: The events of a service have three values of at most 1000 digits.
 MAX_EVENT_BYTES = 64 << 10
 
-#: How long the read may take that confirms a lower revision.
-CONFIRMATION_SECONDS = 10.0
+#: The timeout of the read that confirms a lower revision.
+CONFIRMATION_TIMEOUT_SECONDS = 10.0
 
 #: An event is read like a response with these headers.
 _EVENT_HEADERS = {"content-type": "application/json"}
@@ -183,7 +183,7 @@ async def _newer_states(
             # The node is behind, or the store was restored: a read is never behind.
             try:
                 response = await client.call(
-                    b"GET", "/current", {}, read_response, CONFIRMATION_SECONDS
+                    b"GET", "/current", {}, read_response, CONFIRMATION_TIMEOUT_SECONDS
                 )
             except Unanswered:
                 # The next stream begins with the same question.

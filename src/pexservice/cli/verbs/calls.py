@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pexservice.cli.load import Report
     from pexservice.client import BlockingCursor, State
 
-#: C{watch} abbreviates a longer value to this many digits at each end.
+#: Of a value with more digits, C{watch} prints the ends only, with so many digits each.
 _MAX_DIGITS = 40
 _END_DIGITS = 12
 

@@ -210,7 +210,7 @@ def test_commit_adds_no_more_to_the_file_than_was_reserved(
     tmp_path: Path, length: int
 ) -> None:
     """
-    This also holds when as many keys go as come, while no page can be used again.
+    The bound holds also when as many keys go as come, while no page can be used again.
     """
     dice = random.Random(7)  # noqa: S311 nothing secret
     path = tmp_path / "store"

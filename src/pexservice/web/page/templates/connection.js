@@ -1,4 +1,4 @@
-// The stream of events: its beginning, its silence, its end and its return.
+// The stream of events: the page opens it, notices its silence and its end, and opens it again.
 "use strict";
 
 /** The retry delay after a refused stream doubles between these.  Milliseconds. */
@@ -16,9 +16,9 @@ let silenceTimer = null;
 let retryDelay = MIN_RETRY_DELAY;
 let lostAt = null;
 
-function showConnection(state, words) {
+function showConnection(state, text) {
   $("connection").dataset.state = state;
-  write("connection-words", words);
+  write("connection-words", text);
 }
 
 /** Open a new stream; whatever an earlier one still sends is ignored. */
@@ -34,10 +34,10 @@ function connect() {
     });
   };
   expectEvent(OPEN_TIMEOUT);
-  listen("open", opened);
+  listen("open", streamOpened);
   listen("message", ({ data }) => {
     const event = JSON.parse(data);
-    const state = event.current === undefined ? event : whole(event);
+    const state = event.current === undefined ? event : withEnds(event);
     sample(state);
     show(state);
     showNoSupervisor();
@@ -46,7 +46,7 @@ function connect() {
   listen("heartbeat", () => {});
   stream.addEventListener("error", () => {
     if (stream !== source) return;
-    lost();
+    streamLost();
     // The browser reopens a stream that ended, but not one that was refused.
     if (stream.readyState === EventSource.CLOSED) {
       clearTimeout(silenceTimer);
@@ -64,7 +64,7 @@ function expectEvent(timeout) {
   silenceTimer = setTimeout(reconnect, timeout);
 }
 
-function opened() {
+function streamOpened() {
   showConnection("live", "Live");
   retryDelay = MIN_RETRY_DELAY;
   // A takeover is too short to be worth an announcement to a screen reader.
@@ -78,8 +78,8 @@ function opened() {
   refreshHistory();
 }
 
-function lost() {
-  clearTimeout(settling);
+function streamLost() {
+  clearTimeout(settlingTimer);
   showConnection("lost", "Reconnecting");
   if (lostAt === null) showNoWorkers();
   lostAt ??= performance.now();
@@ -87,14 +87,14 @@ function lost() {
 }
 
 function reconnect() {
-  lost();
+  streamLost();
   connect();
 }
 
 function disconnect() {
   clearTimeout(retryTimer);
   clearTimeout(silenceTimer);
-  clearTimeout(settling);
+  clearTimeout(settlingTimer);
   source?.close();
   source = null;
 }

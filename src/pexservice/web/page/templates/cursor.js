@@ -1,17 +1,18 @@
 // The state that is shown, and its value: folded, laid out, copied.
 "use strict";
 
-/** A longer value is shown by this many digits of each end. */
+/** The longest value that is shown whole, and how much of each end is shown of a longer one. */
 const MAX_WHOLE_DIGITS = 120;
 const END_DIGITS = 24;
 
-/** More digits than these are not laid out; the copy has all of them. */
+/** How many digits are laid out at most; the copy has all of them. */
 const MAX_LAID_OUT_DIGITS = 10_000;
 
 /** The state that is shown: the JSON of the API, with the ends of the value. */
 let shown = null;
 
-function whole(state) {
+/** Add the number of digits and both ends of the value to a state. */
+function withEnds(state) {
   const { current } = state;
   return { ...state, digits: current.length, first: current.slice(0, END_DIGITS), last: current.slice(-END_DIGITS) };
 }

@@ -12,19 +12,19 @@ async function load() {
   let repeats = 0;
   const states = await Promise.all(
     Array.from({ length: LOAD_STEPS }, async () => {
-      const state = await send({ path: "/next", key: newKey() }, (why) => write("message", `${why}.`), () => repeats++);
+      const state = await send({ path: "/next", key: newKey() }, (reason) => write("message", `${reason}.`), () => repeats++);
       longest = Math.max(longest, performance.now() - start);
       return state;
     }),
   );
   const revisions = states.map((state) => state.revision).filter((revision) => revision !== undefined);
-  const all = revisions.length === LOAD_STEPS ? "" : ` of ${LOAD_STEPS}`;
-  const again = repeats > 0 ? `; ${repeats} repeated with the same key, each made once` : "";
-  const words = `${revisions.length}${all} steps were answered in ${numbers.format(Math.round(longest))} ms${again}`;
-  write("load-result", `${words}.`);
+  const ofAll = revisions.length === LOAD_STEPS ? "" : ` of ${LOAD_STEPS}`;
+  const repeated = repeats > 0 ? `; ${repeats} repeated with the same key, each made once` : "";
+  const summary = `${revisions.length}${ofAll} steps were answered in ${numbers.format(Math.round(longest))} ms${repeated}`;
+  write("load-result", `${summary}.`);
   const sizes = await batches(revisions);
   if (sizes.length > 0) {
-    write("load-result", `${words}: ${sizes.length} ${sizes.length === 1 ? "batch" : "batches"} of ${sizes.join(", ")}.`);
+    write("load-result", `${summary}: ${sizes.length} ${sizes.length === 1 ? "batch" : "batches"} of ${sizes.join(", ")}.`);
     $("batches").replaceChildren(...sizes.map(dots));
   }
   $("load").disabled = false;

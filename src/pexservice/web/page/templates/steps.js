@@ -8,7 +8,7 @@ const ATTEMPT_TIMEOUT = 15_000;
 const MIN_STEP_DELAY = 250;
 const MAX_STEP_DELAY = 5_000;
 
-/** More steps than these do not wait for their turn. */
+/** How many steps may wait for their turn. */
 const MAX_WAITING = 20;
 
 /** The steps in their order, each with its own key; the first is being sent. */
@@ -27,10 +27,10 @@ function step(name) {
     return;
   }
   waiting.push({ path: `/${name}`, key: newKey() });
-  work();
+  sendWaiting();
 }
 
-async function work() {
+async function sendWaiting() {
   if (sending) return;
   sending = true;
   $("again").hidden = true;
@@ -38,12 +38,12 @@ async function work() {
   sending = false;
 }
 
-function giveUp(why) {
-  write("message", `${why}. The step may have been made or not; it is safe to send it again.`);
+function giveUp(reason) {
+  write("message", `${reason}. The step may have been made or not; it is safe to send it again.`);
   $("again").hidden = false;
 }
 
-/** What send() returns when a step has led to no state. */
+/** What send() returns if there is no state after the step: it was refused, or it waits. */
 const REFUSED = "refused";
 const WAITS = "waits";
 
@@ -51,7 +51,7 @@ const WAITS = "waits";
 async function send({ path, key }, unanswered, sentAgain = () => {}) {
   const end = performance.now() + STEP_TIMEOUT;
   for (let delay = MIN_STEP_DELAY; ; delay = Math.min(2 * delay, MAX_STEP_DELAY)) {
-    let why = "The service does not respond";
+    let reason = "The service does not respond";
     let retryAfterDelay = 0;
     try {
       const response = await ask(path, key);
@@ -69,18 +69,18 @@ async function send({ path, key }, unanswered, sentAgain = () => {}) {
         write("message", `The step was refused: ${problem.detail}`);
         return REFUSED;
       }
-      why = `The service says: ${problem.detail}`;
+      reason = `The service says: ${problem.detail}`;
       retryAfterDelay = retryAfter(response);
     } catch {
-      // No response, or half of one: the step may have been made, and the same key makes
+      // There was no complete response, so the step may have been made.  The same key makes
       // it safe to send it again.
     }
     if (performance.now() > end) {
-      unanswered(why);
+      unanswered(reason);
       return WAITS;
     }
-    write("message", `${why}. The step is repeated with the same key until it does.`);
-    // At random, so that the open pages do not retry at the same moment.
+    write("message", `${reason}. The page repeats the step with the same key.`);
+    // The delay is random, so that the open pages do not retry at the same moment.
     await after(Math.max(delay, retryAfterDelay) * (0.75 + Math.random() / 2));
     sentAgain();
   }
@@ -107,22 +107,22 @@ function ask(path, key) {
 
 async function stateOf(response) {
   const isText = response.headers.get("Content-Type").startsWith("text/");
-  return isText ? fromText(response) : whole(await response.json());
+  return isText ? fromText(response) : withEnds(await response.json());
 }
 
 function arrived(state) {
   write("message", "");
   // An event may have brought a later state.
   if (shown === null || state.revision > shown.revision) show(state);
-  say();
+  announceState();
 }
 
-let saying = null;
+let announcementTimer = null;
 
-/** Announce the state to a screen reader; of many steps in a row only the last. */
-function say() {
-  clearTimeout(saying);
-  saying = setTimeout(() => {
+/** Announce the state to a screen reader, after many steps in a row only once. */
+function announceState() {
+  clearTimeout(announcementTimer);
+  announcementTimer = setTimeout(() => {
     const value = shown.digits <= 16 ? (shown.current ?? shown.text) : `a number of ${shown.digits} digits`;
     write("announcement", `Position ${shown.position}: ${value}`);
   }, 700);
@@ -140,17 +140,17 @@ $("access").addEventListener("submit", (event) => {
   $("token").value = "";
   $("access").hidden = true;
   document.querySelector("[data-step=next]").focus();
-  work();
+  sendWaiting();
 });
-$("again").addEventListener("click", work);
+$("again").addEventListener("click", sendWaiting);
 for (const button of document.querySelectorAll("[data-step]")) {
   button.addEventListener("click", () => step(button.dataset.step));
 }
 
 // A reset concerns every client, so the page asks first.
 function askForReset() {
-  const at = shown === null ? "where it is" : `at F(${numbers.format(shown.position)})`;
-  write("keep", `Stay ${at}`);
+  const place = shown === null ? "where it is" : `at F(${numbers.format(shown.position)})`;
+  write("keep", `Stay ${place}`);
   $("sure").showModal();
 }
 

@@ -3,7 +3,7 @@
 
 /** How long a message about a takeover is shown next to the cursor.  Milliseconds. */
 const NEWS_TIME = 10_000;
-/** How many of them are shown at once. */
+/** How many of these messages are shown at once. */
 const MAX_NEWS = 2;
 /** After this time on a new stream, the worker has not changed.  Milliseconds. */
 const SETTLING_TIME = 2_000;
@@ -12,7 +12,7 @@ const SETTLING_TIME = 2_000;
 let active = null;
 /** Whether the stream broke, and it is not known yet whether the active worker changed. */
 let unsettled = false;
-let settling = null;
+let settlingTimer = null;
 
 const milliseconds = (seconds) => (seconds < 0.001 ? "less than 1 ms" : `${numbers.format(Math.round(1000 * seconds))} ms`);
 
@@ -65,22 +65,22 @@ function showNoWorkers() {
  * has accepted this stream, so only after a while it is certain that there was none.
  */
 function settle() {
-  clearTimeout(settling);
-  settling = setTimeout(() => {
+  clearTimeout(settlingTimer);
+  settlingTimer = setTimeout(() => {
     unsettled = false;
     report("The connection was lost and is back, to the same worker");
   }, SETTLING_TIME);
 }
 
-/** Write the last event of the workers' life into their card, where it stays. */
-function report(words) {
+/** Write what happened last to the workers into their card, where it stays. */
+function report(text) {
   $("takeover").dataset.news = "";
-  write("takeover", words);
+  write("takeover", text);
 }
 
 /** Show a message next to the cursor for a while; a later one stands below it. */
-function flash(words) {
-  const line = Object.assign(document.createElement("span"), { textContent: words });
+function flash(text) {
+  const line = Object.assign(document.createElement("span"), { textContent: text });
   $("news").append(line);
   while ($("news").children.length > MAX_NEWS) $("news").firstChild.remove();
   setTimeout(() => line.remove(), NEWS_TIME);
@@ -88,23 +88,23 @@ function flash(words) {
 }
 
 async function announce(before, workers) {
-  clearTimeout(settling);
+  clearTimeout(settlingTimer);
   unsettled = false;
   const ended = workers.before ?? before.serving;
   mark(workers.serving);
   const killed = workers.takeovers > before.takeovers;
   const same = ended === workers.serving;
   const verb = same ? "was started again" : killed ? "took over" : "was started in its place";
-  const deed = `${verb} after ${milliseconds(workers.pause)}`;
-  const full = `${ended} ${killed ? "ended" : "was replaced"}, ${same ? "it" : workers.serving} ${deed}`;
+  const change = `${verb} after ${milliseconds(workers.pause)}`;
+  const full = `${ended} ${killed ? "ended" : "was replaced"}, ${same ? "it" : workers.serving} ${change}`;
   report(full);
-  const line = flash(`${workers.serving} ${same || killed ? deed : "replaced " + ended}`);
+  const line = flash(`${workers.serving} ${same || killed ? change : "replaced " + ended}`);
   // The highest revision that was shown; a service that has a lower one lost steps.
-  const known = shown?.revision ?? 0;
+  const shownRevision = shown?.revision ?? 0;
   try {
     const response = await fetch("/current", { method: "HEAD" });
     if (!response.ok) return;
-    const missing = known - Number(response.headers.get("Pex-Revision"));
+    const missing = shownRevision - Number(response.headers.get("Pex-Revision"));
     const balance = missing > 0 ? `${missing} steps lost` : "nothing lost";
     line.textContent += `; ${balance}`;
     if (active === workers) report(`${full}, ${balance}`);
