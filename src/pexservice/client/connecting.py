@@ -31,8 +31,8 @@ from pexservice.core.text import quoted
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 
-#: When the next address of a host name is tried, and when a refusal by its only address is
-#: reported.  Twisted's default of 0.3 s spares networks; one client does not load them.
+#: The delay before the next address of a host name is tried.  Twisted also waits so long
+#: before it reports that the only address refused.  Its default is 0.3 s.
 NEXT_ADDRESS_DELAY_SECONDS = 0.05
 
 #: How long an idle connection stays open.  Services and nginx keep idle connections longer,

@@ -1,5 +1,5 @@
 """
-One call: the identical request is sent until a final response arrives or the time is over.
+One call: the client sends the same request until a final response, or until the deadline.
 
 A request that moves the cursor has an idempotency key, so the repetition is safe.
 """
@@ -52,7 +52,7 @@ _TOO_MANY_REQUESTS = 429
 FIRST_DELAY_SECONDS = 0.025
 MAX_DELAY_SECONDS = 1.0
 
-#: No call waits as long as this, and a watch asks again after it.
+#: The longest C{Retry-After} that is obeyed.  Only a watch can wait as long as this.
 _MAX_RETRY_AFTER_SECONDS = 3600.0
 
 #: OpenSSL's words for an untrusted certificate, and for data that is not TLS.
@@ -72,7 +72,7 @@ class TimedOutConnecting(TimedOut):
     """
 
 
-#: The problems of a response after which the request surely was not performed.
+#: The problems that say that the request was not performed.
 _SURE_REFUSALS = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
 
 #: The errors of an attempt that did not reach the server.
@@ -87,7 +87,7 @@ class RetryingClient:
     """
     A client of several servers with one store.
 
-    It asks the servers in turn, beginning with the one that answered last.
+    It sends a request to the servers in turn, beginning with the one that responded last.
 
     @ivar clock: the clock of delays and timeouts.
     @ivar servers: the servers, each with the agent that sends requests to it.
@@ -145,7 +145,7 @@ class RetryingClient:
             except _RETRIED as error:
                 _raise_permanent(url, error)
                 sent = sent or not isinstance(error, _UNSENT)
-                # If the end of the call cut this attempt short, the error before says more.
+                # If the deadline cut this attempt short, the previous error says more.
                 cut_short = isinstance(error, TimedOut) and remaining < self.attempt_timeout
                 if not (reason and cut_short):
                     reason = f"{url}: {_text_of(error)}"
