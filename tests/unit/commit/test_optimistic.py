@@ -163,11 +163,11 @@ def test_key_used_at_another_node_is_compared_with_that_use(
     """
     A wrong use of the key at the same node does not hide the first use.
     """
-    one, two = nodes
-    one.submit(RESET, key=b"k")
-    one.settle()
-    wrong, repeated = two.submit(NEXT, key=b"k"), two.submit(RESET, key=b"k")
-    two.settle()
+    node, other_node = nodes
+    node.submit(RESET, key=b"k")
+    node.settle()
+    wrong, repeated = other_node.submit(NEXT, key=b"k"), other_node.submit(RESET, key=b"k")
+    other_node.settle()
     assert isinstance(wrong[0], KeyReused)
     assert wrong[0].used is RESET
     assert repeated == [(Outcome.REPLAYED, 1, 0)]
