@@ -79,7 +79,7 @@ async function send({ path, key }, unanswered, sentAgain = () => {}) {
       unanswered(reason);
       return WAITS;
     }
-    write("message", `${reason}. The page repeats the step with the same key.`);
+    write("message", `${reason}. The step is repeated with the same key.`);
     // The delay is random, so that the open pages do not retry at the same moment.
     await after(Math.max(delay, retryAfterDelay) * (0.75 + Math.random() / 2));
     sentAgain();
