@@ -52,7 +52,7 @@ MAX_SHORT_COMMITS = 4096
 
 class ExecutorPolicy:
     """
-    The decision where commits run.  It is pure: it depends on measured durations only.
+    The policy that decides where commits run, from their measured durations alone.
 
     @ivar inline: whether the next commit is to run inline.
     """

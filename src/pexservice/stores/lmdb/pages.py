@@ -118,7 +118,9 @@ class _Pages:
 
     def check_all_visited(self) -> None:
         """
-        Check the pages that are neither in use nor free.  LMDB may lose some.
+        Check the pages that are neither in a tree nor in a free list.
+
+        LMDB may lose pages in this way, so such a page alone is no damage.
         """
         if len(self._visited) + len(self._free_beyond) != self._last + 1:
             raise BadPage(f"the file ends before page {self._last}, its last")
@@ -128,7 +130,7 @@ class _Pages:
 
     def take(self, number: int) -> bytes:
         """
-        Return a page that is in use.
+        Visit and return a page of a tree.
         """
         self._visit(number)
         self._walked += 1
@@ -138,7 +140,7 @@ class _Pages:
 
     def take_overflow(self, number: int, length: int) -> int:
         """
-        Take the overflow pages of a value of C{length} bytes.
+        Visit the overflow pages of a value of C{length} bytes.
 
         @return: how many pages they are.
         """
@@ -155,7 +157,7 @@ class _Pages:
 
     def read_overflow(self, number: int, length: int) -> bytes:
         """
-        Return a value whose overflow pages were taken.
+        Return a value whose overflow pages were visited.
         """
         return self._read(length, number * self.size + _OVERFLOW_HEADER.size)
 
