@@ -322,11 +322,11 @@ def _keep_alive(score: Score) -> Iterator[Metric]:
             _by_name(dict.fromkeys(score.restart_pending, 1)),
             "option",
         )
-    yield _gauge("pexservice_standby_workers", "Standby workers.", score.standing_by)
+    yield _gauge("pexservice_standby_workers", "Standby workers.", score.standby_count)
     yield _gauge(
         "pexservice_standby_workers_wanted",
         "The number of standby workers that --standby asks for.",
-        score.standby,
+        score.wanted_standby_count,
     )
 
 

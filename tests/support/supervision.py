@@ -12,7 +12,7 @@ from attrs import define, field
 
 from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import Score
-from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, Notifier
+from pexservice.process.sd_notify import ALIVE, READY, STANDBY, Notifier
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import SpawningReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
@@ -33,14 +33,14 @@ class Supervised:
     @ivar messages: the messages to the process that started the supervisor.
     @ivar shown: the scores that the workers could read, one after the other.
     @ivar reread: reads the options again.
-    @ivar given_up: why the service was ended.
+    @ivar service_ends: why the service was ended.
     """
 
     standby: int = 1
     reactor: ProcessReactor = field(factory=ProcessReactor)
     messages: list[list[str]] = field(factory=list)
     shown: list[Score] = field(factory=list)
-    given_up: list[tuple[Status, str]] = field(factory=list)
+    service_ends: list[tuple[Status, str]] = field(factory=list)
     reread: Callable[[], WorkerSetup] = field(init=False)
     workers: Workers = field(init=False)
 
@@ -48,11 +48,13 @@ class Supervised:
         """
         Put the parts together.
         """
-        setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby=self.standby)
+        setup = WorkerSetup(
+            command=["worker"], watchdog=WATCHDOG, standby_count=self.standby
+        )
         self.reread = lambda: setup
         reports = Reports(
             Notifier(lambda message: self.messages.append(message.decode().splitlines())),
-            Score(standby=self.standby),
+            Score(wanted_standby_count=self.standby),
             lambda score: self.shown.append(copy.deepcopy(score)),
         )
         self.workers = Workers(
@@ -62,7 +64,7 @@ class Supervised:
             inherited=Inherited(),
             # The test may replace the function.
             reread=lambda _: self.reread(),
-            give_up=lambda status, reason: self.given_up.append((status, reason)),
+            end_service=lambda status, reason: self.service_ends.append((status, reason)),
         )
 
     @property
@@ -89,7 +91,7 @@ class Supervised:
         self.processes[0].notify(READY, "STATUS=serving")
         for _ in range(self.standby):
             self.reactor.turns(0.1)
-            self.processes[-1].notify(STANDING_BY)
+            self.processes[-1].notify(STANDBY)
         return self.processes
 
     def pass_time(self, seconds: float, *, silent: tuple[SpawnedProcess, ...] = ()) -> None:

@@ -420,7 +420,7 @@ def _setup(began: Settings, options: ServiceOptions) -> WorkerSetup:
     return WorkerSetup(
         command=worker_command(attrs.evolve(settings, **kept)),
         watchdog=supervision.watchdog,
-        standby=supervision.standby,
+        standby_count=supervision.standby,
         restart_pending=pending,
         settings=settings,
     )

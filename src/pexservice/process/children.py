@@ -1,10 +1,10 @@
 """
 Children and parents: a child ends with its parent, and process 1 reaps orphans.
 
-L{killed_with_parent} has the kernel kill a child when its parent ends, even a child that is
-stopped.  It needs C{setpriv}, which takes a millisecond to ask the kernel.  Before that,
-and where C{setpriv} cannot be used, a thread of the child kills it when the parent's end of
-a pipe is closed; see L{pexservice.process.signals.end_with_parent}.
+With L{killed_with_parent} the kernel kills a child when its parent ends, even a child that
+is stopped.  This needs C{setpriv}, which takes effect a millisecond after the child starts.
+Before that, and where C{setpriv} cannot be used, a thread of the child kills the child when
+the parent's end of a pipe is closed; see L{pexservice.process.signals.end_with_parent}.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Misconfigured(CannotStart):
     exit_status = Status.MISCONFIGURED
 
 
-#: Errors that may be over in a moment, and that the file itself did not cause.
+#: Errors that may pass, and whose cause is not the file itself.
 _TRANSIENT = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 )
@@ -123,10 +123,10 @@ class ProcessExit:
 
     def watch_reactor(self) -> None:
         """
-        End with a status that is not 0 if the reactor breaks down.
+        End with a status that is not 0 if the reactor breaks down; twistd would end with 0.
 
-        C{twistd} takes a breakdown for an end like any other.  Also let only the first
-        SIGTERM or SIGINT stop the reactor: stopping it twice raises an exception.
+        Also let only the first SIGTERM or SIGINT stop the reactor, because stopping it
+        twice raises an exception.
         """
         self._reactor.callWhenRunning(self._wrap_signal_handlers)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stopped)

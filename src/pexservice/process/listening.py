@@ -41,7 +41,7 @@ BACKLOG = 4096
 #: connections that are refused with a response.
 RESERVED_DESCRIPTORS = 112
 
-#: With fewer, Twisted, uvloop or the store finds no free descriptor.
+#: With a lower limit, Twisted, uvloop or the store finds no free descriptor.
 MIN_OPEN_FILES = 64
 
 #: The file descriptor of the first socket that systemd passes; see sd_listen_fds(3).
@@ -58,8 +58,8 @@ class AddressInUse(CannotStart):
 
 _USE_ANOTHER = "; stop the program that uses it, or choose another one with --listen"
 
-#: The exception for each error number.  Another start does not mend a port that requires
-#: rights which the service lacks.
+#: The exception for each error number.  If the service lacks the rights for a port, another
+#: start would fail in the same way.
 _EXCEPTION_BY_ERRNO: Mapping[int | None, type[CannotStart]] = {
     errno.EADDRINUSE: AddressInUse,
     errno.EACCES: Misconfigured,
@@ -182,8 +182,8 @@ class Place:
     """
     An endpoint that does not listen yet.
 
-    Resolving a description takes a few milliseconds, which a worker has before it takes
-    over and not then.
+    A worker makes its places before it takes over, because to resolve a description takes
+    a few milliseconds.
     """
 
     description: str

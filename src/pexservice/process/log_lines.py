@@ -10,8 +10,8 @@ Lines of the access log have the combined format and no prefix.  On their way to
 supervisor their priority contains syslog's facility local0, C{<134>}.  The journal would
 leave a facility in the message, so it gets the level only.
 
-A reader that stops reading, such as a paused C{less}, loses lines and never stops the
-service.
+If a reader such as a paused C{less} stops reading, it loses lines; the service does not
+wait for it.
 """
 
 from __future__ import annotations

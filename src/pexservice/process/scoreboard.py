@@ -3,13 +3,13 @@ The scoreboard: records in memory that the supervisor shares with its workers.
 
 A worker responds to C{/metrics}, but only the supervisor knows how often workers ended, and
 why.  So each worker inherits the descriptor of a file that has no name
-(C{memfd_create}).  No process waits for another, the records of a supervisor that hangs can
-be read, and the memory goes with the last process that has it.
+(C{memfd_create}).  No process waits for another, workers can read the records of a
+supervisor that hangs, and the kernel frees the memory when the last process has ended.
 
 The file has three records: the score, which the supervisor writes; the store that the
-workers have claimed; and what the operator accepts of the next reload.  A reader may come
-in the middle of a write.  Each record ends in a checksum, so the reader sees that and reads
-again.
+workers have claimed; and the options that the next reload may change although the change
+loses something.  A process may read a record while another process writes it.  The checksum
+at the end of the record shows that, and the reader reads again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from pathlib import Path
 
 from attrs import asdict, define, field, frozen
 
-#: Why workers end: told to, to be replaced; silent for too long; a commit failed; the
-#: worker could not start; any other signal; any other status; an option or a file is
-#: wrong.
+#: Why workers end: a reload replaces them; they sent no heartbeat; a commit failed; they
+#: could not start; any other signal; any other status; an option or a file is wrong.
 (REPLACED, SILENT, STORE_FAILED, CANNOT_START, KILLED, FAILED, MISCONFIGURED) = (
     RESTART_REASONS
 ) = (
@@ -47,7 +46,7 @@ LOSSES = {
 #: The name that the kernel shows for the file.
 _MEMFD_NAME = "pexservice-scoreboard"
 
-#: How often a reader tries that meets a write in progress.  A write takes a microsecond.
+#: How often a reader tries while another process writes.  A write takes a microsecond.
 _MAX_ATTEMPTS = 10
 
 #: Texts in the score are cut at this length.  Characters.
@@ -100,15 +99,15 @@ class Score:
     The supervisor's counts since it started, and the state of its workers.
 
     @ivar failovers: how often an active worker ended by itself.
-    @ivar standing_by: how many standbys there are.
-    @ivar standby: how many standbys there should be.
+    @ivar standby_count: how many standbys there are.
+    @ivar wanted_standby_count: how many standbys there should be.
     @ivar restarts: how many workers ended, by the reason, while workers should run.
     @ivar reloads: how many reloads began.
     @ivar reload: the outcome of the last reload.
     @ivar serving: the name of the active worker; empty while there is none.
     @ivar before: the name of the active worker before C{serving}, which has ended.
     @ivar since: when C{serving} began to serve.  Milliseconds since 1970.
-    @ivar pause: how long after the end of C{before} that was.  Microseconds.
+    @ivar pause: the time from the end of C{before} to then.  Microseconds.
     @ivar note: why the last reload failed, or which options wait for a restart.
     @ivar possible_owners: how many workers may have the store's lock: those that have
         begun, and neither stand by nor have a reason not to; C{None} if it is not known.
@@ -118,8 +117,8 @@ class Score:
     """
 
     failovers: int = 0
-    standing_by: int = 0
-    standby: int = 0
+    standby_count: int = 0
+    wanted_standby_count: int = 0
     restarts: dict[str, int] = field(factory=lambda: dict.fromkeys(RESTART_REASONS, 0))
     reloads: int = 0
     reload: Reload = Reload.NONE
@@ -217,10 +216,10 @@ def _read_score_1_0(descriptor: int) -> Score | None:
         data = os.pread(descriptor, size + _CHECKSUM.size, 0)
         record, checksum = data[:size], data[size:]
         if record.startswith(_MARK_1_0) and checksum == _CHECKSUM.pack(zlib.crc32(record)):
-            _, failovers, standing_by, standby, *rest = _SCORE_1_0.unpack(record)
+            _, failovers, standbys, wanted_standbys, *rest = _SCORE_1_0.unpack(record)
             reloads, reload, serving, before, since, pause, *counts, note = rest
             restarts = dict(zip(RESTART_REASONS, counts, strict=True))
-            score = Score(failovers, standing_by, standby, restarts, reloads)
+            score = Score(failovers, standbys, wanted_standbys, restarts, reloads)
             score.reload, score.since, score.pause = Reload(reload), since, pause
             score.serving, score.before = _text(serving), _text(before)
             score.note = _text(note)
@@ -243,9 +242,9 @@ class StoreClaim:
     """
     The claim of one service to the store that it serves, shared by its workers.
 
-    An identity tells a store from every other one, also from a copy of it.  A worker writes
-    the claim itself, before it serves: the supervisor might hear of a store only after
-    another worker has opened another one.
+    The identity of a store differs from that of every other store, also from that of its
+    copy.  A worker writes the claim itself, before it serves.  If the supervisor did,
+    another worker might open another store before the supervisor hears of the first.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -20,8 +20,8 @@ READY = "READY=1"
 ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
 RELOADING = "RELOADING=1"
-STANDING_BY = "STATUS=standing by"
-#: To our own supervisor: this worker has a reason, its status, not to serve or stand by.
+STANDBY = "STATUS=standing by"
+#: To our own supervisor: this worker can neither serve nor stand by; its status says why.
 NOT_READY = "READY=0"
 
 #: A longer line is cut.  Three such lines are less than PIPE_BUF, up to which the kernel
@@ -94,7 +94,7 @@ class Notifier:
 
     def notify(self, *lines: str) -> None:
         """
-        Send one message, or drop it if the receiver is not ready for it.
+        Send one message, or drop it if the receiver cannot take it now.
         """
         if self._send is None:
             return

@@ -2,8 +2,8 @@
 What has to work before Twisted is imported: signals, and the end of the parent.
 
 Until the reactor handles signals, SIGHUP would kill the process, and SIGTERM would leave
-its pid file behind.  Here the signals are only noted, and the service that starts checks
-them when it can.
+its pid file behind.  So L{StartSignals} only notes them, and the service checks that while
+it starts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-#: How long a wait may overlook a signal.
+#: The longest time from a signal to the end of a wait.
 _POLL_SECONDS = 0.05
 
 
@@ -90,7 +90,7 @@ def end_with_parent(descriptor: int) -> None:
     """
     Kill this process when the process at the other end of a pipe has ended.
 
-    A thread waits for that, so that also a process whose main thread hangs ends.
+    A thread waits for that, so even a process whose main thread hangs ends.
 
     @param descriptor: either end of a pipe whose other end only the parent has.
     """

@@ -23,9 +23,10 @@ def the_reactor() -> Any:
     """
     Return the process's reactor, and install a steady one if none is chosen yet.
 
-    The timers of Twisted's own reactors go by the wall clock: a step of that would condemn
-    every silent worker at once, or none for as long as the step was.  The uvloop reactor is
-    as steady; any other that C{twistd --reactor} names keeps its own clock.
+    The timers of Twisted's own reactors use the wall clock.  If the wall clock is set
+    forward, all workers would seem silent at once; if it is set back, none would for as
+    long as the step.  The uvloop reactor is steady, too; any other reactor that
+    C{twistd --reactor} names keeps its own clock.
     """
     if _REACTOR not in sys.modules:
         from twisted.internet.epollreactor import EPollReactor  # noqa: PLC0415 rarely needed
@@ -43,12 +44,12 @@ class Periodic:
     """
     A function that is called again and again, whatever it raises.
 
-    A C{LoopingCall} whose function raises is over for good, with one line in the log.
-    Heartbeats must not end by one error, so an error is logged here and the next call comes
-    at its time.
+    A C{LoopingCall} stops for good when its function raises an exception.  One error must
+    not end the heartbeats, so this class logs the exception and makes the next call at its
+    time.
 
-    A function that returns a C{Deferred} is not called again before that has fired; a
-    C{Deferred} that fails counts like an exception.
+    If the function returns a C{Deferred}, the next call waits until it has fired.  A
+    C{Deferred} that fails counts as an exception.
     """
 
     _log = Logger()
@@ -70,7 +71,7 @@ class Periodic:
 
     def stop(self) -> None:
         """
-        Make no more calls; stopping twice does no harm.
+        Make no more calls.  To stop twice does no harm.
         """
         if self._loop.running:
             self._loop.stop()

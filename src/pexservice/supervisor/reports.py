@@ -19,9 +19,9 @@ from pexservice.supervisor.worker_setup import WorkerSetup
 
 class Reports:
     """
-    The score and the notifications.
+    The reports, of which each method makes one.
 
-    @ivar score: the score; L{publish} shows its changes.
+    @ivar score: the numbers and states for the workers; L{publish} shows them its changes.
     """
 
     _log = Logger()
@@ -51,14 +51,14 @@ class Reports:
         """
         Pass a worker's C{line} on to systemd.
 
-        A status also names the options that wait for a restart.
+        A worker's status is extended by the names of the options that wait for a restart.
         """
         if line.startswith("STATUS="):
             self._status = line
             line += self._note
         self._notifier.notify(line)
 
-    def ready(self) -> None:
+    def notify_ready(self) -> None:
         """
         Notify systemd that clients get responses; during a reload, only at its end.
         """
@@ -85,11 +85,11 @@ class Reports:
         score.since = time.time_ns() // 1_000_000
         score.pause = round(pause * 1e6)
         self.publish()
-        self.ready()
+        self.notify_ready()
 
-    def unready(self, reason: str) -> None:
+    def cannot_serve(self, reason: str) -> None:
         """
-        Show C{reason}, for which no worker serves.
+        Show the reason why no worker serves.
         """
         self.score.problem = reason
         self.publish()
@@ -97,7 +97,7 @@ class Reports:
 
     def stopped_serving(self, name: str, at: float) -> None:
         """
-        Show that the worker C{name}, which has served, serves no more.
+        Show that the worker C{name} has ended or ends, after it has served.
         """
         self.score.before = name
         if self.score.serving == name:

@@ -4,8 +4,8 @@ The supervisor: it opens the sockets, starts the workers and keeps them alive.
 The supervisor opens the listening sockets and never accepts from them.  Its workers inherit
 the sockets and try to lock the store.  One worker gets the lock and serves; the standby has
 imported everything and sleeps in the kernel until the lock is free.  So when the active
-worker dies, however it dies, the standby takes over within milliseconds.  No message is
-needed, and a connection that arrives in between waits in the socket's queue.
+worker dies, for whatever reason, the standby takes over within milliseconds, without a
+message.  A connection that arrives in between waits in the socket's queue.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Supervisor(Service):
             reactor, terminal=self._settings.foreground
         )
         self._signals = signals
-        # Each with the inode of the Unix socket's file that this process has made, if any.
+        # For a Unix socket with a file, the third element is the inode of that file.
         self._ports: list[tuple[Place, IListeningPort, int | None]] = []
         self._notifier = Notifier()
         self._scoreboard = -1
@@ -157,14 +157,14 @@ class Supervisor(Service):
         except StoreUnusable as error:
             if self._signals.terminated:
                 return
-            # Clients of a socket that systemd keeps open would hang after this process's
-            # end.  A worker tells them the reason, and tries again.
+            # If this process ended, clients would hang: systemd keeps its socket open.  A
+            # worker tells them the reason, and tries to open the store again.
             if not self._has_sockets_of_systemd or error.exit_status != Status.CANNOT_START:
                 raise
         self._scoreboard = scoreboard.create()
         reports = Reports(
             self._notifier,
-            scoreboard.Score(standby=self._setup.standby),
+            scoreboard.Score(wanted_standby_count=self._setup.standby_count),
             lambda score: scoreboard.write(self._scoreboard, score),
         )
         self._workers = workers = Workers(
@@ -175,7 +175,7 @@ class Supervisor(Service):
             reread=lambda setup: self._reread(
                 setup, scoreboard.take_accepted(self._scoreboard)
             ),
-            give_up=self._exit_with,
+            end_service=self._exit_with,
         )
         workers.start()
         # The reload begins between two turns of the reactor.
@@ -211,7 +211,8 @@ class Supervisor(Service):
         }
         return Inherited(
             options=options,
-            # A worker that cannot open the store tells clients of systemd's sockets why.
+            # A first worker that cannot open the store ends, except with systemd's sockets:
+            # then it tells the clients why.
             first_options=() if self._has_sockets_of_systemd else ("--first-start",),
             environment=environment,
             descriptors=descriptors,

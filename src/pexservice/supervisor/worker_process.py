@@ -1,12 +1,12 @@
 """
 The record of one worker: its name, its state, and the process that now has that name.
 
-A process is started, watched, stopped and killed here, and its output and messages are
-read.  If it ends by itself, another process gets its name.
+The record starts, watches, stops and kills the process, and reads its output and its
+messages.  If the process ends by itself, the record starts another one of the same name.
 
-A process writes systemd's notify messages into a pipe that only it has, so no other process
-can speak for it.  The process ends when the reading end of the pipe is closed, as at the
-supervisor's end.
+A process writes systemd's notify messages into a pipe that no other process has, so none
+can send messages in its name.  A process ends when the reading end of its pipe is closed,
+which the kernel does when the supervisor ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.process.log_lines import level_of
-from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDING_BY, STOPPING
+from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPPING
 
 if TYPE_CHECKING:
     from pexservice.supervisor.workers import Workers
@@ -103,7 +103,7 @@ _ANNOUNCED = {
         WorkerState.ACTIVE,
         {WorkerState.STARTING, WorkerState.STANDBY, WorkerState.NOT_READY},
     ),
-    STANDING_BY: (WorkerState.STANDBY, {WorkerState.STARTING, WorkerState.NOT_READY}),
+    STANDBY: (WorkerState.STANDBY, {WorkerState.STARTING, WorkerState.NOT_READY}),
     NOT_READY: (WorkerState.NOT_READY, {WorkerState.STARTING, WorkerState.STANDBY}),
     STOPPING: (WorkerState.STOPPING, RUNNING - {WorkerState.STOPPING}),
 }
@@ -144,11 +144,11 @@ class WorkerProcess(ProcessProtocol):
     The record of one worker.
 
     @ivar began: when its process began, by the reactor's clock.
-    @ivar retired: whether it was asked to end, so that no other process follows.
+    @ivar retired: whether the worker was asked to end, so that no other process follows.
     @ivar has_served: whether its process serves, or has served.
     @ivar was_up: whether its process stands by or serves, or has done so.
-    @ivar verifies: whether its process has the whole store verified before it serves: its
-        command says so, and it has not stood by.
+    @ivar verifies: whether its process verifies the whole store before it serves.  Its
+        command says so; a process that has stood by serves at once all the same.
     @ivar status: the status of its process, in the process's own words.
     @ivar exit_status: how its last process ended: the exit status or, as in
         C{subprocess}, the negative number of the signal; 0 if none has ended.
@@ -224,7 +224,7 @@ class WorkerProcess(ProcessProtocol):
         self._timer = None
         self.state, self.status = WorkerState.STARTING, ""
         self.has_served = self.was_up = self._has_progressed = False
-        self.verifies = self._workers.suspicious
+        self.verifies = self._workers.must_verify
         self.began = self._last_heard = self._reactor.seconds()
         self._deadline = self.began + START_TIMEOUT_SECONDS
         self._streams = {
@@ -265,11 +265,11 @@ class WorkerProcess(ProcessProtocol):
         """
         Take one line of a message.
 
-        A worker repeats its state with each heartbeat, which makes up for a message that
-        did not fit into the pipe.
+        A worker repeats its state with each heartbeat, in case an earlier message did not
+        fit into the pipe.
         """
         if self.state is WorkerState.SILENT:
-            # It is being killed, and may not have the time to do what a message announces.
+            # The process is being killed, and cannot keep what a message announces.
             return
         name, _, value = line.partition("=")
         self._last_heard = self._reactor.seconds()
@@ -298,7 +298,7 @@ class WorkerProcess(ProcessProtocol):
 
     def retire(self) -> None:
         """
-        Have the process end, in order if it can, and start no other.
+        Have the process stop, by SIGKILL if it does not in time, and start no other.
         """
         if self.retired:
             return
@@ -318,8 +318,8 @@ class WorkerProcess(ProcessProtocol):
 
         SIGABRT has it write the traceback of each thread, and SIGKILL follows.
 
-        @param excused: whether the supervisor hung itself, so that messages may wait to be
-            read.
+        @param excused: whether the supervisor itself hung, so that unread messages may
+            wait in the pipe.
         """
         now = self._reactor.seconds()
         if excused:

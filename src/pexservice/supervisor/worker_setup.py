@@ -19,7 +19,7 @@ class WorkerSetup:
     @ivar command: the command that starts a worker, without the options that a supervisor
         adds.
     @ivar watchdog: seconds of silence after which a worker is replaced.
-    @ivar standby: how many standbys there should be.
+    @ivar standby_count: how many standbys there should be.
     @ivar restart_pending: the options that have changed since the service started and
         whose change requires a restart.
     @ivar settings: the settings that the setup was made from.
@@ -27,7 +27,7 @@ class WorkerSetup:
 
     command: Sequence[str]
     watchdog: float
-    standby: int
+    standby_count: int
     restart_pending: tuple[str, ...] = ()
     settings: Settings = Factory(Settings)
 
@@ -44,12 +44,12 @@ class WorkerSetup:
 @frozen(kw_only=True)
 class Inherited:
     """
-    What each worker gets from its supervisor, in addition to its output and its messages.
+    What each worker gets from its supervisor, in addition to the pipes of its output and messages.
 
     @ivar options: options of its command.
-    @ivar first_options: further options, until a worker has served.
+    @ivar first_options: further options of the command until a worker has served.
     @ivar environment: its environment.
-    @ivar descriptors: its file descriptors: the number there, and ours.
+    @ivar descriptors: its file descriptors: by the worker's number, the supervisor's.
     """
 
     options: Sequence[str] = ()

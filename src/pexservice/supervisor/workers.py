@@ -1,10 +1,10 @@
 """
 The workers of a supervisor, and the decisions about all of them.
 
-One worker is active, and another stands by to take over.  A worker that ends is followed by
-another, unless its exit status says that this is of no use.  A reload replaces all workers
-without a failed request: the new ones follow the installed code and the files as they are
-now.
+One worker is active, and another stands by to take over.  When a worker ends, the
+supervisor starts another one, unless the exit status says that another one would fail too.
+A reload replaces all workers without a failed request: the new workers use the installed
+code, the options and the files as they are then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.logger import Logger, LogLevel
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart, Status
 from pexservice.process.scoreboard import Process
-from pexservice.process.sd_notify import STANDING_BY
+from pexservice.process.sd_notify import STANDBY
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreUnusable
 from pexservice.supervisor.reports import Reports
@@ -40,7 +40,7 @@ HEAD_START_SECONDS = 5.0
 #: How long a reload waits for a new worker to stand by.
 RELOAD_TIMEOUT_SECONDS = 15.0
 
-#: How often, within the watchdog's time, silent workers are looked for.
+#: How often the supervisor looks for silent workers within the watchdog's time.
 WATCHDOG_CHECKS = 4
 
 #: The exit statuses after which the next worker has the whole store verified.
@@ -64,8 +64,8 @@ class Workers:
     @ivar running: whether workers should run.
     @ivar setup: how workers are started and watched; a reload may change it.
     @ivar inherited: what all workers get.
-    @ivar suspicious: whether the next worker has to verify the store: no worker has done
-        it, or damage may have ended one since.
+    @ivar must_verify: whether the next worker has to verify the whole store: no worker has
+        done so yet, or damage may have ended a worker since.
     @ivar all: the workers that have not ended for good, the oldest first.
     """
 
@@ -79,23 +79,23 @@ class Workers:
         setup: WorkerSetup,
         inherited: Inherited,
         reread: Callable[[WorkerSetup], WorkerSetup],
-        give_up: Callable[[Status, str], object],
+        end_service: Callable[[Status, str], object],
     ) -> None:
         """
         Make no worker yet; L{start} does.
 
         @param reread: reads the options again, and returns the new setup; called with the
             present one, and raises L{CannotStart} if the new one must not be used.
-        @param give_up: ends the service, with a status and a reason.
+        @param end_service: ends the service, with a status and a reason.
         """
         self._reactor = reactor
         self._reports = reports
         self._reread = reread
-        self._give_up = give_up
+        self._end_service = end_service
         self.setup = setup
         self.inherited = inherited
         self._numbers = itertools.count(1)
-        self.suspicious = True
+        self.must_verify = True
         self._has_served = False
         self._checked = reactor.seconds()
         self._watching = Periodic(self._watch, reactor)
@@ -114,9 +114,9 @@ class Workers:
     @property
     def takeover_in_progress(self) -> bool:
         """
-        Return whether no worker is active and one is about to be.
+        Return whether no worker is active, and a worker is expected to be soon.
 
-        That worker stands by, or it has begun and has not yet had the time to serve.
+        That worker stands by, or it started less than L{HEAD_START_SECONDS} ago.
         """
         recently = self._reactor.seconds() - HEAD_START_SECONDS
         return not self._active and any(
@@ -149,7 +149,7 @@ class Workers:
         Running workers stay as they are; the next L{_fill} adds missing standbys.
         """
         self.setup = setup
-        self._reports.score.standby = setup.standby
+        self._reports.score.wanted_standby_count = setup.standby_count
         self._reports.publish()
         self._checked = self._reactor.seconds()
         self._watching.stop()
@@ -160,7 +160,7 @@ class Workers:
         Add the workers that are missing, and return them.
         """
         staying = [worker for worker in self.all if not worker.retired]
-        return [self._add() for _ in range(1 + self.setup.standby - len(staying))]
+        return [self._add() for _ in range(1 + self.setup.standby_count - len(staying))]
 
     def _add(self) -> WorkerProcess:
         name = f"worker-{next(self._numbers)}"
@@ -206,7 +206,7 @@ class Workers:
         """
         Return the command that starts a worker now.
         """
-        quick = () if self.suspicious else ("--quick-check",)
+        quick = () if self.must_verify else ("--quick-check",)
         first = () if self._has_served else self.inherited.first_options
         return [*self.setup.command, *self.inherited.options, *quick, *first]
 
@@ -218,19 +218,19 @@ class Workers:
         if worker.state is WorkerState.ACTIVE:
             self._has_served = True
             if worker.verifies:
-                self.suspicious = False
+                self.must_verify = False
             # Starting works, so there is no reason to wait longer each time.
             for other in self.all:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
             reports.serving(worker.name, self._reactor.seconds())
         elif worker.state is WorkerState.NOT_READY and not self._active:
-            # Clients get a response, which says why no step is taken.
-            reports.unready(worker.status)
-            reports.ready()
+            # systemd counts the start as done: clients get responses, with the reason.
+            reports.cannot_serve(worker.status)
+            reports.notify_ready()
         elif worker.state is WorkerState.ENDED:
             self.all.remove(worker)
         states = [worker.state for worker in self.all]
-        reports.score.standing_by = states.count(WorkerState.STANDBY)
+        reports.score.standby_count = states.count(WorkerState.STANDBY)
         reports.score.possible_owners = sum(map(_POSSIBLE_OWNERS.__contains__, states))
         reports.score.processes = (
             Process("supervisor", os.getpid(), "running"),
@@ -249,7 +249,7 @@ class Workers:
         """
         active = self._active
         if line.startswith("STATUS=") and (
-            line == STANDING_BY or (active and worker not in active)
+            line == STANDBY or (active and worker not in active)
         ):
             return
         self._reports.pass_on(line)
@@ -259,13 +259,13 @@ class Workers:
 
     def ended(self, worker: WorkerProcess) -> None:
         """
-        Count a process that ended, and end the service where another would be of no use.
+        Count a process that ended, and end the service if another one would fail too.
 
-        C{worker} still has the state that the process had.
+        C{worker} still has the state of that process.
         """
         exit_status = worker.exit_status
         if exit_status in _SUSPICIOUS:
-            self.suspicious = True
+            self.must_verify = True
         if not self.running:
             return
         self._log_end(worker)
@@ -275,7 +275,7 @@ class Workers:
         self._reports.publish()
         reason = worker.status or f"{worker.name} ended {describe(exit_status)}"
         if not worker.was_up and not self._active:
-            self._reports.unready(reason)
+            self._reports.cannot_serve(reason)
         # If a worker has served before, the cause may be temporary.
         if exit_status == Status.DAMAGED or (
             exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
@@ -286,7 +286,7 @@ class Workers:
                 if other is not worker
             )
         ):
-            self._give_up(Status(exit_status), reason)
+            self._end_service(Status(exit_status), reason)
 
     def _log_end(self, worker: WorkerProcess) -> None:
         exit_status = worker.exit_status
@@ -304,7 +304,7 @@ class Workers:
 
     def reload(self) -> None:
         """
-        Replace the workers now, or once more after the replacement in progress.
+        Replace the workers now; during a reload, once more after it.
         """
         if not self.running:
             return
@@ -390,13 +390,13 @@ class Workers:
         Wait until C{worker} serves or stands by, and return whether it does so in time.
         """
         end = self._reactor.seconds() + RELOAD_TIMEOUT_SECONDS
-        # The last look is at the end, even if no state changes.
+        # Check once more at the end, even if no state has changed.
         timer = self._reactor.callLater(RELOAD_TIMEOUT_SECONDS, self._wake_waiting)
         try:
             while self.running and self._reactor.seconds() < end:
                 if worker.is_up:
                     return True
-                # Another start would not mend it.
+                # Another start would fail in the same way.
                 misconfigured = worker.exit_status == Status.MISCONFIGURED
                 if worker.state is WorkerState.NOT_READY or (
                     misconfigured and worker.state not in RUNNING

@@ -75,8 +75,8 @@ def workers_event(score: Score) -> bytes:
         "since": f"{since:%Y-%m-%dT%H:%M:%S}.{score.since % 1000:03}Z",
         "before": score.before or None,
         "pause": score.pause / 1e6,
-        "standing_by": score.standing_by,
-        "standby": score.standby,
+        "standing_by": score.standby_count,
+        "standby": score.wanted_standby_count,
         "takeovers": score.failovers,
     }
     data = json.dumps(shown, separators=(",", ":"))

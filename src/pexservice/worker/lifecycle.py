@@ -23,10 +23,10 @@ from pexservice.process.timing import Periodic
 from pexservice.settings.options import Settings
 
 #: How many heartbeats a worker sends within the watchdog's time.
-BEATS = 4
+HEARTBEATS_PER_WATCHDOG = 4
 
-#: For how long each sign of progress keeps a start alive: longer than a disk pauses, and a
-#: verification that hangs for longer is ended.
+#: By how much each report of progress extends the timeout of a start.  A disk does not
+#: pause for so long; a verification that hangs for longer is ended.
 EXTENSION_SECONDS = 30
 
 #: How often progress is logged; a shorter verification is not worth a line.
@@ -46,8 +46,9 @@ def connect(settings: Settings, environment: Mapping[str, str]) -> Notifier:
     # alone handles SIGHUP.
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # At SIGABRT, the traceback of every thread.  A page that is missing or nonsense ends
-    # a process by other signals, and there the traceback would only hide the cause.
+    # SIGABRT, by which the supervisor ends a worker that hangs, writes the traceback of
+    # every thread.  The other signals come from a page of the store that is missing or
+    # nonsense, and a traceback would only hide that.
     faulthandler.enable(sys.__stderr__ or 2)
     for number in SIGNALS_OF_DAMAGE - {signal.SIGABRT}:
         signal.signal(number, signal.SIG_DFL)
@@ -63,8 +64,8 @@ def heartbeat(
     """
     Send heartbeats from now on, if the process that started this one waits for them.
 
-    @param settled: returns a C{Deferred} that fires when the commit in progress has ended,
-        or a round trip.  So neither a blocked reactor nor a stuck store looks alive.
+    @param settled: returns a C{Deferred} that fires when the commit in progress has ended.
+        So neither a blocked reactor nor a disk that hangs looks alive.
     @param state: returns the lines to send with each heartbeat.
     """
     if notifier.watchdog is None:
@@ -73,15 +74,15 @@ def heartbeat(
     def beat() -> Deferred[None]:
         return settled().addCallback(lambda _: notifier.notify(ALIVE, *state()))
 
-    Periodic(beat, reactor).start(notifier.watchdog / BEATS, now=True)
+    Periodic(beat, reactor).start(notifier.watchdog / HEARTBEATS_PER_WATCHDOG, now=True)
 
 
 class VerificationProgress:
     """
     Reports how much of the store was verified, to the log and to the starter.
 
-    To the starter, each report counts as a heartbeat.  A verification that hangs reports
-    nothing.
+    For the starter each report counts as a heartbeat, and extends the timeout of the start.
+    A verification that hangs reports nothing.
     """
 
     _log = Logger()
@@ -124,7 +125,7 @@ class VerificationProgress:
             self._waiting = []
         status = f"verifying the store: {percent} %"
         extension = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}"
-        # In this order: a heartbeat shortens the deadline again.
+        # The extension comes last, because a heartbeat sets the timeout to the watchdog's.
         self._notify(f"STATUS={status}", ALIVE, extension)
         now = self._monotonic()
         if now >= self._next_line_at:

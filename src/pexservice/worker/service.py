@@ -140,13 +140,14 @@ class Worker(Service):
         """
         Prepare everything, wait for the store, and serve.
 
-        What can fail because of an option, a file or a socket fails before this worker
-        stands by: the supervisor ends an old worker only when a new one could take over.
+        An option, a file or a socket that is wrong makes the start fail before this worker
+        stands by, because the supervisor then ends an old worker and relies on this one.
         """
         self._notifier = connect(self._settings, os.environ)
         heartbeat(self._notifier, self._reactor, self._settled, lambda: self._state)
         parts = self._parts = self._prepare()
-        # The objects that exist now stay, so the garbage collector need not visit them.
+        # The objects that exist now live as long as the process, so the garbage collector
+        # need not visit them.
         gc.freeze()
         parts.unready.start()
         await self._open_store(parts)
@@ -159,7 +160,7 @@ class Worker(Service):
 
     def _start_failed(self, failure: Failure) -> None:
         """
-        End the process: without serving, it would lock the store against other workers.
+        End the process: otherwise it would keep the store's lock without serving.
         """
         error, reason = failure.value, failure.getErrorMessage()
         if isinstance(error, CancelledError):
@@ -264,9 +265,9 @@ class Worker(Service):
 
     async def _open_store(self, parts: _Parts) -> None:
         """
-        Open the store.  Once the service has served, retry until it can be opened.
+        Open the store.  Once the service has served, retry until the store can be opened.
 
-        A store on other machines may come back at any time, so it is always retried.
+        For a store on other machines, which may come back at any time, always retry.
         """
         keeps_trying = self._settings.is_supervised and not self._settings.first_start
         delay = MIN_OPEN_RETRY_SECONDS

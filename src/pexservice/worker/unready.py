@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from pexservice.commit.interface import ICommitter
 from pexservice.process.listening import Place, shown
 from pexservice.process.scoreboard import Score
-from pexservice.process.sd_notify import NOT_READY, STANDING_BY
+from pexservice.process.sd_notify import NOT_READY, STANDBY
 from pexservice.process.timing import Periodic
 from pexservice.server.listener import Listener
 from pexservice.server.server import Server
@@ -26,8 +26,8 @@ from pexservice.stores.interface import IStoreFactory
 #: How often a worker that does not serve checks whether another one does.
 CHECK_INTERVAL_SECONDS = 0.25
 
-#: When no worker has served for this long, one that cannot serve responds with 503.  It is
-#: longer than a takeover takes, and shorter than a client waits.
+#: When no worker has served for this long, a worker that cannot serve responds with 503.
+#: This is longer than a takeover takes, and shorter than a client waits.
 ALONE_SECONDS = 0.5
 
 #: How long a standby waits for the lock while no worker of this service can have it.
@@ -90,9 +90,9 @@ class Unready:
     """
     The reports of a worker that does not serve, and its responses if no other one serves.
 
-    A worker does not serve while it waits for the store's lock, as a standby, and while it
-    has a problem, which is why it cannot serve.  If it has a problem and no worker serves,
-    it listens, and responds to each request with 503 and the problem.
+    A worker does not serve while it waits as a standby for the store's lock, or while it
+    has a problem, such as a store that cannot be opened.  If it has a problem and no other
+    worker serves, it listens, and responds to each request with 503 and the problem.
     """
 
     _log = Logger()
@@ -134,7 +134,7 @@ class Unready:
         """
         self._log.info("standby: waiting for the store's lock")
         self._waits_for_lock, self._problem = True, None
-        self._notify_state(STANDING_BY)
+        self._notify_state(STANDBY)
 
     def store_failed_to_open(self, problem: str) -> None:
         self._waits_for_lock = False

@@ -39,15 +39,15 @@ class _Supervisor:
     """
 
     def __init__(self, machine: Machine) -> None:
-        reports = Reports(Notifier(), Score(standby=1), lambda _: None)
-        setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby=1)
+        reports = Reports(Notifier(), Score(wanted_standby_count=1), lambda _: None)
+        setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby_count=1)
         self.workers = Workers(
             cast(SpawningReactor, machine),
             reports,
             setup=setup,
             inherited=Inherited(),
             reread=lambda _: setup,
-            give_up=lambda status, reason: machine.note(f"{status!r}: {reason}"),
+            end_service=lambda status, reason: machine.note(f"{status!r}: {reason}"),
         )
 
     def knows(self, process: Process) -> bool:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import Step
 from pexservice.process.exit_status import Status
-from pexservice.process.sd_notify import READY, STANDING_BY, STOPPING, Notifier
+from pexservice.process.sd_notify import READY, STANDBY, STOPPING, Notifier
 from pexservice.stores.interface import HistoryEntry
 from pexservice.supervisor.worker_process import MESSAGES, WorkerProcess
 from pexservice.worker.lifecycle import heartbeat
@@ -185,7 +185,7 @@ class Process:
         self.phase = Phase.STANDBY
         started = Deferred.fromCoroutine(self.committer.start())
         started.addCallback(self._serve).addErrback(self.machine.bugs.append)
-        self._say(STANDING_BY)
+        self._say(STANDBY)
         heartbeat(
             self._notifier, self.clock, self.committer.wait_for_commit, lambda: self._state
         )

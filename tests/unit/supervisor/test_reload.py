@@ -13,7 +13,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.scoreboard import Reload
-from pexservice.process.sd_notify import NOT_READY, READY, STANDING_BY
+from pexservice.process.sd_notify import NOT_READY, READY, STANDBY
 from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import RELOAD_TIMEOUT_SECONDS
 from tests.support.processes import SpawnedProcess
@@ -38,7 +38,7 @@ def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
     @return: the new processes.
     """
     serving, standby, first = supervised.processes
-    first.notify(STANDING_BY)
+    first.notify(STANDBY)
     assert (serving.signals, standby.signals) == ([], [signal.SIGTERM])
     standby.end(by=signal.SIGTERM)
     assert serving.signals == [signal.SIGTERM]
@@ -48,7 +48,7 @@ def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
     supervised.reactor.turns(0.1)
     _, second = supervised.processes
     assert supervised.score.reload is Reload.UNDER_WAY
-    second.notify(STANDING_BY)
+    second.notify(STANDBY)
     return [first, second]
 
 
@@ -89,7 +89,7 @@ def test_reload_without_a_standby_has_one_meanwhile() -> None:
     (serving,) = supervised.started()
     supervised.workers.reload()
     _, new = supervised.processes
-    new.notify(STANDING_BY)
+    new.notify(STANDBY)
     serving.end(by=signal.SIGTERM)
     assert supervised.processes == [new]
     assert supervised.score.reload is Reload.SUCCEEDED
@@ -145,7 +145,7 @@ def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> 
     assert "worker-3 ended with status 64" in map(formatEvent, events)
     supervised.pass_time(10.0)
     assert supervised.processes == [serving, standby]
-    assert supervised.given_up == []
+    assert supervised.service_ends == []
     assert supervised.messages[1] == [
         READY,
         "STATUS=reload failed: the token file is missing; the old workers keep running",
@@ -216,7 +216,7 @@ def test_stop_during_a_reload_ends_all_processes(
     supervised.workers.reload()
     new = supervised.processes[-1]
     if stage != "the new one begins":
-        new.notify(STANDING_BY)
+        new.notify(STANDBY)
     if stage == "the last":
         standby.end(by=signal.SIGTERM)
         serving.end(by=signal.SIGTERM)

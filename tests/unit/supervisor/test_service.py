@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 from pexservice.process import children, scoreboard
 from pexservice.process.exit_status import ProcessExit, Status
-from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY
+from pexservice.process.sd_notify import ALIVE, READY, STANDBY
 from pexservice.process.signals import StartSignals
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
@@ -38,7 +38,7 @@ from tests.support.processes import ProcessReactor, SpawnedProcess
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
-SETUP = WorkerSetup(command=["worker", "--journal", "7"], watchdog=5.0, standby=1)
+SETUP = WorkerSetup(command=["worker", "--journal", "7"], watchdog=5.0, standby_count=1)
 
 
 @frozen(kw_only=True)
@@ -194,10 +194,10 @@ def test_workers_can_read_the_score(make: Callable[..., Bench]) -> None:
     assert isinstance(board, int)
     bench.processes[0].notify(READY)
     bench.reactor.turns(0.1)
-    bench.processes[1].notify(STANDING_BY)
+    bench.processes[1].notify(STANDBY)
     score = scoreboard.read(board)
     assert score is not None
-    assert (score.standing_by, score.standby) == (1, 1)
+    assert (score.standby_count, score.wanted_standby_count) == (1, 1)
 
 
 def test_supervisor_notifies_the_service_manager(make: Callable[..., Bench]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import capturedLogs
 
-from pexservice.process.sd_notify import ALIVE, READY, STANDING_BY, STOPPING
+from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING
 from pexservice.supervisor.worker_process import (
     MAX_OUTPUT_LINE_BYTES,
     MESSAGES,
@@ -79,11 +79,11 @@ def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> No
     ("lines", "state"),
     [
         ([ALIVE], WorkerState.STARTING),
-        ([STANDING_BY], WorkerState.STANDBY),
+        ([STANDBY], WorkerState.STANDBY),
         ([READY, "STATUS=serving"], WorkerState.ACTIVE),
-        ([STANDING_BY, READY], WorkerState.ACTIVE),
+        ([STANDBY, READY], WorkerState.ACTIVE),
         # An earlier message may come again with a sign of life.
-        ([READY, STANDING_BY], WorkerState.ACTIVE),
+        ([READY, STANDBY], WorkerState.ACTIVE),
         ([READY, STOPPING], WorkerState.STOPPING),
         # A process that stops serves no more, whatever it says.
         ([STOPPING, READY], WorkerState.STOPPING),
@@ -108,7 +108,7 @@ def test_worker_that_was_up_is_followed_at_once(supervised: Supervised) -> None:
     """
     A worker that stood by and lived for a second is followed in the next turn.
     """
-    supervised.processes[0].notify(STANDING_BY)
+    supervised.processes[0].notify(STANDBY)
     supervised.pass_time(1.0)
     supervised.processes[0].end(by=signal.SIGKILL)
     assert supervised.processes == []

@@ -16,7 +16,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.scoreboard import Process, Reload
-from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDING_BY, STOPPING
+from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPPING
 from pexservice.supervisor.workers import HEAD_START_SECONDS
 from tests.support.supervision import QUICK, Supervised
 
@@ -93,7 +93,7 @@ def test_service_manager_gets_readiness_heartbeats_and_status(
         serving.notify(*lines)
         assert supervised.messages == messages
         del supervised.messages[:]
-    standby.notify(ALIVE, STANDING_BY)
+    standby.notify(ALIVE, STANDBY)
     assert supervised.messages == [[ALIVE]]
 
 
@@ -106,7 +106,7 @@ def test_status_of_the_service_is_the_active_workers(supervised: Supervised) -> 
     standby.notify("STATUS=not now")
     assert supervised.messages == []
     serving.notify(STOPPING)
-    standby.notify("STATUS=verifying the store: 41 %", STANDING_BY)
+    standby.notify("STATUS=verifying the store: 41 %", STANDBY)
     assert supervised.messages == [["STATUS=verifying the store: 41 %"]]
 
 
@@ -155,7 +155,7 @@ def test_end_of_a_worker_is_logged_by_its_severity(
 def test_end_of_a_retired_worker_is_no_warning(supervised: Supervised) -> None:
     serving, *_ = supervised.started()
     supervised.workers.reload()
-    supervised.processes[-1].notify(STANDING_BY)
+    supervised.processes[-1].notify(STANDBY)
     with capturedLogs() as events:
         supervised.processes[1].end(by=signal.SIGTERM)
         serving.end(by=signal.SIGKILL)
@@ -200,7 +200,7 @@ def test_score_shows_the_takeover_and_its_pause(supervised: Supervised) -> None:
     standby.notify(READY)
     assert succession(supervised) == ("worker-1", "worker-2", 250)
     supervised.reactor.turns(0.5)
-    supervised.processes[-1].notify(STANDING_BY)
+    supervised.processes[-1].notify(STANDBY)
     standby.notify(STOPPING)
     standby.end()
     supervised.reactor.turn(0.5)
@@ -243,9 +243,9 @@ def test_score_shows_how_many_standbys_there_are(supervised: Supervised) -> None
     The score has the number of standbys, as they come and go, and how many there should be.
     """
     _, standby = supervised.started()
-    assert (supervised.score.standing_by, supervised.score.standby) == (1, 1)
+    assert (supervised.score.standby_count, supervised.score.wanted_standby_count) == (1, 1)
     standby.end(by=signal.SIGKILL)
-    assert supervised.score.standing_by == 0
+    assert supervised.score.standby_count == 0
     assert supervised.score.reload is Reload.NONE
 
 
@@ -288,7 +288,7 @@ def test_end_that_hints_at_the_disk_has_the_store_verified(
     supervised.reactor.turns(0.1)
     second = supervised.processes[-1]
     assert QUICK not in second.arguments
-    second.notify(STANDING_BY)
+    second.notify(STANDBY)
     standby.end(by=signal.SIGKILL)
     second.notify(READY)
     supervised.reactor.turns(0.1)
@@ -318,7 +318,7 @@ def test_store_stays_suspect_when_a_standby_takes_over_before_it_was_verified(
     supervised.workers.start()
     supervised.pass_time(HEAD_START_SECONDS + 1.0)
     verifying, standby = supervised.processes
-    standby.notify(STANDING_BY)
+    standby.notify(STANDBY)
     verifying.end(by=signal.SIGKILL)
     standby.notify(READY)
     supervised.reactor.turns(0.2)
@@ -343,7 +343,7 @@ def test_damaged_store_ends_the_service_with_the_reason(supervised: Supervised) 
     _, standby = supervised.started()
     standby.notify("STATUS=the store is damaged")
     standby.end(status=Status.DAMAGED)
-    assert supervised.given_up == [(Status.DAMAGED, "the store is damaged")]
+    assert supervised.service_ends == [(Status.DAMAGED, "the store is damaged")]
 
 
 def test_damaged_store_without_a_reason_ends_the_service(supervised: Supervised) -> None:
@@ -352,7 +352,7 @@ def test_damaged_store_without_a_reason_ends_the_service(supervised: Supervised)
     """
     supervised.workers.start()
     supervised.processes[0].end(status=Status.DAMAGED)
-    assert supervised.given_up == [(Status.DAMAGED, "worker-1 ended with status 78")]
+    assert supervised.service_ends == [(Status.DAMAGED, "worker-1 ended with status 78")]
 
 
 @pytest.mark.parametrize("status", [Status.MISCONFIGURED, Status.CANNOT_START])
@@ -370,10 +370,10 @@ def test_service_whose_first_worker_cannot_start_ends(
     first.notify("EXTEND_TIMEOUT_USEC=30000000")
     second.notify("STATUS=the token file is missing")
     second.end(status=status)
-    assert supervised.given_up == []
+    assert supervised.service_ends == []
     first.notify("STATUS=the token file is missing")
     first.end(status=status)
-    assert supervised.given_up == [(status, "the token file is missing")]
+    assert supervised.service_ends == [(status, "the token file is missing")]
 
 
 @pytest.mark.parametrize("status", [Status.MISCONFIGURED, Status.CANNOT_START])
@@ -394,7 +394,7 @@ def test_service_that_has_served_tries_again(
         process.end(status=status)
         assert supervised.score.problem == "the TLS file is empty"
         supervised.reactor.turns(2.0)
-    assert supervised.given_up == []
+    assert supervised.service_ends == []
     assert ["STATUS=the TLS file is empty"] in supervised.messages
     supervised.processes[0].notify(READY)
     assert supervised.score.problem == ""

@@ -17,7 +17,7 @@ from twisted.logger import LogLevel, capturedLogs
 from pexservice.process.sd_notify import ALIVE, READY, Notifier
 from pexservice.settings.options import Settings
 from pexservice.worker.lifecycle import (
-    BEATS,
+    HEARTBEATS_PER_WATCHDOG,
     LOG_INTERVAL_SECONDS,
     VerificationProgress,
     connect,
@@ -107,8 +107,8 @@ def test_heartbeat_repeats_the_state() -> None:
     A worker sends several signs of life within the watchdog's time, each with its state.
     """
     beating = Beating(lambda: succeed(None))
-    beating.clock.pump([WATCHDOG / BEATS] * BEATS)
-    assert beating.sent == [[ALIVE, "STATUS=well"]] * (1 + BEATS)
+    beating.clock.pump([WATCHDOG / HEARTBEATS_PER_WATCHDOG] * HEARTBEATS_PER_WATCHDOG)
+    assert beating.sent == [[ALIVE, "STATUS=well"]] * (1 + HEARTBEATS_PER_WATCHDOG)
 
 
 def test_worker_sends_no_heartbeat_while_a_commit_hangs() -> None:
@@ -138,11 +138,11 @@ def test_failed_heartbeat_is_not_the_last() -> None:
     beating = Beating(lambda: fail(e) if (e := failures.pop()) else succeed(None))
     with capturedLogs() as events:
         failures[:] = [None, None, failures[0], None]
-        beating.clock.advance(WATCHDOG / BEATS)
+        beating.clock.advance(WATCHDOG / HEARTBEATS_PER_WATCHDOG)
         beating.failing = True
-        beating.clock.pump([WATCHDOG / BEATS] * 2)
+        beating.clock.pump([WATCHDOG / HEARTBEATS_PER_WATCHDOG] * 2)
         beating.failing = False
-        beating.clock.advance(WATCHDOG / BEATS)
+        beating.clock.advance(WATCHDOG / HEARTBEATS_PER_WATCHDOG)
     assert len(beating.sent) == 3
     levels = [event["log_level"] for event in events]
     assert levels == [LogLevel.critical, LogLevel.warn]
