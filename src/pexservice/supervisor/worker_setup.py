@@ -44,7 +44,7 @@ class WorkerSetup:
 @frozen(kw_only=True)
 class Inherited:
     """
-    What each worker gets from its supervisor, in addition to the pipes of its output and messages.
+    What each worker gets from its supervisor, in addition to its output and messages.
 
     @ivar options: options of its command.
     @ivar first_options: further options of the command until a worker has served.
