@@ -356,7 +356,7 @@ class OptimisticCommitter(GroupCommit):
         self._place_again(backlog, {})
 
     def _place_again(
-        self, steps: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, KeyUse]
+        self, steps: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, KeyUse | Refusal]
     ) -> None:
         """
         Place C{steps} once more.
@@ -368,6 +368,9 @@ class OptimisticCommitter(GroupCommit):
             try:
                 if first is None:
                     self._place(step, waiter)
+                elif isinstance(first, Refusal):
+                    self.counts.count(NOT_TAKEN, step.transition.code)
+                    waiter.fail(first)
                 else:
                     state = self._state_at(first.revision, first.position)
                     self.replay(waiter, step, first.transition, state)
@@ -390,7 +393,7 @@ class OptimisticCommitter(GroupCommit):
         batches: Iterable[StepBatch],
         revision: int,
         position: int,
-        used: Mapping[bytes, KeyUse],
+        used: Mapping[bytes, KeyUse | Refusal],
     ) -> None:
         """
         Apply the steps of C{batches}, which did not happen, to the present cursor.

@@ -117,10 +117,13 @@ class Conflict(Exception):
 
     @ivar revision: the cursor's revision, as far as the store knows.
     @ivar position: the cursor's position, as far as the store knows.
-    @ivar used: the batch's keys that were used before, each with what its first use did.
+    @ivar used: the batch's keys that were used before, each with what its first use did,
+        or with the reason why that cannot be read.
     """
 
-    def __init__(self, revision: int, position: int, used: Mapping[bytes, KeyUse]) -> None:
+    def __init__(
+        self, revision: int, position: int, used: Mapping[bytes, KeyUse | Refusal]
+    ) -> None:
         super().__init__(f"the cursor is at revision {revision}")
         self.revision = revision
         self.position = position

@@ -20,6 +20,7 @@ from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
+from pexservice.stores.etcd.records import text
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import OutcomeUnknown, Refusal
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
@@ -155,6 +156,25 @@ def test_key_used_at_two_nodes_makes_one_step(nodes: tuple[Node, Node]) -> None:
     reused = other_node.submit(RESET, key=b"k")
     other_node.settle()
     assert isinstance(reused[0], KeyReused)
+
+
+@pytest.mark.parametrize("content", [b"{}", b'{"transition":"n","revision":null}'])
+def test_damaged_key_record_refuses_the_requests_with_that_key_only(
+    nodes: tuple[Node, Node], content: bytes
+) -> None:
+    node, _ = nodes
+    put = {"key": text(b"p/keys/bad"), "value": text(content)}
+    node.gateway.etcd.apply("kv/txn", {"success": [{"request_put": put}]})
+    damaged, sound = node.submit(key=b"bad"), node.submit(key=b"k")
+    node.settle()
+    assert isinstance(damaged[0], Refusal)
+    assert str(damaged[0]) == "the record b'p/keys/bad' is not of this program"
+    assert sound == [(Outcome.APPLIED, 1, 1)]
+    assert node.committer.step_refusal is None
+    # A condition that is not met looks the key up.
+    damaged = node.submit(key=b"bad", condition=lambda _: False)
+    node.settle()
+    assert isinstance(damaged[0], Refusal)
 
 
 def test_key_used_at_another_node_is_compared_with_that_use(

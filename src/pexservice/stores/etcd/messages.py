@@ -6,8 +6,6 @@ All functions are pure.  A message is sent to the gateway as JSON.
 
 from __future__ import annotations
 
-import json
-from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attrs import frozen
@@ -15,7 +13,7 @@ from attrs import frozen
 from pexservice.stores.etcd import records
 from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Mark, Message
 from pexservice.stores.etcd.turn_queue import TurnQueue
-from pexservice.stores.interface import Batch
+from pexservice.stores.interface import Batch, Refusal
 from pexservice.stores.remembered_keys import KeyUse, unpack_use
 
 #: How many idempotency keys one batch may have.  etcd accepts 128 operations in a branch of
@@ -300,7 +298,7 @@ class Observation:
     revision: int
     cursor: CursorRecord
     operation: int | None
-    used: Mapping[bytes, KeyUse]
+    used: Mapping[bytes, KeyUse | Refusal]
     marks: Sequence[Mark]
 
 
@@ -315,14 +313,24 @@ def read_observation(keys: Keys, answer: Message, names: Iterable[bytes]) -> Obs
     return Observation(
         int(answer["header"]["revision"]),
         only_cursor(keys, cursor),
-        json.loads(b64decode(operation[0]["value"])) if operation else None,
+        records.decode_operation(operation[0]) if operation else None,
         {
-            name: records.decode_key_use(pair[0])
+            name: read_key_use(pair[0])
             for name, pair in zip(names, used, strict=True)
             if pair
         },
         read_marks(keys, answer),
     )
+
+
+def read_key_use(pair: Message) -> KeyUse | Refusal:
+    """
+    Read what the first use of a key did.  Bad content concerns only the clients of the key.
+    """
+    try:
+        return records.decode_key_use(pair)
+    except ForeignRecord as error:
+        return Refusal(str(error))
 
 
 def only_cursor(keys: Keys, found: Sequence[Message]) -> CursorRecord:

@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import frozen
@@ -40,8 +41,12 @@ ETCD_FORMAT_VERSION = 1
 #: How many digits a number in a key has.
 _DIGITS = 20
 
-#: The largest number in a key.
-MAX_NUMBER = 10**_DIGITS - 1
+#: The largest number in a record, as in a store on disk.
+MAX_NUMBER = 2**64 - 1
+
+#: The highest position.  Its value has 20,898,764 digits, and takes seconds to compute.
+#: Without a bound, one edited record would make all nodes compute for ever.
+MAX_POSITION = 10**8
 
 #: A message to etcd's gateway or from it, decoded from JSON.
 Message = dict[str, Any]
@@ -194,20 +199,26 @@ def _record(**fields: object) -> str:
     return dump(fields)
 
 
-def _load(pair: Message, *names: str, **optional: object) -> list[Any]:
+@contextmanager
+def _content(pair: Message) -> Iterator[Any]:
     """
-    Return fields of a record.
+    Provide the content of a record, which anybody may have edited, to be checked.
 
-    @param names: fields that the record must have.
-    @param optional: fields that the record may have, with their defaults.
+    @raise ForeignRecord: the content, or what is done with it, is wrong.  The message has
+        the key, and nothing of the content.
     """
     try:
         # The gateway leaves out an empty value.
-        fields = {**optional, **json.loads(b64decode(pair.get("value", "")))}
-        return [fields[name] for name in (*names, *optional)]
-    except (ValueError, KeyError, TypeError):
+        yield json.loads(b64decode(pair.get("value", "")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         name = b64decode(pair["key"])
         raise ForeignRecord(f"the record {name!r} is not of this program") from None
+
+
+def _number(value: object, maximum: int = MAX_NUMBER) -> int:
+    if type(value) is not int or not 0 <= value <= maximum:
+        raise ValueError(f"no number up to {maximum}")
+    return value
 
 
 def encode_mark(usual_seconds: float, *, hard: bool) -> str:
@@ -224,11 +235,14 @@ def decode_mark(keys: Keys, pair: Message) -> Mark:
     name = b64decode(pair["key"]).removeprefix(keys.waiting(""))
     # Another program's key need not be UTF-8.
     process = name.decode(errors="surrogateescape")
+    modified = int(pair["mod_revision"])
     try:
-        hard, usual = _load(pair, "hard", "usual")
-        return Mark(process, bool(hard), max(0.0, float(usual)), int(pair["mod_revision"]))
-    except (ForeignRecord, TypeError, ValueError, OverflowError):
-        return Mark(process, False, 0.0, int(pair["mod_revision"]))  # noqa: FBT003 positional, as records are
+        with _content(pair) as mark:
+            return Mark(
+                process, bool(mark["hard"]), max(0.0, float(mark["usual"])), modified
+            )
+    except (ForeignRecord, OverflowError):
+        return Mark(process, False, 0.0, modified)  # noqa: FBT003 positional, as records are
 
 
 def encode_cursor(
@@ -253,27 +267,23 @@ def decode_cursor(pair: Message) -> CursorRecord:
 
     @raise ForeignRecord: also for a format of another version.
     """
-    (version,) = _load(pair, "format")
-    if version != ETCD_FORMAT_VERSION:
-        raise ForeignRecord(
-            f"it has format {version}, this program knows {ETCD_FORMAT_VERSION}"
+    with _content(pair) as cursor:
+        version = _number(cursor["format"])
+        if version != ETCD_FORMAT_VERSION:
+            raise ForeignRecord(
+                f"it has format {version}, this program knows {ETCD_FORMAT_VERSION}"
+            )
+        # Older versions of this program write neither the author nor the journal's length.
+        journal = cursor.get("journal")
+        return CursorRecord(
+            int(pair["mod_revision"]),
+            _number(cursor["revision"]),
+            _number(cursor["position"], MAX_POSITION),
+            _number(cursor["keys"]),
+            author=str(cursor.get("author", "")),
+            journal=journal if type(journal) is int and journal > 0 else None,
+            value=pair["value"],
         )
-    # Older versions of this program write neither the author nor the journal's length.
-    revision, position, keys, author, journal = _load(
-        pair, "revision", "position", "keys", author="", journal=None
-    )
-    numbers = (revision, position, keys)
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ForeignRecord("the record of the cursor is not of this program")
-    return CursorRecord(
-        int(pair["mod_revision"]),
-        revision,
-        position,
-        keys,
-        author=str(author),
-        journal=journal if type(journal) is int and journal > 0 else None,
-        value=pair["value"],
-    )
 
 
 def encode_key_use(remembered: KeyUse) -> str:
@@ -291,15 +301,12 @@ def decode_key_use(pair: Message) -> KeyUse:
     """
     Return what the first use of an idempotency key did.
     """
-    code, revision, position = _load(pair, "transition", "revision", "position")
-    return KeyUse(_transition(code), revision, position)
-
-
-def _transition(code: str) -> Transition:
-    try:
-        return Transition(code.encode())
-    except (ValueError, AttributeError):
-        raise ForeignRecord(f"there is no transition {code!r}") from None
+    with _content(pair) as use:
+        return KeyUse(
+            Transition(use["transition"].encode()),
+            _number(use["revision"]),
+            _number(use["position"], MAX_POSITION),
+        )
 
 
 def encode_journal_row(batch: Batch) -> str:
@@ -319,13 +326,17 @@ def decode_journal_row(pair: Message, last: int) -> list[HistoryEntry]:
 
     @param last: the revision of the last one.
     """
-    time_ns, position, codes = _load(pair, "time_ns", "position", "transitions")
-    rows = []
-    for revision, code in enumerate(codes, last - len(codes) + 1):
-        transition = _transition(code)
-        position = follow_position(position, transition)
-        rows.append(HistoryEntry(revision, position, transition, time_ns))
-    return rows
+    with _content(pair) as row:
+        time_ns = _number(row["time_ns"])
+        position = _number(row["position"], MAX_POSITION)
+        codes = row["transitions"].encode()
+        first = _number(last - len(codes) + 1)
+        entries = []
+        for revision, code in enumerate(codes, first):
+            transition = Transition(bytes((code,)))
+            position = follow_position(position, transition)
+            entries.append(HistoryEntry(revision, position, transition, time_ns))
+        return entries
 
 
 def encode_names(names: Iterable[bytes]) -> str:
@@ -339,5 +350,13 @@ def decode_names(pair: Message) -> list[bytes]:
     """
     Return the idempotency keys of a batch.
     """
-    (names,) = _load(pair, "names")
-    return [name.encode() for name in names]
+    with _content(pair) as content:
+        return [name.encode() for name in content["names"]]
+
+
+def decode_operation(pair: Message) -> int:
+    """
+    Return the number of the last batch of a process that happened.
+    """
+    with _content(pair) as number:
+        return _number(number)

@@ -61,6 +61,10 @@ P = ParamSpec("P")
 #: idempotency keys once in this many keys.
 TRIM_INTERVAL = 128
 
+#: The highest revision that an operator may give the cursor.  Not every JSON parser reads
+#: a larger integer exactly.
+MAX_ADVANCED_REVISION = 2**53 - 1
+
 #: How long etcd keeps an operation key.  A process that runs longer makes another one.
 LEASE_SECONDS = 24 * 3600
 
@@ -281,6 +285,9 @@ class EtcdStore:
         ):
             # The watch has reported that the cursor moved after the batch was begun.
             raise Conflict(base.revision, base.position, {})
+        if batch.position > records.MAX_POSITION:
+            # No node could read such a cursor.
+            raise Refusal(f"position {records.MAX_POSITION} is the highest; use /reset")
         revision = batch.revision
         trims = revision // TRIM_INTERVAL != base.revision // TRIM_INTERVAL
         message = messages.transaction(
@@ -475,6 +482,11 @@ class EtcdStore:
         cursor = await self._find_cursor()
         if cursor is None:
             raise StoreUnusable(f"{self.name} has no cursor; create one with pexctl create")
+        if revision > MAX_ADVANCED_REVISION:
+            raise StoreUnusable(
+                f"revision {revision}: {MAX_ADVANCED_REVISION} is the highest that this"
+                " command accepts"
+            )
         if revision <= cursor.revision:
             raise StoreUnusable(
                 f"{self.name} is at revision {cursor.revision}; choose a higher one than"
@@ -496,7 +508,10 @@ class EtcdStore:
         """
         answer = await self._ask("kv/range", messages.get(self._keys.used(key)))
         pairs = messages.pairs(answer)
-        return records.decode_key_use(pairs[0]) if pairs else None
+        use = messages.read_key_use(pairs[0]) if pairs else None
+        if isinstance(use, Refusal):
+            raise use
+        return use
 
     @as_deferred
     async def history(self, before: int | None, limit: int) -> list[HistoryEntry]:

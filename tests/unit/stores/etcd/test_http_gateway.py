@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -212,7 +214,9 @@ def test_unreadable_password_file_refuses_requests_until_it_is_readable(
     _spoil(file, content)
     address = parse(f"etcd:http://h:1?user=u&password-file={file}")
     store = EtcdStore(LoginGateway(address, Clock()), "p/")
-    for ask in (store.read, store.check, lambda: store.recall(b"k")):
+    asks: list[Callable[[], Deferred[Any]]]
+    asks = [store.read, store.check, lambda: store.recall(b"k")]
+    for ask in asks:
         with pytest.raises(Refusal, match=f"^the password file {file}: "):
             now(ask())
     with pytest.raises(StoreUnusable, match=f"^etcd: the password file {file}: "):

@@ -17,7 +17,7 @@ from pexservice.core.cursor import Transition
 from pexservice.process import scoreboard
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
-from pexservice.stores.etcd.records import Keys, text
+from pexservice.stores.etcd.records import Keys, encode_cursor, text
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
     Batch,
@@ -698,3 +698,22 @@ def test_one_of_two_nodes_creates_the_store_and_both_have_it() -> None:
         for gateway in gateways:
             gateway.answer()
     assert [now(opening) for opening in opened] == [(0, 0), (0, 0)]
+
+
+def test_revision_beyond_the_highest_is_refused(bench: Bench) -> None:
+    with pytest.raises(StoreUnusable, match=r"^revision 9007199254740992: 9"):
+        now(bench.other.advance(2**53))
+    assert now(bench.other.advance(2**53 - 1)) == (2**53 - 1, 0)
+    node = EtcdStore(FakeGateway(bench.etcd, bench.clock), "p/")
+    now(node.open())
+    now(node.commit(batch((2**53 - 1, 0), b"n")))
+    assert now(node.read()) == (2**53, 1)
+
+
+def test_batch_beyond_the_highest_position_is_refused(bench: Bench) -> None:
+    cursor = {"key": text(KEYS.cursor), "value": encode_cursor(7, 10**8, 0, "", 9)}
+    bench.etcd.apply("kv/txn", {"success": [{"request_put": cursor}]})
+    now(bench.other.read())
+    with pytest.raises(Refusal, match="position 100000000 is the highest"):
+        now(bench.other.commit(batch((7, 10**8), b"n")))
+    now(bench.other.commit(batch((7, 10**8), b"r")))
