@@ -1,8 +1,8 @@
 """
 C{/metrics}: the counters of all packages, for Prometheus.
 
-The packages count with plain numbers, because a counter of prometheus_client needs a lock
-and looks up its labels for each addition.  At a request for C{/metrics} the collector in
+The packages count with plain numbers, because a counter of prometheus_client takes a lock
+and looks up its labels for each addition.  When C{/metrics} is requested, the collector in
 this module reads these numbers, and prometheus_client writes the text.
 """
 
@@ -42,7 +42,7 @@ Samples = Iterable[tuple[Sequence[str], float]]
 
 def _metric(kind: Any, name: str, text: str, value: float | Samples, *labels: str) -> Any:
     """
-    Return a metric.  If it has C{labels}, C{value} is its samples, else its only number.
+    Return a metric: with C{labels}, C{value} has its samples; without, its only number.
     """
     if not labels:
         return kind(name, text, value)
@@ -116,7 +116,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """
-        Yield all metrics but C{process_*}, which prometheus_client has.
+        Yield all metrics except C{process_*}, which prometheus_client adds.
         """
         yield _gauge(
             "pexservice_build_info",

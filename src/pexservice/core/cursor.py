@@ -103,8 +103,8 @@ def skip_positions(position: int, transitions: bytes) -> int:
     Return the position after all C{transitions}, given as one code byte each.
 
     Only the transitions after the last reset matter.  Usually it is enough to count them.
-    They are applied one by one only if a C{previous} may have been applied at position 0,
-    where it does nothing.
+    If a C{previous} may have been applied at position 0, where it does nothing, they are
+    applied one by one.
     """
     last_reset = transitions.rfind(Transition.RESET.code)
     if last_reset >= 0:

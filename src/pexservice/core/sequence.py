@@ -3,14 +3,14 @@ Exact terms of the Fibonacci sequence at any position.
 
 This module is pure.  It uses no Twisted, no store and no clock.
 
-Values are C{decimal.Decimal}, because the service sends decimal I{text}.  With decimals,
-both a step (one addition) and the conversion to text take time linear in the number of
-digits.  Converting an C{int} to text takes quadratic time, and Python refuses it beyond
+Values are C{decimal.Decimal}, because the service sends decimal I{text}.  A step is one
+addition.  The addition and the conversion to text take time linear in the number of digits.
+Converting an C{int} to text takes quadratic time, and Python refuses to convert more than
 4,300 digits, which F(20,578) exceeds.  At position 1,000,000 (208,988 digits) a step takes
 0.02 ms and the conversion 0.3 ms.
 
 The decimal context has the maximum precision and traps C{decimal.Inexact}: a result is
-exact, or an exception is raised.  Nothing is ever rounded.
+exact, or an exception is raised.  So nothing is ever rounded.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Term:
         )
 
     def __repr__(self) -> str:
-        # The value is left out, because a repr ends up in logs and F(100,000) has 20,899
+        # The value is omitted, because a repr may be logged, and F(100,000) has 20,899
         # digits.
         return f"<Term at position {self.position}>"
 
@@ -145,10 +145,10 @@ _DIGITS_PER_POSITION = 0.20898764
 
 class TermCache:
     """
-    The terms that were computed last.
+    The latest computed terms.
 
-    A cursor that moves back and forth computes each value and its text only once.  When the
-    cache is full, it drops the oldest term.
+    If the cursor moves back and forth, each value and its text is computed only once.  When
+    the cache is full, it drops the oldest term.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ def printable(text: str, max_characters: int = MAX_CHARACTERS) -> str:
     """
     Return the beginning of C{text} as one line that is safe to print on a terminal.
     """
-    # Only the beginning is split into words, because the text may be very long.
+    # Only the beginning is split, because the text may be very long.
     line = " ".join(text[: 4 * max_characters].split())
     if len(line) > max_characters or len(text) > 4 * max_characters:
         line = f"{line[:max_characters]}..."
