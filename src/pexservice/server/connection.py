@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
             size = len(buffer)
             self._body.take(buffer)
             if self._body.complete:
-                self._begin()
+                self._perform_parsed_request()
                 return True
             return len(buffer) < size
         if not self._skipped_empty_line and buffer.startswith(END_OF_LINE):
@@ -286,7 +286,7 @@ class Connection(asyncio.Protocol):
         del buffer[: end + len(END_OF_HEAD)]
         self._searched_bytes, self._skipped_empty_line = 0, False
         if head.body_length == 0:
-            self._begin()
+            self._perform_parsed_request()
             return True
         self._body = RequestBody(head.body_length)
         if head.expects_continue and not buffer:
@@ -295,26 +295,32 @@ class Connection(asyncio.Protocol):
 
     # Performing.
 
-    def _begin(self) -> None:
+    def _perform_parsed_request(self) -> None:
         """
         Perform the request whose head and body have arrived.
-
-        If it has no plan yet, its handler is called.
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
         data, self._exact_bytes = self._exact_bytes, b""
         self.receiving_since = 0.0
-        server = self._server
-        plan = server.plans.find_plan(head.plan_key)
-        if plan is not None:
-            if self._buffer:
-                # The piece of input has more than this request.
-                data = b""
-            self.perform(server.plans.learn(data, head, plan, self))
+        plans = self._server.plans
+        plan = plans.find_plan(head.plan_key)
+        if plan is None:
+            self._call_handler(head)
             return
+        if self._buffer:
+            # The piece of input has more than this request.
+            data = b""
+        self.perform(plans.learn(data, head, plan, self))
+
+    def _call_handler(self, head: Head) -> None:
+        """
+        Perform a request that has no plan: call its handler.
+
+        If the handler returns an operation, later requests of this kind have a plan.
+        """
         self.phase = _PERFORMING
-        line, arguments = head.line, head.arguments
+        server, line, arguments = self._server, head.line, head.arguments
         plan = server.new_plan(head)
         self._request = PlannedRequest(plan, arguments, line.logged)
         self._handler_was_called = True
