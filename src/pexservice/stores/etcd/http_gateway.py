@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool
-from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, OK
+from twisted.web.http import OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
@@ -55,7 +55,7 @@ MAX_RETRY_DELAY_SECONDS = 0.4
 #: The gRPC codes of refusals: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
 #: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  After other
 #: codes, such as UNAVAILABLE, etcd may still execute the request.
-REFUSAL_CODES = {INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16}
+REFUSAL_CODES = (INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16)
 
 _UNAUTHENTICATED = 16
 
@@ -68,6 +68,16 @@ STALE_VERSIONS = ((3, 5, 0), (3, 5, 28))
 
 #: etcd's error for a JWT that is older than the last change of users or roles.
 _OLD_AUTH_REVISION = "revision of auth store is old"
+
+#: The beginnings of the plain texts with which etcd's gateway refuses a request before it
+#: executes anything: for a client certificate with a CN, for an unknown host name, and
+#: where the gateway is disabled.  Another plain text may be that of a proxy, which may send
+#: it after etcd has executed the request.
+_GATEWAY_REFUSALS = (
+    "CommonName of client sending a request against gateway",
+    "etcd received your request, but the Host header was unrecognized",
+    "404 page not found",
+)
 
 #: How many characters of a response that is not etcd's are shown.
 _MAX_SHOWN = 120
@@ -306,8 +316,7 @@ def _understand(endpoint: str, status: int, body: bytes) -> Message:
         answer = None
     if not isinstance(answer, dict):
         words = " ".join(body.decode(errors="replace").split())[:_MAX_SHOWN]
-        if BAD_REQUEST <= status < INTERNAL_SERVER_ERROR:
-            # The gateway refused the request, before it sent anything to etcd.
+        if words.startswith(_GATEWAY_REFUSALS):
             raise CallRefused(INVALID_ARGUMENT, f"{endpoint}: status {status}: {words}")
         raise _not_etcd(endpoint, f": status {status}: {words}")
     code = answer.get("code", 0)

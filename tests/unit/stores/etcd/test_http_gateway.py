@@ -56,15 +56,17 @@ def test_refusal_with_these_codes_means_that_etcd_did_nothing(code: int) -> None
         _understand("u", 400, body)
 
 
-def test_plain_text_with_status_400_is_a_refusal_that_shows_its_words() -> None:
-    """
-    The gateway refuses a client certificate with a CN so when etcd has users.
-    """
-    body = b"CommonName of client sending a request against gateway will be ignored\n"
-    with pytest.raises(
-        CallRefused, match=r"^u: status 400: CommonName of client"
-    ) as caught:
-        _understand("u", 400, body)
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "CommonName of client sending a request against gateway will be ignored"),
+        (421, "etcd received your request, but the Host header was unrecognized."),
+        (404, "404 page not found"),
+    ],
+)
+def test_plain_refusal_of_the_gateway_itself_is_shown(status: int, words: str) -> None:
+    with pytest.raises(CallRefused, match=f"^u: status {status}: {words}$") as caught:
+        _understand("u", status, f"\n{words}\n".encode())
     assert caught.value.code == 3
 
 
@@ -74,6 +76,12 @@ def test_plain_text_with_status_400_is_a_refusal_that_shows_its_words() -> None:
         *((503, json.dumps({"code": code}).encode()) for code in (1, 2, 4, 10, 13, 14, 15)),
         (504, b'{"error": "context deadline exceeded", "code": 4}'),
         (502, b""),
+        # A proxy may refuse after etcd has executed the request.
+        (400, b"Bad Request"),
+        (404, b"<html>404 Not Found</html>"),
+        (408, b""),
+        (429, b"Too Many Requests"),
+        (400, b'{"code": [], "message": "no"}'),
         (500, b"{}"),
         (200, b"[]"),
         (200, b"<html>"),
