@@ -73,7 +73,9 @@ def _handler(option: Option) -> Callable[..., None]:
         try:
             value = option.parse(text)
         except ValueError as error:
-            raise usage.UsageError(f"--{option.name} {text}: {error}") from error
+            # A URL may contain a password.
+            message = re.sub(r"//\S*@", "//...@", f"--{option.name} {text}: {error}")
+            raise usage.UsageError(message) from error
         if option.repeatable:
             value = (*self.given.get(option.name, ()), value)
         self.given[option.name] = value

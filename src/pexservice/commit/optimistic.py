@@ -158,10 +158,13 @@ class OptimisticCommitter(GroupCommit):
         return self._store.check().addCallbacks(self._checked, self._note_failure)
 
     def _checked(self, refused: Refusal | None) -> Deferred[None]:
-        self._note_refusal(refused)
+        if refused is not None:
+            self._note_refusal(refused)
         # The store may refuse batches and still respond to reads.  The read also shows
-        # whether the store was restored.
-        return self._read_store().addCallbacks(lambda _: None, lambda _: None)
+        # whether the store was restored.  A store that cannot be read takes no steps again.
+        return self._read_store().addCallbacks(
+            lambda _: self._note_refusal(refused), lambda _: None
+        )
 
     def _note_refusal(self, reason: Refusal | None) -> None:
         """

@@ -115,6 +115,8 @@ def test_hidden_options_are_for_workers_and_not_passed_on() -> None:
         (["--watchdog", "x"], "--watchdog x: must be 0.5 seconds or more"),
         (["--store", "/srv/x"], "(did you mean lmdb:/srv/x?)"),
         (["--store", "http://h:2379"], "(did you mean etcd:http://h:2379?)"),
+        (["--store", "etcd:http://u:s3,c@h:2379"], "--store etcd:http://...@h:2379: must"),
+        (["--store", "http://u:s3,c@h"], "(did you mean etcd:http://...@h?)"),
         (["--store", "redis:x"], "must be lmdb:DIRECTORY or etcd:http://HOST:PORT;"),
         (["--store", "etcd:h"], "--store etcd:h: "),
         (["--listen", "8081"], "(did you mean tcp:8081:interface=127.0.0.1?)"),

@@ -390,6 +390,30 @@ def test_reason_is_logged_again_only_when_the_fault_has_changed(
     assert lines == ["etcd does not ans", "etcd has lost the"]
 
 
+def test_store_with_an_unreadable_cursor_takes_no_steps_again(
+    nodes: tuple[Node, Node],
+) -> None:
+    node, _ = nodes
+    cursor = node.gateway.etcd.values[b"p/cursor"]
+    sound, cursor.value = cursor.value, text(b"{}")
+
+    with capturedLogs() as events:
+        node.submit()
+        for _ in range(3):
+            node.clock.advance(1)
+            node.settle()
+        cursor.value = sound
+        node.clock.advance(1)
+        node.settle()
+    reason = "the record b'p/cursor' is not of this program"
+    assert [formatEvent(event) for event in events] == [
+        f"steps are refused: {reason}",
+        f"requests are refused: {reason}",
+        "the store responds again",
+        "the store takes steps again",
+    ]
+
+
 @pytest.mark.parametrize("fault", ["alarmed", "read_only"])
 def test_node_is_not_ready_while_etcd_would_refuse_a_batch(
     nodes: tuple[Node, Node], fault: str

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from pexservice.stores.interface import StoreMisconfigured
 
-_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
+_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")
 
 _PREFIX = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -86,9 +86,13 @@ def parse(url: str) -> EtcdAddress:
     @raise ValueError: the URL is wrong; the message says why.
     """
     body, _, query = url.removeprefix("etcd:").partition("?")
+    if "@" in body:
+        # Without the endpoint, which may contain a password.
+        raise ValueError("must have no user before @; add ?user=NAME&password-file=FILE")
     endpoints = body.split(",")
     for endpoint in endpoints:
-        if not _ENDPOINT.fullmatch(endpoint):
+        match = _ENDPOINT.fullmatch(endpoint)
+        if match is None or int(match[2] or "1") not in range(1, 65536):
             raise ValueError(
                 "must be etcd:http://HOST:PORT[,http://HOST:PORT...], or https,"
                 f" and {endpoint or 'nothing'} is no such address"

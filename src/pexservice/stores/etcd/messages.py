@@ -342,7 +342,8 @@ def only_cursor(keys: Keys, found: Sequence[Message]) -> CursorRecord:
     if not found:
         raise ForeignRecord(
             f"etcd has lost the key {keys.cursor.decode()}; restore etcd from a snapshot,"
-            " or create a new cursor with pexctl create"
+            f" or delete all keys with the prefix {keys.prefix.decode()} and run pexctl"
+            " create"
         )
     return records.decode_cursor(found[0])
 

@@ -8,6 +8,7 @@ in the order of L{pexservice.stores.etcd.turn_queue}.
 from __future__ import annotations
 
 import secrets
+from base64 import b64decode
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial, wraps
@@ -204,14 +205,22 @@ class EtcdStore:
                 self._gateway, "kv/txn", messages.find_cursor(self._keys)
             )
             cursor, *others = messages.ranges(answer)
-            if not cursor and not any(others):
-                return None
-            return messages.only_cursor(self._keys, cursor)
+            if cursor:
+                return records.decode_cursor(cursor[0])
         except (CallRefused, CallUnanswered) as error:
             raise self._unusable(error) from error
         except ForeignRecord as error:
             key = self._keys.cursor.decode()
             raise StoreDamaged(f"{self.name}, {key}: {error}") from error
+        example = next((b64decode(pairs[0]["key"]) for pairs in others if pairs), None)
+        if example is None:
+            return None
+        prefix = self._keys.prefix.decode()
+        raise StoreDamaged(
+            f"{self.name} has no cursor, but other keys with the prefix {prefix}, such as"
+            f" {example!r}; if another service owns them, choose another prefix; otherwise"
+            " restore etcd from a snapshot, or delete them and run pexctl create"
+        )
 
     def _unusable(self, error: CallRefused | CallUnanswered) -> StoreUnusable:
         """

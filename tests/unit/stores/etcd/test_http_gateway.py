@@ -13,7 +13,11 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionDone,
+    ConnectionLost,
+)
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web._newclient import RequestTransmissionFailed
@@ -136,6 +140,8 @@ def test_every_part_of_an_address_is_read_from_its_url() -> None:
         "etcd:http://a,",
         "etcd:http://user:password@h:1",
         "etcd:http://h:1/v3",
+        "etcd:http://h:65536",
+        "etcd:http://h:0",
         "etcd:http://h:1?prefix",
         "etcd:http://h:1?prefix=",
         "etcd:http://h:1?prefix=a%20b",
@@ -148,6 +154,12 @@ def test_every_part_of_an_address_is_read_from_its_url() -> None:
 def test_malformed_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse(url)
+
+
+def test_error_of_a_url_shows_no_password() -> None:
+    with pytest.raises(ValueError, match="password-file=FILE") as caught:
+        parse("etcd:http://bob:s3,cret@h:1")
+    assert "s3" not in str(caught.value)
 
 
 @pytest.mark.parametrize("version", ["", "3", "none", "2.3.8", "3.3.27"])
