@@ -12,6 +12,7 @@ import os
 import random
 import re
 from collections.abc import Callable
+from io import BytesIO
 
 import treq
 from twisted.internet.defer import CancelledError, Deferred
@@ -23,7 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http import OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
@@ -97,7 +98,8 @@ class HttpGateway:
         # Twisted must not repeat a POST; the callers know which ones are safe to repeat.
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = 8
-        self._client = treq.client.HTTPClient(self._agent())
+        # treq's own client cannot encode the URL of an IPv6 address.
+        self._client = self._agent()
         # Increases with each endpoint that did not answer; see _endpoint.
         self._turn = 0
         self._token: str | None = None
@@ -161,7 +163,7 @@ class HttpGateway:
     ) -> None:
         headers = Headers({} if self._token is None else {"Authorization": [self._token]})
         response = await self._client.request(
-            "POST", url, headers=headers, data=json.dumps(message).encode(), unbuffered=True
+            b"POST", url.encode(), headers, _producer(message)
         )
         receiver = _LineReceiver(take)
         response.deliverBody(receiver)
@@ -256,9 +258,9 @@ class HttpGateway:
     async def _send(
         self, method: str, url: str, headers: dict[str, list[str]], message: Message | None
     ) -> tuple[int, bytes]:
-        data = None if message is None else json.dumps(message).encode()
+        body = None if message is None else _producer(message)
         response = await self._client.request(
-            method, url, headers=Headers(headers), data=data
+            method.encode(), url.encode(), Headers(headers), body
         )
         return response.code, await treq.content(response)
 
@@ -267,6 +269,10 @@ class HttpGateway:
         Close the idle connections; see L{Gateway.close}.
         """
         await self._pool.closeCachedConnections()
+
+
+def _producer(message: Message) -> FileBodyProducer:
+    return FileBodyProducer(BytesIO(json.dumps(message).encode()))
 
 
 class _LineReceiver(LineOnlyReceiver):

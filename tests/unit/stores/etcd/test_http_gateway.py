@@ -12,16 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from attrs import Factory, define
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import (
     ConnectError,
     ConnectionDone,
     ConnectionLost,
 )
+from twisted.internet.error import (
+    ConnectionRefusedError as Refused,
+)
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web._newclient import RequestTransmissionFailed
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
 from pexservice.process import pyopenssl_guard
 from pexservice.stores.etcd.address import EtcdAddress, parse
@@ -243,3 +250,35 @@ def test_unreadable_password_file_refuses_requests_until_it_is_readable(
         now(store.advance(1))
     file.write_text("secret\n")
     assert now(store.recall(b"k")) is None
+
+
+@implementer(IAgent)
+@define
+class FakeAgent:
+    """
+    An agent that connects to nothing, and keeps the URLs that it was given.
+    """
+
+    urls: list[bytes] = Factory(list)
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """
+        Fail, as if nothing listened there.
+        """
+        self.urls.append(uri)
+        return fail(Refused())
+
+
+@pytest.mark.parametrize("endpoint", ["http://h:1", "http://[::1]:2", "http://[fe80::1]"])
+def test_url_of_an_endpoint_reaches_the_agent_unchanged(endpoint: str) -> None:
+    gateway = HttpGateway(parse(f"etcd:{endpoint}"), Clock())
+    agent = gateway._client = FakeAgent()
+    with pytest.raises(CallUnanswered, match="Connection was refused"):
+        now(Deferred.fromCoroutine(gateway.call("kv/range", {})))
+    assert agent.urls == [f"{endpoint}/v3/kv/range".encode()]
