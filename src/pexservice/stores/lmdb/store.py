@@ -255,9 +255,16 @@ class LmdbStore:
             raise refusal
         reserve.ensure_space(needed)
         try:
-            self._transact(batch)
+            stored_range = self._transact(batch)
         except DAMAGE as error:
+            # LMDB finds damage before it writes the pages of a batch.
             raise self._record_damage(error) from error
+        self._witness.write(WitnessRecord(stored_range.revision))
+        if stored_range.oldest_journal_row != self._stored_range.oldest_journal_row:
+            # LMDB keeps the pages of readers that were killed, such as a backup.  Remove
+            # these readers now and then: when rows of the journal expire.
+            self._databases.env.reader_check()
+        self._stored_range = stored_range
 
     def _check_disk(self) -> Refusal | None:
         """
@@ -275,10 +282,9 @@ class LmdbStore:
             self._reserve.warn_if_nearly_full()
         return None
 
-    def _transact(self, batch: Batch) -> None:
-        env = self._databases.env
+    def _transact(self, batch: Batch) -> StoredRange:
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
-        txn = env.begin(write=True)
+        txn = self._databases.env.begin(write=True)
         try:
             stored_range = write_batch(
                 txn, self._databases, batch, self._stored_range, self._retention
@@ -294,11 +300,7 @@ class LmdbStore:
         except lmdb.MapFullError as error:
             # LMDB raises this before it writes any page.
             raise self._map_is_full() from error
-        self._witness.write(WitnessRecord(stored_range.revision))
-        if stored_range.oldest_journal_row != self._stored_range.oldest_journal_row:
-            # Remove readers that were killed, such as a backup: LMDB keeps their pages.
-            env.reader_check()
-        self._stored_range = stored_range
+        return stored_range
 
     def _map_is_full(self) -> Refusal:
         self._databases.env.reader_check()
