@@ -3,10 +3,10 @@ The committer of a store that only this process writes to.
 
 Reads show the durable state, so a crash cannot undo a state that a client has read.  A step
 does not move the cursor if its condition is not met or its key was used before.  Its
-response shows the state that caused this.  If that state is not durable yet, the response
-waits for the commit of the batch that leads to it.
+response shows the state that did not meet the condition, or the state after the first use.
+If that state is not durable yet, the response waits for the commit of its batch.
 
-If a commit fails and the store surely does not have the batch, its steps and all later ones
+If a commit fails and the store surely does not have the batch, the steps of both batches
 never happened.  If it is unknown whether the store has the batch, the committer accepts
 nothing more and the process ends: only opening the store again shows the truth.
 
@@ -87,7 +87,7 @@ class Committer(GroupCommit):
         super().__init__(store, reactor, **options)
         self._synchronous = synchronous
         self._remembered_keys = RememberedKeys()
-        # The damage of the store that a read has found.  It lets the next commit fail.
+        # The damage of the store that a read has found.  It makes the next commit fail.
         self._damage: StoreDamaged | None = None
         # True only while synchronous commit is off and the store takes its batches.
         self._responds_early = False
@@ -172,12 +172,12 @@ class Committer(GroupCommit):
 
     def _awaited(self, batch: StepBatch | None) -> StepBatch | None:
         """
-        Return the batch whose commit a response waits for, given the batch of its state.
+        Return the batch whose commit a response waits for, or C{None}.
 
         With synchronous commit off, the response waits only if some steps of the batch
         wait: a response that shows one of these steps must not go out before its own.
 
-        @return: C{None} if the response does not wait.
+        @param batch: the batch that leads to the state in the response.
         """
         if batch is None or (
             self._responds_early and len(batch.transitions) <= MAX_EARLY_RESPONSES

@@ -7,12 +7,13 @@ Two batches exist at most: the I{open batch} collects steps, and the I{committin
 being written.  For example, if a commit takes three turns of the reactor::
 
     turn  arrives   open batch  committing batch  responses
-    1     A         A
-    2               empty       A                           no more steps, so A commits
-    3     B, C      B, C        A
-    4     D         B, C, D     A
-    5               empty       B, C, D           A         the disk has A
-    8               empty       -                 B, C, D   the disk has B, C and D
+    1     A         A           none
+    3               empty       A                           turn 2 added no step: A commits
+    4     B, C      B, C        A
+    5     D         B, C, D     A
+    6               B, C, D     none              A         the store has A
+    7               empty       B, C, D                     turn 6 added no step
+    10              empty       none              B, C, D   the store has B, C and D
 
 The C{latest} state is the state after all accepted steps, and the next step is applied to
 it.  The C{durable} state is the state after the last batch that the store accepted.
@@ -24,10 +25,10 @@ One step goes through these methods of L{GroupCommit}::
                                 -> the store fails    -> _commit_failed -> roll_back
                                                                         -> _deliver
 
-Durations are measured with the reactor's clock, which is the wall clock with C{twistd
---reactor=asyncio}.  If somebody sets the machine's time, the measured durations are wrong
-for about a hundred commits, and batches wait too long (L{MAX_WAIT_SECONDS} at most) or not
-at all.  No step is lost.
+Durations are measured with the reactor's clock.  By default, it is monotonic.  With
+C{twistd --reactor=asyncio}, it is the wall clock; if somebody sets it, batches wait too
+long (L{MAX_WAIT_SECONDS} at most) or not at all for about a hundred commits.  No step is
+lost.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ MAX_WAIT_COMMITS = 3
 
 #: A batch waits at most this long for more steps, even if commits are slow.  With
 #: synchronous commit off, L{pexservice.commit.committer.DELAY_SECONDS} applies instead.  On
-#: etcd, a node then also waits for its turn.
+#: etcd, a batch that is ready also waits for its node's turn.
 MAX_WAIT_SECONDS = 0.002
 
 #: The assumed duration before the first commit: the median on the reference disk.
@@ -80,12 +81,12 @@ class BatchingPolicy:
     Waiting for steps that are about to arrive multiplies the throughput.  Waiting when none
     arrive only adds latency.  The clients of the last batch usually send their next steps
     soon after their responses.  So a batch is ready when it has as many steps as the last
-    batch, and the last turn of the reactor added no step.  It is also ready when it has
-    waited for the time that a few commits take.
+    batch, and the last turn of the reactor added no step.  It is ready at the latest when
+    the turns without a new step have taken as long as a commit, or after C{max_wait}.
 
-    The second condition lets batches grow.  Each turn accepts a few new connections, and
-    so adds a few steps.  Without this condition, a small batch would always be followed by
-    another small one.
+    A batch may have more steps than the last one, because it also waits while each turn
+    adds a few, for example from new connections.  Otherwise a small batch would always be
+    followed by another small one.
 
     The policy is pure: it reads no clock.  All durations are in seconds.
     """
@@ -99,7 +100,7 @@ class BatchingPolicy:
         Return whether to commit a batch now.
 
         @param quiet: whether the last turn of the reactor added no step.
-        @param idle: how long all turns that added no step took together.
+        @param idle: the total duration of the turns that added no step.
         @param waited: how long ago the first step arrived.
         """
         if quiet and steps >= self._expected_steps:
@@ -123,7 +124,7 @@ class BatchPhase(Enum):
     The phase of the open batch.
     """
 
-    #: The batch is empty, or the outcomes of the last commit are being delivered.
+    #: No commit is scheduled or in progress.
     IDLE = auto()
     #: The batch waits briefly for more steps.
     WAITING = auto()
@@ -151,11 +152,11 @@ class StepBatch:
     @ivar last_step_count: how many steps the batch had at the end of the last turn of the
         reactor.
     @ivar last_checked_at: when that turn ended.
-    @ivar idle_seconds: how long the turns of the reactor took that added no step.
+    @ivar idle_seconds: the total duration of the turns that added no step.
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: waiter, outcome, state and step of each request whose response
-        waits for the commit, in order.  A request whose step did not move the cursor can be
-        among them.  If its key was used for another transition, an error is its outcome.
+        waits for the commit, in order.  Among them are steps that did not move the cursor,
+        and show a state of this batch or fail: a L{KeyReused} is then the outcome.
     @ivar keys: the idempotency keys of the steps, each with the record of its use.
     """
 
@@ -229,15 +230,9 @@ class GroupCommit:
     # The life of a committer.
 
     def refuse_all(self, reason: str) -> None:
-        """
-        Refuse all steps and reads, for C{reason}.
-        """
         self._process_refusal = self.read_refusal = Refusal(reason)
 
     async def stop(self) -> None:
-        """
-        Commit the accepted steps, refuse others, and close the store.
-        """
         await self.drain()
         await self._store.close()
 
@@ -406,7 +401,7 @@ class GroupCommit:
 
     def _when_ready(self) -> None:
         """
-        Call L{write}, at once or, in a subclass, later.
+        Call L{write}.  On etcd, the node waits for its turn first.
         """
         self.write()
 
@@ -417,8 +412,8 @@ class GroupCommit:
         """
         Handle the failed commit of C{batch}.
 
-        A subclass must call the waiters of C{batch}, and those of the open batch, whose
-        steps were applied to the state after C{batch}.
+        A subclass must also handle the open batch, because its steps were applied to the
+        state after C{batch}.
         """
         raise NotImplementedError
 
@@ -470,8 +465,8 @@ class GroupCommit:
         if self.open_batch.transitions and self._drain_deferreds:
             self.commit_open_batch()
         elif self.open_batch.transitions and self._phase is BatchPhase.IDLE:
-            # These steps arrived during the commit.  If a step has arrived since, because
-            # of a response, the phase is WAITING already.
+            # These steps arrived during the commit.  If a waiter has just added another
+            # step, the phase is WAITING already.
             self.open_batch.last_step_count = len(self.open_batch.transitions)
             self.open_batch.last_checked_at = self._seconds()
             self._wait_for_more()
@@ -484,7 +479,7 @@ class GroupCommit:
         self, batch: StepBatch, error: Exception, open_batch_error: Exception
     ) -> None:
         """
-        Return to the durable state, and let all waiting requests fail.
+        Return to the durable state, and make all waiting requests fail.
 
         @param error: the error for the waiters of C{batch}, whose commit failed.
         @param open_batch_error: the error for the waiters of the open batch, which was
@@ -518,7 +513,7 @@ class GroupCommit:
 
     def when_commit_ends(self) -> Deferred[None]:
         """
-        Return a Deferred that fires when the present commit ends, or else the next one.
+        Return a Deferred that fires at the end of the commit in progress, or of the next.
         """
         ended: Deferred[None] = Deferred()
         self._commit_deferreds.append(ended)

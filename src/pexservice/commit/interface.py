@@ -151,8 +151,6 @@ class ICommitter(Interface):
     def read(waiter: Waiter) -> None:
         """
         Give C{waiter} the state that a read shows.
-
-        Only this method decides which state that is.
         """
 
     def read_durable() -> Deferred[State]:

@@ -6,8 +6,8 @@ A connection handles one request after the other:
   1. It recognizes the request by its bytes (L{Plans.find_request
      <pexservice.server.plans.Plans.find_request>}), or it buffers and parses the input.
   2. It checks the request, and starts its operation on the cursor or calls its handler.
-  3. The committer or the handler calls L{Connection.respond}, L{Connection.fail} or
-     L{Connection.send}, which writes the response.
+  3. The committer calls L{Connection.respond} or L{Connection.fail}, or the result of the
+     handler goes to L{Connection.send}.  Each of them writes the response.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class Connection(asyncio.Protocol):
         # for the end of a head.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # All bytes of the request that is being parsed, if they arrived in one piece; else
-        # b"".
+        # The piece of input that begins with the request that is being parsed, as long as
+        # no other piece follows; else b"".
         self._exact_bytes = b""
         self._skipped_empty_line = False
         # The parts of the request that is being parsed.
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
         if self.phase is _RECEIVING and not self._buffer:
-            # The TLS handshake is over.
+            # The TLS handshake is over; Listener._begin has set RECEIVING for its time.
             self.phase, self.receiving_since = _IDLE, 0.0
             self.last_active = self._server.seconds()
         if not self.is_admitted:
@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
         self._waits_for_budget = False
         budget = self._server.parsing_budget
         # The budget is checked after the first part, so a connection that waited for its
-        # turn always makes progress.
+        # turn always makes progress.  Only a body has so many parts that it must wait.
         can_continue = True
         while can_continue and self.phase is _RECEIVING:
             begin = budget.seconds()
@@ -315,9 +315,9 @@ class Connection(asyncio.Protocol):
 
     def _call_handler(self, head: Head) -> None:
         """
-        Perform a request that has no plan: call its handler.
+        Perform a request of a kind that no plan is remembered for: call its handler.
 
-        If the handler returns an operation, later requests of this kind have a plan.
+        The request gets a new plan, which is remembered if it has an operation.
         """
         self.phase = _PERFORMING
         server, line, arguments = self._server, head.line, head.arguments
@@ -371,7 +371,7 @@ class Connection(asyncio.Protocol):
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """
-        Send the response about C{state}, which the committer delivers.
+        Send the response that shows C{state}; the committer calls this.
 
         See L{Waiter.respond<pexservice.commit.interface.Waiter.respond>}.
         """
@@ -488,9 +488,6 @@ class Connection(asyncio.Protocol):
             self._become_idle()
 
     def _become_idle(self) -> None:
-        """
-        Wait for the next request.
-        """
         server = self._server
         self.phase = _IDLE
         self.last_active = server.seconds()

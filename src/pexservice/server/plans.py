@@ -10,16 +10,17 @@ kind it finds the plan without the handler, in one of three ways, the fastest fi
      whole, and only these lines are read;
   3. by the plan key of the head, after every line was read.
 
-A request that is found in the third way is remembered, so that the next one like it is
-found in the first or the second way.
+The third way learns for the first two.  Exact bytes are remembered when they have come
+this way twice.  A template is made when two requests in a row have lines that were not
+remembered, and these lines have the same names.
 
 A request never gets the plan of another kind: the first two ways compare every byte, except
 the values of headers that do not decide what a request means.
 
 The memory for all this is bounded, whatever clients send.  A line with a secret or an
-idempotency key is not remembered, with one exception: a connection keeps the bytes of the
-latest request whose token was accepted, because most clients send the same token with every
-step.
+idempotency key is not remembered, with one exception: if the token is the only value in the
+varying lines that the service reads, the connection keeps the bytes of the latest accepted
+request, because a client sends the same token with every step.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ MAX_TEMPLATES = 2
 #: costs as much as parsing several heads.
 MAX_NEW_TEMPLATES_PER_SECOND = 256
 
-#: The headers that the service reads, and that may be among the varying lines of a
+#: Those of the headers that the service reads which may be in the varying lines of a
 #: template.
 _MAY_VARY = frozenset(
     name
@@ -74,7 +75,7 @@ _MAY_VARY = frozenset(
     if name != HOST and not use & (Use.DECIDES | Use.FRAMES)
 )
 
-#: The C{names} of a template whose requests differ only in their tokens.
+#: The C{names} of a template in which the token is the only value that is read.
 _TOKEN_ALONE = (AUTHORIZATION,)
 
 
@@ -132,7 +133,8 @@ class Template:
     @ivar names: the names of the headers with these values, in the order of the groups.
     @ivar request: the request without these values.
     @ivar rememberable: whether a request may be remembered by its exact bytes.
-    @ivar latest_hash: if C{rememberable}, the hash of the values in the latest request.
+    @ivar latest_hash: if C{rememberable}, the hash of the values in the latest request,
+        which shows whether a client repeats it.
     """
 
     prefix: bytes
@@ -163,8 +165,8 @@ class Template:
         if self.rememberable:
             latest_hash = hash(values)
             if latest_hash == self.latest_hash:
-                # The client repeats the request.  No match lets Plans.learn remember its
-                # exact bytes.
+                # The client repeats the request, so it is to be remembered by its exact
+                # bytes.  For this it must be parsed: Plans.learn needs its head.
                 return None
             self.latest_hash = latest_hash
         arguments = request.arguments.copy()

@@ -104,7 +104,7 @@ class OutcomeUnknown(Exception):
     """
     The store failed during a commit, so the batch may have happened or not.
 
-    Opening the store again shows which.
+    Opening the store again shows which; see also L{ISharedStore.commit}.
     """
 
 
@@ -132,7 +132,7 @@ class Conflict(Exception):
 
 class StoredState(NamedTuple):
     """
-    What a committer keeps in memory of a store that was opened.
+    The cursor and the newest keys of an exclusive store when it was opened.
     """
 
     revision: int
@@ -200,7 +200,7 @@ class Space(NamedTuple):
 
 class StoreReader(NamedTuple):
     """
-    A process that reads an old state of the store, whose pages cannot be reused meanwhile.
+    A process that reads an old state of the store.  Its pages cannot be reused meanwhile.
 
     @ivar pid: its process ID.
     @ivar commits_behind: how many commits were made after that state.
@@ -230,15 +230,15 @@ class IOnDisk(Interface):
 
 class IStore(Interface):
     """
-    A store of one cursor.  One committer opens it once, uses it, and closes it once.
+    A store of one cursor, which one committer uses.
     """
 
     def open() -> Deferred[Any]:
         """
-        Open the store, and create it if there is none.
+        Open the store, and create it if there is none.  A failed call may be repeated.
 
         @return: fires with L{StoredState} from an exclusive store, and with (revision,
-            position) from a shared store.  Only a new store has (0, 0).
+            position) from a shared store.  A new store has (0, 0).
         @raise StoreUnusable: or one of its subclasses.
         """
 
@@ -250,8 +250,8 @@ class IStore(Interface):
 
         @raise Refusal: the batch surely did not happen.  The store remains usable.
         @raise StoreDamaged: the batch surely did not happen.  The store can only be closed.
-        @raise Exception: with any other error the outcome is unknown.  The store can only
-            be closed.
+        @raise Exception: with any other error the outcome is unknown, and an exclusive
+            store can only be closed.
         """
 
     def history(before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
@@ -281,9 +281,9 @@ class IExclusiveStore(IStore):
 
     def shortage() -> Refusal | None:
         """
-        Return the refusal of any commit now: the disk is full, or the store was moved.
+        Return why commits are refused now: the disk is full, or the store was moved.
 
-        C{None} means that commits are accepted.  This makes a few system calls.
+        C{None} means that commits are accepted.  Each call makes a few system calls.
         """
 
 
@@ -311,8 +311,8 @@ class ISharedStore(IStore):
 
         @raise Conflict: another node moved the cursor, or a key of the batch was used
             before.  The batch surely did not happen.
-        @raise OutcomeUnknown: the batch happened, or will happen later, or neither.  It
-            cannot happen after another batch has happened, so the caller may commit the
+        @raise OutcomeUnknown: the batch has happened, may happen later, or never happens.
+            It cannot happen after another batch has happened, so the caller may commit the
             next batch at once.
         """
 
@@ -393,8 +393,8 @@ class StoreOptions:
         that it was verified; then only the cursor and the newest rows are read.
     @ivar progress: called with how much of the store was verified, in percent.
     @ivar create: whether a store may be created where there is none.
-    @ivar claim: the store that the service of this worker has claimed.  Once one is
-        claimed, no other store is opened, and none is created.
+    @ivar claim: records which store this worker's service uses.  Once a store is recorded,
+        no other one is opened, and none is created.
     @ivar on_standby: called before this process waits, as a standby, for a store that
         another process has locked.  With C{None}, such a store raises L{StoreBusy}.
     """
@@ -447,7 +447,7 @@ class Restored:
     The result of a restore.
 
     @ivar store: the store as it is now.
-    @ivar steps: how many steps were committed because of C{beyond}.
+    @ivar steps: how many steps were added so that the revision is above C{beyond}.
     @ivar kept: the directory of the replaced store, if there was one.
     """
 
@@ -490,7 +490,8 @@ class IOfflineStore(Interface):
         Put a verified copy of C{backup} in the place of the store.
 
         @param backup: the backup's directory.
-        @param beyond: the highest revision that any client has seen.
+        @param beyond: the highest revision that any client has seen: steps are added until
+            the copy's revision is higher.
         """
 
     def highest_revision() -> tuple[int, str]:

@@ -26,7 +26,7 @@ _USE = Struct(USE_FORMAT)
 #: The size of a packed use of a key, in bytes.
 USE_SIZE = _USE.size
 
-#: Packs the first use of a key: the code of the transition, the revision, the position.
+#: Packs the use of a key: the code of the transition, the revision, the position.
 #: Bytes are used because the garbage collector visits tuples, but not bytes.
 pack_use = _USE.pack
 

@@ -3,9 +3,9 @@ The supervisor: it opens the sockets, starts the workers and keeps them alive.
 
 The supervisor opens the listening sockets and never accepts from them.  Its workers inherit
 the sockets and try to lock the store.  One worker gets the lock and serves; the standby has
-imported everything and sleeps in the kernel until the lock is free.  So when the active
-worker dies, for whatever reason, the standby takes over within milliseconds, without a
-message.  A connection that arrives in between waits in the socket's queue.
+imported everything, and a thread of it sleeps in the kernel until the lock is free.  When
+the active worker dies, for whatever reason, the standby takes over within milliseconds,
+without a message.  A connection that arrives in between waits in the socket's queue.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ C{CrossOriginProtection} to every request that moves the cursor, whatever its me
 the browser sends C{Sec-Fetch-Site}, this header decides.  Otherwise C{Origin} must name the
 host that the request was sent to.  Schemes are not compared, because a proxy in front of
 the service may speak TLS.  Clients other than browsers send neither header, so the rule
-does not affect them.
+does not affect them.  Nor does it stop the GET of an image over plain HTTP from another
+machine, with which browsers send neither header.
 
 One attack passes this rule: DNS rebinding.  After a browser has loaded a page from
 attacker.example, the owner of this name can let it resolve to 127.0.0.1. To the browser,
@@ -246,7 +247,7 @@ class HostPolicy:
     """
     The rules on C{Host}.
 
-    @ivar allows: returns whether a value of C{Host} is allowed on every connection, even if
+    @ivar allows: returns whether a value of C{Host} is allowed even where
         L{Peer.checks_host<pexservice.web.clients.Peer>} is true.  The results are cached,
         because most clients send the same few values.
     """

@@ -104,7 +104,7 @@ class CheckedOperation:
     @ivar start: starts the operation; its argument gets the outcome.
     @ivar needs_client_check: whether each further request with these arguments must pass
         L{RequestChecker.check_client}, because there is a rate limit, or because the
-        C{Host} is not allowed on every connection.
+        C{Host} is allowed on some connections only.
     """
 
     start: Callable[[Waiter], None]

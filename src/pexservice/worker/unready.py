@@ -92,7 +92,7 @@ class Unready:
 
     A worker does not serve while it waits as a standby for the store's lock, or while it
     has a problem, such as a store that cannot be opened.  If it has a problem and no other
-    worker serves, it listens, and responds to each request with 503 and the problem.
+    worker serves, it listens: requests that need the store get 503 with the problem.
     """
 
     _log = Logger()
