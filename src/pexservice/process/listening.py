@@ -169,9 +169,6 @@ class InheritedEndpoint:
 
 
 def is_listening(candidate: socket.socket) -> bool:
-    """
-    Return whether C{candidate} is a listening stream socket.
-    """
     return candidate.type == socket.SOCK_STREAM and bool(
         candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     )

@@ -68,10 +68,6 @@ _MARK_1_0 = b"pexscor4"
 
 
 class Reload(IntEnum):
-    """
-    The outcome of a reload.
-    """
-
     NONE = 0
     UNDER_WAY = 1
     SUCCEEDED = 2
@@ -109,8 +105,8 @@ class Score:
     @ivar since: when C{serving} began to serve.  Milliseconds since 1970.
     @ivar pause: the time from the end of C{before} to then.  Microseconds.
     @ivar note: why the last reload failed, or which options wait for a restart.
-    @ivar possible_owners: how many workers may have the store's lock: those that have
-        begun, and neither stand by nor have a reason not to; C{None} if it is not known.
+    @ivar possible_lock_holders: how many workers may have the store's lock: those with a
+        process, except standbys and workers that are not ready; C{None} if unknown.
     @ivar problem: why no worker serves; empty while one does, or before the first reason.
     @ivar restart_pending: the options whose change requires a restart.
     @ivar processes: the processes of the service, the supervisor first.
@@ -127,7 +123,7 @@ class Score:
     since: int = 0
     pause: int = 0
     note: str = ""
-    possible_owners: int | None = None
+    possible_lock_holders: int | None = None
     problem: str = ""
     restart_pending: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
@@ -184,9 +180,6 @@ def of_process(pid: int, flags: int = os.O_RDONLY) -> int | None:
 
 
 def write(descriptor: int, score: Score) -> None:
-    """
-    Write C{score} to the scoreboard.
-    """
     values = asdict(score)
     for name in ("note", "problem"):
         values[name] = values[name][:MAX_TEXT_LENGTH]
@@ -254,9 +247,6 @@ class StoreClaim:
         self._descriptor = descriptor
 
     def identity(self) -> str | None:
-        """
-        Return the identity of the store that a worker has claimed, or C{None}.
-        """
         claimed = _read_record(self._descriptor, _CLAIM)
         return None if claimed is None else claimed.decode()
 

@@ -74,8 +74,8 @@ class Settings:
     )
     synchronous_commit: bool = Option(
         "on|off",
-        "on: a step is on disk before its response. off: at most 10 ms after it; if the"
-        " process or the machine dies in between, the step is lost.",
+        "on: a step is on disk before its response. off: at most 10 ms after it; a crash"
+        " in between, or a full disk, loses the step.",
         STORE,
         type=bool,
         parse=values.on_or_off,

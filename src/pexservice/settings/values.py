@@ -87,9 +87,6 @@ def seconds(minimum: float) -> Callable[[str], float]:
 
 
 def on_or_off(text: str) -> bool:
-    """
-    Parse C{on} and C{off}.
-    """
     return one_of("on", "off")(text) == "on"
 
 
@@ -189,9 +186,6 @@ def origin(text: str) -> str:
 
 
 def address(text: str) -> str:
-    """
-    Check an IP address.
-    """
     try:
         ip_address(text)
     except ValueError:

@@ -93,7 +93,7 @@ class WorkerState(Enum):
 
 
 #: States of a worker that has a process.
-RUNNING = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState.ENDED}
+WITH_PROCESS = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState.ENDED}
 
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
@@ -105,7 +105,7 @@ _ANNOUNCED = {
     ),
     STANDBY: (WorkerState.STANDBY, {WorkerState.STARTING, WorkerState.NOT_READY}),
     NOT_READY: (WorkerState.NOT_READY, {WorkerState.STARTING, WorkerState.STANDBY}),
-    STOPPING: (WorkerState.STOPPING, RUNNING - {WorkerState.STOPPING}),
+    STOPPING: (WorkerState.STOPPING, WITH_PROCESS - {WorkerState.STOPPING}),
 }
 
 
@@ -199,11 +199,8 @@ class WorkerProcess(ProcessProtocol):
 
     @property
     def pid(self) -> int | None:
-        """
-        Return the process id, or C{None} if there is no process.
-        """
         transport: IProcessTransport | None = self.transport
-        if self.state not in RUNNING or transport is None:
+        if self.state not in WITH_PROCESS or transport is None:
             return None
         pid: int = transport.pid
         return pid
@@ -255,9 +252,6 @@ class WorkerProcess(ProcessProtocol):
         self._streams[childFD].feed(data)
 
     def output_received(self, line: str) -> None:
-        """
-        Put a line of the process's output into the log.
-        """
         level, facility, text = level_of(line)
         self._log.emit(level, "{line}", line=text, process=self.name, facility=facility)
 
@@ -269,7 +263,7 @@ class WorkerProcess(ProcessProtocol):
         fit into the pipe.
         """
         if self.state is WorkerState.SILENT:
-            # The process is being killed, and cannot keep what a message announces.
+            # The process is being killed, so a state that it announces comes too late.
             return
         name, _, value = line.partition("=")
         self._last_heard = self._reactor.seconds()
@@ -283,7 +277,7 @@ class WorkerProcess(ProcessProtocol):
         if self.state in believed_in:
             self.has_served |= state is WorkerState.ACTIVE
             self.was_up |= state in _UP
-            # A worker that takes over the lock serves at once.
+            # A standby that gets the lock serves without a verification.
             self.verifies &= state is not WorkerState.STANDBY
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
@@ -307,7 +301,7 @@ class WorkerProcess(ProcessProtocol):
             self._stop_timer()
             self.state = WorkerState.ENDED
             self._workers.changed(self)
-        elif self.state in RUNNING and self.state is not WorkerState.SILENT:
+        elif self.state in WITH_PROCESS and self.state is not WorkerState.SILENT:
             self.state = WorkerState.STOPPING
             self._signal(signal.SIGTERM)
             self._kill_after(STOP_TIMEOUT_SECONDS)
@@ -325,7 +319,7 @@ class WorkerProcess(ProcessProtocol):
         if excused:
             self._last_heard = now
             self._deadline = max(self._deadline, now + self._watchdog)
-        if now > self._deadline and self.state in RUNNING - {WorkerState.SILENT}:
+        if now > self._deadline and self.state in WITH_PROCESS - {WorkerState.SILENT}:
             self.state = WorkerState.SILENT
             self._log.error(
                 "no heartbeat from {name} for {silence:.1f} s; replacing it",

@@ -25,7 +25,7 @@ from pexservice.stores.interface import StoreUnusable
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.worker_process import (
     MIN_BACKOFF_SECONDS,
-    RUNNING,
+    WITH_PROCESS,
     SpawningReactor,
     WorkerProcess,
     WorkerState,
@@ -41,7 +41,7 @@ HEAD_START_SECONDS = 5.0
 RELOAD_TIMEOUT_SECONDS = 15.0
 
 #: How often the supervisor looks for silent workers within the watchdog's time.
-WATCHDOG_CHECKS = 4
+CHECKS_PER_WATCHDOG = 4
 
 #: The exit statuses after which the next worker has the whole store verified.
 _SUSPICIOUS = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
@@ -54,7 +54,7 @@ _REASON_BY_STATUS: dict[int, str] = {
 }
 
 #: The states of a worker that may have the store's lock.
-_POSSIBLE_OWNERS = RUNNING - {WorkerState.STANDBY, WorkerState.NOT_READY}
+_MAY_HOLD_LOCK = WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_READY}
 
 
 class Workers:
@@ -97,7 +97,7 @@ class Workers:
         self._numbers = itertools.count(1)
         self.must_verify = True
         self._has_served = False
-        self._checked = reactor.seconds()
+        self._last_check_at = reactor.seconds()
         self._watching = Periodic(self._watch, reactor)
         self._changes: list[Deferred[None]] = []
         self._reload_again = False
@@ -127,17 +127,11 @@ class Workers:
 
     @property
     def reloading(self) -> bool:
-        """
-        Return whether the workers are being replaced.
-        """
         return self._reports.reloading
 
     # Starting and stopping.
 
     def start(self) -> None:
-        """
-        Start the workers, and watch over them.
-        """
         self.running = True
         self._use_setup(self.setup)
         self._fill()
@@ -151,9 +145,9 @@ class Workers:
         self.setup = setup
         self._reports.score.wanted_standby_count = setup.standby_count
         self._reports.publish()
-        self._checked = self._reactor.seconds()
+        self._last_check_at = self._reactor.seconds()
         self._watching.stop()
-        self._watching.start(setup.watchdog / WATCHDOG_CHECKS)
+        self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
 
     def _fill(self) -> list[WorkerProcess]:
         """
@@ -177,10 +171,10 @@ class Workers:
         for worker in [*self.all]:
             worker.retire()
         while self.all:
-            await self._change()
+            await self._next_change()
         self._watching.stop()
 
-    def _change(self) -> Deferred[None]:
+    def _next_change(self) -> Deferred[None]:
         """
         Return a C{Deferred} that fires when the state of a worker changes.
         """
@@ -195,24 +189,21 @@ class Workers:
 
     def _watch(self) -> None:
         now = self._reactor.seconds()
-        late, self._checked = now - self._checked > self.setup.watchdog / 2, now
+        late, self._last_check_at = now - self._last_check_at > self.setup.watchdog / 2, now
         for worker in [*self.all]:
             # If the supervisor itself was late, the workers' messages wait to be read.
             worker.watch(excused=late)
 
-    # Calls by a worker's record.
+    # Called by a WorkerProcess.
 
     def command(self) -> list[str]:
-        """
-        Return the command that starts a worker now.
-        """
         quick = () if self.must_verify else ("--quick-check",)
         first = () if self._has_served else self.inherited.first_options
         return [*self.setup.command, *self.inherited.options, *quick, *first]
 
     def changed(self, worker: WorkerProcess) -> None:
         """
-        Report the states of the workers, of which C{worker}'s has changed.
+        Publish the new state of C{worker}, and wake the coroutines that wait for it.
         """
         reports = self._reports
         if worker.state is WorkerState.ACTIVE:
@@ -224,14 +215,15 @@ class Workers:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
             reports.serving(worker.name, self._reactor.seconds())
         elif worker.state is WorkerState.NOT_READY and not self._active:
-            # systemd counts the start as done: clients get responses, with the reason.
+            # No worker can serve now, but clients get a response with the reason.  So the
+            # start of the service is complete for systemd.
             reports.cannot_serve(worker.status)
             reports.notify_ready()
         elif worker.state is WorkerState.ENDED:
             self.all.remove(worker)
         states = [worker.state for worker in self.all]
         reports.score.standby_count = states.count(WorkerState.STANDBY)
-        reports.score.possible_owners = sum(map(_POSSIBLE_OWNERS.__contains__, states))
+        reports.score.possible_lock_holders = sum(map(_MAY_HOLD_LOCK.__contains__, states))
         reports.score.processes = (
             Process("supervisor", os.getpid(), "running"),
             *(
@@ -245,7 +237,9 @@ class Workers:
 
     def notified(self, worker: WorkerProcess, line: str) -> None:
         """
-        Pass on a worker's heartbeat, or its status if that is the service's.
+        Pass on to systemd a heartbeat, or a status that holds for the whole service.
+
+        The status of a standby, or of a worker next to the active one, does not.
         """
         active = self._active
         if line.startswith("STATUS=") and (
@@ -259,9 +253,9 @@ class Workers:
 
     def ended(self, worker: WorkerProcess) -> None:
         """
-        Count a process that ended, and end the service if another one would fail too.
+        Count a process that ended, and end the service if the next one would fail too.
 
-        C{worker} still has the state of that process.
+        C{worker.state} is still the last state of that process.
         """
         exit_status = worker.exit_status
         if exit_status in _SUSPICIOUS:
@@ -276,7 +270,9 @@ class Workers:
         reason = worker.status or f"{worker.name} ended {describe(exit_status)}"
         if not worker.was_up and not self._active:
             self._reports.cannot_serve(reason)
-        # If a worker has served before, the cause may be temporary.
+        # A damaged store needs the operator.  A worker that cannot start ends the service
+        # only if none has served yet, since later the cause may be temporary, and only if
+        # no other worker serves, stands by or verifies the store, since that one may serve.
         if exit_status == Status.DAMAGED or (
             exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
             and not self._has_served
@@ -291,7 +287,8 @@ class Workers:
     def _log_end(self, worker: WorkerProcess) -> None:
         exit_status = worker.exit_status
         level, how = LogLevel.info, describe(exit_status)
-        # The reload that fails because of this end logs the reason.
+        # The worker is the first one of a reload, and its options are wrong: the reload
+        # fails and logs the reason, so it is not logged here again.
         fails_reload = (
             exit_status == Status.MISCONFIGURED and worker is self._first_replacement
         )
@@ -304,7 +301,7 @@ class Workers:
 
     def reload(self) -> None:
         """
-        Replace the workers now; during a reload, once more after it.
+        Replace the workers.  If a reload is in progress, do this when it has ended.
         """
         if not self.running:
             return
@@ -365,7 +362,7 @@ class Workers:
             for worker in group:
                 worker.retire()
             while any(worker in self.all for worker in group):
-                await self._change()
+                await self._next_change()
         for worker in self._fill() if self.running else ():
             await self._comes_up_in_time(worker)
         if self.running:
@@ -399,10 +396,10 @@ class Workers:
                 # Another start would fail in the same way.
                 misconfigured = worker.exit_status == Status.MISCONFIGURED
                 if worker.state is WorkerState.NOT_READY or (
-                    misconfigured and worker.state not in RUNNING
+                    misconfigured and worker.state not in WITH_PROCESS
                 ):
                     return False
-                await self._change()
+                await self._next_change()
         finally:
             if timer.active():
                 timer.cancel()

@@ -118,9 +118,6 @@ class VerificationProgress:
             deferred.callback(None)
 
     def __call__(self, percent: int) -> None:
-        """
-        Report that C{percent} of the store was verified.
-        """
         if self._waiting is None:
             self._waiting = []
         status = f"verifying the store: {percent} %"

@@ -4,7 +4,7 @@ One worker: it puts store, committer, API and listeners together, serves, and st
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 the first URL needs it, when descriptors may be short
+import encodings.idna  # noqa: F401 loaded now: the first URL needs it, maybe with no free descriptor
 import gc
 import os
 import signal
@@ -60,16 +60,18 @@ from pexservice.worker.lifecycle import VerificationProgress, connect, heartbeat
 from pexservice.worker.unready import Listeners, Unready
 
 #: How long a stopping worker still accepts requests.  It closes each connection after its
-#: response, so no request is lost.  It waits in several steps, since a commit may block the
-#: process during one of them.
+#: response, so no request is lost.  It waits in several steps: if a commit blocks the
+#: process during one of them, the next one reads the requests that arrived meanwhile.
 DRAIN_SECONDS = 0.3
 DRAIN_STEPS = 6
 
 READ_AGAIN_SECONDS = 0.001
 
-#: How long a stopping worker, which accepts no more connections, waits for the first
-#: request of a new connection, and then for the requests in progress.
+#: How long a stopping worker waits for the first request of each connection that it has
+#: accepted just before.
 FIRST_REQUEST_SECONDS = 0.5
+
+#: How long a stopping worker then waits for the responses to the requests in progress.
 LAST_RESPONSE_SECONDS = 2
 
 #: The delay before a store that could not be opened is tried again.
@@ -128,9 +130,6 @@ class Worker(Service):
         self._parts: _Parts | None = None
 
     def startService(self) -> None:
-        """
-        Open the store, then listen.
-        """
         super().startService()
         self._exit.watch_reactor()
         self._starting = Deferred.fromCoroutine(self._start())
@@ -140,11 +139,13 @@ class Worker(Service):
         """
         Prepare everything, wait for the store, and serve.
 
-        An option, a file or a socket that is wrong makes the start fail before this worker
-        stands by, because the supervisor then ends an old worker and relies on this one.
+        Everything that can fail, such as an option, a file or a socket, is prepared before
+        this worker stands by: during a reload the supervisor then ends an old worker.
         """
         self._notifier = connect(self._settings, os.environ)
-        heartbeat(self._notifier, self._reactor, self._settled, lambda: self._state)
+        heartbeat(
+            self._notifier, self._reactor, self._current_work_done, lambda: self._state
+        )
         parts = self._parts = self._prepare()
         # The objects that exist now live as long as the process, so the garbage collector
         # need not visit them.
@@ -174,9 +175,11 @@ class Worker(Service):
             reason = f"cannot start: {reason}"
         self._exit_with(getattr(error, "exit_status", Status.CANNOT_START), reason)
 
-    def _settled(self) -> Deferred[None]:
+    def _current_work_done(self) -> Deferred[None]:
         """
-        Return a C{Deferred} that fires when this worker is known not to hang.
+        Return a C{Deferred} that fires when the verification and the commit have ended.
+
+        It fires at once if neither is in progress.  If one hangs, no heartbeat is sent.
         """
         if self._parts is None:
             return succeed(None)
@@ -215,9 +218,10 @@ class Worker(Service):
         progress = VerificationProgress(self._notifier.notify)
 
         def stand_by() -> None:
+            # The store is made before C{unready}, which is defined below.
             unready.stand_by()
 
-        board = settings.scoreboard
+        scoreboard_fd = settings.scoreboard
         store = self._store_factory.make(
             StoreOptions(
                 reactor=reactor,
@@ -225,12 +229,13 @@ class Worker(Service):
                 verify=not settings.quick_check,
                 progress=progress,
                 create=not settings.no_create,
-                claim=None if board is None else StoreClaim(board),
+                claim=None if scoreboard_fd is None else StoreClaim(scoreboard_fd),
                 on_standby=stand_by if settings.is_supervised else None,
             )
         )
         committer = self._make_committer(store)
-        # A stream is not closed for another connection, so streams are only a quarter.
+        # A new connection can replace an idle one, but no stream.  So streams get at most
+        # a quarter of the connections.
         max_streams = min(MAX_STREAMS, max(1, self._connections.limit // 4))
         events = Events(committer, reactor.callLater, max_streams, self._score)
         server = self._make_server(committer, store, files, events)

@@ -112,9 +112,6 @@ class Unready:
     _checking: Periodic = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        """
-        Make the timer of the checks.
-        """
         self._checking = Periodic(
             lambda: Deferred.fromCoroutine(self._check()), self._reactor
         )
@@ -162,7 +159,7 @@ class Unready:
             self._waits_for_lock
             and self._problem is None
             and alone_seconds >= FOREIGN_LOCK_SECONDS
-            and (score is not None and score.possible_owners == 0)
+            and (score is not None and score.possible_lock_holders == 0)
         ):
             self._report(
                 f"{self._store.name} is in use by {self._store.lock_holder()}, which is no"

@@ -49,7 +49,7 @@ def test_written_score_is_read(descriptor: int) -> None:
     counts = {reason: number for number, reason in enumerate(RESTART_REASONS, 4)}
     names = ("worker-1234567", "worker-2")
     written = Score(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345)
-    written.possible_owners = 2
+    written.possible_lock_holders = 2
     written.problem = "the disk of Zoë is not mounted"
     written.restart_pending = ("store",)
     written.processes = (Process("supervisor", 4170, "running"), Process("w", 9, "active"))

@@ -409,7 +409,7 @@ def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervis
     assert ["STATUS=the disk is not mounted"] in supervised.messages
     assert [READY] in supervised.messages
     assert supervised.score.problem == "the disk is not mounted"
-    assert supervised.score.possible_owners == 0
+    assert supervised.score.possible_lock_holders == 0
 
 
 def test_stop_sends_sigterm_to_all_and_counts_no_restart(supervised: Supervised) -> None:

@@ -374,12 +374,12 @@ def test_standby_names_the_stranger_that_has_its_lock(
             bench.options.on_standby()
             return Deferred()
 
-    show(board, serving="", possible_owners=1)
+    show(board, serving="", possible_lock_holders=1)
     bench = make(store=Waiting(), supervisor=3, scoreboard=board)
     bench.worker.startService()
     bench.reactor.turns(10.0)
     assert NOT_READY not in bench.messages
-    show(board, serving="", possible_owners=0)
+    show(board, serving="", possible_lock_holders=0)
     bench.reactor.turns(1.0)
     assert any("is in use by another process" in line for line in bench.messages)
     assert NOT_READY in bench.messages

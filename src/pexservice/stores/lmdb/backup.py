@@ -37,7 +37,7 @@ from pexservice.stores.lmdb.directory import (
     READER_TABLE,
     WITNESS,
     Directory,
-    existing_store,
+    directory_with_store,
     sync,
 )
 from pexservice.stores.lmdb.records import WitnessRecord
@@ -59,7 +59,7 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
 
     @raise StoreUnusable: C{target} exists, or the store or its copy is damaged.
     """
-    store = existing_store(source).path
+    store = directory_with_store(source).path
     # Read before the store is copied, so the copy must not be older.
     witnessed = read_witness(store)
     place = Path(os.path.abspath(target))  # noqa: PTH100 keeps a symbolic link

@@ -55,7 +55,7 @@ STAGING = "creating"
 _KEEP_SIZE = 1
 
 #: The directory entries that belong to a file system, not to a store.
-_OF_FILE_SYSTEM = frozenset(("lost+found",))
+_FILE_SYSTEM_ENTRIES = frozenset(("lost+found",))
 
 #: File systems whose locks and memory maps are not reliable enough for a store.
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -165,9 +165,10 @@ class Directory:
     """
     The directory of a store.
 
-    @ivar name: the configured path: absolute, with its symbolic links.
-    @ivar path: the directory that this path led to when it was locked: absolute, without
-        symbolic links.
+    @ivar configured_path: the path as an operator gave it, made absolute; its symbolic
+        links are kept.
+    @ivar path: the real path of the directory, without symbolic links.  L{lock} resolves
+        it again, since an operator may have switched a link.
     """
 
     _log = Logger()
@@ -181,18 +182,18 @@ class Directory:
         @param create: whether the directory and a store may be created.
         @param claim: the store that the service of this worker has claimed.
         """
-        self.name = Path(os.path.abspath(path))  # noqa: PTH100 resolve() would lose the name
+        self.configured_path = Path(os.path.abspath(path))  # noqa: PTH100 resolve() would lose the name
         self.path = Path(os.path.realpath(path))
         self._create = create
         self._claim = claim
-        # Not a descriptor: system calls fail until the directory is locked.
+        # -1 is never a descriptor, so system calls fail until the directory is locked.
         self._descriptor = -1
         self._identity: str | None = None
         self._has_installed_store = False
         self._logged_problem: str | None = None
 
     def __repr__(self) -> str:
-        return f"<Directory {self.name}>"
+        return f"<Directory {self.configured_path}>"
 
     @property
     def _is_claimed(self) -> bool:
@@ -208,7 +209,7 @@ class Directory:
         @raise StoreMissing: there is no such directory, and none may be created.
         @raise StoreUnusable: it cannot be created or locked.
         """
-        self.path = Path(os.path.realpath(self.name))
+        self.path = Path(os.path.realpath(self.configured_path))
         self._has_installed_store = False
         self._refuse_network()
         try:
@@ -253,7 +254,7 @@ class Directory:
         Check whether a process could lock and open a store here.  This changes nothing.
 
         @raise StoreBusy: another process has locked the directory.
-        @raise StoreUnusable: or another subclass, for another reason.
+        @raise StoreUnusable: no process could open a store here, for another reason.
         """
         self._refuse_network()
         if not self.path.exists() or not self.holds_store():
@@ -273,30 +274,27 @@ class Directory:
         """
         if self._is_claimed:
             raise StoreMissing(
-                f"the store {self.name} is gone; put it back, since only a start of the"
-                " service may create a store"
+                f"the store {self.configured_path} is gone; put it back, since only a start"
+                " of the service may create a store"
             )
         if not self._create:
             raise StoreMissing(
-                f"there is no store in {self.name}, and --no-create is set; create one"
-                f" with pexctl create --store lmdb:{self.name}"
+                f"there is no store in {self.configured_path}, and --no-create is set;"
+                f" create one with pexctl create --store lmdb:{self.configured_path}"
             )
 
     def _still_leads_to(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), self.name.stat())
+            return os.path.samestat(os.fstat(descriptor), self.configured_path.stat())
         except OSError:
             return False
 
     def unlock(self) -> None:
-        """
-        Let another process lock the directory.
-        """
         if self._descriptor != -1:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def remember_file(self) -> None:
+    def record_identity(self) -> None:
         """
         Remember the identity of the data file in the locked directory.
 
@@ -306,6 +304,7 @@ class Directory:
             os.fstat(self._descriptor), os.stat(DATA, dir_fd=self._descriptor)
         )
         claimed = None if self._claim is None else self._claim.identity()
+        # A store that this process has installed, such as a migrated one, is a new file.
         if not self._has_installed_store and claimed not in (None, self._identity):
             raise StoreUnusable(self._other_store_message())
 
@@ -325,12 +324,12 @@ class Directory:
             raise StoreUnusable(self._other_store_message())
 
     def _present_identity(self) -> str:
-        return _identity(self.name.stat(), (self.name / DATA).stat())
+        return _identity(self.configured_path.stat(), (self.configured_path / DATA).stat())
 
     def _other_store_message(self) -> str:
         return (
-            f"another store was put in the place of {self.name}; put back the one that the"
-            " service has served, or restart the service"
+            f"another store was put in the place of {self.configured_path}; put back the"
+            " one that the service has served, or restart the service"
         )
 
     def misplacement(self) -> str | None:
@@ -346,10 +345,10 @@ class Directory:
             if self._present_identity() != self._identity:
                 problem = self._other_store_message()
         except OSError as error:
-            problem = f"the store {self.name} was moved away ({error.strerror})"
+            problem = f"the store {self.configured_path} was moved away ({error.strerror})"
         if problem != self._logged_problem:
             if problem is None:
-                self._log.info("the store {name} is back", name=self.name)
+                self._log.info("the store {name} is back", name=self.configured_path)
             else:
                 self._log.error("{problem}; steps are refused", problem=problem)
         self._logged_problem = problem
@@ -364,7 +363,8 @@ class Directory:
 
         @raise OSError: there is not enough space.
         """
-        # os.posix_fallocate would extend the file, and hide that it had become shorter.
+        # os.posix_fallocate would also extend the file to C{length}, and so hide that the
+        # file had lost its end.
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
         try:
@@ -373,8 +373,9 @@ class Directory:
                 return
             error = ctypes.get_errno()
             if error in (errno.EOPNOTSUPP, errno.ENOSYS):
-                disk, has = os.fstatvfs(descriptor), os.fstat(descriptor).st_blocks * 512
-                if disk.f_bavail * disk.f_frsize >= length - has:
+                disk = os.fstatvfs(descriptor)
+                allocated = os.fstat(descriptor).st_blocks * 512
+                if disk.f_bavail * disk.f_frsize >= length - allocated:
                     return
                 error = errno.ENOSPC
         finally:
@@ -382,9 +383,6 @@ class Directory:
         raise OSError(error, os.strerror(error))
 
     def file_system(self) -> os.statvfs_result:
-        """
-        Return the statistics of the file system of the locked directory.
-        """
         return os.fstatvfs(self._descriptor)
 
     def holds_store(self) -> bool:
@@ -396,7 +394,7 @@ class Directory:
         @raise StoreUnusable: it cannot be read, or holds something else.
         """
         try:
-            names = {entry.name for entry in self.path.iterdir()} - _OF_FILE_SYSTEM
+            names = {entry.name for entry in self.path.iterdir()} - _FILE_SYSTEM_ENTRIES
         except OSError as error:
             raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
         for name in names & {DATA, READER_TABLE, WITNESS}:
@@ -409,7 +407,8 @@ class Directory:
             return True
         if names & {READER_TABLE, WITNESS}:
             if self._is_claimed:
-                # An operator may be moving the files, one after the other.
+                # An operator may be moving the files, one after the other, so this is not
+                # damage: the call raises StoreMissing, as for any claimed store.
                 self._check_may_create()
             raise StoreDamaged(f"the store {self.path} has lost its file {DATA}")
         if names - {STAGING}:
@@ -444,7 +443,8 @@ class Directory:
         staging = self.path / STAGING
         try:
             self.remove_staging()
-            # The process that made this directory may have failed before it did this.
+            # Another process may have created this directory and ended before it made the
+            # directory's entry durable.
             sync(self.path.parent)
             if self.path.stat().st_uid == os.geteuid():
                 self.path.chmod(0o700)
@@ -471,7 +471,7 @@ class Directory:
             shutil.rmtree(staging)
 
 
-def existing_store(path: str) -> Directory:
+def directory_with_store(path: str) -> Directory:
     """
     Return the directory C{path}, which must hold a store.
 

@@ -46,9 +46,6 @@ class LmdbFactory:
         return LmdbOfflineStore(self._path)
 
     def absolute_url(self, directory: Path) -> str:
-        """
-        Return the URL with an absolute path.
-        """
         return f"lmdb:{directory / self._path}"
 
     def lock_holder(self) -> str:

@@ -14,7 +14,7 @@ But without LMDB, the active worker may overwrite a page while the follower read
 Therefore every number is checked before it is used, every row has its checksum, and a row
 must begin where the row before ends.  If anything is wrong, the follower forgets all rows
 and starts again.  At the takeover, the store is opened with LMDB, and the row that was read
-last must still be there; see L{KeyLog.read}.
+last must still be there; see L{KeyReader.read}.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from pexservice.stores.lmdb.page_format import (
     read_meta,
     read_nodes,
 )
-from pexservice.stores.lmdb.transaction import KeyLog
+from pexservice.stores.lmdb.transaction import KeyReader
 
 #: How often the store is read.  Reading the keys that were added since then is part of the
 #: takeover: 1 ms for a thousand keys, and a second of load may add 25,000.
@@ -63,18 +63,14 @@ Item = tuple[bytes, bytes]
 
 
 class Follower:
-    """
-    The follower of the store in one directory.
-    """
-
     _log = Logger()
 
-    def __init__(self, path: Path, log: KeyLog, reactor: IReactorTime) -> None:
+    def __init__(self, path: Path, key_reader: KeyReader, reactor: IReactorTime) -> None:
         """
-        @param log: the rows are added to it.
+        @param key_reader: reads the rows that the follower finds.
         """
         self._path = path / DATA
-        self._key_log = log
+        self._key_reader = key_reader
         self._reactor = reactor
         self._call: IDelayedCall | None = None
         self._changed_at: tuple[int, int] | None = None
@@ -101,7 +97,7 @@ class Follower:
 
     def _failed(self, error: Exception) -> None:
         self._changed_at = None
-        self._key_log.forget()
+        self._key_reader.forget()
         self._failures += 1
         # One failure is no problem: the file may have changed while it was read.
         if self._failures == 2:  # noqa: PLR2004 the second failure in a row
@@ -124,12 +120,13 @@ class Follower:
             changed_at = (status.st_ino, status.st_mtime_ns)
             if changed_at == self._changed_at:
                 return False
-            rows = _File(file, read_meta(file)).key_rows(self._key_log.newest.first_ordinal)
+            first = self._key_reader.newest.first_ordinal
+            rows = _File(file, read_meta(file)).key_rows(first)
             new_rows = list(islice(rows, MAX_ROWS))
         finally:
             os.close(file)
         if new_rows:
-            self._key_log.read(iter(new_rows))
+            self._key_reader.read(iter(new_rows))
         more = len(new_rows) == MAX_ROWS
         # This time was read before the rows.  So rows that were added later are seen next.
         self._changed_at = None if more else changed_at

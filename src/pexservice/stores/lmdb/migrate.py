@@ -121,7 +121,7 @@ def _copy(old_env: lmdb.Environment, new_env: lmdb.Environment, progress: Progre
             with new_env.begin(write=True, db=new_journal) as writing:
                 for key, value in rows:
                     writing.put(key, value, append=True)
-        newest = records.KeyRow(1, b"", b"")
+        newest = records.NO_KEYS
         keys = keys_of_format_1(txn, old.keys, txn.cursor(old.keys), revision)
         for group in _in_groups(keys, _TRANSACTION_ITEMS):
             progress(40)

@@ -19,7 +19,7 @@ from pexservice.stores.interface import (
     StoreSummary,
 )
 from pexservice.stores.lmdb.backup import add_backup, backup, existing_backups, time_of
-from pexservice.stores.lmdb.directory import existing_store
+from pexservice.stores.lmdb.directory import directory_with_store
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.verify import summary, verify_in_child
 from pexservice.stores.lmdb.witness import read_witness
@@ -34,7 +34,7 @@ class LmdbOfflineStore:
         """
         Lock the store, and verify it in a child process; see L{IOfflineStore.verify}.
         """
-        store = existing_store(self.directory)
+        store = directory_with_store(self.directory)
         try:
             store.lock()
         except StoreBusy as error:

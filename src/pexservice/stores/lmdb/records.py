@@ -295,10 +295,11 @@ class KeyRow(NamedTuple):
         return zip(self.names.split(_LINE_FEED)[skip:], uses[skip:], strict=True)
 
 
+#: The newest row of a store without keys.
+NO_KEYS = KeyRow(1, b"", b"")
+
+
 def encode_key_row(row: KeyRow) -> tuple[bytes, bytes]:
-    """
-    Return the key and the value of a row of keys.
-    """
     key = row_key(row.first_ordinal)
     count = _KEY_COUNT.pack(row.key_count)
     return key, _seal(key, count + row.uses + row.names)

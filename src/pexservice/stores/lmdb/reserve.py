@@ -35,9 +35,9 @@ ALLOCATION_RETRY_SECONDS = 1.0
 #: How much the map grows at a time.
 MAP_STEP_BYTES = 64 << 20
 
-#: The largest part of the disk that the map may grow to: of the free space and the store's
-#: pages together.
-MAP_GROWTH_PART = 0.25
+#: The map may grow to this part of the free space of the disk and the store's pages
+#: together.
+MAX_DISK_FRACTION = 0.25
 
 #: After how much growth of the file the log names a reader that keeps pages in use.
 READER_CHECK_BYTES = 16 << 20
@@ -72,23 +72,25 @@ class Reserve:
         directory: Directory,
         env: lmdb.Environment,
         *,
-        growth: float,
+        max_disk_fraction: float,
         monotonic: Callable[[], float],
     ) -> None:
         """
         Measure the map and the file, without allocating anything.
 
         @param env: the environment of the store in C{directory}.
-        @param growth: the part of the disk that the map may grow to; 0 means no growth.
+        @param max_disk_fraction: see L{MAX_DISK_FRACTION}; 0 means that the map does not
+            grow.
         """
         self._directory = directory
         self._env = env
-        self._growth = growth
+        self._max_disk_fraction = max_disk_fraction
         self._monotonic = monotonic
         self._page_size = env.stat()["psize"]
         self._map_size = env.info()["map_size"]
-        # No more bytes than this are in use, and at least this many are allocated.
+        # The file has at most this many bytes of pages in use ...
         self._used = used_bytes(env)
+        # ... and at least this many allocated bytes.
         self._allocated = 0
         # Whether the reserve could be allocated as well, which a disk quota may prevent.
         self._has_reserve = True
@@ -137,7 +139,7 @@ class Reserve:
         """
         disk, used = self._directory.file_system(), used_bytes(self._env)
         free = disk.f_bavail * disk.f_frsize
-        limit = max(self._map_size, int(self._growth * (used + free)))
+        limit = max(self._map_size, int(self._max_disk_fraction * (used + free)))
         return Space(used, limit, free, disk.f_blocks * disk.f_frsize)
 
     def _warn_of_reader(self) -> None:

@@ -42,7 +42,7 @@ from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.databases import MIN_MAP_BYTES
 from pexservice.stores.lmdb.directory import (
     Directory,
-    existing_store,
+    directory_with_store,
     give_to_owner_of,
     sync,
 )
@@ -76,7 +76,7 @@ def restore(
     @raise StoreUnusable: the backup is damaged, it cannot be put there, or the directory
         C{target} holds something that is not a store.
     """
-    existing_store(source)
+    directory_with_store(source)
     place = Directory(target)
     existed = place.path.exists()
     if existed and place.path.samefile(source):

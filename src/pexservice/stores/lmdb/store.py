@@ -6,7 +6,8 @@ cut at any moment leaves the state before the commit or the state after it.  LMD
 that give this up for speed (C{writemap}, C{metasync=False}, C{sync=False}) are not used.
 
 A commit also removes the oldest rows that need not be kept, and later commits reuse their
-pages.  So the file stops growing, until a batch is larger than all earlier ones.
+pages.  From then on the file grows only for a batch that is larger than all earlier ones,
+or while another process, such as a backup, reads an old state.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ from pexservice.stores.lmdb.follower import Follower
 from pexservice.stores.lmdb.migrate import migrate
 from pexservice.stores.lmdb.records import (
     BadRecord,
-    KeyRow,
     WitnessRecord,
 )
-from pexservice.stores.lmdb.reserve import MAP_GROWTH_PART, RESERVE_BYTES, Reserve
+from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.transaction import (
-    KeyLog,
+    EMPTY_STORE,
+    KeyReader,
     Retention,
     StoredRange,
     read_history,
@@ -76,8 +77,8 @@ from pexservice.stores.remembered_keys import KEPT_KEYS
 #: check makes a few system calls, and on a fast disk many commits fit into this interval.
 DISK_CHECK_INTERVAL_SECONDS = 0.1
 
-#: Bytes of the map for each transition in the journal.  A row of one transition takes less,
-#: even in a page that is half full.
+#: The size of the map, for each transition that the journal keeps.  A row of one transition
+#: takes about 40 bytes in a full page, and so less than this in a page that is half full.
 MAP_BYTES_PER_TRANSITION = 128
 
 
@@ -101,7 +102,7 @@ class LmdbStore:
         on_standby: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
-        growth: float = MAP_GROWTH_PART,
+        max_disk_fraction: float = MAX_DISK_FRACTION,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -116,7 +117,8 @@ class LmdbStore:
         @param on_standby: called before this process waits for the lock as a standby;
             C{None} refuses a store that another process has locked.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
-        @param growth: the part of the disk that the map may grow to take.
+        @param max_disk_fraction: the map may grow to this part of the free space and the
+            store's pages together; 0 means that it does not grow.
         """
         self.directory = directory
         self._executor = executor
@@ -126,12 +128,12 @@ class LmdbStore:
         self._progress = progress
         self._on_standby = on_standby
         self._map_size = map_size or MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
-        self._growth = growth
+        self._max_disk_fraction = max_disk_fraction
         self._monotonic = monotonic
         self._next_disk_check = monotonic()
         self._opened: Databases | None = None
-        self._stored_range = StoredRange(0, 1, 1, KeyRow(1, b"", b""))
-        self._keys = KeyLog(kept_keys)
+        self._stored_range = EMPTY_STORE
+        self._keys = KeyReader(kept_keys)
         self._reserve: Reserve | None = None
         self._witness = Witness(directory.path)
 
@@ -160,9 +162,9 @@ class LmdbStore:
                     raise
                 self._on_standby()
                 await self._wait_for_lock()
-                # A takeover skips the verification, so that clients wait for milliseconds
-                # only.  If damage was found while the store was served, its witness makes
-                # the opening fail.
+                # A standby takes over without a verification, so that clients wait for
+                # milliseconds only.  If the active worker has found damage, it has written
+                # this to the witness, and L{Witness.open} raises L{StoreDamaged}.
                 verify = None
             return await self._open_locked(verify)
         except Exception:
@@ -171,7 +173,7 @@ class LmdbStore:
 
     async def _wait_for_lock(self) -> None:
         """
-        Wait until no other process has locked the directory, and follow its keys meanwhile.
+        Wait for the lock of the directory, and read the keys that its holder commits.
         """
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.path, self._keys, reactor)
@@ -189,12 +191,12 @@ class LmdbStore:
                 directory.remove_staging()
             else:
                 directory.create_store(make_store)
-            directory.remember_file()
+            directory.record_identity()
             if existed and verify is not None:
                 await self._run_blocking(partial(verify, directory.path))
             if format_of(directory.path) == 1:
                 await self._run_blocking(partial(migrate, directory, self._progress))
-                directory.remember_file()
+                directory.record_identity()
             return self._open_environment(directory.path, verified=verify is not None)
         except READING_ERRORS as error:
             raise explain(directory.path, error) from error
@@ -202,7 +204,8 @@ class LmdbStore:
     def _open_environment(self, path: Path, *, verified: bool) -> StoredState:
         size, map_size = (path / DATA).stat().st_size, self._map_size
         if size > map_size:
-            # The map has grown before, or C{journal} was larger.  Commits need more space.
+            # The map grew in an earlier process, or C{journal} was larger then.  The map
+            # must hold the whole file, and the pages that the next commits add.
             map_size = size + RESERVE_BYTES
         databases = open_for_writing(path, map_size)
         try:
@@ -219,7 +222,10 @@ class LmdbStore:
         self._witness = Witness(path)
         self._witness.open(revision, verified=verified)
         self._reserve = Reserve(
-            self.directory, databases.env, growth=self._growth, monotonic=self._monotonic
+            self.directory,
+            databases.env,
+            max_disk_fraction=self._max_disk_fraction,
+            monotonic=self._monotonic,
         )
         self._reserve.allocate_first()
         return StoredState(revision, position, self._keys.remembered_keys)
@@ -326,7 +332,7 @@ class LmdbStore:
                         txn,
                         self._databases.journal,
                         before=before,
-                        expired=newest - self._retention.transitions,
+                        newest_expired=newest - self._retention.transitions,
                         limit=limit,
                     )
             except lmdb.PanicError as error:
@@ -341,15 +347,12 @@ class LmdbStore:
         """
         Record in the witness that C{error} showed damage, and return the error to raise.
 
-        So a standby does not serve the store, and the next start verifies it.
+        So a standby refuses to open the store, and the next start verifies it.
         """
         self._witness.write(WitnessRecord(self._stored_range.revision, sound=False))
         return explain(self.directory.path, error)
 
     def space(self) -> Space | None:
-        """
-        Measure the disk space of the store; see L{IOnDisk.space}.
-        """
         return None if self._reserve is None else self._reserve.space()
 
     def shortage(self) -> Refusal | None:
@@ -361,9 +364,6 @@ class LmdbStore:
         return self._check_disk() or self._reserve.shortage()
 
     def oldest_reader(self) -> StoreReader | None:
-        """
-        Ask LMDB for the process that reads the oldest state; see L{IOnDisk.oldest_reader}.
-        """
         return None if self._opened is None else oldest_reader(self._opened.env)
 
     def close(self) -> Deferred[None]:

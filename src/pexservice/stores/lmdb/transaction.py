@@ -2,8 +2,7 @@
 The content of LMDB's transactions: what a commit appends and removes, what a read returns.
 
 A commit appends a row to the journal, and keys to the rows of keys.  It also removes the
-oldest rows that need not be kept.  Later commits reuse their pages, so the file stops
-growing.
+oldest rows that need not be kept.  Later commits reuse their pages.
 
 One commit removes a bounded number of rows, and the next commits remove the rest.  There
 may be very many, for example after an operator made the journal shorter.  If one commit
@@ -21,7 +20,7 @@ from attrs import frozen
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import Databases
-from pexservice.stores.lmdb.records import BadRecord, KeyRow
+from pexservice.stores.lmdb.records import NO_KEYS, BadRecord, KeyRow
 from pexservice.stores.remembered_keys import RememberedKeys
 
 #: How many surplus revisions or keys may accumulate before a commit trims them.  Each call
@@ -37,15 +36,16 @@ MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 MAX_TRIMMED_TRANSITIONS = 1 << 20
 MAX_TRIMMED_ROW_KEYS = 1 << 12
 
-#: If the newest row has fewer keys, the next commit adds its keys to that row.  Otherwise a
-#: single client would leave 100,000 rows.  Reading them at a start takes 200 ms, not 35.
+#: If the newest row has fewer keys, the next commit adds its keys to that row.  If each
+#: commit wrote a new row, a single client would leave 100,000 rows, and a start would take
+#: 200 ms to read them instead of 35 ms.
 FULL_ROW_KEYS = 64
 
 
 @frozen
 class StoredRange:
     """
-    The newest and the oldest rows of a store.  With these a commit need not search them.
+    The ends of a store's journal and keys, kept in memory so that no commit searches them.
 
     @ivar revision: the newest revision.
     @ivar oldest_journal_row: the first revision of the oldest journal row.
@@ -59,13 +59,16 @@ class StoredRange:
     newest_key_row: KeyRow
 
 
+EMPTY_STORE = StoredRange(0, 1, 1, NO_KEYS)
+
+
 def read_stored_range(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
 ) -> StoredRange:
     """
     Read the range of the store, whose cursor is at C{revision}.
     """
-    newest_key_row = KeyRow(1, b"", b"")
+    newest_key_row = NO_KEYS
     with txn.cursor(databases.keys) as rows:
         if rows.last():
             newest_key_row = records.decode_key_row(*rows.item())
@@ -112,14 +115,17 @@ def write_batch(
     if batch.keys:
         newest_key_row = write_keys(txn, databases.keys, batch.keys, newest_key_row)
     oldest_journal_row, oldest_key_row = stored.oldest_journal_row, stored.oldest_key_row
-    expired = batch.revision - retention.transitions
-    if expired >= oldest_journal_row + TRIM_SLACK:
-        oldest_journal_row = _trim(txn, databases.journal, expired, MAX_TRIMMED_TRANSITIONS)
-    expired = newest_key_row.next_ordinal - 1 - retention.keys
-    if expired >= oldest_key_row + TRIM_SLACK:
-        # More than the batch adds, so that the number of surplus keys decreases.
+    newest_expired = batch.revision - retention.transitions
+    if newest_expired >= oldest_journal_row + TRIM_SLACK:
+        oldest_journal_row = _trim(
+            txn, databases.journal, newest_expired, MAX_TRIMMED_TRANSITIONS
+        )
+    newest_expired = newest_key_row.next_ordinal - 1 - retention.keys
+    if newest_expired >= oldest_key_row + TRIM_SLACK:
+        # A commit must be able to remove more keys than it adds; otherwise the number of
+        # surplus keys would never decrease.
         max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
-        oldest_key_row = _trim(txn, databases.keys, expired, max_keys)
+        oldest_key_row = _trim(txn, databases.keys, newest_expired, max_keys)
     return StoredRange(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
 
 
@@ -130,9 +136,9 @@ def write_keys(
     newest: KeyRow,
 ) -> KeyRow:
     """
-    Append C{keys}, each with its packed use, to the row C{newest}, or write a new row.
+    Add C{keys}, each with its packed use, to the row C{newest}, or write a new row.
 
-    @return: the row with C{keys}.
+    @return: the row that now holds C{keys}, which is the newest one.
     """
     if 0 < newest.key_count < FULL_ROW_KEYS:
         row = newest.with_keys(keys)
@@ -151,12 +157,15 @@ def _append(
 
 
 def _trim(
-    txn: lmdb.Transaction[bytes], database: lmdb._Database, expired: int, max_items: int
+    txn: lmdb.Transaction[bytes],
+    database: lmdb._Database,
+    newest_expired: int,
+    max_items: int,
 ) -> int:
     """
-    Remove the oldest rows that hold nothing newer than C{expired}, up to a limit.
+    Remove the oldest rows that hold nothing newer than C{newest_expired}, up to a limit.
 
-    @param expired: the newest revision or ordinal that need not be kept.
+    @param newest_expired: the newest revision or ordinal that need not be kept.
     @param max_items: stop when this many revisions or ordinals were removed.
     @return: the first revision or ordinal of the oldest row that stays.
     """
@@ -168,7 +177,7 @@ def _trim(
             if oldest - begin >= max_items or not rows.next():
                 break
             following = records.decode_row_key(rows.key())
-            if following > expired + 1:
+            if following > newest_expired + 1:
                 break
             rows.prev()
             # Deleting moves the cursor to the next row.
@@ -183,23 +192,23 @@ def read_history(
     journal: lmdb._Database,
     *,
     before: int,
-    expired: int,
+    newest_expired: int,
     limit: int,
 ) -> list[HistoryEntry]:
     """
     Return at most C{limit} transitions, newest first.
 
-    A row may hold thousands of transitions; only those that are returned are replayed.
+    A row may hold thousands of transitions; only those that are returned are decoded.
 
     @param before: the revision that follows the newest one to return.
-    @param expired: the newest revision that is not returned any more.
+    @param newest_expired: the newest revision that is not returned any more.
     """
     history: list[HistoryEntry] = []
     with txn.cursor(journal) as rows:
         beyond = rows.set_range(records.row_key(before))
         more = rows.prev() if beyond else rows.last()
         while more:
-            first = max(before - (limit - len(history)), expired + 1)
+            first = max(before - (limit - len(history)), newest_expired + 1)
             if first >= before:
                 break
             row = records.decode_journal_row(*rows.item(), first, before)
@@ -211,12 +220,13 @@ def read_history(
     return history
 
 
-class KeyLog:
+class KeyReader:
     """
-    The rows of keys that a process has read so far.
+    Reads the rows of keys in their order, and remembers their keys.
 
     @ivar remembered_keys: the keys in these rows.
-    @ivar newest: the newest of these rows; at first an empty one.
+    @ivar newest: the newest of these rows; an empty one, with the ordinal 0, before any
+        row was read.
     """
 
     def __init__(self, kept_keys: int) -> None:

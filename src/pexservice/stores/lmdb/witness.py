@@ -12,8 +12,8 @@ older than its witness has lost commits.  The opposite is no sign of damage: a p
 discards what was not flushed, so the witness may be older than the store, incomplete or
 missing.  It fits into one sector of the disk.
 
-The witness also records damage that was found while the store was served, so that the next
-worker verifies the whole store before it uses it.
+The witness also records damage that was found while the store was served.  Then a standby
+refuses the store, and the next start of the service verifies all of it first.
 """
 
 from __future__ import annotations

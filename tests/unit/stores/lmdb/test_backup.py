@@ -13,7 +13,12 @@ import pytest
 
 from pexservice.stores.interface import Refusal, StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, READER_TABLE, WITNESS, existing_store
+from pexservice.stores.lmdb.directory import (
+    DATA,
+    READER_TABLE,
+    WITNESS,
+    directory_with_store,
+)
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import summary
 from tests.support.fakes import now
@@ -107,7 +112,7 @@ def test_source_without_a_store_is_refused_and_nothing_is_made(tmp_path: Path) -
     with pytest.raises(StoreUnusable, match=r"there is no store in .*/empty"):
         backup(str(tmp_path / "empty"), str(tmp_path / "copy"))
     with pytest.raises(StoreUnusable, match="No such file"):
-        existing_store(str(tmp_path / "missing"))
+        directory_with_store(str(tmp_path / "missing"))
     assert names(tmp_path) == {"empty"}
 
 
@@ -170,7 +175,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_is_full(tmp_path: Path) -> No
     """
     A full store forgets a dead reader: one batch is refused, and the next one goes through.
     """
-    store = at(tmp_path / "store", map_size=1 << 18, growth=0)
+    store = at(tmp_path / "store", map_size=1 << 18, max_disk_fraction=0)
     state = now(store.open())[:2]
     killed_reader(tmp_path / "store")
 

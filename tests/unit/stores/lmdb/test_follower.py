@@ -21,7 +21,7 @@ from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, NEXT_SECONDS, Foll
 from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.transaction import KeyLog, Retention
+from pexservice.stores.lmdb.transaction import KeyReader, Retention
 from pexservice.stores.remembered_keys import KeyUse
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
@@ -40,7 +40,7 @@ class Service:
         self.store = at(path)
         self.state = now(self.store.open())[:2]
         self.clock = Clock()
-        self.log = KeyLog(100_000)
+        self.log = KeyReader(100_000)
         self.follower = Follower(path, self.log, self.clock)
         self.follower.start()
         self.clock.advance(0)
@@ -176,7 +176,7 @@ def test_damage_does_not_end_the_standby(service: Service) -> None:
         damaged = bytearray(data)
         damaged[offset : offset + 7] = b"\xff" * 7
         (service.path / "damaged").write_bytes(damaged)
-        victim = Follower(service.path, KeyLog(1000), service.clock)
+        victim = Follower(service.path, KeyReader(1000), service.clock)
         victim._path = service.path / "damaged"
         victim._poll()
         victim.stop()
@@ -263,7 +263,7 @@ def test_rows_that_were_trimmed_meanwhile_do_not_matter(tmp_path: Path) -> None:
 def test_store_of_format_1_is_not_followed(tmp_path: Path) -> None:
     filled(tmp_path / "store", 10)
     turn_back(tmp_path / "store")
-    log, clock = KeyLog(1000), Clock()
+    log, clock = KeyReader(1000), Clock()
     following = Follower(tmp_path / "store", log, clock)
     following.start()
     clock.advance(0)

@@ -279,7 +279,7 @@ def test_a_full_map_names_the_reader(tmp_path: Path) -> None:
     The refusal of a full map names the process whose reading keeps pages from being free.
     """
     path = tmp_path / "store"
-    store = at(path, map_size=1 << 18, growth=0)
+    store = at(path, map_size=1 << 18, max_disk_fraction=0)
     state = now(store.open())[:2]
     with reader(path) as pid:
         refusals: list[Refusal] = []

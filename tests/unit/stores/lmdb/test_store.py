@@ -28,7 +28,7 @@ from pexservice.stores.interface import (
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA, READER_TABLE, STAGING, WITNESS, Directory
-from pexservice.stores.lmdb.reserve import MAP_GROWTH_PART, RESERVE_BYTES
+from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES
 from pexservice.stores.lmdb.store import DISK_CHECK_INTERVAL_SECONDS, LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify, verify_in_child
@@ -81,7 +81,7 @@ def test_open_store_reports_its_size_and_its_limit(tmp_path: Path) -> None:
     Also when its directory has been renamed.
     """
     filled(tmp_path / "store")
-    store = at(tmp_path / "store", map_size=1 << 24, growth=0)
+    store = at(tmp_path / "store", map_size=1 << 24, max_disk_fraction=0)
     assert verifyObject(IOnDisk, store)
     assert store.space() is None
     now(store.open())
@@ -406,10 +406,10 @@ def test_map_grows_within_the_share_of_the_disk(tmp_path: Path) -> None:
     assert space is not None
     assert space.used > 128 * 1024
     assert space.limit == pytest.approx(
-        (space.used + space.free) * MAP_GROWTH_PART, rel=0.1
+        (space.used + space.free) * MAX_DISK_FRACTION, rel=0.1
     )
     now(store.close())
-    again = at(tmp_path / "store", map_size=128 * 1024, growth=0)
+    again = at(tmp_path / "store", map_size=128 * 1024, max_disk_fraction=0)
     assert now(again.open())[:2] == state
     now(again.commit(batch(state, b"n")))
     now(again.close())
@@ -419,7 +419,7 @@ def test_batch_that_does_not_fit_never_happened(tmp_path: Path) -> None:
     """
     The store takes a batch that needs less space.
     """
-    store = at(tmp_path / "store", map_size=128 * 1024, growth=0)
+    store = at(tmp_path / "store", map_size=128 * 1024, max_disk_fraction=0)
     state = now(store.open())[:2]
     with pytest.raises(Refusal, match="is full"):
         now(store.commit(batch(state, b"n" * 200_000)))
