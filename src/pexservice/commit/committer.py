@@ -91,18 +91,18 @@ class Committer(GroupCommit):
         self._damage: StoreDamaged | None = None
         # True only while synchronous commit is off and the store takes its batches.
         self._responds_early = False
-        self._respond_early(on=not synchronous)
+        self._set_early_responses(on=not synchronous)
         self._refused_steps = 0
         self._next_refusal_log = -math.inf
 
-    def _respond_early(self, *, on: bool) -> None:
+    def _set_early_responses(self, *, on: bool) -> None:
         self._responds_early = on
         self.delay_seconds = DELAY_SECONDS if on else 0.0
 
     async def start(self) -> None:
         revision, position, self._remembered_keys = await self._store.open()
         self.restart_from(state_at(revision, position))
-        self._process_refusal = self.read_refusal = None
+        self._own_refusal = self.read_refusal = None
 
     def wait_for_commit(self) -> Deferred[None]:
         return succeed(None) if self.committing_batch is None else self.when_commit_ends()
@@ -113,7 +113,7 @@ class Committer(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._process_refusal or self._store.shortage()
+        return self._own_refusal or self._store.shortage()
 
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)
@@ -124,7 +124,7 @@ class Committer(GroupCommit):
         before = newest if before is None else min(before, newest)
 
         def failed(failure: Failure) -> Failure:
-            return Failure(self._error_for_client(cast(Exception, failure.value)))
+            return Failure(self._handle_read_error(cast(Exception, failure.value)))
 
         return self._store.history(before, limit).addErrback(failed)
 
@@ -135,9 +135,9 @@ class Committer(GroupCommit):
             waiter.fail(self.read_refusal)
 
     def step(self, step: Step, waiter: Waiter) -> None:
-        if self._process_refusal is not None:
+        if self._own_refusal is not None:
             self.counts.count(NOT_TAKEN, step.transition.code)
-            waiter.fail(self._process_refusal)
+            waiter.fail(self._own_refusal)
         elif step.key is not None and self._key_was_used(step.key, step, waiter):
             return
         elif step.condition is not None and not step.condition(self.latest):
@@ -193,13 +193,13 @@ class Committer(GroupCommit):
     def _stored(self, _: None, batch: Batch) -> None:
         # Until now, find_key has found these keys in the committing batch.
         self._remembered_keys.add(batch.keys)
-        self._respond_early(on=not self._synchronous)
+        self._set_early_responses(on=not self._synchronous)
 
     def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
         if isinstance(failure.value, Refusal):
             self._refuse_steps(batch, failure.value)
         else:
-            self._end_process_after(batch, failure)
+            self._end_after_failed_commit(batch, failure)
 
     def _refuse_steps(self, batch: StepBatch, refusal: Refusal) -> None:
         steps = self.latest.revision - self.durable.revision
@@ -220,7 +220,7 @@ class Committer(GroupCommit):
             )
         else:
             self._log_refusal(refusal, steps)
-        self._respond_early(on=False)
+        self._set_early_responses(on=False)
         self.roll_back(batch, refusal, refusal)
 
     def _log_refusal(self, refusal: Refusal, steps: int) -> None:
@@ -238,7 +238,7 @@ class Committer(GroupCommit):
             self._refused_steps = 0
             self._next_refusal_log = now + REFUSAL_LOG_INTERVAL_SECONDS
 
-    def _end_process_after(self, batch: StepBatch, failure: Failure) -> None:
+    def _end_after_failed_commit(self, batch: StepBatch, failure: Failure) -> None:
         """
         End the process after the failed commit of C{batch}.
 
@@ -246,15 +246,13 @@ class Committer(GroupCommit):
         whether the disk has the batch.
         """
         damaged = failure.check(StoreDamaged) is not None
-        self._process_refusal = refusal = Refusal(
-            _DAMAGED if damaged else "the store failed"
-        )
-        self._respond_early(on=False)
+        self._own_refusal = refusal = Refusal(_DAMAGED if damaged else "the store failed")
+        self._set_early_responses(on=False)
         self._fatal(failure)
         unknown = OutcomeUnknown("the store failed while the step was under way")
         self.roll_back(batch, refusal if damaged else unknown, refusal)
 
-    def _error_for_client(self, error: Exception) -> Exception:
+    def _handle_read_error(self, error: Exception) -> Exception:
         """
         Return the error for the client, after a read of the store has raised C{error}.
 
@@ -263,6 +261,6 @@ class Committer(GroupCommit):
         if not isinstance(error, StoreDamaged):
             return error
         self._damage = error
-        self._process_refusal = Refusal(_DAMAGED)
+        self._own_refusal = Refusal(_DAMAGED)
         self._fatal(Failure(error))
-        return self._process_refusal
+        return self._own_refusal

@@ -111,7 +111,7 @@ class BatchingPolicy:
     def max_wait(self) -> float:
         return min(MAX_WAIT_COMMITS * self._commit_seconds, MAX_WAIT_SECONDS)
 
-    def committed(self, steps: int, seconds: float) -> None:
+    def record_commit(self, steps: int, seconds: float) -> None:
         """
         Learn from a commit of C{steps} steps that took C{seconds}.
         """
@@ -131,7 +131,7 @@ class BatchPhase(Enum):
     #: The batch is to be committed; on etcd, the node waits for its turn.
     READY = auto()
     #: The other batch is being committed; this one collects steps meanwhile.
-    COMMITTING = auto()
+    COLLECTING = auto()
 
 
 # Computing a state far along the sequence takes milliseconds.  The cache helps when a
@@ -224,13 +224,13 @@ class GroupCommit:
         self._drain_deferreds: list[Deferred[None]] = []
         self._commit_deferreds: list[Deferred[None]] = []
         # Why this process accepts no step: it is starting or stopping, or it has failed.
-        self._process_refusal: Refusal | None = Refusal("the cursor is not read yet")
-        self.read_refusal: Refusal | None = self._process_refusal
+        self._own_refusal: Refusal | None = Refusal("the cursor is not read yet")
+        self.read_refusal: Refusal | None = self._own_refusal
 
     # The life of a committer.
 
     def refuse_all(self, reason: str) -> None:
-        self._process_refusal = self.read_refusal = Refusal(reason)
+        self._own_refusal = self.read_refusal = Refusal(reason)
 
     async def stop(self) -> None:
         await self.drain()
@@ -242,7 +242,7 @@ class GroupCommit:
 
         @return: fires when all waiters were called.
         """
-        self._process_refusal = self._process_refusal or Refusal("the service is stopping")
+        self._own_refusal = self._own_refusal or Refusal("the service is stopping")
         if self.open_batch.transitions:
             self.commit_open_batch()
         if self.is_idle:
@@ -251,11 +251,11 @@ class GroupCommit:
         self._drain_deferreds.append(drained)
         return drained
 
-    def end_process(self, failure: Failure) -> None:
+    def end_after_bug(self, failure: Failure) -> None:
         """
         Accept nothing more, and end the process: C{failure} is a bug.
         """
-        self._process_refusal = self._process_refusal or Refusal("the service failed")
+        self._own_refusal = self._own_refusal or Refusal("the service failed")
         self._fatal(failure)
 
     # One step.
@@ -391,7 +391,7 @@ class GroupCommit:
         """
         Commit the open batch without waiting for more steps.
         """
-        if self._phase in (BatchPhase.READY, BatchPhase.COMMITTING):
+        if self._phase in (BatchPhase.READY, BatchPhase.COLLECTING):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -430,12 +430,12 @@ class GroupCommit:
             return
         batch, after = self.open_batch, self.latest
         self.committing_batch, self.open_batch = batch, StepBatch(after)
-        self._phase = BatchPhase.COMMITTING
+        self._phase = BatchPhase.COLLECTING
         started = self._seconds()
 
         def succeeded(_: None) -> None:
             steps, seconds = len(batch.transitions), self._seconds() - started
-            self._policy.committed(steps, seconds)
+            self._policy.record_commit(steps, seconds)
             self.counts.committed(steps, seconds)
             self.committing_batch, self._phase = None, BatchPhase.IDLE
             self.durable = after
@@ -456,7 +456,7 @@ class GroupCommit:
                 time_ns=self._time_ns(),
                 keys=batch.keys,
             )
-        ).addCallbacks(succeeded, failed).addErrback(self.end_process)
+        ).addCallbacks(succeeded, failed).addErrback(self.end_after_bug)
 
     def _continue_after_commit(self) -> None:
         ended, self._commit_deferreds = self._commit_deferreds, []

@@ -93,7 +93,7 @@ class OptimisticCommitter(GroupCommit):
 
     async def start(self) -> None:
         self.restart_from(state_at(*await self._store.open()))
-        self._process_refusal = self.read_refusal = None
+        self._own_refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
         self._store.watch(self._cursor_moved, self._cursor_went_back)
 
@@ -113,7 +113,7 @@ class OptimisticCommitter(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._process_refusal or self._store_failure or self._store_refusal
+        return self._own_refusal or self._store_failure or self._store_refusal
 
     # Reads.
 
@@ -381,7 +381,7 @@ class OptimisticCommitter(GroupCommit):
                 self._log.failure("a waiter failed")
 
     def _when_ready(self) -> None:
-        self._store.turn().addCallback(self._has_turn).addErrback(self.end_process)
+        self._store.turn().addCallback(self._has_turn).addErrback(self.end_after_bug)
 
     def _has_turn(self, cursor: tuple[int, int]) -> None:
         """
@@ -425,7 +425,7 @@ class OptimisticCommitter(GroupCommit):
         elif isinstance(error, OutcomeUnknown):
             self._note_failure(failure)
         else:
-            self.end_process(failure)
+            self.end_after_bug(failure)
             error = OutcomeUnknown("the store failed while the step was under way")
         # Steps of the open batch were not sent to the store: they surely did not happen.
         self.roll_back(batch, error, as_refusal(error))

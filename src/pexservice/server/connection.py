@@ -396,9 +396,9 @@ class Connection(asyncio.Protocol):
             if server.log is not None:
                 length = len(data) - data.index(END_OF_HEAD) - len(END_OF_HEAD)
                 server.log_response(
-                    self.peer, request.arguments, request.line, status, length
+                    self.peer, request.arguments, request.logged_line, status, length
                 )
-            self._finish(last=plan.closes_connection)
+            self._end_request(last=plan.closes_connection)
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._abort_after_bug()
 
@@ -464,11 +464,11 @@ class Connection(asyncio.Protocol):
         """
         request.plan.tally.count(status)
         self._server.log_response(
-            self.peer, request.arguments, request.line, status, length
+            self.peer, request.arguments, request.logged_line, status, length
         )
-        self._finish(last=last)
+        self._end_request(last=last)
 
-    def _finish(self, *, last: bool) -> None:
+    def _end_request(self, *, last: bool) -> None:
         """
         End the request that was responded to, and close the connection or continue.
         """

@@ -110,14 +110,14 @@ class PlannedRequest:
     """
     A request with its plan.
 
-    @ivar line: the request line for the access log.
+    @ivar logged_line: the request line for the access log.
     @ivar checked_operation: the operation, if it was checked with these arguments before;
         otherwise C{None}, and the connection checks it.
     """
 
     plan: Plan
     arguments: Arguments
-    line: bytes
+    logged_line: bytes
     checked_operation: CheckedOperation | None = None
 
 
@@ -172,7 +172,7 @@ class Template:
         arguments = request.arguments.copy()
         for name, value in zip(names, values, strict=True):
             arguments[name] = [value]
-        return PlannedRequest(request.plan, arguments, request.line)
+        return PlannedRequest(request.plan, arguments, request.logged_line)
 
 
 class ConnectionMemory(Protocol):
@@ -203,7 +203,7 @@ class Plans:
         self.exact: GenerationalCache[bytes, PlannedRequest] = GenerationalCache(
             MAX_EXACT_REQUESTS
         )
-        self.reader = HeadReader(checker.meanings())
+        self.reader = HeadReader(checker.deciding_headers())
         self._checker = checker
         self._plans: dict[PlanKey, Plan] = {}
         # The hashes of requests that arrived once.
@@ -358,8 +358,8 @@ class Plans:
             is repeated in another line.
         """
         first, last = span
-        spelled = [line.partition(b": ") for line in head.lines[first : last + 1]]
-        names = [name.lower() for name, _, _ in spelled]
+        parts = [line.partition(b": ") for line in head.lines[first : last + 1]]
+        names = [name.lower() for name, _, _ in parts]
         # Each line ends with two bytes, CR and LF; the suffix begins with the last CR.
         begin = sum(len(line) + 2 for line in head.lines[:first])
         end = begin + sum(len(line) + 2 for line in head.lines[first : last + 1]) - 2
@@ -370,17 +370,17 @@ class Plans:
             separator
             and (name not in HEADERS or name in _MAY_VARY)
             and (value is None or len(value) == 1)
-            for (_, separator, _), name, value in zip(spelled, names, values, strict=True)
+            for (_, separator, _), name, value in zip(parts, names, values, strict=True)
         ):
             return None
         is_read = [value is not None for value in values]
-        pattern = _pattern(tuple(name for name, _, _ in spelled), tuple(is_read))
-        common = PlannedRequest(request.plan, arguments, request.line)
+        pattern = _pattern(tuple(name for name, _, _ in parts), tuple(is_read))
+        common_request = PlannedRequest(request.plan, arguments, request.logged_line)
         read_names = tuple(name for name in names if name in head.arguments)
         if not read_names:
-            common.checked_operation = self._reusable_operation(common)
+            common_request.checked_operation = self._reusable_operation(common_request)
         rememberable = not any(Use.NEVER_REMEMBERED in HEADERS[name] for name in read_names)
-        return Template(prefix, suffix, pattern, read_names, common, rememberable)
+        return Template(prefix, suffix, pattern, read_names, common_request, rememberable)
 
 
 @lru_cache(maxsize=256)

@@ -169,7 +169,7 @@ class RequestChecker:
         self.hosts = hosts
         self._limit = limit
 
-    def meanings(self) -> Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]:
+    def deciding_headers(self) -> Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]:
         """
         Return the deciding headers.
 

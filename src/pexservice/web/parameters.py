@@ -275,7 +275,7 @@ def conditions(arguments: Arguments) -> Conditions:
 
 #: The headers that decide what a request means, each with the function that returns the
 #: meaning of its values.  L{ORIGIN} is missing, because its meaning depends on the options:
-#: L{RequestChecker.meanings<pexservice.web.operations.RequestChecker.meanings>} adds it.
+#: L{pexservice.web.operations.RequestChecker.deciding_headers} adds it.
 MEANINGS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
     ACCEPT: lambda values: preferences({ACCEPT: values}),
     CONNECTION: persistence,

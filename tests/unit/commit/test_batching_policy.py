@@ -24,7 +24,7 @@ def ready(
 def test_single_step_is_committed_at_once() -> None:
     policy = BatchingPolicy()
     assert ready(policy, 1)
-    policy.committed(1, 0.0002)
+    policy.record_commit(1, 0.0002)
     assert ready(policy, 1)
 
 
@@ -35,7 +35,7 @@ def test_waits_for_as_many_as_last_time() -> None:
     As many are likely to come again.
     """
     policy = BatchingPolicy()
-    policy.committed(10, 0.0002)
+    policy.record_commit(10, 0.0002)
     assert not ready(policy, 9, 0.0001)
     assert ready(policy, 10)
     assert ready(policy, 11)
@@ -60,7 +60,7 @@ def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
     Its steps could have been answered in that time.
     """
     policy = BatchingPolicy()
-    policy.committed(10, INITIAL_COMMIT_SECONDS)
+    policy.record_commit(10, INITIAL_COMMIT_SECONDS)
     assert not ready(policy, 9, INITIAL_COMMIT_SECONDS, idle=0.9 * INITIAL_COMMIT_SECONDS)
     assert ready(policy, 9, INITIAL_COMMIT_SECONDS, idle=INITIAL_COMMIT_SECONDS)
 
@@ -70,10 +70,10 @@ def test_batch_is_ready_after_the_time_of_some_commits() -> None:
     The next batch does not wait for the clients that stayed away.
     """
     policy = BatchingPolicy()
-    policy.committed(10, INITIAL_COMMIT_SECONDS)
+    policy.record_commit(10, INITIAL_COMMIT_SECONDS)
     assert not ready(policy, 1, 0.9 * MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS)
     assert ready(policy, 1, MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS)
-    policy.committed(1, INITIAL_COMMIT_SECONDS)
+    policy.record_commit(1, INITIAL_COMMIT_SECONDS)
     assert ready(policy, 1)
 
 
@@ -83,8 +83,8 @@ def test_a_slow_disk_does_not_make_anybody_wait_long() -> None:
     """
     policy = BatchingPolicy()
     for _ in range(100):
-        policy.committed(10, 0.0001)
+        policy.record_commit(10, 0.0001)
     assert 0.00029 < policy.max_wait < 0.00031
     for _ in range(100):
-        policy.committed(10, 1.0)
+        policy.record_commit(10, 1.0)
     assert policy.max_wait == MAX_WAIT_SECONDS

@@ -31,7 +31,7 @@ def reader() -> HeadReader:
     """
     Return a reader that remembers nothing yet.
     """
-    return HeadReader(Server().checker.meanings())
+    return HeadReader(Server().checker.deciding_headers())
 
 
 def read(*lines: bytes) -> Head:

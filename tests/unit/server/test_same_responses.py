@@ -368,4 +368,4 @@ def test_only_one_module_reads_headers(room: str) -> None:
 
 def test_each_deciding_header_has_a_function_for_its_meaning() -> None:
     deciding = {name for name, use in HEADERS.items() if use & Use.DECIDES}
-    assert set(Server().checker.meanings()) == deciding
+    assert set(Server().checker.deciding_headers()) == deciding
