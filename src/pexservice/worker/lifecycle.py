@@ -58,21 +58,23 @@ def connect(settings: Settings, environment: Mapping[str, str]) -> Notifier:
 def heartbeat(
     notifier: Notifier,
     reactor: IReactorTime,
-    settled: Callable[[], Deferred[None]],
+    current_work_done: Callable[[], Deferred[None]],
     state: Callable[[], Sequence[str]],
 ) -> None:
     """
     Send heartbeats from now on, if the process that started this one waits for them.
 
-    @param settled: returns a C{Deferred} that fires when the commit in progress has ended.
-        So neither a blocked reactor nor a disk that hangs looks alive.
+    @param current_work_done: returns a C{Deferred} that fires when the verification and the
+        commit in progress have ended.  So neither a blocked reactor nor a disk that hangs
+        looks alive.
     @param state: returns the lines to send with each heartbeat.
     """
     if notifier.watchdog is None:
         return
 
     def beat() -> Deferred[None]:
-        return settled().addCallback(lambda _: notifier.notify(ALIVE, *state()))
+        done = current_work_done()
+        return done.addCallback(lambda _: notifier.notify(ALIVE, *state()))
 
     Periodic(beat, reactor).start(notifier.watchdog / HEARTBEATS_PER_WATCHDOG, now=True)
 
