@@ -425,8 +425,14 @@ def settle(service: Service) -> None:
         time.sleep(POLL_SECONDS)
     descriptors = len([*Path(f"/proc/{service.pid}/fd").iterdir()])
     assert descriptors <= MAX_DESCRIPTORS, descriptors
-    answer, _ = service.daemon.ask("/next", "POST")
-    assert answer.status == 200, "ready, and takes no step"
+    while True:
+        answer, body = service.daemon.ask("/next", "POST")
+        if answer.status == 200:
+            break
+        # For a moment after a worker has begun to serve, another one may still refuse.
+        assert time.monotonic() < end, f"ready, but {body!r}:\n{service.log_tail()}"
+        print("ready, but", answer.status, body, flush=True)
+        time.sleep(POLL_SECONDS)
 
 
 def has_both_workers(service: Service) -> bool:
