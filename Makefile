@@ -35,7 +35,7 @@ cluster: $(VENV)/tested ## start three etcd (Debian's etcd-server) and three nod
 quick: $(VENV)/tox ## lint, types and unit tests on the tree, in two minutes
 	$(VENV)/bin/tox run -e quick
 
-test: $(VENV)/tox ## lint, types and tests on the wheel, in five minutes on two cores
+test: $(VENV)/tox ## lint, types and tests on the wheel, in 7 to 13 minutes on two cores
 	$(VENV)/bin/tox run $(TOX_ARGS)
 
 # The long forms look for rare orders, which do not depend on versions: once will do.

@@ -26,9 +26,9 @@ One step goes through these methods of L{GroupCommit}::
                                                                         -> _deliver
 
 Durations are measured with the reactor's clock.  By default, it is monotonic.  With
-C{twistd --reactor=asyncio}, it is the wall clock; if somebody sets it, batches wait too
-long (L{MAX_WAIT_SECONDS} at most) or not at all for about a hundred commits.  No step is
-lost.
+C{twistd --reactor=asyncio}, it is the wall clock.  After an operator sets that clock,
+batches wait too long (L{MAX_WAIT_SECONDS} at most) or not at all for about a hundred
+commits.  No step is lost.
 """
 
 from __future__ import annotations

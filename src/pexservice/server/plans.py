@@ -10,8 +10,8 @@ kind it finds the plan without the handler, in one of three ways, the fastest fi
      whole, and only these lines are read;
   3. by the plan key of the head, after every line was read.
 
-The third way learns for the first two.  Exact bytes are remembered when they have come
-this way twice.  A template is made when two requests in a row have lines that were not
+The third way learns for the first two.  It remembers the exact bytes of a request that it
+has found twice.  A template is made when two requests in a row have lines that were not
 remembered, and these lines have the same names.
 
 A request never gets the plan of another kind: the first two ways compare every byte, except

@@ -171,7 +171,7 @@ class TlsTransport(asyncio.Protocol):
         """
         Decrypt up to L{DECRYPT_STEP_BYTES} of the input.
 
-        @raise ssl.SSLError: the input is not TLS, or somebody has changed it.
+        @raise ssl.SSLError: the input is not TLS, or it was changed on its way.
         """
         if not self._has_decrypted:
             self._incoming.write(self._encrypted[:DECRYPT_STEP_BYTES])
