@@ -107,7 +107,7 @@ class Unready:
     _notify_state: Callable[..., object]
     _waits_for_lock: bool = field(init=False, default=False)
     _problem: str | None = field(init=False, default=None)
-    # Since when no worker of the service serves, by the reactor's clock.
+    # Since when this worker waits and no other one serves, by the reactor's clock.
     _alone_since: float | None = field(init=False, default=None)
     _checking: Periodic = field(init=False)
 
@@ -127,10 +127,14 @@ class Unready:
 
     def stand_by(self) -> None:
         """
-        Report that this worker waits for the store's lock.
+        Report that this worker waits for the store's lock, once it no longer listens.
         """
+        self._waits_for_lock, self._alone_since = True, None
+        if self._listeners.are_open:
+            # L{_check} closes them when the worker that has the lock serves.
+            return
         self._log.info("standby: waiting for the store's lock")
-        self._waits_for_lock, self._problem = True, None
+        self._problem = None
         self._notify_state(STANDBY)
 
     def store_failed_to_open(self, problem: str) -> None:
@@ -157,7 +161,6 @@ class Unready:
         alone_seconds = now - self._alone_since
         if (
             self._waits_for_lock
-            and self._problem is None
             and alone_seconds >= FOREIGN_LOCK_SECONDS
             and (score is not None and score.possible_lock_holders == 0)
         ):

@@ -18,7 +18,14 @@ from zope.interface import implementer
 
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import ProcessExit, Status
-from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STOPPING, Notifier
+from pexservice.process.sd_notify import (
+    ALIVE,
+    NOT_READY,
+    READY,
+    STANDBY,
+    STOPPING,
+    Notifier,
+)
 from pexservice.server.connection import Connection
 from pexservice.server.server import Server
 from pexservice.settings.options import Settings
@@ -359,6 +366,36 @@ def test_worker_that_cannot_serve_does_not_listen_next_to_an_active_one(
     bench.reactor.turns(1.0)
     assert bench.worker._parts is not None
     assert not bench.worker._parts.listeners.are_open
+
+
+def test_worker_that_refuses_stands_by_when_it_no_longer_listens(
+    make: Callable[..., Bench], board: int
+) -> None:
+    """
+    Who sees a standby beside an active worker gets no 503 of the standby any more.
+    """
+
+    class Returning(Unusable):
+        def open(self) -> Deferred[StoredState]:
+            if self.error is not None:
+                return super().open()
+            assert bench.options.on_standby is not None
+            bench.options.on_standby()
+            return Deferred()
+
+    show(board, serving="", possible_lock_holders=1)
+    store = Returning(StoreUnusable("gone"))
+    bench = make(store=store, supervisor=3, scoreboard=board)
+    bench.worker.startService()
+    bench.reactor.turns(2.0)
+    store.error = None
+    bench.reactor.turns(2.0)
+    assert bench.worker._parts is not None
+    listeners = bench.worker._parts.listeners
+    assert (listeners.are_open, STANDBY in bench.messages) == (True, False)
+    show(board, serving="worker-2")
+    bench.reactor.turns(1.0)
+    assert (listeners.are_open, STANDBY in bench.messages) == (False, True)
 
 
 def test_standby_names_the_stranger_that_has_its_lock(
