@@ -175,7 +175,7 @@ class MemoryStore:
         else:
             done.errback(failure)
 
-    def shortage(self) -> Refusal | None:
+    def commit_refusal(self) -> Refusal | None:
         """
         Return C{None}, as while there is enough room; see L{IExclusiveStore}.
         """

@@ -113,7 +113,7 @@ class Committer(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._own_refusal or self._store.shortage()
+        return self._own_refusal or self._store.commit_refusal()
 
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)

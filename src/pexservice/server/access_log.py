@@ -17,7 +17,7 @@ from twisted.web.http import datetimeToLogString
 
 from pexservice.process.log_lines import ACCESS
 from pexservice.server.parser import escaped
-from pexservice.web.parameters import REFERER, USER_AGENT, Arguments
+from pexservice.web.parameters import REFERER, USER_AGENT, RequestHeaders
 
 _log = Logger()
 
@@ -57,7 +57,7 @@ class AccessLog:
         return os.open(self._path, flags, 0o640)
 
     def add(
-        self, host: str, request: bytes, status: int, length: int, arguments: Arguments
+        self, host: str, request: bytes, status: int, length: int, headers: RequestHeaders
     ) -> None:
         """
         Add the line of a response.
@@ -74,8 +74,8 @@ class AccessLog:
                 request,
                 status,
                 b"%d" % length if length else b"-",
-                _value(arguments, REFERER),
-                _value(arguments, USER_AGENT),
+                _value(headers, REFERER),
+                _value(headers, USER_AGENT),
             )
         )
         if len(self._lines) >= MAX_COLLECTED_LINES:
@@ -145,6 +145,6 @@ class AccessLog:
             os.close(self._file)
 
 
-def _value(arguments: Arguments, name: bytes) -> bytes:
-    values = arguments.get(name)
+def _value(headers: RequestHeaders, name: bytes) -> bytes:
+    values = headers.get(name)
     return escaped(values[-1] or b"-") if values else b"-"

@@ -311,7 +311,7 @@ class Connection(asyncio.Protocol):
         if self._buffer:
             # The piece of input has more than this request.
             data = b""
-        self.perform(plans.learn(data, head, plan, self))
+        self.perform(plans.remember(data, head, plan, self))
 
     def _call_handler(self, head: Head) -> None:
         """
@@ -320,23 +320,21 @@ class Connection(asyncio.Protocol):
         The request gets a new plan, which is remembered if it has an operation.
         """
         self.phase = _PERFORMING
-        server, line, arguments = self._server, head.line, head.arguments
+        server, line, headers = self._server, head.line, head.headers
         plan = server.new_plan(head)
-        self._request = PlannedRequest(plan, arguments, line.logged)
+        self._request = PlannedRequest(plan, headers, line.logged)
         self._handler_was_called = True
         try:
             peer = self.peer
-            server.checker.check_client(arguments, peer)
+            server.checker.check_client(headers, peer)
             result = server.call_handler(
-                Request(line.method, line.target, line.path, arguments, peer)
+                Request(line.method, line.target, line.path, headers, peer)
             )
             if isinstance(result, Operation):
                 plan = evolve(plan, operation=result)
                 server.plans.add(head.plan_key, plan)
-                self._request = PlannedRequest(plan, arguments, line.logged)
-                self._operation = checked = server.checker.check_operation(
-                    result, arguments
-                )
+                self._request = PlannedRequest(plan, headers, line.logged)
+                self._operation = checked = server.checker.check_operation(result, headers)
                 checked.start(self)
             elif isinstance(result, Deferred):
                 self._handler_result = result
@@ -355,12 +353,12 @@ class Connection(asyncio.Protocol):
         try:
             checked = request.checked_operation
             if checked is None or checked.needs_client_check:
-                checker, arguments = self._server.checker, request.arguments
-                checker.check_client(arguments, self.peer)
+                checker, headers = self._server.checker, request.headers
+                checker.check_client(headers, self.peer)
                 if checked is None:
                     operation = request.plan.operation
                     assert operation is not None  # noqa: S101 for the type checker
-                    checked = checker.check_operation(operation, arguments)
+                    checked = checker.check_operation(operation, headers)
             self._operation = checked
             checked.start(self)
         except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
@@ -396,7 +394,7 @@ class Connection(asyncio.Protocol):
             if server.log is not None:
                 length = len(data) - data.index(END_OF_HEAD) - len(END_OF_HEAD)
                 server.log_response(
-                    self.peer, request.arguments, request.logged_line, status, length
+                    self.peer, request.headers, request.logged_line, status, length
                 )
             self._end_request(last=plan.closes_connection)
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
@@ -464,7 +462,7 @@ class Connection(asyncio.Protocol):
         """
         request.plan.tally.count(status)
         self._server.log_response(
-            self.peer, request.arguments, request.logged_line, status, length
+            self.peer, request.headers, request.logged_line, status, length
         )
         self._end_request(last=last)
 
@@ -523,12 +521,12 @@ class Connection(asyncio.Protocol):
             return
         server, head = self._server, self._head
         if head is not None:
-            method, line, arguments = head.line.method, head.line.logged, head.arguments
+            method, line, headers = head.line.method, head.line.logged, head.headers
         else:
-            method, line, arguments = read_refused_head(bytes(self._buffer))
+            method, line, headers = read_refused_head(bytes(self._buffer))
         if problem.status in _CLIENT_FAULTS:
-            problem = server.checker.charge(arguments, self.peer) or problem
-        plan = server.refusal_plan(method, arguments)
+            problem = server.checker.charge(headers, self.peer) or problem
+        plan = server.refusal_plan(method, headers)
         response = problem.response(plan.preferences.problem)
         self.phase, self.receiving_since = _DRAINING, 0.0
         self._buffer.clear()
@@ -537,7 +535,7 @@ class Connection(asyncio.Protocol):
         server.requests.unplanned += 1
         plan.tally.count(problem.status)
         length = 0 if plan.omits_body else len(response.body)
-        server.log_response(self.peer, arguments, line, problem.status, length)
+        server.log_response(self.peer, headers, line, problem.status, length)
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._resume_reading()

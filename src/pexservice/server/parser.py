@@ -75,7 +75,7 @@ _BAD_REQUEST_LINE = "malformed request line; send a method, a path and the HTTP 
 
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 
-Arguments = dict[bytes, list[bytes]]
+RequestHeaders = dict[bytes, list[bytes]]
 PlanKey = tuple[Hashable, ...]
 
 K = TypeVar("K", bound=Hashable)
@@ -159,7 +159,7 @@ class Head(NamedTuple):
 
     @ivar plan_key: what the request means: its method, path and version, and then the
         meaning of each deciding header, which is C{None} if the header is missing.
-    @ivar arguments: the values of all headers that the service reads.
+    @ivar headers: the values of all headers that the service reads.
     @ivar lines: the lines without their line ends.
     @ivar new_lines: the indexes of the first and the last line that the reader did not
         remember; C{None} if it remembered all of them.
@@ -169,7 +169,7 @@ class Head(NamedTuple):
 
     line: RequestLine
     plan_key: PlanKey
-    arguments: Arguments
+    headers: RequestHeaders
     lines: list[bytes]
     new_lines: tuple[int, int] | None
     body_length: int
@@ -239,7 +239,7 @@ class HeadReader:
             line.version,
             *self._no_meanings,
         ]
-        arguments: Arguments = {}
+        headers: RequestHeaders = {}
         frames = False
         remembered = self._header_lines.get
         for index in range(1, len(lines)):
@@ -251,21 +251,21 @@ class HeadReader:
                 continue
             name, value, slot, meaning, framing = header
             frames = frames or framing
-            values = arguments.get(name)
+            values = headers.get(name)
             if values is None:
-                arguments[name] = [value]
+                headers[name] = [value]
                 if slot is not None:
                     plan_key[slot] = meaning
             else:
                 values.append(value)
                 if slot is not None:
                     plan_key[slot] = self._meanings[name](values)
-        hosts = arguments.get(HOST, ())
+        hosts = headers.get(HOST, ())
         if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
         new_lines = None if last < 0 else (first, last)
-        body, expects = _framing(arguments, line.version) if frames else (0, False)
-        return Head(line, tuple(plan_key), arguments, lines, new_lines, body, expects)
+        body, expects = _framing(headers, line.version) if frames else (0, False)
+        return Head(line, tuple(plan_key), headers, lines, new_lines, body, expects)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
         if len(line) > MAX_REQUEST_LINE_BYTES:
@@ -317,20 +317,20 @@ class HeadReader:
         return header
 
 
-def _framing(arguments: Arguments, version: bytes) -> tuple[int, bool]:
+def _framing(headers: RequestHeaders, version: bytes) -> tuple[int, bool]:
     """
     Return L{Head.body_length} and L{Head.expects_continue}.
 
     @raise Problem: the headers contradict each other, or the body is too large.
     """
-    codings = arguments.get(TRANSFER_ENCODING)
-    body = _length(arguments) if codings is None else CHUNKED
+    codings = headers.get(TRANSFER_ENCODING)
+    body = _length(headers) if codings is None else CHUNKED
     if codings is not None:
         if version == b"HTTP/1.0":
             raise problems.malformed(
                 "HTTP/1.0 has no Transfer-Encoding; send Content-Length"
             )
-        if CONTENT_LENGTH in arguments:
+        if CONTENT_LENGTH in headers:
             raise problems.malformed(
                 "Content-Length and Transfer-Encoding; send one of them"
             )
@@ -338,12 +338,12 @@ def _framing(arguments: Arguments, version: bytes) -> tuple[int, bool]:
             # "identity" is refused too: a server that does not know it, and ignores it,
             # would find the end of the request at another place.
             raise problems.malformed("unsupported Transfer-Encoding; send chunked, once")
-    waits = [value.lower() for value in arguments.get(EXPECT, ())] == [b"100-continue"]
+    waits = [value.lower() for value in headers.get(EXPECT, ())] == [b"100-continue"]
     return body, waits and body != 0 and version == b"HTTP/1.1"
 
 
-def _length(arguments: Arguments) -> int:
-    lengths = arguments.get(CONTENT_LENGTH)
+def _length(headers: RequestHeaders) -> int:
+    lengths = headers.get(CONTENT_LENGTH)
     if lengths is None:
         return 0
     if len(lengths) > 1 or not lengths[0].isdigit():
@@ -383,9 +383,9 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     return -1
 
 
-def read_refused_head(head: bytes) -> tuple[bytes, bytes, Arguments]:
+def read_refused_head(head: bytes) -> tuple[bytes, bytes, RequestHeaders]:
     """
-    Return the method of a refused head, its request line for the log, and its arguments.
+    Return the method of a refused head, its request line for the log, and its headers.
 
     Malformed lines are skipped.  The results are used for the problem and the log only.
     """
@@ -394,12 +394,12 @@ def read_refused_head(head: bytes) -> tuple[bytes, bytes, Arguments]:
     )
     match = _REQUEST_LINE.fullmatch(first)
     method, logged = (b"", b"- - -") if match is None else (match[1], escaped(first))
-    arguments: Arguments = {}
+    headers: RequestHeaders = {}
     for line in lines:
         match = _HEADER_LINE.fullmatch(line)
         if match is not None and match[1].lower() in HEADERS:
-            arguments.setdefault(match[1].lower(), []).append(match[2].rstrip(b" \t"))
-    return method, logged, arguments
+            headers.setdefault(match[1].lower(), []).append(match[2].rstrip(b" \t"))
+    return method, logged, headers
 
 
 class RequestBody:

@@ -34,11 +34,11 @@ from attrs import define, frozen
 
 from pexservice.server.parser import (
     HEADER_VALUE,
-    Arguments,
     GenerationalCache,
     Head,
     HeadReader,
     PlanKey,
+    RequestHeaders,
 )
 from pexservice.server.request_counters import Tally
 from pexservice.web.operations import CheckedOperation, Operation, RequestChecker
@@ -111,12 +111,12 @@ class PlannedRequest:
     A request with its plan.
 
     @ivar logged_line: the request line for the access log.
-    @ivar checked_operation: the operation, if it was checked with these arguments before;
+    @ivar checked_operation: the operation, if it was checked with these headers before;
         otherwise C{None}, and the connection checks it.
     """
 
     plan: Plan
-    arguments: Arguments
+    headers: RequestHeaders
     logged_line: bytes
     checked_operation: CheckedOperation | None = None
 
@@ -166,13 +166,13 @@ class Template:
             latest_hash = hash(values)
             if latest_hash == self.latest_hash:
                 # The client repeats the request, so it is to be remembered by its exact
-                # bytes.  For this it must be parsed: Plans.learn needs its head.
+                # bytes.  For this it must be parsed: Plans.remember needs its head.
                 return None
             self.latest_hash = latest_hash
-        arguments = request.arguments.copy()
+        headers = request.headers.copy()
         for name, value in zip(names, values, strict=True):
-            arguments[name] = [value]
-        return PlannedRequest(request.plan, arguments, request.logged_line)
+            headers[name] = [value]
+        return PlannedRequest(request.plan, headers, request.logged_line)
 
 
 class ConnectionMemory(Protocol):
@@ -278,7 +278,7 @@ class Plans:
         if not self._closed and len(self._plans) < MAX_PLANS:
             self._plans[key] = plan
 
-    def learn(
+    def remember(
         self, data: bytes, head: Head, plan: Plan, connection: ConnectionMemory
     ) -> PlannedRequest:
         """
@@ -286,16 +286,16 @@ class Plans:
 
         @param data: the exact bytes of the request; C{b""} if they are not known.
         """
-        request = PlannedRequest(plan, head.arguments, head.line.logged)
+        request = PlannedRequest(plan, head.headers, head.line.logged)
         if not data or self._closed:
             connection.varying_names = ()
         elif head.new_lines is None:
-            self._learn_bytes(data, request)
+            self._remember_bytes(data, request)
         else:
-            self._learn_template(data, head, request, connection)
+            self._remember_template(data, head, request, connection)
         return request
 
-    def _learn_bytes(self, data: bytes, request: PlannedRequest) -> None:
+    def _remember_bytes(self, data: bytes, request: PlannedRequest) -> None:
         """
         Remember a request by its exact bytes when they arrive for the second time.
         """
@@ -310,19 +310,19 @@ class Plans:
 
     def _reusable_operation(self, request: PlannedRequest) -> CheckedOperation | None:
         """
-        Check the operation of C{request} for all requests with the same arguments.
+        Check the operation of C{request} for all requests with the same headers.
 
         @return: C{None} if such requests are refused, or have no operation.
         """
         operation = request.plan.operation
         try:
             if operation is not None:
-                return self._checker.check_operation(operation, request.arguments)
+                return self._checker.check_operation(operation, request.headers)
         except Problem:
             pass
         return None
 
-    def _learn_template(
+    def _remember_template(
         self, data: bytes, head: Head, request: PlannedRequest, connection: ConnectionMemory
     ) -> None:
         """
@@ -364,8 +364,8 @@ class Plans:
         begin = sum(len(line) + 2 for line in head.lines[:first])
         end = begin + sum(len(line) + 2 for line in head.lines[first : last + 1]) - 2
         prefix, suffix = data[:begin], data[end:]
-        arguments = dict(head.arguments)
-        values = [arguments.pop(name, None) for name in names]
+        headers = dict(head.headers)
+        values = [headers.pop(name, None) for name in names]
         if len(prefix) + len(suffix) > MAX_TEMPLATE_BYTES or not all(
             separator
             and (name not in HEADERS or name in _MAY_VARY)
@@ -374,9 +374,9 @@ class Plans:
         ):
             return None
         is_read = [value is not None for value in values]
-        pattern = _pattern(tuple(name for name, _, _ in parts), tuple(is_read))
-        common_request = PlannedRequest(request.plan, arguments, request.logged_line)
-        read_names = tuple(name for name in names if name in head.arguments)
+        pattern = _compile_pattern(tuple(name for name, _, _ in parts), tuple(is_read))
+        common_request = PlannedRequest(request.plan, headers, request.logged_line)
+        read_names = tuple(name for name in names if name in head.headers)
         if not read_names:
             common_request.checked_operation = self._reusable_operation(common_request)
         rememberable = not any(Use.NEVER_REMEMBERED in HEADERS[name] for name in read_names)
@@ -384,7 +384,9 @@ class Plans:
 
 
 @lru_cache(maxsize=256)
-def _pattern(names: tuple[bytes, ...], is_read: tuple[bool, ...]) -> re.Pattern[bytes]:
+def _compile_pattern(
+    names: tuple[bytes, ...], is_read: tuple[bool, ...]
+) -> re.Pattern[bytes]:
     """
     Return a pattern of header lines with these names.
 

@@ -23,7 +23,7 @@ from pexservice.web.parameters import (
     CONNECTION,
     FORWARDED_FOR,
     ORIGIN,
-    Arguments,
+    RequestHeaders,
     persistence,
     preferences,
 )
@@ -192,33 +192,33 @@ class Server:
         """
         Return a plan without an operation, for a request whose handler was not called yet.
         """
-        line, arguments = head.line, head.arguments
-        wishes = persistence(arguments.get(CONNECTION, ()))
+        line, headers = head.line, head.headers
+        wishes = persistence(headers.get(CONNECTION, ()))
         # Every response has its length, so a connection can be kept in HTTP/1.0 too.
         keeps = wishes.keeps if line.version == b"HTTP/1.0" else not wishes.closes
         return self._plan(
             self.requests.tally(line.path, line.method),
             line.version,
             line.method,
-            arguments,
+            headers,
             closes_connection=not keeps or self.connections.is_draining,
         )
 
-    def refusal_plan(self, method: bytes, arguments: Arguments) -> Plan:
+    def refusal_plan(self, method: bytes, headers: RequestHeaders) -> Plan:
         """
         Return a plan for the response to a request that is malformed or too slow.
 
         @param method: C{b""} if it is unknown.
         """
         tally = self.requests.refused_tally
-        return self._plan(tally, b"HTTP/1.1", method, arguments, closes_connection=True)
+        return self._plan(tally, b"HTTP/1.1", method, headers, closes_connection=True)
 
     def _plan(
         self,
         tally: Tally,
         version: bytes,
         method: bytes,
-        arguments: Arguments,
+        headers: RequestHeaders,
         *,
         closes_connection: bool,
     ) -> Plan:
@@ -229,13 +229,13 @@ class Server:
             version=version,
             connection_header=b"close" if closes_connection else keep_alive,
             closes_connection=closes_connection,
-            browser_headers=self.checker.access.browser_headers(arguments.get(ORIGIN, ())),
-            preferences=preferences(arguments),
+            browser_headers=self.checker.access.browser_headers(headers.get(ORIGIN, ())),
+            preferences=preferences(headers),
             omits_body=method == b"HEAD",
         )
 
     def log_response(
-        self, peer: Peer, arguments: Arguments, line: bytes, status: int, length: int
+        self, peer: Peer, headers: RequestHeaders, line: bytes, status: int, length: int
     ) -> None:
         """
         Write a line into the access log, if there is one.
@@ -244,6 +244,6 @@ class Server:
         @param length: the length of the body that was sent.
         """
         if self.log is not None:
-            forwarded = arguments.get(FORWARDED_FOR)
+            forwarded = headers.get(FORWARDED_FOR)
             host = self.checker.clients.client_address(peer, forwarded)
-            self.log.add(host, line, status, length, arguments)
+            self.log.add(host, line, status, length, headers)

@@ -279,7 +279,7 @@ class IExclusiveStore(IStore):
         Lock the store, create it if there is none, and read it; see L{IStore.open}.
         """
 
-    def shortage() -> Refusal | None:
+    def commit_refusal() -> Refusal | None:
         """
         Return why commits are refused now: the disk is full, or the store was moved.
 
@@ -538,7 +538,7 @@ class IStoreFactory(Interface):
         Check whether a process could open the store.  This is cheap and needs no reactor.
 
         @param create: whether the process may create a store.
-        @raise StoreUnusable: or one of its subclasses: the process could not open it.
+        @raise StoreUnusable: itself or a subclass: the process could not open it.
         """
 
     def inspect(options: StoreOptions) -> Deferred[list[str]]:
@@ -547,7 +547,7 @@ class IStoreFactory(Interface):
 
         @return: fires with facts that an operator should know.
         @raise StoreBusy: another process has locked the store.
-        @raise StoreUnusable: or another subclass, for another reason.
+        @raise StoreUnusable: itself or a subclass, for another reason.
         """
 
     def create(options: StoreOptions) -> Deferred[None]:
@@ -555,7 +555,7 @@ class IStoreFactory(Interface):
         Create an empty store, durably.
 
         @raise StoreExists: there is a store already.  It stays as it is.
-        @raise StoreUnusable: or another subclass: no store could be created.
+        @raise StoreUnusable: itself or a subclass: no store could be created.
         """
 
     def make(options: StoreOptions) -> IStore:

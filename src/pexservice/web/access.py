@@ -40,7 +40,7 @@ from pexservice.web.parameters import (
     ORIGIN,
     REQUEST_METHOD,
     SEC_FETCH_SITE,
-    Arguments,
+    RequestHeaders,
     list_elements,
 )
 from pexservice.web.problems import Problem
@@ -167,26 +167,26 @@ class Access:
     def _is_allowed(self, origins: Sequence[bytes]) -> bool:
         return len(origins) == 1 and origins[0] in self._allowed_origins
 
-    def check_page(self, action: str, arguments: Arguments) -> None:
+    def check_page(self, action: str, headers: RequestHeaders) -> None:
         """
         Refuse a request from a page of another origin.
 
         @param action: what the page may not do, for the text of the problem.
         @raise Problem: 403.
         """
-        sites, origins = arguments.get(SEC_FETCH_SITE, ()), arguments.get(ORIGIN, ())
+        sites, origins = headers.get(SEC_FETCH_SITE, ()), headers.get(ORIGIN, ())
         if not (sites or origins) or self._is_allowed(origins):
             return
         # If there are several elements, all of them must be allowed.
         if sites:
             is_own = all(site in (b"same-origin", b"none") for site in list_elements(sites))
         else:
-            host = arguments.get(HOST, (None,))[0]
+            host = headers.get(HOST, (None,))[0]
             is_own = all(same_host(origin, host) for origin in list_elements(origins))
         if not is_own:
             raise problems.cross_origin(action)
 
-    def check_token(self, arguments: Arguments) -> None:
+    def check_token(self, headers: RequestHeaders) -> None:
         """
         Refuse a request that has no token that may move the cursor.
 
@@ -194,7 +194,7 @@ class Access:
         """
         if self._tokens is None:
             return
-        values = arguments.get(AUTHORIZATION, ())
+        values = headers.get(AUTHORIZATION, ())
         scheme, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
         if scheme.lower() != b"bearer":
             raise problems.no_token()
@@ -216,7 +216,9 @@ class Access:
             return self._other_headers
         return self._allowed_origins[origins[0]]
 
-    def preflight_headers(self, arguments: Arguments, allow: bytes) -> tuple[Header, ...]:
+    def preflight_headers(
+        self, headers: RequestHeaders, allow: bytes
+    ) -> tuple[Header, ...]:
         """
         Return further headers for the response to C{OPTIONS}, if it is a preflight request.
 
@@ -225,9 +227,7 @@ class Access:
 
         @param allow: the methods that the path accepts.
         """
-        if not (
-            REQUEST_METHOD in arguments and self._is_allowed(arguments.get(ORIGIN, ()))
-        ):
+        if not (REQUEST_METHOD in headers and self._is_allowed(headers.get(ORIGIN, ()))):
             return ()
         return (
             (b"Access-Control-Allow-Methods", allow),

@@ -41,7 +41,7 @@ from pexservice.web.parameters import (
     FORWARDED_FOR,
     IF_NONE_MATCH,
     LAST_EVENT_ID,
-    Arguments,
+    RequestHeaders,
     conditions,
     preferences,
     preferred_type,
@@ -136,7 +136,7 @@ class Api:
             raise problems.no_such_path(b" ".join(self._table.by_path).decode())
         if method == b"OPTIONS":
             preflight = self._checker.access.preflight_headers(
-                request.arguments, endpoint.allow
+                request.headers, endpoint.allow
             )
             return Response(204, ((b"Allow", endpoint.allow), *preflight))
         if method not in endpoint.methods:
@@ -150,9 +150,9 @@ class Api:
         """
         List the endpoints; a browser gets the live page.
         """
-        kind = preferred_type((TEXT, JSON, HTML), request.arguments.get(ACCEPT))
+        kind = preferred_type((TEXT, JSON, HTML), request.headers.get(ACCEPT))
         if kind == HTML:
-            return page().response(conditions(request.arguments).if_none_match)
+            return page().response(conditions(request.headers).if_none_match)
         headers = ((b"Content-Type", CONTENT_TYPES[kind]), (b"Vary", b"Accept"))
         index = self._table.json_index if kind == JSON else self._table.text_index
         return Response(200, headers, index)
@@ -195,7 +195,7 @@ class Api:
         row_count = DEFAULT_ROW_COUNT if limit is None else limit
         return self._history_queue.run(
             lambda: Deferred.fromCoroutine(
-                self._history_page(request.arguments, before, row_count)
+                self._history_page(request.headers, before, row_count)
             ),
             self._client(request),
         )
@@ -205,10 +205,10 @@ class Api:
         """
         Send the cursor whenever it moves.
         """
-        self._checker.access.check_page("watch the cursor", request.arguments)
+        self._checker.access.check_page("watch the cursor", request.headers)
         self._check_read()
         stream = self._events.open(
-            request.arguments.get(LAST_EVENT_ID),
+            request.headers.get(LAST_EVENT_ID),
             client=self._client(request),
             workers="workers" in query_parameters(request.target),
         )
@@ -239,7 +239,7 @@ class Api:
         """
         Return the metrics.
         """
-        return self._scrape(request.arguments.get(ACCEPT))
+        return self._scrape(request.headers.get(ACCEPT))
 
     @app.route("/openapi.json")
     def openapi(self, request: Request) -> Response:
@@ -248,7 +248,7 @@ class Api:
         """
         from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
-        values = request.arguments.get(IF_NONE_MATCH)
+        values = request.headers.get(IF_NONE_MATCH)
         known = None if values is None else parse_etags("If-None-Match", values)
         return rendered(self._table.endpoints).response(known)
 
@@ -256,17 +256,17 @@ class Api:
         """
         Return the client; C{""} if it is behind a proxy that does not name its clients.
         """
-        clients, forwarded = self._checker.clients, request.arguments.get(FORWARDED_FOR)
+        clients, forwarded = self._checker.clients, request.headers.get(FORWARDED_FOR)
         return clients.client_of(clients.client_address(request.peer, forwarded)) or ""
 
     async def _history_page(
-        self, arguments: Arguments, before: int | None, row_count: int
+        self, headers: RequestHeaders, before: int | None, row_count: int
     ) -> Response:
         # The history has only durable rows, even if reads show a later state.
         state = await self._committer.read_durable()
         self._check_read()
-        wanted = preferences(arguments)
-        kind = read_response_kind(conditions(arguments), state)
+        wanted = preferences(headers)
+        kind = read_response_kind(conditions(headers), state)
         if kind is not VALUE:
             return state_response(kind, wanted, state)
         newest = state.revision + 1
@@ -309,7 +309,7 @@ def _health(
     @param processes: the processes of the service; C{None} for a client that must not see
         them.
     """
-    kind = preferred_type((TEXT, JSON), request.arguments.get(ACCEPT))
+    kind = preferred_type((TEXT, JSON), request.headers.get(ACCEPT))
     if kind == JSON:
         content: dict[str, object] = {
             "status": "ok" if refusal is None else "failed",

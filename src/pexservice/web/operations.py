@@ -26,8 +26,8 @@ from pexservice.web.parameters import (
     MEANINGS,
     ORIGIN,
     PREFETCH_HEADERS,
-    Arguments,
     Preferences,
+    RequestHeaders,
     conditions,
     idempotency_key,
     is_prefetch,
@@ -59,7 +59,7 @@ class Request:
     method: bytes
     target: bytes
     path: bytes
-    arguments: Arguments
+    headers: RequestHeaders
     peer: Peer
 
 
@@ -68,7 +68,7 @@ class Operation:
     """
     An operation on the cursor: a step, or a read if there is no transition.
 
-    All requests of one kind have the same operation; they differ only in their arguments.
+    All requests of one kind have the same operation; they differ only in their headers.
 
     @ivar is_prefetch: whether a browser sent the request before its user asked for it.
     """
@@ -87,22 +87,22 @@ def operation(request: Request, transition: Transition | None = None) -> Operati
     """
     Return the operation that C{request} means.
     """
-    arguments = request.arguments
+    headers = request.headers
     return Operation(
         request.method,
-        preferences(arguments),
+        preferences(headers),
         transition,
-        is_prefetch=any(is_prefetch(arguments.get(name, ())) for name in PREFETCH_HEADERS),
+        is_prefetch=any(is_prefetch(headers.get(name, ())) for name in PREFETCH_HEADERS),
     )
 
 
 @define(eq=False)
 class CheckedOperation:
     """
-    An operation that a request with certain arguments may start.
+    An operation that a request with certain headers may start.
 
     @ivar start: starts the operation; its argument gets the outcome.
-    @ivar needs_client_check: whether each further request with these arguments must pass
+    @ivar needs_client_check: whether each further request with these headers must pass
         L{RequestChecker.check_client}, because there is a rate limit, or because the
         C{Host} is allowed on some connections only.
     """
@@ -183,34 +183,34 @@ class RequestChecker:
 
         return {**MEANINGS, ORIGIN: origin}
 
-    def charge(self, arguments: Arguments, peer: Peer) -> Problem | None:
+    def charge(self, headers: RequestHeaders, peer: Peer) -> Problem | None:
         """
         Count a request against its client's rate limit; return 429 if it is exceeded.
         """
         limit = self._limit
         if limit is None:
             return None
-        client = self.clients.client_address(peer, arguments.get(FORWARDED_FOR))
+        client = self.clients.client_address(peer, headers.get(FORWARDED_FOR))
         return None if limit.take(client) else problems.too_many_requests(limit.rate)
 
-    def check_client(self, arguments: Arguments, peer: Peer) -> None:
+    def check_client(self, headers: RequestHeaders, peer: Peer) -> None:
         """
         Check the client's rate limit, then the C{Host}.
 
         @raise Problem: 429 or 421.
         """
-        problem = self.charge(arguments, peer)
+        problem = self.charge(headers, peer)
         if problem is not None:
             raise problem
-        host = arguments.get(HOST, (None,))[0]
+        host = headers.get(HOST, (None,))[0]
         if not self.hosts.allows(host) and peer.checks_host:
             raise self.hosts.refusal(host)
 
     def check_operation(
-        self, operation: Operation, arguments: Arguments
+        self, operation: Operation, headers: RequestHeaders
     ) -> CheckedOperation:
         """
-        Check whether a request with C{arguments} may start C{operation}.
+        Check whether a request with C{headers} may start C{operation}.
 
         @raise Problem: it may not.  The first failed check decides: 403 for a page of
             another origin or a prefetch, 401 for the token, 400 for a malformed key or
@@ -218,19 +218,19 @@ class RequestChecker:
         """
         committer, transition = self._committer, operation.transition
         needs_client_check = self._limit is not None or not self.hosts.allows(
-            arguments.get(HOST, (None,))[0]
+            headers.get(HOST, (None,))[0]
         )
         if transition is None:
-            start, preconditions = committer.read, conditions(arguments)
+            start, preconditions = committer.read, conditions(headers)
             return CheckedOperation(
                 start, operation.method, preconditions, needs_client_check
             )
-        self.access.check_page("move the cursor", arguments)
+        self.access.check_page("move the cursor", headers)
         if operation.is_prefetch:
             raise problems.prefetch()
-        self.access.check_token(arguments)
-        key = idempotency_key(arguments)
-        preconditions = conditions(arguments)
+        self.access.check_token(headers)
+        key = idempotency_key(headers)
+        preconditions = conditions(headers)
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         step = partial(committer.step, Step(transition, key, condition))
         return CheckedOperation(step, operation.method, preconditions, needs_client_check)

@@ -3,7 +3,7 @@ The headers and query parameters that the service reads.
 
 No other module reads a header of a request; a test checks this.  So a response depends only
 on the request line and the headers in L{HEADERS}.  This table also says which headers
-decide what a request means, and which values are arguments.
+decide what a request means, and which only have a value that is read later.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ HEADERS: Mapping[bytes, Use] = {
 
 #: The values of a request's headers, by the name of the header in small letters.  There is
 #: one value for each line, without the blanks around it.
-Arguments = Mapping[bytes, Sequence[bytes]]
+RequestHeaders = Mapping[bytes, Sequence[bytes]]
 
 _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_IDEMPOTENCY_KEY_BYTES)
 
@@ -100,13 +100,13 @@ _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_IDEMPOTENCY_KEY_BYTES)
 _QUERY_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
-def arguments_of(headers: Headers) -> Arguments:
+def headers_of(all_headers: Headers) -> RequestHeaders:
     """
-    Return the arguments of a request that Twisted has parsed.
+    Return those headers of a request that the service reads.
     """
     return {
         lower: values
-        for name, values in headers.getAllRawHeaders()
+        for name, values in all_headers.getAllRawHeaders()
         if (lower := name.lower()) in HEADERS
     }
 
@@ -230,11 +230,11 @@ def _preferences(accept: bytes) -> Preferences:
     )
 
 
-def preferences(arguments: Arguments) -> Preferences:
+def preferences(headers: RequestHeaders) -> Preferences:
     """
     Return the representations that a request's C{Accept} asks for.
     """
-    values = arguments.get(ACCEPT)
+    values = headers.get(ACCEPT)
     if values is None:
         return NO_PREFERENCE
     value = b",".join(values)
@@ -258,13 +258,13 @@ def persistence(values: Sequence[bytes]) -> Persistence:
     return Persistence(b"close" in tokens, b"keep-alive" in tokens)
 
 
-def conditions(arguments: Arguments) -> Conditions:
+def conditions(headers: RequestHeaders) -> Conditions:
     """
     Return a request's preconditions.
 
     @raise Problem: 400, one of them is malformed.
     """
-    if_match, if_none_match = arguments.get(IF_MATCH), arguments.get(IF_NONE_MATCH)
+    if_match, if_none_match = headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)
     if if_match is None and if_none_match is None:
         return UNCONDITIONAL
     return Conditions(
@@ -283,13 +283,13 @@ MEANINGS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
 }
 
 
-def idempotency_key(arguments: Arguments) -> bytes | None:
+def idempotency_key(headers: RequestHeaders) -> bytes | None:
     """
     Return a request's C{Idempotency-Key}, if it has one.
 
     @raise Problem: 400, it is malformed.
     """
-    values = arguments.get(IDEMPOTENCY_KEY)
+    values = headers.get(IDEMPOTENCY_KEY)
     if values is None:
         return None
     if len(values) != 1 or not _IDEMPOTENCY_KEY.fullmatch(values[0]):

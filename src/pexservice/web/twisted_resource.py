@@ -30,7 +30,7 @@ from pexservice.web.operations import (
     RequestChecker,
     response_kind,
 )
-from pexservice.web.parameters import ORIGIN, arguments_of, preferences
+from pexservice.web.parameters import ORIGIN, headers_of, preferences
 from pexservice.web.problems import problem_of
 from pexservice.web.representations import state_response
 from pexservice.web.responses import Response, Stream
@@ -58,10 +58,10 @@ class ApiResource(Resource):
 
     def _begin(self, exchange: _Exchange) -> Deferred[None] | None:
         request = exchange.request
-        self._checker.check_client(request.arguments, request.peer)
+        self._checker.check_client(request.headers, request.peer)
         result = self._call_handler(request)
         if isinstance(result, Operation):
-            exchange.operation = self._checker.check_operation(result, request.arguments)
+            exchange.operation = self._checker.check_operation(result, request.headers)
             exchange.operation.start(exchange)
         elif isinstance(result, Deferred):
             exchange.handler_result = result
@@ -84,12 +84,12 @@ class _Exchange:
         self._gone = False
         self._stream: Stream | None = None
         method, target = request.method, request.uri
-        arguments = arguments_of(request.requestHeaders)
-        self._browser_headers = checker.access.browser_headers(arguments.get(ORIGIN, ()))
+        headers = headers_of(request.requestHeaders)
+        self._browser_headers = checker.access.browser_headers(headers.get(ORIGIN, ()))
         local_address = _address_of(request.getHost()) or ""
         address = _address_of(request.getClientAddress())
         peer = checker.clients.peer(address, local_address)
-        self.request = Request(method, target, target.partition(b"?")[0], arguments, peer)
+        self.request = Request(method, target, target.partition(b"?")[0], headers, peer)
 
     def client_left(self, _: Failure) -> None:
         self._gone = True
@@ -100,11 +100,11 @@ class _Exchange:
 
     def respond(self, outcome: Outcome, state: State) -> None:
         kind = response_kind(outcome, state, self.operation)
-        self.send(state_response(kind, preferences(self.request.arguments), state))
+        self.send(state_response(kind, preferences(self.request.headers), state))
 
     def fail(self, error: Exception) -> None:
         if not self._gone:
-            wanted = preferences(self.request.arguments).problem
+            wanted = preferences(self.request.headers).problem
             self.send(problem_of(error).response(wanted))
 
     def failed(self, failure: Failure) -> None:

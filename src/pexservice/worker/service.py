@@ -65,6 +65,7 @@ from pexservice.worker.unready import Listeners, Unready
 DRAIN_SECONDS = 0.3
 DRAIN_STEPS = 6
 
+#: How long a stopping worker then reads once more, before it closes idle connections.
 READ_AGAIN_SECONDS = 0.001
 
 #: How long a stopping worker waits for the first request of each connection that it has

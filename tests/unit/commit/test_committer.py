@@ -471,7 +471,7 @@ def test_refused_steps_are_logged_once_a_second() -> None:
 def test_committer_is_not_ready_while_the_disk_is_full() -> None:
 
     class Full(MemoryStore):
-        def shortage(self) -> Refusal | None:
+        def commit_refusal(self) -> Refusal | None:
             return Refusal("disk full") if full else None
 
     full = False

@@ -57,7 +57,7 @@ def test_head_has_the_request_line_and_the_arguments() -> None:
     head = read(LINE, HOST, b"IDEMPOTENCY-KEY:\t k \t", b"X-Unknown: y")
     assert head.line.method == b"POST"
     assert (head.line.target, head.line.path) == (b"/next?x=1", b"/next")
-    assert head.arguments == {b"host": [b"h"], b"idempotency-key": [b"k"]}
+    assert head.headers == {b"host": [b"h"], b"idempotency-key": [b"k"]}
     assert (head.body_length, head.expects_continue) == (0, False)
 
 

@@ -357,7 +357,7 @@ def test_only_one_module_reads_headers(room: str) -> None:
             for node in ast.walk(tree)
             if isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
-            and node.func.id == "arguments_of"
+            and node.func.id == "headers_of"
             for argument in node.args
         }
         for node in ast.walk(tree):

@@ -24,11 +24,11 @@ def refusal(
     Return the problem that a step with these headers gets, if any.
     """
     headers = {b"origin": origins, b"sec-fetch-site": sites}
-    arguments = {name: values for name, values in headers.items() if values}
+    present = {name: values for name, values in headers.items() if values}
     if host is not None:
-        arguments[b"host"] = [host]
+        present[b"host"] = [host]
     try:
-        access.check_page("move the cursor", arguments)
+        access.check_page("move the cursor", present)
     except Problem as problem:
         return problem
     return None

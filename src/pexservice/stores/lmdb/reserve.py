@@ -218,7 +218,7 @@ class Reserve:
             )
         self._is_nearly_full = nearly_full
 
-    def shortage(self) -> Refusal | None:
+    def commit_refusal(self) -> Refusal | None:
         """
         Return the refusal of the next commit, if the last allocation failed.
 

@@ -56,9 +56,9 @@ from pexservice.stores.lmdb.transaction import (
     EMPTY_STORE,
     KeyReader,
     Retention,
-    StoredRange,
+    StoredRows,
     read_history,
-    read_stored_range,
+    read_stored_rows,
     rows_from,
     write_batch,
 )
@@ -132,7 +132,7 @@ class LmdbStore:
         self._monotonic = monotonic
         self._next_disk_check = monotonic()
         self._opened: Databases | None = None
-        self._stored_range = EMPTY_STORE
+        self._stored_rows = EMPTY_STORE
         self._keys = KeyReader(kept_keys)
         self._reserve: Reserve | None = None
         self._witness = Witness(directory.path)
@@ -212,12 +212,12 @@ class LmdbStore:
             databases.env.reader_check()
             with databases.env.begin() as txn:
                 _, revision, position = read_cursor(txn, databases)
-                stored_range = read_stored_range(txn, databases, revision)
+                stored_rows = read_stored_rows(txn, databases, revision)
                 self._read_keys(txn, databases.keys)
         except BaseException:
             databases.env.close()
             raise
-        self._opened, self._stored_range = databases, stored_range
+        self._opened, self._stored_rows = databases, stored_rows
         self.directory.claim_file()
         self._witness = Witness(path)
         self._witness.open(revision, verified=verified)
@@ -257,22 +257,22 @@ class LmdbStore:
         return self._executor.run(lambda: self._commit(batch, reserve, needed))
 
     def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
-        if (refusal := self._check_disk()) is not None:
+        if (refusal := self._disk_refusal()) is not None:
             raise refusal
         reserve.ensure_space(needed)
         try:
-            stored_range = self._transact(batch)
+            stored_rows = self._transact(batch)
         except DAMAGE as error:
             # LMDB finds damage before it writes the pages of a batch.
             raise self._record_damage(error) from error
-        self._witness.write(WitnessRecord(stored_range.revision))
-        if stored_range.oldest_journal_row != self._stored_range.oldest_journal_row:
+        self._witness.write(WitnessRecord(stored_rows.revision))
+        if stored_rows.oldest_journal_row != self._stored_rows.oldest_journal_row:
             # LMDB keeps the pages of readers that were killed, such as a backup.  Remove
             # these readers now and then: when rows of the journal expire.
             self._databases.env.reader_check()
-        self._stored_range = stored_range
+        self._stored_rows = stored_rows
 
-    def _check_disk(self) -> Refusal | None:
+    def _disk_refusal(self) -> Refusal | None:
         """
         Check the place of the store and the space on its disk, if that is due.
 
@@ -288,12 +288,12 @@ class LmdbStore:
             self._reserve.warn_if_nearly_full()
         return None
 
-    def _transact(self, batch: Batch) -> StoredRange:
+    def _transact(self, batch: Batch) -> StoredRows:
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
         txn = self._databases.env.begin(write=True)
         try:
-            stored_range = write_batch(
-                txn, self._databases, batch, self._stored_range, self._retention
+            stored_rows = write_batch(
+                txn, self._databases, batch, self._stored_rows, self._retention
             )
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
@@ -306,7 +306,7 @@ class LmdbStore:
         except lmdb.MapFullError as error:
             # LMDB raises this before it writes any page.
             raise self._map_is_full() from error
-        return stored_range
+        return stored_rows
 
     def _map_is_full(self) -> Refusal:
         self._databases.env.reader_check()
@@ -322,7 +322,7 @@ class LmdbStore:
         """
         Read durable transitions in this thread, newest first; see L{IStore.history}.
         """
-        newest = self._stored_range.revision
+        newest = self._stored_rows.revision
         before = newest + 1 if before is None else min(before, newest + 1)
 
         def read() -> list[HistoryEntry]:
@@ -349,19 +349,19 @@ class LmdbStore:
 
         So a standby refuses to open the store, and the next start verifies it.
         """
-        self._witness.write(WitnessRecord(self._stored_range.revision, sound=False))
+        self._witness.write(WitnessRecord(self._stored_rows.revision, sound=False))
         return explain(self.directory.path, error)
 
     def space(self) -> Space | None:
         return None if self._reserve is None else self._reserve.space()
 
-    def shortage(self) -> Refusal | None:
+    def commit_refusal(self) -> Refusal | None:
         """
-        Check the place of the store and its space; see L{IExclusiveStore.shortage}.
+        Check the place of the store and its space; see L{IExclusiveStore.commit_refusal}.
         """
         if self._reserve is None:
             return None
-        return self._check_disk() or self._reserve.shortage()
+        return self._disk_refusal() or self._reserve.commit_refusal()
 
     def oldest_reader(self) -> StoreReader | None:
         return None if self._opened is None else oldest_reader(self._opened.env)

@@ -43,7 +43,7 @@ FULL_ROW_KEYS = 64
 
 
 @frozen
-class StoredRange:
+class StoredRows:
     """
     The ends of a store's journal and keys, kept in memory so that no commit searches them.
 
@@ -59,12 +59,12 @@ class StoredRange:
     newest_key_row: KeyRow
 
 
-EMPTY_STORE = StoredRange(0, 1, 1, NO_KEYS)
+EMPTY_STORE = StoredRows(0, 1, 1, NO_KEYS)
 
 
-def read_stored_range(
+def read_stored_rows(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
-) -> StoredRange:
+) -> StoredRows:
     """
     Read the range of the store, whose cursor is at C{revision}.
     """
@@ -72,7 +72,7 @@ def read_stored_range(
     with txn.cursor(databases.keys) as rows:
         if rows.last():
             newest_key_row = records.decode_key_row(*rows.item())
-    return StoredRange(
+    return StoredRows(
         revision,
         _oldest(txn, databases.journal),
         _oldest(txn, databases.keys),
@@ -99,9 +99,9 @@ def write_batch(
     txn: lmdb.Transaction[bytes],
     databases: Databases,
     batch: Batch,
-    stored: StoredRange,
+    stored: StoredRows,
     retention: Retention,
-) -> StoredRange:
+) -> StoredRows:
     """
     Append C{batch} to the store, and remove what need not be kept any more.
 
@@ -126,7 +126,7 @@ def write_batch(
         # surplus keys would never decrease.
         max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
         oldest_key_row = _trim(txn, databases.keys, newest_expired, max_keys)
-    return StoredRange(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
+    return StoredRows(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
 
 
 def write_keys(

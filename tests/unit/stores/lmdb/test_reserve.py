@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
     for _ in range(3):
         with pytest.raises(Refusal, match=f"disk full: the store {path}"):
             now(store.commit(batch(state, b"n")))
-    assert str(store.shortage()).startswith("disk full")
+    assert str(store.commit_refusal()).startswith("disk full")
     assert len(now(store.history(None, 100))) == 8
     assert disk.tries == tries
     disk.free = None
@@ -118,9 +118,9 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
         now(store.commit(batch(state, b"n")))
     clock.advance(ALLOCATION_RETRY_SECONDS)
     now(store.commit(batch(state, b"n")))
-    assert store.shortage() is None
+    assert store.commit_refusal() is None
     now(store.close())
-    assert store.shortage() is None
+    assert store.commit_refusal() is None
 
 
 def test_query_of_the_shortage_notices_free_space_without_a_step(
@@ -134,9 +134,9 @@ def test_query_of_the_shortage_notices_free_space_without_a_step(
     store = at(path, monotonic=clock.seconds)
     now(store.open())
     disk.free = None
-    assert store.shortage() is not None
+    assert store.commit_refusal() is not None
     clock.advance(ALLOCATION_RETRY_SECONDS)
-    assert store.shortage() is None
+    assert store.commit_refusal() is None
     now(store.commit(batch((0, 0), b"n")))
     now(store.close())
 
@@ -191,13 +191,13 @@ def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) 
     state, env = now(store.open())[:2], store._databases.env
     with reader(path) as pid:
         commits = 0
-        while store.shortage() is None:
+        while store.commit_refusal() is None:
             taken = batch(state, b"n", b"%d" % commits)
             with suppress(Refusal):
                 now(store.commit(taken))
                 state, commits = end(taken), commits + 1
             assert used_bytes(env) <= disk.taken <= disk.free
-        assert str(store.shortage()).startswith("disk full")
+        assert str(store.commit_refusal()).startswith("disk full")
         assert disk.free - used_bytes(env) < RESERVE_BYTES // 4
         snapshot = store.oldest_reader()
         assert snapshot == (pid, commits)
@@ -356,6 +356,6 @@ def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
         for free in (RESERVE_BYTES, 0):
             file_system.f_bavail = free
             clock.advance(DISK_CHECK_INTERVAL_SECONDS)
-            assert store.shortage() is None
+            assert store.commit_refusal() is None
         assert len([event for event in events if "nearly" in formatEvent(event)]) == 3
     now(store.close())

@@ -631,7 +631,7 @@ def test_store_takes_nothing_while_another_is_in_its_place(
     clock.advance(DISK_CHECK_INTERVAL_SECONDS)
     with pytest.raises(Refusal, match=f"in the place of {path}"):
         now(store.commit(batch(end(taken), b"n")))
-    assert store.shortage() is not None
+    assert store.commit_refusal() is not None
     now(store.close())
 
 
