@@ -568,4 +568,6 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def abort(self) -> None:
+        # The event loop reports the end of the connection in a later turn only.
+        self.phase = _DRAINING
         self.transport.abort()

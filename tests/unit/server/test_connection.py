@@ -365,6 +365,31 @@ def test_input_behind_a_refused_head_is_neither_parsed_nor_kept(server: Server) 
     assert server.committer.durable.revision == 1
 
 
+def test_bug_in_the_parser_ends_the_connection_after_one_try(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    An event loop reports the end of an aborted connection in a later turn only.
+    """
+    heads = []
+
+    def read(head: bytes) -> None:
+        heads.append(head)
+        if len(heads) > 1:
+            # Without this, a connection that tries again would do it for ever.
+            wire.lose()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(server.shared.plans.reader, "read", read)
+    wire = server.connect()
+    wire.send(NEXT[:-2] + b"X-Request-ID: 1\r\n\r\n")
+    assert len(heads) == 1
+    assert wire.transport.aborted
+    wire.protocol.data_received(NEXT)
+    assert wire.received == b""
+    assert server.committer.latest.revision == 1
+
+
 def test_connections_share_the_parsing_time_of_a_turn(server: Server) -> None:
     """
     When the budget of a turn is used up, each connection gets a piece of later turns.
