@@ -38,6 +38,7 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Refusal,
     StoreDamaged,
+    StoreUnusable,
 )
 from pexservice.stores.remembered_keys import RememberedKeys
 
@@ -242,15 +243,16 @@ class Committer(GroupCommit):
         """
         End the process after the failed commit of C{batch}.
 
-        If the store is damaged, nothing was written.  After any other error, it is unknown
-        whether the disk has the batch.
+        With a L{StoreUnusable}, such as damage, nothing was written.  After any other
+        error, it is unknown whether the disk has the batch.
         """
+        not_written = failure.check(StoreUnusable) is not None
         damaged = failure.check(StoreDamaged) is not None
         self._own_refusal = refusal = Refusal(_DAMAGED if damaged else "the store failed")
         self._set_early_responses(on=False)
         self._fatal(failure)
         unknown = OutcomeUnknown("the store failed while the step was under way")
-        self.roll_back(batch, refusal if damaged else unknown, refusal)
+        self.roll_back(batch, refusal if not_written else unknown, refusal)
 
     def _handle_read_error(self, error: Exception) -> Exception:
         """

@@ -249,7 +249,8 @@ class IStore(Interface):
         The caller waits for each commit before it begins the next one.
 
         @raise Refusal: the batch surely did not happen.  The store remains usable.
-        @raise StoreDamaged: the batch surely did not happen.  The store can only be closed.
+        @raise StoreUnusable: the batch surely did not happen.  The store can only be
+            closed.  L{StoreDamaged} is such an error.
         @raise Exception: with any other error the outcome is unknown, and an exclusive
             store can only be closed.
         """

@@ -25,6 +25,7 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Refusal,
     StoreDamaged,
+    StoreUnusable,
 )
 from tests.support.committer_bench import Bench
 from tests.support.fakes import MemoryStore, Turns, now
@@ -178,6 +179,19 @@ def test_damage_found_by_a_commit_ends_the_process(bench: Bench) -> None:
     assert [failure.value for failure in bench.fatal] == [DAMAGED]
     assert [type(outcome) for outcome in bench.submit()] == [Refusal]
     assert "damaged" in str(bench.committer.step_refusal)
+
+
+def test_store_that_fails_before_it_writes_ends_the_process(bench: Bench) -> None:
+    """
+    The clients learn that their steps did not happen.
+    """
+    error = StoreUnusable("the store /s cannot be used")
+    results = bench.submit()
+    bench.turn()
+    bench.store.finish(error)
+    assert [type(outcome) for outcome in results + bench.submit()] == [Refusal, Refusal]
+    assert [failure.value for failure in bench.fatal] == [error]
+    assert "the store failed" in str(bench.committer.step_refusal)
 
 
 class UnreadableStore(MemoryStore):

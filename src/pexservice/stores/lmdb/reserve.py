@@ -1,14 +1,15 @@
 """
 The space for the pages of the next commit: in LMDB's map, and on the disk.
 
-LMDB reports a full disk like a broken disk, and too late: it has written some of the
-commit's pages by then, and no process knows which of them are on the disk.  So disk space
-is allocated before a commit needs it, and a commit that may need more is refused before it
-begins.  A batch limits how much its commit can need, so the check is usually one addition.
+LMDB reports a full disk like a broken disk, and too late: by then it has written some pages
+of the commit, and no process knows which of them are on the disk.  So disk space is
+allocated before a commit needs it, and a commit for which there may be too little space is
+refused before it begins.  The size of a batch shows how much space its commit needs at
+most, so the check is usually one addition.
 
-The map is larger than the file.  The file never shrinks, so the map may only grow up to a
-part of the disk.  Usually it grows because another process reads an old state of the store;
-see L{pexservice.stores.lmdb.databases.oldest_reader}.
+The map is larger than the file.  The file never shrinks, so only a part of the disk is
+available to the map.  The map usually grows because another process reads an old state of
+the store; see L{pexservice.stores.lmdb.databases.oldest_reader}.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES, USE_SIZ
 #: How many bytes are allocated in addition to the pages in use and the next commit's.
 RESERVE_BYTES = 4 << 20
 
-#: How long after a failed allocation the next attempt is made.
+#: How long after a failed allocation the next attempt is made, at the earliest.
 ALLOCATION_RETRY_SECONDS = 1.0
 
 #: How much the map grows at a time.
 MAP_STEP_BYTES = 64 << 20
 
-#: The map may grow to this part of the free space of the disk and the store's pages
-#: together.
+#: How large the map may become, as a part of all the bytes that the store could have: its
+#: pages in use, and the free space of the disk.
 MAX_DISK_FRACTION = 0.25
 
-#: After how much growth of the file the log names a reader that keeps pages in use.
+#: When the file has grown by this much, the log names a reader that keeps pages in use.
 READER_CHECK_BYTES = 16 << 20
 
 #: The shortest time between two such log lines.
 READER_LOG_INTERVAL_SECONDS = 60.0
 
-#: A reader is only named if its state is this many commits old.
+#: A reader is named only if it reads a state that is at least this many commits old.
 MIN_READER_COMMITS = 1000
 
 #: How many pages a commit writes at most, in addition to its rows: three times as many as
@@ -63,6 +64,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class Reserve:
     """
     The space in the map and on the disk for the next commits of one open store.
+
+    While a commit runs in the executor's thread and calls L{ensure_space}, the reactor's
+    thread may call L{commit_refusal}, and both may allocate.  No lock is needed.  Each
+    thread records only what it has allocated itself, so the smaller number may remain, and
+    the file is allocated again a little earlier than needed.  In the worst case, a shortage
+    that is over is reported until the next attempt, or a line is logged twice.
     """
 
     _log = Logger()
@@ -118,7 +125,7 @@ class Reserve:
         Enlarge the map if a commit may need that and the disk has the space.
 
         If the map stays too small, LMDB refuses the commit.  Call this in the reactor's
-        thread while no transaction is open, because the map may move.
+        thread while no transaction is open, because LMDB may move the map.
         """
         if self._used + needed <= min(self._map_size, self._next_reader_check):
             return
@@ -162,7 +169,9 @@ class Reserve:
 
     def allocate_first(self) -> None:
         """
-        Allocate what the first commits need.  If the disk is full, L{shortage} reports it.
+        Allocate what the first commits need.
+
+        If the disk is full, L{commit_refusal} will report it.
         """
         with suppress(Refusal):
             self.ensure_space(MAX_COMMIT_PAGES * self._page_size)
@@ -177,16 +186,16 @@ class Reserve:
             self._used = used_bytes(self._env)
             if self._used + needed > self._allocated:
                 self._allocate(self._used + needed)
-        # Assume that the commit adds all of them, until the file is measured again.
+        # Assume that the commit adds C{needed} bytes, until the file is measured again.
         self._used += needed
 
     def _allocate(self, until: int) -> None:
         """
         Allocate the first C{until} bytes of the file, and the reserve if there is space.
         """
-        now = self._monotonic()
-        if self._shortage is not None and now < self._retry_at:
-            raise Refusal(self._shortage)
+        now, shortage = self._monotonic(), self._shortage
+        if shortage is not None and now < self._retry_at:
+            raise Refusal(shortage)
         try:
             try:
                 self._directory.allocate(until + RESERVE_BYTES)
@@ -198,15 +207,18 @@ class Reserve:
                 self._has_reserve, self._allocated = False, until
         except OSError as error:
             cause = "disk full" if error.errno in _FULL else "no space can be allocated"
-            self._shortage = f"{cause}: the store {self._directory.path} ({error.strerror})"
+            shortage = f"{cause}: the store {self._directory.path} ({error.strerror})"
             self._wanted, self._retry_at = until, now + ALLOCATION_RETRY_SECONDS
-            raise Refusal(self._shortage) from error
+            self._shortage = shortage
+            raise Refusal(shortage) from error
         self._shortage = None
         self.warn_if_nearly_full()
 
     def warn_if_nearly_full(self) -> None:
         """
-        Log a warning when less than the reserve is free; once, until more is free again.
+        Log a warning if the disk has less free space than the reserve.
+
+        The warning is logged once, and again only after there was more free space.
         """
         nearly_full = not self._has_reserve or self.space().free < RESERVE_BYTES
         if nearly_full and not self._is_nearly_full:
@@ -222,7 +234,7 @@ class Reserve:
         """
         Return the refusal of the next commit, if the last allocation failed.
 
-        This method tries the allocation again first.
+        The allocation is tried again first, because there may be space now.
         """
         if self._shortage is None:
             return None

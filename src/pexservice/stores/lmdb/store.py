@@ -5,9 +5,10 @@ A commit flushes the data pages, and then the meta page that makes them valid.  
 cut at any moment leaves the state before the commit or the state after it.  LMDB's flags
 that give this up for speed (C{writemap}, C{metasync=False}, C{sync=False}) are not used.
 
-A commit also removes the oldest rows that need not be kept, and later commits reuse their
-pages.  From then on the file grows only for a batch that is larger than all earlier ones,
-or while another process, such as a backup, reads an old state.
+A commit also removes the oldest rows of the journal and of the keys, if there are more than
+must be kept, and later commits reuse their pages.  Once a store has removed its first rows,
+its file grows only for a batch that is larger than all earlier ones, or while another
+process, such as a backup, reads an old state.
 """
 
 from __future__ import annotations
@@ -77,15 +78,15 @@ from pexservice.stores.remembered_keys import KEPT_KEYS
 #: check makes a few system calls, and on a fast disk many commits fit into this interval.
 DISK_CHECK_INTERVAL_SECONDS = 0.1
 
-#: The size of the map, for each transition that the journal keeps.  A row of one transition
-#: takes about 40 bytes in a full page, and so less than this in a page that is half full.
+#: How many bytes the map has for each transition that the journal keeps.  A row of one
+#: transition takes about 40 bytes in a full page, and about 80 in a page that is half full.
 MAP_BYTES_PER_TRANSITION = 128
 
 
 @implementer(IExclusiveStore, IOnDisk)
 class LmdbStore:
     """
-    A store in a directory of this machine, which one process at a time has locked.
+    A store in a local directory.  Only one process at a time can lock and open it.
 
     @ivar directory: the directory that holds the store.
     """
@@ -111,14 +112,15 @@ class LmdbStore:
         @param journal: how many transitions the history keeps, 1 or more.
         @param verify: verifies the whole store before this process maps it; C{None} if the
             caller knows that the store was verified.
-        @param run_blocking: runs the verification, or a migration from format 1; by
-            default in this thread.
-        @param progress: called with the progress of a migration, in percent.
+        @param run_blocking: runs C{verify}, or a migration from format 1; by default in
+            the thread that calls L{open}.
+        @param progress: called with the progress of a migration, in percent.  The progress
+            of C{verify} is the caller's matter.
         @param on_standby: called before this process waits for the lock as a standby;
             C{None} refuses a store that another process has locked.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
-        @param max_disk_fraction: the map may grow to this part of the free space and the
-            store's pages together; 0 means that it does not grow.
+        @param max_disk_fraction: see L{MAX_DISK_FRACTION}; 0 means that the map does not
+            grow.
         """
         self.directory = directory
         self._executor = executor
@@ -163,8 +165,9 @@ class LmdbStore:
                 self._on_standby()
                 await self._wait_for_lock()
                 # A standby takes over without a verification, so that clients wait for
-                # milliseconds only.  If the active worker has found damage, it has written
-                # this to the witness, and L{Witness.open} raises L{StoreDamaged}.
+                # milliseconds only.  If the active worker has found damage, it has marked
+                # the store as damaged in the witness.  Then L{Witness.open} raises
+                # L{StoreDamaged}.
                 verify = None
             return await self._open_locked(verify)
         except Exception:
@@ -173,7 +176,9 @@ class LmdbStore:
 
     async def _wait_for_lock(self) -> None:
         """
-        Wait for the lock of the directory, and read the keys that its holder commits.
+        Wait for the lock of the directory.
+
+        Meanwhile, the keys that its holder commits are read.
         """
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.path, self._keys, reactor)
@@ -184,6 +189,12 @@ class LmdbStore:
             follower.stop()
 
     async def _open_locked(self, verify: Callable[[Path], object] | None) -> StoredState:
+        """
+        Open the store in the locked directory.
+
+        The directory remembers the identity of the data file, and compares it at the end
+        with the file at the configured path: an operator may replace the store meanwhile.
+        """
         directory = self.directory
         try:
             existed = directory.holds_store()
@@ -197,6 +208,7 @@ class LmdbStore:
             if format_of(directory.path) == 1:
                 await self._run_blocking(partial(migrate, directory, self._progress))
                 directory.record_identity()
+            # A new store counts as verified, too.
             return self._open_environment(directory.path, verified=verify is not None)
         except READING_ERRORS as error:
             raise explain(directory.path, error) from error
@@ -232,12 +244,14 @@ class LmdbStore:
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
         """
-        Read the rows of keys that this process did not read while it was a standby.
+        Read the rows of keys that this process has not read yet.
+
+        A standby has read nearly all of them, any other process none.
         """
         try:
             self._keys.read(rows_from(txn, keys, self._keys.newest.first_ordinal))
         except BadRecord:
-            # While this process waited, another store may have been put in this place.
+            # An operator may have replaced the store while this process was a standby.
             self._keys.forget()
             self._keys.read(rows_from(txn, keys, 0))
 
@@ -250,33 +264,44 @@ class LmdbStore:
             return fail(StoreUnusable(f"the store {self.directory.path} is not open"))
         needed = reserve.needed_bytes(batch)
         try:
-            # Here no transaction is open, so the map may move.
+            # No transaction is open now, so LMDB can move the map.
             reserve.grow_map(needed)
-        except (lmdb.Error, OSError):
-            return fail()
+        except (lmdb.Error, OSError) as error:
+            return fail(self._failure(error))
         return self._executor.run(lambda: self._commit(batch, reserve, needed))
 
     def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
-        if (refusal := self._disk_refusal()) is not None:
-            raise refusal
-        reserve.ensure_space(needed)
         try:
-            stored_rows = self._transact(batch)
+            if (refusal := self._place_refusal()) is not None:
+                raise refusal
+            reserve.ensure_space(needed)
+            txn, stored_rows = self._begin(batch)
+        except READING_ERRORS as error:
+            # Without a commit, the batch surely did not happen.
+            raise self._failure(error) from error
+        try:
+            txn.commit()
+        except lmdb.MapFullError as error:
+            # LMDB raises this before it writes any page.
+            raise self._full_map_refusal() from error
         except DAMAGE as error:
-            # LMDB finds damage before it writes the pages of a batch.
-            raise self._record_damage(error) from error
+            # LMDB finds damage while it saves its list of free pages, and writes the pages
+            # of the batch afterwards.
+            raise self._failure(error) from error
         self._witness.write(WitnessRecord(stored_rows.revision))
         if stored_rows.oldest_journal_row != self._stored_rows.oldest_journal_row:
-            # LMDB keeps the pages of readers that were killed, such as a backup.  Remove
-            # these readers now and then: when rows of the journal expire.
+            # A reader that was killed, such as a backup, still keeps its pages in use.  Now
+            # and then, when rows of the journal expire, such readers are removed.
             self._databases.env.reader_check()
         self._stored_rows = stored_rows
 
-    def _disk_refusal(self) -> Refusal | None:
+    def _place_refusal(self) -> Refusal | None:
         """
-        Check the place of the store and the space on its disk, if that is due.
+        Return a refusal if the configured path no longer leads to this store.
 
-        @return: a refusal if the configured path no longer leads to this store.
+        While it leads there, the check is made once in L{DISK_CHECK_INTERVAL_SECONDS} at
+        most, and a warning is logged when the disk is nearly full.  Otherwise the check is
+        made for each commit, so the service continues as soon as the store is back.
         """
         now = self._monotonic()
         if now < self._next_disk_check:
@@ -288,27 +313,32 @@ class LmdbStore:
             self._reserve.warn_if_nearly_full()
         return None
 
-    def _transact(self, batch: Batch) -> StoredRows:
+    def _begin(self, batch: Batch) -> tuple[lmdb.Transaction[bytes], StoredRows]:
+        """
+        Begin a transaction with C{batch}.
+
+        @return: the transaction, to be committed, and the rows of the store after that.
+        """
         # Not "with": in lmdb 1.4 leaving the block after a commit raises.
         txn = self._databases.env.begin(write=True)
         try:
-            stored_rows = write_batch(
+            return txn, write_batch(
                 txn, self._databases, batch, self._stored_rows, self._retention
             )
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
-            raise self._map_is_full() from error
+            raise self._full_map_refusal() from error
         except BaseException:
             txn.abort()
             raise
-        try:
-            txn.commit()
-        except lmdb.MapFullError as error:
-            # LMDB raises this before it writes any page.
-            raise self._map_is_full() from error
-        return stored_rows
 
-    def _map_is_full(self) -> Refusal:
+    def _full_map_refusal(self) -> Refusal:
+        """
+        Return the refusal of a batch for which LMDB's map has no space.
+
+        It names the process that keeps the most pages in use.  First, readers that were
+        killed are removed, so that the next batch can have their pages.
+        """
         self._databases.env.reader_check()
         reason = f"the store {self.directory.path} is full"
         if (reader := self.oldest_reader()) is not None:
@@ -336,20 +366,22 @@ class LmdbStore:
                         limit=limit,
                     )
             except lmdb.PanicError as error:
-                # A commit failed in the thread.  Its Deferred has not fired yet.
+                # A commit has failed in the thread, and the reactor does not know it yet.
                 raise Refusal("the store failed") from error
             except DAMAGE as error:
-                raise self._record_damage(error) from error
+                raise self._failure(error) from error
 
         return execute(read)
 
-    def _record_damage(self, error: Exception) -> StoreUnusable:
+    def _failure(self, error: Exception) -> StoreUnusable:
         """
-        Record in the witness that C{error} showed damage, and return the error to raise.
+        Return the error to raise because of C{error}, which leaves the store as it was.
 
-        So a standby refuses to open the store, and the next start verifies it.
+        Damage is recorded in the witness.  Then a standby refuses to open the store, and
+        the next start verifies it.
         """
-        self._witness.write(WitnessRecord(self._stored_rows.revision, sound=False))
+        if isinstance(error, DAMAGE):
+            self._witness.write(WitnessRecord(self._stored_rows.revision, sound=False))
         return explain(self.directory.path, error)
 
     def space(self) -> Space | None:
@@ -357,18 +389,18 @@ class LmdbStore:
 
     def commit_refusal(self) -> Refusal | None:
         """
-        Check the place of the store and its space; see L{IExclusiveStore.commit_refusal}.
+        Return why a commit would be refused now; see L{IExclusiveStore.commit_refusal}.
         """
         if self._reserve is None:
             return None
-        return self._disk_refusal() or self._reserve.commit_refusal()
+        return self._place_refusal() or self._reserve.commit_refusal()
 
     def oldest_reader(self) -> StoreReader | None:
         return None if self._opened is None else oldest_reader(self._opened.env)
 
     def close(self) -> Deferred[None]:
         """
-        Stop the thread, make the witness durable, unlock the store; see L{IStore.close}.
+        Stop the thread, make the witness durable, and unlock; see L{IStore.close}.
         """
         return execute(self._close)
 
@@ -383,7 +415,7 @@ class LmdbStore:
 
 def store_in(path: str, options: StoreOptions) -> LmdbStore:
     """
-    Make the store in the directory C{path}, with the executor and verification of a worker.
+    Return the store in the directory C{path} as a worker uses it, not opened yet.
     """
     reactor, executor = options.reactor, CommitExecutor(options.reactor, ExecutorPolicy())
 

@@ -102,7 +102,7 @@ def explain(path: Path, error: Exception) -> StoreUnusable:
         return StoreIncompatible(f"the store {path} is of another format: {error}")
     if isinstance(error, DAMAGE):
         return StoreDamaged(f"the store {path} is damaged: {error}")
-    return StoreUnusable(f"the store {path} cannot be opened: {error}")
+    return StoreUnusable(f"the store {path} cannot be used: {error}")
 
 
 def check_file(path: Path, progress: Progress) -> Contents:
@@ -238,15 +238,14 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> tuple[int
 
 def format_of(path: Path) -> int:
     """
-    Return the version of a store's format; -1 if this program does not read it.
+    Return the version of a store's format.
+
+    The errors are L{READING_ERRORS}; C{OtherFormat} if this program does not read it.
     """
-    try:
-        with open_for_reading(path) as env:
-            cursor = env.open_db(DATABASES[0], create=False)
-            with env.begin() as txn:
-                return _cursor_record(txn, cursor)[0]
-    except READING_ERRORS:
-        return -1
+    with open_for_reading(path) as env:
+        cursor_database = env.open_db(DATABASES[0], create=False)
+        with env.begin() as txn:
+            return _cursor_record(txn, cursor_database)[0]
 
 
 def verify_in_child(path: Path, progress: Progress | None = None) -> None:

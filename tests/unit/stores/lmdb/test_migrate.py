@@ -137,6 +137,24 @@ def test_interrupted_rewriting_starts_again(path: Path) -> None:
     assert not (path / STAGING).exists()
 
 
+@pytest.mark.usefixtures("keys")
+def test_store_whose_format_cannot_be_read_is_not_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Otherwise a store of format 1 could be served without being rewritten.
+    """
+    before = (path / DATA).read_bytes()
+
+    def broken(_: object) -> None:
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr("pexservice.stores.lmdb.verify.open_for_reading", broken)
+    with pytest.raises(StoreUnusable, match="Input/output error"):
+        now(at(path, verify=None).open())
+    assert (path / DATA).read_bytes() == before
+
+
 DAMAGES = {
     "name without age": (b"r" + (1).to_bytes(8, "big"), None),
     "age without name": (b"kkey-0", None),

@@ -157,7 +157,7 @@ def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StoreUnusable, match=f"{path} cannot be opened: .*No space"):
+    with pytest.raises(StoreUnusable, match=f"{path} cannot be used: .*No space"):
         now(at(path).open())
     monkeypatch.undo()
     store = at(path)

@@ -28,7 +28,7 @@ from pexservice.stores.interface import (
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA, READER_TABLE, STAGING, WITNESS, Directory
-from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES
+from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.store import DISK_CHECK_INTERVAL_SECONDS, LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify, verify_in_child
@@ -202,7 +202,7 @@ def test_trouble_around_a_store_is_no_damage(tmp_path: Path) -> None:
         def failing(_: object, error: Exception = error) -> None:
             raise error
 
-        with pytest.raises(StoreUnusable, match=f"{path} cannot be opened") as caught:
+        with pytest.raises(StoreUnusable, match=f"{path} cannot be used") as caught:
             now(at(path, verify=failing).open())
         assert caught.type is StoreUnusable
     store = at(path)
@@ -679,12 +679,10 @@ def test_record_of_another_writer_is_damage(
     assert counted(path)[b"cursor"] + counted(path)[b"journal"] <= 2
 
 
-def test_any_other_failure_is_not_ours_to_judge(
+def test_error_while_lmdb_writes_is_raised_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A commit that fails, except for a full map, raises its error as it is.
-
     The outcome of such a commit is unknown.
     """
     store = at(tmp_path / "store")
@@ -706,6 +704,60 @@ def test_any_other_failure_is_not_ours_to_judge(
     with pytest.raises(lmdb.DiskError):
         now(store.commit(Batch(1, 0, b"n", 1, 0)))
     monkeypatch.undo()
+    now(store.close())
+
+
+class Unwritable:
+    """
+    An environment whose transactions fail in the method C{fails}, before their commit.
+    """
+
+    def __init__(self, fails: str) -> None:
+        self.fails = fails
+        self.aborted = 0
+
+    def begin(self, *, write: bool) -> Unwritable:
+        assert write
+        if self.fails == "begin":
+            raise lmdb.DiskError("Input/output error")
+        return self
+
+    def put(self, *_: object, **__: object) -> bool:
+        raise lmdb.DiskError("Input/output error")
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+@pytest.mark.parametrize("fails", ["begin", "put"])
+def test_error_before_anything_is_written_says_that_the_batch_did_not_happen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    path = tmp_path / "store"
+    store, env = at(path), Unwritable(fails)
+    now(store.open())
+    opened = store._databases
+    monkeypatch.setattr(store, "_opened", type(opened)(env, None, None, None))  # type: ignore[arg-type]
+    with pytest.raises(StoreUnusable, match=f"{path} .* Input/output error"):
+        now(store.commit(Batch(1, 0, b"n", 1, 0)))
+    assert env.aborted == (fails == "put")
+    monkeypatch.undo()
+    now(store.close())
+
+
+@pytest.mark.parametrize("method", ["grow_map", "ensure_space"])
+def test_error_of_the_reserve_says_that_the_batch_did_not_happen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    store = at(tmp_path / "store")
+    now(store.open())
+
+    def broken(_: object, __: int) -> None:
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr(Reserve, method, broken)
+    with pytest.raises(StoreUnusable, match="Input/output error"):
+        now(store.commit(Batch(1, 0, b"n", 1, 0)))
     now(store.close())
 
 

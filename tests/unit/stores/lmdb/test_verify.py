@@ -151,4 +151,4 @@ def test_errors_that_do_not_concern_the_content_are_no_damage(error: Exception) 
     """
     explained = explain(Path("/store"), error)
     assert type(explained) is StoreUnusable
-    assert str(explained).startswith("the store /store cannot be opened: ")
+    assert str(explained).startswith("the store /store cannot be used: ")
