@@ -640,6 +640,8 @@ def test_nothing_says_that_a_worker_is_active_while_the_service_is_down(
     with Daemon(tmp_path, "--listen", f"tcp:{daemon.port}:interface=127.0.0.1"):
         view.until("worker", "worker-1")
         view.until_connection()
+        # The page did not see the pause.
+        view.until("takeover", "The service was started again, nothing lost")
 
 
 #: Keeps each state of the connection and each text of C{#takeover} that was ever shown.

@@ -96,9 +96,12 @@ async function announce(before, workers) {
   const same = ended === workers.serving;
   const verb = same ? "was started again" : killed ? "took over" : "was started in its place";
   const change = `${verb} after ${milliseconds(workers.pause)}`;
-  const full = `${ended} ${killed ? "ended" : "was replaced"}, ${same ? "it" : workers.serving} ${change}`;
+  let full = `${ended} ${killed ? "ended" : "was replaced"}, ${same ? "it" : workers.serving} ${change}`;
+  let short = `${workers.serving} ${same || killed ? change : "replaced " + ended}`;
+  // The first worker of a supervisor has none before it, and nobody measured the pause.
+  if (workers.before === null) full = short = "The service was started again";
   report(full);
-  const line = flash(`${workers.serving} ${same || killed ? change : "replaced " + ended}`);
+  const line = flash(short);
   // The highest revision that was shown; a service that has a lower one lost steps.
   const shownRevision = shown?.revision ?? 0;
   try {
