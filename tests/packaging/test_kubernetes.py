@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from pexservice.cli.pexctl import make_parser
-from pexservice.web.endpoints import ENDPOINT_BY_PATH
+from pexservice.web.endpoints import DEFAULT_TABLE
 
 pytestmark = pytest.mark.once
 
@@ -121,7 +121,7 @@ def test_manifests_agree_with_the_image() -> None:
     assert image == {"name": CONTAINER["image"], "newTag": version("pexservice")}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = CONTAINER[probe]["httpGet"]
-        assert asked["path"].encode() in ENDPOINT_BY_PATH
+        assert asked["path"].encode() in DEFAULT_TABLE.by_path
         assert asked["port"] == port["name"]
     assert POD["terminationGracePeriodSeconds"] > 11
 

@@ -20,7 +20,7 @@ from pexservice.server.request_counters import RequestCounters
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients
-from pexservice.web.endpoints import ALL_METHODS, EndpointTable
+from pexservice.web.endpoints import DEFAULT_TABLE, EndpointTable
 from pexservice.web.events import Events
 from pexservice.web.operations import RequestChecker
 from tests.support.fakes import MemoryStore, Turns, now
@@ -69,7 +69,7 @@ class Caller:
         access: Access | None = None,
         *,
         synchronous: bool = True,
-        table: EndpointTable = ALL_METHODS,
+        table: EndpointTable = DEFAULT_TABLE,
         supervisor: int | None = None,
     ) -> None:
         """

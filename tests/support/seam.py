@@ -18,7 +18,7 @@ from twisted.internet.testing import StringTransport
 from twisted.web.server import Site
 
 from pexservice.web.access import Access
-from pexservice.web.endpoints import POST_ONLY
+from pexservice.web.endpoints import POST_ONLY_TABLE
 from tests.support.wire import Server
 
 #: The token that the setup "tokens" accepts.
@@ -53,7 +53,7 @@ _SETUPS: dict[str, tuple[Callable[[], Server], object, object]] = {
         _REMOTE,
         _LISTENER,
     ),
-    "post only": (lambda: Server(table=POST_ONLY), _REMOTE, _LISTENER),
+    "post only": (lambda: Server(table=POST_ONLY_TABLE), _REMOTE, _LISTENER),
 }
 
 SETUPS = tuple(_SETUPS)

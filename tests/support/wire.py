@@ -27,7 +27,7 @@ from pexservice.stores.etcd.store import EtcdStore
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients, RateLimit
-from pexservice.web.endpoints import ALL_METHODS, EndpointTable
+from pexservice.web.endpoints import DEFAULT_TABLE, EndpointTable
 from pexservice.web.events import Events
 from pexservice.web.operations import RequestChecker
 from tests.support.fake_etcd import FakeGateway
@@ -70,7 +70,7 @@ class Server:
         streams: int = 10,
         proxies: tuple[str, ...] = (),
         hosts: tuple[str, ...] = (),
-        table: EndpointTable = ALL_METHODS,
+        table: EndpointTable = DEFAULT_TABLE,
         logs: bool = False,
         etcd: FakeGateway | None = None,
     ) -> None:

@@ -326,7 +326,7 @@ class Connection(asyncio.Protocol):
         self._handler_was_called = True
         try:
             peer = self.peer
-            server.checker.check_client(headers, peer)
+            server.checker.check_rate_and_host(headers, peer)
             result = server.call_handler(
                 Request(line.method, line.target, line.path, headers, peer)
             )
@@ -352,9 +352,9 @@ class Connection(asyncio.Protocol):
         self._request = request
         try:
             checked = request.checked_operation
-            if checked is None or checked.needs_client_check:
+            if checked is None or checked.needs_recheck:
                 checker, headers = self._server.checker, request.headers
-                checker.check_client(headers, self.peer)
+                checker.check_rate_and_host(headers, self.peer)
                 if checked is None:
                     operation = request.plan.operation
                     assert operation is not None  # noqa: S101 for the type checker
@@ -380,10 +380,10 @@ class Connection(asyncio.Protocol):
         try:
             plan, server = request.plan, self._server
             # This is the most frequent kind, found without a call.
-            if checked.conditions is UNCONDITIONAL and outcome is not _REPLAYED:
+            if checked.preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = VALUE
             else:
-                kind = response_kind(outcome, state, checked)
+                kind = response_kind(outcome, state, checked.method, checked.preconditions)
             data = server.writer.write_state_response(plan, kind, state)
             self._write(data)
             status = kind.status

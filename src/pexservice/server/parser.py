@@ -23,7 +23,7 @@ from pexservice.web.parameters import (
     HEADERS,
     HOST,
     TRANSFER_ENCODING,
-    Use,
+    HeaderRole,
 )
 
 #: The limits of one request.  The trailers of a chunked body have those of the headers.
@@ -199,10 +199,10 @@ class HeadReader:
         # slow, so they are made only once.
         self._rules = {
             name: (
-                use is not Use.NEVER_REMEMBERED,
+                use is not HeaderRole.NEVER_REMEMBERED,
                 slots.get(name),
-                Use.FRAMES in use,
-                Use.NEVER_REMEMBERED not in use,
+                HeaderRole.FRAMES in use,
+                HeaderRole.NEVER_REMEMBERED not in use,
             )
             for name, use in HEADERS.items()
         }

@@ -42,7 +42,7 @@ from pexservice.server.parser import (
 )
 from pexservice.server.request_counters import Tally
 from pexservice.web.operations import CheckedOperation, Operation, RequestChecker
-from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, Preferences, Use
+from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, HeaderRole, Preferences
 from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
 
@@ -72,7 +72,7 @@ MAX_NEW_TEMPLATES_PER_SECOND = 256
 _MAY_VARY = frozenset(
     name
     for name, use in HEADERS.items()
-    if name != HOST and not use & (Use.DECIDES | Use.FRAMES)
+    if name != HOST and not use & (HeaderRole.DECIDES | HeaderRole.FRAMES)
 )
 
 #: The C{names} of a template in which the token is the only value that is read.
@@ -379,7 +379,9 @@ class Plans:
         read_names = tuple(name for name in names if name in head.headers)
         if not read_names:
             common_request.checked_operation = self._reusable_operation(common_request)
-        rememberable = not any(Use.NEVER_REMEMBERED in HEADERS[name] for name in read_names)
+        rememberable = not any(
+            HeaderRole.NEVER_REMEMBERED in HEADERS[name] for name in read_names
+        )
         return Template(prefix, suffix, pattern, read_names, common_request, rememberable)
 
 

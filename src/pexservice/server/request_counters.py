@@ -12,7 +12,7 @@ from http import HTTPMethod, HTTPStatus
 
 from attrs import Factory, define
 
-from pexservice.web.endpoints import CURSOR_ENDPOINTS, ENDPOINT_BY_PATH
+from pexservice.web.endpoints import DEFAULT_TABLE, ENDPOINTS
 
 #: Counts all paths and all methods that do not exist, so that clients cannot make the table
 #: larger.  For a malformed request, both path and method are C{other}.
@@ -56,7 +56,8 @@ class RequestCounters:
             (endpoint.path, method.decode()): Tally(
                 endpoint.path, method.decode(), others=Counter({200: 0, 503: 0})
             )
-            for endpoint in CURSOR_ENDPOINTS
+            for endpoint in ENDPOINTS
+            if endpoint.moves_cursor or endpoint.path == "/current"
             for method in endpoint.methods
             if method != b"HEAD"
         }
@@ -66,7 +67,7 @@ class RequestCounters:
         """
         Return the tally of the requests for one endpoint and method.
         """
-        endpoint = path.decode() if path in ENDPOINT_BY_PATH else OTHER
+        endpoint = path.decode() if path in DEFAULT_TABLE.by_path else OTHER
         key = endpoint, _METHODS.get(method, OTHER)
         tally = self._tallies.get(key)
         if tally is None:

@@ -7,15 +7,16 @@ C{CrossOriginProtection} to every request that moves the cursor, whatever its me
 the browser sends C{Sec-Fetch-Site}, this header decides.  Otherwise C{Origin} must name the
 host that the request was sent to.  Schemes are not compared, because a proxy in front of
 the service may speak TLS.  Clients other than browsers send neither header, so the rule
-does not affect them.  Nor does it stop the GET of an image over plain HTTP from another
-machine, with which browsers send neither header.
+does not affect them.  The rule has one gap.  If a page shows an image from the service, and
+the service is on another machine and speaks plain HTTP, then browsers send neither header
+with this GET.
 
 One attack passes this rule: DNS rebinding.  After a browser has loaded a page from
-attacker.example, the owner of this name can let it resolve to 127.0.0.1. To the browser,
+attacker.example, the owner of this name can let it resolve to 127.0.0.1.  To the browser,
 the service then has the origin of the page, so the page may send steps and read responses.
-Only the name in C{Host} shows the attack.  If the service is reached over loopback and
-steps need no token, nothing else protects it.  Then it responds only to requests whose
-C{Host} is a name that no attacker can own.
+Only the name in C{Host} shows the attack.  A request over loopback needs this protection if
+steps need no token.  Then the service responds only if C{Host} is a name that no attacker
+can own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ from pexservice.web.parameters import (
     RequestHeaders,
     list_elements,
 )
-from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
 
 _log = Logger()
@@ -164,7 +164,10 @@ class Access:
         own = (_NOSNIFF, _SAME_ORIGIN)
         self._other_headers = (*own, _VARY) if self._allowed_origins else own
 
-    def _is_allowed(self, origins: Sequence[bytes]) -> bool:
+    def is_allowed(self, origins: Sequence[bytes]) -> bool:
+        """
+        Return whether the values of C{Origin} are one other origin that may use the API.
+        """
         return len(origins) == 1 and origins[0] in self._allowed_origins
 
     def check_page(self, action: str, headers: RequestHeaders) -> None:
@@ -175,9 +178,9 @@ class Access:
         @raise Problem: 403.
         """
         sites, origins = headers.get(SEC_FETCH_SITE, ()), headers.get(ORIGIN, ())
-        if not (sites or origins) or self._is_allowed(origins):
+        if not (sites or origins) or self.is_allowed(origins):
             return
-        # If there are several elements, all of them must be allowed.
+        # If a header lists several values, each of them must be this service's own.
         if sites:
             is_own = all(site in (b"same-origin", b"none") for site in list_elements(sites))
         else:
@@ -212,7 +215,7 @@ class Access:
 
         @param origins: the values of the request's C{Origin}.
         """
-        if not self._is_allowed(origins):
+        if not self.is_allowed(origins):
             return self._other_headers
         return self._allowed_origins[origins[0]]
 
@@ -222,12 +225,12 @@ class Access:
         """
         Return further headers for the response to C{OPTIONS}, if it is a preflight request.
 
-        By a preflight request, a browser asks whether a page of another origin may send a
-        certain request.
+        With a preflight request, a browser asks whether a page of another origin may send
+        the request that the page wants to send.
 
         @param allow: the methods that the path accepts.
         """
-        if not (REQUEST_METHOD in headers and self._is_allowed(headers.get(ORIGIN, ()))):
+        if not (REQUEST_METHOD in headers and self.is_allowed(headers.get(ORIGIN, ()))):
             return ()
         return (
             (b"Access-Control-Allow-Methods", allow),
@@ -247,9 +250,8 @@ class HostPolicy:
     """
     The rules on C{Host}.
 
-    @ivar allows: returns whether a value of C{Host} is allowed even where
-        L{Peer.checks_host<pexservice.web.clients.Peer>} is true.  The results are cached,
-        because most clients send the same few values.
+    @ivar allows: returns whether a value of C{Host} is allowed for every peer.  The results
+        are cached, because most clients send the same few values.
     """
 
     def __init__(
@@ -268,11 +270,11 @@ class HostPolicy:
         self._logged: set[str] = set()
         self.allows = lru_cache(maxsize=256)(self._allows)
 
-    def applies_to(self, peer: Peer) -> bool:
+    def protects(self, peer: Peer) -> bool:
         """
         Return whether C{peer} gets a response only if C{Host} is an allowed name.
         """
-        return self._needed and peer.checks_host
+        return self._needed and peer.needs_known_host
 
     def _allows(self, host: bytes | None) -> bool:
         # Only an HTTP/1.0 request may have no Host, and no browser speaks HTTP/1.0.
@@ -281,10 +283,14 @@ class HostPolicy:
         name = host_name(host)
         return name in self._names or name.endswith(".localhost") or _is_address(name)
 
-    def refusal(self, host: bytes | None) -> Problem:
+    def check(self, host: bytes | None, peer: Peer) -> None:
         """
-        Return a 421, and log the name in C{host} if it was not logged before.
+        Check the C{Host} of a request from C{peer}, and log the first refusal of a name.
+
+        @raise Problem: 421.
         """
+        if self.allows(host) or not peer.needs_known_host:
+            return
         name, logged = host_name(host or b""), self._logged
         if name not in logged and len(logged) < MAX_LOGGED_HOSTS:
             logged.add(name)
@@ -298,7 +304,7 @@ class HostPolicy:
                 _log.warn(
                     "refused hosts are no longer logged: there were {n}", n=MAX_LOGGED_HOSTS
                 )
-        return problems.misdirected()
+        raise problems.misdirected()
 
 
 def _is_address(name: str) -> bool:

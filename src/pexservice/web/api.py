@@ -1,9 +1,9 @@
 """
-The Klein app: one handler for each endpoint decides what a request means.
+The Klein app: each endpoint has a handler.
 
-A handler returns an L{Operation} on the cursor, or else a L{Response}, maybe in a
-C{Deferred}.  The server remembers an operation for all requests of the same kind, and calls
-the handler only once for them.  A handler that returns a response is called for each
+A handler returns an L{Operation} on the cursor, a L{Response}, or a C{Deferred} that fires
+with a response.  The server remembers an operation, and does not call the handler again for
+requests that have the same plan.  A handler that returns a response is called for each
 request.
 """
 
@@ -19,12 +19,12 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from werkzeug.routing import Map
 
-from pexservice.commit.interface import ICommitter
+from pexservice.commit.interface import ICommitter, Outcome
 from pexservice.core.cursor import Transition
 from pexservice.process.scoreboard import Process, Score, last_reload
 from pexservice.stores.interface import Refusal
 from pexservice.web import problems
-from pexservice.web.endpoints import ALL_METHODS, Endpoint, EndpointTable
+from pexservice.web.endpoints import DEFAULT_TABLE, Endpoint, EndpointTable
 from pexservice.web.events import STREAM_HEADERS, Events
 from pexservice.web.fair_queue import CallLater, FairQueue
 from pexservice.web.operations import (
@@ -32,8 +32,8 @@ from pexservice.web.operations import (
     Operation,
     Request,
     RequestChecker,
-    operation,
-    read_response_kind,
+    operation_of,
+    response_kind,
 )
 from pexservice.web.page import page
 from pexservice.web.parameters import (
@@ -41,8 +41,7 @@ from pexservice.web.parameters import (
     FORWARDED_FOR,
     IF_NONE_MATCH,
     LAST_EVENT_ID,
-    RequestHeaders,
-    conditions,
+    preconditions_of,
     preferences,
     preferred_type,
     query_number,
@@ -88,7 +87,7 @@ class Api:
         checker: RequestChecker,
         events: Events,
         *,
-        table: EndpointTable = ALL_METHODS,
+        table: EndpointTable = DEFAULT_TABLE,
         later: CallLater,
         scrape: Callable[[Sequence[bytes] | None], Response],
         score: Callable[[], Score | None] = lambda: None,
@@ -98,7 +97,7 @@ class Api:
 
         @param table: the endpoints and their methods.
         @param later: the reactor's C{callLater}, for pauses between pages of the history.
-        @param scrape: given C{Accept} values, returns the response with the metrics.
+        @param scrape: called with the values of C{Accept}; returns the metrics.
         @param score: reads the supervisor's score, if there is a supervisor.
         """
         self._committer = committer
@@ -122,7 +121,7 @@ class Api:
         """
         Call the handler of C{request}.
 
-        Before the call, path and method are looked up in the table, byte by byte.
+        This method first looks for exactly this path and this method in the table.
         Werkzeug, which Klein uses, would take C{//next} and C{/%6eext} for C{/next}, and
         would call the handler of a GET for a HEAD.
 
@@ -152,7 +151,7 @@ class Api:
         """
         kind = preferred_type((TEXT, JSON, HTML), request.headers.get(ACCEPT))
         if kind == HTML:
-            return page().response(conditions(request.headers).if_none_match)
+            return page().response(preconditions_of(request.headers).if_none_match)
         headers = ((b"Content-Type", CONTENT_TYPES[kind]), (b"Vary", b"Accept"))
         index = self._table.json_index if kind == JSON else self._table.text_index
         return Response(200, headers, index)
@@ -162,28 +161,28 @@ class Api:
         """
         Read the value at the cursor.
         """
-        return operation(request)
+        return operation_of(request)
 
     @app.route("/next", methods=["GET", "POST"])
     def next(self, request: Request) -> Operation:
         """
         Move the cursor one up.
         """
-        return operation(request, Transition.NEXT)
+        return operation_of(request, Transition.NEXT)
 
     @app.route("/previous", methods=["GET", "POST"])
     def previous(self, request: Request) -> Operation:
         """
         Move the cursor one down.
         """
-        return operation(request, Transition.PREVIOUS)
+        return operation_of(request, Transition.PREVIOUS)
 
     @app.route("/reset", methods=["GET", "POST"])
     def reset(self, request: Request) -> Operation:
         """
         Move the cursor back to 0.
         """
-        return operation(request, Transition.RESET)
+        return operation_of(request, Transition.RESET)
 
     @app.route("/history")
     def history(self, request: Request) -> Deferred[Response]:
@@ -194,9 +193,7 @@ class Api:
         before = query_number(request.target, "before", 1, None)
         row_count = DEFAULT_ROW_COUNT if limit is None else limit
         return self._history_queue.run(
-            lambda: Deferred.fromCoroutine(
-                self._history_page(request.headers, before, row_count)
-            ),
+            lambda: Deferred.fromCoroutine(self._history_page(request, before, row_count)),
             self._client(request),
         )
 
@@ -222,9 +219,10 @@ class Api:
         score = self._score()
         reload = last_reload(score)
         notes = [] if reload is None else [reload]
-        # Only clients on this machine may learn process ids.
-        local = self._checker.hosts.applies_to(request.peer)
-        processes = None if score is None or not local else score.processes
+        # Only programs on this machine may see process ids.  Where Host is not checked, a
+        # web page could read them with DNS rebinding.
+        is_local = self._checker.hosts.protects(request.peer)
+        processes = score.processes if score is not None and is_local else None
         return _health(request, "livez", "reactor", None, notes=notes, processes=processes)
 
     @app.route("/readyz")
@@ -260,13 +258,14 @@ class Api:
         return clients.client_of(clients.client_address(request.peer, forwarded)) or ""
 
     async def _history_page(
-        self, headers: RequestHeaders, before: int | None, row_count: int
+        self, request: Request, before: int | None, row_count: int
     ) -> Response:
-        # The history has only durable rows, even if reads show a later state.
+        # The history has only durable rows, although other reads may show a later state.
         state = await self._committer.read_durable()
         self._check_read()
-        wanted = preferences(headers)
-        kind = read_response_kind(conditions(headers), state)
+        wanted = preferences(request.headers)
+        preconditions = preconditions_of(request.headers)
+        kind = response_kind(Outcome.READ, state, request.method, preconditions)
         if kind is not VALUE:
             return state_response(kind, wanted, state)
         newest = state.revision + 1
@@ -281,9 +280,7 @@ class Api:
 
     def _check_read(self) -> None:
         """
-        Check that reads are not refused.
-
-        @raise Refusal: they are refused.
+        @raise Refusal: reads are refused now.
         """
         if self._committer.read_refusal is not None:
             raise self._committer.read_refusal

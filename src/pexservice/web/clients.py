@@ -111,7 +111,7 @@ class Clients:
         @param local_address: the IP address of this end.
         """
         if address is None:
-            return Peer("", trusted=True, checks_host=False)
+            return Peer("", trusted=True, needs_known_host=False)
         if ":" in address:
             address = normalized(address)
         trusted = address in self._proxies
@@ -167,14 +167,14 @@ class Peer:
 
     @ivar address: the peer's IP address; C{""} if it has none, as on a Unix socket.
     @ivar trusted: whether the peer is a trusted proxy.
-    @ivar checks_host: whether the C{Host} of its requests is checked.  This protects
-        against DNS rebinding.  It applies to loopback connections, except from a trusted
+    @ivar needs_known_host: whether the C{Host} of its requests is checked, which protects
+        against DNS rebinding.  So it is for loopback connections, except from a trusted
         proxy: a proxy checks the host name itself.
     """
 
     address: str
     trusted: bool
-    checks_host: bool
+    needs_known_host: bool
 
 
 class RateLimit:

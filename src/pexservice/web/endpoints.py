@@ -1,5 +1,5 @@
 """
-The table of endpoints: the paths, the methods, and a line about each endpoint.
+The table of endpoints.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from attrs import evolve, frozen
 
 READ_METHODS = (b"GET", b"HEAD")
 STEP_METHODS = (b"POST", b"GET")
-STREAM_METHODS = (b"GET",)
 
 
 @frozen
 class Endpoint:
     """
-    An endpoint of the API.
+    A row of the table.
 
     @ivar methods: the methods that it accepts; every endpoint also accepts C{OPTIONS}.
+    @ivar summary: what it does, in a line of the index.
+    @ivar moves_cursor: whether its requests are steps.
     """
 
     path: str
     methods: tuple[bytes, ...]
     summary: str
+    moves_cursor: bool = False
 
     @property
     def allow(self) -> bytes:
@@ -38,21 +40,30 @@ class Endpoint:
 ENDPOINTS = (
     Endpoint("/", READ_METHODS, "this list of endpoints; in browsers, a live page"),
     Endpoint("/current", READ_METHODS, "the value at the cursor"),
-    Endpoint("/next", STEP_METHODS, "move the cursor one up; returns the new value"),
+    Endpoint(
+        "/next",
+        STEP_METHODS,
+        "move the cursor one up; returns the new value",
+        moves_cursor=True,
+    ),
     Endpoint(
         "/previous",
         STEP_METHODS,
         "move the cursor one down, not below 0; returns the value",
+        moves_cursor=True,
     ),
-    Endpoint("/reset", STEP_METHODS, "move the cursor to 0; returns the value"),
+    Endpoint(
+        "/reset",
+        STEP_METHODS,
+        "move the cursor to 0; returns the value",
+        moves_cursor=True,
+    ),
     Endpoint(
         "/history",
         READ_METHODS,
         "the latest steps, newest first; ?limit=1..1000 ?before=REVISION",
     ),
-    Endpoint(
-        "/events", STREAM_METHODS, "the cursor whenever it moves, as Server-Sent Events"
-    ),
+    Endpoint("/events", (b"GET",), "the cursor whenever it moves, as Server-Sent Events"),
     Endpoint("/livez", READ_METHODS, "liveness: the process is running; ?verbose"),
     Endpoint("/readyz", READ_METHODS, "readiness: a step would be accepted; ?verbose"),
     Endpoint("/metrics", (b"GET",), "the metrics, for Prometheus"),
@@ -63,7 +74,7 @@ ENDPOINTS = (
 @frozen
 class EndpointTable:
     """
-    The endpoints of one service.
+    The table of one service: its rows, and the index that C{/} returns.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -94,7 +105,7 @@ class EndpointTable:
 
     @cached_property
     def json_index(self) -> bytes:
-        described = [
+        rows = [
             {
                 "path": endpoint.path,
                 "methods": [method.decode() for method in endpoint.methods],
@@ -102,26 +113,15 @@ class EndpointTable:
             }
             for endpoint in self.endpoints
         ]
-        return f"{json.dumps({'endpoints': described})}\n".encode()
+        return f"{json.dumps({'endpoints': rows})}\n".encode()
 
 
-ALL_METHODS = EndpointTable(ENDPOINTS)
+DEFAULT_TABLE = EndpointTable(ENDPOINTS)
 
 #: The table with C{--post-only}: no GET moves the cursor.
-POST_ONLY = EndpointTable(
+POST_ONLY_TABLE = EndpointTable(
     tuple(
-        evolve(endpoint, methods=(b"POST",))
-        if endpoint.methods == STEP_METHODS
-        else endpoint
+        evolve(endpoint, methods=(b"POST",)) if endpoint.moves_cursor else endpoint
         for endpoint in ENDPOINTS
     )
-)
-
-ENDPOINT_BY_PATH = ALL_METHODS.by_path
-
-#: The endpoints that read or move the cursor.
-CURSOR_ENDPOINTS = tuple(
-    endpoint
-    for endpoint in ENDPOINTS
-    if endpoint.methods == STEP_METHODS or endpoint.path == "/current"
 )

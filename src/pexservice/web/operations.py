@@ -1,10 +1,12 @@
 """
 Operations on the cursor, and the checks of a request before its operation.
 
-A request is checked in this order.  L{RequestChecker.check_client} checks the client's rate
-limit and the C{Host}.  The L{Api<pexservice.web.api.Api>} refuses paths and methods that do
-not exist.  L{RequestChecker.check_operation} checks the web page that sent the request, the
-token, the idempotency key and the preconditions.
+A request is checked in this order.  L{RequestChecker.check_rate_and_host} checks the
+client's rate and the C{Host}.  The L{Api<pexservice.web.api.Api>} refuses paths and methods
+that do not exist.  For a step, L{RequestChecker.check_operation} checks whether a page of
+another origin sent the request, and then the token, the idempotency key and the
+preconditions.  For a read, it checks only the preconditions: browsers do not let a page
+read the response of another origin.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from pexservice.web.parameters import (
     PREFETCH_HEADERS,
     Preferences,
     RequestHeaders,
-    conditions,
     idempotency_key,
     is_prefetch,
+    preconditions_of,
     preferences,
 )
-from pexservice.web.preconditions import UNCONDITIONAL, Conditions
+from pexservice.web.preconditions import UNCONDITIONAL, Preconditions
 from pexservice.web.problems import Problem
 from pexservice.web.representations import (
     NOT_MODIFIED,
@@ -43,9 +45,6 @@ from pexservice.web.representations import (
     ResponseKind,
 )
 from pexservice.web.responses import Response
-
-# Module-level aliases: reading a global is three times faster than an Enum attribute.
-_READ, _APPLIED, _REPLAYED = Outcome.READ, Outcome.APPLIED, Outcome.REPLAYED
 
 
 @frozen(eq=False)
@@ -68,7 +67,8 @@ class Operation:
     """
     An operation on the cursor: a step, or a read if there is no transition.
 
-    All requests of one kind have the same operation; they differ only in their headers.
+    All requests with the same plan have the same operation.  Only the values of some
+    headers differ, such as the idempotency key.
 
     @ivar is_prefetch: whether a browser sent the request before its user asked for it.
     """
@@ -83,9 +83,9 @@ class Operation:
 HandlerResult = Operation | Response | Deferred[Response]
 
 
-def operation(request: Request, transition: Transition | None = None) -> Operation:
+def operation_of(request: Request, transition: Transition | None = None) -> Operation:
     """
-    Return the operation that C{request} means.
+    Return the operation that C{request} asks for.
     """
     headers = request.headers
     return Operation(
@@ -99,48 +99,35 @@ def operation(request: Request, transition: Transition | None = None) -> Operati
 @define(eq=False)
 class CheckedOperation:
     """
-    An operation that a request with certain headers may start.
+    An operation whose request has passed all checks.
 
-    @ivar start: starts the operation; its argument gets the outcome.
-    @ivar needs_client_check: whether each further request with these headers must pass
-        L{RequestChecker.check_client}, because there is a rate limit, or because the
-        C{Host} is allowed on some connections only.
+    @ivar start: starts the operation, and gives the outcome to the waiter that it is called
+        with.
+    @ivar needs_recheck: whether an equal request must pass
+        L{RequestChecker.check_rate_and_host} again: each request if there is a rate limit,
+        and otherwise a request whose C{Host} is allowed for some peers only.
     """
 
     start: Callable[[Waiter], None]
     method: bytes
-    conditions: Conditions
-    needs_client_check: bool
-
-
-def read_response_kind(conditions: Conditions, state: State) -> ResponseKind:
-    """
-    Return the kind of response that a read of C{state} gets.
-    """
-    if conditions is UNCONDITIONAL or conditions.met_by(state):
-        return VALUE
-    return NOT_MODIFIED if conditions.if_match_holds(state) else PRECONDITION_FAILED
+    preconditions: Preconditions
+    needs_recheck: bool
 
 
 def response_kind(
-    outcome: Outcome, state: State, operation: CheckedOperation
+    outcome: Outcome, state: State, method: bytes, preconditions: Preconditions
 ) -> ResponseKind:
     """
-    Return the kind of response to C{operation} with this C{outcome}.
-
-    L{Connection.respond<pexservice.server.connection.Connection.respond>} does not call
-    this function in the most frequent case.
+    Return the kind of response that shows C{state} to a request with this C{outcome}.
     """
-    conditions = operation.conditions
-    if outcome is _APPLIED:
+    if outcome is Outcome.APPLIED:
         return VALUE
-    if outcome is _REPLAYED:
+    if outcome is Outcome.REPLAYED:
         return REPLAYED
-    if outcome is _READ:
-        return read_response_kind(conditions, state)
-    # The outcome is PRECONDITION_FAILED.  RFC 9110, section 13.1.2: a GET whose
-    # If-None-Match is not met gets a 304.
-    if operation.method == b"GET" and conditions.if_match_holds(state):
+    if outcome is Outcome.READ and preconditions.met_by(state):
+        return VALUE
+    # RFC 9110, section 13.1.2: a GET or HEAD whose If-None-Match is not met gets a 304.
+    if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
 
@@ -149,7 +136,7 @@ class RequestChecker:
     """
     Checks requests before their operations on the cursor of one committer.
 
-    @ivar clients: finds the client that a request comes from.
+    @ivar clients: finds the client that sent a request.
     @ivar access: the rules on tokens and web pages.
     @ivar hosts: the rules on C{Host}.
     """
@@ -171,21 +158,19 @@ class RequestChecker:
 
     def deciding_headers(self) -> Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]:
         """
-        Return the deciding headers.
+        Map the name of each header that decides which plan a request has to a function.
 
-        Each header has a function that returns the meaning of its values.
+        The function returns the meaning of the header's values.
         """
-        browser_headers = self.access.browser_headers
-        others = browser_headers(())
 
         def origin(values: Sequence[bytes]) -> bytes:
-            return b"" if browser_headers(values) is others else values[0]
+            return values[0] if self.access.is_allowed(values) else b""
 
         return {**MEANINGS, ORIGIN: origin}
 
     def charge(self, headers: RequestHeaders, peer: Peer) -> Problem | None:
         """
-        Count a request against its client's rate limit; return 429 if it is exceeded.
+        Count a request of its client; return a 429 if the client exceeds its rate limit.
         """
         limit = self._limit
         if limit is None:
@@ -193,18 +178,17 @@ class RequestChecker:
         client = self.clients.client_address(peer, headers.get(FORWARDED_FOR))
         return None if limit.take(client) else problems.too_many_requests(limit.rate)
 
-    def check_client(self, headers: RequestHeaders, peer: Peer) -> None:
+    def check_rate_and_host(self, headers: RequestHeaders, peer: Peer) -> None:
         """
-        Check the client's rate limit, then the C{Host}.
+        Check the client's rate, then the C{Host}.
 
         @raise Problem: 429 or 421.
         """
-        problem = self.charge(headers, peer)
-        if problem is not None:
-            raise problem
-        host = headers.get(HOST, (None,))[0]
-        if not self.hosts.allows(host) and peer.checks_host:
-            raise self.hosts.refusal(host)
+        if self._limit is not None:
+            problem = self.charge(headers, peer)
+            if problem is not None:
+                raise problem
+        self.hosts.check(headers.get(HOST, (None,))[0], peer)
 
     def check_operation(
         self, operation: Operation, headers: RequestHeaders
@@ -212,25 +196,24 @@ class RequestChecker:
         """
         Check whether a request with C{headers} may start C{operation}.
 
-        @raise Problem: it may not.  The first failed check decides: 403 for a page of
-            another origin or a prefetch, 401 for the token, 400 for a malformed key or
+        @raise Problem: a check failed.  The checks are made in this order: 403 for a page
+            of another origin or a prefetch, 401 for the token, 400 for a malformed key or
             precondition.
         """
         committer, transition = self._committer, operation.transition
-        needs_client_check = self._limit is not None or not self.hosts.allows(
+        needs_recheck = self._limit is not None or not self.hosts.allows(
             headers.get(HOST, (None,))[0]
         )
         if transition is None:
-            start, preconditions = committer.read, conditions(headers)
-            return CheckedOperation(
-                start, operation.method, preconditions, needs_client_check
-            )
+            start, preconditions = committer.read, preconditions_of(headers)
+            return CheckedOperation(start, operation.method, preconditions, needs_recheck)
         self.access.check_page("move the cursor", headers)
         if operation.is_prefetch:
             raise problems.prefetch()
         self.access.check_token(headers)
         key = idempotency_key(headers)
-        preconditions = conditions(headers)
+        preconditions = preconditions_of(headers)
+        # A step without preconditions saves the call.
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         step = partial(committer.step, Step(transition, key, condition))
-        return CheckedOperation(step, operation.method, preconditions, needs_client_check)
+        return CheckedOperation(step, operation.method, preconditions, needs_recheck)

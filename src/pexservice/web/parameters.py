@@ -19,19 +19,19 @@ from twisted.web.http_headers import Headers
 
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES
 from pexservice.web import problems
-from pexservice.web.preconditions import UNCONDITIONAL, Conditions, parse_etags
+from pexservice.web.preconditions import UNCONDITIONAL, Preconditions, parse_etags
 from pexservice.web.responses import JSON, PROBLEM, TEXT
 
 
-class Use(Flag):
+class HeaderRole(Flag):
     """
     What a header of a request is used for.
     """
 
-    #: The header decides what the request means.  It has few different meanings.
+    #: The header decides which plan the request has.  It has few different meanings.
     DECIDES = auto()
-    #: The value is an argument, which may be another one in each request.
-    ARGUMENT = auto()
+    #: The service reads the value in each request.
+    VALUE = auto()
     #: The access log shows the value.
     LOGGED = auto()
     #: The header tells where the request ends, or how its body is sent.
@@ -67,27 +67,27 @@ PREFETCH_HEADERS = (b"sec-purpose", b"purpose", b"x-moz")
 #: Every header that the service reads, by its name in small letters.  The service does not
 #: read C{Cookie} and C{Proxy-Authorization}; they are in this table because they are
 #: secret.
-HEADERS: Mapping[bytes, Use] = {
-    ACCEPT: Use.DECIDES,
-    CONNECTION: Use.DECIDES,
-    **dict.fromkeys(PREFETCH_HEADERS, Use.DECIDES),
-    ORIGIN: Use.DECIDES | Use.ARGUMENT,
-    HOST: Use.ARGUMENT,
-    IF_MATCH: Use.ARGUMENT,
-    IF_NONE_MATCH: Use.ARGUMENT,
-    SEC_FETCH_SITE: Use.ARGUMENT,
-    LAST_EVENT_ID: Use.ARGUMENT,
-    REQUEST_METHOD: Use.ARGUMENT,
-    AUTHORIZATION: Use.ARGUMENT | Use.NEVER_REMEMBERED,
-    FORWARDED_FOR: Use.ARGUMENT | Use.NEVER_REMEMBERED,
-    IDEMPOTENCY_KEY: Use.ARGUMENT | Use.NEVER_REMEMBERED,
-    REFERER: Use.LOGGED,
-    USER_AGENT: Use.LOGGED,
-    CONTENT_LENGTH: Use.FRAMES,
-    TRANSFER_ENCODING: Use.FRAMES,
-    EXPECT: Use.FRAMES,
-    COOKIE: Use.NEVER_REMEMBERED,
-    PROXY_AUTHORIZATION: Use.NEVER_REMEMBERED,
+HEADERS: Mapping[bytes, HeaderRole] = {
+    ACCEPT: HeaderRole.DECIDES,
+    CONNECTION: HeaderRole.DECIDES,
+    **dict.fromkeys(PREFETCH_HEADERS, HeaderRole.DECIDES),
+    ORIGIN: HeaderRole.DECIDES | HeaderRole.VALUE,
+    HOST: HeaderRole.VALUE,
+    IF_MATCH: HeaderRole.VALUE,
+    IF_NONE_MATCH: HeaderRole.VALUE,
+    SEC_FETCH_SITE: HeaderRole.VALUE,
+    LAST_EVENT_ID: HeaderRole.VALUE,
+    REQUEST_METHOD: HeaderRole.VALUE,
+    AUTHORIZATION: HeaderRole.VALUE | HeaderRole.NEVER_REMEMBERED,
+    FORWARDED_FOR: HeaderRole.VALUE | HeaderRole.NEVER_REMEMBERED,
+    IDEMPOTENCY_KEY: HeaderRole.VALUE | HeaderRole.NEVER_REMEMBERED,
+    REFERER: HeaderRole.LOGGED,
+    USER_AGENT: HeaderRole.LOGGED,
+    CONTENT_LENGTH: HeaderRole.FRAMES,
+    TRANSFER_ENCODING: HeaderRole.FRAMES,
+    EXPECT: HeaderRole.FRAMES,
+    COOKIE: HeaderRole.NEVER_REMEMBERED,
+    PROXY_AUTHORIZATION: HeaderRole.NEVER_REMEMBERED,
 }
 
 #: The values of a request's headers, by the name of the header in small letters.  There is
@@ -258,7 +258,7 @@ def persistence(values: Sequence[bytes]) -> Persistence:
     return Persistence(b"close" in tokens, b"keep-alive" in tokens)
 
 
-def conditions(headers: RequestHeaders) -> Conditions:
+def preconditions_of(headers: RequestHeaders) -> Preconditions:
     """
     Return a request's preconditions.
 
@@ -267,14 +267,14 @@ def conditions(headers: RequestHeaders) -> Conditions:
     if_match, if_none_match = headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)
     if if_match is None and if_none_match is None:
         return UNCONDITIONAL
-    return Conditions(
+    return Preconditions(
         None if if_match is None else parse_etags("If-Match", if_match),
         None if if_none_match is None else parse_etags("If-None-Match", if_none_match),
     )
 
 
-#: The headers that decide what a request means, each with the function that returns the
-#: meaning of its values.  L{ORIGIN} is missing, because its meaning depends on the options:
+#: The headers that decide which plan a request has, each with the function that returns the
+#: meaning of its values.  The meaning of L{ORIGIN} depends on the options, so
 #: L{pexservice.web.operations.RequestChecker.deciding_headers} adds it.
 MEANINGS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
     ACCEPT: lambda values: preferences({ACCEPT: values}),

@@ -84,7 +84,7 @@ class ETags:
 
 
 @define(eq=False)
-class Conditions:
+class Preconditions:
     """
     The preconditions of a request.
     """
@@ -129,7 +129,7 @@ class Document:
         return Response(HTTPStatus.NOT_MODIFIED, tuple(headers))
 
 
-UNCONDITIONAL = Conditions()
+UNCONDITIONAL = Preconditions()
 
 
 def parse_etags(name: str, values: Sequence[bytes]) -> ETags:

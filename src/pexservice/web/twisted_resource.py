@@ -58,7 +58,7 @@ class ApiResource(Resource):
 
     def _begin(self, exchange: _Exchange) -> Deferred[None] | None:
         request = exchange.request
-        self._checker.check_client(request.headers, request.peer)
+        self._checker.check_rate_and_host(request.headers, request.peer)
         result = self._call_handler(request)
         if isinstance(result, Operation):
             exchange.operation = self._checker.check_operation(result, request.headers)
@@ -99,7 +99,8 @@ class _Exchange:
             self._stream.end()
 
     def respond(self, outcome: Outcome, state: State) -> None:
-        kind = response_kind(outcome, state, self.operation)
+        method, preconditions = self.operation.method, self.operation.preconditions
+        kind = response_kind(outcome, state, method, preconditions)
         self.send(state_response(kind, preferences(self.request.headers), state))
 
     def fail(self, error: Exception) -> None:

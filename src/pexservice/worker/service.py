@@ -52,7 +52,7 @@ from pexservice.stores.registry import store_factory
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients, RateLimit
-from pexservice.web.endpoints import ALL_METHODS, POST_ONLY
+from pexservice.web.endpoints import DEFAULT_TABLE, POST_ONLY_TABLE
 from pexservice.web.events import MAX_STREAMS, Events
 from pexservice.web.operations import RequestChecker
 from pexservice.worker.files import Files, read_files
@@ -319,7 +319,7 @@ class Worker(Service):
             committer,
             checker,
             events,
-            table=POST_ONLY if settings.post_only else ALL_METHODS,
+            table=POST_ONLY_TABLE if settings.post_only else DEFAULT_TABLE,
             later=self._reactor.callLater,
             scrape=metrics.response,
             score=self._score,

@@ -23,8 +23,8 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 import pexservice
 from pexservice.server.limits import Phase
 from pexservice.web.access import Access
-from pexservice.web.endpoints import POST_ONLY
-from pexservice.web.parameters import HEADERS, Use
+from pexservice.web.endpoints import POST_ONLY_TABLE
+from pexservice.web.parameters import HEADERS, HeaderRole
 from tests.support.forms import amount
 from tests.support.wire import Server, Wire
 
@@ -37,7 +37,7 @@ SETUPS: dict[str, dict[str, object]] = {
     "operated": {"access": Access(frozenset({sha256(TOKEN).digest()}))},
     "pages": {"access": Access(origins=[ORIGIN.decode(), "http://h"])},
     "behind a proxy": {"rate": 40, "proxies": ("10.0.0.9",)},
-    "post only": {"table": POST_ONLY, "rate": 60},
+    "post only": {"table": POST_ONLY_TABLE, "rate": 60},
 }
 
 PEERS = (
@@ -367,5 +367,5 @@ def test_only_one_module_reads_headers(room: str) -> None:
 
 
 def test_each_deciding_header_has_a_function_for_its_meaning() -> None:
-    deciding = {name for name, use in HEADERS.items() if use & Use.DECIDES}
+    deciding = {name for name, use in HEADERS.items() if use & HeaderRole.DECIDES}
     assert set(Server().checker.deciding_headers()) == deciding

@@ -11,7 +11,7 @@ import pytest
 from twisted.logger import ILogObserver, capturedLogs, globalLogPublisher
 
 from pexservice.stores.interface import Refusal
-from pexservice.web.endpoints import ENDPOINTS, POST_ONLY
+from pexservice.web.endpoints import ENDPOINTS, POST_ONLY_TABLE
 from pexservice.web.operations import RequestChecker
 from tests.support.caller import Answer, Caller
 from tests.support.wire import Server
@@ -233,7 +233,7 @@ class TestPostOnly:
         """
         Return a caller of a service that takes no GET on the paths that move.
         """
-        return Caller(table=POST_ONLY)
+        return Caller(table=POST_ONLY_TABLE)
 
     @pytest.mark.parametrize("path", ["/next", "/previous", "/reset"])
     def test_get_on_a_stepping_path_gets_405_and_post_steps(
@@ -592,7 +592,7 @@ class TestFaults:
         assert b"Zero" not in answer.body
         assert "ZeroDivisionError" in str(logged)
 
-    @pytest.mark.parametrize("name", ["check_client", "check_operation"])
+    @pytest.mark.parametrize("name", ["check_rate_and_host", "check_operation"])
     def test_bug_in_a_handler_gets_500_and_keeps_the_connection(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -8,6 +8,8 @@ import pytest
 from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.web.access import MAX_LOGGED_HOSTS, HostPolicy
+from pexservice.web.clients import Peer
+from pexservice.web.problems import Problem
 
 
 def policy(*allowed: str, needed: bool = True) -> HostPolicy:
@@ -15,6 +17,15 @@ def policy(*allowed: str, needed: bool = True) -> HostPolicy:
     Return the policy of a machine called C{Box}.
     """
     return HostPolicy(allowed, own_name="Box", needed=needed)
+
+
+def refusal(rules: HostPolicy, host: bytes) -> Problem:
+    """
+    Return the problem of a request for C{host} over loopback.
+    """
+    with pytest.raises(Problem) as caught:
+        rules.check(host, Peer("127.0.0.1", trusted=False, needs_known_host=True))
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -76,7 +87,7 @@ def test_other_host_is_refused_with_the_option_that_allows_it(host: bytes) -> No
     """
     rules = policy("pex.example.org")
     assert not rules.allows(host)
-    problem = rules.refusal(host)
+    problem = refusal(rules, host)
     assert (problem.status, problem.name) == (421, "misdirected-request")
     assert "--allowed-host" in problem.detail
     assert "attacker" not in problem.detail
@@ -93,10 +104,10 @@ def test_each_refused_host_is_logged_once_and_only_so_many() -> None:
     rules = policy()
     with capturedLogs() as events:
         for host in (b"a.example", b"A.example:8081", b"b.example.", b"a.example"):
-            rules.refusal(host)
+            refusal(rules, host)
         assert len(events) == 2
         assert "--allowed-host a.example " in formatEvent(events[0])
         for number in range(2 * MAX_LOGGED_HOSTS):
-            rules.refusal(b"%d.example" % number)
+            refusal(rules, b"%d.example" % number)
     assert len(events) == MAX_LOGGED_HOSTS + 1
     assert "no longer logged" in formatEvent(events[-1])

@@ -26,10 +26,9 @@ from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES
 from pexservice.web import problems
 from pexservice.web.access import Access
 from pexservice.web.endpoints import (
-    ALL_METHODS,
-    ENDPOINT_BY_PATH,
+    DEFAULT_TABLE,
     ENDPOINTS,
-    POST_ONLY,
+    POST_ONLY_TABLE,
     Endpoint,
 )
 from pexservice.web.events import event
@@ -48,7 +47,7 @@ PROBLEMS = (
     problems.wrong_token(),
     problems.cross_origin("move the cursor"),
     problems.prefetch(),
-    problems.no_such_path(b" ".join(ENDPOINT_BY_PATH).decode()),
+    problems.no_such_path(b" ".join(DEFAULT_TABLE.by_path).decode()),
     problems.wrong_method(
         "POST, GET, OPTIONS", headers=((b"Allow", b"POST, GET, OPTIONS"),)
     ),
@@ -112,7 +111,7 @@ def test_document_has_each_path_with_its_methods_and_summary() -> None:
 
 
 def test_post_only_document_has_no_get_of_a_stepping_path() -> None:
-    paths = document(POST_ONLY.endpoints)["paths"]
+    paths = document(POST_ONLY_TABLE.endpoints)["paths"]
     assert [*paths["/next"]] == ["post", "options"]
     assert [*paths["/current"]] == ["get", "head", "options"]
 
@@ -250,7 +249,7 @@ def test_examples_are_made_by_the_code_that_responds() -> None:
     history = history_response(STATE, JSON, [row], "/history?before=10&limit=1")
     components = document()["components"]
     (index,) = components["schemas"]["Index"]["examples"]
-    served = json.loads(ALL_METHODS.json_index)["endpoints"]
+    served = json.loads(DEFAULT_TABLE.json_index)["endpoints"]
     assert all(endpoint in served for endpoint in index["endpoints"])
     examples = {
         name: schema["examples"]
