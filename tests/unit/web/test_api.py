@@ -55,7 +55,7 @@ def test_each_response_shows_the_value_after_the_step(call: Caller) -> None:
 @pytest.mark.parametrize("path", MOVING)
 def test_get_makes_a_step_as_post_does(call: Caller, path: str) -> None:
     """
-    The original API has it.
+    The API is that of the Go service Prosp3r/pexservice, in which GET makes a step.
     """
     for revision, method in enumerate(("POST", "GET"), 1):
         assert call(method, path)["Pex-Revision"] == str(revision)
