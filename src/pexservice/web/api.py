@@ -158,37 +158,22 @@ class Api:
 
     @app.route("/current")
     def current(self, request: Request) -> Operation:
-        """
-        Read the value at the cursor.
-        """
         return operation_of(request)
 
     @app.route("/next", methods=["GET", "POST"])
     def next(self, request: Request) -> Operation:
-        """
-        Move the cursor one up.
-        """
         return operation_of(request, Transition.NEXT)
 
     @app.route("/previous", methods=["GET", "POST"])
     def previous(self, request: Request) -> Operation:
-        """
-        Move the cursor one down.
-        """
         return operation_of(request, Transition.PREVIOUS)
 
     @app.route("/reset", methods=["GET", "POST"])
     def reset(self, request: Request) -> Operation:
-        """
-        Move the cursor back to 0.
-        """
         return operation_of(request, Transition.RESET)
 
     @app.route("/history")
     def history(self, request: Request) -> Deferred[Response]:
-        """
-        List the latest transitions.
-        """
         limit = query_number(request.target, "limit", 1, MAX_ROW_COUNT)
         before = query_number(request.target, "before", 1, None)
         row_count = DEFAULT_ROW_COUNT if limit is None else limit
@@ -199,9 +184,6 @@ class Api:
 
     @app.route("/events")
     def events(self, request: Request) -> Response:
-        """
-        Send the cursor whenever it moves.
-        """
         self._checker.access.check_page("watch the cursor", request.headers)
         self._check_read()
         stream = self._events.open(
@@ -227,23 +209,14 @@ class Api:
 
     @app.route("/readyz")
     def readyz(self, request: Request) -> Response:
-        """
-        Say whether a step would be accepted.
-        """
         return _health(request, "readyz", "store", self._committer.step_refusal)
 
     @app.route("/metrics")
     def metrics(self, request: Request) -> Response:
-        """
-        Return the metrics.
-        """
         return self._scrape(request.headers.get(ACCEPT))
 
     @app.route("/openapi.json")
     def openapi(self, request: Request) -> Response:
-        """
-        Describe the API, as an OpenAPI document.
-        """
         from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
         values = request.headers.get(IF_NONE_MATCH)

@@ -375,9 +375,6 @@ class EtcdStore:
         cursor_moved: Callable[[int, int], None],
         cursor_went_back: Callable[[int, int], None],
     ) -> None:
-        """
-        Call a function when the cursor has moved; see L{ISharedStore.watch}.
-        """
         self._cursor_went_back = cursor_went_back
 
         def hear(cursor: CursorRecord) -> None:
@@ -485,9 +482,6 @@ class EtcdStore:
 
     @as_deferred
     async def advance(self, revision: int) -> tuple[int, int]:
-        """
-        Give the cursor a higher revision; see L{ISharedStore.advance}.
-        """
         cursor = await self._find_cursor()
         if cursor is None:
             raise StoreUnusable(f"{self.name} has no cursor; create one with pexctl create")
@@ -524,9 +518,6 @@ class EtcdStore:
 
     @as_deferred
     async def history(self, before: int | None, limit: int) -> list[HistoryEntry]:
-        """
-        Return durable transitions, newest first; see L{IStore.history}.
-        """
         read = partial(self._ask, "kv/txn")
         try:
             return await history(read, self._keys, before, limit, self._kept_transitions)
@@ -535,9 +526,6 @@ class EtcdStore:
 
     @as_deferred
     async def close(self) -> None:
-        """
-        Stop the watch, leave the queue and revoke the lease; see L{IStore.close}.
-        """
         if self._watching is not None:
             self._watching.stop()
         await self._trimming
