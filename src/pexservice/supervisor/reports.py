@@ -7,21 +7,28 @@ score and show it to clients, for example in C{/metrics}.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.logger import Logger
 
-from pexservice.process.scoreboard import Reload, Score
+from pexservice.process.scoreboard import Process, Reload, Score
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
+from pexservice.supervisor.worker_process import WITH_PROCESS, WorkerProcess, WorkerState
 from pexservice.supervisor.worker_setup import WorkerSetup
+
+#: The states of a worker that may have the store's lock.  A worker that is not ready has
+#: failed to open the store, or waits for a lock that another program has.
+_MAY_HOLD_LOCK = WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_READY}
 
 
 class Reports:
     """
-    The reports, of which each method makes one.
+    The reports to both.
 
-    @ivar score: the numbers and states for the workers; L{publish} shows them its changes.
+    @ivar score: the numbers and states for the workers, which see a change after
+        L{publish}.
     """
 
     _log = Logger()
@@ -51,7 +58,7 @@ class Reports:
         """
         Pass a worker's C{line} on to systemd.
 
-        A worker's status is extended by the names of the options that wait for a restart.
+        Append to a worker's status the names of the options that wait for a restart.
         """
         if line.startswith("STATUS="):
             self._status = line
@@ -60,17 +67,31 @@ class Reports:
 
     def notify_ready(self) -> None:
         """
-        Notify systemd that clients get responses; during a reload, only at its end.
+        Notify systemd that clients get responses.  A reload does so when it ends.
         """
         self._ready = True
         if not self.reloading:
             self._notifier.notify(READY)
 
-    def serving(self, name: str, at: float) -> None:
-        """
-        Show that the worker C{name} serves.
+    def show_workers(self, workers: Sequence[WorkerProcess]) -> None:
+        states = [worker.state for worker in workers]
+        self.score.standby_count = states.count(WorkerState.STANDBY)
+        self.score.possible_lock_holders = sum(state in _MAY_HOLD_LOCK for state in states)
+        self.score.processes = (
+            Process("supervisor", os.getpid(), "running"),
+            *(
+                Process(worker.name, worker.pid, worker.state.label)
+                for worker in workers
+                if worker.pid is not None
+            ),
+        )
+        self.publish()
 
-        @param at: the time, by the clock of L{stopped_serving}.
+    def on_active(self, name: str, at: float) -> None:
+        """
+        Show that the worker C{name} has become active.
+
+        @param at: the time, by the clock of L{on_active_end}.
         """
         score = self.score
         # There was no pause if the worker took over before its predecessor's end was
@@ -87,17 +108,17 @@ class Reports:
         self.publish()
         self.notify_ready()
 
-    def cannot_serve(self, reason: str) -> None:
+    def show_problem(self, reason: str) -> None:
         """
-        Show the reason why no worker serves.
+        Show the reason why no worker is active.
         """
         self.score.problem = reason
         self.publish()
         self._notifier.notify(f"STATUS={reason}")
 
-    def stopped_serving(self, name: str, at: float) -> None:
+    def on_active_end(self, name: str, at: float) -> None:
         """
-        Show that the worker C{name} has ended or ends, after it has served.
+        Show that the worker C{name}, which was active, has ended or ends.
         """
         self.score.before = name
         if self.score.serving == name:
@@ -109,7 +130,7 @@ class Reports:
         self.score.reloads += 1
         self.score.reload = Reload.UNDER_WAY
         self.publish()
-        # systemd takes no other clock than its own.
+        # systemd compares this with its own clock, which is this one.
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.notify(RELOADING, f"MONOTONIC_USEC={now}")
 
@@ -126,7 +147,7 @@ class Reports:
         score.restart_pending = setup.restart_pending
         self._note = f"; {setup.note}" if setup.note else ""
         self.publish()
-        # Ends what RELOADING began, unless the service never was ready.
+        # READY ends what RELOADING began.  A service that was never ready sends none.
         lines = [READY] if self._ready else []
         if problem is not None:
             lines.append(f"STATUS=reload failed: {problem}; the old workers keep running")

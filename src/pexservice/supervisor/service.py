@@ -2,10 +2,11 @@
 The supervisor: it opens the sockets, starts the workers and keeps them alive.
 
 The supervisor opens the listening sockets and never accepts from them.  Its workers inherit
-the sockets and try to lock the store.  One worker gets the lock and serves; the standby has
-imported everything, and a thread of it sleeps in the kernel until the lock is free.  When
-the active worker dies, for whatever reason, the standby takes over within milliseconds,
-without a message.  A connection that arrives in between waits in the socket's queue.
+the sockets and try to lock the store.  One worker gets the lock and becomes active.  The
+standby has imported everything, and one of its threads sleeps in the kernel until the lock
+is free.  When the active worker dies, for whatever reason, the standby takes over within
+milliseconds, and needs no message.  A connection that arrives in between waits in the
+socket's queue.
 """
 
 from __future__ import annotations
@@ -82,9 +83,9 @@ class Supervisor(Service):
         Make the service, without starting anything.
 
         @param setup: how workers are started and watched.
-        @param reread: reads the options again, for a reload; called with the present
-            setup and the names of the options by whose change the operator accepts a loss;
-            raises L{CannotStart} if an option is wrong, or another change loses data.
+        @param reread: reads the options again, for a reload.  It is called with the present
+            setup, and with the options whose loss the operator has accepted.  It raises
+            L{CannotStart} if an option is wrong, or if another change loses something.
         """
         self._reactor = reactor
         self._setup = setup
@@ -106,7 +107,7 @@ class Supervisor(Service):
 
     def privilegedStartService(self) -> None:
         """
-        Open the sockets, before twistd gives up the rights that they may need.
+        Open the sockets, before twistd drops privileges that they may need.
         """
         super().privilegedStartService()
         self._notifier = Notifier.to_service_manager(self._environment)
@@ -134,7 +135,7 @@ class Supervisor(Service):
         """
         Check the store cheaply, and start the workers.
 
-        The first worker has the store verified.
+        The first worker verifies the whole store.
         """
         super().startService()
         try:
@@ -211,8 +212,8 @@ class Supervisor(Service):
         }
         return Inherited(
             options=options,
-            # A first worker that cannot open the store ends, except with systemd's sockets:
-            # then it tells the clients why.
+            # A first worker that cannot open the store ends.  With systemd's sockets it
+            # stays, and tells the clients the reason.
             first_options=() if self._has_sockets_of_systemd else ("--first-start",),
             environment=environment,
             descriptors=descriptors,

@@ -4,9 +4,9 @@ The record of one worker: its name, its state, and the process that now has that
 The record starts, watches, stops and kills the process, and reads its output and its
 messages.  If the process ends by itself, the record starts another one of the same name.
 
-A process writes systemd's notify messages into a pipe that no other process has, so none
-can send messages in its name.  A process ends when the reading end of its pipe is closed,
-which the kernel does when the supervisor ends.
+A process writes systemd's notify messages into a pipe that no other process has, so no
+other process can send messages in its name.  A process ends when the reading end of its
+pipe is closed, which the kernel does when the supervisor ends.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ MESSAGES = 3
 #: A longer line of output is cut; the rest becomes another line.
 MAX_OUTPUT_LINE_BYTES = 8192
 
-#: How long a process may take until its first message, unless it asks for more.
+#: How long a process may take until its first message.  A message can extend this.
 START_TIMEOUT_SECONDS = 60.0
 
-#: How long a start waits before it looks again whether a takeover is in progress.
+#: A start that waits for a takeover checks this often whether the takeover has ended.
 TAKEOVER_RETRY_SECONDS = 0.05
 
 #: The time between SIGABRT and SIGKILL, in which a silent process writes its traceback.
@@ -55,8 +55,8 @@ STOP_TIMEOUT_SECONDS = 7.0
 #: A process that was up and lived for this long is followed by another at once.
 MIN_LIFE_SECONDS = 1.0
 
-#: The delay before the next process otherwise: it doubles with each process that did not
-#: come up.
+#: Otherwise, the next process waits for a delay, which doubles with each process that did
+#: not come up.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -79,7 +79,7 @@ class WorkerState(Enum):
     STARTING = "starts"
     STANDBY = "stands by"
     ACTIVE = "serves"
-    #: The process can neither serve nor stand by, has said why, and tries again.
+    #: The process can neither be active nor stand by.  It sent the reason, and tries again.
     NOT_READY = "is not ready"
     STOPPING = "stops"
     #: The process sent no message for too long, and is being killed.
@@ -97,7 +97,7 @@ WITH_PROCESS = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState.ENDED}
 
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
-#: The state that a message announces, and the states in which it is believed.
+#: The state that a message announces, and the states in which the supervisor believes it.
 _ANNOUNCED = {
     READY: (
         WorkerState.ACTIVE,
@@ -130,7 +130,7 @@ class OutputLines:
 
     def end(self) -> None:
         """
-        Pass on a last line that no newline ended.
+        Pass on the last line, if it has no newline.
         """
         if self._rest:
             self._pass_on(self._rest)
@@ -145,11 +145,11 @@ class WorkerProcess(ProcessProtocol):
 
     @ivar began: when its process began, by the reactor's clock.
     @ivar retired: whether the worker was asked to end, so that no other process follows.
-    @ivar has_served: whether its process serves, or has served.
-    @ivar was_up: whether its process stands by or serves, or has done so.
-    @ivar verifies: whether its process verifies the whole store before it serves.  Its
-        command says so; a process that has stood by serves at once all the same.
-    @ivar status: the status of its process, in the process's own words.
+    @ivar was_active: whether its process is active, or was.
+    @ivar was_up: whether its process is active or a standby, or was.
+    @ivar verifies: whether its process verifies the whole store before it is active.  Its
+        command says so; a standby takes over without a verification all the same.
+    @ivar status_text: the status of its process, in the process's own words.
     @ivar exit_status: how its last process ended: the exit status or, as in
         C{subprocess}, the negative number of the signal; 0 if none has ended.
     @ivar backoff_seconds: the delay before the next process if this one does not come up.
@@ -163,13 +163,13 @@ class WorkerProcess(ProcessProtocol):
         """
         Make the record of a worker without a process.
 
-        @param workers: decides about all workers, and hears of each change.
+        @param workers: decides about all workers; its C{on_} methods are called.
         @param watchdog: seconds of silence that are too long.
         """
         self.name = name
         self.state = WorkerState.WAITING
-        self.retired = self.has_served = self.was_up = self.verifies = False
-        self.status = ""
+        self.retired = self.was_active = self.was_up = self.verifies = False
+        self.status_text = ""
         self.exit_status = 0
         self.began = 0.0
         self.backoff_seconds = MIN_BACKOFF_SECONDS
@@ -186,14 +186,14 @@ class WorkerProcess(ProcessProtocol):
     @property
     def is_up(self) -> bool:
         """
-        Return whether the worker serves or could take over.
+        Return whether the worker is active or a standby.
         """
         return self.state in _UP
 
     @property
     def is_verifying(self) -> bool:
         """
-        Return whether the worker has begun to verify the store, and may come to serve.
+        Return whether the worker verifies the store, after which it may become active.
         """
         return self.state is WorkerState.STARTING and self._has_progressed
 
@@ -209,7 +209,7 @@ class WorkerProcess(ProcessProtocol):
 
     def start(self) -> None:
         """
-        Start a process, but not while another worker is about to serve.
+        Start a process, but not while another worker is about to become active.
 
         On one processor, two workers that start at the same time would take 50 % longer
         until the first response.
@@ -219,8 +219,8 @@ class WorkerProcess(ProcessProtocol):
             return
         command, inherited = self._workers.command(), self._workers.inherited
         self._timer = None
-        self.state, self.status = WorkerState.STARTING, ""
-        self.has_served = self.was_up = self._has_progressed = False
+        self.state, self.status_text = WorkerState.STARTING, ""
+        self.was_active = self.was_up = self._has_progressed = False
         self.verifies = self._workers.must_verify
         self.began = self._last_heard = self._reactor.seconds()
         self._deadline = self.began + START_TIMEOUT_SECONDS
@@ -238,13 +238,16 @@ class WorkerProcess(ProcessProtocol):
                 # Standard input is a pipe without data.
                 childFDs={0: "w", 1: "r", 2: "r", MESSAGES: "r", **inherited.descriptors},
             )
-        except OSError as error:
+        except Exception as error:
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)
             self.processEnded(Failure(ProcessTerminated(exitCode=1)))
+            if not isinstance(error, OSError):
+                # A bug, whose traceback the caller logs.
+                raise
 
     def connectionMade(self) -> None:
         self._log.info("{name} is process {pid}", name=self.name, pid=self.pid)
-        self._workers.changed(self)
+        self._workers.on_change(self)
 
     # Output and messages.
 
@@ -275,24 +278,24 @@ class WorkerProcess(ProcessProtocol):
         self._deadline = self._last_heard + timeout
         state, believed_in = _ANNOUNCED.get(line, (self.state, ()))
         if self.state in believed_in:
-            self.has_served |= state is WorkerState.ACTIVE
+            self.was_active |= state is WorkerState.ACTIVE
             self.was_up |= state in _UP
-            # A standby that gets the lock serves without a verification.
+            # A standby that gets the lock becomes active without a verification.
             self.verifies &= state is not WorkerState.STANDBY
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
-            self._workers.changed(self)
+            self._workers.on_change(self)
         if line == ALIVE or name == _EXTEND:
-            self._workers.notified(self, line)
-        elif name == "STATUS" and value != self.status:
-            self.status = value
-            self._workers.notified(self, line)
+            self._workers.on_message(self, line)
+        elif name == "STATUS" and value != self.status_text:
+            self.status_text = value
+            self._workers.on_message(self, line)
 
     # Stopping and killing.
 
     def retire(self) -> None:
         """
-        Have the process stop, by SIGKILL if it does not in time, and start no other.
+        Ask the process to stop, kill it if it does not stop in time, and start no other.
         """
         if self.retired:
             return
@@ -300,7 +303,7 @@ class WorkerProcess(ProcessProtocol):
         if self.state is WorkerState.WAITING:
             self._stop_timer()
             self.state = WorkerState.ENDED
-            self._workers.changed(self)
+            self._workers.on_change(self)
         elif self.state in WITH_PROCESS and self.state is not WorkerState.SILENT:
             self.state = WorkerState.STOPPING
             self._signal(signal.SIGTERM)
@@ -310,7 +313,7 @@ class WorkerProcess(ProcessProtocol):
         """
         Kill the process if it has sent no message for too long.
 
-        SIGABRT has it write the traceback of each thread, and SIGKILL follows.
+        At SIGABRT it writes the traceback of each thread.  SIGKILL follows.
 
         @param excused: whether the supervisor itself hung, so that unread messages may
             wait in the pipe.
@@ -328,7 +331,7 @@ class WorkerProcess(ProcessProtocol):
             )
             self._signal(signal.SIGABRT)
             self._kill_after(TRACEBACK_SECONDS)
-            self._workers.changed(self)
+            self._workers.on_change(self)
 
     def _kill_after(self, seconds: float) -> None:
         self._stop_timer()
@@ -350,8 +353,8 @@ class WorkerProcess(ProcessProtocol):
         """
         Note that the pipe of messages is closed.  The process ends a little later.
         """
-        if childFD == MESSAGES and self.has_served:
-            self._workers.stopped_serving(self)
+        if childFD == MESSAGES and self.was_active:
+            self._workers.on_active_end(self)
 
     def processEnded(self, reason: Failure) -> None:
         """
@@ -364,13 +367,13 @@ class WorkerProcess(ProcessProtocol):
         status = getattr(reason.value, "exitCode", None) or 0
         self.exit_status = status if number is None else -number
         try:
-            self._workers.ended(self)
+            self._workers.on_end(self)
         finally:
             # Whatever goes wrong above, a worker that is not retired starts again.
             self.state = WorkerState.ENDED if self.retired else WorkerState.WAITING
             if not self.retired:
                 self._timer = self._reactor.callLater(self._restart_delay(), self.start)
-            self._workers.changed(self)
+            self._workers.on_change(self)
 
     def _restart_delay(self) -> float:
         if self.was_up:

@@ -14,7 +14,7 @@ from pexservice.settings.options import Settings
 @frozen(kw_only=True)
 class WorkerSetup:
     """
-    The options, as far as starting and watching workers depends on them.
+    The part of the options that decides how workers are started and watched.
 
     @ivar command: the command that starts a worker, without the options that a supervisor
         adds.
@@ -44,12 +44,13 @@ class WorkerSetup:
 @frozen(kw_only=True)
 class Inherited:
     """
-    What each worker gets from its supervisor, in addition to its output and messages.
+    What each worker gets from its supervisor, besides pipes for output and messages.
 
     @ivar options: options of its command.
-    @ivar first_options: further options of the command until a worker has served.
+    @ivar first_options: further options of the command, until a worker has been active.
     @ivar environment: its environment.
-    @ivar descriptors: its file descriptors: by the worker's number, the supervisor's.
+    @ivar descriptors: its file descriptors.  A key is the number in the worker, a value
+        the number in the supervisor.
     """
 
     options: Sequence[str] = ()

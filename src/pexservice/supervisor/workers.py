@@ -2,23 +2,23 @@
 The workers of a supervisor, and the decisions about all of them.
 
 One worker is active, and another stands by to take over.  When a worker ends, the
-supervisor starts another one, unless the exit status says that another one would fail too.
-A reload replaces all workers without a failed request: the new workers use the installed
-code, the options and the files as they are then.
+supervisor starts a new one.  If the exit status says that a new one would fail too, the
+supervisor ends the service.  A reload replaces all workers without a failed request: the
+new workers read the code, the options and the files again.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
+from contextlib import suppress
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger, LogLevel
 
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart, Status
-from pexservice.process.scoreboard import Process
 from pexservice.process.sd_notify import STANDBY
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreUnusable
@@ -33,40 +33,38 @@ from pexservice.supervisor.worker_process import (
 )
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
-#: How long other workers wait for one that starts, while no worker is active.  A start
-#: takes half a second.
+#: While no worker is active, one worker may start alone for this long before the others
+#: start too.  A start takes half a second.
 HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
 RELOAD_TIMEOUT_SECONDS = 15.0
 
-#: How often the supervisor looks for silent workers within the watchdog's time.
+#: The number of checks for silent workers within the watchdog's time.
 CHECKS_PER_WATCHDOG = 4
 
 #: The exit statuses after which the next worker has the whole store verified.
-_SUSPICIOUS = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
+_SUSPICIOUS_STATUSES = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
 
-#: The reasons for which workers ended by themselves, by their exit status.
+#: Why a worker ended by itself, by its exit status.
 _REASON_BY_STATUS: dict[int, str] = {
     Status.STORE_FAILED: scoreboard.STORE_FAILED,
     Status.CANNOT_START: scoreboard.CANNOT_START,
     Status.MISCONFIGURED: scoreboard.MISCONFIGURED,
 }
 
-#: The states of a worker that may have the store's lock.
-_MAY_HOLD_LOCK = WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_READY}
-
 
 class Workers:
     """
     The workers of one supervisor.
 
-    @ivar running: whether workers should run.
+    @ivar should_run: whether workers should run: the service has started and does not stop.
     @ivar setup: how workers are started and watched; a reload may change it.
-    @ivar inherited: what all workers get.
+    @ivar inherited: the options, environment and descriptors that each worker gets.
     @ivar must_verify: whether the next worker has to verify the whole store: no worker has
         done so yet, or damage may have ended a worker since.
-    @ivar all: the workers that have not ended for good, the oldest first.
+    @ivar all: the workers, the oldest first, except for those that have ended after they
+        were retired.
     """
 
     _log = Logger()
@@ -82,10 +80,11 @@ class Workers:
         end_service: Callable[[Status, str], object],
     ) -> None:
         """
-        Make no worker yet; L{start} does.
+        Start no worker yet; L{start} does.
 
-        @param reread: reads the options again, and returns the new setup; called with the
-            present one, and raises L{CannotStart} if the new one must not be used.
+        @param reread: reads the options again, and returns the new setup.  It is called
+            with the present setup, and raises L{CannotStart} if the new setup must not be
+            used.
         @param end_service: ends the service, with a status and a reason.
         """
         self._reactor = reactor
@@ -96,32 +95,33 @@ class Workers:
         self.inherited = inherited
         self._numbers = itertools.count(1)
         self.must_verify = True
-        self._has_served = False
+        self._any_was_active = False
         self._last_check_at = reactor.seconds()
         self._watching = Periodic(self._watch, reactor)
         self._changes: list[Deferred[None]] = []
+        self._reload_ended: Deferred[None] = succeed(None)
         self._reload_again = False
         # The worker that a reload in progress waits for before it retires another.
         self._first_replacement: WorkerProcess | None = None
-        self.running = False
+        self.should_run = False
         self.all: list[WorkerProcess] = []
 
     @property
-    def _active(self) -> list[WorkerProcess]:
+    def _active_workers(self) -> list[WorkerProcess]:
         # For a moment there may be two, if the end of the first was not noticed yet.
         return [worker for worker in self.all if worker.state is WorkerState.ACTIVE]
 
     @property
     def takeover_in_progress(self) -> bool:
         """
-        Return whether no worker is active, and a worker is expected to be soon.
+        Return whether no worker is active, but one will be soon.
 
         That worker stands by, or it started less than L{HEAD_START_SECONDS} ago.
         """
-        recently = self._reactor.seconds() - HEAD_START_SECONDS
-        return not self._active and any(
+        earliest_start = self._reactor.seconds() - HEAD_START_SECONDS
+        return not self._active_workers and any(
             worker.state is WorkerState.STANDBY
-            or (worker.state is WorkerState.STARTING and worker.began > recently)
+            or (worker.state is WorkerState.STARTING and worker.began > earliest_start)
             for worker in self.all
         )
 
@@ -132,7 +132,7 @@ class Workers:
     # Starting and stopping.
 
     def start(self) -> None:
-        self.running = True
+        self.should_run = True
         self._use_setup(self.setup)
         self._fill()
 
@@ -154,9 +154,10 @@ class Workers:
         Add the workers that are missing, and return them.
         """
         staying = [worker for worker in self.all if not worker.retired]
-        return [self._add() for _ in range(1 + self.setup.standby_count - len(staying))]
+        missing = 1 + self.setup.standby_count - len(staying)
+        return [self._add_worker() for _ in range(missing)]
 
-    def _add(self) -> WorkerProcess:
+    def _add_worker(self) -> WorkerProcess:
         name = f"worker-{next(self._numbers)}"
         worker = WorkerProcess(name, self._reactor, self, self.setup.watchdog)
         self.all.append(worker)
@@ -167,134 +168,124 @@ class Workers:
         """
         Have all workers end, and wait until they have.
         """
-        self.running = False
-        for worker in [*self.all]:
-            worker.retire()
-        while self.all:
-            await self._next_change()
+        self.should_run = False
+        self._reload_ended.cancel()
+        await self._retire([*self.all])
         self._watching.stop()
 
-    def _next_change(self) -> Deferred[None]:
-        """
-        Return a C{Deferred} that fires when the state of a worker changes.
-        """
-        change: Deferred[None] = Deferred()
-        self._changes.append(change)
-        return change
+    async def _retire(self, workers: list[WorkerProcess]) -> None:
+        for worker in workers:
+            worker.retire()
+        await self._wait_until(lambda: not any(worker in self.all for worker in workers))
 
-    def _wake_waiting(self) -> None:
-        changes, self._changes = self._changes, []
-        for change in changes:
-            change.callback(None)
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        """
+        Wait until a change of a worker's state has made C{condition} true.
+        """
+        while not condition():
+            change: Deferred[None] = Deferred()
+            self._changes.append(change)
+            await change
 
     def _watch(self) -> None:
         now = self._reactor.seconds()
-        late, self._last_check_at = now - self._last_check_at > self.setup.watchdog / 2, now
+        # If the supervisor itself was late, the workers' messages wait to be read.
+        is_late = now - self._last_check_at > self.setup.watchdog / 2
+        self._last_check_at = now
         for worker in [*self.all]:
-            # If the supervisor itself was late, the workers' messages wait to be read.
-            worker.watch(excused=late)
+            worker.watch(excused=is_late)
 
     # Called by a WorkerProcess.
 
     def command(self) -> list[str]:
-        quick = () if self.must_verify else ("--quick-check",)
-        first = () if self._has_served else self.inherited.first_options
-        return [*self.setup.command, *self.inherited.options, *quick, *first]
+        quick_check = () if self.must_verify else ("--quick-check",)
+        first = () if self._any_was_active else self.inherited.first_options
+        return [*self.setup.command, *self.inherited.options, *quick_check, *first]
 
-    def changed(self, worker: WorkerProcess) -> None:
+    def on_change(self, worker: WorkerProcess) -> None:
         """
         Publish the new state of C{worker}, and wake the coroutines that wait for it.
         """
-        reports = self._reports
         if worker.state is WorkerState.ACTIVE:
-            self._has_served = True
+            self._any_was_active = True
             if worker.verifies:
                 self.must_verify = False
-            # Starting works, so there is no reason to wait longer each time.
+            # A start has succeeded, so the delays of the others are short again.
             for other in self.all:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
-            reports.serving(worker.name, self._reactor.seconds())
-        elif worker.state is WorkerState.NOT_READY and not self._active:
-            # No worker can serve now, but clients get a response with the reason.  So the
-            # start of the service is complete for systemd.
-            reports.cannot_serve(worker.status)
-            reports.notify_ready()
+            self._reports.on_active(worker.name, self._reactor.seconds())
+        elif worker.state is WorkerState.NOT_READY and not self._active_workers:
+            # The start of the service is complete for systemd, although no worker is
+            # active: clients get a 503 with the reason.
+            self._reports.show_problem(worker.status_text)
+            self._reports.notify_ready()
         elif worker.state is WorkerState.ENDED:
             self.all.remove(worker)
-        states = [worker.state for worker in self.all]
-        reports.score.standby_count = states.count(WorkerState.STANDBY)
-        reports.score.possible_lock_holders = sum(map(_MAY_HOLD_LOCK.__contains__, states))
-        reports.score.processes = (
-            Process("supervisor", os.getpid(), "running"),
-            *(
-                Process(worker.name, worker.pid, worker.state.label)
-                for worker in self.all
-                if worker.pid is not None
-            ),
-        )
-        reports.publish()
-        self._wake_waiting()
+        self._reports.show_workers(self.all)
+        changes, self._changes = self._changes, []
+        for change in changes:
+            change.callback(None)
 
-    def notified(self, worker: WorkerProcess, line: str) -> None:
+    def on_message(self, worker: WorkerProcess, line: str) -> None:
         """
         Pass on to systemd a heartbeat, or a status that holds for the whole service.
 
-        The status of a standby, or of a worker next to the active one, does not.
+        While a worker is active, only its own status does.  That a worker stands by never
+        does.
         """
-        active = self._active
+        active = self._active_workers
         if line.startswith("STATUS=") and (
             line == STANDBY or (active and worker not in active)
         ):
             return
         self._reports.pass_on(line)
 
-    def stopped_serving(self, worker: WorkerProcess) -> None:
-        self._reports.stopped_serving(worker.name, self._reactor.seconds())
+    def on_active_end(self, worker: WorkerProcess) -> None:
+        self._reports.on_active_end(worker.name, self._reactor.seconds())
 
-    def ended(self, worker: WorkerProcess) -> None:
+    def on_end(self, worker: WorkerProcess) -> None:
         """
         Count a process that ended, and end the service if the next one would fail too.
 
         C{worker.state} is still the last state of that process.
         """
         exit_status = worker.exit_status
-        if exit_status in _SUSPICIOUS:
+        if exit_status in _SUSPICIOUS_STATUSES:
             self.must_verify = True
-        if not self.running:
+        if not self.should_run:
             return
         self._log_end(worker)
         score = self._reports.score
         score.restarts[_restart_reason(worker)] += 1
-        score.failovers += worker.has_served and not worker.retired
+        score.failovers += worker.was_active and not worker.retired
         self._reports.publish()
-        reason = worker.status or f"{worker.name} ended {describe(exit_status)}"
-        if not worker.was_up and not self._active:
-            self._reports.cannot_serve(reason)
+        reason = worker.status_text or f"{worker.name} ended {describe(exit_status)}"
+        if not worker.was_up and not self._active_workers:
+            self._reports.show_problem(reason)
+        cannot_start = exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
+        # Another worker that is up or verifies the store may still become active.
+        hopeful = any(
+            other.is_up or other.is_verifying for other in self.all if other is not worker
+        )
         # A damaged store needs the operator.  A worker that cannot start ends the service
-        # only if none has served yet, since later the cause may be temporary, and only if
-        # no other worker serves, stands by or verifies the store, since that one may serve.
+        # only during its start: later the cause may be temporary.
         if exit_status == Status.DAMAGED or (
-            exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
-            and not self._has_served
-            and not any(
-                other.is_up or other.is_verifying
-                for other in self.all
-                if other is not worker
-            )
+            cannot_start and not self._any_was_active and not hopeful
         ):
             self._end_service(Status(exit_status), reason)
 
     def _log_end(self, worker: WorkerProcess) -> None:
         exit_status = worker.exit_status
         level, how = LogLevel.info, describe(exit_status)
-        # The worker is the first one of a reload, and its options are wrong: the reload
-        # fails and logs the reason, so it is not logged here again.
+        # If the options of a reload are wrong, its first worker ends, and the reload logs
+        # the reason.
         fails_reload = (
             exit_status == Status.MISCONFIGURED and worker is self._first_replacement
         )
         if exit_status and not (worker.retired or fails_reload):
             level = LogLevel.warn if exit_status < 0 else LogLevel.error
-            how += f": {worker.status}" if exit_status > 0 and worker.status else ""
+            if exit_status > 0 and worker.status_text:
+                how += f": {worker.status_text}"
         self._log.emit(level, "{name} ended {how}", name=worker.name, how=how)
 
     # Reloading.
@@ -303,16 +294,12 @@ class Workers:
         """
         Replace the workers.  If a reload is in progress, do this when it has ended.
         """
-        if not self.running:
+        if not self.should_run:
             return
         if self.reloading:
             self._reload_again = True
             return
-        Deferred.fromCoroutine(self._reload()).addErrback(
-            lambda failure: self._log.failure(
-                "reload failed; the old workers keep running", failure=failure
-            )
-        )
+        self._reload_ended = Deferred.fromCoroutine(self._reload())
 
     async def _reload(self) -> None:
         self._log.info("replacing the workers")
@@ -320,21 +307,21 @@ class Workers:
         problem: str | None = None
         try:
             await self._replace_all()
+        except CancelledError:
+            # The service stops.
+            return
         except (CannotStart, StoreUnusable) as error:
             problem = str(error)
             self._log.error(
                 "reload failed: {reason}; the old workers keep running", reason=problem
             )
-        except Exception as error:
-            # A bug: reload() logs the traceback.
+        except Exception as error:  # noqa: BLE001 a bug, which is logged
             problem = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            if self.running:
-                self._reports.reload_ended(problem, self.setup)
-                if self._reload_again:
-                    self._reload_again = False
-                    self.reload()
+            self._log.failure("reload failed; the old workers keep running")
+        self._reports.reload_ended(problem, self.setup)
+        if self._reload_again:
+            self._reload_again = False
+            self.reload()
 
     async def _replace_all(self) -> None:
         """
@@ -345,65 +332,63 @@ class Workers:
         """
         before = self.setup
         old = [worker for worker in self.all if not worker.retired]
-        active = self._active
+        active = self._active_workers
         try:
             self._use_setup(self._reread(before))
             if self.setup.note:
                 self._log.warn("{note}", note=self.setup.note)
             await self._add_first_replacement()
         except Exception:
-            if self.running:
-                self._use_setup(before)
+            self._use_setup(before)
             raise
-        if not self.running:
-            return
-        # First retire the old standby, so that the new worker takes over.
-        for group in ([worker for worker in old if worker not in active], active):
-            for worker in group:
-                worker.retire()
-            while any(worker in self.all for worker in group):
-                await self._next_change()
-        for worker in self._fill() if self.running else ():
-            await self._comes_up_in_time(worker)
-        if self.running:
+        # Retire the old standby first: otherwise it would take over, with the old options.
+        await self._retire([worker for worker in old if worker not in active])
+        await self._retire(active)
+        failed = [worker for worker in self._fill() if not await self._comes_up(worker)]
+        if not failed:
             self._log.info("the workers are replaced")
+        for worker in failed:
+            self._log.warn(
+                "the workers are replaced, but {reason}", reason=_why_not_up(worker)
+            )
 
     async def _add_first_replacement(self) -> None:
         """
-        Add a worker, and wait until it serves or stands by.
+        Add a worker, and wait until it is up.
 
         @raise CannotStart: the worker does not come up, and is retired.
         """
-        self._first_replacement = worker = self._add()
+        self._first_replacement = worker = self._add_worker()
         try:
-            if not await self._comes_up_in_time(worker) and self.running:
+            if not await self._comes_up(worker):
                 worker.retire()
-                raise CannotStart(worker.status or f"{worker.name} does not come up")
+                raise CannotStart(worker.status_text or _why_not_up(worker))
         finally:
             self._first_replacement = None
 
-    async def _comes_up_in_time(self, worker: WorkerProcess) -> bool:
+    async def _comes_up(self, worker: WorkerProcess) -> bool:
         """
-        Wait until C{worker} serves or stands by, and return whether it does so in time.
+        Wait until C{worker} is active or stands by, and return whether it is in time.
         """
-        end = self._reactor.seconds() + RELOAD_TIMEOUT_SECONDS
-        # Check once more at the end, even if no state has changed.
-        timer = self._reactor.callLater(RELOAD_TIMEOUT_SECONDS, self._wake_waiting)
-        try:
-            while self.running and self._reactor.seconds() < end:
-                if worker.is_up:
-                    return True
-                # Another start would fail in the same way.
-                misconfigured = worker.exit_status == Status.MISCONFIGURED
-                if worker.state is WorkerState.NOT_READY or (
-                    misconfigured and worker.state not in WITH_PROCESS
-                ):
-                    return False
-                await self._next_change()
-        finally:
-            if timer.active():
-                timer.cancel()
-        return False
+
+        def is_decided() -> bool:
+            # After a wrong option, another start would fail in the same way.
+            is_misconfigured = worker.exit_status == Status.MISCONFIGURED
+            return (
+                worker.is_up
+                or worker.state is WorkerState.NOT_READY
+                or (is_misconfigured and worker.state not in WITH_PROCESS)
+            )
+
+        decided = Deferred.fromCoroutine(self._wait_until(is_decided))
+        with suppress(DeferredTimeout):
+            await decided.addTimeout(RELOAD_TIMEOUT_SECONDS, self._reactor)
+        return worker.is_up
+
+
+def _why_not_up(worker: WorkerProcess) -> str:
+    reason = f": {worker.status_text}" if worker.status_text else ""
+    return f"{worker.name} does not come up{reason}"
 
 
 def _restart_reason(worker: WorkerProcess) -> str:

@@ -205,6 +205,32 @@ def test_requests_during_a_reload_lead_to_one_more(supervised: Supervised) -> No
     assert supervised.score.reloads == 2
 
 
+@pytest.mark.parametrize("how", ["it is silent", "it is not ready"])
+def test_standby_that_does_not_come_up_is_named_at_the_end_of_a_reload(
+    supervised: Supervised, how: str
+) -> None:
+    serving, standby = supervised.processes
+    supervised.workers.reload()
+    first = supervised.processes[-1]
+    first.notify(STANDBY)
+    standby.end(by=signal.SIGTERM)
+    serving.end(by=signal.SIGTERM)
+    first.notify(READY)
+    supervised.reactor.turns(0.1)
+    with capturedLogs() as events:
+        if how == "it is silent":
+            supervised.pass_time(RELOAD_TIMEOUT_SECONDS)
+            reason = ""
+        else:
+            supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
+            reason = ": another store is there"
+    assert (
+        LogLevel.warn,
+        f"the workers are replaced, but worker-4 does not come up{reason}",
+    ) in [(event["log_level"], formatEvent(event)) for event in events]
+    assert supervised.score.reload is Reload.SUCCEEDED
+
+
 @pytest.mark.parametrize("stage", ["the new one begins", "the old ones end", "the last"])
 def test_stop_during_a_reload_ends_all_processes(
     supervised: Supervised, stage: str

@@ -17,7 +17,7 @@ def test_a_takeover_is_logged_with_its_pause_and_the_first_start_is_none() -> No
     """
     reports = Reports(Notifier(), Score(), lambda _: None)
     with capturedLogs() as events:
-        reports.serving("worker-1", 1.0)
-        reports.stopped_serving("worker-1", 5.0)
-        reports.serving("worker-2", 5.0084)
+        reports.on_active("worker-1", 1.0)
+        reports.on_active_end("worker-1", 5.0)
+        reports.on_active("worker-2", 5.0084)
     assert [formatEvent(event) for event in events] == ["worker-2 took over after 8 ms"]

@@ -9,6 +9,7 @@ import signal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING
@@ -392,3 +393,17 @@ def test_too_long_a_line_is_cut(length: int, end: bytes) -> None:
     lines.end()
     assert "".join(received) == "x" * length
     assert max(map(len, received)) <= MAX_OUTPUT_LINE_BYTES
+
+
+def test_worker_whose_process_cannot_be_spawned_because_of_a_bug_can_stop(
+    supervised: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spawn(*_: object, **__: object) -> None:
+        raise TypeError("embedded null byte")
+
+    monkeypatch.setattr(supervised.reactor, "spawnProcess", spawn)
+    supervised.processes[0].end(by=signal.SIGKILL)
+    with pytest.raises(TypeError):
+        supervised.reactor.turns(1.0)
+    stopped = Deferred.fromCoroutine(supervised.workers.stop())
+    assert stopped.called
