@@ -139,17 +139,6 @@ class InheritedEndpoint:
         if not is_listening(self._socket):
             raise OSError(0, "no listening stream socket")
 
-    def lost_file(self) -> str | None:
-        """
-        Return the path of a Unix socket whose file is gone; C{None} if all is well.
-
-        Clients cannot connect by that path any more.  A TCP or abstract socket has no file.
-        """
-        name = self._socket.getsockname()
-        if self._socket.family != socket.AF_UNIX or not isinstance(name, str) or not name:
-            return None
-        return None if Path(name).is_socket() else name
-
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         return maybeDeferred(self._listen, protocolFactory)
 
@@ -223,13 +212,6 @@ class Place:
         if isinstance(result, Failure):
             result.raiseException()
         return result
-
-    def lost_file(self) -> str | None:
-        """
-        Return the path of an inherited Unix socket if its file is gone, or C{None}.
-        """
-        endpoint = self.endpoint
-        return endpoint.lost_file() if isinstance(endpoint, InheritedEndpoint) else None
 
 
 def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
@@ -326,6 +308,16 @@ def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
         yield number
 
 
+def socket_file(port: IListeningPort) -> Path | None:
+    """
+    Return the file of a Unix socket, or C{None} for a TCP or an abstract socket.
+    """
+    match port.getHost():
+        case UNIXAddress(name=bytes() as name) if not name.startswith(b"\0"):
+            return Path(os.fsdecode(name))
+    return None
+
+
 def shown(address: IAddress) -> str:
     """
     Return C{address} as people write it.
@@ -356,18 +348,20 @@ def check_open_file_limit() -> None:
         )
 
 
-def max_connections(wanted: int) -> int:
+def affordable_connections(wanted: int) -> int:
     """
     Raise the limit of open files for C{wanted} connections, as far as the system allows.
 
-    @return: how many connections the limit allows.  The kernel would accept more, and their
-        clients would get no response.
+    @return: how many connections the limit allows, at most C{wanted}.  The kernel would
+        accept more, and their clients would get no response.
+    @raise Misconfigured: the limit does not even allow the files that are always open.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + RESERVED_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    check_open_file_limit()
     if soft == resource.RLIM_INFINITY:
         return wanted
     return max(1, min(wanted, soft - RESERVED_DESCRIPTORS))

@@ -15,11 +15,9 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -39,6 +37,7 @@ from pexservice.process.listening import (
     check_open_file_limit,
     places,
     shown,
+    socket_file,
 )
 from pexservice.process.sd_notify import STOPPING, Notifier
 from pexservice.process.signals import START_SIGNALS, StartSignals
@@ -253,8 +252,6 @@ def _inode(port: IListeningPort) -> int | None:
     """
     Return the inode of a Unix socket's file, or C{None} if C{port} has no file.
     """
-    match port.getHost():
-        case UNIXAddress(name=bytes() as name) if not name.startswith(b"\0"):
-            with suppress(OSError):
-                return Path(os.fsdecode(name)).stat().st_ino
+    with suppress(OSError):
+        return None if (file := socket_file(port)) is None else file.stat().st_ino
     return None

@@ -1,7 +1,7 @@
 """
-A worker's duties to the process that started it, a supervisor or systemd.
+A worker's messages to the process that started it, the supervisor or systemd.
 
-A worker sends heartbeats, and reports its progress when it verifies the store.
+A worker sends heartbeats, and reports its progress while it verifies the store.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pexservice.settings.options import Settings
 #: How many heartbeats a worker sends within the watchdog's time.
 HEARTBEATS_PER_WATCHDOG = 4
 
-#: By how much each report of progress extends the timeout of a start.  A disk does not
-#: pause for so long; a verification that hangs for longer is ended.
+#: By how much each report of progress extends the timeout of a start.  No working disk
+#: pauses for so long; the supervisor kills a worker whose verification hangs for longer.
 EXTENSION_SECONDS = 30
 
-#: How often progress is logged; a shorter verification is not worth a line.
+#: How often progress is logged.  A shorter verification logs nothing.
 LOG_INTERVAL_SECONDS = 5.0
 
 
@@ -46,9 +46,9 @@ def connect(settings: Settings, environment: Mapping[str, str]) -> Notifier:
     # alone handles SIGHUP.
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # SIGABRT, by which the supervisor ends a worker that hangs, writes the traceback of
-    # every thread.  The other signals come from a page of the store that is missing or
-    # nonsense, and a traceback would only hide that.
+    # The supervisor ends a worker that hangs by SIGABRT, which writes the traceback of
+    # every thread.  The other signals come from a damaged page of the store, and a
+    # traceback would only hide that.
     faulthandler.enable(sys.__stderr__ or 2)
     for number in SIGNALS_OF_DAMAGE - {signal.SIGABRT}:
         signal.signal(number, signal.SIG_DFL)
@@ -58,33 +58,32 @@ def connect(settings: Settings, environment: Mapping[str, str]) -> Notifier:
 def heartbeat(
     notifier: Notifier,
     reactor: IReactorTime,
-    current_work_done: Callable[[], Deferred[None]],
-    state: Callable[[], Sequence[str]],
+    when_work_ends: Callable[[], Deferred[None]],
+    lines: Callable[[], Sequence[str]],
 ) -> None:
     """
-    Send heartbeats from now on, if the process that started this one waits for them.
+    Send heartbeats from now on, if the supervisor or systemd waits for them.
 
-    @param current_work_done: returns a C{Deferred} that fires when the verification and the
-        commit in progress have ended.  So neither a blocked reactor nor a disk that hangs
-        looks alive.
-    @param state: returns the lines to send with each heartbeat.
+    @param when_work_ends: returns a C{Deferred} that fires when the verification and the
+        commit in progress have ended.  A heartbeat waits for it.  So a worker does not look
+        alive if its reactor is blocked or its disk hangs.
+    @param lines: returns the lines to send with each heartbeat.
     """
     if notifier.watchdog is None:
         return
 
     def beat() -> Deferred[None]:
-        done = current_work_done()
-        return done.addCallback(lambda _: notifier.notify(ALIVE, *state()))
+        return when_work_ends().addCallback(lambda _: notifier.notify(ALIVE, *lines()))
 
     Periodic(beat, reactor).start(notifier.watchdog / HEARTBEATS_PER_WATCHDOG, now=True)
 
 
 class VerificationProgress:
     """
-    Reports how much of the store was verified, to the log and to the starter.
+    Reports how much of the store was verified, to the log and to the supervisor or systemd.
 
-    For the starter each report counts as a heartbeat, and extends the timeout of the start.
-    A verification that hangs reports nothing.
+    To the latter, each report is a heartbeat, and extends the timeout of the start.  A
+    verification that hangs reports nothing.
     """
 
     _log = Logger()
@@ -113,7 +112,7 @@ class VerificationProgress:
 
     def end(self) -> None:
         """
-        Note that the store is verified, or that this failed.
+        Note that no verification is in progress any more.
         """
         waiting, self._waiting = self._waiting or (), None
         for deferred in waiting:

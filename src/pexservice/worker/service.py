@@ -1,75 +1,42 @@
 """
-One worker: it puts store, committer, API and listeners together, serves, and stops.
+One worker: how it starts, fails and stops.
 """
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 loaded now: the first URL needs it, maybe with no free descriptor
+# Loaded early: the first URL needs it, when maybe no file descriptor is free.
+import encodings.idna  # noqa: F401 see above
 import gc
 import os
-import signal
-import time
-from socket import gethostname
 
-from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pexservice.commit.committer import Committer
-from pexservice.commit.interface import ICommitter
-from pexservice.metrics import Metrics
-from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
-from pexservice.process.listening import (
-    check_open_file_limit,
-    max_connections,
-    places,
-)
-from pexservice.process.scoreboard import StoreClaim
 from pexservice.process.sd_notify import READY, STOPPING, Notifier
-from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
-from pexservice.server.reactor import event_loop
-from pexservice.server.request_counters import RequestCounters
-from pexservice.server.server import Server
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import (
-    IExclusiveStore,
-    ISharedStore,
-    IStore,
-    IStoreReactor,
-    StoreDamaged,
-    StoreOptions,
-    StoreUnavailable,
-    StoreUnusable,
-)
-from pexservice.stores.registry import store_factory
-from pexservice.web.access import Access, HostPolicy
-from pexservice.web.api import Api
-from pexservice.web.clients import Clients, RateLimit
-from pexservice.web.endpoints import DEFAULT_TABLE, POST_ONLY_TABLE
-from pexservice.web.events import MAX_STREAMS, Events
-from pexservice.web.operations import RequestChecker
-from pexservice.worker.files import Files, read_files
-from pexservice.worker.lifecycle import VerificationProgress, connect, heartbeat
-from pexservice.worker.unready import Listeners, Unready
+from pexservice.stores.interface import StoreDamaged, StoreUnavailable, StoreUnusable
+from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
+from pexservice.worker.lifecycle import connect, heartbeat
 
 #: How long a stopping worker still accepts requests.  It closes each connection after its
-#: response, so no request is lost.  It waits in several steps: if a commit blocks the
-#: process during one of them, the next one reads the requests that arrived meanwhile.
+#: response, so no request is lost.  It waits in several rounds: a commit that blocks the
+#: process may last as long as one round, and the next round then reads the requests that
+#: have arrived.
 DRAIN_SECONDS = 0.3
-DRAIN_STEPS = 6
+DRAIN_ROUNDS = 6
 
-#: How long a stopping worker then reads once more, before it closes idle connections.
+#: How long a stopping worker reads once more after it has closed its listeners.  Requests
+#: may have arrived while the process waited for the processor.
 READ_AGAIN_SECONDS = 0.001
 
-#: How long a stopping worker waits for the first request of each connection that it has
-#: accepted just before.
+#: How long a stopping worker then waits for first requests, on the connections that it
+#: accepted last.
 FIRST_REQUEST_SECONDS = 0.5
 
 #: How long a stopping worker then waits for the responses to the requests in progress.
@@ -78,28 +45,6 @@ LAST_RESPONSE_SECONDS = 2
 #: The delay before a store that could not be opened is tried again.
 MIN_OPEN_RETRY_SECONDS = 0.5
 MAX_OPEN_RETRY_SECONDS = 5.0
-
-
-class WorkerReactor(IReactorCore, IStoreReactor):
-    """
-    The parts of a reactor that a worker needs.
-    """
-
-
-@frozen
-class _Parts:
-    """
-    The parts of a worker that is prepared.
-
-    @ivar progress: the heartbeat while the store is verified.
-    """
-
-    progress: VerificationProgress
-    committer: ICommitter
-    events: Events
-    server: Server
-    listeners: Listeners
-    unready: Unready
 
 
 class Worker(Service):
@@ -122,32 +67,40 @@ class Worker(Service):
             terminal=settings.foreground and not settings.is_supervised,
             logs=not settings.is_supervised,
         )
-        self._store_factory = store_factory(settings.store)
-        self._connections = Connections(settings.max_connections)
-        self._score = scoreboard.reader(settings.scoreboard)
         self._notifier = Notifier()
-        self._state: tuple[str, ...] = ()
+        self._heartbeat_lines: tuple[str, ...] = ()
         self._starting: Deferred[None] = succeed(None)
-        self._parts: _Parts | None = None
+        self._parts: WorkerParts | None = None
+
+    # Starting.
 
     def startService(self) -> None:
         super().startService()
         self._exit.watch_reactor()
         self._starting = Deferred.fromCoroutine(self._start())
-        self._starting.addErrback(self._start_failed)
+        self._starting.addErrback(self._end_after_failed_start)
 
     async def _start(self) -> None:
         """
-        Prepare everything, wait for the store, and serve.
+        Make the parts, open the store or wait for it, and accept connections.
 
-        Everything that can fail, such as an option, a file or a socket, is prepared before
-        this worker stands by: during a reload the supervisor then ends an old worker.
+        When this worker stands by, a reload ends an old worker.  So everything that can
+        fail, such as an option, a file or a socket, comes before that.
         """
         self._notifier = connect(self._settings, os.environ)
         heartbeat(
-            self._notifier, self._reactor, self._current_work_done, lambda: self._state
+            self._notifier,
+            self._reactor,
+            self._when_work_ends,
+            lambda: self._heartbeat_lines,
         )
-        parts = self._parts = self._prepare()
+        parts = self._parts = assemble(
+            self._settings,
+            self._reactor,
+            notify=self._notifier.notify,
+            notify_state=self._notify_state,
+            fatal=self._end_after_failure,
+        )
         # The objects that exist now live as long as the process, so the garbage collector
         # need not visit them.
         gc.freeze()
@@ -160,9 +113,58 @@ class Worker(Service):
         self._log.info("the cursor is at {cursor}", cursor=cursor)
         self._notify_state(READY, f"STATUS=serving since {cursor}")
 
-    def _start_failed(self, failure: Failure) -> None:
+    def _when_work_ends(self) -> Deferred[None]:
         """
-        End the process: otherwise it would keep the store's lock without serving.
+        Return a C{Deferred} that fires when the verification and the commit have ended.
+
+        It fires at once if neither is in progress.  The heartbeat waits for it, so a
+        verification or a commit that hangs is noticed.
+        """
+        if self._parts is None:
+            return succeed(None)
+        wait_for_commit = self._parts.committer.wait_for_commit
+        return self._parts.verification.ended().addCallback(lambda _: wait_for_commit())
+
+    def _notify_state(self, *lines: str) -> None:
+        """
+        Notify the supervisor or systemd of C{lines}, now and with each heartbeat.
+        """
+        self._heartbeat_lines = lines
+        self._notifier.notify(*lines)
+
+    async def _open_store(self, parts: WorkerParts) -> None:
+        """
+        Open the store.  The error and the time decide whether a failure is retried.
+
+        A store on other machines (L{StoreUnavailable}) may come back, so this always
+        retries.  A damaged store needs the operator, so this never retries.  After any
+        other error this retries only under a supervisor, and only if a worker was active
+        before: otherwise the operator who starts the service gets the error.
+        """
+        was_active = self._settings.is_supervised and not self._settings.first_start
+        delay = MIN_OPEN_RETRY_SECONDS
+        while True:
+            try:
+                await parts.committer.start()
+            except StoreUnusable as error:
+                is_damaged = error.exit_status == Status.DAMAGED
+                if not isinstance(error, StoreUnavailable) and (
+                    is_damaged or not was_active
+                ):
+                    raise
+                parts.unready.store_failed_to_open(str(error))
+            else:
+                return
+            finally:
+                parts.verification.end()
+            await deferLater(self._reactor, delay, lambda: None)
+            delay = min(2 * delay, MAX_OPEN_RETRY_SECONDS)
+
+    # Failing.
+
+    def _end_after_failed_start(self, failure: Failure) -> None:
+        """
+        End the process: otherwise it would keep the store's lock and accept nothing.
         """
         error, reason = failure.value, failure.getErrorMessage()
         if isinstance(error, CancelledError):
@@ -176,177 +178,11 @@ class Worker(Service):
             reason = f"cannot start: {reason}"
         self._exit_with(getattr(error, "exit_status", Status.CANNOT_START), reason)
 
-    def _current_work_done(self) -> Deferred[None]:
+    def _end_after_failure(self, failure: Failure) -> None:
         """
-        Return a C{Deferred} that fires when the verification and the commit have ended.
+        End the process after a failed commit, after damage to the store, or after a bug.
 
-        It fires at once if neither is in progress.  If one hangs, no heartbeat is sent.
-        """
-        if self._parts is None:
-            return succeed(None)
-        wait_for_commit = self._parts.committer.wait_for_commit
-        return self._parts.progress.ended().addCallback(lambda _: wait_for_commit())
-
-    def _notify_state(self, *state: str) -> None:
-        """
-        Notify the process that started this one of C{state}, now and with each heartbeat.
-        """
-        self._state = state
-        self._notifier.notify(*state)
-
-    def _prepare(self) -> _Parts:
-        settings, reactor = self._settings, self._reactor
-        allowed = max_connections(settings.max_connections)
-        check_open_file_limit()
-        if allowed < settings.max_connections:
-            self._log.warn(
-                "--max-connections {wanted}: the limit of open files allows {allowed};"
-                " raise it with ulimit -n or LimitNOFILE=",
-                wanted=settings.max_connections,
-                allowed=allowed,
-            )
-            self._connections.limit = allowed
-        if settings.scoreboard is not None:
-            try:
-                scoreboard.inherit(settings.scoreboard)
-            except OSError as error:
-                raise CannotStart(
-                    f"--scoreboard {settings.scoreboard}: {error.strerror}"
-                ) from error
-        files = read_files(settings)
-        files.warn_of_expiry(time.time())
-        listening_places = places(reactor, settings.listen)
-        progress = VerificationProgress(self._notifier.notify)
-
-        def stand_by() -> None:
-            # The store is made before C{unready}, which is defined below.
-            unready.stand_by()
-
-        scoreboard_fd = settings.scoreboard
-        store = self._store_factory.make(
-            StoreOptions(
-                reactor=reactor,
-                journal=settings.journal,
-                verify=not settings.quick_check,
-                progress=progress,
-                create=not settings.no_create,
-                claim=None if scoreboard_fd is None else StoreClaim(scoreboard_fd),
-                on_standby=stand_by if settings.is_supervised else None,
-            )
-        )
-        committer = self._make_committer(store)
-        # A new connection can replace an idle one, but no stream.  So streams get at most
-        # a quarter of the connections.
-        max_streams = min(MAX_STREAMS, max(1, self._connections.limit // 4))
-        events = Events(committer, reactor.callLater, max_streams, self._score)
-        server = self._make_server(committer, store, files, events)
-        listeners = Listeners(listening_places, server, event_loop(reactor), files.tls)
-        unready = Unready(
-            reactor,
-            listeners,
-            committer,
-            self._store_factory,
-            self._score,
-            self._notify_state,
-        )
-        return _Parts(progress, committer, events, server, listeners, unready)
-
-    def _make_committer(self, store: IStore) -> ICommitter:
-        call_soon = event_loop(self._reactor).call_soon
-        if ISharedStore.providedBy(store):
-            from pexservice.commit.optimistic import (  # noqa: PLC0415 rarely used
-                OptimisticCommitter,
-            )
-
-            return OptimisticCommitter(
-                store, self._reactor, fatal=self._store_failed, call_soon=call_soon
-            )
-        return Committer(
-            IExclusiveStore(store),
-            self._reactor,
-            synchronous=self._settings.synchronous_commit,
-            fatal=self._store_failed,
-            call_soon=call_soon,
-        )
-
-    async def _open_store(self, parts: _Parts) -> None:
-        """
-        Open the store.  Once the service has served, retry until the store can be opened.
-
-        For a store on other machines, which may come back at any time, always retry.
-        """
-        keeps_trying = self._settings.is_supervised and not self._settings.first_start
-        delay = MIN_OPEN_RETRY_SECONDS
-        while True:
-            try:
-                await parts.committer.start()
-            except StoreUnusable as error:
-                away = isinstance(error, StoreUnavailable)
-                is_damaged = error.exit_status == Status.DAMAGED
-                if not away and (is_damaged or not keeps_trying):
-                    raise
-                parts.unready.store_failed_to_open(str(error))
-            else:
-                return
-            finally:
-                parts.progress.end()
-            await deferLater(self._reactor, delay, lambda: None)
-            delay = min(2 * delay, MAX_OPEN_RETRY_SECONDS)
-
-    def _make_server(
-        self, committer: ICommitter, store: IStore, files: Files, events: Events
-    ) -> Server:
-        settings = self._settings
-        rate, clients = settings.rate_limit, Clients(settings.trusted_proxies)
-        limit = None if rate is None else RateLimit(rate)
-        hosts = HostPolicy(
-            settings.allowed_hosts,
-            own_name=gethostname(),
-            needed=settings.token_file is None,
-        )
-        access = Access(files.tokens, settings.cors_origins)
-        checker = RequestChecker(committer, access, clients, hosts=hosts, limit=limit)
-        connections, requests = self._connections, RequestCounters()
-        metrics = Metrics(
-            committer,
-            requests,
-            connections,
-            store,
-            settings.scoreboard,
-            certificate_expires=files.certificate_expires,
-        )
-        api = Api(
-            committer,
-            checker,
-            events,
-            table=POST_ONLY_TABLE if settings.post_only else DEFAULT_TABLE,
-            later=self._reactor.callLater,
-            scrape=metrics.response,
-            score=self._score,
-        )
-        return Server(
-            api.call_handler,
-            checker,
-            connections,
-            requests,
-            self._reactor,
-            call_soon=event_loop(self._reactor).call_soon,
-            log=self._access_log(),
-        )
-
-    def _access_log(self) -> AccessLog | None:
-        name = self._settings.access_log
-        if name is None:
-            return None
-        log = AccessLog(name)
-        if not self._settings.is_supervised:
-            # Below a supervisor, a SIGHUP starts new workers, which open the file again.
-            signal.signal(signal.SIGHUP, lambda *_: log.reopen())
-        return log
-
-    def _store_failed(self, failure: Failure) -> None:
-        """
-        End the process: the state on disk is unknown, so the next process has to read it.
+        After a failed commit, only the next process that reads the store knows its state.
         """
         self._log.failure("the store failed", failure=failure)
         reason = failure.getErrorMessage()
@@ -361,9 +197,11 @@ class Worker(Service):
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
+    # Stopping.
+
     def stopService(self) -> Deferred[None]:
         """
-        Accept no more connections, respond to the requests, commit, and close the store.
+        Accept and respond a little longer, then close all connections and the store.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -375,35 +213,33 @@ class Worker(Service):
             await self._stop_parts(self._parts)
         self._notifier.close()
 
-    async def _stop_parts(self, parts: _Parts) -> None:
-        connections, committer = self._connections, parts.committer
+    async def _stop_parts(self, parts: WorkerParts) -> None:
+        connections, committer = parts.server.connections, parts.committer
         parts.unready.stop()
         parts.server.drain()
         parts.events.close()
         if parts.listeners.are_open and committer.step_refusal is None:
-            for _ in range(DRAIN_STEPS):
-                if await self._emptied(DRAIN_SECONDS / DRAIN_STEPS):
+            for _ in range(DRAIN_ROUNDS):
+                if await self._wait_until_empty(connections, DRAIN_SECONDS / DRAIN_ROUNDS):
                     break
         await parts.listeners.close()
-        # The reactor reads once more: requests may have arrived while this process waited
-        # for the processor.
-        await self._emptied(READ_AGAIN_SECONDS)
+        await self._wait_until_empty(connections, READ_AGAIN_SECONDS)
         connections.close_idle()
-        if not await self._emptied(FIRST_REQUEST_SECONDS):
+        if not await self._wait_until_empty(connections, FIRST_REQUEST_SECONDS):
             connections.close_waiting()
-        if not await self._emptied(LAST_RESPONSE_SECONDS):
+        if not await self._wait_until_empty(connections, LAST_RESPONSE_SECONDS):
             connections.abort()
         parts.server.stop()
         await committer.stop()
 
-    async def _emptied(self, seconds: float) -> bool:
+    async def _wait_until_empty(self, connections: Connections, seconds: float) -> bool:
         """
-        Wait until there are no connections, but no longer than C{seconds}.
+        Wait until there are no C{connections}, but no longer than C{seconds}.
 
         @return: whether there are none.
         """
         try:
-            await self._connections.when_empty().addTimeout(seconds, self._reactor)
+            await connections.when_empty().addTimeout(seconds, self._reactor)
         except DeferredTimeout:
             return False
         return True

@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from pexservice.commit.interface import ICommitter
-from pexservice.process.listening import Place, shown
+from pexservice.process.listening import Place, shown, socket_file
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import NOT_READY, STANDBY
 from pexservice.process.timing import Periodic
@@ -73,7 +73,8 @@ class Listeners:
         port = await place.listen(Factory())
         self._open.append(Listener(port, self._loop, self._server, self._tls))
         self._log.info("listening on {address}", address=shown(port.getHost()))
-        if (path := place.lost_file()) is not None:
+        path = socket_file(port)
+        if path is not None and not path.is_socket():
             self._log.error(
                 "the file of the Unix socket {path} is gone, so no client can connect"
                 " there; restart the service to create it again",

@@ -17,8 +17,8 @@ from pexservice.process.listening import (
     ALL_OF_SYSTEMD,
     MIN_OPEN_FILES,
     RESERVED_DESCRIPTORS,
+    affordable_connections,
     check_open_file_limit,
-    max_connections,
     passed_by_systemd,
 )
 from pexservice.settings.values import endpoint
@@ -164,7 +164,7 @@ def test_limit_of_open_files_is_raised_as_far_as_allowed(
     The limit of open files is raised as far as allowed, and never lowered.
     """
     limits = limited(monkeypatch, soft, hard)
-    assert max_connections(10_000) == room
+    assert affordable_connections(10_000) == room
     assert limits.limits == (then, hard)
 
 

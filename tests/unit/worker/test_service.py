@@ -38,8 +38,9 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.registry import store_factory
 from pexservice.stores.remembered_keys import RememberedKeys
-from pexservice.worker import service, unready
-from pexservice.worker.service import Worker, WorkerReactor
+from pexservice.worker import assembly, service, unready
+from pexservice.worker.assembly import WorkerReactor
+from pexservice.worker.service import Worker
 from tests.support.fakes import MemoryStore, Turns, now
 from tests.support.wire import Transport
 
@@ -118,9 +119,9 @@ class Bench:
             lambda message: self.messages.extend(message.decode().splitlines()), 5.0
         )
         monkeypatch.setattr(service, "connect", lambda *_: notifier)
-        monkeypatch.setattr(service, "event_loop", lambda _: self)
+        monkeypatch.setattr(assembly, "event_loop", lambda _: self)
         monkeypatch.setattr(unready, "Listener", self._listen)
-        monkeypatch.setattr(service, "store_factory", lambda _: self)
+        monkeypatch.setattr(assembly, "store_factory", lambda _: self)
         self._server: Server | None = None
         self.worker = Worker(
             Settings(**{"listen": LISTEN} | settings),
@@ -580,7 +581,7 @@ def test_store_is_the_one_that_the_options_name(
     The worker's store is the one that the options name.
     """
     bench = make()
-    monkeypatch.setattr(service, "store_factory", store_factory)
+    monkeypatch.setattr(assembly, "store_factory", store_factory)
     bench.worker = Worker(
         Settings(listen=LISTEN, store=f"lmdb:{tmp_path}/store", quick_check=True),
         cast(WorkerReactor, bench.reactor),
@@ -598,7 +599,7 @@ def test_too_few_descriptors_allow_fewer_connections(
     """
     A worker with too few file descriptors takes fewer connections, and says so.
     """
-    monkeypatch.setattr(service, "max_connections", lambda _: 17)
+    monkeypatch.setattr(assembly, "affordable_connections", lambda _: 17)
     bench = make()
     with capturedLogs() as events:
         bench.worker.startService()

@@ -1,0 +1,197 @@
+"""
+The parts of a worker: store, committer, API and listeners, and how they are connected.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from socket import gethostname
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorCore
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pexservice.commit.committer import Committer
+from pexservice.commit.interface import ICommitter
+from pexservice.metrics import Metrics
+from pexservice.process import scoreboard
+from pexservice.process.exit_status import CannotStart
+from pexservice.process.listening import affordable_connections, places
+from pexservice.process.scoreboard import StoreClaim
+from pexservice.server.access_log import AccessLog
+from pexservice.server.limits import Connections
+from pexservice.server.reactor import event_loop
+from pexservice.server.request_counters import RequestCounters
+from pexservice.server.server import Server
+from pexservice.settings.options import Settings
+from pexservice.stores.interface import (
+    IExclusiveStore,
+    ISharedStore,
+    IStoreReactor,
+    StoreOptions,
+)
+from pexservice.stores.registry import store_factory
+from pexservice.web.access import Access, HostPolicy
+from pexservice.web.api import Api
+from pexservice.web.clients import Clients, RateLimit
+from pexservice.web.endpoints import DEFAULT_TABLE, POST_ONLY_TABLE
+from pexservice.web.events import MAX_STREAMS, Events
+from pexservice.web.operations import RequestChecker
+from pexservice.worker.files import read_files
+from pexservice.worker.lifecycle import VerificationProgress
+from pexservice.worker.unready import Listeners, Unready
+
+_log = Logger()
+
+
+class WorkerReactor(IReactorCore, IStoreReactor):
+    """
+    The parts of a reactor that a worker needs.
+    """
+
+
+@frozen
+class WorkerParts:
+    verification: VerificationProgress
+    committer: ICommitter
+    events: Events
+    server: Server
+    listeners: Listeners
+    unready: Unready
+
+
+def assemble(
+    settings: Settings,
+    reactor: WorkerReactor,
+    *,
+    notify: Callable[..., object],
+    notify_state: Callable[..., object],
+    fatal: Callable[[Failure], None],
+) -> WorkerParts:
+    """
+    Make the parts of a worker.  The store is not opened yet, and no connection is accepted.
+
+    @param notify: notifies the supervisor or systemd, one line an argument.
+    @param notify_state: does this now and with each heartbeat.
+    @param fatal: called when the process must end.
+    @raise CannotStart: an option, a file or a socket cannot be used.
+    """
+    connections = _connections(settings.max_connections)
+    claim = None
+    if settings.scoreboard is not None:
+        try:
+            scoreboard.inherit(settings.scoreboard)
+        except OSError as error:
+            raise CannotStart(
+                f"--scoreboard {settings.scoreboard}: {error.strerror}"
+            ) from error
+        claim = StoreClaim(settings.scoreboard)
+    read_score = scoreboard.reader(settings.scoreboard)
+    files = read_files(settings)
+    files.warn_of_expiry(time.time())
+    listening_places = places(reactor, settings.listen)
+    loop = event_loop(reactor)
+    verification = VerificationProgress(notify)
+    factory = store_factory(settings.store)
+
+    def stand_by() -> None:
+        # C{unready} is made last, because it needs the listeners.
+        unready.stand_by()
+
+    store = factory.make(
+        StoreOptions(
+            reactor=reactor,
+            journal=settings.journal,
+            verify=not settings.quick_check,
+            progress=verification,
+            create=not settings.no_create,
+            claim=claim,
+            on_standby=stand_by if settings.is_supervised else None,
+        )
+    )
+    committer: ICommitter
+    if ISharedStore.providedBy(store):
+        from pexservice.commit import optimistic  # noqa: PLC0415 rarely used
+
+        committer = optimistic.OptimisticCommitter(
+            store, reactor, fatal=fatal, call_soon=loop.call_soon
+        )
+    else:
+        committer = Committer(
+            IExclusiveStore(store),
+            reactor,
+            synchronous=settings.synchronous_commit,
+            fatal=fatal,
+            call_soon=loop.call_soon,
+        )
+    # A new connection can replace an idle one, but not a stream.  So streams get at most a
+    # quarter of the connections.
+    max_streams = min(MAX_STREAMS, max(1, connections.limit // 4))
+    events = Events(committer, reactor.callLater, max_streams, read_score)
+    checker = RequestChecker(
+        committer,
+        Access(files.tokens, settings.cors_origins),
+        Clients(settings.trusted_proxies),
+        # With a token file no web page can move the cursor, so any C{Host} is allowed.
+        hosts=HostPolicy(
+            settings.allowed_hosts,
+            own_name=gethostname(),
+            needed=settings.token_file is None,
+        ),
+        limit=None if settings.rate_limit is None else RateLimit(settings.rate_limit),
+    )
+    requests = RequestCounters()
+    metrics = Metrics(
+        committer,
+        requests,
+        connections,
+        store,
+        settings.scoreboard,
+        certificate_expires=files.certificate_expires,
+    )
+    api = Api(
+        committer,
+        checker,
+        events,
+        table=POST_ONLY_TABLE if settings.post_only else DEFAULT_TABLE,
+        later=reactor.callLater,
+        scrape=metrics.response,
+        score=read_score,
+    )
+    server = Server(
+        api.call_handler,
+        checker,
+        connections,
+        requests,
+        reactor,
+        call_soon=loop.call_soon,
+        log=_access_log(settings),
+    )
+    listeners = Listeners(listening_places, server, loop, files.tls)
+    unready = Unready(reactor, listeners, committer, factory, read_score, notify_state)
+    return WorkerParts(verification, committer, events, server, listeners, unready)
+
+
+def _connections(wanted: int) -> Connections:
+    allowed = affordable_connections(wanted)
+    if allowed < wanted:
+        _log.warn(
+            "--max-connections {wanted}: the limit of open files allows {allowed};"
+            " raise it with ulimit -n or LimitNOFILE=",
+            wanted=wanted,
+            allowed=allowed,
+        )
+    return Connections(allowed)
+
+
+def _access_log(settings: Settings) -> AccessLog | None:
+    if settings.access_log is None:
+        return None
+    log = AccessLog(settings.access_log)
+    if not settings.is_supervised:
+        # Under a supervisor, a SIGHUP starts new workers, which open the file again.
+        signal.signal(signal.SIGHUP, lambda *_: log.reopen())
+    return log
