@@ -32,7 +32,7 @@ ORPHANS_RETRY_SECONDS = 0.1
 @cache
 def killed_with_parent() -> tuple[str, ...]:
     """
-    Return the words before a command whose process has to end with its parent.
+    Return the words to put before a command, so that its process ends with its parent.
 
     There are none if C{setpriv} is missing, is busybox's, which lacks the option, or may
     not run: it calls capset(2), which a sandbox of systemd can forbid.

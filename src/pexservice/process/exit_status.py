@@ -95,7 +95,7 @@ class ProcessExit:
     """
     The end of this process, with a status and a reason.
 
-    @ivar reason: why the process ends, or C{None} while that is not decided.
+    @ivar reason: why the process ends, or C{None} if it need not end.
     """
 
     _log = Logger()

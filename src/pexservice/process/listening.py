@@ -107,9 +107,7 @@ class InheritedUNIXPort(unix.Port):
         self.startReading()
 
     def connectionLost(self, reason: Failure) -> None:
-        """
-        Close the file descriptor, and leave the socket and its file as they are.
-        """
+        # The method of unix.Port would remove the file.
         tcp.Port.connectionLost(self, reason)
 
 
@@ -168,8 +166,8 @@ class Place:
     """
     An endpoint that does not listen yet.
 
-    A worker makes its places before it takes over, because to resolve a description takes
-    a few milliseconds.
+    A worker makes its places before it takes over, because resolving a description takes a
+    few milliseconds.
     """
 
     description: str
@@ -177,10 +175,7 @@ class Place:
 
     async def listen(self, factory: IProtocolFactory) -> IListeningPort:
         """
-        Listen on the endpoint.
-
-        @raise CannotStart: listening failed; the message names the endpoint and the
-            reason.
+        @raise CannotStart: listening failed; the message names endpoint and reason.
         """
         try:
             port: IListeningPort = await self.endpoint.listen(factory)
@@ -202,7 +197,7 @@ class Place:
 
     def listen_now(self, factory: IProtocolFactory) -> IListeningPort:
         """
-        Listen on the endpoint, which waits for nothing, before the reactor runs.
+        Listen on the endpoint before the reactor runs.
 
         @raise CannotStart: as L{listen}.
         """
@@ -268,7 +263,7 @@ def require_addresses(reactor: object, descriptions: Sequence[str]) -> None:
     own = [text for text in descriptions if text.startswith(("tcp:", "tcp6:"))]
     for place in places(reactor, own):
         port: Any = place.listen_now(Factory())
-        # At once, where stopListening() would wait for a reactor that may not run.
+        # stopListening() would need a reactor that runs.
         port.stopReading()
         port.socket.close()
 
@@ -318,10 +313,7 @@ def socket_file(port: IListeningPort) -> Path | None:
     return None
 
 
-def shown(address: IAddress) -> str:
-    """
-    Return C{address} as people write it.
-    """
+def format_address(address: IAddress) -> str:
     match address:
         case IPv6Address():
             return f"[{address.host}]:{address.port}"

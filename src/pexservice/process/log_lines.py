@@ -48,7 +48,7 @@ _PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
 #: the priority of the rest.  Characters, of four bytes at most.
 _MAX_LINE_LENGTH = 2000
 
-#: What the rest of a line begins with that was cut.
+#: The beginning of the rest of a line that was cut.
 _CONTINUED = "... "
 
 #: How much is written at once to a stream.  A pipe that is writable accepts that much.
@@ -103,7 +103,7 @@ class LogLines:
     """
     Formats each event as one or more lines.
 
-    @ivar process: the name of this process; an event of another process names that one in
+    @ivar process: the name of this process; an event of a worker has the worker's name in
         its field C{process}.
     @ivar as_json: whether each event is written as one JSON object.
     @ivar journal: whether systemd's journal reads the lines.
@@ -158,7 +158,8 @@ class LogLines:
                 yield before + line
                 continue
             for start in range(0, len(line) or 1, _MAX_LINE_LENGTH):
-                # A client may have written what follows a cut, a false line of the log.
+                # A client may have chosen the text after a cut, so that it looks like a
+                # line of the log.
                 yield (_CONTINUED if start else "") + line[start : start + _MAX_LINE_LENGTH]
 
     def _json(self, event: LogEvent) -> Iterator[str]:

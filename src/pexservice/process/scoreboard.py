@@ -7,8 +7,8 @@ why.  So each worker inherits the descriptor of a file that has no name
 supervisor that hangs, and the kernel frees the memory when the last process has ended.
 
 The file has three records: the score, which the supervisor writes; the store that the
-workers have claimed; and the options that the next reload may change although the change
-loses something.  A process may read a record while another process writes it.  The checksum
+workers have claimed; and the options that the next reload may change although something is
+lost.  A process may read a record while another process writes it.  The checksum
 at the end of the record shows that, and the reader reads again.
 """
 
@@ -35,8 +35,8 @@ from attrs import asdict, define, field, frozen
     "misconfigured",
 )
 
-#: The options whose loss by a reload the operator has to accept, and what is lost.  Half of
-#: a file that an editor is writing is valid TOML.
+#: The options that a reload changes only with the operator's consent, and what is lost.  A
+#: reload may read half of a file that an editor is writing: this half can be valid TOML.
 LOSSES = {
     "token-file": "everybody could move the cursor",
     "tls-certificate": "requests would be sent in plain text",
@@ -102,12 +102,12 @@ class Score:
     @ivar reload: the outcome of the last reload.
     @ivar serving: the name of the active worker; empty while there is none.
     @ivar before: the name of the active worker before C{serving}, which has ended.
-    @ivar since: when C{serving} began to serve.  Milliseconds since 1970.
+    @ivar since: when C{serving} became active.  Milliseconds since 1970.
     @ivar pause: the time from the end of C{before} to then.  Microseconds.
     @ivar note: why the last reload failed, or which options wait for a restart.
     @ivar possible_lock_holders: how many workers may have the store's lock: those with a
         process, except standbys and workers that are not ready; C{None} if unknown.
-    @ivar problem: why no worker serves; empty while one does, or before the first reason.
+    @ivar problem: why no worker is active; empty while one is, or before the first reason.
     @ivar restart_pending: the options whose change requires a restart.
     @ivar processes: the processes of the service, the supervisor first.
     """
@@ -131,9 +131,7 @@ class Score:
 
 def last_reload(score: Score | None) -> str | None:
     """
-    Return a phrase with the outcome of the last reload, or C{None} if there was none.
-
-    Return C{None} also if no supervisor counts the reloads.
+    Return a phrase with the outcome of the last reload, or C{None} if none is known.
     """
     if score is None or not score.reloads:
         return None
@@ -144,9 +142,7 @@ def last_reload(score: Score | None) -> str | None:
 
 def create() -> int:
     """
-    Make a new scoreboard.
-
-    @return: its descriptor.
+    Return the descriptor of a new scoreboard.
     """
     return os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC)
 
@@ -231,20 +227,18 @@ def reader(descriptor: int | None) -> Callable[[], Score | None]:
     return (lambda: None) if descriptor is None else partial(read, descriptor)
 
 
+@frozen
 class StoreClaim:
     """
-    The claim of one service to the store that it serves, shared by its workers.
+    The claim of a service to its store, shared by its workers.
 
     The identity of a store differs from that of every other store, also from that of its
-    copy.  A worker writes the claim itself, before it serves.  If the supervisor did,
+    copy.  A worker writes the claim itself, before it is active.  If the supervisor did,
     another worker might open another store before the supervisor hears of the first.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        """
-        Take the scoreboard's C{descriptor}, for reading and writing.
-        """
-        self._descriptor = descriptor
+    # The scoreboard, open for reading and writing.
+    _descriptor: int
 
     def identity(self) -> str | None:
         claimed = _read_record(self._descriptor, _CLAIM)
@@ -280,7 +274,7 @@ def accept(descriptor: int, options: Sequence[str]) -> None:
 
 def take_accepted(descriptor: int) -> list[str]:
     """
-    Return the options that the operator has allowed to change, this once.
+    Return the options that the operator has allowed to change, and end this consent.
     """
     record = _read_record(descriptor, _ACCEPTED)
     accept(descriptor, ())

@@ -3,7 +3,7 @@ systemd's notify protocol: messages of a process to the process that started it.
 
 A message is a few C{NAME=VALUE} lines.  They go to the socket that C{NOTIFY_SOCKET}
 names, or, from a worker to our own supervisor, through a pipe that only that worker has.
-The words are the same, so a worker runs the same below either.
+The messages are the same, so a worker need not know which of the two started it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
 RELOADING = "RELOADING=1"
 STANDBY = "STATUS=standing by"
-#: To our own supervisor: this worker can neither serve nor stand by; its status says why.
+#: To our own supervisor: this worker can neither be active nor stand by; its status says
+#: why.
 NOT_READY = "READY=0"
 
 #: A longer line is cut.  Three such lines are less than PIPE_BUF, up to which the kernel
@@ -33,11 +34,11 @@ class Notifier:
     """
     Sends messages to the process that started this one; without C{send} it does nothing.
 
-    One file descriptor lasts for the life of the process: a moment without a free one must
-    not look like silence.
+    It keeps its file descriptor open.  If it opened one for each message, a process without
+    a free descriptor would look silent.
 
     @ivar watchdog: seconds of silence after which the receiver acts, or C{None} if it
-        does not wait for signs of life.
+        does not wait for heartbeats.
     """
 
     _log = Logger()
@@ -49,10 +50,7 @@ class Notifier:
         close: Callable[[], object] = lambda: None,
     ) -> None:
         """
-        Send each message by C{send}.
-
         @param send: sends one message without waiting, or raises C{OSError}.
-        @param close: closes what C{send} uses.
         """
         self._send = send
         self._close = close
@@ -109,9 +107,6 @@ class Notifier:
             self._failing = False
 
     def close(self) -> None:
-        """
-        Send no more messages.
-        """
         self._send = None
         self._close()
 

@@ -45,7 +45,7 @@ class StartSignals:
 
     def hand_over(self, stop: Callable[[], object]) -> None:
         """
-        Leave SIGTERM and SIGINT to the reactor, which takes them when it runs.
+        Leave SIGTERM and SIGINT to the reactor, which handles them when it runs.
 
         @param stop: called if such a signal has arrived, or arrives before the reactor
             runs.
@@ -53,7 +53,7 @@ class StartSignals:
         self._stop = stop
         if self.terminated:
             stop()
-        # Twisted takes SIGINT only where Python's default handler is.
+        # Twisted handles SIGINT only in the place of Python's default handler.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_hang_up(self, reload: Callable[[], object]) -> None:
@@ -96,7 +96,7 @@ def end_with_parent(descriptor: int) -> None:
     """
 
     def wait() -> None:
-        # With no events asked for, poll still tells that the other end is closed.
+        # Even with no events to wait for, poll reports that the other end is closed.
         poll = select.poll()
         poll.register(descriptor, 0)
         ((_, event),) = poll.poll()

@@ -1,5 +1,5 @@
 """
-Timers that a step of the wall clock does not move, and calls that are repeated.
+Timers that stay right when the wall clock is set, and calls that are repeated.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def the_reactor() -> Any:
     Return the process's reactor, and install a steady one if none is chosen yet.
 
     The timers of Twisted's own reactors use the wall clock.  If the wall clock is set
-    forward, all workers would seem silent at once; if it is set back, none would for as
-    long as the step.  The uvloop reactor is steady, too; any other reactor that
+    forward, all workers would seem silent at once; if it is set back by an hour, none would
+    for an hour.  The uvloop reactor is steady, too; any other reactor that
     C{twistd --reactor} names keeps its own clock.
     """
     if _REACTOR not in sys.modules:
@@ -63,15 +63,15 @@ class Periodic:
         """
         Begin the calls.
 
-        @param interval: seconds from one call to the next; a call that takes longer
-            makes the next one late, and none is made up for.
+        @param interval: seconds from one call to the next.  If a call takes longer, the
+            next one is late, and the missed ones are left out.
         @param now: make the first call at once, rather than after the interval.
         """
         self._loop.start(interval, now=now)
 
     def stop(self) -> None:
         """
-        Make no more calls.  To stop twice does no harm.
+        Make no more calls.  A second stop does nothing.
         """
         if self._loop.running:
             self._loop.stop()

@@ -31,7 +31,7 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
     @return: the values that the file has, by the names of their options.
     @raise ValueError: with one line that names the file, and the key if there is one.
     """
-    # A file that names another one would make the order of reading hard to see.
+    # If a file could name another one, it would be hard to see which value wins.
     known = {
         option.name: option
         for option in options
@@ -70,7 +70,8 @@ def _value(option: Option, value: object, directory: Path) -> Any:
 
 
 def _one(option: Option, value: object, directory: Path) -> Any:
-    # A whole number is a number.  To Python a bool is an int, too, but to TOML it is not.
+    # An option with a float also takes a whole number.  In Python a bool is an int; in TOML
+    # it is not.
     types = (int, float) if option.type is float else option.type
     if not isinstance(value, types) or isinstance(value, bool) is not (option.type is bool):
         raise ValueError(f"must be {_WORDS[option.type]}")

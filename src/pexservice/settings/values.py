@@ -1,5 +1,5 @@
 """
-The forms of the options' values: parsers that make a value of its text.
+Parsers of the options' values.
 
 For a wrong text, a parser raises a C{ValueError} that says what the value must be.
 """
@@ -18,7 +18,7 @@ from pexservice.process.listening import ALL_OF_SYSTEMD
 from pexservice.stores.registry import store_factory
 
 #: The kinds of endpoints that a worker can listen on, and their forms; C{fd:} is a socket
-#: that its supervisor hands down.
+#: that its supervisor passes to it.
 ENDPOINT_FORMS = {
     "tcp": ("tcp:PORT", "tcp:PORT:interface=ADDRESS"),
     "tcp6": ("tcp6:PORT", "tcp6:PORT:interface=ADDRESS with a \\ before each : of it"),
@@ -136,7 +136,7 @@ def endpoint(description: str) -> str:
     if kind not in ENDPOINT_FORMS:
         raise ValueError(f"must be {_KINDS}{_meant(description)}")
     if kind.startswith("tcp"):
-        # The port is given by its place, or by its name.
+        # The port stands first, or after port=.
         named = [word.removeprefix("port=") for word in words if word.startswith("port=")]
         port = (named or words or [""])[0]
         if not _PORT_FORM.fullmatch(port) or int(port) > _MAX_PORT:

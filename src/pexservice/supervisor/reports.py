@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+from attrs import define, field
 from twisted.logger import Logger
 
 from pexservice.process.scoreboard import Process, Reload, Score
@@ -23,6 +24,7 @@ from pexservice.supervisor.worker_setup import WorkerSetup
 _MAY_HOLD_LOCK = WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_READY}
 
 
+@define(eq=False)
 class Reports:
     """
     The reports to both.
@@ -33,19 +35,14 @@ class Reports:
 
     _log = Logger()
 
-    def __init__(
-        self, notifier: Notifier, score: Score, publish: Callable[[Score], object]
-    ) -> None:
-        """
-        @param publish: shows the score to the workers.
-        """
-        self._notifier = notifier
-        self.score = score
-        self._publish = publish
-        self._ready = False
-        self._status = self._note = ""
-        self._stopped_at: float | None = None
-        self.publish()
+    _notifier: Notifier
+    score: Score
+    # Shows the score to the workers.
+    _publish: Callable[[Score], object]
+    _ready: bool = field(init=False, default=False)
+    _status: str = field(init=False, default="")
+    _note: str = field(init=False, default="")
+    _stopped_at: float | None = field(init=False, default=None)
 
     def publish(self) -> None:
         self._publish(self.score)

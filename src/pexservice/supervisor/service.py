@@ -35,8 +35,8 @@ from pexservice.process.listening import (
     AddressInUse,
     Place,
     check_open_file_limit,
+    format_address,
     places,
-    shown,
     socket_file,
 )
 from pexservice.process.sd_notify import STOPPING, Notifier
@@ -128,7 +128,7 @@ class Supervisor(Service):
         with socket.socket(fileno=os.dup(port.fileno())) as copy:
             copy.listen(BACKLOG)
         self._ports.append((place, port, _inode(port)))
-        self._log.info("listening on {address}", address=shown(port.getHost()))
+        self._log.info("listening on {address}", address=format_address(port.getHost()))
 
     def startService(self) -> None:
         """

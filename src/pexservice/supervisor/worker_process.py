@@ -17,6 +17,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from attrs import define, field
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -109,14 +110,14 @@ _ANNOUNCED = {
 }
 
 
+@define(eq=False)
 class OutputLines:
     """
     Cuts a stream of bytes into lines, in bounded memory.
     """
 
-    def __init__(self, line_received: Callable[[str], object]) -> None:
-        self._line_received = line_received
-        self._rest = b""
+    _line_received: Callable[[str], object]
+    _rest: bytes = field(init=False, default=b"")
 
     def feed(self, data: bytes) -> None:
         *lines, rest = (self._rest + data).split(b"\n")

@@ -344,13 +344,14 @@ class Workers:
         # Retire the old standby first: otherwise it would take over, with the old options.
         await self._retire([worker for worker in old if worker not in active])
         await self._retire(active)
-        failed = [worker for worker in self._fill() if not await self._comes_up(worker)]
-        if not failed:
-            self._log.info("the workers are replaced")
-        for worker in failed:
-            self._log.warn(
-                "the workers are replaced, but {reason}", reason=_why_not_up(worker)
-            )
+        for worker in self._fill():
+            if not await self._comes_up(worker):
+                self._log.warn(
+                    "the workers are replaced, but {name} does not come up",
+                    name=worker.name,
+                )
+                return
+        self._log.info("the workers are replaced")
 
     async def _add_first_replacement(self) -> None:
         """
@@ -362,7 +363,7 @@ class Workers:
         try:
             if not await self._comes_up(worker):
                 worker.retire()
-                raise CannotStart(worker.status_text or _why_not_up(worker))
+                raise CannotStart(worker.status_text or f"{worker.name} does not come up")
         finally:
             self._first_replacement = None
 
@@ -384,11 +385,6 @@ class Workers:
         with suppress(DeferredTimeout):
             await decided.addTimeout(RELOAD_TIMEOUT_SECONDS, self._reactor)
         return worker.is_up
-
-
-def _why_not_up(worker: WorkerProcess) -> str:
-    reason = f": {worker.status_text}" if worker.status_text else ""
-    return f"{worker.name} does not come up{reason}"
 
 
 def _restart_reason(worker: WorkerProcess) -> str:

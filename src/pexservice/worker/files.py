@@ -19,19 +19,19 @@ from pexservice.web.access import read_tokens
 
 _log = Logger()
 
-#: How long before the end of the certificate a worker warns.
+#: How long before the certificate expires a worker warns.
 EXPIRY_WARNING_DAYS = 14
 
 
 @frozen
 class Files:
     """
-    The content of the files.
+    The content of the files that the options name.
 
-    @ivar tokens: digests of the tokens that may move the cursor, or C{None} if a client
-        needs none.
+    @ivar tokens: digests of the tokens that may move the cursor, or C{None} if steps need
+        no token.
     @ivar tls: the TLS context for all connections, or C{None} without TLS.
-    @ivar certificate_expires: when the certificate ends, in seconds since the epoch.
+    @ivar certificate_expires: when the certificate expires, in seconds since the epoch.
     """
 
     tokens: frozenset[bytes] | None
@@ -40,7 +40,7 @@ class Files:
 
     def warn_of_expiry(self, now: float) -> None:
         """
-        Log a warning if the certificate has ended or ends soon.
+        Log a warning if the certificate has expired or expires soon.
         """
         if self.certificate_expires is None:
             return

@@ -1,5 +1,5 @@
 """
-A worker that does not serve yet: its listeners and its reports.
+A worker that is not active yet: its listeners and its reports.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from pexservice.commit.interface import ICommitter
-from pexservice.process.listening import Place, shown, socket_file
+from pexservice.process.listening import Place, format_address, socket_file
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import NOT_READY, STANDBY
 from pexservice.process.timing import Periodic
@@ -23,14 +23,15 @@ from pexservice.server.listener import Listener
 from pexservice.server.server import Server
 from pexservice.stores.interface import IStoreFactory
 
-#: How often a worker that does not serve checks whether another one does.
+#: How often a worker that is not active checks whether another one is.
 CHECK_INTERVAL_SECONDS = 0.25
 
-#: When no worker has served for this long, a worker that cannot serve responds with 503.
-#: This is longer than a takeover takes, and shorter than a client waits.
+#: When no worker has been active for this long, a worker with a problem responds with 503.
+#: A takeover takes less time, and a client waits for longer.
 ALONE_SECONDS = 0.5
 
-#: How long a standby waits for the lock while no worker of this service can have it.
+#: When no worker of this service can have had the lock for this long, a standby reports the
+#: other program that has it.
 FOREIGN_LOCK_SECONDS = 3.0
 
 
@@ -72,7 +73,7 @@ class Listeners:
         # Twisted opens the port, and never accepts from it.
         port = await place.listen(Factory())
         self._open.append(Listener(port, self._loop, self._server, self._tls))
-        self._log.info("listening on {address}", address=shown(port.getHost()))
+        self._log.info("listening on {address}", address=format_address(port.getHost()))
         path = socket_file(port)
         if path is not None and not path.is_socket():
             self._log.error(
@@ -89,11 +90,11 @@ class Listeners:
 @define(eq=False)
 class Unready:
     """
-    The reports of a worker that does not serve, and its responses if no other one serves.
+    The reports of a worker that is not active, and its responses if no other worker is.
 
-    A worker does not serve while it waits as a standby for the store's lock, or while it
-    has a problem, such as a store that cannot be opened.  If it has a problem and no other
-    worker serves, it listens: requests that need the store get 503 with the problem.
+    Such a worker waits as a standby for the store's lock, or it has a problem, such as a
+    store that cannot be opened.  If it has a problem and no other worker is active, it
+    listens: requests that need the store get 503 with the problem.
     """
 
     _log = Logger()
@@ -102,13 +103,12 @@ class Unready:
     _listeners: Listeners
     _committer: ICommitter
     _store: IStoreFactory
-    # Reads the scoreboard.
-    _score: Callable[[], Score | None]
-    # Notifies the supervisor of the worker's state, one line for each argument.
+    _read_score: Callable[[], Score | None]
+    # Notifies the supervisor, one line an argument, now and with each heartbeat.
     _notify_state: Callable[..., object]
     _waits_for_lock: bool = field(init=False, default=False)
     _problem: str | None = field(init=False, default=None)
-    # Since when this worker waits and no other one serves, by the reactor's clock.
+    # Since when this worker waits and no other one is active, by the reactor's clock.
     _alone_since: float | None = field(init=False, default=None)
     _checking: Periodic = field(init=False)
 
@@ -122,7 +122,7 @@ class Unready:
 
     def stop(self) -> None:
         """
-        Report nothing more: the worker serves, or stops.
+        Report nothing more: the worker becomes active, or stops.
         """
         self._checking.stop()
 
@@ -132,7 +132,7 @@ class Unready:
         """
         self._waits_for_lock, self._alone_since = True, None
         if self._listeners.are_open:
-            # L{_check} closes them when the worker that has the lock serves.
+            # L{_check} closes them when the worker that has the lock is active.
             return
         self._log.info("standby: waiting for the store's lock")
         self._problem = None
@@ -150,7 +150,7 @@ class Unready:
         self._notify_state(f"STATUS={problem}", NOT_READY)
 
     async def _check(self) -> None:
-        score, now = self._score(), self._reactor.seconds()
+        score, now = self._read_score(), self._reactor.seconds()
         if score is not None and score.serving:
             self._alone_since = None
             await self._listeners.close()
