@@ -136,9 +136,6 @@ class LogLines:
         return "".join(f"{prefix}{line}\n" for line in lines)
 
     def report_loss(self, count: int) -> str:
-        """
-        Return the line that says how many events were dropped.
-        """
         event = {
             "log_level": LogLevel.warn,
             "log_time": time.time(),

@@ -74,9 +74,6 @@ class Option:
 
     @property
     def is_flag(self) -> bool:
-        """
-        Return whether the option stands alone on the command line.
-        """
         return not self.value
 
     def arguments(self, value: Any) -> Iterator[str]:

@@ -196,9 +196,6 @@ class Settings:
 
     @property
     def is_supervised(self) -> bool:
-        """
-        Return whether a supervisor of this service started the worker.
-        """
         return self.supervisor is not None
 
     def check_store(self) -> None:

@@ -177,9 +177,6 @@ def _meant(description: str) -> str:
 
 
 def origin(text: str) -> str:
-    """
-    Check an origin, as browsers send it.
-    """
     if not _WEB_ORIGIN.fullmatch(text):
         raise ValueError("must be an origin as https://example.org, without a path")
     return text
@@ -194,9 +191,6 @@ def address(text: str) -> str:
 
 
 def host_name(text: str) -> str:
-    """
-    Check a host name, or C{*} for any.
-    """
     if not _HOST_NAME.fullmatch(text):
         raise ValueError("must be a host name without a port, or *")
     return text

@@ -62,10 +62,6 @@ class SupervisorReactor(SpawningReactor, IReactorCore, IReactorFromThreads):
 
 
 class Supervisor(Service):
-    """
-    The service of the supervisor, which keeps the workers alive.
-    """
-
     _log = Logger()
 
     def __init__(

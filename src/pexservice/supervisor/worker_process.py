@@ -186,9 +186,6 @@ class WorkerProcess(ProcessProtocol):
 
     @property
     def is_up(self) -> bool:
-        """
-        Return whether the worker is active or a standby.
-        """
         return self.state in _UP
 
     @property

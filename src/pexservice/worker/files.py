@@ -39,9 +39,6 @@ class Files:
     certificate_expires: float | None
 
     def warn_of_expiry(self, now: float) -> None:
-        """
-        Log a warning if the certificate has expired or expires soon.
-        """
         if self.certificate_expires is None:
             return
         days = (self.certificate_expires - now) / (24 * 3600)

@@ -48,10 +48,6 @@ MAX_OPEN_RETRY_SECONDS = 5.0
 
 
 class Worker(Service):
-    """
-    The service of one worker, which responds to requests.
-    """
-
     _log = Logger()
 
     def __init__(
