@@ -174,7 +174,7 @@ class Settings:
         hidden=True,
     )
     first_start: bool = flag(
-        "For a supervisor: no worker has served, so end if the store cannot be opened.",
+        "For a supervisor: no worker was active, so end if the store cannot be opened.",
         KEEP_ALIVE,
         hidden=True,
     )

@@ -299,7 +299,9 @@ class Workers:
         if self.reloading:
             self._reload_again = True
             return
-        self._reload_ended = Deferred.fromCoroutine(self._reload())
+        self._reload_ended = Deferred.fromCoroutine(self._reload()).addErrback(
+            lambda failure: self._log.failure("a reload failed", failure=failure)
+        )
 
     async def _reload(self) -> None:
         self._log.info("replacing the workers")
