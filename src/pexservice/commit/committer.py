@@ -57,7 +57,7 @@ REFUSAL_LOG_INTERVAL_SECONDS = 1.0
 
 _DAMAGED = "the store is damaged"
 
-# A module-level alias: reading a global is three times faster than an Enum attribute.
+# An alias for speed; see L{Outcome}.
 _READ = Outcome.READ
 
 

@@ -35,6 +35,9 @@ class Outcome(Enum):
 
     The metrics count the last three under their values; see
     L{pexservice.commit.counters.OUTCOMES}.
+
+    Code that runs for every request has module-level aliases of these and other Enum
+    members: reading a global is three times faster than reading an attribute of an Enum.
     """
 
     #: The request was a read.

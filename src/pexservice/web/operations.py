@@ -158,9 +158,9 @@ class RequestChecker:
 
     def deciding_headers(self) -> Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]:
         """
-        Map the name of each header that decides which plan a request has to a function.
+        Return the headers that decide which plan a request has.
 
-        The function returns the meaning of the header's values.
+        Each header has a function that returns the meaning of its values.
         """
 
         def origin(values: Sequence[bytes]) -> bytes:
@@ -170,7 +170,7 @@ class RequestChecker:
 
     def charge(self, headers: RequestHeaders, peer: Peer) -> Problem | None:
         """
-        Count a request of its client; return a 429 if the client exceeds its rate limit.
+        Charge a request to its client; return a 429 if the client exceeds its rate limit.
         """
         limit = self._limit
         if limit is None:
