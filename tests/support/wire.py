@@ -132,7 +132,7 @@ class Server:
             log=self.log,
         )
         if not remembers:
-            self.shared.plans.close()
+            self.shared.plans.stop_remembering()
 
     def begin_at(self, revision: int, position: int) -> None:
         """

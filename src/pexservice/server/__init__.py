@@ -4,12 +4,12 @@ The HTTP server of one worker: connections, the parser, plans, and responses as 
 A request and its response take this path::
 
     bytes -> Connection -> HeadReader -> Plans -> RequestChecker -> committer
-          <- ResponseWriter <- Connection.respond(outcome, state) <-
+    committer -> Connection.respond(outcome, state) -> ResponseWriter -> bytes
 
 A L{Connection<pexservice.server.connection.Connection>} is an C{asyncio.Protocol}.  The
 L{HeadReader<pexservice.server.parser.HeadReader>} parses the head of a request.  For the
-first request of its kind, the server calls a handler of the Klein app, and remembers what
-such requests mean as a L{Plan<pexservice.server.plans.Plan>}.  The
+first request of its kind, the server calls a handler of the Klein app, and remembers the
+meaning of such requests as a L{Plan<pexservice.server.plans.Plan>}.  The
 L{RequestChecker<pexservice.web.operations.RequestChecker>} checks the request, and the
 connection starts its operation on the cursor.  The committer calls the connection when the
 outcome is durable.

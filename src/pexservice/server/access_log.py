@@ -24,7 +24,7 @@ _log = Logger()
 #: The path that stands for the daemon's own log.
 OWN_LOG = "-"
 
-#: So many lines are written at once, before the end of the second.
+#: When so many lines are collected, they are written before the end of the second.
 MAX_COLLECTED_LINES = 1000
 
 

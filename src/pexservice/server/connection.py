@@ -3,11 +3,12 @@ A connection, from its first byte to its last.
 
 A connection handles one request after the other:
 
-  1. It recognizes the request by its bytes (L{Plans.find_request
-     <pexservice.server.plans.Plans.find_request>}), or it buffers and parses the input.
-  2. It checks the request, and starts its operation on the cursor or calls its handler.
-  3. The committer calls L{Connection.respond} or L{Connection.fail}, or the result of the
-     handler goes to L{Connection.send}.  Each of them writes the response.
+  1. The connection recognizes the request by its bytes (L{Plans.find_request
+     <pexservice.server.plans.Plans.find_request>}), or buffers and parses the input.
+  2. The connection checks the request.  Then it starts the request's operation on the
+     cursor, or calls the request's handler.
+  3. The committer calls L{Connection.respond} or L{Connection.fail}, or the handler's
+     result goes to L{Connection.send}.  Each of these three methods writes the response.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from twisted.web.http import NO_BODY_CODES
 
 from pexservice.commit.interface import Outcome
 from pexservice.core.cursor import State
@@ -52,7 +52,7 @@ _log = Logger()
 
 # Aliases for speed; see L{Outcome}.
 _IDLE, _RECEIVING, _PERFORMING = Phase.IDLE, Phase.RECEIVING, Phase.PERFORMING
-_DRAINING, _CLOSED = Phase.DRAINING, Phase.CLOSED
+_CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
 _REPLAYED = Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
@@ -72,12 +72,11 @@ _CLIENT_FAULTS = (
 
 class Connection(asyncio.Protocol):
     """
-    One connection, and the committer's waiter for the request that is being performed.
+    One connection, which is also the committer's waiter for its current request.
 
-    C{phase} and the times are those of a
-    L{LimitedConnection<pexservice.server.limits.LimitedConnection>}; C{templates},
-    C{varying_names} and C{latest_token_request} are those that
-    L{ConnectionMemory<pexservice.server.plans.ConnectionMemory>} describes.
+    The limits read some of the attributes, which L{LimitedConnection
+    <pexservice.server.limits.LimitedConnection>} describes.  The plans use others, which
+    L{RememberingConnection<pexservice.server.plans.RememberingConnection>} describes.
 
     @ivar is_admitted: whether the limits allow the connection; otherwise it gets a 503.
     """
@@ -106,23 +105,23 @@ class Connection(asyncio.Protocol):
         self.templates: tuple[Template, ...] = ()
         self.varying_names: tuple[bytes, ...] = ()
         self.latest_token_request: tuple[bytes, PlannedRequest] | None = None
-        # The input that was not parsed yet, and how many of its bytes were searched in vain
-        # for the end of a head.
+        # The input that was not parsed yet, and how many of its bytes are known to contain
+        # no end of a head.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # The piece of input that begins with the request that is being parsed, as long as
-        # no other piece follows; else b"".
-        self._exact_bytes = b""
+        # All input since the connection was idle, if it arrived in one piece; else b"".
+        self._single_piece = b""
         self._skipped_empty_line = False
         # The parts of the request that is being parsed.
         self._head: Head | None = None
         self._body: RequestBody | None = None
-        # Whether the rest of the input is parsed in a later turn of the event loop.
-        self._waits_for_budget = False
-        # The request that is being performed, and whether its handler was called.
+        # Whether the buffer is parsed in a later turn of the event loop, because the
+        # parsing budget is spent.
+        self._waits_to_parse = False
+        # The request that is being performed, and whether a plan for it was known.
         self._request: PlannedRequest | None = None
-        self._handler_was_called = False
-        self._operation: CheckedOperation | None = None
+        self._is_planned = True
+        self._operation: CheckedOperation
         self._handler_result: Deferred[Response] | None = None
         self._stream: Stream | None = None
         self._stream_length = 0
@@ -138,12 +137,16 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """
-        Use C{transport} from now on; it may replace another one.
+        Use C{transport} from now on.
+
+        It may replace an L{OneRequestTransport
+        <pexservice.server.listener.OneRequestTransport>}, or follow a TLS handshake.
         """
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
         if self.phase is _RECEIVING and not self._buffer:
-            # The TLS handshake is over; Listener._begin has set RECEIVING for its time.
+            # The TLS handshake is over.  Listener._begin had set RECEIVING, so that a slow
+            # handshake times out.
             self.phase, self.receiving_since = _IDLE, 0.0
             self.last_active = self._server.seconds()
         if not self.is_admitted:
@@ -153,18 +156,21 @@ class Connection(asyncio.Protocol):
         phase = self.phase
         if phase is _IDLE:
             plans = self._server.plans
-            request = plans.exact.young.get(data) or plans.find_request(data, self)
+            # The first lookup is the most frequent one, and saves a call.
+            request = plans.known_requests.recent.get(data) or plans.find_request(
+                data, self
+            )
             if request is not None:
                 self.perform(request)
                 return
             self.phase = _RECEIVING
-            self._exact_bytes = data
+            self._single_piece = data
             self._buffer += data
             self._parse_input()
         elif phase is _RECEIVING:
-            self._exact_bytes = b""
+            self._single_piece = b""
             self._buffer += data
-            if self._waits_for_budget:
+            if self._waits_to_parse:
                 self._pause_reading()
             else:
                 self._parse_input()
@@ -177,34 +183,35 @@ class Connection(asyncio.Protocol):
         """
         Handle a half-close: the client sends no more, but it may wait for responses.
 
-        @return: whether the transport stays open for responses.
+        @return: whether the transport can still send responses.
         """
         self._half_closed = True
         if self._stream is not None:
-            # A client that half-closes a stream seldom waits for more events.
+            # A client that half-closes a stream has usually left.
             self._stream.end()
-        elif self.phase is not _PERFORMING and not self._waits_for_budget:
+        elif self.phase is not _PERFORMING and not self._waits_to_parse:
             self.close()
         return self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         """
-        Stop reading: a client that takes no responses may send no more requests.
+        Stop reading: a client that takes no responses must not send more requests.
         """
         self.blocked_since = self._server.seconds()
-        if self.phase is not _DRAINING:
+        if self.phase is not _CLOSING:
             self._pause_reading()
         if self._stream is not None:
             self._stream.pause()
 
     def resume_writing(self) -> None:
         """
-        Read again, since the client has taken the responses.
+        Read again, because the client has taken the responses.
         """
         self.blocked_since = 0.0
         if self._stream is not None:
             self._stream.resume()
         elif self.phase is _PERFORMING and self._request is None:
+            # The response was sent, and the next request is in the buffer.
             self._server.call_soon(self._parse_next)
         elif self.phase is not _PERFORMING or not self._buffer:
             self._resume_reading()
@@ -228,10 +235,10 @@ class Connection(asyncio.Protocol):
         """
         Parse until a request is complete, more input is needed, or the budget is spent.
         """
-        self._waits_for_budget = False
+        self._waits_to_parse = False
         budget = self._server.parsing_budget
-        # The budget is checked after the first part, so a connection that waited for its
-        # turn always makes progress.  Only a body has so many parts that it must wait.
+        # The budget is checked after the first part, so a connection that has waited always
+        # makes progress.  Only a body in chunks has enough parts to spend the budget.
         can_continue = True
         while can_continue and self.phase is _RECEIVING:
             begin = budget.seconds()
@@ -243,7 +250,7 @@ class Connection(asyncio.Protocol):
                 self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
             if can_continue and self._body is not None and budget.is_spent:
-                self._waits_for_budget = True
+                self._waits_to_parse = True
                 budget.wait(self._parse_input)
                 return
         if self.phase is not _RECEIVING:
@@ -259,7 +266,7 @@ class Connection(asyncio.Protocol):
 
     def _parse_part(self) -> bool:
         """
-        Parse an empty line, a head, or some of a body.
+        Parse an empty line, a head, or a part of a body.
 
         @return: whether to parse the next part now.  If not, more input is needed.
         @raise Problem: the input is refused.
@@ -273,9 +280,9 @@ class Connection(asyncio.Protocol):
                 return True
             return len(buffer) < size
         if not self._skipped_empty_line and buffer.startswith(END_OF_LINE):
-            # Old clients send an empty line after a body; one is skipped.
+            # Old clients send an empty line after a body, so one is skipped.
             del buffer[: len(END_OF_LINE)]
-            self._skipped_empty_line, self._exact_bytes = True, b""
+            self._skipped_empty_line, self._single_piece = True, b""
         if not buffer or (buffer == b"\r" and not self._skipped_empty_line):
             return False
         end = find_end_of_head(buffer, self._searched_bytes)
@@ -301,52 +308,26 @@ class Connection(asyncio.Protocol):
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
-        data, self._exact_bytes = self._exact_bytes, b""
+        data, self._single_piece = self._single_piece, b""
         self.receiving_since = 0.0
         plans = self._server.plans
         plan = plans.find_plan(head.plan_key)
         if plan is None:
-            self._call_handler(head)
+            self._is_planned = False
+            plan = self._server.new_plan(head.line, head.headers)
+            self.perform(PlannedRequest(plan, head.headers, head.line.logged), head)
             return
         if self._buffer:
-            # The piece of input has more than this request.
+            # The piece of input contains more than this request.
             data = b""
         self.perform(plans.remember(data, head, plan, self))
 
-    def _call_handler(self, head: Head) -> None:
+    def perform(self, request: PlannedRequest, head: Head | None = None) -> None:
         """
-        Perform a request of a kind that no plan is remembered for: call its handler.
+        Check C{request}, and start its operation on the cursor or call its handler.
 
-        The request gets a new plan, which is remembered if it has an operation.
-        """
-        self.phase = _PERFORMING
-        server, line, headers = self._server, head.line, head.headers
-        plan = server.new_plan(head)
-        self._request = PlannedRequest(plan, headers, line.logged)
-        self._handler_was_called = True
-        try:
-            peer = self.peer
-            server.checker.check_rate_and_host(headers, peer)
-            result = server.call_handler(
-                Request(line.method, line.target, line.path, headers, peer)
-            )
-            if isinstance(result, Operation):
-                plan = evolve(plan, operation=result)
-                server.plans.add(head.plan_key, plan)
-                self._request = PlannedRequest(plan, headers, line.logged)
-                self._operation = checked = server.checker.check_operation(result, headers)
-                checked.start(self)
-            elif isinstance(result, Deferred):
-                self._handler_result = result
-                result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
-            else:
-                self.send(result)
-        except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
-            self.fail(error)
-
-    def perform(self, request: PlannedRequest) -> None:
-        """
-        Perform a request whose plan has an operation on the cursor.
+        @param head: the head of a request whose plan is not known, so that its handler is
+            called.
         """
         self.phase = _PERFORMING
         self._request = request
@@ -356,13 +337,36 @@ class Connection(asyncio.Protocol):
                 checker, headers = self._server.checker, request.headers
                 checker.check_rate_and_host(headers, self.peer)
                 if checked is None:
+                    if head is not None:
+                        self._call_handler(head, request)
                     operation = request.plan.operation
-                    assert operation is not None  # noqa: S101 for the type checker
+                    if operation is None:
+                        # The handler has returned a response or a Deferred.
+                        return
                     checked = checker.check_operation(operation, headers)
             self._operation = checked
             checked.start(self)
         except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
             self.fail(error)
+
+    def _call_handler(self, head: Head, request: PlannedRequest) -> None:
+        """
+        Call the handler of a request.
+
+        If the handler returns an operation, the request's plan is completed and remembered.
+        """
+        line = head.line
+        result = self._server.call_handler(
+            Request(line.method, line.target, line.path, head.headers, self.peer)
+        )
+        if isinstance(result, Operation):
+            request.plan = evolve(request.plan, operation=result)
+            self._server.plans.add(head.plan_key, request.plan)
+        elif isinstance(result, Deferred):
+            self._handler_result = result
+            result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
+        else:
+            self.send(result)
 
     # Responses.  Each request ends in exactly one of respond(), fail() and send(); a
     # stream continues with send_piece() and ends with end_stream().
@@ -373,30 +377,21 @@ class Connection(asyncio.Protocol):
 
         See L{Waiter.respond<pexservice.commit.interface.Waiter.respond>}.
         """
-        request, checked = self._request, self._operation
-        if request is None or checked is None:
+        request = self._request
+        if request is None:
             # The client is gone.
             return
         try:
-            plan, server = request.plan, self._server
+            server, checked = self._server, self._operation
             # This is the most frequent kind, found without a call.
             if checked.preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = VALUE
             else:
                 kind = response_kind(outcome, state, checked.method, checked.preconditions)
-            data = server.writer.write_state_response(plan, kind, state)
+            data = server.writer.write_state_response(request.plan, kind, state)
             self._write(data)
-            status = kind.status
-            if status == _OK:
-                plan.tally.ok += 1
-            else:
-                plan.tally.count(status)
-            if server.log is not None:
-                length = len(data) - data.index(END_OF_HEAD) - len(END_OF_HEAD)
-                server.log_response(
-                    self.peer, request.headers, request.logged_line, status, length
-                )
-            self._end_request(last=plan.closes_connection)
+            length = 0 if server.log is None else _body_length(data)
+            self._end_request(request, kind.status, length)
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._abort_after_bug()
 
@@ -418,20 +413,18 @@ class Connection(asyncio.Protocol):
         if request is None:
             return
         try:
-            plan = request.plan
             if response.stream is not None:
-                # In HTTP/1.0 only the end of the connection can end a stream.
-                closing = evolve(plan, connection_header=b"close", closes_connection=True)
-                self._write(write_stream_head(closing, response))
+                # The connection ends with its stream.  In HTTP/1.0 nothing else can end it.
+                request.plan = evolve(
+                    request.plan, connection_header=b"close", closes_connection=True
+                )
+                self._write(write_stream_head(request.plan, response))
                 self._stream = response.stream
                 response.stream.begin(self)
                 return
-            self._write(write_response(plan, response))
-            has_no_body = plan.omits_body or response.status in NO_BODY_CODES
-            length = 0 if has_no_body else len(response.body)
-            self._finish_response(
-                request, response.status, length, last=plan.closes_connection
-            )
+            data = write_response(request.plan, response)
+            self._write(data)
+            self._end_request(request, response.status, _body_length(data))
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._abort_after_bug()
 
@@ -449,39 +442,35 @@ class Connection(asyncio.Protocol):
             self._stream = None
             if request.plan.version == b"HTTP/1.1":
                 self._write(b"0\r\n\r\n")
-            self._finish_response(request, _OK, self._stream_length, last=True)
+            self._end_request(request, _OK, self._stream_length)
 
-    def _finish_response(
-        self, request: PlannedRequest, status: int, length: int, *, last: bool
-    ) -> None:
+    def _end_request(self, request: PlannedRequest, status: int, length: int) -> None:
         """
-        Count and log a response that was sent, and end its request.
+        Count and log the response to C{request}; close the connection, or continue.
 
         @param length: the length of the body that was sent.
-        @param last: whether the connection ends too.
         """
-        request.plan.tally.count(status)
-        self._server.log_response(
-            self.peer, request.headers, request.logged_line, status, length
-        )
-        self._end_request(last=last)
-
-    def _end_request(self, *, last: bool) -> None:
-        """
-        End the request that was responded to, and close the connection or continue.
-        """
+        plan, server = request.plan, self._server
+        if status == _OK:
+            plan.tally.ok += 1
+        else:
+            plan.tally.count(status)
+        if server.log is not None:
+            server.log_response(
+                self.peer, request.headers, request.logged_line, status, length
+            )
         self._request = None
-        if self._handler_was_called:
-            self._handler_was_called = False
+        if not self._is_planned:
+            self._is_planned = True
             self._handler_result = None
-            self._server.requests.unplanned += 1
+            server.requests.unplanned += 1
         self.has_responded = True
-        if last:
+        if plan.closes_connection:
             self.close()
         elif self._buffer:
             # The next request waits for the next turn of the event loop, so that a long
             # pipeline does not delay other connections.
-            self._server.call_soon(self._parse_next)
+            server.call_soon(self._parse_next)
         else:
             self._become_idle()
 
@@ -505,7 +494,9 @@ class Connection(asyncio.Protocol):
 
     def _abort_after_bug(self) -> None:
         """
-        Log a bug, and close the connection: a part of a response may have been sent.
+        Log a bug, and close the connection.
+
+        A part of a response may have been sent, so a problem cannot be sent any more.
         """
         _log.failure("a request failed")
         self._request = None
@@ -515,27 +506,28 @@ class Connection(asyncio.Protocol):
         """
         Send C{problem} as the last response of this connection.
 
-        The rest of the input is dropped, since it is unknown where the next request begins.
+        The rest of the input is dropped, because it is unknown where the next request
+        begins.
         """
-        if self.phase in (_DRAINING, _CLOSED):
+        if self.phase in (_CLOSING, _CLOSED):
             return
         server, head = self._server, self._head
         if head is not None:
-            method, line, headers = head.line.method, head.line.logged, head.headers
+            line, headers = head.line, head.headers
         else:
-            method, line, headers = read_refused_head(bytes(self._buffer))
+            line, headers = read_refused_head(bytes(self._buffer))
         if problem.status in _CLIENT_FAULTS:
             problem = server.checker.charge(headers, self.peer) or problem
-        plan = server.refusal_plan(method, headers)
-        response = problem.response(plan.preferences.problem)
-        self.phase, self.receiving_since = _DRAINING, 0.0
+        plan = server.refusal_plan(line, headers)
+        data = write_response(plan, problem.response(plan.preferences.problem))
+        self.phase, self.receiving_since = _CLOSING, 0.0
         self._buffer.clear()
         self._head = self._body = None
-        self._write(write_response(plan, response))
+        self._write(data)
         server.requests.unplanned += 1
         plan.tally.count(problem.status)
-        length = 0 if plan.omits_body else len(response.body)
-        server.log_response(self.peer, headers, line, problem.status, length)
+        length = _body_length(data)
+        server.log_response(self.peer, headers, line.logged, problem.status, length)
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._resume_reading()
@@ -562,12 +554,20 @@ class Connection(asyncio.Protocol):
         self.refuse(problems.too_slow(REQUEST_TIMEOUT_SECONDS))
 
     def close(self) -> None:
-        self.phase = _DRAINING
-        # From now on a client that takes none of the sent bytes counts as stalled.
+        self.phase = _CLOSING
+        # If the client takes none of the sent bytes from now on, it is stalled: the limits
+        # treat the connection as if the transport had called pause_writing().
         self.blocked_since = self.blocked_since or self._server.seconds()
         self.transport.close()
 
     def abort(self) -> None:
         # The event loop reports the end of the connection in a later turn only.
-        self.phase = _DRAINING
+        self.phase = _CLOSING
         self.transport.abort()
+
+
+def _body_length(response: bytes) -> int:
+    """
+    Return the length of the body of a response that is not streamed.
+    """
+    return len(response) - response.index(END_OF_HEAD) - len(END_OF_HEAD)

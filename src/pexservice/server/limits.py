@@ -6,8 +6,8 @@ worker stops.
 
 Every connection counts from the moment it is accepted, because it has a file descriptor.
 When a connection arrives after the limit is reached, one of the open connections is closed.
-If a client has more than its share, one of its connections is chosen.  So a client that
-opens too many connections loses its own, and other clients lose none.
+If some clients have more than their share, one of their connections is closed.  So a client
+that opens too many connections loses some of them, and other clients lose none.
 
 Connections have no timers.  A request only stores the time.  Once a second, all connections
 are checked, which takes a millisecond for 10,000 of them.
@@ -35,17 +35,17 @@ KEEP_ALIVE_TIMEOUT_SECONDS = 60
 REQUEST_TIMEOUT_SECONDS = 20
 
 #: A client that takes no bytes of its response for so long is disconnected.  The bytes are
-#: counted at the same interval, so the disconnection may come after twice this time.
+#: counted only once in this time, so the disconnection may come after twice as long.
 STALL_TIMEOUT_SECONDS = 60
 
-#: A search for connections to close looks at all connections.  If it finds less than this
-#: fraction of them, the next search has to wait for C{SEARCH_BACKOFF} times the duration of
-#: this one.  Otherwise each connection of a flood would cost a search.
+#: A search for connections to close looks at all connections.  If a search finds less than
+#: this fraction of all connections, the next search waits for C{SEARCH_BACKOFF} times the
+#: duration of this search.  Otherwise each connection of a flood would cost a search.
 MIN_FOUND_FRACTION = 0.01
 SEARCH_BACKOFF = 10
 
-#: A client with so many connections or fewer never has too many: a browser opens six to a
-#: server, and several people may share one address.
+#: The share of a client has at least so many connections: a browser opens six to a server,
+#: and several people may use one address.
 MIN_SHARE = 16
 
 #: How many connections beyond the limit may get a 503 at the same time; any more are closed
@@ -74,8 +74,8 @@ class Phase(Enum):
     RECEIVING = auto()
     #: A request is being performed; pipelined requests may wait behind it.
     PERFORMING = auto()
-    #: The last response was sent; no more input is read as a request.
-    DRAINING = auto()
+    #: The last response was sent, and no more requests are read.
+    CLOSING = auto()
     CLOSED = auto()
 
 
@@ -85,9 +85,10 @@ class LimitedConnection(Protocol):
 
     All times are seconds on the monotonic clock.
 
-    @ivar has_responded: whether a response was sent on it.
-    @ivar last_active: when it last became idle.
-    @ivar receiving_since: when the arriving request began to arrive; 0 if none arrives.
+    @ivar has_responded: whether the connection has sent a response.
+    @ivar last_active: when the connection last became idle.
+    @ivar receiving_since: when the first bytes of an incomplete request arrived; 0 if no
+        request is arriving.
     @ivar blocked_since: when the client stopped taking responses; 0 while it takes them.
     """
 
@@ -165,9 +166,9 @@ class Connections:
         self.is_draining = False
         self.closes_idle = False
         self.seconds = seconds
-        # The connections that the last search found, the first one to close at the end.
+        # The connections that the last search found; the last one is closed first.
         self._candidates: list[tuple[_Rank, LimitedConnection]] = []
-        # Whether all of them belong to clients with too many connections.
+        # Whether all candidates belong to clients with more than their share.
         self._candidates_are_greedy = False
         self._next_search = 0.0
 
@@ -181,7 +182,7 @@ class Connections:
         @param client: the client that opened the connection, as
             L{Clients.client_of<pexservice.web.clients.Clients.client_of>} returns it.
             C{None} stands for a proxy.  A proxy has the connections of many clients, so it
-            never has too many.
+            has no share.
         """
         if len(self._open) >= self.limit and not self.displace(client):
             self.refused += 1
@@ -200,13 +201,14 @@ class Connections:
         Close one connection at once, so that its file descriptor is free in the next turn.
 
         If some clients have more than their share, one of their connections is closed;
-        otherwise it may be anybody's.  The connection that has been idle longest is closed
-        first.  If none is idle, it is the one whose request has been arriving longest.
+        otherwise a connection of any client.  The connection that has been idle longest is
+        closed first.  If no connection is idle, the connection whose request has been
+        arriving longest is closed.
 
         A client with more than its share can also lose busy connections: first those on
-        which it takes no response, then the newest of those whose requests are being
-        performed.  Otherwise it could keep all other clients out.  But a new connection of
-        the same client does not close one whose request is being performed.
+        which the client takes no response, then the newest of those whose requests are
+        being performed.  Otherwise this client could keep all other clients out.  But a new
+        connection of this client never closes one whose request is being performed.
 
         @param newcomer: the client of the connection that exceeds the limit.
         @return: whether a connection was closed.
@@ -382,11 +384,11 @@ def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
     @param greedy: whether its client has more than its share.
     """
     phase = connection.phase
-    if phase is Phase.DRAINING:
-        # Its last response was sent, so it is only waiting for the client to close it.
+    if phase is Phase.CLOSING:
+        # The last response was sent, so the connection only waits for the client to close.
         return 0, connection.last_active
     if phase is Phase.IDLE:
-        # Before its first response, it ranks with those whose requests are arriving.
+        # A connection without a response ranks with those whose requests are arriving.
         return 0 if connection.has_responded else 1, connection.last_active
     if connection.receiving_since:
         return 1, connection.receiving_since

@@ -65,7 +65,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """
-        Accept the connections of C{port} in the place of Twisted.
+        Accept the connections of C{port} instead of Twisted.
 
         @param tls: the context of the TLS handshake that every connection begins with.
         """
@@ -195,8 +195,8 @@ class OneRequestTransport(asyncio.Protocol):
     loop would cost as much as the request itself.  So this class reads the first input
     directly from the socket.  If the input is a request whose plan is known, and if the
     connection ends after the response, this class also sends the response and closes the
-    socket.  Otherwise the event loop makes a transport.  It calls L{connection_made} here,
-    and from then on it is the transport of the connection.
+    socket.  Otherwise the event loop makes a transport and calls L{connection_made} here.
+    From then on, the transport of the event loop serves the connection.
     """
 
     def __init__(
@@ -252,7 +252,8 @@ class OneRequestTransport(asyncio.Protocol):
         if not data:
             self.abort()
             return
-        request = self._plans.exact.young.get(data) or self._plans.find_request(
+        plans = self._plans
+        request = plans.known_requests.recent.get(data) or plans.find_request(
             data, connection
         )
         if request is None or not request.plan.closes_connection:
@@ -270,7 +271,8 @@ class OneRequestTransport(asyncio.Protocol):
         """
         Replace this transport by C{transport}.
 
-        What the connection has asked for meanwhile is done there.
+        If the connection has written data, or has closed or aborted this transport,
+        C{transport} completes that.
         """
         transport.set_protocol(self._connection)
         self._connection.connection_made(transport)

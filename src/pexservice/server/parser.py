@@ -1,8 +1,8 @@
 """
 The HTTP/1.1 parser: strict, in linear time, and with a bounded amount of work in each call.
 
-It accepts what RFC 9112 defines.  It refuses what two servers could understand in two ways:
-folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
+The parser accepts what RFC 9112 defines, and refuses what two servers could understand in
+different ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
 C{Content-Length}, a transfer coding other than C{chunked}.  After such a request the client
 and the service may disagree about where the next request begins, so the connection ends.
 
@@ -26,7 +26,8 @@ from pexservice.web.parameters import (
     HeaderRole,
 )
 
-#: The limits of one request.  The trailers of a chunked body have those of the headers.
+#: The limits of one request.  The limits of the headers also hold for the trailers of a
+#: chunked body.
 MAX_REQUEST_LINE_BYTES = 8192
 MAX_HEADER_BYTES = 16384
 MAX_HEADER_LINES = 100
@@ -38,9 +39,11 @@ MAX_CHUNK_SIZE_DIGITS = 16
 #: How many chunks L{RequestBody.take} skips in one call: about 40 microseconds.
 MAX_CHUNKS_PER_CALL = 64
 
-#: How many lines one generation of a cache remembers, and the size of the longest line.
-#: The two generations of request lines take at most 1 MiB, and so do those of header lines.
+#: How many lines one generation of a cache remembers.  Both generations of request lines
+#: together take at most 1 MiB, and so do both generations of header lines.
 MAX_REMEMBERED_LINES = 1024
+
+#: The size of the longest line that is remembered.
 MAX_REMEMBERED_LINE_BYTES = 512
 
 END_OF_LINE = b"\r\n"
@@ -84,25 +87,25 @@ V = TypeVar("V")
 
 class GenerationalCache(Generic[K, V]):
     """
-    A cache of at most twice C{size} entries, which keeps the entries that are used.
+    A cache of two generations, each of at most C{size} entries, which keeps the used ones.
 
-    When the young generation is full, it becomes the old one, and the old one is dropped.
-    A read from the old generation copies the entry into the young one.  So a flood of new
-    entries drops only entries that are not used.
+    When the recent generation is full, it becomes the old generation, and the previous old
+    generation is dropped.  C{get} copies an entry of the old generation into the recent
+    one.  So a flood of new entries drops only entries that are not used.
 
-    @ivar young: the entries of the young generation, which the request path reads without a
-        call.  It becomes another dictionary when it is full.
+    @ivar recent: the entries of the recent generation, which the request path reads without
+        a call.  When it is full, another dictionary replaces it.
     """
 
-    __slots__ = ("_old", "_size", "young")
+    __slots__ = ("_old", "_size", "recent")
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self.young: dict[K, V] = {}
+        self.recent: dict[K, V] = {}
         self._old: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
-        value = self.young.get(key)
+        value = self.recent.get(key)
         if value is None:
             value = self._old.get(key)
             if value is not None:
@@ -110,12 +113,12 @@ class GenerationalCache(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V) -> None:
-        if len(self.young) >= self._size:
-            self._old, self.young = self.young, {}
-        self.young[key] = value
+        if len(self.recent) >= self._size:
+            self._old, self.recent = self.recent, {}
+        self.recent[key] = value
 
     def clear(self) -> None:
-        self.young, self._old = {}, {}
+        self.recent, self._old = {}, {}
 
 
 class RequestLine(NamedTuple):
@@ -137,7 +140,7 @@ class HeaderLine(NamedTuple):
     """
     A header line.
 
-    @ivar name: the header's name in small letters; C{b""} if the service does not use it.
+    @ivar name: the header's name in lower case; C{b""} if the service does not use it.
     @ivar slot: for a deciding header, the index of its meaning in L{Head.plan_key}.
     @ivar meaning: for a deciding header, the meaning of the value.
     @ivar frames: whether the header tells where the request ends.
@@ -180,7 +183,7 @@ class HeadReader:
     """
     Reads heads, and remembers the lines that it has read.
 
-    Lines with a secret or a key are never remembered.
+    Lines with a secret or an idempotency key are never remembered.
     """
 
     def __init__(
@@ -362,7 +365,7 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     """
     Return where the head at the beginning of C{buffer} ends, or -1 if it is incomplete.
 
-    @param searched: how many bytes earlier calls have searched in vain.
+    @param searched: how many bytes are known to contain no end of a head.
     @raise Problem: the head is too large, or the bytes cannot be the beginning of a head.
     """
     end = buffer.find(END_OF_HEAD, max(0, searched - 3), _MAX_HEAD_BYTES)
@@ -383,23 +386,25 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     return -1
 
 
-def read_refused_head(head: bytes) -> tuple[bytes, bytes, RequestHeaders]:
+def read_refused_head(head: bytes) -> tuple[RequestLine, RequestHeaders]:
     """
-    Return the method of a refused head, its request line for the log, and its headers.
+    Return the request line and the headers of a refused head.
 
-    Malformed lines are skipped.  The results are used for the problem and the log only.
+    Malformed lines are skipped.  The problem and the log need only the method, the logged
+    line and the headers.
     """
     first, *lines = head[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES].split(
         END_OF_LINE, MAX_HEADER_LINES
     )
     match = _REQUEST_LINE.fullmatch(first)
     method, logged = (b"", b"- - -") if match is None else (match[1], escaped(first))
+    request_line = RequestLine(method, b"", b"", b"HTTP/1.1", logged)
     headers: RequestHeaders = {}
     for line in lines:
         match = _HEADER_LINE.fullmatch(line)
         if match is not None and match[1].lower() in HEADERS:
             headers.setdefault(match[1].lower(), []).append(match[2].rstrip(b" \t"))
-    return method, logged, headers
+    return request_line, headers
 
 
 class RequestBody:
@@ -412,7 +417,7 @@ class RequestBody:
         @param length: see L{Head.body_length}.
         """
         self._chunked = length == CHUNKED
-        # How many bytes of the present chunk, or of a body without chunks, are missing.
+        # How many bytes of this chunk, or of a body without chunks, have not arrived.
         self._missing = 0 if self._chunked else length
         self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
         self._in_chunk = self._in_trailers = False
@@ -420,7 +425,9 @@ class RequestBody:
 
     def take(self, buffer: bytearray) -> None:
         """
-        Remove bytes of the body from the beginning of C{buffer}; one call may leave some.
+        Remove bytes of the body from the beginning of C{buffer}.
+
+        One call may leave bytes of the body in the buffer.
 
         @raise Problem: the body is malformed or too large.
         """
@@ -501,6 +508,4 @@ def escaped(value: bytes) -> bytes:
     """
     if _PLAIN.fullmatch(value):
         return value
-    # repr() uses single quotes for a value that has quotes of both kinds.
-    shown = repr(value + b"'\"")[2:-1].removesuffix("\\'\"")
-    return shown.replace('"', '\\"').replace("\\'", "'").encode()
+    return value.decode("latin-1").encode("unicode_escape").replace(b'"', b'\\"')

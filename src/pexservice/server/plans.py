@@ -1,26 +1,30 @@
 """
-Plans: what requests mean.  Each kind of request has one plan.
+Plans: what requests mean.
 
-To make a plan, the server calls a handler of the Klein app.  For a later request of this
-kind it finds the plan without the handler, in one of three ways, the fastest first:
+All requests of one kind have the same plan key, and one plan.  For the first request of a
+kind, the server calls a handler of the Klein app.  If the handler returns an operation on
+the cursor, the server remembers this operation in the plan.  For a later request of this
+kind, the server finds the plan in one of three ways, the fastest first:
 
   1. by the exact bytes of the request, if the same bytes arrived before;
-  2. by a L{Template}, if the request differs from an earlier one of its client in a few
-     neighbouring lines only: the bytes before and after these lines are compared as a
+  2. by a L{Template}, if the request differs from an earlier request of its client in a few
+     neighbouring lines only.  The bytes before and after these lines are compared as a
      whole, and only these lines are read;
-  3. by the plan key of the head, after every line was read.
+  3. by the plan key, after the parser has read the whole head.
 
-The third way learns for the first two.  It remembers the exact bytes of a request that it
-has found twice.  A template is made when two requests in a row have lines that were not
-remembered, and these lines have the same names.
+In the first two ways, the request is I{recognized}.  The third way prepares the other two:
 
-A request never gets the plan of another kind: the first two ways compare every byte, except
-the values of headers that do not decide what a request means.
+  - If the same bytes take the third way twice, they are remembered.
+  - If two successive requests of a connection have lines that the parser does not remember,
+    and these lines have the same header names, a template is made.
 
-The memory for all this is bounded, whatever clients send.  A line with a secret or an
-idempotency key is not remembered, with one exception: if the token is the only value in the
-varying lines that the service reads, the connection keeps the bytes of the latest accepted
-request, because a client sends the same token with every step.
+Every byte of a recognized request is compared, except the values of headers that do not
+decide what a request means.  So a request never gets the plan of another kind.
+
+The memory for all this is bounded, whatever clients send.  Lines with a secret or an
+idempotency key are not remembered, with one exception: a client sends the same token with
+every step.  So if the service reads only the token in the varying lines, the connection
+keeps the bytes of its latest accepted request.
 """
 
 from __future__ import annotations
@@ -28,11 +32,13 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from hmac import compare_digest
+from itertools import compress
 from typing import Protocol
 
 from attrs import define, frozen
 
 from pexservice.server.parser import (
+    END_OF_LINE,
     HEADER_VALUE,
     GenerationalCache,
     Head,
@@ -46,37 +52,42 @@ from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, HeaderRole, 
 from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
 
-#: There are some hundreds of plan keys: combinations of an endpoint, a method, a version
-#: and the meanings of the deciding headers.
+#: The service has some hundreds of plan keys.  A plan key combines an endpoint, a method, a
+#: version and the meanings of the deciding headers.
 MAX_PLANS = 4096
 
-#: How many requests one generation of the cache remembers by their bytes, and the size of
-#: the largest one.  The two generations take at most 4 MiB.
-MAX_EXACT_REQUESTS = 1024
-MAX_EXACT_BYTES = 2048
+#: How many requests one generation of L{Plans.known_requests} has.  Both generations
+#: together take at most 4 MiB.
+MAX_KNOWN_REQUESTS = 1024
 
-#: The limits of a template, and the size of the largest request that is compared with it.
+#: The size of the largest request that is remembered by its exact bytes.
+MAX_KNOWN_REQUEST_BYTES = 2048
+
+#: The size of the largest template, without its varying lines.
 MAX_TEMPLATE_BYTES = 2048
+
+#: How many lines of a template may vary.
 MAX_VARYING_LINES = 4
+
+#: The size of the largest request that is compared with a template.
 MAX_MATCHED_BYTES = 4096
 
 #: How many templates a connection remembers.
 MAX_TEMPLATES = 2
 
-#: How many templates all connections together may make in a second.  Making a template
+#: How many templates are made in a second, for all connections together.  Making a template
 #: costs as much as parsing several heads.
 MAX_NEW_TEMPLATES_PER_SECOND = 256
 
-#: Those of the headers that the service reads which may be in the varying lines of a
-#: template.
-_MAY_VARY = frozenset(
+#: The headers that are never in the varying lines of a template.
+_FIXED_HEADERS = frozenset(
     name
     for name, use in HEADERS.items()
-    if name != HOST and not use & (HeaderRole.DECIDES | HeaderRole.FRAMES)
+    if name == HOST or use & (HeaderRole.DECIDES | HeaderRole.FRAMES)
 )
 
-#: The C{names} of a template in which the token is the only value that is read.
-_TOKEN_ALONE = (AUTHORIZATION,)
+#: The L{Template.names} of a template whose varying lines have no other read value.
+_ONLY_TOKEN = (AUTHORIZATION,)
 
 
 @frozen(eq=False)
@@ -84,11 +95,11 @@ class Plan:
     """
     What one kind of request means, and what all responses to it have in common.
 
-    @ivar operation: the operation on the cursor.  C{None} if the request is refused, if its
-        handler returned a response, or before its handler was called.  A plan without an
-        operation is used for a single request and is not remembered.
+    @ivar operation: the operation on the cursor.  A plan without an operation is used for a
+        single request and is not remembered: the request's handler was not called yet, the
+        handler returned a response, or the request was refused.
     @ivar tally: counts the responses.
-    @ivar version: the version of HTTP, as C{b"HTTP/1.1"}.
+    @ivar version: the version of HTTP, such as C{b"HTTP/1.1"}.
     @ivar connection_header: the value of the C{Connection} header, if there is one.
     @ivar closes_connection: whether the connection ends after the response.
     @ivar browser_headers: the headers that browsers need in every response.
@@ -111,8 +122,8 @@ class PlannedRequest:
     A request with its plan.
 
     @ivar logged_line: the request line for the access log.
-    @ivar checked_operation: the operation, if it was checked with these headers before;
-        otherwise C{None}, and the connection checks it.
+    @ivar checked_operation: the operation, if it was checked with these headers before.
+        Otherwise the connection checks it.
     """
 
     plan: Plan
@@ -124,17 +135,17 @@ class PlannedRequest:
 @define(eq=False)
 class Template:
     """
-    The bytes that the requests of a client have in common, around the lines that vary.
+    A client's requests that differ in a few neighbouring header lines only.
 
     @ivar prefix: the bytes before the varying lines.
     @ivar suffix: the bytes after the varying lines.
     @ivar varying_lines: matches the varying lines, with a group for each value that the
         service reads.
     @ivar names: the names of the headers with these values, in the order of the groups.
-    @ivar request: the request without these values.
+    @ivar request: the request without the headers of the varying lines.
     @ivar rememberable: whether a request may be remembered by its exact bytes.
-    @ivar latest_hash: if C{rememberable}, the hash of the values in the latest request,
-        which shows whether a client repeats it.
+    @ivar latest_hash: the hash of the values in the latest request, if C{rememberable}.  A
+        request with the same hash is a repetition.
     """
 
     prefix: bytes
@@ -147,7 +158,10 @@ class Template:
 
     def match(self, data: bytes) -> PlannedRequest | None:
         """
-        Return the request with the bytes C{data}, or C{None} if they do not match.
+        Return the request with the bytes C{data}, or C{None} if it must be parsed.
+
+        The bytes must match.  A repetition is parsed although its bytes match, so that it
+        is remembered by its exact bytes.
         """
         if len(data) > MAX_MATCHED_BYTES or not (
             data.startswith(self.prefix) and data.endswith(self.suffix)
@@ -165,8 +179,6 @@ class Template:
         if self.rememberable:
             latest_hash = hash(values)
             if latest_hash == self.latest_hash:
-                # The client repeats the request, so it is to be remembered by its exact
-                # bytes.  For this it must be parsed: Plans.remember needs its head.
                 return None
             self.latest_hash = latest_hash
         headers = request.headers.copy()
@@ -175,15 +187,15 @@ class Template:
         return PlannedRequest(request.plan, headers, request.logged_line)
 
 
-class ConnectionMemory(Protocol):
+class RememberingConnection(Protocol):
     """
     The part of a connection that L{Plans} reads and writes.
 
     @ivar templates: the templates of its requests, the latest first.
     @ivar varying_names: the header names of the lines that were new in the last parsed
         head.
-    @ivar latest_token_request: the bytes of the latest request whose token was accepted,
-        and the request.
+    @ivar latest_token_request: the latest request whose token was accepted, after its exact
+        bytes.
     """
 
     templates: tuple[Template, ...]
@@ -195,64 +207,63 @@ class Plans:
     """
     The plans of one worker.
 
-    @ivar exact: requests by their exact bytes.
-    @ivar reader: reads the heads of requests that are not recognized by their bytes.
+    @ivar known_requests: requests by their exact bytes.
+    @ivar reader: reads the heads of requests that are not recognized.
     """
 
     def __init__(self, checker: RequestChecker) -> None:
-        self.exact: GenerationalCache[bytes, PlannedRequest] = GenerationalCache(
-            MAX_EXACT_REQUESTS
+        self.known_requests: GenerationalCache[bytes, PlannedRequest] = GenerationalCache(
+            MAX_KNOWN_REQUESTS
         )
         self.reader = HeadReader(checker.deciding_headers())
         self._checker = checker
         self._plans: dict[PlanKey, Plan] = {}
-        # The hashes of requests that arrived once.
+        # The hashes of requests that took the third way once.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
-            MAX_EXACT_REQUESTS
+            MAX_KNOWN_REQUESTS
         )
-        # The latest templates and varying names of all connections, for clients that open a
+        # The latest templates and varying names of any connection, for clients that open a
         # connection for each request.
         self._latest_templates: tuple[Template, ...] = ()
         self._varying_names: tuple[bytes, ...] = ()
         self._new_templates = 0
-        self._closed = False
+        self._remembers = True
 
     def __len__(self) -> int:
         return len(self._plans)
 
     def tick(self) -> None:
         """
-        Begin another second, in which L{MAX_NEW_TEMPLATES_PER_SECOND} may be made again.
+        Begin another second, which has its own L{MAX_NEW_TEMPLATES_PER_SECOND}.
         """
         self._new_templates = 0
 
-    def close(self) -> None:
+    def stop_remembering(self) -> None:
         """
-        Forget everything and remember nothing more.
+        Forget everything, and remember nothing more.
 
         While the worker stops, every response must have C{Connection: close}.  The
         responses of remembered plans do not have it.
         """
-        self._closed = True
+        self._remembers = False
         self._latest_templates = ()
         self._plans.clear()
-        self.exact.clear()
+        self.known_requests.clear()
 
     def find_request(
-        self, data: bytes, connection: ConnectionMemory
+        self, data: bytes, connection: RememberingConnection
     ) -> PlannedRequest | None:
         """
-        Return the request with the bytes C{data}, if the bytes are recognized.
+        Return the request with the bytes C{data}, if it is recognized.
 
         C{data} is compared with the connection's latest request with a token, with the
-        connection's templates, and with all requests that are remembered by their exact
+        connection's templates, and with the requests that are remembered by their exact
         bytes.  A connection without templates uses the latest ones of the worker.
         """
-        if self._closed:
+        if not self._remembers:
             return None
         latest_token_request = connection.latest_token_request
-        # compare_digest: the duration of the comparison tells a client nothing about the
-        # token.
+        # The duration of compare_digest tells a client nothing about the token.
         if latest_token_request is not None and compare_digest(
             latest_token_request[0], data
         ):
@@ -263,56 +274,58 @@ class Plans:
             if request is not None:
                 if not templates or templates[0] is not template:
                     _prefer(connection, template)
-                if template.names == _TOKEN_ALONE and len(data) <= MAX_EXACT_BYTES:
+                if template.names == _ONLY_TOKEN and len(data) <= MAX_KNOWN_REQUEST_BYTES:
                     request.checked_operation = self._reusable_operation(request)
                     if request.checked_operation is not None:
                         connection.latest_token_request = (data, request)
                 return request
-        # The caller has searched the young generation only.
-        return self.exact.get(data)
+        # Both callers have searched the recent generation before, which saves most
+        # requests the call of this method.
+        return self.known_requests.get(data)
 
     def find_plan(self, key: PlanKey) -> Plan | None:
         return self._plans.get(key)
 
     def add(self, key: PlanKey, plan: Plan) -> None:
-        if not self._closed and len(self._plans) < MAX_PLANS:
+        if self._remembers and len(self._plans) < MAX_PLANS:
             self._plans[key] = plan
 
     def remember(
-        self, data: bytes, head: Head, plan: Plan, connection: ConnectionMemory
+        self, data: bytes, head: Head, plan: Plan, connection: RememberingConnection
     ) -> PlannedRequest:
         """
-        Return the request with C{head}, and prepare to recognize the next one by its bytes.
+        Return the request with C{head}, and prepare to recognize similar requests.
 
         @param data: the exact bytes of the request; C{b""} if they are not known.
         """
         request = PlannedRequest(plan, head.headers, head.line.logged)
-        if not data or self._closed:
+        new_lines = head.new_lines
+        if not data or not self._remembers:
             connection.varying_names = ()
-        elif head.new_lines is None:
+        elif new_lines is None:
             self._remember_bytes(data, request)
         else:
-            self._remember_template(data, head, request, connection)
+            self._remember_template(data, head, new_lines, request, connection)
         return request
 
     def _remember_bytes(self, data: bytes, request: PlannedRequest) -> None:
         """
         Remember a request by its exact bytes when they arrive for the second time.
         """
-        if len(data) > MAX_EXACT_BYTES:
+        if len(data) > MAX_KNOWN_REQUEST_BYTES:
             return
         if self._seen_once.get(hash(data)) is None:
             self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
             return
         request.checked_operation = self._reusable_operation(request)
         if request.checked_operation is not None:
-            self.exact.put(data, request)
+            self.known_requests.put(data, request)
 
     def _reusable_operation(self, request: PlannedRequest) -> CheckedOperation | None:
         """
-        Check the operation of C{request} for all requests with the same headers.
+        Check the operation of C{request}, for all requests with the same headers.
 
-        @return: C{None} if such requests are refused, or have no operation.
+        @return: C{None} if such requests are refused.
         """
         operation = request.plan.operation
         try:
@@ -323,66 +336,67 @@ class Plans:
         return None
 
     def _remember_template(
-        self, data: bytes, head: Head, request: PlannedRequest, connection: ConnectionMemory
+        self,
+        data: bytes,
+        head: Head,
+        new_lines: tuple[int, int],
+        request: PlannedRequest,
+        connection: RememberingConnection,
     ) -> None:
         """
         Make a template, if the new lines have the same names as those of the last request.
         """
-        first, last = head.new_lines or (0, 0)
+        first, last = new_lines
         if first == 0 or last - first >= MAX_VARYING_LINES:
+            # The request line itself is new, or the new lines are too many.
             connection.varying_names = ()
             return
-        names = tuple([line.partition(b": ")[0] for line in head.lines[first : last + 1]])
+        lines = head.lines[first : last + 1]
+        names = tuple([line.partition(b": ")[0] for line in lines])
         # On a new connection, the last request of any connection is used.
-        varying_names = connection.varying_names or self._varying_names
+        last_names = connection.varying_names or self._varying_names
         connection.varying_names = self._varying_names = names
-        if varying_names == names and self._new_templates < MAX_NEW_TEMPLATES_PER_SECOND:
-            template = self._template(data, head, (first, last), request)
-            if template is not None:
-                self._new_templates += 1
-                _prefer(connection, template)
-                self._latest_templates = (
-                    template,
-                    *self._latest_templates[: MAX_TEMPLATES - 1],
-                )
-
-    def _template(
-        self, data: bytes, head: Head, span: tuple[int, int], request: PlannedRequest
-    ) -> Template | None:
-        """
-        Return a template for requests that differ from C{head} in some lines only.
-
-        @param span: the indexes of the first and the last of these lines.
-        @return: C{None} if the template would be too large; or if one of the lines is not
-            written as C{name: value}, decides what the request means, or has a header that
-            is repeated in another line.
-        """
-        first, last = span
-        parts = [line.partition(b": ") for line in head.lines[first : last + 1]]
-        names = [name.lower() for name, _, _ in parts]
-        # Each line ends with two bytes, CR and LF; the suffix begins with the last CR.
-        begin = sum(len(line) + 2 for line in head.lines[:first])
-        end = begin + sum(len(line) + 2 for line in head.lines[first : last + 1]) - 2
-        prefix, suffix = data[:begin], data[end:]
-        headers = dict(head.headers)
-        values = [headers.pop(name, None) for name in names]
+        if names != last_names or self._new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
+            return
+        prefix = END_OF_LINE.join([*head.lines[:first], b""])
+        suffix = data[len(prefix) + len(END_OF_LINE.join(lines)) :]
+        headers = request.headers.copy()
         if len(prefix) + len(suffix) > MAX_TEMPLATE_BYTES or not all(
-            separator
-            and (name not in HEADERS or name in _MAY_VARY)
-            and (value is None or len(value) == 1)
-            for (_, separator, _), name, value in zip(parts, names, values, strict=True)
+            _may_vary(line, headers) for line in lines
         ):
-            return None
-        is_read = [value is not None for value in values]
-        pattern = _compile_pattern(tuple(name for name, _, _ in parts), tuple(is_read))
+            return
+        is_read = tuple([headers.pop(name.lower(), None) is not None for name in names])
         common_request = PlannedRequest(request.plan, headers, request.logged_line)
-        read_names = tuple(name for name in names if name in head.headers)
+        read_names = tuple([name.lower() for name in compress(names, is_read)])
         if not read_names:
             common_request.checked_operation = self._reusable_operation(common_request)
-        rememberable = not any(
-            HeaderRole.NEVER_REMEMBERED in HEADERS[name] for name in read_names
+        template = Template(
+            prefix,
+            suffix,
+            varying_lines=_compile_pattern(names, is_read),
+            names=read_names,
+            request=common_request,
+            rememberable=not any(
+                HeaderRole.NEVER_REMEMBERED in HEADERS[name] for name in read_names
+            ),
         )
-        return Template(prefix, suffix, pattern, read_names, common_request, rememberable)
+        self._new_templates += 1
+        _prefer(connection, template)
+        self._latest_templates = template, *self._latest_templates[: MAX_TEMPLATES - 1]
+
+
+def _may_vary(line: bytes, headers: RequestHeaders) -> bool:
+    """
+    Return whether the value of a header line may vary between the requests of a template.
+
+    The line must be written as C{name: value}, and no other line may have its name.
+
+    @param headers: the headers of the request.
+    """
+    name, separator, _ = line.partition(b": ")
+    key = name.lower()
+    is_single = len(headers.get(key, (b"",))) == 1
+    return bool(separator) and key not in _FIXED_HEADERS and is_single
 
 
 @lru_cache(maxsize=256)
@@ -401,6 +415,6 @@ def _compile_pattern(
     return re.compile(b"\r\n".join(lines))
 
 
-def _prefer(connection: ConnectionMemory, template: Template) -> None:
+def _prefer(connection: RememberingConnection, template: Template) -> None:
     others = [other for other in connection.templates if other is not template]
     connection.templates = (template, *others[: MAX_TEMPLATES - 1])

@@ -61,7 +61,7 @@ class EventLoopReactor(AsyncioSelectorReactor):
         """
         Begin to run, and reap child processes when they end.
 
-        Twisted is told of their end by the file descriptor that Python writes signals to.
+        Twisted learns of their end from the file descriptor to which Python writes signals.
         uvloop replaces this descriptor by its own, so SIGCHLD needs a handler.
         """
         super().startRunning(installSignalHandlers)

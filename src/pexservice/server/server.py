@@ -8,14 +8,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
 from pexservice.process.timing import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
-from pexservice.server.parser import Head
+from pexservice.server.parser import RequestLine
 from pexservice.server.plans import Plan, Plans
-from pexservice.server.request_counters import RequestCounters, Tally
+from pexservice.server.request_counters import RequestCounters
 from pexservice.server.response_writer import ResponseWriter
 from pexservice.web.clients import Peer
 from pexservice.web.operations import HandlerResult, Request, RequestChecker
@@ -28,25 +29,24 @@ from pexservice.web.parameters import (
     preferences,
 )
 
-#: The time for parsing in one turn of the event loop.  It is short, because a new client
-#: gets its response after several turns.
+#: The time for parsing in one turn of the event loop.  A turn must be short, because the
+#: first response to a new client takes several turns.
 MAX_SECONDS_PER_TURN = 0.01
 
 
 class ParsingBudget:
     """
-    The time that all connections together may spend on parsing in one turn.
+    The time that all connections may spend on parsing in one turn of the event loop.
 
     A client can send input that costs much more to parse than to send, such as a body in
     chunks of one byte, and it can do so on thousands of connections.  A limit for each
     connection would not bound the total, so there is one budget for all.  When the budget
     is spent, connections wait in a queue, and each of them parses a small part of its input
-    in a later turn.  A request that is recognized by its bytes is not parsed, so it never
-    waits.
+    in a later turn.  A recognized request is not parsed, so it never waits.
 
-    A TLS handshake takes about a millisecond and cannot be divided.  So clients take turns
-    with new input: no client waits behind the handshakes of another client's thousand
-    connections.
+    A TLS handshake takes about a millisecond and cannot be divided.  So the clients with
+    new input are served round-robin: no client waits behind the handshakes of another
+    client's thousand connections.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class ParsingBudget:
         """
         Call C{parse} in a later turn.
 
-        @param client: the client, if the input is new: none of it was parsed so far.  New
-            input comes before other input, and clients take turns with it.
+        @param client: the client, if nothing of the input was parsed so far.  Such new
+            input comes before other input, and its clients are served round-robin.
         """
         if client is None:
             self._queue.append(parse)
@@ -111,7 +111,7 @@ class ParsingBudget:
         waiting = self._new_input.pop(client)
         parse = waiting.popleft()
         if waiting:
-            # The client goes to the end of the order.
+            # All other clients come before the next input of this client.
             self._new_input[client] = waiting
         return parse
 
@@ -148,8 +148,8 @@ class Server:
         self.seconds = connections.seconds
         self.call_soon = call_soon
         self.call_later = reactor.callLater
-        # There are two timers, so that an error in one call does not prevent the other
-        # call.
+        # There are two timers, so that an error in one function does not prevent the call
+        # of the other one.
         self._timers = [Periodic(call, reactor) for call in (self.tick, connections.sweep)]
 
     def start(self) -> None:
@@ -177,7 +177,7 @@ class Server:
         Make every response from now on the last of its connection.
         """
         self.connections.is_draining = True
-        self.plans.close()
+        self.plans.stop_remembering()
 
     def tick(self) -> None:
         """
@@ -188,50 +188,38 @@ class Server:
             self.log.tick()
         self.plans.tick()
 
-    def new_plan(self, head: Head) -> Plan:
+    def new_plan(self, line: RequestLine, headers: RequestHeaders) -> Plan:
         """
         Return a plan without an operation, for a request whose handler was not called yet.
         """
-        line, headers = head.line, head.headers
         wishes = persistence(headers.get(CONNECTION, ()))
-        # Every response has its length, so a connection can be kept in HTTP/1.0 too.
-        keeps = wishes.keeps if line.version == b"HTTP/1.0" else not wishes.closes
-        return self._plan(
-            self.requests.tally(line.path, line.method),
-            line.version,
-            line.method,
-            headers,
-            closes_connection=not keeps or self.connections.is_draining,
-        )
-
-    def refusal_plan(self, method: bytes, headers: RequestHeaders) -> Plan:
-        """
-        Return a plan for the response to a request that is malformed or too slow.
-
-        @param method: C{b""} if it is unknown.
-        """
-        tally = self.requests.refused_tally
-        return self._plan(tally, b"HTTP/1.1", method, headers, closes_connection=True)
-
-    def _plan(
-        self,
-        tally: Tally,
-        version: bytes,
-        method: bytes,
-        headers: RequestHeaders,
-        *,
-        closes_connection: bool,
-    ) -> Plan:
-        keep_alive = b"keep-alive" if version == b"HTTP/1.0" else None
+        if line.version == b"HTTP/1.0":
+            # Every response has its length, so a connection can be kept in HTTP/1.0 too.
+            keeps, connection_header = wishes.keeps, b"keep-alive"
+        else:
+            keeps, connection_header = not wishes.closes, None
+        closes = not keeps or self.connections.is_draining
         return Plan(
             operation=None,
-            tally=tally,
-            version=version,
-            connection_header=b"close" if closes_connection else keep_alive,
-            closes_connection=closes_connection,
+            tally=self.requests.tally(line.path, line.method),
+            version=line.version,
+            connection_header=b"close" if closes else connection_header,
+            closes_connection=closes,
             browser_headers=self.checker.access.browser_headers(headers.get(ORIGIN, ())),
             preferences=preferences(headers),
-            omits_body=method == b"HEAD",
+            omits_body=line.method == b"HEAD",
+        )
+
+    def refusal_plan(self, line: RequestLine, headers: RequestHeaders) -> Plan:
+        """
+        Return a plan for the response to a request that is malformed or too slow.
+        """
+        return evolve(
+            self.new_plan(line, headers),
+            tally=self.requests.refused_tally,
+            version=b"HTTP/1.1",
+            connection_header=b"close",
+            closes_connection=True,
         )
 
     def log_response(

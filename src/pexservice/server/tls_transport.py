@@ -66,7 +66,7 @@ class TlsTransport(asyncio.Protocol):
         # Whether reading from the socket is paused, because the budget is spent or because
         # the connection has paused reading.
         self._socket_paused = False
-        # Whether the peer, and whether this end, will send no more.
+        # Whether the peer will send no more, and whether this end will send no more.
         self._input_ended = self._output_ended = False
         self._eof_reported = False
         self._timeout: IDelayedCall = server.call_later(
@@ -124,10 +124,18 @@ class TlsTransport(asyncio.Protocol):
         self._pause_socket()
         self._budget.wait(self._decrypt_input, client)
 
+    @property
+    def _open_socket(self) -> asyncio.Transport | None:
+        """
+        Return the transport of the socket, unless it is closing.
+        """
+        transport = self._socket_transport
+        return None if transport is None or transport.is_closing() else transport
+
     def _pause_socket(self) -> None:
-        if self._socket_transport is not None and not self._socket_transport.is_closing():
+        if (transport := self._open_socket) is not None:
             self._socket_paused = True
-            self._socket_transport.pause_reading()
+            transport.pause_reading()
 
     def _decrypt_input(self) -> None:
         """
@@ -194,7 +202,7 @@ class TlsTransport(asyncio.Protocol):
                     self._input_ended = True
                     break
                 self._bytes_without_data = 0
-                # This question is cheaper than the exception of another read.
+                # This check is cheaper than the exception that another read would raise.
                 self._has_decrypted = bool(self._incoming.pending or self._tls.pending())
                 self._connection.data_received(data)
                 if not self._has_decrypted:
@@ -236,9 +244,9 @@ class TlsTransport(asyncio.Protocol):
         Tell the peer that no more data follows, and drop all further input.
         """
         self._send_close_notify()
-        if self._socket_transport is not None and not self._socket_transport.is_closing():
-            self._socket_transport.write_eof()
-            self._socket_transport.resume_reading()
+        if (transport := self._open_socket) is not None:
+            transport.write_eof()
+            transport.resume_reading()
 
     def _send_close_notify(self) -> None:
         if self._established and not self._output_ended:
@@ -275,19 +283,12 @@ class TlsTransport(asyncio.Protocol):
             return
         self._is_reading = True
         if self._output_ended:
-            if (
-                self._socket_transport is not None
-                and not self._socket_transport.is_closing()
-            ):
-                self._socket_transport.resume_reading()
+            if (transport := self._open_socket) is not None:
+                transport.resume_reading()
         elif not (self._decryption_scheduled or self._is_decrypting):
             # In the next turn, because the connection first parses its own buffer.
             self._decryption_scheduled = True
             self._server.call_soon(self._decrypt_input)
 
     def get_extra_info(self, name: str) -> object:
-        return (
-            None
-            if self._socket_transport is None
-            else self._socket_transport.get_extra_info(name)
-        )
+        return self._socket_transport and self._socket_transport.get_extra_info(name)

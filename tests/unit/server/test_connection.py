@@ -225,7 +225,7 @@ def test_idle_connection_makes_room_and_busy_ones_cause_503() -> None:
 
 def test_every_response_of_a_stopping_worker_closes_its_connection(server: Server) -> None:
     server.connections.is_draining = True
-    server.shared.plans.close()
+    server.shared.plans.stop_remembering()
     for _ in range(2):
         assert b"Connection: close" in ask(server, NEXT).received
     assert server.shared.requests.planned() == 0
@@ -404,7 +404,7 @@ def test_connections_share_the_parsing_time_of_a_turn(server: Server) -> None:
     for wire in busy:
         wire.send(body)
     assert all(wire.received == b"" for wire in busy)
-    assert all(wire.protocol._waits_for_budget for wire in busy)
+    assert all(wire.protocol._waits_to_parse for wire in busy)
     known, new = server.connect(), server.connect()
     known.send(CURRENT)
     assert statuses(known) == [200]

@@ -48,7 +48,7 @@ class Fake:
         """
         Note that the connection was closed.
         """
-        self.phase = Phase.DRAINING
+        self.phase = Phase.CLOSING
         self.fate.append("closed")
 
     def time_out(self) -> None:
@@ -225,7 +225,7 @@ def test_closing_connection_counts_and_makes_room_when_needed() -> None:
     """
     It holds a file descriptor.
     """
-    closing = Fake(phase=Phase.DRAINING)
+    closing = Fake(phase=Phase.CLOSING)
     connections = table(1, closing)
     assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
     assert connections.admit(Fake()) is REFUSED
@@ -379,7 +379,7 @@ def test_only_some_connections_get_a_refusal_at_the_limit() -> None:
     A connection that is being refused holds a descriptor.
     """
     connections = table(1, Fake(phase=BUSY))
-    refused_connections = [Fake(phase=Phase.DRAINING) for _ in range(MAX_REFUSALS)]
+    refused_connections = [Fake(phase=Phase.CLOSING) for _ in range(MAX_REFUSALS)]
     assert {connections.admit(connection) for connection in refused_connections} == {
         REFUSED
     }

@@ -217,7 +217,7 @@ def machine(loop: asyncio.AbstractEventLoop) -> Iterator[Machine]:
     """
     Provide a machine with the cursor at revision 1.
 
-    L{CURRENT} and L{NEXT} are exact requests.
+    L{CURRENT} and L{NEXT} are known by their exact bytes.
     """
     yield from running(loop, Server(hosts=("h",)))
 
@@ -248,7 +248,7 @@ def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -
     brief = [machine.ask(request) for request in (CURRENT, NEXT, CURRENT)]
     assert machine.passed == 0
     assert shared.requests.planned() == planned + 3
-    shared.plans.close()
+    shared.plans.stop_remembering()
     parsed = machine.ask(CURRENT)
     assert machine.passed == 1
     assert brief[2] == parsed
@@ -302,7 +302,7 @@ def test_step_in_progress_is_read_once_and_not_in_each_turn(machine: Machine) ->
     )
     seen: list[object] = []
     took = connection.perform
-    connection.perform = lambda request: seen.append(request) or took(request)  # type: ignore[func-returns-value,method-assign]
+    connection.perform = lambda *arguments: seen.append(arguments) or took(*arguments)  # type: ignore[func-returns-value,method-assign]
     client.send(NEXT)
     machine.until(lambda: seen)
     machine.turns()

@@ -13,7 +13,7 @@ import pytest
 
 from pexservice.server.parser import MAX_HEADER_LINES, MAX_REMEMBERED_LINES
 from pexservice.server.plans import (
-    MAX_EXACT_REQUESTS,
+    MAX_KNOWN_REQUESTS,
     MAX_NEW_TEMPLATES_PER_SECOND,
     MAX_TEMPLATES,
 )
@@ -110,11 +110,11 @@ def test_handler_is_asked_once_for_each_meaning(
 
 def test_body_in_one_piece_with_its_head_is_found_by_its_bytes(server: Server) -> None:
     """
-    The third time, a step with a body is an exact request; another body is another one.
+    The third time, a step with a body is recognized; one with another body is not.
     """
     body = NEXT + b"Content-Length: 2\r\n\r\n"
     assert ask(server, *[body + b"{}"] * 4) == [200] * 4
-    exact = server.shared.plans.exact.young
+    exact = server.shared.plans.known_requests.recent
     assert (body + b"{}" in exact, body + b"[]" in exact) == (True, False)
     assert ask(server, body + b"[]", NEXT + b"\r\n") == [200, 200]
     assert server.committer.durable.revision == 7
@@ -225,7 +225,7 @@ def test_closed_plans_remember_nothing(server: Server) -> None:
     """
     wire = server.connect()
     ask(server, *identified(CURRENT, 4), wire=wire)
-    server.shared.plans.close()
+    server.shared.plans.stop_remembering()
     heads = [*identified(CURRENT, 2), CURRENT + b"\r\n"]
     assert asked(server, *heads, wire=wire) == 3
     assert asked(server, *heads) == 3
@@ -263,11 +263,11 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     plans = server.shared.plans
     assert len(plans) <= 6
     for cache, limit in (
-        (plans.exact, MAX_EXACT_REQUESTS),
+        (plans.known_requests, MAX_KNOWN_REQUESTS),
         (plans.reader._request_lines, MAX_REMEMBERED_LINES),
         (plans.reader._header_lines, MAX_REMEMBERED_LINES),
     ):
-        assert max(len(cache.young), len(cache._old)) <= limit
+        assert max(len(cache.recent), len(cache._old)) <= limit
     assert len(attacker.protocol.templates) <= MAX_TEMPLATES
 
 
@@ -381,7 +381,7 @@ def test_repeated_if_none_match_is_recognized_by_its_bytes(server: Server) -> No
     ask(server, *identified(CURRENT, 3), wire=wire)
     ask(server, *[CURRENT + b'If-None-Match: "%d"\r\n\r\n' % n for n in (7, 8)], wire=wire)
     assert ask(server, *[request] * 6, wire=wire) == [304] * 6
-    assert request in server.shared.plans.exact.young
+    assert request in server.shared.plans.known_requests.recent
     assert ask(server, NEXT + b"\r\n", request, wire=wire) == [200, 200]
 
 
