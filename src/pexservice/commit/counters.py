@@ -1,9 +1,8 @@
 """
 The counters of a committer: plain numbers, which are increased once for each batch.
 
-L{pexservice.metrics} reads them at a request for C{/metrics}.
-
-This module is pure.  It uses no Twisted, no store and no clock.
+L{pexservice.metrics} reads them at a request for C{/metrics}.  This module uses no Twisted,
+no store and no clock.
 """
 
 from __future__ import annotations
@@ -15,34 +14,34 @@ from math import inf
 from pexservice.core.cursor import Transition
 
 #: The outcomes of a requested transition.  L{pexservice.commit.interface.Outcome} explains
-#: the first three.  The last two are those of failed steps: the transition surely did not
-#: happen, or it is unknown whether it happened.
+#: the first three.  The last two are those of failed steps: the transition certainly did
+#: not happen, or it is unknown whether it happened.
 OUTCOMES = ("moved", "replayed", "unmet", "not_taken", "unknown")
 APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES
 
-#: Upper bounds of the classes of commit durations, in seconds: from a third of a commit on
+#: Upper bounds of the buckets of commit durations, in seconds: from a third of a commit on
 #: the reference disk to the default of C{--watchdog}.
 DURATIONS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 
-#: Upper bounds of the classes of batch sizes: how many transitions shared a commit.
+#: Upper bounds of the buckets of batch sizes: how many transitions shared a commit.
 SIZES = tuple(float(1 << power) for power in range(12))
 
 
 class Histogram:
     """
-    A histogram: how many values fell into each of several classes.
+    A histogram: how many values fell into each of several buckets.
 
-    @ivar counts: how many values were in each class; the last class has the values above
+    @ivar counts: how many values were in each bucket; the last bucket has the values above
         the greatest bound.
     @ivar total: the sum of all values.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """
-        @param bounds: the greatest value of each class, in ascending order.
+        @param bounds: the greatest value of each bucket, in ascending order.
         """
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)

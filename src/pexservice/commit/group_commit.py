@@ -2,33 +2,40 @@
 Group commit: steps that arrive at about the same time share one commit.
 
 A durable commit costs the same for one step as for a thousand.  So steps are collected in a
-batch, the batch is written in one transaction, and the responses go out when it is durable.
-Two batches exist at most: the I{open batch} collects steps, and the I{committing batch} is
-being written.  For example, if a commit takes three turns of the reactor::
-
-    turn  arrives   open batch  committing batch  responses
-    1     A         A           none
-    3               empty       A                           turn 2 added no step: A commits
-    4     B, C      B, C        A
-    5     D         B, C, D     A
-    6               B, C, D     none              A         the store has A
-    7               empty       B, C, D                     turn 6 added no step
-    10              empty       none              B, C, D   the store has B, C and D
+batch, the batch is written in one transaction, and the responses are sent when it is
+durable.  At most two batches exist: the I{open batch} collects steps, and the I{committing
+batch} is being written.
 
 The C{latest} state is the state after all accepted steps, and the next step is applied to
 it.  The C{durable} state is the state after the last batch that the store accepted.
 
-One step goes through these methods of L{GroupCommit}::
+In this example, a commit takes three iterations of the reactor's loop::
 
-    add -> _commit_or_wait (in each turn, until the batch is ready) -> commit_open_batch
-        -> _when_ready -> write -> the store succeeds -> _deliver
-                                -> the store fails    -> _commit_failed -> roll_back
-                                                                        -> _deliver
+    iteration  arriving  open batch  committing batch  responses
+    1          A         A           none
+    2                    A           none
+    3                    none        A
+    4          B, C      B, C        A
+    5          D         B, C, D     A
+    6                    B, C, D     none              A
+    7                    none        B, C, D
+    10                   none        none              B, C, D
+
+The commit of A begins in iteration 3, because no step arrived in iteration 2.  The commit
+of B, C and D begins in iteration 7, because no step arrived in iteration 6, after the
+commit of A.  L{BatchingPolicy} has the exact rule.
+
+One step goes through these methods of L{GroupCommit}:
+
+  1. C{add} applies the step to the latest state, and puts it into the open batch.
+  2. C{_commit_or_wait} runs in each iteration until the batch is ready.
+  3. C{commit_open_batch} begins the commit, and C{write} gives the batch to the store.
+  4. C{_commit_succeeded}, or C{_commit_failed} and C{roll_back}, handle the end.
+  5. C{_deliver} calls the waiter of the step, which sends the response.
 
 Durations are measured with the reactor's clock.  By default, it is monotonic.  With
-C{twistd --reactor=asyncio}, it is the wall clock.  After an operator sets that clock,
-batches wait too long (L{MAX_WAIT_SECONDS} at most) or not at all for about a hundred
-commits.  No step is lost.
+C{twistd --reactor=asyncio}, it is the wall clock.  If an operator sets that clock, the next
+hundred batches or so wait for L{MAX_WAIT_SECONDS} or not at all.  No step is lost.
 """
 
 from __future__ import annotations
@@ -36,18 +43,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from enum import Enum, auto
 from functools import lru_cache, partial
 from typing import Any
 
 from attrs import Factory, define
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.commit.counters import APPLIED, NOT_TAKEN, UNKNOWN, Counts
-from pexservice.commit.interface import KeyReused, Outcome, Step, Waiter
+from pexservice.commit.interface import (
+    CommitterBug,
+    KeyReused,
+    Outcome,
+    Step,
+    Waiter,
+)
 from pexservice.core.cursor import INITIAL, State, Transition, follow, state_at
 from pexservice.core.sequence import TermCache
 from pexservice.stores.interface import (
@@ -58,13 +70,13 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.remembered_keys import pack_use, unpack_use
 
-#: A batch waits at most as long as this many average commits take.  A longer wait costs
+#: A batch waits at most for the average duration of this many commits.  A longer wait costs
 #: more than it can save.
 MAX_WAIT_COMMITS = 3
 
-#: A batch waits at most this long for more steps, even if commits are slow.  With
-#: synchronous commit off, L{pexservice.commit.committer.DELAY_SECONDS} applies instead.  On
-#: etcd, a batch that is ready also waits for its node's turn.
+#: The upper limit of this wait, if commits are slow.  With C{--synchronous-commit off},
+#: L{pexservice.commit.committer.DELAY_SECONDS} applies instead.  On etcd, a batch that is
+#: ready also waits until the other nodes let this node commit.
 MAX_WAIT_SECONDS = 0.002
 
 #: The assumed duration before the first commit: the median on the reference disk.
@@ -76,70 +88,78 @@ NEWEST_WEIGHT = 0.1
 
 class BatchingPolicy:
     """
-    Decides how long a batch waits for more steps.
+    Decides how long the open batch waits for more steps.
 
     Waiting for steps that are about to arrive multiplies the throughput.  Waiting when none
     arrive only adds latency.  The clients of the last batch usually send their next steps
     soon after their responses.  So a batch is ready when it has as many steps as the last
-    batch, and the last turn of the reactor added no step.  It is ready at the latest when
-    the turns without a new step have taken as long as a commit, or after C{max_wait}.
+    batch, and the last iteration of the reactor added no step.
 
-    A batch may have more steps than the last one, because it also waits while each turn
-    adds a few, for example from new connections.  Otherwise a small batch would always be
-    followed by another small one.
+    The second condition lets batches grow, because a batch waits as long as each iteration
+    adds a step.  Otherwise a small batch would always be followed by another small one.
 
-    The policy is pure: it reads no clock.  All durations are in seconds.
+    A batch with fewer steps is ready when the iterations that added no step have together
+    taken as long as a commit.  Any batch is ready after C{max_wait} seconds.
+
+    The policy reads no clock: each C{now} is a time of the same clock, in seconds.
+
+    @ivar is_quiet: whether the last iteration added no step.
+    @ivar max_wait: how many seconds a batch waits at most.
     """
 
     def __init__(self) -> None:
         self._expected_steps = 1
-        self._commit_seconds = INITIAL_COMMIT_SECONDS
+        self._set_commit_seconds(INITIAL_COMMIT_SECONDS)
+        self.begin_batch(0.0)
 
-    def is_ready(self, steps: int, *, quiet: bool, idle: float, waited: float) -> bool:
-        """
-        Return whether to commit a batch now.
+    def _set_commit_seconds(self, seconds: float) -> None:
+        self._commit_seconds = seconds
+        self.max_wait = min(MAX_WAIT_COMMITS * seconds, MAX_WAIT_SECONDS)
 
-        @param quiet: whether the last turn of the reactor added no step.
-        @param idle: the total duration of the turns that added no step.
-        @param waited: how long ago the first step arrived.
+    def begin_batch(self, now: float) -> None:
         """
-        if quiet and steps >= self._expected_steps:
+        Begin to wait: the first step of a batch has arrived.
+        """
+        self.is_quiet = False
+        self._began = self._last_checked_at = now
+        self._last_step_count = 0
+        self._quiet_seconds = 0.0
+
+    def end_iteration(self, step_count: int, now: float) -> None:
+        """
+        Note how many steps the batch has at the end of an iteration of the reactor.
+        """
+        self.is_quiet = step_count == self._last_step_count
+        if self.is_quiet:
+            self._quiet_seconds += now - self._last_checked_at
+        self._last_step_count, self._last_checked_at = step_count, now
+
+    def is_ready(self, now: float) -> bool:
+        """
+        Return whether to commit the batch now.
+        """
+        if self.is_quiet and self._last_step_count >= self._expected_steps:
             return True
-        return idle >= self._commit_seconds or waited >= self.max_wait
+        return (
+            self._quiet_seconds >= self._commit_seconds
+            or now - self._began >= self.max_wait
+        )
 
-    @property
-    def max_wait(self) -> float:
-        return min(MAX_WAIT_COMMITS * self._commit_seconds, MAX_WAIT_SECONDS)
-
-    def record_commit(self, steps: int, seconds: float) -> None:
+    def end_commit(self, step_count: int, seconds: float) -> None:
         """
-        Learn from a commit of C{steps} steps that took C{seconds}.
+        Learn from a commit of C{step_count} steps that took C{seconds}.
         """
-        self._expected_steps = steps
-        self._commit_seconds += NEWEST_WEIGHT * (seconds - self._commit_seconds)
-
-
-class BatchPhase(Enum):
-    """
-    The phase of the open batch.
-    """
-
-    #: No commit is scheduled or in progress.
-    IDLE = auto()
-    #: The batch waits briefly for more steps.
-    WAITING = auto()
-    #: The batch is to be committed; on etcd, the node waits for its turn.
-    READY = auto()
-    #: The other batch is being committed; this one collects steps meanwhile.
-    COLLECTING = auto()
+        self._expected_steps = step_count
+        change = seconds - self._commit_seconds
+        self._set_commit_seconds(self._commit_seconds + NEWEST_WEIGHT * change)
 
 
 # Computing a state far along the sequence takes milliseconds.  The cache helps when a
 # client repeats the same step several times.
 cached_state_at = lru_cache(maxsize=8)(state_at)
 
-# Aliases for speed; see L{Outcome}.
-_APPLIED, _IDLE = Outcome.APPLIED, BatchPhase.IDLE
+# An alias for speed; see L{Outcome}.
+_APPLIED = Outcome.APPLIED
 
 
 @define
@@ -148,23 +168,16 @@ class StepBatch:
     Steps that share a commit, and the requests that wait for it.
 
     @ivar before: the state that the first step was applied to.
-    @ivar began: when the first step arrived, by the reactor's clock.
-    @ivar last_step_count: how many steps the batch had at the end of the last turn of the
-        reactor.
-    @ivar last_checked_at: when that turn ended.
-    @ivar idle_seconds: the total duration of the turns that added no step.
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: waiter, outcome, state and step of each request whose response
-        waits for the commit, in order.  Among them are steps that did not move the cursor,
-        and show a state of this batch or fail: a L{KeyReused} is then the outcome.
+        waits for the commit, in order.  Some of these requests do not move the cursor: they
+        repeat a step of this batch, or a state of this batch does not meet their condition.
+        If such a request uses a key of this batch for another transition, its outcome is a
+        L{KeyReused}.
     @ivar keys: the idempotency keys of the steps, each with the record of its use.
     """
 
     before: State
-    began: float = 0.0
-    last_step_count: int = 0
-    last_checked_at: float = 0.0
-    idle_seconds: float = 0.0
     transitions: bytearray = Factory(bytearray)
     waiting_requests: list[tuple[Waiter, Outcome | KeyReused, State, Step]] = Factory(list)
     keys: dict[bytes, bytes] = Factory(dict)
@@ -172,18 +185,18 @@ class StepBatch:
 
 class GroupCommit:
     """
-    The base class of both committers.
+    The common part of both committers, which are its subclasses.
 
-    A subclass decides which steps to L{add}, and what a failed commit means.  It overrides
-    L{_commit_failed}, and may override L{_when_ready} and L{_store_batch}.
+    A subclass decides which steps to L{add}.  It overrides L{_commit_failed}, and may
+    override L{write} and L{_commit_succeeded}.
 
     @ivar durable: the newest state known to be in the store.
-    @ivar latest: the state after every accepted step.
+    @ivar latest: the state after all accepted steps.
     @ivar open_batch: the batch that accepts new steps.
-    @ivar committing_batch: the batch being committed; C{None} between commits.
-    @ivar delay_seconds: how long every batch collects steps, whatever its size; 0 lets
-        L{BatchingPolicy} decide.
-    @ivar read_refusal: why reads are refused, if they are.
+    @ivar committing_batch: the batch being written; C{None} if there is none.
+    @ivar delay_seconds: if it is not 0, every batch collects steps for this time, and
+        L{BatchingPolicy} is not asked.
+    @ivar read_refusal: why reads are refused; C{None} if they are not.
     """
 
     _log = Logger()
@@ -201,9 +214,9 @@ class GroupCommit:
         Make the committer of C{store}; C{start} opens the store.
 
         @param fatal: called when the process must end: the outcome of a commit is unknown,
-            the store is damaged, or there is a bug.
-        @param call_soon: makes a call in the next turn of the reactor, and returns a handle
-            to cancel it.  The default is a timer, which costs 8 microseconds.
+            the store is damaged, or there is a L{CommitterBug}.
+        @param call_soon: makes a call in the next iteration of the reactor, and returns a
+            handle to cancel it.  The default is a timer, which costs 8 microseconds.
         """
         self._store = store
         self._reactor = reactor
@@ -217,55 +230,18 @@ class GroupCommit:
         self.open_batch = StepBatch(INITIAL)
         self.committing_batch: StepBatch | None = None
         self.delay_seconds = 0.0
-        self._phase = BatchPhase.IDLE
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
-        self._timer: Any = None
-        self._drain_deferreds: list[Deferred[None]] = []
+        self._scheduled_call: Any = None
+        # Whether a commit is in progress.  On etcd, it begins with the wait for the other
+        # nodes, when there is no committing batch yet.
+        self._is_committing = False
         self._commit_deferreds: list[Deferred[None]] = []
         # Why this process accepts no step: it is starting or stopping, or it has failed.
-        self._own_refusal: Refusal | None = Refusal("the cursor is not read yet")
-        self.read_refusal: Refusal | None = self._own_refusal
+        self._process_refusal: Refusal | None = Refusal("the cursor is not read yet")
+        self.read_refusal: Refusal | None = self._process_refusal
 
-    # The life of a committer.
-
-    def refuse_all(self, reason: str) -> None:
-        self._own_refusal = self.read_refusal = Refusal(reason)
-
-    async def stop(self) -> None:
-        await self.drain()
-        await self._store.close()
-
-    def drain(self) -> Deferred[None]:
-        """
-        Accept no more steps, and commit those that were accepted.
-
-        @return: fires when all waiters were called.
-        """
-        self._own_refusal = self._own_refusal or Refusal("the service is stopping")
-        if self.open_batch.transitions:
-            self.commit_open_batch()
-        if self.is_idle:
-            return succeed(None)
-        drained: Deferred[None] = Deferred()
-        self._drain_deferreds.append(drained)
-        return drained
-
-    def end_after_bug(self, failure: Failure) -> None:
-        """
-        Accept nothing more, and end the process: C{failure} is a bug.
-        """
-        self._own_refusal = self._own_refusal or Refusal("the service failed")
-        self._fatal(failure)
-
-    # One step.
-
-    @property
-    def is_idle(self) -> bool:
-        """
-        Return whether no step waits for a commit.
-        """
-        return self.committing_batch is None and not self.open_batch.transitions
+    # From the start to the end of the process.
 
     def restart_from(self, state: State) -> None:
         """
@@ -274,17 +250,58 @@ class GroupCommit:
         self.durable = self.latest = state
         self.open_batch = StepBatch(state)
 
+    def refuse_all(self, reason: str) -> None:
+        self._process_refusal = self.read_refusal = Refusal(reason)
+
+    @property
+    def is_idle(self) -> bool:
+        """
+        Return whether no step waits for a commit.
+        """
+        return self.committing_batch is None and not self.open_batch.transitions
+
+    async def stop(self) -> None:
+        self._process_refusal = self._process_refusal or Refusal("the service is stopping")
+        while not self.is_idle:
+            ended = self.next_commit_end()
+            self.commit_open_batch()
+            await ended
+        await self._store.close()
+
+    def refuse_open_batch(self, refusal: Refusal) -> None:
+        """
+        Accept no more steps, and refuse those of the open batch.
+        """
+        self._process_refusal = refusal
+        batch = self.open_batch
+        self.latest, self.open_batch = batch.before, StepBatch(batch.before)
+        self._deliver(batch, refusal)
+
+    def end_after_bug(self, failure: Failure) -> None:
+        """
+        End the process: C{failure} is a bug.
+
+        The open batch is not written, because its steps may follow steps that did not
+        happen.
+        """
+        self._log.failure("the committer failed", failure=failure)
+        self.refuse_open_batch(self._process_refusal or Refusal("the service failed"))
+        self._fatal(Failure(CommitterBug(f"a bug: {failure.value!r}")))
+        self._end_commit()
+
+    # One step.
+
     def add(self, step: Step, waiter: Waiter | None) -> State:
         """
         Add C{step}, whose condition is met, to the open batch.
 
         @param waiter: gets the outcome after the commit; C{None} if the client gets its
-            response before the commit.
+            response before, because synchronous commit is off.
         @return: the state after C{step}.
         """
         batch = self.open_batch
         if not batch.transitions:
-            batch.began = self._seconds()
+            self._policy.begin_batch(self._seconds())
         transition = step.transition
         self.latest = state = follow(self.latest, transition, self._term_cache)
         batch.transitions += transition.code
@@ -292,10 +309,10 @@ class GroupCommit:
             batch.keys[step.key] = pack_use(transition.code, state.revision, state.position)
         if waiter is not None:
             batch.waiting_requests.append((waiter, _APPLIED, state, step))
-        if self._phase is _IDLE:
-            # The batch is not committed before the next turn of the reactor.  Until then it
-            # gets all other steps that arrive in this turn.
-            self._wait_for_more()
+        if self._scheduled_call is None and not self._is_committing:
+            # The commit begins in the next iteration of the reactor or later, so the batch
+            # gets all steps that arrive in this iteration.
+            self._schedule_commit()
         return state
 
     def deliver_when_durable(
@@ -307,10 +324,11 @@ class GroupCommit:
         batch: StepBatch | None,
     ) -> None:
         """
-        Give C{waiter} the outcome of a step that did not move the cursor.
+        Give C{waiter} the outcome of a step that does not move the cursor.
 
-        @param batch: the batch that leads to C{state}: the waiter gets the outcome after
-            the commit of this batch.  C{None} if C{state} is durable.
+        @param batch: the batch whose commit makes C{state} durable: the waiter gets the
+            outcome after this commit.  C{None} if the waiter gets it now: C{state} is
+            durable, or synchronous commit is off.
         """
         if batch is None:
             self.counts.count(outcome.value, step.transition.code)
@@ -318,95 +336,124 @@ class GroupCommit:
         else:
             batch.waiting_requests.append((waiter, outcome, state, step))
 
-    def replay(
+    def respond_to_used_key(
         self,
         waiter: Waiter,
         step: Step,
-        used: Transition,
+        first: Transition,
         state: State,
         batch: StepBatch | None = None,
     ) -> None:
         """
         Give C{waiter} the outcome of the first use of its step's key.
 
-        @param used: the transition that the key was used for.
+        If that use was another transition, the waiter gets a L{KeyReused}.
+
+        @param first: the transition of the first use.
         @param state: the state after that transition.
         @param batch: as in L{deliver_when_durable}.
         """
-        if used is step.transition:
+        if first is step.transition:
             self.deliver_when_durable(waiter, step, Outcome.REPLAYED, state, batch)
         elif batch is None:
-            waiter.fail(KeyReused(used))
+            waiter.fail(KeyReused(first))
         else:
-            # If the batch fails, the key was not used, and the client may use it again.
-            batch.waiting_requests.append((waiter, KeyReused(used), state, step))
+            # If the commit of the batch fails, the key was never used.
+            batch.waiting_requests.append((waiter, KeyReused(first), state, step))
 
-    def find_key(self, key: bytes) -> tuple[Transition, State, StepBatch] | None:
+    def find_key_in_batches(self, key: bytes) -> tuple[Transition, State, StepBatch] | None:
         """
-        Find an idempotency key in the batches that are not durable yet.
+        Find an idempotency key in the open batch and in the committing batch.
 
         @return: the transition that the key was used for, the state after that transition,
             and the transition's batch; C{None} if neither batch has the key.
         """
         for batch in (self.open_batch, self.committing_batch):
             if batch is not None and key in batch.keys:
-                used, revision, position = unpack_use(batch.keys[key])
-                return used, cached_state_at(revision, position), batch
+                first, revision, position = unpack_use(batch.keys[key])
+                return first, cached_state_at(revision, position), batch
         return None
 
     # One commit.
 
-    def _wait_for_more(self) -> None:
-        self._phase = BatchPhase.WAITING
+    def _schedule_commit(self) -> None:
         if self.delay_seconds:
-            self._timer = self._reactor.callLater(self.delay_seconds, self._commit_or_wait)
+            self._scheduled_call = self._reactor.callLater(
+                self.delay_seconds, self._commit_or_wait
+            )
         else:
-            self._timer = self._call_soon(self._commit_or_wait)
+            self._scheduled_call = self._call_soon(self._commit_or_wait)
 
     def _commit_or_wait(self) -> None:
         """
-        Commit the open batch, or let it wait for one more turn of the reactor.
+        Commit the open batch, or let it wait for one more iteration of the reactor.
 
-        The batch waits for turns and not for a timer: timers have a resolution of one
-        millisecond, and a commit on a fast disk takes less.
+        A timer would be too coarse: its resolution is one millisecond, and a commit on a
+        fast disk takes less.
         """
-        self._timer = None
-        batch, now = self.open_batch, self._seconds()
-        steps = len(batch.transitions)
-        quiet = steps == batch.last_step_count
-        if quiet:
-            batch.idle_seconds += now - batch.last_checked_at
-        batch.last_step_count, batch.last_checked_at = steps, now
-        if self.delay_seconds or self._policy.is_ready(
-            steps, quiet=quiet, idle=batch.idle_seconds, waited=now - batch.began
-        ):
+        self._scheduled_call = None
+        policy, now = self._policy, self._seconds()
+        policy.end_iteration(len(self.open_batch.transitions), now)
+        if self.delay_seconds or policy.is_ready(now):
             self.commit_open_batch()
         else:
-            if quiet:
+            if policy.is_quiet:
                 # Clients on this machine may need this processor to send their next steps.
                 os.sched_yield()
-            self._timer = self._call_soon(self._commit_or_wait)
+            self._scheduled_call = self._call_soon(self._commit_or_wait)
 
     def commit_open_batch(self) -> None:
         """
-        Commit the open batch without waiting for more steps.
+        Begin to commit the open batch, unless another commit is in progress.
         """
-        if self._phase in (BatchPhase.READY, BatchPhase.COLLECTING):
+        if self._is_committing:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._phase = BatchPhase.READY
-        self._when_ready()
-
-    def _when_ready(self) -> None:
-        """
-        Call L{write}.  On etcd, the node waits for its turn first.
-        """
+        if self._scheduled_call is not None:
+            self._scheduled_call.cancel()
+            self._scheduled_call = None
+        self._is_committing = True
         self.write()
 
-    def _store_batch(self, batch: Batch) -> Deferred[None]:
-        return self._store.commit(batch)
+    def write(self) -> None:
+        """
+        Write the open batch to the store, and call its waiters when it is durable.
+
+        The open batch may be empty: on etcd, another node may have moved the cursor before,
+        so that it does not meet the condition of any step.
+        """
+        batch, after = self.open_batch, self.latest
+        if not batch.transitions:
+            self._end_commit()
+            return
+        self.committing_batch, self.open_batch = batch, StepBatch(after)
+        started = self._seconds()
+
+        def ended(result: Failure | None) -> None:
+            self.committing_batch, self._is_committing = None, False
+            if isinstance(result, Failure):
+                self._commit_failed(batch, result)
+            else:
+                steps, seconds = len(batch.transitions), self._seconds() - started
+                self._policy.end_commit(steps, seconds)
+                self.counts.committed(steps, seconds)
+                self._commit_succeeded(batch, after)
+            self._continue_after_commit()
+
+        maybeDeferred(
+            self._store.commit,
+            Batch(
+                first_revision=batch.before.revision + 1,
+                start_position=batch.before.position,
+                transitions=bytes(batch.transitions),
+                position=after.position,
+                time_ns=self._time_ns(),
+                keys=batch.keys,
+            ),
+        ).addBoth(ended).addErrback(self.end_after_bug)
+
+    def _commit_succeeded(self, batch: StepBatch, after: State) -> None:
+        self.durable = after
+        self._deliver(batch)
 
     def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
         """
@@ -417,69 +464,25 @@ class GroupCommit:
         """
         raise NotImplementedError
 
-    def write(self) -> None:
-        """
-        Write the open batch to the store, and call its waiters when it is durable.
-
-        The open batch may be empty: on etcd, another node may have moved the cursor before
-        this node's turn, so that no step's condition is met any more.
-        """
-        if not self.open_batch.transitions:
-            self._phase = BatchPhase.IDLE
-            self._continue_after_commit()
-            return
-        batch, after = self.open_batch, self.latest
-        self.committing_batch, self.open_batch = batch, StepBatch(after)
-        self._phase = BatchPhase.COLLECTING
-        started = self._seconds()
-
-        def succeeded(_: None) -> None:
-            steps, seconds = len(batch.transitions), self._seconds() - started
-            self._policy.record_commit(steps, seconds)
-            self.counts.committed(steps, seconds)
-            self.committing_batch, self._phase = None, BatchPhase.IDLE
-            self.durable = after
-            self._deliver(batch)
-            self._continue_after_commit()
-
-        def failed(failure: Failure) -> None:
-            self.committing_batch, self._phase = None, BatchPhase.IDLE
-            self._commit_failed(batch, failure)
-            self._continue_after_commit()
-
-        self._store_batch(
-            Batch(
-                first_revision=batch.before.revision + 1,
-                start_position=batch.before.position,
-                transitions=bytes(batch.transitions),
-                position=after.position,
-                time_ns=self._time_ns(),
-                keys=batch.keys,
-            )
-        ).addCallbacks(succeeded, failed).addErrback(self.end_after_bug)
+    def _end_commit(self) -> None:
+        self.committing_batch, self._is_committing = None, False
+        self._continue_after_commit()
 
     def _continue_after_commit(self) -> None:
         ended, self._commit_deferreds = self._commit_deferreds, []
         for deferred in ended:
             deferred.callback(None)
-        if self.open_batch.transitions and self._drain_deferreds:
-            self.commit_open_batch()
-        elif self.open_batch.transitions and self._phase is BatchPhase.IDLE:
-            # These steps arrived during the commit.  If a waiter has just added another
-            # step, the phase is WAITING already.
-            self.open_batch.last_step_count = len(self.open_batch.transitions)
-            self.open_batch.last_checked_at = self._seconds()
-            self._wait_for_more()
-        if self.is_idle:
-            drained, self._drain_deferreds = self._drain_deferreds, []
-            for deferred in drained:
-                deferred.callback(None)
+        steps = len(self.open_batch.transitions)
+        if steps and self._scheduled_call is None and not self._is_committing:
+            # These steps arrived during the commit.
+            self._policy.end_iteration(steps, self._seconds())
+            self._schedule_commit()
 
     def roll_back(
         self, batch: StepBatch, error: Exception, open_batch_error: Exception
     ) -> None:
         """
-        Return to the durable state, and make all waiting requests fail.
+        Return to the durable state, and let all waiting requests fail.
 
         @param error: the error for the waiters of C{batch}, whose commit failed.
         @param open_batch_error: the error for the waiters of the open batch, which was
@@ -498,9 +501,10 @@ class GroupCommit:
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
         for waiter, outcome, state, step in batch.waiting_requests:
             if isinstance(outcome, Outcome) and outcome is not _APPLIED:
-                # This step did not move the cursor, so it was not counted above.
-                word = outcome.value if error is None else failed
-                self.counts.count(word, step.transition.code)
+                # This step did not move the cursor, so it was not counted above.  A
+                # KeyReused is a wrong request and not counted.
+                counted = outcome.value if error is None else failed
+                self.counts.count(counted, step.transition.code)
             try:
                 if error is not None:
                     waiter.fail(error)
@@ -511,9 +515,9 @@ class GroupCommit:
             except Exception:  # noqa: BLE001 the other waiters get their outcomes
                 self._log.failure("a waiter failed")
 
-    def when_commit_ends(self) -> Deferred[None]:
+    def next_commit_end(self) -> Deferred[None]:
         """
-        Return a Deferred that fires at the end of the commit in progress, or of the next.
+        Return a Deferred that fires when a commit ends: the one in progress, or the next.
         """
         ended: Deferred[None] = Deferred()
         self._commit_deferreds.append(ended)

@@ -29,6 +29,12 @@ class KeyReused(Exception):
         self.used = used
 
 
+class CommitterBug(Exception):
+    """
+    The committer cannot continue because of a bug.  The log has the traceback.
+    """
+
+
 class Outcome(Enum):
     """
     How a request ended.
@@ -57,7 +63,7 @@ class Step:
 
     @ivar key: an idempotency key of at most
         L{pexservice.stores.remembered_keys.MAX_IDEMPOTENCY_KEY_BYTES} bytes.
-    @ivar condition: given the latest state, returns whether to make the step.
+    @ivar condition: given the latest state, returns whether to apply the step.
     """
 
     transition: Transition
@@ -78,7 +84,7 @@ class Waiter(Protocol):
 
     def respond(self, outcome: Outcome, state: State, /) -> None:
         """
-        Take the outcome of the request.
+        Receive the outcome of the request.
 
         @param state: the state that was read, the state after the step, or the state that
             did not meet the step's condition.
@@ -86,7 +92,7 @@ class Waiter(Protocol):
 
     def fail(self, error: Exception, /) -> None:
         """
-        Take the error because of which there is no outcome.
+        Receive the error because of which there is no outcome.
 
         @param error: L{Refusal<pexservice.stores.interface.Refusal>},
             L{OutcomeUnknown<pexservice.stores.interface.OutcomeUnknown>} or L{KeyReused}.
@@ -100,9 +106,12 @@ class ICommitter(Interface):
 
     counts: Counts = Attribute("The counters of steps and commits.")
 
-    durable: State = Attribute("The newest durable state that this process knows of.")
+    durable: State = Attribute("The newest durable state that this process knows.")
 
-    visible: State = Attribute("The newest known state that clients may see.")
+    visible: State = Attribute(
+        "The newest state that this process knows and clients may see.  A shared store may"
+        " have a newer one, so a request for the cursor calls L{read} or L{read_durable}."
+    )
 
     step_refusal: Refusal | None = Attribute(
         "Why a step would be refused now; C{None} if it would be accepted."
@@ -124,21 +133,14 @@ class ICommitter(Interface):
         Refuse all steps and reads: the store could not be opened because of C{reason}.
         """
 
-    def drain() -> Deferred[None]:
-        """
-        Accept no more steps, and commit those that were accepted.
-
-        @return: fires when all waiters were called.
-        """
-
     def stop() -> Coroutine[Any, Any, None]:
         """
-        Commit the accepted steps, refuse others, and close the store.
+        Accept no more steps, commit those that were accepted, and close the store.
         """
 
     def wait_for_commit() -> Deferred[None]:
         """
-        Return a Deferred that fires when the present commit, if any, has ended.
+        Return a Deferred that fires when the commit in progress, if any, has ended.
 
         The heartbeat waits for this Deferred, so a worker with a stuck disk sends no
         heartbeats.  If the store is not on this machine, it fires at once.
@@ -146,7 +148,9 @@ class ICommitter(Interface):
 
     def step(step: Step, waiter: Waiter) -> None:
         """
-        Make C{step}, and give its outcome to C{waiter}.
+        Apply C{step}, if its key and its condition allow this.
+
+        @param waiter: gets the outcome.
 
         Outcomes that wait for a commit are delivered in the order of the steps.
         """

@@ -6,9 +6,9 @@ its memory alone.  A read, and a step whose condition seems not to be met, get a
 the store had after the request arrived.
 
 A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
-batch starts.  If another node was faster, the batch surely never happened.  Then its steps
-are applied to the present cursor, with their keys and conditions, and after them the steps
-of the open batch.  All of them are committed in a new batch.
+batch starts.  If another node was faster, the batch certainly never happened.  Then the
+committer applies its steps, and after them those of the open batch, to the present cursor,
+with their keys and conditions.  It commits all of them in a new batch.
 
 The committer does not look up a key before a commit.  The store refuses a batch with a key
 that was used before, and returns the first use of this key.
@@ -46,7 +46,7 @@ from pexservice.stores.remembered_keys import KeyUse
 #: How often the node checks whether the store responds and would accept a batch.
 PROBE_INTERVAL_SECONDS = 1.0
 
-#: For so few steps, following them costs less than computing the term from its position.
+#: Up to this distance, computing a term step by step costs less than from its position.
 MAX_NEAR_STEPS = 100
 
 
@@ -59,7 +59,7 @@ def _without_details(reason: str) -> str:
 
 def as_refusal(error: BaseException | None) -> Refusal:
     """
-    Return C{error} as the refusal of a step that surely was not made.
+    Return C{error} as the refusal of a step that certainly did not happen.
     """
     return error if isinstance(error, Refusal) else Refusal(str(error))
 
@@ -67,7 +67,7 @@ def as_refusal(error: BaseException | None) -> Refusal:
 @implementer(ICommitter)
 class OptimisticCommitter(GroupCommit):
     """
-    The committer of one of many nodes that share a store.
+    Commits the steps of one node; other nodes write to the same store.
     """
 
     _log = Logger()
@@ -84,8 +84,8 @@ class OptimisticCommitter(GroupCommit):
         self._probing = Periodic(self._probe, reactor)
         self._is_reading = False
         self._waiting_reads: list[Deferred[State]] = []
-        # Why the store does not respond, and why it would refuse a batch, if the last probe
-        # or commit has found such a reason.
+        # What the last probe or commit has found, if anything: why the store does not
+        # respond, and why it would refuse a batch.
         self._store_failure: Refusal | None = None
         self._store_refusal: Refusal | None = None
         # The steps that wait for the end of a commit.
@@ -93,13 +93,17 @@ class OptimisticCommitter(GroupCommit):
 
     async def start(self) -> None:
         self.restart_from(state_at(*await self._store.open()))
-        self._own_refusal = self.read_refusal = None
+        self._process_refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
         self._store.watch(self._cursor_moved, self._cursor_went_back)
 
     async def stop(self) -> None:
         self._probing.stop()
         await super().stop()
+
+    @property
+    def is_idle(self) -> bool:
+        return super().is_idle and not self._backlog
 
     def wait_for_commit(self) -> Deferred[None]:
         """
@@ -113,7 +117,7 @@ class OptimisticCommitter(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._own_refusal or self._store_failure or self._store_refusal
+        return self._process_refusal or self._store_failure or self._store_refusal
 
     # Reads.
 
@@ -124,7 +128,10 @@ class OptimisticCommitter(GroupCommit):
         self.read_durable().addCallbacks(
             lambda state: waiter.respond(Outcome.READ, state),
             lambda failure: waiter.fail(failure.value),
-        ).addErrback(lambda failure: self._log.failure("a waiter failed", failure=failure))
+        ).addErrback(self._waiter_failed)
+
+    def _waiter_failed(self, failure: Failure) -> None:
+        self._log.failure("a waiter failed", failure=failure)
 
     def read_durable(self) -> Deferred[State]:
         error = self.read_refusal or self._store_failure
@@ -160,8 +167,8 @@ class OptimisticCommitter(GroupCommit):
     def _checked(self, refused: Refusal | None) -> Deferred[None]:
         if refused is not None:
             self._note_refusal(refused)
-        # The store may refuse batches and still respond to reads.  The read also shows
-        # whether the store was restored.  A store that cannot be read takes no steps again.
+        # The read shows whether the store was restored.  Steps are accepted again only if
+        # the store can be read.
         return self._read_store().addCallbacks(
             lambda _: self._note_refusal(refused), lambda _: None
         )
@@ -172,7 +179,7 @@ class OptimisticCommitter(GroupCommit):
         """
         if _without_details(str(reason)) != _without_details(str(self._store_refusal)):
             if reason is None:
-                self._log.info("the store takes steps again")
+                self._log.info("steps are accepted again")
             else:
                 self._log.error("steps are refused: {reason}", reason=reason)
         self._store_refusal = reason
@@ -267,9 +274,9 @@ class OptimisticCommitter(GroupCommit):
         """
         key = step.key
         if key is not None:
-            use = self.find_key(key)
+            use = self.find_key_in_batches(key)
             if use is not None:
-                self.replay(waiter, step, *use)
+                self.respond_to_used_key(waiter, step, *use)
                 return
             if len(self.open_batch.keys) >= self._store.max_batch_keys:
                 self._postpone(step, waiter)
@@ -284,18 +291,15 @@ class OptimisticCommitter(GroupCommit):
         Handle C{step}, whose condition is not met by this node's latest state.
 
         The condition may still be met by the state of the store: other nodes may have moved
-        the cursor, and the store may refuse steps that this node has accepted.  It is also
-        possible that the step itself was made before, with the same key, and that its
-        condition has not been met since.
+        the cursor, and the store may refuse steps that this node has accepted.  If the step
+        has a key, it may also be a repetition, whose condition need not be met.
         """
         if step.key is not None or self.is_idle:
             self.read_durable().addCallbacks(
                 self._decide,
                 lambda failure: waiter.fail(as_refusal(failure.value)),
                 callbackArgs=(step, waiter),
-            ).addErrback(
-                lambda failure: self._log.failure("a waiter failed", failure=failure)
-            )
+            ).addErrback(self._waiter_failed)
         elif self.open_batch.transitions:
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
             self.deliver_when_durable(waiter, step, outcome, state, self.open_batch)
@@ -305,20 +309,19 @@ class OptimisticCommitter(GroupCommit):
 
     def _decide(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:
         """
-        Handle C{step} by C{state}, which the store had after the request arrived.
+        Handle C{step}, given a C{state} that the store had after the request arrived.
         """
         if step.condition is not None and not step.condition(state):
             return self._refuse_unmet(state, step, waiter)
         if self.is_idle:
-            # The step is applied to this state, because a later one might not meet the
-            # condition.
+            # A later state might not meet the condition.
             self.restart_from(state)
             self.step(step, waiter)
         elif step.key is None:
             self.step(step, waiter)
         else:
-            # The latest state may not meet the condition because of steps that wait for
-            # their commit.
+            # The latest state may fail to meet the condition, because of steps that wait
+            # for their commit.
             self._postpone(step, waiter)
         return None
 
@@ -335,7 +338,7 @@ class OptimisticCommitter(GroupCommit):
                 self.deliver_when_durable(waiter, step, unmet, state, None)
             else:
                 used = self._state_at(first.revision, first.position)
-                self.replay(waiter, step, first.transition, used)
+                self.respond_to_used_key(waiter, step, first.transition, used)
 
         def failed(failure: Failure) -> None:
             waiter.fail(as_refusal(failure.value))
@@ -343,15 +346,15 @@ class OptimisticCommitter(GroupCommit):
         if step.key is None:
             recalled(None)
             return None
-        use = self.find_key(step.key)
+        use = self.find_key_in_batches(step.key)
         if use is not None:
-            self.replay(waiter, step, *use)
+            self.respond_to_used_key(waiter, step, *use)
             return None
         return self._store.recall(step.key).addCallbacks(recalled, failed)
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
-            self.when_commit_ends().addCallback(self._take_backlog)
+            self.next_commit_end().addCallback(self._take_backlog)
         self._backlog.append((waiter, step))
 
     def _take_backlog(self, _: None) -> None:
@@ -376,20 +379,23 @@ class OptimisticCommitter(GroupCommit):
                     waiter.fail(first)
                 else:
                     state = self._state_at(first.revision, first.position)
-                    self.replay(waiter, step, first.transition, state)
-            except Exception:  # noqa: BLE001 one waiter's fault is not the others'
+                    self.respond_to_used_key(waiter, step, first.transition, state)
+            except Exception:  # noqa: BLE001 the other steps are placed
                 self._log.failure("a waiter failed")
 
-    def _when_ready(self) -> None:
+    def write(self) -> None:
+        """
+        Wait until it is this node's turn, and write the open batch to the store.
+        """
         self._store.turn().addCallback(self._has_turn).addErrback(self.end_after_bug)
 
     def _has_turn(self, cursor: tuple[int, int]) -> None:
         """
-        Commit the open batch, after its steps were applied to the present C{cursor}.
+        Apply the steps of the open batch to the present C{cursor}, and write the batch.
         """
         if cursor != (self.durable.revision, self.durable.position):
             self._rebase([self.open_batch], *cursor, {})
-        self.write()
+        super().write()
 
     def _rebase(
         self,
@@ -425,7 +431,8 @@ class OptimisticCommitter(GroupCommit):
         elif isinstance(error, OutcomeUnknown):
             self._note_failure(failure)
         else:
-            self.end_after_bug(failure)
-            error = OutcomeUnknown("the store failed while the step was under way")
-        # Steps of the open batch were not sent to the store: they surely did not happen.
+            error = OutcomeUnknown("the service failed during a commit")
+        # Steps of the open batch were not sent to the store: they certainly did not happen.
         self.roll_back(batch, error, as_refusal(error))
+        if error is not failure.value:
+            failure.raiseException()

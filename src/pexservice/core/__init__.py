@@ -1,3 +1,3 @@
 """
-The sequence and the cursor, as pure functions: no Twisted, no store, no clock.
+The sequence, the cursor, base URLs and text.  Nothing here uses Twisted or a clock.
 """

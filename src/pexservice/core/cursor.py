@@ -1,7 +1,7 @@
 """
 The cursor: its states, its transitions, and the function that applies a transition.
 
-This module is pure.  It uses no Twisted, no store and no clock.
+This module uses no Twisted, no store and no clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Transition(Enum):
     RESET = b"r"
 
     def __init__(self, code: bytes) -> None:
-        # An attribute, because reading "value" of an Enum member costs two Python calls.
+        # Reading this attribute is faster than reading the "value" of an Enum member, which
+        # costs two Python calls.
         self.code = code
 
     @property
@@ -73,7 +74,7 @@ def state_at(revision: int, position: int) -> State:
     return State(revision, term_at(position))
 
 
-def follow(state: State, transition: Transition, terms: TermCache) -> State:
+def follow(state: State, transition: Transition, cache: TermCache) -> State:
     """
     Return the state after C{transition}.
 
@@ -81,9 +82,9 @@ def follow(state: State, transition: Transition, terms: TermCache) -> State:
     """
     revision, term = state
     if transition is Transition.NEXT:
-        return State(revision + 1, terms.forward(term))
+        return State(revision + 1, cache.forward(term))
     if transition is Transition.PREVIOUS:
-        return State(revision + 1, terms.backward(term))
+        return State(revision + 1, cache.backward(term))
     return State(revision + 1, FIRST_TERM)
 
 
@@ -98,13 +99,13 @@ def follow_position(position: int, transition: Transition) -> int:
     return 0
 
 
-def skip_positions(position: int, transitions: bytes) -> int:
+def follow_positions(position: int, transitions: bytes) -> int:
     """
     Return the position after all C{transitions}, given as one code byte each.
 
-    Only the transitions after the last reset matter.  Usually it is enough to count them.
-    If a C{previous} may have been applied at position 0, where it does nothing, they are
-    applied one by one.
+    Only the transitions after the last reset matter.  If C{previous} is not among them more
+    often than the position allows, counting them is enough.  Otherwise they are applied one
+    by one, because a C{previous} at position 0 does nothing.
     """
     last_reset = transitions.rfind(Transition.RESET.code)
     if last_reset >= 0:

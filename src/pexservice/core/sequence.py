@@ -1,7 +1,7 @@
 """
 Exact terms of the Fibonacci sequence at any position.
 
-This module is pure.  It uses no Twisted, no store and no clock.
+This module uses no Twisted, no store and no clock.
 
 Values are C{decimal.Decimal}, because the service sends decimal I{text}.  A step is one
 addition.  The addition and the conversion to text take time linear in the number of digits.
@@ -133,9 +133,9 @@ class Term:
 
 FIRST_TERM = Term(0, Decimal(0), Decimal(1))
 
-#: Limits of a L{TermCache}: the number of its terms, and of all their digits.  A digit
-#: takes about 1.5 bytes, its share of the text included, and 3.5 with those of the
-#: neighbours, which only JSON needs.
+#: The limits of a L{TermCache}: the number of its terms, and the number of digits of all
+#: its terms.  The value and its text take about 1.5 bytes for each digit; with the texts of
+#: both neighbours, which only JSON needs, 3.5 bytes.
 MAX_CACHED_TERMS = 1024
 MAX_CACHED_DIGITS = 4_000_000
 

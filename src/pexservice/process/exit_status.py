@@ -38,6 +38,8 @@ class Status(IntEnum):
     #: EX_USAGE: an option, or a file that an option names, is wrong; a restart does not
     #: help.
     MISCONFIGURED = 64
+    #: EX_SOFTWARE: a bug ended the process; the log has the traceback.
+    BUG = 70
     #: EX_IOERR: the store failed while the process ran; the next process reads it again.
     STORE_FAILED = 74
     #: EX_CONFIG: the store is damaged; a restart does not help.

@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pexservice.commit.interface import CommitterBug
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.sd_notify import READY, STOPPING, Notifier
 from pexservice.server.limits import Connections
@@ -180,8 +181,11 @@ class Worker(Service):
 
         After a failed commit, only the next process that reads the store knows its state.
         """
-        self._log.failure("the store failed", failure=failure)
         reason = failure.getErrorMessage()
+        if failure.check(CommitterBug):
+            self._exit_with(Status.BUG, reason)
+            return
+        self._log.failure("the store failed", failure=failure)
         if failure.check(StoreDamaged):
             self._exit_with(Status.DAMAGED, reason)
             return

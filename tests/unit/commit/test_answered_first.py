@@ -5,6 +5,7 @@ Group commit with synchronous commit off: answers go out first, and commits foll
 from __future__ import annotations
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from pexservice.commit.committer import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.interface import Outcome
@@ -101,7 +102,7 @@ def test_draining_leaves_nothing_uncommitted(bench: Bench) -> None:
     bench.clock.turn(DELAY_SECONDS)
     bench.submit()
     drained: list[None] = []
-    bench.committer.drain().addCallback(drained.append)
+    Deferred.fromCoroutine(bench.committer.stop()).addCallback(drained.append)
     bench.store.finish()
     assert drained == []
     bench.store.finish()

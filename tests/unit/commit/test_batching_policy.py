@@ -1,5 +1,5 @@
 """
-The time that a batch waits for company.
+The time that a batch waits for more steps.
 """
 
 from __future__ import annotations
@@ -12,57 +12,78 @@ from pexservice.commit.group_commit import (
 )
 
 
-def ready(
-    policy: BatchingPolicy, waiting: int, waited: float = 0.0, idle: float = 0.0
+def is_ready_when_quiet(
+    policy: BatchingPolicy, steps: int, waited: float = 0.0, quiet: float = 0.0
 ) -> bool:
     """
-    Return whether a batch is ready after a turn that brought no more.
+    Return whether a batch of C{steps} is ready after an iteration that added none of them.
+
+    @param waited: how long ago the first step arrived.
+    @param quiet: the duration of the iterations that added no step.
     """
-    return policy.is_ready(waiting, quiet=True, idle=idle, waited=waited)
+    policy.begin_batch(0.0)
+    policy.end_iteration(steps, waited - quiet)
+    policy.end_iteration(steps, waited)
+    return policy.is_ready(waited)
+
+
+def is_ready_when_growing(policy: BatchingPolicy, steps: int, waited: float) -> bool:
+    """
+    Return whether a batch of C{steps} is ready after an iteration that added one of them.
+    """
+    policy.begin_batch(0.0)
+    policy.end_iteration(steps - 1, waited)
+    policy.end_iteration(steps, waited)
+    return policy.is_ready(waited)
 
 
 def test_single_step_is_committed_at_once() -> None:
     policy = BatchingPolicy()
-    assert ready(policy, 1)
-    policy.record_commit(1, 0.0002)
-    assert ready(policy, 1)
+    assert is_ready_when_quiet(policy, 1)
+    policy.end_commit(1, 0.0002)
+    assert is_ready_when_quiet(policy, 1)
 
 
-def test_waits_for_as_many_as_last_time() -> None:
-    """
-    A batch waits for as many steps as shared the last one.
-
-    As many are likely to come again.
-    """
+def test_batch_waits_for_as_many_steps_as_the_last_batch_had() -> None:
     policy = BatchingPolicy()
-    policy.record_commit(10, 0.0002)
-    assert not ready(policy, 9, 0.0001)
-    assert ready(policy, 10)
-    assert ready(policy, 11)
+    policy.end_commit(10, 0.0002)
+    assert not is_ready_when_quiet(policy, 9, 0.0001)
+    assert is_ready_when_quiet(policy, 10)
+    assert is_ready_when_quiet(policy, 11)
 
 
-def test_batch_grows_while_each_turn_brings_another_step() -> None:
+def test_batch_grows_while_each_iteration_adds_a_step() -> None:
     """
     Otherwise batches of one step would follow each other for ever.
     """
     policy = BatchingPolicy()
-    assert not policy.is_ready(5, quiet=False, idle=0.0, waited=INITIAL_COMMIT_SECONDS)
-    assert policy.is_ready(5, quiet=True, idle=0.0, waited=INITIAL_COMMIT_SECONDS)
-    assert policy.is_ready(
-        5, quiet=False, idle=0.0, waited=MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS
-    )
+    assert not is_ready_when_growing(policy, 5, INITIAL_COMMIT_SECONDS)
+    assert is_ready_when_quiet(policy, 5, INITIAL_COMMIT_SECONDS)
+    assert is_ready_when_growing(policy, 5, MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS)
 
 
-def test_does_not_idle_for_longer_than_a_commit_takes() -> None:
+def test_batch_waits_in_quiet_iterations_for_no_longer_than_a_commit_takes() -> None:
     """
-    A batch does not idle for longer than a commit takes.
-
-    Its steps could have been answered in that time.
+    In that time, its steps could have been committed.
     """
     policy = BatchingPolicy()
-    policy.record_commit(10, INITIAL_COMMIT_SECONDS)
-    assert not ready(policy, 9, INITIAL_COMMIT_SECONDS, idle=0.9 * INITIAL_COMMIT_SECONDS)
-    assert ready(policy, 9, INITIAL_COMMIT_SECONDS, idle=INITIAL_COMMIT_SECONDS)
+    policy.end_commit(10, INITIAL_COMMIT_SECONDS)
+    waited = 2 * INITIAL_COMMIT_SECONDS
+    assert not is_ready_when_quiet(policy, 9, waited, quiet=0.9 * INITIAL_COMMIT_SECONDS)
+    assert is_ready_when_quiet(policy, 9, waited, quiet=1.1 * INITIAL_COMMIT_SECONDS)
+
+
+def test_quiet_iterations_are_added_up_for_each_batch() -> None:
+    policy = BatchingPolicy()
+    policy.end_commit(10, INITIAL_COMMIT_SECONDS)
+    policy.begin_batch(0.0)
+    policy.end_iteration(1, 0.0)
+    policy.end_iteration(1, 0.6 * INITIAL_COMMIT_SECONDS)
+    policy.end_iteration(2, 0.6 * INITIAL_COMMIT_SECONDS)
+    assert not policy.is_ready(0.6 * INITIAL_COMMIT_SECONDS)
+    policy.end_iteration(2, 1.2 * INITIAL_COMMIT_SECONDS)
+    assert policy.is_ready(1.2 * INITIAL_COMMIT_SECONDS)
+    assert not is_ready_when_quiet(policy, 2)
 
 
 def test_batch_is_ready_after_the_time_of_some_commits() -> None:
@@ -70,21 +91,20 @@ def test_batch_is_ready_after_the_time_of_some_commits() -> None:
     The next batch does not wait for the clients that stayed away.
     """
     policy = BatchingPolicy()
-    policy.record_commit(10, INITIAL_COMMIT_SECONDS)
-    assert not ready(policy, 1, 0.9 * MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS)
-    assert ready(policy, 1, MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS)
-    policy.record_commit(1, INITIAL_COMMIT_SECONDS)
-    assert ready(policy, 1)
+    policy.end_commit(10, INITIAL_COMMIT_SECONDS)
+    assert not is_ready_when_quiet(
+        policy, 1, 0.9 * MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS
+    )
+    assert is_ready_when_quiet(policy, 1, MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS)
+    policy.end_commit(1, INITIAL_COMMIT_SECONDS)
+    assert is_ready_when_quiet(policy, 1)
 
 
-def test_a_slow_disk_does_not_make_anybody_wait_long() -> None:
-    """
-    The longest wait follows the usual duration of commits, up to a bound.
-    """
+def test_longest_wait_follows_the_duration_of_commits_up_to_a_limit() -> None:
     policy = BatchingPolicy()
     for _ in range(100):
-        policy.record_commit(10, 0.0001)
+        policy.end_commit(10, 0.0001)
     assert 0.00029 < policy.max_wait < 0.00031
     for _ in range(100):
-        policy.record_commit(10, 1.0)
+        policy.end_commit(10, 1.0)
     assert policy.max_wait == MAX_WAIT_SECONDS

@@ -18,9 +18,16 @@ from zope.interface.verify import verifyObject
 
 from pexservice.commit.committer import REFUSAL_LOG_INTERVAL_SECONDS, Committer
 from pexservice.commit.group_commit import MAX_WAIT_SECONDS
-from pexservice.commit.interface import ICommitter, KeyReused, Outcome, Step
+from pexservice.commit.interface import (
+    CommitterBug,
+    ICommitter,
+    KeyReused,
+    Outcome,
+    Step,
+)
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import (
+    Batch,
     HistoryEntry,
     OutcomeUnknown,
     Refusal,
@@ -194,6 +201,46 @@ def test_store_that_fails_before_it_writes_ends_the_process(bench: Bench) -> Non
     assert "the store failed" in str(bench.committer.step_refusal)
 
 
+class BrokenStore(MemoryStore):
+    """
+    A store whose C{commit} raises instead of returning a C{Deferred}.
+    """
+
+    def commit(self, batch: Batch) -> Deferred[None]:
+        raise ZeroDivisionError
+
+
+def test_exception_of_the_store_ends_the_commit_and_the_process() -> None:
+    bench = Bench(store=BrokenStore())
+    results = bench.submit()
+    bench.turn()
+    assert [type(outcome) for outcome in results] == [OutcomeUnknown]
+    assert [failure.type for failure in bench.fatal] == [ZeroDivisionError]
+    now(bench.committer.wait_for_commit())
+    now(Deferred.fromCoroutine(bench.committer.stop()))
+
+
+def test_bug_after_a_commit_ends_the_process_and_refuses_the_open_batch(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The open batch may follow steps that did not happen, so it is not written.
+    """
+    monkeypatch.setattr(bench.committer.counts, "committed", lambda *_: 1 / 0)
+    bench.submit()
+    bench.turn()
+    built_on_it = bench.submit()
+    waits: list[None] = []
+    bench.committer.wait_for_commit().addCallback(waits.append)
+    bench.store.finish()
+    assert waits == [None]
+    assert [failure.type for failure in bench.fatal] == [CommitterBug]
+    assert [type(outcome) for outcome in built_on_it] == [Refusal]
+    bench.turn()
+    now(Deferred.fromCoroutine(bench.committer.stop()))
+    assert [batch.transitions for batch in bench.store.batches] == [b"n"]
+
+
 class UnreadableStore(MemoryStore):
     """
     A store that turns out to be damaged when it is read.
@@ -359,7 +406,7 @@ def test_draining_commits_accepted_steps_and_refuses_later_ones(bench: Bench) ->
     bench.turn()
     gathered = bench.submit()
     drained: list[None] = []
-    bench.committer.drain().addCallback(drained.append)
+    Deferred.fromCoroutine(bench.committer.stop()).addCallback(drained.append)
     late = bench.submit()
     assert isinstance(late[0], Refusal)
     bench.store.finish()
@@ -373,14 +420,9 @@ def test_draining_commits_a_waiting_batch_at_once(bench: Bench) -> None:
     bench.commit(4)
     alone = bench.submit()
     drained: list[None] = []
-    bench.committer.drain().addCallback(drained.append)
+    Deferred.fromCoroutine(bench.committer.stop()).addCallback(drained.append)
     bench.store.finish()
     assert (alone, drained) == ([(Outcome.APPLIED, 5, 5)], [None])
-
-
-def test_draining_an_idle_committer_ends_at_once(bench: Bench) -> None:
-    now(bench.committer.drain())
-    now(bench.committer.drain())
 
 
 def test_committer_is_settled_when_no_commit_is_in_progress(bench: Bench) -> None:
@@ -479,7 +521,7 @@ def test_refused_steps_are_logged_once_a_second() -> None:
         bench.turn()
     finally:
         globalLogPublisher.removeObserver(observe)
-    assert [event["lost"] for event in events] == [1, 5]
+    assert [event["count"] for event in events] == [1, 5]
 
 
 def test_committer_is_not_ready_while_the_disk_is_full() -> None:

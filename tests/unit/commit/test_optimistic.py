@@ -10,12 +10,18 @@ from copy import deepcopy
 
 import pytest
 from attrs import Factory, define
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from pexservice.commit.interface import ICommitter, KeyReused, Outcome, Step
+from pexservice.commit.interface import (
+    CommitterBug,
+    ICommitter,
+    KeyReused,
+    Outcome,
+    Step,
+)
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
@@ -156,6 +162,22 @@ def test_key_used_at_two_nodes_makes_one_step(nodes: tuple[Node, Node]) -> None:
     reused = other_node.submit(RESET, key=b"k")
     other_node.settle()
     assert isinstance(reused[0], KeyReused)
+
+
+@pytest.mark.parametrize("method", ["turn", "commit"])
+def test_bug_in_the_store_ends_the_commit_and_the_process(
+    nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    node, _ = nodes
+    monkeypatch.setattr(node.committer._store, method, lambda *_: fail(KeyError()))
+    outcomes = node.submit()
+    node.settle()
+    wanted = {"turn": Refusal, "commit": OutcomeUnknown}[method]
+    assert [type(outcome) for outcome in outcomes] == [wanted]
+    assert [failure.type for failure in node.fatal] == [CommitterBug]
+    assert isinstance(node.submit()[0], Refusal)
+    node.gateway.open = True
+    now(Deferred.fromCoroutine(node.committer.stop()))
 
 
 @pytest.mark.parametrize("content", [b"{}", b'{"transition":"n","revision":null}'])
@@ -410,7 +432,7 @@ def test_store_with_an_unreadable_cursor_takes_no_steps_again(
         f"steps are refused: {reason}",
         f"requests are refused: {reason}",
         "the store responds again",
-        "the store takes steps again",
+        "steps are accepted again",
     ]
 
 

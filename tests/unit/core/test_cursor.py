@@ -15,7 +15,7 @@ from pexservice.core.cursor import (
     Transition,
     follow,
     follow_position,
-    skip_positions,
+    follow_positions,
     state_at,
 )
 from pexservice.core.sequence import TermCache
@@ -66,10 +66,10 @@ def test_repr_of_a_state_does_not_contain_the_value() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 1000])
-def test_skip_positions_ends_where_single_transitions_end(start: int) -> None:
+def test_follow_positions_ends_where_single_transitions_end(start: int) -> None:
     for length in range(7):
         for steps in itertools.product(Transition, repeat=length):
             position = start
             for step in steps:
                 position = follow_position(position, step)
-            assert skip_positions(start, b"".join(s.code for s in steps)) == position
+            assert follow_positions(start, b"".join(s.code for s in steps)) == position

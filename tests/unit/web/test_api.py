@@ -8,6 +8,7 @@ import time
 from typing import cast
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, capturedLogs, globalLogPublisher
 
 from pexservice.stores.interface import Refusal
@@ -651,7 +652,7 @@ class TestHealth:
         assert call("GET", f"/readyz?{query}").body == b"[+]store ok\nreadyz check passed\n"
 
     def test_stopping_service_is_alive_and_not_ready(self, call: Caller) -> None:
-        call.committer.drain()
+        Deferred.fromCoroutine(call.committer.stop())
         answer = call("GET", "/readyz")
         assert answer.status == 503
         assert answer.body == (

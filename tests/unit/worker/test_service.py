@@ -16,6 +16,7 @@ from twisted.internet.testing import MemoryReactor
 from twisted.logger import LogLevel, capturedLogs
 from zope.interface import implementer
 
+from pexservice.commit.counters import Counts
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import (
@@ -572,6 +573,22 @@ def test_failed_store_ends_the_worker(make: Callable[..., Bench]) -> None:
     assert bench.messages[-1] == (
         "STATUS=the store failed ([Errno 5] Input/output error), so this process ends"
     )
+
+
+def test_bug_in_the_committer_is_not_reported_as_a_failed_store(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    bench.worker.startService()
+    monkeypatch.setattr(Counts, "committed", lambda *_: 1 / 0)
+    bench.ask_for_a_step()
+    with capturedLogs() as events:
+        bench.reactor.turns(1.0)
+    assert bench.statuses == [Status.BUG]
+    assert bench.messages[-1] == "STATUS=a bug: ZeroDivisionError('division by zero')"
+    (event,) = (event for event in events if "log_failure" in event)
+    assert event["log_failure"].type is ZeroDivisionError
+    assert event["log_format"] == "the committer failed"
 
 
 def test_store_is_the_one_that_the_options_name(
