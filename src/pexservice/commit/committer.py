@@ -204,12 +204,12 @@ class Committer(GroupCommit):
         steps = self.latest.revision - self.durable.revision
         if self._responds_early:
             waiting = [*batch.waiting_requests, *self.open_batch.waiting_requests]
-            steps -= sum(outcome is Outcome.APPLIED for _, outcome, _, _ in waiting)
+            refused = sum(outcome is Outcome.APPLIED for _, outcome, _, _ in waiting)
             self._log.critical(
                 "{refusal}: {count} acknowledged steps are lost; responses wait for the"
                 " disk until the store accepts a batch",
                 refusal=refusal,
-                count=steps,
+                count=steps - refused,
             )
         else:
             self._log_refusal(refusal, steps)
