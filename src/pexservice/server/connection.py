@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         phase = self.phase
         if phase is _IDLE:
             plans = self._server.plans
-            # The first lookup is the most frequent one, and saves a call.
+            # The first lookup finds most requests without a call of find_request.
             request = plans.known_requests.recent.get(data) or plans.find_request(
                 data, self
             )
@@ -561,7 +561,8 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def abort(self) -> None:
-        # The event loop reports the end of the connection in a later turn only.
+        # The event loop calls connection_lost in a later turn only.  No input may be parsed
+        # until then.
         self.phase = _CLOSING
         self.transport.abort()
 

@@ -279,8 +279,8 @@ class Plans:
                     if request.checked_operation is not None:
                         connection.latest_token_request = (data, request)
                 return request
-        # Both callers have searched the recent generation before, which saves most
-        # requests the call of this method.
+        # The callers have searched the recent generation before: that finds most requests
+        # without a call of this method.
         return self.known_requests.get(data)
 
     def find_plan(self, key: PlanKey) -> Plan | None:
