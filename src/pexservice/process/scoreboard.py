@@ -26,13 +26,21 @@ from pathlib import Path
 
 from attrs import asdict, define, field, frozen
 
-#: Why workers end: a reload replaces them; they sent no heartbeat; a commit failed; they
-#: could not start; any other signal; any other status; an option or a file is wrong.
-(REPLACED, SILENT, STORE_FAILED, CANNOT_START, KILLED, FAILED, MISCONFIGURED) = (
-    RESTART_REASONS
-) = (
-    *("replaced", "silent", "store_failed", "cannot_start", "killed", "failed"),
-    "misconfigured",
+#: Why workers end.  A supervisor of version 1.0.0 counts them in this order.
+RESTART_REASONS = (
+    # A reload retired the worker.
+    REPLACED := "replaced",
+    # It sent no heartbeat.
+    SILENT := "silent",
+    # A commit failed.
+    STORE_FAILED := "store_failed",
+    CANNOT_START := "cannot_start",
+    # A signal ended it.
+    KILLED := "killed",
+    # It ended with any other status.
+    FAILED := "failed",
+    # An option or a file is wrong.
+    MISCONFIGURED := "misconfigured",
 )
 
 #: The options that a reload changes only with the operator's consent, and what is lost.  A
