@@ -317,7 +317,7 @@ def test_lack_of_descriptors_makes_no_worker_silent(tmp_path: Path) -> None:
     """
     It lasts longer than the watchdog's timeout. Connected clients get responses.
     """
-    with Daemon(tmp_path, "--watchdog", "1") as daemon:
+    with Daemon(tmp_path, "--watchdog", "3") as daemon:
         both_are_up(daemon)
         workers = children(daemon.process.pid)
         connection = daemon.connect()
@@ -327,7 +327,7 @@ def test_lack_of_descriptors_makes_no_worker_silent(tmp_path: Path) -> None:
         limits = [resource.prlimit(worker, resource.RLIMIT_NOFILE) for worker in workers]
         for pid, (_, hard) in zip(workers, limits, strict=True):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
-        ends = time.monotonic() + 1.5
+        ends = time.monotonic() + 4.5
         for path in ("/next", "/current", "/history", "/livez", "/readyz?verbose", "/"):
             connection.request("POST" if path == "/next" else "GET", path)
             answer = connection.getresponse()
