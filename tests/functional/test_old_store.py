@@ -107,6 +107,5 @@ def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> 
 
 
 def test_page_check_accepts_the_file_as_another_lmdb_wrote_it() -> None:
-    with (RELEASE_STORE / "data.mdb").open("rb") as file:
-        checked = check_pages(file.fileno(), lambda _: None)
+    checked = check_pages(RELEASE_STORE, lambda _: None)
     assert checked.entries[b"cursor"] == 1

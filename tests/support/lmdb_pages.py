@@ -39,8 +39,7 @@ def check(store: Path) -> Contents:
     """
     Walk through the pages of C{store}.
     """
-    with opened(store) as file:
-        return check_pages(file, lambda _: None)
+    return check_pages(store, lambda _: None)
 
 
 def pages_in_use(store: Path) -> dict[str, list[int]]:

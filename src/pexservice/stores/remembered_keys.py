@@ -1,8 +1,8 @@
 """
 The idempotency keys that a committer remembers.
 
-An exclusive store only appends keys, and never looks up a key: its process has all keys in
-memory.
+A store that only one process writes to appends keys, and never looks up a key.  Its process
+has in memory all keys that must be remembered.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from pexservice.core.cursor import Transition
 
-#: How many idempotency keys are kept; the oldest go first.
+#: How many idempotency keys are remembered at least.  The oldest keys are forgotten first.
 KEPT_KEYS = 100_000
 
-#: The longest idempotency key.  A key consists of visible ASCII characters.
+#: The length of the longest idempotency key.  A key consists of visible ASCII characters.
 MAX_IDEMPOTENCY_KEY_BYTES = 255
 
 USE_FORMAT = ">cQQ"
@@ -30,8 +30,7 @@ USE_SIZE = _USE.size
 #: Bytes are used because the garbage collector visits tuples, but not bytes.
 pack_use = _USE.pack
 
-#: How many full generations hold all keys that must be remembered.  One more generation is
-#: being filled.
+#: The keys that must be remembered fill this many generations.  New keys go into one more.
 _FULL_GENERATIONS = 8
 
 
@@ -55,16 +54,17 @@ def unpack_use(use: bytes) -> KeyUse:
 
 class RememberedKeys:
     """
-    At least the last L{KEPT_KEYS} keys, each with what its first use did.
+    At least the last L{KEPT_KEYS} keys, each with its first use.
 
-    The keys are in several dictionaries, the generations, and the oldest one is dropped as
-    a whole.  A single dictionary would block the process for 7 to 9 ms at each resize.
+    The keys are in several dictionaries, the generations, and the oldest generation is
+    dropped as a whole.  A single dictionary would block the process for 7 to 9 ms at each
+    resize.
 
     100,000 keys of 36 characters take 20 MB, and keys of 255 characters 40 MB.
     """
 
-    def __init__(self, kept: int = KEPT_KEYS) -> None:
-        self._generation_size = -(-kept // _FULL_GENERATIONS)
+    def __init__(self, kept_keys: int = KEPT_KEYS) -> None:
+        self._generation_size = -(-kept_keys // _FULL_GENERATIONS)
         self._generations: deque[dict[bytes, bytes]] = deque(
             [{}], maxlen=_FULL_GENERATIONS + 1
         )
@@ -74,7 +74,9 @@ class RememberedKeys:
 
     def add(self, keys: Mapping[bytes, bytes]) -> None:
         """
-        Remember C{keys}, each with its packed use, which are newer than all others.
+        Remember C{keys}, each with its packed use.
+
+        They must be newer than all remembered keys.
         """
         newest = self._generations[0]
         if len(newest) >= self._generation_size:
@@ -84,7 +86,7 @@ class RememberedKeys:
 
     def find(self, key: bytes) -> KeyUse | None:
         """
-        Return what the first use of C{key} did, or C{None} if it is not remembered.
+        Return the first use of C{key}, or C{None} if the key is not remembered.
         """
         for generation in self._generations:
             use = generation.get(key)

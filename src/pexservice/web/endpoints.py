@@ -21,13 +21,15 @@ class Endpoint:
 
     @ivar methods: the methods that it accepts; every endpoint also accepts C{OPTIONS}.
     @ivar summary: what it does, in a line of the index.
-    @ivar moves_cursor: whether its requests are steps.
     """
 
     path: str
     methods: tuple[bytes, ...]
     summary: str
-    moves_cursor: bool = False
+
+    @property
+    def moves_cursor(self) -> bool:
+        return b"POST" in self.methods
 
     @property
     def allow(self) -> bytes:
@@ -40,24 +42,13 @@ class Endpoint:
 ENDPOINTS = (
     Endpoint("/", READ_METHODS, "this list of endpoints; in browsers, a live page"),
     Endpoint("/current", READ_METHODS, "the value at the cursor"),
-    Endpoint(
-        "/next",
-        STEP_METHODS,
-        "move the cursor one up; returns the new value",
-        moves_cursor=True,
-    ),
+    Endpoint("/next", STEP_METHODS, "move the cursor one up; returns the new value"),
     Endpoint(
         "/previous",
         STEP_METHODS,
         "move the cursor one down, not below 0; returns the value",
-        moves_cursor=True,
     ),
-    Endpoint(
-        "/reset",
-        STEP_METHODS,
-        "move the cursor to 0; returns the value",
-        moves_cursor=True,
-    ),
+    Endpoint("/reset", STEP_METHODS, "move the cursor to 0; returns the value"),
     Endpoint(
         "/history",
         READ_METHODS,

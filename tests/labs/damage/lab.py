@@ -204,8 +204,8 @@ def _no_checks() -> Iterator[None]:
         return iter(self._txn.cursor(database))  # type: ignore[arg-type]
 
     with (
-        patch.object(verification, "check_file", trust),
-        patch.object(verification, "check_witness", lambda *_: None),
+        patch.object(verification, "check_pages", trust),
+        patch.object(verification, "refuse_older", lambda *_: None),
         patch.object(verification._Reader, "items", plainly),
         patch("pexservice.stores.lmdb.witness.refuse_older", lambda *_: None),
     ):

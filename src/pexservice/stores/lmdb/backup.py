@@ -42,7 +42,7 @@ from pexservice.stores.lmdb.directory import (
 )
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.snapshot import copy_snapshot
-from pexservice.stores.lmdb.verify import explain, summary, verify_in_child
+from pexservice.stores.lmdb.verify import store_error, summary, verify_in_child
 from pexservice.stores.lmdb.witness import read_witness, refuse_older
 
 #: The names of the backups that L{add_backup} makes.  They sort by time.  Version 1.0.0
@@ -59,7 +59,7 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
 
     @raise StoreUnusable: C{target} exists, or the store or its copy is damaged.
     """
-    store = directory_with_store(source).path
+    store = directory_with_store(source).real_path
     # Read before the store is copied, so the copy must not be older.
     witnessed = read_witness(store)
     place = Path(os.path.abspath(target))  # noqa: PTH100 keeps a symbolic link
@@ -109,7 +109,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     # LMDB's table of readers keeps the service from reusing the pages that are read here.
     # If there is no table, no process has the store open, and the directory is locked
     # instead.  The table is not made here: it would belong to the user who makes backups.
-    has_readers_table = (directory.path / READER_TABLE).exists()
+    has_readers_table = (directory.real_path / READER_TABLE).exists()
     if not has_readers_table:
         directory.lock()
     try:
@@ -129,7 +129,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
         finally:
             os.close(descriptor)
     except (lmdb.Error, OSError) as error:
-        if isinstance(reason := explain(source, error), StoreDamaged):
+        if isinstance(reason := store_error(source, error), StoreDamaged):
             raise reason from error
         raise StoreUnusable(f"the store {source} cannot be copied: {error}") from error
     finally:

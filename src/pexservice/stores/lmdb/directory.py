@@ -4,15 +4,16 @@ The directory of a store: its lock, its place, and the creation of the store in 
 One process at a time uses a store: it holds an advisory lock on the directory.  The kernel
 releases the lock when the process ends, however it ends, and no lock file is left behind.
 
-A new store is made in a subdirectory and then renamed into its place.  So a power cut
-leaves a whole store or none.
+A new store is made in a subdirectory, the I{staging} directory, and its data file is then
+renamed into its place.  So a power cut leaves a whole store or none.
 
 An operator may move the directory of a running service, switch the symbolic link that leads
 to it, or unmount its disk.  The next worker would then open or create another store, and
-steps would be lost.  Two rules prevent that.  The active worker often compares the store
-that it opened with the store at the configured path, and refuses steps while they differ.
-The first worker of a service claims its store, and later workers open no other store and
-create none.
+steps would be lost.  Two rules prevent that.  The active worker often compares the
+I{identity} of the store that it opened, which is its devices and inodes, with the store at
+the configured path, and refuses steps while they differ.  And the first worker of a service
+I{claims} its store: the supervisor remembers the identity, and later workers open no other
+store and create none.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from pexservice.stores.interface import (
 #: The file with LMDB's data.
 DATA = "data.mdb"
 
-#: LMDB's table of readers.  Nothing in it matters while no process has the store open.
+#: LMDB's table of readers.  Its content matters only while a process has the store open.
 READER_TABLE = "lock.mdb"
 
 #: The size of the table of readers, with LMDB's default of 126 readers.
@@ -167,8 +168,8 @@ class Directory:
 
     @ivar configured_path: the path as an operator gave it, made absolute; its symbolic
         links are kept.
-    @ivar path: the real path of the directory, without symbolic links.  L{lock} resolves
-        it again, since an operator may have switched a link.
+    @ivar real_path: the same path without symbolic links.  L{lock} resolves the links
+        again, because an operator may have switched one.
     """
 
     _log = Logger()
@@ -180,10 +181,10 @@ class Directory:
         Prepare to use the directory C{path}, without opening it.
 
         @param create: whether the directory and a store may be created.
-        @param claim: the store that the service of this worker has claimed.
+        @param claim: the claim of the service that this worker belongs to.
         """
         self.configured_path = Path(os.path.abspath(path))  # noqa: PTH100 resolve() would lose the name
-        self.path = Path(os.path.realpath(path))
+        self.real_path = Path(os.path.realpath(path))
         self._create = create
         self._claim = claim
         # -1 is never a descriptor, so system calls fail until the directory is locked.
@@ -201,71 +202,71 @@ class Directory:
 
     def lock(self, *, wait: bool = False) -> None:
         """
-        Lock this directory, and create it if there is none and that is allowed.
+        Lock this directory, and create it if it does not exist and may be created.
 
         @param wait: block until no other process has locked it.  The kernel wakes this
-            process at the moment when the other one ends.
+            process as soon as the other process ends.
         @raise StoreBusy: another process has locked it.
         @raise StoreMissing: there is no such directory, and none may be created.
         @raise StoreUnusable: it cannot be created or locked.
         """
-        self.path = Path(os.path.realpath(self.configured_path))
+        self.real_path = Path(os.path.realpath(self.configured_path))
         self._has_installed_store = False
         self._refuse_network()
         try:
-            if not self.path.exists():
+            if not self.real_path.exists():
                 self._check_may_create()
                 # Without its parents: a mistyped name must not create a whole path.
                 with suppress(FileExistsError):
-                    self.path.mkdir(0o700)
-                    sync(self.path.parent)
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+                    self.real_path.mkdir(0o700)
+                    sync(self.real_path.parent)
+            descriptor = os.open(self.real_path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
+            raise StoreUnusable(f"the store {self.real_path}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(descriptor)
-            holder = lock_holder(self.path)
-            raise StoreBusy(f"the store {self.path} is in use by {holder}") from None
+            holder = lock_holder(self.real_path)
+            raise StoreBusy(f"the store {self.real_path} is in use by {holder}") from None
         except OSError as error:
             os.close(descriptor)
             raise StoreUnusable(
-                f"the store {self.path} cannot be locked: {error.strerror}"
+                f"the store {self.real_path} cannot be locked: {error.strerror}"
             ) from error
         if not self._still_leads_to(descriptor):
             os.close(descriptor)
             raise StoreUnusable(
-                f"the store {self.path} was replaced by another directory before this"
+                f"the store {self.real_path} was replaced by another directory before this"
                 " process had locked it"
             )
         self._descriptor = descriptor
 
     def _refuse_network(self) -> None:
-        kind = file_system_type(self.path)
+        kind = file_system_type(self.real_path)
         if kind in _NETWORK_FILE_SYSTEMS:
             raise StoreUnusable(
-                f"the store {self.path} is on a network file system ({kind}), where locks"
-                " and memory maps are not reliable; put it on a local disk"
+                f"the store {self.real_path} is on a network file system ({kind}), where"
+                " locks and memory maps are not reliable; put it on a local disk"
             )
 
     def check_start(self) -> None:
         """
-        Check whether a process could lock and open a store here.  This changes nothing.
+        Check that a process could lock and open a store here.  This changes nothing.
 
         @raise StoreBusy: another process has locked the directory.
         @raise StoreUnusable: no process could open a store here, for another reason.
         """
         self._refuse_network()
-        if not self.path.exists() or not self.holds_store():
+        if not self.real_path.exists() or not self.holds_store():
             self._check_may_create()
-        if self.path.exists():
+        if self.real_path.exists():
             self.lock()
             self.unlock()
-        elif not os.access(self.path.parent, os.W_OK | os.X_OK):
+        elif not os.access(self.real_path.parent, os.W_OK | os.X_OK):
             raise StoreUnusable(
-                f"the store {self.path} cannot be created: {self.path.parent} does not"
-                " exist or is not writable"
+                f"the store {self.real_path} cannot be created:"
+                f" {self.real_path.parent} does not exist or is not writable"
             )
 
     def _check_may_create(self) -> None:
@@ -334,9 +335,9 @@ class Directory:
 
     def misplacement(self) -> str | None:
         """
-        Compare the store with what the configured path leads to.
+        Compare the opened store with the store at the configured path.
 
-        A change of the result is logged.
+        If the result differs from that of the last call, it is logged.
 
         @return: why the next worker would not open this store; C{None} if it would.
         """
@@ -363,8 +364,8 @@ class Directory:
 
         @raise OSError: there is not enough space.
         """
-        # os.posix_fallocate would also extend the file to C{length}, and so hide that the
-        # file had lost its end.
+        # os.posix_fallocate would also extend the file to C{length}.  If the file had lost
+        # its end, nobody would see that any more.
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
         try:
@@ -394,14 +395,17 @@ class Directory:
         @raise StoreUnusable: it cannot be read, or holds something else.
         """
         try:
-            names = {entry.name for entry in self.path.iterdir()} - _FILE_SYSTEM_ENTRIES
+            names = {
+                entry.name for entry in self.real_path.iterdir()
+            } - _FILE_SYSTEM_ENTRIES
         except OSError as error:
-            raise StoreUnusable(f"the store {self.path}: {error.strerror}") from error
+            raise StoreUnusable(f"the store {self.real_path}: {error.strerror}") from error
         for name in names & {DATA, READER_TABLE, WITNESS}:
             # Opening a FIFO would block for ever.
-            if not (self.path / name).is_file():
+            if not (self.real_path / name).is_file():
                 raise StoreUnusable(
-                    f"the store {self.path} cannot be opened: {name} is not a regular file"
+                    f"the store {self.real_path} cannot be opened:"
+                    f" {name} is not a regular file"
                 )
         if DATA in names:
             return True
@@ -410,10 +414,10 @@ class Directory:
                 # An operator may be moving the files, one after the other, so this is not
                 # damage: the call raises StoreMissing, as for any claimed store.
                 self._check_may_create()
-            raise StoreDamaged(f"the store {self.path} has lost its file {DATA}")
+            raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA}")
         if names - {STAGING}:
             raise StoreUnusable(
-                f"the directory {self.path} holds something else"
+                f"the directory {self.real_path} holds something else"
                 f" ({min(names - {STAGING})}); give the store a directory of its own"
             )
         return False
@@ -430,7 +434,7 @@ class Directory:
         self.install(make)
         self._log.warn(
             "created a new store in {path}: its cursor is at revision 0, position 0",
-            path=self.path,
+            path=self.real_path,
         )
 
     def install(self, make: Callable[[Path], None]) -> None:
@@ -440,34 +444,34 @@ class Directory:
         @param make: makes a store in the directory that it is called with.
         @raise StoreUnusable: the store could not be made.
         """
-        staging = self.path / STAGING
+        staging = self.real_path / STAGING
         try:
             self.remove_staging()
             # Another process may have created this directory and ended before it made the
             # directory's entry durable.
-            sync(self.path.parent)
-            if self.path.stat().st_uid == os.geteuid():
-                self.path.chmod(0o700)
+            sync(self.real_path.parent)
+            if self.real_path.stat().st_uid == os.geteuid():
+                self.real_path.chmod(0o700)
             staging.mkdir(0o700)
             make(staging)
             sync(staging)
-            (staging / DATA).rename(self.path / DATA)
-            sync(self.path)
+            (staging / DATA).rename(self.real_path / DATA)
+            sync(self.real_path)
             self._has_installed_store = True
             shutil.rmtree(staging)
         except OSError as error:
             raise StoreUnusable(
-                f"the store {self.path} cannot be made: {error.strerror}"
+                f"the store {self.real_path} cannot be made: {error.strerror}"
             ) from error
 
     def remove_staging(self) -> None:
         """
         Remove the subdirectory that an interrupted L{install} has left.
         """
-        staging = self.path / STAGING
+        staging = self.real_path / STAGING
         if staging.exists():
             # The data file may have been renamed into its place, but not durably.
-            sync(self.path)
+            sync(self.real_path)
             shutil.rmtree(staging)
 
 
@@ -479,5 +483,5 @@ def directory_with_store(path: str) -> Directory:
     """
     directory = Directory(path)
     if not directory.holds_store():
-        raise StoreUnusable(f"there is no store in {directory.path}")
+        raise StoreUnusable(f"there is no store in {directory.real_path}")
     return directory

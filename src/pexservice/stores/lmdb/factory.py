@@ -38,9 +38,6 @@ class LmdbFactory:
         self.name = str(Path(self._path).resolve())
 
     def offline(self) -> IOfflineStore:
-        """
-        Return the commands on the directory; see L{IStoreFactory.offline}.
-        """
         from pexservice.stores.lmdb.offline import LmdbOfflineStore  # noqa: PLC0415 LMDB
 
         return LmdbOfflineStore(self._path)
@@ -55,26 +52,20 @@ class LmdbFactory:
         return lock_holder(Path(self._path))
 
     def check_start(self, *, create: bool) -> None:
-        """
-        Check the directory and its lock.
-        """
         Directory(self._path, create=create).check_start()
 
     def inspect(self, options: StoreOptions) -> Deferred[list[str]]:
-        """
-        Verify the store, if there is one.
-        """
         from pexservice.stores.lmdb.verify import verify_in_child  # noqa: PLC0415 LMDB
 
         directory = Directory(self._path, create=options.create)
 
         def inspect() -> list[str]:
             directory.check_start()
-            if not directory.path.exists() or not directory.holds_store():
-                return [f"a new store would be created in {directory.path}"]
+            if not directory.real_path.exists() or not directory.holds_store():
+                return [f"a new store would be created in {directory.real_path}"]
             directory.lock()
             try:
-                verify_in_child(directory.path)
+                verify_in_child(directory.real_path)
             finally:
                 directory.unlock()
             return []
@@ -87,7 +78,7 @@ class LmdbFactory:
         """
 
         async def create() -> None:
-            path = Directory(self._path).path
+            path = Directory(self._path).real_path
             if path.exists() and Directory(self._path).holds_store():
                 raise StoreExists(f"there is a store in {path} already")
             store = self.make(options)
@@ -100,9 +91,6 @@ class LmdbFactory:
         return Deferred.fromCoroutine(create())
 
     def make(self, options: StoreOptions) -> IStore:
-        """
-        Make the object that represents the store, without opening anything.
-        """
         # A supervisor checks URLs, and does not import LMDB.
         from pexservice.stores.lmdb.store import store_in  # noqa: PLC0415 only a worker opens a store
 

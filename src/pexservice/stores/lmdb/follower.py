@@ -2,19 +2,20 @@
 Follow the idempotency keys of a store that another process writes to.
 
 A standby reads new rows of keys four times a second while it waits for the store's lock.
-So it has nearly all of them in memory when it takes over, and reading the rest takes a
-few milliseconds instead of a hundred.
+When it takes over, it already has nearly all of them in memory, and reads the rest in a few
+milliseconds.  Reading all of them would take a hundred.
 
 The follower reads the file with C{pread} and not with LMDB, for two reasons.  LMDB maps the
 file and its table of readers into memory, so a damaged page or a full disk could end the
-process.  And LMDB reuses no page that a reader may see, so a stopped standby would make the
-file grow.
+process.  And LMDB does not reuse a page that a reader may see, so a standby that hangs
+would make the file grow.
 
-But without LMDB, the active worker may overwrite a page while the follower reads it.
-Therefore every number is checked before it is used, every row has its checksum, and a row
-must begin where the row before ends.  If anything is wrong, the follower forgets all rows
-and starts again.  At the takeover, the store is opened with LMDB, and the row that was read
-last must still be there; see L{KeyReader.read}.
+Without LMDB, however, the active worker may overwrite a page while the follower reads it.
+Therefore the follower checks every page number before it uses it, and the checksum of every
+row.  The first ordinal of a row must follow the last ordinal of the row before.  If
+anything is wrong, the follower forgets all rows and starts again.  At the takeover, the
+worker opens the store with LMDB, and the row that the follower read last must still be
+there; see L{KeyReader.read}.
 """
 
 from __future__ import annotations
@@ -45,35 +46,47 @@ from pexservice.stores.lmdb.page_format import (
 )
 from pexservice.stores.lmdb.transaction import KeyReader
 
-#: How often the store is read.  Reading the keys that were added since then is part of the
-#: takeover: 1 ms for a thousand keys, and a second of load may add 25,000.
+#: How often the store is read.  The keys that were added since the last poll are read in
+#: the takeover, which takes 1 ms for a thousand keys.  Full load adds 25,000 keys in a
+#: second.
 INTERVAL_SECONDS = 0.25
 
-#: How soon the store is read again if there are more rows.
-NEXT_SECONDS = 0.001
+#: The delay before the next poll if there are more rows.
+MORE_ROWS_SECONDS = 0.001
 
-#: How many rows one poll reads, which takes about 3 ms: most rows have 64 keys or more.
+#: How many rows one poll reads at most.  Most rows have 64 keys or more, so this takes
+#: about 3 ms.
 MAX_ROWS = 128
 
-#: No poll reads more pages or a longer row than this, whatever a damaged file contains.
+#: How many pages one poll reads at most, for example if a damaged page is its own
+#: descendant.
 MAX_PAGES = 4096
+
+#: A longer row is not read: a damaged file may contain any length.
 MAX_ROW_BYTES = 1 << 26
 
 Item = tuple[bytes, bytes]
 
 
 class Follower:
+    """
+    Polls the file of a store that this process does not have locked.
+    """
+
     _log = Logger()
 
     def __init__(self, path: Path, key_reader: KeyReader, reactor: IReactorTime) -> None:
         """
-        @param key_reader: reads the rows that the follower finds.
+        Prepare to follow the store in C{path}.
+
+        @param key_reader: reads the rows that the follower finds, and remembers their keys.
         """
         self._path = path / DATA
         self._key_reader = key_reader
         self._reactor = reactor
         self._call: IDelayedCall | None = None
-        self._changed_at: tuple[int, int] | None = None
+        # The inode and the modification time of the file that was read to its end.
+        self._version: tuple[int, int] | None = None
         self._failures = 0
 
     def start(self) -> None:
@@ -92,14 +105,14 @@ class Follower:
             more = False
         else:
             self._failures = 0
-        delay = NEXT_SECONDS if more else INTERVAL_SECONDS
+        delay = MORE_ROWS_SECONDS if more else INTERVAL_SECONDS
         self._call = self._reactor.callLater(delay, self._poll)
 
     def _failed(self, error: Exception) -> None:
-        self._changed_at = None
+        self._version = None
         self._key_reader.forget()
         self._failures += 1
-        # One failure is no problem: the file may have changed while it was read.
+        # One failure is normal, because the file may have changed while it was read.
         if self._failures == 2:  # noqa: PLR2004 the second failure in a row
             self._log.info(
                 "cannot follow the keys in {path} ({error}); a takeover reads them all",
@@ -117,8 +130,8 @@ class Follower:
         file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(file)
-            changed_at = (status.st_ino, status.st_mtime_ns)
-            if changed_at == self._changed_at:
+            version = (status.st_ino, status.st_mtime_ns)
+            if version == self._version:
                 return False
             first = self._key_reader.newest.first_ordinal
             rows = _File(file, read_meta(file)).key_rows(first)
@@ -128,8 +141,9 @@ class Follower:
         if new_rows:
             self._key_reader.read(iter(new_rows))
         more = len(new_rows) == MAX_ROWS
-        # This time was read before the rows.  So rows that were added later are seen next.
-        self._changed_at = None if more else changed_at
+        # The modification time was read before the rows, so a later commit changes it.  If
+        # the clock of the file system is too coarse for that, the next commit does.
+        self._version = None if more else version
         return more
 
 
@@ -138,17 +152,16 @@ class _File:
     """
     The file of a store that another process may write to.
 
-    @ivar pages: how many more pages may be read.  In a damaged file, a page may be its own
-        descendant.
+    @ivar pages_left: how many more pages may be read.
     """
 
     descriptor: int
     meta: Meta
-    pages: int = MAX_PAGES
+    pages_left: int = MAX_PAGES
 
-    def key_rows(self, first: int) -> Iterator[Item]:
+    def key_rows(self, first_ordinal: int) -> Iterator[Item]:
         """
-        Yield the rows of keys from the ordinal C{first} on; none in a store of format 1.
+        Yield the rows of keys from C{first_ordinal} on; none in a store of format 1.
 
         @raise BadPage: the file changed while it was read, or is damaged.
         """
@@ -159,26 +172,26 @@ class _File:
         ((_, cursor),) = self.walk(trees[b"cursor"], records.CURSOR_KEY)
         version, _, _ = records.decode_cursor(cursor)
         if version == records.FORMAT_VERSION:
-            yield from self.walk(trees[b"keys"], records.row_key(first))
+            yield from self.walk(trees[b"keys"], records.row_key(first_ordinal))
 
-    def walk(self, tree: Tree, first: bytes) -> Iterator[Item]:
+    def walk(self, tree: Tree, first_key: bytes) -> Iterator[Item]:
         """
-        Yield the records of a tree from the key C{first} on, in the order of their keys.
+        Yield the records of a tree from C{first_key} on, in the order of LMDB's keys.
         """
         if tree.depth:
-            yield from self._walk_page(tree.root, tree.depth, first)
+            yield from self._walk_page(tree.root, tree.depth, first_key)
 
-    def _walk_page(self, number: int, depth: int, first: bytes) -> Iterator[Item]:
+    def _walk_page(self, number: int, depth: int, first_key: bytes) -> Iterator[Item]:
         page = self._read(number, 0, self.meta.page_size)
         if depth > 1:
             nodes = read_nodes(number, page, BRANCH)
-            # The key of the first child is not used.
+            # LMDB does not use the key of the first child.
             keys = [node.key for node in nodes]
-            for node in nodes[bisect_right(keys, first, 1) - 1 :]:
-                yield from self._walk_page(node.child, depth - 1, first)
+            for node in nodes[bisect_right(keys, first_key, 1) - 1 :]:
+                yield from self._walk_page(node.child, depth - 1, first_key)
             return
         for node in read_nodes(number, page, LEAF):
-            if node.key < first:
+            if node.key < first_key:
                 continue
             if node.flags & LARGE:
                 yield node.key, self._read(node.value, PAGE_HEADER.size, node.size)
@@ -186,8 +199,8 @@ class _File:
                 yield node.key, page[node.value : node.value + node.size]
 
     def _read(self, number: int, offset: int, length: int) -> bytes:
-        self.pages -= 1
-        if number > self.meta.last_page or length > MAX_ROW_BYTES or self.pages < 0:
+        self.pages_left -= 1
+        if number > self.meta.last_page or length > MAX_ROW_BYTES or self.pages_left < 0:
             raise BadPage(f"page {number} is not part of a tree")
         begin = number * self.meta.page_size + offset
         data = os.pread(self.descriptor, length, begin)

@@ -29,15 +29,15 @@ from pexservice.stores.lmdb.databases import (
 )
 from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.format_1 import keys_of_format_1
+from pexservice.stores.lmdb.pages import check_pages
 from pexservice.stores.lmdb.transaction import rows_from, write_keys
 from pexservice.stores.lmdb.verify import (
     READING_ERRORS,
-    check_file,
-    explain,
     read_cursor,
+    store_error,
     verify,
 )
-from pexservice.stores.lmdb.witness import check_witness
+from pexservice.stores.lmdb.witness import read_witness, refuse_older
 
 Item = tuple[bytes, bytes]
 
@@ -58,9 +58,9 @@ def migrate(directory: Directory, progress: Progress | None = None) -> None:
     try:
         directory.install(
             lambda new: run_child(
-                directory.path,
+                directory.real_path,
                 "pexservice.stores.lmdb.migrate",
-                directory.path,
+                directory.real_path,
                 new,
                 progress=progress,
             )
@@ -71,7 +71,7 @@ def migrate(directory: Directory, progress: Progress | None = None) -> None:
     _log.warn(
         "the store {path} was rewritten in format {version}; version 1.0.0 cannot open it"
         " any more",
-        path=directory.path,
+        path=directory.real_path,
         version=records.FORMAT_VERSION,
     )
 
@@ -85,7 +85,7 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
     """
     progress(0)
     try:
-        check_file(source, lambda done: progress(done // 4))
+        check_pages(source, lambda percent: progress(percent // 4))
         with (
             open_for_reading(source) as old_env,
             # No other process opens the new store, so LMDB needs no table of readers.  On a
@@ -99,9 +99,9 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
             ) as new_env,
         ):
             revision = _copy(old_env, new_env, progress)
-        check_witness(source, revision)
+        refuse_older(source, revision, read_witness(source))
     except READING_ERRORS as error:
-        reason = explain(source, error)
+        reason = store_error(source, error)
         if type(reason) is not StoreUnusable:
             raise reason from error
         raise StoreUnusable(

@@ -31,32 +31,23 @@ class LmdbOfflineStore:
     directory: str
 
     def verify(self, show: ShowProgress) -> StoreSummary:
-        """
-        Lock the store, and verify it in a child process; see L{IOfflineStore.verify}.
-        """
         store = directory_with_store(self.directory)
         try:
             store.lock()
         except StoreBusy as error:
             raise StoreBusy(f"{error}; make a backup, which is verified") from None
         try:
-            verify_in_child(store.path, partial(show, "verifying"))
-            return summary(store.path)
+            verify_in_child(store.real_path, partial(show, "verifying"))
+            return summary(store.real_path)
         finally:
             store.unlock()
 
     def backup(self, target: str, keep: int | None, show: ShowProgress) -> StoreSummary:
-        """
-        Make a backup that is verified; see L{IOfflineStore.backup}.
-        """
         if keep is None:
             return backup(self.directory, target, show)
         return add_backup(self.directory, target, keep, show)
 
     def backups(self, directory: str) -> list[Backup]:
-        """
-        List the backups that were made with C{keep}; see L{IOfflineStore.backups}.
-        """
         witnesses = [(path, read_witness(path)) for path in existing_backups(directory)]
         return [
             Backup(time_of(path), None if witness is None else witness.revision)
@@ -64,9 +55,6 @@ class LmdbOfflineStore:
         ]
 
     def restore(self, backup: str, beyond: int | None, show: ShowProgress) -> Restored:
-        """
-        Put a verified copy of a backup here; see L{IOfflineStore.restore}.
-        """
         return restore(backup, self.directory, beyond, show)
 
     def highest_revision(self) -> tuple[int, str]:

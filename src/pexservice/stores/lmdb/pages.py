@@ -18,8 +18,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, cast
 
+from pexservice.stores.lmdb.directory import DATA
 from pexservice.stores.lmdb.page_format import (
     BRANCH,
     LARGE,
@@ -63,17 +65,16 @@ class Contents(NamedTuple):
     entries: dict[bytes, int]
 
 
-def check_pages(file: int, progress: Callable[[int], object]) -> Contents:
+def check_pages(path: Path, progress: Callable[[int], object]) -> Contents:
     """
-    Walk all trees of a file that no process writes to.
+    Walk all trees in the data file of the store in C{path}.
 
-    @param file: its file descriptor.
+    Call this only while no process writes to the store.
+
     @param progress: called now and then with how much is done, in percent.
     @raise BadPage: the file is not as LMDB wrote it.
     @raise OtherFile: a version of LMDB that this program does not read wrote the file.
     """
-    meta = read_meta(file)
-    pages = _Pages(file, meta, progress)
     databases: dict[bytes, Tree] = {}
 
     def database(name: bytes, value: bytes) -> None:
@@ -81,14 +82,17 @@ def check_pages(file: int, progress: Callable[[int], object]) -> Contents:
             raise BadPage(f"the record of the tree {name!r} has {len(value)} bytes")
         databases[name] = Tree(*TREE.unpack(value))
 
-    _FreeWalk(pages, "free pages", meta.free, pages.free).check()
-    # Every commit but the first frees pages, which it has replaced by new ones.
-    if pages.freed_by != meta.transaction > 1:
-        raise BadPage(f"{pages.freed_by} is the last transaction that has freed pages")
-    _MainWalk(pages, "databases", meta.main, database).check()
-    for name, tree in databases.items():
-        _Walk(pages, name.decode(errors="replace"), tree).check()
-    pages.check_all_visited()
+    with (path / DATA).open("rb") as file:
+        meta = read_meta(file.fileno())
+        pages = _Pages(file.fileno(), meta, progress)
+        _FreeWalk(pages, "free pages", meta.free, pages.free).check()
+        # Every commit but the first frees pages, which it has replaced by new ones.
+        if pages.freed_by != meta.transaction > 1:
+            raise BadPage(f"{pages.freed_by} is the last transaction that has freed pages")
+        _MainWalk(pages, "databases", meta.main, database).check()
+        for name, tree in databases.items():
+            _Walk(pages, name.decode(errors="replace"), tree).check()
+        pages.check_all_visited()
     return Contents(
         meta.transaction, {name: tree.entries for name, tree in databases.items()}
     )

@@ -162,7 +162,7 @@ class Reserve:
             "process {pid} has been reading the store {path} for {commits} commits; no"
             " page that it may see is used again, and the file has grown to {size} MiB",
             pid=reader.pid,
-            path=self._directory.path,
+            path=self._directory.real_path,
             commits=reader.commits_behind,
             size=self._used >> 20,
         )
@@ -207,7 +207,7 @@ class Reserve:
                 self._has_reserve, self._allocated = False, until
         except OSError as error:
             cause = "disk full" if error.errno in _FULL else "no space can be allocated"
-            shortage = f"{cause}: the store {self._directory.path} ({error.strerror})"
+            shortage = f"{cause}: the store {self._directory.real_path} ({error.strerror})"
             self._wanted, self._retry_at = until, now + ALLOCATION_RETRY_SECONDS
             self._shortage = shortage
             raise Refusal(shortage) from error
@@ -225,7 +225,7 @@ class Reserve:
             self._log.warn(
                 "the disk of the store {path} is nearly full: less than {reserve} MiB are"
                 " free, and without space steps are refused",
-                path=self._directory.path,
+                path=self._directory.real_path,
                 reserve=RESERVE_BYTES >> 20,
             )
         self._is_nearly_full = nearly_full

@@ -78,21 +78,21 @@ def restore(
     """
     directory_with_store(source)
     place = Directory(target)
-    existed = place.path.exists()
-    if existed and place.path.samefile(source):
+    existed = place.real_path.exists()
+    if existed and place.real_path.samefile(source):
         raise StoreUnusable(f"the backup {source} is the store itself")
     try:
         place.lock()
     except StoreBusy as error:
         raise StoreBusy(f"{error}; stop the service first") from None
-    prefix = f".{place.path.name}.restored-"
-    copy = place.path.parent / f"{prefix}{secrets.token_hex(8)}"
+    prefix = f".{place.real_path.name}.restored-"
+    copy = place.real_path.parent / f"{prefix}{secrets.token_hex(8)}"
     try:
         # A store that has lost its data file may be replaced.
         with suppress(StoreDamaged):
             place.holds_store()
         # This process has locked the place, so no other restore is making a copy.
-        for left_over in place.path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
+        for left_over in place.real_path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
             shutil.rmtree(left_over)
         copied = backup(source, str(copy), show)
         steps = 0 if beyond is None else max(0, beyond + 1 - copied.revision)
@@ -105,9 +105,9 @@ def restore(
                 " backup?"
             )
         _finish(_open_and_step(copied, steps, partial(show, "rewriting")))
-        give_to_owner_of(place.path, copy)
-        kept = _exchange(copy, place.path)
-        return Restored(store=summary(place.path), steps=steps, kept=kept)
+        give_to_owner_of(place.real_path, copy)
+        kept = _exchange(copy, place.real_path)
+        return Restored(store=summary(place.real_path), steps=steps, kept=kept)
     except Refusal as error:
         raise StoreUnusable(
             f"--beyond {beyond}: {steps} steps cannot be made: {error}"
@@ -115,15 +115,15 @@ def restore(
     except OSError as error:
         denied = isinstance(error, PermissionError)
         raise StoreUnusable(
-            f"the store {place.path} cannot be replaced: {error.strerror}"
+            f"the store {place.real_path} cannot be replaced: {error.strerror}"
             + ("; its parent directory has to be writable, as to root" if denied else "")
         ) from error
     finally:
         if copy.exists():
             shutil.rmtree(copy)
         place.unlock()
-        if not existed and place.path.exists() and not any(place.path.iterdir()):
-            place.path.rmdir()
+        if not existed and place.real_path.exists() and not any(place.real_path.iterdir()):
+            place.real_path.rmdir()
 
 
 class _AlwaysInline(ExecutorPolicy):

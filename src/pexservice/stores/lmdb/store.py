@@ -66,9 +66,9 @@ from pexservice.stores.lmdb.transaction import (
 from pexservice.stores.lmdb.verify import (
     DAMAGE,
     READING_ERRORS,
-    explain,
     format_of,
     read_cursor,
+    store_error,
     verify_in_child,
 )
 from pexservice.stores.lmdb.witness import Witness
@@ -137,21 +137,18 @@ class LmdbStore:
         self._stored_rows = EMPTY_STORE
         self._keys = KeyReader(kept_keys)
         self._reserve: Reserve | None = None
-        self._witness = Witness(directory.path)
+        self._witness = Witness(directory.real_path)
 
     def __repr__(self) -> str:
-        return f"<LmdbStore {self.directory.path}>"
+        return f"<LmdbStore {self.directory.real_path}>"
 
     @property
     def _databases(self) -> Databases:
         if self._opened is None:
-            raise StoreUnusable(f"the store {self.directory.path} is not open")
+            raise StoreUnusable(f"the store {self.directory.real_path} is not open")
         return self._opened
 
     def open(self) -> Deferred[StoredState]:
-        """
-        Lock, verify and read the store; see L{IStore.open}.
-        """
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> StoredState:
@@ -181,7 +178,7 @@ class LmdbStore:
         Meanwhile, the keys that its holder commits are read.
         """
         reactor = IReactorTime(self._executor.reactor)
-        follower = Follower(self.directory.path, self._keys, reactor)
+        follower = Follower(self.directory.real_path, self._keys, reactor)
         follower.start()
         try:
             await self._executor.run_apart(partial(self.directory.lock, wait=True))
@@ -204,14 +201,14 @@ class LmdbStore:
                 directory.create_store(make_store)
             directory.record_identity()
             if existed and verify is not None:
-                await self._run_blocking(partial(verify, directory.path))
-            if format_of(directory.path) == 1:
+                await self._run_blocking(partial(verify, directory.real_path))
+            if format_of(directory.real_path) == 1:
                 await self._run_blocking(partial(migrate, directory, self._progress))
                 directory.record_identity()
-            # A new store counts as verified, too.
-            return self._open_environment(directory.path, verified=verify is not None)
+            # If the witness records damage, the store opens only after a verification.
+            return self._open_environment(directory.real_path, verified=verify is not None)
         except READING_ERRORS as error:
-            raise explain(directory.path, error) from error
+            raise store_error(directory.real_path, error) from error
 
     def _open_environment(self, path: Path, *, verified: bool) -> StoredState:
         size, map_size = (path / DATA).stat().st_size, self._map_size
@@ -231,6 +228,7 @@ class LmdbStore:
             raise
         self._opened, self._stored_rows = databases, stored_rows
         self.directory.claim_file()
+        # lock() may have resolved the path to another directory than at first.
         self._witness = Witness(path)
         self._witness.open(revision, verified=verified)
         self._reserve = Reserve(
@@ -256,12 +254,9 @@ class LmdbStore:
             self._keys.read(rows_from(txn, keys, 0))
 
     def commit(self, batch: Batch) -> Deferred[None]:
-        """
-        Write the whole batch in one durable transaction, or nothing; see L{IStore.commit}.
-        """
         reserve = self._reserve
         if reserve is None:
-            return fail(StoreUnusable(f"the store {self.directory.path} is not open"))
+            return fail(StoreUnusable(f"the store {self.directory.real_path} is not open"))
         needed = reserve.needed_bytes(batch)
         try:
             # No transaction is open now, so LMDB can move the map.
@@ -285,8 +280,8 @@ class LmdbStore:
             # LMDB raises this before it writes any page.
             raise self._full_map_refusal() from error
         except DAMAGE as error:
-            # LMDB finds damage while it saves its list of free pages, and writes the pages
-            # of the batch afterwards.
+            # LMDB finds damage while it updates its list of free pages, before it writes
+            # the pages of the batch.
             raise self._failure(error) from error
         self._witness.write(WitnessRecord(stored_rows.revision))
         if stored_rows.oldest_journal_row != self._stored_rows.oldest_journal_row:
@@ -340,7 +335,7 @@ class LmdbStore:
         killed are removed, so that the next batch can have their pages.
         """
         self._databases.env.reader_check()
-        reason = f"the store {self.directory.path} is full"
+        reason = f"the store {self.directory.real_path} is full"
         if (reader := self.oldest_reader()) is not None:
             reason += (
                 f", and process {reader.pid} has been reading it for"
@@ -382,15 +377,12 @@ class LmdbStore:
         """
         if isinstance(error, DAMAGE):
             self._witness.write(WitnessRecord(self._stored_rows.revision, sound=False))
-        return explain(self.directory.path, error)
+        return store_error(self.directory.real_path, error)
 
     def space(self) -> Space | None:
         return None if self._reserve is None else self._reserve.space()
 
     def commit_refusal(self) -> Refusal | None:
-        """
-        Return why a commit would be refused now; see L{IExclusiveStore.commit_refusal}.
-        """
         if self._reserve is None:
             return None
         return self._place_refusal() or self._reserve.commit_refusal()
@@ -399,9 +391,6 @@ class LmdbStore:
         return None if self._opened is None else oldest_reader(self._opened.env)
 
     def close(self) -> Deferred[None]:
-        """
-        Stop the thread, make the witness durable, and unlock; see L{IStore.close}.
-        """
         return execute(self._close)
 
     def _close(self) -> None:

@@ -1,13 +1,13 @@
 """
 The content of LMDB's transactions: what a commit appends and removes, what a read returns.
 
-A commit appends a row to the journal, and keys to the rows of keys.  It also removes the
-oldest rows that need not be kept.  Later commits reuse their pages.
+A commit appends a row to the journal, and adds idempotency keys to the rows of keys.  It
+also removes the oldest rows that need not be kept, and later commits reuse their pages.
 
 One commit removes a bounded number of rows, and the next commits remove the rest.  There
-may be very many, for example after an operator made the journal shorter.  If one commit
-removed them all, it could take longer than the watchdog's timeout.  Then the worker would
-be killed, and the next worker would try the same again.
+may be very many such rows, for example after an operator made the journal shorter.  If one
+commit removed them all, it could take longer than the watchdog's timeout.  Then the
+supervisor would kill the worker, and the next worker would try the same again.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from pexservice.stores.lmdb.databases import Databases
 from pexservice.stores.lmdb.records import NO_KEYS, BadRecord, KeyRow
 from pexservice.stores.remembered_keys import RememberedKeys
 
-#: How many surplus revisions or keys may accumulate before a commit trims them.  Each call
-#: into LMDB releases the interpreter lock, which makes a commit in the thread slower.  So
-#: most commits trim nothing, and one in many trims many rows.
+#: How many revisions or keys may be stored in addition to those that must be kept.  A
+#: commit removes rows only when there are more.  So most commits remove nothing, and one in
+#: many removes many rows.  This is faster, because each call into LMDB releases the
+#: interpreter lock, which makes a commit in the thread slower.
 TRIM_SLACK = 256
 
 #: How many rows one commit removes at most, which takes about 2 ms.
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
-#: A commit stops removing rows when the removed ones had this many transitions, or this
-#: many keys.  LMDB frees the pages of a long row one by one.
+#: A commit stops removing rows when the removed rows had this many transitions, or this
+#: many keys.  The number of rows is no sufficient limit, because LMDB frees the pages of a
+#: long row one by one.
 MAX_TRIMMED_TRANSITIONS = 1 << 20
 MAX_TRIMMED_ROW_KEYS = 1 << 12
 
 #: If the newest row has fewer keys, the next commit adds its keys to that row.  If each
-#: commit wrote a new row, a single client would leave 100,000 rows, and a start would take
-#: 200 ms to read them instead of 35 ms.
+#: commit wrote a new row, a single client would leave 100,000 rows.  A start would read
+#: them in 200 ms instead of 35 ms.
 FULL_ROW_KEYS = 64
 
 
@@ -66,7 +68,7 @@ def read_stored_rows(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
 ) -> StoredRows:
     """
-    Read the range of the store, whose cursor is at C{revision}.
+    Read the ends of a store whose cursor is at C{revision}.
     """
     newest_key_row = NO_KEYS
     with txn.cursor(databases.keys) as rows:
@@ -105,7 +107,7 @@ def write_batch(
     """
     Append C{batch} to the store, and remove what need not be kept any more.
 
-    @return: the range of the store after that.
+    @return: the ends of the store after that.
     @raise BadRecord: the store holds something that this process did not write.
     """
     _append(txn, databases.journal, *records.encode_journal_row(batch))
@@ -122,8 +124,8 @@ def write_batch(
         )
     newest_expired = newest_key_row.next_ordinal - 1 - retention.keys
     if newest_expired >= oldest_key_row + TRIM_SLACK:
-        # A commit must be able to remove more keys than it adds; otherwise the number of
-        # surplus keys would never decrease.
+        # A commit must be able to remove more keys than it adds.  Otherwise the number of
+        # keys would never decrease.
         max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
         oldest_key_row = _trim(txn, databases.keys, newest_expired, max_keys)
     return StoredRows(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
@@ -138,7 +140,7 @@ def write_keys(
     """
     Add C{keys}, each with its packed use, to the row C{newest}, or write a new row.
 
-    @return: the row that now holds C{keys}, which is the newest one.
+    @return: the newest row after that, which holds C{keys}.
     """
     if 0 < newest.key_count < FULL_ROW_KEYS:
         row = newest.with_keys(keys)
@@ -153,7 +155,7 @@ def _append(
     txn: lmdb.Transaction[bytes], database: lmdb._Database, key: bytes, value: bytes
 ) -> None:
     if not txn.put(key, value, db=database, append=True):
-        raise BadRecord(f"there is a row from {records.decode_row_key(key)} on already")
+        raise BadRecord(f"there already is a row from {records.decode_row_key(key)} on")
 
 
 def _trim(
@@ -166,7 +168,7 @@ def _trim(
     Remove the oldest rows that hold nothing newer than C{newest_expired}, up to a limit.
 
     @param newest_expired: the newest revision or ordinal that need not be kept.
-    @param max_items: stop when this many revisions or ordinals were removed.
+    @param max_items: stop when the removed rows had this many revisions or ordinals.
     @return: the first revision or ordinal of the oldest row that stays.
     """
     with txn.cursor(database) as rows:
@@ -200,8 +202,8 @@ def read_history(
 
     A row may hold thousands of transitions; only those that are returned are decoded.
 
-    @param before: the revision that follows the newest one to return.
-    @param newest_expired: the newest revision that is not returned any more.
+    @param before: return only revisions below this one.
+    @param newest_expired: return only revisions above this one.
     """
     history: list[HistoryEntry] = []
     with txn.cursor(journal) as rows:
@@ -212,6 +214,7 @@ def read_history(
             if first >= before:
                 break
             row = records.decode_journal_row(*rows.item(), first, before)
+            # Each row must end where the newer row begins.
             if not row or row[-1].revision != before - 1:
                 raise BadRecord(f"the journal breaks off before revision {before}")
             history += reversed(row)
@@ -224,9 +227,8 @@ class KeyReader:
     """
     Reads the rows of keys in their order, and remembers their keys.
 
-    @ivar remembered_keys: the keys in these rows.
-    @ivar newest: the newest of these rows; an empty one, with the ordinal 0, before any
-        row was read.
+    @ivar remembered_keys: the keys in the rows that were read.
+    @ivar newest: the newest row that was read; at first, an empty row with the ordinal 0.
     """
 
     def __init__(self, kept_keys: int) -> None:
@@ -245,7 +247,7 @@ class KeyReader:
         Read more rows.
 
         @param rows: the rows from C{newest.first_ordinal} on; at first, all rows.
-        @raise BadRecord: the row L{newest} is missing or was replaced, or a row is missing.
+        @raise BadRecord: C{newest} is missing or was replaced, or another row is missing.
         """
         if self.newest.uses:
             row = records.decode_key_row(*next(rows, (b"", b"")))

@@ -2,20 +2,19 @@
 Verify a whole store before it is used.
 
 First L{pexservice.stores.lmdb.pages} checks the data file page by page.  Then every record
-is read with LMDB, as the service does.  Each record must match its checksum, the keys must
-be in order, a lookup must find the same record as the iteration, and the journal must lead
-to the cursor.  Last, the store must not be older than its witness; see
+is read with LMDB, as the service does.  Each record must match its checksum, the records of
+each database must be in order, a lookup must find the same record as the iteration, and the
+journal must lead to the cursor.  Last, the store must not be older than its witness; see
 L{pexservice.stores.lmdb.witness}.
 
 A child process does this, C{python -m pexservice.stores.lmdb.verify DIRECTORY}; see
-L{pexservice.stores.lmdb.child}.  It changes nothing.  Its exit status is 0, 78
-(C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store of another format, or 1 for
-a store that cannot be read.  A line on standard output gives the reason.
+L{pexservice.stores.lmdb.child}.  It changes nothing.  Its exit status is 0 for a sound
+store, 78 (C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store of another
+format, and 1 for a store that cannot be read.  A line on standard output gives the reason.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -43,9 +42,9 @@ from pexservice.stores.lmdb.format_1 import keys_of_format_1
 from pexservice.stores.lmdb.page_format import BadPage, OtherFile
 from pexservice.stores.lmdb.pages import Contents, check_pages
 from pexservice.stores.lmdb.records import FORMAT_VERSION, BadRecord
-from pexservice.stores.lmdb.witness import check_witness, read_witness
+from pexservice.stores.lmdb.witness import read_witness, refuse_older
 
-#: Errors that show that the store contains something that was never written.  Other errors
+#: Errors that show damage: the store contains something that no commit wrote.  Other errors
 #: of LMDB and of the system are no sign of damage.
 DAMAGE = (
     BadPage,
@@ -64,39 +63,42 @@ DAMAGE = (
 #: Errors that mean that the store has another format.
 _OTHER_FORMAT = (OtherFile, records.OtherFormat, lmdb.VersionMismatchError)
 
-#: Everything that reading a store may raise.
-READING_ERRORS = (lmdb.Error, OSError, *DAMAGE, *_OTHER_FORMAT)
+#: Everything that reading a store may raise.  Most errors of damage are LMDB's.
+READING_ERRORS = (lmdb.Error, OSError, BadPage, BadRecord, OtherFile, records.OtherFormat)
 
-#: How much of the verification the check of the pages is.  The records are the rest.
+#: At how many percent of the progress all pages are checked.  Then the records are read.
 _PAGES_PERCENT = 25
 
-#: How many records are read between two reports of progress.
+#: How many records are read from one report of the progress to the next.
 _RECORDS_PER_REPORT = 256
 
 
 def verify(path: Path, progress: Progress = lambda _: None) -> None:
     """
-    Read every page and every record of the store in C{path}, which no process writes to.
+    Read every page and every record of the store in C{path}.
+
+    Call this only while no process writes to the store.
 
     @param progress: called often with how much is done, in percent.
-    @raise StoreDamaged: it contains something that was never written, or it has lost
-        commits.
+    @raise StoreDamaged: it contains something that no commit wrote, or it has lost commits.
     @raise StoreIncompatible: it has another format.
     @raise StoreUnusable: it cannot be read.
     """
     progress(0)
     try:
-        contents = check_file(path, lambda done: progress(done * _PAGES_PERCENT // 100))
+        contents = check_pages(
+            path, lambda percent: progress(percent * _PAGES_PERCENT // 100)
+        )
         with open_for_reading(path) as env:
             revision = _read_records(env, contents, progress)
-        check_witness(path, revision)
+        refuse_older(path, revision, read_witness(path))
     except READING_ERRORS as error:
-        raise explain(path, error) from error
+        raise store_error(path, error) from error
 
 
-def explain(path: Path, error: Exception) -> StoreUnusable:
+def store_error(path: Path, error: Exception) -> StoreUnusable:
     """
-    Return the error to raise after reading the store in C{path} has raised C{error}.
+    Convert one of the L{READING_ERRORS} of the store in C{path}.
     """
     if isinstance(error, _OTHER_FORMAT):
         return StoreIncompatible(f"the store {path} is of another format: {error}")
@@ -105,31 +107,26 @@ def explain(path: Path, error: Exception) -> StoreUnusable:
     return StoreUnusable(f"the store {path} cannot be used: {error}")
 
 
-def check_file(path: Path, progress: Progress) -> Contents:
-    """
-    Check all pages of the store in C{path}; see L{check_pages}.
-    """
-    file = os.open(path / DATA, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return check_pages(file, progress)
-    finally:
-        os.close(file)
-
-
 def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress) -> int:
     """
     Read every record of the store.
 
     @return: the cursor's revision.
     """
-    if env.info()["last_txnid"] != contents.transaction:
-        raise BadPage(f"LMDB does not begin with the transaction {contents.transaction}")
+    transaction = env.info()["last_txnid"]
+    if transaction != contents.transaction:
+        raise BadPage(
+            f"LMDB begins with the transaction {transaction}, but the newest meta page has"
+            f" the transaction {contents.transaction}"
+        )
     cursor_database = env.open_db(DATABASES[0], create=False)
     with env.begin() as txn:
-        # Read the cursor first, because another format may have other databases.
+        # Another format may have other databases, so it is refused first, by OtherFormat.
         _cursor_record(txn, cursor_database)
     if set(contents.entries) != set(DATABASES):
-        raise BadRecord(f"its databases are {sorted(contents.entries)}")
+        raise BadRecord(
+            f"its databases are {sorted(contents.entries)}, not {sorted(DATABASES)}"
+        )
     databases = databases_of(env)
     with env.begin() as txn:
         reader = _Reader(txn, sum(contents.entries.values()), progress)
@@ -141,6 +138,7 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
         if version == FORMAT_VERSION:
             _check_keys(keys, revision)
         else:
+            # This generator checks each row that it yields.
             for _ in keys_of_format_1(txn, databases.keys, keys, revision):
                 pass
     return revision
@@ -162,17 +160,16 @@ class _Reader:
     """
 
     _txn: lmdb.Transaction[bytes]
-    # How many records there are to read.
-    _total: int
+    _total_records: int
     _progress: Progress
-    _done: int = 0
+    _records_read: int = 0
 
     def items(self, database: lmdb._Database) -> Iterator[tuple[bytes, bytes]]:
         """
-        Yield every record, in the order of the keys.
+        Yield every record of a database, in the order of LMDB's keys.
 
-        @raise BadRecord: the records are not in order, a lookup finds another record, or
-            LMDB counts another number of records.
+        @raise BadRecord: the records are not in order, a lookup finds a different record,
+            or LMDB counts a different number of records.
         """
         previous, count = None, 0
         for key, value in self._txn.cursor(database):
@@ -182,33 +179,42 @@ class _Reader:
                 raise BadRecord(f"looking up {key!r} does not find its record")
             yield key, value
             previous, count = key, count + 1
-            self._done += 1
-            if not self._done % _RECORDS_PER_REPORT:
-                rest = (100 - _PAGES_PERCENT) * self._done // self._total
-                self._progress(_PAGES_PERCENT + rest)
+            self._records_read += 1
+            if not self._records_read % _RECORDS_PER_REPORT:
+                part = (100 - _PAGES_PERCENT) * self._records_read // self._total_records
+                self._progress(_PAGES_PERCENT + part)
         entries = self._txn.stat(database)["entries"]
         if count != entries:
             raise BadRecord(f"there are {count} records where LMDB counts {entries}")
 
 
 def _check_journal(rows: Iterator[tuple[bytes, bytes]], cursor: tuple[int, int]) -> None:
-    end: tuple[int, int] | None = None
+    """
+    Check that each row begins where the row before ends, and the last ends at the cursor.
+    """
+    expected: tuple[int, int] | None = None
     for key, value in rows:
         before, after = records.decode_journal_row_ends(key, value)
-        if end not in (None, before):
+        if expected not in (None, before):
             raise BadRecord(f"the journal breaks off after revision {before[0]}")
-        end = after
-    if end not in (None, cursor):
+        expected = after
+    if expected not in (None, cursor):
         raise BadRecord("the journal does not lead to the cursor")
 
 
 def _check_keys(rows: Iterator[tuple[bytes, bytes]], newest_revision: int) -> None:
-    end, revision = None, 0
+    """
+    Check the idempotency keys.
+
+    Their ordinals must have no gap.  Their revisions must increase, to C{newest_revision}
+    at most.
+    """
+    expected, revision = None, 0
     for key, value in rows:
         row = records.decode_key_row(key, value)
-        if end not in (None, row.first_ordinal):
+        if expected not in (None, row.first_ordinal):
             raise BadRecord(f"the rows of keys break off before {row.first_ordinal}")
-        end = row.next_ordinal
+        expected = row.next_ordinal
         revision = records.check_key_row(row, revision, newest_revision)
 
 
@@ -250,18 +256,19 @@ def format_of(path: Path) -> int:
 
 def verify_in_child(path: Path, progress: Progress | None = None) -> None:
     """
-    Verify a store as L{verify} does, in a child process, which damage may end.
+    Verify a store as L{verify} does, in a child process.
 
-    This blocks; see L{run_child}.
+    Reading a damaged store may kill the process that reads it.  This blocks; see
+    L{run_child}.
     """
     run_child(path, "pexservice.stores.lmdb.verify", path, progress=progress)
 
 
 def summary(path: Path) -> StoreSummary:
     """
-    Return the summary of the store in C{path}.
+    Return the summary of a store.
 
-    The store was verified, and no process writes to it.
+    Call this only after L{verify}, while no process writes to the store.
     """
     with open_for_reading(path) as env:
         databases = databases_of(env)

@@ -51,7 +51,8 @@ class Witness:
         @raise StoreDamaged: the store is older than its witness, or it was found damaged
             and is not C{verified}.
         """
-        witnessed = check_witness(self._store, revision)
+        witnessed = read_witness(self._store)
+        refuse_older(self._store, revision, witnessed)
         if witnessed is not None and not (witnessed.sound or verified):
             raise StoreDamaged(
                 f"the store {self._store} was found damaged while it was served"
@@ -126,18 +127,6 @@ def read_witness(path: Path) -> WitnessRecord | None:
             return records.decode_witness(file.read(records.WITNESS_SIZE + 1))
     except (FileNotFoundError, records.BadRecord):
         return None
-
-
-def check_witness(path: Path, revision: int) -> WitnessRecord | None:
-    """
-    Check that the store in C{path}, at C{revision}, is not older than its witness.
-
-    @return: the witness, as from L{read_witness}.
-    @raise StoreDamaged: the store is older than its witness.
-    """
-    witnessed = read_witness(path)
-    refuse_older(path, revision, witnessed)
-    return witnessed
 
 
 def refuse_older(path: Path, revision: int, witnessed: WitnessRecord | None) -> None:

@@ -17,7 +17,7 @@ from pexservice.core.cursor import Transition
 from pexservice.stores.lmdb import follower, records
 from pexservice.stores.lmdb.databases import oldest_reader
 from pexservice.stores.lmdb.directory import DATA
-from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, NEXT_SECONDS, Follower
+from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, MORE_ROWS_SECONDS, Follower
 from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.store import LmdbStore
@@ -111,7 +111,7 @@ def test_rows_of_all_sizes_are_read_from_trees_of_all_depths(service: Service) -
         service.commit(*names[-size:])
     for _ in range(10):
         service.clock.advance(INTERVAL_SECONDS)
-        service.clock.pump([NEXT_SECONDS] * 20)
+        service.clock.pump([MORE_ROWS_SECONDS] * 20)
     assert all(map(service.knows, names))
 
 
@@ -124,7 +124,7 @@ def test_few_rows_are_read_at_a_time(
     service.poll()
     assert service.knows(b"1-63")
     assert not service.knows(b"2-0")
-    service.clock.pump([NEXT_SECONDS] * 5)
+    service.clock.pump([MORE_ROWS_SECONDS] * 5)
     assert service.knows(b"5-63")
 
 

@@ -129,8 +129,7 @@ def test_walk_finds_all_records_and_no_lost_page_after_each_commit(
 
 def test_progress_of_the_walk_grows_within_0_and_100_percent(store: Path) -> None:
     percentages: list[int] = []
-    with opened(store) as file:
-        check_pages(file, percentages.append)
+    check_pages(store, percentages.append)
     assert percentages == sorted(percentages)
     assert 0 <= percentages[0] <= percentages[-1] <= 100
 

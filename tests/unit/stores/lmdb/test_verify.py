@@ -15,8 +15,8 @@ from pexservice.stores.interface import StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import verify as module
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA
-from pexservice.stores.lmdb.pages import Contents
-from pexservice.stores.lmdb.verify import explain, verify
+from pexservice.stores.lmdb.pages import Contents, check_pages
+from pexservice.stores.lmdb.verify import store_error, verify
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
 from tests.unit.stores.lmdb.test_store import filled
 
@@ -35,7 +35,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         transaction = env.info()["last_txnid"]
     entries = dict.fromkeys(DATABASES, 1)
     sound = Contents(transaction, entries)
-    monkeypatch.setattr(module, "check_file", lambda *_: sound)
+    monkeypatch.setattr(module, "check_pages", lambda *_: sound)
     return path
 
 
@@ -118,19 +118,19 @@ def test_misplaced_miscounted_or_unreachable_records_are_damage(
 def test_lmdb_must_open_the_transaction_whose_pages_were_walked(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = module.check_file(store, lambda _: None)
+    sound = check_pages(store, lambda _: None)
     another = sound._replace(transaction=sound.transaction - 1)
-    monkeypatch.setattr(module, "check_file", lambda *_: another)
-    with pytest.raises(StoreDamaged, match="does not begin with the transaction"):
+    monkeypatch.setattr(module, "check_pages", lambda *_: another)
+    with pytest.raises(StoreDamaged, match="LMDB begins with the transaction"):
         verify(store)
 
 
 def test_store_has_only_its_own_databases(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = module.check_file(store, lambda _: None)
+    sound = check_pages(store, lambda _: None)
     more = sound._replace(entries={**sound.entries, b"other": 0})
-    monkeypatch.setattr(module, "check_file", lambda *_: more)
+    monkeypatch.setattr(module, "check_pages", lambda *_: more)
     with pytest.raises(StoreDamaged, match=r"its databases are .*other"):
         verify(store)
 
@@ -149,6 +149,6 @@ def test_errors_that_do_not_concern_the_content_are_no_damage(error: Exception) 
     """
     The store is tried again.
     """
-    explained = explain(Path("/store"), error)
+    explained = store_error(Path("/store"), error)
     assert type(explained) is StoreUnusable
     assert str(explained).startswith("the store /store cannot be used: ")
