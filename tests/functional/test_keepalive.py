@@ -313,6 +313,25 @@ def test_worker_that_ends_by_an_unnamed_signal_is_replaced(daemon: Daemon) -> No
     step(daemon)
 
 
+def wait_until_idle(pid: int) -> None:
+    """
+    Wait until a process waits for events, and so has begun its reactor's loop.
+
+    A standby reports that it stands by shortly before.  An idle process has slept, and has
+    used no processor, for a tenth of a second.
+    """
+    stat = Path(f"/proc/{pid}/stat")
+    before: list[str] = []
+    for _ in patiently():
+        time.sleep(0.1)
+        state, *fields = stat.read_text().rpartition(") ")[2].split()
+        times = fields[10:12]
+        if state == "S" and times == before:
+            return
+        before = times
+    raise AssertionError(f"process {pid} is never idle")
+
+
 def test_lack_of_descriptors_makes_no_worker_silent(tmp_path: Path) -> None:
     """
     It lasts longer than the watchdog's timeout. Connected clients get responses.
@@ -324,6 +343,8 @@ def test_lack_of_descriptors_makes_no_worker_silent(tmp_path: Path) -> None:
         # A connection that is answered was accepted.
         connection.request("GET", "/current")
         assert connection.getresponse().read() == b"0\n"
+        for pid in workers:
+            wait_until_idle(pid)
         limits = [resource.prlimit(worker, resource.RLIMIT_NOFILE) for worker in workers]
         for pid, (_, hard) in zip(workers, limits, strict=True):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
