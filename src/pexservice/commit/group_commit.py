@@ -34,8 +34,9 @@ One step goes through these methods of L{GroupCommit}:
   5. C{_deliver} calls the waiter of the step, which sends the response.
 
 Durations are measured with the reactor's clock.  By default, it is monotonic.  With
-C{twistd --reactor=asyncio}, it is the wall clock.  If an operator sets that clock, the next
-hundred batches or so wait for L{MAX_WAIT_SECONDS} or not at all.  No step is lost.
+C{twistd --reactor=asyncio}, it is the wall clock.  If an operator sets that clock forward,
+about the next hundred batches wait for L{MAX_WAIT_SECONDS}; if back, they do not wait.  No
+step is lost.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.remembered_keys import pack_use, unpack_use
 
-#: A batch waits at most for the average duration of this many commits.  A longer wait costs
-#: more than it can save.
+#: A batch waits at most this many times the average duration of a commit.  A longer wait
+#: costs more than it can save.
 MAX_WAIT_COMMITS = 3
 
 #: The upper limit of this wait, if commits are slow.  With C{--synchronous-commit off},
@@ -92,10 +93,10 @@ class BatchingPolicy:
 
     Waiting for steps that are about to arrive multiplies the throughput.  Waiting when none
     arrive only adds latency.  The clients of the last batch usually send their next steps
-    soon after their responses.  So a batch is ready when it has as many steps as the last
-    batch, and the last iteration of the reactor added no step.
+    soon after their responses.  So a batch is ready when it has at least as many steps as
+    the last batch, and the last iteration of the reactor added no step.
 
-    The second condition lets batches grow, because a batch waits as long as each iteration
+    The second condition lets batches grow, because a batch waits while every iteration
     adds a step.  Otherwise a small batch would always be followed by another small one.
 
     A batch with fewer steps is ready when the iterations that added no step have together
@@ -171,9 +172,9 @@ class StepBatch:
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: waiter, outcome, state and step of each request whose response
         waits for the commit, in order.  Some of these requests do not move the cursor: they
-        repeat a step of this batch, or a state of this batch does not meet their condition.
-        If such a request uses a key of this batch for another transition, its outcome is a
-        L{KeyReused}.
+        repeat a step of this batch, or the state after a step of this batch did not meet
+        their condition.  If such a request uses a key of this batch for another transition,
+        its outcome is a L{KeyReused}.
     @ivar keys: the idempotency keys of the steps, each with the record of its use.
     """
 
@@ -187,8 +188,8 @@ class GroupCommit:
     """
     The common part of both committers, which are its subclasses.
 
-    A subclass decides which steps to L{add}.  It overrides L{_commit_failed}, and may
-    override L{write} and L{_commit_succeeded}.
+    A subclass has a C{start} that opens the store, and decides which steps to L{add}.  It
+    overrides L{_commit_failed}, and may override other methods.
 
     @ivar durable: the newest state known to be in the store.
     @ivar latest: the state after all accepted steps.
@@ -211,7 +212,7 @@ class GroupCommit:
         call_soon: Callable[[Callable[[], None]], Any] | None = None,
     ) -> None:
         """
-        Make the committer of C{store}; C{start} opens the store.
+        Make the committer of C{store}, without opening the store.
 
         @param fatal: called when the process must end: the outcome of a commit is unknown,
             the store is damaged, or there is a L{CommitterBug}.
@@ -233,8 +234,8 @@ class GroupCommit:
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
-        # Whether a commit is in progress.  On etcd, it begins with the wait for the other
-        # nodes, when there is no committing batch yet.
+        # Whether a commit is in progress.  On etcd, this is true before there is a
+        # committing batch: the node first waits for its turn.
         self._is_committing = False
         self._commit_deferreds: list[Deferred[None]] = []
         # Why this process accepts no step: it is starting or stopping, or it has failed.
@@ -388,8 +389,8 @@ class GroupCommit:
         """
         Commit the open batch, or let it wait for one more iteration of the reactor.
 
-        A timer would be too coarse: its resolution is one millisecond, and a commit on a
-        fast disk takes less.
+        A timer with a delay would be too coarse: its resolution is one millisecond, and
+        a commit on a fast disk takes less.
         """
         self._scheduled_call = None
         policy, now = self._policy, self._seconds()
@@ -418,8 +419,8 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        The open batch may be empty: on etcd, another node may have moved the cursor before,
-        so that it does not meet the condition of any step.
+        The open batch may be empty: on etcd, if another node has moved the cursor, the
+        conditions of all steps may be unmet now.
         """
         batch, after = self.open_batch, self.latest
         if not batch.transitions:

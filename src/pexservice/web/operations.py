@@ -4,8 +4,8 @@ Operations on the cursor, and the checks of a request before its operation.
 A request is checked in this order.  L{RequestChecker.check_rate_and_host} checks the
 client's rate and the C{Host}.  The L{Api<pexservice.web.api.Api>} refuses paths and methods
 that do not exist.  For a step, L{RequestChecker.check_operation} checks whether a page of
-another origin sent the request, and then the token, the idempotency key and the
-preconditions.  For a read, it checks only the preconditions: browsers do not let a page
+another origin or a prefetch sent the request, and then the token, the idempotency key and
+the preconditions.  For a read, it checks only the preconditions: browsers do not let a page
 read the response of another origin.
 """
 
@@ -103,9 +103,9 @@ class CheckedOperation:
 
     @ivar start: starts the operation, and gives the outcome to the waiter that it is called
         with.
-    @ivar needs_recheck: whether an equal request must pass
-        L{RequestChecker.check_rate_and_host} again: each request if there is a rate limit,
-        and otherwise a request whose C{Host} is allowed for some peers only.
+    @ivar needs_recheck: whether L{RequestChecker.check_rate_and_host} is called again when
+        this request is recognized: there is a rate limit, or the C{Host} is allowed for
+        some peers only.
     """
 
     start: Callable[[Waiter], None]
@@ -213,7 +213,7 @@ class RequestChecker:
         self.access.check_token(headers)
         key = idempotency_key(headers)
         preconditions = preconditions_of(headers)
-        # A step without preconditions saves the call.
+        # With None, the committer calls nothing for a step without preconditions.
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         step = partial(committer.step, Step(transition, key, condition))
         return CheckedOperation(step, operation.method, preconditions, needs_recheck)

@@ -4,7 +4,7 @@ One worker: how it starts, fails and stops.
 
 from __future__ import annotations
 
-# Loaded early: the first URL needs it, when maybe no file descriptor is free.
+# Imported now: the first URL would import it, maybe when no file descriptor is free.
 import encodings.idna  # noqa: F401 see above
 import gc
 import os
@@ -26,9 +26,8 @@ from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
 from pexservice.worker.lifecycle import connect, heartbeat
 
 #: How long a stopping worker still accepts requests.  It closes each connection after its
-#: response, so no request is lost.  It waits in several rounds: a commit that blocks the
-#: process may last as long as one round, and the next round then reads the requests that
-#: have arrived.
+#: response, so no request is lost.  The time is divided into rounds: if a commit blocks
+#: the process for a whole round, the next round still reads the requests that have arrived.
 DRAIN_SECONDS = 0.3
 DRAIN_ROUNDS = 6
 
@@ -36,7 +35,7 @@ DRAIN_ROUNDS = 6
 #: may have arrived while the process waited for the processor.
 READ_AGAIN_SECONDS = 0.001
 
-#: How long a stopping worker then waits for first requests, on the connections that it
+#: How long a stopping worker then waits for the first request of each connection that it
 #: accepted last.
 FIRST_REQUEST_SECONDS = 0.5
 
@@ -81,8 +80,8 @@ class Worker(Service):
         """
         Make the parts, open the store or wait for it, and accept connections.
 
-        When this worker stands by, a reload ends an old worker.  So everything that can
-        fail, such as an option, a file or a socket, comes before that.
+        A reload ends the old worker when this one reports that it stands by.  So what
+        depends on the new options, such as a file or a socket, is checked before that.
         """
         self._notifier = connect(self._settings, os.environ)
         heartbeat(
@@ -131,7 +130,10 @@ class Worker(Service):
 
     async def _open_store(self, parts: WorkerParts) -> None:
         """
-        Open the store.  The error and the time decide whether a failure is retried.
+        Open the store.
+
+        Whether a failure is retried depends on the error, and on whether a worker was
+        active before.
 
         A store on other machines (L{StoreUnavailable}) may come back, so this always
         retries.  A damaged store needs the operator, so this never retries.  After any

@@ -27,11 +27,11 @@ from pexservice.stores.interface import IStoreFactory
 CHECK_INTERVAL_SECONDS = 0.25
 
 #: When no worker has been active for this long, a worker with a problem responds with 503.
-#: A takeover takes less time, and a client waits for longer.
+#: This is longer than a takeover, and shorter than the timeout of a client.
 ALONE_SECONDS = 0.5
 
-#: When no worker of this service can have had the lock for this long, a standby reports the
-#: other program that has it.
+#: When no worker has been active for this long, and none can hold the lock now, a standby
+#: reports the other program that holds it.
 FOREIGN_LOCK_SECONDS = 3.0
 
 
@@ -70,7 +70,7 @@ class Listeners:
             raise
 
     async def _listen(self, place: Place) -> None:
-        # Twisted opens the port, and never accepts from it.
+        # Twisted only opens the port.  The listener accepts, so the factory is never used.
         port = await place.listen(Factory())
         self._open.append(Listener(port, self._loop, self._server, self._tls))
         self._log.info("listening on {address}", address=format_address(port.getHost()))
@@ -90,7 +90,7 @@ class Listeners:
 @define(eq=False)
 class Unready:
     """
-    The reports of a worker that is not active, and its responses if no other worker is.
+    Reports the state of a worker that is not active.
 
     Such a worker waits as a standby for the store's lock, or it has a problem, such as a
     store that cannot be opened.  If it has a problem and no other worker is active, it
@@ -104,7 +104,7 @@ class Unready:
     _committer: ICommitter
     _store: IStoreFactory
     _read_score: Callable[[], Score | None]
-    # Notifies the supervisor, one line an argument, now and with each heartbeat.
+    # Sends its arguments, a line each, to the supervisor, now and with each heartbeat.
     _notify_state: Callable[..., object]
     _waits_for_lock: bool = field(init=False, default=False)
     _problem: str | None = field(init=False, default=None)
@@ -128,11 +128,13 @@ class Unready:
 
     def stand_by(self) -> None:
         """
-        Report that this worker waits for the store's lock, once it no longer listens.
+        Report that this worker waits for the store's lock.
+
+        While it still listens, this is too early: L{_check} first closes the listeners,
+        when the worker that has the lock is active, and then calls this again.
         """
         self._waits_for_lock, self._alone_since = True, None
         if self._listeners.are_open:
-            # L{_check} closes them when the worker that has the lock is active.
             return
         self._log.info("standby: waiting for the store's lock")
         self._problem = None

@@ -114,8 +114,8 @@ class LmdbStore:
             caller knows that the store was verified.
         @param run_blocking: runs C{verify}, or a migration from format 1; by default in
             the thread that calls L{open}.
-        @param progress: called with the progress of a migration, in percent.  The progress
-            of C{verify} is the caller's matter.
+        @param progress: called with the progress of a migration, in percent.  C{verify}
+            reports its own progress.
         @param on_standby: called before this process waits for the lock as a standby;
             C{None} refuses a store that another process has locked.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
@@ -189,8 +189,9 @@ class LmdbStore:
         """
         Open the store in the locked directory.
 
-        The directory remembers the identity of the data file, and compares it at the end
-        with the file at the configured path: an operator may replace the store meanwhile.
+        L{Directory.record_identity} remembers which file is opened.  At the end,
+        L{Directory.claim_file} compares it with the file at the configured path, because an
+        operator may have replaced the store meanwhile.
         """
         directory = self.directory
         try:
@@ -228,7 +229,7 @@ class LmdbStore:
             raise
         self._opened, self._stored_rows = databases, stored_rows
         self.directory.claim_file()
-        # lock() may have resolved the path to another directory than at first.
+        # The configured path may lead to another directory than when this object was made.
         self._witness = Witness(path)
         self._witness.open(revision, verified=verified)
         self._reserve = Reserve(
@@ -310,11 +311,11 @@ class LmdbStore:
 
     def _begin(self, batch: Batch) -> tuple[lmdb.Transaction[bytes], StoredRows]:
         """
-        Begin a transaction with C{batch}.
+        Begin a transaction, and write C{batch} in it.  The caller commits it.
 
-        @return: the transaction, to be committed, and the rows of the store after that.
+        @return: the transaction, and the ends of journal and keys after its commit.
         """
-        # Not "with": in lmdb 1.4 leaving the block after a commit raises.
+        # Without a "with" block: in lmdb 1.4, its end raises after a commit inside it.
         txn = self._databases.env.begin(write=True)
         try:
             return txn, write_batch(
@@ -370,7 +371,7 @@ class LmdbStore:
 
     def _failure(self, error: Exception) -> StoreUnusable:
         """
-        Return the error to raise because of C{error}, which leaves the store as it was.
+        Convert C{error}, after which the store is unchanged, into the error to raise.
 
         Damage is recorded in the witness.  Then a standby refuses to open the store, and
         the next start verifies it.
