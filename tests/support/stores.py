@@ -50,6 +50,6 @@ def make_long_store(path: Path, rows: int) -> None:
                     Batch(revision, 0, b"r", 0, time_ns=revision)
                 )
                 txn.put(*row, db=journal, append=True)
-            txn.put(records.CURSOR_KEY, records.encode_cursor(rows, 0), db=cursor)
+            txn.put(records.CURSOR_KEY, records.encode_cursor(rows, 0, 1), db=cursor)
         env.sync(True)  # noqa: FBT003 its only argument
     (path / "lock.mdb").unlink()

@@ -220,7 +220,7 @@ def test_verify_of_a_store_of_another_format_ends_with_64(
     with monkeypatch.context() as another, lmdb.open(str(store), max_dbs=3) as env:
         another.setattr(records, "FORMAT_VERSION", 7)
         with env.begin(write=True, db=env.open_db(b"cursor")) as txn:
-            txn.put(records.CURSOR_KEY, records.encode_cursor(7, 7))
+            txn.put(records.CURSOR_KEY, records.encode_cursor(7, 7, 1))
     assert main(["verify", "--json", str(store)]) == 64
     out, err = capsys.readouterr()
     assert "it has version 7, this program reads 1" in err

@@ -91,7 +91,7 @@ def make_store(path: Path) -> None:
         ) as env:
             cursor, _, _ = (env.open_db(name) for name in DATABASES)
             with env.begin(write=True) as txn:
-                txn.put(records.CURSOR_KEY, records.encode_cursor(0, 0), db=cursor)
+                txn.put(records.CURSOR_KEY, records.encode_cursor(0, 0, 1), db=cursor)
     except lmdb.Error as error:
         raise StoreUnusable(f"the store {path.parent} cannot be made: {error}") from error
 

@@ -170,8 +170,7 @@ class _File:
             for name, value in self.walk(self.meta.main, b"")
         }
         ((_, cursor),) = self.walk(trees[b"cursor"], records.CURSOR_KEY)
-        version, _, _ = records.decode_cursor(cursor)
-        if version == records.FORMAT_VERSION:
+        if records.decode_cursor(cursor).version == records.FORMAT_VERSION:
             yield from self.walk(trees[b"keys"], records.row_key(first_ordinal))
 
     def walk(self, tree: Tree, first_key: bytes) -> Iterator[Item]:

@@ -115,7 +115,7 @@ def _copy(old_env: lmdb.Environment, new_env: lmdb.Environment, progress: Progre
     old = databases_of(old_env)
     new_cursor, new_journal, new_keys = (new_env.open_db(name) for name in DATABASES)
     with old_env.begin() as txn:
-        _, revision, position = read_cursor(txn, old)
+        _, revision, position, _ = read_cursor(txn, old)
         for rows in _in_groups(rows_from(txn, old.journal, 0), _TRANSACTION_ITEMS):
             progress(30)
             with new_env.begin(write=True, db=new_journal) as writing:
@@ -129,7 +129,8 @@ def _copy(old_env: lmdb.Environment, new_env: lmdb.Environment, progress: Progre
                 for row in _in_groups(group, _ROW_KEYS):
                     newest = write_keys(writing, new_keys, dict(row), newest)
         with new_env.begin(write=True, db=new_cursor) as writing:
-            writing.put(records.CURSOR_KEY, records.encode_cursor(revision, position))
+            cursor = records.encode_cursor(revision, position, newest.next_ordinal)
+            writing.put(records.CURSOR_KEY, cursor)
     return revision
 
 

@@ -275,6 +275,8 @@ class _Walk:
         for node in read_nodes(number, page, LEAF):
             self._entries += 1
             key = self._sortable(number, node.key)
+            if not key:
+                raise BadPage(f"a key on page {number} is empty")
             if key < low if previous is None else key <= previous:
                 raise BadPage(f"keys on page {number} are out of order")
             if high is not None and key >= high:

@@ -7,7 +7,8 @@ stored under another key::
 
     database  key                 payload, with sizes in bytes
     --------  ------------------  --------------------------------------------------------
-    cursor    cursor              format version (2), revision (8), position (8)
+    cursor    cursor              format version (2), revision (8), position (8), ordinal
+                                  of the next idempotency key (8)
     journal   first revision (8)  time (8), start position (8), transitions (1 each)
     keys      first ordinal (8)   number of idempotency keys (4), their uses (17 each: code
                                   of the transition (1), revision (8), position (8)), their
@@ -42,8 +43,8 @@ from pexservice.stores.remembered_keys import (
 #: Goes up when a record's meaning changes.
 FORMAT_VERSION = 2
 
-#: The versions that this program reads.  They have the same cursor and journal.
-#: L{pexservice.stores.lmdb.format_1} reads the keys of version 1.
+#: The versions that this program reads.  They have the same journal.  Version 1 has no
+#: ordinals; L{pexservice.stores.lmdb.format_1} reads its keys.
 READABLE_VERSIONS = (1, FORMAT_VERSION)
 
 #: Goes up when a witness's meaning changes.
@@ -52,7 +53,8 @@ _WITNESS_VERSION = 1
 CURSOR_KEY = b"cursor"
 _WITNESS_KEY = b"newest"
 
-_CURSOR = struct.Struct(">HQQ")
+_CURSOR = struct.Struct(">HQQQ")
+_CURSOR_1 = struct.Struct(">HQQ")
 _WITNESS = struct.Struct(">HQ?")
 _VERSION = struct.Struct(">H")
 _JOURNAL = struct.Struct(">qQ")
@@ -120,20 +122,35 @@ def _transition(code: bytes) -> Transition:
         raise BadRecord(f"there is no transition {code!r}") from None
 
 
-def encode_cursor(revision: int, position: int) -> bytes:
+class CursorRecord(NamedTuple):
     """
-    Return the cursor's record, 22 bytes whatever the numbers.
+    The content of the cursor's record.
+
+    @ivar next_ordinal: the ordinal that the next idempotency key will get.  It shows
+        whether the newest row of keys is the one that the last commit has left.  In version
+        1, which has no ordinals, it is 1.
     """
-    return _seal(CURSOR_KEY, _CURSOR.pack(FORMAT_VERSION, revision, position))
+
+    version: int
+    revision: int
+    position: int
+    next_ordinal: int = 1
 
 
-def decode_cursor(value: bytes) -> tuple[int, int, int]:
+def encode_cursor(revision: int, position: int, next_ordinal: int) -> bytes:
+    """
+    Return the cursor's record, 30 bytes whatever the numbers.
+    """
+    record = CursorRecord(FORMAT_VERSION, revision, position, next_ordinal)
+    return _seal(CURSOR_KEY, _CURSOR.pack(*record))
+
+
+def decode_cursor(value: bytes) -> CursorRecord:
     """
     Read the cursor's record.
 
     In every format the record begins with the version and ends with the checksum.
 
-    @return: (version of the format, revision, position)
     @raise OtherFormat: this program does not read that version.
     @raise BadRecord: C{value} is not a cursor.
     """
@@ -141,8 +158,8 @@ def decode_cursor(value: bytes) -> tuple[int, int, int]:
     (version,) = _unpack(_VERSION, CURSOR_KEY, payload[: _VERSION.size])
     if version not in READABLE_VERSIONS:
         raise OtherFormat(version)
-    _, revision, position = _unpack(_CURSOR, CURSOR_KEY, payload)
-    return version, revision, position
+    form = _CURSOR_1 if version == 1 else _CURSOR
+    return CursorRecord(*_unpack(form, CURSOR_KEY, payload))
 
 
 class WitnessRecord(NamedTuple):

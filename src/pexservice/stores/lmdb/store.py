@@ -221,7 +221,7 @@ class LmdbStore:
         try:
             databases.env.reader_check()
             with databases.env.begin() as txn:
-                _, revision, position = read_cursor(txn, databases)
+                _, revision, position, _ = read_cursor(txn, databases)
                 stored_rows = read_stored_rows(txn, databases, revision)
                 self._read_keys(txn, databases.keys)
         except BaseException:

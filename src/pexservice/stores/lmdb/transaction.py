@@ -111,11 +111,13 @@ def write_batch(
     @raise BadRecord: the store holds something that this process did not write.
     """
     _append(txn, databases.journal, *records.encode_journal_row(batch))
-    cursor = records.encode_cursor(batch.revision, batch.position)
-    txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
     newest_key_row = stored.newest_key_row
     if batch.keys:
         newest_key_row = write_keys(txn, databases.keys, batch.keys, newest_key_row)
+    cursor = records.encode_cursor(
+        batch.revision, batch.position, newest_key_row.next_ordinal
+    )
+    txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
     oldest_journal_row, oldest_key_row = stored.oldest_journal_row, stored.oldest_key_row
     newest_expired = batch.revision - retention.transitions
     if newest_expired >= oldest_journal_row + TRIM_SLACK:

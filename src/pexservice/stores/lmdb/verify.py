@@ -130,7 +130,7 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
     databases = databases_of(env)
     with env.begin() as txn:
         reader = _Reader(txn, sum(contents.entries.values()), progress)
-        version, revision, position = read_cursor(txn, databases)
+        version, revision, position, _ = read_cursor(txn, databases)
         if [key for key, _ in reader.items(databases.cursor)] != [records.CURSOR_KEY]:
             raise BadRecord("it has more than one cursor")
         _check_journal(reader.items(databases.journal), (revision, position))
@@ -146,7 +146,7 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
 
 def _cursor_record(
     txn: lmdb.Transaction[bytes], database: lmdb._Database
-) -> tuple[int, int, int]:
+) -> records.CursorRecord:
     value = txn.get(records.CURSOR_KEY, db=database)
     if value is None:
         raise BadRecord("it has no cursor")
@@ -218,15 +218,15 @@ def _check_keys(rows: Iterator[tuple[bytes, bytes]], newest_revision: int) -> No
         revision = records.check_key_row(row, revision, newest_revision)
 
 
-def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> tuple[int, int, int]:
+def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> records.CursorRecord:
     """
-    Read the cursor, and check that the last journal row leads to it.
+    Read the cursor, and check that the last rows of journal and keys lead to it.
 
-    @return: (version of the format, revision, position)
     @raise OtherFormat: this program does not read that version.
-    @raise BadRecord: the last journal row does not lead to the cursor.
+    @raise BadRecord: a last row does not lead to the cursor.
     """
-    version, revision, position = _cursor_record(txn, databases.cursor)
+    record = _cursor_record(txn, databases.cursor)
+    _, revision, position, next_ordinal = record
     with txn.cursor(databases.journal) as rows:
         if rows.last():
             _, (last_revision, last_position) = records.decode_journal_row_ends(
@@ -239,7 +239,17 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> tuple[int
                 )
         elif (revision, position) != (0, 0):
             raise BadRecord(f"the journal of {revision} transitions is empty")
-    return version, revision, position
+    if record.version == FORMAT_VERSION:
+        with txn.cursor(databases.keys) as rows:
+            newest = (
+                records.decode_key_row(*rows.item()) if rows.last() else records.NO_KEYS
+            )
+        if newest.next_ordinal != next_ordinal:
+            raise BadRecord(
+                f"the rows of keys end at ordinal {newest.next_ordinal - 1}, the cursor is"
+                f" at ordinal {next_ordinal - 1}"
+            )
+    return record
 
 
 def format_of(path: Path) -> int:
@@ -251,7 +261,7 @@ def format_of(path: Path) -> int:
     with open_for_reading(path) as env:
         cursor_database = env.open_db(DATABASES[0], create=False)
         with env.begin() as txn:
-            return _cursor_record(txn, cursor_database)[0]
+            return _cursor_record(txn, cursor_database).version
 
 
 def verify_in_child(path: Path, progress: Progress | None = None) -> None:
@@ -273,7 +283,7 @@ def summary(path: Path) -> StoreSummary:
     with open_for_reading(path) as env:
         databases = databases_of(env)
         with env.begin() as txn:
-            _, revision, position = read_cursor(txn, databases)
+            _, revision, position, _ = read_cursor(txn, databases)
     witness = read_witness(path)
     return StoreSummary(
         store=str(path),

@@ -35,17 +35,15 @@ codes = transitions.map(lambda transition: transition.value)
 #: The payloads of records, and bytes that look like them.
 payloads = (
     st.binary(max_size=64)
-    | st.tuples(st.just(b"\0\2"), st.binary(min_size=16, max_size=16)).map(b"".join)
+    | st.tuples(st.just(b"\0\2"), st.binary(min_size=24, max_size=24)).map(b"".join)
     | st.tuples(st.binary(min_size=16, max_size=16), codes, codes).map(b"".join)
     | st.tuples(codes, st.binary(min_size=16, max_size=16)).map(b"".join)
 )
 
 #: Records that were written, by kind: key and value.
 cursors = st.builds(
-    lambda revision, position: (
-        records.CURSOR_KEY,
-        records.encode_cursor(revision, position),
-    ),
+    lambda *content: (records.CURSOR_KEY, records.encode_cursor(*content)),
+    numbers,
     numbers,
     numbers,
 )

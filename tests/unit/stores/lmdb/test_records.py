@@ -18,16 +18,18 @@ numbers = st.integers(0, 2**64 - 1)
 small = st.integers(0, 2**40)
 
 
-@given(numbers, numbers)
-def test_cursor_record_is_read_as_written_in_22_bytes(revision: int, position: int) -> None:
-    written = records.encode_cursor(revision, position)
-    assert len(written) == 22
-    assert records.decode_cursor(written) == (2, revision, position)
+@given(numbers, numbers, numbers)
+def test_cursor_record_is_read_as_written_in_30_bytes(
+    revision: int, position: int, ordinal: int
+) -> None:
+    written = records.encode_cursor(revision, position, ordinal)
+    assert len(written) == 30
+    assert records.decode_cursor(written) == (2, revision, position, ordinal)
 
 
 def test_cursor_record_has_the_same_bytes_in_every_version() -> None:
-    assert records.encode_cursor(258, 7).hex() == (
-        "000200000000000001020000000000000007fc8f14a0"
+    assert records.encode_cursor(258, 7, 3).hex() == (
+        "0002000000000000010200000000000000070000000000000003a7d5cad3"
     )
 
 
@@ -74,7 +76,7 @@ def test_flipped_bit_in_a_record_is_noticed(data: st.DataObject) -> None:
     read, value = data.draw(
         st.sampled_from(
             [
-                (records.decode_cursor, records.encode_cursor(3, 2)),
+                (records.decode_cursor, records.encode_cursor(3, 2, 1)),
                 (lambda value: records.decode_journal_row(row_key, value), row),
             ]
         )

@@ -294,11 +294,19 @@ def key_row(first: int, revision: int, name: bytes) -> tuple[bytes, bytes]:
 
 ROW = records.row_key(5)
 
+
+def cursor(revision: int, position: int) -> bytes:
+    """
+    Return the record of a cursor, in a store with 500 keys.
+    """
+    return records.encode_cursor(revision, position, 501)
+
+
 CONTRADICTIONS = {
     "cursor missing": (b"cursor", records.CURSOR_KEY, None),
-    "cursor torn": (b"cursor", records.CURSOR_KEY, records.encode_cursor(2000, 1000)[:-1]),
-    "cursor elsewhere": (b"cursor", records.CURSOR_KEY, records.encode_cursor(2000, 9)),
-    "cursor behind": (b"cursor", records.CURSOR_KEY, records.encode_cursor(1996, 998)),
+    "cursor torn": (b"cursor", records.CURSOR_KEY, cursor(2000, 1000)[:-1]),
+    "cursor elsewhere": (b"cursor", records.CURSOR_KEY, cursor(2000, 9)),
+    "cursor behind": (b"cursor", records.CURSOR_KEY, cursor(1996, 998)),
     "row missing": (b"journal", ROW, None),
     "row torn": (b"journal", ROW, b"torn"),
     "row of others": (b"journal", *records.encode_journal_row(batch((4, 2), b"nn"))),
@@ -307,6 +315,8 @@ CONTRADICTIONS = {
         *records.encode_journal_row(batch((2000, 1000), b"n")),
     ),
     "keys missing": (b"keys", records.row_key(65), None),
+    "newest keys missing": (b"keys", records.row_key(449), None),
+    "newest keys of an earlier commit": (b"keys", *key_row(449, 1800, b"key-448")),
     "keys torn": (b"keys", records.row_key(65), b"torn"),
     "keys of others": (b"keys", *key_row(65, 1, b"key-64")),
     "keys that are newer than the cursor": (b"keys", *key_row(501, 2001, b"key")),
@@ -326,14 +336,24 @@ def test_contradicting_records_are_damage_although_lmdb_accepts_them(
         now(at(path).open())
 
 
-def test_a_quick_look_finds_the_cursor_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("contradiction", "reason"),
+    [
+        ("cursor elsewhere", "cursor is at 2000 and 9"),
+        ("newest keys missing", "keys end at ordinal 448, the cursor is at ordinal 500"),
+        ("newest keys of an earlier commit", "keys end at ordinal 449, the cursor is"),
+    ],
+)
+def test_a_quick_look_finds_the_cursor_wrong(
+    tmp_path: Path, contradiction: str, reason: str
+) -> None:
     """
-    Opening a store without reading it whole still compares its cursor with its journal.
+    Opening a store without reading it whole still compares cursor, journal and keys.
     """
     path = tmp_path / "store"
     filled(path)
-    put(path, *CONTRADICTIONS["cursor elsewhere"])
-    with pytest.raises(StoreDamaged, match="cursor is at 2000 and 9"):
+    put(path, *CONTRADICTIONS[contradiction])
+    with pytest.raises(StoreDamaged, match=reason):
         now(at(path, verify=lambda _: None).open())
 
 
@@ -388,7 +408,7 @@ def test_batch_writes_only_one_more_byte_per_step(tmp_path: Path) -> None:
             }
 
     one_step, thousand = rows(b"n"), rows(b"n" * 1000)
-    assert one_step == {b"cursor": [28], b"journal": [29], b"keys": []}
+    assert one_step == {b"cursor": [36], b"journal": [29], b"keys": []}
     assert thousand == {**one_step, b"journal": [29 + 999]}
 
 

@@ -97,7 +97,7 @@ def another_count(path: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "branch": (greater_key_of_a_branch, "looking up"),
-    "leaves": (exchanged_leaves, "(comes after|looking up)"),
+    "leaves": (exchanged_leaves, "(comes after|looking up|end at ordinal)"),
     "count": (another_count, f"{BATCHES} records where LMDB counts {BATCHES + 1}"),
 }
 
