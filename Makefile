@@ -22,7 +22,7 @@ help: ## print this
 
 ##@ Use it
 
-run: $(VENV)/installed ## start it on http://127.0.0.1:8081, or RUN_ARGS="--listen tcp:8082"
+run: $(VENV)/installed ## start it on http://127.0.0.1:8081, or RUN_ARGS="--listen tcp:8082:interface=127.0.0.1"
 	@echo 'Starting the service, by default on http://127.0.0.1:8081; in a browser: its live page.'
 	@echo 'Ctrl-C stops it.'
 	$(VENV)/bin/pexservice $(RUN_ARGS)

@@ -189,10 +189,34 @@ def test_watch_prints_a_line_for_each_move_until_ctrl_c(worker: Daemon) -> None:
     assert watching.returncode == 130
 
 
+def test_watch_says_why_it_waits_without_a_terminal() -> None:
+    with (
+        held_ports(1) as (port,),
+        subprocess.Popen(
+            [*PEXCTL, "watch", "--url", f"127.0.0.1:{port}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as watching,
+    ):
+        assert watching.stderr is not None
+        line = watching.stderr.readline()
+        watching.send_signal(signal.SIGINT)
+        assert watching.communicate(timeout=PATIENCE) == ("", "")
+    assert line.startswith(
+        f"pexctl: http://127.0.0.1:{port}/events: Connection was refused"
+    )
+    assert line.endswith("; retrying\n")
+    assert watching.returncode == 130
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-@pytest.mark.parametrize("verb", [("next", "--json"), ("history",), ("watch",)])
+@pytest.mark.parametrize(
+    "verb",
+    [("next", "--json", "--deadline", "60"), ("history", "--deadline", "60"), ("watch",)],
+)
 def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
     number: signal.Signals, status: int, verb: tuple[str, ...]
 ) -> None:
@@ -205,7 +229,7 @@ def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             calling = subprocess.Popen(
-                [*PEXCTL, *verb, "--url", url, "--deadline", "60"],
+                [*PEXCTL, *verb, "--url", url],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -415,6 +415,9 @@ def test_second_start_in_one_directory_says_what_runs_and_how_to_stop_it(
         (line,) = again.stderr.splitlines()
         assert f"process {pid} runs here already (" in line
         assert f"stop it with kill {pid}, remove {tmp_path / 'twistd.pid'} if" in line
+        assert line.endswith(
+            "or start another service in another directory, with another --listen"
+        )
     log = (tmp_path / "twistd.log").read_text()
     assert "stale" not in log
     assert "critical" not in log

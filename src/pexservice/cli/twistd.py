@@ -366,7 +366,7 @@ def refuse_second_start(pid_file: str | None) -> None:
     raise CannotStart(
         f"process {pid} runs here already ({' '.join(arguments).strip()}), by {path};"
         f" stop it with kill {pid}, remove {path} if that is another program, or start"
-        " another service in another directory"
+        " another service in another directory, with another --listen"
     )
 
 

@@ -205,12 +205,13 @@ _CA_FILE = argument(
     "--ca-file", "PEM", "a file of authorities to trust instead of the system's"
 )
 
-#: The arguments for the address of one service, and for calls to the nodes of one.
+#: The arguments for the address of one service, for the nodes of one, and for
+#: calls to these, which have a deadline.
 SERVER = (
     argument("--url", "URL", f"{_FORMS} {_DEFAULT}", base_url, action="append"),
     _CA_FILE,
 )
-SERVICE = (
+NODES = (
     argument(
         "--url", "URL", f"{_FORMS}; {_REPEATED} {_DEFAULT}", base_url, action="append"
     ),
@@ -220,6 +221,9 @@ SERVICE = (
         "FILE",
         "send the first token in this file [default: PEXSERVICE_TOKEN, or none]",
     ),
+)
+SERVICE = (
+    *NODES,
     argument("--deadline", "SECONDS", "how long to try, with all attempts", seconds, 30),
 )
 

@@ -251,7 +251,7 @@ class Cursor:
 
 def outcome_unknown(step: str, key: str, error: Unanswered) -> OutcomeUnknown:
     """
-    Return the exception for the step C{word} that ended with C{error}.
+    Return the exception for the step C{step} that ended with C{error}.
     """
     message = f"{step} was not made: {error}"
     if error.sent:

@@ -5,6 +5,7 @@ The verbs that call a service: C{current}, the three steps, C{history}, C{watch}
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from argparse import Namespace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed, write
 from pexservice.cli.verb import (
     CALL_STATUSES,
+    NODES,
     SERVICE,
     STEP_STATUSES,
     argument,
@@ -145,7 +147,7 @@ def history(arguments: Namespace) -> None:
             write(json.dumps({**asdict(step), "time": time}) if arguments.json else line)
 
 
-@verb("watch", CALL_STATUSES, SERVICE, "pexctl watch", "pexctl watch --json")
+@verb("watch", CALL_STATUSES, NODES, "pexctl watch", "pexctl watch --json")
 def watch(arguments: Namespace) -> None:
     """
     Print the cursor whenever it has moved, until Ctrl-C.
@@ -225,16 +227,18 @@ def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
 
 def _options(arguments: Namespace) -> dict[str, Any]:
     notices: list[str] = []
+    # C{watch} has none and would try for ever without a word, so it always says why.
+    deadline = getattr(arguments, "deadline", math.inf)
 
     def on_retry(reason: str) -> None:
-        if not notices and sys.stderr.isatty():
+        if not notices and (deadline == math.inf or sys.stderr.isatty()):
             notices.append(reason)
             sys.stderr.write(f"pexctl: {reason}; retrying\n")
 
     return {
         "token": token_of(arguments),
         "ca_file": arguments.ca_file,
-        "deadline": arguments.deadline,
+        "deadline": deadline,
         "on_retry": on_retry,
     }
 
