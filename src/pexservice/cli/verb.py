@@ -205,8 +205,7 @@ _CA_FILE = argument(
     "--ca-file", "PEM", "a file of authorities to trust instead of the system's"
 )
 
-#: The arguments for the address of one service, for the nodes of one, and for
-#: calls to these, which have a deadline.
+#: The arguments for the address of one service, for its nodes, and for calls to these.
 SERVER = (
     argument("--url", "URL", f"{_FORMS} {_DEFAULT}", base_url, action="append"),
     _CA_FILE,

@@ -170,13 +170,7 @@ def watch(arguments: Namespace) -> None:
     STEP_STATUSES,
     [
         *SERVICE,
-        argument(
-            "--connections",
-            "N",
-            "how many steps wait for a response at a time",
-            number(1, 1000),
-            10,
-        ),
+        argument("--connections", "N", "how many steps are under way", number(1, 1000), 10),
         argument("--seconds", "SECONDS", "how long new steps begin", seconds, 10),
     ],
     "pexctl load --seconds 3 --connections 16",
