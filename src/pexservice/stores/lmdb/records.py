@@ -122,7 +122,7 @@ def _transition(code: bytes) -> Transition:
         raise BadRecord(f"there is no transition {code!r}") from None
 
 
-class CursorRecord(NamedTuple):
+class StoredCursor(NamedTuple):
     """
     The content of the cursor's record.
 
@@ -141,11 +141,11 @@ def encode_cursor(revision: int, position: int, next_ordinal: int) -> bytes:
     """
     Return the cursor's record, 30 bytes whatever the numbers.
     """
-    record = CursorRecord(FORMAT_VERSION, revision, position, next_ordinal)
+    record = StoredCursor(FORMAT_VERSION, revision, position, next_ordinal)
     return _seal(CURSOR_KEY, _CURSOR.pack(*record))
 
 
-def decode_cursor(value: bytes) -> CursorRecord:
+def decode_cursor(value: bytes) -> StoredCursor:
     """
     Read the cursor's record.
 
@@ -159,7 +159,7 @@ def decode_cursor(value: bytes) -> CursorRecord:
     if version not in READABLE_VERSIONS:
         raise OtherFormat(version)
     form = _CURSOR_1 if version == 1 else _CURSOR
-    return CursorRecord(*_unpack(form, CURSOR_KEY, payload))
+    return StoredCursor(*_unpack(form, CURSOR_KEY, payload))
 
 
 class WitnessRecord(NamedTuple):

@@ -146,7 +146,7 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
 
 def _cursor_record(
     txn: lmdb.Transaction[bytes], database: lmdb._Database
-) -> records.CursorRecord:
+) -> records.StoredCursor:
     value = txn.get(records.CURSOR_KEY, db=database)
     if value is None:
         raise BadRecord("it has no cursor")
@@ -218,7 +218,7 @@ def _check_keys(rows: Iterator[tuple[bytes, bytes]], newest_revision: int) -> No
         revision = records.check_key_row(row, revision, newest_revision)
 
 
-def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> records.CursorRecord:
+def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> records.StoredCursor:
     """
     Read the cursor, and check that the last rows of journal and keys lead to it.
 
