@@ -44,7 +44,7 @@ class WorkerSetup:
 @frozen(kw_only=True)
 class Inherited:
     """
-    What each worker gets from its supervisor, besides pipes for output and messages.
+    What each worker inherits, in addition to its pipes for output and messages.
 
     @ivar options: options of its command.
     @ivar first_options: further options of the command, until a worker has been active.

@@ -319,9 +319,9 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
 
 def test_bug_during_a_reload_keeps_the_old_options(supervised: Supervised) -> None:
     """
-    An exception that nobody expects is logged with its traceback, and the reload fails.
+    An unexpected exception is logged with its traceback, and the reload fails.
 
-    The watchdog of the old options goes on.
+    The watchdog of the old options continues.
     """
     before = supervised.workers.setup
     serving, _ = supervised.processes

@@ -374,7 +374,7 @@ def test_worker_that_refuses_stands_by_when_it_no_longer_listens(
     make: Callable[..., Bench], board: int
 ) -> None:
     """
-    Who sees a standby beside an active worker gets no 503 of the standby any more.
+    A client that sees a standby next to an active worker no longer gets a 503.
     """
 
     class Returning(Unusable):

@@ -365,7 +365,7 @@ class Directory:
         @raise OSError: there is not enough space.
         """
         # os.posix_fallocate would also extend the file to C{length}.  If the file had lost
-        # its end, nobody would see that any more.
+        # its end, no process would notice that.
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
         try:
