@@ -34,10 +34,10 @@ def test_no_damaged_store_is_accepted_with_another_state() -> None:
     assert outcomes[Outcome.HARMLESS] > COUNT / 10
 
 
-@pytest.mark.parametrize("seed", [3221, 3222, 3224, 4820])
+@pytest.mark.parametrize("seed", [3212, 3213])
 def test_damage_that_was_once_accepted_is_refused(seed: int) -> None:
     """
-    They put back an earlier version of the newest row of keys, or an empty key.
+    Each puts back an earlier version of the newest row of keys.
     """
     (tried,) = run(seed, 1)
     assert tried.is_good, tried

@@ -15,6 +15,7 @@ from pexservice.stores.interface import StoreDamaged, StoreUnusable
 from pexservice.stores.lmdb import verify as module
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.page_format import TREE, BadPage, read_meta
 from pexservice.stores.lmdb.pages import Contents, check_pages
 from pexservice.stores.lmdb.verify import store_error, verify
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
@@ -93,6 +94,30 @@ def another_count(path: Path) -> None:
         (entries,) = struct.unpack_from("<Q", data, at + 7 + 32)
         change(path, at + 7 + 32, struct.pack("<Q", entries + 1))
         at = data.find(begin, at + 1)
+
+
+def test_leaf_whose_only_record_was_zeroed_is_damage(tmp_path: Path) -> None:
+    """
+    It seems to have a record with an empty key, for which LMDB has another error.
+    """
+    path = tmp_path / "store"
+    filled(path, 1)
+    (root,) = struct.unpack_from("<Q", _record_of(path, b"cursor"), 40)
+    change(path, root * SIZE + 512, bytes(SIZE - 512))
+    with pytest.raises(BadPage, match=f"a key on page {root} is empty"):
+        check_pages(path, lambda _: None)
+
+
+def _record_of(path: Path, tree: bytes) -> bytes:
+    """
+    Return the record of a tree, from the newest root of the main tree.
+    """
+    with (path / DATA).open("rb") as file:
+        meta = read_meta(file.fileno())
+        file.seek(meta.main.root * SIZE)
+        page = file.read(SIZE)
+    at = page.index(tree) + len(tree)
+    return page[at : at + TREE.size]
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
