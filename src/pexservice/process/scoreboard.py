@@ -108,14 +108,15 @@ class Score:
     @ivar restarts: how many workers ended, by the reason, while workers should run.
     @ivar reloads: how many reloads began.
     @ivar reload: the outcome of the last reload.
-    @ivar serving: the name of the active worker; empty while there is none.
-    @ivar before: the name of the active worker before C{serving}, which has ended.
-    @ivar since: when C{serving} became active.  Milliseconds since 1970.
-    @ivar pause: the time from the end of C{before} to then.  Microseconds.
+    @ivar active_worker: the name of the active worker; empty if no worker is active.
+    @ivar previous_worker: the name of the active worker that ended last.
+    @ivar active_since_ms: when C{active_worker} became active, in milliseconds since 1970.
+    @ivar takeover_us: how long no worker was active before C{active_worker}, in
+        microseconds; 0 if the supervisor saw no such time.
     @ivar note: why the last reload failed, or which options wait for a restart.
-    @ivar possible_lock_holders: how many workers may have the store's lock: those with a
-        process, except standbys and workers that are not ready; C{None} if unknown.
-    @ivar problem: why no worker is active; empty while one is, or before the first reason.
+    @ivar possible_lock_holders: how many workers may have the store's lock; C{None} if
+        that is not known.
+    @ivar problem: why no worker is active; empty if one is, or if no reason is known yet.
     @ivar restart_pending: the options whose change requires a restart.
     @ivar processes: the processes of the service, the supervisor first.
     """
@@ -126,10 +127,10 @@ class Score:
     restarts: dict[str, int] = field(factory=lambda: dict.fromkeys(RESTART_REASONS, 0))
     reloads: int = 0
     reload: Reload = Reload.NONE
-    serving: str = ""
-    before: str = ""
-    since: int = 0
-    pause: int = 0
+    active_worker: str = ""
+    previous_worker: str = ""
+    active_since_ms: int = 0
+    takeover_us: int = 0
     note: str = ""
     possible_lock_holders: int | None = None
     problem: str = ""
@@ -217,8 +218,12 @@ def _read_score_1_0(descriptor: int) -> Score | None:
             reloads, reload, serving, before, since, pause, *counts, note = rest
             restarts = dict(zip(RESTART_REASONS, counts, strict=True))
             score = Score(failovers, standbys, wanted_standbys, restarts, reloads)
-            score.reload, score.since, score.pause = Reload(reload), since, pause
-            score.serving, score.before = _text(serving), _text(before)
+            score.reload, score.active_since_ms, score.takeover_us = (
+                Reload(reload),
+                since,
+                pause,
+            )
+            score.active_worker, score.previous_worker = _text(serving), _text(before)
             score.note = _text(note)
             return score
     return None

@@ -94,14 +94,14 @@ class Reports:
         # There was no pause if the worker took over before its predecessor's end was
         # noticed.
         pause = 0.0 if self._stopped_at is None else at - self._stopped_at
-        if self._stopped_at is not None or score.serving not in ("", name):
+        if self._stopped_at is not None or score.active_worker not in ("", name):
             self._log.info(
                 "{name} took over after {pause:.0f} ms", name=name, pause=1000 * pause
             )
         self._stopped_at = None
-        score.serving, score.problem = name, ""
-        score.since = time.time_ns() // 1_000_000
-        score.pause = round(pause * 1e6)
+        score.active_worker, score.problem = name, ""
+        score.active_since_ms = time.time_ns() // 1_000_000
+        score.takeover_us = round(pause * 1e6)
         self.publish()
         self.notify_ready()
 
@@ -117,9 +117,9 @@ class Reports:
         """
         Show that the worker C{name}, which was active, has ended or ends.
         """
-        self.score.before = name
-        if self.score.serving == name:
-            self.score.serving = ""
+        self.score.previous_worker = name
+        if self.score.active_worker == name:
+            self.score.active_worker = ""
             self._stopped_at = at
         self.publish()
 

@@ -69,12 +69,12 @@ def workers_event(score: Score) -> bytes:
     """
     Return the supervisor's score as an event.  It has no id, which would be a revision.
     """
-    since = datetime.fromtimestamp(score.since / 1000, UTC)
+    since = datetime.fromtimestamp(score.active_since_ms / 1000, UTC)
     shown = {
-        "serving": score.serving or None,
-        "since": f"{since:%Y-%m-%dT%H:%M:%S}.{score.since % 1000:03}Z",
-        "before": score.before or None,
-        "pause": score.pause / 1e6,
+        "serving": score.active_worker or None,
+        "since": f"{since:%Y-%m-%dT%H:%M:%S}.{score.active_since_ms % 1000:03}Z",
+        "before": score.previous_worker or None,
+        "pause": score.takeover_us / 1e6,
         "standing_by": score.standby_count,
         "standby": score.wanted_standby_count,
         "takeovers": score.failovers,

@@ -41,8 +41,9 @@ from pexservice.web.endpoints import DEFAULT_TABLE, POST_ONLY_TABLE
 from pexservice.web.events import MAX_STREAMS, Events
 from pexservice.web.operations import RequestChecker
 from pexservice.worker.files import read_files
-from pexservice.worker.lifecycle import VerificationProgress
-from pexservice.worker.unready import Listeners, Unready
+from pexservice.worker.inactive_phase import InactivePhase
+from pexservice.worker.listeners import Listeners
+from pexservice.worker.notifications import VerificationProgress
 
 _log = Logger()
 
@@ -60,7 +61,7 @@ class WorkerParts:
     events: Events
     server: Server
     listeners: Listeners
-    unready: Unready
+    inactive_phase: InactivePhase
 
 
 def assemble(
@@ -74,9 +75,9 @@ def assemble(
     """
     Make the parts of a worker.  The store is not opened yet, and no connection is accepted.
 
-    @param notify: notifies the supervisor or systemd, one line an argument.
-    @param notify_state: does this now and with each heartbeat.
-    @param fatal: called when the process must end.
+    @param notify: sends its arguments, one line each, to the supervisor or to systemd.
+    @param notify_state: does the same, and sends the lines again with each heartbeat.
+    @param fatal: called with the failure because of which the process must end.
     @raise CannotStart: an option, a file or a socket cannot be used.
     """
     connections = _connections(settings.max_connections)
@@ -98,8 +99,8 @@ def assemble(
     factory = store_factory(settings.store)
 
     def stand_by() -> None:
-        # C{unready} is made last, because it needs the listeners.
-        unready.stand_by()
+        # The store calls this when it opens, and then C{inactive_phase} exists.
+        inactive_phase.stand_by()
 
     store = factory.make(
         StoreOptions(
@@ -127,15 +128,16 @@ def assemble(
             fatal=fatal,
             call_soon=loop.call_soon,
         )
-    # A new connection can replace an idle one, but not a stream.  So streams get at most a
-    # quarter of the connections.
+    # A new connection can replace an idle connection, but not a stream of events.  So
+    # streams get at most a quarter of the connections.
     max_streams = min(MAX_STREAMS, max(1, connections.limit // 4))
     events = Events(committer, reactor.callLater, max_streams, read_score)
     checker = RequestChecker(
         committer,
         Access(files.tokens, settings.cors_origins),
         Clients(settings.trusted_proxies),
-        # With a token file no web page can move the cursor, so any C{Host} is allowed.
+        # If there is a token file, no web page can move the cursor.  So every C{Host} is
+        # allowed.
         hosts=HostPolicy(
             settings.allowed_hosts,
             own_name=gethostname(),
@@ -171,8 +173,10 @@ def assemble(
         log=_access_log(settings),
     )
     listeners = Listeners(listening_places, server, loop, files.tls)
-    unready = Unready(reactor, listeners, committer, factory, read_score, notify_state)
-    return WorkerParts(verification, committer, events, server, listeners, unready)
+    inactive_phase = InactivePhase(
+        reactor, listeners, committer, factory, read_score, notify_state
+    )
+    return WorkerParts(verification, committer, events, server, listeners, inactive_phase)
 
 
 def _connections(wanted: int) -> Connections:

@@ -19,7 +19,7 @@ from pexservice.web.access import read_tokens
 
 _log = Logger()
 
-#: How long before the certificate expires a worker warns.
+#: A worker that starts warns if the certificate expires in fewer days.
 EXPIRY_WARNING_DAYS = 14
 
 
@@ -55,7 +55,7 @@ def read_files(settings: Settings) -> Files:
     """
     Read the files, and check that the access log can be opened.
 
-    @raise CannotStart: one of them cannot be used; the message names it.
+    @raise CannotStart: a file cannot be used; the message names the file.
     """
     path = settings.access_log
     if path is not None and path != OWN_LOG:

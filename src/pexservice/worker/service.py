@@ -4,8 +4,6 @@ One worker: how it starts, fails and stops.
 
 from __future__ import annotations
 
-# Imported now: the first URL would import it, maybe when no file descriptor is free.
-import encodings.idna  # noqa: F401 see above
 import gc
 import os
 
@@ -23,26 +21,27 @@ from pexservice.server.limits import Connections
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import StoreDamaged, StoreUnavailable, StoreUnusable
 from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
-from pexservice.worker.lifecycle import connect, heartbeat
+from pexservice.worker.notifications import connect_notifier, start_heartbeat
 
-#: How long a stopping worker still accepts requests.  It closes each connection after its
-#: response, so no request is lost.  The time is divided into rounds: if a commit blocks
-#: the process for a whole round, the next round still reads the requests that have arrived.
+#: A stopping worker accepts connections and requests for at most this long; for less time
+#: if no connection is left.  It closes each connection after a response, so no request is
+#: lost.  The time is divided into rounds.  If a commit blocks the process for a whole
+#: round, the next round still reads the requests that have arrived meanwhile.
 DRAIN_SECONDS = 0.3
 DRAIN_ROUNDS = 6
 
-#: How long a stopping worker reads once more after it has closed its listeners.  Requests
-#: may have arrived while the process waited for the processor.
+#: A stopping worker then closes its listeners, and reads its connections for this long.
+#: Requests may have arrived while another process had the processor.
 READ_AGAIN_SECONDS = 0.001
 
-#: How long a stopping worker then waits for the first request of each connection that it
-#: accepted last.
+#: A stopping worker then closes the idle connections, and waits at most this long for the
+#: first request of each connection that has not sent any yet.
 FIRST_REQUEST_SECONDS = 0.5
 
-#: How long a stopping worker then waits for the responses to the requests in progress.
+#: A stopping worker then waits at most this long until all requests have their responses.
 LAST_RESPONSE_SECONDS = 2
 
-#: The delay before a store that could not be opened is tried again.
+#: The delay before a worker tries again to open a store; it doubles with each failure.
 MIN_OPEN_RETRY_SECONDS = 0.5
 MAX_OPEN_RETRY_SECONDS = 5.0
 
@@ -80,14 +79,15 @@ class Worker(Service):
         """
         Make the parts, open the store or wait for it, and accept connections.
 
-        A reload ends the old worker when this one reports that it stands by.  So what
-        depends on the new options, such as a file or a socket, is checked before that.
+        During a reload, the supervisor ends the old workers as soon as this worker reports
+        that it stands by.  So L{assemble} checks everything that depends on the options,
+        such as a file or a socket, before the store is opened and that report is sent.
         """
-        self._notifier = connect(self._settings, os.environ)
-        heartbeat(
+        self._notifier = connect_notifier(self._settings, os.environ)
+        start_heartbeat(
             self._notifier,
             self._reactor,
-            self._when_work_ends,
+            self._when_disk_work_ends,
             lambda: self._heartbeat_lines,
         )
         parts = self._parts = assemble(
@@ -100,21 +100,21 @@ class Worker(Service):
         # The objects that exist now live as long as the process, so the garbage collector
         # need not visit them.
         gc.freeze()
-        parts.unready.start()
+        parts.inactive_phase.begin()
         await self._open_store(parts)
-        parts.unready.stop()
+        parts.inactive_phase.end()
         await parts.listeners.open()
         state = parts.committer.durable
         cursor = f"revision {state.revision}, position {state.position}"
         self._log.info("the cursor is at {cursor}", cursor=cursor)
         self._notify_state(READY, f"STATUS=serving since {cursor}")
 
-    def _when_work_ends(self) -> Deferred[None]:
+    def _when_disk_work_ends(self) -> Deferred[None]:
         """
-        Return a C{Deferred} that fires when the verification and the commit have ended.
+        Return a C{Deferred} that fires when no verification and no commit is in progress.
 
-        It fires at once if neither is in progress.  The heartbeat waits for it, so a
-        verification or a commit that hangs is noticed.
+        Each heartbeat waits for this.  So if a verification or a commit hangs, the
+        heartbeats stop.
         """
         if self._parts is None:
             return succeed(None)
@@ -123,35 +123,34 @@ class Worker(Service):
 
     def _notify_state(self, *lines: str) -> None:
         """
-        Notify the supervisor or systemd of C{lines}, now and with each heartbeat.
+        Send C{lines} to the supervisor or to systemd, now and with each heartbeat.
         """
         self._heartbeat_lines = lines
         self._notifier.notify(*lines)
 
     async def _open_store(self, parts: WorkerParts) -> None:
         """
-        Open the store.
+        Open the store, and retry after an error that may pass.
 
-        Whether a failure is retried depends on the error, and on whether a worker was
-        active before.
+        L{StoreUnavailable} is always retried, because a store on other machines may come
+        back.  L{StoreDamaged} is never retried, because a damaged store needs the operator.
 
-        A store on other machines (L{StoreUnavailable}) may come back, so this always
-        retries.  A damaged store needs the operator, so this never retries.  After any
-        other error this retries only under a supervisor, and only if a worker was active
-        before: otherwise the operator who starts the service gets the error.
+        Any other error is retried only by the worker of a supervisor that did not pass
+        C{--first-start}: then a worker was active before, or systemd holds the sockets, so
+        clients should get the reason.  In every other case the process ends, so that the
+        operator who starts the service gets the reason.
         """
-        was_active = self._settings.is_supervised and not self._settings.first_start
+        may_retry = self._settings.is_supervised and not self._settings.first_start
         delay = MIN_OPEN_RETRY_SECONDS
         while True:
             try:
                 await parts.committer.start()
             except StoreUnusable as error:
-                is_damaged = error.exit_status == Status.DAMAGED
-                if not isinstance(error, StoreUnavailable) and (
-                    is_damaged or not was_active
+                if isinstance(error, StoreDamaged) or not (
+                    may_retry or isinstance(error, StoreUnavailable)
                 ):
                     raise
-                parts.unready.store_failed_to_open(str(error))
+                parts.inactive_phase.store_failed_to_open(str(error))
             else:
                 return
             finally:
@@ -163,15 +162,15 @@ class Worker(Service):
 
     def _end_after_failed_start(self, failure: Failure) -> None:
         """
-        End the process: otherwise it would keep the store's lock and accept nothing.
+        End the process, which may have the store's lock although it accepts no requests.
         """
         error, reason = failure.value, failure.getErrorMessage()
         if isinstance(error, CancelledError):
-            # The service stops.
+            # stopService has cancelled the start.
             return
         if not isinstance(error, (CannotStart, StoreUnusable)):
             if not isinstance(error, OSError):
-                # A bug, and the traceback says where.
+                # This is a bug.  The traceback shows where it is.
                 self._log.failure("the start failed", failure=failure)
                 reason = f"{type(error).__name__}: {reason}"
             reason = f"cannot start: {reason}"
@@ -181,7 +180,8 @@ class Worker(Service):
         """
         End the process after a failed commit, after damage to the store, or after a bug.
 
-        After a failed commit, only the next process that reads the store knows its state.
+        After a failed commit, this process does not know the state of the store.  The next
+        process reads it from the disk.
         """
         reason = failure.getErrorMessage()
         if failure.check(CommitterBug):
@@ -203,7 +203,7 @@ class Worker(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Accept and respond a little longer, then close all connections and the store.
+        Respond to the requests that clients have sent, then close the store.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -217,7 +217,7 @@ class Worker(Service):
 
     async def _stop_parts(self, parts: WorkerParts) -> None:
         connections, committer = parts.server.connections, parts.committer
-        parts.unready.stop()
+        parts.inactive_phase.end()
         parts.server.drain()
         parts.events.close()
         if parts.listeners.are_open and committer.step_refusal is None:

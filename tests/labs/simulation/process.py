@@ -22,7 +22,7 @@ from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import READY, STANDBY, STOPPING, Notifier
 from pexservice.stores.interface import HistoryEntry
 from pexservice.supervisor.worker_process import MESSAGES, WorkerProcess
-from pexservice.worker.lifecycle import heartbeat
+from pexservice.worker.notifications import start_heartbeat
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.support.fakes import MemoryStore, Turns
 from tests.support.steps import CallingWaiter, Response, submit
@@ -186,7 +186,7 @@ class Process:
         started = Deferred.fromCoroutine(self.committer.start())
         started.addCallback(self._serve).addErrback(self.machine.bugs.append)
         self._say(STANDBY)
-        heartbeat(
+        start_heartbeat(
             self._notifier, self.clock, self.committer.wait_for_commit, lambda: self._state
         )
 

@@ -182,7 +182,7 @@ def succession(supervised: Supervised) -> tuple[str, str, int]:
     Return the worker before, the serving one, and the pause between them in milliseconds.
     """
     score = supervised.score
-    return score.before, score.serving, score.pause // 1000
+    return score.previous_worker, score.active_worker, score.takeover_us // 1000
 
 
 def test_score_shows_the_takeover_and_its_pause(supervised: Supervised) -> None:

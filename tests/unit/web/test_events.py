@@ -251,7 +251,9 @@ def test_events_about_workers_are_sent_only_on_request() -> None:
     They also have the outcome of the worker before.
     """
     server = Server()
-    server.score = Score(0, 1, 1, serving="worker-1", since=1_795_000_000_007)
+    server.score = Score(
+        0, 1, 1, active_worker="worker-1", active_since_ms=1_795_000_000_007
+    )
     wire, other = watch(server, path="/events?workers"), watch(server)
     first = {
         "serving": "worker-1",
@@ -267,7 +269,11 @@ def test_events_about_workers_are_sent_only_on_request() -> None:
     look(server, 3)
     assert workers(wire) == [first]
     server.score = Score(
-        *(1, 0, 1), serving="worker-2", before="worker-1", since=0, pause=12_345
+        *(1, 0, 1),
+        active_worker="worker-2",
+        previous_worker="worker-1",
+        active_since_ms=0,
+        takeover_us=12_345,
     )
     look(server, 2)
     changed = {"serving": "worker-2", "before": "worker-1", "pause": 0.012345}

@@ -39,7 +39,7 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.registry import store_factory
 from pexservice.stores.remembered_keys import RememberedKeys
-from pexservice.worker import assembly, service, unready
+from pexservice.worker import assembly, listeners, service
 from pexservice.worker.assembly import WorkerReactor
 from pexservice.worker.service import Worker
 from tests.support.fakes import MemoryStore, Turns, now
@@ -119,9 +119,9 @@ class Bench:
         notifier = Notifier(
             lambda message: self.messages.extend(message.decode().splitlines()), 5.0
         )
-        monkeypatch.setattr(service, "connect", lambda *_: notifier)
+        monkeypatch.setattr(service, "connect_notifier", lambda *_: notifier)
         monkeypatch.setattr(assembly, "event_loop", lambda _: self)
-        monkeypatch.setattr(unready, "Listener", self._listen)
+        monkeypatch.setattr(listeners, "Listener", self._listen)
         monkeypatch.setattr(assembly, "store_factory", lambda _: self)
         self._server: Server | None = None
         self.worker = Worker(
@@ -356,15 +356,15 @@ def test_worker_that_cannot_serve_does_not_listen_next_to_an_active_one(
 
     The worker listens while no worker is active, and stops when one is.
     """
-    show(board, serving="worker-1")
+    show(board, active_worker="worker-1")
     bench = make(store=Unusable(StoreUnusable("gone")), supervisor=3, scoreboard=board)
     bench.worker.startService()
     bench.reactor.turns(10.0)
     assert bench.reactor.tcpServers == []
-    show(board, serving="")
+    show(board, active_worker="")
     bench.reactor.turns(1.0)
     assert len(bench.reactor.tcpServers) == 1
-    show(board, serving="worker-1")
+    show(board, active_worker="worker-1")
     bench.reactor.turns(1.0)
     assert bench.worker._parts is not None
     assert not bench.worker._parts.listeners.are_open
@@ -385,7 +385,7 @@ def test_worker_that_refuses_stands_by_when_it_no_longer_listens(
             bench.options.on_standby()
             return Deferred()
 
-    show(board, serving="", possible_lock_holders=1)
+    show(board, active_worker="", possible_lock_holders=1)
     store = Returning(StoreUnusable("gone"))
     bench = make(store=store, supervisor=3, scoreboard=board)
     bench.worker.startService()
@@ -395,7 +395,7 @@ def test_worker_that_refuses_stands_by_when_it_no_longer_listens(
     assert bench.worker._parts is not None
     listeners = bench.worker._parts.listeners
     assert (listeners.are_open, STANDBY in bench.messages) == (True, False)
-    show(board, serving="worker-2")
+    show(board, active_worker="worker-2")
     bench.reactor.turns(1.0)
     assert (listeners.are_open, STANDBY in bench.messages) == (False, True)
 
@@ -413,12 +413,12 @@ def test_standby_names_the_stranger_that_has_its_lock(
             bench.options.on_standby()
             return Deferred()
 
-    show(board, serving="", possible_lock_holders=1)
+    show(board, active_worker="", possible_lock_holders=1)
     bench = make(store=Waiting(), supervisor=3, scoreboard=board)
     bench.worker.startService()
     bench.reactor.turns(10.0)
     assert NOT_READY not in bench.messages
-    show(board, serving="", possible_lock_holders=0)
+    show(board, active_worker="", possible_lock_holders=0)
     bench.reactor.turns(1.0)
     assert any("is in use by another process" in line for line in bench.messages)
     assert NOT_READY in bench.messages

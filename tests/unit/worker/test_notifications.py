@@ -16,12 +16,12 @@ from twisted.logger import LogLevel, capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY, Notifier
 from pexservice.settings.options import Settings
-from pexservice.worker.lifecycle import (
+from pexservice.worker.notifications import (
     HEARTBEATS_PER_WATCHDOG,
     LOG_INTERVAL_SECONDS,
     VerificationProgress,
-    connect,
-    heartbeat,
+    connect_notifier,
+    start_heartbeat,
 )
 
 WATCHDOG = 4.0
@@ -66,7 +66,7 @@ def test_worker_of_a_supervisor_leaves_the_signals_to_it(
     """
     reading, writing = pipe
     environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": "@not-this-one"}
-    notifier = connect(Settings(supervisor=writing), environment)
+    notifier = connect_notifier(Settings(supervisor=writing), environment)
     notifier.notify(READY)
     assert os.read(reading, 100) == b"READY=1\n"
     assert notifier.watchdog == WATCHDOG
@@ -79,7 +79,7 @@ def test_worker_without_a_supervisor_notifies_systemd(followed: list[object]) ->
     """
     A worker without a supervisor speaks to systemd, if any, and follows no process.
     """
-    connect(Settings(), {}).notify(READY)
+    connect_notifier(Settings(), {}).notify(READY)
     assert followed == []
 
 
@@ -92,7 +92,7 @@ class Beating:
         self.clock = Clock()
         self.sent: list[list[str]] = []
         self.failing = False
-        heartbeat(
+        start_heartbeat(
             Notifier(self._send, WATCHDOG), self.clock, settled, lambda: ("STATUS=well",)
         )
 
@@ -153,7 +153,7 @@ def test_worker_sends_no_heartbeat_without_a_watchdog() -> None:
     Without a watchdog there is no sign of life.
     """
     clock = Clock()
-    heartbeat(Notifier(print), clock, lambda: succeed(None), list)
+    start_heartbeat(Notifier(print), clock, lambda: succeed(None), list)
     assert clock.getDelayedCalls() == []
 
 

@@ -1,7 +1,7 @@
 """
-A worker's messages to the process that started it, the supervisor or systemd.
+A worker's notifications to the process that started it, which is the supervisor or systemd.
 
-A worker sends heartbeats, and reports its progress while it verifies the store.
+A worker sends heartbeats, and the progress of a verification of the store.
 """
 
 from __future__ import annotations
@@ -22,68 +22,73 @@ from pexservice.process.sd_notify import ALIVE, Notifier
 from pexservice.process.timing import Periodic
 from pexservice.settings.options import Settings
 
-#: How many heartbeats a worker sends within the watchdog's time.
+#: How many heartbeats a worker sends in the time after which a silent worker is replaced.
 HEARTBEATS_PER_WATCHDOG = 4
 
-#: By how much each report of progress extends the timeout of a start.  No working disk
-#: pauses for so long; the supervisor kills a worker whose verification hangs for longer.
+#: Each report of progress gives the worker this much time until its next notification.  A
+#: working disk never takes so long.  If a verification hangs for longer, the supervisor
+#: kills the worker.
 EXTENSION_SECONDS = 30
 
-#: How often progress is logged.  A shorter verification logs nothing.
+#: The time between two log lines about the progress.  A verification that takes less time
+#: logs nothing.
 LOG_INTERVAL_SECONDS = 5.0
 
 
-def connect(settings: Settings, environment: Mapping[str, str]) -> Notifier:
+def connect_notifier(settings: Settings, environment: Mapping[str, str]) -> Notifier:
     """
     Return the notifier to the process that started this one.
 
-    If that process is a supervisor, leave the terminal's signals to it.
+    If a supervisor started this process, also set up the handling of signals: only the
+    supervisor gets those of the terminal.
     """
     if settings.supervisor is None:
         return Notifier.to_service_manager(environment)
     notifier = Notifier.to_supervisor(settings.supervisor, environment)
-    # Ctrl-C goes to a terminal's whole process group; the supervisor passes it on, and it
-    # alone handles SIGHUP.
+    # At Ctrl-C, the terminal sends SIGINT to a whole process group.  In its own group, this
+    # worker does not get it; the supervisor stops the worker by SIGTERM.  SIGHUP is also
+    # for the supervisor alone.
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The supervisor ends a worker that hangs by SIGABRT, which writes the traceback of
-    # every thread.  The other signals come from a damaged page of the store, and a
-    # traceback would only hide that.
+    # The supervisor sends SIGABRT to a worker that hangs, and faulthandler then writes the
+    # traceback of every thread.  The other signals are caused by a damaged page of the
+    # store, and a traceback would hide this cause from the operator.
     faulthandler.enable(sys.__stderr__ or 2)
     for number in SIGNALS_OF_DAMAGE - {signal.SIGABRT}:
         signal.signal(number, signal.SIG_DFL)
     return notifier
 
 
-def heartbeat(
+def start_heartbeat(
     notifier: Notifier,
     reactor: IReactorTime,
-    when_work_ends: Callable[[], Deferred[None]],
+    when_disk_work_ends: Callable[[], Deferred[None]],
     lines: Callable[[], Sequence[str]],
 ) -> None:
     """
-    Send heartbeats from now on, if the supervisor or systemd waits for them.
+    Send heartbeats from now on, if the supervisor or systemd expects them.
 
-    @param when_work_ends: returns a C{Deferred} that fires when the verification and the
-        commit in progress have ended.  A heartbeat waits for it.  So a worker does not look
-        alive if its reactor is blocked or its disk hangs.
+    @param when_disk_work_ends: returns a C{Deferred} that fires when no verification and no
+        commit is in progress.  Each heartbeat waits for it.  So no heartbeat is sent while
+        the reactor is blocked or the disk hangs.
     @param lines: returns the lines to send with each heartbeat.
     """
     if notifier.watchdog is None:
         return
 
     def beat() -> Deferred[None]:
-        return when_work_ends().addCallback(lambda _: notifier.notify(ALIVE, *lines()))
+        return when_disk_work_ends().addCallback(lambda _: notifier.notify(ALIVE, *lines()))
 
     Periodic(beat, reactor).start(notifier.watchdog / HEARTBEATS_PER_WATCHDOG, now=True)
 
 
 class VerificationProgress:
     """
-    Reports how much of the store was verified, to the log and to the supervisor or systemd.
+    Reports how much of the store was verified.  Call it with the percentage.
 
-    To the latter, each report is a heartbeat, and extends the timeout of the start.  A
-    verification that hangs reports nothing.
+    The log gets a line from time to time.  The supervisor or systemd gets a notification at
+    each call, which is also a heartbeat.  If the verification hangs, there are no calls, so
+    there is no notification.
     """
 
     _log = Logger()
@@ -94,11 +99,12 @@ class VerificationProgress:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
-        @param notify: sends lines of systemd's protocol, one an argument.
+        @param notify: sends its arguments, one line each, to the supervisor or to systemd.
         """
         self._notify = notify
         self._monotonic = monotonic
         self._next_line_at = monotonic() + LOG_INTERVAL_SECONDS
+        # Those who wait for the end of the verification; C{None} if none is in progress.
         self._waiting: list[Deferred[None]] | None = None
 
     def ended(self) -> Deferred[None]:
@@ -123,7 +129,7 @@ class VerificationProgress:
             self._waiting = []
         status = f"verifying the store: {percent} %"
         extension = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}"
-        # The extension comes last, because a heartbeat sets the timeout to the watchdog's.
+        # The extension is the last line, because ALIVE sets the timeout to the watchdog's.
         self._notify(f"STATUS={status}", ALIVE, extension)
         now = self._monotonic()
         if now >= self._next_line_at:

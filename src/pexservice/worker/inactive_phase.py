@@ -1,0 +1,120 @@
+"""
+The time before a worker is active: what it reports to the supervisor and to clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from pexservice.commit.interface import ICommitter
+from pexservice.process.scoreboard import Score
+from pexservice.process.sd_notify import NOT_READY, STANDBY
+from pexservice.process.timing import Periodic
+from pexservice.stores.interface import IStoreFactory
+from pexservice.worker.listeners import Listeners
+
+#: The interval at which an inactive worker checks whether another worker is active.
+CHECK_INTERVAL_SECONDS = 0.25
+
+#: A worker that has a problem opens its listeners after no worker was active for this long.
+#: A takeover takes less time, so it causes no 503.  The timeout of a client is longer, so
+#: the client gets a 503 and no timeout.
+ALONE_SECONDS = 0.5
+
+#: A standby suspects another program of holding the store's lock after no worker was active
+#: for this long.
+FOREIGN_LOCK_SECONDS = 3.0
+
+
+@define(eq=False)
+class InactivePhase:
+    """
+    The time before a worker is active.
+
+    Either the worker stands by, which means that it waits for the store's lock; or it has a
+    problem, for example that it cannot open the store.  If it has a problem and no other
+    worker is active, it opens its listeners, and requests that need the store get a 503
+    that states the problem.
+    """
+
+    _log = Logger()
+
+    _reactor: IReactorTime
+    _listeners: Listeners
+    _committer: ICommitter
+    _store: IStoreFactory
+    _read_score: Callable[[], Score | None]
+    # Sends its arguments, one line each, to the supervisor: now and with each heartbeat.
+    _notify_state: Callable[..., object]
+    _waits_for_lock: bool = field(init=False, default=False)
+    _problem: str | None = field(init=False, default=None)
+    # The first check, by the reactor's clock, since when each check found no active worker.
+    _alone_since: float | None = field(init=False, default=None)
+    _checking: Periodic = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._checking = Periodic(
+            lambda: Deferred.fromCoroutine(self._check()), self._reactor
+        )
+
+    def begin(self) -> None:
+        self._checking.start(CHECK_INTERVAL_SECONDS)
+
+    def end(self) -> None:
+        """
+        Check and report nothing any more: the worker becomes active, or stops.
+        """
+        self._checking.stop()
+
+    def stand_by(self) -> None:
+        """
+        Report that this worker waits for the store's lock.
+
+        If the listeners are open, nothing is reported yet.  L{_check} closes them when
+        another worker is active, and then calls this method again.
+        """
+        self._waits_for_lock, self._alone_since = True, None
+        if self._listeners.are_open:
+            return
+        self._log.info("standby: waiting for the store's lock")
+        self._problem = None
+        self._notify_state(STANDBY)
+
+    def store_failed_to_open(self, problem: str) -> None:
+        self._waits_for_lock = False
+        self._report(problem)
+
+    def _report(self, problem: str) -> None:
+        if problem != self._problem:
+            self._log.error("cannot serve: {problem}; retrying", problem=problem)
+        self._problem = problem
+        self._committer.refuse_all(problem)
+        self._notify_state(f"STATUS={problem}", NOT_READY)
+
+    async def _check(self) -> None:
+        score, now = self._read_score(), self._reactor.seconds()
+        if score is not None and score.active_worker:
+            self._alone_since = None
+            await self._listeners.close()
+            if self._waits_for_lock and self._problem is not None:
+                self.stand_by()
+            return
+        if self._alone_since is None:
+            self._alone_since = now
+        alone_seconds = now - self._alone_since
+        if (
+            self._waits_for_lock
+            and alone_seconds >= FOREIGN_LOCK_SECONDS
+            and (score is not None and score.possible_lock_holders == 0)
+        ):
+            self._report(
+                f"{self._store.name} is in use by {self._store.lock_holder()}, which is no"
+                " worker of this service"
+            )
+        if self._problem is not None and alone_seconds >= ALONE_SECONDS:
+            await self._listeners.open()

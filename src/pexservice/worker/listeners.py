@@ -1,0 +1,67 @@
+"""
+The listeners of a worker, which are opened and closed together.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from collections.abc import Sequence
+from ssl import SSLContext
+
+from attrs import define, field
+from twisted.internet.defer import DeferredList, maybeDeferred
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from pexservice.process.listening import Place, format_address, socket_file
+from pexservice.server.listener import Listener
+from pexservice.server.server import Server
+
+
+@define(eq=False)
+class Listeners:
+    _log = Logger()
+
+    _places: Sequence[Place]
+    _server: Server
+    _loop: AbstractEventLoop
+    _tls: SSLContext | None
+    _open: list[Listener] = field(init=False, factory=list)
+
+    @property
+    def are_open(self) -> bool:
+        return bool(self._open)
+
+    async def open(self) -> None:
+        """
+        Listen everywhere, unless this worker listens already.
+
+        @raise CannotStart: an address cannot be listened on.
+        """
+        if self._open:
+            return
+        self._server.start()
+        try:
+            for place in self._places:
+                await self._listen(place)
+        except Exception:
+            await self.close()
+            raise
+
+    async def _listen(self, place: Place) -> None:
+        # Twisted opens the port, but L{Listener} accepts the connections.  So Twisted never
+        # calls the factory.
+        port = await place.listen(Factory())
+        self._open.append(Listener(port, self._loop, self._server, self._tls))
+        self._log.info("listening on {address}", address=format_address(port.getHost()))
+        path = socket_file(port)
+        if path is not None and not path.is_socket():
+            self._log.error(
+                "the file of the Unix socket {path} is gone, so no client can connect"
+                " there; restart the service to create it again",
+                path=path,
+            )
+
+    async def close(self) -> None:
+        closing, self._open = self._open, []
+        await DeferredList([maybeDeferred(port.stopListening) for port in closing])
