@@ -592,6 +592,9 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
         assert 0 <= box["x"] <= box["x"] + box["width"] <= width
         assert 0 <= box["y"] <= box["y"] + box["height"] <= height
     assert button.bounding_box() == place
+    for text in ("was started again after 10,000 ms", "took over after less than 1 ms"):
+        view.page.evaluate("text => void flash(text)", f"worker-2 {text}; nothing lost")
+    assert button.bounding_box() == place
     # The chart's list of takeovers is text that flows, so its names cannot overlap.
     assert len(re.findall(r"worker-\d at ", view("mark-names"))) == 2
     view.page.clock.fast_forward(10_000)
