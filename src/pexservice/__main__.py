@@ -1,7 +1,7 @@
 """
-The command C{python -m pexservice}: C{twistd}, or C{pexctl} for C{pexctl}'s commands.
+The command C{python -m pexservice}, which runs C{twistd}, or C{pexctl} for its verbs.
 
-It does not matter where C{twistd} is installed.
+This command works although C{twistd} may be in no directory of the C{PATH}.
 """
 
 import sys
@@ -10,7 +10,8 @@ from pexservice.cli.service_command import is_pexctl, print_front_page
 from pexservice.process.signals import START_SIGNALS, end_with_parent
 
 if __name__ == "__main__":
-    # Before the imports below: a signal may arrive during them, or the supervisor end.
+    # This comes before the imports below, because during these imports a signal may arrive
+    # or the supervisor may end.
     if "pexservice" in sys.argv:
         START_SIGNALS.install()
     if "--supervisor" in sys.argv[:-1]:
@@ -19,7 +20,7 @@ if __name__ == "__main__":
             end_with_parent(int(supervisor))
 
     if is_pexctl(sys.argv[1:]):
-        # Before Twisted, which not every verb needs.
+        # This comes before the import of Twisted, which some verbs do not need.
         from pexservice.cli.pexctl import main
 
         sys.exit(main())

@@ -1,9 +1,10 @@
 """
-C{/metrics}: the counters of all packages, for Prometheus.
+The response to C{/metrics}: the counters of all packages, for Prometheus.
 
-The packages count with plain numbers, because a counter of prometheus_client takes a lock
-and looks up its labels for each addition.  When C{/metrics} is requested, the collector in
-this module reads these numbers, and prometheus_client writes the text.
+The packages count with plain numbers.  A counter of prometheus_client would be slower: it
+acquires a lock for each addition, and looks up its labels.  When a client requests
+C{/metrics}, the collector in this module reads the plain numbers, and prometheus_client
+writes the text.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Samples = Iterable[tuple[Sequence[str], float]]
 
 def _metric(kind: Any, name: str, text: str, value: float | Samples, *labels: str) -> Any:
     """
-    Return a metric: with C{labels}, C{value} has its samples; without, its only number.
+    Return a metric with C{value}, or with the samples in C{value} if there are C{labels}.
     """
     if not labels:
         return kind(name, text, value)
@@ -79,7 +80,8 @@ class Metrics(Collector):
         """
         Collect from the parts of a worker.
 
-        @param supervisor: the file descriptor of the supervisor's scoreboard.
+        @param supervisor: the file descriptor of the supervisor's
+            L{scoreboard<pexservice.process.scoreboard>}, if there is a supervisor.
         @param certificate_expires: when the TLS certificate ends, in seconds since the
             epoch.
         """

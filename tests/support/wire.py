@@ -20,7 +20,7 @@ from pexservice.metrics import Metrics
 from pexservice.process.scoreboard import Score
 from pexservice.server.access_log import OWN_LOG, AccessLog
 from pexservice.server.connection import Connection
-from pexservice.server.limits import Admission, Connections
+from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server as ConnectionServer
 from pexservice.stores.etcd.store import EtcdStore
@@ -230,8 +230,9 @@ class Wire:
         assert host is not None or isinstance(peer, UNIXAddress)
         self.protocol = Connection(server.shared, host, local_host)
         client = server.checker.clients.client_of(host)
-        admission = server.connections.admit(self.protocol, client)
-        self.protocol.is_admitted = admission is Admission.ACCEPTED
+        self.protocol.is_admitted = server.connections.admit(self.protocol, client)
+        if not self.protocol.is_admitted:
+            server.connections.add_refused(self.protocol)
         self._waiting: list[bytes] = []
         self.protocol.connection_made(self.transport)
 

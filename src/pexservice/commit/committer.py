@@ -1,21 +1,21 @@
 """
 The committer of a store that only this process writes to.
 
-Reads show the durable state, so a crash cannot undo a state that a client has read.  A step
-does not move the cursor if its condition is not met or its key was used before.  Its
-response shows the state that did not meet the condition, or the state after the first use
-of the key.  If this state is not durable yet, the response waits until it is.
+Reads show the durable state, so a crash cannot undo a state that a client has read.
 
-If a commit fails and the store certainly does not have the batch, its steps and those of
-the open batch never happened.  If it is unknown whether the store has the batch, the
-committer accepts no more steps and the process ends.  The next process reads from the store
-whether the steps happened.
+If the condition of a step is not met, the response shows the state that did not meet the
+condition.  If the key of a step was used before, the response shows the state after the
+first use.  In both cases the cursor does not move, and the response waits until the shown
+state is durable.
 
-With C{--synchronous-commit off}, the committer sends I{early responses}: a response is sent
-before the commit, and reads show the latest state.  The commit begins at most
-L{DELAY_SECONDS} later.  If the store then refuses the batch, the acknowledged steps are
-lost.  To lose no more steps, the committer sends no early responses until the store has
-accepted a batch.
+If the store refuses a batch, the steps of this batch and of the open batch never happened.
+After any other error the committer accepts no more steps, and the process ends.  The next
+process reads from the store whether the steps happened.
+
+With C{--synchronous-commit off}, the committer sends I{early responses}: it responds before
+the commit, and reads show the latest state.  The commit begins at most L{DELAY_SECONDS}
+later.  If the store then refuses the batch, the acknowledged steps are lost.  To lose no
+more steps, the committer sends no early responses until the store has accepted a batch.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from pexservice.stores.remembered_keys import RememberedKeys
 #: With early responses, how long a batch collects steps.
 DELAY_SECONDS = 0.01
 
-#: How many steps of a batch get early responses.  Later steps wait for the commit, so this
-#: limits how many steps are lost if the disk hangs.  It is four times the number of steps
-#: that arrive in L{DELAY_SECONDS} at 100,000/s.
+#: How many steps of a batch get early responses.  The other steps of the batch wait for the
+#: commit.  So this constant limits how many acknowledged steps are lost if the disk hangs.
+#: At 100,000 steps a second, a quarter of this number arrives in L{DELAY_SECONDS}.
 MAX_EARLY_RESPONSES = 4096
 
-#: The minimum time between two log lines about refused steps.  With a full disk, thousands
-#: of steps a second are refused, and the log may be on the same disk.
+#: The minimum time between two log lines about refused steps.  While the disk is full,
+#: thousands of steps a second are refused, and the log may be on the same disk.
 REFUSAL_LOG_INTERVAL_SECONDS = 1.0
 
 _DAMAGED, _FAILED = "the store is damaged", "the store failed during a commit"
@@ -64,7 +64,7 @@ _READ = Outcome.READ
 @implementer(ICommitter)
 class Committer(GroupCommit):
     """
-    Commits the steps of the only process that writes to its store.
+    The committer of the only process that writes to the store.
     """
 
     _log = Logger()
@@ -94,7 +94,7 @@ class Committer(GroupCommit):
 
     def _set_early_responses(self, *, on: bool) -> None:
         """
-        Send early responses, whose batches collect steps for longer, or send none.
+        Send early responses and let batches collect steps for longer, or do neither.
         """
         self._responds_early = on
         self.delay_seconds = DELAY_SECONDS if on else 0.0
@@ -102,7 +102,7 @@ class Committer(GroupCommit):
     async def start(self) -> None:
         revision, position, self._remembered_keys = await self._store.open()
         self.restart_from(state_at(revision, position))
-        self._process_refusal = self.read_refusal = None
+        self._own_refusal = self.read_refusal = None
 
     def wait_for_commit(self) -> Deferred[None]:
         return succeed(None) if self.committing_batch is None else self.next_commit_end()
@@ -113,20 +113,20 @@ class Committer(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._process_refusal or self._store.commit_refusal()
+        return self._own_refusal or self._store.commit_refusal()
 
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        # A commit in the store's thread may have written newer rows already.
-        newest = self.durable.revision + 1
-        before = newest if before is None else min(before, newest)
+        # The store may have newer rows, from a commit in its thread.  They are not shown.
+        above_durable = self.durable.revision + 1
+        before = above_durable if before is None else min(before, above_durable)
 
         def failed(failure: Failure) -> Failure:
             if not failure.check(StoreDamaged):
                 return failure
-            self.refuse_open_batch(Refusal(_DAMAGED))
+            self.stop_accepting(Refusal(_DAMAGED))
             self._fatal(failure)
             return Failure(Refusal(_DAMAGED))
 
@@ -134,22 +134,22 @@ class Committer(GroupCommit):
 
     def read(self, waiter: Waiter) -> None:
         if self.read_refusal is None:
-            # This is self.visible.  A property would cost each read a call.
+            # This is the value of self.visible, without the call of a property.
             waiter.respond(_READ, self.latest if self._responds_early else self.durable)
         else:
             waiter.fail(self.read_refusal)
 
     def step(self, step: Step, waiter: Waiter) -> None:
-        if self._process_refusal is not None:
+        if self._own_refusal is not None:
             self.counts.count(NOT_TAKEN, step.transition.code)
-            waiter.fail(self._process_refusal)
+            waiter.fail(self._own_refusal)
         elif step.key is not None and (use := self._find_key(step.key)) is not None:
             self.respond_to_used_key(waiter, step, *use)
         elif step.condition is not None and not step.condition(self.latest):
             open_batch = self.open_batch
             batch = open_batch if open_batch.transitions else self.committing_batch
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
-            self.deliver_when_durable(waiter, step, outcome, state, self._awaited(batch))
+            self.deliver_unmoved(waiter, step, outcome, state, self._batch_to_await(batch))
         elif (
             self._responds_early and len(self.open_batch.transitions) < MAX_EARLY_RESPONSES
         ):
@@ -167,20 +167,22 @@ class Committer(GroupCommit):
         in_batch = self.find_key_in_batches(key)
         if in_batch is not None:
             transition, state, batch = in_batch
-            return transition, state, self._awaited(batch)
+            return transition, state, self._batch_to_await(batch)
         remembered = self._remembered_keys.find(key)
         if remembered is None:
             return None
         transition, revision, position = remembered
         return transition, cached_state_at(revision, position), None
 
-    def _awaited(self, batch: StepBatch | None) -> StepBatch | None:
+    def _batch_to_await(self, batch: StepBatch | None) -> StepBatch | None:
         """
-        Return C{batch} if a response that shows its state waits for its commit.
+        Return C{batch} if a response with a state of C{batch} must wait for its commit.
 
-        Otherwise, return C{None}.  With early responses, such a response waits only for a
-        batch with more than L{MAX_EARLY_RESPONSES} steps: the last steps of this batch have
-        no response yet, and no other response may show them earlier.
+        With early responses, the first L{MAX_EARLY_RESPONSES} steps of a batch have their
+        responses already.  So a response waits only if the batch has more steps: it might
+        show a step that has no response yet.
+
+        @return: C{None} if the response need not wait.
         """
         if batch is None or (
             self._responds_early and len(batch.transitions) <= MAX_EARLY_RESPONSES
@@ -189,7 +191,7 @@ class Committer(GroupCommit):
         return batch
 
     def _commit_succeeded(self, batch: StepBatch, after: State) -> None:
-        # The keys are found here from now on, and no longer in the committing batch.
+        # Until now, find_key_in_batches found these keys in the committing batch.
         self._remembered_keys.add(batch.keys)
         self._set_early_responses(on=not self._synchronous)
         super()._commit_succeeded(batch, after)
@@ -218,7 +220,7 @@ class Committer(GroupCommit):
 
     def _log_refusal(self, refusal: Refusal, steps: int) -> None:
         """
-        Log how many steps were refused since the last such line, once a second at most.
+        Log, at most once a second, how many steps were refused since the last such line.
         """
         self._refused_steps += steps
         now = self._seconds()
@@ -235,12 +237,12 @@ class Committer(GroupCommit):
         """
         End the process after the failed commit of C{batch}.
 
-        With a L{StoreUnusable}, such as damage, nothing was written.  After any other
-        error, it is unknown whether the disk has the batch.
+        If the error is a L{StoreUnusable}, nothing was written.  After any other error, it
+        is unknown whether the disk has the batch.
         """
         error = failure.value
         damaged = isinstance(error, StoreDamaged)
-        self._process_refusal = refusal = Refusal(_DAMAGED if damaged else _FAILED)
+        self._own_refusal = refusal = Refusal(_DAMAGED if damaged else _FAILED)
         self._set_early_responses(on=False)
         not_written = isinstance(error, StoreUnusable)
         self.roll_back(batch, refusal if not_written else OutcomeUnknown(_FAILED), refusal)

@@ -1,8 +1,8 @@
 """
-The counters of a committer: plain numbers, which are increased once for each batch.
+The counters of a committer, which are plain numbers.
 
-L{pexservice.metrics} reads them at a request for C{/metrics}.  This module uses no Twisted,
-no store and no clock.
+At a request for C{/metrics}, L{pexservice.metrics} reads these numbers.  This module uses
+no Twisted, no store and no clock.
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ from math import inf
 from pexservice.core.cursor import Transition
 
 #: The outcomes of a requested transition.  L{pexservice.commit.interface.Outcome} explains
-#: the first three.  The last two are those of failed steps: the transition certainly did
-#: not happen, or it is unknown whether it happened.
+#: the first three.  C{not_taken}: the step failed, and the transition certainly did not
+#: happen.  C{unknown}: the step failed, and the transition may have happened.
 OUTCOMES = ("moved", "replayed", "unmet", "not_taken", "unknown")
 APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES
 
-#: Upper bounds of the buckets of commit durations, in seconds: from a third of a commit on
-#: the reference disk to the default of C{--watchdog}.
+#: The upper bounds of the buckets of commit durations, in seconds.  The first one is less
+#: than half of a commit on the reference disk.  The last one is the default of
+#: C{--watchdog}.
 DURATIONS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 
-#: Upper bounds of the buckets of batch sizes: how many transitions shared a commit.
+#: The upper bounds of the buckets of batch sizes.  The size of a batch is the number of its
+#: transitions.
 SIZES = tuple(float(1 << power) for power in range(12))
 
 
 class Histogram:
     """
-    A histogram: how many values fell into each of several buckets.
+    A histogram: how many values were in each of several buckets.
 
-    @ivar counts: how many values were in each bucket; the last bucket has the values above
+    @ivar counts: how many values were in each bucket.  The last bucket is for values above
         the greatest bound.
     @ivar total: the sum of all values.
     """
@@ -53,7 +55,9 @@ class Histogram:
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """
-        Yield each bound and how many values did not exceed it; the last bound is infinite.
+        Yield each bound, and how many values did not exceed this bound.
+
+        The last bound is infinite.
         """
         count = 0
         for bound, more in zip((*self._bounds, inf), self.counts, strict=True):
@@ -88,16 +92,13 @@ class Counts:
         Count C{transitions} that had this C{outcome}.
 
         @param outcome: one of L{OUTCOMES}.
-        @param transitions: one byte each, L{Transition}'s code.
+        @param transitions: the codes of the transitions, one byte each.
         """
         counts = self._outcomes[outcome]
         for code in counts:
             counts[code] += transitions.count(code)
 
     def transitions(self) -> Iterator[tuple[Transition, str, int]]:
-        """
-        Yield how many transitions there were of each kind and outcome.
-        """
         for outcome, counts in self._outcomes.items():
             for code, count in counts.items():
                 yield Transition(code), outcome, count

@@ -1,13 +1,15 @@
 """
 Group commit: steps that arrive at about the same time share one commit.
 
-A durable commit costs the same for one step as for a thousand.  So steps are collected in a
-batch, the batch is written in one transaction, and the responses are sent when it is
-durable.  At most two batches exist: the I{open batch} collects steps, and the I{committing
-batch} is being written.
+A durable commit of a thousand steps takes little longer than a commit of one step.  So the
+steps are collected in a batch, and the store writes the batch in one transaction.  When the
+batch is durable, the responses are sent.  At most two batches exist: the I{open batch}
+collects steps, and the I{committing batch} is being written.
 
-The C{latest} state is the state after all accepted steps, and the next step is applied to
-it.  The C{durable} state is the state after the last batch that the store accepted.
+The C{latest} state is the state after all accepted steps.  The next step is applied to the
+latest state.  The C{durable} state is the newest state that is known to be in the store.
+Reads show the durable state; only with C{--synchronous-commit off}, they show the latest
+one.
 
 In this example, a commit takes three iterations of the reactor's loop::
 
@@ -21,22 +23,24 @@ In this example, a commit takes three iterations of the reactor's loop::
     7                    none        B, C, D
     10                   none        none              B, C, D
 
-The commit of A begins in iteration 3, because no step arrived in iteration 2.  The commit
-of B, C and D begins in iteration 7, because no step arrived in iteration 6, after the
-commit of A.  L{BatchingPolicy} has the exact rule.
+No step arrives in iteration 2, so the commit of A begins in iteration 3.  This commit ends
+in iteration 6.  No step arrives in iteration 6, so the commit of B, C and D begins in
+iteration 7.  L{BatchingPolicy} has the exact rule.
 
 One step goes through these methods of L{GroupCommit}:
 
-  1. C{add} applies the step to the latest state, and puts it into the open batch.
-  2. C{_commit_or_wait} runs in each iteration until the batch is ready.
+  1. C{add} applies the step to the latest state, and puts the step into the open batch.
+  2. C{_commit_or_wait} runs in each iteration until the open batch is ready.
   3. C{commit_open_batch} begins the commit, and C{write} gives the batch to the store.
-  4. C{_commit_succeeded}, or C{_commit_failed} and C{roll_back}, handle the end.
-  5. C{_deliver} calls the waiter of the step, which sends the response.
+  4. If the commit succeeds, C{_commit_succeeded} runs.  If the commit fails,
+     C{_commit_failed} runs.
+  5. C{_deliver} calls the waiter of the step, and the waiter sends the response.
 
-Durations are measured with the reactor's clock.  By default, it is monotonic.  With
-C{twistd --reactor=asyncio}, it is the wall clock.  If an operator sets that clock forward,
-about the next hundred batches wait for L{MAX_WAIT_SECONDS}; if back, they do not wait.  No
-step is lost.
+Durations are measured with the reactor's clock.  By default, the reactor's clock is
+monotonic.  With C{twistd --reactor=asyncio}, the reactor uses the wall clock.  If an
+operator sets the wall clock forward during a commit, about the next hundred batches may
+wait for L{MAX_WAIT_SECONDS}.  If an operator sets the wall clock back, these batches do not
+wait.  No step is lost.
 """
 
 from __future__ import annotations
@@ -75,15 +79,17 @@ from pexservice.stores.remembered_keys import pack_use, unpack_use
 #: costs more than it can save.
 MAX_WAIT_COMMITS = 3
 
-#: The upper limit of this wait, if commits are slow.  With C{--synchronous-commit off},
-#: L{pexservice.commit.committer.DELAY_SECONDS} applies instead.  On etcd, a batch that is
-#: ready also waits until the other nodes let this node commit.
+#: If commits are slow, a batch waits at most this long.  There are two exceptions.  With
+#: C{--synchronous-commit off}, a batch waits for
+#: L{pexservice.commit.committer.DELAY_SECONDS}.  On etcd, a batch that is ready also waits
+#: for this node's turn to commit.
 MAX_WAIT_SECONDS = 0.002
 
-#: The assumed duration before the first commit: the median on the reference disk.
+#: Before the first commit, a commit is assumed to take this long.  This is the median on
+#: the reference disk.
 INITIAL_COMMIT_SECONDS = 0.00025
 
-#: The weight of the newest commit in the moving average of durations.
+#: The weight of the newest commit in the moving average of the durations of commits.
 NEWEST_WEIGHT = 0.1
 
 
@@ -91,18 +97,21 @@ class BatchingPolicy:
     """
     Decides how long the open batch waits for more steps.
 
-    Waiting for steps that are about to arrive multiplies the throughput.  Waiting when none
-    arrive only adds latency.  The clients of the last batch usually send their next steps
-    soon after their responses.  So a batch is ready when it has at least as many steps as
-    the last batch, and the last iteration of the reactor added no step.
+    If more steps are about to arrive, a wait multiplies the throughput.  If no steps
+    arrive, a wait only adds latency.  The clients of the last batch usually send their next
+    steps soon after their responses.  So a batch is ready when two conditions are met: the
+    batch has at least as many steps as the last batch, and the last iteration of the
+    reactor added no step.
 
-    The second condition lets batches grow, because a batch waits while every iteration
-    adds a step.  Otherwise a small batch would always be followed by another small one.
+    The second condition lets batches grow.  Without it, a small batch would always be
+    followed by another small batch.
 
-    A batch with fewer steps is ready when the iterations that added no step have together
-    taken as long as a commit.  Any batch is ready after C{max_wait} seconds.
+    A batch with fewer steps than the last batch is ready when the iterations that added no
+    step have together taken as long as a commit.  Any batch is ready after C{max_wait}
+    seconds.
 
-    The policy reads no clock: each C{now} is a time of the same clock, in seconds.
+    The policy reads no clock.  Its callers pass the time of one clock as C{now}, in
+    seconds.
 
     @ivar is_quiet: whether the last iteration added no step.
     @ivar max_wait: how many seconds a batch waits at most.
@@ -119,7 +128,7 @@ class BatchingPolicy:
 
     def begin_batch(self, now: float) -> None:
         """
-        Begin to wait: the first step of a batch has arrived.
+        Begin to wait, because the first step of a batch has arrived.
         """
         self.is_quiet = False
         self._began = self._last_checked_at = now
@@ -136,9 +145,6 @@ class BatchingPolicy:
         self._last_step_count, self._last_checked_at = step_count, now
 
     def is_ready(self, now: float) -> bool:
-        """
-        Return whether to commit the batch now.
-        """
         if self.is_quiet and self._last_step_count >= self._expected_steps:
             return True
         return (
@@ -155,8 +161,8 @@ class BatchingPolicy:
         self._set_commit_seconds(self._commit_seconds + NEWEST_WEIGHT * change)
 
 
-# Computing a state far along the sequence takes milliseconds.  The cache helps when a
-# client repeats the same step several times.
+# To compute a state at a high position takes milliseconds.  The cache saves this time when
+# a client repeats the same step several times.
 cached_state_at = lru_cache(maxsize=8)(state_at)
 
 # An alias for speed; see L{Outcome}.
@@ -170,12 +176,11 @@ class StepBatch:
 
     @ivar before: the state that the first step was applied to.
     @ivar transitions: one code byte for each step.
-    @ivar waiting_requests: waiter, outcome, state and step of each request whose response
-        waits for the commit, in order.  Some of these requests do not move the cursor: they
-        repeat a step of this batch, or the state after a step of this batch did not meet
-        their condition.  If such a request uses a key of this batch for another transition,
-        its outcome is a L{KeyReused}.
-    @ivar keys: the idempotency keys of the steps, each with the record of its use.
+    @ivar waiting_requests: the waiter, outcome, state and step of each request whose
+        response waits for the commit, in order.  Some of these requests do not move the
+        cursor.  Such a request repeats the key of a step of this batch, or its condition
+        was not met by the state after a step of this batch.
+    @ivar keys: the idempotency keys of the steps.  Each key has the record of its use.
     """
 
     before: State
@@ -186,18 +191,18 @@ class StepBatch:
 
 class GroupCommit:
     """
-    The common part of both committers, which are its subclasses.
+    The common part of both committers, which are subclasses of this class.
 
-    A subclass has a C{start} that opens the store, and decides which steps to L{add}.  It
-    overrides L{_commit_failed}, and may override other methods.
+    Each subclass has a method C{start}, which opens the store.  Its method C{step} decides
+    which steps to L{add}.  It overrides L{_commit_failed}, and may override other methods.
 
-    @ivar durable: the newest state known to be in the store.
+    @ivar durable: the newest state that is known to be in the store.
     @ivar latest: the state after all accepted steps.
     @ivar open_batch: the batch that accepts new steps.
     @ivar committing_batch: the batch being written; C{None} if there is none.
-    @ivar delay_seconds: if it is not 0, every batch collects steps for this time, and
-        L{BatchingPolicy} is not asked.
-    @ivar read_refusal: why reads are refused; C{None} if they are not.
+    @ivar delay_seconds: how long every batch collects steps; 0 if L{BatchingPolicy} decides
+        this.
+    @ivar read_refusal: why reads are refused; C{None} if reads are accepted.
     """
 
     _log = Logger()
@@ -214,10 +219,11 @@ class GroupCommit:
         """
         Make the committer of C{store}, without opening the store.
 
-        @param fatal: called when the process must end: the outcome of a commit is unknown,
-            the store is damaged, or there is a L{CommitterBug}.
-        @param call_soon: makes a call in the next iteration of the reactor, and returns a
-            handle to cancel it.  The default is a timer, which costs 8 microseconds.
+        @param fatal: called when the process must end, because the outcome of a commit is
+            unknown, the store is damaged, or there is a L{CommitterBug}.
+        @param call_soon: schedules a call for the next iteration of the reactor, and
+            returns a handle that can cancel this call.  The default uses a timer without a
+            delay, which costs 8 microseconds.
         """
         self._store = store
         self._reactor = reactor
@@ -234,13 +240,14 @@ class GroupCommit:
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
-        # Whether a commit is in progress.  On etcd, this is true before there is a
-        # committing batch: the node first waits for its turn.
+        # Whether a commit is in progress.  On etcd, a commit begins with the wait for this
+        # node's turn, when there is no committing batch yet.
         self._is_committing = False
-        self._commit_deferreds: list[Deferred[None]] = []
-        # Why this process accepts no step: it is starting or stopping, or it has failed.
-        self._process_refusal: Refusal | None = Refusal("the cursor is not read yet")
-        self.read_refusal: Refusal | None = self._process_refusal
+        # These fire when the present or the next commit ends.
+        self._end_deferreds: list[Deferred[None]] = []
+        # Why this committer accepts no step: it is starting or stopping, or it has failed.
+        self._own_refusal: Refusal | None = Refusal("the cursor is not read yet")
+        self.read_refusal: Refusal | None = self._own_refusal
 
     # From the start to the end of the process.
 
@@ -252,7 +259,7 @@ class GroupCommit:
         self.open_batch = StepBatch(state)
 
     def refuse_all(self, reason: str) -> None:
-        self._process_refusal = self.read_refusal = Refusal(reason)
+        self._own_refusal = self.read_refusal = Refusal(reason)
 
     @property
     def is_idle(self) -> bool:
@@ -262,33 +269,33 @@ class GroupCommit:
         return self.committing_batch is None and not self.open_batch.transitions
 
     async def stop(self) -> None:
-        self._process_refusal = self._process_refusal or Refusal("the service is stopping")
+        self._own_refusal = self._own_refusal or Refusal("the service is stopping")
         while not self.is_idle:
-            ended = self.next_commit_end()
+            commit_end = self.next_commit_end()
             self.commit_open_batch()
-            await ended
+            await commit_end
         await self._store.close()
 
-    def refuse_open_batch(self, refusal: Refusal) -> None:
+    def stop_accepting(self, refusal: Refusal) -> None:
         """
-        Accept no more steps, and refuse those of the open batch.
+        Accept no more steps, and refuse the steps of the open batch.
         """
-        self._process_refusal = refusal
+        self._own_refusal = refusal
         batch = self.open_batch
         self.latest, self.open_batch = batch.before, StepBatch(batch.before)
         self._deliver(batch, refusal)
 
     def end_after_bug(self, failure: Failure) -> None:
         """
-        End the process: C{failure} is a bug.
+        End the process because of C{failure}, which is a bug.
 
         The open batch is not written, because its steps may follow steps that did not
-        happen.
+        happen.  If a batch was being written, its waiters may get no outcome.
         """
         self._log.failure("the committer failed", failure=failure)
-        self.refuse_open_batch(self._process_refusal or Refusal("the service failed"))
+        self.stop_accepting(self._own_refusal or Refusal("the service failed"))
         self._fatal(Failure(CommitterBug(f"a bug: {failure.value!r}")))
-        self._end_commit()
+        self._end_without_commit()
 
     # One step.
 
@@ -296,8 +303,8 @@ class GroupCommit:
         """
         Add C{step}, whose condition is met, to the open batch.
 
-        @param waiter: gets the outcome after the commit; C{None} if the client gets its
-            response before, because synchronous commit is off.
+        @param waiter: gets the outcome after the commit.  C{None} if the client gets its
+            response before the commit, because synchronous commit is off.
         @return: the state after C{step}.
         """
         batch = self.open_batch
@@ -316,26 +323,30 @@ class GroupCommit:
             self._schedule_commit()
         return state
 
-    def deliver_when_durable(
+    def deliver_unmoved(
         self,
         waiter: Waiter,
         step: Step,
-        outcome: Outcome,
+        outcome: Outcome | KeyReused,
         state: State,
         batch: StepBatch | None,
     ) -> None:
         """
         Give C{waiter} the outcome of a step that does not move the cursor.
 
-        @param batch: the batch whose commit makes C{state} durable: the waiter gets the
-            outcome after this commit.  C{None} if the waiter gets it now: C{state} is
-            durable, or synchronous commit is off.
+        @param batch: the batch whose commit makes C{state} durable.  The waiter gets the
+            outcome after this commit.  C{None} if C{state} is durable, or if synchronous
+            commit is off.  Then the waiter gets the outcome now.
         """
-        if batch is None:
+        if batch is not None:
+            # A KeyReused waits too: if the commit fails, the first use may not have
+            # happened.
+            batch.waiting_requests.append((waiter, outcome, state, step))
+        elif isinstance(outcome, KeyReused):
+            waiter.fail(outcome)
+        else:
             self.counts.count(outcome.value, step.transition.code)
             waiter.respond(outcome, state)
-        else:
-            batch.waiting_requests.append((waiter, outcome, state, step))
 
     def respond_to_used_key(
         self,
@@ -346,28 +357,24 @@ class GroupCommit:
         batch: StepBatch | None = None,
     ) -> None:
         """
-        Give C{waiter} the outcome of the first use of its step's key.
+        Give C{waiter} the outcome of the first use of the key of C{step}.
 
-        If that use was another transition, the waiter gets a L{KeyReused}.
+        If the key was first used for another transition, the waiter gets a L{KeyReused}.
 
         @param first: the transition of the first use.
-        @param state: the state after that transition.
-        @param batch: as in L{deliver_when_durable}.
+        @param state: the state after the first use.
+        @param batch: see L{deliver_unmoved}.
         """
-        if first is step.transition:
-            self.deliver_when_durable(waiter, step, Outcome.REPLAYED, state, batch)
-        elif batch is None:
-            waiter.fail(KeyReused(first))
-        else:
-            # If the commit of the batch fails, the key was never used.
-            batch.waiting_requests.append((waiter, KeyReused(first), state, step))
+        is_replay = first is step.transition
+        outcome = Outcome.REPLAYED if is_replay else KeyReused(first)
+        self.deliver_unmoved(waiter, step, outcome, state, batch)
 
     def find_key_in_batches(self, key: bytes) -> tuple[Transition, State, StepBatch] | None:
         """
         Find an idempotency key in the open batch and in the committing batch.
 
-        @return: the transition that the key was used for, the state after that transition,
-            and the transition's batch; C{None} if neither batch has the key.
+        @return: the transition that the key was used for, the state after this transition,
+            and the batch that contains it; C{None} if neither batch has the key.
         """
         for batch in (self.open_batch, self.committing_batch):
             if batch is not None and key in batch.keys:
@@ -389,8 +396,8 @@ class GroupCommit:
         """
         Commit the open batch, or let it wait for one more iteration of the reactor.
 
-        A timer with a delay would be too coarse: its resolution is one millisecond, and
-        a commit on a fast disk takes less.
+        The batch does not wait for a timer with a delay: the resolution of such a timer is
+        one millisecond, and a commit on a fast disk takes less time.
         """
         self._scheduled_call = None
         policy, now = self._policy, self._seconds()
@@ -399,7 +406,7 @@ class GroupCommit:
             self.commit_open_batch()
         else:
             if policy.is_quiet:
-                # Clients on this machine may need this processor to send their next steps.
+                # Clients on this machine may need this CPU to send their next steps.
                 os.sched_yield()
             self._scheduled_call = self._call_soon(self._commit_or_wait)
 
@@ -419,17 +426,17 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        The open batch may be empty: on etcd, if another node has moved the cursor, the
-        conditions of all steps may be unmet now.
+        On etcd, another node may have moved the cursor, so that the conditions of all steps
+        are unmet and the open batch is empty.
         """
         batch, after = self.open_batch, self.latest
         if not batch.transitions:
-            self._end_commit()
+            self._end_without_commit()
             return
         self.committing_batch, self.open_batch = batch, StepBatch(after)
         started = self._seconds()
 
-        def ended(result: Failure | None) -> None:
+        def commit_ended(result: Failure | None) -> None:
             self.committing_batch, self._is_committing = None, False
             if isinstance(result, Failure):
                 self._commit_failed(batch, result)
@@ -450,7 +457,7 @@ class GroupCommit:
                 time_ns=self._time_ns(),
                 keys=batch.keys,
             ),
-        ).addBoth(ended).addErrback(self.end_after_bug)
+        ).addBoth(commit_ended).addErrback(self.end_after_bug)
 
     def _commit_succeeded(self, batch: StepBatch, after: State) -> None:
         self.durable = after
@@ -465,13 +472,13 @@ class GroupCommit:
         """
         raise NotImplementedError
 
-    def _end_commit(self) -> None:
+    def _end_without_commit(self) -> None:
         self.committing_batch, self._is_committing = None, False
         self._continue_after_commit()
 
     def _continue_after_commit(self) -> None:
-        ended, self._commit_deferreds = self._commit_deferreds, []
-        for deferred in ended:
+        deferreds, self._end_deferreds = self._end_deferreds, []
+        for deferred in deferreds:
             deferred.callback(None)
         steps = len(self.open_batch.transitions)
         if steps and self._scheduled_call is None and not self._is_committing:
@@ -486,8 +493,8 @@ class GroupCommit:
         Return to the durable state, and let all waiting requests fail.
 
         @param error: the error for the waiters of C{batch}, whose commit failed.
-        @param open_batch_error: the error for the waiters of the open batch, which was
-            never sent to the store.
+        @param open_batch_error: the error for the waiters of the open batch.  The open
+            batch was never sent to the store.
         """
         open_batch = self.open_batch
         self.restart_from(self.durable)
@@ -502,8 +509,8 @@ class GroupCommit:
         self.counts.count(APPLIED if error is None else failed, batch.transitions)
         for waiter, outcome, state, step in batch.waiting_requests:
             if isinstance(outcome, Outcome) and outcome is not _APPLIED:
-                # This step did not move the cursor, so it was not counted above.  A
-                # KeyReused is a wrong request and not counted.
+                # This step did not move the cursor, so it was not counted above.  A step
+                # with KeyReused is not counted, because it is a wrong request.
                 counted = outcome.value if error is None else failed
                 self.counts.count(counted, step.transition.code)
             try:
@@ -518,8 +525,8 @@ class GroupCommit:
 
     def next_commit_end(self) -> Deferred[None]:
         """
-        Return a Deferred that fires when a commit ends: the one in progress, or the next.
+        Return a Deferred that fires when the present commit ends, or else the next one.
         """
-        ended: Deferred[None] = Deferred()
-        self._commit_deferreds.append(ended)
-        return ended
+        commit_end: Deferred[None] = Deferred()
+        self._end_deferreds.append(commit_end)
+        return commit_end

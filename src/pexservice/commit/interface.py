@@ -1,5 +1,13 @@
 """
-The interface of a committer: steps and reads go in, and outcomes come out.
+The interface of a committer, which gets steps and reads and returns their outcomes.
+
+C{read_refusal} is the reason why reads are refused now, and C{step_refusal} is the reason
+why steps are refused now.  The reason is C{None} while they are accepted.  There are three
+reasons to refuse steps:
+
+  - C{_own_refusal}: the committer itself is starting or stopping, or it has failed;
+  - C{commit_refusal}: the store would refuse a commit, for example on a full disk;
+  - C{_outage}: the store does not respond.  This is only possible on etcd.
 """
 
 from __future__ import annotations
@@ -39,11 +47,11 @@ class Outcome(Enum):
     """
     How a request ended.
 
-    The metrics count the last three under their values; see
+    The metrics count the last three outcomes by their values; see
     L{pexservice.commit.counters.OUTCOMES}.
 
-    Code that runs for every request has module-level aliases of these and other Enum
-    members: reading a global is three times faster than reading an attribute of an Enum.
+    Code that runs for every request uses module-level aliases of the members of an Enum,
+    because reading a global is three times faster than reading an attribute of an Enum.
     """
 
     #: The request was a read.
@@ -63,7 +71,7 @@ class Step:
 
     @ivar key: an idempotency key of at most
         L{pexservice.stores.remembered_keys.MAX_IDEMPOTENCY_KEY_BYTES} bytes.
-    @ivar condition: given the latest state, returns whether to apply the step.
+    @ivar condition: called with the latest state; returns whether to apply the step.
     """
 
     transition: Transition
@@ -75,10 +83,10 @@ class Waiter(Protocol):
     """
     The receiver of one request's outcome.
 
-    The committer calls exactly one of the two methods, exactly once.  It makes the call
-    when the outcome is durable or cannot become durable any more; with synchronous commit
-    off, it does not wait for the disk.  The call may come before
-    L{ICommitter.step<pexservice.commit.interface.ICommitter.step>} or
+    The committer calls exactly one of the two methods, exactly once, unless a bug ends the
+    process.  The committer waits until the outcome is durable, or until the step has
+    failed.  With synchronous commit off, the committer does not wait for the disk.  The
+    call may come before L{ICommitter.step<pexservice.commit.interface.ICommitter.step>} or
     L{ICommitter.read<pexservice.commit.interface.ICommitter.read>} returns.
     """
 
@@ -92,7 +100,7 @@ class Waiter(Protocol):
 
     def fail(self, error: Exception, /) -> None:
         """
-        Receive the error because of which there is no outcome.
+        Receive the error of a request that has no outcome.
 
         @param error: L{Refusal<pexservice.stores.interface.Refusal>},
             L{OutcomeUnknown<pexservice.stores.interface.OutcomeUnknown>} or L{KeyReused}.
@@ -101,7 +109,7 @@ class Waiter(Protocol):
 
 class ICommitter(Interface):
     """
-    Accepts steps and reads, writes the steps to its store, and delivers outcomes.
+    A committer: it writes the accepted steps to its store, and responds to reads.
     """
 
     counts: Counts = Attribute("The counters of steps and commits.")
@@ -109,17 +117,13 @@ class ICommitter(Interface):
     durable: State = Attribute("The newest durable state that this process knows.")
 
     visible: State = Attribute(
-        "The newest state that this process knows and clients may see.  A shared store may"
-        " have a newer one, so a request for the cursor calls L{read} or L{read_durable}."
+        "The newest state that this process knows and that clients may see.  A shared"
+        " store may have a newer state, which L{read} returns."
     )
 
-    step_refusal: Refusal | None = Attribute(
-        "Why a step would be refused now; C{None} if it would be accepted."
-    )
+    step_refusal: Refusal | None = Attribute("Why steps are refused now, if they are.")
 
-    read_refusal: Refusal | None = Attribute(
-        "Why a read would be refused now; C{None} if it would not be."
-    )
+    read_refusal: Refusal | None = Attribute("Why reads are refused now, if they are.")
 
     def start() -> Coroutine[Any, Any, None]:
         """
@@ -130,12 +134,14 @@ class ICommitter(Interface):
 
     def refuse_all(reason: str) -> None:
         """
-        Refuse all steps and reads: the store could not be opened because of C{reason}.
+        Refuse all steps and reads, because the store could not be opened.
+
+        @param reason: why the store could not be opened.
         """
 
     def stop() -> Coroutine[Any, Any, None]:
         """
-        Accept no more steps, commit those that were accepted, and close the store.
+        Accept no more steps, commit the accepted steps, and close the store.
         """
 
     def wait_for_commit() -> Deferred[None]:
@@ -143,21 +149,21 @@ class ICommitter(Interface):
         Return a Deferred that fires when the commit in progress, if any, has ended.
 
         The heartbeat waits for this Deferred, so a worker with a stuck disk sends no
-        heartbeats.  If the store is not on this machine, it fires at once.
+        heartbeats.  If the store is not on this machine, the Deferred fires at once.
         """
 
     def step(step: Step, waiter: Waiter) -> None:
         """
-        Apply C{step}, if its key and its condition allow this.
-
-        @param waiter: gets the outcome.
+        Apply C{step} if its key was not used before and its condition is met.
 
         Outcomes that wait for a commit are delivered in the order of the steps.
+
+        @param waiter: gets the outcome.
         """
 
     def read(waiter: Waiter) -> None:
         """
-        Give C{waiter} the state that a read shows.
+        Give C{waiter} the state that clients may see.
         """
 
     def read_durable() -> Deferred[State]:
@@ -171,7 +177,8 @@ class ICommitter(Interface):
         """
         Read at most C{limit} durable transitions, newest first.
 
-        Their revisions are below C{before}; if C{before} is C{None}, they are the latest.
+        @param before: return only transitions with lower revisions; C{None} begins with the
+            newest transition.
 
         @raise Refusal: the store cannot be read.
         """

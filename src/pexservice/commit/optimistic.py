@@ -1,21 +1,23 @@
 """
-The committer of a store that other nodes write to too: many nodes, one cursor.
+The committer of a store that several nodes write to.
 
-A node may not know yet that another node has moved the cursor, so no response comes from
-its memory alone.  A read, and a step whose condition seems not to be met, get a state that
-the store had after the request arrived.
+Another node may have moved the cursor, and this node may not know that yet.  So no response
+comes from the memory of this node alone.  A read gets a state that the store had after the
+request arrived.  So does a step whose condition is not met by the latest state of this
+node.
 
 A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
-batch starts.  If another node was faster, the batch certainly never happened.  Then the
-committer applies its steps, and after them those of the open batch, to the present cursor,
-with their keys and conditions.  It commits all of them in a new batch.
+batch starts.  If another node has moved the cursor first, the batch certainly never
+happened.  Then the committer checks the keys and conditions of all waiting steps again, and
+applies these steps to the present cursor: first the steps of the failed batch, then the
+steps of the open batch.  They are committed in a new batch.
 
-The committer does not look up a key before a commit.  The store refuses a batch with a key
-that was used before, and returns the first use of this key.
+The committer does not look up a key before a commit.  If a key of a batch was used before,
+the store refuses the batch, and returns the first use of this key.
 
 If the store does not respond, or would refuse a batch, the process does not end.  The node
-is not ready.  It checks the store once a second, and refuses steps until the store accepts
-them again.
+refuses steps, is not ready, and checks the store once a second.  It accepts steps again
+when the store does.
 """
 
 from __future__ import annotations
@@ -46,13 +48,16 @@ from pexservice.stores.remembered_keys import KeyUse
 #: How often the node checks whether the store responds and would accept a batch.
 PROBE_INTERVAL_SECONDS = 1.0
 
-#: Up to this distance, computing a term step by step costs less than from its position.
+#: If a term is at most this many positions away, to compute it from the present term costs
+#: less than to compute it from its position alone.
 MAX_NEAR_STEPS = 100
 
 
 def _without_details(reason: str) -> str:
     """
-    Return the part of C{reason} before a colon; the details after it change each time.
+    Return the part of C{reason} before the first colon.
+
+    The part after the colon has details that differ each time.
     """
     return reason.partition(":")[0]
 
@@ -67,7 +72,7 @@ def as_refusal(error: BaseException | None) -> Refusal:
 @implementer(ICommitter)
 class OptimisticCommitter(GroupCommit):
     """
-    Commits the steps of one node; other nodes write to the same store.
+    The committer of one of the nodes that write to the store.
     """
 
     _log = Logger()
@@ -84,16 +89,16 @@ class OptimisticCommitter(GroupCommit):
         self._probing = Periodic(self._probe, reactor)
         self._is_reading = False
         self._waiting_reads: list[Deferred[State]] = []
-        # What the last probe or commit has found, if anything: why the store does not
-        # respond, and why it would refuse a batch.
-        self._store_failure: Refusal | None = None
-        self._store_refusal: Refusal | None = None
-        # The steps that wait for the end of a commit.
+        # Why the store does not respond, and why it would refuse a batch.  Reads, commits
+        # and the probe set these two.
+        self._outage: Refusal | None = None
+        self._commit_refusal: Refusal | None = None
+        # The steps that wait for the end of the present commit.
         self._backlog: list[tuple[Waiter, Step]] = []
 
     async def start(self) -> None:
         self.restart_from(state_at(*await self._store.open()))
-        self._process_refusal = self.read_refusal = None
+        self._own_refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
         self._store.watch(self._cursor_moved, self._cursor_went_back)
 
@@ -117,13 +122,13 @@ class OptimisticCommitter(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._process_refusal or self._store_failure or self._store_refusal
+        return self._own_refusal or self._outage or self._commit_refusal
 
     # Reads.
 
     def read(self, waiter: Waiter) -> None:
         """
-        Read a state that the store has after this call.
+        Give C{waiter} a state that the store has after this call.
         """
         self.read_durable().addCallbacks(
             lambda state: waiter.respond(Outcome.READ, state),
@@ -134,20 +139,20 @@ class OptimisticCommitter(GroupCommit):
         self._log.failure("a waiter failed", failure=failure)
 
     def read_durable(self) -> Deferred[State]:
-        error = self.read_refusal or self._store_failure
+        error = self.read_refusal or self._outage
         return self._read_store() if error is None else fail(error)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
         return self._store.history(before, limit)
 
     def _cursor_moved(self, revision: int, position: int) -> None:
-        # The revision is checked first, because it is expensive to compute a state, and a
-        # node that was asleep gets thousands of these calls.
+        # The revision is checked first, because to compute a state is expensive, and a
+        # node that was suspended gets thousands of these calls.
         if self._should_continue_from(revision):
             self.restart_from(self._state_at(revision, position))
 
     def _cursor_went_back(self, revision: int, position: int) -> None:
-        # If steps wait, the store will refuse their batch and return the present cursor.
+        # If steps wait, their commit fails and shows the present cursor.
         if self.is_idle:
             self.restart_from(self._state_at(revision, position))
 
@@ -155,64 +160,65 @@ class OptimisticCommitter(GroupCommit):
         """
         Return whether C{revision} is newer than the durable state, and no step waits.
 
-        The commit of a waiting step shows where the cursor is.
+        If a step waits, its commit will show where the cursor is.
         """
         return self.is_idle and revision > self.durable.revision
 
     # Reads of the store.
 
     def _probe(self) -> Deferred[None]:
-        return self._store.check().addCallbacks(self._checked, self._note_failure)
+        return self._store.check().addCallbacks(self._has_checked, self._note_outage)
 
-    def _checked(self, refused: Refusal | None) -> Deferred[None]:
-        if refused is not None:
-            self._note_refusal(refused)
-        # The read shows whether the store was restored.  Steps are accepted again only if
-        # the store can be read.
+    def _has_checked(self, refusal: Refusal | None) -> Deferred[None]:
+        if refusal is not None:
+            self._note_commit_refusal(refusal)
+        # The read shows whether an operator has restored the store.  Steps are accepted
+        # again only after a successful read.
         return self._read_store().addCallbacks(
-            lambda _: self._note_refusal(refused), lambda _: None
+            lambda _: self._note_commit_refusal(refusal), lambda _: None
         )
 
-    def _note_refusal(self, reason: Refusal | None) -> None:
+    def _note_commit_refusal(self, reason: Refusal | None) -> None:
         """
-        Refuse steps for C{reason}, or accept them again if it is C{None}.
+        Refuse steps because of C{reason}; if C{reason} is C{None}, accept them again.
         """
-        if _without_details(str(reason)) != _without_details(str(self._store_refusal)):
+        if _without_details(str(reason)) != _without_details(str(self._commit_refusal)):
             if reason is None:
                 self._log.info("steps are accepted again")
             else:
                 self._log.error("steps are refused: {reason}", reason=reason)
-        self._store_refusal = reason
+        self._commit_refusal = reason
 
     def _read_store(self) -> Deferred[State]:
         """
         Read a state that the store has after this call.
 
-        The store gets one read at a time, which serves all requests that were waiting when
-        it was sent.  A request that arrives later waits for the next read, because the
-        result of the present one may be older than the request.
+        The committer sends one read at a time to the store.  This read serves all requests
+        that were waiting when the read was sent.  A request that arrives later waits for
+        the next read, because the present read may return a state that is older than the
+        request.
         """
-        waiting: Deferred[State] = Deferred()
-        self._waiting_reads.append(waiting)
+        state: Deferred[State] = Deferred()
+        self._waiting_reads.append(state)
         if not self._is_reading:
             self._send_read()
-        return waiting
+        return state
 
     def _send_read(self) -> None:
         self._is_reading = True
-        readers, self._waiting_reads = self._waiting_reads, []
+        served_reads, self._waiting_reads = self._waiting_reads, []
 
         def deliver(result: State | Failure) -> None:
             self._is_reading = False
             if isinstance(result, Failure):
-                # The requests that have arrived since fail too, because their own read
+                # The requests that have arrived meanwhile fail too.  Another read for them
                 # would probably fail after the same time.
-                readers.extend(self._waiting_reads)
+                served_reads.extend(self._waiting_reads)
                 self._waiting_reads = []
             elif self._waiting_reads:
                 self._send_read()
-            for reader in readers:
-                reader.callback(result)
+            for state in served_reads:
+                state.callback(result)
 
         self._store.read().addCallbacks(self._has_read, self._cannot_read).addBoth(deliver)
 
@@ -220,31 +226,31 @@ class OptimisticCommitter(GroupCommit):
         state = self._state_at(*cursor)
         if self._should_continue_from(state.revision):
             self.restart_from(state)
-        if self._store_failure is not None:
+        if self._outage is not None:
             self._log.info("the store responds again")
-            self._store_failure = None
+            self._outage = None
         return state
 
     def _cannot_read(self, failure: Failure) -> Failure:
-        self._note_failure(failure)
+        self._note_outage(failure)
         return failure
 
-    def _note_failure(self, failure: Failure) -> None:
+    def _note_outage(self, failure: Failure) -> None:
         """
-        Refuse reads and steps, because of C{failure}, until a read succeeds.
+        Refuse reads and steps because of C{failure}, until a read succeeds.
         """
         if not failure.check(Refusal, OutcomeUnknown):
             self._log.failure("the store cannot be read", failure=failure)
         reason = failure.getErrorMessage()
-        if _without_details(reason) != _without_details(str(self._store_failure)):
+        if _without_details(reason) != _without_details(str(self._outage)):
             self._log.error("requests are refused: {reason}", reason=reason)
-        self._store_failure = Refusal(reason)
+        self._outage = Refusal(reason)
 
     def _state_at(self, revision: int, position: int) -> State:
         """
         Return the state with this revision and position.
 
-        Near the durable position, the term is computed by a few additions.
+        If the position is near the durable position, a few additions compute the term.
         """
         term = self.durable.term
         if abs(position - term.position) > MAX_NEAR_STEPS:
@@ -269,8 +275,8 @@ class OptimisticCommitter(GroupCommit):
         """
         Add C{step} to the open batch, if its key and its condition allow this.
 
-        If a batch already has the key, the step is a replay.  If the open batch has the
-        maximum number of keys, the step waits for the next batch.
+        If a batch already has the key, C{step} does not move the cursor.  If the open batch
+        has the maximum number of keys, C{step} waits for the next batch.
         """
         key = step.key
         if key is not None:
@@ -288,11 +294,11 @@ class OptimisticCommitter(GroupCommit):
 
     def _handle_unmet_condition(self, step: Step, waiter: Waiter) -> None:
         """
-        Handle C{step}, whose condition is not met by this node's latest state.
+        Handle C{step}, whose condition is not met by the latest state of this node.
 
-        The condition may still be met by the state of the store: other nodes may have moved
-        the cursor, and the store may refuse steps that this node has accepted.  If the step
-        has a key, it may also be a repetition, whose condition need not be met.
+        The state of the store may still meet the condition: other nodes may have moved the
+        cursor, and the store may refuse steps that this node has accepted.  If the step has
+        a key, the step may also be a replay.  The condition of a replay need not be met.
         """
         if step.key is not None or self.is_idle:
             self.read_durable().addCallbacks(
@@ -302,17 +308,18 @@ class OptimisticCommitter(GroupCommit):
             ).addErrback(self._waiter_failed)
         elif self.open_batch.transitions:
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
-            self.deliver_when_durable(waiter, step, outcome, state, self.open_batch)
+            self.deliver_unmoved(waiter, step, outcome, state, self.open_batch)
         else:
-            # The committing batch may have become durable before this request arrived.
+            # The committing batch may be durable already, without this node knowing that.
+            # Then another node may have moved the cursor again.
             self._postpone(step, waiter)
 
     def _decide(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:
         """
-        Handle C{step}, given a C{state} that the store had after the request arrived.
+        Handle C{step} with a C{state} that the store had after the request arrived.
         """
         if step.condition is not None and not step.condition(state):
-            return self._refuse_unmet(state, step, waiter)
+            return self._respond_to_unmet_condition(state, step, waiter)
         if self.is_idle:
             # A later state might not meet the condition.
             self.restart_from(state)
@@ -320,22 +327,22 @@ class OptimisticCommitter(GroupCommit):
         elif step.key is None:
             self.step(step, waiter)
         else:
-            # The latest state may fail to meet the condition, because of steps that wait
-            # for their commit.
+            # The latest state may contain steps that wait for their commit, and so may not
+            # meet the condition.
             self._postpone(step, waiter)
         return None
 
-    def _refuse_unmet(
+    def _respond_to_unmet_condition(
         self, state: State, step: Step, waiter: Waiter
     ) -> Deferred[None] | None:
         """
-        Respond that C{state} does not meet the condition, unless the step is a replay.
+        Respond that C{state} does not meet the condition, unless C{step} is a replay.
         """
 
-        def recalled(first: KeyUse | None) -> None:
+        def use_found(first: KeyUse | None) -> None:
             if first is None:
                 unmet = Outcome.PRECONDITION_FAILED
-                self.deliver_when_durable(waiter, step, unmet, state, None)
+                self.deliver_unmoved(waiter, step, unmet, state, None)
             else:
                 used = self._state_at(first.revision, first.position)
                 self.respond_to_used_key(waiter, step, first.transition, used)
@@ -344,20 +351,20 @@ class OptimisticCommitter(GroupCommit):
             waiter.fail(as_refusal(failure.value))
 
         if step.key is None:
-            recalled(None)
+            use_found(None)
             return None
         use = self.find_key_in_batches(step.key)
         if use is not None:
             self.respond_to_used_key(waiter, step, *use)
             return None
-        return self._store.recall(step.key).addCallbacks(recalled, failed)
+        return self._store.recall(step.key).addCallbacks(use_found, failed)
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
-            self.next_commit_end().addCallback(self._take_backlog)
+            self.next_commit_end().addCallback(self._place_backlog)
         self._backlog.append((waiter, step))
 
-    def _take_backlog(self, _: None) -> None:
+    def _place_backlog(self, _: None) -> None:
         backlog, self._backlog = self._backlog, []
         self._place_again(backlog, {})
 
@@ -365,9 +372,10 @@ class OptimisticCommitter(GroupCommit):
         self, steps: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, KeyUse | Refusal]
     ) -> None:
         """
-        Place C{steps} once more.
+        Call L{_place} for C{steps} once more.
 
-        @param used: the keys of these steps that were used before, with their first uses.
+        @param used: those keys of these steps that were used before.  Each key has its
+            first use, or the reason why the first use cannot be read.
         """
         for waiter, step in steps:
             first = None if step.key is None else used.get(step.key)
@@ -380,7 +388,7 @@ class OptimisticCommitter(GroupCommit):
                 else:
                     state = self._state_at(first.revision, first.position)
                     self.respond_to_used_key(waiter, step, first.transition, state)
-            except Exception:  # noqa: BLE001 the other steps are placed
+            except Exception:  # noqa: BLE001 it is logged, and the other steps are placed
                 self._log.failure("a waiter failed")
 
     def write(self) -> None:
@@ -406,6 +414,10 @@ class OptimisticCommitter(GroupCommit):
     ) -> None:
         """
         Apply the steps of C{batches}, which did not happen, to the present cursor.
+
+        @param revision: the revision of the present cursor.
+        @param position: the position of the present cursor.
+        @param used: see L{_place_again}.
         """
         steps = [
             (waiter, step)
@@ -417,7 +429,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
         """
-        If another node was faster, commit the steps again; otherwise let them fail.
+        Commit the steps again if another node has moved the cursor, or let them fail.
         """
         error = failure.value
         if isinstance(error, Conflict):
@@ -427,12 +439,13 @@ class OptimisticCommitter(GroupCommit):
                 self.commit_open_batch()
             return
         if isinstance(error, Refusal):
-            self._note_refusal(error)
+            self._note_commit_refusal(error)
         elif isinstance(error, OutcomeUnknown):
-            self._note_failure(failure)
+            self._note_outage(failure)
         else:
             error = OutcomeUnknown("the service failed during a commit")
-        # Steps of the open batch were not sent to the store: they certainly did not happen.
+        # The steps of the open batch certainly did not happen, because they were not sent
+        # to the store.
         self.roll_back(batch, error, as_refusal(error))
         if error is not failure.value:
             failure.raiseException()

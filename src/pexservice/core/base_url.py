@@ -1,5 +1,5 @@
 """
-Base URLs: where a service is reached over TCP, TLS or a Unix socket.
+Base URLs, which say where a service is reached over TCP, TLS or a Unix socket.
 """
 
 from __future__ import annotations

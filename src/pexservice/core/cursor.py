@@ -25,8 +25,8 @@ class Transition(Enum):
     RESET = b"r"
 
     def __init__(self, code: bytes) -> None:
-        # Reading this attribute is faster than reading the "value" of an Enum member, which
-        # costs two Python calls.
+        # To read the "value" of an Enum member costs two Python calls.  To read this
+        # attribute costs none.
         self.code = code
 
     @property
@@ -42,9 +42,9 @@ class State(NamedTuple):
     A state of the cursor.
 
     @ivar revision: the number of steps since the store was created.  A step counts even if
-        it left the position unchanged.
-    @ivar term: the term at the cursor.  The store keeps only its position, because the
-        value follows from it.
+        the position did not change.
+    @ivar term: the term at the cursor.  The store keeps only the position of the term,
+        because the value follows from the position.
     """
 
     revision: int
@@ -75,11 +75,6 @@ def state_at(revision: int, position: int) -> State:
 
 
 def follow(state: State, transition: Transition, cache: TermCache) -> State:
-    """
-    Return the state after C{transition}.
-
-    The revision grows by one even if the position stays the same.
-    """
     revision, term = state
     if transition is Transition.NEXT:
         return State(revision + 1, cache.forward(term))
@@ -90,7 +85,7 @@ def follow(state: State, transition: Transition, cache: TermCache) -> State:
 
 def follow_position(position: int, transition: Transition) -> int:
     """
-    Return the position after C{transition}, without the values that L{follow} computes.
+    Return the position after C{transition}.  Unlike L{follow}, this computes no term.
     """
     if transition is Transition.NEXT:
         return position + 1
@@ -103,9 +98,9 @@ def follow_positions(position: int, transitions: bytes) -> int:
     """
     Return the position after all C{transitions}, given as one code byte each.
 
-    Only the transitions after the last reset matter.  If C{previous} is not among them more
-    often than the position allows, counting them is enough.  Otherwise they are applied one
-    by one, because a C{previous} at position 0 does nothing.
+    Only the transitions after the last reset matter.  If at most C{position} of them are a
+    C{previous}, none of these comes at position 0, so the transitions are only counted.
+    Otherwise they are applied one by one, because a C{previous} at position 0 does nothing.
     """
     last_reset = transitions.rfind(Transition.RESET.code)
     if last_reset >= 0:

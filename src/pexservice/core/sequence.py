@@ -3,14 +3,15 @@ Exact terms of the Fibonacci sequence at any position.
 
 This module uses no Twisted, no store and no clock.
 
-Values are C{decimal.Decimal}, because the service sends decimal I{text}.  A step is one
-addition.  The addition and the conversion to text take time linear in the number of digits.
-Converting an C{int} to text takes quadratic time, and Python refuses to convert more than
-4,300 digits, which F(20,578) exceeds.  At position 1,000,000 (208,988 digits) a step takes
-0.02 ms and the conversion 0.3 ms.
+Values are C{decimal.Decimal}, because the service sends decimal I{text}.  A step takes one
+addition or subtraction.  The time for a step and the time for the conversion to text grow
+linearly with the number of digits.  The value at position 1,000,000 has 208,988 digits; a
+step takes 0.02 ms there, and the conversion takes 0.3 ms.  To convert an C{int} to text
+takes quadratic time, and Python refuses to convert more than 4,300 digits.  F(20,578) has
+more digits than that.
 
-The decimal context has the maximum precision and traps C{decimal.Inexact}: a result is
-exact, or an exception is raised.  So nothing is ever rounded.
+The decimal context has the maximum precision and traps C{decimal.Inexact}.  So a result is
+exact, or an exception is raised; nothing is ever rounded.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Term:
     One term of the sequence, together with the following term.
 
     A step in either direction needs only these two values.  A term is immutable by
-    convention.  Its text and that of its neighbours are computed once, when they are first
-    needed.
+    convention.  The texts of a term and of its neighbours are computed when they are first
+    needed, and only once.
 
     @ivar position: n, 0 or more.
     @ivar value: F(n).
@@ -88,9 +89,6 @@ class Term:
 
     @property
     def following_text(self) -> bytes:
-        """
-        Return the digits of F(n+1).
-        """
         text = self._following_text
         if text is None:
             text = self._following_text = digits(self.following)
@@ -104,9 +102,6 @@ class Term:
         return self.value.adjusted() + 1
 
     def forward(self) -> Term:
-        """
-        Return the term at n+1.
-        """
         return Term(
             self.position + 1,
             self.following,
@@ -133,22 +128,22 @@ class Term:
 
 FIRST_TERM = Term(0, Decimal(0), Decimal(1))
 
-#: The limits of a L{TermCache}: the number of its terms, and the number of digits of all
-#: its terms.  The value and its text take about 1.5 bytes for each digit; with the texts of
-#: both neighbours, which only JSON needs, 3.5 bytes.
+#: A L{TermCache} has at most this many terms, and these have together at most this many
+#: digits.  A value and its text take about 1.5 bytes for each digit.  A response in JSON
+#: also needs the texts of both neighbours.  Then a term takes 3.5 bytes for each digit.
 MAX_CACHED_TERMS = 1024
 MAX_CACHED_DIGITS = 4_000_000
 
-#: F(n) has about n times this many digits: log10 of the golden ratio.
+#: F(n) has about n times this many digits.  This number is log10 of the golden ratio.
 _DIGITS_PER_POSITION = 0.20898764
 
 
 class TermCache:
     """
-    The latest computed terms.
+    A cache of the terms that were computed last.
 
-    If the cursor moves back and forth, each value and its text is computed only once.  When
-    the cache is full, it drops the oldest term.
+    If the cursor moves back and forth, each term is computed only once.  When the cache is
+    full, it drops the oldest term.
     """
 
     def __init__(self) -> None:
@@ -159,9 +154,6 @@ class TermCache:
         return len(self._terms)
 
     def forward(self, term: Term) -> Term:
-        """
-        Return the term after C{term}.
-        """
         cached = self._terms.get(term.position + 1)
         return self._add(term.forward()) if cached is None else cached
 

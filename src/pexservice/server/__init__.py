@@ -8,11 +8,11 @@ A request and its response take this path::
 
 A L{Connection<pexservice.server.connection.Connection>} is an C{asyncio.Protocol}.  The
 L{HeadReader<pexservice.server.parser.HeadReader>} parses the head of a request.  For the
-first request of its kind, the server calls a handler of the Klein app, and remembers the
+first request of a kind, the server calls a handler of the Klein app, and remembers the
 meaning of such requests as a L{Plan<pexservice.server.plans.Plan>}.  The
-L{RequestChecker<pexservice.web.operations.RequestChecker>} checks the request, and the
-connection starts its operation on the cursor.  The committer calls the connection when the
-outcome is durable.
+L{RequestChecker<pexservice.web.operations.RequestChecker>} checks the request.  The
+connection starts the request's operation on the cursor.  The committer calls the connection
+when the outcome of the operation is durable.
 
 Most requests need neither the parser nor a handler, because they differ from an earlier
 request of the same client in a few neighbouring lines only.  A

@@ -1,9 +1,9 @@
 """
 The access log: one line for each response, in the combined format.
 
-Lines are collected, and written together once a second or when there are many.  They are in
-the order of the responses.  Lines that cannot be written are dropped; no response waits for
-the log.
+Lines are collected.  Once a second, or when there are many, the collected lines are written
+together, in the order of the responses.  Lines that cannot be written are dropped, so no
+response waits for the log.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _log = Logger()
 #: The path that stands for the daemon's own log.
 OWN_LOG = "-"
 
-#: When so many lines are collected, they are written before the end of the second.
+#: When this many lines are collected, they are written before the end of the second.
 MAX_COLLECTED_LINES = 1000
 
 
 class AccessLog:
     """
-    The access log of one worker: a file, to which lines are appended, or the daemon's log.
+    The access log of one worker, which is a file or the daemon's log.
     """
 
     def __init__(self, path: str, now: Callable[[], float] = time.time) -> None:
@@ -38,7 +38,7 @@ class AccessLog:
         Open the log.
 
         @param path: the file, or L{OWN_LOG}.
-        @param now: the time of day.
+        @param now: returns the time in seconds since the epoch.
         @raise OSError: the file cannot be opened.
         """
         self._path = path
@@ -49,7 +49,7 @@ class AccessLog:
         self._lines: list[bytes] = []
         self._lost = 0
         self._reopen = False
-        self._stamp = b""
+        self._timestamp = b""
         self.tick()
 
     def _open(self) -> int:
@@ -70,7 +70,7 @@ class AccessLog:
             b'"%b" - - %b "%b" %d %b "%b" "%b"\n'
             % (
                 host.encode() or b"-",
-                self._stamp,
+                self._timestamp,
                 request,
                 status,
                 b"%d" % length if length else b"-",
@@ -83,7 +83,7 @@ class AccessLog:
 
     def tick(self) -> None:
         """
-        Write the lines of the last second, and begin another one.
+        Write the lines of the last second, and begin the next second.
         """
         self.flush()
         if self._reopen and self._file is not None:
@@ -96,7 +96,7 @@ class AccessLog:
                 os.close(self._file)
                 self._file, self._broken = file, False
         self._reopen = False
-        self._stamp = datetimeToLogString(self._now()).encode()
+        self._timestamp = datetimeToLogString(self._now()).encode()
 
     def flush(self) -> None:
         """
@@ -122,7 +122,7 @@ class AccessLog:
                 _log.info("{line}", line=line.decode("ascii").rstrip(), facility=ACCESS)
             return
         data = b"\n" * self._broken + b"".join(lines)
-        # True until all lines are written: a failed write may have written a part of them.
+        # A failed write may have written a part of the lines.
         self._broken = True
         while data:
             data = data[os.write(self._file, data) :]

@@ -7,8 +7,8 @@ A connection handles one request after the other:
      <pexservice.server.plans.Plans.find_request>}), or buffers and parses the input.
   2. The connection checks the request.  Then it starts the request's operation on the
      cursor, or calls the request's handler.
-  3. The committer calls L{Connection.respond} or L{Connection.fail}, or the handler's
-     result goes to L{Connection.send}.  Each of these three methods writes the response.
+  3. The committer calls L{Connection.respond} or L{Connection.fail}, or the result of the
+     handler is passed to L{Connection.send}.  These methods write the response.
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ _CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
 _REPLAYED = Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
-#: How long input is still read, and dropped, after a refused request.  Closing the
-#: connection at once would reset it, and a reset may overtake the response.
+#: How long input is read and dropped after a refused request.  If the service closed the
+#: connection at once, the connection would be reset, and the reset may overtake the
+#: response.
 LINGER_SECONDS = 2
 
-#: The statuses of refusals that are the client's fault and count against its rate limit.
+#: A refused request with one of these statuses is the client's fault.  It counts against
+#: the rate limit of the client.
 _CLIENT_FAULTS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -72,13 +74,13 @@ _CLIENT_FAULTS = (
 
 class Connection(asyncio.Protocol):
     """
-    One connection, which is also the committer's waiter for its current request.
+    One connection, which is the committer's waiter for the current request.
 
-    The limits read some of the attributes, which L{LimitedConnection
-    <pexservice.server.limits.LimitedConnection>} describes.  The plans use others, which
-    L{RememberingConnection<pexservice.server.plans.RememberingConnection>} describes.
+    L{LimitedConnection<pexservice.server.limits.LimitedConnection>} describes the
+    attributes that the limits read.  L{RememberingConnection
+    <pexservice.server.plans.RememberingConnection>} describes those that the plans use.
 
-    @ivar is_admitted: whether the limits allow the connection; otherwise it gets a 503.
+    @ivar is_admitted: whether the connection was accepted; a refused one gets a 503.
     """
 
     transport: asyncio.Transport
@@ -90,7 +92,7 @@ class Connection(asyncio.Protocol):
         Make a connection that has no transport yet.
 
         @param address: the peer's IP address, as C{accept} returned it; C{None} for a Unix
-            socket.  After a reset, the socket itself no longer has the address.
+            socket.  The socket cannot be asked later, because a reset removes the address.
         @param local_address: the IP address of this end.
         """
         self._server = server
@@ -105,20 +107,20 @@ class Connection(asyncio.Protocol):
         self.templates: tuple[Template, ...] = ()
         self.varying_names: tuple[bytes, ...] = ()
         self.latest_token_request: tuple[bytes, PlannedRequest] | None = None
-        # The input that was not parsed yet, and how many of its bytes are known to contain
-        # no end of a head.
+        # The input that was not parsed yet.  Its first bytes were searched before, and
+        # contain no end of a head.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # All input since the connection was idle, if it arrived in one piece; else b"".
+        # The input since the connection was idle, if the input is one piece; else b"".
         self._single_piece = b""
         self._skipped_empty_line = False
         # The parts of the request that is being parsed.
         self._head: Head | None = None
         self._body: RequestBody | None = None
-        # Whether the buffer is parsed in a later turn of the event loop, because the
-        # parsing budget is spent.
+        # Whether this connection waits for the parsing budget of a later turn of the event
+        # loop.
         self._waits_to_parse = False
-        # The request that is being performed, and whether a plan for it was known.
+        # The request that is being performed, and whether its plan was remembered.
         self._request: PlannedRequest | None = None
         self._is_planned = True
         self._operation: CheckedOperation
@@ -139,14 +141,15 @@ class Connection(asyncio.Protocol):
         """
         Use C{transport} from now on.
 
-        It may replace an L{OneRequestTransport
-        <pexservice.server.listener.OneRequestTransport>}, or follow a TLS handshake.
+        C{transport} may replace a L{OneRequestTransport
+        <pexservice.server.listener.OneRequestTransport>}.  For a connection with TLS, this
+        method is called after the TLS handshake.
         """
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
         if self.phase is _RECEIVING and not self._buffer:
-            # The TLS handshake is over.  Listener._begin had set RECEIVING, so that a slow
-            # handshake times out.
+            # The TLS handshake is over.  Listener._begin has set RECEIVING before the
+            # handshake, so that a slow handshake times out.
             self.phase, self.receiving_since = _IDLE, 0.0
             self.last_active = self._server.seconds()
         if not self.is_admitted:
@@ -156,8 +159,8 @@ class Connection(asyncio.Protocol):
         phase = self.phase
         if phase is _IDLE:
             plans = self._server.plans
-            # The first lookup finds most requests without a call of find_request.
-            request = plans.known_requests.recent.get(data) or plans.find_request(
+            # This lookup finds most requests.  It saves the call of find_request.
+            request = plans.remembered_requests.recent.get(data) or plans.find_request(
                 data, self
             )
             if request is not None:
@@ -175,7 +178,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._parse_input()
         elif phase is _PERFORMING:
-            # A pipelined request waits until the response to the previous one was sent.
+            # A pipelined request waits for the end of the previous request.
             self._buffer += data
             self._pause_reading()
 
@@ -183,7 +186,7 @@ class Connection(asyncio.Protocol):
         """
         Handle a half-close: the client sends no more, but it may wait for responses.
 
-        @return: whether the transport can still send responses.
+        @return: whether the transport stays open, so that it can send responses.
         """
         self._half_closed = True
         if self._stream is not None:
@@ -195,7 +198,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """
-        Stop reading: a client that takes no responses must not send more requests.
+        Stop reading requests, because the client does not take the responses.
         """
         self.blocked_since = self._server.seconds()
         if self.phase is not _CLOSING:
@@ -237,8 +240,9 @@ class Connection(asyncio.Protocol):
         """
         self._waits_to_parse = False
         budget = self._server.parsing_budget
-        # The budget is checked after the first part, so a connection that has waited always
-        # makes progress.  Only a body in chunks has enough parts to spend the budget.
+        # The budget is checked only after the first part, so a connection that has waited
+        # always makes progress.  It is checked only for bodies, because only a chunked body
+        # has many parts.
         can_continue = True
         while can_continue and self.phase is _RECEIVING:
             begin = budget.seconds()
@@ -249,7 +253,7 @@ class Connection(asyncio.Protocol):
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
                 self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
-            if can_continue and self._body is not None and budget.is_spent:
+            if can_continue and self._body is not None and budget.must_wait:
                 self._waits_to_parse = True
                 budget.wait(self._parse_input)
                 return
@@ -304,7 +308,7 @@ class Connection(asyncio.Protocol):
 
     def _perform_parsed_request(self) -> None:
         """
-        Perform the request whose head and body have arrived.
+        Perform the request whose head and body have been parsed.
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
@@ -315,7 +319,7 @@ class Connection(asyncio.Protocol):
         if plan is None:
             self._is_planned = False
             plan = self._server.new_plan(head.line, head.headers)
-            self.perform(PlannedRequest(plan, head.headers, head.line.logged), head)
+            self.perform(PlannedRequest(plan, head.headers, head.line.logged_line), head)
             return
         if self._buffer:
             # The piece of input contains more than this request.
@@ -326,8 +330,8 @@ class Connection(asyncio.Protocol):
         """
         Check C{request}, and start its operation on the cursor or call its handler.
 
-        @param head: the head of a request whose plan is not known, so that its handler is
-            called.
+        @param head: the head of the request if its handler must be called, because its plan
+            was not remembered.
         """
         self.phase = _PERFORMING
         self._request = request
@@ -346,7 +350,7 @@ class Connection(asyncio.Protocol):
                     checked = checker.check_operation(operation, headers)
             self._operation = checked
             checked.start(self)
-        except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
+        except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
 
     def _call_handler(self, head: Head, request: PlannedRequest) -> None:
@@ -368,8 +372,8 @@ class Connection(asyncio.Protocol):
         else:
             self.send(result)
 
-    # Responses.  Each request ends in exactly one of respond(), fail() and send(); a
-    # stream continues with send_piece() and ends with end_stream().
+    # Responses.  Each request ends with one call of respond(), fail() or send().  If send()
+    # gets a stream, calls of send_piece() follow, and the request ends with end_stream().
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """
@@ -383,7 +387,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             server, checked = self._server, self._operation
-            # This is the most frequent kind, found without a call.
+            # The most frequent kind is found without a call.
             if checked.preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = VALUE
             else:
@@ -396,9 +400,6 @@ class Connection(asyncio.Protocol):
             self._abort_after_bug()
 
     def fail(self, error: Exception) -> None:
-        """
-        Send a problem as the response, because of C{error}.
-        """
         request = self._request
         if request is None:
             return
@@ -406,15 +407,13 @@ class Connection(asyncio.Protocol):
         self.send(problem_of(error).response(representation))
 
     def send(self, response: Response) -> None:
-        """
-        Send a complete response, or the head of a streamed one.
-        """
         request = self._request
         if request is None:
             return
         try:
             if response.stream is not None:
-                # The connection ends with its stream.  In HTTP/1.0 nothing else can end it.
+                # The connection ends with its stream.  In HTTP/1.0, the end of a stream has
+                # no other sign.
                 request.plan = evolve(
                     request.plan, connection_header=b"close", closes_connection=True
                 )
@@ -496,7 +495,7 @@ class Connection(asyncio.Protocol):
         """
         Log a bug, and close the connection.
 
-        A part of a response may have been sent, so a problem cannot be sent any more.
+        No problem is sent, because a part of the response may have been sent before.
         """
         _log.failure("a request failed")
         self._request = None
@@ -506,8 +505,7 @@ class Connection(asyncio.Protocol):
         """
         Send C{problem} as the last response of this connection.
 
-        The rest of the input is dropped, because it is unknown where the next request
-        begins.
+        The other input is dropped, because nobody knows where the next request begins.
         """
         if self.phase in (_CLOSING, _CLOSED):
             return
@@ -527,7 +525,7 @@ class Connection(asyncio.Protocol):
         server.requests.unplanned += 1
         plan.tally.count(problem.status)
         length = _body_length(data)
-        server.log_response(self.peer, headers, line.logged, problem.status, length)
+        server.log_response(self.peer, headers, line.logged_line, problem.status, length)
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._resume_reading()
@@ -555,20 +553,17 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self.phase = _CLOSING
-        # If the client takes none of the sent bytes from now on, it is stalled: the limits
-        # treat the connection as if the transport had called pause_writing().
+        # From now on, the limits close the connection if the client takes no bytes, as if
+        # the transport had called pause_writing().
         self.blocked_since = self.blocked_since or self._server.seconds()
         self.transport.close()
 
     def abort(self) -> None:
-        # The event loop calls connection_lost in a later turn only.  No input may be parsed
-        # until then.
+        # The event loop calls connection_lost in a later turn.  Until then, no input may be
+        # parsed.
         self.phase = _CLOSING
         self.transport.abort()
 
 
 def _body_length(response: bytes) -> int:
-    """
-    Return the length of the body of a response that is not streamed.
-    """
     return len(response) - response.index(END_OF_HEAD) - len(END_OF_HEAD)

@@ -1,16 +1,16 @@
 """
 The limits on connections: which connections are closed, and when.
 
-Connections are closed when there are too many, when they take too long, and when the
-worker stops.
+Connections are closed when there are too many of them, when their clients are too slow, and
+when the worker stops.
 
 Every connection counts from the moment it is accepted, because it has a file descriptor.
-When a connection arrives after the limit is reached, one of the open connections is closed.
-If some clients have more than their share, one of their connections is closed.  So a client
-that opens too many connections loses some of them, and other clients lose none.
+If a connection arrives when the limit is reached, L{Connections.displace} closes another
+one.  If a client has more connections than its share, only such clients lose connections.
 
-Connections have no timers.  A request only stores the time.  Once a second, all connections
-are checked, which takes a millisecond for 10,000 of them.
+Connections have no timers.  A connection only stores the time of its last event.  Once a
+second, L{Connections.sweep} checks all connections.  A check of 10,000 connections takes a
+millisecond.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ KEEP_ALIVE_TIMEOUT_SECONDS = 60
 #: How long a request may take to arrive, head and body.
 REQUEST_TIMEOUT_SECONDS = 20
 
-#: A client that takes no bytes of its response for so long is disconnected.  The bytes are
-#: counted only once in this time, so the disconnection may come after twice as long.
+#: How long a client may take no bytes of its response.  The bytes are counted only once in
+#: this time, so a connection may be closed after twice as long.
 STALL_TIMEOUT_SECONDS = 60
 
 #: A search for connections to close looks at all connections.  If a search finds less than
@@ -44,16 +44,17 @@ STALL_TIMEOUT_SECONDS = 60
 MIN_FOUND_FRACTION = 0.01
 SEARCH_BACKOFF = 10
 
-#: The share of a client has at least so many connections: a browser opens six to a server,
-#: and several people may use one address.
+#: The share of a client is at least this many connections.  A browser opens six connections
+#: to a server, and several people may use one address.
 MIN_SHARE = 16
 
-#: How many connections beyond the limit may get a 503 at the same time; any more are closed
-#: without a response.
+#: How many refused connections may get a 503 at the same time.  Any more are closed without
+#: a response.
 MAX_REFUSALS = 32
 
-#: Why the service closes connections: because of one of the three timeouts above, to let
-#: another connection in, or because the client sends only bytes that are no request.
+#: Why the service closes connections.  The first three reasons are the timeouts above.
+#: C{displaced}: to accept another connection.  C{flooding}: the client sends only bytes
+#: that are no request.
 CLOSE_REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
 
 #: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.
@@ -64,17 +65,13 @@ _QUEUED = struct.Struct("=i")
 
 
 class Phase(Enum):
-    """
-    The phase of a connection.
-    """
-
-    #: Between requests: the connection may be closed to let another one in.
+    #: No request has begun to arrive since the last response.
     IDLE = auto()
-    #: A request, or the TLS handshake, has begun to arrive and is not complete.
+    #: A request or the TLS handshake is arriving.
     RECEIVING = auto()
-    #: A request is being performed; pipelined requests may wait behind it.
+    #: A request is being performed, or a pipelined request waits to be parsed.
     PERFORMING = auto()
-    #: The last response was sent, and no more requests are read.
+    #: The last response was sent, or the connection was aborted.
     CLOSING = auto()
     CLOSED = auto()
 
@@ -89,7 +86,8 @@ class LimitedConnection(Protocol):
     @ivar last_active: when the connection last became idle.
     @ivar receiving_since: when the first bytes of an incomplete request arrived; 0 if no
         request is arriving.
-    @ivar blocked_since: when the client stopped taking responses; 0 while it takes them.
+    @ivar blocked_since: when the client stopped taking responses; 0 while the client takes
+        them.
     """
 
     phase: Phase
@@ -103,38 +101,18 @@ class LimitedConnection(Protocol):
         Return the L{delivery_progress} of the connection's socket.
         """
 
-    def time_out(self) -> None:
-        """
-        Refuse a request that took too long to arrive.
-        """
+    def time_out(self) -> None: ...
 
-    def close(self) -> None:
-        """
-        Close the connection after everything was sent.
-        """
+    def close(self) -> None: ...
 
-    def abort(self) -> None:
-        """
-        Close the connection at once, whatever was not sent.
-        """
+    def abort(self) -> None: ...
 
 
-class Admission(Enum):
-    """
-    The decision about a new connection.
-    """
+#: The number of a group in L{Connections.displace}, and a time.  The connection with the
+#: lowest value is closed first.
+_ClosingOrder = tuple[int, float]
 
-    ACCEPTED = auto()
-    #: The limit is reached, and a response says so.
-    REFUSED = auto()
-    #: The limit is reached, and L{MAX_REFUSALS} connections are getting such a response.
-    DROPPED = auto()
-
-
-#: The order in which connections are closed to let others in: by a number, then by a time.
-_Rank = tuple[int, float]
-
-_PERFORMING: _Rank = (3, 0.0)
+_PERFORMING_GROUP: _ClosingOrder = (4, 0.0)
 
 
 class Connections:
@@ -144,8 +122,8 @@ class Connections:
     @ivar limit: how many connections there may be.
     @ivar accepted: how many connections were accepted.
     @ivar refused: how many connections were refused.
-    @ivar closed: how many connections the service closed, by reason.
-    @ivar is_draining: whether every response is the last of its connection.
+    @ivar closed: how many connections the service has closed, by reason.
+    @ivar is_draining: whether every response is the last one of its connection.
     @ivar closes_idle: whether a connection is closed as soon as it is idle.
     @ivar seconds: a monotonic clock.
     """
@@ -154,11 +132,12 @@ class Connections:
 
     def __init__(self, limit: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
-        # The open connections, each with its client, and how many each client has.
+        # The open connections with their clients, and the number of connections of each
+        # client.
         self._open: dict[LimitedConnection, str | None] = {}
         self._counts: Counter[str] = Counter()
         self._refused: set[LimitedConnection] = set()
-        # For each blocked connection: when its progress was read last, and the progress.
+        # The delivery progress of each blocked connection, with the time of its last check.
         self._blocked: dict[LimitedConnection, tuple[float, int | None]] = {}
         self._empty_deferreds: list[Deferred[None]] = []
         self.accepted = self.refused = 0
@@ -166,49 +145,60 @@ class Connections:
         self.is_draining = False
         self.closes_idle = False
         self.seconds = seconds
-        # The connections that the last search found; the last one is closed first.
-        self._candidates: list[tuple[_Rank, LimitedConnection]] = []
-        # Whether all candidates belong to clients with more than their share.
+        # The connections that the last search found.  The last one is closed first.
+        self._candidates: list[tuple[_ClosingOrder, LimitedConnection]] = []
+        # Whether all candidates belong to greedy clients; see displace.
         self._candidates_are_greedy = False
         self._next_search = 0.0
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def admit(self, connection: LimitedConnection, client: str | None = None) -> Admission:
+    def admit(self, connection: LimitedConnection, client: str | None = None) -> bool:
         """
-        Accept a new connection, maybe by closing another one, or refuse it.
+        Accept a new connection if the limit is not reached or another one can be closed.
 
         @param client: the client that opened the connection, as
             L{Clients.client_of<pexservice.web.clients.Clients.client_of>} returns it.
             C{None} stands for a proxy.  A proxy has the connections of many clients, so it
             has no share.
+        @return: whether the connection was accepted.
         """
         if len(self._open) >= self.limit and not self.displace(client):
             self.refused += 1
-            if len(self._refused) >= MAX_REFUSALS:
-                return Admission.DROPPED
-            self._refused.add(connection)
-            return Admission.REFUSED
+            return False
         self._open[connection] = client
         if client is not None:
             self._counts[client] += 1
         self.accepted += 1
-        return Admission.ACCEPTED
+        return True
+
+    def add_refused(self, connection: LimitedConnection) -> bool:
+        """
+        Check the timeouts of a refused connection while it gets a 503.
+
+        @return: whether the connection may get a 503; see L{MAX_REFUSALS}.
+        """
+        if len(self._refused) >= MAX_REFUSALS:
+            return False
+        self._refused.add(connection)
+        return True
 
     def displace(self, newcomer: str | None = None) -> bool:
         """
         Close one connection at once, so that its file descriptor is free in the next turn.
 
-        If some clients have more than their share, one of their connections is closed;
-        otherwise a connection of any client.  The connection that has been idle longest is
-        closed first.  If no connection is idle, the connection whose request has been
-        arriving longest is closed.
+        If some clients are greedy, which means that they use more than their share, only
+        their connections are closed.  The connections are closed in this order:
 
-        A client with more than its share can also lose busy connections: first those on
-        which the client takes no response, then the newest of those whose requests are
-        being performed.  Otherwise this client could keep all other clients out.  But a new
-        connection of this client never closes one whose request is being performed.
+          1. idle connections, the longest idle one first;
+          2. connections with an incomplete request, the oldest request first;
+          3. of greedy clients, connections on which the client takes no response, the
+             longest blocked one first;
+          4. of greedy clients, connections whose request is being performed, the newest
+             connection first.  But a newcomer that has its full share closes none of these.
+
+        Without the last two groups, a greedy client could keep all other clients out.
 
         @param newcomer: the client of the connection that exceeds the limit.
         @return: whether a connection was closed.
@@ -233,16 +223,16 @@ class Connections:
 
     def _search(self, newcomer: str | None) -> None:
         share = self._share()
-        greedy = {client for client, count in self._counts.items() if count > share}
-        if newcomer is not None and self._has_share(newcomer):
-            # Otherwise its new connections would close those of other clients.
-            greedy.add(newcomer)
-        self._candidates_are_greedy = bool(greedy)
+        greedy_clients = {client for client, count in self._counts.items() if count > share}
+        if newcomer is not None and self._uses_full_share(newcomer):
+            # The new connection must not close a connection of another client.
+            greedy_clients.add(newcomer)
+        self._candidates_are_greedy = is_greedy = bool(greedy_clients)
         self._candidates = [
-            (rank, connection)
+            (order, connection)
             for connection, client in self._open.items()
-            if not greedy or client in greedy
-            if (rank := _rank(connection, greedy=self._candidates_are_greedy)) is not None
+            if not greedy_clients or client in greedy_clients
+            if (order := _closing_order(connection, is_greedy=is_greedy)) is not None
         ]
         self._candidates.sort(key=lambda candidate: candidate[0], reverse=True)
 
@@ -252,20 +242,23 @@ class Connections:
         """
         return max(MIN_SHARE, self.limit // (len(self._counts) + 1))
 
-    def _has_share(self, client: str | None) -> bool:
+    def _uses_full_share(self, client: str | None) -> bool:
         return client is not None and self._counts[client] >= self._share()
 
     def _next_candidate(self, newcomer: str | None) -> LimitedConnection | None:
         """
-        Return the connection to close next, of those that the last search found.
+        Return the connection to close next, if the last search has found one.
 
         Connections that have changed since the search are skipped.
         """
         while self._candidates:
-            if self._candidates[-1][0] == _PERFORMING and self._has_share(newcomer):
+            order, connection = self._candidates[-1]
+            if order == _PERFORMING_GROUP and self._uses_full_share(newcomer):
                 break
-            rank, connection = self._candidates.pop()
-            if connection not in self._open or rank != _rank(connection, greedy=True):
+            self._candidates.pop()
+            if connection not in self._open or order != _closing_order(
+                connection, is_greedy=True
+            ):
                 continue
             count = self._counts[self._open[connection] or ""]
             if self._candidates_are_greedy and count < self._share():
@@ -276,9 +269,6 @@ class Connections:
         return None
 
     def remove(self, connection: LimitedConnection) -> None:
-        """
-        Forget a connection that is closed.
-        """
         self._refused.discard(connection)
         self._blocked.pop(connection, None)
         client = self._open.pop(connection, None)
@@ -287,20 +277,19 @@ class Connections:
             if not self._counts[client]:
                 del self._counts[client]
         if not self._open and self._empty_deferreds:
-            emptied, self._empty_deferreds = self._empty_deferreds, []
-            for waiter in emptied:
-                waiter.callback(None)
+            deferreds, self._empty_deferreds = self._empty_deferreds, []
+            for deferred in deferreds:
+                deferred.callback(None)
 
     def sweep(self) -> None:
         """
-        Close the connections whose timeout is over; the server calls this once a second.
+        Close the connections that exceed a timeout.  The server calls this once a second.
         """
         now = self.seconds()
         for connection in [*self._open, *self._refused]:
             try:
                 self._check_timeouts(connection, now)
-            except Exception:  # noqa: BLE001 it is logged, and no reason to stop
-                # An error in one connection must not keep the others open.
+            except Exception:  # noqa: BLE001 it is logged, and the others are checked
                 self._log.failure("a connection could not be closed")
                 self.remove(connection)
                 connection.abort()
@@ -322,23 +311,20 @@ class Connections:
         """
         Return whether the client of a blocked connection has taken no bytes for too long.
         """
-        since, taken = self._blocked.get(connection, (0.0, None))
-        if since < connection.blocked_since:
+        checked_at, last_progress = self._blocked.get(connection, (0.0, None))
+        if checked_at < connection.blocked_since:
             self._blocked[connection] = (
                 connection.blocked_since,
                 connection.delivery_progress(),
             )
             return False
-        if now - since <= STALL_TIMEOUT_SECONDS:
+        if now - checked_at <= STALL_TIMEOUT_SECONDS:
             return False
-        taken_by_now = connection.delivery_progress()
-        self._blocked[connection] = now, taken_by_now
-        return taken_by_now == taken
+        progress = connection.delivery_progress()
+        self._blocked[connection] = now, progress
+        return progress == last_progress
 
     def abort(self) -> None:
-        """
-        Close all connections now, whatever phase they are in.
-        """
         for connection in [*self._open, *self._refused]:
             connection.abort()
 
@@ -346,8 +332,8 @@ class Connections:
         """
         Close the idle connections now, and the others as soon as they are idle.
 
-        A connection without a response so far stays open, because its first request is
-        probably about to arrive.
+        If a connection has sent no response yet, it stays open, because its first request
+        is probably about to arrive.
         """
         self.closes_idle = True
         for connection in list(self._open):
@@ -358,7 +344,8 @@ class Connections:
         """
         Close the connections on which the worker waits for the client.
 
-        Otherwise one slow client would delay the next worker, and so all other clients.
+        The next worker waits for the end of this worker.  So without this call, one slow
+        client would delay all other clients.
         """
         for connection in list(self._open):
             if connection.phase is Phase.IDLE:
@@ -367,48 +354,47 @@ class Connections:
                 connection.abort()
 
     def when_empty(self) -> Deferred[None]:
-        """
-        Return a Deferred that fires when no connection is open.
-        """
         if not self._open:
             return succeed(None)
-        emptied: Deferred[None] = Deferred()
-        self._empty_deferreds.append(emptied)
-        return emptied
+        deferred: Deferred[None] = Deferred()
+        self._empty_deferreds.append(deferred)
+        return deferred
 
 
-def _rank(connection: LimitedConnection, *, greedy: bool) -> _Rank | None:
+def _closing_order(
+    connection: LimitedConnection, *, is_greedy: bool
+) -> _ClosingOrder | None:
     """
-    Return the rank of a connection among those to close, or C{None} if it must stay open.
+    Return when L{Connections.displace} closes a connection; C{None} if it never does.
 
-    @param greedy: whether its client has more than its share.
+    @param is_greedy: whether the connection's client is greedy.
     """
     phase = connection.phase
     if phase is Phase.CLOSING:
         # The last response was sent, so the connection only waits for the client to close.
-        return 0, connection.last_active
+        return 1, connection.last_active
     if phase is Phase.IDLE:
-        # A connection without a response ranks with those whose requests are arriving.
-        return 0 if connection.has_responded else 1, connection.last_active
+        # The first request of a connection is probably about to arrive.
+        return 1 if connection.has_responded else 2, connection.last_active
     if connection.receiving_since:
-        return 1, connection.receiving_since
-    if greedy and connection.blocked_since:
-        return 2, connection.blocked_since
-    # Of equal ranks, the connection that was accepted last is closed first.
-    return _PERFORMING if greedy else None
+        return 2, connection.receiving_since
+    if is_greedy and connection.blocked_since:
+        return 3, connection.blocked_since
+    # Of connections with the same order, the one that was accepted last is closed first.
+    return _PERFORMING_GROUP if is_greedy else None
 
 
 def delivery_progress(handle: socket.socket | None) -> int | None:
     """
     Return a number that changes when the client takes some of the bytes sent to it.
 
-    A transport only reports that its buffer is full, and later that it has space again.
-    Some megabytes are sent between these two reports, and a client with a slow line needs
-    minutes for them although it is not stuck.  So the kernel's own count is used.
+    A transport only reports that its buffer is full, and later that the buffer has space
+    again.  Between these two reports, some megabytes are sent.  A client with a slow line
+    needs minutes for them although it is not stuck.  So the kernel's count is used.
 
     @param handle: the connection's socket; C{None} if the transport has none.
-    @return: for TCP, the number of bytes that the peer's kernel has acknowledged; for a
-        Unix socket, minus the number of bytes that wait to be read; C{None} if neither is
+    @return: for TCP, the number of bytes that the peer's kernel has acknowledged.  For a
+        Unix socket, minus the number of bytes that wait to be read.  C{None} if neither is
         known.
     """
     if handle is None or handle.fileno() < 0:

@@ -1,9 +1,9 @@
 """
-The listener: it accepts the connections of a port that Twisted has opened.
+The listener, which accepts the connections of a port that Twisted has opened.
 
-The event loop's own servers accept one connection in a turn, and make a transport for each.
-This listener accepts several in a turn.  It also avoids the event loop's transport for a
-connection that ends after its first request: see L{OneRequestTransport}.
+A server of the event loop would accept one connection in each turn, and would make a
+transport for each connection.  This listener accepts several connections in a turn.  If a
+connection ends after its first request, a L{OneRequestTransport} replaces the transport.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from zope.interface import implementer
 
 from pexservice.process.listening import BACKLOG
 from pexservice.server.connection import Connection
-from pexservice.server.limits import Admission, Phase
+from pexservice.server.limits import Phase
 from pexservice.server.plans import Plans
 from pexservice.server.server import Server
 from pexservice.server.tls_transport import TlsTransport
 
 _log = Logger()
 
-#: How many connections are accepted in one turn: the open connections must not wait longer.
+#: How many connections are accepted in one turn.  The open connections wait meanwhile.
 MAX_ACCEPTED_PER_TURN = 64
 
 #: How long to wait after C{accept} has failed for lack of file descriptors or memory.
 RETRY_DELAY_SECONDS = 0.1
 
-#: Errors of C{accept} that concern one connection only: it is gone, the network has failed,
-#: or a firewall blocks it.  See accept(2).
+#: Errors of C{accept} that concern one connection only.  The connection is gone, its
+#: network has failed, or a firewall blocks it.  See accept(2).
 _CONNECTION_ERRORS = frozenset(
     (
         *(errno.ECONNABORTED, errno.EPERM, errno.EACCES, errno.EPROTO, errno.ENOPROTOOPT),
@@ -47,14 +47,14 @@ _CONNECTION_ERRORS = frozenset(
     )
 )
 
-#: L{OneRequestTransport} does not handle a longer request.
+#: How many bytes L{OneRequestTransport} reads.  It handles no longer request.
 MAX_FIRST_INPUT_BYTES = 2048
 
 
 @implementer(IListeningPort)
 class Listener:
     """
-    A port that Twisted has opened, and whose connections the event loop accepts.
+    A port that Twisted has opened, and whose connections this object accepts.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Listener:
         self._socket = socket.socket(fileno=os.dup(port.fileno()))  # type: ignore[attr-defined]
         self._socket.listen(BACKLOG)
         self._is_unix = self._socket.family == socket.AF_UNIX
-        # The address of this end of all connections; "" if the port listens on every
-        # address, so that each connection has its own.
+        # The address of this end of all connections.  "" if the port listens on every
+        # address, so that the connections have different local addresses.
         self._local_address = "" if self._is_unix else self._socket.getsockname()[0]
         if self._local_address in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
             self._local_address = ""
@@ -118,8 +118,8 @@ class Listener:
                 self._accept_failing = True
                 # This frees a file descriptor in the next turn.
                 self._connections.displace()
-                # Without this the event loop would report the waiting connections in
-                # every turn.
+                # Otherwise the event loop would report the waiting connections in every
+                # turn.
                 self._loop.remove_reader(self._socket)
                 self._retry = self._loop.call_later(
                     RETRY_DELAY_SECONDS, self.startListening
@@ -127,7 +127,7 @@ class Listener:
                 break
             self._accept_failing = False
             self._begin(accepted, peer_name)
-        # A client on this machine may need this processor to send its request.
+        # A client on this machine may need this CPU to send its request.
         os.sched_yield()
 
     def _begin(self, accepted: socket.socket, peer_name: Any) -> None:
@@ -137,13 +137,11 @@ class Listener:
             local_address = accepted.getsockname()[0]
         connection = Connection(self._server, address, local_address)
         client = self._server.checker.clients.client_of(address)
-        admission = self._connections.admit(connection, client)
-        refused = admission is not Admission.ACCEPTED
-        if admission is Admission.DROPPED or (refused and self._tls):
-            # Before the TLS handshake there is no way to respond.
-            self._connections.remove(connection)
-            accepted.close()
-        elif refused:
+        if not self._connections.admit(connection, client):
+            # Before the TLS handshake, no response is possible.
+            if self._tls or not self._connections.add_refused(connection):
+                accepted.close()
+                return
             connection.is_admitted = False
             self._make_transport(accepted, connection, connection)
         elif self._tls:
@@ -167,7 +165,7 @@ class Listener:
         Let the event loop make a transport for C{accepted}, in a later turn.
 
         @param protocol: the protocol of the transport: C{connection} itself, its
-            L{TlsTransport}, or the L{OneRequestTransport} that will be replaced.
+            L{TlsTransport}, or the L{OneRequestTransport} that the transport replaces.
         """
         task = self._loop.create_task(self._connect(accepted, connection, protocol))
         # The event loop itself keeps only a weak reference to a task.
@@ -189,14 +187,14 @@ class Listener:
 
 class OneRequestTransport(asyncio.Protocol):
     """
-    The first transport of a connection: it carries a single request.
+    The first transport of a connection, which carries a single request.
 
     A client such as C{ab} opens a connection for each request.  A transport of the event
     loop would cost as much as the request itself.  So this class reads the first input
-    directly from the socket.  If the input is a request whose plan is known, and if the
-    connection ends after the response, this class also sends the response and closes the
-    socket.  Otherwise the event loop makes a transport and calls L{connection_made} here.
-    From then on, the transport of the event loop serves the connection.
+    directly from the socket.  If the input is a recognized request after which the
+    connection ends, this class also sends the response and closes the socket.  Otherwise
+    the event loop makes a transport and calls L{connection_made} of this class.  From then
+    on, the connection uses the transport of the event loop.
     """
 
     def __init__(
@@ -219,12 +217,13 @@ class OneRequestTransport(asyncio.Protocol):
         self._watches = False
         # Whether a transport of the event loop will replace this one.
         self._transport_requested = False
-        # Whether a request was recognized; its response is sent here.
+        # Whether a request was recognized, so that this transport sends the response.
         self._has_request = False
         self._closing = self._aborted = False
         self._received = self._unsent = b""
         connection.connection_made(self)  # type: ignore[arg-type]
-        # Most clients send their request at once, so it has arrived by the next turn.
+        # Most clients send their request at once, so the request has arrived by the next
+        # turn.
         loop.call_soon(self._read)
 
     def _read(self) -> None:
@@ -253,7 +252,7 @@ class OneRequestTransport(asyncio.Protocol):
             self.abort()
             return
         plans = self._plans
-        request = plans.known_requests.recent.get(data) or plans.find_request(
+        request = plans.remembered_requests.recent.get(data) or plans.find_request(
             data, connection
         )
         if request is None or not request.plan.closes_connection:
@@ -272,7 +271,7 @@ class OneRequestTransport(asyncio.Protocol):
         Replace this transport by C{transport}.
 
         If the connection has written data, or has closed or aborted this transport,
-        C{transport} completes that.
+        C{transport} sends the rest of the data, or is closed or aborted.
         """
         transport.set_protocol(self._connection)
         self._connection.connection_made(transport)
@@ -299,10 +298,10 @@ class OneRequestTransport(asyncio.Protocol):
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The client is gone.  The connection closes itself after the response.
+            # The client is gone.  The connection closes this transport after the response.
             return
         if sent < len(data):
-            # Only the event loop can wait until the client takes the rest.
+            # A transport of the event loop can wait until the client takes the rest.
             self._unsent = data[sent:]
             self._request_transport()
 
@@ -313,8 +312,8 @@ class OneRequestTransport(asyncio.Protocol):
         self._stop_watching()
         if self._has_request:
             with suppress(OSError):
-                # The client may have sent more.  Closing a socket with unread input would
-                # reset the connection, and the reset may overtake the response.
+                # The client may have sent more.  If a socket with unread input is closed,
+                # the connection is reset, and the reset may overtake the response.
                 self._socket.recv(MAX_FIRST_INPUT_BYTES, socket.MSG_DONTWAIT)
         self._socket.close()
         self._connection.connection_lost(None)
@@ -329,15 +328,11 @@ class OneRequestTransport(asyncio.Protocol):
     def can_write_eof(self) -> bool:
         return False
 
-    def pause_reading(self) -> None:
-        """
-        Do nothing: only one request is read.
-        """
+    # This transport reads only one request, so these two methods do nothing.
 
-    def resume_reading(self) -> None:
-        """
-        Do nothing.
-        """
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
     def get_extra_info(self, name: str) -> object:
         return self._socket if name == "socket" else None

@@ -1,13 +1,14 @@
 """
-The HTTP/1.1 parser: strict, in linear time, and with a bounded amount of work in each call.
+The HTTP/1.1 parser.  It is strict, takes linear time, and does little work in each call.
 
-The parser accepts what RFC 9112 defines, and refuses what two servers could understand in
+The parser accepts what RFC 9112 defines.  It refuses what two servers could understand in
 different ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
-C{Content-Length}, a transfer coding other than C{chunked}.  After such a request the client
-and the service may disagree about where the next request begins, so the connection ends.
+C{Content-Length}, a transfer coding other than C{chunked}.  After a refused request, the
+client and the service may disagree about where the next request begins, so the connection
+ends.
 
-L{HeadReader} reads the head of a request, and L{RequestBody} skips its body.  Both raise a
-L{Problem<pexservice.web.problems.Problem>} for input that they refuse.
+L{HeadReader} reads the head of a request, and L{RequestBody} skips the body.  For input
+that they refuse, both raise a L{Problem<pexservice.web.problems.Problem>}.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pexservice.web.parameters import (
     HeaderRole,
 )
 
-#: The limits of one request.  The limits of the headers also hold for the trailers of a
+#: The limits of one request.  The limits of the headers also apply to the trailers of a
 #: chunked body.
 MAX_REQUEST_LINE_BYTES = 8192
 MAX_HEADER_BYTES = 16384
@@ -36,14 +37,15 @@ MAX_CHUNKS = 1000
 MAX_CHUNK_LINE_BYTES = 1024
 MAX_CHUNK_SIZE_DIGITS = 16
 
-#: How many chunks L{RequestBody.take} skips in one call: about 40 microseconds.
-MAX_CHUNKS_PER_CALL = 64
+#: How many parts of a body L{RequestBody.take} skips in one call.  These take about 40
+#: microseconds.
+MAX_PARTS_PER_CALL = 64
 
-#: How many lines one generation of a cache remembers.  Both generations of request lines
-#: together take at most 1 MiB, and so do both generations of header lines.
+#: How many lines one generation of a cache remembers.  There is a cache of request lines
+#: and one of header lines.  Each takes at most 1 MiB for both of its generations.
 MAX_REMEMBERED_LINES = 1024
 
-#: The size of the longest line that is remembered.
+#: A longer line is not remembered.
 MAX_REMEMBERED_LINE_BYTES = 512
 
 END_OF_LINE = b"\r\n"
@@ -66,10 +68,11 @@ _FIRST_BYTE = re.compile(_TOKEN_BYTE)
 #: The first byte of a TLS handshake.
 _TLS_HANDSHAKE = 0x16
 
-#: An absolute-form request target, which RFC 9112 3.2.2 requires servers to accept.
+#: The beginning of a request target that is a whole URL.  RFC 9112, section 3.2.2, requires
+#: servers to accept such a target.
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 
-#: A host and maybe a port, by the characters that RFC 3986 allows.
+#: A host and maybe a port, in the characters that RFC 3986 allows.
 _HOST_VALUE = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?"
 )
@@ -87,14 +90,14 @@ V = TypeVar("V")
 
 class GenerationalCache(Generic[K, V]):
     """
-    A cache of two generations, each of at most C{size} entries, which keeps the used ones.
+    A cache of two generations, each with at most C{size} entries.
 
     When the recent generation is full, it becomes the old generation, and the previous old
     generation is dropped.  C{get} copies an entry of the old generation into the recent
     one.  So a flood of new entries drops only entries that are not used.
 
-    @ivar recent: the entries of the recent generation, which the request path reads without
-        a call.  When it is full, another dictionary replaces it.
+    @ivar recent: the entries of the recent generation.  The request path reads this
+        dictionary without a call.  When it is full, a new dictionary replaces it.
     """
 
     __slots__ = ("_old", "_size", "recent")
@@ -125,34 +128,36 @@ class RequestLine(NamedTuple):
     """
     A request line.
 
-    @ivar target: the path and the query, even if the client sent a whole URL.
-    @ivar logged: the line as the access log shows it.
+    @ivar target: the path and the query, even if the client has sent a whole URL.
+    @ivar logged_line: the line as the access log shows it.
     """
 
     method: bytes
     target: bytes
     path: bytes
     version: bytes
-    logged: bytes
+    logged_line: bytes
 
 
 class HeaderLine(NamedTuple):
     """
     A header line.
 
-    @ivar name: the header's name in lower case; C{b""} if the service does not use it.
-    @ivar slot: for a deciding header, the index of its meaning in L{Head.plan_key}.
-    @ivar meaning: for a deciding header, the meaning of the value.
-    @ivar frames: whether the header tells where the request ends.
+    @ivar name: the header's name in small letters.
+    @ivar slot: for a header that decides which plan the request has, the index of its
+        meaning in L{Head.plan_key}.
+    @ivar meaning: for such a header, the meaning of the value.
+    @ivar is_framing: whether the header tells where the request ends.
     """
 
     name: bytes
     value: bytes
     slot: int | None = None
     meaning: Hashable = None
-    frames: bool = False
+    is_framing: bool = False
 
 
+#: Stands for all lines with headers that the service does not use.
 _IGNORED = HeaderLine(b"", b"")
 
 
@@ -160,12 +165,13 @@ class Head(NamedTuple):
     """
     The head of a request.
 
-    @ivar plan_key: what the request means: its method, path and version, and then the
-        meaning of each deciding header, which is C{None} if the header is missing.
+    @ivar plan_key: the method, the path and the version, and then the meaning of each
+        header that decides which plan the request has.  The meaning is C{None} if the
+        header is missing.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: the lines without their line ends.
     @ivar new_lines: the indexes of the first and the last line that the reader did not
-        remember; C{None} if it remembered all of them.
+        remember; C{None} if the reader remembered all lines.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
@@ -181,7 +187,7 @@ class Head(NamedTuple):
 
 class HeadReader:
     """
-    Reads heads, and remembers the lines that it has read.
+    Reads heads, and remembers their lines.
 
     Lines with a secret or an idempotency key are never remembered.
     """
@@ -190,16 +196,13 @@ class HeadReader:
         self, meanings: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]
     ) -> None:
         """
-        Make a reader that remembers no line yet.
-
-        @param meanings: the deciding headers, each with a function that returns the meaning
-            of its values.
+        @param meanings: L{pexservice.web.parameters.MEANINGS}, and that of C{Origin}.
         """
         self._meanings = meanings
         slots = {name: slot for slot, name in enumerate(meanings, 3)}
-        # For each header: whether the service reads it, its slot, whether it tells where
-        # the request ends, and whether its lines are remembered.  These tests of a Flag are
-        # slow, so they are made only once.
+        # For each header: whether the service uses it, its slot, whether it tells where the
+        # request ends, and whether its lines are remembered.  To test a Flag is slow, so
+        # these tests are made only once.
         self._rules = {
             name: (
                 use is not HeaderRole.NEVER_REMEMBERED,
@@ -210,7 +213,7 @@ class HeadReader:
             for name, use in HEADERS.items()
         }
         self._no_meanings: list[Hashable] = [None] * len(meanings)
-        # There are two caches, so that a request line cannot pass as a header line.
+        # There are two caches, so that a request line is not accepted as a header line.
         self._request_lines: GenerationalCache[bytes, RequestLine] = GenerationalCache(
             MAX_REMEMBERED_LINES
         )
@@ -220,9 +223,8 @@ class HeadReader:
 
     def read(self, head: bytes) -> Head:
         """
-        Return what C{head} means.
+        Read C{head}, which has no empty line at its end.
 
-        @param head: the head without the empty line after it.
         @raise Problem: the head is malformed or too large.
         """
         lines = head.split(END_OF_LINE)
@@ -243,17 +245,17 @@ class HeadReader:
             *self._no_meanings,
         ]
         headers: RequestHeaders = {}
-        frames = False
-        remembered = self._header_lines.get
+        has_framing = False
+        get_remembered = self._header_lines.get
         for index in range(1, len(lines)):
-            header = remembered(lines[index])
+            header = get_remembered(lines[index])
             if header is None:
                 first, last = min(first, index), index
                 header = self._parse_header_line(lines[index])
             if header is _IGNORED:
                 continue
-            name, value, slot, meaning, framing = header
-            frames = frames or framing
+            name, value, slot, meaning, is_framing = header
+            has_framing = has_framing or is_framing
             values = headers.get(name)
             if values is None:
                 headers[name] = [value]
@@ -267,7 +269,7 @@ class HeadReader:
         if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
         new_lines = None if last < 0 else (first, last)
-        body, expects = _framing(headers, line.version) if frames else (0, False)
+        body, expects = _framing(headers, line.version) if has_framing else (0, False)
         return Head(line, tuple(plan_key), headers, lines, new_lines, body, expects)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
@@ -291,8 +293,8 @@ class HeadReader:
                 "malformed request target; send a path that begins with /"
             )
         path = target.partition(b"?")[0]
-        logged = escaped(b" ".join((method, target, version)))
-        request_line = RequestLine(method, target, path, version, logged)
+        logged_line = escaped(b" ".join((method, target, version)))
+        request_line = RequestLine(method, target, path, version, logged_line)
         if len(line) <= MAX_REMEMBERED_LINE_BYTES:
             self._request_lines.put(line, request_line)
         return request_line
@@ -304,18 +306,18 @@ class HeadReader:
                 "malformed header line; send a name, a colon and a value on one line"
             )
         name, value = match[1].lower(), match[2].rstrip(b" \t")
-        header, remembered = _IGNORED, True
+        header, is_remembered = _IGNORED, True
         rule = self._rules.get(name)
         if rule is not None:
-            matters, slot, frames, remembered = rule
+            is_used, slot, is_framing, is_remembered = rule
             if name == HOST and not _HOST_VALUE.fullmatch(value):
                 raise problems.malformed(
                     "malformed Host header; send a host name and maybe a port"
                 )
-            if matters:
+            if is_used:
                 meaning = None if slot is None else self._meanings[name]([value])
-                header = HeaderLine(name, value, slot, meaning, frames)
-        if remembered and len(line) <= MAX_REMEMBERED_LINE_BYTES:
+                header = HeaderLine(name, value, slot, meaning, is_framing)
+        if is_remembered and len(line) <= MAX_REMEMBERED_LINE_BYTES:
             self._header_lines.put(line, header)
         return header
 
@@ -338,8 +340,8 @@ def _framing(headers: RequestHeaders, version: bytes) -> tuple[int, bool]:
                 "Content-Length and Transfer-Encoding; send one of them"
             )
         if [coding.lower() for coding in codings] != [b"chunked"]:
-            # "identity" is refused too: a server that does not know it, and ignores it,
-            # would find the end of the request at another place.
+            # "identity" is refused too.  A server that ignores this coding would find the
+            # end of the request at another place.
             raise problems.malformed("unsupported Transfer-Encoding; send chunked, once")
     waits = [value.lower() for value in headers.get(EXPECT, ())] == [b"100-continue"]
     return body, waits and body != 0 and version == b"HTTP/1.1"
@@ -351,7 +353,7 @@ def _length(headers: RequestHeaders) -> int:
         return 0
     if len(lengths) > 1 or not lengths[0].isdigit():
         raise problems.malformed("malformed Content-Length; send one number")
-    # The digits are counted first, because Python does not convert thousands of them.
+    # The digits are counted first, because Python cannot convert thousands of digits.
     digits = lengths[0].lstrip(b"0") or b"0"
     if (
         len(digits) > len(str(MAX_REQUEST_BODY_BYTES))
@@ -390,15 +392,15 @@ def read_refused_head(head: bytes) -> tuple[RequestLine, RequestHeaders]:
     """
     Return the request line and the headers of a refused head.
 
-    Malformed lines are skipped.  The problem and the log need only the method, the logged
-    line and the headers.
+    Malformed lines are skipped.  The response and the access log need only the method, the
+    logged line and the headers, so the other parts are empty.
     """
     first, *lines = head[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES].split(
         END_OF_LINE, MAX_HEADER_LINES
     )
     match = _REQUEST_LINE.fullmatch(first)
-    method, logged = (b"", b"- - -") if match is None else (match[1], escaped(first))
-    request_line = RequestLine(method, b"", b"", b"HTTP/1.1", logged)
+    method, logged_line = (b"", b"- - -") if match is None else (match[1], escaped(first))
+    request_line = RequestLine(method, b"", b"", b"HTTP/1.1", logged_line)
     headers: RequestHeaders = {}
     for line in lines:
         match = _HEADER_LINE.fullmatch(line)
@@ -409,7 +411,7 @@ def read_refused_head(head: bytes) -> tuple[RequestLine, RequestHeaders]:
 
 class RequestBody:
     """
-    The body of one request.  It is dropped as it arrives, because no endpoint reads a body.
+    The body of one request.  No endpoint reads a body, so it is dropped as it arrives.
     """
 
     def __init__(self, length: int) -> None:
@@ -417,7 +419,8 @@ class RequestBody:
         @param length: see L{Head.body_length}.
         """
         self._chunked = length == CHUNKED
-        # How many bytes of this chunk, or of a body without chunks, have not arrived.
+        # How many bytes of this chunk have not arrived.  A body with a length counts as one
+        # chunk.
         self._missing = 0 if self._chunked else length
         self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
         self._in_chunk = self._in_trailers = False
@@ -427,12 +430,12 @@ class RequestBody:
         """
         Remove bytes of the body from the beginning of C{buffer}.
 
-        One call may leave bytes of the body in the buffer.
+        To limit the work of one call, some bytes of the body may be left in the buffer.
 
         @raise Problem: the body is malformed or too large.
         """
         begin = 0
-        for _ in range(MAX_CHUNKS_PER_CALL):
+        for _ in range(MAX_PARTS_PER_CALL):
             end = self._take_part(buffer, begin)
             if end == begin or self.complete:
                 begin = end
@@ -442,15 +445,15 @@ class RequestBody:
 
     def _take_part(self, buffer: bytearray, begin: int) -> int:
         """
-        Check the next part of the body: bytes of a chunk, or a line.
+        Check the next part of the body, which is bytes of a chunk, or a line.
 
         @return: the end of the part, or C{begin} if more input is needed.
         """
         if self._missing:
-            taken = min(self._missing, len(buffer) - begin)
-            self._missing -= taken
+            size = min(self._missing, len(buffer) - begin)
+            self._missing -= size
             self.complete = not (self._missing or self._chunked)
-            return begin + taken
+            return begin + size
         if self._in_chunk:
             end = buffer[begin : begin + 2]
             if not END_OF_LINE.startswith(end):
@@ -473,7 +476,7 @@ class RequestBody:
         self._total += self._missing
         self._chunks += self._missing > 0
         if (
-            # Another parser might drop the first digits of a longer size.
+            # Another parser might drop the first digits of a size with more digits.
             len(match[1]) > MAX_CHUNK_SIZE_DIGITS
             or self._total > MAX_REQUEST_BODY_BYTES
             or self._chunks > MAX_CHUNKS
@@ -497,7 +500,7 @@ class RequestBody:
         if self._trailer_lines > MAX_HEADER_LINES:
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
         if not _HEADER_LINE.fullmatch(buffer, begin, end):
-            # Another server might take this line for the next request.
+            # Another server might read this line as the next request.
             raise problems.malformed("malformed trailers; send headers, or none")
         return end + len(END_OF_LINE)
 

@@ -1,12 +1,13 @@
 """
-Plans: what requests mean.
+Plans, which say what requests mean.
 
-All requests of one kind have the same plan key, and one plan.  For the first request of a
-kind, the server calls a handler of the Klein app.  If the handler returns an operation on
-the cursor, the server remembers this operation in the plan.  For a later request of this
-kind, the server finds the plan in one of three ways, the fastest first:
+Two requests are of the same kind if they have the same plan key.  Each kind has one plan.
+For the first request of a kind, the server calls a handler of the Klein app.  If the
+handler returns an operation on the cursor, the server remembers this operation in the plan.
+For a later request of this kind, the server finds the plan in one of three ways, the
+fastest first:
 
-  1. by the exact bytes of the request, if the same bytes arrived before;
+  1. by the exact bytes of the request, if they are remembered;
   2. by a L{Template}, if the request differs from an earlier request of its client in a few
      neighbouring lines only.  The bytes before and after these lines are compared as a
      whole, and only these lines are read;
@@ -21,10 +22,10 @@ In the first two ways, the request is I{recognized}.  The third way prepares the
 Every byte of a recognized request is compared, except the values of headers that do not
 decide what a request means.  So a request never gets the plan of another kind.
 
-The memory for all this is bounded, whatever clients send.  Lines with a secret or an
-idempotency key are not remembered, with one exception: a client sends the same token with
-every step.  So if the service reads only the token in the varying lines, the connection
-keeps the bytes of its latest accepted request.
+The memory for plans, bytes and templates is bounded, whatever clients send.  Lines with a
+secret or an idempotency key are not remembered.  There is one exception, because a client
+sends the same token with every step.  If the token is the only value that the service reads
+in the varying lines, the connection remembers its latest accepted request.
 """
 
 from __future__ import annotations
@@ -52,58 +53,59 @@ from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, HeaderRole, 
 from pexservice.web.problems import Problem
 from pexservice.web.responses import Header
 
-#: The service has some hundreds of plan keys.  A plan key combines an endpoint, a method, a
-#: version and the meanings of the deciding headers.
+#: How many plans are remembered.  The service needs some hundreds of them: one for each
+#: combination of a path, a method, a version and the meanings of the deciding headers.
 MAX_PLANS = 4096
 
-#: How many requests one generation of L{Plans.known_requests} has.  Both generations
+#: How many requests one generation of L{Plans.remembered_requests} has.  Both generations
 #: together take at most 4 MiB.
-MAX_KNOWN_REQUESTS = 1024
+MAX_REMEMBERED_REQUESTS = 1024
 
-#: The size of the largest request that is remembered by its exact bytes.
-MAX_KNOWN_REQUEST_BYTES = 2048
+#: A larger request is not remembered by its exact bytes.
+MAX_REMEMBERED_REQUEST_BYTES = 2048
 
-#: The size of the largest template, without its varying lines.
+#: How many bytes a template has before and after its varying lines.
 MAX_TEMPLATE_BYTES = 2048
 
 #: How many lines of a template may vary.
 MAX_VARYING_LINES = 4
 
-#: The size of the largest request that is compared with a template.
+#: A larger request is not compared with templates.
 MAX_MATCHED_BYTES = 4096
 
 #: How many templates a connection remembers.
 MAX_TEMPLATES = 2
 
-#: How many templates are made in a second, for all connections together.  Making a template
-#: costs as much as parsing several heads.
+#: How many templates are made in a second, for all connections together.  To make a
+#: template costs as much as to parse several heads.
 MAX_NEW_TEMPLATES_PER_SECOND = 256
 
-#: The headers that are never in the varying lines of a template.
+#: The lines with these headers never vary in a template.
 _FIXED_HEADERS = frozenset(
     name
     for name, use in HEADERS.items()
     if name == HOST or use & (HeaderRole.DECIDES | HeaderRole.FRAMES)
 )
 
-#: The L{Template.names} of a template whose varying lines have no other read value.
+#: The L{Template.names} of a template if the service reads only the token in its varying
+#: lines.
 _ONLY_TOKEN = (AUTHORIZATION,)
 
 
 @frozen(eq=False)
 class Plan:
     """
-    What one kind of request means, and what all responses to it have in common.
+    What one kind of request means, and what all responses to these requests have in common.
 
     @ivar operation: the operation on the cursor.  A plan without an operation is used for a
-        single request and is not remembered: the request's handler was not called yet, the
-        handler returned a response, or the request was refused.
+        single request and is not remembered.  Such a request was refused, its handler was
+        not called yet, or its handler has returned a response.
     @ivar tally: counts the responses.
     @ivar version: the version of HTTP, such as C{b"HTTP/1.1"}.
-    @ivar connection_header: the value of the C{Connection} header, if there is one.
+    @ivar connection_header: the value of the responses' C{Connection} header, if any.
     @ivar closes_connection: whether the connection ends after the response.
     @ivar browser_headers: the headers that browsers need in every response.
-    @ivar omits_body: whether the body is left out, because the request is a HEAD.
+    @ivar omits_body: whether the responses have no body, because the request is a HEAD.
     """
 
     operation: Operation | None
@@ -122,8 +124,8 @@ class PlannedRequest:
     A request with its plan.
 
     @ivar logged_line: the request line for the access log.
-    @ivar checked_operation: the operation, if it was checked with these headers before.
-        Otherwise the connection checks it.
+    @ivar checked_operation: the operation, if it was checked with these headers before;
+        C{None} if the connection must check it.
     """
 
     plan: Plan
@@ -135,11 +137,11 @@ class PlannedRequest:
 @define(eq=False)
 class Template:
     """
-    A client's requests that differ in a few neighbouring header lines only.
+    The pattern of a client's requests that differ in a few neighbouring header lines only.
 
     @ivar prefix: the bytes before the varying lines.
     @ivar suffix: the bytes after the varying lines.
-    @ivar varying_lines: matches the varying lines, with a group for each value that the
+    @ivar varying_lines: matches the varying lines.  It has a group for each value that the
         service reads.
     @ivar names: the names of the headers with these values, in the order of the groups.
     @ivar request: the request without the headers of the varying lines.
@@ -158,10 +160,10 @@ class Template:
 
     def match(self, data: bytes) -> PlannedRequest | None:
         """
-        Return the request with the bytes C{data}, or C{None} if it must be parsed.
+        Return the request with the bytes C{data}, or C{None} if they must be parsed.
 
-        The bytes must match.  A repetition is parsed although its bytes match, so that it
-        is remembered by its exact bytes.
+        They must be parsed if they do not match.  A repetition of the latest request is
+        parsed too, so that it is remembered by its exact bytes.
         """
         if len(data) > MAX_MATCHED_BYTES or not (
             data.startswith(self.prefix) and data.endswith(self.suffix)
@@ -191,11 +193,11 @@ class RememberingConnection(Protocol):
     """
     The part of a connection that L{Plans} reads and writes.
 
-    @ivar templates: the templates of its requests, the latest first.
-    @ivar varying_names: the header names of the lines that were new in the last parsed
-        head.
-    @ivar latest_token_request: the latest request whose token was accepted, after its exact
-        bytes.
+    @ivar templates: the templates of its requests, the latest one first.
+    @ivar varying_names: the header names in those lines of the last parsed head that the
+        parser did not remember.
+    @ivar latest_token_request: the exact bytes of the latest request whose token was
+        accepted, and this request.
     """
 
     templates: tuple[Template, ...]
@@ -207,23 +209,23 @@ class Plans:
     """
     The plans of one worker.
 
-    @ivar known_requests: requests by their exact bytes.
+    @ivar remembered_requests: requests by their exact bytes.
     @ivar reader: reads the heads of requests that are not recognized.
     """
 
     def __init__(self, checker: RequestChecker) -> None:
-        self.known_requests: GenerationalCache[bytes, PlannedRequest] = GenerationalCache(
-            MAX_KNOWN_REQUESTS
+        self.remembered_requests: GenerationalCache[bytes, PlannedRequest] = (
+            GenerationalCache(MAX_REMEMBERED_REQUESTS)
         )
         self.reader = HeadReader(checker.deciding_headers())
         self._checker = checker
         self._plans: dict[PlanKey, Plan] = {}
-        # The hashes of requests that took the third way once.
+        # The hashes of requests that were found by their plan keys once.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
-            MAX_KNOWN_REQUESTS
+            MAX_REMEMBERED_REQUESTS
         )
-        # The latest templates and varying names of any connection, for clients that open a
-        # connection for each request.
+        # The latest templates and varying names of all connections.  They are for clients
+        # that open a connection for each request.
         self._latest_templates: tuple[Template, ...] = ()
         self._varying_names: tuple[bytes, ...] = ()
         self._new_templates = 0
@@ -234,7 +236,7 @@ class Plans:
 
     def tick(self) -> None:
         """
-        Begin another second, which has its own L{MAX_NEW_TEMPLATES_PER_SECOND}.
+        Begin another second, in which L{MAX_NEW_TEMPLATES_PER_SECOND} may be made.
         """
         self._new_templates = 0
 
@@ -242,13 +244,13 @@ class Plans:
         """
         Forget everything, and remember nothing more.
 
-        While the worker stops, every response must have C{Connection: close}.  The
-        responses of remembered plans do not have it.
+        While the worker stops, every response must have C{Connection: close}.  Remembered
+        plans would send responses without this header.
         """
         self._remembers = False
         self._latest_templates = ()
         self._plans.clear()
-        self.known_requests.clear()
+        self.remembered_requests.clear()
 
     def find_request(
         self, data: bytes, connection: RememberingConnection
@@ -258,7 +260,7 @@ class Plans:
 
         C{data} is compared with the connection's latest request with a token, with the
         connection's templates, and with the requests that are remembered by their exact
-        bytes.  A connection without templates uses the latest ones of the worker.
+        bytes.  A connection without templates uses the latest templates of the worker.
         """
         if not self._remembers:
             return None
@@ -274,14 +276,16 @@ class Plans:
             if request is not None:
                 if not templates or templates[0] is not template:
                     _prefer(connection, template)
-                if template.names == _ONLY_TOKEN and len(data) <= MAX_KNOWN_REQUEST_BYTES:
+                if (
+                    template.names == _ONLY_TOKEN
+                    and len(data) <= MAX_REMEMBERED_REQUEST_BYTES
+                ):
                     request.checked_operation = self._reusable_operation(request)
                     if request.checked_operation is not None:
                         connection.latest_token_request = (data, request)
                 return request
-        # The callers have searched the recent generation before: that finds most requests
-        # without a call of this method.
-        return self.known_requests.get(data)
+        # The callers of this method have already searched the recent generation.
+        return self.remembered_requests.get(data)
 
     def find_plan(self, key: PlanKey) -> Plan | None:
         return self._plans.get(key)
@@ -296,9 +300,9 @@ class Plans:
         """
         Return the request with C{head}, and prepare to recognize similar requests.
 
-        @param data: the exact bytes of the request; C{b""} if they are not known.
+        @param data: the exact bytes of the request, or C{b""} if these are not available.
         """
-        request = PlannedRequest(plan, head.headers, head.line.logged)
+        request = PlannedRequest(plan, head.headers, head.line.logged_line)
         new_lines = head.new_lines
         if not data or not self._remembers:
             connection.varying_names = ()
@@ -310,22 +314,22 @@ class Plans:
 
     def _remember_bytes(self, data: bytes, request: PlannedRequest) -> None:
         """
-        Remember a request by its exact bytes when they arrive for the second time.
+        Remember a request by its exact bytes if these have arrived before.
         """
-        if len(data) > MAX_KNOWN_REQUEST_BYTES:
+        if len(data) > MAX_REMEMBERED_REQUEST_BYTES:
             return
         if self._seen_once.get(hash(data)) is None:
             self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
             return
         request.checked_operation = self._reusable_operation(request)
         if request.checked_operation is not None:
-            self.known_requests.put(data, request)
+            self.remembered_requests.put(data, request)
 
     def _reusable_operation(self, request: PlannedRequest) -> CheckedOperation | None:
         """
-        Check the operation of C{request}, for all requests with the same headers.
+        Check the operation of C{request} for all requests with the same headers.
 
-        @return: C{None} if such requests are refused.
+        @return: C{None} if requests with these headers are refused.
         """
         operation = request.plan.operation
         try:
@@ -344,16 +348,16 @@ class Plans:
         connection: RememberingConnection,
     ) -> None:
         """
-        Make a template, if the new lines have the same names as those of the last request.
+        Make a template if the new lines have the same names as those of the last request.
         """
         first, last = new_lines
         if first == 0 or last - first >= MAX_VARYING_LINES:
-            # The request line itself is new, or the new lines are too many.
+            # The request line itself is new, or there are too many new lines.
             connection.varying_names = ()
             return
         lines = head.lines[first : last + 1]
         names = tuple([line.partition(b": ")[0] for line in lines])
-        # On a new connection, the last request of any connection is used.
+        # A new connection uses the names of another connection's last request.
         last_names = connection.varying_names or self._varying_names
         connection.varying_names = self._varying_names = names
         if names != last_names or self._new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
@@ -387,9 +391,9 @@ class Plans:
 
 def _may_vary(line: bytes, headers: RequestHeaders) -> bool:
     """
-    Return whether the value of a header line may vary between the requests of a template.
+    Return whether a header line of a request may vary in a template.
 
-    The line must be written as C{name: value}, and no other line may have its name.
+    The line must have the form C{name: value}, and no other line may have the same name.
 
     @param headers: the headers of the request.
     """

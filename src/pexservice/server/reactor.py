@@ -1,8 +1,8 @@
 """
-The reactor of a worker: Twisted's asyncio reactor, on uvloop's event loop or asyncio's own.
+The reactor of a worker: Twisted's asyncio reactor, on the event loop of uvloop or asyncio.
 
-Connections use the transports of an asyncio event loop, so a worker needs such a reactor.
-C{twistd --reactor uvloop} selects the reactor of this module.
+The connections use the transports of an asyncio event loop, so a worker needs a reactor on
+such a loop.  C{twistd --reactor uvloop} selects the reactor of this module.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def _log_error(_: AbstractEventLoop, context: dict[str, Any]) -> None:
     """
     Log an error of the event loop.
 
-    The event loop itself would write it to standard error, which a daemon does not have.
+    Without this function, the event loop would write the error to standard error, which a
+    daemon does not have.
     """
     error = context.get("exception")
     if error is None:
@@ -49,7 +50,7 @@ class EventLoopReactor(AsyncioSelectorReactor):
 
     loop: AbstractEventLoop
 
-    #: Twisted's own reactors measure time with the wall clock.
+    #: The reactors of Twisted use the wall clock.
     seconds = staticmethod(time.monotonic)
 
     def __init__(self, loop: AbstractEventLoop) -> None:
@@ -61,8 +62,8 @@ class EventLoopReactor(AsyncioSelectorReactor):
         """
         Begin to run, and reap child processes when they end.
 
-        Twisted learns of their end from the file descriptor to which Python writes signals.
-        uvloop replaces this descriptor by its own, so SIGCHLD needs a handler.
+        Twisted learns of the end of a child from the file descriptor to which Python writes
+        signals.  uvloop uses another file descriptor, so SIGCHLD needs a handler.
         """
         super().startRunning(installSignalHandlers)
         if installSignalHandlers:
@@ -77,7 +78,7 @@ class EventLoopReactor(AsyncioSelectorReactor):
         """
         Make a call in the reactor's thread.
 
-        Twisted's own method would use a timer, which costs 8 microseconds.
+        The method of Twisted would use a timer, which costs 8 microseconds.
         """
         self.loop.call_soon_threadsafe(partial(callable, *args, **kwargs))
 
@@ -93,7 +94,7 @@ def install() -> None:
 
 def worker_reactor() -> Any:
     """
-    Return the reactor of this process; if there is none yet, install one for a worker.
+    Return the reactor of this process.  If there is none yet, install one for a worker.
     """
     if "twisted.internet.reactor" not in sys.modules:
         try:
@@ -114,7 +115,7 @@ def event_loop(reactor: object) -> AbstractEventLoop:
     if isinstance(reactor, EventLoopReactor):
         return reactor.loop
     if isinstance(reactor, AsyncioSelectorReactor):
-        # Twisted makes its loop the thread's.
+        # This reactor of Twisted runs on the thread's event loop.
         return asyncio.get_event_loop()
     raise Misconfigured(
         f"the reactor {type(reactor).__name__} cannot carry a worker's connections;"

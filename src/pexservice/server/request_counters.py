@@ -1,7 +1,7 @@
 """
 The counters of requests, by endpoint, method and status; L{pexservice.metrics} reads them.
 
-Each plan has the L{Tally} of its requests, so counting a request is one addition.
+Each plan has the L{Tally} of its requests, so to count a request takes one addition.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from attrs import Factory, define
 
 from pexservice.web.endpoints import DEFAULT_TABLE, ENDPOINTS
 
-#: Counts all paths and all methods that do not exist, so that clients cannot make the table
-#: larger.  For a malformed request, both path and method are C{other}.
+#: Stands for all paths and all methods that do not exist, so that clients cannot make the
+#: table larger.  A malformed request is counted with C{other} as its path and method.
 OTHER = "other"
 
 _METHODS = {method.value.encode(): method.value for method in HTTPMethod}
@@ -24,10 +24,10 @@ _METHODS = {method.value.encode(): method.value for method in HTTPMethod}
 @define(eq=False)
 class Tally:
     """
-    The requests for one endpoint by one method.
+    The number of responses to requests for one endpoint by one method.
 
-    @ivar ok: how many got 200.
-    @ivar others: how many got another status, by status.
+    @ivar ok: how many responses had status 200.
+    @ivar others: how many responses had each other status.
     """
 
     endpoint: str
@@ -43,15 +43,15 @@ class RequestCounters:
     """
     The counters of the requests that one worker has responded to.
 
-    @ivar unplanned: how many requests had no plan: a handler was called, or they were
-        refused before that.
+    @ivar unplanned: how many requests had no plan.  Their handlers were called, or they
+        were refused before that.
     @ivar refused_tally: counts the requests that were malformed or too slow.
     """
 
     def __init__(self) -> None:
         self.unplanned = 0
         self.refused_tally = Tally(OTHER, OTHER)
-        # These entries exist from the start, so that the graph of a new worker begins at 0.
+        # These entries exist from the start, so that the graphs of a new worker begin at 0.
         self._tallies = {
             (endpoint.path, method.decode()): Tally(
                 endpoint.path, method.decode(), others=Counter({200: 0, 503: 0})
@@ -64,9 +64,6 @@ class RequestCounters:
         self._tallies[OTHER, OTHER] = self.refused_tally
 
     def tally(self, path: bytes, method: bytes) -> Tally:
-        """
-        Return the tally of the requests for one endpoint and method.
-        """
         endpoint = path.decode() if path in DEFAULT_TABLE.by_path else OTHER
         key = endpoint, _METHODS.get(method, OTHER)
         tally = self._tallies.get(key)
@@ -75,14 +72,11 @@ class RequestCounters:
         return tally
 
     def planned(self) -> int:
-        """
-        Return how many requests had a plan.
-        """
         return sum(count for *_, count in self.responses()) - self.unplanned
 
     def responses(self) -> Iterator[tuple[str, str, int, int]]:
         """
-        Yield the counts of all responses: endpoint, method, status, how many.
+        Yield the endpoint, method, status and number of the responses that were counted.
         """
         for tally in self._tallies.values():
             counts = Counter(tally.others)

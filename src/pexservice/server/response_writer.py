@@ -1,11 +1,11 @@
 """
-Responses as bytes: this module writes the head of every response.
+Responses as bytes.
 
 All responses to one kind of request about the cursor have the same bytes, except the
-revision, the position, the length and the value.  So the first of them is written as a
-bytes format, and these values are filled in for each response.  Reads of the same
-state get exactly the same bytes.  Everything is kept for one second at most, because it
-contains the date.
+revision, the position, the length and the value.  So for the first of these responses, a
+bytes format is made.  For each response, the values are inserted into this format.  Reads
+of the same state get exactly the same bytes, which are remembered.  Formats and bytes
+contain the date, so they are dropped after at most one second.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def write_head(
 
 def write_response(plan: Plan, response: Response, length: bytes | None = None) -> bytes:
     """
-    Return C{response} as it is sent.
+    Return the bytes of C{response}.
 
-    @param length: replaces the length of the response's body.
+    @param length: the C{Content-Length}, if it is not the length of the response's body.
     """
     headers: tuple[Header, ...] = ()
     if response.status not in NO_BODY_CODES:
@@ -82,7 +82,7 @@ def _writer(plan: Plan, kind: ResponseKind) -> Writer:
     """
     has_value, has_body = kind in WITH_VALUE, not plan.omits_body
     representation = plan.preferences.value
-    # The operator's --cors-origin may contain a percent sign; other headers never do.
+    # --cors-origin may contain a percent sign.  No other header of a response can.
     browser_headers = tuple(
         (name, value.replace(b"%", b"%%")) for name, value in plan.browser_headers
     )
@@ -93,7 +93,7 @@ def _writer(plan: Plan, kind: ResponseKind) -> Writer:
     )
 
     def text(state: State) -> bytes:
-        # This function calls no other function, because it writes nearly all responses.
+        # This function writes nearly all responses, so it calls no other function.
         revision, term = state
         digits = term.text
         return form % (revision, term.position, revision, len(digits) + 1, digits + b"\n")
@@ -118,25 +118,22 @@ class ResponseWriter:
     """
 
     def __init__(self) -> None:
-        # The functions that write responses with a value, and those of the other kinds.
+        # The functions that write responses of the kind VALUE, and of the other kinds.
         self._value_writers: dict[Plan, Writer] = {}
         self._other_writers: dict[tuple[Plan, ResponseKind], Writer] = {}
-        # The state that was read last, and the responses with it, for reads only.
+        # The state that was read last, and the responses to reads of this state.
         self._read_state: State | None = None
         self._reads: dict[Plan, bytes] = {}
 
     def tick(self) -> None:
         """
-        Begin another second: forget everything that contains a date.
+        Begin another second, in which responses have another date.
         """
         self._value_writers.clear()
         self._other_writers.clear()
         self._read_state = None
 
     def write_state_response(self, plan: Plan, kind: ResponseKind, state: State) -> bytes:
-        """
-        Return the response of C{kind} about C{state} to a request of C{plan}.
-        """
         if kind is not VALUE:
             writer = self._other_writers.get((plan, kind))
             if writer is None:
@@ -151,7 +148,7 @@ class ResponseWriter:
             writer = self._value_writers[plan] = _writer(plan, kind)
         response = writer(state)
         if plan.operation is not None and plan.operation.transition is None:
-            # All reads of this state get the same bytes.
+            # Later reads of this state get these bytes.
             if state is not self._read_state:
                 self._read_state = state
                 self._reads.clear()

@@ -29,8 +29,8 @@ from pexservice.web.parameters import (
     preferences,
 )
 
-#: The time for parsing in one turn of the event loop.  A turn must be short, because the
-#: first response to a new client takes several turns.
+#: How long all connections together may parse in one turn of the event loop.  A turn must
+#: be short, because a new client waits for several turns until its first response.
 MAX_SECONDS_PER_TURN = 0.01
 
 
@@ -39,14 +39,15 @@ class ParsingBudget:
     The time that all connections may spend on parsing in one turn of the event loop.
 
     A client can send input that costs much more to parse than to send, such as a body in
-    chunks of one byte, and it can do so on thousands of connections.  A limit for each
-    connection would not bound the total, so there is one budget for all.  When the budget
-    is spent, connections wait in a queue, and each of them parses a small part of its input
-    in a later turn.  A recognized request is not parsed, so it never waits.
+    chunks of one byte.  It can do so on thousands of connections.  A limit for each
+    connection would not bound the total, so all connections share one budget.  When the
+    budget is spent, the connections wait in a queue, and each connection parses a small
+    part of its input in a later turn.  A recognized request is not parsed, so it never
+    waits.
 
     A TLS handshake takes about a millisecond and cannot be divided.  So the clients with
-    new input are served round-robin: no client waits behind the handshakes of another
-    client's thousand connections.
+    new input are served round-robin: if one client begins a thousand handshakes, the other
+    clients do not wait for all of them.
     """
 
     def __init__(
@@ -68,12 +69,15 @@ class ParsingBudget:
     @property
     def has_time(self) -> bool:
         """
-        Return whether this turn has time left, even if other connections wait for it.
+        Return whether this turn has time left, for a connection with new input.
         """
         return self._seconds_left > 0
 
     @property
-    def is_spent(self) -> bool:
+    def must_wait(self) -> bool:
+        """
+        Return whether a connection that has parsed a part must wait for a later turn.
+        """
         return self._seconds_left <= 0 or bool(self._queue or self._new_input)
 
     def spend(self, seconds: float) -> None:
@@ -86,8 +90,8 @@ class ParsingBudget:
         """
         Call C{parse} in a later turn.
 
-        @param client: the client, if nothing of the input was parsed so far.  Such new
-            input comes before other input, and its clients are served round-robin.
+        @param client: the client, if no part of the input was parsed yet.  Such new input
+            is parsed before other input, and its clients are served round-robin.
         """
         if client is None:
             self._queue.append(parse)
@@ -148,8 +152,8 @@ class Server:
         self.seconds = connections.seconds
         self.call_soon = call_soon
         self.call_later = reactor.callLater
-        # There are two timers, so that an error in one function does not prevent the call
-        # of the other one.
+        # There are two timers, so that the second function is called even if the first one
+        # raises an error.
         self._timers = [Periodic(call, reactor) for call in (self.tick, connections.sweep)]
 
     def start(self) -> None:
@@ -161,9 +165,6 @@ class Server:
             timer.start(1.0)
 
     def stop(self) -> None:
-        """
-        Stop the timers, and close the access log.
-        """
         self._stop_timers()
         if self.log is not None:
             self.log.close()
@@ -174,15 +175,12 @@ class Server:
 
     def drain(self) -> None:
         """
-        Make every response from now on the last of its connection.
+        Make every response from now on the last response of its connection.
         """
         self.connections.is_draining = True
         self.plans.stop_remembering()
 
     def tick(self) -> None:
-        """
-        Begin another second; called once a second.
-        """
         self.writer.tick()
         if self.log is not None:
             self.log.tick()
@@ -194,7 +192,8 @@ class Server:
         """
         wishes = persistence(headers.get(CONNECTION, ()))
         if line.version == b"HTTP/1.0":
-            # Every response has its length, so a connection can be kept in HTTP/1.0 too.
+            # The client can see where a response ends, unless the response is a stream.  So
+            # a connection can be kept in HTTP/1.0 too.
             keeps, connection_header = wishes.keeps, b"keep-alive"
         else:
             keeps, connection_header = not wishes.closes, None

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pexservice.process.exit_status import Misconfigured, cannot_use
 
-#: What the two files must contain, and the line that shows it.
+#: What the two files must contain, and a part of the line that begins it.
 _CONTENTS = (
     ("certificate", b"BEGIN CERTIFICATE-----"),
     ("private key", b"PRIVATE KEY-----"),
 )
 
-#: Why OpenSSL refuses a certificate or a key, by OpenSSL's name of the reason.
+#: Why OpenSSL refuses a certificate or a key.  The keys are OpenSSL's names of the reasons.
 _OPENSSL_REASONS = {
     "KEY_VALUES_MISMATCH": "they do not belong together",
     "PEM_LIB": "one of them is damaged",
@@ -28,10 +28,10 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
     """
     Return the TLS context of a server.
 
-    @param certificate: the path of a PEM file with the certificate, and those between it
-        and the root.
-    @param key: the path of a PEM file with its key.
-    @raise CannotStart: a file cannot be used; the message names it.
+    @param certificate: the path of a PEM file with the certificate, and with the
+        certificates between it and the root.
+    @param key: the path of a PEM file with the key of the certificate.
+    @raise CannotStart: a file cannot be used.  The message names the file.
     """
     for path, (name, mark) in zip((certificate, key), _CONTENTS, strict=True):
         try:
@@ -44,7 +44,7 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
                 f" {mark.decode()}"
             )
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # A client that offers several protocols learns that this is the only one.
+    # A client that offers several protocols is told to use this one.
     tls.set_alpn_protocols(["http/1.1"])
     try:
         tls.load_cert_chain(certificate, key, password=_no_password)
@@ -57,7 +57,7 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
 
 def expiry(certificate: str) -> float:
     """
-    Return the end of the first certificate in a PEM file, in seconds since the epoch.
+    Return when the first certificate in a PEM file expires, in seconds since the epoch.
     """
     decoded = ssl._ssl._test_decode_cert(certificate)  # type: ignore[attr-defined]  # noqa: SLF001 the only way in the standard library
     return ssl.cert_time_to_seconds(decoded["notAfter"])

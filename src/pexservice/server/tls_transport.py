@@ -1,11 +1,11 @@
 """
 TLS between a connection and its socket.
 
-The TLS of asyncio decrypts all input of all connections in the turn in which it arrives.
-But a client can send input that costs far more to decrypt than to send: a KeyUpdate of 27
-bytes takes 10 microseconds, and a handshake requires a signature.  So this transport
-decrypts its input in small steps, within the worker's L{parsing
-budget<pexservice.server.server.ParsingBudget>}.
+With the TLS of asyncio, all input of all connections is decrypted in the turn of the event
+loop in which the input arrives.  But a client can send input that costs far more to decrypt
+than to send: a KeyUpdate of 27 bytes takes 10 microseconds, and a handshake requires a
+signature.  So this transport decrypts its input in small steps, within the worker's
+L{parsing budget<pexservice.server.server.ParsingBudget>}.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
 from pexservice.server.server import Server
 
-#: How many bytes are decrypted in one step.  They have at most 80 KeyUpdates, which take
-#: 0.8 milliseconds.  The first message of a client with a post-quantum key has 1,500 to
-#: 1,900 bytes, so it takes one step.
+#: How many bytes are decrypted in one step.  2048 bytes contain at most 80 KeyUpdates,
+#: which take 0.8 milliseconds.  With a post-quantum key, the first message of a client has
+#: 1,500 to 1,900 bytes, so this message takes one step.
 DECRYPT_STEP_BYTES = 2048
 
 #: How many bytes may arrive without any data for the connection.  A record has up to 16 KiB
-#: of data, which are available when the whole record has arrived; a handshake is smaller.
+#: of data, which are available only when the whole record has arrived.  A handshake has
+#: less.
 MAX_BYTES_WITHOUT_DATA = 32768
 
-#: The most data in one record.
+#: How many bytes of data one record may contain.
 _MAX_RECORD_BYTES = 16384
 
 HANDSHAKE_TIMEOUT_SECONDS = 10
@@ -37,9 +38,10 @@ HANDSHAKE_TIMEOUT_SECONDS = 10
 
 class TlsTransport(asyncio.Protocol):
     """
-    A layer between the event loop's transport and a L{Connection}.
+    A layer between a transport of the event loop and a L{Connection}.
 
-    It is the protocol of that transport, and the transport of the connection.
+    For the event loop's transport, it is the protocol.  For the connection, it is the
+    transport.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class TlsTransport(asyncio.Protocol):
         self._budget = server.parsing_budget
         self._connection = connection
         self._socket_transport: asyncio.Transport | None = None
-        # What OpenSSL reads from and writes to.
+        # OpenSSL reads from the first one, and writes to the second one.
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         # The input that was not passed to OpenSSL yet.
@@ -110,8 +112,8 @@ class TlsTransport(asyncio.Protocol):
         self._stop_timeout()
         self._output_ended = True
         self._encrypted.clear()
-        # This frees OpenSSL's memory at once, not only when Python's garbage collector
-        # runs.
+        # This frees the memory of OpenSSL now.  Otherwise the garbage collector of Python
+        # would free it later.
         self._socket_transport = None
         del self._tls, self._incoming, self._outgoing
         if self._connection.phase is not Phase.CLOSED:
@@ -150,7 +152,7 @@ class TlsTransport(asyncio.Protocol):
                 begin = self._budget.seconds()
                 self._decrypt_step()
                 self._budget.spend(self._budget.seconds() - begin)
-                if self._can_decrypt and self._budget.is_spent:
+                if self._can_decrypt and self._budget.must_wait:
                     self._wait()
                     return
         except ssl.SSLError:
@@ -196,7 +198,7 @@ class TlsTransport(asyncio.Protocol):
             while self._is_reading and not self._output_ended:
                 data = self._tls.read(_MAX_RECORD_BYTES)
                 if not data:
-                    # The peer will send no more.  Bytes after its close_notify are dropped.
+                    # The peer has sent close_notify.  Bytes after that are dropped.
                     self._has_decrypted = False
                     self._encrypted.clear()
                     self._input_ended = True
@@ -286,7 +288,7 @@ class TlsTransport(asyncio.Protocol):
             if (transport := self._open_socket) is not None:
                 transport.resume_reading()
         elif not (self._decryption_scheduled or self._is_decrypting):
-            # In the next turn, because the connection first parses its own buffer.
+            # The connection first parses its own buffer, so this waits for the next turn.
             self._decryption_scheduled = True
             self._server.call_soon(self._decrypt_input)
 

@@ -2,21 +2,20 @@
 The rules on who may use the cursor: tokens, the pages of web browsers, and host names.
 
 Any web page that a user opens can make the browser send requests to this service.  The
-browser then sends headers that the page cannot set.  The service applies the rule of Go's
-C{CrossOriginProtection} to every request that moves the cursor, whatever its method.  If
-the browser sends C{Sec-Fetch-Site}, this header decides.  Otherwise C{Origin} must name the
-host that the request was sent to.  Schemes are not compared, because a proxy in front of
-the service may speak TLS.  Clients other than browsers send neither header, so the rule
-does not affect them.  The rule has one gap.  If a page shows an image from the service, and
-the service is on another machine and speaks plain HTTP, then browsers send neither header
-with this GET.
+browser adds headers that the page cannot set.  The service applies the rule of Go's
+C{CrossOriginProtection} to every request that moves the cursor, whatever its method, and to
+C{/events}.  If the browser sends C{Sec-Fetch-Site}, this header decides.  Otherwise
+C{Origin} must name the host that the request was sent to.  Schemes are not compared,
+because a proxy in front of the service may speak TLS.  Clients other than browsers send
+neither header, so the rule does not affect them.  The rule has one gap.  A page may show an
+image whose URL is a step.  If the service is on another machine and speaks plain HTTP,
+browsers send neither header with this GET.
 
 One attack passes this rule: DNS rebinding.  After a browser has loaded a page from
-attacker.example, the owner of this name can let it resolve to 127.0.0.1.  To the browser,
+attacker.example, the owner of this name can let it resolve to 127.0.0.1.  For the browser,
 the service then has the origin of the page, so the page may send steps and read responses.
-Only the name in C{Host} shows the attack.  A request over loopback needs this protection if
-steps need no token.  Then the service responds only if C{Host} is a name that no attacker
-can own.
+Only the name in C{Host} shows the attack.  So if steps need no token, C{Host} is checked
+for requests over loopback: it must be a name that no attacker can own.
 """
 
 from __future__ import annotations
@@ -75,13 +74,14 @@ _VARY = (b"Vary", b"Origin")
 #: The value of C{--allowed-host} that switches the check of C{Host} off.
 ANY_HOST = "*"
 
-#: How many refused host names are logged.  Clients choose these names, so there is a limit.
+#: How many refused host names are logged.  Clients choose these names, so a client could
+#: fill the log without this limit.
 MAX_LOGGED_HOSTS = 100
 
 
 class BadTokens(Misconfigured):
     """
-    A token file that is not valid.  The message names the file and the line.
+    The token file is not valid.  The message names the file, and the line if one is wrong.
     """
 
     __module__ = "pexservice"
@@ -89,14 +89,15 @@ class BadTokens(Misconfigured):
 
 def read_tokens(path: str) -> frozenset[bytes]:
     """
-    Return the tokens in C{path}, one a line; empty lines and C{#} comments are skipped.
+    Return the SHA-256 digests of the tokens in the file C{path}.
 
-    @return: their SHA-256 digests: a token itself is not kept.
-    @raise BadTokens: a line is no token, or there is no token.
+    Each line has one token.  Empty lines, and lines that begin with C{#}, are skipped.
+
+    @raise BadTokens: a line is not a token, or the file has no token.
     @raise CannotStart: the file cannot be read.
     """
     try:
-        # Opening a FIFO would block the worker, and its content can be read only once.
+        # To open a FIFO would block the worker.
         if stat.S_ISFIFO(Path(path).stat().st_mode):
             raise BadTokens(f"the token file {path} is a FIFO, not a file")
         lines = Path(path).read_text("ascii").splitlines()
@@ -180,7 +181,7 @@ class Access:
         sites, origins = headers.get(SEC_FETCH_SITE, ()), headers.get(ORIGIN, ())
         if not (sites or origins) or self.is_allowed(origins):
             return
-        # If a header lists several values, each of them must be this service's own.
+        # If a header has several values, all of them must pass.
         if sites:
             is_own = all(site in (b"same-origin", b"none") for site in list_elements(sites))
         else:
@@ -201,12 +202,12 @@ class Access:
         scheme, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
         if scheme.lower() != b"bearer":
             raise problems.no_token()
-        digest, is_known = sha256(token.strip()).digest(), False
-        # The token is compared with all known ones, so that the duration tells a client
-        # nothing about them.
-        for known_digest in self._tokens:
-            is_known |= compare_digest(digest, known_digest)
-        if not is_known:
+        digest, is_valid = sha256(token.strip()).digest(), False
+        # The token is compared with all valid tokens, so that the duration of the check
+        # tells a client nothing about them.
+        for valid_digest in self._tokens:
+            is_valid |= compare_digest(digest, valid_digest)
+        if not is_valid:
             raise problems.wrong_token()
 
     def browser_headers(self, origins: Sequence[bytes]) -> tuple[Header, ...]:
@@ -223,10 +224,10 @@ class Access:
         self, headers: RequestHeaders, allow: bytes
     ) -> tuple[Header, ...]:
         """
-        Return further headers for the response to C{OPTIONS}, if it is a preflight request.
+        Return the headers that the response to C{OPTIONS} has for a preflight request.
 
-        With a preflight request, a browser asks whether a page of another origin may send
-        the request that the page wants to send.
+        With a preflight request, a browser asks whether a page of another origin may send a
+        certain request.  For any other C{OPTIONS}, there are no such headers.
 
         @param allow: the methods that the path accepts.
         """
@@ -250,8 +251,8 @@ class HostPolicy:
     """
     The rules on C{Host}.
 
-    @ivar allows: returns whether a value of C{Host} is allowed for every peer.  The results
-        are cached, because most clients send the same few values.
+    @ivar allows: called with a value of C{Host}; returns whether it is allowed for every
+        peer.  The results are cached, because most clients send the same few values.
     """
 
     def __init__(
@@ -262,7 +263,7 @@ class HostPolicy:
 
         @param allowed: host names, or L{ANY_HOST}.
         @param own_name: the machine's name, as C{gethostname} returns it.
-        @param needed: C{False} to allow every name, since steps need a token.
+        @param needed: C{False} if every name is allowed, because steps need a token.
         """
         names = {host_name(name.encode()) for name in allowed}
         self._needed = needed and ANY_HOST not in names

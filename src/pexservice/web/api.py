@@ -1,10 +1,10 @@
 """
-The Klein app: each endpoint has a handler.
+The Klein app, which has a handler for each endpoint.
 
 A handler returns an L{Operation} on the cursor, a L{Response}, or a C{Deferred} that fires
-with a response.  The server remembers an operation, and does not call the handler again for
-requests that have the same plan.  A handler that returns a response is called for each
-request.
+with a response.  If a handler returns an operation, the server remembers this operation,
+and does not call the handler for similar requests; see L{pexservice.server.plans}.  A
+handler that returns a response is called for each request.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from pexservice.web.preconditions import parse_etags
 from pexservice.web.representations import VALUE, history_response, state_response
 from pexservice.web.responses import CONTENT_TYPES, HTML, JSON, TEXT, Response
 
-DEFAULT_ROW_COUNT = 100
-MAX_ROW_COUNT = 1000
+DEFAULT_ENTRY_COUNT = 100
+MAX_ENTRY_COUNT = 1000
 
 #: The endpoint of C{OPTIONS *}, a request about the server as a whole.
 _WHOLE_SERVER = Endpoint("*", (b"GET", b"HEAD", b"POST"), "")
@@ -75,10 +75,6 @@ class _App(Protocol):
 
 
 class Api:
-    """
-    The Klein app over one committer.
-    """
-
     app = cast(_App, Klein())
 
     def __init__(
@@ -98,7 +94,7 @@ class Api:
         @param table: the endpoints and their methods.
         @param later: the reactor's C{callLater}, for pauses between pages of the history.
         @param scrape: called with the values of C{Accept}; returns the metrics.
-        @param score: reads the supervisor's score, if there is a supervisor.
+        @param score: reads the supervisor's L{Score}, if there is a supervisor.
         """
         self._committer = committer
         self._checker = checker
@@ -111,9 +107,9 @@ class Api:
 
     def resource(self) -> Resource:
         """
-        Return the API as a resource, for Twisted's own C{Site} or another Twisted program.
+        Return the API as a resource for a C{Site} of Twisted.
         """
-        from pexservice.web.twisted_resource import ApiResource  # noqa: PLC0415 the daemon has no use for it
+        from pexservice.web.twisted_resource import ApiResource  # noqa: PLC0415 the daemon does not use it
 
         return ApiResource(self.call_handler, self._checker)
 
@@ -121,9 +117,9 @@ class Api:
         """
         Call the handler of C{request}.
 
-        This method first looks for exactly this path and this method in the table.
-        Werkzeug, which Klein uses, would take C{//next} and C{/%6eext} for C{/next}, and
-        would call the handler of a GET for a HEAD.
+        Path and method must be in the table exactly as the client has sent them.  Klein
+        uses Werkzeug, which would call the handler of C{/next} for C{//next} and
+        C{/%6eext} too, and the handler of a GET for a HEAD.
 
         @raise Problem: there is no such path or method, or the handler refuses the request.
         """
@@ -149,11 +145,11 @@ class Api:
         """
         List the endpoints; a browser gets the live page.
         """
-        kind = preferred_type((TEXT, JSON, HTML), request.headers.get(ACCEPT))
-        if kind == HTML:
+        media_type = preferred_type((TEXT, JSON, HTML), request.headers.get(ACCEPT))
+        if media_type == HTML:
             return page().response(preconditions_of(request.headers).if_none_match)
-        headers = ((b"Content-Type", CONTENT_TYPES[kind]), (b"Vary", b"Accept"))
-        index = self._table.json_index if kind == JSON else self._table.text_index
+        headers = ((b"Content-Type", CONTENT_TYPES[media_type]), (b"Vary", b"Accept"))
+        index = self._table.json_index if media_type == JSON else self._table.text_index
         return Response(200, headers, index)
 
     @app.route("/current")
@@ -174,11 +170,11 @@ class Api:
 
     @app.route("/history")
     def history(self, request: Request) -> Deferred[Response]:
-        limit = query_number(request.target, "limit", 1, MAX_ROW_COUNT)
+        limit = query_number(request.target, "limit", 1, MAX_ENTRY_COUNT)
         before = query_number(request.target, "before", 1, None)
-        row_count = DEFAULT_ROW_COUNT if limit is None else limit
+        count = DEFAULT_ENTRY_COUNT if limit is None else limit
         return self._history_queue.run(
-            lambda: Deferred.fromCoroutine(self._history_page(request, before, row_count)),
+            lambda: Deferred.fromCoroutine(self._history_page(request, before, count)),
             self._client(request),
         )
 
@@ -196,13 +192,13 @@ class Api:
     @app.route("/livez")
     def livez(self, request: Request) -> Response:
         """
-        Say that the process is alive.  Any response shows this, so the check never fails.
+        Say that the process is alive.  Any response shows that, so the check never fails.
         """
         score = self._score()
         reload = last_reload(score)
         notes = [] if reload is None else [reload]
-        # Only programs on this machine may see process ids.  Where Host is not checked, a
-        # web page could read them with DNS rebinding.
+        # Only programs on this machine may see process ids.  If Host was not checked, a web
+        # page could read the process ids with DNS rebinding.
         is_local = self._checker.hosts.protects(request.peer)
         processes = score.processes if score is not None and is_local else None
         return _health(request, "livez", "reactor", None, notes=notes, processes=processes)
@@ -225,31 +221,32 @@ class Api:
 
     def _client(self, request: Request) -> str:
         """
-        Return the client; C{""} if it is behind a proxy that does not name its clients.
+        Return the client, or C{""} if a proxy has sent the request without its client.
         """
         clients, forwarded = self._checker.clients, request.headers.get(FORWARDED_FOR)
         return clients.client_of(clients.client_address(request.peer, forwarded)) or ""
 
     async def _history_page(
-        self, request: Request, before: int | None, row_count: int
+        self, request: Request, before: int | None, count: int
     ) -> Response:
-        # The history has only durable rows, although other reads may show a later state.
+        # The history has only durable entries, but with early responses, other reads show
+        # the latest state.
         state = await self._committer.read_durable()
         self._check_read()
-        wanted = preferences(request.headers)
+        preferred = preferences(request.headers)
         preconditions = preconditions_of(request.headers)
         kind = response_kind(Outcome.READ, state, request.method, preconditions)
         if kind is not VALUE:
-            return state_response(kind, wanted, state)
-        newest = state.revision + 1
-        before = newest if before is None else min(before, newest)
-        # One row more than requested, to see whether another page follows.
-        rows = await self._committer.history(before, row_count + 1)
+            return state_response(kind, preferred, state)
+        above_state = state.revision + 1
+        before = above_state if before is None else min(before, above_state)
+        # One entry more than requested shows whether another page follows.
+        entries = await self._committer.history(before, count + 1)
         following = None
-        if len(rows) > row_count:
-            del rows[row_count:]
-            following = f"/history?before={rows[-1].revision}&limit={row_count}"
-        return history_response(state, wanted.value, rows, following)
+        if len(entries) > count:
+            del entries[count:]
+            following = f"/history?before={entries[-1].revision}&limit={count}"
+        return history_response(state, preferred.value, entries, following)
 
     def _check_read(self) -> None:
         """
@@ -271,16 +268,16 @@ def _health(
     """
     Return the response of a health check, by Kubernetes' conventions.
 
-    The body is C{ok}.  If the check fails, or if the client asks for details with
-    C{?verbose} or JSON, the body names the check and the reason of a failure.
+    If the check passes, the body is C{ok}.  If the check fails, or if the client asks for
+    C{?verbose} or JSON, the body has details.
 
     @param refusal: why C{check} fails, or C{None} if it passes.
     @param notes: further details.
     @param processes: the processes of the service; C{None} for a client that must not see
         them.
     """
-    kind = preferred_type((TEXT, JSON), request.headers.get(ACCEPT))
-    if kind == JSON:
+    media_type = preferred_type((TEXT, JSON), request.headers.get(ACCEPT))
+    if media_type == JSON:
         content: dict[str, object] = {
             "status": "ok" if refusal is None else "failed",
             "checks": {check: "ok" if refusal is None else str(refusal)},
@@ -300,7 +297,7 @@ def _health(
     else:
         body = "ok\n"
     headers = (
-        (b"Content-Type", CONTENT_TYPES[kind]),
+        (b"Content-Type", CONTENT_TYPES[media_type]),
         # No cache stores the response, so Vary is not needed.
         (b"Cache-Control", b"no-store"),
     )

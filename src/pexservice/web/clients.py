@@ -1,14 +1,14 @@
 """
 The client that sent a request, and the rate limit of each client.
 
-A client is counted by its IPv4 address or its IPv6 network of 64 bits.  The client is the
-peer of the connection, unless the peer is a trusted proxy: then C{X-Forwarded-For} has the
-client's address.  Anybody can write this header, so the service ignores it from other
-peers.  Trusted proxies are the addresses that the operator names in C{--trusted-proxy}, and
-the peers of a Unix socket, which only a proxy on this machine can open.
+A client is identified by its IPv4 address, or by its IPv6 network of 64 bits.  Usually the
+client is the peer of the connection.  If the peer is a trusted proxy, the client's address
+is in C{X-Forwarded-For}.  Anybody can write this header, so the service ignores it if the
+peer is not a trusted proxy.  The operator names the trusted proxies in C{--trusted-proxy}.
+The peers of a Unix socket are trusted proxies too.
 
-On a dual-stack listener an IPv4 peer has an address such as C{::ffff:192.0.2.1}.  This
-module turns it into C{192.0.2.1}; no other module sees the first form.
+On a dual-stack listener, an IPv4 peer has an address such as C{::ffff:192.0.2.1}.  This
+module replaces this form by C{192.0.2.1}, and no other module sees it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ipaddress import ip_address
 
 from attrs import define
 
-#: How many clients L{RateLimit} remembers, in about 10 MiB.  If there are more, it forgets
-#: those whose latest requests are oldest.
+#: How many clients L{RateLimit} remembers.  They take about 10 MiB.  If more clients send
+#: requests, L{RateLimit} forgets those that have sent none for the longest time.
 MAX_ADDRESSES = 65536
 
-#: An element of X-Forwarded-For: an IP address, to which some proxies append the port.
+#: An element of X-Forwarded-For is an IP address.  Some proxies append the port.
 _FORWARDED_ELEMENT = re.compile(
     r"\[(?P<inner>[0-9a-f:.]{2,45})\](?::[0-9]{1,5})?"
     r"|(?P<v4>[0-9.]{7,15}):[0-9]{1,5}"
@@ -37,7 +37,7 @@ _FORWARDED_ELEMENT = re.compile(
 
 _BYTE = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 
-#: The form of nearly all elements: an IPv4 address.
+#: Nearly all elements are IPv4 addresses.
 _IPV4 = re.compile(rb"%b(?:\.%b){3}" % (_BYTE, _BYTE))
 
 
@@ -78,7 +78,7 @@ def _forwarded_address(element: bytes) -> str | None:
 
 def network(address: str) -> str:
     """
-    Return the IPv6 network of an address, or C{address} itself if it is not of IPv6.
+    Return the network of an IPv6 address.  Return any other C{address} as it is.
 
     One client usually has all addresses of an IPv6 network of 64 bits.
     """
@@ -105,9 +105,9 @@ class Clients:
         """
         Return the peer of a connection.
 
-        @param address: the peer's IP address, as C{accept} returned it.  C{None} for a Unix
-            socket, whose peer is a proxy on this machine; C{""} for an unknown address,
-            which is never trusted.
+        @param address: the peer's IP address, as C{accept} returned it.  C{None} for the
+            peer of a Unix socket, which is trusted.  C{""} for an unknown address, which is
+            never trusted.
         @param local_address: the IP address of this end.
         """
         if address is None:
@@ -122,9 +122,9 @@ class Clients:
         Return the IP address of the client that sent a request, or C{""} if it has none.
 
         Each proxy appends the address that it received the request from.  So the list is
-        read from the end, and the first address that is not a trusted proxy is the client.
-        Everything before that address may be forged.  An element that is not an IP address
-        ends the search, and the address found so far is returned.
+        searched from its end, and the first address that is not a trusted proxy is the
+        client.  Everything before this address may be forged.  The search also ends before
+        an element that is not an IP address, and returns the last address that was read.
 
         @param forwarded: the values of C{X-Forwarded-For}, if there are any.
         """
@@ -132,8 +132,8 @@ class Clients:
         if forwarded is None or not peer.trusted:
             return address
         for element in reversed(b",".join(forwarded).split(b",")):
-            # Most elements are plain IPv4 addresses.  This fast path needs no cache, which
-            # would not help anyway: few addresses come twice.
+            # Most elements are IPv4 addresses.  Few of these come twice, so a cache as that
+            # of _forwarded_address would not help.
             if _IPV4.fullmatch(element):
                 forwarded_address: str | None = element.decode()
             else:
@@ -147,7 +147,7 @@ class Clients:
 
     def client_of(self, address: str | None) -> str | None:
         """
-        Return the client with an IP address: the address itself, or its IPv6 network.
+        Return the client with this IP address: the address itself, or its IPv6 network.
 
         @param address: C{None} for the peer of a Unix socket.
         @return: C{None} for a proxy, which has the connections of many clients.
@@ -163,13 +163,13 @@ class Clients:
 @define(eq=False)
 class Peer:
     """
-    The peer of a connection, as far as responses depend on it.
+    The peer of a connection: what responses depend on.
 
     @ivar address: the peer's IP address; C{""} if it has none, as on a Unix socket.
     @ivar trusted: whether the peer is a trusted proxy.
-    @ivar needs_known_host: whether the C{Host} of its requests is checked, which protects
-        against DNS rebinding.  So it is for loopback connections, except from a trusted
-        proxy: a proxy checks the host name itself.
+    @ivar needs_known_host: whether the C{Host} of this peer's requests is checked.  This
+        check protects against DNS rebinding; see L{pexservice.web.access}.  It is made for
+        loopback connections.  A trusted proxy checks the host name itself.
     """
 
     address: str
@@ -181,11 +181,10 @@ class RateLimit:
     """
     The rate limit of one worker: how many requests a second each client may send.
 
-    This is the generic cell rate algorithm.  The full allowance of a client is the requests
-    of one second.  For each client, the limit stores the time at which its allowance will
-    be full again.  If this time is past, the limit may forget it, because a client without
-    a stored time has its full allowance.  So only the clients of the last second are
-    stored, and at most L{MAX_ADDRESSES} of them.
+    This is the generic cell rate algorithm.  The full allowance of a client is C{rate}
+    requests.  For each client, the limit stores the time at which the allowance of this
+    client will be full again.  A client without a stored time has its full allowance, so
+    the limit may forget a time that is past.
 
     @ivar rate: requests a second.
     """
@@ -193,10 +192,10 @@ class RateLimit:
     def __init__(self, rate: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self._cost = 1 / rate
-        # The last term is a tolerance for rounding errors.
+        # A tolerance for rounding errors is added.
         self._burst = 1 - self._cost + 1e-9
         self._seconds = seconds
-        # The client with the oldest latest request comes first.
+        # The client that has sent no request for the longest time comes first.
         self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -213,14 +212,15 @@ class RateLimit:
         client = network(address)
         now, full_at = self._seconds(), self._full_at
         # pop() and the assignment below move the client to the end of the order.
-        time = max(full_at.pop(client, now), now)
-        allowed = time - now <= self._burst
-        full_at[client] = time + self._cost if allowed else time
+        full_time = max(full_at.pop(client, now), now)
+        allowed = full_time - now <= self._burst
+        full_at[client] = full_time + self._cost if allowed else full_time
         if len(full_at) > MAX_ADDRESSES:
             self._forget(now)
         return allowed
 
     def _forget(self, now: float) -> None:
-        past = [client for client, time in self._full_at.items() if time <= now]
-        for client in past or list(self._full_at)[: MAX_ADDRESSES // 4]:
-            del self._full_at[client]
+        full_at = self._full_at
+        full_clients = [client for client, time in full_at.items() if time <= now]
+        for client in full_clients or list(full_at)[: MAX_ADDRESSES // 4]:
+            del full_at[client]

@@ -19,8 +19,8 @@ class Endpoint:
     """
     A row of the table.
 
-    @ivar methods: the methods that it accepts; every endpoint also accepts C{OPTIONS}.
-    @ivar summary: what it does, in a line of the index.
+    @ivar methods: the accepted methods.  Every endpoint also accepts C{OPTIONS}.
+    @ivar summary: the description in the index.
     """
 
     path: str
@@ -33,9 +33,6 @@ class Endpoint:
 
     @property
     def allow(self) -> bytes:
-        """
-        Return the value of the C{Allow} header.
-        """
         return b", ".join((*self.methods, b"OPTIONS"))
 
 
@@ -65,7 +62,7 @@ ENDPOINTS = (
 @frozen
 class EndpointTable:
     """
-    The table of one service: its rows, and the index that C{/} returns.
+    The table of one service, and the index that C{/} returns.
     """
 
     endpoints: tuple[Endpoint, ...]

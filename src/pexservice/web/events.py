@@ -1,13 +1,13 @@
 """
-Server-Sent Events: the cursor whenever it moves.
+Server-Sent Events, which show the cursor whenever it moves.
 
-A stream sends states, not transitions.  A client that is too slow for all states gets the
-newest one, so a stream needs no queue.  The committer knows nothing of streams: while there
-are streams, a timer compares the cursor with the last state that each stream has sent.  So
-streams do not make a step more expensive.
+A stream sends states, not transitions.  If a client is too slow for all states, it gets the
+newest one, so a stream needs no queue.  While there are streams, a timer compares the
+cursor with the last state that each stream has sent.  The committer does not call the
+streams, so a step costs the same with many streams.
 
-With C{?workers} a stream also sends events of the type C{workers}. They tell which worker
-is active, and how the previous one ended.
+With C{?workers}, a stream also sends events of the type C{workers}.  These events name the
+active worker and say how the previous one ended.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from pexservice.web.fair_queue import CallLater
 from pexservice.web.representations import state_json
 from pexservice.web.responses import Header, StreamWriter
 
-#: A stream needs 12 KiB, and ten times a second a write of 12 microseconds.  So all streams
-#: together need 3 % of the worker's time.
+#: A stream uses 12 KiB of memory, and ten times a second it writes for 12 microseconds.  So
+#: this many streams use 3 MiB and 3 % of the worker's time.
 MAX_STREAMS = 250
 
 #: The minimum time between two events of a stream.
 EVENT_INTERVAL_SECONDS = 0.1
 
 #: A heartbeat is sent after this many intervals, which is every 15 seconds.  A page that
-#: gets no heartbeat knows that its network is gone, and a proxy does not close the
-#: connection as idle.  The heartbeat is an event, because browsers hide comments from the
-#: page.
+#: gets no heartbeat knows that its network is gone.  A heartbeat also keeps a proxy from
+#: closing the connection as idle.  A heartbeat is an event and not a comment, because
+#: browsers hide comments from the page.
 HEARTBEAT_INTERVALS = 150
 
-#: How long a client has to wait before it connects again.
+#: How long a client waits before it connects again.
 RECONNECT_MILLISECONDS = 500
 
-#: If a value has more digits, only the first and the last ones are sent.  A page cannot
-#: handle a million digits ten times a second.
+#: If a value has more than C{MAX_DIGITS} digits, only its first and its last C{END_DIGITS}
+#: digits are sent.  A page cannot handle a million digits ten times a second.
 MAX_DIGITS = 1000
 END_DIGITS = 32
 
@@ -60,17 +60,21 @@ def event(state: State) -> bytes:
 
 def heartbeat_event(state: State) -> bytes:
     """
-    Return a heartbeat.  It contains the state, for clients that ignore the types of events.
+    Return a heartbeat.
+
+    A heartbeat contains the state, because some clients ignore the types of events.
     """
     return b"event: heartbeat\ndata: %b\n\n" % _data(state)
 
 
 def workers_event(score: Score) -> bytes:
     """
-    Return the supervisor's score as an event.  It has no id, which would be a revision.
+    Return the supervisor's score as an event.
+
+    This event has no id, because the ids of the other events are revisions.
     """
     since = datetime.fromtimestamp(score.active_since_ms / 1000, UTC)
-    shown = {
+    members = {
         "serving": score.active_worker or None,
         "since": f"{since:%Y-%m-%dT%H:%M:%S}.{score.active_since_ms % 1000:03}Z",
         "before": score.previous_worker or None,
@@ -79,7 +83,7 @@ def workers_event(score: Score) -> bytes:
         "standby": score.wanted_standby_count,
         "takeovers": score.failovers,
     }
-    data = json.dumps(shown, separators=(",", ":"))
+    data = json.dumps(members, separators=(",", ":"))
     return f"event: workers\ndata: {data}\n\n".encode()
 
 
@@ -100,29 +104,30 @@ class CursorStream:
     """
     The stream of events to one client; see L{Stream<pexservice.web.responses.Stream>}.
 
-    @ivar shown: the last state that was sent, or that the client knew when it connected.
-    @ivar skipped: whether the next comparison skips this stream, because its first event
-        was sent just before.
-    @ivar workers: the last event about the workers that was sent; C{None} if the client did
-        not ask for these events.
+    @ivar last_state: the last state that was sent, or that the client knew when it
+        connected.
+    @ivar skips_next: whether the next comparison skips this stream, because the stream has
+        just begun.
+    @ivar workers: the last event about the workers that was sent.  C{None} if the client
+        did not ask for these events.
     """
 
     _writer: StreamWriter | None = None
 
     def __init__(
-        self, events: Events, beginning: bytes, shown: State, workers: bytes | None
+        self, events: Events, beginning: bytes, last_state: State, workers: bytes | None
     ) -> None:
         self._events = events
         self._beginning = beginning
-        self.shown = shown
+        self.last_state = last_state
         self.workers = workers
         self.takes_bytes = True
-        self.skipped = False
+        self.skips_next = False
 
     def begin(self, writer: StreamWriter) -> None:
         self._writer = writer
         writer.send_piece(self._beginning)
-        self._events.begun(self)
+        self._events.watch_cursor(self)
 
     def send(self, data: bytes) -> None:
         if self._writer is not None:
@@ -130,7 +135,7 @@ class CursorStream:
 
     def end(self) -> None:
         """
-        End the stream; events that a slow client has not received are dropped.
+        End the stream.  Events that a slow client has not received are dropped.
         """
         self._events.remove(self)
         writer, self._writer = self._writer, None
@@ -149,10 +154,6 @@ class CursorStream:
 
 
 class Events:
-    """
-    The streams of one worker.
-    """
-
     def __init__(
         self,
         committer: ICommitter,
@@ -165,7 +166,7 @@ class Events:
 
         @param later: the reactor's C{callLater}.
         @param limit: how many streams there may be.
-        @param score: reads the supervisor's score, if there is a supervisor.
+        @param score: reads the supervisor's L{Score}, if there is a supervisor.
         """
         self._committer = committer
         self._later = later
@@ -188,7 +189,7 @@ class Events:
         Return a new stream, which counts against the limit from now on.
 
         @param last_event_id: the values of the request's C{Last-Event-ID}, if it has one.
-        @param client: the client; C{""} for all clients of a proxy that does not name them.
+        @param client: the client, or C{""} if a proxy has not named it.
         @param workers: whether the stream also sends events about the workers.
         @raise Problem: there are too many streams.
         """
@@ -203,16 +204,16 @@ class Events:
         self._streams[stream] = client
         return stream
 
-    def begun(self, stream: CursorStream) -> None:
+    def watch_cursor(self, stream: CursorStream) -> None:
         """
-        Begin to compare C{stream}, which has sent its first event, with the cursor.
+        Begin to watch the cursor for C{stream}, which has begun.
         """
         if self._closed:
-            # The stream ends and is not refused, because a browser does not connect again
-            # after an error.
+            # The request is not refused, because a browser does not connect again after an
+            # error.  After the end of a stream, a browser connects again.
             stream.end()
         elif self._timer_runs:
-            stream.skipped = True
+            stream.skips_next = True
         else:
             self._compare_later()
 
@@ -220,18 +221,18 @@ class Events:
         """
         End the oldest stream of the client that has the most streams.
 
-        That client must have at least two streams more than C{client}; otherwise the two
-        clients would end each other's streams in turns.  C{""} stands for many clients, and
-        loses no streams.
+        This client must have at least two streams more than C{client}.  Otherwise the two
+        clients would end each other's streams in turns.  The streams of C{""} are not
+        ended, because C{""} stands for many clients.
 
         @raise Problem: no client has so many streams.
         """
         counts = Counter(self._streams.values())
         own_count = counts[client]
         del counts[""]
-        for greedy, count in counts.most_common(1):
+        for other, count in counts.most_common(1):
             if count >= own_count + 2:
-                next(s for s, name in self._streams.items() if name == greedy).end()
+                next(s for s, owner in self._streams.items() if owner == other).end()
                 return
         raise problems.too_many_streams(self.limit)
 
@@ -240,15 +241,15 @@ class Events:
 
     def close(self) -> None:
         """
-        End all streams; a stream that is opened later ends with its first event.
+        End all streams.  A stream that is opened later ends after its first event.
         """
         self._closed = True
         for stream in list(self._streams):
             stream.end()
 
     def _compare_later(self) -> None:
-        # The interval begins now, so that after a late comparison the next one is not too
-        # early.
+        # The next comparison comes a whole interval after this one, even if this one was
+        # late.
         self._timer_runs = True
         self._later(EVENT_INTERVAL_SECONDS, self._compare)
 
@@ -265,23 +266,23 @@ class Events:
         self._intervals = (self._intervals + 1) % HEARTBEAT_INTERVALS
         heartbeat = b"" if self._intervals else heartbeat_event(state)
         data = b""
-        watched = any(stream.workers is not None for stream in self._streams)
-        workers = self._workers() if watched else b""
+        shows_workers = any(stream.workers is not None for stream in self._streams)
+        workers = self._workers() if shows_workers else b""
         for stream in list(self._streams):
-            if stream.skipped or not stream.takes_bytes:
-                stream.skipped = False
+            if stream.skips_next or not stream.takes_bytes:
+                stream.skips_next = False
                 continue
             if stream.workers is not None and stream.workers != workers:
                 stream.workers = workers
                 stream.send(workers)
-            if state.revision < stream.shown.revision:
+            if state.revision < stream.last_state.revision:
                 # The store was restored, so the client knows a revision of another history.
                 # The client connects again, and gets the present state.
                 stream.end()
                 continue
-            if stream.shown is not state:
+            if stream.last_state is not state:
                 data = data or event(state)
-                stream.shown = state
+                stream.last_state = state
                 stream.send(data)
             if heartbeat:
                 stream.send(heartbeat)

@@ -2,9 +2,9 @@
 A queue for long work in which clients take turns.
 
 A page of the history takes milliseconds to make.  If a thousand clients request a page at
-the same moment, the worker makes one page, and pauses before the next one to respond to
-other requests.  Without the pauses, each turn of the reactor would make a page.  A turn
-accepts only a few connections, so new clients would wait for too long.
+the same moment, the worker makes one page, and then pauses.  During the pause the worker
+responds to other requests.  Without pauses, each turn of the reactor would make a page.  A
+turn accepts only a few connections, so new clients would wait for too long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 CallLater = Callable[[float, Callable[[], None]], object]
 
-#: How long the pause after a piece of work is, as a multiple of how long the piece took.
+#: The pause after a piece of work is this many times as long as the work.
 PAUSE_FACTOR = 2
 
 
@@ -28,7 +28,7 @@ class FairQueue:
     """
     A queue in which clients take turns.
 
-    So a client with hundreds of requests delays another client by one piece of work only.
+    A client with hundreds of requests delays another client by one piece of work only.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class FairQueue:
 
     def run(self, work: Callable[[], T | Deferred[T]], client: str) -> Deferred[T]:
         """
-        Do C{work} when it is the client's turn, or at once if no other work waits.
+        Do C{work} when it is the client's turn, or at once if the queue is not busy.
 
-        @return: a Deferred with the result of C{work}.  While C{work} waits, it can be
-            cancelled.
+        @return: a Deferred that fires with the result of C{work}.  While C{work} waits, the
+            Deferred can be cancelled.
         """
         turn: Deferred[None] = Deferred(lambda turn: self._forget(client, turn))
         if self._busy:
@@ -79,6 +79,6 @@ class FairQueue:
         client, turns = self._waiting.popitem(last=False)
         turn, _ = turns.popitem(last=False)
         if turns:
-            # The client goes to the end of the order.
+            # The next turn of this client comes after those of all other clients.
             self._waiting[client] = turns
         turn.callback(None)

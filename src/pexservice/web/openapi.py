@@ -3,8 +3,8 @@ The API as an OpenAPI 3.1 document.
 
 C{/openapi.json} returns the document, and C{docs/http-api.md} is made from it.
 
-C{openapi.json} and its prose, C{openapi.description}, are written by hand, and tests
-compare them with the service.  This module inserts the prose, adds the responses that every
+C{openapi.json} is written by hand, and so is its prose, C{openapi.description}.  Tests
+compare both with the service.  This module inserts the prose, adds the responses that every
 operation can have, and removes methods that the service does not accept.
 """
 

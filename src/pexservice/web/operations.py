@@ -1,12 +1,14 @@
 """
 Operations on the cursor, and the checks of a request before its operation.
 
-A request is checked in this order.  L{RequestChecker.check_rate_and_host} checks the
-client's rate and the C{Host}.  The L{Api<pexservice.web.api.Api>} refuses paths and methods
-that do not exist.  For a step, L{RequestChecker.check_operation} checks whether a page of
-another origin or a prefetch sent the request, and then the token, the idempotency key and
-the preconditions.  For a read, it checks only the preconditions: browsers do not let a page
-read the response of another origin.
+A request is checked in this order:
+
+  1. L{RequestChecker.check_rate_and_host} checks the client's rate and the C{Host}.
+  2. L{Api<pexservice.web.api.Api>} refuses paths and methods that do not exist.
+  3. L{RequestChecker.check_operation} refuses a step that a page of another origin or a
+     prefetch has sent.  Then it checks the token, the idempotency key and the
+     preconditions.  For a read, it checks only the preconditions, because browsers do not
+     let a page read the response of another origin.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ from pexservice.web.responses import Response
 @frozen(eq=False)
 class Request:
     """
-    A request, complete and well formed.
+    A complete and well-formed request.
 
     @ivar target: the path with the query.
     """
@@ -65,10 +67,10 @@ class Request:
 @frozen(eq=False)
 class Operation:
     """
-    An operation on the cursor: a step, or a read if there is no transition.
+    An operation on the cursor.  It is a step, or a read if there is no transition.
 
-    All requests with the same plan have the same operation.  Only the values of some
-    headers differ, such as the idempotency key.
+    All requests with the same L{Plan<pexservice.server.plans.Plan>} have the same
+    operation.  Their idempotency keys, tokens and preconditions may differ.
 
     @ivar is_prefetch: whether a browser sent the request before its user asked for it.
     """
@@ -84,9 +86,6 @@ HandlerResult = Operation | Response | Deferred[Response]
 
 
 def operation_of(request: Request, transition: Transition | None = None) -> Operation:
-    """
-    Return the operation that C{request} asks for.
-    """
     headers = request.headers
     return Operation(
         request.method,
@@ -101,11 +100,10 @@ class CheckedOperation:
     """
     An operation whose request has passed all checks.
 
-    @ivar start: starts the operation, and gives the outcome to the waiter that it is called
-        with.
-    @ivar needs_recheck: whether L{RequestChecker.check_rate_and_host} is called again when
-        this request is recognized: there is a rate limit, or the C{Host} is allowed for
-        some peers only.
+    @ivar start: called with the waiter that gets the outcome; starts the operation.
+    @ivar needs_recheck: whether L{RequestChecker.check_rate_and_host} is called for each
+        repetition of the request.  This is necessary if there is a rate limit, or if the
+        C{Host} is allowed for some peers only.
     """
 
     start: Callable[[Waiter], None]
@@ -134,7 +132,7 @@ def response_kind(
 
 class RequestChecker:
     """
-    Checks requests before their operations on the cursor of one committer.
+    Checks requests before their operations on the cursor.
 
     @ivar clients: finds the client that sent a request.
     @ivar access: the rules on tokens and web pages.
@@ -163,14 +161,15 @@ class RequestChecker:
         Each header has a function that returns the meaning of its values.
         """
 
-        def origin(values: Sequence[bytes]) -> bytes:
+        def allowed_origin(values: Sequence[bytes]) -> bytes:
+            # All other origins have the same meaning.
             return values[0] if self.access.is_allowed(values) else b""
 
-        return {**MEANINGS, ORIGIN: origin}
+        return {**MEANINGS, ORIGIN: allowed_origin}
 
     def charge(self, headers: RequestHeaders, peer: Peer) -> Problem | None:
         """
-        Charge a request to its client; return a 429 if the client exceeds its rate limit.
+        Count a request against its client's rate limit.  Above the limit, return a 429.
         """
         limit = self._limit
         if limit is None:
@@ -196,9 +195,8 @@ class RequestChecker:
         """
         Check whether a request with C{headers} may start C{operation}.
 
-        @raise Problem: a check failed.  The checks are made in this order: 403 for a page
-            of another origin or a prefetch, 401 for the token, 400 for a malformed key or
-            precondition.
+        @raise Problem: 403 for a page of another origin or a prefetch, 401 for the token,
+            400 for a malformed key or precondition.  The checks are made in this order.
         """
         committer, transition = self._committer, operation.transition
         needs_recheck = self._limit is not None or not self.hosts.allows(
@@ -213,7 +211,7 @@ class RequestChecker:
         self.access.check_token(headers)
         key = idempotency_key(headers)
         preconditions = preconditions_of(headers)
-        # With None, the committer calls nothing for a step without preconditions.
+        # If the condition is None, the committer makes no call to check it.
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         step = partial(committer.step, Step(transition, key, condition))
         return CheckedOperation(step, operation.method, preconditions, needs_recheck)

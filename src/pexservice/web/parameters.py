@@ -1,9 +1,8 @@
 """
 The headers and query parameters that the service reads.
 
-No other module reads a header of a request; a test checks this.  So a response depends only
-on the request line and the headers in L{HEADERS}.  This table also says which headers
-decide what a request means, and which only have a value that is read later.
+No other module reads a header that is not in L{HEADERS}; a test checks this.  So a response
+depends only on the request line and on the headers in this table.
 """
 
 from __future__ import annotations
@@ -24,11 +23,8 @@ from pexservice.web.responses import JSON, PROBLEM, TEXT
 
 
 class HeaderRole(Flag):
-    """
-    What a header of a request is used for.
-    """
-
-    #: The header decides which plan the request has.  It has few different meanings.
+    #: The header decides which L{Plan<pexservice.server.plans.Plan>} the request has.  Its
+    #: values have few different meanings.
     DECIDES = auto()
     #: The service reads the value in each request.
     VALUE = auto()
@@ -36,8 +32,8 @@ class HeaderRole(Flag):
     LOGGED = auto()
     #: The header tells where the request ends, or how its body is sent.
     FRAMES = auto()
-    #: The parser remembers no line with this header, because the value is a secret or
-    #: rarely comes twice.
+    #: The parser does not remember lines with this header, because their values are secrets
+    #: or rarely come twice.
     NEVER_REMEMBERED = auto()
 
 
@@ -61,12 +57,13 @@ SEC_FETCH_SITE = b"sec-fetch-site"
 TRANSFER_ENCODING = b"transfer-encoding"
 USER_AGENT = b"user-agent"
 
-#: The headers by which browsers mark a prefetch: a request that their user did not ask for.
+#: With these headers, browsers mark a prefetch, which is a request that their user did not
+#: ask for.
 PREFETCH_HEADERS = (b"sec-purpose", b"purpose", b"x-moz")
 
 #: Every header that the service reads, by its name in small letters.  The service does not
-#: read C{Cookie} and C{Proxy-Authorization}; they are in this table because they are
-#: secret.
+#: read C{Cookie} and C{Proxy-Authorization}.  They are in this table so that the parser
+#: does not remember these secrets.
 HEADERS: Mapping[bytes, HeaderRole] = {
     ACCEPT: HeaderRole.DECIDES,
     CONNECTION: HeaderRole.DECIDES,
@@ -90,8 +87,8 @@ HEADERS: Mapping[bytes, HeaderRole] = {
     PROXY_AUTHORIZATION: HeaderRole.NEVER_REMEMBERED,
 }
 
-#: The values of a request's headers, by the name of the header in small letters.  There is
-#: one value for each line, without the blanks around it.
+#: The values of a request's headers, by the name of the header in small letters.  Each line
+#: has one value, without the blanks around it.
 RequestHeaders = Mapping[bytes, Sequence[bytes]]
 
 _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_IDEMPOTENCY_KEY_BYTES)
@@ -128,18 +125,18 @@ def is_prefetch(values: Sequence[bytes]) -> bool:
     return any(element.lower().startswith(b"pre") for element in list_elements(values))
 
 
-#: A longer C{Accept} is ignored, because parsing 16 KiB for every request would cost too
+#: A longer C{Accept} is ignored, because to parse 16 KiB for every request would cost too
 #: much.  Browsers send 140 bytes.
 MAX_ACCEPT_BYTES = 512
 
-# The quoted value of a parameter; the second quote may be missing.  The quantifier is
-# possessive, and the pattern matches at every quote, so no byte is read twice.
+# The quoted value of a parameter.  The second quote may be missing.  The pattern matches at
+# every quote and its quantifier is possessive, so no byte is read twice.
 _QUOTED = re.compile(rb'"%b*+"?' % rb'(?:[^"\\]|\\.?)', re.DOTALL)
 
 _QUALITY = re.compile(rb"[0-9]+(?:\.[0-9]*)?")
 
-#: The quality of each media range, by C{b"type/subtype"} in small letters.  If a range is
-#: listed twice, with different parameters, the higher quality counts.
+#: The quality of each media range, by C{b"type/subtype"} in small letters.  The same range
+#: may be listed several times, with different parameters.  Then the highest quality counts.
 Ranges = Mapping[bytes, float]
 
 
@@ -150,7 +147,7 @@ def parse_accept(value: bytes) -> Ranges:
 
     A malformed element is skipped.  Parameters other than C{q} are ignored.
 
-    @param value: the values of all its lines, joined by commas.
+    @param value: the values of all C{Accept} lines, joined by commas.
     """
     ranges: dict[bytes, float] = {}
     for element in _QUOTED.sub(b"", value).split(b","):
@@ -166,7 +163,7 @@ def _quality(parameters: Sequence[bytes]) -> float | None:
     """
     Return the value of C{q} among C{parameters}.
 
-    @return: 1 if C{q} is missing, and C{None} if it is not a number from 0 to 1.
+    @return: 1 if C{q} is missing; C{None} if C{q} is not a number from 0 to 1.
     """
     for parameter in parameters:
         name, _, value = parameter.strip(b" \t").partition(b"=")
@@ -180,10 +177,10 @@ def preferred_type(offers: Sequence[str], accept: Sequence[bytes] | None) -> str
     """
     Return the media type of C{offers} that C{accept} prefers.
 
-    The quality of an offer is that of the most specific range that matches it (RFC 9110,
-    section 12.5.1).  Of offers with the same quality, the one with the more specific range
-    is preferred.  If this does not decide, or if no offer is acceptable, the first offer is
-    returned.
+    The most specific range that matches an offer decides the quality of this offer (RFC
+    9110, section 12.5.1).  If several offers have the highest quality, the offer with the
+    most specific range is returned.  If several offers remain, or if no offer is
+    acceptable, the first offer is returned.
 
     @param accept: a request's C{Accept} values, if it had any.
     """
@@ -231,9 +228,6 @@ def _preferences(accept: bytes) -> Preferences:
 
 
 def preferences(headers: RequestHeaders) -> Preferences:
-    """
-    Return the representations that a request's C{Accept} asks for.
-    """
     values = headers.get(ACCEPT)
     if values is None:
         return NO_PREFERENCE
@@ -243,7 +237,7 @@ def preferences(headers: RequestHeaders) -> Preferences:
 
 class Persistence(NamedTuple):
     """
-    Whether a request's C{Connection} header asks to close or to keep the connection.
+    Whether C{Connection} asks to close or to keep the connection; it may ask for neither.
     """
 
     closes: bool
@@ -251,9 +245,6 @@ class Persistence(NamedTuple):
 
 
 def persistence(values: Sequence[bytes]) -> Persistence:
-    """
-    Return what the C{values} of C{Connection} ask for.
-    """
     tokens = [token.lower() for token in list_elements(values)]
     return Persistence(b"close" in tokens, b"keep-alive" in tokens)
 

@@ -1,7 +1,9 @@
 """
 The preconditions C{If-Match} and C{If-None-Match} of RFC 9110, section 13.
 
-They list the ETags of states of the cursor, or of a document such as the live page.
+A precondition lists ETags of states of the cursor, or of a document such as the live page.
+The I{opaque part} of an ETag is the text between its quotes.  A tag that begins with C{W/}
+is weak; any other tag is strong.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
 from pexservice.web.responses import ETAG_SUFFIXES, Header, Response
 
-# One element of a list: a tag, which may be missing, and the comma after it.  A list cannot
-# be split at its commas, because opaque parts may contain commas too.  Each blank matches
-# at one place of the pattern only; otherwise many blanks in a row would take quadratic
-# time.
+# One element of a list is a tag, which may be missing, and the comma after this tag.  A
+# list cannot be split at its commas, because opaque parts may contain commas too.  Each
+# blank matches at one place of the pattern only.  Otherwise many blanks in a row would take
+# quadratic time.
 _TAG_IN_LIST = re.compile(
     rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)'
 )
@@ -32,7 +34,7 @@ _ONE_TAG = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
 @lru_cache(maxsize=8)
 def etags_of(revision: int) -> tuple[bytes, ...]:
     """
-    Return the opaque parts of the ETags of a state, one for each representation.
+    Return the opaque parts of the ETags of a state, which has one for each representation.
     """
     return tuple([b"%d%b" % (revision, suffix) for suffix in ETAG_SUFFIXES.values()])
 
@@ -53,9 +55,7 @@ class ETags:
 
     def match_strongly(self, state: State) -> bool:
         """
-        Return whether C{state} is listed, as C{If-Match} compares.
-
-        A weak tag matches nothing.
+        Return whether C{state} is listed by C{If-Match}, where a weak tag matches nothing.
         """
         if self.anything:
             return True
@@ -64,7 +64,7 @@ class ETags:
 
     def match_weakly(self, state: State) -> bool:
         """
-        Return whether C{state} is listed, as C{If-None-Match} compares.
+        Return whether C{state} is listed by C{If-None-Match}, where weak tags match too.
         """
         if self.anything:
             return True
@@ -77,7 +77,7 @@ class ETags:
 
     def lists(self, opaque: str) -> bool:
         """
-        Return whether a tag with this opaque part is listed, strong or weak.
+        Return whether a strong or weak tag with this opaque part is listed.
         """
         tag = opaque.encode()
         return self.anything or tag in self.strong or tag in self.weak
@@ -85,10 +85,6 @@ class ETags:
 
 @define(eq=False)
 class Preconditions:
-    """
-    The preconditions of a request.
-    """
-
     if_match: ETags | None = None
     if_none_match: ETags | None = None
 
@@ -96,9 +92,6 @@ class Preconditions:
         return self.if_match is None or self.if_match.match_strongly(state)
 
     def met_by(self, state: State) -> bool:
-        """
-        Return whether C{state} satisfies both C{If-Match} and C{If-None-Match}.
-        """
         if_match, if_none_match = self.if_match, self.if_none_match
         if if_match is not None and not if_match.match_strongly(state):
             return False
@@ -111,7 +104,7 @@ class Document:
     A document that does not change while the process runs.
 
     @ivar headers: the headers of a response with the document.
-    @ivar tag: the opaque part of its ETag, which is derived from the content.
+    @ivar tag: the opaque part of the document's ETag.
     """
 
     body: bytes
@@ -140,22 +133,22 @@ def parse_etags(name: str, values: Sequence[bytes]) -> ETags:
     @raise Problem: they are not a list of entity tags.
     """
     if len(values) == 1:
-        one = _ONE_TAG.fullmatch(values[0])
-        if one is not None:
-            return ETags(False, one.groups())  # noqa: FBT003 anything
+        match = _ONE_TAG.fullmatch(values[0])
+        if match is not None:
+            return ETags(False, match.groups())  # noqa: FBT003 anything
     value = b",".join(values).strip(b" \t")
     if value == b"*":
         return ETags(anything=True)
     strong: set[bytes] = set()
     weak: set[bytes] = set()
-    at = 0
-    while at < len(value):
-        element = _TAG_IN_LIST.match(value, at)
+    parsed_bytes = 0
+    while parsed_bytes < len(value):
+        element = _TAG_IN_LIST.match(value, parsed_bytes)
         if element is None:
             break
         if element["opaque"] is not None:
             (weak if element["weak"] else strong).add(element["opaque"])
-        at = element.end()
-    if at < len(value) or not strong | weak:
+        parsed_bytes = element.end()
+    if parsed_bytes < len(value) or not strong | weak:
         raise malformed(f'{name} must be * or a list of tags as "12", quotes included')
     return ETags(anything=False, strong=strong, weak=weak)

@@ -1,8 +1,8 @@
 """
-The table of problems: the responses to requests that are refused or that fail.
+The table of problems.  A problem is the response to a request that is refused or fails.
 
-Each row says what is wrong and what to do.  A client that accepts JSON gets the problem as
-problem details of RFC 9457; any other client gets a line of text.
+Each row says what is wrong and what to do.  A client that accepts JSON gets the problem in
+the format of RFC 9457; any other client gets a line of text.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TYPE_PREFIX = "urn:problem-type:pexservice:"
 @frozen
 class Problem(Exception):
     """
-    The reason why a request is refused or fails, as its client gets it.
+    The reason why a request is refused or fails, in words for its client.
 
-    @ivar name: the last part of the problem type, which never changes.
-    @ivar detail: one line: what is wrong and what to do.
+    @ivar name: the last part of the problem type.  Clients compare it, so it never changes.
+    @ivar detail: one line, which says what is wrong and what to do.
     """
 
     status: HTTPStatus
@@ -54,7 +54,7 @@ class Problem(Exception):
             body = f"{json.dumps(members)}\n".encode()
         else:
             body = f"{self.detail}\n".encode()
-        # A 412 has the headers of a state too.  These replace Cache-Control and Vary.
+        # self.headers may replace Cache-Control and Vary: those of a 412 describe a state.
         headers = {
             b"Content-Type": CONTENT_TYPES[representation],
             b"Cache-Control": b"no-store",
@@ -181,7 +181,7 @@ def problem_of(error: Exception) -> Problem:
     """
     Return the problem that a client gets because of C{error}.
 
-    C{error} is a problem already, an error of the committer, or a bug, which is logged.
+    C{error} is a problem itself, an error of the committer, or a bug.  A bug is logged.
     """
     if isinstance(error, Problem):
         return error

@@ -1,7 +1,7 @@
 """
 The responses about a state of the cursor: the value as text or JSON, 304 and 412.
 
-In JSON, values are strings too: a JSON number beyond 2^53 is not exact (RFC 7493).
+In JSON, values are strings, because a JSON number above 2^53 is not exact (RFC 7493).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ class ResponseKind:
     """
     The kind of a response about a state of the cursor.
 
-    @ivar headers: its headers in addition to those about the state.
+    @ivar headers: the headers in addition to those about the state.
     """
 
     status: int
     headers: tuple[Header, ...] = ()
 
 
-#: The value at the state.
+#: The response has the value at the state.
 VALUE = ResponseKind(HTTPStatus.OK)
-#: The value after an earlier step with the same idempotency key.
+#: The response has the value after an earlier step with the same idempotency key.
 REPLAYED = ResponseKind(HTTPStatus.OK, ((b"Idempotency-Replayed", b"true"),))
 #: The client already has the value at the state.
 NOT_MODIFIED = ResponseKind(HTTPStatus.NOT_MODIFIED)
-#: The client asked for another state.
+#: The state does not meet the preconditions of the request.
 PRECONDITION_FAILED = ResponseKind(HTTPStatus.PRECONDITION_FAILED)
 
 WITH_VALUE = (VALUE, REPLAYED)
@@ -49,10 +49,11 @@ def state_headers(
     """
     Return the headers of every response about the cursor.
 
-    The headers contain the revision, the position, and the revision again, in this order.
+    L{pexservice.server.response_writer} makes a bytes format from these headers.  It relies
+    on their order: revision, position, revision.
 
-    @param revision: decimal digits, or a placeholder in a format.
-    @param position: decimal digits, or a placeholder in a format.
+    @param revision: decimal digits, or a placeholder of the format.
+    @param position: decimal digits, or a placeholder of the format.
     """
     return (
         (b"Pex-Revision", revision),
@@ -73,9 +74,9 @@ def response_about(
     """
     Return a response of C{kind}.
 
-    @param revision: as in L{state_headers}.
-    @param position: as in L{state_headers}.
-    @param value: the body, for a response with the value.
+    @param revision: see L{state_headers}.
+    @param position: see L{state_headers}.
+    @param value: the body of a response with the value.
     """
     present = state_headers(preferences.value, revision, position)
     if kind is PRECONDITION_FAILED:
@@ -87,25 +88,16 @@ def response_about(
 
 
 def state_response(kind: ResponseKind, preferences: Preferences, state: State) -> Response:
-    """
-    Return a response of C{kind} about C{state}.
-    """
     value = state_body(state, preferences.value) if kind in WITH_VALUE else b""
     revision, position = b"%d" % state.revision, b"%d" % state.position
     return response_about(kind, preferences, revision, position, value)
 
 
 def state_body(state: State, representation: str) -> bytes:
-    """
-    Return the body with the value at C{state}.
-    """
     return state_json(state) if representation == JSON else state.term.text + b"\n"
 
 
 def state_json(state: State) -> bytes:
-    """
-    Return C{state} as JSON.
-    """
     term = state.term
     preceding = term.preceding_text
     return b'{"position":%d,"current":"%b","previous":%b,"next":"%b","revision":%d}\n' % (
@@ -124,10 +116,10 @@ def history_response(
     following: str | None,
 ) -> Response:
     """
-    Return a page of the history, without values, since they follow from the positions.
+    Return a page of the history, without values, because these follow from the positions.
 
     @param following: the path and query of the next page, which has older entries;
-        C{None} if there is none.
+        C{None} if there is no other page.
     """
     body = (
         _history_json(entries, following)

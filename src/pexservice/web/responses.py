@@ -24,7 +24,7 @@ CONTENT_TYPES = {
     PROBLEM: b"application/problem+json",
 }
 
-#: What an ETag has after the revision: each representation has its own ETag.
+#: An ETag is a revision and one of these suffixes: each representation has its own ETag.
 ETAG_SUFFIXES = {TEXT: b"", JSON: b"-json"}
 
 
@@ -42,7 +42,7 @@ class StreamWriter(Protocol):
 
     def abort(self) -> None:
         """
-        Close the connection at once, because the client takes no bytes.
+        Close the connection at once, because the client is not taking bytes.
         """
 
 
@@ -67,7 +67,7 @@ class Stream(Protocol):
 @frozen
 class Response:
     """
-    A response.  Its body is C{body}, or else comes from C{stream}.
+    A response.  If there is a C{stream}, the stream sends the body.
     """
 
     status: int

@@ -73,7 +73,9 @@ class ApiResource(Resource):
 
 class _Exchange:
     """
-    A request that Twisted has received, and its response.  It is the committer's waiter.
+    A request that Twisted has received, and its response.
+
+    It is the committer's L{Waiter<pexservice.commit.interface.Waiter>} for the request.
     """
 
     operation: CheckedOperation
@@ -125,7 +127,8 @@ class _Exchange:
             self._stream.begin(self)
             return
         if response.status not in NO_BODY_CODES:
-            # Twisted itself would send a length with a 204, and warn of a body for a HEAD.
+            # This is not left to Twisted, which would send a length with a 204 too, and
+            # would warn of the body of a HEAD.
             length = b"%d" % len(response.body)
             request.responseHeaders.setRawHeaders(b"Content-Length", [length])
         request.write(response.body)

@@ -14,14 +14,12 @@ from pexservice.server.limits import (
     MAX_REFUSALS,
     REQUEST_TIMEOUT_SECONDS,
     STALL_TIMEOUT_SECONDS,
-    Admission,
     Connections,
     Phase,
 )
 from tests.support.fakes import Turns
 
 BUSY = Phase.PERFORMING
-ACCEPTED, REFUSED, DROPPED = Admission
 
 
 @define(eq=False)
@@ -70,7 +68,7 @@ def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connect
     """
     new_connections = Connections(limit, (clock or Turns()).seconds)
     for connection in connections:
-        assert new_connections.admit(connection) is ACCEPTED
+        assert new_connections.admit(connection)
     return new_connections
 
 
@@ -81,9 +79,9 @@ def test_longest_idle_connection_makes_room_first() -> None:
     fakes = [Fake(last_active=at) for at in (3.0, 1.0, 2.0)]
     connections = table(3, *fakes)
     for goes in (1, 2, 0):
-        assert connections.admit(Fake(last_active=9.0, phase=BUSY)) is ACCEPTED
+        assert connections.admit(Fake(last_active=9.0, phase=BUSY))
         assert fakes[goes].fate == ["aborted"]
-    assert connections.admit(Fake()) is REFUSED
+    assert not connections.admit(Fake())
 
 
 def test_connection_that_became_busy_after_the_search_stays() -> None:
@@ -126,10 +124,10 @@ def test_flood_of_new_connections_does_not_cost_a_search_each() -> None:
     clock.rightNow = 1.0
     connections = table(3, Busy(), Busy(), Busy(), clock=clock)
     for _ in range(100):
-        assert connections.admit(Fake()) is not ACCEPTED
+        assert not connections.admit(Fake())
     assert looked == 3
     clock.rightNow += 0.1
-    assert connections.admit(Fake()) is not ACCEPTED
+    assert not connections.admit(Fake())
     assert looked == 6
 
 
@@ -227,8 +225,8 @@ def test_closing_connection_counts_and_makes_room_when_needed() -> None:
     """
     closing = Fake(phase=Phase.CLOSING)
     connections = table(1, closing)
-    assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
-    assert connections.admit(Fake()) is REFUSED
+    assert connections.admit(Fake(phase=BUSY))
+    assert not connections.admit(Fake())
     assert closing.fate == ["aborted"]
 
 
@@ -241,9 +239,9 @@ def test_a_request_that_does_not_arrive_makes_room() -> None:
     slow = [Fake(phase=Phase.RECEIVING, receiving_since=at) for at in (5.0, 4.0)]
     connections = table(3, *slow, Fake(phase=BUSY))
     for goes in (1, 0):
-        assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
+        assert connections.admit(Fake(phase=BUSY))
         assert slow[goes].fate == ["aborted"]
-    assert connections.admit(Fake()) is REFUSED
+    assert not connections.admit(Fake())
 
 
 def test_new_connection_goes_after_those_with_late_requests() -> None:
@@ -253,9 +251,9 @@ def test_new_connection_goes_after_those_with_late_requests() -> None:
     new = Fake(has_responded=False, last_active=9.0)
     slow = Fake(phase=Phase.RECEIVING, receiving_since=8.0)
     connections = table(2, new, slow)
-    assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
+    assert connections.admit(Fake(phase=BUSY))
     assert (new.fate, slow.fate) == ([], ["aborted"])
-    assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
+    assert connections.admit(Fake(phase=BUSY))
     assert new.fate == ["aborted"]
 
 
@@ -266,19 +264,19 @@ def test_client_above_its_share_makes_room_for_all_others() -> None:
     connections = Connections(100, Turns().seconds)
     honest = [Fake(last_active=1.0) for _ in range(3)]
     for number, connection in enumerate(honest):
-        assert connections.admit(connection, f"192.0.2.{number}") is ACCEPTED
+        assert connections.admit(connection, f"192.0.2.{number}")
     flood = [
         Fake(phase=Phase.RECEIVING, receiving_since=100.0 + n, last_active=100.0)
         for n in range(96)
     ]
     flood.append(Fake(phase=BUSY, blocked_since=99.0))
     for connection in flood:
-        assert connections.admit(connection, "198.51.100.1") is ACCEPTED
+        assert connections.admit(connection, "198.51.100.1")
     for number in range(10, 60):
-        assert connections.admit(Fake(last_active=200.0), f"192.0.2.{number}") is ACCEPTED
+        assert connections.admit(Fake(last_active=200.0), f"192.0.2.{number}")
         assert flood[number - 10].fate == ["aborted"]
     again = Fake(phase=Phase.RECEIVING, receiving_since=300.0)
-    assert connections.admit(again, "198.51.100.1") is ACCEPTED
+    assert connections.admit(again, "198.51.100.1")
     assert [connection.fate for connection in honest] == [[], [], []]
     assert len(connections) == 100
 
@@ -293,10 +291,10 @@ def test_connections_that_return_after_closing_exclude_no_client() -> None:
     connections = Connections(100, lambda: float(next(ticks)))
     for number in range(1000):
         fake = Fake(phase=Phase.RECEIVING, receiving_since=float(number))
-        assert connections.admit(fake, "198.51.100.1") is ACCEPTED
+        assert connections.admit(fake, "198.51.100.1")
         if number % 7 == 0:
             honest = Fake()
-            assert connections.admit(honest, "192.0.2.1") is ACCEPTED
+            assert connections.admit(honest, "192.0.2.1")
             assert honest.fate == []
             connections.remove(honest)
 
@@ -306,7 +304,7 @@ def test_client_that_reads_nothing_cannot_hold_more_than_its_share() -> None:
     blocked = [Fake(phase=BUSY, blocked_since=1.0 + n) for n in range(40)]
     for connection in blocked:
         connections.admit(connection, "198.51.100.1")
-    assert connections.admit(Fake(), "192.0.2.1") is ACCEPTED
+    assert connections.admit(Fake(), "192.0.2.1")
     assert blocked[0].fate == ["aborted"]
 
 
@@ -317,12 +315,12 @@ def test_client_that_keeps_all_its_connections_busy_keeps_no_other_client_out() 
     connections = Connections(40, Turns().seconds)
     busy = [Fake(phase=BUSY, last_active=float(n)) for n in range(40)]
     for fake in busy:
-        assert connections.admit(fake, "198.51.100.1") is ACCEPTED
-    assert connections.admit(Fake(phase=BUSY), "198.51.100.1") is REFUSED
+        assert connections.admit(fake, "198.51.100.1")
+    assert not connections.admit(Fake(phase=BUSY), "198.51.100.1")
     others = [Fake(phase=BUSY) for _ in range(10)]
     for fake in others:
-        assert connections.admit(fake, "192.0.2.1") is ACCEPTED
-    assert connections.admit(Fake(phase=BUSY), "198.51.100.1") is REFUSED
+        assert connections.admit(fake, "192.0.2.1")
+    assert not connections.admit(Fake(phase=BUSY), "198.51.100.1")
     assert [fake.fate for fake in busy] == [[]] * 30 + [["aborted"]] * 10
     assert [fake.fate for fake in others] == [[]] * 10
 
@@ -341,9 +339,9 @@ def test_flood_of_a_busy_client_does_not_cost_a_search_each() -> None:
     for _ in range(40):
         connections.admit(Fake(phase=BUSY), "198.51.100.1")
     for _ in range(100):
-        assert connections.admit(Fake(phase=BUSY), "198.51.100.1") is not ACCEPTED
+        assert not connections.admit(Fake(phase=BUSY), "198.51.100.1")
     assert searches < 20
-    assert connections.admit(Fake(phase=BUSY), "192.0.2.1") is ACCEPTED
+    assert connections.admit(Fake(phase=BUSY), "192.0.2.1")
 
 
 def test_stopping_worker_waits_only_for_clients_whose_requests_it_performs() -> None:
@@ -369,7 +367,7 @@ def test_connections_of_a_proxy_have_no_share() -> None:
     other = Fake(last_active=1.0)
     connections.admit(other, "192.0.2.1")
     connections.admit(Fake(last_active=1000.0), "192.0.2.2")
-    assert connections.admit(Fake(), None) is ACCEPTED
+    assert connections.admit(Fake(), None)
     assert other.fate == ["aborted"]
     assert not any(connection.fate for connection in proxied)
 
@@ -380,12 +378,11 @@ def test_only_some_connections_get_a_refusal_at_the_limit() -> None:
     """
     connections = table(1, Fake(phase=BUSY))
     refused_connections = [Fake(phase=Phase.CLOSING) for _ in range(MAX_REFUSALS)]
-    assert {connections.admit(connection) for connection in refused_connections} == {
-        REFUSED
-    }
-    assert connections.admit(Fake()) is DROPPED
+    assert not any(connections.admit(connection) for connection in refused_connections)
+    assert all(connections.add_refused(connection) for connection in refused_connections)
+    assert not connections.add_refused(Fake())
     connections.remove(refused_connections[0])
-    assert connections.admit(Fake()) is REFUSED
+    assert connections.add_refused(Fake())
     connections.abort()
     assert refused_connections[1].fate == ["aborted"]
 
@@ -442,7 +439,7 @@ def test_closed_connection_is_counted_once_by_its_reason() -> None:
 
 def test_displaced_and_refused_connections_are_counted() -> None:
     connections = table(1, Fake())
-    assert connections.admit(Fake(phase=BUSY)) is ACCEPTED
-    assert connections.admit(Fake()) is not ACCEPTED
+    assert connections.admit(Fake(phase=BUSY))
+    assert not connections.admit(Fake())
     assert (connections.accepted, connections.refused) == (2, 1)
     assert connections.closed["displaced"] == 1

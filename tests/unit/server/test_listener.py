@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from pexservice.server import listener as accepting
 from pexservice.server.connection import Connection
-from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, Admission, Phase
+from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, Phase
 from pexservice.server.listener import Listener, OneRequestTransport
 from pexservice.server.response_writer import ResponseWriter
 from tests.support.wire import Server
@@ -121,7 +121,7 @@ class Machine:
 
         self.port._make_transport = counted  # type: ignore[assignment,method-assign]
 
-    def _note(self, connection: Connection, client: str | None = None) -> Admission:
+    def _note(self, connection: Connection, client: str | None = None) -> bool:
         self.connections.append(connection)
         return self._admit(connection, client)
 

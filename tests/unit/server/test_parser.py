@@ -12,7 +12,7 @@ import pytest
 from pexservice.server.parser import (
     CHUNKED,
     MAX_CHUNKS,
-    MAX_CHUNKS_PER_CALL,
+    MAX_PARTS_PER_CALL,
     MAX_REQUEST_BODY_BYTES,
     Head,
     HeadReader,
@@ -224,10 +224,10 @@ def test_readable_lines_of_a_refused_head_shape_its_refusal() -> None:
     """
     head = b"HEAD / HTTP/1.1\r\nbad\r\nAccept: a/b \r\n\xff\r\nX: y\r\nOrigin: http://a\r\n\r\n"
     line, headers = read_refused_head(head)
-    assert (line.method, line.logged) == (b"HEAD", b"HEAD / HTTP/1.1")
+    assert (line.method, line.logged_line) == (b"HEAD", b"HEAD / HTTP/1.1")
     assert headers == {b"accept": [b"a/b"], b"origin": [b"http://a"]}
     line, headers = read_refused_head(b"bad\r\n\r\n")
-    assert (line.method, line.logged, headers) == (b"", b"- - -", {})
+    assert (line.method, line.logged_line, headers) == (b"", b"- - -", {})
 
 
 def pieces(sent: bytes, size: int) -> Iterator[bytes]:
@@ -296,7 +296,7 @@ def test_one_call_skips_a_bounded_number_of_chunks() -> None:
     chunk = b"1\r\nx\r\n"
     buffer, taken = bytearray(chunk * 900), RequestBody(CHUNKED)
     taken.take(buffer)
-    assert len(chunk * 900) - len(buffer) <= MAX_CHUNKS_PER_CALL * len(chunk)
+    assert len(chunk * 900) - len(buffer) <= MAX_PARTS_PER_CALL * len(chunk)
     assert len(buffer) < len(chunk * 900)
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from pexservice.server.parser import MAX_HEADER_LINES, MAX_REMEMBERED_LINES
 from pexservice.server.plans import (
-    MAX_KNOWN_REQUESTS,
     MAX_NEW_TEMPLATES_PER_SECOND,
+    MAX_REMEMBERED_REQUESTS,
     MAX_TEMPLATES,
 )
 from pexservice.web.access import Access
@@ -114,7 +114,7 @@ def test_body_in_one_piece_with_its_head_is_found_by_its_bytes(server: Server) -
     """
     body = NEXT + b"Content-Length: 2\r\n\r\n"
     assert ask(server, *[body + b"{}"] * 4) == [200] * 4
-    exact = server.shared.plans.known_requests.recent
+    exact = server.shared.plans.remembered_requests.recent
     assert (body + b"{}" in exact, body + b"[]" in exact) == (True, False)
     assert ask(server, body + b"[]", NEXT + b"\r\n") == [200, 200]
     assert server.committer.durable.revision == 7
@@ -263,7 +263,7 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     plans = server.shared.plans
     assert len(plans) <= 6
     for cache, limit in (
-        (plans.known_requests, MAX_KNOWN_REQUESTS),
+        (plans.remembered_requests, MAX_REMEMBERED_REQUESTS),
         (plans.reader._request_lines, MAX_REMEMBERED_LINES),
         (plans.reader._header_lines, MAX_REMEMBERED_LINES),
     ):
@@ -381,7 +381,7 @@ def test_repeated_if_none_match_is_recognized_by_its_bytes(server: Server) -> No
     ask(server, *identified(CURRENT, 3), wire=wire)
     ask(server, *[CURRENT + b'If-None-Match: "%d"\r\n\r\n' % n for n in (7, 8)], wire=wire)
     assert ask(server, *[request] * 6, wire=wire) == [304] * 6
-    assert request in server.shared.plans.known_requests.recent
+    assert request in server.shared.plans.remembered_requests.recent
     assert ask(server, NEXT + b"\r\n", request, wire=wire) == [200, 200]
 
 
