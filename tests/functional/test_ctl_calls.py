@@ -103,11 +103,14 @@ def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() ->
     printed = json.loads(step.stdout)
     assert printed["outcome"] == "unreachable"
     assert printed["key"]
-    assert "next was not made: " in step.stderr
+    assert "next was not made by this call: " in step.stderr
     # What happened to an earlier request with this key is still unknown.
     repeated = pexctl(nobody, "next", "--deadline", "0.5", "--key", "k", "--json")
     assert repeated.returncode == 75
     assert json.loads(repeated.stdout)["outcome"] == "outcome-unknown"
+    assert (
+        "; an earlier call with this key may have made it, so repeat it" in repeated.stderr
+    )
     wrong = pexctl("gopher://x", "current")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("pexctl: PEXSERVICE_URL: 'gopher://x' is not a base URL")
@@ -120,7 +123,7 @@ def test_step_that_may_have_arrived_ends_with_75_and_names_its_key() -> None:
     assert step.returncode == 75
     printed = json.loads(step.stdout)
     assert printed["outcome"] == "outcome-unknown"
-    assert "next may or may not have been made: " in step.stderr
+    assert "it is unknown whether next was made: " in step.stderr
     assert printed["key"] in step.stderr
 
 
@@ -203,9 +206,7 @@ def test_watch_says_why_it_waits_without_a_terminal() -> None:
         line = watching.stderr.readline()
         watching.send_signal(signal.SIGINT)
         assert watching.communicate(timeout=PATIENCE) == ("", "")
-    assert line.startswith(
-        f"pexctl: http://127.0.0.1:{port}/events: Connection was refused"
-    )
+    assert line.startswith(f"pexctl: http://127.0.0.1:{port}/events: Connection refused")
     assert line.endswith("; retrying\n")
     assert watching.returncode == 130
 
@@ -250,8 +251,8 @@ def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
     printed = json.loads(out)
     assert (printed["outcome"], printed["key"]) == ("outcome-unknown", key)
     assert errors == (
-        "pexctl: interrupted: next may or may not have been made; repeat it with"
-        f" --key {key}\n"
+        "pexctl: interrupted: it is unknown whether next was made; to find out, repeat"
+        f" it with --key {key}\n"
     )
 
 
@@ -270,7 +271,9 @@ def test_step_on_a_terminal_reports_the_first_refusal_at_once() -> None:
         ) as calling:
             os.close(theirs)
             line = os.read(ours, 4096).decode()
-            assert line.startswith(f"pexctl: http://127.0.0.1:{port}/next: Connection was")
+            assert line.startswith(
+                f"pexctl: http://127.0.0.1:{port}/next: Connection refused"
+            )
             assert line.endswith("; retrying\r\n")
             calling.send_signal(signal.SIGINT)
             rest = os.read(ours, 4096).decode()

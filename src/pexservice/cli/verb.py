@@ -38,7 +38,7 @@ STATUSES = {
     2: "the command line is wrong, or a file that it names",
     64: "an option or its file is wrong, or the store has another format",
     69: "no pexservice answered, or it refused for now, and no step was made",
-    75: "a step may or may not have been made: repeat it with --key and its key",
+    75: "it is unknown whether the step was made: repeat it with --key and its key",
     78: "the store is damaged",
     130: "Ctrl-C; 143: SIGTERM; 141: nothing reads the output",
 }

@@ -253,9 +253,10 @@ def outcome_unknown(step: str, key: str, error: Unanswered) -> OutcomeUnknown:
     """
     Return the exception for the step C{step} that ended with C{error}.
     """
-    message = f"{step} was not made: {error}"
+    message = f"{step} was not made by this call: {error}"
     if error.sent:
         message = (
-            f"{step} may or may not have been made: {error}; repeat it with the key {key}"
+            f"it is unknown whether {step} was made: {error}; to find out, repeat it with"
+            f" the key {key}: it is never made twice"
         )
     return OutcomeUnknown(message, key=key, sent=error.sent)

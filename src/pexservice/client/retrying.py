@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -37,7 +37,8 @@ from pexservice.client.errors import (
 from pexservice.client.responses import ReceivedResponse, problem_of
 from pexservice.client.state import is_number
 from pexservice.core.base_url import BaseURL
-from pexservice.core.text import printable, quoted
+from pexservice.core.failures import causes, describe
+from pexservice.core.text import quoted
 
 #: The response as it was read, or what C{read} makes of it.
 Content = TypeVar("Content")
@@ -148,7 +149,7 @@ class RetryingClient:
                 # If the deadline cut this attempt short, the previous error says more.
                 cut_short = isinstance(error, TimedOut) and remaining < self.attempt_timeout
                 if not (reason and cut_short):
-                    reason = f"{url}: {_text_of(error)}"
+                    reason = f"{url}: {describe(error)}"
             else:
                 if (
                     not isinstance(content, ReceivedResponse)
@@ -225,24 +226,12 @@ def retry_after(headers: Mapping[str, str]) -> float:
         return 0.0
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """
-    Yield the exceptions that Twisted's client collected in C{error}, or C{error} itself.
-    """
-    failures: Sequence[Failure] = getattr(error, "reasons", None) or ()
-    if not failures:
-        yield error
-    for failure in failures:
-        if failure.value is not None:
-            yield from _causes(failure.value)
-
-
 def _raise_permanent(url: str, error: BaseException) -> None:
     """
     Raise the exception for an error that another attempt would not change.
     """
-    text = _text_of(error)
-    for cause in _causes(error):
+    text = describe(error)
+    for cause in causes(error):
         # pyOpenSSL and service_identity may not be installed.
         module = type(cause).__module__.partition(".")[0]
         if isinstance(cause, BadHead):
@@ -253,23 +242,8 @@ def _raise_permanent(url: str, error: BaseException) -> None:
             )
         if module == "OpenSSL" and _UNTRUSTED in text:
             raise CertificateRefused(
-                f"{url}: expected a certificate by a trusted authority, got: {text};"
+                f"{url}: expected a certificate by a trusted authority, got none ({text});"
                 " name its authority in a CA file"
             )
         if module == "OpenSSL" and any(phrase in text for phrase in _NO_TLS):
-            raise UnexpectedAnswer(f"{url}: expected TLS, got something else: {text}")
-
-
-def _text_of(error: BaseException) -> str:
-    """
-    Return the texts of the exceptions inside C{error}, without duplicates.
-    """
-    texts: list[str] = []
-    for cause in _causes(error):
-        errors = cause.args[0] if cause.args else None
-        if type(cause).__module__.startswith("OpenSSL") and isinstance(errors, list):
-            # Each error is a tuple, whose last element is the text.
-            texts += [str(parts[-1]) for parts in errors]
-        else:
-            texts.append(printable(str(cause)) or type(cause).__name__)
-    return "; ".join(dict.fromkeys(texts))
+            raise UnexpectedAnswer(f"{url}: expected TLS, got something else ({text})")

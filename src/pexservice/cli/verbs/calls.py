@@ -110,8 +110,8 @@ def _step(arguments: Namespace, step_name: str) -> Result:
             state = getattr(cursor, step_name)(if_revision=arguments.if_revision, key=key)
     except (KeyboardInterrupt, SystemExit) as interrupt:
         raise VerbFailed(
-            f"interrupted: {step_name} may or may not have been made; repeat it with"
-            f" --key {key}",
+            f"interrupted: it is unknown whether {step_name} was made; to find out, repeat"
+            f" it with --key {key}",
             "outcome-unknown",
             {"key": key},
             128 + (signal.SIGTERM if isinstance(interrupt, SystemExit) else signal.SIGINT),
@@ -261,6 +261,8 @@ def _client_errors(arguments: Namespace) -> Iterator[None]:
     except client.CursorError as error:
         message, key = str(error), {} if error.key is None else {"key": error.key}
         if isinstance(error, client.OutcomeUnknown) and (error.sent or is_repeated):
+            if not error.sent:
+                message += "; an earlier call with this key may have made it, so repeat it"
             raise VerbFailed(message, "outcome-unknown", key) from error
         if key and not isinstance(error, client.Unanswered):
             # The server that sent this response may have made the step: its key finds out.

@@ -8,7 +8,6 @@ L{pexservice.stores.etcd.gateway} for how a call ends.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from twisted.web.http import OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
+from pexservice.core.failures import describe
 from pexservice.stores.etcd.address import EtcdAddress
 from pexservice.stores.etcd.gateway import (
     ATTEMPT_SECONDS,
@@ -156,7 +156,7 @@ class HttpGateway:
         except CancelledError:
             raise
         except Exception as error:
-            raise CallUnanswered(f"{endpoint}: {_describe(error)}", sent=True) from error
+            raise CallUnanswered(f"{endpoint}: {describe(error)}", sent=True) from error
 
     async def _collect(
         self, url: str, message: Message, take: Callable[[bytes], None]
@@ -249,10 +249,10 @@ class HttpGateway:
         except CallUnanswered:
             raise
         except (ConnectError, DNSLookupError) as error:
-            raise CallUnanswered(f"{endpoint}: {_describe(error)}", sent=False) from error
+            raise CallUnanswered(f"{endpoint}: {describe(error)}", sent=False) from error
         except Exception as error:
             # Whatever the error was, etcd may have received the request.
-            raise CallUnanswered(f"{endpoint}: {_describe(error)}", sent=True) from error
+            raise CallUnanswered(f"{endpoint}: {describe(error)}", sent=True) from error
         return _understand(endpoint, status, body)
 
     async def _send(
@@ -265,9 +265,6 @@ class HttpGateway:
         return response.code, await treq.content(response)
 
     async def close(self) -> None:
-        """
-        Close the idle connections; see L{Gateway.close}.
-        """
         await self._pool.closeCachedConnections()
 
 
@@ -296,15 +293,9 @@ class _LineReceiver(LineOnlyReceiver):
             self.transport.loseConnection()
 
     def lineReceived(self, line: bytes) -> None:
-        """
-        Pass on a line of the answer.
-        """
         self._take(line)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """
-        Fire C{ended}, as the answer has ended.
-        """
         if not self.ended.called:
             self.ended.callback(None)
 
@@ -352,20 +343,3 @@ def check_version(endpoint: str, answer: Message) -> tuple[str, tuple[int, ...]]
     if numbers < OLDEST_VERSION:
         raise StoreMisconfigured(f"{endpoint} has etcd {version}; 3.4 or newer is required")
     return version, numbers
-
-
-def _describe(error: BaseException) -> str:
-    """
-    Return C{error} in words, never empty.
-    """
-    # Twisted's errors of requests contain the failures that caused them.
-    failures = getattr(error, "reasons", None)
-    if failures:
-        return ", ".join(dict.fromkeys(_describe(failure.value) for failure in failures))
-    if isinstance(error, ConnectError) and isinstance(error.osError, int):
-        return os.strerror(error.osError)
-    details = error.args[0] if error.args else None
-    if isinstance(details, list) and all(isinstance(part, tuple) for part in details):
-        # OpenSSL's errors have tuples (library, function, reason).
-        return f"TLS: {', '.join(str(part[-1]) for part in details)}"
-    return str(error) or type(error).__name__

@@ -15,17 +15,9 @@ import pytest
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import (
-    ConnectError,
-    ConnectionDone,
-    ConnectionLost,
-)
-from twisted.internet.error import (
     ConnectionRefusedError as Refused,
 )
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
-from twisted.web._newclient import RequestTransmissionFailed
-from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -36,7 +28,6 @@ from pexservice.stores.etcd.factory import EtcdFactory
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
 from pexservice.stores.etcd.http_gateway import (
     HttpGateway,
-    _describe,
     _understand,
     check_version,
 )
@@ -52,8 +43,6 @@ from tests.support.fakes import now
 
 # A test module that was imported before may have set the guard.
 pyopenssl_guard.lift()
-
-from OpenSSL.SSL import Error as TLSError  # noqa: E402 the guard comes first
 
 
 def test_response_of_etcd_is_returned() -> None:
@@ -103,26 +92,6 @@ def test_any_other_failure_leaves_the_outcome_unknown(status: int, body: bytes) 
     with pytest.raises(CallUnanswered) as caught:
         _understand("u", status, body)
     assert caught.value.sent
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (ResponseFailed([Failure(ConnectionDone())]), "Connection was closed cleanly."),
-        (RequestTransmissionFailed([Failure(ConnectionLost())] * 2), "Connection to the"),
-        (ResponseNeverReceived([Failure(ValueError())]), "ValueError"),
-        (ConnectError(111), "Connection refused"),
-        (TLSError([("SSL routines", "", "certificate verify failed")]), "TLS: certificate"),
-        (TLSError([]), "TLS: "),
-        (ValueError([Failure(ValueError())]), "[<twisted"),
-        (ValueError(), "ValueError"),
-    ],
-)
-def test_every_failure_has_a_reason_in_words(error: Exception, words: str) -> None:
-    """
-    Whatever broke.
-    """
-    assert _describe(error).startswith(words)
 
 
 def test_every_part_of_an_address_is_read_from_its_url() -> None:

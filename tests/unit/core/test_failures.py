@@ -1,0 +1,60 @@
+"""
+The reasons of failed requests, in words.
+"""
+
+from __future__ import annotations
+
+import pytest
+from OpenSSL.SSL import Error as TLSError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    DNSLookupError,
+)
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.error import TimeoutError as TimedOut
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    RequestTransmissionFailed,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
+
+from pexservice.core.failures import describe
+
+CLOSED = "the connection closed before the complete response arrived"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ResponseFailed([Failure(ConnectionDone())]), f"{CLOSED} (ConnectionDone)"),
+        (
+            RequestTransmissionFailed([Failure(ConnectionLost())] * 2),
+            f"{CLOSED} (ConnectionLost)",
+        ),
+        (ConnectionAborted(), f"{CLOSED} (ConnectionAborted)"),
+        (
+            ResponseFailed([Failure(ConnectionDone()), Failure(ValueError("no length."))]),
+            f"{CLOSED} (ConnectionDone); no length",
+        ),
+        (ResponseNeverReceived([Failure(ValueError())]), "ValueError"),
+        (ConnectError(111), "Connection refused"),
+        (Refused(), "Connection was refused by other side"),
+        (DNSLookupError("no such host"), "DNS lookup failed: no such host"),
+        (TimedOut(), "User timeout caused connection failure"),
+        (
+            TLSError([("SSL routines", "", "certificate verify failed")]),
+            "TLS: certificate verify failed",
+        ),
+        (TLSError([]), "TLS: no reason given"),
+        (ValueError(), "ValueError"),
+        (ValueError("two\nlines.\n"), "two lines"),
+    ],
+)
+def test_message_can_continue_after_the_reason_of_a_failure(
+    error: Exception, reason: str
+) -> None:
+    assert describe(error) == reason
