@@ -19,7 +19,7 @@ CONNECTIONS = 50
 
 #: The numbers of requests; the first fill all bounded caches.
 FEW = 10_000
-MANY = amount(short=50_000, long=1_000_000)
+MANY = amount(short=40_000, long=1_000_000)
 FEWER = amount(short=20_000, long=200_000)
 
 #: The memory that the allocator may take or give back meanwhile.  Bytes.

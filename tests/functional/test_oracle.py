@@ -13,11 +13,12 @@ import socket
 import ssl
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from attrs import Factory, define
@@ -25,10 +26,16 @@ from attrs import Factory, define
 from tests.support.command_lines import COMMANDS, command_lines, help_of
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.differences import Answer, Comparison, Outcome, compare
+from tests.support.forms import amount
 from tests.support.installation import release_installed
 from tests.support.oracle import Setup, Side, align
 from tests.support.setups import setups
 from tests.support.wanted import WANTED
+
+_Case = TypeVar("_Case")
+
+#: In the short form, so many cases are asked, and a part of what is more.
+MANY = 50
 
 GROUPS = (
     *(setup.name for setup in setups()),
@@ -82,7 +89,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
             threads.submit(converse, setup, answers, path / setup.name, oracle)
             for setup in setups()
         ]
-        for number, (name, command, line) in enumerate(command_lines()):
+        for number, (name, command, line) in enumerate(sample([*command_lines()])):
             answers.asked[name] = (command, *line.options)
             for side, outcomes, python in (
                 ("old", answers.old, oracle),
@@ -97,6 +104,13 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         answers.old |= help_of(path, command, oracle)
         answers.new |= help_of(path, command, sys.executable)
     return answers
+
+
+def sample(cases: Sequence[_Case]) -> Sequence[_Case]:
+    """
+    Return every sixth of many cases; in the long form, all of them.
+    """
+    return cases[:: amount(short=6, long=1) if len(cases) > MANY else 1]
 
 
 def keep(side: dict[str, Outcome], name: str, make: partial[Outcome]) -> None:
@@ -143,7 +157,7 @@ def converse(setup: Setup, answers: Answers, path: Path, oracle: str) -> None:
             side = Side(daemon, setup, partial(connect, setup))
             sides.append(stack.enter_context(side))
         old, new = sides
-        for case in setup.cases:
+        for case in sample(setup.cases):
             name = f"{setup.name}/{case.name}"
             assert name not in answers.asked, name
             align(old, new)
@@ -248,6 +262,7 @@ def test_responses_are_those_of_the_last_release_except_for_wanted_differences(
         )
 
 
+@pytest.mark.long
 def test_every_wanted_difference_is_still_seen(answers: Answers) -> None:
     seen = [wanted for group in GROUPS for wanted in answers.compared(group).seen]
     assert [wanted for wanted in WANTED if wanted not in seen] == []

@@ -8,6 +8,7 @@ package, its plugin included, it has what was put there.
 
 from __future__ import annotations
 
+import compileall
 import sys
 import venv
 from importlib.util import find_spec
@@ -61,6 +62,7 @@ class Installation:
     def install_release(self) -> None:
         with ZipFile(RELEASE_WHEEL) as wheel:
             wheel.extractall(self.site)
+        self._compile()
 
     def upgrade(self, first_line: str = "") -> None:
         """
@@ -94,6 +96,15 @@ class Installation:
             new.replace(path)
         for file in before - files.keys():
             file.unlink()
+        self._compile()
+
+    def _compile(self) -> None:
+        """
+        Compile the package, as pip and dpkg do.
+
+        A worker of a reload has 15 seconds to start, also on a busy machine.
+        """
+        compileall.compile_dir(self._package, quiet=1)
 
 
 def release_installed(path: Path) -> Installation:

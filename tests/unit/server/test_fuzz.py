@@ -20,6 +20,7 @@ from twisted.logger import LogLevel, capturedLogs
 from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
 from tests.labs.attacks.attacking import Answer, judge_moves, split
 from tests.labs.attacks.lab import TABLE
+from tests.support.forms import amount
 from tests.support.wire import Server, Wire
 from tests.unit.server.test_same_answers import USUAL
 
@@ -127,7 +128,10 @@ def answers(wire: Wire) -> list[Answer]:
     return split(wire.received)
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=amount(short=200, long=1000),
+    suppress_health_check=list(HealthCheck),
+)
 @given(
     st.lists(
         st.tuples(talks(), st.sampled_from(("half", "silent", "gone"))),

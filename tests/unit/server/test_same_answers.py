@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pexservice.web.access import Access
+from tests.support.forms import amount
 from tests.support.wire import Server
 
 PATHS = (
@@ -107,7 +108,10 @@ def hold(
     return received, closed
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=amount(short=200, long=1500),
+    suppress_health_check=list(HealthCheck),
+)
 @given(
     st.lists(st.tuples(conversations(), st.booleans(), st.booleans()), max_size=3),
     st.sampled_from([None, frozenset({b"digest"})]),

@@ -14,6 +14,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from pexservice.core.cursor import Transition, follow_position
+from tests.support.forms import amount
 from tests.support.linearizability import Record, faults, linearizable
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
@@ -90,7 +91,7 @@ def all_journals(most: int) -> Sequence[tuple[Transition, ...]]:
     return [journal for n in range(most + 1) for journal in product(Transition, repeat=n)]
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=amount(short=200, long=2000))
 @given(st.integers(0, 2**32), st.integers(1, 7), st.sampled_from([0, 1, 1, 2, 2, 3]))
 def test_both_checkers_agree_on_short_records_with_a_known_journal(
     seed: int, size: int, changes: int
@@ -106,7 +107,7 @@ def test_both_checkers_agree_on_short_records_with_a_known_journal(
         assert found_faults == []
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=amount(short=100, long=400))
 @given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([0, 1, 1, 2, 2]))
 def test_order_exists_exactly_if_some_journal_makes_the_records_right(
     seed: int, size: int, changes: int

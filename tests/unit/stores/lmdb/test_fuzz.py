@@ -21,6 +21,7 @@ from pexservice.core.cursor import Transition
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb import records
 from pexservice.stores.remembered_keys import pack_use
+from tests.support.forms import amount
 from tests.unit.stores.test_contract import batch
 
 T = TypeVar("T")
@@ -140,7 +141,7 @@ def again(
     assert write(content) == (drawn.key, drawn.value)
 
 
-many = settings(max_examples=500, deadline=None)
+many = settings(max_examples=amount(short=100, long=500))
 
 
 @many
