@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.daemon import PATIENCE, Daemon, run
+from tests.support.daemon import LOOPBACK, Daemon, run
+from tests.support.pexctl import pexctl
 from tests.support.stores import make_store
-
-PEXCTL = str(Path(sys.executable).parent / "pexctl")
 
 
 def check(path: Path, *options: str) -> tuple[int, str]:
@@ -26,24 +25,6 @@ def check(path: Path, *options: str) -> tuple[int, str]:
     @return: its exit status and its output.
     """
     return pexctl(path, "check", *options)
-
-
-def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
-    """
-    Run C{pexctl}.
-
-    @return: its exit status and its output.
-    """
-    ended = subprocess.run(
-        [PEXCTL, *arguments],
-        cwd=path,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")
 
 
 def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> None:
@@ -98,9 +79,7 @@ def test_mistake_is_one_line_with_the_status_of_a_start(
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "data.mdb").write_bytes(b"x" * 8192)
     if "--listen" not in options:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        options = [*options, "--listen", f"tcp:{port}:interface=127.0.0.1"]
+        options = [*options, "--listen", LOOPBACK]
     code, words = check(tmp_path, *options)
     assert code == status
     assert expected in words

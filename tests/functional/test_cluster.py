@@ -10,13 +10,12 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -25,7 +24,6 @@ import pytest
 import trustme
 
 from pexservice.stores.etcd.gateway import CallRefused
-from tests.functional.test_reload import pexctl
 from tests.support.daemon import PATIENCE, Daemon, patiently, run, wait_until
 from tests.support.etcd import (
     Member,
@@ -36,6 +34,7 @@ from tests.support.etcd import (
 )
 from tests.support.etcd_users import RANGE, TlsFiles, as_root, enable_users
 from tests.support.fake_etcd import RIGHT, WRONG, FakeEtcd
+from tests.support.pexctl import pexctl
 from tests.support.ports import held_ports
 
 
@@ -46,6 +45,17 @@ def member(tmp_path: Path) -> Iterator[Member]:
     """
     with cluster(tmp_path) as (member,):
         yield member
+
+
+@contextmanager
+def two_nodes(path: Path, store: str) -> Iterator[list[Daemon]]:
+    with ExitStack() as stack:
+        nodes = []
+        for name in ("one", "two"):
+            (path / name).mkdir()
+            node = Daemon(path / name, "--store", store, command="pexservice-worker")
+            nodes.append(stack.enter_context(node))
+        yield nodes
 
 
 @pytest.mark.needs("etcd")
@@ -94,14 +104,8 @@ def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path
     """
     History and keys are the same at both.
     """
-    paths = [tmp_path / name for name in ("one", "two")]
-    for path in paths:
-        path.mkdir()
-    store = ("--store", f"etcd:{member.url}?prefix=another/")
-    with (
-        Daemon(paths[0], *store, command="pexservice-worker") as first_node,
-        Daemon(paths[1], *store, command="pexservice-worker") as second_node,
-    ):
+    store = f"etcd:{member.url}?prefix=another/"
+    with two_nodes(tmp_path, store) as (first_node, second_node):
         key = {"Idempotency-Key": "k"}
         assert first_node.ask("/next", "POST", key)[1] == b"1\n"
         assert second_node.ask("/current")[1] == b"1\n"
@@ -142,13 +146,8 @@ def test_store_is_created_once_where_etcd_has_none(member: Member, tmp_path: Pat
 def test_stream_of_one_node_reports_steps_of_another(
     member: Member, tmp_path: Path
 ) -> None:
-    paths = [tmp_path / name for name in ("one", "two")]
-    for path in paths:
-        path.mkdir()
-    store = ("--store", f"etcd:{member.url}")
     with (
-        Daemon(paths[0], *store, command="pexservice-worker") as first_node,
-        Daemon(paths[1], *store, command="pexservice-worker") as second_node,
+        two_nodes(tmp_path, f"etcd:{member.url}") as (first_node, second_node),
         socket.create_connection(("127.0.0.1", second_node.port), PATIENCE) as listening,
     ):
         listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -236,7 +235,7 @@ def test_address_of_another_program_or_an_old_etcd_is_reported_in_one_line(
         thread.start()
         try:
             store = f"etcd:http://127.0.0.1:{server.server_address[1]}"
-            ended, line = _pexctl("check", "--store", store)
+            ended, line = pexctl(Path(), "check", "--store", store)
             assert ended == status
             assert why in line
         finally:
@@ -301,7 +300,7 @@ def test_full_etcd_makes_the_service_not_ready_but_still_readable(
         assert b"database space exceeded; compact and defragment etcd" in body
         assert b"nothing was moved" in body
         _until_not_ready(daemon, "database space exceeded; compact and defragment")
-        status, line = _pexctl("status", "--url", f"http://127.0.0.1:{daemon.port}")
+        status, line = pexctl(Path(), "status", "--url", f"http://127.0.0.1:{daemon.port}")
         assert status == 1
         assert "database space exceeded" in line
         assert daemon.ask("/current")[1] == b"1\n"
@@ -335,13 +334,8 @@ def test_restored_etcd_is_reported_by_each_node(
 
     All of them show the restored state, and continue from it.
     """
-    paths = [tmp_path / name for name in ("one", "two")]
-    for path in paths:
-        path.mkdir()
-    store = ("--store", f"etcd:{member.url}")
     with (
-        Daemon(paths[0], *store, command="pexservice-worker") as first_node,
-        Daemon(paths[1], *store, command="pexservice-worker") as second_node,
+        two_nodes(tmp_path, f"etcd:{member.url}") as (first_node, second_node),
         socket.create_connection(("127.0.0.1", second_node.port), PATIENCE) as listening,
     ):
         for _ in range(3):
@@ -351,6 +345,9 @@ def test_restored_etcd_is_reported_by_each_node(
             first_node.ask("/next", "POST")
         assert second_node.ask("/current")[0].headers["Pex-Revision"] == "7"
         listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        heard = b""
+        while b"id: 7\n" not in heard:
+            heard += listening.recv(65536)
         restore_snapshot([member], tmp_path / "snapshot", bump)
         for node in (first_node, second_node):
             wait_until(lambda node=node: _lines(node, "went back"), "a report")  # type: ignore[misc]
@@ -370,19 +367,6 @@ def test_restored_etcd_is_reported_by_each_node(
         assert first_node.ask("/current")[0].headers["Pex-Revision"] == "4"
 
 
-def _pexctl(*arguments: str) -> tuple[int, str]:
-    """
-    Run C{pexctl}, and return its exit status and what it writes.
-    """
-    ended = subprocess.run(
-        [sys.executable, "-m", "pexservice", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    return ended.returncode, ended.stdout + ended.stderr
-
-
 @pytest.mark.needs("etcd")
 def test_pexctl_checks_and_advances_a_store_on_etcd(member: Member, tmp_path: Path) -> None:
     """
@@ -391,24 +375,24 @@ def test_pexctl_checks_and_advances_a_store_on_etcd(member: Member, tmp_path: Pa
     with held_ports(1) as (port,):
         away = f"http://127.0.0.1:{port}"
         store = f"etcd:{member.url},{away}"
-        status, words = _pexctl("check", "--store", store)
+        status, words = pexctl(Path(), "check", "--store", store)
         assert status == 0
         assert f"{member.url}: etcd 3." in words
         assert f"{away}: Connection refused" in words
         assert "no cursor with the prefix pexservice/" in words
         with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
             daemon.ask("/next", "POST")
-        assert _pexctl("advance", "--store", store, "1000") == (
+        assert pexctl(Path(), "advance", "--store", store, "1000") == (
             0,
-            "the cursor is at revision 1000, position 1\n",
+            "the cursor is at revision 1000, position 1",
         )
-        status, words = _pexctl("advance", "--store", store, "1000")
+        status, words = pexctl(Path(), "advance", "--store", store, "1000")
         assert status == 1
         assert "is at revision 1000; choose a higher one" in words
         with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
             assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "1001"
         _raise_alarm(member)
-        status, words = _pexctl("check", "--store", store)
+        status, words = pexctl(Path(), "check", "--store", store)
         assert status == 1
         assert "database space exceeded" in words
 
@@ -505,7 +489,7 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
             url: "TLS: ",
             f"etcd:{member.url}": "TLS: certificate verify failed",
         }.items():
-            status, line = _pexctl("check", "--store", wrong)
+            status, line = pexctl(Path(), "check", "--store", wrong)
             assert status == 1
             assert words in line
 

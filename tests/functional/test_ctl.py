@@ -22,29 +22,12 @@ from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
 from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
 from tests.support.loads import load, until_acknowledged
+from tests.support.pexctl import PEXCTL, run
 from tests.support.stores import make_store
 
 STORE = "pexservice-data"
 
-PEXCTL = (str(Path(sys.executable).parent / "pexctl"),)
 MODULE = (sys.executable, "-m", "pexservice")
-
-
-def run(
-    path: Path, *arguments: str, command: tuple[str, ...] = PEXCTL
-) -> subprocess.CompletedProcess[str]:
-    """
-    Run one command to its end.
-    """
-    return subprocess.run(
-        [*command, *arguments],
-        cwd=path,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
 
 
 @pytest.mark.parametrize("command", [PEXCTL, MODULE], ids=["pexctl", "module"])

@@ -16,8 +16,8 @@ from contextlib import closing, contextmanager, suppress
 
 import pytest
 
-from tests.functional.test_ctl import PEXCTL
 from tests.support.daemon import PATIENCE
+from tests.support.pexctl import PEXCTL
 
 #: What C{pexctl} may print about a server's response, and the memory that it may use.
 MAX_LINE_CHARACTERS = 1000

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.lmdb.pages import check_pages
-from tests.functional.test_ctl import run
 from tests.support.daemon import Daemon
 from tests.support.installation import RELEASE_STORE
+from tests.support.pexctl import run
 
 STORE = "pexservice-data"
 

@@ -19,9 +19,8 @@ from tests.support.clients import Client
 from tests.support.daemon import PATIENCE, Daemon, background, wait_until
 from tests.support.forms import amount
 from tests.support.loads import until_acknowledged
+from tests.support.pexctl import pexctl
 from tests.support.ports import held_ports
-
-PEXCTL = str(Path(sys.executable).parent / "pexctl")
 
 
 def reload(pid: int | str, *options: str) -> tuple[int, str]:
@@ -31,24 +30,6 @@ def reload(pid: int | str, *options: str) -> tuple[int, str]:
     @return: its exit status and its output.
     """
     return pexctl(Path(), "reload", str(pid), *options)
-
-
-def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
-    """
-    Run C{pexctl} in the directory C{path}.
-
-    @return: its exit status and its output.
-    """
-    ended = subprocess.run(
-        [PEXCTL, *arguments],
-        cwd=path,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=2 * PATIENCE,
-    )
-    return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")
 
 
 def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:

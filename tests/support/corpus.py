@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, product
 
-from tests.functional.test_wire import REFUSED, TAKEN
 from tests.labs.attacks.attacking import whole
 from tests.labs.attacks.lab import PROMPT
 from tests.support.oracle import Case
@@ -85,6 +84,19 @@ HOSTS = (
     *("localhost", "localhost:8081", "LOCALHOST", "localhost.", "127.0.0.1", "[::1]:8081"),
     *("a.localhost", "attacker.example", "", "a..b", "xn--zz", "%41:80", "x" * 300),
     *("localhost:", "localhost:x", "user@localhost", "a b", "10.0.0.1", "::1"),
+)
+
+
+BODIES = {
+    "none": b"\r\n",
+    "a length": b"Content-Length: 5\r\n\r\n12345",
+    "the largest": b"Content-Length: 65536\r\n\r\n" + b"x" * 65536,
+    "chunks": b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n",
+}
+#: Refused requests whose refusal is compared as JSON too.
+AS_JSON = (
+    *("two Hosts", "folded", "a null in a value", "a plus", "65537", "5000 digits"),
+    *("a space before the colon", "a long header", "two long headers"),
 )
 
 
@@ -240,9 +252,8 @@ def bodies() -> Iterator[Case]:
     """
     Yield cases with bodies of requests, and with streams.
     """
-    for name, rest in TAKEN.items():
-        sent = b"POST /next HTTP/1.1\r\nHost: localhost\r\n" + (rest or b"\r\n")
-        yield twice(f"body: {name}", sent)
+    for name, rest in BODIES.items():
+        yield twice(f"body: {name}", b"POST /next HTTP/1.1\r\nHost: localhost\r\n" + rest)
     expects = request("POST /next", "Expect: 100-continue", "Content-Length: 2")
     yield Case("expects, and sends", (expects, b"ab", LAST))
     yield Case("expects, and sends at once", (expects + b"ab" + LAST,))
@@ -259,12 +270,8 @@ def bodies() -> Iterator[Case]:
 
 def malformed() -> Iterator[Case]:
     """
-    Yield cases from the tables of refused requests.
+    Yield cases from the table of attacks.
     """
-    for name, (sent, _) in REFUSED.items():
-        yield Case(f"wire: {name}", (sent + request("POST /next"),))
-        as_json = sent.replace(b"\r\n", b"\r\nAccept: application/json\r\n", 1)
-        yield Case(f"wire as JSON: {name}", (as_json + request("POST /next"),))
     for attack in PROMPT:
         opaque = b"/metrics" in attack.sent or b"/openapi.json" in attack.sent
         chunks = tuple(whole(attack))
@@ -272,6 +279,9 @@ def malformed() -> Iterator[Case]:
         until = b"}\n\n" if b"GET /events " in attack.sent else None
         name, leaves = f"attack: {attack.name}", attack.leaves
         yield Case(name, chunks, leaves=leaves, until=until, opaque=opaque)
+        if attack.name in AS_JSON:
+            as_json = attack.sent.replace(b"\r\n", b"\r\nAccept: application/json\r\n", 1)
+            yield Case(f"attack as JSON: {attack.name}", (as_json + request("POST /next"),))
 
 
 def few() -> Iterator[Case]:

@@ -12,20 +12,16 @@ from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
-from tests.support.fakes import Mailbox, now
+from tests.support.fakes import now
+from tests.support.inline_executor import inline
 
 
 def make_store(path: Path, position: int) -> None:
     """
     Make a store in C{path} whose cursor went up to C{position} in one batch.
     """
-    store = LmdbStore(
-        Directory(str(path)),
-        CommitExecutor(Mailbox(), ExecutorPolicy()),
-        verify=lambda _: None,
-    )
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())
     if position:
         now(store.commit(Batch(1, 0, b"n" * position, position, time_ns=0)))

@@ -120,6 +120,7 @@ REQUEST_LINES: list[Attack] = [
             "HTTP/11": request(b"POST /next HTTP/11"),
             "HTTP/2.0": request(b"POST /next HTTP/2.0"),
             "HTTP/9.9": request(b"POST /next HTTP/9.9"),
+            "another protocol": request(b"POST /next SPDY/3"),
             "a version with a sign": request(b"POST /next HTTP/+1.1"),
             "a version with a comma": request(b"POST /next HTTP/1,1"),
             "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

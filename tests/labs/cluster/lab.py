@@ -33,8 +33,7 @@ from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
 from pexservice.stores.etcd.records import decode_key_use
 from tests.labs.cluster.proxy import Mood, Proxy
-from tests.labs.histories.lab import journal_of
-from tests.support.clients import Client, _number
+from tests.labs.histories.lab import RecordingClient, journal_of
 from tests.support.daemon import PATIENCE, Daemon, patiently, wait_until
 from tests.support.etcd import (
     Member,
@@ -69,7 +68,7 @@ _WORDS = ["current", *(transition.word for transition in Transition)]
 
 
 @define(eq=False)
-class Caller(Client):
+class Caller(RecordingClient):
     """
     A client that writes down its requests and the answers to them.
 
@@ -85,11 +84,9 @@ class Caller(Client):
 
     ports: Sequence[int] = ()
     prefix: str = ""
-    records: list[Record] = Factory(list)
     keys: dict[str, int] = Factory(dict)
     answers: dict[int, int] = Factory(dict)
     step_times: list[tuple[float, float]] = Factory(list)
-    last: int = 0
     unready: int = 0
 
     def run(self) -> None:
@@ -129,7 +126,7 @@ class Caller(Client):
                 self._elsewhere()
             else:
                 if not answer.startswith(b"HTTP/1.1 503 "):
-                    self._write_down(operation, called, answer, key)
+                    self._note_answer(operation, called, answer, key)
                     return
                 refused = b"nothing was moved" in answer
                 self.unready += 1
@@ -146,33 +143,15 @@ class Caller(Client):
         # A client that is refused at once must not ask a thousand times a second.
         time.sleep(0.02)
 
-    def _write_down(
+    def _note_answer(
         self, operation: Transition | None, called: float, answer: bytes, key: str | None
     ) -> None:
-        returned = time.monotonic()
-        status = answer[9:12]
-        if status not in (b"200", b"412"):
-            self.surprises.append(answer.decode())
-            return
-        revision, position = (
-            _number(name, answer) for name in (rb"Pex-Revision", rb"Pex-Position")
-        )
-        self.last = revision
-        self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in answer
+        status = self.write_down(operation, called, answer)
         self.answers[self.port] = self.answers.get(self.port, 0) + 1
-        if key is not None and status == b"200":
-            self.keys[key] = revision
-        if status == b"200" and operation is not None:
-            self.step_times.append((called, returned))
-        self.records.append(
-            Record(
-                client=self.number,
-                operation=operation if status == b"200" else None,
-                called=called,
-                returned=returned,
-                seen=(revision, position),
-            )
-        )
+        if status == HTTPStatus.OK and key is not None:
+            self.keys[key] = self.last
+        if status == HTTPStatus.OK and operation is not None:
+            self.step_times.append((called, self.records[-1].returned))
 
 
 @define(eq=False)

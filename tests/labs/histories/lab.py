@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 
 from attrs import Factory, define, frozen
@@ -25,7 +26,7 @@ from attrs import Factory, define, frozen
 from pexservice.core.cursor import Transition
 from tests.labs.failover.lab import JOURNAL, serving, until
 from tests.support.clients import Client, _number, whole_history
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.daemon import PATIENCE, Daemon, wait_until
 from tests.support.evidence import Evidence, record
 from tests.support.linearizability import Record, faults, positions
 
@@ -34,11 +35,14 @@ CLIENTS = 16
 #: How long the load runs before each kill, at least and at most.  Seconds.
 LOAD = (0.05, 0.25)
 
+#: How many operations there are before that.
+MIN_OPERATIONS = 50
+
 _WORDS = ["current", *(transition.word for transition in Transition)]
 
 
 @define(eq=False)
-class Historian(Client):
+class RecordingClient(Client):
     """
     A client that writes down when it asked for which operation, and the answer.
 
@@ -48,6 +52,37 @@ class Historian(Client):
 
     records: list[Record] = Factory(list)
     last: int = 0
+
+    def write_down(self, operation: Transition | None, called: float, answer: bytes) -> int:
+        """
+        Keep the record of an answered operation, and return the answer's status.
+        """
+        returned, status = time.monotonic(), int(answer[9:12])
+        if status not in (200, 412):
+            self.surprises.append(answer.decode())
+            return status
+        self.last, position = (
+            _number(name, answer) for name in (rb"Pex-Revision", rb"Pex-Position")
+        )
+        self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in answer
+        self.records.append(
+            Record(
+                client=self.number,
+                # A client that learns that the cursor is elsewhere has read it.
+                operation=operation if status == HTTPStatus.OK else None,
+                called=called,
+                returned=returned,
+                seen=(self.last, position),
+            )
+        )
+        return status
+
+
+@define(eq=False)
+class Historian(RecordingClient):
+    """
+    A client that repeats a step without an answer only if the step has a key.
+    """
 
     def run(self) -> None:
         """
@@ -87,33 +122,9 @@ class Historian(Client):
                 continue
             if self.fresh or b"\r\nConnection: close\r\n" in answer:
                 self._close()
-            self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in answer
-            self._write_down(operation, called, answer)
+            self.write_down(operation, called, answer)
             return
         self.records.append(Record(client=self.number, operation=operation, called=called))
-
-    def _write_down(
-        self, operation: Transition | None, called: float, answer: bytes
-    ) -> None:
-        returned = time.monotonic()
-        status = answer[9:12]
-        if status not in (b"200", b"412"):
-            self.surprises.append(answer.decode())
-            return
-        revision, position = (
-            _number(name, answer) for name in (rb"Pex-Revision", rb"Pex-Position")
-        )
-        self.last = revision
-        self.records.append(
-            Record(
-                client=self.number,
-                # A client that learns that the cursor is elsewhere has read it.
-                operation=operation if status == b"200" else None,
-                called=called,
-                returned=returned,
-                seen=(revision, position),
-            )
-        )
 
 
 @frozen
@@ -130,6 +141,18 @@ class Result:
     looks: int
     unknown: int
     replayed: int
+
+
+def until_recorded(clients: Sequence[Historian], more: int) -> None:
+    """
+    Wait until the clients have recorded so many more operations.
+    """
+
+    def count() -> int:
+        return sum(len(client.records) for client in clients)
+
+    before = count()
+    wait_until(lambda: count() >= before + more, f"{more} more operations")
 
 
 def journal_of(daemon: Daemon) -> Sequence[Transition]:
@@ -163,6 +186,7 @@ def histories(path: Path, kills: int, *options: str) -> Result:
             for number in range(kills):
                 until(daemon, "serves", number + 1)
                 until(daemon, "stands by", number + 1)
+                until_recorded(clients, MIN_OPERATIONS)
                 time.sleep(moments.uniform(*LOAD))
                 _, pid = serving(daemon)
                 os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,41 @@
+"""
+The program C{pexctl}, run to its end.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.daemon import PATIENCE
+
+PEXCTL = (str(Path(sys.executable).parent / "pexctl"),)
+
+
+def run(
+    path: Path, *arguments: str, command: tuple[str, ...] = PEXCTL
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run C{pexctl} in the directory C{path}.
+    """
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=path,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        # A reload waits for its workers, for as long as any other wait.
+        timeout=2 * PATIENCE,
+    )
+
+
+def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
+    """
+    Run C{pexctl} in the directory C{path}.
+
+    @return: its exit status and its output.
+    """
+    ended = run(path, *arguments)
+    return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")
