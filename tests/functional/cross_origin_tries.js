@@ -1,11 +1,13 @@
 // What a page can try against an address; each try answers what it has found out.
 async (base) => {
-    const settled = (element, act) => new Promise((done) => {
+    // Far longer than what a test expects takes.
+    const PATIENCE = 60_000;
+    const settled = (element, act, wait = 3000) => new Promise((done) => {
         element.onload = () => done("loaded");
         element.onerror = () => done("error");
         act();
         document.body.append(element);
-        setTimeout(() => done("nothing"), 3000);
+        setTimeout(() => done("nothing"), wait);
     });
     const text = async (path, options) => {
         try {
@@ -16,8 +18,8 @@ async (base) => {
             return "refused";
         }
     };
-    const element = (tag, attributes) =>
-        settled(Object.assign(document.createElement(tag), attributes), () => {});
+    const element = (tag, attributes, wait) =>
+        settled(Object.assign(document.createElement(tag), attributes), () => {}, wait);
     const form = (method, path) => {
         const frame = Object.assign(document.createElement("iframe"), { name: "f" + Math.random() });
         return settled(frame, () => {
@@ -34,7 +36,7 @@ async (base) => {
         const end = (found) => { source.close(); done(found); };
         source.onmessage = ({ data }) => end(data);
         source.onerror = () => source.readyState === EventSource.CLOSED && end("closed");
-        setTimeout(() => end("nothing"), 3000);
+        setTimeout(() => end("nothing"), PATIENCE);
     });
     const json = { "Content-Type": "application/json", "Idempotency-Key": "k" };
     const told = {
@@ -46,8 +48,8 @@ async (base) => {
         "fetch without CORS": await text("/next", { mode: "no-cors" }),
         "fetch POST without CORS": await text("/next", { method: "POST", mode: "no-cors" }),
         "fetch kept alive": await text("/next", { method: "POST", mode: "no-cors", keepalive: true }),
-        image: await element("img", { src: base + "/next" }),
-        script: await element("script", { src: base + "/next" }),
+        image: await element("img", { src: base + "/next" }, PATIENCE),
+        script: await element("script", { src: base + "/next" }, PATIENCE),
         frame: await element("iframe", { src: base + "/next" }),
         object: await element("object", { data: base + "/next" }),
         "form GET": await form("get", "/next"),

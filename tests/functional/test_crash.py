@@ -15,8 +15,10 @@ from pathlib import Path
 from tests.support.clients import Client, check, highest
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.forms import amount
+from tests.support.loads import until_acknowledged
+from tests.support.ports import held_ports
 
-KILLS = amount(short=10, long=100)
+KILLS = amount(short=4, long=100)
 CLIENTS = 32
 
 #: How long the load runs before each kill, at least and at most.  Seconds.
@@ -37,33 +39,32 @@ def test_kills_lose_no_acknowledged_step(tmp_path: Path) -> None:
     """
     stopping = threading.Event()
     moments = random.Random(1)  # noqa: S311 nothing secret
-    daemon = Daemon(tmp_path, "--journal", JOURNAL, command=WORKER)
-    port = daemon.port
-    listen = f"tcp:{port}:interface=127.0.0.1"
-    clients = [Client(number, port, stopping) for number in range(CLIENTS)]
-    try:
-        for client in clients:
-            client.start()
-        for _ in range(KILLS):
-            time.sleep(moments.uniform(*LOAD))
+    kills = 0
+    with held_ports(1) as (port,):
+        listen = f"tcp:{port}:interface=127.0.0.1"
+        options = ("--journal", JOURNAL, "--listen", listen)
+        daemon = Daemon(tmp_path, *options, command=WORKER)
+        clients = [Client(number, port, stopping) for number in range(CLIENTS)]
+        try:
+            for client in clients:
+                client.start()
+            # Until a step that was made just before a kill was repeated by its key.
+            while kills < KILLS or not any(client.replayed for client in clients):
+                until_acknowledged(clients, 50)
+                time.sleep(moments.uniform(*LOAD))
+                daemon.kill()
+                kills += 1
+                acknowledged = highest(clients)
+                daemon = Daemon(tmp_path, *options, command=WORKER)
+                answer, _ = daemon.ask("/current")
+                assert int(answer.headers["Pex-Revision"]) >= acknowledged
+            stopping.set()
+            for client in clients:
+                client.join(PATIENCE)
+            acknowledged_steps, made_steps = check(daemon, clients)
+        finally:
+            stopping.set()
             daemon.kill()
-            acknowledged = highest(clients)
-            daemon = Daemon(
-                tmp_path, "--journal", JOURNAL, "--listen", listen, command=WORKER
-            )
-            daemon.port = port
-            answer, _ = daemon.ask("/current")
-            assert int(answer.headers["Pex-Revision"]) >= acknowledged
-        stopping.set()
-        for client in clients:
-            client.join(PATIENCE)
-        acknowledged_steps, made_steps = check(daemon, clients)
-    finally:
-        stopping.set()
-        daemon.kill()
 
     # Steps made but not answered: at most those under way at each kill.
-    assert made_steps - acknowledged_steps <= KILLS * CLIENTS
-    # There was a load, and steps made just before a kill were repeated by their keys.
-    assert acknowledged_steps > 50 * KILLS
-    assert sum(client.replayed for client in clients) > 0
+    assert made_steps - acknowledged_steps <= kills * CLIENTS

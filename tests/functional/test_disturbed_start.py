@@ -24,6 +24,7 @@ from tests.support.daemon import (
     twistd,
     until_gone,
 )
+from tests.support.ports import held_ports
 from tests.support.stores import make_store
 
 #: The ways to start the service.
@@ -34,25 +35,39 @@ PROGRAMS = {
 }
 
 
-@pytest.fixture(params=[*PROGRAMS])
+#: Python runs this first: a child that verifies the store stops itself.
+HOLD = """
+import os, signal, sys
+if "pexservice.stores.lmdb.verify" in sys.orig_argv:
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+in_all_ways = pytest.mark.parametrize("begin", [*PROGRAMS], indirect=True)
+
+
+@pytest.fixture
 def begin(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """
     Provide a function that begins to start a service; it is gone when the test ends.
     """
+    program = PROGRAMS[getattr(request, "param", "command")]
     started: list[subprocess.Popen[bytes]] = []
+    (tmp_path / "hold").mkdir()
+    (tmp_path / "hold" / "sitecustomize.py").write_text(HOLD)
 
     def begin(*options: str) -> subprocess.Popen[bytes]:
         with (tmp_path / "log").open("wb") as log:
             started.append(
                 subprocess.Popen(
                     [
-                        *PROGRAMS[request.param],
+                        *program,
                         *("-n", "--pidfile=pid", "pexservice", "--listen", LOOPBACK),
                         *options,
                     ],
                     cwd=tmp_path,
+                    env={**os.environ, "PYTHONPATH": str(tmp_path / "hold")},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -81,7 +96,7 @@ def until_logged(path: Path, words: str) -> str:
 
 def held_verification(process: subprocess.Popen[bytes], *, but: int = 0) -> int:
     """
-    Wait for the child of a worker that verifies the store, and stop it.
+    Wait for the child of a worker that verifies the store and has stopped itself.
 
     @param but: the process id of an earlier child.
     """
@@ -90,18 +105,10 @@ def held_verification(process: subprocess.Popen[bytes], *, but: int = 0) -> int:
             # A thread of the worker waits for the child.
             tasks = Path(f"/proc/{worker}/task").glob("*/children")
             for pid in [int(word) for task in tasks for word in task.read_text().split()]:
-                # Only once the child has executed the verification.  Another child may have
-                # ended meanwhile.
-                command = [b""]
                 with suppress(FileNotFoundError, ProcessLookupError):
-                    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if (
-                    b"python" in command[0]
-                    and b"pexservice.stores.lmdb.verify" in command
-                    and pid != but
-                ):
-                    os.kill(pid, signal.SIGSTOP)
-                    return pid
+                    is_stopped = ") T " in Path(f"/proc/{pid}/stat").read_text()
+                    if is_stopped and pid != but:
+                        return pid
         assert process.poll() is None
     raise AssertionError("nothing verifies the store")
 
@@ -120,10 +127,12 @@ def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
         killed = held_verification(process, but=killed)
         os.kill(killed, signal.SIGKILL)
         until_gone(killed)
+    os.kill(held_verification(process, but=killed), signal.SIGCONT)
     log = until_logged(tmp_path, "the cursor is at revision 3")
     assert log.count("signal 9 ended the process that read it") >= 2
 
 
+@in_all_ways
 def test_sigterm_during_the_verification_ends_the_service(
     begin: Begin, tmp_path: Path
 ) -> None:
@@ -155,7 +164,6 @@ def test_stopped_verification_ends_with_its_supervisor(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("begin", ["twistd"], indirect=True)
 def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_hung(
     begin: Begin, tmp_path: Path
 ) -> None:
@@ -163,8 +171,10 @@ def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_h
     The worker that waits for it is replaced after half a minute.
     """
     make_store(tmp_path / "pexservice-data", 3)
-    verification = held_verification(begin())
+    process = begin()
+    verification = held_verification(process)
     until_logged(tmp_path, "no heartbeat from worker-1 for")
+    os.kill(held_verification(process, but=verification), signal.SIGCONT)
     log = until_logged(tmp_path, "the cursor is at revision 3")
     assert " in run_child" in log
     until_gone(verification)
@@ -184,6 +194,7 @@ def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Pa
     assert process.poll() is None
 
 
+@in_all_ways
 def test_sighup_at_any_moment_of_the_start_is_handled(begin: Begin, tmp_path: Path) -> None:
     """
     From the first line of the program's code on.
@@ -209,23 +220,27 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
     """
     They hold the address and the store for a moment.
     """
-    listen = LOOPBACK
-    for _ in range(3):
-        daemon = Daemon(tmp_path, "--listen", listen)
-        daemon.ask("/next", "POST")
-        if held == "address":
-            listen = f"tcp:{daemon.port}:interface=127.0.0.1"
-        workers = children(daemon.process.pid)
-        daemon.process.kill()
-        daemon.process.wait()
-    with Daemon(tmp_path, "--listen", listen) as daemon:
-        assert daemon.ask("/current")[1] == b"2\n"
-    until_gone(*workers)
+    with held_ports(1) as (port,):
+        number = port if held == "address" else 0
+        listen = ("--listen", f"tcp:{number}:interface=127.0.0.1")
+        for _ in range(3):
+            daemon = Daemon(tmp_path, *listen)
+            daemon.ask("/next", "POST")
+            workers = children(daemon.process.pid)
+            daemon.process.kill()
+            daemon.process.wait()
+        with Daemon(tmp_path, *listen) as daemon:
+            assert daemon.ask("/current")[1] == b"2\n"
+        until_gone(*workers)
 
 
-@pytest.mark.parametrize("limit", [16, 20, 24])
 @pytest.mark.parametrize(
-    "command", ["pexservice", "pexservice-worker", "--reactor=uvloop pexservice-worker"]
+    ("command", "limit"),
+    [
+        ("pexservice", 16),
+        ("pexservice-worker", 20),
+        ("--reactor=uvloop pexservice-worker", 24),
+    ],
 )
 def test_start_with_too_few_descriptors_ends_with_64_and_the_needed_number(
     tmp_path: Path, command: str, limit: int

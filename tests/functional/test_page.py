@@ -19,6 +19,7 @@ from tests.functional.test_wire import worker
 from tests.labs.failover.lab import until
 from tests.support.browser import View, chromium, open_view
 from tests.support.daemon import Daemon, until_gone
+from tests.support.ports import held_ports
 from tests.support.stores import make_store
 
 if TYPE_CHECKING:
@@ -67,6 +68,15 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
+@pytest.fixture
+def single(tmp_path: Path) -> Iterator[Daemon]:
+    """
+    Provide a worker without a supervisor, which starts faster.
+    """
+    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+        yield daemon
+
+
 @pytest.fixture(scope="module")
 def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """
@@ -74,8 +84,17 @@ def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """
     path = tmp_path_factory.mktemp("far")
     make_store(path / "pexservice-data", FAR)
-    with Daemon(path) as daemon:
+    with Daemon(path, command="pexservice-worker") as daemon:
         yield daemon
+
+
+@pytest.fixture
+def held_port() -> Iterator[int]:
+    """
+    Provide a port for a service that is stopped and started again.
+    """
+    with held_ports(1) as (port,):
+        yield port
 
 
 def step(daemon: Daemon, name: str = "next", times: int = 1) -> None:
@@ -87,12 +106,12 @@ def step(daemon: Daemon, name: str = "next", times: int = 1) -> None:
 
 
 def test_each_button_makes_its_step_and_shows_value_and_history(
-    daemon: Daemon, views: Open
+    single: Daemon, views: Open
 ) -> None:
     """
     Each button makes its step, whose result and history are shown.
     """
-    view = views(daemon)
+    view = views(single)
     view.until("value", "0")
     for name, position, value in (
         *(("next", n, value) for n, value in enumerate((1, 1, 2, 3, 5, 8, 13), 1)),
@@ -104,7 +123,7 @@ def test_each_button_makes_its_step_and_shows_value_and_history(
         view.until("position", str(position))
         view.until("value", str(value))
     view.until("revision", "10")
-    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "10"
+    assert single.ask("/current")[0].headers["Pex-Revision"] == "10"
     view.page.wait_for_selector("#history tr:nth-child(10)")
     view.page.wait_for_function(
         "() => document.querySelector('#history td').textContent === '10'"
@@ -116,26 +135,26 @@ def test_each_button_makes_its_step_and_shows_value_and_history(
     assert view.errors == []
 
 
-def test_every_click_makes_one_step(daemon: Daemon, views: Open) -> None:
+def test_every_click_makes_one_step(single: Daemon, views: Open) -> None:
     """
     No click is lost, and none makes a step twice.
     """
-    view = views(daemon)
+    view = views(single)
     for _ in range(30):
         view.press("next")
     view.until("position", "30")
-    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "30"
+    assert single.ask("/current")[0].headers["Pex-Revision"] == "30"
 
 
 def test_steps_of_other_clients_are_shown_and_not_announced(
-    daemon: Daemon, views: Open
+    single: Daemon, views: Open
 ) -> None:
     """
     Steps of other clients are seen at once, and not read out.
     """
-    first_view, other = views(daemon), views(daemon)
+    first_view, other = views(single), views(single)
     first_view.until_connection()
-    step(daemon, times=12)
+    step(single, times=12)
     first_view.until("value", "144")
     assert (first_view("before"), first_view("after")) == ("89", "233")
     other.press("next")
@@ -182,14 +201,15 @@ def test_the_page_follows_to_the_new_worker_of_a_reload(
 
 
 def test_a_step_pressed_while_the_service_is_down_is_made_once_it_is_back(
-    tmp_path: Path, views: Open
+    tmp_path: Path, held_port: int, views: Open
 ) -> None:
     """
     The page says that the service is gone, and keeps the step that was pressed.
 
     It makes the step once when the service is back.
     """
-    with Daemon(tmp_path) as daemon:
+    listen = ("--listen", f"tcp:{held_port}:interface=127.0.0.1")
+    with Daemon(tmp_path, *listen) as daemon:
         view = views(daemon)
         view.until_connection()
         step(daemon, times=3)
@@ -201,7 +221,7 @@ def test_a_step_pressed_while_the_service_is_down_is_made_once_it_is_back(
         "() => document.getElementById('message').innerText.includes('is repeated')"
     )
     assert view("position") == "3"
-    with Daemon(tmp_path, "--listen", f"tcp:{daemon.port}:interface=127.0.0.1") as daemon:
+    with Daemon(tmp_path, *listen) as daemon:
         view.until_connection()
         view.until("position", "4")
         view.until("message", "")
@@ -209,14 +229,14 @@ def test_a_step_pressed_while_the_service_is_down_is_made_once_it_is_back(
 
 
 def test_a_step_without_a_response_is_repeated_with_its_key(
-    daemon: Daemon, views: Open
+    single: Daemon, views: Open
 ) -> None:
     """
     A step that was made, but whose answer was lost, is repeated with its key.
 
     It is made once.  A step whose outcome the service does not know is repeated too.
     """
-    view = views(daemon)
+    view = views(single)
     view.until_connection()
     keys: list[str] = []
 
@@ -245,12 +265,19 @@ def test_a_step_without_a_response_is_repeated_with_its_key(
     view.until("position", "2")
     assert keys[0] == keys[1] == keys[2]
     assert len(set(keys)) == 2
-    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "2"
+    assert single.ask("/current")[0].headers["Pex-Revision"] == "2"
 
 
-@pytest.mark.parametrize(
-    ("value", "least", "most"),
-    [
+def test_the_page_waits_as_long_as_retry_after_says(
+    far_daemon: Daemon, views: Open
+) -> None:
+    """
+    The page waits for the seconds or until the date of the header, a minute at most.
+
+    A header that is neither does not make the page send a step again at once.
+    """
+    view = views(far_daemon)
+    for value, least, most in (
         ("3", 3000, 3000),
         ("0", 0, 0),
         ("999999999", 60_000, 60_000),
@@ -259,33 +286,23 @@ def test_a_step_without_a_response_is_repeated_with_its_key(
         ("soon", 0, 0),
         ("", 0, 0),
         ("-1", -math.inf, 0),
-    ],
-)
-def test_the_page_waits_as_long_as_retry_after_says(
-    daemon: Daemon, views: Open, value: str, least: float, most: float
-) -> None:
-    """
-    The page waits for the seconds or until the date of the header, a minute at most.
-
-    A header that is neither does not make the page send a step again at once.
-    """
-    view = views(daemon)
-    waits = view.page.evaluate(
-        "value => retryAfter(new Response('', { headers: { 'Retry-After': value } }))",
-        value,
-    )
-    assert least <= waits <= most
+    ):
+        waits = view.page.evaluate(
+            "value => retryAfter(new Response('', { headers: { 'Retry-After': value } }))",
+            value,
+        )
+        assert least <= waits <= most, value
 
 
 def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
-    daemon: Daemon, views: Open
+    single: Daemon, views: Open
 ) -> None:
     """
     After a minute the page says that the outcome is not known.
 
     It continues when the user agrees, with the same key and with the waiting steps.
     """
-    view = views(daemon)
+    view = views(single)
     view.until_connection()
     keys: list[str] = []
 
@@ -326,17 +343,17 @@ def test_the_trace_has_a_gap_after_a_kill_and_continues(
     os.kill(worker(daemon), signal.SIGKILL)
     view.page.wait_for_function(
         "() => document.querySelector('#positions .line').getAttribute('d')"
-        ".split('M').length === 3"
+        ".split('M').length >= 3"
     )
 
 
 def test_a_refused_step_shows_the_reason_and_the_next_step_follows(
-    daemon: Daemon, views: Open
+    single: Daemon, views: Open
 ) -> None:
     """
     A refusal is shown in the service's words, and the next step has its turn.
     """
-    view = views(daemon)
+    view = views(single)
     view.until_connection()
     view.page.route(
         "**/reset",
@@ -390,15 +407,15 @@ def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
 
 
 def test_copying_works_in_a_browser_without_navigator_clipboard(
-    daemon: Daemon, views: Open
+    single: Daemon, views: Open
 ) -> None:
     """
     Copying works where the browser has no clipboard of the new kind.
 
     Over plain HTTP from elsewhere it has none.
     """
-    view = views(daemon, permissions=["clipboard-read"])
-    step(daemon, times=150)
+    view = views(single, permissions=["clipboard-read"])
+    step(single, times=150)
     view.until("digits", "31")
     view.page.evaluate("""() => {
         const kept = navigator.clipboard;
@@ -448,13 +465,13 @@ def test_axe_finds_no_violation_in_any_state(
     assert violations(far) == []
 
 
-def test_every_control_works_with_the_keyboard(daemon: Daemon, views: Open) -> None:
+def test_every_control_works_with_the_keyboard(single: Daemon, views: Open) -> None:
     """
     Every control is reached by the Tab key, and is pressed by Enter and Space.
 
     The controls are reached in the order in which they are seen, and show their focus.
     """
-    view = views(daemon)
+    view = views(single)
     view.until_connection()
     seen = []
     keyboard = view.page.keyboard
@@ -474,14 +491,14 @@ def test_every_control_works_with_the_keyboard(daemon: Daemon, views: Open) -> N
 
 
 def test_arrow_keys_make_steps_and_r_asks_before_a_reset(
-    daemon: Daemon, views: Open
+    single: Daemon, views: Open
 ) -> None:
     """
     The arrows make steps, and R asks before it resets.
 
     Neither works where something is written, or with Ctrl, which belongs to the browser.
     """
-    view = views(daemon)
+    view = views(single)
     view.until_connection()
     keyboard = view.page.keyboard
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
@@ -508,12 +525,12 @@ def test_arrow_keys_make_steps_and_r_asks_before_a_reset(
     keyboard.press("r")
     assert view["token"].input_value() == "r"
     assert not view["sure"].is_visible()
-    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "5"
+    assert single.ask("/current")[0].headers["Pex-Revision"] == "5"
 
 
 @pytest.mark.parametrize("width", [390, 1400])
 def test_the_buttons_stay_in_place_for_values_of_any_length(
-    width: int, daemon: Daemon, far_daemon: Daemon, views: Open
+    width: int, single: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
     """
     The buttons stay where they are, however long the value is.
@@ -521,7 +538,7 @@ def test_the_buttons_stay_in_place_for_values_of_any_length(
     So a second click hits the same button.
     """
     places = []
-    for tested_daemon, steps in ((daemon, 0), (daemon, 60), (daemon, 500), (far_daemon, 0)):
+    for tested_daemon, steps in ((single, 0), (single, 60), (single, 500), (far_daemon, 0)):
         step(tested_daemon, times=steps)
         view = views(tested_daemon, viewport={"width": width, "height": 800})
         position = int(tested_daemon.ask("/current")[0].headers["Pex-Position"])
@@ -549,7 +566,7 @@ def test_a_kill_is_reported_with_both_workers_and_the_pause(
     os.kill(worker(daemon), signal.SIGKILL)
     view.until("worker", "worker-2")
     view.page.wait_for_function(
-        "() => /^worker-1 ended, worker-2 took over after [0-9a-z ]+ ms, nothing lost$/"
+        "() => /^worker-1 ended, worker-2 took over after [0-9a-z, ]+ ms, nothing lost$/"
         ".test(document.getElementById('takeover').innerText)"
     )
     assert view("takeovers") == "1"
@@ -574,7 +591,7 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
     view = views(daemon, viewport={"width": width, "height": height})
     button = view.page.locator("[data-step=next]")
     view.until("standing-by", "1 of 1")
-    view.page.clock.install()
+    view.stop_clock()
     place = button.bounding_box()
     for kills, successor in ((1, "worker-2"), (2, "worker-1")):
         os.kill(worker(daemon), signal.SIGKILL)
@@ -583,6 +600,8 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
         line.filter(has_text="nothing lost").wait_for()
         assert line.inner_text().startswith(f"{successor} took over after ")
         view.until("standing-by", "1 of 1")
+    # The chart is drawn.
+    view.page.clock.run_for(200)
     assert view.page.evaluate("scrollY") == 0
     first, second = (view["news"].locator("span").nth(n).bounding_box() for n in (0, 1))
     assert first is not None
@@ -611,8 +630,8 @@ def test_the_processes_are_shown_and_follow_a_takeover(daemon: Daemon, views: Op
     assert set(shown.values()) == {"running", "active", "standby"}
     (standby,) = (pid for pid, state in shown.items() if state == "standby")
     os.kill(active, signal.SIGKILL)
-    view["processes"].filter(has_text=f"{standby} (active)").wait_for()
-    assert str(active) not in view("processes")
+    after = view["processes"].filter(has_text=f"{standby} (active)")
+    after.filter(has_not_text=f" {active} (").wait_for()
 
 
 def test_the_processes_are_not_shown_where_the_host_is_not_checked(
@@ -625,12 +644,13 @@ def test_the_processes_are_not_shown_where_the_host_is_not_checked(
 
 
 def test_nothing_says_that_a_worker_is_active_while_the_service_is_down(
-    tmp_path: Path, views: Open
+    tmp_path: Path, held_port: int, views: Open
 ) -> None:
     """
     A stopped service has no active worker, and the page does not claim one.
     """
-    with Daemon(tmp_path) as daemon:
+    listen = ("--listen", f"tcp:{held_port}:interface=127.0.0.1")
+    with Daemon(tmp_path, *listen) as daemon:
         view = views(daemon)
         view.until("worker", "worker-1")
         view.until("standing-by", "1 of 1")
@@ -640,7 +660,7 @@ def test_nothing_says_that_a_worker_is_active_while_the_service_is_down(
     assert view("takeover") == "The connection to the service is lost …"
     words = view.page.locator("body").inner_text()
     assert not re.search(r"worker-\d|\bLive\b|\bserv(es|ing)\b", words)
-    with Daemon(tmp_path, "--listen", f"tcp:{daemon.port}:interface=127.0.0.1"):
+    with Daemon(tmp_path, *listen):
         view.until("worker", "worker-1")
         view.until_connection()
         # The page did not see the pause.
@@ -671,9 +691,10 @@ def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
     view.until("value", "0")
     streams: list[Route] = []
     view.page.route("**/events?workers", lambda route: streams.append(route))  # noqa: PLW0108 Playwright sets attributes on it
-    view.page.clock.install()
+    view.stop_clock()
     view.page.evaluate(_WATCH)
     # The timer that runs belongs to the time before the clock was replaced.
+    # Each jump is a millisecond longer than a timeout: the page's clock has fractions.
     beat = "source.dispatchEvent(new MessageEvent('heartbeat', { data: '{}' }))"
     for _ in range(3):
         view.page.evaluate(beat)
@@ -681,16 +702,16 @@ def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
     assert view.page.evaluate("states") == []
     view.page.evaluate(beat)
     with view.page.expect_request("**/events?workers"):
-        view.page.clock.fast_forward(40_000)
+        view.page.clock.fast_forward(40_001)
     view.until_connection("lost")
     assert view("connection-words") == "Reconnecting"
     assert view("worker") == "not known"
     with view.page.expect_request("**/events?workers"):
-        view.page.clock.fast_forward(10_000)
+        view.page.clock.fast_forward(10_001)
     view.until_connection("lost")
     view.page.unroute("**/events?workers")
     with view.page.expect_request("**/events?workers"):
-        view.page.clock.fast_forward(10_000)
+        view.page.clock.fast_forward(10_001)
     view.until_connection()
     view.until("worker", "worker-1")
     assert len(streams) == 2
@@ -732,6 +753,8 @@ def test_a_second_break_takes_back_that_the_worker_is_the_same(
     view.until_connection()
     view.until("standing-by", "1 of 1")
     view.page.evaluate(_WATCH)
+    # So that the kill comes before the stream has settled.
+    view.stop_clock()
     view.page.evaluate("reconnect()")
     view.until_connection()
     os.kill(worker(daemon), signal.SIGKILL)
@@ -739,7 +762,7 @@ def test_a_second_break_takes_back_that_the_worker_is_the_same(
     view.page.wait_for_function(
         "() => document.getElementById('takeover').innerText.endsWith('nothing lost')"
     )
-    view.page.wait_for_timeout(2500)
+    view.page.clock.run_for(2500)
     assert not [text for text in view.page.evaluate("reports") if "same worker" in text]
 
 
@@ -800,10 +823,10 @@ def test_without_a_supervisor_the_page_claims_no_standby(
 
 @pytest.mark.parametrize("width", [320, 375, 768])
 def test_no_element_is_wider_than_a_narrow_screen(
-    width: int, daemon: Daemon, far_daemon: Daemon, views: Open
+    width: int, single: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
-    step(daemon, times=300)
-    for tested_daemon, digits in ((daemon, "63"), (far_daemon, "20,899")):
+    step(single, times=300)
+    for tested_daemon, digits in ((single, "63"), (far_daemon, "20,899")):
         view = views(tested_daemon, viewport={"width": width, "height": 700})
         view.page.wait_for_function("() => document.getElementById('digits').innerText")
         assert digits[:2] in view("digits")
@@ -843,9 +866,9 @@ def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, views: Open) ->
 
 
 def test_the_content_security_policy_blocks_other_scripts_and_hosts(
-    daemon: Daemon, browser: Browser
+    far_daemon: Daemon, browser: Browser
 ) -> None:
-    view = open_view(browser, daemon)
+    view = open_view(browser, far_daemon)
     view.until_connection()
     view.page.evaluate("""() => {
         const script = document.createElement("script");
@@ -864,12 +887,12 @@ def test_the_content_security_policy_blocks_other_scripts_and_hosts(
 
 
 def test_a_hidden_page_closes_its_stream_and_catches_up(
-    daemon: Daemon, views: Open
+    single: Daemon, views: Open
 ) -> None:
     """
     A hidden page takes no stream, and is up to date when it is shown again.
     """
-    view = views(daemon)
+    view = views(single)
     view.until_connection()
     hide = """(hidden) => {
         Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -877,7 +900,7 @@ def test_a_hidden_page_closes_its_stream_and_catches_up(
     }"""
     view.page.evaluate(hide, arg=True)
     view.until_connection("resting")
-    step(daemon, times=7)
+    step(single, times=7)
     assert view("position") == "0"
     view.page.evaluate(hide, arg=False)
     view.until("position", "7")
@@ -902,18 +925,18 @@ def test_a_page_beyond_the_limit_connects_when_another_is_closed(
         second.until("position", "1")
 
 
-def test_a_browser_that_has_the_page_gets_304(daemon: Daemon) -> None:
+def test_a_browser_that_has_the_page_gets_304(far_daemon: Daemon) -> None:
     """
     The page has a tag, and a browser that has the page gets no second one.
 
     Programs get the text as ever.
     """
     browsers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    answer, body = daemon.ask("/", headers=browsers)
+    answer, body = far_daemon.ask("/", headers=browsers)
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert b"<title>pexservice" in body
-    again, nothing = daemon.ask(
+    again, nothing = far_daemon.ask(
         "/", headers={**browsers, "If-None-Match": answer.headers["ETag"]}
     )
     assert (again.status, nothing) == (304, b"")
-    assert daemon.ask("/")[0].headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert far_daemon.ask("/")[0].headers["Content-Type"] == "text/plain; charset=utf-8"

@@ -11,7 +11,8 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,6 @@ from tests.functional.test_keepalive import (
     step_when_ready,
     wait_for,
 )
-from tests.functional.test_reload import pexctl
 from tests.labs.failover.lab import count, serving, until
 from tests.support.daemon import (
     LOOPBACK,
@@ -38,11 +38,14 @@ from tests.support.daemon import (
     until_gone,
     wait_until,
 )
+from tests.support.pexctl import pexctl
 
 
 def kill_workers(daemon: Daemon) -> None:
     for pid in children(daemon.process.pid):
-        os.kill(pid, signal.SIGKILL)
+        # It may have ended since.
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_for_status(daemon: Daemon, status: int, words: str = "") -> None:
@@ -391,7 +394,7 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
                 key = f"key-{number}"
                 try:
                     answer, _ = daemon.ask("/next", "POST", {"Idempotency-Key": key})
-                except OSError:
+                except (OSError, HTTPException):
                     continue
                 if answer.status == 200:
                     revisions[key] = int(answer.headers["Pex-Revision"])

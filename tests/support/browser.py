@@ -94,6 +94,13 @@ class View:
         """
         self.page.wait_for_selector(f"#connection[data-state={state}]")
 
+    def stop_clock(self) -> None:
+        """
+        Let no time pass for the page from now on, except by C{page.clock}.
+        """
+        self.page.clock.install()
+        self.page.clock.pause_at(self.page.evaluate("Date.now() / 1000 + 1"))
+
     def noted(self, message: ConsoleMessage) -> None:
         """
         Keep a line of the console that is an error or a warning.

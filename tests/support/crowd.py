@@ -1,18 +1,21 @@
 """
 Connections of one client by the hundred, which never ask for anything; an honest client.
 
-C{python -m tests.support.crowd PORT [AUTHORITY]} is the honest client: it asks until its
-standard input ends, then prints the longest wait in seconds.
+C{python -m tests.support.crowd PORT PID [AUTHORITY]} is the honest client: it asks until
+its standard input ends.  Then it prints the longest wait for a response, in seconds of
+processor time that the process C{PID} used meanwhile.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from threading import Event, Thread
@@ -91,12 +94,25 @@ def _is_closed(connection: socket.socket) -> bool:
     return True
 
 
-def honest(port: int, tries: int, context: ssl.SSLContext | None) -> Iterator[float]:
+def processor_seconds(pid: int) -> float:
+    """
+    Return the processor time that the process has used.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def honest(
+    port: int,
+    tries: int,
+    context: ssl.SSLContext | None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[float]:
     """
     Yield how many seconds an honest client waits for an answer, on a new connection each.
     """
     for _ in range(tries):
-        began = time.monotonic()
+        began = clock()
         if context is None:
             connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         else:
@@ -107,7 +123,7 @@ def honest(port: int, tries: int, context: ssl.SSLContext | None) -> Iterator[fl
         status = connection.getresponse().status
         connection.close()
         assert status == 200, status
-        yield time.monotonic() - began
+        yield clock() - began
 
 
 def certified(place: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
@@ -129,9 +145,10 @@ def certified(place: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
 
 
 def main() -> None:
-    port, *authority = sys.argv[1:]
+    port, pid, *authority = sys.argv[1:]
     context = ssl.create_default_context(cafile=authority[0]) if authority else None
-    waits = [*honest(int(port), 1, context)]
+    clock = partial(processor_seconds, int(pid))
+    waits = [*honest(int(port), 1, context, clock)]
     print("served", flush=True)
     ended = Event()
 
@@ -141,7 +158,7 @@ def main() -> None:
 
     Thread(target=wait_for_the_end, daemon=True).start()
     while not ended.is_set():
-        waits += honest(int(port), 1, context)
+        waits += honest(int(port), 1, context, clock)
     print(max(waits))
 
 

@@ -69,6 +69,9 @@ class Daemon:
         # uvloop's: so both are tested.
         reactor = ("--reactor=asyncio",) if command == "pexservice-worker" else ()
         before = ("-n", "--pidfile=", *reactor)
+        if command == "pexservice" and "--watchdog" not in options:
+            # A busy machine may stop any worker for longer than the default, 5 seconds.
+            options = ("--watchdog", str(PATIENCE), *options)
         with self.log.open("ab") as log:
             start = log.tell()
             self.process = subprocess.Popen(
@@ -246,9 +249,21 @@ def patiently() -> Iterator[None]:
     Give time to look again, until L{PATIENCE} is over.
     """
     end = time.monotonic() + PATIENCE
+    yield
     while time.monotonic() < end:
-        yield
         time.sleep(0.01)
+        # Also when this process was stopped until after the end.
+        yield
+
+
+def deadlines() -> Iterator[float]:
+    """
+    Yield ever longer deadlines for a call that must fail by its deadline.
+
+    On a busy machine a short one may be over before the call has done what the test is
+    about.
+    """
+    yield from (0.5, 2.0, 8.0, 32.0)
 
 
 def wait_until(condition: Callable[[], object], words: str) -> None:

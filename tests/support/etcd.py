@@ -70,13 +70,15 @@ class Member:
             self.process.wait()
             self.process = None
 
-    def ask(self, path: str, message: dict[str, Any] | None = None) -> Any:
+    def ask(
+        self, path: str, message: dict[str, Any] | None = None, timeout: float = PATIENCE
+    ) -> Any:
         """
         Make one call, by POST if there is a message.
         """
         data = None if message is None else json.dumps(message).encode()
         with urllib.request.urlopen(  # noqa: S310 ours
-            self.url + path, data, timeout=5, context=self.context
+            self.url + path, data, timeout=timeout, context=self.context
         ) as answer:
             return json.loads(answer.read())
 
@@ -85,7 +87,7 @@ class Member:
         Return whether the member has a quorum.
         """
         with suppress(OSError, ValueError):
-            return bool(self.ask("/health")["health"] == "true")
+            return bool(self.ask("/health", timeout=5)["health"] == "true")
         return False
 
     def leads(self) -> bool:
@@ -93,7 +95,7 @@ class Member:
         Return whether the member is the leader.
         """
         with suppress(OSError, ValueError, KeyError):
-            status = self.ask("/v3/maintenance/status", {})
+            status = self.ask("/v3/maintenance/status", {}, timeout=5)
             return bool(status["leader"] == status["header"]["member_id"])
         return False
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 import trustme
 from attrs import define
 
+from tests.support.daemon import PATIENCE
 from tests.support.etcd import Member
 
 
@@ -107,7 +108,9 @@ def as_root(member: Member, path: str, message: dict[str, Any]) -> None:
         json.dumps(message).encode(),
         {"Authorization": token["token"]},
     )
-    with urllib.request.urlopen(request, timeout=5, context=member.context) as answer:  # noqa: S310 ours
+    with urllib.request.urlopen(  # noqa: S310 ours
+        request, timeout=PATIENCE, context=member.context
+    ) as answer:
         answer.read()
 
 

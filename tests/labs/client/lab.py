@@ -170,7 +170,7 @@ def one_machine(
             with calling(path, seconds, ways) as calls:
                 end = time.monotonic() + seconds
                 next_restart = time.monotonic() + supervisors
-                while time.monotonic() + WORKERS < end:
+                while time.monotonic() + WORKERS < end or not (kills and restarts):
                     time.sleep(WORKERS)
                     if time.monotonic() >= next_restart:
                         daemon.kill()

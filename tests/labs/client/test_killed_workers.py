@@ -16,7 +16,7 @@ from tests.support.calling_page import command
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.forms import amount
 
-KILLS = amount(short=2, long=20)
+KILLS = amount(short=3, long=20)
 
 #: How long a program runs between two kills; a standby is ready again within this time on a
 #: quiet machine.  A worker that is killed before it serves shows less, and is no mistake.
@@ -67,11 +67,11 @@ def test_program_leaves_no_gap_and_no_duplicate(tmp_path: Path, heading: str) ->
                 [*python, program], cwd=tmp_path, stdout=output, stderr=subprocess.PIPE
             ) as process,
         ):
+            # The first kill comes before the first step, so there is one in any case.
             while kills < KILLS and process.poll() is None:
+                kills += kill_worker(daemon)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(INTERVAL_SECONDS)
-                if process.poll() is None:
-                    kills += kill_worker(daemon)
             _, errors = process.communicate(timeout=PATIENCE + KILLS * 20)
             assert process.returncode == 0, errors.decode()
         revision = int(daemon.ask("/current")[0].headers["Pex-Revision"])

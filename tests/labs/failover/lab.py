@@ -29,11 +29,15 @@ from attrs import frozen
 
 from tests.support.clients import AcknowledgedStep, Client, check
 from tests.support.daemon import PATIENCE, Daemon, patiently
+from tests.support.loads import until_acknowledged
 
 CLIENTS = 32
 
 #: How long the load runs before each kill, at least and at most.  Seconds.
 LOAD = (0.05, 0.25)
+
+#: How many steps are answered before that.
+MIN_ACKNOWLEDGED = 20
 
 JOURNAL = "10000000"
 
@@ -120,6 +124,7 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
                 until(daemon, "serves", number + 1)
                 if standby:
                     until(daemon, "stands by", number + 1)
+                until_acknowledged(clients, MIN_ACKNOWLEDGED)
                 time.sleep(moments.uniform(*LOAD))
                 _, pid = serving(daemon)
                 moment_of.append(time.monotonic())

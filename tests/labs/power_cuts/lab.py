@@ -28,6 +28,7 @@ from tests.labs.power_cuts.witnesses import KEYLESS_WORD, Stepper, Unsynced
 from tests.support.clients import AcknowledgedStep, whole_history
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.evidence import Evidence, record
+from tests.support.loads import until_acknowledged
 
 #: How many clients step on each file system; every third one steps without keys.
 CLIENTS = 9
@@ -117,6 +118,7 @@ class Store:
                 ]
                 for client in clients:
                     client.start()
+                until_acknowledged(clients, 2 * CLIENTS)
                 time.sleep(moments.uniform(*LOAD))
                 self.volume.cut()
                 time.sleep(moments.uniform(*AGONY))

@@ -132,7 +132,7 @@ class Service:
         """
         return Daemon(
             self.path,
-            *("--config", str(self.config), "--no-create"),
+            *("--config", str(self.config), "--no-create", "--watchdog", "2"),
             *("--listen", f"tcp:{self.port}:interface=127.0.0.1"),
             *("--listen", "unix:http.sock"),
         )
@@ -457,9 +457,7 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
     done: Counter[str] = Counter()
     (path / "right").mkdir()
     (path / "link").symlink_to("right")
-    (path / "pexservice.toml").write_text(
-        'store = "lmdb:link"\nwatchdog = 2.0\njournal = 10000000\n'
-    )
+    (path / "pexservice.toml").write_text('store = "lmdb:link"\njournal = 10000000\n')
     stopping = threading.Event()
     with held_ports(1) as (port,):
         created = Daemon(path, "--store", "lmdb:link")

@@ -26,7 +26,7 @@ from attrs import frozen
 
 from tests.labs.failover.lab import JOURNAL
 from tests.support.clients import Client, check
-from tests.support.daemon import PATIENCE, Daemon, children
+from tests.support.daemon import PATIENCE, Daemon, children, until_gone
 from tests.support.evidence import Evidence, record
 from tests.support.ports import held_ports
 
@@ -54,6 +54,8 @@ def _kill_child(pid: int) -> None:
 
 def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+    # Otherwise the process may seem to run for a moment more.
+    until_gone(pid)
 
 
 #: The troubles that come in the way, by their names.

@@ -88,7 +88,7 @@ def access_log() -> None:
     with load() as clients:
         for _ in range(10):
             # An empty file would not be moved, and lines are written once a second.
-            time.sleep(1.2)
+            wait_until(lambda: LOG.exists() and LOG.stat().st_size > 0, "lines are there")
             run("logrotate", "--force", "/etc/logrotate.d/pexservice")
     assert_none_cut_off(clients)
     answers = sum(len(client.acknowledged) for client in clients)

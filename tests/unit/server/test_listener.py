@@ -27,14 +27,12 @@ from pexservice.server.connection import Connection
 from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, Phase
 from pexservice.server.listener import Listener, OneRequestTransport
 from pexservice.server.response_writer import ResponseWriter
+from tests.support.daemon import PATIENCE
 from tests.support.wire import Server
 
 CURRENT = b"GET /current HTTP/1.0\r\nHost: h\r\n\r\n"
 NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 KEPT = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
-
-#: How long anything may take; a safety net.  Seconds.
-PATIENCE = 20
 
 
 class Listening(socket.socket):

@@ -11,9 +11,7 @@ from contextlib import suppress
 import pytest
 
 from pexservice.server.limits import delivery_progress
-
-#: A safety net.  Seconds.
-PATIENCE = 20
+from tests.support.daemon import PATIENCE
 
 
 def _pair(kind: str) -> tuple[socket.socket, socket.socket]:

@@ -398,11 +398,11 @@ class TestPreconditions:
         """
         A header as long as one may be is refused in linear time, not quadratic.
         """
-        began = time.monotonic()
+        began = time.process_time()
         for _ in range(20):
             assert call("GET", "/current", If_Match=f'"a",{" " * 16000}x').status == 400
         # In quadratic time, this takes 25 seconds.
-        assert time.monotonic() - began < 5
+        assert time.process_time() - began < 5
 
     @pytest.mark.parametrize("tags", ['"0"', '"0-json"', 'W/"0"', "*", '"7", W/"0-json"'])
     def test_read_with_a_present_tag_gets_304(self, call: Caller, tags: str) -> None:
