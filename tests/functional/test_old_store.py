@@ -40,7 +40,15 @@ def fibonacci(position: int) -> int:
     return value
 
 
-@pytest.fixture(params=["with its witness", "data.mdb alone", "a backup made today"])
+#: The ways to bring the store to a service, and the command that serves it then.
+KINDS = {
+    "with its witness": "pexservice",
+    "data.mdb alone": "pexservice-worker",
+    "a backup made today": "pexservice-worker",
+}
+
+
+@pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """
     Provide a directory with the store in it.
@@ -67,7 +75,7 @@ def test_verify_finds_no_fault_and_the_cursor_where_it_was(place: Path) -> None:
     assert summary in verified.stdout
 
 
-@pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
+@pytest.mark.parametrize(("place", "command"), KINDS.items(), indirect=["place"])
 def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> None:
     """
     The service continues from there, and again after a restart.
