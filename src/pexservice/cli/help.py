@@ -1,5 +1,5 @@
 """
-The text of C{--help}: the options in groups, and not in alphabetical order.
+The text of C{--help}, with the options in groups.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def grouped(description: str, options: Sequence[Option]) -> str:
 
 def help_of(option: Option) -> str:
     """
-    Return the help of C{option} with its default value, if it has one to show.
+    Return the help of C{option}, with its default value if that can be shown.
     """
     values = [
         text for text in option.arguments(option.default) if text != f"--{option.name}"

@@ -1,8 +1,8 @@
 """
 The load of C{pexctl load}, and the comparison of its outcomes with the history.
 
-Every answered step has a unique revision, and the history has the step of each revision.
-So the history shows a lost or doubled step, even if the client did not notice it.
+Every answered step must have a unique revision, and the history has the step of each
+revision.  So the history shows a lost or doubled step, even if the client did not notice.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Report:
     @ivar seconds: how long the load took.
     @ivar rate: answered steps per second.
     @ivar pause: the longest time without a response.
-    @ivar replayed: steps that an earlier attempt had made.
-    @ivar unknown: steps without a response before their deadline.
-    @ivar lost: responses that the history does not confirm, or whose revision another
-        response had too.
-    @ivar doubled: steps in the history without a response: made twice, of unknown outcome,
-        or by another client.
-    @ivar unseen: answered steps that the history no longer keeps.
+    @ivar replayed: how many steps an earlier attempt had already made.
+    @ivar unknown: how many steps had no response before their deadline.
+    @ivar lost: how many responses the history contradicts, or had a revision that another
+        response had, too.
+    @ivar doubled: how many steps of the history had no response: they were made twice, have
+        an unknown outcome, or are another client's.
+    @ivar unseen: how many answered steps the history no longer keeps.
     """
 
     answered: int
@@ -79,7 +79,7 @@ async def make_load(
     """
     before = await cursor.current()
     start = shown = last_response_at = clock()
-    # The position of each response, by its revision, and how long each step took.
+    # By revision: the position in the response.
     positions: dict[int, int] = {}
     times: list[float] = []
     counts = Counter[str]()

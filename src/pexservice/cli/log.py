@@ -1,5 +1,5 @@
 """
-The destination of the log: standard output, or a daemon's file, as C{twistd} has it.
+The destination of the log: as with C{twistd}, standard output or the file of a daemon.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.python.logfile import LogFile
 from pexservice.process.log_lines import LogLines, LossyStream, is_journal
 from pexservice.settings.options import Settings
 
-#: The log file of a daemon whose options name none.
+#: The log file of a daemon if no option names another file.
 _DAEMONS_FILE = "twistd.log"
 
 
@@ -43,7 +43,7 @@ class Log:
         """
         self.observer = partial(_observer, options, settings, process)
         if not (options.get("logger") or options.get("syslog")):
-            # twistd takes the name of a logger, and nothing else.
+            # twistd accepts a logger only by its name.
             options["logger"] = f"{__name__}.LOG.observer"
 
     def write(self, reason: str) -> None:
@@ -75,8 +75,8 @@ def _observer(
         if name:
             sys.exit("a daemon has no standard output to log to: name a --logfile")
         return FileLogObserver(_rotated(_DAEMONS_FILE), LogLines(process, as_json))
-    # twistd puts the log in the place of sys.stdout.  Whoever has closed standard output
-    # may read standard error.
+    # twistd replaces sys.stdout by the log.  If standard output is closed, use standard
+    # error.
     stream = sys.__stdout__ or sys.__stderr__
     descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
     lines = LogLines(
@@ -91,7 +91,7 @@ def _observer(
 
 def _rotated(name: str) -> IO[str]:
     """
-    Return the file, which is rotated at each megabyte and each SIGUSR1.
+    Return the log file, which is rotated after each megabyte and at each SIGUSR1.
     """
     try:
         file = LogFile.fromFullPath(name)

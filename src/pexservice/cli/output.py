@@ -11,10 +11,10 @@ from typing import Self, TextIO
 
 from attrs import field, frozen
 
-#: The exit status for wrong arguments, also those that only a running verb notices.
+#: The exit status for wrong arguments, even if the verb notices the mistake while it runs.
 WRONG_ARGUMENTS = 2
 
-#: The exit statuses of outcomes; that of any other failure is 1.
+#: The exit statuses by outcome.  Any other failure has the exit status 1.
 _EXIT_STATUSES = {
     "misconfigured": 64,
     "incompatible": 64,
@@ -48,7 +48,7 @@ class VerbFailed(Exception):
 
     @ivar outcome: the failure in one word, for programs.
     @ivar fields: further members of the object that C{--json} prints.
-    @ivar exit_status: by default it follows from the outcome.
+    @ivar exit_status: by default, the exit status of the outcome.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class VerbFailed(Exception):
         exit_status: int | None = None,
     ) -> None:
         """
-        Make a failure of one line, which says what is wrong, and where.
+        @param message: one line that says what is wrong, and where.
         """
         super().__init__(message)
         self.outcome = outcome
@@ -76,7 +76,7 @@ def write(line: str) -> None:
     """
     try:
         sys.stdout.write(f"{line}\n")
-        # Flushed here, because the end of the process could not report a failure.
+        # The line is flushed now, because this function can report a failure.
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -87,10 +87,10 @@ def write(line: str) -> None:
 
 def open_closed_streams() -> None:
     """
-    Open the null device in the place of each standard stream that is closed.
+    Open the null device for each standard stream that is closed.
 
-    Otherwise the next file, for example a store's, would get the descriptor of standard
-    error, and with it the messages of this process and its children.
+    Otherwise the next file that is opened, for example a store, would get the descriptor of
+    standard error, and error messages would be written into this file.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
@@ -101,14 +101,14 @@ def open_closed_streams() -> None:
 
 def discard_output() -> None:
     """
-    Discard the rest of the output, which the end of the process would try to write again.
+    Discard the rest of the output.  Otherwise Python would try to write it again at exit.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ProgressBar:
     """
-    A progress bar on standard error; it shows only on a terminal.
+    A progress bar on standard error, which is shown only on a terminal.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -122,16 +122,13 @@ class ProgressBar:
         self._show("")
 
     def show(self, text: str, percent: float) -> None:
-        """
-        Show the progress in words and in percent.
-        """
         percent = min(max(percent, 0.0), 100.0)
         done = "#" * int(_BAR_CHARACTERS * percent / 100)
         self._show(f"[{done:.<{_BAR_CHARACTERS}}] {percent:3.0f} % {text}")
 
     def _show(self, line: str) -> None:
         if line != self._shown and self._stream.isatty():
-            # Blanks overwrite the rest of a longer line.
+            # The line is padded, so that it overwrites a longer line.
             self._stream.write(f"\r{line:{len(self._shown)}}\r")
             self._stream.flush()
             self._shown = line

@@ -3,9 +3,10 @@ The program C{pexctl}: an operator's commands for a service and its store.
 
 C{python -m pexservice VERB} is the same program.
 
-A result is a line on standard output, or an object with C{--json}.  A failure is also one
-line on standard error.  The modules of L{pexservice.cli.verbs} declare the verbs.  A verb
-imports its tools when it runs, so that no verb pays for another.
+A result is a line on standard output; with C{--json}, an object.  A failure is also a line
+on standard error.  The modules of L{pexservice.cli.verbs} declare the verbs.  A verb
+imports other modules only when it runs, so that it does not wait for the imports of other
+verbs.
 """
 
 from __future__ import annotations
@@ -56,9 +57,6 @@ def _version(_: Namespace) -> Result:
 
 
 def make_parser() -> ArgumentParser:
-    """
-    Return the parser of the command line.
-    """
     parser = ArgumentParser(
         prog="pexctl",
         description="Move the cursor of a pexservice; operate the service and its store.",

@@ -11,11 +11,12 @@ from pathlib import Path
 from pexservice.settings.options import Settings
 from pexservice.stores.registry import store_factory
 
-#: Where the Debian package's units have their configuration files: that of the service,
-#: and NAME.toml for C{pexservice@NAME}.
+#: The directory of the configuration files of the Debian package's units: pexservice.toml
+#: for C{pexservice}, and NAME.toml for C{pexservice@NAME}.
 _CONFIGURATION = Path("/etc/pexservice")
 
-#: The properties of a unit that name directories which it may write to, with their parent.
+#: Properties of a unit that name directories to which the unit may write.  A value is the
+#: parent of these directories.
 _WRITABLE = {
     "StateDirectory": "/var/lib",
     "LogsDirectory": "/var/log",
@@ -23,7 +24,7 @@ _WRITABLE = {
     "ReadWritePaths": "/",
 }
 
-#: The properties of a unit that hide directories from it.
+#: Properties of a unit that hide these directories from the unit.
 _HIDDEN = {
     "ProtectHome": ("/home", "/root", "/run/user"),
     "PrivateTmp": ("/tmp", "/var/tmp"),  # noqa: S108 nothing is written there

@@ -1,5 +1,5 @@
 """
-The commands C{pexservice} and C{python -m pexservice}: help, version, or what to run.
+The commands C{pexservice} and C{python -m pexservice}: which program they run.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def main() -> None:
     """
     Run the command C{pexservice}: become C{python -m pexservice}, which runs C{twistd}.
 
-    If the arguments name a service, they are twistd's.  Otherwise they are options of the
-    service, which runs in the foreground.
+    If the arguments contain the name of a service, C{twistd} gets them as they are.
+    Otherwise they are options of the service, which then runs in the foreground.
     """
     arguments = sys.argv[1:]
     if not names_service(arguments):
         arguments = ["--nodaemon", "--pidfile=", "pexservice", *arguments]
-    # In the same process, so that signals and the exit status are the service's.
+    # The process stays the same, so the service gets its signals and sets its exit status.
     os.execv(sys.executable, [sys.executable, "-m", "pexservice", *arguments])

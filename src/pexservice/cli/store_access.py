@@ -1,5 +1,5 @@
 """
-What the verbs that work on a store share: its settings, its errors, and a reactor.
+Functions for the verbs that work on a store: its settings, its errors, and a reactor.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OUTCOMES = {Status.MISCONFIGURED: "misconfigured", Status.DAMAGED: "damaged"}
 @contextmanager
 def store_errors() -> Iterator[None]:
     """
-    Turn an error of a store, or of another part of the service, into L{VerbFailed}.
+    Raise L{VerbFailed} for an error of a store, or of another part of the service.
     """
     try:
         yield
@@ -53,7 +53,7 @@ def store_errors() -> Iterator[None]:
 
 def settings_of(arguments: list[str]) -> Settings:
     """
-    Return the settings of a service with the options C{words}.
+    Return the settings of a service with the options C{arguments}.
 
     @raise VerbFailed: an option is wrong.
     """
@@ -61,10 +61,10 @@ def settings_of(arguments: list[str]) -> Settings:
 
     options = ServiceOptions()
     try:
-        # ServiceOptions' own parseOptions ends the process where an option is wrong.
+        # If an option is wrong, ServiceOptions.parseOptions would end the process.
         Options.parseOptions(options, arguments)
     except UsageError as error:
-        raise VerbFailed(options.explained(str(error)), "misconfigured") from error
+        raise VerbFailed(options.explain(str(error)), "misconfigured") from error
     return options.settings()
 
 
@@ -97,7 +97,7 @@ def contents(summary: StoreSummary) -> str:
 
 def options_for(settings: Settings) -> StoreOptions:
     """
-    Return the options of a store that this process opens for a moment.
+    Return the options of a store that this process opens only for a moment.
     """
     from twisted.internet import reactor  # noqa: PLC0415 imports install it
 
@@ -110,7 +110,7 @@ def options_for(settings: Settings) -> StoreOptions:
 
 def wait_for(call: Callable[[], Deferred[Value]]) -> Value:
     """
-    Return the result of C{call}, for which the reactor runs if the C{Deferred} waits.
+    Return the result of C{call}.  If there is none yet, run the reactor until there is one.
     """
     from twisted.internet import reactor  # noqa: PLC0415 imports install it
 

@@ -1,8 +1,8 @@
 """
 The command lines of C{twistd pexservice} and C{twistd pexservice-worker}.
 
-They check all that can be checked without opening anything but the configuration file,
-and report an error in one line.
+They read the configuration file and open no other file.  They check what can be checked in
+this way, and report an error in one line.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ from pexservice.supervisor.worker_setup import WorkerSetup
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 
-#: Every option that there is; the configuration file may have those of both commands.
+#: The declarations of all options.  The configuration file may have every option.
 TABLES = (Source, Settings, Supervision)
 
-#: Names that other programs give to the option for the address.
+#: In other programs, the option for the address has one of these names.
 _OTHER_NAMES = dict.fromkeys(
     ("address", "bind", "host", "interface", "port"),
     " (did you mean --listen tcp:PORT:interface=ADDRESS?)",
 )
 
-#: The settings that only a restart changes: the sockets stay open, all workers serve the
+#: A reload does not change these settings: the sockets stay open, all workers serve the
 #: same store, and the workers write to the supervisor's log.
-KEPT = ("listen", "store", "log_format")
+RESTART_ONLY = ("listen", "store", "log_format")
 
 
 def _handler(option: Option) -> Callable[..., None]:
@@ -91,9 +91,9 @@ class CommonOptions(usage.Options):
     The options of a command, made from the tables of L{pexservice.settings.options}.
 
     @cvar process: the name of this process in the log.
-    @cvar hides: whether hidden options are left out.
-    @ivar given: the values by the options' names: the command line's, and when that is
-        read, also the configuration file's.
+    @cvar hides: whether this command does not accept the hidden options.
+    @ivar given: the values that were given, by the names of their options.
+    @ivar on_command_line: those of them that were given on the command line.
     """
 
     command: ClassVar[str]
@@ -111,9 +111,6 @@ class CommonOptions(usage.Options):
 
     @classmethod
     def declared(cls) -> list[Option]:
-        """
-        List the options of this command.
-        """
         return [
             option
             for option in options_of(*cls.tables)
@@ -146,7 +143,7 @@ class CommonOptions(usage.Options):
             sys.stdout.write(f"{self}\n")
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader has ended, like head(1).
+            # The program that reads the help, such as head, has ended.
             discard_output()
         sys.exit(0)
 
@@ -157,12 +154,12 @@ class CommonOptions(usage.Options):
         """
         Parse the command line.  If it is wrong, print one line and end the process.
 
-        C{twistd} would print all of its help before that line.
+        Without this method, C{twistd} would print all of its help before that line.
         """
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            wrong = f"{self.explained(str(error))}; see twistd {self.command} --help"
+            wrong = f"{self.explain(str(error))}; see twistd {self.command} --help"
             self.refuse(wrong, Status.MISCONFIGURED)
 
     def refuse(self, reason: str, status: Status) -> NoReturn:
@@ -171,12 +168,12 @@ class CommonOptions(usage.Options):
         """
         sys.stderr.write(error_line(f"{self.command}: {reason}"))
         Notifier.to_service_manager(os.environ).notify(f"STATUS={reason}")
-        # A daemon's start has one status for all errors.
+        # If a daemon cannot start, the exit status is the same for all errors.
         raise SystemExit(status if self.foreground else Status.CANNOT_START)
 
-    def explained(self, wrong: str) -> str:
+    def explain(self, wrong: str) -> str:
         """
-        Return a better message than Twisted's about an unknown option or a missing value.
+        Return a better message for Twisted's message C{wrong}, if there is one.
         """
         match = re.fullmatch(r"option --?(\S+) (not recognized|requires argument)", wrong)
         if match is None:
@@ -204,9 +201,9 @@ class CommonOptions(usage.Options):
 
     def read_config(self) -> None:
         """
-        Read the configuration file again; values of the command line replace its values.
+        Read the configuration file.  Values on the command line replace its values.
 
-        @raise ValueError: one line that names what is wrong.
+        @raise ValueError: the file is wrong; the message is one line that says what.
         """
         path = self.on_command_line.get("config")
         if path is not None:
@@ -229,17 +226,10 @@ class CommonOptions(usage.Options):
         return table(**values, **others)
 
     def settings(self) -> Settings:
-        """
-        Return the settings of a worker.
-        """
         return self.values_of(Settings, foreground=self.foreground)
 
 
 class WorkerOptions(CommonOptions):
-    """
-    The options of one worker.
-    """
-
     command: ClassVar[str] = "pexservice-worker"
     process: ClassVar[str] = "worker"
     longdesc = (
@@ -251,10 +241,6 @@ class WorkerOptions(CommonOptions):
 
 
 class ServiceOptions(CommonOptions):
-    """
-    The options of the whole service.
-    """
-
     command: ClassVar[str] = "pexservice"
     process: ClassVar[str] = "supervisor"
     longdesc = "A durable cursor over the Fibonacci sequence, over HTTP."
@@ -262,7 +248,7 @@ class ServiceOptions(CommonOptions):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
-        Parse the command line; from here on a signal ends or reloads the service.
+        Parse the command line.  From now on, signals end or reload the service.
         """
         if self.parent is not None:
             START_SIGNALS.install()
@@ -270,7 +256,7 @@ class ServiceOptions(CommonOptions):
 
     def postOptions(self) -> None:
         """
-        Check the options, also those that only a supervisor or a worker accepts.
+        Check the options of the supervisor as well, and refuse an option of a worker.
         """
         super().postOptions()
         for address in self.settings().listen:
@@ -289,22 +275,22 @@ class ServiceOptions(CommonOptions):
         """
         Refuse a start that cannot succeed.
 
-        In the foreground, standard error and the exit status are still there when the
-        supervisor opens sockets and looks at the store.  A daemon has neither after the
-        fork, so this is checked before.
+        In the foreground, the supervisor itself can report that an address or the store
+        cannot be used.  A daemon has no standard error and no exit status after its fork,
+        so this method checks address and store before the fork.
 
         @param twistd: twistd's options.
         """
         settings = self.settings()
         try:
-            # Not written to the log, which belongs to the process that runs.
+            # The reason is not written to the log, which belongs to the running process.
             refuse_second_start(twistd.get("pidfile"))
         except CannotStart as error:
             self.refuse(str(error), error.exit_status)
         if self.foreground:
             return
         try:
-            # The workers of a supervisor that was killed may still have them.
+            # Workers of a supervisor that was killed may still have the addresses.
             retry_while_orphans_end(
                 partial(require_addresses, the_reactor(), settings.listen),
                 AddressInUse,
@@ -318,11 +304,6 @@ class ServiceOptions(CommonOptions):
             self.refuse(str(error), error.exit_status)
 
     def supervision(self) -> Supervision:
-        """
-        Return the settings of the supervisor.
-
-        @raise ValueError: the options require a standby for a store of many nodes.
-        """
         supervision = self.values_of(Supervision)
         if not store_factory(self.settings().store).shared:
             return supervision
@@ -338,9 +319,9 @@ def refuse_second_start(pid_file: str | None) -> None:
     """
     Refuse to start next to the process that C{pid_file} names.
 
-    A file whose process is gone is removed.
+    If the process has ended, remove the file.
 
-    @raise CannotStart: that process runs, or the file could not be written.
+    @raise CannotStart: the process runs, or the file could not be written.
     """
     if not pid_file:
         return
@@ -357,7 +338,7 @@ def refuse_second_start(pid_file: str | None) -> None:
             # The process has ended, and its parent has not read its status yet.
             raise ProcessLookupError(pid)
     except (OSError, ValueError):
-        # A file without a number in it is left to twistd, which names it.
+        # A file that contains no number stays: twistd reports an error that names the file.
         with suppress(OSError, ValueError):
             int(path.read_text())
             path.unlink()
@@ -378,11 +359,12 @@ def _read_again(
 
     @param began: the settings that the service started with.
     @param setup: the present setup.
-    @param accepted: the names of the options whose loss the operator accepts.
-    @raise Misconfigured: the file cannot be read, an option is wrong, or tokens,
-        TLS or history would be lost.
-    @raise CannotStart: the next start would not get an address that has changed.
-    @raise StoreUnusable: the next start could not open a store that has changed.
+    @param accepted: the options whose protection the operator allows to lose; see
+        L{LOSSES}.
+    @raise Misconfigured: the file cannot be read, an option is wrong, or tokens, TLS or
+        history would be lost without the operator's consent.
+    @raise CannotStart: C{listen} has changed, and a restart could not listen there.
+    @raise StoreUnusable: C{store} has changed, and a restart could not open that store.
     """
     try:
         options.read_config()
@@ -412,11 +394,11 @@ def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -
 
 def _setup(began: Settings, options: ServiceOptions) -> WorkerSetup:
     settings, supervision = options.settings(), options.supervision()
-    kept = {name: getattr(began, name) for name in KEPT}
+    kept = {name: getattr(began, name) for name in RESTART_ONLY}
     pending = tuple(
         f"--{option.name}"
         for option in options_of(Settings)
-        if option.attribute in KEPT
+        if option.attribute in RESTART_ONLY
         and kept[option.attribute] != getattr(settings, option.attribute)
     )
     return WorkerSetup(
@@ -446,10 +428,6 @@ def worker_command(settings: Settings) -> list[str]:
 
 
 class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
-    """
-    The command C{twistd pexservice}.
-    """
-
     Options = ServiceOptions
 
     @staticmethod
@@ -457,7 +435,7 @@ class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
         """
         Return a supervisor and open nothing, because twistd forks afterwards.
         """
-        from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 as lean as it can be
+        from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 not needed by --help
 
         settings = options.settings()
         return Supervisor(
@@ -468,22 +446,20 @@ class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
 
 
 class worker:  # noqa: N801 as above
-    """
-    The command C{twistd pexservice-worker}.
-    """
-
     Options = WorkerOptions
 
     @staticmethod
     def makeService(options: WorkerOptions) -> IService:
         """
-        Return a worker by C{options}, and open nothing.
+        Return a worker, and open nothing, because twistd may fork afterwards.
         """
-        # A supervisor, which reads these options too, has no use for the worker's imports.
+        # Twisted loads this module for the supervisor as well, which does not need the
+        # modules of a worker.
         from pexservice.server.reactor import worker_reactor  # noqa: PLC0415 for a worker alone
 
-        # Before the imports below: one of them would install Twisted's default.
+        # The reactor is chosen before the next import, which would install Twisted's
+        # default.
         reactor = worker_reactor()
-        from pexservice.worker.service import Worker  # noqa: PLC0415 Klein and all that, for a worker alone
+        from pexservice.worker.service import Worker  # noqa: PLC0415 for a worker alone
 
         return Worker(options.settings(), reactor)

@@ -43,7 +43,8 @@ STATUSES = {
     130: "Ctrl-C; 143: SIGTERM; 141: nothing reads the output",
 }
 
-#: The statuses of the verbs that call a service, that make steps, and that read a store.
+#: The exit statuses of verbs that call a service, of those that make steps, and of those
+#: that use a store.
 CALL_STATUSES = (0, 1, 2, 69, 130)
 STEP_STATUSES = (0, 1, 2, 69, 75, 130)
 STORE_STATUSES = (0, 1, 2, 64, 78, 130)
@@ -65,10 +66,9 @@ def argument(
     **options: Any,
 ) -> Argument:
     """
-    Declare an argument, as C{argparse} takes it.
+    Declare an argument of a verb, in the terms of C{argparse}.
 
-    @param help_text: the help.
-    @param parse: makes a value of the text, or raises C{ArgumentTypeError}.
+    @param parse: converts the text to a value, or raises C{ArgumentTypeError}.
     """
     help_text = f"{help_text} [default: {default}]" if default else help_text
     options = {"metavar": metavar, "help": help_text, "default": default, **options}
@@ -92,9 +92,6 @@ class Verb:
     usage: str | None
 
     def describe(self, command: ArgumentParser) -> None:
-        """
-        Describe the verb to C{argparse}.
-        """
         command.description = textwrap.fill(
             " ".join(inspect.cleandoc(self.run.__doc__ or "").split()), _HELP_WIDTH
         )
@@ -104,7 +101,7 @@ class Verb:
         command.set_defaults(run=self.run)
         if self.usage is not None:
             command.usage = f"{command.prog} [-h] [--json] {self.usage}"
-            # The options that this parser does not know are put here.
+            # L{pexservice.cli.pexctl.main} puts the options of the service here.
             command.set_defaults(options=[])
         for add in self.arguments:
             add(command)
@@ -205,7 +202,8 @@ _CA_FILE = argument(
     "--ca-file", "PEM", "a file of authorities to trust instead of the system's"
 )
 
-#: The arguments for the address of one service, for its nodes, and for calls to these.
+#: Arguments for the address of one service; for the addresses of all its nodes; and for
+#: calls that have a deadline.
 SERVER = (
     argument("--url", "URL", f"{_FORMS} {_DEFAULT}", base_url, action="append"),
     _CA_FILE,

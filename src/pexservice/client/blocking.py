@@ -1,8 +1,8 @@
 """
 The cursor for programs without a reactor.
 
-A process has one reactor, which runs once.  Here it runs in its own thread, from the first
-cursor until the process ends.
+A process has one reactor, which can run only once.  So the first L{BlockingCursor} starts
+the reactor in a thread, and the reactor runs until the process ends.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from pexservice.client.state import State, Step
 Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
 
-#: The longest single wait.  A signal that arrives just before a wait begins does not end
-#: that wait, so a call waits many times.
+#: A call waits many times, for at most this long each time.  A signal that arrives just
+#: before a wait begins does not end that wait.
 POLL_INTERVAL_SECONDS = 0.1
 
-#: How long a call waits after its timeout, for a reactor that is late.
+#: How long a call waits after its timeout, in case the reactor is late.
 LATE_REACTOR_SECONDS = 2.0
 
 _START_POLL_SECONDS = 0.001
@@ -57,8 +57,8 @@ def running_reactor() -> IReactorFromThreads:
     """
     Return the reactor, which runs in a thread from now on.
 
-    @raise RuntimeError: the program runs the reactor elsewhere, or has run it, or this
-        process was forked from the one in which the reactor runs.
+    @raise RuntimeError: another thread runs the reactor or has run it, or this process was
+        forked from a process in which the reactor runs.
     """
     global _process_id, _thread  # noqa: PLW0603 a process has one reactor
     if _process_id not in (0, os.getpid()):
@@ -106,23 +106,23 @@ def wait(
     call: Callable[[], Coroutine[Any, Any, Value]], timeout: float = math.inf
 ) -> Value:
     """
-    Make a call in the reactor's thread, wait for it in this one, and return its result.
+    Make a call in the reactor's thread, wait for it in this thread, and return its result.
 
-    An interrupted wait cancels the call, which then sends nothing more.
+    If the wait is interrupted, the call is cancelled and sends nothing more.
 
-    @param timeout: after how many seconds the call ends by itself.
-    @raise Unanswered: the call has not ended, because the reactor is blocked.
+    @param timeout: the call ends by itself after this many seconds.
+    @raise Unanswered: the call has not ended in time, because the reactor is blocked.
     """
     reactor = running_reactor()
     calls: list[Deferred[Value]] = []
     results: list[Any] = []
-    # A lock of the interpreter: a class written in Python could be interrupted while it
-    # holds its own lock.
+    # This is a lock of the interpreter.  A class such as threading.Event is written in
+    # Python, so an interrupt could leave its lock locked.
     waiting = threading.Lock()
     waiting.acquire()
 
     def begin() -> None:
-        # A wrong argument raises TypeError here, which must end the wait too.
+        # maybeDeferred, because a wrong argument raises TypeError, which must end the wait.
         calls.append(maybeDeferred(call))
         calls[0].addBoth(end)
 
@@ -180,7 +180,7 @@ def _blocking(
 
 class BlockingCursor:
     """
-    A L{Cursor} whose calls return when they have ended; every thread may make them.
+    A L{Cursor} whose calls block until they have ended.  Every thread may make calls.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ def _iterate(items: AsyncIterator[Value], timeout: float) -> Iterator[Value]:
         while batch := wait(next_item, timeout):
             yield batch[0]
     finally:
-        # This thread must not close what the reactor's thread uses.  In a forked child,
-        # nothing is to be closed.
+        # Only the reactor's thread may close the iterator.  In a forked child, there is no
+        # such thread, and nothing to close.
         if _process_id == os.getpid():
             running_reactor().callFromThread(close)

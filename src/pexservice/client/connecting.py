@@ -31,16 +31,17 @@ from pexservice.core.text import quoted
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 
-#: The delay before the next address of a host name is tried.  Twisted also waits so long
-#: before it reports that the only address refused.  Its default is 0.3 s.
+#: The delay before the next address of a host name is tried.  If there is only one address
+#: and it refuses, Twisted also waits for this long before it reports that.  Twisted's
+#: default is 0.3 s.
 NEXT_ADDRESS_DELAY_SECONDS = 0.05
 
-#: How long an idle connection stays open.  Services and nginx keep idle connections longer,
-#: so the client rarely writes to a connection that the server is closing.
+#: How long an idle connection stays open.  A service and nginx keep an idle connection for
+#: a longer time.  So the client rarely writes to a connection that the server is closing.
 IDLE_CONNECTION_SECONDS = 30
 
-#: The limit for a response's status line and headers, with all interim responses.  Twisted
-#: limits the length of one line only.
+#: The limit for a response's status line and headers, including all interim responses.
+#: Twisted only limits the length of a line.
 MAX_HEAD_BYTES = 256 << 10
 
 _FINAL_STATUS = re.compile(rb"HTTP/\d\.\d [2-9]\d\d\b")
@@ -63,7 +64,7 @@ class _BoundedConnection(ProtocolWrapper):
     A connection of Twisted's HTTP client that limits the head of each response.
     """
 
-    #: The head as far as it was received; C{None} while a body is received.
+    #: The part of the head that was received; C{None} while a body is received.
     _head: bytes | None = b""
     _head_bytes = 0
     _error: BadHead | None = None
@@ -101,7 +102,7 @@ class _BoundedConnection(ProtocolWrapper):
 
 class BoundingFactory(WrappingFactory):
     """
-    The factory of bounded connections around those of another factory.
+    A factory that wraps the connections of another factory in bounded connections.
     """
 
     protocol = _BoundedConnection
@@ -172,7 +173,7 @@ def _authorities(ssl: ModuleType, ca_file: str) -> Any:
     except OSError as error:
         raise BadAddress(f"{ca_file}: {error.strerror or error}") from error
     except Exception as error:
-        # The exceptions of pyOpenSSL have no names where pyOpenSSL is not installed.
+        # The exceptions of pyOpenSSL cannot be named here: it may not be installed.
         raise BadAddress(f"{ca_file}: a certificate in the file cannot be read") from error
     if not authorities:
         raise BadAddress(f"{ca_file}: the file has no certificate in PEM format")

@@ -26,7 +26,7 @@ DEADLINE_SECONDS = 30.0
 TIMEOUT_SECONDS = 10.0
 MAX_IDLE_CONNECTIONS = 64
 
-#: How long closing waits for the other ends of connections.
+#: How long L{Cursor.close} waits until the servers have closed the connections, too.
 CLOSE_TIMEOUT_SECONDS = 2.0
 
 _MAX_PAGE_STEPS = 1000
@@ -36,9 +36,6 @@ _TOKEN_FORM = re.compile(r"[!-~]+", re.ASCII)
 
 
 def new_key() -> str:
-    """
-    Return a random idempotency key.
-    """
     return str(uuid.uuid4())
 
 
@@ -46,10 +43,10 @@ class Cursor:
     """
     The cursor of a service.
 
-    Every step has a key.  The step is repeated with its key until a final response arrives
-    or the deadline ends.  So it is never made twice, whatever happens to connections and
-    workers; L{OutcomeUnknown<pexservice.client.OutcomeUnknown>} means that it was made once
-    or not at all.
+    Every step has an idempotency key.  The client sends the step with its key until a final
+    response arrives or the deadline ends.  So the step is never made twice, whatever
+    happens to connections and workers.  After
+    L{OutcomeUnknown<pexservice.client.OutcomeUnknown>}, it was made once or not at all.
     """
 
     def __init__(
@@ -68,7 +65,7 @@ class Cursor:
         Make a client.  It connects to the service at its first call.
 
         @param urls: the base URLs of one service, for example of all nodes with one store.
-            They are tried in turn.
+            The client tries them in turn.
         @param token: the token for a service that requires one.
         @param deadline: how long a call may take with all its attempts, in seconds.
         @param timeout: how long one attempt may take, in seconds.
@@ -90,7 +87,8 @@ class Cursor:
             servers = [BaseURL.parse(url) for url in urls or (DEFAULT_BASE_URL,)]
         except ValueError as error:
             raise BadAddress(str(error)) from error
-        # Unix sockets have no host, so one pool would take them all for one server.
+        # Each server has its own pool: a single pool would confuse the connections of
+        # several Unix sockets, which have no host.
         self._pools = [make_pool(reactor, connections) for _ in servers]
 
         def make_agent(server: BaseURL, pool: HTTPConnectionPool) -> IAgent:
@@ -128,7 +126,7 @@ class Cursor:
         for stream in list(self._streams):
             stream.end("the client is closed")
         closing = DeferredList([pool.closeCachedConnections() for pool in self._pools])
-        # A server may keep its end of a TLS connection open.
+        # The timeout is needed because a server may keep its end of a TLS connection open.
         await closing.addTimeout(CLOSE_TIMEOUT_SECONDS, self._client.clock, lambda *_: None)
 
     async def current(self, *, deadline: float | None = None) -> State:

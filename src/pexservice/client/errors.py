@@ -51,8 +51,8 @@ class Unanswered(CursorError):
     """
     The call received no final response before its deadline.
 
-    @ivar sent: whether a server may have performed the request.  It is false if no attempt
-        got a connection, or if each response said that nothing was moved.
+    @ivar sent: whether a server may have performed the request.  False if no attempt got a
+        connection, or if each response said that the request was not performed.
     """
 
     sent: bool = field(default=True, kw_only=True)
@@ -62,8 +62,8 @@ class OutcomeUnknown(Unanswered):
     """
     A step received no final response before its deadline.
 
-    If C{sent} is true, the step may have been made.  Repeating it with C{key} finds out,
-    and makes the step if it was not made.  If C{sent} is false, this call did not make it.
+    If C{sent} is true, the step may have been made: repeat it with C{key}, and it is made
+    unless it was made before.  If C{sent} is false, this call did not make the step.
     """
 
 

@@ -30,7 +30,7 @@ from pexservice.client.responses import (
 from pexservice.client.retrying import RetryingClient, backoff
 from pexservice.client.state import State
 
-#: How long a stream may be silent: a service sends a heartbeat every 15 seconds.
+#: How long a stream may be silent.  A service sends a heartbeat every 15 seconds.
 SILENCE_TIMEOUT_SECONDS = 45
 
 #: The events of a service have three values of at most 1000 digits.
@@ -39,7 +39,7 @@ MAX_EVENT_BYTES = 64 << 10
 #: The timeout of the read that confirms a lower revision.
 CONFIRMATION_TIMEOUT_SECONDS = 10.0
 
-#: An event is read like a response with these headers.
+#: The data of an event is read like a response with these headers.
 _EVENT_HEADERS = {"content-type": "application/json"}
 
 
@@ -126,11 +126,11 @@ class EventStream(Protocol, TimeoutMixin):
 
 async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncIterator[State]:
     """
-    Yield the states of the cursor as they arrive, each of a higher revision.
+    Yield the states of the cursor as they arrive, each with a higher revision.
 
-    After the store was restored, the state that it has now follows, and then higher ones.
+    But after the store was restored, the next state may have a lower revision.
 
-    @param streams: the open streams, which the owner of C{client} ends when it closes.
+    @param streams: the open streams.  L{Cursor.close} ends them.
     @raise CursorError: the server has no such streams.
     """
     latest: State | None = None
@@ -162,7 +162,7 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
 
 def _open_stream(clock: IReactorTime, response: IResponse, url: str) -> Deferred[Any]:
     """
-    Return the stream, or the response that arrived instead.
+    Return the stream, or the response that arrived instead of a stream.
     """
     types = response.headers.getRawHeaders(b"content-type", [b""])
     if response.code != OK or not types[-1].startswith(b"text/event-stream"):
@@ -180,13 +180,14 @@ async def _newer_states(
         event = ReceivedResponse(stream.url, OK, _EVENT_HEADERS, message.encode())
         state = state_of(event)
         if is_first and latest is not None and state.revision < latest.revision:
-            # The node is behind, or the store was restored: a read is never behind.
+            # Either this node is behind the others, or the store was restored.  A read
+            # shows which, because it is never behind.
             try:
                 response = await client.call(
                     b"GET", "/current", {}, read_response, CONFIRMATION_TIMEOUT_SECONDS
                 )
             except Unanswered:
-                # The next stream begins with the same question.
+                # The next stream asks again.
                 return
             state = state_of(response)
             if state.revision < latest.revision:

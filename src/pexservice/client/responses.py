@@ -1,8 +1,8 @@
 """
 Responses: how they are read, and what they mean.
 
-The reader is strict.  A response that no pexservice sends raises L{UnexpectedAnswer}, whose
-message names what was expected and what was received.
+If no pexservice can have sent a response, the functions raise L{UnexpectedAnswer}, whose
+message says what was expected and what was received.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ReceivedResponse:
 
 class _BodyCollector(Protocol):
     """
-    A body that is collected up to a limit, at which its connection is closed.
+    Collects a body up to a limit.  A longer body is cut, and its connection is closed.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -86,8 +86,8 @@ class _BodyCollector(Protocol):
         if self.complete.called:
             # The read was cancelled.
             return
-        # A response without a length ends with PotentialDataLoss, whether it is complete or
-        # cut off.  Only its content shows which.
+        # If a response has no length, it ends with PotentialDataLoss, even if it is
+        # complete.  Only its content shows whether it is complete.
         if self._size > self._max_bytes or reason.check(ResponseDone, PotentialDataLoss):
             self.complete.callback(b"".join(self._chunks)[: self._max_bytes])
         else:
@@ -99,7 +99,7 @@ def close(protocol: Protocol) -> None:
     Close the connection that a body is received on, if it is open.
     """
     if protocol.transport is not None:
-        # Twisted's client gives a body no other way to end its connection.
+        # In Twisted's client, a body has no other way to close its connection.
         protocol.transport.loseConnection()
 
 
@@ -183,7 +183,7 @@ def _count(value: object) -> int:
 @contextmanager
 def _reading(response: ReceivedResponse, expected: str) -> Iterator[None]:
     """
-    Turn the error of content with another form into L{UnexpectedAnswer}.
+    Raise L{UnexpectedAnswer} if the content does not have the expected form.
     """
     try:
         yield
@@ -193,9 +193,6 @@ def _reading(response: ReceivedResponse, expected: str) -> Iterator[None]:
 
 
 def _content(response: ReceivedResponse) -> Any:
-    """
-    Return the JSON content of a successful response.
-    """
     if response.status != OK:
         raise error_of(response)
     if response.media_type != "application/json":
@@ -228,9 +225,6 @@ def problem_of(response: ReceivedResponse) -> tuple[str, str] | None:
 
 
 def error_of(response: ReceivedResponse) -> CursorError:
-    """
-    Return the exception for an unsuccessful response.
-    """
     problem = problem_of(response)
     if problem is None:
         received = quoted(response.body)

@@ -40,20 +40,20 @@ from pexservice.core.base_url import BaseURL
 from pexservice.core.failures import causes, describe
 from pexservice.core.text import quoted
 
-#: The response as it was read, or what C{read} makes of it.
+#: What C{read} makes of a response.
 Content = TypeVar("Content")
 
-#: The statuses that are not final: another attempt may have another response.
+#: These statuses are not final: another attempt may get another response.
 RETRIED_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
 
 _TOO_MANY_REQUESTS = 429
 
-#: The backoff doubles from the first delay to the longest.  A standby takes over within
-#: milliseconds, so the first delay is short.
+#: The delay doubles with each failure, from the first delay to the longest.  A standby
+#: takes over within milliseconds, so the first delay is short.
 FIRST_DELAY_SECONDS = 0.025
 MAX_DELAY_SECONDS = 1.0
 
-#: The longest C{Retry-After} that is obeyed.  Only a watch can wait as long as this.
+#: If C{Retry-After} is longer, the client waits only for this long.
 _MAX_RETRY_AFTER_SECONDS = 3600.0
 
 #: OpenSSL's words for an untrusted certificate, and for data that is not TLS.
@@ -73,7 +73,7 @@ class TimedOutConnecting(TimedOut):
     """
 
 
-#: The problems that say that the request was not performed.
+#: A response with one of these problems says that the request was not performed.
 _SURE_REFUSALS = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
 
 #: The errors of an attempt that did not reach the server.
@@ -86,9 +86,10 @@ _RETRIED = (*_UNSENT, TimedOut, ConnectionClosed, ResponseFailed, RequestTransmi
 @define(eq=False)
 class RetryingClient:
     """
-    A client of several servers with one store.
+    A client of one or more servers that have the same store.
 
-    It sends a request to the servers in turn, beginning with the one that responded last.
+    It sends a request to the servers in turn.  It begins with the server that sent the last
+    final response.
 
     @ivar clock: the clock of delays and timeouts.
     @ivar servers: the servers, each with the agent that sends requests to it.
@@ -146,7 +147,7 @@ class RetryingClient:
             except _RETRIED as error:
                 _raise_permanent(url, error)
                 sent = sent or not isinstance(error, _UNSENT)
-                # If the deadline cut this attempt short, the previous error says more.
+                # If the deadline ended this attempt early, the previous error says more.
                 cut_short = isinstance(error, TimedOut) and remaining < self.attempt_timeout
                 if not (reason and cut_short):
                     reason = f"{url}: {describe(error)}"
@@ -161,7 +162,8 @@ class RetryingClient:
                 sent = sent or name not in _SURE_REFUSALS
                 described = f"{name}: {detail}" if name else detail
                 reason = f"{url}: status {content.status}: {described}"
-                # Another server may be asked at once, except after a rate limit.
+                # The client need not wait before it asks another server, except after a
+                # rate limit.
                 if len(self.servers) == 1 or content.status == _TOO_MANY_REQUESTS:
                     delay = max(delay, retry_after(content.headers))
             if not self.closed and self.clock.seconds() + delay < end:
@@ -183,8 +185,8 @@ class RetryingClient:
         """
         seconds = min(self.attempt_timeout, remaining)
         result.addTimeout(seconds, self.clock, _time_out)
-        # A cancelled request may end with the error of its connection, for example that
-        # there is no such host.  This Deferred ends with CancelledError instead.
+        # A cancelled request may end with the error of its connection, for example an
+        # unknown host.  C{ended} always ends with CancelledError.
         ended: Deferred[Content] = Deferred()
         result.chainDeferred(ended)
         try:
@@ -205,7 +207,8 @@ def backoff(attempt: int) -> float:
     """
     Return the delay after the C{attempt}-th failure, counted from 0, in seconds.
 
-    Half of the delay is random: clients that failed together must not return together.
+    Half of the delay is random, so that clients that failed at the same time do not retry
+    at the same time.
     """
     max_delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16), MAX_DELAY_SECONDS)
     return random.uniform(max_delay / 2, max_delay)  # noqa: S311 no secret

@@ -12,8 +12,8 @@ from attrs import field, frozen
 
 from pexservice.core.sequence import term_at
 
-#: How many digits are converted at a time: fewer than the lowest limit that the interpreter
-#: accepts as its limit.
+#: How many digits are converted at a time.  Every limit that the interpreter can have
+#: allows more digits.
 _PIECE_DIGITS = 512
 
 
@@ -26,11 +26,11 @@ def is_number(text: object) -> bool:
 
 def number(text: str) -> int:
     """
-    Return the number with the decimal digits C{text}: 0.1 s for a million digits.
+    Return the number with the decimal digits C{text}.
 
-    The interpreter converts only some thousands of digits at once, because its algorithm is
-    quadratic.  This function leaves that limit alone: it converts short pieces and combines
-    them by multiplication.
+    By default, the interpreter refuses to convert more than some thousands of digits,
+    because its algorithm is quadratic.  So this function converts short pieces, and
+    combines them by multiplication.
 
     @raise ValueError: C{text} is not a number.
     """
@@ -65,9 +65,9 @@ class State:
     """
     A state of the cursor.
 
-    Integers are made from their digits when a program reads them, so a program that only
-    needs the revision does not pay for them.  A response without digits, for example an
-    event with a long value, has them computed from the position.
+    The digits of a value are converted to an integer only when the program reads the
+    integer.  If a response has no digits, for example an event with a long value, they are
+    computed from the position.
 
     @ivar revision: how many steps were made since the store was created.
     @ivar position: the index of the value.

@@ -1,3 +1,3 @@
 """
-The service as a Unix process: file descriptors, exit statuses, signs of life.
+The service as a Unix process: file descriptors, exit statuses, heartbeats.
 """

@@ -1,10 +1,11 @@
 """
 Children and parents: a child ends with its parent, and process 1 reaps orphans.
 
-With L{killed_with_parent} the kernel kills a child when its parent ends, even a child that
-is stopped.  This needs C{setpriv}, which takes effect a millisecond after the child starts.
-Before that, and where C{setpriv} cannot be used, a thread of the child kills the child when
-the parent's end of a pipe is closed; see L{pexservice.process.signals.end_with_parent}.
+If the command of a child begins with the words of L{killed_with_parent}, the kernel kills
+the child when its parent ends, even a child that is stopped.  This needs C{setpriv}, which
+takes effect a millisecond after the child has started.  Before that, and if C{setpriv}
+cannot be used, a thread of the child kills the child when the parent's end of a pipe is
+closed; see L{pexservice.process.signals.end_with_parent}.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def killed_with_parent() -> tuple[str, ...]:
     """
     Return the words to put before a command, so that its process ends with its parent.
 
-    There are none if C{setpriv} is missing, is busybox's, which lacks the option, or may
-    not run: it calls capset(2), which a sandbox of systemd can forbid.
+    There are no words if C{setpriv} does not work.  It may be missing; that of busybox does
+    not have the option; and a sandbox of systemd may forbid capset(2), which it calls.
     """
     words = (shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL")
     try:
@@ -60,7 +61,7 @@ def retry_while_orphans_end(
 
     After L{ORPHANS_TIMEOUT_SECONDS}, or when a sleep is interrupted, raise the exception.
 
-    @param sleep: sleeps for so many seconds; returns whether it was not interrupted.
+    @param sleep: sleeps for the given seconds, and returns whether it was not interrupted.
     """
     end = None
     while True:

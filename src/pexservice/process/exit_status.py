@@ -46,8 +46,8 @@ class Status(IntEnum):
     DAMAGED = 78
 
 
-#: The signals that reading a damaged store raises in a process that has mapped it: SIGBUS
-#: where a page is missing from the file, the others where a page is nonsense.
+#: These signals may end a process that reads the memory map of a damaged store: SIGBUS if a
+#: page is missing from the file, the others if a page has wrong content.
 SIGNALS_OF_DAMAGE = frozenset(
     (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 )
@@ -63,21 +63,21 @@ class CannotStart(Exception):
     @cvar exit_status: the status that the process ends with in the foreground.
     """
 
-    # The module's whole name would take the place of the message's end.
+    # twistd shows the name of the module too, and the full name would leave less space.
     __module__ = "pexservice"
     exit_status = Status.CANNOT_START
 
 
 class Misconfigured(CannotStart):
     """
-    The process cannot start, and neither can the next one with the same options.
+    The process cannot start, and a restart with the same options would fail, too.
     """
 
     __module__ = "pexservice"
     exit_status = Status.MISCONFIGURED
 
 
-#: Errors that may pass, and whose cause is not the file itself.
+#: The cause of these errors is not the file itself, so a later attempt may succeed.
 _TRANSIENT = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 )
@@ -113,8 +113,8 @@ class ProcessExit:
         """
         Stop C{reactor} when this process has to end.
 
-        @param terminal: whether the operator reads standard error, too.
-        @param logs: whether this process logs the reason; if not, its supervisor does.
+        @param terminal: whether to write the reason to standard error as well.
+        @param logs: whether to log the reason.  The supervisor logs that of a worker.
         """
         self._reactor = reactor
         self._terminal = terminal
@@ -127,7 +127,7 @@ class ProcessExit:
         """
         End with a status that is not 0 if the reactor breaks down; twistd would end with 0.
 
-        Also let only the first SIGTERM or SIGINT stop the reactor, because stopping it
+        Also, ignore each SIGTERM and SIGINT after the first, because stopping the reactor
         twice raises an exception.
         """
         self._reactor.callWhenRunning(self._wrap_signal_handlers)
@@ -173,7 +173,7 @@ class ProcessExit:
         self.stop()
 
     def _write(self, reason: str) -> None:
-        # twistd has put its log in the place of sys.stderr.
+        # twistd has replaced sys.stderr by its log.
         if self._terminal and sys.__stderr__ is not None:
             # The file behind standard error may be on the same full disk as the store.
             with suppress(OSError):

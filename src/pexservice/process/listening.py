@@ -32,8 +32,8 @@ from pexservice.process.exit_status import CannotStart, Misconfigured
 #: The description of all sockets that systemd passes.
 ALL_OF_SYSTEMD = "systemd:all"
 
-#: How many connections may wait to be accepted while one worker takes over from
-#: another; the kernel's limit, net.core.somaxconn, is 4096 by default.
+#: How many connections may wait to be accepted, for example during a takeover.  The
+#: kernel's limit, net.core.somaxconn, is 4096 by default.
 BACKLOG = 4096
 
 #: File descriptors that connections never get: up to 64 for the store, logs, sockets and
@@ -41,7 +41,7 @@ BACKLOG = 4096
 #: connections that are refused with a response.
 RESERVED_DESCRIPTORS = 112
 
-#: With a lower limit, Twisted, uvloop or the store finds no free descriptor.
+#: With a lower limit of open files, Twisted, uvloop or the store may have no descriptor.
 MIN_OPEN_FILES = 64
 
 #: The file descriptor of the first socket that systemd passes; see sd_listen_fds(3).
@@ -58,7 +58,7 @@ class AddressInUse(CannotStart):
 
 _USE_ANOTHER = "; stop the program that uses it, or choose another one with --listen"
 
-#: The exception for each error number.  If the service lacks the rights for a port, another
+#: By error number: the exception.  If the service lacks the permission for a port, another
 #: start would fail in the same way.
 _EXCEPTION_BY_ERRNO: Mapping[int | None, type[CannotStart]] = {
     errno.EADDRINUSE: AddressInUse,
@@ -68,7 +68,7 @@ _EXCEPTION_BY_ERRNO: Mapping[int | None, type[CannotStart]] = {
 
 def _lock_holder(path: str | bytes) -> str:
     """
-    Say who has Twisted's lock for the Unix socket C{path}.
+    Say in words which process has Twisted's lock for the Unix socket C{path}.
     """
     lock = f"{os.fsdecode(path)}.lock"
     try:
@@ -83,19 +83,18 @@ def _lock_holder(path: str | bytes) -> str:
 
 class InheritedUNIXPort(unix.Port):
     """
-    A port on a Unix socket that another process opened.
+    A port on a Unix socket that another process has opened.
 
-    Other workers accept from the socket, too.  So its file, whose permissions Twisted sets
-    and which it removes with a port, is left alone.
+    C{unix.Port} sets the permissions of the socket's file, and removes the file at the end.
+    This port does not, because other workers accept from the same socket.
     """
 
-    # Only the descriptor is this process's to close; a shutdown would end the socket for
-    # all processes.
+    # A shutdown would end the socket for all processes.  So only the descriptor is closed.
     _shouldShutdown = False
 
     def startListening(self) -> None:
         """
-        Accept connections, as C{unix.Port} does once it has bound its socket.
+        Accept connections, as C{unix.Port} does after it has bound its socket.
         """
         inherited: Any = self._preexistingSocket
         factory: Any = self.factory
@@ -107,7 +106,7 @@ class InheritedUNIXPort(unix.Port):
         self.startReading()
 
     def connectionLost(self, reason: Failure) -> None:
-        # The method of unix.Port would remove the file.
+        # The method of unix.Port would remove the socket's file.
         tcp.Port.connectionLost(self, reason)
 
 
@@ -125,7 +124,7 @@ class InheritedEndpoint:
         """
         Adopt the socket, without accepting from it.
 
-        This process's own children do not inherit its descriptor.
+        Children of this process do not inherit the descriptor.
 
         @raise OSError: there is no such descriptor, or it is no listening stream socket.
         """
@@ -162,12 +161,12 @@ def is_listening(candidate: socket.socket) -> bool:
 
 
 @frozen
-class Place:
+class ListenEndpoint:
     """
-    An endpoint that does not listen yet.
+    An endpoint to listen on, with the value of C{--listen} that names it.
 
-    A worker makes its places before it takes over, because resolving a description takes a
-    few milliseconds.
+    A worker makes its endpoints before it takes over, because Twisted needs a few
+    milliseconds to make an endpoint of a description.
     """
 
     description: str
@@ -175,7 +174,7 @@ class Place:
 
     async def listen(self, factory: IProtocolFactory) -> IListeningPort:
         """
-        @raise CannotStart: listening failed; the message names endpoint and reason.
+        @raise CannotStart: the process cannot listen there.  The message says why.
         """
         try:
             port: IListeningPort = await self.endpoint.listen(factory)
@@ -197,7 +196,7 @@ class Place:
 
     def listen_now(self, factory: IProtocolFactory) -> IListeningPort:
         """
-        Listen on the endpoint before the reactor runs.
+        Listen on the endpoint, also before the reactor runs.
 
         @raise CannotStart: as L{listen}.
         """
@@ -209,9 +208,9 @@ class Place:
         return result
 
 
-def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
+def listen_endpoints(reactor: object, descriptions: Sequence[str]) -> list[ListenEndpoint]:
     """
-    Return the places that C{descriptions} name.
+    Return the endpoints that C{descriptions} name.
 
     The command line was checked, so each description is valid.
 
@@ -225,11 +224,13 @@ def places(reactor: object, descriptions: Sequence[str]) -> list[Place]:
             numbers = [int(description.removeprefix("fd:"))]
         else:
             endpoint = endpoints.serverFromString(reactor, description)
-            result.append(Place(description, endpoint))
+            result.append(ListenEndpoint(description, endpoint))
             continue
         for number in numbers:
             try:
-                result.append(Place(description, InheritedEndpoint(reactor, number)))
+                result.append(
+                    ListenEndpoint(description, InheritedEndpoint(reactor, number))
+                )
             except OSError as error:
                 raise CannotStart(
                     f"cannot listen on {description}: {error.strerror}"
@@ -259,11 +260,12 @@ def require_addresses(reactor: object, descriptions: Sequence[str]) -> None:
 
     @raise CannotStart: an address cannot be used; L{AddressInUse} if it is in use.
     """
-    # Only systemd's children have systemd's sockets, and a Unix socket would make a file.
+    # Other addresses are not checked: only a child of systemd has systemd's sockets, and
+    # listening on a Unix socket would make a file.
     own = [text for text in descriptions if text.startswith(("tcp:", "tcp6:"))]
-    for place in places(reactor, own):
-        port: Any = place.listen_now(Factory())
-        # stopListening() would need a reactor that runs.
+    for own_endpoint in listen_endpoints(reactor, own):
+        port: Any = own_endpoint.listen_now(Factory())
+        # stopListening() requires a running reactor.
         port.stopReading()
         port.socket.close()
 
@@ -272,7 +274,7 @@ def _first_environment() -> dict[str, str]:
     """
     Return the environment that this process began with.
 
-    Twisted, when it is imported, removes systemd's variables.
+    The import of Twisted removes systemd's variables from C{os.environ}.
     """
     variables = Path("/proc/self/environ").read_bytes().decode(errors="replace").split("\0")
     return dict(variable.split("=", 1) for variable in variables if "=" in variable)
@@ -282,7 +284,8 @@ def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
     """
     Yield the descriptors of all sockets that systemd has passed to this process.
 
-    @raise Misconfigured: there is no such socket, or one is no listening stream socket.
+    @raise Misconfigured: systemd passed no socket, or one that is no listening stream
+        socket.
     """
     count = environment.get("LISTEN_FDS", "")
     ours = environment.get("LISTEN_PID") == str(os.getpid())
@@ -328,7 +331,7 @@ def format_address(address: IAddress) -> str:
 
 def check_open_file_limit() -> None:
     """
-    Check that this process may open as many files as it needs without connections.
+    Check that this process may open as many files as it needs without any connection.
 
     @raise Misconfigured: the limit of open files is too low.
     """
@@ -344,8 +347,8 @@ def affordable_connections(wanted: int) -> int:
     """
     Raise the limit of open files for C{wanted} connections, as far as the system allows.
 
-    @return: how many connections the limit allows, at most C{wanted}.  The kernel would
-        accept more, and their clients would get no response.
+    @return: how many connections the limit allows, at most C{wanted}.  If there were more,
+        the kernel would accept them, and their clients would get no response.
     @raise Misconfigured: the limit does not even allow the files that are always open.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

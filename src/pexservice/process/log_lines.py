@@ -6,12 +6,12 @@ the time itself.  It expects a priority first, C{<6>worker-1 info: ...}; see sd-
 A worker writes its lines to its supervisor with the priority and no other prefix: the
 supervisor knows which worker each line comes from.
 
-Lines of the access log have the combined format and no prefix.  On their way to the
-supervisor their priority contains syslog's facility local0, C{<134>}.  The journal would
-leave a facility in the message, so it gets the level only.
+Lines of the access log have the combined format and no prefix.  In the priority that a
+worker writes to its supervisor, they have syslog's facility local0, C{<134>}.  The journal
+does not remove a facility from the message, so the supervisor writes only the level.
 
-If a reader such as a paused C{less} stops reading, it loses lines; the service does not
-wait for it.
+If the program that reads the log stops reading, for example a paused C{less}, lines are
+lost.  The service does not wait.
 """
 
 from __future__ import annotations
@@ -44,17 +44,18 @@ ACCESS = 16
 
 _PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
 
-#: A longer line to the supervisor is cut: the supervisor would cut it anyway, and not know
-#: the priority of the rest.  Characters, of four bytes at most.
+#: A worker divides a longer line.  Otherwise the supervisor would divide it, and the second
+#: part would have no priority.  Characters, of at most four bytes each.
 _MAX_LINE_LENGTH = 2000
 
-#: The beginning of the rest of a line that was cut.
+#: The beginning of each further part of a line that was divided.
 _CONTINUED = "... "
 
-#: How much is written at once to a stream.  A pipe that is writable accepts that much.
+#: How much is written to a stream at once.  A pipe that poll calls writable accepts this
+#: much.
 _CHUNK_BYTES = 4096
 
-#: Lines that a port of Twisted logs about itself; the code that opens the port logs more.
+#: Lines that Twisted logs about a port.  The code that opens the port logs better lines.
 _NOISE = re.compile(r"\S+ starting on \S+|\(\S+ Port \S+ Closed\)")
 
 #: Formats of the lines that Twisted logs for each connection of an HTTP client.
@@ -79,7 +80,7 @@ def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> 
 
 def error_line(message: str, descriptor: int = 2) -> str:
     """
-    Return the line for an error before there is a log, or after it.
+    Return the line that reports an error on standard error, outside the log.
     """
     return f"{'<3>' if is_journal(descriptor) else ''}{message}\n"
 
@@ -132,7 +133,7 @@ class LogLines:
             shown_facility = facility if self.piped else 0
             prefix = f"<{8 * shown_facility + _SEVERITIES.get(level, 6)}>"
         lines = self._json(event) if self.as_json else self._text(event, level, facility)
-        # One text, so that the lines of one event stay together.
+        # The lines of one event are one text, so that they stay together.
         return "".join(f"{prefix}{line}\n" for line in lines)
 
     def report_loss(self, count: int) -> str:
@@ -155,8 +156,8 @@ class LogLines:
                 yield before + line
                 continue
             for start in range(0, len(line) or 1, _MAX_LINE_LENGTH):
-                # A client may have chosen the text after a cut, so that it looks like a
-                # line of the log.
+                # A client may choose a text whose second part looks like a line of the log,
+                # so each further part begins with _CONTINUED.
                 yield (_CONTINUED if start else "") + line[start : start + _MAX_LINE_LENGTH]
 
     def _json(self, event: LogEvent) -> Iterator[str]:
@@ -212,12 +213,12 @@ class LossyStream:
 
     def flush(self) -> None:
         """
-        Do nothing: what the reader accepts was written.
+        Do nothing: L{write} has written everything that the reader accepts.
         """
 
     def _drain(self) -> bool:
         """
-        Write the rest of the last message, and return whether it is complete.
+        Write the rest of the last message, and return whether all of it was written.
         """
         while self._unwritten:
             if not self._poll.poll(0):

@@ -1,9 +1,9 @@
 """
-A guard that keeps pyOpenSSL out of a process that does not speak TLS by it.
+A guard that prevents the import of pyOpenSSL in a process that does not need it.
 
-Twisted imports pyOpenSSL if it is installed: 9 MiB in each of three processes.  Only a
-worker without uvloop, or with a store behind HTTPS, may need it, and only with certain
-options.  Importing this module before Twisted sets the guard.
+Twisted imports pyOpenSSL if it is installed, which takes 9 MiB in each of three processes.
+With certain options, a worker needs it: one that serves HTTPS without uvloop, or whose
+store is behind HTTPS.  To set the guard, import this module before Twisted.
 """
 
 import sys
@@ -16,7 +16,7 @@ def lift() -> None:
     """
     Let pyOpenSSL be imported from now on.
 
-    Modules of Twisted that were imported before do without it.  So import
+    Modules of Twisted that were imported earlier do not use pyOpenSSL.  So import
     C{twisted.internet.ssl} and C{twisted.protocols.tls} after this call.
     """
     if sys.modules.get("OpenSSL", sys) is None:

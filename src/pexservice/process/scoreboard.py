@@ -2,14 +2,15 @@
 The scoreboard: records in memory that the supervisor shares with its workers.
 
 A worker responds to C{/metrics}, but only the supervisor knows how often workers ended, and
-why.  So each worker inherits the descriptor of a file that has no name
-(C{memfd_create}).  No process waits for another, workers can read the records of a
-supervisor that hangs, and the kernel frees the memory when the last process has ended.
+why.  So the supervisor writes this into a file without a name (C{memfd_create}), whose
+descriptor each worker inherits.  No process waits for another process.  Workers can read
+the file even if the supervisor hangs.  The kernel frees the memory when the last process
+has ended.
 
-The file has three records: the score, which the supervisor writes; the store that the
-workers have claimed; and the options that the next reload may change although something is
-lost.  A process may read a record while another process writes it.  The checksum
-at the end of the record shows that, and the reader reads again.
+The file has three records: the I{score}, which the supervisor writes; the claim, which is
+the store that the workers may open; and the options whose protection the next reload may
+remove.  A process may read a record while another process writes it.  Then the checksum at
+the end of the record does not match, and the record is read again.
 """
 
 from __future__ import annotations
@@ -28,23 +29,24 @@ from attrs import asdict, define, field, frozen
 
 #: Why workers end.  A supervisor of version 1.0.0 counts them in this order.
 RESTART_REASONS = (
-    # A reload retired the worker.
+    # The worker was retired, by a reload or because it was not up in time.
     REPLACED := "replaced",
-    # It sent no heartbeat.
+    # The worker sent no heartbeat.
     SILENT := "silent",
     # A commit failed.
     STORE_FAILED := "store_failed",
     CANNOT_START := "cannot_start",
-    # A signal ended it.
+    # A signal ended the worker.
     KILLED := "killed",
-    # It ended with any other status.
+    # The worker ended with any other status.
     FAILED := "failed",
     # An option or a file is wrong.
     MISCONFIGURED := "misconfigured",
 )
 
-#: The options that a reload changes only with the operator's consent, and what is lost.  A
-#: reload may read half of a file that an editor is writing: this half can be valid TOML.
+#: What a reload would lose if it removed these options.  It needs the operator's consent:
+#: it may read a file of which an editor has written only the first half, and this half may
+#: be valid TOML.
 LOSSES = {
     "token-file": "everybody could move the cursor",
     "tls-certificate": "requests would be sent in plain text",
@@ -57,20 +59,21 @@ _MEMFD_NAME = "pexservice-scoreboard"
 #: How often a reader tries while another process writes.  A write takes a microsecond.
 _MAX_ATTEMPTS = 10
 
-#: Texts in the score are cut at this length.  Characters.
+#: A longer text in the score is cut.  Characters.
 MAX_TEXT_LENGTH = 512
 
-#: Where the records begin.  In JSON a character may take 12 bytes.
-_SCORE, _CLAIM, _ACCEPTED = 2048, 2048 + 32768, 2048 + 32768 + 2048
-_MAX_PAYLOAD_BYTES = _CLAIM - _SCORE
+#: Where the records begin in the file.  In JSON a character may take 12 bytes.
+_SCORE_OFFSET, _CLAIM_OFFSET, _ACCEPTED_OFFSET = 2048, 2048 + 32768, 2048 + 32768 + 2048
+_MAX_PAYLOAD_BYTES = _CLAIM_OFFSET - _SCORE_OFFSET
 
 #: A record is the length of its content, the content and a checksum of both.
 _LENGTH = _CHECKSUM = struct.Struct("<I")
 
 #: The score of a supervisor of version 1.0.0, which an upgrade leaves running: a mark, the
 #: failovers, the standbys that there are and that there should be, the reloads and the
-#: outcome of the last, the active worker and the worker before it, since when it serves and
-#: after which pause, the restarts by reason, and the note on the last reload.
+#: outcome of the last reload, the active worker and the previous one, since when the active
+#: worker serves and how long no worker served before, the restarts by reason, and the note
+#: on the last reload.
 _SCORE_1_0 = struct.Struct(f"<8s5Q16s16s2Q{len(RESTART_REASONS)}Q512s")
 _MARK_1_0 = b"pexscor4"
 
@@ -158,7 +161,7 @@ def create() -> int:
 
 def inherit(descriptor: int) -> None:
     """
-    Keep the scoreboard's C{descriptor} from this process's own children.
+    Prevent children of this process from inheriting the scoreboard's C{descriptor}.
 
     @raise OSError: C{descriptor} is not open, or no file.
     """
@@ -172,7 +175,7 @@ def of_process(pid: int, flags: int = os.O_RDONLY) -> int | None:
 
     @param flags: C{os.O_RDWR} to write to it.
     @return: a descriptor, or C{None} if that process has no scoreboard.
-    @raise OSError: there is no such process, or it is another user's.
+    @raise OSError: there is no such process, or it belongs to another user.
     """
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -188,17 +191,17 @@ def write(descriptor: int, score: Score) -> None:
     values = asdict(score)
     for name in ("note", "problem"):
         values[name] = values[name][:MAX_TEXT_LENGTH]
-    _write_record(descriptor, _SCORE, json.dumps(values).encode())
+    _write_record(descriptor, _SCORE_OFFSET, json.dumps(values).encode())
 
 
 def read(descriptor: int) -> Score | None:
     """
     Read the score that was written last.
 
-    @return: the score, or C{None} if there is no whole record.
+    @return: the score; C{None} if no score was written, or while one is being written.
     @raise OSError: C{descriptor} is not open, or no file.
     """
-    record = _read_record(descriptor, _SCORE)
+    record = _read_record(descriptor, _SCORE_OFFSET)
     if record is None:
         return _read_score_1_0(descriptor)
     values = json.loads(record)
@@ -243,33 +246,34 @@ def reader(descriptor: int | None) -> Callable[[], Score | None]:
 @frozen
 class StoreClaim:
     """
-    The claim of a service to its store, shared by its workers.
+    The claim of a service: the one store that its workers may open.
 
-    The identity of a store differs from that of every other store, also from that of its
-    copy.  A worker writes the claim itself, before it is active.  If the supervisor did,
-    another worker might open another store before the supervisor hears of the first.
+    The claim is the identity of the store.  Every other store, even a copy, has another
+    identity.  The first worker writes the claim itself, before it is active.  If the
+    supervisor wrote the claim later, a second worker might open another store meanwhile.
     """
 
     # The scoreboard, open for reading and writing.
     _descriptor: int
 
     def identity(self) -> str | None:
-        claimed = _read_record(self._descriptor, _CLAIM)
+        claimed = _read_record(self._descriptor, _CLAIM_OFFSET)
         return None if claimed is None else claimed.decode()
 
     def take(self, identity: str, *, replace: bool) -> str:
         """
         Claim the store C{identity}, unless another one is claimed.
 
-        @param replace: claim it in any case: this process has written the store again.
+        @param replace: whether to claim C{identity} in any case, because this process has
+            rewritten the store.
         @return: the identity of the store that is claimed now.
         """
-        # Two workers may have opened two stores at the same moment.
+        # Two workers may open two stores at the same moment, so a lock is needed.
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
             claimed = self.identity()
             if claimed is None or replace:
-                _write_record(self._descriptor, _CLAIM, identity.encode())
+                _write_record(self._descriptor, _CLAIM_OFFSET, identity.encode())
                 claimed = identity
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
@@ -278,18 +282,18 @@ class StoreClaim:
 
 def accept(descriptor: int, options: Sequence[str]) -> None:
     """
-    Allow the next reload to lose what C{options} protect; see L{LOSSES}.
+    Allow the next reload to remove the protection by C{options}; see L{LOSSES}.
 
     @param descriptor: the supervisor's scoreboard, open for writing.
     """
-    _write_record(descriptor, _ACCEPTED, json.dumps([*options]).encode())
+    _write_record(descriptor, _ACCEPTED_OFFSET, json.dumps([*options]).encode())
 
 
 def take_accepted(descriptor: int) -> list[str]:
     """
-    Return the options that the operator has allowed to change, and end this consent.
+    Return the options of the last call of L{accept}, and forget them.
     """
-    record = _read_record(descriptor, _ACCEPTED)
+    record = _read_record(descriptor, _ACCEPTED_OFFSET)
     accept(descriptor, ())
     options: list[str] = [] if record is None else json.loads(record)
     return options

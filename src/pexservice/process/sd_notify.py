@@ -1,9 +1,9 @@
 """
 systemd's notify protocol: messages of a process to the process that started it.
 
-A message is a few C{NAME=VALUE} lines.  They go to the socket that C{NOTIFY_SOCKET}
-names, or, from a worker to our own supervisor, through a pipe that only that worker has.
-The messages are the same, so a worker need not know which of the two started it.
+A message is a few C{NAME=VALUE} lines.  It is sent to the socket that C{NOTIFY_SOCKET}
+names.  A worker of our own supervisor writes it into a pipe instead, which no other worker
+has.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
 RELOADING = "RELOADING=1"
 STANDBY = "STATUS=standing by"
-#: To our own supervisor: this worker can neither be active nor stand by; its status says
-#: why.
+#: Only our own supervisor understands this line: the worker can neither be active nor stand
+#: by, for the reason in its status.
 NOT_READY = "READY=0"
 
-#: A longer line is cut.  Three such lines are less than PIPE_BUF, up to which the kernel
-#: writes a message into a pipe whole or not at all.
+#: A longer line is cut.  So a message of three lines is shorter than PIPE_BUF, and the
+#: kernel writes it into a pipe as a whole or not at all.
 MAX_MESSAGE_LINE_BYTES = 1000
 
 
 class Notifier:
     """
-    Sends messages to the process that started this one; without C{send} it does nothing.
+    Sends messages to the process that started this one.  Without C{send} it sends nothing.
 
-    It keeps its file descriptor open.  If it opened one for each message, a process without
-    a free descriptor would look silent.
+    Its file descriptor stays open.  If each message needed a new descriptor, a process
+    without a free descriptor would look silent.
 
-    @ivar watchdog: seconds of silence after which the receiver acts, or C{None} if it
-        does not wait for heartbeats.
+    @ivar watchdog: after this many seconds without a heartbeat, the receiver acts; C{None}
+        if it expects no heartbeats.
     """
 
     _log = Logger()
@@ -68,7 +68,7 @@ class Notifier:
         name = environment.get("NOTIFY_SOCKET", "")
         if not name:
             return cls()
-        # A leading @ stands for the abstract namespace's null.
+        # A leading @ stands for the null byte of an abstract socket.
         address = "\0" + name[1:] if name.startswith("@") else name
         sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         return cls(
@@ -82,7 +82,7 @@ class Notifier:
         """
         Return the notifier that writes to a pipe.
 
-        @param descriptor: the pipe's writing end; this process's own children do not
+        @param descriptor: the writing end of the pipe.  Children of this process do not
             inherit it.
         @raise OSError: C{descriptor} is not open.
         """
@@ -99,7 +99,7 @@ class Notifier:
         try:
             self._send(b"".join(map(_encoded, lines)))
         except OSError as error:
-            # Logged once: the error may last as long as the receiver is stopped.
+            # The error is logged once, because it may last while the receiver is stopped.
             if not self._failing:
                 self._log.warn("a notification was not sent: {error}", error=error)
             self._failing = True
@@ -112,7 +112,7 @@ class Notifier:
 
 
 def _encoded(line: str) -> bytes:
-    # A reason may contain the name of a file, and the name a newline.
+    # A line may contain the name of a file, which may contain a newline.
     return " ".join(line.splitlines()).encode()[:MAX_MESSAGE_LINE_BYTES] + b"\n"
 
 

@@ -1,9 +1,9 @@
 """
 What has to work before Twisted is imported: signals, and the end of the parent.
 
-Until the reactor handles signals, SIGHUP would kill the process, and SIGTERM would leave
-its pid file behind.  So L{StartSignals} only notes them, and the service checks that while
-it starts.
+Before the reactor handles signals, SIGHUP would kill the process, and SIGTERM would leave
+its pid file behind.  So L{StartSignals} only records these signals, and the service looks
+at the record while it starts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class StartSignals:
 
     def install(self) -> None:
         """
-        Note SIGTERM, SIGINT and SIGHUP from now on.
+        Record SIGTERM, SIGINT and SIGHUP from now on.
         """
         signal.signal(signal.SIGTERM, lambda *_: self.terminate())
         signal.signal(signal.SIGINT, lambda *_: self.terminate())
@@ -53,7 +53,7 @@ class StartSignals:
         self._stop = stop
         if self.terminated:
             stop()
-        # Twisted handles SIGINT only in the place of Python's default handler.
+        # Twisted handles SIGINT only if the present handler is Python's default handler.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_hang_up(self, reload: Callable[[], object]) -> None:
@@ -88,15 +88,15 @@ class StartSignals:
 
 def end_with_parent(descriptor: int) -> None:
     """
-    Kill this process when the process at the other end of a pipe has ended.
+    Kill this process when its parent has ended, even if the main thread hangs.
 
-    A thread waits for that, so even a process whose main thread hangs ends.
+    A thread waits until the parent's end of a pipe is closed.
 
-    @param descriptor: either end of a pipe whose other end only the parent has.
+    @param descriptor: this process's end of the pipe.  Only the parent has the other end.
     """
 
     def wait() -> None:
-        # Even with no events to wait for, poll reports that the other end is closed.
+        # poll always reports that the other end is closed, so no event is registered.
         poll = select.poll()
         poll.register(descriptor, 0)
         ((_, event),) = poll.poll()

@@ -23,10 +23,10 @@ def the_reactor() -> Any:
     """
     Return the process's reactor, and install a steady one if none is chosen yet.
 
-    The timers of Twisted's own reactors use the wall clock.  If the wall clock is set
-    forward, all workers would seem silent at once; if it is set back by an hour, none would
-    for an hour.  The uvloop reactor is steady, too; any other reactor that
-    C{twistd --reactor} names keeps its own clock.
+    The timers of Twisted's own reactors use the wall clock.  If an operator set the clock
+    forward, all workers would seem silent at once.  If an operator set it back by an hour,
+    no worker would seem silent for an hour.  The reactor on uvloop is steady, too.  Any
+    other reactor that C{twistd --reactor} names uses its own clock.
     """
     if _REACTOR not in sys.modules:
         from twisted.internet.epollreactor import EPollReactor  # noqa: PLC0415 rarely needed
@@ -44,9 +44,8 @@ class Periodic:
     """
     A function that is called again and again, whatever it raises.
 
-    A C{LoopingCall} stops for good when its function raises an exception.  One error must
-    not end the heartbeats, so this class logs the exception and makes the next call at its
-    time.
+    A C{LoopingCall} ends when its function raises an exception.  One error must not end the
+    heartbeats, so this class logs the exception, and makes the next call at its time.
 
     If the function returns a C{Deferred}, the next call waits until it has fired.  A
     C{Deferred} that fails counts as an exception.
@@ -65,13 +64,13 @@ class Periodic:
 
         @param interval: seconds from one call to the next.  If a call takes longer, the
             next one is late, and the missed ones are left out.
-        @param now: make the first call at once, rather than after the interval.
+        @param now: whether to make the first call at once, and not after the interval.
         """
         self._loop.start(interval, now=now)
 
     def stop(self) -> None:
         """
-        Make no more calls.  A second stop does nothing.
+        Make no more calls.  L{stop} may be called again.
         """
         if self._loop.running:
             self._loop.stop()

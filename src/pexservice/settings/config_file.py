@@ -1,8 +1,8 @@
 """
 The configuration file: TOML, with the names of the options as keys.
 
-On/off options and flags are booleans, repeatable ones lists.  A relative path counts
-from the directory of the file.
+The value of an on/off option or of a flag is a boolean, and that of a repeatable option is
+a list.  A relative path begins at the directory of the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pexservice.settings.option import Option
 from pexservice.settings.values import near
 
-_WORDS = {
+_TYPE_NAMES = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -29,16 +29,18 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
     Read the configuration file at C{path}.
 
     @return: the values that the file has, by the names of their options.
-    @raise ValueError: with one line that names the file, and the key if there is one.
+    @raise ValueError: the file is wrong.  The message is one line that names the file, and
+        the key that is wrong.
     """
-    # If a file could name another one, it would be hard to see which value wins.
+    # C{config} is left out: if a file could name a second one, it would be hard to see
+    # whose value counts.
     known = {
         option.name: option
         for option in options
         if not option.hidden and option.name != "config"
     }
     try:
-        # Opening a FIFO would block a running supervisor.
+        # To open a FIFO would block a running supervisor.
         if stat.S_ISFIFO(Path(path).stat().st_mode):
             raise ValueError(f"the configuration file {path} is a FIFO, not a file")
         with Path(path).open("rb") as file:
@@ -63,18 +65,18 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
 
 def _value(option: Option, value: object, directory: Path) -> Any:
     if not option.repeatable:
-        return _one(option, value, directory)
+        return _single_value(option, value, directory)
     if not isinstance(value, list):
         raise ValueError("must be a list")  # noqa: TRY004 one kind of error for all
-    return tuple(_one(option, element, directory) for element in value)
+    return tuple(_single_value(option, element, directory) for element in value)
 
 
-def _one(option: Option, value: object, directory: Path) -> Any:
-    # An option with a float also takes a whole number.  In Python a bool is an int; in TOML
-    # it is not.
+def _single_value(option: Option, value: object, directory: Path) -> Any:
+    # An option with a float also accepts a whole number.  A bool is an int in Python, but
+    # not in TOML.
     types = (int, float) if option.type is float else option.type
     if not isinstance(value, types) or isinstance(value, bool) is not (option.type is bool):
-        raise ValueError(f"must be {_WORDS[option.type]}")
+        raise ValueError(f"must be {_TYPE_NAMES[option.type]}")
     if isinstance(value, bool):
         return value
     parsed = option.parse(str(value))

@@ -2,8 +2,8 @@
 One option of the command line: its form, its help and the attribute that it sets.
 
 The classes of L{pexservice.settings.options} declare their attributes with L{Option.field}.
-From these declarations come the parser, C{--help}, the man page, the worker's command
-line and the keys of the configuration file.
+The parser, C{--help}, the man page, the worker's command line and the keys of the
+configuration file are made from these declarations.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ class Option:
     """
     The declaration of one option.
 
-    @ivar value: the word for its value in C{--help}; empty for a flag.
+    @ivar value: the word for the option's value in C{--help}; empty for a flag.
     @ivar help: one or more sentences.
     @ivar group: one of L{GROUPS}.
     @ivar type: the type of one value in the configuration file: C{bool}, C{int},
         C{float} or C{str}.
-    @ivar parse: makes a value of the text on the command line; raises C{ValueError} with
-        what is wrong.
-    @ivar name: its name on the command line, without the dashes; by default the
-        attribute's, with hyphens.
-    @ivar attribute: the attribute of the settings class that holds its value; set by
-        L{options_of}.
-    @ivar default: the attribute's default; set by L{field}.
+    @ivar parse: converts the text on the command line to a value.  It raises C{ValueError}
+        with a message that says what is wrong.
+    @ivar name: the option's name on the command line, without the dashes.  By default, the
+        name of the attribute with hyphens.
+    @ivar attribute: the attribute of the settings class; set by L{options_of}.
+    @ivar default: the default of this attribute; set by L{field}.
     @ivar repeatable: whether the attribute is a tuple of all values that were given.
-    @ivar absolute: returns a value with an absolute path, given the directory where a
-        relative path starts; C{None} if the value has no path.
-    @ivar hidden: whether it is only for a supervisor's workers, so that a configuration
-        file must not contain it.
+    @ivar absolute: called with a value and the directory at which a relative path begins;
+        returns the value with an absolute path.  C{None} if the value has no path.
+    @ivar hidden: whether the option is only for a supervisor's workers, so that a
+        configuration file must not contain it.
     """
 
     value: str
@@ -95,7 +94,7 @@ def flag(text: str, group: str, *, hidden: bool = False) -> Any:
     """
     Declare an attribute of a settings class as an option without a value.
 
-    @param text: its help.
+    @param text: the help of the option.
     """
     return Option("", text, group, bool, hidden=hidden).field(default=False)
 
@@ -114,7 +113,7 @@ def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
 
 def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:
     """
-    Yield the command line that leads to C{settings} again, except for hidden options.
+    Yield a command line that leads to the same C{settings}, without the hidden options.
     """
     for option in options_of(type(settings)):
         if not option.hidden:

@@ -23,7 +23,7 @@ from pexservice.stores.registry import store_factory
 
 _DESCRIPTOR = values.number(3, 1_000_000)
 
-#: A shorter watchdog would end a worker that is merely busy.
+#: With a shorter watchdog, the supervisor would kill a worker that is only busy.
 _MIN_WATCHDOG_SECONDS = 0.5
 
 
@@ -33,7 +33,7 @@ class Settings:
     Settings of one worker process.
 
     @ivar foreground: whether the program that started this process gets its standard error
-        and its exit status; an option of twistd, not of this service.
+        and its exit status.  This is an option of twistd, not of this service.
     """
 
     listen: tuple[str, ...] = Option(
@@ -202,7 +202,7 @@ class Settings:
         """
         Check cheaply whether a process with these settings could open the store.
 
-        @raise StoreUnusable: or one of its subclasses: it could not.
+        @raise StoreUnusable: or a subclass: no process could open the store.
         """
         store_factory(self.store).check_start(create=not self.no_create)
 
@@ -222,7 +222,7 @@ class Supervision:
     Settings of the supervisor.
 
     @ivar standby: how many standbys there should be.
-    @ivar watchdog: seconds of silence after which a worker is replaced.
+    @ivar watchdog: a worker that sends no heartbeat for this many seconds is replaced.
     """
 
     standby: int = Option(

@@ -1,7 +1,7 @@
 """
 Parsers of the options' values.
 
-For a wrong text, a parser raises a C{ValueError} that says what the value must be.
+If a text is wrong, a parser raises C{ValueError}, and the message says what it must be.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from twisted.internet import endpoints
 from pexservice.process.listening import ALL_OF_SYSTEMD
 from pexservice.stores.registry import store_factory
 
-#: The kinds of endpoints that a worker can listen on, and their forms; C{fd:} is a socket
-#: that its supervisor passes to it.
+#: The kinds of endpoints that a worker can listen on, and their forms.  C{fd:} is a socket
+#: that a supervisor passes to its workers.
 ENDPOINT_FORMS = {
     "tcp": ("tcp:PORT", "tcp:PORT:interface=ADDRESS"),
     "tcp6": ("tcp6:PORT", "tcp6:PORT:interface=ADDRESS with a \\ before each : of it"),
@@ -34,7 +34,7 @@ _NO_SYSTEMD_SOCKET = (
     "index=0 the first, in a service that has a socket unit"
 )
 
-#: Spellings from URLs and from other programs.
+#: A host and a port as in a URL or as in the options of other programs.
 _HOST_AND_PORT = re.compile(r"(?:https?://)?\[?([0-9a-zA-Z.:-]*?)\]?:([0-9]{1,5})/?")
 
 _FD_FORM = re.compile(r"fd:[0-9]{1,9}")
@@ -50,9 +50,9 @@ _HOST_NAME = re.compile(r"\*|[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 
 def near(word: str, words: list[str], form: str = "{}") -> str:
     """
-    Suggest the one of C{words} that C{word} was probably meant to be.
+    Suggest the one of C{words} that the operator probably meant by C{word}.
 
-    @return: the end of a sentence, or an empty string.
+    @return: the end of a sentence; empty if no word is similar.
     """
     matches = get_close_matches(word, words, 1)
     return f" (did you mean {form.format(matches[0])}?)" if matches else ""
@@ -113,7 +113,7 @@ def store_url(url: str) -> str:
 
 def absolute_path(path: str, directory: Path) -> str:
     """
-    Return a path, but C{-} as it is, which stands for standard output.
+    Return an absolute path, but C{-}, which stands for standard output, as it is.
     """
     return path if path == "-" else str(directory / path)
 
@@ -136,7 +136,7 @@ def endpoint(description: str) -> str:
     if kind not in ENDPOINT_FORMS:
         raise ValueError(f"must be {_KINDS}{_meant(description)}")
     if kind.startswith("tcp"):
-        # The port stands first, or after port=.
+        # The port is the first word, or follows port=.
         named = [word.removeprefix("port=") for word in words if word.startswith("port=")]
         port = (named or words or [""])[0]
         if not _PORT_FORM.fullmatch(port) or int(port) > _MAX_PORT:
@@ -157,7 +157,7 @@ def _form(kind: str) -> str:
 
 def _meant(description: str) -> str:
     """
-    Suggest what an endpoint of no known kind was meant to be.
+    Suggest the endpoint that the operator probably meant.
     """
     head = description.partition(":")[0]
     if description.isdecimal():

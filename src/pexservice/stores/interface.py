@@ -59,10 +59,10 @@ class StoreExists(StoreUnusable):
 
 class StoreDamaged(StoreUnusable):
     """
-    The store contains something that was never written, or has lost commits.
+    The store contains something that no commit wrote, or has lost commits.
 
-    A restart does not help, and the service never resets a store: an operator has to
-    restore a backup.
+    A restart does not help, and the service never resets a store.  An operator must restore
+    a backup.
     """
 
     exit_status = Status.DAMAGED
@@ -70,7 +70,7 @@ class StoreDamaged(StoreUnusable):
 
 class StoreIncompatible(StoreUnusable):
     """
-    The store has a format that this program does not read.  It need not be damaged.
+    The store has a format that this program does not read.  This is no damage.
 
     The message names the version of that format, and the versions that can be read.
     """
@@ -80,13 +80,13 @@ class StoreIncompatible(StoreUnusable):
 
 class StoreUnavailable(StoreUnusable):
     """
-    The store does not answer now, or has no space.  Opening it later may succeed.
+    The store does not answer now, or has no space.  A later attempt to open it may succeed.
     """
 
 
 class StoreMisconfigured(StoreUnusable):
     """
-    The store refuses this program, or one of its options is wrong.
+    The store refuses this program, or a part of the store's URL is wrong.
     """
 
     exit_status = Status.MISCONFIGURED
@@ -94,9 +94,9 @@ class StoreMisconfigured(StoreUnusable):
 
 class Refusal(Exception):
     """
-    A batch or a read is refused, for the reason in the message.
+    The store refuses a batch or a read, for the reason in the message.
 
-    A refused batch surely never happened.
+    A refused batch surely never happens.
     """
 
 
@@ -112,13 +112,13 @@ class Conflict(Exception):
     """
     The batch did not happen, and will not happen later.
 
-    Either the cursor is not where the batch begins, or one of the batch's idempotency keys
+    Either the batch does not begin at the cursor's state, or one of its idempotency keys
     was used before.  Only a shared store raises this error.
 
     @ivar revision: the cursor's revision, as far as the store knows.
     @ivar position: the cursor's position, as far as the store knows.
-    @ivar used: the batch's keys that were used before, each with what its first use did,
-        or with the reason why that cannot be read.
+    @ivar used: by idempotency key of the batch that was used before: the first use, or the
+        reason why the first use cannot be read.
     """
 
     def __init__(
@@ -163,8 +163,8 @@ class Batch:
     @ivar transitions: the codes of the transitions, one byte each; never empty.
     @ivar position: the position after the last transition.
     @ivar time_ns: nanoseconds since the epoch.
-    @ivar keys: the idempotency keys used in this batch, oldest first, each with what its
-        use did, packed by C{pexservice.stores.remembered_keys.pack_use}.
+    @ivar keys: by idempotency key used in this batch, oldest first: the use, packed by
+        C{pexservice.stores.remembered_keys.pack_use}.
     """
 
     first_revision: int
@@ -186,7 +186,7 @@ class Space(NamedTuple):
     """
     The disk space of a store, in bytes.
 
-    @ivar used: the part of the store's file that was ever in use.
+    @ivar used: the size of the part of the store's file that was ever in use.
     @ivar limit: the size that the file may grow to.
     @ivar free: the free space of the file system that this process may use.
     @ivar size: the size of the file system.
@@ -200,9 +200,8 @@ class Space(NamedTuple):
 
 class StoreReader(NamedTuple):
     """
-    A process that reads an old state of the store.  Its pages cannot be reused meanwhile.
+    A process that reads an old state of the store, whose pages cannot be reused meanwhile.
 
-    @ivar pid: its process ID.
     @ivar commits_behind: how many commits were made after that state.
     """
 
@@ -251,8 +250,8 @@ class IStore(Interface):
         @raise Refusal: the batch surely did not happen.  The store remains usable.
         @raise StoreUnusable: the batch surely did not happen.  The store can only be
             closed.  L{StoreDamaged} is such an error.
-        @raise Exception: with any other error the outcome is unknown, and an exclusive
-            store can only be closed.
+        @raise Exception: after any other error, it is unknown whether the batch happened,
+            and an exclusive store can only be closed.
         """
 
     def history(before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
@@ -266,7 +265,7 @@ class IStore(Interface):
 
     def close() -> Deferred[None]:
         """
-        Close the store.  It need not have been opened.
+        Close the store, which may not have been opened.
         """
 
 
@@ -299,9 +298,8 @@ class ISharedStore(IStore):
         """
         Wait until it is this node's turn to commit.  The caller should commit next.
 
-        Turns make conflicts rare, and give each node its share.  They are not locks: a node
-        that commits out of turn does no harm.  So the wait is short, whatever the other
-        nodes do.
+        Turns make conflicts rare, and give each node its share.  A turn is no lock: a node
+        that commits out of turn does no harm.  So the wait for other nodes is limited.
 
         @return: fires with the newest known (revision, position) of the cursor.
         """
@@ -313,8 +311,8 @@ class ISharedStore(IStore):
         @raise Conflict: another node moved the cursor, or a key of the batch was used
             before.  The batch surely did not happen.
         @raise OutcomeUnknown: the batch has happened, may happen later, or never happens.
-            It cannot happen after another batch has happened, so the caller may commit the
-            next batch at once.
+            After another batch has happened, it cannot happen any more.  So the caller may
+            commit the next batch at once.
         """
 
     went_back_count: int = Attribute(
@@ -331,7 +329,7 @@ class ISharedStore(IStore):
 
     def check() -> Deferred[Refusal | None]:
         """
-        Ask the store whether it would accept a batch now.  This changes nothing.
+        Ask the store whether it would accept a batch now, without changing anything.
 
         @return: fires with the refusal of a batch, or with C{None}.
         @raise Refusal: the store does not answer.
@@ -341,7 +339,8 @@ class ISharedStore(IStore):
         """
         Give the cursor a higher revision at the same position.  All nodes must be stopped.
 
-        Without this, revisions that clients saw before a restore would get new states.
+        After a restore, the store would otherwise use revisions again that clients have
+        seen.
 
         @return: fires with (revision, position).
         @raise StoreUnusable: there is no cursor, or its revision is not lower.
@@ -354,7 +353,7 @@ class ISharedStore(IStore):
         """
         Call C{cursor_moved} with (revision, position) when any node has moved the cursor.
 
-        Calls may come late, and some may never come.
+        Calls may come late, and may be missing.
 
         @param cursor_went_back: called with (revision, position) when the cursor is at an
             earlier revision than before, because an operator restored or emptied the store.
@@ -387,17 +386,17 @@ class IStoreReactor(IReactorTime, IReactorFromThreads):
 @frozen(kw_only=True)
 class StoreOptions:
     """
-    The options of a store, in addition to its URL.  Each store uses those that concern it.
+    The options of a store, in addition to its URL.  A store may ignore some of them.
 
     @ivar journal: how many transitions the history keeps, 1 or more.
-    @ivar verify: whether to verify the whole store before it is used.  The caller may know
-        that it was verified; then only the cursor and the newest rows are read.
+    @ivar verify: whether to verify the whole store before it is used.  If not, only the
+        cursor and the newest rows are checked.
     @ivar progress: called with how much of the store was verified, in percent.
     @ivar create: whether a store may be created where there is none.
-    @ivar claim: records which store this worker's service uses.  Once a store is recorded,
-        no other one is opened, and none is created.
+    @ivar claim: the record of the store that this worker's service uses.  If there is such
+        a store, no other store is opened, and none is created.
     @ivar on_standby: called before this process waits, as a standby, for a store that
-        another process has locked.  With C{None}, such a store raises L{StoreBusy}.
+        another process has locked.  If it is C{None}, such a store raises L{StoreBusy}.
     """
 
     reactor: IStoreReactor
@@ -409,7 +408,8 @@ class StoreOptions:
     on_standby: Callable[[], object] | None = None
 
 
-#: Called with the present part of the work, and how much of it is done, in percent.
+#: Called with the name of the present part of the work, and the progress of this part in
+#: percent.
 ShowProgress = Callable[[str, int], object]
 
 
@@ -434,8 +434,8 @@ class Backup(NamedTuple):
     """
     A backup that was made before.
 
-    @ivar time: when it was begun, in seconds since 1970.
-    @ivar revision: its revision, as far as that can be told without opening it.
+    @ivar time: when the backup was begun, in seconds since 1970.
+    @ivar revision: the revision in the witness of the backup; C{None} if it has no witness.
     """
 
     time: float
@@ -447,9 +447,10 @@ class Restored:
     """
     The result of a restore.
 
-    @ivar store: the store as it is now.
+    @ivar store: the restored store.
     @ivar steps: how many steps were added so that the revision is above C{beyond}.
-    @ivar kept: the directory of the replaced store, if there was one.
+    @ivar kept: the directory that now has the replaced store; C{None} if there was no
+        store.
     """
 
     store: StoreSummary
@@ -459,9 +460,9 @@ class Restored:
 
 class IOfflineStore(Interface):
     """
-    The commands on a store in a directory of this machine.  They need no service.
+    The commands on a store in a directory of this machine, which need no service.
 
-    Every method blocks, and raises L{StoreUnusable}, or a subclass, if it cannot be done.
+    Every method blocks, and raises L{StoreUnusable} or a subclass if it fails.
     """
 
     directory: str = Attribute("The store's directory, as its URL names it.")
@@ -473,7 +474,7 @@ class IOfflineStore(Interface):
 
     def backup(target: str, keep: int | None, show: ShowProgress) -> StoreSummary:
         """
-        Copy one state of the store, also while a service uses it, and verify the copy.
+        Copy one state of the store, which a service may be using, and verify the copy.
 
         @param target: the directory to make; with C{keep}, the directory of all backups.
         @param keep: how many backups to keep, the new one included; C{None} keeps all.
@@ -491,7 +492,7 @@ class IOfflineStore(Interface):
         Put a verified copy of C{backup} in the place of the store.
 
         @param backup: the backup's directory.
-        @param beyond: the highest revision that any client has seen: steps are added until
+        @param beyond: the highest revision that any client has seen.  Steps are added until
             the copy's revision is higher.
         """
 
@@ -531,7 +532,7 @@ class IStoreFactory(Interface):
 
     def lock_holder() -> str:
         """
-        Return the process that has locked the store, in words.
+        Describe the process that has locked the store.
         """
 
     def check_start(*, create: bool) -> None:
@@ -539,7 +540,7 @@ class IStoreFactory(Interface):
         Check whether a process could open the store.  This is cheap and needs no reactor.
 
         @param create: whether the process may create a store.
-        @raise StoreUnusable: itself or a subclass: the process could not open it.
+        @raise StoreUnusable: or a subclass: the process could not open the store.
         """
 
     def inspect(options: StoreOptions) -> Deferred[list[str]]:
@@ -548,15 +549,15 @@ class IStoreFactory(Interface):
 
         @return: fires with facts that an operator should know.
         @raise StoreBusy: another process has locked the store.
-        @raise StoreUnusable: itself or a subclass, for another reason.
+        @raise StoreUnusable: or another subclass: the store could not be opened.
         """
 
     def create(options: StoreOptions) -> Deferred[None]:
         """
         Create an empty store, durably.
 
-        @raise StoreExists: there is a store already.  It stays as it is.
-        @raise StoreUnusable: itself or a subclass: no store could be created.
+        @raise StoreExists: there is already a store, which does not change.
+        @raise StoreUnusable: or another subclass: no store could be created.
         """
 
     def make(options: StoreOptions) -> IStore:

@@ -1,8 +1,9 @@
 """
 The registry of stores, by the scheme of their URLs.
 
-To add a store, add a folder with a factory, and a line here.  A factory is imported when a
-URL has its scheme, so no process imports the modules of other stores.
+To add a store, add a folder with a factory, and a line here.  A factory is imported only
+when a URL has its scheme.  So no process imports the modules of a store that it does not
+use.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ FACTORIES = {
 
 def store_factory(url: str) -> IStoreFactory:
     """
-    Return the factory of the store that C{url} names; nothing is opened.
+    Return the factory of the store that C{url} names, without opening the store.
 
-    @raise ValueError: C{url} names no store.  The message says why, without C{url}, and
-        suggests the URL that was meant.
+    @raise ValueError: C{url} names no store.  The message says why without showing C{url},
+        and suggests the URL that the operator probably meant.
     """
     scheme, colon, rest = url.partition(":")
     if colon and scheme in FACTORIES:
@@ -44,11 +45,11 @@ def offline_store(name: str) -> IOfflineStore:
 
     @param name: the URL of the store, or the directory of an LMDB store.
 
-    @raise ValueError: the name is empty, or the store has no directory on this machine; the
-        message says how to copy it.
+    @raise ValueError: the name is empty, or the store has no directory on this machine.
+        The message says how to copy such a store.
     """
     if not name:
-        # For example a shell variable without a value.
+        # The name may come from a shell variable without a value.
         raise ValueError("the name of the directory is empty")
     is_url = name.partition(":")[0] in FACTORIES
     url = name if is_url else _with_scheme(name) or f"lmdb:{name}"
@@ -57,7 +58,7 @@ def offline_store(name: str) -> IOfflineStore:
 
 def _with_scheme(text: str) -> str | None:
     """
-    Return the URL that a C{text} without a scheme probably stands for, if any.
+    Return the URL that the operator probably meant by C{text}, which has no scheme.
     """
     for scheme, name in FACTORIES.items():
         if namedAny(name).WITHOUT_SCHEME.fullmatch(text):

@@ -1,8 +1,8 @@
 """
 The idempotency keys that a committer remembers.
 
-A store that only one process writes to appends keys, and never looks up a key.  Its process
-has in memory all keys that must be remembered.
+An exclusive store only appends keys, and never looks up a key: the process that has locked
+the store keeps all keys that must be remembered in memory.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ _USE = Struct(USE_FORMAT)
 #: The size of a packed use of a key, in bytes.
 USE_SIZE = _USE.size
 
-#: Packs the use of a key: the code of the transition, the revision, the position.
-#: Bytes are used because the garbage collector visits tuples, but not bytes.
+#: Packs the use of a key: the code of the transition, the revision and the position.  The
+#: result is bytes and no tuple, because the garbage collector does not visit bytes.
 pack_use = _USE.pack
 
-#: The keys that must be remembered fill this many generations.  New keys go into one more.
+#: The keys that must be remembered fill this many generations.  New keys are added to one
+#: more generation.
 _FULL_GENERATIONS = 8
 
 
@@ -56,9 +57,9 @@ class RememberedKeys:
     """
     At least the last L{KEPT_KEYS} keys, each with its first use.
 
-    The keys are in several dictionaries, the generations, and the oldest generation is
-    dropped as a whole.  A single dictionary would block the process for 7 to 9 ms at each
-    resize.
+    The keys are in several dictionaries, the I{generations}, and the oldest generation is
+    forgotten as a whole.  Each resize of a single dictionary would block the process for 7
+    to 9 ms.
 
     100,000 keys of 36 characters take 20 MB, and keys of 255 characters 40 MB.
     """
@@ -74,9 +75,7 @@ class RememberedKeys:
 
     def add(self, keys: Mapping[bytes, bytes]) -> None:
         """
-        Remember C{keys}, each with its packed use.
-
-        They must be newer than all remembered keys.
+        Remember C{keys}, each with its packed use.  All remembered keys must be older.
         """
         newest = self._generations[0]
         if len(newest) >= self._generation_size:

@@ -1,8 +1,8 @@
 """
-The supervisor's reports on the service, to its starter and to its workers.
+The supervisor's reports: notifications to systemd, and the score for the workers.
 
-The starter is systemd or another program, which gets notifications.  The workers read the
-score and show it to clients, for example in C{/metrics}.
+Another program that has started the supervisor may take the place of systemd.  The workers
+read the score and show it to clients, for example in C{/metrics}.
 """
 
 from __future__ import annotations
@@ -19,30 +19,28 @@ from pexservice.process.sd_notify import READY, RELOADING, Notifier
 from pexservice.supervisor.worker_process import WITH_PROCESS, WorkerProcess, WorkerState
 from pexservice.supervisor.worker_setup import WorkerSetup
 
-#: The states of a worker that may have the store's lock.  A worker that is not ready has
-#: failed to open the store, or waits for a lock that another program has.
+#: The states of a worker that may have the store's lock.  A worker that is not ready does
+#: not have it: it failed to open the store, or waits for a lock that another program has.
 _MAY_HOLD_LOCK = WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_READY}
 
 
 @define(eq=False)
 class Reports:
     """
-    The reports to both.
-
-    @ivar score: the numbers and states for the workers, which see a change after
-        L{publish}.
+    @ivar score: the score.  The workers see a change of it after L{publish}.
     """
 
     _log = Logger()
 
     _notifier: Notifier
     score: Score
-    # Shows the score to the workers.
+    # Writes the score to where the workers read it.
     _publish: Callable[[Score], object]
-    _ready: bool = field(init=False, default=False)
-    _status: str = field(init=False, default="")
-    _note: str = field(init=False, default="")
-    _stopped_at: float | None = field(init=False, default=None)
+    _was_ready: bool = field(init=False, default=False)
+    _status_line: str = field(init=False, default="")
+    _status_suffix: str = field(init=False, default="")
+    # When the last active worker ended; C{None} if a worker is active or none was.
+    _active_ended_at: float | None = field(init=False, default=None)
 
     def publish(self) -> None:
         self._publish(self.score)
@@ -53,20 +51,20 @@ class Reports:
 
     def pass_on(self, line: str) -> None:
         """
-        Pass a worker's C{line} on to systemd.
+        Send a worker's C{line} to systemd.
 
-        Append to a worker's status the names of the options that wait for a restart.
+        If the line is a status, append the options whose change requires a restart.
         """
         if line.startswith("STATUS="):
-            self._status = line
-            line += self._note
+            self._status_line = line
+            line += self._status_suffix
         self._notifier.notify(line)
 
     def notify_ready(self) -> None:
         """
-        Notify systemd that clients get responses.  A reload does so when it ends.
+        Notify systemd that clients get responses: now or, during a reload, when it ends.
         """
-        self._ready = True
+        self._was_ready = True
         if not self.reloading:
             self._notifier.notify(READY)
 
@@ -91,14 +89,14 @@ class Reports:
         @param at: the time, by the clock of L{on_active_end}.
         """
         score = self.score
-        # There was no pause if the worker took over before its predecessor's end was
-        # noticed.
-        pause = 0.0 if self._stopped_at is None else at - self._stopped_at
-        if self._stopped_at is not None or score.active_worker not in ("", name):
+        # There was no pause if the supervisor has not yet noticed the end of the worker
+        # that was active before.
+        pause = 0.0 if self._active_ended_at is None else at - self._active_ended_at
+        if self._active_ended_at is not None or score.active_worker not in ("", name):
             self._log.info(
                 "{name} took over after {pause:.0f} ms", name=name, pause=1000 * pause
             )
-        self._stopped_at = None
+        self._active_ended_at = None
         score.active_worker, score.problem = name, ""
         score.active_since_ms = time.time_ns() // 1_000_000
         score.takeover_us = round(pause * 1e6)
@@ -115,19 +113,19 @@ class Reports:
 
     def on_active_end(self, name: str, at: float) -> None:
         """
-        Show that the worker C{name}, which was active, has ended or ends.
+        Show that the worker C{name}, which was active, has ended or is ending.
         """
         self.score.previous_worker = name
         if self.score.active_worker == name:
             self.score.active_worker = ""
-            self._stopped_at = at
+            self._active_ended_at = at
         self.publish()
 
     def reload_began(self) -> None:
         self.score.reloads += 1
         self.score.reload = Reload.UNDER_WAY
         self.publish()
-        # systemd compares this with its own clock, which is this one.
+        # systemd requires the time by its own clock, which is CLOCK_MONOTONIC.
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.notify(RELOADING, f"MONOTONIC_USEC={now}")
 
@@ -142,12 +140,13 @@ class Reports:
         score.reload = Reload.SUCCEEDED if problem is None else Reload.FAILED
         score.note = setup.note if problem is None else problem
         score.restart_pending = setup.restart_pending
-        self._note = f"; {setup.note}" if setup.note else ""
+        self._status_suffix = f"; {setup.note}" if setup.note else ""
         self.publish()
-        # READY ends what RELOADING began.  A service that was never ready sends none.
-        lines = [READY] if self._ready else []
+        # For systemd, READY ends the reload.  But a service that was never ready must not
+        # look ready now.
+        lines = [READY] if self._was_ready else []
         if problem is not None:
             lines.append(f"STATUS=reload failed: {problem}; the old workers keep running")
-        elif self._status:
-            lines.append(self._status + self._note)
+        elif self._status_line:
+            lines.append(self._status_line + self._status_suffix)
         self._notifier.notify(*lines)

@@ -1,12 +1,12 @@
 """
 The supervisor: it opens the sockets, starts the workers and keeps them alive.
 
-The supervisor opens the listening sockets and never accepts from them.  Its workers inherit
-the sockets and try to lock the store.  One worker gets the lock and becomes active.  The
-standby has imported everything, and one of its threads sleeps in the kernel until the lock
-is free.  When the active worker dies, for whatever reason, the standby takes over within
-milliseconds, and needs no message.  A connection that arrives in between waits in the
-socket's queue.
+The supervisor opens the listening sockets and never accepts connections.  Its workers
+inherit the sockets and try to lock the store.  One worker gets the lock and becomes active.
+Another worker is the standby: it has imported all modules, and one of its threads sleeps in
+the kernel until the lock is free.  When the active worker dies, the kernel wakes this
+thread, and the standby takes over within milliseconds, without any message from the
+supervisor.  New connections wait in the queue of the socket meanwhile.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.listening import (
     BACKLOG,
     AddressInUse,
-    Place,
+    ListenEndpoint,
     check_open_file_limit,
     format_address,
-    places,
+    listen_endpoints,
     socket_file,
 )
 from pexservice.process.sd_notify import STOPPING, Notifier
@@ -48,10 +48,10 @@ from pexservice.supervisor.worker_process import MESSAGES, SpawningReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 
-#: How often process 1 of a container reaps the processes that others left.
+#: If the supervisor is process 1 of a container, it reaps orphans at this interval.
 REAP_INTERVAL_SECONDS = 1.0
 
-#: The variables that systemd sets for the supervisor and not for its workers.
+#: systemd sets variables whose names begin like this for the supervisor, not for a worker.
 _SYSTEMD_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
@@ -79,8 +79,9 @@ class Supervisor(Service):
 
         @param setup: how workers are started and watched.
         @param reread: reads the options again, for a reload.  It is called with the present
-            setup, and with the options whose loss the operator has accepted.  It raises
-            L{CannotStart} if an option is wrong, or if another change loses something.
+            setup, and with the names of options: the operator has accepted that the reload
+            loses what these options protect.  It raises L{CannotStart} if an option is
+            wrong, or if the reload would lose something else.
         """
         self._reactor = reactor
         self._setup = setup
@@ -92,7 +93,7 @@ class Supervisor(Service):
         )
         self._signals = signals
         # For a Unix socket with a file, the third element is the inode of that file.
-        self._ports: list[tuple[Place, IListeningPort, int | None]] = []
+        self._ports: list[tuple[ListenEndpoint, IListeningPort, int | None]] = []
         self._notifier = Notifier()
         self._scoreboard = -1
         self._workers: Workers | None = None
@@ -109,21 +110,21 @@ class Supervisor(Service):
         self._exit.watch_reactor()
         try:
             check_open_file_limit()
-            for place in places(self._reactor, self._settings.listen):
-                self._open(place)
+            for endpoint in listen_endpoints(self._reactor, self._settings.listen):
+                self._open(endpoint)
         except CannotStart as error:
             self._refuse(error)
 
-    def _open(self, place: Place) -> None:
-        # The workers of a supervisor that was killed may still listen there.
+    def _open(self, endpoint: ListenEndpoint) -> None:
+        # Workers of an earlier supervisor that was killed may still listen on the address.
         port: Any = retry_while_orphans_end(
-            lambda: place.listen_now(Factory()), AddressInUse, self._signals.sleep
+            lambda: endpoint.listen_now(Factory()), AddressInUse, self._signals.sleep
         )
-        # Never accept: the workers do.
+        # The supervisor never accepts connections.
         port.stopReading()
         with socket.socket(fileno=os.dup(port.fileno())) as copy:
             copy.listen(BACKLOG)
-        self._ports.append((place, port, _inode(port)))
+        self._ports.append((endpoint, port, _inode(port)))
         self._log.info("listening on {address}", address=format_address(port.getHost()))
 
     def startService(self) -> None:
@@ -139,22 +140,22 @@ class Supervisor(Service):
         except (CannotStart, StoreUnusable) as error:
             self._refuse(error)
         except OSError as error:
-            # For example, there are too few descriptors.
+            # For example, this process has no free file descriptor.
             self._refuse(CannotStart(f"cannot start: {error}"))
         finally:
             self._signals.hand_over(self._exit.stop)
 
     def _start(self) -> None:
         try:
-            # The workers of a supervisor that was killed may still have the store.
+            # Workers of an earlier supervisor that was killed may still have the store.
             retry_while_orphans_end(
                 self._settings.check_store, StoreBusy, self._signals.sleep
             )
         except StoreUnusable as error:
             if self._signals.terminated:
                 return
-            # If this process ended, clients would hang: systemd keeps its socket open.  A
-            # worker tells them the reason, and tries to open the store again.
+            # If systemd holds the sockets, clients would wait for ever after the end of
+            # this process.  So start a worker, which retries, and sends clients the reason.
             if not self._has_sockets_of_systemd or error.exit_status != Status.CANNOT_START:
                 raise
         self._scoreboard = scoreboard.create()
@@ -174,7 +175,8 @@ class Supervisor(Service):
             end_service=self._exit_with,
         )
         workers.start()
-        # The reload begins between two turns of the reactor.
+        # The signal may arrive at any moment.  The reload begins in the reactor's next
+        # turn.
         self._signals.on_hang_up(lambda: self._reactor.callFromThread(workers.reload))
         if os.getpid() == 1:
             self._reaping.start(REAP_INTERVAL_SECONDS)
@@ -207,8 +209,8 @@ class Supervisor(Service):
         }
         return Inherited(
             options=options,
-            # A first worker that cannot open the store ends.  With systemd's sockets it
-            # stays, and tells the clients the reason.
+            # With this option, a worker that cannot open the store ends.  Without it, the
+            # worker retries, and sends clients the reason.
             first_options=() if self._has_sockets_of_systemd else ("--first-start",),
             environment=environment,
             descriptors=descriptors,
@@ -216,7 +218,7 @@ class Supervisor(Service):
 
     def _reap(self) -> None:
         workers = () if self._workers is None else self._workers.all
-        # Twisted waits for the workers itself.
+        # Twisted itself waits for the workers.
         reap_orphans({worker.pid for worker in workers if worker.pid is not None})
 
     # Stopping.
@@ -233,13 +235,13 @@ class Supervisor(Service):
     async def _stop(self) -> None:
         if self._workers is not None:
             await self._workers.stop()
-        for place, port, inode in self._ports:
-            # Closing a port removes its file.  A socket of systemd keeps its file, and so
-            # does another program's socket that has taken the place of this one.
-            if not place.description.startswith("systemd:") and _inode(port) == inode:
+        for endpoint, port, inode in self._ports:
+            # Closing a port removes the file of its Unix socket.  The file must stay if it
+            # is of a socket of systemd, or if another program has replaced it.
+            if not endpoint.description.startswith("systemd:") and _inode(port) == inode:
                 await maybeDeferred(port.stopListening)
         if self._exit.reason is None:
-            # systemd shows the last status also after the unit has stopped.
+            # systemd still shows the last status when the unit has stopped.
             self._notifier.notify("STATUS=stopped")
         self._notifier.close()
 

@@ -1,12 +1,13 @@
 """
-The record of one worker: its name, its state, and the process that now has that name.
+One worker as its supervisor sees it: its name, its state and its present process.
 
-The record starts, watches, stops and kills the process, and reads its output and its
-messages.  If the process ends by itself, the record starts another one of the same name.
+L{WorkerProcess} starts, watches, stops and kills the process, and reads its output and its
+messages.  If the process ends by itself, L{WorkerProcess} starts another process with the
+same name.
 
-A process writes systemd's notify messages into a pipe that no other process has, so no
-other process can send messages in its name.  A process ends when the reading end of its
-pipe is closed, which the kernel does when the supervisor ends.
+Each process writes systemd's notify messages into its own pipe.  No other process has the
+writing end, so no other process can send messages in its name.  When the supervisor
+ends, the kernel closes the reading end, and this ends the process.
 """
 
 from __future__ import annotations
@@ -35,29 +36,29 @@ from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPP
 if TYPE_CHECKING:
     from pexservice.supervisor.workers import Workers
 
-#: The descriptor that a worker writes its messages to.
+#: The file descriptor to which a worker writes its messages.
 MESSAGES = 3
 
-#: A longer line of output is cut; the rest becomes another line.
+#: A longer line of output is divided into several lines.
 MAX_OUTPUT_LINE_BYTES = 8192
 
 #: How long a process may take until its first message.  A message can extend this.
 START_TIMEOUT_SECONDS = 60.0
 
-#: A start that waits for a takeover checks this often whether the takeover has ended.
+#: If a start must wait for a takeover, it is tried again after this delay.
 TAKEOVER_RETRY_SECONDS = 0.05
 
 #: The time between SIGABRT and SIGKILL, in which a silent process writes its traceback.
 TRACEBACK_SECONDS = 1.0
 
-#: The time between SIGTERM and SIGKILL; a worker stops within 4 seconds.
+#: The time between SIGTERM and SIGKILL.  A worker needs less than 4 seconds to stop.
 STOP_TIMEOUT_SECONDS = 7.0
 
-#: A process that was up and lived for this long is followed by another at once.
+#: If a process was up and lived for this long, the next process starts at once.
 MIN_LIFE_SECONDS = 1.0
 
-#: Otherwise, the next process waits for a delay, which doubles with each process that did
-#: not come up.
+#: Otherwise, the next process starts after a delay.  The delay doubles with each process
+#: that was never up.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -66,7 +67,7 @@ _EXTEND = "EXTEND_TIMEOUT_USEC"
 
 class SpawningReactor(IReactorProcess, IReactorTime):
     """
-    The parts of a reactor that a worker's record needs.
+    The parts of a reactor that L{WorkerProcess} needs.
     """
 
 
@@ -75,17 +76,17 @@ class WorkerState(Enum):
     The state of a worker; the value completes the sentence "worker-1 ..." in the log.
     """
 
-    #: There is no process; one is about to be started.
+    #: There is no process.  The next one will be started.
     WAITING = "waits to be started"
     STARTING = "starts"
     STANDBY = "stands by"
     ACTIVE = "serves"
-    #: The process can neither be active nor stand by.  It sent the reason, and tries again.
+    #: The process has sent a reason why it can neither be active nor stand by.  It retries.
     NOT_READY = "is not ready"
     STOPPING = "stops"
     #: The process sent no message for too long, and is being killed.
     SILENT = "is silent"
-    #: There is no process, and none will be started.
+    #: There is no process, and no other one will be started.
     ENDED = "has ended"
 
     @property
@@ -98,8 +99,8 @@ WITH_PROCESS = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState.ENDED}
 
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
-#: The state that a message announces, and the states in which the supervisor believes it.
-_ANNOUNCED = {
+#: By message: the new state of the worker, and the states in which the message is obeyed.
+_STATE_CHANGES = {
     READY: (
         WorkerState.ACTIVE,
         {WorkerState.STARTING, WorkerState.STANDBY, WorkerState.NOT_READY},
@@ -113,7 +114,7 @@ _ANNOUNCED = {
 @define(eq=False)
 class OutputLines:
     """
-    Cuts a stream of bytes into lines, in bounded memory.
+    Divides a stream of bytes into lines, in bounded memory.
     """
 
     _line_received: Callable[[str], object]
@@ -131,7 +132,7 @@ class OutputLines:
 
     def end(self) -> None:
         """
-        Pass on the last line, if it has no newline.
+        Take what follows the last newline as a line, if it is not empty.
         """
         if self._rest:
             self._pass_on(self._rest)
@@ -142,18 +143,18 @@ class OutputLines:
 
 class WorkerProcess(ProcessProtocol):
     """
-    The record of one worker.
+    A worker, which has one process at a time.
 
-    @ivar began: when its process began, by the reactor's clock.
+    @ivar began: when the process began, by the reactor's clock.
     @ivar retired: whether the worker was asked to end, so that no other process follows.
-    @ivar was_active: whether its process is active, or was.
-    @ivar was_up: whether its process is active or a standby, or was.
-    @ivar verifies: whether its process verifies the whole store before it is active.  Its
-        command says so; a standby takes over without a verification all the same.
-    @ivar status_text: the status of its process, in the process's own words.
-    @ivar exit_status: how its last process ended: the exit status or, as in
-        C{subprocess}, the negative number of the signal; 0 if none has ended.
-    @ivar backoff_seconds: the delay before the next process if this one does not come up.
+    @ivar was_active: whether the process is active, or was active.
+    @ivar was_up: whether the process is active or a standby, or was one of them.
+    @ivar verifies: whether the process verifies the whole store before it is active.  This
+        is false for a process that has been a standby, because a standby does not verify.
+    @ivar status_text: the text of the last status that the process has sent.
+    @ivar exit_status: how the last process ended: its exit status or, as in C{subprocess},
+        the negative number of the signal that ended it; 0 if no process has ended.
+    @ivar backoff_seconds: the delay before the next process if this one was never up.
     """
 
     _log = Logger()
@@ -162,10 +163,10 @@ class WorkerProcess(ProcessProtocol):
         self, name: str, reactor: SpawningReactor, workers: Workers, watchdog: float
     ) -> None:
         """
-        Make the record of a worker without a process.
+        Make a worker that has no process yet.
 
-        @param workers: decides about all workers; its C{on_} methods are called.
-        @param watchdog: seconds of silence that are too long.
+        @param workers: decides about all workers.  Its C{on_} methods are called.
+        @param watchdog: a process that sends no heartbeat for this many seconds is killed.
         """
         self.name = name
         self.state = WorkerState.WAITING
@@ -177,7 +178,7 @@ class WorkerProcess(ProcessProtocol):
         self._reactor = reactor
         self._workers = workers
         self._watchdog = watchdog
-        # The timer of the next start or, while there is a process, of its SIGKILL.
+        # Without a process: the timer of the next start.  With a process: that of SIGKILL.
         self._timer: IDelayedCall | None = None
         self._has_progressed = False
         self._last_heard = 0.0
@@ -191,7 +192,7 @@ class WorkerProcess(ProcessProtocol):
     @property
     def is_verifying(self) -> bool:
         """
-        Return whether the worker verifies the store, after which it may become active.
+        Return whether the worker is verifying the store.  Then it may become active.
         """
         return self.state is WorkerState.STARTING and self._has_progressed
 
@@ -207,10 +208,10 @@ class WorkerProcess(ProcessProtocol):
 
     def start(self) -> None:
         """
-        Start a process, but not while another worker is about to become active.
+        Start a process, or wait if another worker is about to become active.
 
-        On one processor, two workers that start at the same time would take 50 % longer
-        until the first response.
+        If two workers start at the same time on one processor, the first response comes
+        50 % later.
         """
         if self._workers.takeover_in_progress:
             self._timer = self._reactor.callLater(TAKEOVER_RETRY_SECONDS, self.start)
@@ -240,7 +241,7 @@ class WorkerProcess(ProcessProtocol):
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)
             self.processEnded(Failure(ProcessTerminated(exitCode=1)))
             if not isinstance(error, OSError):
-                # A bug, whose traceback the caller logs.
+                # This is a bug.  The caller logs the traceback.
                 raise
 
     def connectionMade(self) -> None:
@@ -258,27 +259,27 @@ class WorkerProcess(ProcessProtocol):
 
     def message_received(self, line: str) -> None:
         """
-        Take one line of a message.
+        Process one line of a message.
 
-        A worker repeats its state with each heartbeat, in case an earlier message did not
-        fit into the pipe.
+        A worker sends its state again with each heartbeat, because an earlier message may
+        not have fitted into the pipe.
         """
         if self.state is WorkerState.SILENT:
-            # The process is being killed, so a state that it announces comes too late.
+            # The process is being killed, so its messages are ignored.
             return
         name, _, value = line.partition("=")
         self._last_heard = self._reactor.seconds()
         timeout = self._watchdog
         if name == _EXTEND:
             self._has_progressed = True
-            if value.isdecimal() and len(value) < 12:  # noqa: PLR2004 a day and more, in microseconds
+            if value.isdecimal() and len(value) < 12:  # noqa: PLR2004 less than 28 hours, in microseconds
                 timeout = max(timeout, int(value) / 1e6)
         self._deadline = self._last_heard + timeout
-        state, believed_in = _ANNOUNCED.get(line, (self.state, ()))
-        if self.state in believed_in:
+        state, previous_states = _STATE_CHANGES.get(line, (self.state, ()))
+        if self.state in previous_states:
             self.was_active |= state is WorkerState.ACTIVE
             self.was_up |= state in _UP
-            # A standby that gets the lock becomes active without a verification.
+            # A standby becomes active without a verification.
             self.verifies &= state is not WorkerState.STANDBY
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
@@ -293,7 +294,7 @@ class WorkerProcess(ProcessProtocol):
 
     def retire(self) -> None:
         """
-        Ask the process to stop, kill it if it does not stop in time, and start no other.
+        Ask the process to stop, kill it if it does not, and start no other process.
         """
         if self.retired:
             return
@@ -311,10 +312,11 @@ class WorkerProcess(ProcessProtocol):
         """
         Kill the process if it has sent no message for too long.
 
-        At SIGABRT it writes the traceback of each thread.  SIGKILL follows.
+        First send SIGABRT, at which the process writes the traceback of each thread.  Send
+        SIGKILL L{TRACEBACK_SECONDS} later.
 
-        @param excused: whether the supervisor itself hung, so that unread messages may
-            wait in the pipe.
+        @param excused: whether the supervisor itself hung, so that messages of the process
+            may be in the pipe, unread.
         """
         now = self._reactor.seconds()
         if excused:
@@ -349,14 +351,14 @@ class WorkerProcess(ProcessProtocol):
 
     def childConnectionLost(self, childFD: int) -> None:
         """
-        Note that the pipe of messages is closed.  The process ends a little later.
+        Report the end of an active worker.  Its pipe of messages closes as it ends.
         """
         if childFD == MESSAGES and self.was_active:
             self._workers.on_active_end(self)
 
     def processEnded(self, reason: Failure) -> None:
         """
-        Start the next process, at once or after a delay, unless this one was asked to end.
+        Start the next process, at once or after a delay, unless this worker was retired.
         """
         self._stop_timer()
         for stream in self._streams.values():
@@ -367,7 +369,7 @@ class WorkerProcess(ProcessProtocol):
         try:
             self._workers.on_end(self)
         finally:
-            # Whatever goes wrong above, a worker that is not retired starts again.
+            # Even if on_end raises an exception, a worker that is not retired starts again.
             self.state = WorkerState.ENDED if self.retired else WorkerState.WAITING
             if not self.retired:
                 self._timer = self._reactor.callLater(self._restart_delay(), self.start)

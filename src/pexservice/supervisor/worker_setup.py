@@ -18,7 +18,7 @@ class WorkerSetup:
 
     @ivar command: the command that starts a worker, without the options that a supervisor
         adds.
-    @ivar watchdog: seconds of silence after which a worker is replaced.
+    @ivar watchdog: a worker that sends no heartbeat for this many seconds is replaced.
     @ivar standby_count: how many standbys there should be.
     @ivar restart_pending: the options that have changed since the service started and
         whose change requires a restart.
@@ -46,11 +46,10 @@ class Inherited:
     """
     What each worker inherits, in addition to its pipes for output and messages.
 
-    @ivar options: options of its command.
+    @ivar options: options of the worker's command.
     @ivar first_options: further options of the command, until a worker has been active.
-    @ivar environment: its environment.
-    @ivar descriptors: its file descriptors.  A key is the number in the worker, a value
-        the number in the supervisor.
+    @ivar environment: the worker's environment.
+    @ivar descriptors: the supervisor's file descriptors, by their numbers in the worker.
     """
 
     options: Sequence[str] = ()

@@ -1,10 +1,10 @@
 """
 The workers of a supervisor, and the decisions about all of them.
 
-One worker is active, and another stands by to take over.  When a worker ends, the
-supervisor starts a new one.  If the exit status says that a new one would fail too, the
-supervisor ends the service.  A reload replaces all workers without a failed request: the
-new workers read the code, the options and the files again.
+One worker is active, and another worker stands by.  When a worker ends, the supervisor
+starts a new process in its place.  If the exit status shows that the new process would fail
+too, the supervisor ends the service instead.  A reload replaces all workers without a
+failed request: the new workers read the code, the options and the files again.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from pexservice.supervisor.worker_process import (
 )
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
-#: While no worker is active, one worker may start alone for this long before the others
-#: start too.  A start takes half a second.
+#: If no worker is active, one worker starts alone for at most this long before the other
+#: workers start, too.  A start takes half a second.
 HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
 RELOAD_TIMEOUT_SECONDS = 15.0
 
-#: The number of checks for silent workers within the watchdog's time.
+#: How many times silent workers are looked for in the time that the watchdog allows.
 CHECKS_PER_WATCHDOG = 4
 
 #: The exit statuses after which the next worker has the whole store verified.
@@ -58,13 +58,14 @@ class Workers:
     """
     The workers of one supervisor.
 
-    @ivar should_run: whether workers should run: the service has started and does not stop.
-    @ivar setup: how workers are started and watched; a reload may change it.
+    @ivar should_run: whether workers should run: the service has started and is not
+        stopping.
+    @ivar setup: how workers are started and watched; a reload may change the setup.
     @ivar inherited: the options, environment and descriptors that each worker gets.
-    @ivar must_verify: whether the next worker has to verify the whole store: no worker has
-        done so yet, or damage may have ended a worker since.
-    @ivar all: the workers, the oldest first, except for those that have ended after they
-        were retired.
+    @ivar must_verify: whether the next worker must verify the whole store.  It must if no
+        active worker has verified it, or if damage may have ended a worker since then.
+    @ivar all: the workers, the oldest first.  A worker that was retired is removed when its
+        process has ended.
     """
 
     _log = Logger()
@@ -80,11 +81,11 @@ class Workers:
         end_service: Callable[[Status, str], object],
     ) -> None:
         """
-        Start no worker yet; L{start} does.
+        Make the object, without starting any worker.
 
         @param reread: reads the options again, and returns the new setup.  It is called
-            with the present setup, and raises L{CannotStart} if the new setup must not be
-            used.
+            with the present setup, and raises L{CannotStart} or L{StoreUnusable} if the new
+            setup must not be used.
         @param end_service: ends the service, with a status and a reason.
         """
         self._reactor = reactor
@@ -108,7 +109,7 @@ class Workers:
 
     @property
     def _active_workers(self) -> list[WorkerProcess]:
-        # For a moment there may be two, if the end of the first was not noticed yet.
+        # There may be two for a moment, until the supervisor notices that one has ended.
         return [worker for worker in self.all if worker.state is WorkerState.ACTIVE]
 
     @property
@@ -140,7 +141,7 @@ class Workers:
         """
         Use C{setup} for later starts and for the watchdog.
 
-        Running workers stay as they are; the next L{_fill} adds missing standbys.
+        Running workers do not change.  The next L{_fill} adds missing standbys.
         """
         self.setup = setup
         self._reports.score.wanted_standby_count = setup.standby_count
@@ -166,7 +167,7 @@ class Workers:
 
     async def stop(self) -> None:
         """
-        Have all workers end, and wait until they have.
+        Retire all workers, and wait until their processes have ended.
         """
         self.should_run = False
         self._reload_ended.cancel()
@@ -189,7 +190,8 @@ class Workers:
 
     def _watch(self) -> None:
         now = self._reactor.seconds()
-        # If the supervisor itself was late, the workers' messages wait to be read.
+        # If the supervisor itself hung, messages of the workers may be in the pipes,
+        # unread.
         is_late = now - self._last_check_at > self.setup.watchdog / 2
         self._last_check_at = now
         for worker in [*self.all]:
@@ -210,13 +212,14 @@ class Workers:
             self._any_was_active = True
             if worker.verifies:
                 self.must_verify = False
-            # A start has succeeded, so the delays of the others are short again.
+            # A worker can start now, so the other workers need not wait long before they
+            # try.
             for other in self.all:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
             self._reports.on_active(worker.name, self._reactor.seconds())
         elif worker.state is WorkerState.NOT_READY and not self._active_workers:
-            # The start of the service is complete for systemd, although no worker is
-            # active: clients get a 503 with the reason.
+            # No worker is active, but clients get a 503 with the reason.  So for systemd,
+            # the start of the service is complete.
             self._reports.show_problem(worker.status_text)
             self._reports.notify_ready()
         elif worker.state is WorkerState.ENDED:
@@ -228,10 +231,10 @@ class Workers:
 
     def on_message(self, worker: WorkerProcess, line: str) -> None:
         """
-        Pass on to systemd a heartbeat, or a status that holds for the whole service.
+        Send a heartbeat of C{worker} to systemd, or a status that describes the service.
 
-        While a worker is active, only its own status does.  That a worker stands by never
-        does.
+        L{STANDBY} does not describe the service.  While a worker is active, the status of
+        another worker does not describe it either.
         """
         active = self._active_workers
         if line.startswith("STATUS=") and (
@@ -263,22 +266,21 @@ class Workers:
         if not worker.was_up and not self._active_workers:
             self._reports.show_problem(reason)
         cannot_start = exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
-        # Another worker that is up or verifies the store may still become active.
-        hopeful = any(
+        other_may_succeed = any(
             other.is_up or other.is_verifying for other in self.all if other is not worker
         )
-        # A damaged store needs the operator.  A worker that cannot start ends the service
-        # only during its start: later the cause may be temporary.
+        # A damaged store needs the operator.  If a worker cannot start, this ends the
+        # service only before any worker was active.  Afterwards the cause may be temporary.
         if exit_status == Status.DAMAGED or (
-            cannot_start and not self._any_was_active and not hopeful
+            cannot_start and not self._any_was_active and not other_may_succeed
         ):
             self._end_service(Status(exit_status), reason)
 
     def _log_end(self, worker: WorkerProcess) -> None:
         exit_status = worker.exit_status
         level, how = LogLevel.info, describe(exit_status)
-        # If the options of a reload are wrong, its first worker ends, and the reload logs
-        # the reason.
+        # If the options of a reload are wrong, its first new worker ends with this status,
+        # and L{_reload} logs the reason.
         fails_reload = (
             exit_status == Status.MISCONFIGURED and worker is self._first_replacement
         )
@@ -329,8 +331,8 @@ class Workers:
         """
         Replace all workers, the active one last.
 
-        @raise CannotStart: the new options are refused, or the first new worker does not
-            come up.
+        @raise CannotStart: the new options are wrong, or the first new worker is not up in
+            time.  The old workers are still there.
         """
         before = self.setup
         old = [worker for worker in self.all if not worker.retired]
@@ -343,7 +345,8 @@ class Workers:
         except Exception:
             self._use_setup(before)
             raise
-        # Retire the old standby first: otherwise it would take over, with the old options.
+        # Retire the old standby first.  Otherwise it, and not a new worker, would take
+        # over.
         await self._retire([worker for worker in old if worker not in active])
         await self._retire(active)
         for worker in self._fill():
@@ -357,9 +360,9 @@ class Workers:
 
     async def _add_first_replacement(self) -> None:
         """
-        Add a worker, and wait until it is up.
+        Add a worker, and wait until it is active or stands by.
 
-        @raise CannotStart: the worker does not come up, and is retired.
+        @raise CannotStart: the worker is not up in time, and was retired.
         """
         self._first_replacement = worker = self._add_worker()
         try:
@@ -371,11 +374,13 @@ class Workers:
 
     async def _comes_up(self, worker: WorkerProcess) -> bool:
         """
-        Wait until C{worker} is active or stands by, and return whether it is in time.
+        Wait until C{worker} is active or stands by, or until it cannot be in time.
+
+        @return: whether the worker is active or stands by.
         """
 
         def is_decided() -> bool:
-            # After a wrong option, another start would fail in the same way.
+            # With a wrong option, the next process of this worker would fail, too.
             is_misconfigured = worker.exit_status == Status.MISCONFIGURED
             return (
                 worker.is_up

@@ -1,3 +1,3 @@
 """
-One worker process: it owns the store and answers requests.
+One worker process, which opens the store and responds to requests.
 """

@@ -19,7 +19,7 @@ from pexservice.commit.interface import ICommitter
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart
-from pexservice.process.listening import affordable_connections, places
+from pexservice.process.listening import affordable_connections, listen_endpoints
 from pexservice.process.scoreboard import StoreClaim
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
@@ -93,7 +93,7 @@ def assemble(
     read_score = scoreboard.reader(settings.scoreboard)
     files = read_files(settings)
     files.warn_of_expiry(time.time())
-    listening_places = places(reactor, settings.listen)
+    endpoints = listen_endpoints(reactor, settings.listen)
     loop = event_loop(reactor)
     verification = VerificationProgress(notify)
     factory = store_factory(settings.store)
@@ -172,7 +172,7 @@ def assemble(
         call_soon=loop.call_soon,
         log=_access_log(settings),
     )
-    listeners = Listeners(listening_places, server, loop, files.tls)
+    listeners = Listeners(endpoints, server, loop, files.tls)
     inactive_phase = InactivePhase(
         reactor, listeners, committer, factory, read_score, notify_state
     )

@@ -1,5 +1,5 @@
 """
-The time before a worker is active: what it reports to the supervisor and to clients.
+The time before a worker is active, and what it then reports to supervisor and clients.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ CHECK_INTERVAL_SECONDS = 0.25
 #: the client gets a 503 and no timeout.
 ALONE_SECONDS = 0.5
 
-#: A standby suspects another program of holding the store's lock after no worker was active
-#: for this long.
+#: After no worker was active for this long, a standby assumes that another program has the
+#: store's lock, unless a worker may have it.
 FOREIGN_LOCK_SECONDS = 3.0
 
 
@@ -36,10 +36,10 @@ class InactivePhase:
     """
     The time before a worker is active.
 
-    Either the worker stands by, which means that it waits for the store's lock; or it has a
-    problem, for example that it cannot open the store.  If it has a problem and no other
-    worker is active, it opens its listeners, and requests that need the store get a 503
-    that states the problem.
+    In this time, either the worker stands by, which means that it waits for the store's
+    lock; or it has a problem, for example that it cannot open the store.  If it has a
+    problem and no other worker is active, it opens its listeners, and requests that need
+    the store get a 503 that states the problem.
     """
 
     _log = Logger()
@@ -53,7 +53,7 @@ class InactivePhase:
     _notify_state: Callable[..., object]
     _waits_for_lock: bool = field(init=False, default=False)
     _problem: str | None = field(init=False, default=None)
-    # The first check, by the reactor's clock, since when each check found no active worker.
+    # Since when no check has found an active worker, by the reactor's clock.
     _alone_since: float | None = field(init=False, default=None)
     _checking: Periodic = field(init=False)
 

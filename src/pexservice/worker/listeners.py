@@ -13,7 +13,7 @@ from twisted.internet.defer import DeferredList, maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from pexservice.process.listening import Place, format_address, socket_file
+from pexservice.process.listening import ListenEndpoint, format_address, socket_file
 from pexservice.server.listener import Listener
 from pexservice.server.server import Server
 
@@ -22,7 +22,7 @@ from pexservice.server.server import Server
 class Listeners:
     _log = Logger()
 
-    _places: Sequence[Place]
+    _endpoints: Sequence[ListenEndpoint]
     _server: Server
     _loop: AbstractEventLoop
     _tls: SSLContext | None
@@ -34,24 +34,24 @@ class Listeners:
 
     async def open(self) -> None:
         """
-        Listen everywhere, unless this worker listens already.
+        Listen at all endpoints, unless this worker listens already.
 
-        @raise CannotStart: an address cannot be listened on.
+        @raise CannotStart: this process cannot listen at an endpoint.
         """
         if self._open:
             return
         self._server.start()
         try:
-            for place in self._places:
-                await self._listen(place)
+            for endpoint in self._endpoints:
+                await self._listen(endpoint)
         except Exception:
             await self.close()
             raise
 
-    async def _listen(self, place: Place) -> None:
+    async def _listen(self, endpoint: ListenEndpoint) -> None:
         # Twisted opens the port, but L{Listener} accepts the connections.  So Twisted never
         # calls the factory.
-        port = await place.listen(Factory())
+        port = await endpoint.listen(Factory())
         self._open.append(Listener(port, self._loop, self._server, self._tls))
         self._log.info("listening on {address}", address=format_address(port.getHost()))
         path = socket_file(port)

@@ -86,9 +86,9 @@ class VerificationProgress:
     """
     Reports how much of the store was verified.  Call it with the percentage.
 
-    The log gets a line from time to time.  The supervisor or systemd gets a notification at
-    each call, which is also a heartbeat.  If the verification hangs, there are no calls, so
-    there is no notification.
+    The log gets a line from time to time.  At each call, the supervisor or systemd gets a
+    notification, which is also a heartbeat.  If the verification hangs, there are no calls
+    and no notifications.
     """
 
     _log = Logger()
@@ -118,7 +118,7 @@ class VerificationProgress:
 
     def end(self) -> None:
         """
-        Note that no verification is in progress any more.
+        Record that no verification is in progress any more.
         """
         waiting, self._waiting = self._waiting or (), None
         for deferred in waiting:

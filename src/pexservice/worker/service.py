@@ -41,7 +41,8 @@ FIRST_REQUEST_SECONDS = 0.5
 #: A stopping worker then waits at most this long until all requests have their responses.
 LAST_RESPONSE_SECONDS = 2
 
-#: The delay before a worker tries again to open a store; it doubles with each failure.
+#: The delay before a worker tries again to open the store.  It doubles with each failure,
+#: from the first of these values up to the second one.
 MIN_OPEN_RETRY_SECONDS = 0.5
 MAX_OPEN_RETRY_SECONDS = 5.0
 
@@ -162,7 +163,7 @@ class Worker(Service):
 
     def _end_after_failed_start(self, failure: Failure) -> None:
         """
-        End the process, which may have the store's lock although it accepts no requests.
+        End the process.  Otherwise it could keep the store's lock and accept no requests.
         """
         error, reason = failure.value, failure.getErrorMessage()
         if isinstance(error, CancelledError):
@@ -236,9 +237,9 @@ class Worker(Service):
 
     async def _wait_until_empty(self, connections: Connections, seconds: float) -> bool:
         """
-        Wait until there are no C{connections}, but no longer than C{seconds}.
+        Wait until there are no C{connections}, for at most C{seconds}.
 
-        @return: whether there are none.
+        @return: whether there are no connections.
         """
         try:
             await connections.when_empty().addTimeout(seconds, self._reactor)

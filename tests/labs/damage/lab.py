@@ -205,9 +205,9 @@ def _no_checks() -> Iterator[None]:
 
     with (
         patch.object(verification, "check_pages", trust),
-        patch.object(verification, "refuse_older", lambda *_: None),
+        patch.object(verification, "check_not_older", lambda *_: None),
         patch.object(verification._Reader, "items", plainly),
-        patch("pexservice.stores.lmdb.witness.refuse_older", lambda *_: None),
+        patch("pexservice.stores.lmdb.witness.check_not_older", lambda *_: None),
     ):
         yield
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA, STAGING, WITNESS, sync
+from pexservice.stores.lmdb.directory import DATA, STAGING, WITNESS, sync_directory
 from pexservice.stores.lmdb.verify import format_of
 from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
@@ -93,7 +93,7 @@ def test_power_cut_during_the_creation_leaves_no_store_or_a_whole_one(
                 answer, _ = daemon.ask("/next", "POST")
                 assert (answer.status, answer.headers["Pex-Revision"]) == (200, "1")
             shutil.rmtree(path)
-            sync(volume.point)
+            sync_directory(volume.point)
 
 
 @pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
@@ -123,8 +123,8 @@ def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
                 with (path / name).open("wb") as copy:
                     copy.write((old / name).read_bytes())
                     os.fsync(copy.fileno())
-            sync(path)
-            sync(volume.point)
+            sync_directory(path)
+            sync_directory(volume.point)
             _rewrite_and_cut(volume, path, moments.uniform(*REWRITING))
             volume.recover()
             assert format_of(path) in (1, 2)
@@ -136,7 +136,7 @@ def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
                 assert opened.remembered_keys.find(key) == unpack_use(use)
             now(store.close())
             shutil.rmtree(path)
-            sync(volume.point)
+            sync_directory(volume.point)
 
 
 def _rewrite_and_cut(volume: Volume, store: Path, seconds: float) -> None:

@@ -31,9 +31,10 @@ if "LISTEN_PID" not in os.environ:
     os.environ["LISTEN_PID"] = str(os.getpid())
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 from twisted.internet.task import Clock
-from pexservice.process.listening import places
+from pexservice.process.listening import listen_endpoints
 try:
-    print(*[each.endpoint.descriptor for each in places(Clock(), ["systemd:all"])])
+    endpoints = listen_endpoints(Clock(), ["systemd:all"])
+    print(*[each.endpoint.descriptor for each in endpoints])
 except Exception as error:
     print(error)
 """

@@ -257,7 +257,7 @@ def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
 
     A damaged store ends the start in any case.
     """
-    monkeypatch.setattr(service, "places", lambda *_: [])
+    monkeypatch.setattr(service, "listen_endpoints", lambda *_: [])
     bench = make(
         listen=["systemd:all"], check_store=refusing(StoreMissing("there is no store"))
     )

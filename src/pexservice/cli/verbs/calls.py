@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pexservice.cli.load import Report
     from pexservice.client import BlockingCursor, State
 
-#: Of a value with more digits, C{watch} prints the ends only, with so many digits each.
+#: If a value has more than C{_MAX_DIGITS}, C{watch} prints only the first and the last
+#: C{_END_DIGITS}.
 _MAX_DIGITS = 40
 _END_DIGITS = 12
 
@@ -73,8 +74,8 @@ def next_(arguments: Namespace) -> Result:
     """
     Move to the next position and print its value.
 
-    The step is repeated with the same key until the service answers or the deadline ends,
-    and is made once.
+    The request is repeated with the same key until the service responds or the deadline
+    ends. The step is never made twice.
     """
     return _step(arguments, "next")
 
@@ -84,8 +85,8 @@ def previous(arguments: Namespace) -> Result:
     """
     Move to the previous position, but not below 0, and print its value.
 
-    The step is repeated with the same key until the service answers or the deadline ends,
-    and is made once.
+    The request is repeated with the same key until the service responds or the deadline
+    ends. The step is never made twice.
     """
     return _step(arguments, "previous")
 
@@ -95,8 +96,8 @@ def reset(arguments: Namespace) -> Result:
     """
     Move to position 0 and print its value.
 
-    The step is repeated with the same key until the service answers or the deadline ends,
-    and is made once.
+    The request is repeated with the same key until the service responds or the deadline
+    ends. The step is never made twice.
     """
     return _step(arguments, "reset")
 
@@ -152,8 +153,8 @@ def watch(arguments: Namespace) -> None:
     """
     Print the cursor whenever it has moved, until Ctrl-C.
 
-    It prints at most ten lines per second, and revisions only grow. With --json each line
-    is an object.
+    It prints at most ten lines per second, each with a higher revision. With --json each
+    line is an object.
     """
     with _service(arguments) as cursor:
         for state in cursor.watch():
@@ -188,7 +189,7 @@ def load(arguments: Namespace) -> Result:
     from pexservice.client.blocking import wait
 
     async def run() -> Report:
-        # Drawn and removed in one thread, so that an interrupt leaves no bar behind.
+        # One thread draws and removes the bar, so that no bar remains after an interrupt.
         with ProgressBar() as bar:
             async with Cursor(
                 *map(str, urls_of(arguments)), **_options(arguments)
@@ -221,7 +222,7 @@ def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
 
 def _options(arguments: Namespace) -> dict[str, Any]:
     notices: list[str] = []
-    # C{watch} has none and would try for ever without a word, so it always says why.
+    # C{watch} has no deadline.  It retries for ever, so it always says why it retries.
     deadline = getattr(arguments, "deadline", math.inf)
 
     def on_retry(reason: str) -> None:
@@ -240,13 +241,14 @@ def _options(arguments: Namespace) -> dict[str, Any]:
 @contextmanager
 def _client_errors(arguments: Namespace) -> Iterator[None]:
     """
-    Turn an error of the client into L{VerbFailed}.
+    Raise L{VerbFailed} for an error of the client.
     """
     from pexservice import client
 
-    # A shell makes the commands that it starts in the background ignore SIGINT.
+    # Without this line, SIGINT is ignored if a shell started this process in the
+    # background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # The outcome of an earlier step stays unknown even if its repetition was not sent.
+    # With --key, the outcome of the earlier step is unknown even if nothing was sent now.
     is_repeated = getattr(arguments, "key", None) is not None
     try:
         yield
@@ -265,14 +267,15 @@ def _client_errors(arguments: Namespace) -> Iterator[None]:
                 message += "; an earlier call with this key may have made it, so repeat it"
             raise VerbFailed(message, "outcome-unknown", key) from error
         if key and not isinstance(error, client.Unanswered):
-            # The server that sent this response may have made the step: its key finds out.
+            # The server that sent this response may have made the step.  The key shows
+            # whether.
             message = f"{message} (key {error.key})"
         raise VerbFailed(message, "unreachable", key) from error
 
 
 def _object_of(state: State) -> dict[str, object]:
     """
-    Return C{state} as C{--json} shows it: values are strings, as in the HTTP API.
+    Return C{state} as C{--json} shows it.  Values are strings, as in the HTTP API.
     """
     return {
         "revision": state.revision,

@@ -24,9 +24,10 @@ def check(arguments: Namespace) -> Result:
     """
     Read options, files, addresses and store as a start would.
 
-    It changes nothing: it creates no store and keeps no address. Run it as the service's
-    user, who may not read what you may. It lists what a running service uses, which is not
-    an error. OPTIONS are the service's, as --config FILE.
+    It changes nothing: it creates no store and keeps no address. Run it as the user of the
+    service, because another user may have other permissions. An address or a store that a
+    running service uses is listed and is no error. OPTIONS are the options of the service,
+    for example --config FILE.
     """
     from attrs import evolve
     from twisted.internet import reactor
@@ -40,7 +41,7 @@ def check(arguments: Namespace) -> Result:
 
     settings = settings_of(arguments.options)
     with store_errors():
-        # read_files would make the access log's file.
+        # read_files would create the file of the access log.
         read_files(evolve(settings, access_log=None))
         _check_access_log(settings.access_log)
         in_use = [*addresses_in_use(reactor, settings.listen)]

@@ -2,8 +2,8 @@
 C{pexctl reload}: make a running service read its files again.
 
 The verb sends SIGHUP and reads the outcome from the supervisor's scoreboard, which is
-memory that C{/proc} makes available.  So it works with and without systemd, whatever the
-service listens on, for the service's user and for root.
+accessible through C{/proc}.  So the verb needs neither systemd nor a connection to the
+service.  The service's user and root may use it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def reload(arguments: Namespace) -> Result:
     while time.monotonic() < end:
         time.sleep(_POLL_INTERVAL_SECONDS)
         score = scoreboard.read(board)
-        # A reload that was in progress before does not count.
+        # A reload that was in progress before the signal does not count.
         if score is not None and score.reloads > before.reloads:
             if score.reload is Reload.FAILED:
                 raise VerbFailed(

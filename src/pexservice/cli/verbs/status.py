@@ -1,8 +1,8 @@
 """
 C{pexctl status}: whether a running service accepts steps, and where its cursor is.
 
-It uses no Twisted, because health checks run it every few seconds.  The status comes over
-HTTP, like any client's response, and contains no value.
+This module does not import Twisted, because health checks run it every few seconds.  It
+asks the service over HTTP, and never for a value.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _MAX_CONTENT_BYTES = 64 << 10
 #: The line of C{/livez?verbose} about a process: its name, its process id and its state.
 _PROCESS = re.compile(r"^\[\+\](\S{1,30}) is process (\d{1,10}): (.{1,30})$", re.MULTILINE)
 
-#: The kernel's tables of sockets: the family, and of each row the field with the inode,
-#: that with the state, the state of listening, and the field with the address.
+#: The kernel's tables of sockets: the family, the field of a row with the inode, the field
+#: with the state, the state of a listening socket, and the field with the address.
 _SOCKET_TABLES = {
     "tcp": (socket.AF_INET, 9, 3, "0A", 1),
     "tcp6": (socket.AF_INET6, 9, 3, "0A", 1),
@@ -89,7 +89,7 @@ def status(arguments: Namespace) -> Result:
         https = BaseURL.parse(f"https{url.text.removeprefix('http')}")
         if arguments.process is None:
             raise _unreachable(f"{url}: the server speaks TLS; use {https}") from None
-        # The connection does not leave this machine, so the certificate may have any name.
+        # The connection stays on this machine, so the certificate may have any name.
         return _status_in_time(https, arguments.timeout, _trusting_context())
 
 
@@ -107,14 +107,14 @@ def _url_of_process(process_id: int) -> BaseURL:
     """
     Return the base URL of the service whose supervisor has the process id.
 
-    The kernel lists the sockets that the process listens on, also inherited ones.  It does
-    not know TLS: the scheme is always C{http}.
+    The kernel lists the sockets on which the process listens, even if it has inherited
+    them.  The scheme is always C{http}, because the kernel does not know about TLS.
     """
     process = Path(f"/proc/{process_id}")
     try:
         links = set()
         for descriptor in (process / "fd").iterdir():
-            # The process may close a descriptor meanwhile.
+            # The process may have closed the descriptor.
             with suppress(FileNotFoundError):
                 links.add(str(descriptor.readlink()))
         tables = {name: (process / "net" / name).read_text() for name in _SOCKET_TABLES}
@@ -135,7 +135,7 @@ def _url_of_process(process_id: int) -> BaseURL:
 
 def _host_and_port(family: socket.AddressFamily, address: str) -> tuple[str, int]:
     """
-    Return where to connect to a socket that listens on C{address}, in the kernel's form.
+    Return host and port of a socket that listens on C{address}, in the kernel's form.
     """
     digits, port = address.split(":")
     # Words of four bytes, each in the machine's byte order.
@@ -163,7 +163,7 @@ def _status_in_time(url: BaseURL, timeout: float, context: SSLContext | None) ->
         except Exception as error:  # noqa: BLE001 raised again below
             outcomes.append(error)
 
-    # http.client has a timeout for each read only.  A server that sends one byte at a time,
+    # The timeout of http.client is for each read.  A server that sends one byte at a time,
     # or "100 Continue" for ever, must not keep this process waiting.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
@@ -211,7 +211,7 @@ def _status_of(url: BaseURL, context: SSLContext | None) -> Result:
         "revision": revision,
         "position": position,
     }
-    # Only a service that checks the Host header tells its processes.
+    # The service lists its processes only if it checks the Host header.
     if processes := _PROCESS.findall(checks):
         described = (f"{name} is process {pid} ({state})" for name, pid, state in processes)
         line = printable(f"{line}; {', '.join(described)}")
@@ -243,7 +243,7 @@ class _UnixConnection(HTTPConnection):
 def _ask(connection: HTTPConnection, method: str, path: str) -> tuple[HTTPResponse, str]:
     connection.request(method, path)
     response = connection.getresponse()
-    # The body of another server may have no end.
+    # If the server is no pexservice, its body may have no end.
     return response, response.read(_MAX_CONTENT_BYTES).decode(errors="replace")
 
 

@@ -21,9 +21,10 @@ from pexservice.cli.verb import (
 if TYPE_CHECKING:
     from pexservice.stores.interface import IOfflineStore
 
-#: The value of C{--beyond} without a number, and how far beyond the replaced store's
-#: revision the restored one then continues.
+#: The value of C{--beyond} without a number: the revision of the replaced store is used.
 _FROM_STORE = -1
+
+#: The restored store then continues at this distance above that revision.
 _MARGIN = 1_000_000
 
 
@@ -39,15 +40,15 @@ def create(arguments: Namespace) -> Result:
     """
     Create an empty store.
 
-    It refuses if there is a store. With no-create in the configuration file, a service
-    opens only a store that was created so.
+    It refuses if there is a store. A service with no-create in its configuration file
+    creates no store, so create the store with this command.
     """
     from attrs import evolve
 
     from pexservice.cli.store_access import options_for, settings_of, store_errors, wait_for
     from pexservice.stores.registry import store_factory
 
-    # It creates a store also for a service that must not.
+    # This verb creates a store even if C{no-create} is set for the service.
     settings = evolve(settings_of(arguments.options), no_create=False)
     factory = store_factory(settings.store)
     with store_errors():
@@ -123,8 +124,8 @@ def backup(arguments: Namespace) -> Result:
     """
     Copy a store, also while a service uses it.
 
-    The copy is one committed state, and it is verified. It is a store: start a service on
-    it, or put it in the place of a lost one with pexctl restore.
+    The copy has one committed state, and is verified. The copy is a store: a service can
+    use it, or pexctl restore can put it in the place of a lost store.
     """
     from attrs import asdict
 
@@ -210,10 +211,10 @@ def restore(arguments: Namespace) -> Result:
     """
     Put a backup in the place of a store that no service uses.
 
-    It verifies the copy and keeps the replaced directory under another name; at every
-    moment one of the two is there. Without --beyond, revisions that clients saw after the
-    backup are used again for other steps. --beyond names the highest of them: steps are
-    then made until all are left behind, and the position stays.
+    It verifies a copy of the backup, and keeps the replaced directory under another name.
+    At every moment, there is a store. Without --beyond, revisions that clients saw after
+    the backup are used again for other steps. With --beyond and the highest of these
+    revisions, steps are made until the revision is higher. The position does not change.
     """
     from attrs import asdict
 
@@ -268,8 +269,8 @@ def advance(arguments: Namespace) -> Result:
     """
     Give the cursor of a restored etcd a higher revision.
 
-    The position stays. Stop all nodes first. Choose the highest revision that any client or
-    log has seen, so that no revision ever means two states.
+    The position does not change. Stop all nodes first. Choose the highest revision that any
+    client or log has seen, so that no revision is used for two states.
     """
     from pexservice.cli.store_access import options_for, store_errors, wait_for
     from pexservice.settings.options import Settings

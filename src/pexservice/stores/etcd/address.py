@@ -87,7 +87,7 @@ def parse(url: str) -> EtcdAddress:
     """
     body, _, query = url.removeprefix("etcd:").partition("?")
     if "@" in body:
-        # Without the endpoint, which may contain a password.
+        # The message does not show the endpoint, which may contain a password.
         raise ValueError("must have no user before @; add ?user=NAME&password-file=FILE")
     endpoints = body.split(",")
     for endpoint in endpoints:

@@ -1,28 +1,29 @@
 """
 The decision whether the transaction of a batch happened.
 
-The transaction requires that the cursor's key is as this node knows it: its value, and
-etcd's revision of its last change.  Every transaction of a batch changes this key.  So if a
-transaction is sent several times, or arrives late, it happens at most once, and never after
-another batch has happened.
+The transaction requires that the cursor's key has the value that this node knows, and the
+same revision of its last change in etcd.  Every transaction of a batch changes this key.
+So if a transaction is sent several times, or arrives late, it happens at most once, and
+never after another batch has happened.
 
-Each transaction also writes the operation key of its process: the number of the batch.
-This key exists before the first batch of the process.  So it has the number of the last
-batch that happened, and if it is missing, the outcome cannot be known.
+Each transaction also writes the number of the batch into the I{operation key} of its
+process.  This key exists before the first batch of the process.  So its value is the number
+of the last batch that happened.  If the key is missing, the outcome cannot be known.
 
 If no answer arrives, the same transaction is sent again, until an answer shows the outcome:
 
   - The transaction succeeded.  The batch happened, and no other copy of the transaction can
     happen any more.
-  - The transaction failed, and the operation key has its number.  An earlier copy happened.
+  - The transaction failed, and the operation key has the number of this batch.  An earlier
+    copy happened.
   - The transaction failed, the operation key has another number, and the cursor's key has
     changed.  The batch did not happen and will not happen later.
   - In other cases, and when no answer arrives in time, the outcome is unknown.
 
 No decision depends on a clock.
 
-When etcd runs out of space, it says so even in the answer to the transaction that used the
-last space.  Therefore this answer proves nothing, and etcd's state is read instead.
+When etcd runs out of space, it reports this error even for the transaction that used the
+last space and happened.  So after this error, the outcome is read from etcd's state.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Attempt:
         """
         Send the transaction until its outcome is known.
 
-        @raise Refusal: etcd refused it.  It did not happen and will not happen later.
+        @raise Refusal: etcd refused the transaction.  It did not happen and will not happen
+            later.
         @raise OutcomeUnknown: etcd did not answer in time.
         """
         # Whether copies of the transaction may have happened, or may still arrive.

@@ -39,7 +39,7 @@ class EtcdFactory:
     def __init__(self, url: str) -> None:
         self._url = url
         self._address = parse(url)
-        # Contains no password.
+        # The name contains no password.
         self.name = str(self._address)
 
     def offline(self) -> IOfflineStore:
@@ -69,15 +69,9 @@ class EtcdFactory:
         """
 
     def inspect(self, options: StoreOptions) -> Deferred[list[str]]:
-        """
-        Ask etcd for its members, the cursor and this program's rights.
-        """
         return self._with_store(options, lambda store: store.inspect())
 
     def create(self, options: StoreOptions) -> Deferred[None]:
-        """
-        Create a cursor in etcd.
-        """
         return self._with_store(options, lambda store: store.create())
 
     def _with_store(
@@ -89,10 +83,8 @@ class EtcdFactory:
         )
 
     def make(self, options: StoreOptions) -> EtcdStore:
-        """
-        Make the object that represents the store, without connecting to etcd.
-        """
-        # A supervisor checks URLs, and does not import an HTTP client.
+        # The imports are here because a supervisor, which makes a factory, must not import
+        # an HTTP client.
         from pexservice.stores.etcd.http_gateway import HttpGateway  # noqa: PLC0415 treq, for this store alone
         from pexservice.stores.etcd.store import EtcdStore  # noqa: PLC0415 treq, for this store alone
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 #: How long one attempt at a call may take.
 ATTEMPT_SECONDS = 1.0
 
-#: How long a call may take with all its attempts, before the waiting clients get an error.
+#: How long a call may take with all its attempts.  Then the waiting clients get an error.
 CALL_TIMEOUT_SECONDS = 5.0
 
 #: gRPC's code for a call that etcd cannot execute, for example with a wrong password.
@@ -80,8 +80,8 @@ class Gateway(Protocol):
     """
     etcd's JSON gateway, as far as the store needs it; tests implement it too.
 
-    @ivar certificate_expires: when the client certificate ends, if there is one, in seconds
-        since the epoch.
+    @ivar certificate_expires: when the client certificate expires, in seconds since the
+        epoch; C{None} if there is no certificate.
     """
 
     certificate_expires: float | None
@@ -137,8 +137,8 @@ async def retry_until_answered(
 
     @param attempt: makes one attempt at a call that can be repeated safely.
     @raise CallRefused: etcd refused an attempt.
-    @raise CallUnanswered: none was answered within L{CALL_TIMEOUT_SECONDS}.  The message
-        has every reason once.
+    @raise CallUnanswered: no attempt was answered within L{CALL_TIMEOUT_SECONDS}.  The
+        message has each reason once.
     """
     end, number = gateway.clock.seconds() + CALL_TIMEOUT_SECONDS, 0
     problems: dict[str, None] = {}

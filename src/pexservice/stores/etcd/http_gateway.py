@@ -41,15 +41,15 @@ from pexservice.stores.etcd.gateway import (
 from pexservice.stores.etcd.records import Message
 from pexservice.stores.interface import StoreMisconfigured, StoreUnavailable
 
-#: The timeout of one attempt in etcd.  It is shorter than an election, so a request to a
-#: leader that has died is repeated as soon as there is a new leader.
+#: etcd's own timeout for one attempt.  It is shorter than an election.  So if the leader
+#: dies, the request is repeated as soon as there is a new leader.
 ATTEMPT_MILLISECONDS = 500
 
 #: How long one watch lasts.
 WATCH_SECONDS = 60.0
 
-#: The backoff between attempts: the first delay, which doubles, and the longest.  The real
-#: delay is random, at least half of it, so that nodes do not repeat at the same time.
+#: The delay between attempts doubles from the first delay to the longest.  A random part,
+#: up to half of the delay, is left out, so that nodes do not retry at the same time.
 FIRST_RETRY_DELAY_SECONDS = 0.02
 MAX_RETRY_DELAY_SECONDS = 0.4
 
@@ -63,24 +63,24 @@ _UNAUTHENTICATED = 16
 #: The oldest supported version of etcd.  Older gateways have other paths.
 OLDEST_VERSION = (3, 4, 0)
 
-#: In versions from the first one to before the second, a member that was paused may answer
-#: a linearizable read with an old state.
+#: From the first of these versions to before the second one, a member that was paused may
+#: answer a linearizable read with an old state.
 STALE_VERSIONS = ((3, 5, 0), (3, 5, 28))
 
-#: etcd's error for a JWT that is older than the last change of users or roles.
+#: etcd's error for a token that is older than the last change of users or roles.
 _OLD_AUTH_REVISION = "revision of auth store is old"
 
-#: The beginnings of the plain texts with which etcd's gateway refuses a request before it
-#: executes anything: for a client certificate with a CN, for an unknown host name, and
-#: where the gateway is disabled.  Another plain text may be that of a proxy, which may send
-#: it after etcd has executed the request.
+#: Plain texts with one of these beginnings are refusals of etcd's gateway, which has
+#: executed nothing: for a client certificate with a CN, for an unknown host name, and if
+#: the gateway is disabled.  Any other plain text may come from a proxy, after etcd has
+#: executed the request.
 _GATEWAY_REFUSALS = (
     "CommonName of client sending a request against gateway",
     "etcd received your request, but the Host header was unrecognized",
     "404 page not found",
 )
 
-#: How many characters of a response that is not etcd's are shown.
+#: How many characters are shown of a response that is not from etcd.
 _MAX_SHOWN = 120
 
 
@@ -95,12 +95,12 @@ class HttpGateway:
         self.address = address
         self.clock = reactor
         self._pool = HTTPConnectionPool(reactor)
-        # Twisted must not repeat a POST; the callers know which ones are safe to repeat.
+        # Twisted must not repeat a POST, because it does not know whether that is safe.
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = 8
         # treq's own client cannot encode the URL of an IPv6 address.
         self._client = self._agent()
-        # Increases with each endpoint that did not answer; see _endpoint.
+        # Selects the endpoint; it is increased when an endpoint does not answer.
         self._turn = 0
         self._token: str | None = None
         self._warned = False
@@ -276,7 +276,7 @@ class _LineReceiver(LineOnlyReceiver):
     """
     The receiver of the lines of an endless answer, which a line that is too long ends.
 
-    @ivar ended: fires when the answer has ended.  To cancel it closes the connection.
+    @ivar ended: fires when the answer has ended.  Cancelling this closes the connection.
     """
 
     delimiter = b"\n"

@@ -28,7 +28,7 @@ async def history(
     Return durable transitions, newest first; see L{IStore.history}.
 
     @param read: sends a transaction, and returns its answer.
-    @param kept: how many of the newest transitions may be shown.
+    @param kept: only this many of the newest transitions are returned.
     """
     history_rows: list[HistoryEntry] = []
     # The key of a row has the row's last revision.  So a row below the key of a revision
@@ -72,7 +72,7 @@ def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
             yield from reversed(records.decode_journal_row(pair, last))
 
 
-#: How many idempotency keys one transaction removes, unless a single batch has more; and
+#: How many idempotency keys one transaction removes, unless a single batch has more.  Also,
 #: how many batches are read at a time.
 MAX_TRIMMED_KEYS = 100
 

@@ -20,8 +20,8 @@ from pexservice.stores.remembered_keys import KeyUse, unpack_use
 #: a transaction, and a branch has up to 15 operations for other purposes.
 MAX_BATCH_KEYS = 100
 
-#: How many marks are read, the oldest first.  There is one mark for each node, and a few of
-#: processes that died: the node that passes over a mark removes it.
+#: How many marks are read, the oldest first.  Each node has one mark.  A few marks are of
+#: processes that have died, until another node passes over them and removes them.
 MAX_MARKS = 64
 
 
@@ -94,9 +94,6 @@ class OperationKey:
 
 
 def begin_operations(operation: OperationKey) -> Message:
-    """
-    Return the transaction that makes a new operation key.
-    """
     return {
         "compare": [_is_new(operation.name)],
         "success": [

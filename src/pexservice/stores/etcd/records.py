@@ -175,23 +175,14 @@ class Keys:
 
 
 def end_of(prefix: bytes) -> bytes:
-    """
-    Return the key that sorts after every key with C{prefix}.
-    """
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
 def text(data: bytes) -> str:
-    """
-    Encode bytes as the gateway takes them.
-    """
     return b64encode(data).decode()
 
 
 def dump(value: object) -> str:
-    """
-    Encode a value.
-    """
     return text(json.dumps(value, separators=(",", ":")).encode())
 
 
@@ -222,9 +213,6 @@ def _number(value: object, maximum: int = MAX_NUMBER) -> int:
 
 
 def encode_mark(usual_seconds: float, *, hard: bool) -> str:
-    """
-    Encode a place in the queue.
-    """
     return dump({"hard": hard, "usual": round(usual_seconds, 6)})
 
 
@@ -248,9 +236,6 @@ def decode_mark(keys: Keys, pair: Message) -> Mark:
 def encode_cursor(
     revision: int, position: int, keys: int, author: str, journal: int
 ) -> str:
-    """
-    Encode the cursor.
-    """
     return _record(
         format=ETCD_FORMAT_VERSION,
         revision=revision,
@@ -287,9 +272,6 @@ def decode_cursor(pair: Message) -> CursorRecord:
 
 
 def encode_key_use(remembered: KeyUse) -> str:
-    """
-    Encode what the first use of an idempotency key did.
-    """
     return _record(
         transition=remembered.transition.code.decode(),
         revision=remembered.revision,
@@ -298,9 +280,6 @@ def encode_key_use(remembered: KeyUse) -> str:
 
 
 def decode_key_use(pair: Message) -> KeyUse:
-    """
-    Return what the first use of an idempotency key did.
-    """
     with _content(pair) as use:
         return KeyUse(
             Transition(use["transition"].encode()),
@@ -310,9 +289,6 @@ def decode_key_use(pair: Message) -> KeyUse:
 
 
 def encode_journal_row(batch: Batch) -> str:
-    """
-    Encode the journal row of C{batch}.
-    """
     return _record(
         time_ns=batch.time_ns,
         position=batch.start_position,
@@ -340,16 +316,10 @@ def decode_journal_row(pair: Message, last: int) -> list[HistoryEntry]:
 
 
 def encode_names(names: Iterable[bytes]) -> str:
-    """
-    Encode the idempotency keys of a batch.
-    """
     return dump({"names": [name.decode() for name in names]})
 
 
 def decode_names(pair: Message) -> list[bytes]:
-    """
-    Return the idempotency keys of a batch.
-    """
     with _content(pair) as content:
         return [name.encode() for name in content["names"]]
 

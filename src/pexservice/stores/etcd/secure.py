@@ -126,9 +126,6 @@ class _Endpoints:
     policy: Policy
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """
-        Make the endpoint of the server that C{uri} names.
-        """
         host = uri.host.decode("ascii")
         plain = HostnameEndpoint(self.reactor, host, uri.port, self.timeout)
         if uri.scheme != b"https":

@@ -1,8 +1,8 @@
 """
-The store of many nodes: each batch a compare-and-swap on the cursor's key.
+The store of many nodes.  Each batch is a compare-and-swap on the cursor's key.
 
-L{pexservice.stores.etcd.decision} finds out whether a batch happened.  The nodes take turns
-in the order of L{pexservice.stores.etcd.turn_queue}.
+L{pexservice.stores.etcd.decision} finds out whether a batch happened.
+L{pexservice.stores.etcd.turn_queue} decides in which order the nodes take turns.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ P = ParamSpec("P")
 #: idempotency keys once in this many keys.
 TRIM_INTERVAL = 128
 
-#: The highest revision that an operator may give the cursor.  Not every JSON parser reads
+#: The highest revision that an operator may give the cursor.  Some JSON parsers do not read
 #: a larger integer exactly.
 MAX_ADVANCED_REVISION = 2**53 - 1
 
-#: How long etcd keeps an operation key.  A process that runs longer makes another one.
+#: How long etcd keeps an operation key.  A process that runs longer makes a new key.
 LEASE_SECONDS = 24 * 3600
 
-#: For how long after a commit no check is needed.
+#: For so long after a commit, L{EtcdStore.check} does not ask etcd.
 MIN_CHECK_SECONDS = 1.0
 
 
@@ -114,11 +114,11 @@ class EtcdStore:
         """
         Make the store whose keys begin with C{prefix}, without opening it.
 
-        @param journal: how many transitions the history keeps, 1 or more, if this node
-            creates the cursor.
-        @param create: whether to create a cursor where there is none.
-        @param claim: the claim of the service that this process is a worker of.
-        @param process: the name of this node in the queue; by default a random one.
+        @param journal: how many transitions the history keeps, 1 or more.  It counts only
+            if this node creates the cursor.
+        @param create: whether to create a cursor if there is none.
+        @param claim: the claim of the service that this worker belongs to.
+        @param process: the name of this node in the queue; by default a random name.
         """
         self.name = name
         self.went_back_count = self.turns = 0
@@ -132,10 +132,10 @@ class EtcdStore:
         self._journal = journal
         self._kept_keys = kept_keys
         self._queue = TurnQueue(process or secrets.token_hex(8))
-        # While L{turn} waits: fires when the cursor has moved.
-        self._news: Deferred[None] | None = None
+        # While L{turn} waits: fires when this node learns a state of the cursor.
+        self._cursor_learned: Deferred[None] | None = None
         self._watching: Watch | None = None
-        # The newest known record of the cursor; at first, one that is older than any other.
+        # The newest known record of the cursor.  The first value is older than any record.
         self._base = CursorRecord(0, 0, 0, 0)
         self._cursor_went_back: Callable[[int, int], None] = lambda *_: None
         self._operation: OperationKey | None = None
@@ -158,8 +158,9 @@ class EtcdStore:
                 ours=self._journal,
                 kept=base.journal,
             )
-        # If etcd has no space, or this program may only read, the store is opened for
-        # reads.  Its first batch asks for a key again, and fails with the reason.
+        # If etcd has no space, or if its user may only read, reads are possible without an
+        # operation key.  The first batch tries again to make a key, and fails with the
+        # reason.
         with suppress(CallRefused, CallUnanswered):
             self._operation = await self._begin_operations()
         return base.revision, base.position
@@ -224,7 +225,7 @@ class EtcdStore:
 
     def _unusable(self, error: CallRefused | CallUnanswered) -> StoreUnusable:
         """
-        Return the error for a store that cannot be opened because of C{error}.
+        Return the exception for a store that cannot be used because of C{error}.
         """
         if isinstance(error, PasswordUnreadable):
             return StoreUnavailable(f"{self.name}: {error}")
@@ -232,8 +233,8 @@ class EtcdStore:
             return StoreUnavailable(
                 f"{self.name} does not answer, or has no quorum: {error}"
             )
-        away = error.code == RESOURCE_EXHAUSTED
-        return (StoreUnavailable if away else StoreMisconfigured)(
+        lacks_space = error.code == RESOURCE_EXHAUSTED
+        return (StoreUnavailable if lacks_space else StoreMisconfigured)(
             f"{self.name} refuses: {error}"
         )
 
@@ -241,9 +242,9 @@ class EtcdStore:
         """
         Make a new operation key.
 
-        An attempt without an answer may leave a key behind, which its lease removes.
+        An attempt without an answer may leave a key in etcd.  Its lease removes the key.
 
-        @raise CallRefused: etcd refuses it.
+        @raise CallRefused: etcd refuses the key.
         @raise CallUnanswered: etcd does not answer.
         """
         call = self._gateway.call
@@ -272,11 +273,11 @@ class EtcdStore:
         began = seconds()
         self._queue.request_turn(began)
         while (delay := self._queue.delay(seconds())) > 0:
-            self._news = Deferred()
-            self._news.addTimeout(delay, self._gateway.clock)
+            self._cursor_learned = Deferred()
+            self._cursor_learned.addTimeout(delay, self._gateway.clock)
             with suppress(DeferredTimeout):
-                await self._news
-            self._news = None
+                await self._cursor_learned
+            self._cursor_learned = None
         self.turns += 1
         self.turn_seconds += seconds() - began
         return self._base.revision, self._base.position
@@ -284,7 +285,7 @@ class EtcdStore:
     @as_deferred
     async def commit(self, batch: Batch) -> None:
         """
-        Write C{batch} if the cursor is where it begins; see L{ISharedStore.commit}.
+        Write C{batch} if it begins at the cursor's state; see L{ISharedStore.commit}.
         """
         operation = await self._next_operation()
         base, queue, seconds = self._base, self._queue, self._gateway.clock.seconds
@@ -292,10 +293,10 @@ class EtcdStore:
             batch.first_revision,
             batch.start_position,
         ):
-            # The watch has reported that the cursor moved after the batch was begun.
+            # The cursor has moved since the batch was begun, as the watch has reported.
             raise Conflict(base.revision, base.position, {})
         if batch.position > records.MAX_POSITION:
-            # No node could read such a cursor.
+            # No node could read a cursor with a higher position.
             raise Refusal(f"position {records.MAX_POSITION} is the highest; use /reset")
         revision = batch.revision
         trims = revision // TRIM_INTERVAL != base.revision // TRIM_INTERVAL
@@ -336,16 +337,16 @@ class EtcdStore:
                 self._operation = await self._begin_operations()
             except (CallRefused, CallUnanswered) as error:
                 raise Refusal(explain(error)) from error
-        # Each batch has a number of its own, also after a batch with an unknown outcome.
+        # Each batch gets a new number, even if the outcome of the batch before is unknown.
         self._operation = evolve(self._operation, number=self._operation.number + 1)
         return self._operation
 
     def _learn(self, cursor: CursorRecord, known: CursorRecord | None = None) -> None:
         """
-        Replace the known record by C{cursor} if that is newer, or if etcd was restored.
+        Remember C{cursor} if it is newer than the known record, or if etcd was restored.
 
-        @param known: the record that was known when this node asked etcd for C{cursor};
-            C{None} if the watch sent C{cursor}, which may arrive after newer answers.
+        @param known: the record that was known when this node asked etcd for C{cursor}.
+            C{None} if C{cursor} is from the watch, which may be later than newer answers.
         """
         base = self._base
         newer = cursor.modified > base.modified
@@ -366,9 +367,9 @@ class EtcdStore:
         self._queue.note_commit(
             self._gateway.clock.seconds(), cursor.author, cursor.modified
         )
-        news, self._news = self._news, None
-        if news is not None:
-            news.callback(None)
+        learned, self._cursor_learned = self._cursor_learned, None
+        if learned is not None:
+            learned.callback(None)
 
     def watch(
         self,
@@ -377,11 +378,11 @@ class EtcdStore:
     ) -> None:
         self._cursor_went_back = cursor_went_back
 
-        def hear(cursor: CursorRecord) -> None:
+        def on_record(cursor: CursorRecord) -> None:
             self._learn(cursor)
             cursor_moved(self._base.revision, self._base.position)
 
-        self._watching = Watch(self._gateway, self._keys, hear)
+        self._watching = Watch(self._gateway, self._keys, on_record)
 
     def _trim(self, expired: int) -> None:
         """
@@ -392,7 +393,7 @@ class EtcdStore:
         self._trimming = Deferred.fromCoroutine(
             trim(self._gateway, self._keys, expired)
         ).addErrback(
-            # The next trimming removes what this one did not.
+            # The next call removes the keys that this call did not remove.
             lambda failure: self._log.warn(
                 "{name}: idempotency keys are not trimmed: {reason}",
                 name=self.name,
@@ -409,8 +410,8 @@ class EtcdStore:
         answer = await self._ask("kv/range", messages.get(self._keys.cursor))
         cursor = self._only_cursor(answer)
         if cursor.went_back_from(known):
-            # Some versions of etcd may answer a read with an old state, but not a
-            # transaction that contains writes.
+            # Some versions of etcd may answer a read with an old state.  A transaction that
+            # contains writes always gets the present state.
             known = self._base
             answer = await self._ask("kv/txn", messages.check(self._keys))
             cursor = self._only_cursor(answer["responses"][0]["response_range"])
@@ -440,7 +441,7 @@ class EtcdStore:
 
     async def _ask(self, path: str, message: Message) -> Message:
         """
-        Repeat a call that changes nothing until it is answered.
+        Repeat a call, which must change nothing, until it is answered.
         """
         try:
             return await call_until_answered(self._gateway, path, message)
@@ -470,7 +471,7 @@ class EtcdStore:
     @as_deferred
     async def create(self) -> None:
         """
-        Create the cursor, which no node may have created before.
+        Create the cursor.
 
         @raise StoreExists: there is a cursor already.
         """
@@ -536,6 +537,6 @@ class EtcdStore:
                 await self._gateway.call("lease/revoke", {"ID": operation.lease})
                 await self._gateway.call("kv/deleterange", mark)
             except (CallRefused, CallUnanswered):
-                # The lease ends by itself, and other nodes pass over the mark.
+                # Later, the lease removes the key, and another node removes the mark.
                 self._log.debug("the operation key or the place in the queue was left")
         await self._gateway.close()

@@ -4,28 +4,30 @@ The order in which nodes take turns at the cursor.
 Safety does not depend on the order: a batch is a compare-and-swap, and a node that commits
 out of turn only causes failed attempts.  The queue decides which node tries first.
 
-A node that wants a turn has a mark in etcd.  The marks are ordered by etcd's revision of
-their last change.  The transactions that move the cursor also read and write the marks, so
-marks cost no further round trips.  A transaction that succeeds puts its node's mark again,
-at the end of the queue, if the node will have more steps.  A transaction that fails puts
-its node's mark if there is none.  Both answers contain the marks of the other nodes.  The
-cursor's record names its author, so every node that watches the cursor knows whose turn has
-ended.
+A node that wants a turn has a mark in etcd.  The order of the marks is the order in which
+they were put: etcd has the revision of the last change of each mark.  The transactions that
+move the cursor also read and write the marks, so marks need no further round trips.  If a
+transaction succeeds and its node will have more steps, the transaction puts the node's mark
+again, at the end of the queue.  If a transaction fails and its node has no mark, it puts
+one.  Both answers contain the marks of the other nodes.  The cursor's record names the node
+that has written it, so every node that watches the cursor knows whose turn has ended.
 
-A node sends nothing while other nodes are ahead of it: after a success, all others in the
-queue; after a failure, those before it.  But nodes die, sleep, or have nothing to do when
-their turn comes.  So the wait for a node is limited to what its turn can take; see
-L{TurnQueue.delay}.  Then the node is passed over, and the next transaction that succeeds
-removes its mark.
+A node sends no transaction while other nodes are ahead of it.  After a success, all other
+nodes in the queue are ahead; after a failure, those whose marks are before its own mark.
+But a node may die, sleep, or have no steps when its turn comes.  So the other nodes wait
+only as long as a turn of that node can take; see L{TurnQueue.delay}.  Then they pass the
+node over, and the next transaction that succeeds removes its mark.
 
-A node far from etcd is slow: a full wait for its turn would cost the others many turns.  So
-a slow mark is skipped at first, and keeps its place.  When it has been there for
-twice as long as the wait, the other nodes wait for it.  They saw the mark at about the same
-time, so they also wait at about the same time, and the slow node's transaction succeeds.
+A node far from etcd is slow: if the other nodes waited for its turn, each wait would cost
+them many turns.  So they first skip a slow mark, which keeps its place.  When the mark has
+been in the queue for twice the time of a wait, they do wait for its node.  All nodes saw
+the mark at about the same time, so all wait at about the same time, and the slow node's
+transaction succeeds.
 
-A mark is hard if steps wait at its node, and soft if the node will probably have steps.
+A mark is I{hard} if steps wait at its node, and I{soft} if the node will probably have
+steps.
 
-The queue is pure: it reads no clock, and is told what happens.
+The queue is pure: it reads no clock and sends nothing.  Its methods get times and events.
 """
 
 from __future__ import annotations
@@ -35,27 +37,27 @@ from itertools import takewhile
 
 from pexservice.stores.etcd.records import Mark
 
-#: The weight of the newest transaction in the usual duration.
+#: The weight of the newest transaction in the usual duration of a transaction.
 NEWEST_TURN_WEIGHT = 0.1
 
-#: How long the others wait for a node with a soft mark, and with a hard mark, in usual
-#: transactions of that node.  One passes until the node knows of its turn, and one is the
-#: turn.
+#: Other nodes wait for a node with a soft mark, and with a hard mark, for the time of this
+#: many usual transactions of that node.  In the time of one transaction the node learns
+#: that its turn has come, and another transaction is its turn.
 SOFT_TRANSACTIONS = 2
 HARD_TRANSACTIONS = 4
 
-#: The shortest wait for a hard mark.  Its node was active a moment ago, and must not lose
-#: its place because its interpreter paused.
+#: The shortest wait for a hard mark.  The node has sent the mark a moment ago, and must not
+#: lose its place because of a short pause of its interpreter.
 MIN_HARD_SECONDS = 0.02
 
 #: The longest wait for any node, whatever its mark says.
 MAX_TURN_SECONDS = 0.5
 
-#: A mark is slow if the wait for it is longer than this many usual transactions of the
-#: waiting node.
+#: A mark is slow if the wait for its node is longer than this many usual transactions of
+#: the waiting node.
 MAX_OWN_TRANSACTIONS = 12
 
-#: A slow mark is skipped for this many times the wait for it.
+#: A slow mark is skipped for this many times the wait for its node.
 SKIPPED_WAITS = 2
 
 #: How many marks one transaction removes, at most.
@@ -80,14 +82,14 @@ class TurnQueue:
         self.process = process
         self._ahead: list[Mark] = []
         self._passed_over: list[Mark] = []
-        # For each author, etcd's revision of the newest commit reported since the last
+        # By node: etcd's revision of the newest commit that was reported since the last
         # answer.
         self._newest_commits: dict[str, int] = {}
         # Whether other nodes commit, too.
         self._others_active = False
-        # When this node saw each mark for the first time.
+        # By mark: when this node first saw the mark.
         self._seen_at: dict[Mark, float] = {}
-        # When the first node ahead became the first one; or when this node's turn began.
+        # When the present first node became the first in the queue, which may be this node.
         self._since = 0.0
         # Whether this node had steps to commit in time for its last turn.
         self._steps_arrived_in_time = True
@@ -96,14 +98,14 @@ class TurnQueue:
     @property
     def keeps_place(self) -> bool:
         """
-        Return whether a transaction that is sent now is to put this node's mark again.
+        Return whether a transaction that is sent now should put this node's mark again.
         """
         return self._others_active and self._steps_arrived_in_time
 
     @property
     def passed_over(self) -> list[Mark]:
         """
-        Return the marks that a transaction that is sent now is to remove.
+        Return the marks that a transaction that is sent now should remove.
         """
         return self._passed_over[:MAX_REMOVED_MARKS]
 
@@ -117,9 +119,9 @@ class TurnQueue:
 
     def delay(self, now: float) -> float:
         """
-        Return how many seconds to wait for news; 0 if it is this node's turn.
+        Return how many seconds to wait for other nodes; 0 if it is this node's turn.
 
-        A node ahead is passed over when its time has run out.
+        Pass over each node ahead whose time has run out.
         """
         while self._ahead:
             if self._is_skipped(self._ahead[0], now):
@@ -136,7 +138,8 @@ class TurnQueue:
         """
         Return how long to wait for the node of C{head}.
 
-        The news of its turn takes about as long as a transaction of this node.
+        The report that its turn has ended takes about as long as a transaction of this
+        node.
         """
         if head.hard or self._is_slow(head):
             return min(
@@ -159,7 +162,7 @@ class TurnQueue:
 
     def _is_skipped(self, mark: Mark, now: float) -> bool:
         """
-        Return whether C{mark} is slow, and too new to be waited for.
+        Return whether C{mark} is slow, and so new that no node waits for it.
         """
         seconds = now - self._seen_at.get(mark, now)
         return self._is_slow(mark) and seconds < SKIPPED_WAITS * self._bound(mark)
@@ -173,7 +176,8 @@ class TurnQueue:
         self._others_active = True
         self._newest_commits[author] = max(modified, self._newest_commits.get(author, 0))
         first = self._ahead[:1]
-        # A mark that the author put with this commit or later is for its next turn.
+        # If the author put its mark with this commit or later, the mark is for its next
+        # turn.
         self._ahead = [mark for mark in self._ahead if not self._is_over(mark)]
         if first != self._ahead[:1]:
             self._since = now
@@ -219,7 +223,7 @@ class TurnQueue:
         self.usual_seconds += (NEWEST_TURN_WEIGHT if self.usual_seconds else 1.0) * (
             took - self.usual_seconds
         )
-        # A mark that was passed over is passed over until its node puts it again.
+        # After a mark was passed over, it counts again only when its node puts it again.
         self._passed_over = [mark for mark in self._passed_over if mark in ahead]
         self._ahead = [
             mark

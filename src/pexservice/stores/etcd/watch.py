@@ -1,9 +1,9 @@
 """
 The watch on the cursor, which reports other nodes' batches at once.
 
-Correctness does not depend on the watch: a node that needs the cursor reads it.  If the
-connection of a watch breaks and nothing reports that, the next read shows the new cursor.
-Every watch ends after a minute, and the next one begins.
+Correctness does not depend on the watch: a node that needs the cursor reads it from etcd.
+So if the connection of a watch breaks without an error, the next read shows the present
+cursor.  Every watch ends after a minute, and another watch begins.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Watch:
         self._gateway = gateway
         self._message: Message = {"create_request": {"key": records.text(keys.cursor)}}
         self._cursor_changed = cursor_changed
-        # A cancelled stream may raise the error of a broken one, so this flag is needed.
+        # This flag is needed because a cancelled stream may raise CallUnanswered.
         self._stopped = False
         self._watching = Deferred.fromCoroutine(self._watch())
 
@@ -65,9 +65,6 @@ class Watch:
                     self._cursor_changed(records.decode_cursor(event["kv"]))
 
     def stop(self) -> None:
-        """
-        Stop the watch.
-        """
         self._stopped = True
         self._watching.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._watching.cancel()

@@ -2,12 +2,12 @@
 Make a backup of a store, even while a service uses it, and remove old backups.
 
 In LMDB, readers and the writer do not wait for each other, even in two processes.  So the
-service continues, and the copy is one committed state.  Meanwhile LMDB does not reuse the
-pages of that state, so the file of a busy service grows with each commit.  To be fast, the
-copy is written without flushing, and flushed at its end.
+service continues during a backup, and the copy has one committed state.  Meanwhile, LMDB
+does not reuse the pages of that state, so the file of the store grows with each commit.
+The copy is flushed only once, at its end, so that it takes less time.
 
-A child process copies the pages, C{python -m pexservice.stores.lmdb.backup STORE FILE},
-because a missing page ends the process; see L{pexservice.stores.lmdb.child}.
+A child process copies the pages: C{python -m pexservice.stores.lmdb.backup STORE FILE}.  If
+a page is missing, only this process ends; see L{pexservice.stores.lmdb.child}.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from pexservice.stores.lmdb.directory import (
     WITNESS,
     Directory,
     directory_with_store,
-    sync,
+    sync_directory,
 )
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.snapshot import copy_snapshot
 from pexservice.stores.lmdb.verify import store_error, summary, verify_in_child
-from pexservice.stores.lmdb.witness import read_witness, refuse_older
+from pexservice.stores.lmdb.witness import check_not_older, read_witness
 
-#: The names of the backups that L{add_backup} makes.  They sort by time.  Version 1.0.0
-#: wrote names without microseconds.
+#: The names of the backups that L{add_backup} makes.  Their order is the order of time.
+#: Version 1.0.0 made names without microseconds.
 _TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 _BACKUP_NAME = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z")
 
@@ -55,12 +55,12 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
     """
     Copy the store in C{source} to C{target}, which must not exist, and verify the copy.
 
-    If this fails, there is no C{target}.
+    If the backup fails, there is no C{target}.
 
     @raise StoreUnusable: C{target} exists, or the store or its copy is damaged.
     """
     store = directory_with_store(source).real_path
-    # Read before the store is copied, so the copy must not be older.
+    # The witness is read before the store is copied, so the copy must not be older.
     witnessed = read_witness(store)
     place = Path(os.path.abspath(target))  # noqa: PTH100 keeps a symbolic link
     if os.path.lexists(place):
@@ -82,15 +82,15 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
                 f"the store {store} is damaged, and its copy was removed: {error}"
             ) from None
         revision = summary(copy).revision
-        refuse_older(store, revision, witnessed)
+        check_not_older(store, revision, witnessed)
         with (copy / WITNESS).open("xb") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(records.encode_witness(WitnessRecord(revision)))
             file.flush()
             os.fsync(file.fileno())
-        sync(copy)
+        sync_directory(copy)
         copy.rename(place)
-        sync(place.parent)
+        sync_directory(place.parent)
     except OSError as error:
         raise StoreUnusable(f"the backup {place}: {error.strerror}") from error
     finally:
@@ -103,12 +103,13 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     """
     Write the pages in use of the store in C{source} to C{file}, durably.
 
-    @raise StoreUnusable: the pages cannot be read, or not be written.
+    @raise StoreUnusable: the pages cannot be read or written.
     """
     directory = Directory(str(source))
-    # LMDB's table of readers keeps the service from reusing the pages that are read here.
-    # If there is no table, no process has the store open, and the directory is locked
-    # instead.  The table is not made here: it would belong to the user who makes backups.
+    # An entry in LMDB's table of readers prevents the service from reusing the pages that
+    # are read here.  If there is no table, no process has the store open, and the directory
+    # is locked instead.  No table is made: it would belong to the user who makes the
+    # backup.
     has_readers_table = (directory.real_path / READER_TABLE).exists()
     if not has_readers_table:
         directory.lock()
@@ -117,7 +118,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
         try:
             with lmdb.open(
                 str(source),
-                # Larger than the file, which may grow before it is read.
+                # The map is larger than the file, which may grow before it is read.
                 map_size=MIN_MAP_BYTES + 2 * (source / DATA).stat().st_size,
                 max_dbs=len(DATABASES),
                 readonly=True,
@@ -140,11 +141,11 @@ def add_backup(
     source: str, directory: str, keep: int, show: ShowProgress = lambda *_: None
 ) -> StoreSummary:
     """
-    Make one more verified backup in C{directory}, and then remove the oldest ones.
+    Make a verified backup in C{directory}, and then remove the oldest backups.
 
     @param keep: how many backups are kept, including the new one; 1 or more.
-    @raise StoreUnusable: the backup could not be made, and no old one was removed; or the
-        backup was made, and an old one could not be removed.
+    @raise StoreUnusable: the backup could not be made, and no backup was removed; or the
+        backup was made, and an old backup could not be removed.
     """
     name = datetime.now(UTC).strftime(_TIME_FORMAT)
     newest = backup(source, str(Path(directory, name)), show)

@@ -1,10 +1,11 @@
 """
 The child process that reads a store.
 
-LMDB maps the data file into memory.  If the file lacks a page, or the disk cannot read it,
-reading the page ends the process by SIGBUS.  So a child process reads a store that may be
-damaged.  The child writes lines to its standard output: C{progress PERCENT}, and if it
-fails, the reason.  It ends when no process reads its output any more.
+LMDB maps the data file into memory.  If a page is missing or the disk cannot read a page,
+the kernel ends the process that reads this page by SIGBUS.  So a child process reads a
+store that may be damaged.  The child writes lines to its standard output: C{progress
+PERCENT}, and the reason if it fails.  The child ends when no process reads its output any
+more.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pexservice.stores.lmdb.directory import DATA
 #: Called with how much is done, in percent.
 Progress = Callable[[int], object]
 
-#: How often a child reports its progress; more often than any watchdog requires.
+#: The least time between two reports of progress.  Every watchdog allows more time.
 REPORT_INTERVAL_SECONDS = 0.25
 
 _PROGRESS = "progress"
@@ -40,18 +41,17 @@ def run_child(
     """
     Have a child process read the store in C{path}, and block until the child has ended.
 
-    Signal handlers run meanwhile.
-
     @param module: the module to run.  It exits with the status that L{child_main} returns.
-    @param progress: called several times a second with how much is done, in percent; not
-        while the child hangs.
+    @param progress: called several times a second with how much is done, in percent.  If
+        the child hangs, it is not called.
     @raise StoreDamaged: the store is damaged, or reading it ended the child.
     @raise StoreIncompatible: the store has another format.
     @raise StoreUnusable: the store could not be read.
     """
     lines: list[str] = []
     if progress is not None:
-        # The watchdog's time begins now, also for a child that hangs before it reports.
+        # The watchdog's time begins now.  So the watchdog also acts if the child hangs
+        # before its first report.
         progress(0)
     with subprocess.Popen(
         [*killed_with_parent(), sys.executable, "-m", module, *map(str, arguments)],
@@ -60,8 +60,8 @@ def run_child(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        # If the child is stopped when this process ends, the kernel sends it SIGHUP and
-        # SIGCONT, which end it; but only if the child is in a process group of its own.
+        # The child has its own process group.  If it is stopped (SIGSTOP) when this process
+        # ends, the kernel sends SIGHUP and SIGCONT to this group, and so ends the child.
         process_group=0,
     ) as child:
         try:
@@ -98,7 +98,7 @@ def child_main(read: Callable[[Progress], object]) -> int:
     """
     Call C{read} in the child process, and write its progress and its error, if any.
 
-    @param read: called with a function that it may call with its progress at any rate.
+    @param read: gets a function, and calls it with the progress in percent, at any rate.
     @return: the exit status.
     """
     next_report = time.monotonic()

@@ -18,12 +18,12 @@ from pexservice.stores.lmdb.directory import make_reader_table
 #: The names of the databases.
 DATABASES = (b"cursor", b"journal", b"keys")
 
-#: The map size of a store with an empty journal.  100,000 keys of 255 characters take
-#: 30 MB; the rest is for pages that cannot be reused while a backup reads them.
+#: The map size of a store with an empty journal.  100,000 keys of 255 characters take 30
+#: MB.  The remaining pages are for commits during a backup, when no pages are reused.
 MIN_MAP_BYTES = 256 << 20
 
-#: A line of LMDB's table of readers: process, thread, transaction.  A line of a reader that
-#: reads nothing now has no transaction.
+#: A line of LMDB's table of readers: process, thread, transaction.  If a reader has no
+#: transaction open, its line has no number there, and does not match.
 _READER = re.compile(r"^ *(\d+) +[0-9a-f]+ +(\d+)$", re.MULTILINE)
 
 
@@ -57,8 +57,8 @@ def open_for_writing(path: Path, map_size: int) -> Databases:
     Open the store in the directory C{path}.
 
     @param map_size: how many bytes the data file may grow to.
-    @raise OSError: the disk has no space for its table of readers.
-    @raise StoreUnusable: its table of readers cannot be locked.
+    @raise OSError: the disk has no space for LMDB's table of readers.
+    @raise StoreUnusable: the table of readers cannot be locked.
     """
     make_reader_table(path)
     try:
@@ -66,8 +66,8 @@ def open_for_writing(path: Path, map_size: int) -> Databases:
             str(path), map_size=map_size, max_dbs=len(DATABASES), create=False, mode=0o600
         )
     except lmdb.InvalidError as error:
-        # LMDB also raises this error if it cannot lock its table of readers.  Then the next
-        # line succeeds; if the store is damaged, it raises the error again.
+        # LMDB raises this error if the store is damaged, and also if it cannot lock the
+        # table of readers.  If the store is damaged, the next line raises the error again.
         open_for_reading(path).close()
         raise StoreUnusable(f"the store {path} cannot be locked: {error}") from error
     try:
@@ -79,10 +79,10 @@ def open_for_writing(path: Path, map_size: int) -> Databases:
 
 def make_store(path: Path) -> None:
     """
-    Make a store with the cursor at 0 in C{path}, a subdirectory of its later place.
+    Make a store with the cursor at 0 in C{path}, the staging directory.
 
-    @raise OSError: the disk has no space for its table of readers.
-    @raise StoreUnusable: LMDB cannot make it.
+    @raise OSError: the disk has no space for LMDB's table of readers.
+    @raise StoreUnusable: LMDB cannot make the store.
     """
     make_reader_table(path)
     try:
@@ -105,10 +105,10 @@ def used_bytes(env: lmdb.Environment) -> int:
 
 def oldest_reader(env: lmdb.Environment) -> StoreReader | None:
     """
-    Return the other process that reads the oldest state; C{None} if there is none.
+    Return the other process that reads the oldest state; C{None} if no other one reads.
 
-    LMDB does not reuse a page that a process may still read.  So while a process reads one
-    state, as a slow or stopped backup does, the file grows with each commit.
+    LMDB does not reuse a page that a process may still read.  So while a process, such as a
+    slow or stopped backup, reads one state, the file grows with each commit.
     """
     this_process = str(os.getpid())
     snapshots = [

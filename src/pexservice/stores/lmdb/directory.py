@@ -1,19 +1,22 @@
 """
-The directory of a store: its lock, its place, and the creation of the store in it.
+The directory of a store: its lock, its identity, and the creation of a store in it.
 
-One process at a time uses a store: it holds an advisory lock on the directory.  The kernel
-releases the lock when the process ends, however it ends, and no lock file is left behind.
+Only the process that has locked the directory uses the store.  The lock is an advisory lock
+of the kernel (C{flock}), so it ends with the process, and there is no lock file.
 
-A new store is made in a subdirectory, the I{staging} directory, and its data file is then
-renamed into its place.  So a power cut leaves a whole store or none.
+A new store is made in a subdirectory, the I{staging} directory.  Then its data file is
+renamed into the directory.  So a power cut leaves a whole store or none.
 
-An operator may move the directory of a running service, switch the symbolic link that leads
-to it, or unmount its disk.  The next worker would then open or create another store, and
-steps would be lost.  Two rules prevent that.  The active worker often compares the
-I{identity} of the store that it opened, which is its devices and inodes, with the store at
-the configured path, and refuses steps while they differ.  And the first worker of a service
-I{claims} its store: the supervisor remembers the identity, and later workers open no other
-store and create none.
+While a service runs, an operator may move the directory, switch the symbolic link that
+leads to it, or unmount the disk.  Then the next worker would open or create another store,
+and steps would be lost.  Two rules prevent this:
+
+  - The active worker compares the store that it opened with the store at the configured
+    path, and refuses steps while the two have a different I{identity}.  The identity of a
+    store is the devices and inodes of its directory and of its data file.
+  - The first worker I{claims} the store for the service: it writes the identity into memory
+    that all workers of the service share.  Later workers open no store with another
+    identity, and create no store.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ from pexservice.stores.interface import (
 #: The file with LMDB's data.
 DATA = "data.mdb"
 
-#: LMDB's table of readers.  Its content matters only while a process has the store open.
+#: LMDB's table of readers.  Its content has a meaning only while a process has the store
+#: open.
 READER_TABLE = "lock.mdb"
 
 #: The size of the table of readers, with LMDB's default of 126 readers.
@@ -55,7 +59,7 @@ STAGING = "creating"
 #: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
 _KEEP_SIZE = 1
 
-#: The directory entries that belong to a file system, not to a store.
+#: A file system makes these entries in its topmost directory.
 _FILE_SYSTEM_ENTRIES = frozenset(("lost+found",))
 
 #: File systems whose locks and memory maps are not reliable enough for a store.
@@ -73,7 +77,7 @@ def file_system_type(path: Path, mountinfo: str | None = None) -> str:
 
     @return: the name of the type in C{/proc/self/mountinfo}, or C{"unknown"}.
     @param path: absolute and without symbolic links; it need not exist.
-    @param mountinfo: the content of that file; by default it is read.
+    @param mountinfo: the content of C{/proc/self/mountinfo}; by default it is read.
     """
     if mountinfo is None:
         try:
@@ -86,13 +90,14 @@ def file_system_type(path: Path, mountinfo: str | None = None) -> str:
         # The kernel writes a space, and some other characters, as an octal escape.
         point = mount.split(" ")[4].encode("ascii", "ignore").decode("unicode_escape")
         depth = len(Path(point).parts)
-        # The deepest mount point counts, and the last of several mounts on one point.
+        # Of the mount points that lead to the path, the deepest one counts; of several
+        # mounts on this point, the last one.
         if path.is_relative_to(point) and depth >= longest:
             file_system, longest = source.split(" ")[0], depth
     return file_system
 
 
-def sync(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """
     Make the entries of the directory C{path} durable.
     """
@@ -123,7 +128,7 @@ def make_reader_table(directory: Path) -> None:
 
 def give_to_owner_of(model: Path, path: Path) -> None:
     """
-    Give the store in C{path} to the user who owns C{model}, if this process is root's.
+    Give the store in C{path} to the user who owns C{model}, if this process runs as root.
     """
     if os.geteuid() == 0:
         owner = model.stat()
@@ -133,9 +138,9 @@ def give_to_owner_of(model: Path, path: Path) -> None:
 
 def lock_holder(path: Path) -> str:
     """
-    Return the process that has locked the directory C{path}, in words.
+    Describe the process that has locked the directory C{path}.
 
-    The kernel does not always show its process ID, for example not in a container.
+    In a container, the kernel may not show the ID of that process.
     """
     try:
         status = path.stat()
@@ -157,7 +162,7 @@ def lock_holder(path: Path) -> str:
 
 def _identity(directory: os.stat_result, file: os.stat_result) -> str:
     """
-    Return the devices and inodes of a directory and of its data file.
+    Return the identity of a store: the devices and inodes of its directory and data file.
     """
     return " ".join(f"{status.st_dev}:{status.st_ino}" for status in (directory, file))
 
@@ -166,10 +171,10 @@ class Directory:
     """
     The directory of a store.
 
-    @ivar configured_path: the path as an operator gave it, made absolute; its symbolic
-        links are kept.
+    @ivar configured_path: the operator's path, as an absolute path that may contain
+        symbolic links.
     @ivar real_path: the same path without symbolic links.  L{lock} resolves the links
-        again, because an operator may have switched one.
+        again, because an operator may have switched a link.
     """
 
     _log = Logger()
@@ -206,20 +211,20 @@ class Directory:
 
         @param wait: block until no other process has locked it.  The kernel wakes this
             process as soon as the other process ends.
-        @raise StoreBusy: another process has locked it.
-        @raise StoreMissing: there is no such directory, and none may be created.
-        @raise StoreUnusable: it cannot be created or locked.
+        @raise StoreBusy: another process has locked the directory.
+        @raise StoreMissing: there is no directory, and none may be created.
+        @raise StoreUnusable: the directory cannot be created or locked.
         """
         self.real_path = Path(os.path.realpath(self.configured_path))
         self._has_installed_store = False
-        self._refuse_network()
+        self._refuse_network_file_system()
         try:
             if not self.real_path.exists():
                 self._check_may_create()
-                # Without its parents: a mistyped name must not create a whole path.
+                # Parent directories are not created: a mistyped path must not create them.
                 with suppress(FileExistsError):
                     self.real_path.mkdir(0o700)
-                    sync(self.real_path.parent)
+                    sync_directory(self.real_path.parent)
             descriptor = os.open(self.real_path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StoreUnusable(f"the store {self.real_path}: {error.strerror}") from error
@@ -242,7 +247,7 @@ class Directory:
             )
         self._descriptor = descriptor
 
-    def _refuse_network(self) -> None:
+    def _refuse_network_file_system(self) -> None:
         kind = file_system_type(self.real_path)
         if kind in _NETWORK_FILE_SYSTEMS:
             raise StoreUnusable(
@@ -257,7 +262,7 @@ class Directory:
         @raise StoreBusy: another process has locked the directory.
         @raise StoreUnusable: no process could open a store here, for another reason.
         """
-        self._refuse_network()
+        self._refuse_network_file_system()
         if not self.real_path.exists() or not self.holds_store():
             self._check_may_create()
         if self.real_path.exists():
@@ -297,7 +302,7 @@ class Directory:
 
     def record_identity(self) -> None:
         """
-        Remember the identity of the data file in the locked directory.
+        Remember the identity of the store in the locked directory.
 
         @raise StoreUnusable: the service has claimed another store.
         """
@@ -305,16 +310,18 @@ class Directory:
             os.fstat(self._descriptor), os.stat(DATA, dir_fd=self._descriptor)
         )
         claimed = None if self._claim is None else self._claim.identity()
-        # A store that this process has installed, such as a migrated one, is a new file.
+        # A store that this process has installed, such as a migrated store, has a new data
+        # file, so its identity differs from the claimed one.
         if not self._has_installed_store and claimed not in (None, self._identity):
             raise StoreUnusable(self._other_store_message())
 
     def claim_file(self) -> None:
         """
-        Claim the remembered data file for all workers of the service.
+        Claim the store whose identity is remembered for all workers of the service.
 
         @raise OSError: the configured path leads to no store.
-        @raise StoreUnusable: it leads to another store, or the service has claimed another.
+        @raise StoreUnusable: the configured path leads to another store, or the service has
+            claimed another store.
         """
         if self._present_identity() != self._identity:
             raise StoreUnusable(self._other_store_message())
@@ -364,8 +371,8 @@ class Directory:
 
         @raise OSError: there is not enough space.
         """
-        # os.posix_fallocate would also extend the file to C{length}.  If the file had lost
-        # its end, no process would notice that.
+        # os.posix_fallocate would also extend the file to C{length}.  Then no process would
+        # notice that a file has lost its end.
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
         try:
@@ -390,9 +397,10 @@ class Directory:
         """
         Return whether the directory holds a store.
 
-        @raise StoreMissing: it holds part of a store, and the service has claimed a store.
-        @raise StoreDamaged: it holds part of a store.
-        @raise StoreUnusable: it cannot be read, or holds something else.
+        @raise StoreMissing: the directory holds only a part of a store, and the service has
+            claimed a store.
+        @raise StoreDamaged: the directory holds only a part of a store.
+        @raise StoreUnusable: the directory cannot be read, or holds something else.
         """
         try:
             names = {
@@ -411,8 +419,9 @@ class Directory:
             return True
         if names & {READER_TABLE, WITNESS}:
             if self._is_claimed:
-                # An operator may be moving the files, one after the other, so this is not
-                # damage: the call raises StoreMissing, as for any claimed store.
+                # This is no damage: an operator may be moving the files one after the
+                # other.  The call raises StoreMissing, because the service has claimed a
+                # store.
                 self._check_may_create()
             raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA}")
         if names - {STAGING}:
@@ -449,14 +458,14 @@ class Directory:
             self.remove_staging()
             # Another process may have created this directory and ended before it made the
             # directory's entry durable.
-            sync(self.real_path.parent)
+            sync_directory(self.real_path.parent)
             if self.real_path.stat().st_uid == os.geteuid():
                 self.real_path.chmod(0o700)
             staging.mkdir(0o700)
             make(staging)
-            sync(staging)
+            sync_directory(staging)
             (staging / DATA).rename(self.real_path / DATA)
-            sync(self.real_path)
+            sync_directory(self.real_path)
             self._has_installed_store = True
             shutil.rmtree(staging)
         except OSError as error:
@@ -471,7 +480,7 @@ class Directory:
         staging = self.real_path / STAGING
         if staging.exists():
             # The data file may have been renamed into its place, but not durably.
-            sync(self.real_path)
+            sync_directory(self.real_path)
             shutil.rmtree(staging)
 
 

@@ -1,15 +1,19 @@
 """
 The executor of a store's blocking commits: in the reactor's thread, or in another thread.
 
-A commit on a fast disk takes a fifth of a millisecond, which is less than passing it to a
-thread and back.  But a commit of ten milliseconds must not block all clients that read.
-Only measuring shows how fast the disk is.
+A commit on a fast disk takes a fifth of a millisecond.  Passing a call to another thread
+and its result back takes longer.  But on a slow disk, a commit may take ten milliseconds,
+and must not block all clients that read.  The executor does not know the disk, so it
+measures how long commits take.
 
-So commits begin inline, in the reactor's thread.  They move to the other thread when they
-are usually slow, stall often, or hang once.  They return after enough short commits.  Rare
-stalls, as on every shared disk, cost less than the thread would.  Each move to the thread
-doubles the number of short commits that are required to return, so a disk with such stalls
-causes fewer and fewer moves.
+The first commits run I{inline}, which means in the reactor's thread.  The executor moves
+the commits to the other thread if they are usually slow, if they stall often, or if one
+commit hangs.  Rare stalls, as every shared disk has them, cost less time than the thread
+would.
+
+The executor moves the commits back after a number of short commits in the thread.  This
+number doubles with each move to the thread.  So on a disk that is sometimes slow, the moves
+become rare.
 """
 
 from __future__ import annotations
@@ -27,42 +31,43 @@ from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
-#: Commits move to the thread if they usually take longer than this inline.
+#: Commits move to the thread if the average inline commit takes longer than this.
 MAX_USUAL_INLINE_SECONDS = 0.001
 
-#: A commit in the thread counts as short up to this duration, which includes the wait for
-#: the interpreter: up to a millisecond under load.
+#: A commit in the thread is short if it takes at most this long.  This includes the wait
+#: for the interpreter lock, which takes up to a millisecond under load.
 MAX_SHORT_IN_THREAD_SECONDS = 0.002
 
-#: A longer commit inline is a stall, and a still longer one a hang.
+#: An inline commit that takes longer than this is a stall.
 STALL_SECONDS = 0.003
+
+#: An inline commit that takes longer than this hangs.
 HANG_SECONDS = 0.03
 
-#: Commits move to the thread after more than two stalls in this many commits.
+#: Commits move to the thread after more than two stalls in about this many commits.
 STALL_WINDOW_COMMITS = 256
 
 #: The weight of the newest commit in the average duration.
 NEWEST_COMMIT_WEIGHT = 0.1
 
-#: How many short commits in the thread are required to return inline: at first, and at
-#: most.
+#: Commits return inline after this many short commits in the thread: at first, and at most.
 MIN_SHORT_COMMITS = 16
 MAX_SHORT_COMMITS = 4096
 
 
 class ExecutorPolicy:
     """
-    The policy that decides where commits run, from their measured durations alone.
+    The policy that decides where the next commit runs, by the durations of earlier commits.
 
-    @ivar inline: whether the next commit is to run inline.
+    @ivar inline: whether the next commit runs inline.
     """
 
     def __init__(self) -> None:
         self.inline = True
         self._usual_seconds = 0.0
-        # A stall adds STALL_WINDOW_COMMITS, and each commit subtracts one.
+        # A stall adds STALL_WINDOW_COMMITS, and each commit subtracts 1.
         self._stalls = 0
-        # The first move to the thread doubles this to MIN_SHORT_COMMITS.
+        # The first move to the thread doubles this number to MIN_SHORT_COMMITS.
         self._required_short = MIN_SHORT_COMMITS // 2
         self._short_commits = 0
 
@@ -80,7 +85,7 @@ class ExecutorPolicy:
                 self.inline, self._short_commits, self._usual_seconds = True, 0, 0.0
 
     def _record_inline(self, seconds: float) -> None:
-        # A single stall, however long, must not change the average much.
+        # The duration is capped, so that a single stall does not change the average much.
         capped = min(seconds, STALL_SECONDS)
         self._usual_seconds += NEWEST_COMMIT_WEIGHT * (capped - self._usual_seconds)
         self._stalls = max(0, self._stalls - 1)
@@ -96,7 +101,8 @@ class ExecutorPolicy:
             return
         self._short_commits += 1
         if self._short_commits >= MAX_SHORT_COMMITS:
-            # So many commits ran inline that the earlier moves no longer count.
+            # After so many inline commits, a move to the thread is like the first one
+            # again.
             self._short_commits, self._required_short = 0, MIN_SHORT_COMMITS // 2
 
 
@@ -117,8 +123,8 @@ class CommitExecutor:
         """
         Run C{call} inline or in the thread.
 
-        @return: fires in the reactor's thread with the result or the error of C{call};
-            it has fired already when C{call} ran inline.
+        @return: fires in the reactor's thread with the result or the error of C{call}.  If
+            C{call} ran inline, it has fired already.
         """
 
         def measured() -> T:
@@ -132,46 +138,46 @@ class CommitExecutor:
         if self._policy.inline:
             return execute(measured)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="store")
+            self._thread = threading.Thread(target=self._run_queued_calls, name="store")
             self._thread.start()
         done: Deferred[T] = Deferred()
-        self._calls.put(lambda: self._call(measured, done))
+        self._calls.put(lambda: self._run_and_fire(measured, done))
         return done
 
-    def _work(self) -> None:
+    def _run_queued_calls(self) -> None:
         """
-        Make the queued calls, in the thread, until C{None} is queued.
+        Run the queued calls in the thread, until C{None} is queued.
         """
         while (call := self._calls.get()) is not None:
             call()
 
-    def _call(self, call: Callable[[], T], done: Deferred[T]) -> None:
+    def _run_and_fire(self, call: Callable[[], T], done: Deferred[T]) -> None:
         """
-        Make C{call} in this thread, and fire C{done} in the reactor's thread.
+        Run C{call} in this thread, and fire C{done} in the reactor's thread.
         """
         try:
             result = call()
-        except BaseException:  # noqa: BLE001 it is not lost
+        except BaseException:  # noqa: BLE001 passed to done
             self.reactor.callFromThread(done.errback, Failure())
         else:
             self.reactor.callFromThread(done.callback, result)
 
-    def run_apart(self, call: Callable[[], T]) -> Deferred[T]:
+    def run_in_new_thread(self, call: Callable[[], T]) -> Deferred[T]:
         """
-        Run C{call} in a thread of its own, which does not keep the process from ending.
+        Run C{call}, which may block for ever, in a new daemon thread.
 
-        C{call} may block for ever.
+        A daemon thread does not prevent the end of the process.
 
-        @return: fires in the reactor's thread.
+        @return: fires in the reactor's thread with the result or the error of C{call}.
         """
         done: Deferred[T] = Deferred()
-        target, arguments = self._call, (call, done)
+        target, arguments = self._run_and_fire, (call, done)
         threading.Thread(target=target, args=arguments, name="wait", daemon=True).start()
         return done
 
     def stop(self) -> None:
         """
-        End the thread, after the call that it may be making.
+        End the thread after the calls that are queued.
         """
         if self._thread is not None:
             self._calls.put(None)

@@ -46,9 +46,6 @@ class LmdbFactory:
         return f"lmdb:{directory / self._path}"
 
     def lock_holder(self) -> str:
-        """
-        Return the process that has locked the directory, if the kernel shows its ID.
-        """
         return lock_holder(Path(self._path))
 
     def check_start(self, *, create: bool) -> None:
@@ -91,7 +88,8 @@ class LmdbFactory:
         return Deferred.fromCoroutine(create())
 
     def make(self, options: StoreOptions) -> IStore:
-        # A supervisor checks URLs, and does not import LMDB.
+        # The import is here because a supervisor, which makes a factory, must not import
+        # LMDB.
         from pexservice.stores.lmdb.store import store_in  # noqa: PLC0415 only a worker opens a store
 
         return store_in(self._path, options)

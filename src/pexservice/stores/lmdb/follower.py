@@ -2,20 +2,21 @@
 Follow the idempotency keys of a store that another process writes to.
 
 A standby reads new rows of keys four times a second while it waits for the store's lock.
-When it takes over, it already has nearly all of them in memory, and reads the rest in a few
-milliseconds.  Reading all of them would take a hundred.
+At a takeover, it has nearly all keys in memory, and reads the remaining keys in a few
+milliseconds.  Without a follower, it would then read all keys, which takes a hundred
+milliseconds.
 
-The follower reads the file with C{pread} and not with LMDB, for two reasons.  LMDB maps the
-file and its table of readers into memory, so a damaged page or a full disk could end the
-process.  And LMDB does not reuse a page that a reader may see, so a standby that hangs
-would make the file grow.
+The follower reads the data file with C{pread} and not with LMDB, for two reasons.  First,
+LMDB maps the data file and the table of readers into memory, so a damaged page or a full
+disk could end the process.  Second, LMDB does not reuse a page that a reader may see, so
+the file would grow while a standby hangs.
 
-Without LMDB, however, the active worker may overwrite a page while the follower reads it.
-Therefore the follower checks every page number before it uses it, and the checksum of every
-row.  The first ordinal of a row must follow the last ordinal of the row before.  If
-anything is wrong, the follower forgets all rows and starts again.  At the takeover, the
-worker opens the store with LMDB, and the row that the follower read last must still be
-there; see L{KeyReader.read}.
+But without LMDB, the active worker may overwrite a page while the follower reads the page.
+So the follower checks every page number before it reads that page, and the checksum of
+every row.  It also checks that the first ordinal of a row follows the last ordinal of the
+row before.  If a check fails, the follower forgets all rows and starts again.  At the
+takeover, the worker opens the store with LMDB, and checks that the store still has the last
+row that the follower read; see L{KeyReader.read}.
 """
 
 from __future__ import annotations
@@ -46,20 +47,20 @@ from pexservice.stores.lmdb.page_format import (
 )
 from pexservice.stores.lmdb.transaction import KeyReader
 
-#: How often the store is read.  The keys that were added since the last poll are read in
-#: the takeover, which takes 1 ms for a thousand keys.  Full load adds 25,000 keys in a
-#: second.
-INTERVAL_SECONDS = 0.25
+#: The delay before the next poll if there are no more rows.  A takeover must read the keys
+#: that were added since the last poll: a thousand keys in 1 ms.  Under full load, 25,000
+#: keys are added in a second.
+FOLLOW_INTERVAL_SECONDS = 0.25
 
 #: The delay before the next poll if there are more rows.
 MORE_ROWS_SECONDS = 0.001
 
-#: How many rows one poll reads at most.  Most rows have 64 keys or more, so this takes
-#: about 3 ms.
+#: One poll reads at most this many rows.  Most rows have 64 keys or more, so a poll takes
+#: at most about 3 ms.
 MAX_ROWS = 128
 
-#: How many pages one poll reads at most, for example if a damaged page is its own
-#: descendant.
+#: One poll reads at most this many pages.  Without this limit, a poll would not end if a
+#: damaged page were its own descendant.
 MAX_PAGES = 4096
 
 #: A longer row is not read: a damaged file may contain any length.
@@ -70,7 +71,7 @@ Item = tuple[bytes, bytes]
 
 class Follower:
     """
-    Polls the file of a store that this process does not have locked.
+    Polls the data file of a store that another process has locked.
     """
 
     _log = Logger()
@@ -85,7 +86,7 @@ class Follower:
         self._key_reader = key_reader
         self._reactor = reactor
         self._call: IDelayedCall | None = None
-        # The inode and the modification time of the file that was read to its end.
+        # The inode and the modification time of the data file when its last row was read.
         self._version: tuple[int, int] | None = None
         self._failures = 0
 
@@ -105,7 +106,7 @@ class Follower:
             more = False
         else:
             self._failures = 0
-        delay = MORE_ROWS_SECONDS if more else INTERVAL_SECONDS
+        delay = MORE_ROWS_SECONDS if more else FOLLOW_INTERVAL_SECONDS
         self._call = self._reactor.callLater(delay, self._poll)
 
     def _failed(self, error: Exception) -> None:
@@ -141,8 +142,9 @@ class Follower:
         if new_rows:
             self._key_reader.read(iter(new_rows))
         more = len(new_rows) == MAX_ROWS
-        # The modification time was read before the rows, so a later commit changes it.  If
-        # the clock of the file system is too coarse for that, the next commit does.
+        # The modification time was read before the rows, so it shows whether there was a
+        # commit since then.  If the clock of the file system is too coarse to show that,
+        # the rows are read after the following commit.
         self._version = None if more else version
         return more
 
@@ -152,7 +154,7 @@ class _File:
     """
     The file of a store that another process may write to.
 
-    @ivar pages_left: how many more pages may be read.
+    @ivar pages_left: how many pages this poll may still read.
     """
 
     descriptor: int

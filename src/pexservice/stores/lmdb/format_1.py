@@ -1,8 +1,9 @@
 """
-The rows of keys in format 1, which version 1.0.0 writes.
+The idempotency keys in format 1, which version 1.0.0 writes.
 
-Its other records are as in L{pexservice.stores.lmdb.records}.  Each idempotency key has two
-records in the database C{keys}.  One is found by the key's name, and one by its age:
+The other records of format 1 are as in L{pexservice.stores.lmdb.records}.  Each idempotency
+key has two records in the database C{keys}.  One record is found by the name of the key,
+and the other one by its age:
 
 =======================  ==========================================
 key                      payload, with sizes in bytes

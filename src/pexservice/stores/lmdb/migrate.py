@@ -1,10 +1,10 @@
 """
-Rewrite a store of format 1 in format 2, when it is opened for the first time.
+Rewrite a store of format 1 in format 2, when a worker opens it for the first time.
 
-The new store is made in a subdirectory, verified, and renamed into its place.  So a power
-cut leaves the old store or the new one.  A child process does the work, C{python -m
-pexservice.stores.lmdb.migrate STORE NEW}, because a damaged store may end the process that
-reads it; see L{pexservice.stores.lmdb.child}.
+The new store is made in a subdirectory and verified.  Then its data file replaces that of
+the old store.  So a power cut leaves the old store or the new one.  A child process does
+the work: C{python -m pexservice.stores.lmdb.migrate STORE NEW}.  The reason is that a
+damaged store may end the process that reads it; see L{pexservice.stores.lmdb.child}.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ from pexservice.stores.lmdb.verify import (
     store_error,
     verify,
 )
-from pexservice.stores.lmdb.witness import read_witness, refuse_older
+from pexservice.stores.lmdb.witness import check_not_older, read_witness
 
 Item = tuple[bytes, bytes]
 
 _log = Logger()
 
-#: How many keys a new row has, and how many rows or keys one transaction writes.
+#: How many keys a new row has.
 _ROW_KEYS = 256
+
+#: How many rows or keys one transaction writes.
 _TRANSACTION_ITEMS = 10_000
 
 
@@ -53,7 +55,7 @@ def migrate(directory: Directory, progress: Progress | None = None) -> None:
     Rewrite a store of format 1.
 
     @param directory: the directory of the store, which this process has locked.
-    @raise StoreUnusable: the store could not be rewritten.  It is unchanged.
+    @raise StoreUnusable: the store could not be rewritten, and did not change.
     """
     try:
         directory.install(
@@ -88,8 +90,8 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
         check_pages(source, lambda percent: progress(percent // 4))
         with (
             open_for_reading(source) as old_env,
-            # No other process opens the new store, so LMDB needs no table of readers.  On a
-            # full disk, writing to this table, which is a map, could end this process.
+            # No other process opens the new store, so LMDB needs no table of readers.  This
+            # table is a memory map: on a full disk, a write to it could end this process.
             lmdb.open(
                 str(new),
                 map_size=MIN_MAP_BYTES + 2 * (source / DATA).stat().st_size,
@@ -99,7 +101,7 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
             ) as new_env,
         ):
             revision = _copy(old_env, new_env, progress)
-        refuse_older(source, revision, read_witness(source))
+        check_not_older(source, revision, read_witness(source))
     except READING_ERRORS as error:
         reason = store_error(source, error)
         if type(reason) is not StoreUnusable:

@@ -64,6 +64,6 @@ class LmdbOfflineStore:
         path = Path(self.directory)
         if witness := read_witness(path):
             return witness.revision, "in the witness of the replaced store"
-        # In a child process, because damage may end the process that reads the store.
+        # A child process reads the store, because damage may end that process.
         verify_in_child(path)
         return summary(path).revision, "in the replaced store"

@@ -16,7 +16,7 @@ version 1.  The layout, in bytes::
                  the key (2), key, value; in a branch page the first 6 bytes are the
                  number of a child, and there is no value
 
-Pages 0 and 1 are meta pages.  Transaction N writes page N % 2, so one of them belongs to
+Pages 0 and 1 are meta pages.  Transaction N writes page N % 2.  So one meta page belongs to
 the last commit, and the other one to the commit before.
 """
 
@@ -36,8 +36,10 @@ NUMBER = struct.Struct("<Q")
 _META = struct.Struct(f"<IIQQ{TREE.size}s{TREE.size}sQQ")
 _NODE = struct.Struct("<HHHH")
 
-#: The flags of pages; and of nodes whose value is on overflow pages, or is a tree's record.
+#: The flags of pages.
 BRANCH, LEAF, OVERFLOW, _META_PAGE = 1, 2, 4, 8
+
+#: The flags of nodes whose value is on overflow pages, and whose value is a tree's record.
 LARGE, SUBTREE = 1, 2
 
 #: The size of magic and version, in bytes.
@@ -79,8 +81,8 @@ class Meta(NamedTuple):
     A meta page.
 
     @ivar page_size: in bytes.
-    @ivar last_page: the highest page number, of pages in use and free ones.
-    @ivar transaction: the number of the commit that wrote it.
+    @ivar last_page: the highest number of a page in use or of a free page.
+    @ivar transaction: the number of the transaction that wrote this meta page.
     """
 
     page_size: int
@@ -111,7 +113,7 @@ def read_meta(file: int) -> Meta:
     """
     Return the newer one of the two meta pages, which LMDB uses too.
 
-    @raise BadPage: they do not belong to two consecutive commits.
+    @raise BadPage: the two meta pages do not belong to two consecutive commits.
     @raise OtherFile: a version of LMDB that this program does not read wrote the file.
     """
     _refuse_other_files(file)

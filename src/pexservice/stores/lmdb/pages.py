@@ -3,8 +3,8 @@ Check LMDB's data file page by page, without LMDB.
 
 LMDB has no checksums and trusts the file.  If a bit in a branch page is flipped, C{get} may
 not find a key that an iteration finds.  If a page is both free and in use, LMDB will
-overwrite it.  Therefore every tree in the file is walked here.  No number in the file is
-trusted: every offset is checked, no page is visited twice, and the depth is bounded.
+overwrite it.  So this module walks every tree in the file.  It trusts no number in the
+file: it checks every offset, visits no page twice, and limits the depth.
 
 L{pexservice.stores.lmdb.page_format} documents most of the layout.  The rest, in bytes::
 
@@ -39,7 +39,7 @@ from pexservice.stores.lmdb.page_format import (
 
 _OVERFLOW_HEADER = struct.Struct("<QHHI")
 
-#: The flags of the free tree: its keys are integers.  The other trees of a store have no
+#: The flags of the free tree, whose keys are integers.  The other trees of a store have no
 #: flags.
 _INTEGER_KEYS = 8
 
@@ -86,7 +86,8 @@ def check_pages(path: Path, progress: Callable[[int], object]) -> Contents:
         meta = read_meta(file.fileno())
         pages = _Pages(file.fileno(), meta, progress)
         _FreeWalk(pages, "free pages", meta.free, pages.free).check()
-        # Every commit but the first frees pages, which it has replaced by new ones.
+        # Every commit except for the first frees pages, because it replaces them by new
+        # pages.
         if pages.freed_by != meta.transaction > 1:
             raise BadPage(f"{pages.freed_by} is the last transaction that has freed pages")
         _MainWalk(pages, "databases", meta.main, database).check()
@@ -107,8 +108,9 @@ class _Pages:
         self.size = meta.page_size
         self._file = file
         self._last = meta.last_page
-        # The newest transaction that has freed pages, and whether any free list is empty.
+        # The newest transaction that has freed pages.
         self.freed_by = 0
+        # Whether any list of free pages is empty.
         self._has_empty_list = False
         self._progress = progress
         self._walked = 0
@@ -122,14 +124,14 @@ class _Pages:
 
     def check_all_visited(self) -> None:
         """
-        Check the pages that are neither in a tree nor in a free list.
+        Check the pages that are neither in a tree nor in a list of free pages.
 
-        LMDB may lose pages in this way, so such a page alone is no damage.
+        LMDB may lose pages in this way, so such a page is a sign of damage only together
+        with an empty list.
         """
         if len(self._visited) + len(self._free_beyond) != self._last + 1:
             raise BadPage(f"the file ends before page {self._last}, its last")
         if not all(self._visited) and self._has_empty_list:
-            # LMDB may lose pages, and may write an empty free list, but hardly both.
             raise BadPage("a list of free pages has lost them")
 
     def take(self, number: int) -> bytes:
@@ -146,12 +148,12 @@ class _Pages:
         """
         Visit the overflow pages of a value of C{length} bytes.
 
-        @return: how many pages they are.
+        @return: the number of these pages.
         """
         self._visit(number)
         header = self._read(_OVERFLOW_HEADER.size, number * self.size)
         own_number, _, flags, count = cast(tuple[int, ...], _OVERFLOW_HEADER.unpack(header))
-        # There may be more pages than the value needs, if a longer value was here before.
+        # If a longer value was here before, there may be more pages than the value needs.
         enough = count * self.size >= _OVERFLOW_HEADER.size + length
         if (own_number, flags, enough) != (number, OVERFLOW, True):
             raise BadPage(f"page {number} does not begin a value of {length} bytes")
@@ -232,7 +234,7 @@ class _Walk:
 
     def check(self) -> None:
         """
-        Walk the tree, and compare the pages and entries that were visited with its record.
+        Walk the tree, and compare the number of pages and entries with the tree's record.
         """
         try:
             self._walk(self._tree)

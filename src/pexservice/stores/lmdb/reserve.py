@@ -1,15 +1,16 @@
 """
 The space for the pages of the next commit: in LMDB's map, and on the disk.
 
-LMDB reports a full disk like a broken disk, and too late: by then it has written some pages
-of the commit, and no process knows which of them are on the disk.  So disk space is
-allocated before a commit needs it, and a commit for which there may be too little space is
-refused before it begins.  The size of a batch shows how much space its commit needs at
-most, so the check is usually one addition.
+LMDB reports a full disk with the same error as a broken disk, and too late: it has already
+written some pages of the commit, and no process knows which of them are on the disk.  So
+disk space is allocated before a commit needs it, and a commit for which there may be too
+little space is refused before it begins.  The size of a batch shows how much space its
+commit needs at most, so the check is usually one addition.
 
-The map is larger than the file.  The file never shrinks, so only a part of the disk is
-available to the map.  The map usually grows because another process reads an old state of
-the store; see L{pexservice.stores.lmdb.databases.oldest_reader}.
+LMDB's map limits the size of the file.  The map is enlarged when the file needs that, but
+only up to a part of the disk, because the file never shrinks.  The file usually grows
+because another process reads an old state of the store; see
+L{pexservice.stores.lmdb.databases.oldest_reader}.
 """
 
 from __future__ import annotations
@@ -27,35 +28,39 @@ from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.transaction import FULL_ROW_KEYS
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES, USE_SIZE
 
-#: How many bytes are allocated in addition to the pages in use and the next commit's.
+#: How many bytes are allocated in addition to the pages in use and those of the next
+#: commit.
 RESERVE_BYTES = 4 << 20
 
-#: How long after a failed allocation the next attempt is made, at the earliest.
+#: The time from a failed allocation until the next attempt, at least.
 ALLOCATION_RETRY_SECONDS = 1.0
 
-#: How much the map grows at a time.
+#: The map is enlarged by this much at a time.
 MAP_STEP_BYTES = 64 << 20
 
-#: How large the map may become, as a part of all the bytes that the store could have: its
-#: pages in use, and the free space of the disk.
+#: The map may have at most this part of the bytes that the store could have, which are the
+#: pages in use and the free space of the disk.
 MAX_DISK_FRACTION = 0.25
 
-#: When the file has grown by this much, the log names a reader that keeps pages in use.
+#: When the pages in use have grown by this much, the log names the process that reads the
+#: oldest state.
 READER_CHECK_BYTES = 16 << 20
 
 #: The shortest time between two such log lines.
 READER_LOG_INTERVAL_SECONDS = 60.0
 
-#: A reader is named only if it reads a state that is at least this many commits old.
+#: The process is named only if its state is at least this many commits old.
 MIN_READER_COMMITS = 1000
 
-#: How many pages a commit writes at most, in addition to its rows: three times as many as
-#: were ever observed.  They are the paths to the newest rows, to the cursor and to the rows
-#: that are removed, and the list of free pages, which has 512 entries in a page.
+#: A commit writes at most this many pages, in addition to the rows and to the list of free
+#: pages: three times as many as were ever observed.  These pages lead to the newest rows,
+#: to the cursor and to the removed rows.
 MAX_COMMIT_PAGES = 32
-PAGES_PER_FREE_LIST = 512
 
-#: How many bytes of a row an idempotency key takes at most.
+#: A page of LMDB's list of free pages has this many entries.
+FREE_LIST_ENTRIES_PER_PAGE = 512
+
+#: The size of the longest idempotency key with its use in a row of keys.
 MAX_KEY_BYTES = USE_SIZE + MAX_IDEMPOTENCY_KEY_BYTES + 1
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -65,11 +70,12 @@ class Reserve:
     """
     The space in the map and on the disk for the next commits of one open store.
 
-    While a commit runs in the executor's thread and calls L{ensure_space}, the reactor's
-    thread may call L{commit_refusal}, and both may allocate.  No lock is needed.  Each
-    thread records only what it has allocated itself, so the smaller number may remain, and
-    the file is allocated again a little earlier than needed.  In the worst case, a shortage
-    that is over is reported until the next attempt, or a line is logged twice.
+    A commit in the executor's thread calls L{ensure_space}.  At the same time, the
+    reactor's thread may call L{commit_refusal}, and both threads may allocate.  This is
+    safe without a lock: each thread records only bytes that it has allocated itself.  If
+    the thread with the smaller number writes last, the file is allocated again a little too
+    early.  Also, a shortage may be reported until the next attempt although it is over, and
+    a line may be logged twice.
     """
 
     _log = Logger()
@@ -95,13 +101,13 @@ class Reserve:
         self._monotonic = monotonic
         self._page_size = env.stat()["psize"]
         self._map_size = env.info()["map_size"]
-        # The file has at most this many bytes of pages in use ...
+        # The pages in use have at most this many bytes.
         self._used = used_bytes(env)
-        # ... and at least this many allocated bytes.
+        # At least this many bytes of the file are allocated.
         self._allocated = 0
-        # Whether the reserve could be allocated as well, which a disk quota may prevent.
+        # Whether the last allocation included L{RESERVE_BYTES}.
         self._has_reserve = True
-        self._wanted = 0
+        self._needed_until = 0
         self._shortage: str | None = None
         self._is_nearly_full = False
         self._retry_at = monotonic()
@@ -114,18 +120,18 @@ class Reserve:
 
         Usually it adds nothing, because LMDB reuses free pages that no process reads.
         """
-        # The commit may write the newest row of keys again, with the batch's keys added.
+        # The commit may write the newest row of keys again, together with the new keys.
         key_bytes = MAX_KEY_BYTES * (len(batch.keys) + FULL_ROW_KEYS) if batch.keys else 0
         row_pages = (len(batch.transitions) + key_bytes) // self._page_size
         pages = MAX_COMMIT_PAGES + row_pages
-        return pages * self._page_size + self._used // PAGES_PER_FREE_LIST
+        return pages * self._page_size + self._used // FREE_LIST_ENTRIES_PER_PAGE
 
     def grow_map(self, needed: int) -> None:
         """
-        Enlarge the map if a commit may need that and the disk has the space.
+        Enlarge the map if a commit of C{needed} bytes may not fit into it.
 
-        If the map stays too small, LMDB refuses the commit.  Call this in the reactor's
-        thread while no transaction is open, because LMDB may move the map.
+        If the map may not become so large, LMDB refuses the commit.  Call this in the
+        reactor's thread while no transaction is open, because LMDB may move the map.
         """
         if self._used + needed <= min(self._map_size, self._next_reader_check):
             return
@@ -169,9 +175,9 @@ class Reserve:
 
     def allocate_first(self) -> None:
         """
-        Allocate what the first commits need.
+        Allocate the space that the first commit needs.
 
-        If the disk is full, L{commit_refusal} will report it.
+        If the disk is full, do not raise: L{commit_refusal} will return the refusal.
         """
         with suppress(Refusal):
             self.ensure_space(MAX_COMMIT_PAGES * self._page_size)
@@ -191,7 +197,9 @@ class Reserve:
 
     def _allocate(self, until: int) -> None:
         """
-        Allocate the first C{until} bytes of the file, and the reserve if there is space.
+        Allocate the first C{until} bytes of the file, and L{RESERVE_BYTES} if possible.
+
+        @raise Refusal: the C{until} bytes could not be allocated.
         """
         now, shortage = self._monotonic(), self._shortage
         if shortage is not None and now < self._retry_at:
@@ -208,7 +216,7 @@ class Reserve:
         except OSError as error:
             cause = "disk full" if error.errno in _FULL else "no space can be allocated"
             shortage = f"{cause}: the store {self._directory.real_path} ({error.strerror})"
-            self._wanted, self._retry_at = until, now + ALLOCATION_RETRY_SECONDS
+            self._needed_until, self._retry_at = until, now + ALLOCATION_RETRY_SECONDS
             self._shortage = shortage
             raise Refusal(shortage) from error
         self._shortage = None
@@ -239,7 +247,7 @@ class Reserve:
         if self._shortage is None:
             return None
         try:
-            self._allocate(self._wanted)
+            self._allocate(self._needed_until)
         except Refusal as refusal:
             return refusal
         return None

@@ -1,13 +1,14 @@
 """
 Put a backup in the place of a store.
 
-The backup is copied and verified next to the store.  Then one system call exchanges the two
-directories.  So at every moment, the name leads to the old store or to the new one, and
-never to an empty place, where a service would start at revision 0.  The replaced store is
-kept.
+A copy of the backup is made next to the store and verified.  Then one system call exchanges
+the directories of the copy and of the store.  So at every moment, the path leads to the old
+store or to the new one.  If there were a moment without a store, a service could create a
+store at revision 0.  The replaced store is kept under another name.
 
-A restored store would give new states to revisions that clients have seen after the backup.
-To prevent that, C{--beyond} commits steps until the revision is higher than all of these.
+Clients have seen revisions after the backup, and the restored store would use these
+revisions again for other states.  To prevent that, C{--beyond} commits steps until the
+revision is higher than all of them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from pexservice.stores.lmdb.directory import (
     Directory,
     directory_with_store,
     give_to_owner_of,
-    sync,
+    sync_directory,
 )
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.store import LmdbStore
@@ -54,11 +55,13 @@ from pexservice.stores.lmdb.verify import summary
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
-#: How many steps one commit makes, an even number, and how many a restore makes at most.
+#: How many steps one commit makes: an even number.
 _BATCH_STEPS = 1 << 20
+
+#: How many steps a restore makes at most.
 MAX_STEPS = 100_000_000
 
-#: A restore removes no transitions and no keys: it keeps this many.
+#: A restore keeps this many transitions and keys, which means all.
 _ALL = 1 << 40
 
 
@@ -73,8 +76,8 @@ def restore(
 
     @param beyond: the highest revision that any client has seen.
     @raise StoreBusy: a service uses the store in C{target}.
-    @raise StoreUnusable: the backup is damaged, it cannot be put there, or the directory
-        C{target} holds something that is not a store.
+    @raise StoreUnusable: the backup is damaged, C{target} cannot be replaced, or C{target}
+        holds something that is not a store.
     """
     directory_with_store(source)
     place = Directory(target)
@@ -91,12 +94,12 @@ def restore(
         # A store that has lost its data file may be replaced.
         with suppress(StoreDamaged):
             place.holds_store()
-        # This process has locked the place, so no other restore is making a copy.
+        # This process has locked the directory, so no other restore needs these copies.
         for left_over in place.real_path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
             shutil.rmtree(left_over)
         copied = backup(source, str(copy), show)
         steps = 0 if beyond is None else max(0, beyond + 1 - copied.revision)
-        # Half of the steps go back, so that the position stays.
+        # Half of the steps are next and half are previous, so the position does not change.
         steps += steps % 2
         if steps > MAX_STEPS:
             raise StoreUnusable(
@@ -129,7 +132,7 @@ def restore(
 class _AlwaysInline(ExecutorPolicy):
     def record_duration(self, seconds: float) -> None:
         """
-        Record nothing, and stay inline: nothing else runs in this process.
+        Record nothing, so that all commits run inline: no client waits for this process.
         """
 
 
@@ -137,7 +140,9 @@ async def _open_and_step(
     copied: StoreSummary, steps: int, progress: Callable[[int], object]
 ) -> None:
     """
-    Open a store, which migrates it from format 1, and make C{steps} to and fro.
+    Open the store, which also migrates a store of format 1, and make C{steps} steps.
+
+    Every second step is previous, so the position does not change.
 
     @raise Refusal: the disk has no space for the steps.
     """
@@ -180,14 +185,14 @@ def _finish(coroutine: Coroutine[Any, Any, None]) -> None:
 
 def _exchange(copy: Path, place: Path) -> Path | None:
     """
-    Exchange the two directories, and keep the old one, if it was not empty.
+    Exchange the two directories, and keep the old store under a new name.
 
-    @return: the name of the old one.
+    @return: the path of the old store; C{None} if the old directory was empty.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     kept = place.with_name(f"{place.name}.before-{stamp}")
-    # The copy is renamed first, so that the old store never has the name of a copy.  The
-    # next restore removes copies, which a killed restore may have left.
+    # The next restore removes all directories that have the name of a copy.  So the copy is
+    # renamed before the exchange, and the old store never has such a name.
     copy.rename(kept)
     libc = ctypes.CDLL(None, use_errno=True)
     names = (os.fsencode(kept), os.fsencode(place))
@@ -195,7 +200,7 @@ def _exchange(copy: Path, place: Path) -> Path | None:
         number = ctypes.get_errno()
         kept.rename(copy)
         raise OSError(number, os.strerror(number))
-    sync(place.parent)
+    sync_directory(place.parent)
     if any(kept.iterdir()):
         return kept
     kept.rmdir()

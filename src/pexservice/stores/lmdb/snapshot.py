@@ -1,9 +1,9 @@
 """
-Copy one state of a store, within a limit of time and of the growth of the store's file.
+Copy one state of a store, with a limit on the time and on the growth of the store's file.
 
 LMDB does not reuse a page that a reader may see.  So while a store is copied, its file
-grows with each commit of the service, and it never shrinks.  A copy that exceeds a limit is
-stopped and started again with the newest state.
+grows with each commit of the service, and the file never shrinks.  If a copy exceeds a
+limit, it is stopped and started again with the newest state.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from pexservice.stores.interface import StoreUnusable
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import used_bytes
 
-#: How long one state may be read.
+#: How long one attempt to copy may take.
 MAX_SECONDS = 300.0
 
-#: How much the file may grow meanwhile.  Under full load that takes some seconds.
+#: How much the file may grow during an attempt.  Under full load, it grows so much in
+#: seconds.
 MAX_GROWTH_BYTES = 64 << 20
 
-#: How many times a copy is started.
+#: How many attempts are made.
 MAX_ATTEMPTS = 3
 
 #: How often the limits are checked.
@@ -51,7 +52,7 @@ def copy_snapshot(
     for _ in range(MAX_ATTEMPTS):
         _truncate(target)
         ended, failure = threading.Event(), None
-        # The thread must end before its descriptor is closed and its number is reused.
+        # The watching thread uses this descriptor, so the thread ends before it is closed.
         with (
             os.fdopen(os.dup(target), "wb", buffering=0) as file,
             ThreadPoolExecutor(1, "snapshot") as thread,
@@ -98,8 +99,8 @@ def _watch(
             return None
         else:
             progress(min(100 * os.fstat(descriptor).st_size // size, 100))
-    # LMDB stops copying only after an error, so its next write must fail: from now on the
-    # descriptor is read-only.
+    # LMDB stops copying only after an error.  So its next write must fail, and the
+    # descriptor is made read-only.
     read_only = os.open(os.devnull, os.O_RDONLY)
     os.dup2(read_only, descriptor)
     os.close(read_only)
@@ -113,10 +114,10 @@ def _truncate(target: int) -> None:
 
 def _copy(env: lmdb.Environment, descriptor: int) -> None:
     try:
-        # This copies only the pages in use, and does not take the writer's lock.
+        # C{compact} copies only the pages in use, without locking out the writer.
         env.copyfd(descriptor, compact=True)
     except lmdb.IncompatibleError:
-        # A page is neither in a tree nor in the free list, so LMDB cannot tell whether it
-        # is in use.  Copy all pages as they are.
+        # A page is neither in a tree nor in a list of free pages, so LMDB does not know
+        # whether it is in use.  Copy all pages.
         _truncate(descriptor)
         env.copyfd(descriptor)

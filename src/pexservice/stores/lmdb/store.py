@@ -2,12 +2,13 @@
 The store on one machine: LMDB, with one durable transaction for each batch.
 
 A commit flushes the data pages, and then the meta page that makes them valid.  So a power
-cut at any moment leaves the state before the commit or the state after it.  LMDB's flags
-that give this up for speed (C{writemap}, C{metasync=False}, C{sync=False}) are not used.
+cut at any moment leaves the state before the commit or the state after it.  LMDB has flags
+for faster commits without this guarantee (C{writemap}, C{metasync=False}, C{sync=False}),
+which are not used.
 
-A commit also removes the oldest rows of the journal and of the keys, if there are more than
-must be kept, and later commits reuse their pages.  Once a store has removed its first rows,
-its file grows only for a batch that is larger than all earlier ones, or while another
+If the journal or the keys have more rows than must be kept, a commit also removes the
+oldest rows.  Later commits reuse the pages of the removed rows.  After the first removal,
+the file grows only for a batch that is larger than all earlier ones, or while another
 process, such as a backup, reads an old state.
 """
 
@@ -54,12 +55,12 @@ from pexservice.stores.lmdb.records import (
 )
 from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.transaction import (
-    EMPTY_STORE,
+    ENDS_OF_EMPTY_STORE,
     KeyReader,
     Retention,
-    StoredRows,
+    StoreEnds,
+    read_ends,
     read_history,
-    read_stored_rows,
     rows_from,
     write_batch,
 )
@@ -74,11 +75,11 @@ from pexservice.stores.lmdb.verify import (
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 
-#: How often a commit checks that the store was not moved, and that its disk has space.  A
-#: check makes a few system calls, and on a fast disk many commits fit into this interval.
+#: The time between two checks that the store was not moved and that the disk has space.  A
+#: check makes a few system calls, and a fast disk makes many commits in this time.
 DISK_CHECK_INTERVAL_SECONDS = 0.1
 
-#: How many bytes the map has for each transition that the journal keeps.  A row of one
+#: The map has this many bytes for each transition that the journal keeps.  A row of one
 #: transition takes about 40 bytes in a full page, and about 80 in a page that is half full.
 MAP_BYTES_PER_TRANSITION = 128
 
@@ -114,10 +115,10 @@ class LmdbStore:
             caller knows that the store was verified.
         @param run_blocking: runs C{verify}, or a migration from format 1; by default in
             the thread that calls L{open}.
-        @param progress: called with the progress of a migration, in percent.  C{verify}
-            reports its own progress.
-        @param on_standby: called before this process waits for the lock as a standby;
-            C{None} refuses a store that another process has locked.
+        @param progress: called with the progress of a migration, in percent.  It is not
+            called with the progress of C{verify}.
+        @param on_standby: called before this process waits for the lock as a standby.  If
+            it is C{None}, L{open} fails if another process has locked the store.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
         @param max_disk_fraction: see L{MAX_DISK_FRACTION}; 0 means that the map does not
             grow.
@@ -134,7 +135,7 @@ class LmdbStore:
         self._monotonic = monotonic
         self._next_disk_check = monotonic()
         self._opened: Databases | None = None
-        self._stored_rows = EMPTY_STORE
+        self._ends = ENDS_OF_EMPTY_STORE
         self._keys = KeyReader(kept_keys)
         self._reserve: Reserve | None = None
         self._witness = Witness(directory.real_path)
@@ -162,9 +163,8 @@ class LmdbStore:
                 self._on_standby()
                 await self._wait_for_lock()
                 # A standby takes over without a verification, so that clients wait for
-                # milliseconds only.  If the active worker has found damage, it has marked
-                # the store as damaged in the witness.  Then L{Witness.open} raises
-                # L{StoreDamaged}.
+                # milliseconds only.  If the active worker has found damage, it has recorded
+                # that in the witness, and L{Witness.open} raises L{StoreDamaged}.
                 verify = None
             return await self._open_locked(verify)
         except Exception:
@@ -173,15 +173,15 @@ class LmdbStore:
 
     async def _wait_for_lock(self) -> None:
         """
-        Wait for the lock of the directory.
+        Wait until the process that has locked the directory releases the lock.
 
-        Meanwhile, the keys that its holder commits are read.
+        Meanwhile, read the idempotency keys that this process commits.
         """
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.real_path, self._keys, reactor)
         follower.start()
         try:
-            await self._executor.run_apart(partial(self.directory.lock, wait=True))
+            await self._executor.run_in_new_thread(partial(self.directory.lock, wait=True))
         finally:
             follower.stop()
 
@@ -214,7 +214,7 @@ class LmdbStore:
     def _open_environment(self, path: Path, *, verified: bool) -> StoredState:
         size, map_size = (path / DATA).stat().st_size, self._map_size
         if size > map_size:
-            # The map grew in an earlier process, or C{journal} was larger then.  The map
+            # An earlier process has enlarged the map, or had a larger C{journal}.  The map
             # must hold the whole file, and the pages that the next commits add.
             map_size = size + RESERVE_BYTES
         databases = open_for_writing(path, map_size)
@@ -222,12 +222,12 @@ class LmdbStore:
             databases.env.reader_check()
             with databases.env.begin() as txn:
                 _, revision, position, _ = read_cursor(txn, databases)
-                stored_rows = read_stored_rows(txn, databases, revision)
+                ends = read_ends(txn, databases, revision)
                 self._read_keys(txn, databases.keys)
         except BaseException:
             databases.env.close()
             raise
-        self._opened, self._stored_rows = databases, stored_rows
+        self._opened, self._ends = databases, ends
         self.directory.claim_file()
         # The configured path may lead to another directory than when this object was made.
         self._witness = Witness(path)
@@ -245,7 +245,7 @@ class LmdbStore:
         """
         Read the rows of keys that this process has not read yet.
 
-        A standby has read nearly all of them, any other process none.
+        A standby has read nearly all rows before, and any other process no row.
         """
         try:
             self._keys.read(rows_from(txn, keys, self._keys.newest.first_ordinal))
@@ -263,18 +263,18 @@ class LmdbStore:
             # No transaction is open now, so LMDB can move the map.
             reserve.grow_map(needed)
         except (lmdb.Error, OSError) as error:
-            return fail(self._failure(error))
+            return fail(self._record_and_convert(error))
         return self._executor.run(lambda: self._commit(batch, reserve, needed))
 
     def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
         try:
-            if (refusal := self._place_refusal()) is not None:
+            if (refusal := self._misplacement_refusal()) is not None:
                 raise refusal
             reserve.ensure_space(needed)
-            txn, stored_rows = self._begin(batch)
+            txn, ends = self._begin(batch)
         except READING_ERRORS as error:
             # Without a commit, the batch surely did not happen.
-            raise self._failure(error) from error
+            raise self._record_and_convert(error) from error
         try:
             txn.commit()
         except lmdb.MapFullError as error:
@@ -283,21 +283,22 @@ class LmdbStore:
         except DAMAGE as error:
             # LMDB finds damage while it updates its list of free pages, before it writes
             # the pages of the batch.
-            raise self._failure(error) from error
-        self._witness.write(WitnessRecord(stored_rows.revision))
-        if stored_rows.oldest_journal_row != self._stored_rows.oldest_journal_row:
-            # A reader that was killed, such as a backup, still keeps its pages in use.  Now
-            # and then, when rows of the journal expire, such readers are removed.
+            raise self._record_and_convert(error) from error
+        self._witness.write(WitnessRecord(ends.revision))
+        if ends.oldest_journal_row != self._ends.oldest_journal_row:
+            # LMDB does not reuse the pages that a killed reader, such as a backup, has
+            # read.  Such readers are removed whenever a commit has removed rows of the
+            # journal.
             self._databases.env.reader_check()
-        self._stored_rows = stored_rows
+        self._ends = ends
 
-    def _place_refusal(self) -> Refusal | None:
+    def _misplacement_refusal(self) -> Refusal | None:
         """
         Return a refusal if the configured path no longer leads to this store.
 
-        While it leads there, the check is made once in L{DISK_CHECK_INTERVAL_SECONDS} at
-        most, and a warning is logged when the disk is nearly full.  Otherwise the check is
-        made for each commit, so the service continues as soon as the store is back.
+        If the path still leads to this store, also warn in the log if the disk is nearly
+        full, and check nothing for L{DISK_CHECK_INTERVAL_SECONDS}.  Otherwise the next
+        commit checks the path again, so the service continues as soon as the store is back.
         """
         now = self._monotonic()
         if now < self._next_disk_check:
@@ -309,17 +310,18 @@ class LmdbStore:
             self._reserve.warn_if_nearly_full()
         return None
 
-    def _begin(self, batch: Batch) -> tuple[lmdb.Transaction[bytes], StoredRows]:
+    def _begin(self, batch: Batch) -> tuple[lmdb.Transaction[bytes], StoreEnds]:
         """
         Begin a transaction, and write C{batch} in it.  The caller commits it.
 
-        @return: the transaction, and the ends of journal and keys after its commit.
+        @return: the transaction, and the ends of the store after its commit.
         """
-        # Without a "with" block: in lmdb 1.4, its end raises after a commit inside it.
+        # No "with" block: in lmdb 1.4, the end of the block raises an error if the
+        # transaction was committed inside it.
         txn = self._databases.env.begin(write=True)
         try:
             return txn, write_batch(
-                txn, self._databases, batch, self._stored_rows, self._retention
+                txn, self._databases, batch, self._ends, self._retention
             )
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
@@ -332,8 +334,8 @@ class LmdbStore:
         """
         Return the refusal of a batch for which LMDB's map has no space.
 
-        It names the process that keeps the most pages in use.  First, readers that were
-        killed are removed, so that the next batch can have their pages.
+        The refusal names the process that reads the oldest state.  Before that, readers
+        that were killed are removed, so that the next batch can reuse the pages they kept.
         """
         self._databases.env.reader_check()
         reason = f"the store {self.directory.real_path} is full"
@@ -348,7 +350,7 @@ class LmdbStore:
         """
         Read durable transitions in this thread, newest first; see L{IStore.history}.
         """
-        newest = self._stored_rows.revision
+        newest = self._ends.revision
         before = newest + 1 if before is None else min(before, newest + 1)
 
         def read() -> list[HistoryEntry]:
@@ -362,22 +364,23 @@ class LmdbStore:
                         limit=limit,
                     )
             except lmdb.PanicError as error:
-                # A commit has failed in the thread, and the reactor does not know it yet.
+                # A commit has failed in the other thread, and the committer, which will end
+                # this process, has not been notified yet.
                 raise Refusal("the store failed") from error
             except DAMAGE as error:
-                raise self._failure(error) from error
+                raise self._record_and_convert(error) from error
 
         return execute(read)
 
-    def _failure(self, error: Exception) -> StoreUnusable:
+    def _record_and_convert(self, error: Exception) -> StoreUnusable:
         """
-        Convert C{error}, after which the store is unchanged, into the error to raise.
+        Return the exception to raise instead of C{error}, which did not change the store.
 
-        Damage is recorded in the witness.  Then a standby refuses to open the store, and
-        the next start verifies it.
+        If C{error} shows damage, record that in the witness.  Then no standby opens the
+        store, and the service opens it only after a verification.
         """
         if isinstance(error, DAMAGE):
-            self._witness.write(WitnessRecord(self._stored_rows.revision, sound=False))
+            self._witness.write(WitnessRecord(self._ends.revision, sound=False))
         return store_error(self.directory.real_path, error)
 
     def space(self) -> Space | None:
@@ -386,7 +389,7 @@ class LmdbStore:
     def commit_refusal(self) -> Refusal | None:
         if self._reserve is None:
             return None
-        return self._place_refusal() or self._reserve.commit_refusal()
+        return self._misplacement_refusal() or self._reserve.commit_refusal()
 
     def oldest_reader(self) -> StoreReader | None:
         return None if self._opened is None else oldest_reader(self._opened.env)
@@ -405,12 +408,12 @@ class LmdbStore:
 
 def store_in(path: str, options: StoreOptions) -> LmdbStore:
     """
-    Return the store in the directory C{path} as a worker uses it, not opened yet.
+    Return the store in the directory C{path} for a worker, without opening it.
     """
     reactor, executor = options.reactor, CommitExecutor(options.reactor, ExecutorPolicy())
 
     def progress(percent: int) -> None:
-        # Called in the thread that waits for the child process.
+        # The caller is the thread that waits for the child process.
         reactor.callFromThread(options.progress, percent)
 
     return LmdbStore(
@@ -418,7 +421,7 @@ def store_in(path: str, options: StoreOptions) -> LmdbStore:
         executor,
         journal=options.journal,
         verify=partial(verify_in_child, progress=progress) if options.verify else None,
-        run_blocking=executor.run_apart,
+        run_blocking=executor.run_in_new_thread,
         progress=progress,
         on_standby=options.on_standby,
     )

@@ -2,7 +2,7 @@
 The content of LMDB's transactions: what a commit appends and removes, what a read returns.
 
 A commit appends a row to the journal, and adds idempotency keys to the rows of keys.  It
-also removes the oldest rows that need not be kept, and later commits reuse their pages.
+also removes the oldest rows if they need not be kept.
 
 One commit removes a bounded number of rows, and the next commits remove the rest.  There
 may be very many such rows, for example after an operator made the journal shorter.  If one
@@ -23,31 +23,31 @@ from pexservice.stores.lmdb.databases import Databases
 from pexservice.stores.lmdb.records import NO_KEYS, BadRecord, KeyRow
 from pexservice.stores.remembered_keys import RememberedKeys
 
-#: How many revisions or keys may be stored in addition to those that must be kept.  A
-#: commit removes rows only when there are more.  So most commits remove nothing, and one in
-#: many removes many rows.  This is faster, because each call into LMDB releases the
-#: interpreter lock, which makes a commit in the thread slower.
+#: A store may have this many more revisions or keys than must be kept.  A commit removes
+#: rows only if there are more than that.  So most commits do not call LMDB to remove rows,
+#: and a few commits remove many.  Calls into LMDB release the interpreter lock, and a
+#: commit in the other thread must wait for this lock after each call.
 TRIM_SLACK = 256
 
-#: How many rows one commit removes at most, which takes about 2 ms.
+#: One commit removes at most this many rows, in about 2 ms.
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
-#: A commit stops removing rows when the removed rows had this many transitions, or this
-#: many keys.  The number of rows is no sufficient limit, because LMDB frees the pages of a
-#: long row one by one.
+#: A commit removes no more rows after the removed rows had this many transitions, or this
+#: many keys.  The limit on the number of rows is not sufficient: a long row has many pages,
+#: and LMDB frees them one by one.
 MAX_TRIMMED_TRANSITIONS = 1 << 20
 MAX_TRIMMED_ROW_KEYS = 1 << 12
 
-#: If the newest row has fewer keys, the next commit adds its keys to that row.  If each
-#: commit wrote a new row, a single client would leave 100,000 rows.  A start would read
-#: them in 200 ms instead of 35 ms.
+#: If the newest row has fewer keys than this, the next commit adds keys to that row.  If
+#: each commit wrote a new row, a single client would leave 100,000 rows.  A start would
+#: read these rows in 200 ms instead of 35 ms.
 FULL_ROW_KEYS = 64
 
 
 @frozen
-class StoredRows:
+class StoreEnds:
     """
-    The ends of a store's journal and keys, kept in memory so that no commit searches them.
+    The oldest and newest rows of a store, kept in memory so that no commit searches them.
 
     @ivar revision: the newest revision.
     @ivar oldest_journal_row: the first revision of the oldest journal row.
@@ -61,12 +61,12 @@ class StoredRows:
     newest_key_row: KeyRow
 
 
-EMPTY_STORE = StoredRows(0, 1, 1, NO_KEYS)
+ENDS_OF_EMPTY_STORE = StoreEnds(0, 1, 1, NO_KEYS)
 
 
-def read_stored_rows(
+def read_ends(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
-) -> StoredRows:
+) -> StoreEnds:
     """
     Read the ends of a store whose cursor is at C{revision}.
     """
@@ -74,7 +74,7 @@ def read_stored_rows(
     with txn.cursor(databases.keys) as rows:
         if rows.last():
             newest_key_row = records.decode_key_row(*rows.item())
-    return StoredRows(
+    return StoreEnds(
         revision,
         _oldest(txn, databases.journal),
         _oldest(txn, databases.keys),
@@ -101,24 +101,25 @@ def write_batch(
     txn: lmdb.Transaction[bytes],
     databases: Databases,
     batch: Batch,
-    stored: StoredRows,
+    ends: StoreEnds,
     retention: Retention,
-) -> StoredRows:
+) -> StoreEnds:
     """
-    Append C{batch} to the store, and remove what need not be kept any more.
+    Append C{batch} to the store, and remove the oldest rows if they need not be kept.
 
-    @return: the ends of the store after that.
+    @param ends: the ends of the store before this batch.
+    @return: the ends of the store after this batch.
     @raise BadRecord: the store holds something that this process did not write.
     """
     _append(txn, databases.journal, *records.encode_journal_row(batch))
-    newest_key_row = stored.newest_key_row
+    newest_key_row = ends.newest_key_row
     if batch.keys:
         newest_key_row = write_keys(txn, databases.keys, batch.keys, newest_key_row)
     cursor = records.encode_cursor(
         batch.revision, batch.position, newest_key_row.next_ordinal
     )
     txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
-    oldest_journal_row, oldest_key_row = stored.oldest_journal_row, stored.oldest_key_row
+    oldest_journal_row, oldest_key_row = ends.oldest_journal_row, ends.oldest_key_row
     newest_expired = batch.revision - retention.transitions
     if newest_expired >= oldest_journal_row + TRIM_SLACK:
         oldest_journal_row = _trim(
@@ -130,7 +131,7 @@ def write_batch(
         # keys would never decrease.
         max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
         oldest_key_row = _trim(txn, databases.keys, newest_expired, max_keys)
-    return StoredRows(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
+    return StoreEnds(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
 
 
 def write_keys(
@@ -142,7 +143,7 @@ def write_keys(
     """
     Add C{keys}, each with its packed use, to the row C{newest}, or write a new row.
 
-    @return: the newest row after that, which holds C{keys}.
+    @return: the row that now has C{keys} at its end.
     """
     if 0 < newest.key_count < FULL_ROW_KEYS:
         row = newest.with_keys(keys)
@@ -167,7 +168,7 @@ def _trim(
     max_items: int,
 ) -> int:
     """
-    Remove the oldest rows that hold nothing newer than C{newest_expired}, up to a limit.
+    Remove at most L{MAX_TRIMMED_ROWS} rows that hold nothing newer than C{newest_expired}.
 
     @param newest_expired: the newest revision or ordinal that need not be kept.
     @param max_items: stop when the removed rows had this many revisions or ordinals.
@@ -177,7 +178,7 @@ def _trim(
         rows.first()
         begin = oldest = records.decode_row_key(rows.key())
         for _ in range(MAX_TRIMMED_ROWS):
-            # A row ends where the next one begins.  The newest row always stays.
+            # A row ends where the next row begins.  The newest row is never removed.
             if oldest - begin >= max_items or not rows.next():
                 break
             following = records.decode_row_key(rows.key())
@@ -202,7 +203,7 @@ def read_history(
     """
     Return at most C{limit} transitions, newest first.
 
-    A row may hold thousands of transitions; only those that are returned are decoded.
+    A row may hold thousands of transitions.  Only the returned transitions are decoded.
 
     @param before: return only revisions below this one.
     @param newest_expired: return only revisions above this one.

@@ -1,15 +1,15 @@
 """
 Verify a whole store before it is used.
 
-First L{pexservice.stores.lmdb.pages} checks the data file page by page.  Then every record
-is read with LMDB, as the service does.  Each record must match its checksum, the records of
-each database must be in order, a lookup must find the same record as the iteration, and the
-journal must lead to the cursor.  Last, the store must not be older than its witness; see
-L{pexservice.stores.lmdb.witness}.
+The verification has three parts.  First, L{pexservice.stores.lmdb.pages} checks the data
+file page by page.  Second, LMDB reads every record: each record must match its checksum,
+the records of each database must be in order, a lookup must find the same record as the
+iteration, and the journal must lead to the cursor.  Third, the store must not be older than
+its witness; see L{pexservice.stores.lmdb.witness}.
 
-A child process does this, C{python -m pexservice.stores.lmdb.verify DIRECTORY}; see
-L{pexservice.stores.lmdb.child}.  It changes nothing.  Its exit status is 0 for a sound
-store, 78 (C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store of another
+A child process (see L{pexservice.stores.lmdb.child}) verifies the store, and changes
+nothing: C{python -m pexservice.stores.lmdb.verify DIRECTORY}.  Its exit status is 0 for a
+sound store, 78 (C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store of another
 format, and 1 for a store that cannot be read.  A line on standard output gives the reason.
 """
 
@@ -42,7 +42,7 @@ from pexservice.stores.lmdb.format_1 import keys_of_format_1
 from pexservice.stores.lmdb.page_format import BadPage, OtherFile
 from pexservice.stores.lmdb.pages import Contents, check_pages
 from pexservice.stores.lmdb.records import FORMAT_VERSION, BadRecord
-from pexservice.stores.lmdb.witness import read_witness, refuse_older
+from pexservice.stores.lmdb.witness import check_not_older, read_witness
 
 #: Errors that show damage: the store contains something that no commit wrote.  Other errors
 #: of LMDB and of the system are no sign of damage.
@@ -63,13 +63,13 @@ DAMAGE = (
 #: Errors that mean that the store has another format.
 _OTHER_FORMAT = (OtherFile, records.OtherFormat, lmdb.VersionMismatchError)
 
-#: Everything that reading a store may raise.  Most errors of damage are LMDB's.
+#: Everything that reading a store may raise.
 READING_ERRORS = (lmdb.Error, OSError, BadPage, BadRecord, OtherFile, records.OtherFormat)
 
-#: At how many percent of the progress all pages are checked.  Then the records are read.
+#: The part of the progress, in percent, that the check of the pages takes.
 _PAGES_PERCENT = 25
 
-#: How many records are read from one report of the progress to the next.
+#: How many records are read between two reports of progress.
 _RECORDS_PER_REPORT = 256
 
 
@@ -80,9 +80,10 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
     Call this only while no process writes to the store.
 
     @param progress: called often with how much is done, in percent.
-    @raise StoreDamaged: it contains something that no commit wrote, or it has lost commits.
-    @raise StoreIncompatible: it has another format.
-    @raise StoreUnusable: it cannot be read.
+    @raise StoreDamaged: the store contains something that no commit wrote, or has lost
+        commits.
+    @raise StoreIncompatible: the store has another format.
+    @raise StoreUnusable: the store cannot be read.
     """
     progress(0)
     try:
@@ -91,14 +92,14 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
         )
         with open_for_reading(path) as env:
             revision = _read_records(env, contents, progress)
-        refuse_older(path, revision, read_witness(path))
+        check_not_older(path, revision, read_witness(path))
     except READING_ERRORS as error:
         raise store_error(path, error) from error
 
 
 def store_error(path: Path, error: Exception) -> StoreUnusable:
     """
-    Convert one of the L{READING_ERRORS} of the store in C{path}.
+    Return the exception for one of the L{READING_ERRORS} of the store in C{path}.
     """
     if isinstance(error, _OTHER_FORMAT):
         return StoreIncompatible(f"the store {path} is of another format: {error}")
@@ -121,7 +122,8 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
         )
     cursor_database = env.open_db(DATABASES[0], create=False)
     with env.begin() as txn:
-        # Another format may have other databases, so it is refused first, by OtherFormat.
+        # This raises OtherFormat for a store of another format, which may have other
+        # databases.
         _cursor_record(txn, cursor_database)
     if set(contents.entries) != set(DATABASES):
         raise BadRecord(
@@ -190,7 +192,7 @@ class _Reader:
 
 def _check_journal(rows: Iterator[tuple[bytes, bytes]], cursor: tuple[int, int]) -> None:
     """
-    Check that each row begins where the row before ends, and the last ends at the cursor.
+    Check that each row begins where the row before ends, and the last row at the cursor.
     """
     expected: tuple[int, int] | None = None
     for key, value in rows:
@@ -204,10 +206,9 @@ def _check_journal(rows: Iterator[tuple[bytes, bytes]], cursor: tuple[int, int])
 
 def _check_keys(rows: Iterator[tuple[bytes, bytes]], newest_revision: int) -> None:
     """
-    Check the idempotency keys.
+    Check that the ordinals of the keys have no gap, and that their revisions increase.
 
-    Their ordinals must have no gap.  Their revisions must increase, to C{newest_revision}
-    at most.
+    No key may have a revision above C{newest_revision}.
     """
     expected, revision = None, 0
     for key, value in rows:
@@ -222,8 +223,8 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> records.S
     """
     Read the cursor, and check that the last rows of journal and keys lead to it.
 
-    @raise OtherFormat: this program does not read that version.
-    @raise BadRecord: a last row does not lead to the cursor.
+    @raise OtherFormat: this program does not read the version of the cursor's record.
+    @raise BadRecord: the last row of journal or keys does not lead to the cursor.
     """
     record = _cursor_record(txn, databases.cursor)
     _, revision, position, next_ordinal = record
@@ -254,9 +255,7 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> records.S
 
 def format_of(path: Path) -> int:
     """
-    Return the version of a store's format.
-
-    The errors are L{READING_ERRORS}; C{OtherFormat} if this program does not read it.
+    Return the version of a store's format.  It raises L{READING_ERRORS}.
     """
     with open_for_reading(path) as env:
         cursor_database = env.open_db(DATABASES[0], create=False)
@@ -266,10 +265,7 @@ def format_of(path: Path) -> int:
 
 def verify_in_child(path: Path, progress: Progress | None = None) -> None:
     """
-    Verify a store as L{verify} does, in a child process.
-
-    Reading a damaged store may kill the process that reads it.  This blocks; see
-    L{run_child}.
+    Verify a store as L{verify} does, in a child process; see L{run_child}.
     """
     run_child(path, "pexservice.stores.lmdb.verify", path, progress=progress)
 

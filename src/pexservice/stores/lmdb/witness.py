@@ -1,19 +1,20 @@
 """
 The witness of the newest commit: a file of some bytes next to the data file.
 
-A flipped bit in LMDB's newest meta page can make LMDB use the previous meta page.  Then the
-store is consistent, but acknowledged steps are missing, which only another file can show.
-So the revision of each commit is written to the witness, after the commit and before the
-response.
+If a bit in LMDB's newest meta page is flipped, LMDB may use the previous meta page.  Then
+the store is consistent, but acknowledged steps are missing, and only another file can show
+that.  So the revision of each commit is written to the witness, after the commit and before
+the response.
 
-The witness is flushed only when the store is closed in order, so it costs one small write
-per commit.  A revision is durable before it is written to the witness, so a store that is
-older than its witness has lost commits.  The opposite is no sign of damage: a power cut
-discards what was not flushed, so the witness may be older than the store, incomplete or
-missing.  It fits into one sector of the disk.
+A commit is durable before its revision is written to the witness.  So a store whose
+revision is lower than that in its witness has lost commits.
 
-The witness also records damage that was found while the store was served.  Then a standby
-refuses the store, and the next start of the service verifies all of it first.
+The witness is flushed only when the store is closed, so it costs one small write per
+commit.  A power cut discards writes that were not flushed.  So after a power cut, the
+witness may be older than the store, incomplete or missing, and this is no sign of damage.
+
+The witness also records damage that was found while the store was open.  Then no standby
+opens the store, and the service opens it only after a verification.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from twisted.logger import Logger
 
 from pexservice.stores.interface import StoreDamaged
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import WITNESS, sync
+from pexservice.stores.lmdb.directory import WITNESS, sync_directory
 from pexservice.stores.lmdb.records import WitnessRecord
 
 
@@ -48,11 +49,11 @@ class Witness:
         Begin to witness the commits of a store at C{revision}.
 
         @param verified: whether the whole store was verified.
-        @raise StoreDamaged: the store is older than its witness, or it was found damaged
-            and is not C{verified}.
+        @raise StoreDamaged: the store is older than its witness; or the witness records
+            damage, and the store was not C{verified}.
         """
         witnessed = read_witness(self._store)
-        refuse_older(self._store, revision, witnessed)
+        check_not_older(self._store, revision, witnessed)
         if witnessed is not None and not (witnessed.sound or verified):
             raise StoreDamaged(
                 f"the store {self._store} was found damaged while it was served"
@@ -67,13 +68,13 @@ class Witness:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
             self._file = os.open(self._store / WITNESS, flags, 0o600)
             if witnessed is None:
-                # Allocated now, so that no later write needs space on the disk.
+                # This allocates the block, so no later write needs space on the disk.
                 os.ftruncate(self._file, 0)
                 os.pwrite(self._file, records.encode_witness(WitnessRecord(revision)), 0)
                 os.fsync(self._file)
-                sync(self._store)
+                sync_directory(self._store)
         except OSError as error:
-            # On a full disk, the service can still commit into its reserve.
+            # The disk may be full.  The service can still commit into its disk reserve.
             self._continue_without_file(error)
         if witnessed not in (None, WitnessRecord(revision)):
             self.write(WitnessRecord(revision))
@@ -82,7 +83,7 @@ class Witness:
         """
         Record that a revision is durable, or that the store was found damaged at it.
 
-        The commit is durable already, so an error here does not concern it.
+        If this fails, it raises no exception, because the commit is already durable.
         """
         if self._file is not None:
             try:
@@ -129,7 +130,7 @@ def read_witness(path: Path) -> WitnessRecord | None:
         return None
 
 
-def refuse_older(path: Path, revision: int, witnessed: WitnessRecord | None) -> None:
+def check_not_older(path: Path, revision: int, witnessed: WitnessRecord | None) -> None:
     """
     Check that the store in C{path}, at C{revision}, is not older than C{witnessed}.
 

@@ -127,7 +127,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         done.append(path)
 
-    monkeypatch.setattr(directory, "sync", sync)
+    monkeypatch.setattr(directory, "sync_directory", sync)
     return done
 
 

@@ -17,7 +17,11 @@ from pexservice.core.cursor import Transition
 from pexservice.stores.lmdb import follower, records
 from pexservice.stores.lmdb.databases import oldest_reader
 from pexservice.stores.lmdb.directory import DATA
-from pexservice.stores.lmdb.follower import INTERVAL_SECONDS, MORE_ROWS_SECONDS, Follower
+from pexservice.stores.lmdb.follower import (
+    FOLLOW_INTERVAL_SECONDS,
+    MORE_ROWS_SECONDS,
+    Follower,
+)
 from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.store import LmdbStore
@@ -59,7 +63,7 @@ class Service:
         """
         Let the follower read.
         """
-        self.clock.advance(INTERVAL_SECONDS)
+        self.clock.advance(FOLLOW_INTERVAL_SECONDS)
 
     def knows(self, name: bytes) -> bool:
         """
@@ -110,7 +114,7 @@ def test_rows_of_all_sizes_are_read_from_trees_of_all_depths(service: Service) -
         names += [b"%s-%d-%d" % (b"k" * (number % 200), number, n) for n in range(size)]
         service.commit(*names[-size:])
     for _ in range(10):
-        service.clock.advance(INTERVAL_SECONDS)
+        service.clock.advance(FOLLOW_INTERVAL_SECONDS)
         service.clock.pump([MORE_ROWS_SECONDS] * 20)
     assert all(map(service.knows, names))
 
@@ -270,6 +274,6 @@ def test_store_of_format_1_is_not_followed(tmp_path: Path) -> None:
     clock.advance(0)
     assert len(log.remembered_keys) == 0
     shutil.rmtree(tmp_path / "store")
-    clock.advance(INTERVAL_SECONDS)
+    clock.advance(FOLLOW_INTERVAL_SECONDS)
     following.stop()
     assert not clock.calls
