@@ -14,8 +14,9 @@ process reads from the store whether the steps happened.
 
 With C{--synchronous-commit off}, the committer sends I{early responses}: it responds before
 the commit, and reads show the latest state.  The commit begins at most L{DELAY_SECONDS}
-later.  If the store then refuses the batch, the acknowledged steps are lost.  To lose no
-more steps, the committer sends no early responses until the store has accepted a batch.
+later, or that long after the end of the present commit.  If the store then refuses the
+batch, the acknowledged steps are lost.  To lose no more steps, the committer sends no early
+responses until the store has accepted a batch.
 """
 
 from __future__ import annotations
@@ -179,8 +180,8 @@ class Committer(GroupCommit):
         Return C{batch} if a response with a state of C{batch} must wait for its commit.
 
         With early responses, the first L{MAX_EARLY_RESPONSES} steps of a batch have their
-        responses already.  So a response waits only if the batch has more steps: it might
-        show a step that has no response yet.
+        responses already.  So a response waits only if the batch has more steps, because
+        it might show a step that has no response yet.
 
         @return: C{None} if the response need not wait.
         """
@@ -206,12 +207,12 @@ class Committer(GroupCommit):
         steps = self.latest.revision - self.durable.revision
         if self._responds_early:
             waiting = [*batch.waiting_requests, *self.open_batch.waiting_requests]
-            refused = sum(outcome is Outcome.APPLIED for _, outcome, _, _ in waiting)
+            unacknowledged = sum(outcome is Outcome.APPLIED for _, outcome, _, _ in waiting)
             self._log.critical(
                 "{refusal}: {count} acknowledged steps are lost; responses wait for the"
                 " disk until the store accepts a batch",
                 refusal=refusal,
-                count=steps - refused,
+                count=steps - unacknowledged,
             )
         else:
             self._log_refusal(refusal, steps)

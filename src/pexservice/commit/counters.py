@@ -19,8 +19,8 @@ from pexservice.core.cursor import Transition
 OUTCOMES = ("moved", "replayed", "unmet", "not_taken", "unknown")
 APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_TAKEN, UNKNOWN = OUTCOMES
 
-#: The upper bounds of the buckets of commit durations, in seconds.  The first one is less
-#: than half of a commit on the reference disk.  The last one is the default of
+#: The upper bounds of the buckets of commit durations, in seconds.  The first bound is less
+#: than half of a commit on the reference disk.  The last bound is the default of
 #: C{--watchdog}.
 DURATIONS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
@@ -80,10 +80,7 @@ class Counts:
             outcome: {kind.code: 0 for kind in Transition} for outcome in OUTCOMES
         }
 
-    def committed(self, size: int, seconds: float) -> None:
-        """
-        Count a commit of C{size} transitions that took C{seconds}.
-        """
+    def count_commit(self, size: int, seconds: float) -> None:
         self.durations.observe(seconds)
         self.sizes.observe(size)
 

@@ -8,8 +8,7 @@ collects steps, and the I{committing batch} is being written.
 
 The C{latest} state is the state after all accepted steps.  The next step is applied to the
 latest state.  The C{durable} state is the newest state that is known to be in the store.
-Reads show the durable state; only with C{--synchronous-commit off}, they show the latest
-one.
+Reads show the durable state, or the latest state with C{--synchronous-commit off}.
 
 In this example, a commit takes three iterations of the reactor's loop::
 
@@ -161,8 +160,8 @@ class BatchingPolicy:
         self._set_commit_seconds(self._commit_seconds + NEWEST_WEIGHT * change)
 
 
-# To compute a state at a high position takes milliseconds.  The cache saves this time when
-# a client repeats the same step several times.
+# Computing a state at a high position takes milliseconds.  The cache saves this time when a
+# client repeats the same step several times.
 cached_state_at = lru_cache(maxsize=8)(state_at)
 
 # An alias for speed; see L{Outcome}.
@@ -443,7 +442,7 @@ class GroupCommit:
             else:
                 steps, seconds = len(batch.transitions), self._seconds() - started
                 self._policy.end_commit(steps, seconds)
-                self.counts.committed(steps, seconds)
+                self.counts.count_commit(steps, seconds)
                 self._commit_succeeded(batch, after)
             self._continue_after_commit()
 

@@ -1,9 +1,9 @@
 """
-The interface of a committer, which gets steps and reads and returns their outcomes.
+The interface of a committer.  A committer gets requests, and delivers their outcomes.
 
 C{read_refusal} is the reason why reads are refused now, and C{step_refusal} is the reason
-why steps are refused now.  The reason is C{None} while they are accepted.  There are three
-reasons to refuse steps:
+why steps are refused now.  Each is C{None} if there is no such reason.  Steps are refused
+for one of three reasons:
 
   - C{_own_refusal}: the committer itself is starting or stopping, or it has failed;
   - C{commit_refusal}: the store would refuse a commit, for example on a full disk;

@@ -3,21 +3,21 @@ The committer of a store that several nodes write to.
 
 Another node may have moved the cursor, and this node may not know that yet.  So no response
 comes from the memory of this node alone.  A read gets a state that the store had after the
-request arrived.  So does a step whose condition is not met by the latest state of this
-node.
+request arrived.  If the latest state of this node does not meet the condition of a step,
+the committer does not trust this state either, and reads the store or waits for a commit.
 
 A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
 batch starts.  If another node has moved the cursor first, the batch certainly never
 happened.  Then the committer checks the keys and conditions of all waiting steps again, and
 applies these steps to the present cursor: first the steps of the failed batch, then the
-steps of the open batch.  They are committed in a new batch.
+steps of the open batch.  All these steps are committed in a new batch.
 
 The committer does not look up a key before a commit.  If a key of a batch was used before,
 the store refuses the batch, and returns the first use of this key.
 
 If the store does not respond, or would refuse a batch, the process does not end.  The node
-refuses steps, is not ready, and checks the store once a second.  It accepts steps again
-when the store does.
+refuses steps, is not ready, and checks the store once a second.  When the store would
+accept a batch again, the node accepts steps again.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from pexservice.stores.remembered_keys import KeyUse
 #: How often the node checks whether the store responds and would accept a batch.
 PROBE_INTERVAL_SECONDS = 1.0
 
-#: If a term is at most this many positions away, to compute it from the present term costs
-#: less than to compute it from its position alone.
+#: Over this many positions at most, computing a term step by step is faster than computing
+#: it from its position.
 MAX_NEAR_STEPS = 100
 
 
@@ -62,7 +62,7 @@ def _without_details(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def as_refusal(error: BaseException | None) -> Refusal:
+def _as_refusal(error: BaseException | None) -> Refusal:
     """
     Return C{error} as the refusal of a step that certainly did not happen.
     """
@@ -303,7 +303,7 @@ class OptimisticCommitter(GroupCommit):
         if step.key is not None or self.is_idle:
             self.read_durable().addCallbacks(
                 self._decide,
-                lambda failure: waiter.fail(as_refusal(failure.value)),
+                lambda failure: waiter.fail(_as_refusal(failure.value)),
                 callbackArgs=(step, waiter),
             ).addErrback(self._waiter_failed)
         elif self.open_batch.transitions:
@@ -341,14 +341,14 @@ class OptimisticCommitter(GroupCommit):
 
         def use_found(first: KeyUse | None) -> None:
             if first is None:
-                unmet = Outcome.PRECONDITION_FAILED
-                self.deliver_unmoved(waiter, step, unmet, state, None)
+                outcome = Outcome.PRECONDITION_FAILED
+                self.deliver_unmoved(waiter, step, outcome, state, None)
             else:
                 used = self._state_at(first.revision, first.position)
                 self.respond_to_used_key(waiter, step, first.transition, used)
 
         def failed(failure: Failure) -> None:
-            waiter.fail(as_refusal(failure.value))
+            waiter.fail(_as_refusal(failure.value))
 
         if step.key is None:
             use_found(None)
@@ -429,7 +429,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
         """
-        Commit the steps again if another node has moved the cursor, or let them fail.
+        If another node moved the cursor, commit the steps again; otherwise let them fail.
         """
         error = failure.value
         if isinstance(error, Conflict):
@@ -446,6 +446,6 @@ class OptimisticCommitter(GroupCommit):
             error = OutcomeUnknown("the service failed during a commit")
         # The steps of the open batch certainly did not happen, because they were not sent
         # to the store.
-        self.roll_back(batch, error, as_refusal(error))
+        self.roll_back(batch, error, _as_refusal(error))
         if error is not failure.value:
             failure.raiseException()

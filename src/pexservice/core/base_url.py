@@ -47,22 +47,22 @@ class BaseURL:
 
         @raise ValueError: C{text} is not a base URL.
         """
-        wrong = ValueError(f"{text!r} is not a base URL; use {BASE_URL_FORMS}")
+        invalid = ValueError(f"{text!r} is not a base URL; use {BASE_URL_FORMS}")
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise wrong from error
+            raise invalid from error
         if parts.query or parts.fragment or not text.isascii() or not text.isprintable():
-            raise wrong
+            raise invalid
         if parts.scheme in ("unix", "http+unix"):
             socket = (unquote(parts.netloc) + parts.path).rstrip("/")
             if not socket:
-                raise wrong
+                raise invalid
             return cls(text, "http://localhost", socket=socket)
         if parts.scheme not in ("http", "https") or not host or port == 0:
-            raise wrong
+            raise invalid
         if parts.username is not None or " " in text:
-            raise wrong
+            raise invalid
         default_port = 443 if parts.scheme == "https" else 80
         return cls(text, text.rstrip("/"), host, port or default_port)

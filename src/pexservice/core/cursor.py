@@ -25,8 +25,8 @@ class Transition(Enum):
     RESET = b"r"
 
     def __init__(self, code: bytes) -> None:
-        # To read the "value" of an Enum member costs two Python calls.  To read this
-        # attribute costs none.
+        # Reading the "value" of an Enum member takes two Python calls.  Reading this
+        # attribute takes none.
         self.code = code
 
     @property
@@ -85,7 +85,7 @@ def follow(state: State, transition: Transition, cache: TermCache) -> State:
 
 def follow_position(position: int, transition: Transition) -> int:
     """
-    Return the position after C{transition}.  Unlike L{follow}, this computes no term.
+    Return the position after C{transition}, without computing a term as L{follow} does.
     """
     if transition is Transition.NEXT:
         return position + 1

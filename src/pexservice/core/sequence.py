@@ -6,7 +6,7 @@ This module uses no Twisted, no store and no clock.
 Values are C{decimal.Decimal}, because the service sends decimal I{text}.  A step takes one
 addition or subtraction.  The time for a step and the time for the conversion to text grow
 linearly with the number of digits.  The value at position 1,000,000 has 208,988 digits; a
-step takes 0.02 ms there, and the conversion takes 0.3 ms.  To convert an C{int} to text
+step takes 0.02 ms there, and the conversion takes 0.3 ms.  Converting an C{int} to text
 takes quadratic time, and Python refuses to convert more than 4,300 digits.  F(20,578) has
 more digits than that.
 
@@ -149,9 +149,6 @@ class TermCache:
     def __init__(self) -> None:
         self._terms = {0: FIRST_TERM}
         self._digit_count = 0.0
-
-    def __len__(self) -> int:
-        return len(self._terms)
 
     def forward(self, term: Term) -> Term:
         cached = self._terms.get(term.position + 1)

@@ -43,12 +43,12 @@ class AccessLog:
         """
         self._path = path
         self._file = None if path == OWN_LOG else self._open()
-        # Whether the last write failed, so that the file may end with a part of a line.
-        self._broken = False
+        # Whether the file may end with a part of a line, because the last write failed.
+        self._write_failed = False
         self._now = now
         self._lines: list[bytes] = []
-        self._lost = 0
-        self._reopen = False
+        self._lost_lines = 0
+        self._must_reopen = False
         self._timestamp = b""
         self.tick()
 
@@ -86,7 +86,7 @@ class AccessLog:
         Write the lines of the last second, and begin the next second.
         """
         self.flush()
-        if self._reopen and self._file is not None:
+        if self._must_reopen and self._file is not None:
             try:
                 file = self._open()
             except OSError as error:
@@ -94,8 +94,8 @@ class AccessLog:
                 _log.error("the access log {path}: {error}", path=self._path, error=error)
             else:
                 os.close(self._file)
-                self._file, self._broken = file, False
-        self._reopen = False
+                self._file, self._write_failed = file, False
+        self._must_reopen = False
         self._timestamp = datetimeToLogString(self._now()).encode()
 
     def flush(self) -> None:
@@ -108,25 +108,25 @@ class AccessLog:
         try:
             self._write(lines)
         except OSError as error:
-            if not self._lost:
+            if not self._lost_lines:
                 _log.error("the access log loses lines: {error}", error=error)
-            self._lost += len(lines)
+            self._lost_lines += len(lines)
         else:
-            if self._lost:
-                _log.error("the access log lost {count} lines", count=self._lost)
-                self._lost = 0
+            if self._lost_lines:
+                _log.error("the access log lost {count} lines", count=self._lost_lines)
+                self._lost_lines = 0
 
     def _write(self, lines: Sequence[bytes]) -> None:
         if self._file is None:
             for line in lines:
                 _log.info("{line}", line=line.decode("ascii").rstrip(), facility=ACCESS)
             return
-        data = b"\n" * self._broken + b"".join(lines)
+        data = b"\n" * self._write_failed + b"".join(lines)
         # A failed write may have written a part of the lines.
-        self._broken = True
+        self._write_failed = True
         while data:
             data = data[os.write(self._file, data) :]
-        self._broken = False
+        self._write_failed = False
 
     def reopen(self) -> None:
         """
@@ -134,7 +134,7 @@ class AccessLog:
 
         This method only sets a flag, so a signal handler may call it.
         """
-        self._reopen = True
+        self._must_reopen = True
 
     def close(self) -> None:
         """

@@ -34,11 +34,7 @@ from pexservice.server.parser import (
     read_refused_head,
 )
 from pexservice.server.plans import PlannedRequest, Template
-from pexservice.server.response_writer import (
-    CONTINUE,
-    write_response,
-    write_stream_head,
-)
+from pexservice.server.response_writer import CONTINUE, write_response
 from pexservice.server.server import Server
 from pexservice.web import problems
 from pexservice.web.clients import Peer
@@ -117,8 +113,8 @@ class Connection(asyncio.Protocol):
         # The parts of the request that is being parsed.
         self._head: Head | None = None
         self._body: RequestBody | None = None
-        # Whether this connection waits for the parsing budget of a later turn of the event
-        # loop.
+        # Whether this connection waits for the parsing budget of a later iteration of the
+        # event loop.
         self._waits_to_parse = False
         # The request that is being performed, and whether its plan was remembered.
         self._request: PlannedRequest | None = None
@@ -159,7 +155,7 @@ class Connection(asyncio.Protocol):
         phase = self.phase
         if phase is _IDLE:
             plans = self._server.plans
-            # This lookup finds most requests.  It saves the call of find_request.
+            # This lookup finds most requests, and saves the call of find_request.
             request = plans.remembered_requests.recent.get(data) or plans.find_request(
                 data, self
             )
@@ -184,7 +180,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """
-        Handle a half-close: the client sends no more, but it may wait for responses.
+        Handle a half-close: the client sends no more bytes, but may wait for responses.
 
         @return: whether the transport stays open, so that it can send responses.
         """
@@ -241,8 +237,8 @@ class Connection(asyncio.Protocol):
         self._waits_to_parse = False
         budget = self._server.parsing_budget
         # The budget is checked only after the first part, so a connection that has waited
-        # always makes progress.  It is checked only for bodies, because only a chunked body
-        # has many parts.
+        # always makes progress.  The check is made only for bodies, because only a chunked
+        # body has many parts.
         can_continue = True
         while can_continue and self.phase is _RECEIVING:
             begin = budget.seconds()
@@ -412,12 +408,12 @@ class Connection(asyncio.Protocol):
             return
         try:
             if response.stream is not None:
-                # The connection ends with its stream.  In HTTP/1.0, the end of a stream has
-                # no other sign.
+                # The connection ends with its stream.  In HTTP/1.0, only the end of the
+                # connection shows the end of a stream.
                 request.plan = evolve(
                     request.plan, connection_header=b"close", closes_connection=True
                 )
-                self._write(write_stream_head(request.plan, response))
+                self._write(write_response(request.plan, response))
                 self._stream = response.stream
                 response.stream.begin(self)
                 return
@@ -467,8 +463,8 @@ class Connection(asyncio.Protocol):
         if plan.closes_connection:
             self.close()
         elif self._buffer:
-            # The next request waits for the next turn of the event loop, so that a long
-            # pipeline does not delay other connections.
+            # The next request waits for the next iteration of the event loop, so that a
+            # long pipeline does not delay other connections.
             server.call_soon(self._parse_next)
         else:
             self._become_idle()
@@ -505,7 +501,7 @@ class Connection(asyncio.Protocol):
         """
         Send C{problem} as the last response of this connection.
 
-        The other input is dropped, because nobody knows where the next request begins.
+        All further input is dropped, because it is unknown where the next request begins.
         """
         if self.phase in (_CLOSING, _CLOSED):
             return
@@ -559,8 +555,8 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def abort(self) -> None:
-        # The event loop calls connection_lost in a later turn.  Until then, no input may be
-        # parsed.
+        # The event loop calls connection_lost in a later iteration.  Until then, no input
+        # may be parsed.
         self.phase = _CLOSING
         self.transport.abort()
 

@@ -6,10 +6,10 @@ when the worker stops.
 
 Every connection counts from the moment it is accepted, because it has a file descriptor.
 If a connection arrives when the limit is reached, L{Connections.displace} closes another
-one.  If a client has more connections than its share, only such clients lose connections.
+one.  If some clients have more connections than their share, only they lose connections.
 
-Connections have no timers.  A connection only stores the time of its last event.  Once a
-second, L{Connections.sweep} checks all connections.  A check of 10,000 connections takes a
+Connections have no timers.  A connection only stores a few times.  Once a second,
+L{Connections.sweep} checks all connections.  For 10,000 connections, this check takes a
 millisecond.
 """
 
@@ -186,10 +186,12 @@ class Connections:
 
     def displace(self, newcomer: str | None = None) -> bool:
         """
-        Close one connection at once, so that its file descriptor is free in the next turn.
+        Close one connection at once.
 
-        If some clients are greedy, which means that they use more than their share, only
-        their connections are closed.  The connections are closed in this order:
+        The file descriptor of this connection is free in the next iteration.
+
+        A client is greedy if it has more connections than its share.  If there are greedy
+        clients, only their connections are closed.  The order is:
 
           1. idle connections, the longest idle one first;
           2. connections with an incomplete request, the oldest request first;
@@ -365,9 +367,10 @@ def _closing_order(
     connection: LimitedConnection, *, is_greedy: bool
 ) -> _ClosingOrder | None:
     """
-    Return when L{Connections.displace} closes a connection; C{None} if it never does.
+    Return the place of a connection in the order of L{Connections.displace}.
 
     @param is_greedy: whether the connection's client is greedy.
+    @return: C{None} if the connection must stay open.
     """
     phase = connection.phase
     if phase is Phase.CLOSING:
@@ -390,7 +393,7 @@ def delivery_progress(handle: socket.socket | None) -> int | None:
 
     A transport only reports that its buffer is full, and later that the buffer has space
     again.  Between these two reports, some megabytes are sent.  A client with a slow line
-    needs minutes for them although it is not stuck.  So the kernel's count is used.
+    needs minutes for these megabytes, and is not stuck.  So the kernel's count is used.
 
     @param handle: the connection's socket; C{None} if the transport has none.
     @return: for TCP, the number of bytes that the peer's kernel has acknowledged.  For a

@@ -1,9 +1,10 @@
 """
 The listener, which accepts the connections of a port that Twisted has opened.
 
-A server of the event loop would accept one connection in each turn, and would make a
-transport for each connection.  This listener accepts several connections in a turn.  If a
-connection ends after its first request, a L{OneRequestTransport} replaces the transport.
+A server of the event loop would accept one connection in each iteration of the loop, and
+would make a transport for each connection.  This listener accepts several connections in an
+iteration.  If a connection ends after its first request, a L{OneRequestTransport} replaces
+the transport.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from pexservice.server.tls_transport import TlsTransport
 
 _log = Logger()
 
-#: How many connections are accepted in one turn.  The open connections wait meanwhile.
-MAX_ACCEPTED_PER_TURN = 64
+#: How many connections are accepted in one iteration.  The open connections wait meanwhile.
+MAX_ACCEPTED_PER_ITERATION = 64
 
 #: How long to wait after C{accept} has failed for lack of file descriptors or memory.
 RETRY_DELAY_SECONDS = 0.1
@@ -47,7 +48,7 @@ _CONNECTION_ERRORS = frozenset(
     )
 )
 
-#: How many bytes L{OneRequestTransport} reads.  It handles no longer request.
+#: How many bytes L{OneRequestTransport} reads.  A longer request gets another transport.
 MAX_FIRST_INPUT_BYTES = 2048
 
 
@@ -105,9 +106,9 @@ class Listener:
         return self._port.getHost()
 
     def _accept(self) -> None:
-        for _ in range(MAX_ACCEPTED_PER_TURN):
+        for _ in range(MAX_ACCEPTED_PER_ITERATION):
             try:
-                accepted, peer_name = self._socket.accept()
+                sock, peer_name = self._socket.accept()
             except BlockingIOError:
                 break
             except OSError as error:
@@ -116,71 +117,68 @@ class Listener:
                 if not self._accept_failing:
                     _log.error("cannot accept connections: {error}; retrying", error=error)
                 self._accept_failing = True
-                # This frees a file descriptor in the next turn.
+                # This frees a file descriptor in the next iteration.
                 self._connections.displace()
                 # Otherwise the event loop would report the waiting connections in every
-                # turn.
+                # iteration.
                 self._loop.remove_reader(self._socket)
                 self._retry = self._loop.call_later(
                     RETRY_DELAY_SECONDS, self.startListening
                 )
                 break
             self._accept_failing = False
-            self._begin(accepted, peer_name)
+            self._begin(sock, peer_name)
         # A client on this machine may need this CPU to send its request.
         os.sched_yield()
 
-    def _begin(self, accepted: socket.socket, peer_name: Any) -> None:
+    def _begin(self, sock: socket.socket, peer_name: Any) -> None:
         address = None if self._is_unix else peer_name[0]
         local_address = self._local_address
         if not (local_address or self._is_unix):
-            local_address = accepted.getsockname()[0]
+            local_address = sock.getsockname()[0]
         connection = Connection(self._server, address, local_address)
         client = self._server.checker.clients.client_of(address)
         if not self._connections.admit(connection, client):
             # Before the TLS handshake, no response is possible.
             if self._tls or not self._connections.add_refused(connection):
-                accepted.close()
+                sock.close()
                 return
             connection.is_admitted = False
-            self._make_transport(accepted, connection, connection)
+            self._make_transport(sock, connection, connection)
         elif self._tls:
             connection.phase = Phase.RECEIVING
             connection.receiving_since = self._connections.seconds()
             transport = TlsTransport(self._server, self._tls, connection, client or "")
             connection.transport = transport  # type: ignore[assignment]
-            self._make_transport(accepted, connection, transport)
+            self._make_transport(sock, connection, transport)
         else:
             OneRequestTransport(
-                accepted, self._loop, self._server.plans, connection, self._make_transport
+                sock, self._loop, self._server.plans, connection, self._make_transport
             )
 
     def _make_transport(
-        self,
-        accepted: socket.socket,
-        connection: Connection,
-        protocol: asyncio.Protocol,
+        self, sock: socket.socket, connection: Connection, protocol: asyncio.Protocol
     ) -> None:
         """
-        Let the event loop make a transport for C{accepted}, in a later turn.
+        Let the event loop make a transport for C{sock}, in a later iteration.
 
         @param protocol: the protocol of the transport: C{connection} itself, its
             L{TlsTransport}, or the L{OneRequestTransport} that the transport replaces.
         """
-        task = self._loop.create_task(self._connect(accepted, connection, protocol))
+        task = self._loop.create_task(self._connect(sock, connection, protocol))
         # The event loop itself keeps only a weak reference to a task.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(
-        self, accepted: socket.socket, connection: Connection, protocol: asyncio.Protocol
+        self, sock: socket.socket, connection: Connection, protocol: asyncio.Protocol
     ) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: protocol, accepted)
+            await self._loop.connect_accepted_socket(lambda: protocol, sock)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 a bug is logged
             if not isinstance(error, (OSError, asyncio.CancelledError)):
                 _log.failure("a connection failed")
-            accepted.close()
+            sock.close()
             if connection.phase is not Phase.CLOSED:
                 connection.connection_lost(error)
 
@@ -199,7 +197,7 @@ class OneRequestTransport(asyncio.Protocol):
 
     def __init__(
         self,
-        accepted: socket.socket,
+        sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
         plans: Plans,
         connection: Connection,
@@ -208,7 +206,7 @@ class OneRequestTransport(asyncio.Protocol):
         """
         @param make_transport: see L{Listener._make_transport}.
         """
-        self._socket = accepted
+        self._socket = sock
         self._loop = loop
         self._plans = plans
         self._connection = connection
@@ -222,8 +220,7 @@ class OneRequestTransport(asyncio.Protocol):
         self._closing = self._aborted = False
         self._received = self._unsent = b""
         connection.connection_made(self)  # type: ignore[arg-type]
-        # Most clients send their request at once, so the request has arrived by the next
-        # turn.
+        # Most clients send their request at once, so it has arrived by the next iteration.
         loop.call_soon(self._read)
 
     def _read(self) -> None:

@@ -42,7 +42,7 @@ MAX_CHUNK_SIZE_DIGITS = 16
 MAX_PARTS_PER_CALL = 64
 
 #: How many lines one generation of a cache remembers.  There is a cache of request lines
-#: and one of header lines.  Each takes at most 1 MiB for both of its generations.
+#: and a cache of header lines.  Both generations of a cache together take at most 1 MiB.
 MAX_REMEMBERED_LINES = 1024
 
 #: A longer line is not remembered.
@@ -201,7 +201,7 @@ class HeadReader:
         self._meanings = meanings
         slots = {name: slot for slot, name in enumerate(meanings, 3)}
         # For each header: whether the service uses it, its slot, whether it tells where the
-        # request ends, and whether its lines are remembered.  To test a Flag is slow, so
+        # request ends, and whether its lines are remembered.  Testing a Flag is slow, so
         # these tests are made only once.
         self._rules = {
             name: (

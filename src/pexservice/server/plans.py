@@ -7,7 +7,7 @@ handler returns an operation on the cursor, the server remembers this operation 
 For a later request of this kind, the server finds the plan in one of three ways, the
 fastest first:
 
-  1. by the exact bytes of the request, if they are remembered;
+  1. by the exact bytes of the request, if these bytes are remembered;
   2. by a L{Template}, if the request differs from an earlier request of its client in a few
      neighbouring lines only.  The bytes before and after these lines are compared as a
      whole, and only these lines are read;
@@ -17,7 +17,7 @@ In the first two ways, the request is I{recognized}.  The third way prepares the
 
   - If the same bytes take the third way twice, they are remembered.
   - If two successive requests of a connection have lines that the parser does not remember,
-    and these lines have the same header names, a template is made.
+    and these lines have the same header names, a template may be made.
 
 Every byte of a recognized request is compared, except the values of headers that do not
 decide what a request means.  So a request never gets the plan of another kind.
@@ -76,8 +76,8 @@ MAX_MATCHED_BYTES = 4096
 #: How many templates a connection remembers.
 MAX_TEMPLATES = 2
 
-#: How many templates are made in a second, for all connections together.  To make a
-#: template costs as much as to parse several heads.
+#: How many templates are made in a second, for all connections together.  Making a template
+#: takes as long as parsing several heads.
 MAX_NEW_TEMPLATES_PER_SECOND = 256
 
 #: The lines with these headers never vary in a template.
@@ -160,10 +160,10 @@ class Template:
 
     def match(self, data: bytes) -> PlannedRequest | None:
         """
-        Return the request with the bytes C{data}, or C{None} if they must be parsed.
+        Return the request with the bytes C{data}, or C{None} if the bytes do not match.
 
-        They must be parsed if they do not match.  A repetition of the latest request is
-        parsed too, so that it is remembered by its exact bytes.
+        For a repetition of the latest request, C{None} is returned too.  Then the request
+        is parsed, and after that it is remembered by its exact bytes.
         """
         if len(data) > MAX_MATCHED_BYTES or not (
             data.startswith(self.prefix) and data.endswith(self.suffix)
@@ -193,7 +193,7 @@ class RememberingConnection(Protocol):
     """
     The part of a connection that L{Plans} reads and writes.
 
-    @ivar templates: the templates of its requests, the latest one first.
+    @ivar templates: the templates of the connection's requests, the latest one first.
     @ivar varying_names: the header names in those lines of the last parsed head that the
         parser did not remember.
     @ivar latest_token_request: the exact bytes of the latest request whose token was
@@ -224,15 +224,12 @@ class Plans:
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_REMEMBERED_REQUESTS
         )
-        # The latest templates and varying names of all connections.  They are for clients
-        # that open a connection for each request.
+        # The latest templates and varying names of all connections.  They help clients that
+        # open a connection for each request.
         self._latest_templates: tuple[Template, ...] = ()
         self._varying_names: tuple[bytes, ...] = ()
         self._new_templates = 0
         self._remembers = True
-
-    def __len__(self) -> int:
-        return len(self._plans)
 
     def tick(self) -> None:
         """

@@ -1,7 +1,7 @@
 """
 The counters of requests, by endpoint, method and status; L{pexservice.metrics} reads them.
 
-Each plan has the L{Tally} of its requests, so to count a request takes one addition.
+Each plan has the L{Tally} of its requests, so counting a request takes one addition.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class RequestCounters:
     """
     The counters of the requests that one worker has responded to.
 
-    @ivar unplanned: how many requests had no plan.  Their handlers were called, or they
-        were refused before that.
+    @ivar unplanned: how many requests had no plan.  Such a request was refused, or its
+        handler was called.
     @ivar refused_tally: counts the requests that were malformed or too slow.
     """
 

@@ -10,7 +10,7 @@ contain the date, so they are dropped after at most one second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from attrs import evolve
 from twisted.web.http import NO_BODY_CODES, datetimeToString
@@ -24,7 +24,7 @@ from pexservice.web.representations import (
     response_about,
     state_body,
 )
-from pexservice.web.responses import TEXT, Header, Response
+from pexservice.web.responses import TEXT, Response
 
 #: The interim response to a client that waits before it sends a body.
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -32,48 +32,34 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Writer = Callable[[State], bytes]
 
 
-def write_head(
-    plan: Plan, response: Response, more_headers: Iterable[Header] = ()
-) -> bytes:
+def write_response(plan: Plan, response: Response, length: bytes | None = None) -> bytes:
     """
-    Return the head of C{response}.
+    Return the bytes of C{response}.  For a streamed response, these are only the head.
 
     Headers with the same name are written next to each other.
+
+    @param length: the C{Content-Length}, if it is not the length of the response's body.
     """
+    headers = [*plan.browser_headers, *response.headers]
+    if response.stream is not None:
+        if plan.version == b"HTTP/1.1":
+            headers.append((b"Transfer-Encoding", b"chunked"))
+    elif response.status not in NO_BODY_CODES:
+        # The response to a HEAD has the length that the body of a GET would have.
+        headers.append((b"Content-Length", length or b"%d" % len(response.body)))
     lines = [b"%b %d %b\r\n" % (plan.version, response.status, response.phrase)]
     if plan.connection_header is not None:
         lines.append(b"Connection: %b\r\n" % plan.connection_header)
     lines.append(b"Date: %b\r\n" % datetimeToString())
     by_name: dict[bytes, list[bytes]] = {}
-    for name, value in (*plan.browser_headers, *response.headers, *more_headers):
+    for name, value in headers:
         by_name.setdefault(name, []).append(value)
     for name, values in by_name.items():
         lines += [b"%b: %b\r\n" % (name, value) for value in values]
     lines.append(b"\r\n")
+    if not plan.omits_body:
+        lines.append(response.body)
     return b"".join(lines)
-
-
-def write_response(plan: Plan, response: Response, length: bytes | None = None) -> bytes:
-    """
-    Return the bytes of C{response}.
-
-    @param length: the C{Content-Length}, if it is not the length of the response's body.
-    """
-    headers: tuple[Header, ...] = ()
-    if response.status not in NO_BODY_CODES:
-        # The response to a HEAD has the length that the body of a GET would have.
-        headers = ((b"Content-Length", length or b"%d" % len(response.body)),)
-    head = write_head(plan, response, headers)
-    return head if plan.omits_body else head + response.body
-
-
-def write_stream_head(plan: Plan, response: Response) -> bytes:
-    """
-    Return the head of a streamed C{response}, which is chunked in HTTP/1.1.
-    """
-    chunked = ((b"Transfer-Encoding", b"chunked"),)
-    headers = chunked if plan.version == b"HTTP/1.1" else ()
-    return write_head(plan, response, headers)
 
 
 def _writer(plan: Plan, kind: ResponseKind) -> Writer:
@@ -82,7 +68,7 @@ def _writer(plan: Plan, kind: ResponseKind) -> Writer:
     """
     has_value, has_body = kind in WITH_VALUE, not plan.omits_body
     representation = plan.preferences.value
-    # --cors-origin may contain a percent sign.  No other header of a response can.
+    # The origins of --cors-origin may contain a percent sign.  No other header can.
     browser_headers = tuple(
         (name, value.replace(b"%", b"%%")) for name, value in plan.browser_headers
     )

@@ -29,20 +29,21 @@ from pexservice.web.parameters import (
     preferences,
 )
 
-#: How long all connections together may parse in one turn of the event loop.  A turn must
-#: be short, because a new client waits for several turns until its first response.
-MAX_SECONDS_PER_TURN = 0.01
+#: How long all connections together may parse in one iteration of the event loop.  An
+#: iteration must be short, because a new client waits for several iterations until its
+#: first response.
+MAX_SECONDS_PER_ITERATION = 0.01
 
 
 class ParsingBudget:
     """
-    The time that all connections may spend on parsing in one turn of the event loop.
+    The time that all connections may spend on parsing in one iteration of the event loop.
 
     A client can send input that costs much more to parse than to send, such as a body in
     chunks of one byte.  It can do so on thousands of connections.  A limit for each
     connection would not bound the total, so all connections share one budget.  When the
     budget is spent, the connections wait in a queue, and each connection parses a small
-    part of its input in a later turn.  A recognized request is not parsed, so it never
+    part of its input in a later iteration.  A recognized request is not parsed, so it never
     waits.
 
     A TLS handshake takes about a millisecond and cannot be divided.  So the clients with
@@ -56,11 +57,11 @@ class ParsingBudget:
         seconds: Callable[[], float] = time.perf_counter,
     ) -> None:
         """
-        @param call_soon: makes a call in the next turn of the event loop.
+        @param call_soon: makes a call in the next iteration of the event loop.
         """
         self.seconds = seconds
         self._call_soon = call_soon
-        self._seconds_left = MAX_SECONDS_PER_TURN
+        self._seconds_left = MAX_SECONDS_PER_ITERATION
         self._queue: deque[Callable[[], None]] = deque()
         # The connections with new input, by client.
         self._new_input: dict[str, deque[Callable[[], None]]] = {}
@@ -69,14 +70,14 @@ class ParsingBudget:
     @property
     def has_time(self) -> bool:
         """
-        Return whether this turn has time left, for a connection with new input.
+        Return whether this iteration has time left, for a connection with new input.
         """
         return self._seconds_left > 0
 
     @property
     def must_wait(self) -> bool:
         """
-        Return whether a connection that has parsed a part must wait for a later turn.
+        Return whether a connection that has parsed a part must wait for a later iteration.
         """
         return self._seconds_left <= 0 or bool(self._queue or self._new_input)
 
@@ -88,7 +89,7 @@ class ParsingBudget:
 
     def wait(self, parse: Callable[[], None], client: str | None = None) -> None:
         """
-        Call C{parse} in a later turn.
+        Call C{parse} in a later iteration.
 
         @param client: the client, if no part of the input was parsed yet.  Such new input
             is parsed before other input, and its clients are served round-robin.
@@ -101,7 +102,7 @@ class ParsingBudget:
 
     def _renew(self) -> None:
         self._renewal_scheduled = False
-        self._seconds_left = MAX_SECONDS_PER_TURN
+        self._seconds_left = MAX_SECONDS_PER_ITERATION
         # A connection that has to wait again goes to the end of the queue.
         while (self._new_input or self._queue) and self._seconds_left > 0:
             self._pop_first()()
@@ -127,7 +128,7 @@ class Server:
     @ivar call_handler: calls the handler of a request.
     @ivar log: the access log, if there is one.
     @ivar seconds: a monotonic clock.
-    @ivar call_soon: makes a call in the next turn of the event loop.
+    @ivar call_soon: makes a call in the next iteration of the event loop.
     """
 
     def __init__(
@@ -190,13 +191,13 @@ class Server:
         """
         Return a plan without an operation, for a request whose handler was not called yet.
         """
-        wishes = persistence(headers.get(CONNECTION, ()))
+        requested = persistence(headers.get(CONNECTION, ()))
         if line.version == b"HTTP/1.0":
             # The client can see where a response ends, unless the response is a stream.  So
             # a connection can be kept in HTTP/1.0 too.
-            keeps, connection_header = wishes.keeps, b"keep-alive"
+            keeps, connection_header = requested.keeps, b"keep-alive"
         else:
-            keeps, connection_header = not wishes.closes, None
+            keeps, connection_header = not requested.closes, None
         closes = not keeps or self.connections.is_draining
         return Plan(
             operation=None,

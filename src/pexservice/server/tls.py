@@ -28,8 +28,8 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
     """
     Return the TLS context of a server.
 
-    @param certificate: the path of a PEM file with the certificate, and with the
-        certificates between it and the root.
+    @param certificate: the path of a PEM file with the certificate and the intermediate
+        certificates.
     @param key: the path of a PEM file with the key of the certificate.
     @raise CannotStart: a file cannot be used.  The message names the file.
     """

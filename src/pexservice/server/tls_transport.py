@@ -1,11 +1,11 @@
 """
 TLS between a connection and its socket.
 
-With the TLS of asyncio, all input of all connections is decrypted in the turn of the event
-loop in which the input arrives.  But a client can send input that costs far more to decrypt
-than to send: a KeyUpdate of 27 bytes takes 10 microseconds, and a handshake requires a
-signature.  So this transport decrypts its input in small steps, within the worker's
-L{parsing budget<pexservice.server.server.ParsingBudget>}.
+The TLS of asyncio decrypts all input of all connections as soon as it arrives.  But a
+client can send input that costs far more to decrypt than to send: a KeyUpdate of 27 bytes
+takes 10 microseconds, and a handshake requires a signature.  So this transport decrypts its
+input in small steps, within the worker's L{parsing
+budget<pexservice.server.server.ParsingBudget>}.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class TlsTransport(asyncio.Protocol):
     """
     A layer between a transport of the event loop and a L{Connection}.
 
-    For the event loop's transport, it is the protocol.  For the connection, it is the
-    transport.
+    This class is the protocol of the event loop's transport, and the transport of the
+    connection.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TlsTransport(asyncio.Protocol):
         self._budget = server.parsing_budget
         self._connection = connection
         self._socket_transport: asyncio.Transport | None = None
-        # OpenSSL reads from the first one, and writes to the second one.
+        # The encrypted bytes for OpenSSL, and those from OpenSSL.
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         # The input that was not passed to OpenSSL yet.
@@ -63,12 +63,12 @@ class TlsTransport(asyncio.Protocol):
         # Whether OpenSSL may have more decrypted data.
         self._has_decrypted = False
         self._bytes_without_data = 0
-        self._established = self._decryption_scheduled = self._is_decrypting = False
+        self._handshake_done = self._decryption_scheduled = self._is_decrypting = False
         self._is_reading = True
         # Whether reading from the socket is paused, because the budget is spent or because
         # the connection has paused reading.
         self._socket_paused = False
-        # Whether the peer will send no more, and whether this end will send no more.
+        # Whether the peer sends no more, and whether this end sends no more.
         self._input_ended = self._output_ended = False
         self._eof_reported = False
         self._timeout: IDelayedCall = server.call_later(
@@ -101,11 +101,11 @@ class TlsTransport(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        if self._established:
+        if self._handshake_done:
             self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        if self._established:
+        if self._handshake_done:
             self._connection.resume_writing()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -188,9 +188,9 @@ class TlsTransport(asyncio.Protocol):
             self._bytes_without_data += min(len(self._encrypted), DECRYPT_STEP_BYTES)
             del self._encrypted[:DECRYPT_STEP_BYTES]
         try:
-            if not self._established:
+            if not self._handshake_done:
                 self._tls.do_handshake()
-                self._established = True
+                self._handshake_done = True
                 self._stop_timeout()
                 self._flush()
                 self._connection.connection_made(self)  # type: ignore[arg-type]
@@ -217,7 +217,7 @@ class TlsTransport(asyncio.Protocol):
             self.abort()
 
     def _end_input(self) -> None:
-        if not self._established:
+        if not self._handshake_done:
             self.abort()
         elif not (self._output_ended or self._eof_reported):
             self._eof_reported = True
@@ -234,7 +234,7 @@ class TlsTransport(asyncio.Protocol):
     # The methods of a transport, as far as a connection calls them.
 
     def write(self, data: bytes) -> None:
-        if data and self._established and not self._output_ended:
+        if data and self._handshake_done and not self._output_ended:
             self._tls.write(data)
             self._flush()
 
@@ -251,7 +251,7 @@ class TlsTransport(asyncio.Protocol):
             transport.resume_reading()
 
     def _send_close_notify(self) -> None:
-        if self._established and not self._output_ended:
+        if self._handshake_done and not self._output_ended:
             with suppress(ssl.SSLError):
                 # OpenSSL raises this error if the peer has not sent its close_notify yet.
                 self._tls.unwrap()
@@ -288,7 +288,8 @@ class TlsTransport(asyncio.Protocol):
             if (transport := self._open_socket) is not None:
                 transport.resume_reading()
         elif not (self._decryption_scheduled or self._is_decrypting):
-            # The connection first parses its own buffer, so this waits for the next turn.
+            # The connection first parses its own buffer, so decryption waits for the next
+            # iteration.
             self._decryption_scheduled = True
             self._server.call_soon(self._decrypt_input)
 

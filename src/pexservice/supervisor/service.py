@@ -176,7 +176,7 @@ class Supervisor(Service):
         )
         workers.start()
         # The signal may arrive at any moment.  The reload begins in the reactor's next
-        # turn.
+        # iteration.
         self._signals.on_hang_up(lambda: self._reactor.callFromThread(workers.reload))
         if os.getpid() == 1:
             self._reaping.start(REAP_INTERVAL_SECONDS)

@@ -6,16 +6,17 @@ browser adds headers that the page cannot set.  The service applies the rule of 
 C{CrossOriginProtection} to every request that moves the cursor, whatever its method, and to
 C{/events}.  If the browser sends C{Sec-Fetch-Site}, this header decides.  Otherwise
 C{Origin} must name the host that the request was sent to.  Schemes are not compared,
-because a proxy in front of the service may speak TLS.  Clients other than browsers send
-neither header, so the rule does not affect them.  The rule has one gap.  A page may show an
-image whose URL is a step.  If the service is on another machine and speaks plain HTTP,
-browsers send neither header with this GET.
+because a proxy in front of the service may speak TLS.  C{--cors-origin} exempts an origin
+from this rule.  Clients other than browsers send neither header, so the rule does not
+affect them.  The rule has one gap.  A page may show an image whose URL is a step.  If the
+service is on another machine and speaks plain HTTP, browsers send neither header with this
+GET.
 
 One attack passes this rule: DNS rebinding.  After a browser has loaded a page from
 attacker.example, the owner of this name can let it resolve to 127.0.0.1.  For the browser,
 the service then has the origin of the page, so the page may send steps and read responses.
-Only the name in C{Host} shows the attack.  So if steps need no token, C{Host} is checked
-for requests over loopback: it must be a name that no attacker can own.
+Only the name in C{Host} shows the attack.  So if steps need no token, a request over
+loopback must have a C{Host} that no attacker can own.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def read_tokens(path: str) -> frozenset[bytes]:
     @raise CannotStart: the file cannot be read.
     """
     try:
-        # To open a FIFO would block the worker.
+        # Opening a FIFO would block the worker.
         if stat.S_ISFIFO(Path(path).stat().st_mode):
             raise BadTokens(f"the token file {path} is a FIFO, not a file")
         lines = Path(path).read_text("ascii").splitlines()
@@ -139,7 +140,7 @@ def _authority(host: bytes) -> bytes:
 
 class Access:
     """
-    The rules on which tokens may move the cursor and which web pages may use the service.
+    Decides which tokens may move the cursor, and which web pages may use the service.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class Access:
         @param origins: the other origins whose pages may use the API.
         """
         self._tokens = tokens
+        # The headers for browsers: by allowed origin, and for all other requests.
         self._allowed_origins = {
             origin.encode(): (
                 _NOSNIFF,
@@ -167,7 +169,7 @@ class Access:
 
     def is_allowed(self, origins: Sequence[bytes]) -> bool:
         """
-        Return whether the values of C{Origin} are one other origin that may use the API.
+        Return whether C{Origin} has a single value, and this origin may use the API.
         """
         return len(origins) == 1 and origins[0] in self._allowed_origins
 
@@ -192,7 +194,7 @@ class Access:
 
     def check_token(self, headers: RequestHeaders) -> None:
         """
-        Refuse a request that has no token that may move the cursor.
+        Refuse a request without a token that may move the cursor.
 
         @raise Problem: 401.
         """
@@ -204,7 +206,7 @@ class Access:
             raise problems.no_token()
         digest, is_valid = sha256(token.strip()).digest(), False
         # The token is compared with all valid tokens, so that the duration of the check
-        # tells a client nothing about them.
+        # tells a client nothing about these tokens.
         for valid_digest in self._tokens:
             is_valid |= compare_digest(digest, valid_digest)
         if not is_valid:
@@ -259,7 +261,7 @@ class HostPolicy:
         self, allowed: Iterable[str] = (), *, own_name: str, needed: bool = True
     ) -> None:
         """
-        Allow C{localhost}, the machine's name, and the names in C{allowed}.
+        Allow IP addresses, C{localhost} and its subdomains, and the names given here.
 
         @param allowed: host names, or L{ANY_HOST}.
         @param own_name: the machine's name, as C{gethostname} returns it.

@@ -216,8 +216,8 @@ class Api:
         from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
         values = request.headers.get(IF_NONE_MATCH)
-        known = None if values is None else parse_etags("If-None-Match", values)
-        return rendered(self._table.endpoints).response(known)
+        if_none_match = None if values is None else parse_etags("If-None-Match", values)
+        return rendered(self._table.endpoints).response(if_none_match)
 
     def _client(self, request: Request) -> str:
         """

@@ -167,9 +167,9 @@ class Peer:
 
     @ivar address: the peer's IP address; C{""} if it has none, as on a Unix socket.
     @ivar trusted: whether the peer is a trusted proxy.
-    @ivar needs_known_host: whether the C{Host} of this peer's requests is checked.  This
-        check protects against DNS rebinding; see L{pexservice.web.access}.  It is made for
-        loopback connections.  A trusted proxy checks the host name itself.
+    @ivar needs_known_host: whether the C{Host} of this peer's requests is checked, which
+        protects against DNS rebinding; see L{pexservice.web.access}.  The check is made for
+        loopback connections, except those of a trusted proxy.
     """
 
     address: str
@@ -198,16 +198,13 @@ class RateLimit:
         # The client that has sent no request for the longest time comes first.
         self._full_at: dict[str, float] = {}
 
-    def __len__(self) -> int:
-        return len(self._full_at)
-
     def take(self, address: str) -> bool:
         """
-        Return whether the client with an IP address may send this request now.
+        Return whether a client may send a request now, and count this request.
 
         A refused request does not reduce the client's allowance.
 
-        @param address: C{""} for a client without an address.
+        @param address: the client's IP address; C{""} if it has none.
         """
         client = network(address)
         now, full_at = self._seconds(), self._full_at

@@ -7,7 +7,7 @@ cursor with the last state that each stream has sent.  The committer does not ca
 streams, so a step costs the same with many streams.
 
 With C{?workers}, a stream also sends events of the type C{workers}.  These events name the
-active worker and say how the previous one ended.
+active worker and the previous one, and say how long the takeover took.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ A queue for long work in which clients take turns.
 
 A page of the history takes milliseconds to make.  If a thousand clients request a page at
 the same moment, the worker makes one page, and then pauses.  During the pause the worker
-responds to other requests.  Without pauses, each turn of the reactor would make a page.  A
-turn accepts only a few connections, so new clients would wait for too long.
+responds to other requests.  Without pauses, each iteration of the event loop would make a
+page.  An iteration accepts only a few connections, so new clients would wait for too long.
 """
 
 from __future__ import annotations

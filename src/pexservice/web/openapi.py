@@ -28,23 +28,23 @@ def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
 
     @raise LookupError: an endpoint, or a method of it, is not described.
     """
-    here = files("pexservice.web")
-    whole: dict[str, Any] = json.loads((here / "openapi.json").read_text())
-    whole["info"]["description"] = (here / "openapi.description").read_text()
-    common_responses = whole.pop("x-every-operation")
-    described = whole["paths"]
-    whole["paths"] = {
+    directory = files("pexservice.web")
+    openapi: dict[str, Any] = json.loads((directory / "openapi.json").read_text())
+    openapi["info"]["description"] = (directory / "openapi.description").read_text()
+    common_responses = openapi.pop("x-every-operation")
+    described = openapi["paths"]
+    openapi["paths"] = {
         endpoint.path: {
             method: described[endpoint.path][method]
             for method in endpoint.allow.decode().lower().split(", ")
         }
         for endpoint in endpoints
     }
-    for item in whole["paths"].values():
+    for item in openapi["paths"].values():
         for operation in item.values():
             responses = common_responses | operation["responses"]
             operation["responses"] = dict(sorted(responses.items()))
-    return whole
+    return openapi
 
 
 @cache

@@ -67,11 +67,12 @@ class Request:
 @frozen(eq=False)
 class Operation:
     """
-    An operation on the cursor.  It is a step, or a read if there is no transition.
+    An operation on the cursor.
 
     All requests with the same L{Plan<pexservice.server.plans.Plan>} have the same
     operation.  Their idempotency keys, tokens and preconditions may differ.
 
+    @ivar transition: the transition of a step; C{None} if the operation is a read.
     @ivar is_prefetch: whether a browser sent the request before its user asked for it.
     """
 

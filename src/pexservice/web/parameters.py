@@ -253,7 +253,7 @@ def preconditions_of(headers: RequestHeaders) -> Preconditions:
     """
     Return a request's preconditions.
 
-    @raise Problem: 400, one of them is malformed.
+    @raise Problem: 400 if a precondition is malformed.
     """
     if_match, if_none_match = headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)
     if if_match is None and if_none_match is None:
@@ -278,7 +278,7 @@ def idempotency_key(headers: RequestHeaders) -> bytes | None:
     """
     Return a request's C{Idempotency-Key}, if it has one.
 
-    @raise Problem: 400, it is malformed.
+    @raise Problem: 400 if the key is malformed.
     """
     values = headers.get(IDEMPOTENCY_KEY)
     if values is None:
@@ -302,7 +302,7 @@ def query_number(target: bytes, name: str, minimum: int, maximum: int | None) ->
     """
     Return the query parameter C{name}, or C{None} if it is missing.
 
-    @raise Problem: 400, it is not a number from C{minimum} to C{maximum}.
+    @raise Problem: 400 if the parameter is not a number from C{minimum} to C{maximum}.
     """
     values = query_parameters(target).get(name)
     if values is None:

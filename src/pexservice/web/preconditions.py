@@ -130,7 +130,7 @@ def parse_etags(name: str, values: Sequence[bytes]) -> ETags:
     Return the tags that a precondition lists.
 
     @param values: the values of the header C{name}.
-    @raise Problem: they are not a list of entity tags.
+    @raise Problem: 400 if the values are not a list of ETags.
     """
     if len(values) == 1:
         match = _ONE_TAG.fullmatch(values[0])

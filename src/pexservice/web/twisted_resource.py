@@ -52,8 +52,10 @@ class ApiResource(Resource):
 
     def render(self, request: TwistedRequest) -> int:
         exchange = _Exchange(request, self._checker)
-        request.notifyFinish().addErrback(exchange.client_left)
-        maybeDeferred(self._begin, exchange).addErrback(exchange.failed)
+        request.notifyFinish().addErrback(exchange.client_disconnected)
+        maybeDeferred(self._begin, exchange).addErrback(
+            lambda failure: exchange.fail(cast(Exception, failure.value))
+        )
         return NOT_DONE_YET
 
     def _begin(self, exchange: _Exchange) -> Deferred[None] | None:
@@ -82,8 +84,8 @@ class _Exchange:
     handler_result: Deferred[Response] | None = None
 
     def __init__(self, request: TwistedRequest, checker: RequestChecker) -> None:
-        self._twisted = request
-        self._gone = False
+        self._twisted_request = request
+        self._client_gone = False
         self._stream: Stream | None = None
         method, target = request.method, request.uri
         headers = headers_of(request.requestHeaders)
@@ -93,8 +95,8 @@ class _Exchange:
         peer = checker.clients.peer(address, local_address)
         self.request = Request(method, target, target.partition(b"?")[0], headers, peer)
 
-    def client_left(self, _: Failure) -> None:
-        self._gone = True
+    def client_disconnected(self, _: Failure) -> None:
+        self._client_gone = True
         if self.handler_result is not None:
             self.handler_result.cancel()
         if self._stream is not None:
@@ -106,17 +108,14 @@ class _Exchange:
         self.send(state_response(kind, preferences(self.request.headers), state))
 
     def fail(self, error: Exception) -> None:
-        if not self._gone:
-            wanted = preferences(self.request.headers).problem
-            self.send(problem_of(error).response(wanted))
-
-    def failed(self, failure: Failure) -> None:
-        self.fail(cast(Exception, failure.value))
+        if not self._client_gone:
+            representation = preferences(self.request.headers).problem
+            self.send(problem_of(error).response(representation))
 
     def send(self, response: Response) -> None:
-        if self._gone:
+        if self._client_gone:
             return
-        request = self._twisted
+        request = self._twisted_request
         request.setResponseCode(response.status, response.phrase)
         for name, value in (*self._browser_headers, *response.headers):
             request.responseHeaders.addRawHeader(name, value)
@@ -135,16 +134,16 @@ class _Exchange:
         request.finish()
 
     def send_piece(self, data: bytes) -> None:
-        self._twisted.write(data)
+        self._twisted_request.write(data)
 
     def end_stream(self) -> None:
-        if not self._gone:
-            self._twisted.unregisterProducer()
-            self._twisted.finish()
+        if not self._client_gone:
+            self._twisted_request.unregisterProducer()
+            self._twisted_request.finish()
 
     def abort(self) -> None:
-        self._twisted.unregisterProducer()
-        cast(ITCPTransport, self._twisted.transport).abortConnection()
+        self._twisted_request.unregisterProducer()
+        cast(ITCPTransport, self._twisted_request.transport).abortConnection()
 
 
 @implementer(IPushProducer)

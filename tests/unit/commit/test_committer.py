@@ -226,7 +226,7 @@ def test_bug_after_a_commit_ends_the_process_and_refuses_the_open_batch(
     """
     The open batch may follow steps that did not happen, so it is not written.
     """
-    monkeypatch.setattr(bench.committer.counts, "committed", lambda *_: 1 / 0)
+    monkeypatch.setattr(bench.committer.counts, "count_commit", lambda *_: 1 / 0)
     bench.submit()
     bench.turn()
     built_on_it = bench.submit()

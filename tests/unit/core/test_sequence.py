@@ -127,11 +127,11 @@ def test_the_term_cache_is_bounded_by_terms_and_by_digits() -> None:
     terms, term = TermCache(), FIRST_TERM
     for _ in range(2 * MAX_CACHED_TERMS):
         term = terms.forward(term)
-    assert len(terms) == MAX_CACHED_TERMS
+    assert len(terms._terms) == MAX_CACHED_TERMS
     term = term_at(1_000_000)
     for _ in range(50):
         term = terms.forward(term)
-    assert len(terms) <= MAX_CACHED_DIGITS / 200_000
+    assert len(terms._terms) <= MAX_CACHED_DIGITS / 200_000
 
 
 def test_repr_of_a_term_does_not_contain_the_value() -> None:

@@ -261,7 +261,7 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     assert server.shared.requests.unplanned <= 4
     assert asked(server, *identified(BROWSER, 3), CURRENT + b"\r\n", wire=honest) == 0
     plans = server.shared.plans
-    assert len(plans) <= 6
+    assert len(plans._plans) <= 6
     for cache, limit in (
         (plans.remembered_requests, MAX_REMEMBERED_REQUESTS),
         (plans.reader._request_lines, MAX_REMEMBERED_LINES),

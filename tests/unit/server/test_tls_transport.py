@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from pexservice.server import tls_transport
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
-from pexservice.server.server import MAX_SECONDS_PER_TURN, ParsingBudget, Server
+from pexservice.server.server import MAX_SECONDS_PER_ITERATION, ParsingBudget, Server
 from pexservice.server.tls import context
 from pexservice.server.tls_transport import (
     DECRYPT_STEP_BYTES,
@@ -232,7 +232,7 @@ def test_input_beyond_the_budget_waits_for_later_turns(peer: Peer) -> None:
     """
     sent = b"x" * DECRYPT_STEP_BYTES * 10
     records = b"".join(peer.encrypt(sent[i : i + 100]) for i in range(0, len(sent), 100))
-    peer.worker.cost = MAX_SECONDS_PER_TURN
+    peer.worker.cost = MAX_SECONDS_PER_ITERATION
     peer.send_encrypted(records)
     first = len(peer.connection.received)
     assert 0 < first < 2 * DECRYPT_STEP_BYTES
@@ -254,7 +254,7 @@ def test_new_input_goes_before_the_rest_of_a_flood(
     for peer in (*floods, honest):
         peer.shake_hands()
     worker.turn()
-    worker.cost = MAX_SECONDS_PER_TURN
+    worker.cost = MAX_SECONDS_PER_ITERATION
     for flood in floods:
         flood.send_encrypted(b"".join(flood.encrypt(b"x") for _ in range(500)))
     for _ in range(25):
@@ -274,7 +274,7 @@ def test_no_client_waits_behind_all_handshakes_of_another(
     """
     Clients take turns with the first piece of their input, and all get theirs at last.
     """
-    worker.cost = MAX_SECONDS_PER_TURN
+    worker.cost = MAX_SECONDS_PER_ITERATION
     flood = [Peer(worker, contexts[1]) for _ in range(50)]
     honest = Peer(worker, contexts[1], "192.0.2.2")
     for peer in (*flood, honest):
@@ -310,7 +310,7 @@ def test_socket_is_not_read_while_much_waits(peer: Peer) -> None:
     """
     Memory is bounded: the client has to wait too.
     """
-    peer.worker.cost = MAX_SECONDS_PER_TURN
+    peer.worker.cost = MAX_SECONDS_PER_ITERATION
     sent = b"x" * 10_000
     for _ in range(8):
         peer.send_encrypted(peer.encrypt(sent))
@@ -368,7 +368,7 @@ def test_half_close_reaches_the_connection_behind_its_data(peer: Peer) -> None:
     records = peer.encrypt(b"a request")
     with pytest.raises(ssl.SSLWantReadError):
         peer.tls.unwrap()
-    peer.worker.cost = MAX_SECONDS_PER_TURN
+    peer.worker.cost = MAX_SECONDS_PER_ITERATION
     peer.send_encrypted(records)
     peer.send_encrypted(peer._out.read())
     assert peer.transport.eof_received()

@@ -32,12 +32,12 @@ def test_memory_is_bounded_by_recent_clients_and_a_maximum() -> None:
     for number in range(2 * MAX_ADDRESSES):
         limit.take(str(number))
         clock.rightNow += 1e-7
-        assert len(limit) <= MAX_ADDRESSES
+        assert len(limit._full_at) <= MAX_ADDRESSES
     clock.rightNow += 1
     for number in range(MAX_ADDRESSES):
         limit.take(f"x{number}")
         clock.rightNow += 1
-    assert len(limit) <= MAX_ADDRESSES
+    assert len(limit._full_at) <= MAX_ADDRESSES
 
 
 @pytest.mark.parametrize(
