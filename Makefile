@@ -159,7 +159,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
-	$(PIP) install .
+	@echo 'Installing into $(VENV); the first time takes up to two minutes.'
+	@$(PIP) install .
 	touch $@
 
 $(VENV)/tested: $(VENV)/bin/python $(SOURCES)
