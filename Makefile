@@ -1,4 +1,4 @@
-# `make` prints the targets: each is a rule with its words after ##, in groups by ##@.
+# `make` prints the targets: the text after ## describes a target, ##@ begins a group.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|
 .PHONY: exactly-once failover power-cuts damage faults histories starts turns simulate
 .PHONY: model attacks resources soak evidence seams
 
-help: ## print this
+help: ## print this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	/^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -23,24 +23,25 @@ help: ## print this
 ##@ Use it
 
 run: $(VENV)/installed ## start it on http://127.0.0.1:8081, or RUN_ARGS="--listen tcp:8082:interface=127.0.0.1"
-	@echo 'Starting the service, by default on http://127.0.0.1:8081; in a browser: its live page.'
+	@echo 'Starting the service, by default on http://127.0.0.1:8081; a browser shows its live page.'
 	@echo 'Ctrl-C stops it.'
 	$(VENV)/bin/pexservice $(RUN_ARGS)
 
-cluster: $(VENV)/tested ## start three etcd (Debian's etcd-server) and three nodes to play with
+cluster: $(VENV)/tested ## start three members of etcd (Debian's etcd-server) and three nodes
 	$(VENV)/bin/python -m tests.labs.cluster.playground
 
 ##@ Change it
 
-quick: $(VENV)/tox ## lint, types and unit tests on the tree, in two minutes
+quick: $(VENV)/tox ## run linters, type checker and unit tests on the tree, in two minutes
 	$(VENV)/bin/tox run -e quick
 
-test: $(VENV)/tox ## lint, types and tests on the wheel, in 7 to 13 minutes on two cores
+test: $(VENV)/tox ## run linters, type checker and tests on the wheel, in 7 to 13 minutes
 	$(VENV)/bin/tox run $(TOX_ARGS)
 
-# The long forms look for rare orders, which do not depend on versions: once will do.
-# With CI set, nothing may be skipped; .ci/run installs what that takes on Debian 13.
-test-all: $(VENV)/tox ## everything: long forms, laboratories, Debian's versions, make system; root
+# The long forms search for rare orders of events, which do not depend on the versions of
+# libraries.  So they run only once.  With CI set, a skipped test fails; .ci/run installs
+# what all tests need on Debian 13.
+test-all: $(VENV)/tox ## run everything: long forms, fault injection, Debian's versions, make system; root
 	$(VENV)/bin/tox run -e lint,types,docs,api,sources
 	$(VENV)/bin/tox run -e newest -- --long
 	$(VENV)/bin/tox run -e debian13
@@ -49,26 +50,26 @@ test-all: $(VENV)/tox ## everything: long forms, laboratories, Debian's versions
 api-docs: $(VENV)/tested ## write docs/http-api.md from the OpenAPI document
 	$(VENV)/bin/python -m tests.support.http_reference
 
-completions: $(VENV)/tested ## write what bash and zsh complete pexctl with
+completions: $(VENV)/tested ## write the completions of pexctl for bash and zsh
 	$(VENV)/bin/python -m tests.support.completions
 
-screenshots: $(VENV)/browsing ## take the pictures in docs/page/, by Debian's chromium
+screenshots: $(VENV)/browsing ## take the pictures in docs/page/, with Debian's chromium
 	$(VENV)/bin/python -m tests.support.screenshots
 
-docs: $(VENV)/tox ## make a site of docs/ with search, in build/docs/index.html
+docs: $(VENV)/tox ## build a searchable site of docs/, in build/docs/index.html
 	$(VENV)/bin/tox run -e docs
 
-# The load is real and so is the pause: best on a machine that has nothing else to do.
-moving-picture: $(VENV)/browsing ## record docs/page/kill.webp, by Debian's chromium
+# The load and the pause are real, so the machine should have nothing else to do.
+moving-picture: $(VENV)/browsing ## record docs/page/kill.webp, with Debian's chromium
 	$(VENV)/bin/python -m tests.support.moving_picture
 
-clean: ## remove what these have made, but not the service's data
+clean: ## remove everything that these targets made, except the service's data
 	rm -rf $(VENV) .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name '*.egg-info' -prune -exec rm -rf {} +
 
 ##@ Measure it
 
-bench: $(VENV)/benched ## compare with other servers, write bench/results.md; 20 minutes
+bench: $(VENV)/benched ## compare with other servers, and write bench/results.md; 20 minutes
 	$(VENV)/bin/python -m bench $(PEERS) $(BENCH_ARGS)
 
 chart: $(VENV)/benched ## draw the chart of the comparison from bench/results.md
@@ -76,90 +77,91 @@ chart: $(VENV)/benched ## draw the chart of the comparison from bench/results.md
 
 ##@ Package it
 
-# From a copy, so that the tree stays as it is; without the nets, which are no source.
+# Built from a copy, so that the tree stays unchanged.  tests/nets is left out, because it
+# contains binary files.
 deb: ## build build/deb/pexservice_VERSION_all.deb, on Debian 13
 	rm -rf build/deb
 	mkdir -p build/deb/pexservice
 	git ls-files ':!tests/nets' | tar cf - -T - | tar xf - -C build/deb/pexservice
 	cd build/deb/pexservice && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
 
-clean-deb: ## the same on a Debian 13 that has only the declared build dependencies; root
+clean-deb: ## build it in a Debian 13 that has only the declared build dependencies; root
 	.ci/deb
 
 release: $(VENV)/bin/python ## build wheel, sdist and .deb with checksums into build/release
 	$(PIP) install 'build>=1'
 	PYTHON=$(CURDIR)/$(VENV)/bin/python .ci/release
 
-system: clean-deb build/system/base.tar $(VENV)/tested ## try the package on a machine that boots systemd; root
+system: clean-deb build/system/base.tar $(VENV)/tested ## test the package on a machine that boots systemd; root
 	$(VENV)/bin/pytest --system tests/packaging/system
 
-# With what the package depends on, so that the machine needs no network.
+# The image has all dependencies of the package, so that the machine needs no network.
 build/system/base.tar: debian/control | clean-deb
 	mkdir -p build/system
 	mmdebstrap --variant=minbase --include=autopkgtest,curl,dbus,dpkg-repack,logrotate,openssl,systemd-sysv,\
 	"$$(dpkg-deb --field build/deb/pexservice_*.deb Depends | \
 	sed 's/([^)]*)//g; s/|[^,]*//g; s/:any//g; s/ //g')" trixie $@
 
-image-test: $(VENV)/tested ## build the container image from Debian alone and try it; root
+image-test: $(VENV)/tested ## build the container image from Debian alone and test it; root
 	$(VENV)/bin/pytest --long tests/packaging/test_image.py
 
-##@ Try to break it: the laboratories, in their long form
+##@ Try to break it: fault-injection tests in their long form
 
-failover: $(VENV)/tested ## kill the worker that serves a thousand times, print what callers notice
+failover: $(VENV)/tested ## kill the active worker a thousand times under load, and print the pauses
 	$(VENV)/bin/python -m tests.labs.failover.lab $(KILLS)
 
-# In a mount namespace of its own: one that is made meanwhile, by a container say, would
-# keep a volume mounted that was cut off.
+# In its own mount namespace.  Otherwise a container that starts meanwhile would keep the
+# volume mounted after the power cut.
 power-cuts: $(VENV)/tested ## cut the power under load a thousand times; root, 15 minutes
 	unshare --mount $(VENV)/bin/python -m tests.labs.power_cuts.lab $(CUTS)
 
-damage: $(VENV)/tested ## damage a store 10,000 times, see that none is accepted and different
+damage: $(VENV)/tested ## damage a store 10,000 times: it must be refused, or return the same state
 	$(VENV)/bin/python -m tests.labs.damage.lab $(DAMAGES)
 
-faults: $(VENV)/tested ## have every system call fail once, and for ever; root, 40 minutes
+faults: $(VENV)/tested ## make every system call fail once, and for ever; root, 40 minutes
 	$(VENV)/bin/python -m tests.labs.faults.lab
 
-histories: $(VENV)/tested ## kill 200 times under clients whose whole record is checked
+histories: $(VENV)/tested ## kill a worker 200 times under load, and check the clients' whole records
 	$(VENV)/bin/python -m tests.labs.histories.lab $(KILLS)
 
-exactly-once: $(VENV)/tested ## step by the client for three times 5 minutes while all is killed
+exactly-once: $(VENV)/tested ## make steps with the Python client during kills, for three times 5 minutes
 	$(VENV)/bin/python -m tests.labs.client.lab $(SECONDS)
 
-starts: $(VENV)/tested ## kill it a hundred times and disturb each start at a random moment
+starts: $(VENV)/tested ## kill the service 100 times, and disturb each start at a random moment
 	$(VENV)/bin/python -m tests.labs.starts.lab $(STARTS)
 
-seams: $(VENV)/tested ## do 10,000 things to processes, files and store under clients; 40 minutes
+seams: $(VENV)/tested ## make 10,000 changes to processes, files and store under load; 40 minutes
 	$(VENV)/bin/python -m tests.labs.seams.lab $(OPERATIONS)
 
-cluster-faults: $(VENV)/tested ## do all that can happen to three etcd and three nodes, five times over
+cluster-faults: $(VENV)/tested ## make everything fail on three members of etcd and three nodes, five times
 	$(VENV)/bin/python -m tests.labs.cluster.lab $(ROUNDS)
 
-turns: $(VENV)/tested ## measure how three nodes on three etcd share a cursor
+turns: $(VENV)/tested ## measure how three nodes on three members of etcd share a cursor
 	$(VENV)/bin/python -m tests.labs.cluster.turns
 
 simulate: $(VENV)/tested ## simulate 20,000 runs of committer and supervisor, with every failure
 	$(VENV)/bin/python -m tests.labs.simulation.lab 1 $(SEEDS)
 
-model: $(VENV)/tested ## hold a thousand generated conversations against a model
+model: $(VENV)/tested ## compare a thousand generated conversations with a model
 	$(VENV)/bin/python -m tests.labs.model.lab $(EXAMPLES)
 
-attacks: $(VENV)/tested ## send malformed requests by the hundred, and be slow clients
+attacks: $(VENV)/tested ## send hundreds of malformed requests, and send requests slowly
 	$(VENV)/bin/python -m tests.labs.attacks.lab
 
-resources: $(VENV)/tested ## fill the disk, take the memory, move the clock, hang the disk; root
+resources: $(VENV)/tested ## fill the disk, use all memory, change the clock, make the disk hang; root
 	$(VENV)/bin/python -m tests.labs.resources.lab
 
-soak: $(VENV)/tested ## load it for MINUTES=60 with kills, KILL_EVERY=60 seconds, see what grows
+soak: $(VENV)/tested ## load it for MINUTES=60, kill every KILL_EVERY=60 seconds, show what grows
 	$(VENV)/bin/python -m tests.labs.soak.lab $(MINUTES) $(KILL_EVERY)
 
-evidence: $(VENV)/tested ## put what they found into docs/reliability.md
+evidence: $(VENV)/tested ## put the results of these tests into docs/reliability.md
 	$(VENV)/bin/python -m tests.support.evidence
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
-	@echo 'Installing into $(VENV); the first time takes up to two minutes.'
+	@echo 'Installing into $(VENV); the first time takes about a minute.'
 	@$(PIP) install .
 	touch $@
 

@@ -1,3 +1,3 @@
 """
-The sequence, the cursor, base URLs and text.  Nothing here uses Twisted or a clock.
+The sequence, the cursor, base URLs and text.  Nothing here uses a reactor or a clock.
 """

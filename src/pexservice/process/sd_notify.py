@@ -101,7 +101,7 @@ class Notifier:
         except OSError as error:
             # The error is logged once, because it may last while the receiver is stopped.
             if not self._failing:
-                self._log.warn("a notification was not sent: {error}", error=error)
+                self._log.warn("cannot send a notification: {error}", error=error)
             self._failing = True
         else:
             self._failing = False

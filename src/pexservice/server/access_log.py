@@ -91,7 +91,7 @@ class AccessLog:
                 file = self._open()
             except OSError as error:
                 # The present file stays in use, even if it was moved away.
-                _log.error("the access log {path}: {error}", path=self._path, error=error)
+                _log.error("the access log keeps its present file: {error}", error=error)
             else:
                 os.close(self._file)
                 self._file, self._write_failed = file, False
@@ -109,11 +109,11 @@ class AccessLog:
             self._write(lines)
         except OSError as error:
             if not self._lost_lines:
-                _log.error("the access log loses lines: {error}", error=error)
+                _log.error("cannot write the access log: {error}", error=error)
             self._lost_lines += len(lines)
         else:
             if self._lost_lines:
-                _log.error("the access log lost {count} lines", count=self._lost_lines)
+                _log.error("the access log has lost {count} lines", count=self._lost_lines)
                 self._lost_lines = 0
 
     def _write(self, lines: Sequence[bytes]) -> None:

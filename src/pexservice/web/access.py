@@ -120,7 +120,7 @@ def read_tokens(path: str) -> frozenset[bytes]:
     if not tokens:
         raise BadTokens(f"the token file {path} has no token, so nobody could move")
     if Path(path).stat().st_mode & 0o004:
-        _log.warn("the token file {path} can be read by everybody", path=path)
+        _log.warn("every user can read the token file {path}; run chmod o-r", path=path)
     return frozenset(tokens)
 
 

@@ -395,7 +395,7 @@ class EtcdStore:
         ).addErrback(
             # The next call removes the keys that this call did not remove.
             lambda failure: self._log.warn(
-                "{name}: idempotency keys are not trimmed: {reason}",
+                "{name}: old idempotency keys stay for now: {reason}",
                 name=self.name,
                 reason=failure.getErrorMessage(),
             )
