@@ -39,7 +39,7 @@ async function sendWaiting() {
 }
 
 function giveUp(reason) {
-  write("message", `${reason}. The step may have been made or not; it is safe to send it again.`);
+  write("message", `${reason}. It is unknown whether the step was made; sending it again is safe.`);
   $("again").hidden = false;
 }
 
