@@ -222,7 +222,7 @@ class _Old(BaseHTTPRequestHandler):
     ("version", "status", "why"),
     [
         (b"nothing of the kind", 1, "is not etcd's gateway: status 200: nothing of the"),
-        (b'{"name": "consul"}', 64, "what answers there is not etcd"),
+        (b'{"name": "consul"}', 64, "the server there is not etcd"),
         (b'{"etcdserver": "3.3.27"}', 64, "has etcd 3.3.27; 3.4 or newer is required"),
     ],
 )

@@ -337,7 +337,7 @@ def _framing(headers: RequestHeaders, version: bytes) -> tuple[int, bool]:
             )
         if CONTENT_LENGTH in headers:
             raise problems.malformed(
-                "Content-Length and Transfer-Encoding; send one of them"
+                "both Content-Length and Transfer-Encoding; send one of them"
             )
         if [coding.lower() for coding in codings] != [b"chunked"]:
             # "identity" is refused too.  A server that ignores this coding would find the

@@ -338,7 +338,7 @@ def check_version(endpoint: str, answer: Message) -> tuple[str, tuple[int, ...]]
     version = str(answer.get("etcdserver", ""))
     match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
     if match is None:
-        raise StoreMisconfigured(f"{endpoint}: what answers there is not etcd")
+        raise StoreMisconfigured(f"{endpoint}: the server there is not etcd")
     numbers = tuple(map(int, match.groups()))
     if numbers < OLDEST_VERSION:
         raise StoreMisconfigured(f"{endpoint} has etcd {version}; 3.4 or newer is required")

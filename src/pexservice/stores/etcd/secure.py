@@ -25,6 +25,7 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
+from pexservice.core.failures import describe
 from pexservice.process import pyopenssl_guard
 from pexservice.stores.etcd.address import EtcdAddress
 from pexservice.stores.interface import StoreMisconfigured
@@ -57,7 +58,7 @@ def agent(
     except Exception as error:
         files = ", ".join(filter(None, (address.ca, address.certificate, address.key)))
         raise StoreMisconfigured(
-            f"{address}: cannot use the PEM files {files}: {error!r}"
+            f"{address}: cannot use the PEM files {files}: {describe(error)}"
         ) from error
     over_tls: IAgent = Agent.usingEndpointFactory(
         reactor, _Endpoints(reactor, timeout, policy), pool

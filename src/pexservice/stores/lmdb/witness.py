@@ -139,6 +139,6 @@ def check_not_older(path: Path, revision: int, witnessed: WitnessRecord | None) 
     if witnessed is not None and witnessed.revision > revision:
         raise StoreDamaged(
             f"the store {path} is damaged: it is at revision {revision}, but its file"
-            f" {WITNESS} tells of {witnessed.revision}, so acknowledged steps are gone;"
+            f" {WITNESS} has revision {witnessed.revision}, so acknowledged steps are gone;"
             f" to go on without them, remove {WITNESS}"
         )

@@ -103,7 +103,7 @@ def test_store_older_than_its_witness_is_damaged(store: Path) -> None:
     begin_with_the_older_state(store)
     before = (store / DATA).read_bytes(), (store / WITNESS).read_bytes()
     for check in (verify, verify_in_child, None):
-        with pytest.raises(StoreDamaged, match=r"at revision 8, but .* tells of 12"):
+        with pytest.raises(StoreDamaged, match=r"at revision 8, but .* has revision 12"):
             now(at(store, verify=check).open())
     assert ((store / DATA).read_bytes(), (store / WITNESS).read_bytes()) == before
     (store / WITNESS).unlink()
@@ -239,6 +239,6 @@ def test_backup_has_a_witness_of_the_copied_state(store: Path, tmp_path: Path) -
 
 def test_store_that_lost_steps_is_not_copied(store: Path, tmp_path: Path) -> None:
     begin_with_the_older_state(store)
-    with pytest.raises(StoreDamaged, match=f"{store} is damaged.* tells of 12"):
+    with pytest.raises(StoreDamaged, match=f"{store} is damaged.* has revision 12"):
         backup(str(store), str(tmp_path / "copy"))
     assert {file.name for file in tmp_path.iterdir()} == {"store"}
