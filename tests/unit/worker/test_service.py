@@ -580,7 +580,7 @@ def test_bug_in_the_committer_is_not_reported_as_a_failed_store(
 ) -> None:
     bench = make()
     bench.worker.startService()
-    monkeypatch.setattr(Counts, "committed", lambda *_: 1 / 0)
+    monkeypatch.setattr(Counts, "count_commit", lambda *_: 1 / 0)
     bench.ask_for_a_step()
     with capturedLogs() as events:
         bench.reactor.turns(1.0)
