@@ -315,7 +315,7 @@ class Directory:
         if not self._has_installed_store and claimed not in (None, self._identity):
             raise StoreUnusable(self._other_store_message())
 
-    def claim_file(self) -> None:
+    def claim_store(self) -> None:
         """
         Claim the store whose identity is remembered for all workers of the service.
 

@@ -189,9 +189,9 @@ class LmdbStore:
         """
         Open the store in the locked directory.
 
-        L{Directory.record_identity} remembers which file is opened.  At the end,
-        L{Directory.claim_file} compares it with the file at the configured path, because an
-        operator may have replaced the store meanwhile.
+        L{Directory.record_identity} remembers which store is opened.  At the end,
+        L{Directory.claim_store} compares this store with the one at the configured path,
+        because an operator may have replaced the store meanwhile.
         """
         directory = self.directory
         try:
@@ -228,7 +228,7 @@ class LmdbStore:
             databases.env.close()
             raise
         self._opened, self._ends = databases, ends
-        self.directory.claim_file()
+        self.directory.claim_store()
         # The configured path may lead to another directory than when this object was made.
         self._witness = Witness(path)
         self._witness.open(revision, verified=verified)
