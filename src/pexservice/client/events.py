@@ -130,7 +130,7 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
 
     But after the store was restored, the next state may have a lower revision.
 
-    @param streams: the open streams.  L{Cursor.close} ends them.
+    @param streams: the open streams.  C{Cursor.close} ends them.
     @raise CursorError: the server has no such streams.
     """
     latest: State | None = None
