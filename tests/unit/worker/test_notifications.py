@@ -1,5 +1,5 @@
 """
-The ties of a worker to the process that started it.
+Tests of the notifications of a worker, of its signals and of its progress.
 """
 
 from __future__ import annotations
