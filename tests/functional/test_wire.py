@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -140,11 +141,13 @@ def worker(daemon: Daemon) -> int:
     Return the process id of the serving worker: the process with the store open.
     """
     for pid in (daemon.process.pid, *children(daemon.process.pid)):
-        if any(
-            descriptor.resolve().name == "data.mdb"
-            for descriptor in Path(f"/proc/{pid}/fd").iterdir()
-        ):
-            return pid
+        # A child may end meanwhile.
+        with suppress(FileNotFoundError):
+            if any(
+                descriptor.resolve().name == "data.mdb"
+                for descriptor in Path(f"/proc/{pid}/fd").iterdir()
+            ):
+                return pid
     raise AssertionError("nobody has the store")
 
 

@@ -22,7 +22,6 @@ from tests.labs.attacks.attacking import Answer, judge_moves, split
 from tests.labs.attacks.lab import TABLE
 from tests.support.forms import amount
 from tests.support.wire import Server, Wire
-from tests.unit.server.test_same_answers import USUAL
 
 #: Without HEAD, whose answers have no body, which a reader has to know; and without
 #: streams, whose answers have no end.
@@ -33,6 +32,17 @@ SEEDS = st.sampled_from(
         if 0 < len(exchange.sent) < 2048
         and b"HEAD" not in exchange.sent
         and b"/events" not in exchange.sent
+    ]
+)
+
+#: The requests that clients send most, so that many are found in the plan cache.
+USUAL = st.sampled_from(
+    [
+        f"{method} {path} {version}\r\nHost: h\r\n{header}\r\n".encode()
+        for method in ("GET", "POST")
+        for path in ("/current", "/next", "/previous", "/reset")
+        for version in ("HTTP/1.1", "HTTP/1.0")
+        for header in ("", "Connection: keep-alive\r\n", "Accept: */*\r\n")
     ]
 )
 

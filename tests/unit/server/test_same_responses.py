@@ -4,8 +4,8 @@ The plan cache answers as the parser and the resource tree do, byte for byte.
 Heads are generated that look as those of real clients do, each line of them in every state:
 there or not, twice, empty, malformed, too long, in another case or order, with other
 blanks.  The heads are sent to two workers, one of which parses all of them, and the
-answers, the counts and the log lines are compared.  Unlike L{test_same_answers}, which has
-whatever clients may think of, many of these are recognized the second time.
+answers, the counts and the log lines are compared.  Unlike those of L{test_fuzz}, many of
+them are recognized the second time.
 """
 
 from __future__ import annotations
@@ -313,6 +313,30 @@ def test_workers_with_and_without_plans_respond_log_and_count_the_same(setup: st
         cases, hits = cases + pair.requests, hits + pair.hits
     # The comparison compares something.
     assert hits > cases * 0.15, f"{hits} of {cases}"
+
+
+def test_requests_split_at_any_byte_get_the_same_responses() -> None:
+    """
+    Also when their plans are known.
+    """
+    first_request = b"POST /next HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n"
+    second_request = b"GET /current HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    stream = first_request + second_request
+    servers = [Server(remembers=remembers) for remembers in (True, False)]
+    for cut in range(len(stream) + 1):
+        chunks = (first_request, second_request, stream[:cut], stream[cut:], second_request)
+        answers = set()
+        for server in servers:
+            wire = server.connect()
+            for chunk in filter(None, chunks):
+                wire.send(chunk)
+                wire.turns()
+            wire.end()
+            wire.turns()
+            answers.add((wire.received, wire.closed))
+            wire.lose()
+        assert len(answers) == 1, cut
+    assert servers[0].shared.requests.planned() > servers[0].shared.requests.unplanned
 
 
 @pytest.mark.parametrize("setup", SETUPS)
