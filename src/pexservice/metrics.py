@@ -196,12 +196,12 @@ class Metrics(Collector):
         yield _counter(
             "pexservice_memo_hits_total",
             "Requests whose meaning was known, so that no handler was called.",
-            requests.planned(),
+            requests.with_plan(),
         )
         yield _counter(
             "pexservice_memo_misses_total",
             "Requests for which a handler was called, or that were refused before that.",
-            requests.unplanned,
+            requests.without_plan,
         )
         yield _gauge("pexservice_connections", "Open connections.", len(connections))
         yield _gauge(

@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.commit.counters import NOT_TAKEN
-from pexservice.commit.group_commit import GroupCommit, StepBatch, cached_state_at
+from pexservice.commit.group_commit import GroupCommit, PendingBatch, cached_state_at
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, Transition, state_at
 from pexservice.stores.interface import (
@@ -103,10 +103,10 @@ class Committer(GroupCommit):
     async def start(self) -> None:
         revision, position, self._remembered_keys = await self._store.open()
         self.restart_from(state_at(revision, position))
-        self._own_refusal = self.read_refusal = None
+        self.committer_refusal = self.read_refusal = None
 
     def wait_for_commit(self) -> Deferred[None]:
-        return succeed(None) if self.committing_batch is None else self.next_commit_end()
+        return succeed(None) if self.committing_batch is None else self.commit_end()
 
     @property
     def visible(self) -> State:
@@ -114,7 +114,7 @@ class Committer(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._own_refusal or self._store.commit_refusal()
+        return self.committer_refusal or self._store.commit_refusal()
 
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)
@@ -141,16 +141,18 @@ class Committer(GroupCommit):
             waiter.fail(self.read_refusal)
 
     def step(self, step: Step, waiter: Waiter) -> None:
-        if self._own_refusal is not None:
+        if self.committer_refusal is not None:
             self.counts.count(NOT_TAKEN, step.transition.code)
-            waiter.fail(self._own_refusal)
+            waiter.fail(self.committer_refusal)
         elif step.key is not None and (use := self._find_key(step.key)) is not None:
             self.respond_to_used_key(waiter, step, *use)
         elif step.condition is not None and not step.condition(self.latest):
             open_batch = self.open_batch
             batch = open_batch if open_batch.transitions else self.committing_batch
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
-            self.deliver_unmoved(waiter, step, outcome, state, self._batch_to_await(batch))
+            self.deliver_without_step(
+                waiter, step, outcome, state, self._batch_to_await(batch)
+            )
         elif (
             self._responds_early and len(self.open_batch.transitions) < MAX_EARLY_RESPONSES
         ):
@@ -158,7 +160,7 @@ class Committer(GroupCommit):
         else:
             self.add(step, waiter)
 
-    def _find_key(self, key: bytes) -> tuple[Transition, State, StepBatch | None] | None:
+    def _find_key(self, key: bytes) -> tuple[Transition, State, PendingBatch | None] | None:
         """
         Find the first use of an idempotency key.
 
@@ -175,7 +177,7 @@ class Committer(GroupCommit):
         transition, revision, position = remembered
         return transition, cached_state_at(revision, position), None
 
-    def _batch_to_await(self, batch: StepBatch | None) -> StepBatch | None:
+    def _batch_to_await(self, batch: PendingBatch | None) -> PendingBatch | None:
         """
         Return C{batch} if a response with a state of C{batch} must wait for its commit.
 
@@ -191,19 +193,19 @@ class Committer(GroupCommit):
             return None
         return batch
 
-    def _commit_succeeded(self, batch: StepBatch, after: State) -> None:
+    def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         # Until now, find_key_in_batches found these keys in the committing batch.
         self._remembered_keys.add(batch.keys)
         self._set_early_responses(on=not self._synchronous)
         super()._commit_succeeded(batch, after)
 
-    def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
+    def _commit_failed(self, batch: PendingBatch, failure: Failure) -> None:
         if isinstance(failure.value, Refusal):
             self._refuse_steps(batch, failure.value)
         else:
             self._end_after_failed_commit(batch, failure)
 
-    def _refuse_steps(self, batch: StepBatch, refusal: Refusal) -> None:
+    def _refuse_steps(self, batch: PendingBatch, refusal: Refusal) -> None:
         steps = self.latest.revision - self.durable.revision
         if self._responds_early:
             waiting = [*batch.waiting_requests, *self.open_batch.waiting_requests]
@@ -234,7 +236,7 @@ class Committer(GroupCommit):
             self._refused_steps = 0
             self._next_refusal_log = now + REFUSAL_LOG_INTERVAL_SECONDS
 
-    def _end_after_failed_commit(self, batch: StepBatch, failure: Failure) -> None:
+    def _end_after_failed_commit(self, batch: PendingBatch, failure: Failure) -> None:
         """
         End the process after the failed commit of C{batch}.
 
@@ -243,7 +245,7 @@ class Committer(GroupCommit):
         """
         error = failure.value
         damaged = isinstance(error, StoreDamaged)
-        self._own_refusal = refusal = Refusal(_DAMAGED if damaged else _FAILED)
+        self.committer_refusal = refusal = Refusal(_DAMAGED if damaged else _FAILED)
         self._set_early_responses(on=False)
         not_written = isinstance(error, StoreUnusable)
         self.roll_back(batch, refusal if not_written else OutcomeUnknown(_FAILED), refusal)

@@ -169,7 +169,7 @@ _APPLIED = Outcome.APPLIED
 
 
 @define
-class StepBatch:
+class PendingBatch:
     """
     Steps that share a commit, and the requests that wait for it.
 
@@ -233,8 +233,8 @@ class GroupCommit:
         self._term_cache = TermCache()
         self.counts = Counts()
         self.durable = self.latest = INITIAL
-        self.open_batch = StepBatch(INITIAL)
-        self.committing_batch: StepBatch | None = None
+        self.open_batch = PendingBatch(INITIAL)
+        self.committing_batch: PendingBatch | None = None
         self.delay_seconds = 0.0
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
@@ -245,8 +245,8 @@ class GroupCommit:
         # These fire when the present or the next commit ends.
         self._end_deferreds: list[Deferred[None]] = []
         # Why this committer accepts no step: it is starting or stopping, or it has failed.
-        self._own_refusal: Refusal | None = Refusal("the cursor is not read yet")
-        self.read_refusal: Refusal | None = self._own_refusal
+        self.committer_refusal: Refusal | None = Refusal("the cursor is not read yet")
+        self.read_refusal: Refusal | None = self.committer_refusal
 
     # From the start to the end of the process.
 
@@ -255,10 +255,10 @@ class GroupCommit:
         Continue from the durable C{state} with an empty open batch.
         """
         self.durable = self.latest = state
-        self.open_batch = StepBatch(state)
+        self.open_batch = PendingBatch(state)
 
     def refuse_all(self, reason: str) -> None:
-        self._own_refusal = self.read_refusal = Refusal(reason)
+        self.committer_refusal = self.read_refusal = Refusal(reason)
 
     @property
     def is_idle(self) -> bool:
@@ -268,20 +268,22 @@ class GroupCommit:
         return self.committing_batch is None and not self.open_batch.transitions
 
     async def stop(self) -> None:
-        self._own_refusal = self._own_refusal or Refusal("the service is stopping")
+        self.committer_refusal = self.committer_refusal or Refusal(
+            "the service is stopping"
+        )
         while not self.is_idle:
-            commit_end = self.next_commit_end()
+            end = self.commit_end()
             self.commit_open_batch()
-            await commit_end
+            await end
         await self._store.close()
 
     def stop_accepting(self, refusal: Refusal) -> None:
         """
         Accept no more steps, and refuse the steps of the open batch.
         """
-        self._own_refusal = refusal
+        self.committer_refusal = refusal
         batch = self.open_batch
-        self.latest, self.open_batch = batch.before, StepBatch(batch.before)
+        self.latest, self.open_batch = batch.before, PendingBatch(batch.before)
         self._deliver(batch, refusal)
 
     def end_after_bug(self, failure: Failure) -> None:
@@ -292,7 +294,7 @@ class GroupCommit:
         happen.  If a batch was being written, its waiters may get no outcome.
         """
         self._log.failure("the committer failed", failure=failure)
-        self.stop_accepting(self._own_refusal or Refusal("the service failed"))
+        self.stop_accepting(self.committer_refusal or Refusal("the service failed"))
         self._fatal(Failure(CommitterBug(f"a bug: {failure.value!r}")))
         self._end_without_commit()
 
@@ -322,13 +324,13 @@ class GroupCommit:
             self._schedule_commit()
         return state
 
-    def deliver_unmoved(
+    def deliver_without_step(
         self,
         waiter: Waiter,
         step: Step,
         outcome: Outcome | KeyReused,
         state: State,
-        batch: StepBatch | None,
+        batch: PendingBatch | None,
     ) -> None:
         """
         Give C{waiter} the outcome of a step that does not move the cursor.
@@ -351,24 +353,26 @@ class GroupCommit:
         self,
         waiter: Waiter,
         step: Step,
-        first: Transition,
+        first_transition: Transition,
         state: State,
-        batch: StepBatch | None = None,
+        batch: PendingBatch | None = None,
     ) -> None:
         """
         Give C{waiter} the outcome of the first use of the key of C{step}.
 
         If the key was first used for another transition, the waiter gets a L{KeyReused}.
 
-        @param first: the transition of the first use.
+        @param first_transition: the transition of the first use.
         @param state: the state after the first use.
-        @param batch: see L{deliver_unmoved}.
+        @param batch: see L{deliver_without_step}.
         """
-        is_replay = first is step.transition
-        outcome = Outcome.REPLAYED if is_replay else KeyReused(first)
-        self.deliver_unmoved(waiter, step, outcome, state, batch)
+        is_replay = first_transition is step.transition
+        outcome = Outcome.REPLAYED if is_replay else KeyReused(first_transition)
+        self.deliver_without_step(waiter, step, outcome, state, batch)
 
-    def find_key_in_batches(self, key: bytes) -> tuple[Transition, State, StepBatch] | None:
+    def find_key_in_batches(
+        self, key: bytes
+    ) -> tuple[Transition, State, PendingBatch] | None:
         """
         Find an idempotency key in the open batch and in the committing batch.
 
@@ -432,7 +436,7 @@ class GroupCommit:
         if not batch.transitions:
             self._end_without_commit()
             return
-        self.committing_batch, self.open_batch = batch, StepBatch(after)
+        self.committing_batch, self.open_batch = batch, PendingBatch(after)
         started = self._seconds()
 
         def commit_ended(result: Failure | None) -> None:
@@ -458,11 +462,11 @@ class GroupCommit:
             ),
         ).addBoth(commit_ended).addErrback(self.end_after_bug)
 
-    def _commit_succeeded(self, batch: StepBatch, after: State) -> None:
+    def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         self.durable = after
         self._deliver(batch)
 
-    def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
+    def _commit_failed(self, batch: PendingBatch, failure: Failure) -> None:
         """
         Handle the failed commit of C{batch}.
 
@@ -486,7 +490,7 @@ class GroupCommit:
             self._schedule_commit()
 
     def roll_back(
-        self, batch: StepBatch, error: Exception, open_batch_error: Exception
+        self, batch: PendingBatch, error: Exception, open_batch_error: Exception
     ) -> None:
         """
         Return to the durable state, and let all waiting requests fail.
@@ -500,17 +504,17 @@ class GroupCommit:
         self._deliver(batch, error)
         self._deliver(open_batch, open_batch_error)
 
-    def _deliver(self, batch: StepBatch, error: Exception | None = None) -> None:
+    def _deliver(self, batch: PendingBatch, error: Exception | None = None) -> None:
         """
         Call the waiters of C{batch} with their outcomes, or with C{error}.
         """
-        failed = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
-        self.counts.count(APPLIED if error is None else failed, batch.transitions)
+        failure_outcome = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
+        self.counts.count(APPLIED if error is None else failure_outcome, batch.transitions)
         for waiter, outcome, state, step in batch.waiting_requests:
             if isinstance(outcome, Outcome) and outcome is not _APPLIED:
                 # This step did not move the cursor, so it was not counted above.  A step
                 # with KeyReused is not counted, because it is a wrong request.
-                counted = outcome.value if error is None else failed
+                counted = outcome.value if error is None else failure_outcome
                 self.counts.count(counted, step.transition.code)
             try:
                 if error is not None:
@@ -522,10 +526,10 @@ class GroupCommit:
             except Exception:  # noqa: BLE001 the other waiters get their outcomes
                 self._log.failure("a waiter failed")
 
-    def next_commit_end(self) -> Deferred[None]:
+    def commit_end(self) -> Deferred[None]:
         """
         Return a Deferred that fires when the present commit ends, or else the next one.
         """
-        commit_end: Deferred[None] = Deferred()
-        self._end_deferreds.append(commit_end)
-        return commit_end
+        deferred: Deferred[None] = Deferred()
+        self._end_deferreds.append(deferred)
+        return deferred

@@ -32,7 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.commit.counters import NOT_TAKEN
-from pexservice.commit.group_commit import GroupCommit, StepBatch
+from pexservice.commit.group_commit import GroupCommit, PendingBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
 from pexservice.process.timing import Periodic
@@ -98,7 +98,7 @@ class OptimisticCommitter(GroupCommit):
 
     async def start(self) -> None:
         self.restart_from(state_at(*await self._store.open()))
-        self._own_refusal = self.read_refusal = None
+        self.committer_refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
         self._store.watch(self._cursor_moved, self._cursor_went_back)
 
@@ -122,7 +122,7 @@ class OptimisticCommitter(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._own_refusal or self._outage or self._commit_refusal
+        return self.committer_refusal or self._outage or self._commit_refusal
 
     # Reads.
 
@@ -308,7 +308,7 @@ class OptimisticCommitter(GroupCommit):
             ).addErrback(self._waiter_failed)
         elif self.open_batch.transitions:
             outcome, state = Outcome.PRECONDITION_FAILED, self.latest
-            self.deliver_unmoved(waiter, step, outcome, state, self.open_batch)
+            self.deliver_without_step(waiter, step, outcome, state, self.open_batch)
         else:
             # The committing batch may be durable already, without this node knowing that.
             # Then another node may have moved the cursor again.
@@ -342,7 +342,7 @@ class OptimisticCommitter(GroupCommit):
         def use_found(first: KeyUse | None) -> None:
             if first is None:
                 outcome = Outcome.PRECONDITION_FAILED
-                self.deliver_unmoved(waiter, step, outcome, state, None)
+                self.deliver_without_step(waiter, step, outcome, state, None)
             else:
                 used = self._state_at(first.revision, first.position)
                 self.respond_to_used_key(waiter, step, first.transition, used)
@@ -361,7 +361,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
-            self.next_commit_end().addCallback(self._place_backlog)
+            self.commit_end().addCallback(self._place_backlog)
         self._backlog.append((waiter, step))
 
     def _place_backlog(self, _: None) -> None:
@@ -407,7 +407,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _rebase(
         self,
-        batches: Iterable[StepBatch],
+        batches: Iterable[PendingBatch],
         revision: int,
         position: int,
         used: Mapping[bytes, KeyUse | Refusal],
@@ -427,7 +427,7 @@ class OptimisticCommitter(GroupCommit):
         self.restart_from(self._state_at(revision, position))
         self._place_again(steps, used)
 
-    def _commit_failed(self, batch: StepBatch, failure: Failure) -> None:
+    def _commit_failed(self, batch: PendingBatch, failure: Failure) -> None:
         """
         If another node moved the cursor, commit the steps again; otherwise let them fail.
         """

@@ -8,15 +8,15 @@ A request and its response take this path::
 
 A L{Connection<pexservice.server.connection.Connection>} is an C{asyncio.Protocol}.  The
 L{HeadReader<pexservice.server.parser.HeadReader>} parses the head of a request.  For the
-first request of a kind, the server calls a handler of the Klein app, and remembers the
-meaning of such requests as a L{Plan<pexservice.server.plans.Plan>}.  The
+first of several requests with the same meaning, the server calls a handler of the Klein
+app, and remembers the meaning as a L{Plan<pexservice.server.plans.Plan>}.  The
 L{RequestChecker<pexservice.web.operations.RequestChecker>} checks the request.  The
 connection starts the request's operation on the cursor.  The committer calls the connection
 when the outcome of the operation is durable.
 
-Most requests need neither the parser nor a handler, because they differ from an earlier
-request of the same client in a few neighbouring lines only.  A
-L{Template<pexservice.server.plans.Template>} recognizes such a request by the bytes around
+Most requests need neither the parser nor a handler, because they have the same bytes as an
+earlier request, or differ from it in a few neighbouring lines only.  In the second case, a
+L{Template<pexservice.server.plans.Template>} recognizes the request by the bytes around
 these lines.  For example::
 
     prefix          POST /next HTTP/1.1

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 
 from pexservice.commit.interface import Outcome
 from pexservice.core.cursor import State
-from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS, Phase, delivery_progress
+from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS, Phase, count_delivered
 from pexservice.server.parser import (
     END_OF_HEAD,
     END_OF_LINE,
@@ -33,7 +33,7 @@ from pexservice.server.parser import (
     find_end_of_head,
     read_refused_head,
 )
-from pexservice.server.plans import PlannedRequest, Template
+from pexservice.server.plans import RequestWithPlan, Template
 from pexservice.server.response_writer import CONTINUE, write_response
 from pexservice.server.server import Server
 from pexservice.web import problems
@@ -70,13 +70,15 @@ _CLIENT_FAULTS = (
 
 class Connection(asyncio.Protocol):
     """
-    One connection, which is the committer's waiter for the current request.
+    One connection.
 
+    The connection is the L{Waiter<pexservice.commit.interface.Waiter>} of its current
+    request: the committer calls L{respond} or L{fail}.
     L{LimitedConnection<pexservice.server.limits.LimitedConnection>} describes the
     attributes that the limits read.  L{RememberingConnection
     <pexservice.server.plans.RememberingConnection>} describes those that the plans use.
 
-    @ivar is_admitted: whether the connection was accepted; a refused one gets a 503.
+    @ivar is_admitted: whether the limits admit the connection.  If not, it gets a 503.
     """
 
     transport: asyncio.Transport
@@ -101,14 +103,15 @@ class Connection(asyncio.Protocol):
         self.receiving_since = 0.0
         self.blocked_since = 0.0
         self.templates: tuple[Template, ...] = ()
-        self.varying_names: tuple[bytes, ...] = ()
-        self.latest_token_request: tuple[bytes, PlannedRequest] | None = None
-        # The input that was not parsed yet.  Its first bytes were searched before, and
-        # contain no end of a head.
+        self.last_unremembered_names: tuple[bytes, ...] = ()
+        self.latest_token_request: tuple[bytes, RequestWithPlan] | None = None
+        # The input that was not parsed yet.  Its first _searched_bytes bytes contain no end
+        # of a head.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # The input since the connection was idle, if the input is one piece; else b"".
-        self._single_piece = b""
+        # All input since the connection was idle, if this input came in one piece; else
+        # b"".  Only a request in one piece is recognized or remembered.
+        self._unsplit_input = b""
         self._skipped_empty_line = False
         # The parts of the request that is being parsed.
         self._head: Head | None = None
@@ -117,8 +120,8 @@ class Connection(asyncio.Protocol):
         # event loop.
         self._waits_to_parse = False
         # The request that is being performed, and whether its plan was remembered.
-        self._request: PlannedRequest | None = None
-        self._is_planned = True
+        self._request: RequestWithPlan | None = None
+        self._plan_was_remembered = True
         self._operation: CheckedOperation
         self._handler_result: Deferred[Response] | None = None
         self._stream: Stream | None = None
@@ -155,7 +158,8 @@ class Connection(asyncio.Protocol):
         phase = self.phase
         if phase is _IDLE:
             plans = self._server.plans
-            # This lookup finds most requests, and saves the call of find_request.
+            # A repetition of the same bytes, such as a read, is usually found by this
+            # lookup, which saves the call of find_request.
             request = plans.remembered_requests.recent.get(data) or plans.find_request(
                 data, self
             )
@@ -163,11 +167,11 @@ class Connection(asyncio.Protocol):
                 self.perform(request)
                 return
             self.phase = _RECEIVING
-            self._single_piece = data
+            self._unsplit_input = data
             self._buffer += data
             self._parse_input()
         elif phase is _RECEIVING:
-            self._single_piece = b""
+            self._unsplit_input = b""
             self._buffer += data
             if self._waits_to_parse:
                 self._pause_reading()
@@ -237,8 +241,8 @@ class Connection(asyncio.Protocol):
         self._waits_to_parse = False
         budget = self._server.parsing_budget
         # The budget is checked only after the first part, so a connection that has waited
-        # always makes progress.  The check is made only for bodies, because only a chunked
-        # body has many parts.
+        # always makes progress.  A head is one part, and only a chunked body has many
+        # parts, so parsing is interrupted only within a body.
         can_continue = True
         while can_continue and self.phase is _RECEIVING:
             begin = budget.seconds()
@@ -282,7 +286,7 @@ class Connection(asyncio.Protocol):
         if not self._skipped_empty_line and buffer.startswith(END_OF_LINE):
             # Old clients send an empty line after a body, so one is skipped.
             del buffer[: len(END_OF_LINE)]
-            self._skipped_empty_line, self._single_piece = True, b""
+            self._skipped_empty_line, self._unsplit_input = True, b""
         if not buffer or (buffer == b"\r" and not self._skipped_empty_line):
             return False
         end = find_end_of_head(buffer, self._searched_bytes)
@@ -308,32 +312,32 @@ class Connection(asyncio.Protocol):
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
-        data, self._single_piece = self._single_piece, b""
+        data, self._unsplit_input = self._unsplit_input, b""
         self.receiving_since = 0.0
         plans = self._server.plans
         plan = plans.find_plan(head.plan_key)
         if plan is None:
-            self._is_planned = False
+            self._plan_was_remembered = False
             plan = self._server.new_plan(head.line, head.headers)
-            self.perform(PlannedRequest(plan, head.headers, head.line.logged_line), head)
+            self.perform(RequestWithPlan(plan, head.headers, head.line.logged_line), head)
             return
         if self._buffer:
             # The piece of input contains more than this request.
             data = b""
         self.perform(plans.remember(data, head, plan, self))
 
-    def perform(self, request: PlannedRequest, head: Head | None = None) -> None:
+    def perform(self, request: RequestWithPlan, head: Head | None = None) -> None:
         """
         Check C{request}, and start its operation on the cursor or call its handler.
 
-        @param head: the head of the request if its handler must be called, because its plan
-            was not remembered.
+        @param head: the head of the request, if no plan was remembered and the handler must
+            be called; otherwise C{None}.
         """
         self.phase = _PERFORMING
         self._request = request
         try:
             checked = request.checked_operation
-            if checked is None or checked.needs_recheck:
+            if checked is None or checked.rechecks_rate_and_host:
                 checker, headers = self._server.checker, request.headers
                 checker.check_rate_and_host(headers, self.peer)
                 if checked is None:
@@ -349,7 +353,7 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
 
-    def _call_handler(self, head: Head, request: PlannedRequest) -> None:
+    def _call_handler(self, head: Head, request: RequestWithPlan) -> None:
         """
         Call the handler of a request.
 
@@ -439,7 +443,7 @@ class Connection(asyncio.Protocol):
                 self._write(b"0\r\n\r\n")
             self._end_request(request, _OK, self._stream_length)
 
-    def _end_request(self, request: PlannedRequest, status: int, length: int) -> None:
+    def _end_request(self, request: RequestWithPlan, status: int, length: int) -> None:
         """
         Count and log the response to C{request}; close the connection, or continue.
 
@@ -455,10 +459,10 @@ class Connection(asyncio.Protocol):
                 self.peer, request.headers, request.logged_line, status, length
             )
         self._request = None
-        if not self._is_planned:
-            self._is_planned = True
+        if not self._plan_was_remembered:
+            self._plan_was_remembered = True
             self._handler_result = None
-            server.requests.unplanned += 1
+            server.requests.without_plan += 1
         self.has_responded = True
         if plan.closes_connection:
             self.close()
@@ -511,14 +515,15 @@ class Connection(asyncio.Protocol):
         else:
             line, headers = read_refused_head(bytes(self._buffer))
         if problem.status in _CLIENT_FAULTS:
-            problem = server.checker.charge(headers, self.peer) or problem
+            rate_problem = server.checker.count_request(headers, self.peer)
+            problem = rate_problem or problem
         plan = server.refusal_plan(line, headers)
         data = write_response(plan, problem.response(plan.preferences.problem))
         self.phase, self.receiving_since = _CLOSING, 0.0
         self._buffer.clear()
         self._head = self._body = None
         self._write(data)
-        server.requests.unplanned += 1
+        server.requests.without_plan += 1
         plan.tally.count(problem.status)
         length = _body_length(data)
         server.log_response(self.peer, headers, line.logged_line, problem.status, length)
@@ -541,16 +546,16 @@ class Connection(asyncio.Protocol):
 
     # The other methods of a LimitedConnection.
 
-    def delivery_progress(self) -> int | None:
-        return delivery_progress(self.transport.get_extra_info("socket"))
+    def delivered_count(self) -> int | None:
+        return count_delivered(self.transport.get_extra_info("socket"))
 
     def time_out(self) -> None:
         self.refuse(problems.too_slow(REQUEST_TIMEOUT_SECONDS))
 
     def close(self) -> None:
         self.phase = _CLOSING
-        # From now on, the limits close the connection if the client takes no bytes, as if
-        # the transport had called pause_writing().
+        # The stall timeout begins now, as it does in pause_writing().  Otherwise a client
+        # that takes no bytes would keep the closing connection open.
         self.blocked_since = self.blocked_since or self._server.seconds()
         self.transport.close()
 

@@ -96,9 +96,9 @@ class LimitedConnection(Protocol):
     receiving_since: float
     blocked_since: float
 
-    def delivery_progress(self) -> int | None:
+    def delivered_count(self) -> int | None:
         """
-        Return the L{delivery_progress} of the connection's socket.
+        Return what L{count_delivered} returns for the connection's socket.
         """
 
     def time_out(self) -> None: ...
@@ -317,12 +317,12 @@ class Connections:
         if checked_at < connection.blocked_since:
             self._blocked[connection] = (
                 connection.blocked_since,
-                connection.delivery_progress(),
+                connection.delivered_count(),
             )
             return False
         if now - checked_at <= STALL_TIMEOUT_SECONDS:
             return False
-        progress = connection.delivery_progress()
+        progress = connection.delivered_count()
         self._blocked[connection] = now, progress
         return progress == last_progress
 
@@ -387,7 +387,7 @@ def _closing_order(
     return _PERFORMING_GROUP if is_greedy else None
 
 
-def delivery_progress(handle: socket.socket | None) -> int | None:
+def count_delivered(handle: socket.socket | None) -> int | None:
     """
     Return a number that changes when the client takes some of the bytes sent to it.
 

@@ -42,7 +42,7 @@ MAX_CHUNK_SIZE_DIGITS = 16
 MAX_PARTS_PER_CALL = 64
 
 #: How many lines one generation of a cache remembers.  There is a cache of request lines
-#: and a cache of header lines.  Both generations of a cache together take at most 1 MiB.
+#: and a cache of header lines.  The lines in each cache have at most 1 MiB together.
 MAX_REMEMBERED_LINES = 1024
 
 #: A longer line is not remembered.
@@ -170,8 +170,8 @@ class Head(NamedTuple):
         header is missing.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: the lines without their line ends.
-    @ivar new_lines: the indexes of the first and the last line that the reader did not
-        remember; C{None} if the reader remembered all lines.
+    @ivar unremembered_range: the indexes of the first and the last line that the reader had
+        not remembered; C{None} if the reader had remembered all lines.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
@@ -180,7 +180,7 @@ class Head(NamedTuple):
     plan_key: PlanKey
     headers: RequestHeaders
     lines: list[bytes]
-    new_lines: tuple[int, int] | None
+    unremembered_range: tuple[int, int] | None
     body_length: int
     expects_continue: bool
 
@@ -205,12 +205,12 @@ class HeadReader:
         # these tests are made only once.
         self._rules = {
             name: (
-                use is not HeaderRole.NEVER_REMEMBERED,
+                role is not HeaderRole.NEVER_REMEMBERED,
                 slots.get(name),
-                HeaderRole.FRAMES in use,
-                HeaderRole.NEVER_REMEMBERED not in use,
+                HeaderRole.FRAMES in role,
+                HeaderRole.NEVER_REMEMBERED not in role,
             )
-            for name, use in HEADERS.items()
+            for name, role in HEADERS.items()
         }
         self._no_meanings: list[Hashable] = [None] * len(meanings)
         # There are two caches, so that a request line is not accepted as a header line.
@@ -268,9 +268,9 @@ class HeadReader:
         hosts = headers.get(HOST, ())
         if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
-        new_lines = None if last < 0 else (first, last)
+        unremembered = None if last < 0 else (first, last)
         body, expects = _framing(headers, line.version) if has_framing else (0, False)
-        return Head(line, tuple(plan_key), headers, lines, new_lines, body, expects)
+        return Head(line, tuple(plan_key), headers, lines, unremembered, body, expects)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
         if len(line) > MAX_REQUEST_LINE_BYTES:

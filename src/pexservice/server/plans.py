@@ -1,26 +1,27 @@
 """
 Plans, which say what requests mean.
 
-Two requests are of the same kind if they have the same plan key.  Each kind has one plan.
-For the first request of a kind, the server calls a handler of the Klein app.  If the
-handler returns an operation on the cursor, the server remembers this operation in the plan.
-For a later request of this kind, the server finds the plan in one of three ways, the
-fastest first:
+All requests with the same plan key have the same plan.  For the first request with a plan
+key, the server calls a handler of the Klein app.  If the handler returns an operation on
+the cursor, the server remembers this operation in the plan.  For a later request with this
+plan key, the server finds the plan in one of three ways, the fastest first:
 
   1. by the exact bytes of the request, if these bytes are remembered;
-  2. by a L{Template}, if the request differs from an earlier request of its client in a few
-     neighbouring lines only.  The bytes before and after these lines are compared as a
-     whole, and only these lines are read;
+  2. by a L{Template}, if the request differs from an earlier request in a few neighbouring
+     lines only.  The bytes before and after these lines are compared as a whole, and only
+     these lines are read;
   3. by the plan key, after the parser has read the whole head.
 
-In the first two ways, the request is I{recognized}.  The third way prepares the other two:
+In the first two ways, the request is I{recognized}.  Parsed requests prepare this:
 
-  - If the same bytes take the third way twice, they are remembered.
-  - If two successive requests of a connection have lines that the parser does not remember,
-    and these lines have the same header names, a template may be made.
+  - If a request with the same bytes is parsed twice, its bytes are remembered.
+  - Some lines of a head are new to the parser.  If the new lines of two requests in
+    succession have the same header names, a template may be made from the second request.
 
-Every byte of a recognized request is compared, except the values of headers that do not
-decide what a request means.  So a request never gets the plan of another kind.
+Bytes, templates and header names are shared: the earlier request may have come from another
+client.  This is safe, because every byte of a recognized request is compared, except the
+values of headers that do not decide what a request means.  So a request never gets the plan
+of another plan key.
 
 The memory for plans, bytes and templates is bounded, whatever clients send.  Lines with a
 secret or an idempotency key are not remembered, with one exception.  A client sends the
@@ -58,8 +59,8 @@ from pexservice.web.responses import Header
 #: combination of a path, a method, a version and the meanings of the deciding headers.
 MAX_PLANS = 4096
 
-#: How many requests one generation of L{Plans.remembered_requests} has.  Both generations
-#: together take at most 4 MiB.
+#: How many requests one generation of L{Plans.remembered_requests} has; see
+#: L{GenerationalCache}.  The bytes of the requests in both generations take at most 4 MiB.
 MAX_REMEMBERED_REQUESTS = 1024
 
 #: A larger request is not remembered by its exact bytes.
@@ -84,23 +85,23 @@ MAX_NEW_TEMPLATES_PER_SECOND = 256
 #: The lines with these headers never vary in a template.
 _FIXED_HEADERS = frozenset(
     name
-    for name, use in HEADERS.items()
-    if name == HOST or use & (HeaderRole.DECIDES | HeaderRole.FRAMES)
+    for name, role in HEADERS.items()
+    if name == HOST or role & (HeaderRole.DECIDES | HeaderRole.FRAMES)
 )
 
-#: The L{Template.names} of a template if the service reads only the token in its varying
-#: lines.
+#: The L{Template.read_names} of a template if the service reads only the token in its
+#: varying lines.
 _ONLY_TOKEN = (AUTHORIZATION,)
 
 
 @frozen(eq=False)
 class Plan:
     """
-    What one kind of request means, and what all responses to these requests have in common.
+    What the requests with one plan key mean, and what all their responses have in common.
 
-    @ivar operation: the operation on the cursor.  A plan without an operation is used for a
-        single request and is not remembered.  Such a request was refused, its handler was
-        not called yet, or its handler has returned a response.
+    @ivar operation: the operation on the cursor.  C{None} if the request was refused, if
+        its handler has not returned yet, or if its handler has returned a response.  A plan
+        without an operation is used for one request only and is not remembered.
     @ivar tally: counts the responses.
     @ivar version: the version of HTTP, such as C{b"HTTP/1.1"}.
     @ivar connection_header: the value of the responses' C{Connection} header, if any.
@@ -120,7 +121,7 @@ class Plan:
 
 
 @define(eq=False)
-class PlannedRequest:
+class RequestWithPlan:
     """
     A request with its plan.
 
@@ -138,13 +139,14 @@ class PlannedRequest:
 @define(eq=False)
 class Template:
     """
-    The pattern of a client's requests that differ in a few neighbouring header lines only.
+    The pattern of requests that differ in a few neighbouring header lines only.
 
     @ivar prefix: the bytes before the varying lines.
     @ivar suffix: the bytes after the varying lines.
-    @ivar varying_lines: matches the varying lines.  It has a group for each value that the
-        service reads.
-    @ivar names: the names of the headers with these values, in the order of the groups.
+    @ivar varying_pattern: the pattern of the varying lines.  The pattern has a group for
+        each value that the service reads.
+    @ivar read_names: the names of the headers with these values, in the order of the
+        groups.
     @ivar request: the request without the headers of the varying lines.
     @ivar rememberable: whether a request may be remembered by its exact bytes.
     @ivar latest_hash: the hash of the values in the latest request, if C{rememberable}.  A
@@ -153,29 +155,30 @@ class Template:
 
     prefix: bytes
     suffix: bytes
-    varying_lines: re.Pattern[bytes]
-    names: tuple[bytes, ...]
-    request: PlannedRequest
+    varying_pattern: re.Pattern[bytes]
+    read_names: tuple[bytes, ...]
+    request: RequestWithPlan
     rememberable: bool
     latest_hash: int = 0
 
-    def match(self, data: bytes) -> PlannedRequest | None:
+    def match(self, data: bytes) -> RequestWithPlan | None:
         """
         Return the request with the bytes C{data}, or C{None} if the bytes do not match.
 
-        For a repetition of the latest request, C{None} is returned too.  Then the request
-        is parsed, and after that it is remembered by its exact bytes.
+        If the values are those of the latest request, C{None} is returned too, although the
+        bytes match.  Then the request is parsed, so that L{Plans} remembers its exact
+        bytes, which are found faster.
         """
         if len(data) > MAX_MATCHED_BYTES or not (
             data.startswith(self.prefix) and data.endswith(self.suffix)
         ):
             return None
-        match = self.varying_lines.fullmatch(
+        match = self.varying_pattern.fullmatch(
             data, len(self.prefix), len(data) - len(self.suffix)
         )
         if match is None:
             return None
-        request, names = self.request, self.names
+        request, names = self.request, self.read_names
         if not names:
             return request
         values = match.groups()
@@ -187,7 +190,7 @@ class Template:
         headers = request.headers.copy()
         for name, value in zip(names, values, strict=True):
             headers[name] = [value]
-        return PlannedRequest(request.plan, headers, request.logged_line)
+        return RequestWithPlan(request.plan, headers, request.logged_line)
 
 
 class RememberingConnection(Protocol):
@@ -195,15 +198,15 @@ class RememberingConnection(Protocol):
     The part of a connection that L{Plans} reads and writes.
 
     @ivar templates: the templates of the connection's requests, the latest one first.
-    @ivar varying_names: the header names in those lines of the last parsed head that the
-        parser did not remember.
+    @ivar last_unremembered_names: the header names of the lines that were new to the parser
+        in the last parsed head.
     @ivar latest_token_request: the exact bytes of the latest request whose token was
         accepted, and this request.
     """
 
     templates: tuple[Template, ...]
-    varying_names: tuple[bytes, ...]
-    latest_token_request: tuple[bytes, PlannedRequest] | None
+    last_unremembered_names: tuple[bytes, ...]
+    latest_token_request: tuple[bytes, RequestWithPlan] | None
 
 
 class Plans:
@@ -215,7 +218,7 @@ class Plans:
     """
 
     def __init__(self, checker: RequestChecker) -> None:
-        self.remembered_requests: GenerationalCache[bytes, PlannedRequest] = (
+        self.remembered_requests: GenerationalCache[bytes, RequestWithPlan] = (
             GenerationalCache(MAX_REMEMBERED_REQUESTS)
         )
         self.reader = HeadReader(checker.deciding_headers())
@@ -225,8 +228,8 @@ class Plans:
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_REMEMBERED_REQUESTS
         )
-        # The latest templates and varying names of all connections.  They help clients that
-        # open a connection for each request.
+        # The latest templates and names of all connections.  They help clients that open a
+        # connection for each request.
         self._latest_templates: tuple[Template, ...] = ()
         self._varying_names: tuple[bytes, ...] = ()
         self._new_templates = 0
@@ -252,7 +255,7 @@ class Plans:
 
     def find_request(
         self, data: bytes, connection: RememberingConnection
-    ) -> PlannedRequest | None:
+    ) -> RequestWithPlan | None:
         """
         Return the request with the bytes C{data}, if it is recognized.
 
@@ -273,9 +276,9 @@ class Plans:
             request = template.match(data)
             if request is not None:
                 if not templates or templates[0] is not template:
-                    _prefer(connection, template)
+                    _move_to_front(connection, template)
                 if (
-                    template.names == _ONLY_TOKEN
+                    template.read_names == _ONLY_TOKEN
                     and len(data) <= MAX_REMEMBERED_REQUEST_BYTES
                 ):
                     request.checked_operation = self._reusable_operation(request)
@@ -294,23 +297,23 @@ class Plans:
 
     def remember(
         self, data: bytes, head: Head, plan: Plan, connection: RememberingConnection
-    ) -> PlannedRequest:
+    ) -> RequestWithPlan:
         """
         Return the request with C{head}, and prepare to recognize similar requests.
 
         @param data: the exact bytes of the request, or C{b""} if these are not available.
         """
-        request = PlannedRequest(plan, head.headers, head.line.logged_line)
-        new_lines = head.new_lines
+        request = RequestWithPlan(plan, head.headers, head.line.logged_line)
+        unremembered_range = head.unremembered_range
         if not data or not self._remembers:
-            connection.varying_names = ()
-        elif new_lines is None:
+            connection.last_unremembered_names = ()
+        elif unremembered_range is None:
             self._remember_bytes(data, request)
         else:
-            self._remember_template(data, head, new_lines, request, connection)
+            self._remember_template(data, head, unremembered_range, request, connection)
         return request
 
-    def _remember_bytes(self, data: bytes, request: PlannedRequest) -> None:
+    def _remember_bytes(self, data: bytes, request: RequestWithPlan) -> None:
         """
         Remember a request by its exact bytes if these have arrived before.
         """
@@ -323,11 +326,11 @@ class Plans:
         if request.checked_operation is not None:
             self.remembered_requests.put(data, request)
 
-    def _reusable_operation(self, request: PlannedRequest) -> CheckedOperation | None:
+    def _reusable_operation(self, request: RequestWithPlan) -> CheckedOperation | None:
         """
-        Check the operation of C{request} for all requests with the same headers.
+        Check the operation of C{request} once, for all requests with the same headers.
 
-        @return: C{None} if requests with these headers are refused.
+        @return: the checked operation; C{None} if requests with these headers are refused.
         """
         operation = request.plan.operation
         try:
@@ -341,23 +344,25 @@ class Plans:
         self,
         data: bytes,
         head: Head,
-        new_lines: tuple[int, int],
-        request: PlannedRequest,
+        unremembered_range: tuple[int, int],
+        request: RequestWithPlan,
         connection: RememberingConnection,
     ) -> None:
         """
-        Make a template if the new lines have the same names as those of the last request.
+        Make a template if the new lines have the same names as those of the last head.
+
+        @param unremembered_range: the indexes of the first and the last new line.
         """
-        first, last = new_lines
+        first, last = unremembered_range
         if first == 0 or last - first >= MAX_VARYING_LINES:
             # The request line itself is new, or there are too many new lines.
-            connection.varying_names = ()
+            connection.last_unremembered_names = ()
             return
         lines = head.lines[first : last + 1]
         names = tuple([line.partition(b": ")[0] for line in lines])
         # A new connection uses the names of another connection's last request.
-        last_names = connection.varying_names or self._varying_names
-        connection.varying_names = self._varying_names = names
+        last_names = connection.last_unremembered_names or self._varying_names
+        connection.last_unremembered_names = self._varying_names = names
         if names != last_names or self._new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
             return
         prefix = END_OF_LINE.join([*head.lines[:first], b""])
@@ -368,22 +373,22 @@ class Plans:
         ):
             return
         is_read = tuple([headers.pop(name.lower(), None) is not None for name in names])
-        common_request = PlannedRequest(request.plan, headers, request.logged_line)
+        common_request = RequestWithPlan(request.plan, headers, request.logged_line)
         read_names = tuple([name.lower() for name in compress(names, is_read)])
         if not read_names:
             common_request.checked_operation = self._reusable_operation(common_request)
         template = Template(
             prefix,
             suffix,
-            varying_lines=_compile_pattern(names, is_read),
-            names=read_names,
+            varying_pattern=_compile_pattern(names, is_read),
+            read_names=read_names,
             request=common_request,
             rememberable=not any(
                 HeaderRole.NEVER_REMEMBERED in HEADERS[name] for name in read_names
             ),
         )
         self._new_templates += 1
-        _prefer(connection, template)
+        _move_to_front(connection, template)
         self._latest_templates = template, *self._latest_templates[: MAX_TEMPLATES - 1]
 
 
@@ -417,6 +422,6 @@ def _compile_pattern(
     return re.compile(b"\r\n".join(lines))
 
 
-def _prefer(connection: RememberingConnection, template: Template) -> None:
+def _move_to_front(connection: RememberingConnection, template: Template) -> None:
     others = [other for other in connection.templates if other is not template]
     connection.templates = (template, *others[: MAX_TEMPLATES - 1])

@@ -43,13 +43,13 @@ class RequestCounters:
     """
     The counters of the requests that one worker has responded to.
 
-    @ivar unplanned: how many requests had no plan.  Such a request was refused, or its
+    @ivar without_plan: how many requests had no plan.  Such a request was refused, or its
         handler was called.
     @ivar refused_tally: counts the requests that were malformed or too slow.
     """
 
     def __init__(self) -> None:
-        self.unplanned = 0
+        self.without_plan = 0
         self.refused_tally = Tally(OTHER, OTHER)
         # These entries exist from the start, so that the graphs of a new worker begin at 0.
         self._tallies = {
@@ -71,8 +71,8 @@ class RequestCounters:
             tally = self._tallies[key] = Tally(*key)
         return tally
 
-    def planned(self) -> int:
-        return sum(count for *_, count in self.responses()) - self.unplanned
+    def with_plan(self) -> int:
+        return sum(count for *_, count in self.responses()) - self.without_plan
 
     def responses(self) -> Iterator[tuple[str, str, int, int]]:
         """

@@ -5,10 +5,11 @@ A request is checked in this order:
 
   1. L{RequestChecker.check_rate_and_host} checks the client's rate and the C{Host}.
   2. L{Api<pexservice.web.api.Api>} refuses paths and methods that do not exist.
-  3. L{RequestChecker.check_operation} refuses a step that a page of another origin or a
-     prefetch has sent.  Then it checks the token, the idempotency key and the
-     preconditions.  For a read, it checks only the preconditions, because browsers do not
-     let a page read the response of another origin.
+  3. L{RequestChecker.check_operation} refuses a step if a page of another origin has sent
+     it, or if it is a prefetch.  Then it checks the token, the idempotency key and the
+     preconditions of the step.  A read changes nothing and needs no token, so only its
+     preconditions are checked.  If a page of another origin has sent the read, the browser
+     hides the response from the page.
 """
 
 from __future__ import annotations
@@ -102,15 +103,15 @@ class CheckedOperation:
     An operation whose request has passed all checks.
 
     @ivar start: called with the waiter that gets the outcome; starts the operation.
-    @ivar needs_recheck: whether L{RequestChecker.check_rate_and_host} is called for each
-        repetition of the request.  This is necessary if there is a rate limit, or if the
-        C{Host} is allowed for some peers only.
+    @ivar rechecks_rate_and_host: whether L{RequestChecker.check_rate_and_host} is called
+        for each repetition of the request.  This is necessary if there is a rate limit, or
+        if the C{Host} is allowed for some peers only.
     """
 
     start: Callable[[Waiter], None]
     method: bytes
     preconditions: Preconditions
-    needs_recheck: bool
+    rechecks_rate_and_host: bool
 
 
 def response_kind(
@@ -125,7 +126,8 @@ def response_kind(
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
         return VALUE
-    # RFC 9110, section 13.1.2: a GET or HEAD whose If-None-Match is not met gets a 304.
+    # If-Match or If-None-Match has failed.  A GET or HEAD gets a 304 if If-None-Match has
+    # failed (RFC 9110, section 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
@@ -168,7 +170,7 @@ class RequestChecker:
 
         return {**MEANINGS, ORIGIN: allowed_origin}
 
-    def charge(self, headers: RequestHeaders, peer: Peer) -> Problem | None:
+    def count_request(self, headers: RequestHeaders, peer: Peer) -> Problem | None:
         """
         Count a request against its client's rate limit.  Above the limit, return a 429.
         """
@@ -185,7 +187,7 @@ class RequestChecker:
         @raise Problem: 429 or 421.
         """
         if self._limit is not None:
-            problem = self.charge(headers, peer)
+            problem = self.count_request(headers, peer)
             if problem is not None:
                 raise problem
         self.hosts.check(headers.get(HOST, (None,))[0], peer)
@@ -200,12 +202,14 @@ class RequestChecker:
             400 for a malformed key or precondition.  The checks are made in this order.
         """
         committer, transition = self._committer, operation.transition
-        needs_recheck = self._limit is not None or not self.hosts.allows(
+        rechecks_rate_and_host = self._limit is not None or not self.hosts.allows(
             headers.get(HOST, (None,))[0]
         )
         if transition is None:
             start, preconditions = committer.read, preconditions_of(headers)
-            return CheckedOperation(start, operation.method, preconditions, needs_recheck)
+            return CheckedOperation(
+                start, operation.method, preconditions, rechecks_rate_and_host
+            )
         self.access.check_page("move the cursor", headers)
         if operation.is_prefetch:
             raise problems.prefetch()
@@ -214,5 +218,7 @@ class RequestChecker:
         preconditions = preconditions_of(headers)
         # If the condition is None, the committer makes no call to check it.
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
-        step = partial(committer.step, Step(transition, key, condition))
-        return CheckedOperation(step, operation.method, preconditions, needs_recheck)
+        start = partial(committer.step, Step(transition, key, condition))
+        return CheckedOperation(
+            start, operation.method, preconditions, rechecks_rate_and_host
+        )

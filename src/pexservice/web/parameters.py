@@ -151,11 +151,11 @@ def parse_accept(value: bytes) -> Ranges:
     """
     ranges: dict[bytes, float] = {}
     for element in _QUOTED.sub(b"", value).split(b","):
-        kind, *parameters = element.split(b";")
-        kind = kind.strip(b" \t").lower()
+        media_range, *parameters = element.split(b";")
+        media_range = media_range.strip(b" \t").lower()
         quality = _quality(parameters)
-        if quality is not None and quality > ranges.get(kind, -1.0):
-            ranges[kind] = quality
+        if quality is not None and quality > ranges.get(media_range, -1.0):
+            ranges[media_range] = quality
     return ranges
 
 
@@ -192,8 +192,8 @@ def preferred_type(offers: Sequence[str], accept: Sequence[bytes] | None) -> str
     ranges = parse_accept(value)
     best, best_rank = offers[0], (0.0, -1)
     for offer in offers:
-        kind = offer.encode()
-        names = (kind, kind.partition(b"/")[0] + b"/*", b"*/*")
+        media_type = offer.encode()
+        names = (media_type, media_type.partition(b"/")[0] + b"/*", b"*/*")
         for specificity, name in zip((2, 1, 0), names, strict=True):
             quality = ranges.get(name)
             if quality is not None:

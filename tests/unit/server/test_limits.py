@@ -36,7 +36,7 @@ class Fake:
     taken: int | None = 0
     fate: list[str] = field(factory=list)
 
-    def delivery_progress(self) -> int | None:
+    def delivered_count(self) -> int | None:
         """
         Return the number that the test has set.
         """

@@ -55,9 +55,9 @@ def asked(server: Server, *heads: bytes, wire: Wire | None = None) -> int:
     """
     Return for how many of C{heads} a handler was asked; all of them get a response.
     """
-    before = server.shared.requests.unplanned
+    before = server.shared.requests.without_plan
     assert len(ask(server, *heads, wire=wire)) == len(heads)
-    return server.shared.requests.unplanned - before
+    return server.shared.requests.without_plan - before
 
 
 _ids = count()
@@ -144,7 +144,7 @@ def test_up_to_four_neighbouring_lines_may_vary(server: Server) -> None:
     assert ask(server, *heads, wire=wire) == [200] * 9
     template = wire.protocol.templates[0]
     assert (template.prefix, template.suffix) == (CURRENT, b"\r\nA: b\r\n\r\n")
-    assert template.names == (b"x-forwarded-for",)
+    assert template.read_names == (b"x-forwarded-for",)
     five = [
         CURRENT + b"".join(b"X-%d: %d\r\n" % (k, n) for k in range(5)) + b"\r\n"
         for n in range(4)
@@ -213,7 +213,7 @@ def test_repeated_argument_is_refused_and_does_not_stay_with_the_template(
     wire = server.connect()
     keyed = [NEXT + b"Idempotency-Key: %d\r\nX: y\r\n\r\n" % n for n in range(5)]
     assert ask(server, *keyed, wire=wire) == [200] * 5
-    assert wire.protocol.templates[0].names == (b"idempotency-key",)
+    assert wire.protocol.templates[0].read_names == (b"idempotency-key",)
     twice = keyed[0].replace(b"X:", b"Idempotency-Key: z\r\nX:")
     assert ask(server, twice, *keyed, wire=wire) == [400] + [200] * 5
     assert server.committer.durable.revision == 6
@@ -258,7 +258,7 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     for number in range(3 * MAX_REMEMBERED_LINES):
         for _ in range(3):
             attacker.send(make(number))
-    assert server.shared.requests.unplanned <= 4
+    assert server.shared.requests.without_plan <= 4
     assert asked(server, *identified(BROWSER, 3), CURRENT + b"\r\n", wire=honest) == 0
     plans = server.shared.plans
     assert len(plans._plans) <= 6

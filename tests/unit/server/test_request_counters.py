@@ -50,7 +50,7 @@ def hits_and_misses(server: Server) -> tuple[int, int]:
     """
     Return how many requests the plan cache knew, and how many were parsed.
     """
-    return server.shared.requests.planned(), server.shared.requests.unplanned
+    return server.shared.requests.with_plan(), server.shared.requests.without_plan
 
 
 def test_request_counts_the_same_with_and_without_a_plan(server: Server) -> None:

@@ -275,7 +275,7 @@ class Pair:
         """
         Return how many requests the plan cache knew.
         """
-        return self.servers[0].shared.requests.planned()
+        return self.servers[0].shared.requests.with_plan()
 
 
 def converse(pair: Pair, chance: random.Random, count: int) -> None:
@@ -336,7 +336,7 @@ def test_requests_split_at_any_byte_get_the_same_responses() -> None:
             answers.add((wire.received, wire.closed))
             wire.lose()
         assert len(answers) == 1, cut
-    assert servers[0].shared.requests.planned() > servers[0].shared.requests.unplanned
+    assert servers[0].shared.requests.with_plan() > servers[0].shared.requests.without_plan
 
 
 @pytest.mark.parametrize("setup", SETUPS)

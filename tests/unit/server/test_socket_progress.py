@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from pexservice.server.limits import delivery_progress
+from pexservice.server.limits import count_delivered
 from tests.support.daemon import PATIENCE
 
 
@@ -28,14 +28,14 @@ def test_number_of_sent_bytes_changes_only_when_the_client_reads(kind: str) -> N
     with server, client:
         server.settimeout(0)
         stuck = -1
-        while delivery_progress(server) != stuck:
+        while count_delivered(server) != stuck:
             # Bytes that are under way in the kernel settle first.
-            stuck = delivery_progress(server) or 0
+            stuck = count_delivered(server) or 0
             with suppress(BlockingIOError):
                 while True:
                     server.send(bytes(65536))
         ends = time.monotonic() + PATIENCE
-        while delivery_progress(server) == stuck:
+        while count_delivered(server) == stuck:
             assert time.monotonic() < ends
             client.recv(65536)
 
@@ -43,5 +43,5 @@ def test_number_of_sent_bytes_changes_only_when_the_client_reads(kind: str) -> N
 def test_closed_or_missing_socket_has_no_number() -> None:
     closed = socket.socket()
     closed.close()
-    assert delivery_progress(None) is None
-    assert delivery_progress(closed) is None
+    assert count_delivered(None) is None
+    assert count_delivered(closed) is None
