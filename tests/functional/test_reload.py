@@ -67,7 +67,8 @@ def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
         tokens.write_text("not one\n")
         code, output = reload(pid)
         assert code == 1
-        assert "the old workers keep running: the token file" in output
+        assert "reload failed: the token file" in output
+        assert "; the old workers keep running" in output
         assert "line 1" in output
         assert status("new") == 200
         tokens.write_text("new\n")

@@ -146,7 +146,7 @@ class Reports:
         # look ready now.
         lines = [READY] if self._was_ready else []
         if problem is not None:
-            lines.append(f"STATUS=reload failed: {problem}; the old workers keep running")
+            lines.append(f"STATUS=reload failed: {problem}")
         elif self._status_line:
             lines.append(self._status_line + self._status_suffix)
         self._notifier.notify(*lines)

@@ -315,13 +315,12 @@ class Workers:
             # The service stops.
             return
         except (CannotStart, StoreUnusable) as error:
-            problem = str(error)
-            self._log.error(
-                "reload failed: {reason}; the old workers keep running", reason=problem
-            )
+            problem = f"{error}; the old workers keep running"
+            self._log.error("reload failed: {problem}", problem=problem)
         except Exception as error:  # noqa: BLE001 a bug, which is logged
             problem = f"{type(error).__name__}: {error}"
-            self._log.failure("reload failed; the old workers keep running")
+            # Some of the old workers may have ended.
+            self._log.failure("a bug ended the reload")
         self._reports.reload_ended(problem, self.setup)
         if self._reload_again:
             self._reload_again = False

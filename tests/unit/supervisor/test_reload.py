@@ -159,7 +159,9 @@ def test_worker_that_cannot_serve_retires_nobody(supervised: Supervised) -> None
     serving, standby = supervised.processes
     supervised.workers.reload()
     supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
-    assert supervised.score.note == "another store is there"
+    assert supervised.score.note == (
+        "another store is there; the old workers keep running"
+    )
     assert (serving.signals, standby.signals) == ([], [])
 
 
@@ -287,11 +289,28 @@ def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
     assert supervised.processes == before
     assert (supervised.score.reload, supervised.score.note) == (
         Reload.FAILED,
-        "there is no tokn-file",
+        "there is no tokn-file; the old workers keep running",
     )
     assert supervised.messages[-1][-1] == (
         "STATUS=reload failed: there is no tokn-file; the old workers keep running"
     )
+
+
+def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
+    supervised: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    serving, standby = supervised.processes
+    supervised.workers.reload()
+    supervised.processes[-1].notify(STANDBY)
+    monkeypatch.setattr(supervised.workers, "_fill", broken)
+    standby.end(by=signal.SIGTERM)
+    with capturedLogs() as events:
+        serving.end(by=signal.SIGTERM)
+    assert "a bug ended the reload" in map(formatEvent, events)
+    assert supervised.messages[-1][-1] == "STATUS=reload failed: RuntimeError: a bug"
 
 
 def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) -> None:

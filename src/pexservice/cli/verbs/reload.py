@@ -91,9 +91,7 @@ def reload(arguments: Namespace) -> Result:
         # A reload that was in progress before the signal does not count.
         if score is not None and score.reloads > before.reloads:
             if score.reload is Reload.FAILED:
-                raise VerbFailed(
-                    f"reload failed, the old workers keep running: {score.note}"
-                )
+                raise VerbFailed(f"reload failed: {score.note}")
             if score.reload is Reload.SUCCEEDED:
                 note = f"; {score.note}" if score.note else ""
                 return Result(

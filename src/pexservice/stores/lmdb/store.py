@@ -369,6 +369,8 @@ class LmdbStore:
                 raise Refusal("the store failed") from error
             except DAMAGE as error:
                 raise self._record_and_convert(error) from error
+            except lmdb.Error as error:
+                raise Refusal(f"the history cannot be read: {error}") from error
 
         return execute(read)
 

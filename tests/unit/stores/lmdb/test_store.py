@@ -781,18 +781,27 @@ def test_error_of_the_reserve_says_that_the_batch_did_not_happen(
     now(store.close())
 
 
-def test_read_after_a_commit_that_failed_in_the_thread_raises_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        # A commit has failed in the other thread.
+        lmdb.PanicError("Update of meta page failed"),
+        lmdb.ReadersFullError("mdb_txn_begin: MDB_READERS_FULL"),
+        lmdb.DiskError("mdb_get: Input/output error"),
+    ],
+)
+def test_history_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: lmdb.Error
 ) -> None:
     store = at(tmp_path / "store")
     now(store.open())
 
-    class Poisoned:
+    class Unreadable:
         def begin(self) -> None:
-            raise lmdb.PanicError("Update of meta page failed")
+            raise error
 
     opened = store._databases
-    monkeypatch.setattr(store, "_opened", type(opened)(Poisoned(), None, None, None))  # type: ignore[arg-type]
+    monkeypatch.setattr(store, "_opened", type(opened)(Unreadable(), None, None, None))  # type: ignore[arg-type]
     with pytest.raises(Refusal):
         now(store.history(None, 1))
     monkeypatch.undo()
