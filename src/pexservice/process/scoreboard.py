@@ -69,11 +69,8 @@ _MAX_PAYLOAD_BYTES = _CLAIM_OFFSET - _SCORE_OFFSET
 #: A record is the length of its content, the content and a checksum of both.
 _LENGTH = _CHECKSUM = struct.Struct("<I")
 
-#: The score of a supervisor of version 1.0.0, which an upgrade leaves running: a mark, the
-#: failovers, the standbys that there are and that there should be, the reloads and the
-#: outcome of the last reload, the active worker and the previous one, since when the active
-#: worker serves and how long no worker served before, the restarts by reason, and the note
-#: on the last reload.
+#: The score of a supervisor of version 1.0.0, which an upgrade leaves running.  It has a
+#: mark, and then the fields of L{Score} from C{failovers} to C{note}, in another order.
 _SCORE_1_0 = struct.Struct(f"<8s5Q16s16s2Q{len(RESTART_REASONS)}Q512s")
 _MARK_1_0 = b"pexscor4"
 
@@ -105,7 +102,7 @@ class Score:
     """
     The supervisor's counts since it started, and the state of its workers.
 
-    @ivar failovers: how often an active worker ended by itself.
+    @ivar failovers: how often an active worker ended unexpectedly.
     @ivar standby_count: how many standbys there are.
     @ivar wanted_standby_count: how many standbys there should be.
     @ivar restarts: how many workers ended, by the reason, while workers should run.

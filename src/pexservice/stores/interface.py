@@ -80,7 +80,7 @@ class StoreIncompatible(StoreUnusable):
 
 class StoreUnavailable(StoreUnusable):
     """
-    The store does not answer now, or has no space.  A later attempt to open it may succeed.
+    A store on other machines does not answer, or has no space.  A retry may succeed.
     """
 
 
@@ -104,7 +104,8 @@ class OutcomeUnknown(Exception):
     """
     The store failed during a commit, so the batch may have happened or not.
 
-    Opening the store again shows which; see also L{ISharedStore.commit}.
+    If the store is exclusive, opening it again shows whether the batch has happened.  If it
+    is shared, the batch may also happen later; see L{ISharedStore.commit}.
     """
 
 
@@ -117,8 +118,8 @@ class Conflict(Exception):
 
     @ivar revision: the cursor's revision, as far as the store knows.
     @ivar position: the cursor's position, as far as the store knows.
-    @ivar used: by idempotency key of the batch that was used before: the first use, or the
-        reason why the first use cannot be read.
+    @ivar used: a mapping from each idempotency key of the batch that was used before to its
+        first use, or to the reason why its first use cannot be read.
     """
 
     def __init__(
@@ -163,8 +164,8 @@ class Batch:
     @ivar transitions: the codes of the transitions, one byte each; never empty.
     @ivar position: the position after the last transition.
     @ivar time_ns: nanoseconds since the epoch.
-    @ivar keys: by idempotency key used in this batch, oldest first: the use, packed by
-        C{pexservice.stores.remembered_keys.pack_use}.
+    @ivar keys: a mapping from each idempotency key of this batch, oldest first, to its use,
+        packed by C{pexservice.stores.remembered_keys.pack_use}.
     """
 
     first_revision: int
@@ -298,8 +299,9 @@ class ISharedStore(IStore):
         """
         Wait until it is this node's turn to commit.  The caller should commit next.
 
-        Turns make conflicts rare, and give each node its share.  A turn is no lock: a node
-        that commits out of turn does no harm.  So the wait for other nodes is limited.
+        Turns make conflicts rare, and give each node its share.  A turn is no lock, and a
+        commit out of turn is safe.  So this node waits for a limited time only, and then
+        commits out of turn.
 
         @return: fires with the newest known (revision, position) of the cursor.
         """
@@ -311,8 +313,8 @@ class ISharedStore(IStore):
         @raise Conflict: another node moved the cursor, or a key of the batch was used
             before.  The batch surely did not happen.
         @raise OutcomeUnknown: the batch has happened, may happen later, or never happens.
-            After another batch has happened, it cannot happen any more.  So the caller may
-            commit the next batch at once.
+            A batch can happen only at the state of the cursor at which it begins.  So after
+            any later batch has happened, this one cannot, and the caller need not wait.
         """
 
     went_back_count: int = Attribute(
@@ -372,7 +374,8 @@ class ISharedStore(IStore):
         """
         Read the cursor.
 
-        @return: fires with a (revision, position) that the cursor had after this call.
+        @return: fires with the (revision, position) that the cursor had at some moment
+            between this call and the firing.
         @raise Refusal: the cursor cannot be read.
         """
 
@@ -393,8 +396,8 @@ class StoreOptions:
         cursor and the newest rows are checked.
     @ivar progress: called with how much of the store was verified, in percent.
     @ivar create: whether a store may be created where there is none.
-    @ivar claim: the record of the store that this worker's service uses.  If there is such
-        a store, no other store is opened, and none is created.
+    @ivar claim: the record of the store that this worker's service has claimed.  If it
+        names a store, no other store is opened, and none is created.
     @ivar on_standby: called before this process waits, as a standby, for a store that
         another process has locked.  If it is C{None}, such a store raises L{StoreBusy}.
     """
@@ -448,7 +451,7 @@ class Restored:
     The result of a restore.
 
     @ivar store: the restored store.
-    @ivar steps: how many steps were added so that the revision is above C{beyond}.
+    @ivar steps: how many steps L{IOfflineStore.restore} has added to get above C{beyond}.
     @ivar kept: the directory that now has the replaced store; C{None} if there was no
         store.
     """
@@ -510,7 +513,8 @@ class IStoreFactory(Interface):
 
     A factory class is called with the URL, and raises C{ValueError} if the URL is wrong.
     The message says why, and leaves out the URL.  The class has two attributes: C{FORM},
-    the form of its URLs, and C{WITHOUT_SCHEME}, a pattern of URLs that lack their scheme.
+    the form of its URLs, and C{WITHOUT_SCHEME}, a pattern of the texts that become such a
+    URL if the scheme is put before them.  An error message suggests this URL.
     """
 
     shared: bool = Attribute("Whether the store provides L{ISharedStore}.")

@@ -33,14 +33,14 @@ from pexservice.supervisor.worker_process import (
 )
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
-#: If no worker is active, one worker starts alone for at most this long before the other
-#: workers start, too.  A start takes half a second.
+#: While no worker is active, a starting worker has the processor for itself: other workers
+#: wait until it is active, or for this long.  A start takes half a second.
 HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
 RELOAD_TIMEOUT_SECONDS = 15.0
 
-#: How many times silent workers are looked for in the time that the watchdog allows.
+#: The supervisor looks for silent workers this many times in the watchdog's timeout.
 CHECKS_PER_WATCHDOG = 4
 
 #: The exit statuses after which the next worker has the whole store verified.
@@ -62,8 +62,9 @@ class Workers:
         stopping.
     @ivar setup: how workers are started and watched; a reload may change the setup.
     @ivar inherited: the options, environment and descriptors that each worker gets.
-    @ivar must_verify: whether the next worker must verify the whole store.  It must if no
-        active worker has verified it, or if damage may have ended a worker since then.
+    @ivar must_verify: whether the next worker must verify the whole store.  This is true at
+        the start, and again after a worker ended in a way that damage can cause.  It is
+        false after a worker that has verified the store became active.
     @ivar all: the workers, the oldest first.  A worker that was retired is removed when its
         process has ended.
     """
@@ -102,7 +103,7 @@ class Workers:
         self._changes: list[Deferred[None]] = []
         self._reload_ended: Deferred[None] = succeed(None)
         self._reload_again = False
-        # The worker that a reload in progress waits for before it retires another.
+        # The first new worker of a reload.  No old worker is retired before it is up.
         self._first_replacement: WorkerProcess | None = None
         self.should_run = False
         self.all: list[WorkerProcess] = []
@@ -231,10 +232,10 @@ class Workers:
 
     def on_message(self, worker: WorkerProcess, line: str) -> None:
         """
-        Send a heartbeat of C{worker} to systemd, or a status that describes the service.
+        Pass a message of C{worker} on to systemd, if it is about the whole service.
 
-        L{STANDBY} does not describe the service.  While a worker is active, the status of
-        another worker does not describe it either.
+        The status of a standby is not about the whole service.  While a worker is active,
+        only this worker's status is.
         """
         active = self._active_workers
         if line.startswith("STATUS=") and (
@@ -373,7 +374,7 @@ class Workers:
 
     async def _comes_up(self, worker: WorkerProcess) -> bool:
         """
-        Wait until C{worker} is active or stands by, or until it cannot be in time.
+        Wait until C{worker} is up or has failed, at most for L{RELOAD_TIMEOUT_SECONDS}.
 
         @return: whether the worker is active or stands by.
         """

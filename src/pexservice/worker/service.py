@@ -25,13 +25,13 @@ from pexservice.worker.notifications import connect_notifier, start_heartbeat
 
 #: A stopping worker accepts connections and requests for at most this long; for less time
 #: if no connection is left.  It closes each connection after a response, so no request is
-#: lost.  The time is divided into rounds.  If a commit blocks the process for a whole
-#: round, the next round still reads the requests that have arrived meanwhile.
+#: lost.  The time is divided into rounds, because a timeout also passes while a commit
+#: blocks the process.  The round after the commit reads the requests that have arrived.
 DRAIN_SECONDS = 0.3
 DRAIN_ROUNDS = 6
 
-#: A stopping worker then closes its listeners, and reads its connections for this long.
-#: Requests may have arrived while another process had the processor.
+#: A stopping worker then closes its listeners, and runs the event loop for this long.  So
+#: it reads the requests that have arrived in the kernel while it did not run.
 READ_AGAIN_SECONDS = 0.001
 
 #: A stopping worker then closes the idle connections, and waits at most this long for the
@@ -136,10 +136,10 @@ class Worker(Service):
         L{StoreUnavailable} is always retried, because a store on other machines may come
         back.  L{StoreDamaged} is never retried, because a damaged store needs the operator.
 
-        Any other error is retried only by the worker of a supervisor that did not pass
-        C{--first-start}: then a worker was active before, or systemd holds the sockets, so
-        clients should get the reason.  In every other case the process ends, so that the
-        operator who starts the service gets the reason.
+        After any other error, a worker with C{--first-start} ends, as does a worker without
+        a supervisor, so that the operator who starts the service gets the reason.  Without
+        C{--first-start}, a worker was active before, or systemd holds the sockets.  Then
+        the worker retries, and clients get the reason.
         """
         may_retry = self._settings.is_supervised and not self._settings.first_start
         delay = MIN_OPEN_RETRY_SECONDS
@@ -181,8 +181,8 @@ class Worker(Service):
         """
         End the process after a failed commit, after damage to the store, or after a bug.
 
-        After a failed commit, this process does not know the state of the store.  The next
-        process reads it from the disk.
+        After most failures of a commit, this process does not know whether the disk has the
+        batch.  So the next process reads the state from the disk.
         """
         reason = failure.getErrorMessage()
         if failure.check(CommitterBug):

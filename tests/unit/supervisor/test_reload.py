@@ -159,9 +159,7 @@ def test_worker_that_cannot_serve_retires_nobody(supervised: Supervised) -> None
     serving, standby = supervised.processes
     supervised.workers.reload()
     supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
-    assert supervised.score.note == (
-        "another store is there; the old workers keep running"
-    )
+    assert supervised.score.note == ("another store is there; the old workers keep running")
     assert (serving.signals, standby.signals) == ([], [])
 
 

@@ -85,12 +85,12 @@ def run_child(
         )
     if status < 0:
         raise StoreReaderKilled(
-            f"the store {path} was not verified: signal {-status} ended the process that"
+            f"the store {path} could not be read: signal {-status} ended the process that"
             " read it"
         )
     if status:
         raise StoreUnusable(
-            output.splitlines()[-1] if output else f"the store {path} cannot be verified"
+            output.splitlines()[-1] if output else f"the store {path} cannot be read"
         )
 
 

@@ -1,8 +1,10 @@
 """
 The directory of a store: its lock, its identity, and the creation of a store in it.
 
-Only the process that has locked the directory uses the store.  The lock is an advisory lock
-of the kernel (C{flock}), so it ends with the process, and there is no lock file.
+Only the process that has locked the directory writes to the store.  Other processes may
+read it: a backup through LMDB, and a standby directly from the file.  The lock is an
+advisory lock of the kernel (C{flock}), so it ends with the process, and there is no lock
+file.
 
 A new store is made in a subdirectory, the I{staging} directory.  Then its data file is
 renamed into the directory.  So a power cut leaves a whole store or none.
@@ -371,8 +373,8 @@ class Directory:
 
         @raise OSError: there is not enough space.
         """
-        # os.posix_fallocate would also extend the file to C{length}.  Then no process would
-        # notice that a file has lost its end.
+        # os.posix_fallocate would also extend the file to C{length}.  If the file has lost
+        # its end, zeros would take its place, and the file's size would show no loss.
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
         try:

@@ -87,7 +87,7 @@ MAP_BYTES_PER_TRANSITION = 128
 @implementer(IExclusiveStore, IOnDisk)
 class LmdbStore:
     """
-    A store in a local directory.  Only one process at a time can lock and open it.
+    A store in a local directory.  Only one process at a time can lock it and write to it.
 
     @ivar directory: the directory that holds the store.
     """
@@ -120,8 +120,8 @@ class LmdbStore:
         @param on_standby: called before this process waits for the lock as a standby.  If
             it is C{None}, L{open} fails if another process has locked the store.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
-        @param max_disk_fraction: see L{MAX_DISK_FRACTION}; 0 means that the map does not
-            grow.
+        @param max_disk_fraction: the part of the disk that the map may grow to; see
+            L{MAX_DISK_FRACTION}.  If it is 0, the map does not grow.
         """
         self.directory = directory
         self._executor = executor
@@ -175,7 +175,7 @@ class LmdbStore:
         """
         Wait until the process that has locked the directory releases the lock.
 
-        Meanwhile, read the idempotency keys that this process commits.
+        Meanwhile, read the idempotency keys that the other process commits.
         """
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.real_path, self._keys, reactor)
@@ -296,9 +296,10 @@ class LmdbStore:
         """
         Return a refusal if the configured path no longer leads to this store.
 
-        If the path still leads to this store, also warn in the log if the disk is nearly
-        full, and check nothing for L{DISK_CHECK_INTERVAL_SECONDS}.  Otherwise the next
-        commit checks the path again, so the service continues as soon as the store is back.
+        If the path still leads to this store, the next check is made
+        L{DISK_CHECK_INTERVAL_SECONDS} later.  Otherwise every call checks the path, so the
+        service continues as soon as the store is back.  A check that finds the store also
+        logs a warning if the disk is nearly full.
         """
         now = self._monotonic()
         if now < self._next_disk_check:
@@ -376,7 +377,7 @@ class LmdbStore:
 
     def _record_and_convert(self, error: Exception) -> StoreUnusable:
         """
-        Return the exception to raise instead of C{error}, which did not change the store.
+        Return the exception to raise for C{error}.  The store was not changed.
 
         If C{error} shows damage, record that in the witness.  Then no standby opens the
         store, and the service opens it only after a verification.

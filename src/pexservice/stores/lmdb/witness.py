@@ -9,9 +9,10 @@ the response.
 A commit is durable before its revision is written to the witness.  So a store whose
 revision is lower than that in its witness has lost commits.
 
-The witness is flushed only when the store is closed, so it costs one small write per
-commit.  A power cut discards writes that were not flushed.  So after a power cut, the
-witness may be older than the store, incomplete or missing, and this is no sign of damage.
+The witness is flushed when its file is made and when the store is closed, but not at a
+commit, so it costs one small write per commit.  A power cut discards writes that were not
+flushed.  So after a power cut, the witness may be older than the store, incomplete or
+missing, and this is no sign of damage.
 
 The witness also records damage that was found while the store was open.  Then no standby
 opens the store, and the service opens it only after a verification.

@@ -80,7 +80,7 @@ def test_progress_begins_before_the_child_reports_any(module: Path) -> None:
         ("print('bad'); sys.exit(78)", StoreDamaged, "^bad$"),
         ("print('new'); sys.exit(64)", StoreIncompatible, "^new$"),
         ("print('why'); sys.exit(1)", StoreUnusable, "^why$"),
-        ("sys.exit(1)", StoreUnusable, "/the/store cannot be verified"),
+        ("sys.exit(1)", StoreUnusable, "/the/store cannot be read"),
         ("raise ValueError('bug')", StoreUnusable, "^ValueError: bug$"),
         ("os.kill(os.getpid(), 7)", StoreDamaged, "/the/store is damaged.*signal 7"),
         ("os.kill(os.getpid(), 11)", StoreDamaged, "signal 11"),
