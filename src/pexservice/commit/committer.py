@@ -13,10 +13,11 @@ After any other error the committer accepts no more steps, and the process ends.
 process reads from the store whether the steps happened.
 
 With C{--synchronous-commit off}, the committer sends I{early responses}: it responds before
-the commit, and reads show the latest state.  The commit begins at most L{DELAY_SECONDS}
-later, or that long after the end of the present commit.  If the store then refuses the
-batch, the acknowledged steps are lost.  To lose no more steps, the committer sends no early
-responses until the store has accepted a batch.
+the commit, and reads show the latest state.  The commit begins L{DELAY_SECONDS} after the
+first step of the batch.  If another commit is in progress then, the commit begins when the
+other one ends.  If the store then refuses the batch, the acknowledged steps are lost.  To
+lose no more steps, the committer sends no early responses until the store has accepted a
+batch.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ from pexservice.stores.remembered_keys import RememberedKeys
 DELAY_SECONDS = 0.01
 
 #: How many steps of a batch get early responses.  The other steps of the batch wait for the
-#: commit.  So this constant limits how many acknowledged steps are lost if the disk hangs.
-#: At 100,000 steps a second, a quarter of this number arrives in L{DELAY_SECONDS}.
+#: commit.  So if the disk hangs, at most twice this number of acknowledged steps is lost:
+#: those of the committing batch and those of the open batch.  At 100,000 steps a second,
+#: 1,000 steps arrive in L{DELAY_SECONDS}.
 MAX_EARLY_RESPONSES = 4096
 
 #: The minimum time between two log lines about refused steps.  While the disk is full,
@@ -182,10 +184,10 @@ class Committer(GroupCommit):
         Return C{batch} if a response with a state of C{batch} must wait for its commit.
 
         With early responses, the first L{MAX_EARLY_RESPONSES} steps of a batch have their
-        responses already.  So a response waits only if the batch has more steps, because
-        it might show a step that has no response yet.
+        responses already.  If the batch has more steps, the state may be the result of a
+        step that has no response yet, so the response waits.
 
-        @return: C{None} if the response need not wait.
+        @return: C{batch}; C{None} if the response need not wait.
         """
         if batch is None or (
             self._responds_early and len(batch.transitions) <= MAX_EARLY_RESPONSES

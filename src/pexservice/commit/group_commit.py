@@ -10,7 +10,7 @@ The C{latest} state is the state after all accepted steps.  The next step is app
 latest state.  The C{durable} state is the newest state that is known to be in the store.
 Reads show the durable state, or the latest state with C{--synchronous-commit off}.
 
-In this example, a commit takes three iterations of the reactor's loop::
+In this example, a commit takes three iterations of the event loop::
 
     iteration  arriving  open batch  committing batch  responses
     1          A         A           none
@@ -99,19 +99,20 @@ class BatchingPolicy:
     If more steps are about to arrive, a wait multiplies the throughput.  If no steps
     arrive, a wait only adds latency.  The clients of the last batch usually send their next
     steps soon after their responses.  So a batch is ready when two conditions are met: the
-    batch has at least as many steps as the last batch, and the last iteration of the
-    reactor added no step.
+    batch has at least as many steps as the last batch, and the last iteration of the event
+    loop added no step.
 
     The second condition lets batches grow.  Without it, a small batch would always be
     followed by another small batch.
 
-    A batch with fewer steps than the last batch is ready when the iterations that added no
-    step have together taken as long as a commit.  Any batch is ready after C{max_wait}
-    seconds.
+    A batch with fewer steps than the last batch is ready when the quiet iterations, which
+    added no step, have together taken as long as a commit.  Any batch is ready after
+    C{max_wait} seconds.
 
     The policy reads no clock.  Its callers pass the time of one clock as C{now}, in
     seconds.
 
+    @ivar began: when the first step of the batch arrived.
     @ivar is_quiet: whether the last iteration added no step.
     @ivar max_wait: how many seconds a batch waits at most.
     """
@@ -130,13 +131,13 @@ class BatchingPolicy:
         Begin to wait, because the first step of a batch has arrived.
         """
         self.is_quiet = False
-        self._began = self._last_checked_at = now
+        self.began = self._last_checked_at = now
         self._last_step_count = 0
         self._quiet_seconds = 0.0
 
     def end_iteration(self, step_count: int, now: float) -> None:
         """
-        Note how many steps the batch has at the end of an iteration of the reactor.
+        Note how many steps the batch has at the end of an iteration.
         """
         self.is_quiet = step_count == self._last_step_count
         if self.is_quiet:
@@ -147,8 +148,7 @@ class BatchingPolicy:
         if self.is_quiet and self._last_step_count >= self._expected_steps:
             return True
         return (
-            self._quiet_seconds >= self._commit_seconds
-            or now - self._began >= self.max_wait
+            self._quiet_seconds >= self._commit_seconds or now - self.began >= self.max_wait
         )
 
     def end_commit(self, step_count: int, seconds: float) -> None:
@@ -176,9 +176,9 @@ class PendingBatch:
     @ivar before: the state that the first step was applied to.
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: the waiter, outcome, state and step of each request whose
-        response waits for the commit, in order.  Some of these requests do not move the
-        cursor.  Such a request repeats the key of a step of this batch, or its condition
-        was not met by the state after a step of this batch.
+        response waits for the commit, in order.  Most of these requests are the steps of
+        this batch.  The others do not move the cursor, but show a state of this batch: they
+        repeat a key of this batch, or this state does not meet their condition.
     @ivar keys: the idempotency keys of the steps.  Each key has the record of its use.
     """
 
@@ -220,7 +220,7 @@ class GroupCommit:
 
         @param fatal: called when the process must end, because the outcome of a commit is
             unknown, the store is damaged, or there is a L{CommitterBug}.
-        @param call_soon: schedules a call for the next iteration of the reactor, and
+        @param call_soon: schedules a call for the next iteration of the event loop, and
             returns a handle that can cancel this call.  The default uses a timer without a
             delay, which costs 8 microseconds.
         """
@@ -240,9 +240,10 @@ class GroupCommit:
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
         # Whether a commit is in progress.  On etcd, a commit begins with the wait for this
-        # node's turn, when there is no committing batch yet.
+        # node's turn.  During this wait, there is no committing batch yet.
         self._is_committing = False
-        # These fire when the present or the next commit ends.
+        # These fire when the commit in progress ends; if there is none, when the next
+        # commit ends.
         self._end_deferreds: list[Deferred[None]] = []
         # Why this committer accepts no step: it is starting or stopping, or it has failed.
         self.committer_refusal: Refusal | None = Refusal("the cursor is not read yet")
@@ -319,8 +320,8 @@ class GroupCommit:
         if waiter is not None:
             batch.waiting_requests.append((waiter, _APPLIED, state, step))
         if self._scheduled_call is None and not self._is_committing:
-            # The commit begins in the next iteration of the reactor or later, so the batch
-            # gets all steps that arrive in this iteration.
+            # The commit begins in the next iteration of the event loop or later, so the
+            # batch gets all steps that arrive in this iteration.
             self._schedule_commit()
         return state
 
@@ -336,8 +337,8 @@ class GroupCommit:
         Give C{waiter} the outcome of a step that does not move the cursor.
 
         @param batch: the batch whose commit makes C{state} durable.  The waiter gets the
-            outcome after this commit.  C{None} if C{state} is durable, or if synchronous
-            commit is off.  Then the waiter gets the outcome now.
+            outcome after this commit.  C{None} if the waiter need not wait, because
+            C{state} is durable or was shown by an early response.
         """
         if batch is not None:
             # A KeyReused waits too: if the commit fails, the first use may not have
@@ -389,15 +390,16 @@ class GroupCommit:
 
     def _schedule_commit(self) -> None:
         if self.delay_seconds:
-            self._scheduled_call = self._reactor.callLater(
-                self.delay_seconds, self._commit_or_wait
-            )
+            # If the steps have waited during a commit, only the rest of the delay remains.
+            waited = max(self._seconds() - self._policy.began, 0.0)
+            rest = max(self.delay_seconds - waited, 0.0)
+            self._scheduled_call = self._reactor.callLater(rest, self._commit_or_wait)
         else:
             self._scheduled_call = self._call_soon(self._commit_or_wait)
 
     def _commit_or_wait(self) -> None:
         """
-        Commit the open batch, or let it wait for one more iteration of the reactor.
+        Commit the open batch, or let it wait for one more iteration.
 
         The batch does not wait for a timer with a delay: the resolution of such a timer is
         one millisecond, and a commit on a fast disk takes less time.

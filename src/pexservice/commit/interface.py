@@ -5,9 +5,9 @@ C{read_refusal} is the reason why reads are refused now, and C{step_refusal} is 
 why steps are refused now.  Each is C{None} if there is no such reason.  Steps are refused
 for one of three reasons:
 
-  - C{committer_refusal}: the committer itself is starting or stopping, or it has failed;
-  - C{commit_refusal}: the store would refuse a commit, for example on a full disk;
-  - C{_outage}: the store does not respond.  This is only possible on etcd.
+  - the committer itself is starting or stopping, or it has failed;
+  - the store would refuse a commit, for example on a full disk;
+  - the store does not respond, which is only possible on etcd.
 """
 
 from __future__ import annotations

@@ -74,8 +74,9 @@ class Settings:
     )
     synchronous_commit: bool = Option(
         "on|off",
-        "on: a step is on disk before its response. off: at most 10 ms after it; a crash"
-        " in between, or a full disk, loses the step.",
+        "on: a step is on disk before its response. off: its commit begins 10 ms after the"
+        " response, or after the commit in progress; a crash before the commit ends, or a"
+        " full disk, loses the step.",
         STORE,
         type=bool,
         parse=values.on_or_off,

@@ -94,9 +94,9 @@ class StoreMisconfigured(StoreUnusable):
 
 class Refusal(Exception):
     """
-    The store refuses a batch or a read, for the reason in the message.
+    The store or the committer refuses a batch, a step or a read; the message says why.
 
-    A refused batch surely never happens.
+    What was refused surely never happens.
     """
 
 

@@ -2,8 +2,8 @@
 The registry of stores, by the scheme of their URLs.
 
 To add a store, add a folder with a factory, and a line here.  A factory is imported only
-when a URL has its scheme.  So no process imports the modules of a store that it does not
-use.
+when a URL has its scheme, or when the message about a wrong URL lists the forms of all
+URLs.  So no process imports the modules of a store that it does not use.
 """
 
 from __future__ import annotations

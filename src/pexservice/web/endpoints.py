@@ -85,7 +85,7 @@ class EndpointTable:
         ]
         return (
             "A cursor over the Fibonacci sequence: 0 1 1 2 3 5 8 13 ...\n"
-            "Every step is on disk before its response is sent.\n\n"
+            "By default, every step is on disk before its response is sent.\n\n"
             + "".join(lines)
             + "\nAccept: application/json returns JSON."
             " Steps accept Idempotency-Key and If-Match.\n"

@@ -39,6 +39,25 @@ def test_response_and_reads_do_not_wait_for_the_disk(bench: Bench) -> None:
     assert bench.sizes() == [2, 1]
 
 
+@pytest.mark.parametrize(("commit_seconds", "rest"), [(0.004, 0.006), (0.05, 0.0)])
+def test_steps_of_a_commit_in_progress_wait_for_the_rest_of_the_delay_only(
+    bench: Bench, commit_seconds: float, rest: float
+) -> None:
+    """
+    The delay begins with the first step of a batch, not with the end of the last commit.
+    """
+    bench.submit()
+    bench.clock.turn(DELAY_SECONDS)
+    bench.submit()
+    bench.clock.turn(commit_seconds)
+    bench.store.finish()
+    if rest:
+        bench.clock.turn(rest - 0.001)
+        assert bench.store.under_way is None
+    bench.clock.turn(0.002)
+    assert bench.store.under_way is not None
+
+
 def test_hanging_commit_limits_the_steps_answered_early(bench: Bench) -> None:
     """
     At most C{MAX_EARLY_RESPONSES} more steps get a response before their commit.
