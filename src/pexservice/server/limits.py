@@ -48,13 +48,13 @@ SEARCH_BACKOFF = 10
 #: to a server, and several people may use one address.
 MIN_SHARE = 16
 
-#: How many refused connections may get a 503 at the same time.  Any more are closed without
-#: a response.
+#: How many refused connections may get a 503 at the same time.  Further refused connections
+#: are closed without a response.
 MAX_REFUSALS = 32
 
 #: Why the service closes connections.  The first three reasons are the timeouts above.
-#: C{displaced}: to accept another connection.  C{flooding}: the client sends only bytes
-#: that are no request.
+#: C{displaced}: another connection needed the place.  C{flooding}: the client sends only
+#: bytes that are no request.
 CLOSE_REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
 
 #: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.
@@ -122,7 +122,7 @@ class Connections:
     @ivar limit: how many connections there may be.
     @ivar accepted: how many connections were accepted.
     @ivar refused: how many connections were refused.
-    @ivar closed: how many connections the service has closed, by reason.
+    @ivar closed: how many connections the service has closed, for each reason.
     @ivar is_draining: whether every response is the last one of its connection.
     @ivar closes_idle: whether a connection is closed as soon as it is idle.
     @ivar seconds: a monotonic clock.
@@ -137,7 +137,7 @@ class Connections:
         self._open: dict[LimitedConnection, str | None] = {}
         self._counts: Counter[str] = Counter()
         self._refused: set[LimitedConnection] = set()
-        # The delivery progress of each blocked connection, with the time of its last check.
+        # For each blocked connection, the time of the last check, and the count then.
         self._blocked: dict[LimitedConnection, tuple[float, int | None]] = {}
         self._empty_deferreds: list[Deferred[None]] = []
         self.accepted = self.refused = 0
@@ -156,13 +156,13 @@ class Connections:
 
     def admit(self, connection: LimitedConnection, client: str | None = None) -> bool:
         """
-        Accept a new connection if the limit is not reached or another one can be closed.
+        Admit a new connection, if there is a place or another connection can be closed.
 
         @param client: the client that opened the connection, as
             L{Clients.client_of<pexservice.web.clients.Clients.client_of>} returns it.
             C{None} stands for a proxy.  A proxy has the connections of many clients, so it
             has no share.
-        @return: whether the connection was accepted.
+        @return: whether the connection is admitted.
         """
         if len(self._open) >= self.limit and not self.displace(client):
             self.refused += 1
@@ -313,7 +313,7 @@ class Connections:
         """
         Return whether the client of a blocked connection has taken no bytes for too long.
         """
-        checked_at, last_progress = self._blocked.get(connection, (0.0, None))
+        checked_at, last_count = self._blocked.get(connection, (0.0, None))
         if checked_at < connection.blocked_since:
             self._blocked[connection] = (
                 connection.blocked_since,
@@ -322,9 +322,9 @@ class Connections:
             return False
         if now - checked_at <= STALL_TIMEOUT_SECONDS:
             return False
-        progress = connection.delivered_count()
-        self._blocked[connection] = now, progress
-        return progress == last_progress
+        count = connection.delivered_count()
+        self._blocked[connection] = now, count
+        return count == last_count
 
     def abort(self) -> None:
         for connection in [*self._open, *self._refused]:
@@ -370,7 +370,7 @@ def _closing_order(
     Return the place of a connection in the order of L{Connections.displace}.
 
     @param is_greedy: whether the connection's client is greedy.
-    @return: C{None} if the connection must stay open.
+    @return: the place; C{None} if the connection must stay open.
     """
     phase = connection.phase
     if phase is Phase.CLOSING:
@@ -397,8 +397,8 @@ def count_delivered(handle: socket.socket | None) -> int | None:
 
     @param handle: the connection's socket; C{None} if the transport has none.
     @return: for TCP, the number of bytes that the peer's kernel has acknowledged.  For a
-        Unix socket, minus the number of bytes that wait to be read.  C{None} if neither is
-        known.
+        Unix socket, the negative number of the bytes that the peer has not read.  C{None}
+        if the kernel tells neither number.
     """
     if handle is None or handle.fileno() < 0:
         return None

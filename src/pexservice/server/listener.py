@@ -204,7 +204,7 @@ class OneRequestTransport(asyncio.Protocol):
         make_transport: Callable[[socket.socket, Connection, asyncio.Protocol], object],
     ) -> None:
         """
-        @param make_transport: see L{Listener._make_transport}.
+        @param make_transport: the method L{Listener._make_transport}.
         """
         self._socket = sock
         self._loop = loop

@@ -144,9 +144,9 @@ class HeaderLine(NamedTuple):
     A header line.
 
     @ivar name: the header's name in small letters.
-    @ivar slot: for a header that decides which plan the request has, the index of its
-        meaning in L{Head.plan_key}.
-    @ivar meaning: for such a header, the meaning of the value.
+    @ivar slot: the index of the header's meaning in L{Head.plan_key}; C{None} if the header
+        does not decide which plan the request has.
+    @ivar meaning: the meaning of the value, if C{slot} is not C{None}.
     @ivar is_framing: whether the header tells where the request ends.
     """
 
@@ -196,7 +196,7 @@ class HeadReader:
         self, meanings: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]
     ) -> None:
         """
-        @param meanings: L{pexservice.web.parameters.MEANINGS}, and that of C{Origin}.
+        @param meanings: L{pexservice.web.parameters.MEANINGS}, and the same for C{Origin}.
         """
         self._meanings = meanings
         slots = {name: slot for slot, name in enumerate(meanings, 3)}
@@ -367,7 +367,7 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     """
     Return where the head at the beginning of C{buffer} ends, or -1 if it is incomplete.
 
-    @param searched: how many bytes are known to contain no end of a head.
+    @param searched: how many of the first bytes are known to contain no end of a head.
     @raise Problem: the head is too large, or the bytes cannot be the beginning of a head.
     """
     end = buffer.find(END_OF_HEAD, max(0, searched - 3), _MAX_HEAD_BYTES)

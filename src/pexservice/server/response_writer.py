@@ -1,9 +1,9 @@
 """
 Responses as bytes.
 
-All responses to one kind of request about the cursor have the same bytes, except the
-revision, the position, the length and the value.  So for the first of these responses, a
-bytes format is made.  For each response, the values are inserted into this format.  Reads
+All responses with the same plan and the same kind of response have the same bytes, except
+the revision, the position, the length and the value.  So for the first of these responses,
+a bytes format is made.  For each response, the values are inserted into this format.  Reads
 of the same state get exactly the same bytes, which are remembered.  Formats and bytes
 contain the date, so they are dropped after at most one second.
 """

@@ -63,7 +63,7 @@ class ParsingBudget:
         self._call_soon = call_soon
         self._seconds_left = MAX_SECONDS_PER_ITERATION
         self._queue: deque[Callable[[], None]] = deque()
-        # The connections with new input, by client.
+        # The parsing calls of connections with new input, by client.
         self._new_input: dict[str, deque[Callable[[], None]]] = {}
         self._renewal_scheduled = False
 
@@ -228,7 +228,7 @@ class Server:
         """
         Write a line into the access log, if there is one.
 
-        @param line: the request line, escaped.
+        @param line: the escaped request line.
         @param length: the length of the body that was sent.
         """
         if self.log is not None:

@@ -177,7 +177,7 @@ class Access:
         """
         Refuse a request from a page of another origin.
 
-        @param action: what the page may not do, for the text of the problem.
+        @param action: what the page may not do.  The text of the problem contains this.
         @raise Problem: 403.
         """
         sites, origins = headers.get(SEC_FETCH_SITE, ()), headers.get(ORIGIN, ())
@@ -253,8 +253,9 @@ class HostPolicy:
     """
     The rules on C{Host}.
 
-    @ivar allows: called with a value of C{Host}; returns whether it is allowed for every
-        peer.  The results are cached, because most clients send the same few values.
+    @ivar allows: a function that gets a value of C{Host}, and returns whether every peer
+        may send this value.  The results are cached, because most clients send the same few
+        values.
     """
 
     def __init__(

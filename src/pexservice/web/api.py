@@ -93,7 +93,7 @@ class Api:
 
         @param table: the endpoints and their methods.
         @param later: the reactor's C{callLater}, for pauses between pages of the history.
-        @param scrape: called with the values of C{Accept}; returns the metrics.
+        @param scrape: gets the values of C{Accept}, and returns the metrics.
         @param score: reads the supervisor's L{Score}, if there is a supervisor.
         """
         self._committer = committer

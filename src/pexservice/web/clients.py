@@ -149,8 +149,8 @@ class Clients:
         """
         Return the client with this IP address: the address itself, or its IPv6 network.
 
-        @param address: C{None} for the peer of a Unix socket.
-        @return: C{None} for a proxy, which has the connections of many clients.
+        @param address: the peer's IP address; C{None} for the peer of a Unix socket.
+        @return: the client; C{None} for a proxy, which has the connections of many clients.
         """
         if not address or address in self._proxies:
             return None
@@ -165,7 +165,7 @@ class Peer:
     """
     The peer of a connection: what responses depend on.
 
-    @ivar address: the peer's IP address; C{""} if it has none, as on a Unix socket.
+    @ivar address: the peer's IP address; C{""} if the peer has none, as on a Unix socket.
     @ivar trusted: whether the peer is a trusted proxy.
     @ivar needs_known_host: whether the C{Host} of this peer's requests is checked, which
         protects against DNS rebinding; see L{pexservice.web.access}.  The check is made for
@@ -186,7 +186,7 @@ class RateLimit:
     client will be full again.  A client without a stored time has its full allowance, so
     the limit may forget a time that is past.
 
-    @ivar rate: requests a second.
+    @ivar rate: how many requests a second each client may send.
     """
 
     def __init__(self, rate: int, seconds: Callable[[], float] = time.monotonic) -> None:
@@ -204,7 +204,7 @@ class RateLimit:
 
         A refused request does not reduce the client's allowance.
 
-        @param address: the client's IP address; C{""} if it has none.
+        @param address: the client's IP address; C{""} if the client has none.
         """
         client = network(address)
         now, full_at = self._seconds(), self._full_at

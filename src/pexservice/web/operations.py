@@ -102,7 +102,8 @@ class CheckedOperation:
     """
     An operation whose request has passed all checks.
 
-    @ivar start: called with the waiter that gets the outcome; starts the operation.
+    @ivar start: a function that gets a waiter, and starts the operation.  The waiter gets
+        the outcome.
     @ivar rechecks_rate_and_host: whether L{RequestChecker.check_rate_and_host} is called
         for each repetition of the request.  This is necessary if there is a rate limit, or
         if the C{Host} is allowed for some peers only.

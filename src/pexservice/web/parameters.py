@@ -163,7 +163,7 @@ def _quality(parameters: Sequence[bytes]) -> float | None:
     """
     Return the value of C{q} among C{parameters}.
 
-    @return: 1 if C{q} is missing; C{None} if C{q} is not a number from 0 to 1.
+    @return: the value; 1 if C{q} is missing; C{None} if C{q} is not a number from 0 to 1.
     """
     for parameter in parameters:
         name, _, value = parameter.strip(b" \t").partition(b"=")
@@ -182,7 +182,7 @@ def preferred_type(offers: Sequence[str], accept: Sequence[bytes] | None) -> str
     most specific range is returned.  If several offers remain, or if no offer is
     acceptable, the first offer is returned.
 
-    @param accept: a request's C{Accept} values, if it had any.
+    @param accept: the values of the request's C{Accept}; C{None} if there are none.
     """
     if not accept:
         return offers[0]
