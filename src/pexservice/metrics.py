@@ -293,7 +293,7 @@ def _keep_alive(score: Score) -> Iterator[Metric]:
     yield _counter(
         "pexservice_worker_restarts_total",
         "Workers that ended and were replaced since the supervisor started.",
-        _by_name(score.restarts),
+        _by_name(score.ended_by_reason),
         "reason",
     )
     yield _counter(

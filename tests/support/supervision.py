@@ -14,7 +14,7 @@ from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, Notifier
 from pexservice.supervisor.reports import Reports
-from pexservice.supervisor.worker_process import SpawningReactor
+from pexservice.supervisor.supervised_worker import SpawningReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.support.processes import ProcessReactor, SpawnedProcess

@@ -17,16 +17,16 @@ from zope.interface import implementer
 
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import RESTART_REASONS, Reload, Score
+from pexservice.process.scoreboard import END_REASONS, Reload, Score
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import (
     IOnDisk,
     ISharedStore,
     IStore,
+    OldStateReader,
     Refusal,
     Space,
-    StoreReader,
 )
 from tests.support.caller import Caller
 from tests.support.wire import Server
@@ -177,7 +177,7 @@ def test_counters_of_the_supervisor_appear_only_with_a_supervisor() -> None:
     assert [name for name in scrape(Caller()) if ours.match(name)] == []
     descriptor = scoreboard.create()
     try:
-        counts = {reason: number for number, reason in enumerate(RESTART_REASONS, 10)}
+        counts = {reason: number for number, reason in enumerate(END_REASONS, 10)}
         scoreboard.write(descriptor, Score(3, 0, 1, counts, 4, Reload.FAILED))
         values = scrape(Caller(supervisor=descriptor))
     finally:
@@ -217,11 +217,11 @@ class OnDisk:  # type: ignore[misc]  # no more of a store than metrics read
         """
         return Space(1, 2, 3, 4)
 
-    def oldest_reader(self) -> StoreReader:
+    def oldest_reader(self) -> OldStateReader:
         """
         Return the state that the reader holds.
         """
-        return StoreReader(4711, 7)
+        return OldStateReader(4711, 7)
 
 
 @pytest.fixture

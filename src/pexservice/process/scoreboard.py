@@ -28,7 +28,7 @@ from pathlib import Path
 from attrs import asdict, define, field, frozen
 
 #: Why workers end.  A supervisor of version 1.0.0 counts them in this order.
-RESTART_REASONS = (
+END_REASONS = (
     # The worker was retired, by a reload or because it was not up in time.
     REPLACED := "replaced",
     # The worker sent no heartbeat.
@@ -71,7 +71,7 @@ _LENGTH = _CHECKSUM = struct.Struct("<I")
 
 #: The score of a supervisor of version 1.0.0, which an upgrade leaves running.  It has a
 #: mark, and then the fields of L{Score} from C{failovers} to C{note}, in another order.
-_SCORE_1_0 = struct.Struct(f"<8s5Q16s16s2Q{len(RESTART_REASONS)}Q512s")
+_SCORE_1_0 = struct.Struct(f"<8s5Q16s16s2Q{len(END_REASONS)}Q512s")
 _MARK_1_0 = b"pexscor4"
 
 
@@ -105,7 +105,8 @@ class Score:
     @ivar failovers: how often an active worker ended unexpectedly.
     @ivar standby_count: how many standbys there are.
     @ivar wanted_standby_count: how many standbys there should be.
-    @ivar restarts: how many workers ended, by the reason, while workers should run.
+    @ivar ended_by_reason: a mapping from a reason to the number of workers that ended for
+        it while workers should run.
     @ivar reloads: how many reloads began.
     @ivar reload: the outcome of the last reload.
     @ivar active_worker: the name of the active worker; empty if no worker is active.
@@ -124,7 +125,7 @@ class Score:
     failovers: int = 0
     standby_count: int = 0
     wanted_standby_count: int = 0
-    restarts: dict[str, int] = field(factory=lambda: dict.fromkeys(RESTART_REASONS, 0))
+    ended_by_reason: dict[str, int] = field(factory=lambda: dict.fromkeys(END_REASONS, 0))
     reloads: int = 0
     reload: Reload = Reload.NONE
     active_worker: str = ""
@@ -156,7 +157,7 @@ def create() -> int:
     return os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC)
 
 
-def inherit(descriptor: int) -> None:
+def keep_from_children(descriptor: int) -> None:
     """
     Prevent children of this process from inheriting the scoreboard's C{descriptor}.
 
@@ -216,8 +217,8 @@ def _read_score_1_0(descriptor: int) -> Score | None:
         if record.startswith(_MARK_1_0) and checksum == _CHECKSUM.pack(zlib.crc32(record)):
             _, failovers, standbys, wanted_standbys, *rest = _SCORE_1_0.unpack(record)
             reloads, reload, serving, before, since, pause, *counts, note = rest
-            restarts = dict(zip(RESTART_REASONS, counts, strict=True))
-            score = Score(failovers, standbys, wanted_standbys, restarts, reloads)
+            ended = dict(zip(END_REASONS, counts, strict=True))
+            score = Score(failovers, standbys, wanted_standbys, ended, reloads)
             score.reload, score.active_since_ms, score.takeover_us = (
                 Reload(reload),
                 since,

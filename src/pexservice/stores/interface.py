@@ -43,7 +43,7 @@ class StoreMissing(StoreUnusable):
     """
 
 
-class StoreReaderKilled(StoreUnusable):
+class ReadingChildKilled(StoreUnusable):
     """
     The child process that read the store was killed, for example when memory was short.
     """
@@ -199,7 +199,7 @@ class Space(NamedTuple):
     size: int
 
 
-class StoreReader(NamedTuple):
+class OldStateReader(NamedTuple):
     """
     A process that reads an old state of the store, whose pages cannot be reused meanwhile.
 
@@ -215,7 +215,7 @@ class IOnDisk(Interface):
     A store on a disk of this machine.
     """
 
-    def oldest_reader() -> StoreReader | None:
+    def oldest_reader() -> OldStateReader | None:
         """
         Return the process that reads the oldest state; C{None} if no process reads any.
 
@@ -450,13 +450,13 @@ class Restored:
     """
     The result of a restore.
 
-    @ivar store: the restored store.
+    @ivar summary: the summary of the restored store.
     @ivar steps: how many steps L{IOfflineStore.restore} has added to get above C{beyond}.
     @ivar kept: the directory that now has the replaced store; C{None} if there was no
         store.
     """
 
-    store: StoreSummary
+    summary: StoreSummary
     steps: int
     kept: Path | None
 

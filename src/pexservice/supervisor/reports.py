@@ -16,12 +16,16 @@ from twisted.logger import Logger
 
 from pexservice.process.scoreboard import Process, Reload, Score
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
-from pexservice.supervisor.worker_process import WITH_PROCESS, WorkerProcess, WorkerState
+from pexservice.supervisor.supervised_worker import (
+    STATES_WITH_PROCESS,
+    SupervisedWorker,
+    WorkerState,
+)
 from pexservice.supervisor.worker_setup import WorkerSetup
 
 #: The states of a worker that may have the store's lock.  A worker that is not ready does
 #: not have it: it failed to open the store, or waits for a lock that another program has.
-_MAY_HOLD_LOCK = WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_READY}
+_MAY_HOLD_LOCK = STATES_WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_READY}
 
 
 @define(eq=False)
@@ -68,7 +72,7 @@ class Reports:
         if not self.reloading:
             self._notifier.notify(READY)
 
-    def show_workers(self, workers: Sequence[WorkerProcess]) -> None:
+    def show_workers(self, workers: Sequence[SupervisedWorker]) -> None:
         states = [worker.state for worker in workers]
         self.score.standby_count = states.count(WorkerState.STANDBY)
         self.score.possible_lock_holders = sum(state in _MAY_HOLD_LOCK for state in states)
@@ -86,7 +90,7 @@ class Reports:
         """
         Show that the worker C{name} has become active.
 
-        @param at: the time, by the clock of L{on_active_end}.
+        @param at: the time, by the clock of L{on_active_ending}.
         """
         score = self.score
         # There was no pause if the supervisor has not yet noticed the end of the worker
@@ -111,7 +115,7 @@ class Reports:
         self.publish()
         self._notifier.notify(f"STATUS={reason}")
 
-    def on_active_end(self, name: str, at: float) -> None:
+    def on_active_ending(self, name: str, at: float) -> None:
         """
         Show that the worker C{name}, which was active, has ended or is ending.
         """

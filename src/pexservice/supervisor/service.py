@@ -44,7 +44,7 @@ from pexservice.process.signals import START_SIGNALS, StartSignals
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreBusy, StoreUnusable
 from pexservice.supervisor.reports import Reports
-from pexservice.supervisor.worker_process import MESSAGES, SpawningReactor
+from pexservice.supervisor.supervised_worker import MESSAGES, SpawningReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 
@@ -211,7 +211,7 @@ class Supervisor(Service):
             options=options,
             # With this option, a worker that cannot open the store ends.  Without it, the
             # worker retries, and sends clients the reason.
-            first_options=() if self._has_sockets_of_systemd else ("--first-start",),
+            options_until_active=() if self._has_sockets_of_systemd else ("--first-start",),
             environment=environment,
             descriptors=descriptors,
         )

@@ -44,15 +44,15 @@ class WorkerSetup:
 @frozen(kw_only=True)
 class Inherited:
     """
-    What each worker inherits, in addition to its pipes for output and messages.
+    The things that each worker inherits, in addition to its pipes for output and messages.
 
     @ivar options: options of the worker's command.
-    @ivar first_options: further options of the command, until a worker has been active.
+    @ivar options_until_active: options that a command has until a worker has been active.
     @ivar environment: the worker's environment.
-    @ivar descriptors: the supervisor's file descriptors, by their numbers in the worker.
+    @ivar descriptors: a mapping from numbers in the worker to the supervisor's descriptors.
     """
 
     options: Sequence[str] = ()
-    first_options: Sequence[str] = ()
+    options_until_active: Sequence[str] = ()
     environment: Mapping[str, str] = {}
     descriptors: Mapping[int, int] = {}

@@ -23,11 +23,11 @@ from pexservice.process.sd_notify import STANDBY
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreUnusable
 from pexservice.supervisor.reports import Reports
-from pexservice.supervisor.worker_process import (
+from pexservice.supervisor.supervised_worker import (
     MIN_BACKOFF_SECONDS,
-    WITH_PROCESS,
+    STATES_WITH_PROCESS,
     SpawningReactor,
-    WorkerProcess,
+    SupervisedWorker,
     WorkerState,
     describe,
 )
@@ -35,7 +35,7 @@ from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
 #: While no worker is active, a starting worker has the processor for itself: other workers
 #: wait until it is active, or for this long.  A start takes half a second.
-HEAD_START_SECONDS = 5.0
+MAX_HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
 RELOAD_TIMEOUT_SECONDS = 15.0
@@ -46,7 +46,7 @@ CHECKS_PER_WATCHDOG = 4
 #: The exit statuses after which the next worker has the whole store verified.
 _SUSPICIOUS_STATUSES = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
 
-#: Why a worker ended by itself, by its exit status.
+#: A mapping from the exit status of a worker to the reason why it ended by itself.
 _REASON_BY_STATUS: dict[int, str] = {
     Status.STORE_FAILED: scoreboard.STORE_FAILED,
     Status.CANNOT_START: scoreboard.CANNOT_START,
@@ -62,9 +62,9 @@ class Workers:
         stopping.
     @ivar setup: how workers are started and watched; a reload may change the setup.
     @ivar inherited: the options, environment and descriptors that each worker gets.
-    @ivar must_verify: whether the next worker must verify the whole store.  This is true at
-        the start, and again after a worker ended in a way that damage can cause.  It is
-        false after a worker that has verified the store became active.
+    @ivar next_must_verify: whether the next worker must verify the whole store.  This is
+        true at the start, and again after a worker ended in a way that damage can cause.
+        It is false after a worker that has verified the store became active.
     @ivar all: the workers, the oldest first.  A worker that was retired is removed when its
         process has ended.
     """
@@ -96,7 +96,7 @@ class Workers:
         self.setup = setup
         self.inherited = inherited
         self._numbers = itertools.count(1)
-        self.must_verify = True
+        self.next_must_verify = True
         self._any_was_active = False
         self._last_check_at = reactor.seconds()
         self._watching = Periodic(self._watch, reactor)
@@ -104,12 +104,12 @@ class Workers:
         self._reload_ended: Deferred[None] = succeed(None)
         self._reload_again = False
         # The first new worker of a reload.  No old worker is retired before it is up.
-        self._first_replacement: WorkerProcess | None = None
+        self._first_replacement: SupervisedWorker | None = None
         self.should_run = False
-        self.all: list[WorkerProcess] = []
+        self.all: list[SupervisedWorker] = []
 
     @property
-    def _active_workers(self) -> list[WorkerProcess]:
+    def _active_workers(self) -> list[SupervisedWorker]:
         # There may be two for a moment, until the supervisor notices that one has ended.
         return [worker for worker in self.all if worker.state is WorkerState.ACTIVE]
 
@@ -118,12 +118,12 @@ class Workers:
         """
         Return whether no worker is active, but one will be soon.
 
-        That worker stands by, or it started less than L{HEAD_START_SECONDS} ago.
+        That worker stands by, or it started less than L{MAX_HEAD_START_SECONDS} ago.
         """
-        earliest_start = self._reactor.seconds() - HEAD_START_SECONDS
+        earliest_start = self._reactor.seconds() - MAX_HEAD_START_SECONDS
         return not self._active_workers and any(
             worker.state is WorkerState.STANDBY
-            or (worker.state is WorkerState.STARTING and worker.began > earliest_start)
+            or (worker.state is WorkerState.STARTING and worker.began_at > earliest_start)
             for worker in self.all
         )
 
@@ -151,7 +151,7 @@ class Workers:
         self._watching.stop()
         self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
 
-    def _fill(self) -> list[WorkerProcess]:
+    def _fill(self) -> list[SupervisedWorker]:
         """
         Add the workers that are missing, and return them.
         """
@@ -159,9 +159,9 @@ class Workers:
         missing = 1 + self.setup.standby_count - len(staying)
         return [self._add_worker() for _ in range(missing)]
 
-    def _add_worker(self) -> WorkerProcess:
+    def _add_worker(self) -> SupervisedWorker:
         name = f"worker-{next(self._numbers)}"
-        worker = WorkerProcess(name, self._reactor, self, self.setup.watchdog)
+        worker = SupervisedWorker(name, self._reactor, self, self.setup.watchdog)
         self.all.append(worker)
         worker.start()
         return worker
@@ -175,7 +175,7 @@ class Workers:
         await self._retire([*self.all])
         self._watching.stop()
 
-    async def _retire(self, workers: list[WorkerProcess]) -> None:
+    async def _retire(self, workers: list[SupervisedWorker]) -> None:
         for worker in workers:
             worker.retire()
         await self._wait_until(lambda: not any(worker in self.all for worker in workers))
@@ -196,23 +196,23 @@ class Workers:
         is_late = now - self._last_check_at > self.setup.watchdog / 2
         self._last_check_at = now
         for worker in [*self.all]:
-            worker.watch(excused=is_late)
+            worker.watch(supervisor_was_late=is_late)
 
-    # Called by a WorkerProcess.
+    # Called by a SupervisedWorker.
 
-    def command(self) -> list[str]:
-        quick_check = () if self.must_verify else ("--quick-check",)
-        first = () if self._any_was_active else self.inherited.first_options
+    def worker_command_line(self) -> list[str]:
+        quick_check = () if self.next_must_verify else ("--quick-check",)
+        first = () if self._any_was_active else self.inherited.options_until_active
         return [*self.setup.command, *self.inherited.options, *quick_check, *first]
 
-    def on_change(self, worker: WorkerProcess) -> None:
+    def on_change(self, worker: SupervisedWorker) -> None:
         """
         Publish the new state of C{worker}, and wake the coroutines that wait for it.
         """
         if worker.state is WorkerState.ACTIVE:
             self._any_was_active = True
-            if worker.verifies:
-                self.must_verify = False
+            if worker.verifies_store:
+                self.next_must_verify = False
             # A worker can start now, so the other workers need not wait long before they
             # try.
             for other in self.all:
@@ -230,7 +230,7 @@ class Workers:
         for change in changes:
             change.callback(None)
 
-    def on_message(self, worker: WorkerProcess, line: str) -> None:
+    def on_message(self, worker: SupervisedWorker, line: str) -> None:
         """
         Pass a message of C{worker} on to systemd, if it is about the whole service.
 
@@ -244,10 +244,10 @@ class Workers:
             return
         self._reports.pass_on(line)
 
-    def on_active_end(self, worker: WorkerProcess) -> None:
-        self._reports.on_active_end(worker.name, self._reactor.seconds())
+    def on_active_ending(self, worker: SupervisedWorker) -> None:
+        self._reports.on_active_ending(worker.name, self._reactor.seconds())
 
-    def on_end(self, worker: WorkerProcess) -> None:
+    def on_process_ended(self, worker: SupervisedWorker) -> None:
         """
         Count a process that ended, and end the service if the next one would fail too.
 
@@ -255,12 +255,12 @@ class Workers:
         """
         exit_status = worker.exit_status
         if exit_status in _SUSPICIOUS_STATUSES:
-            self.must_verify = True
+            self.next_must_verify = True
         if not self.should_run:
             return
         self._log_end(worker)
         score = self._reports.score
-        score.restarts[_restart_reason(worker)] += 1
+        score.ended_by_reason[_end_reason(worker)] += 1
         score.failovers += worker.was_active and not worker.retired
         self._reports.publish()
         reason = worker.status_text or f"{worker.name} ended {describe(exit_status)}"
@@ -277,7 +277,7 @@ class Workers:
         ):
             self._end_service(Status(exit_status), reason)
 
-    def _log_end(self, worker: WorkerProcess) -> None:
+    def _log_end(self, worker: SupervisedWorker) -> None:
         exit_status = worker.exit_status
         level, how = LogLevel.info, describe(exit_status)
         # If the options of a reload are wrong, its first new worker ends with this status,
@@ -372,7 +372,7 @@ class Workers:
         finally:
             self._first_replacement = None
 
-    async def _comes_up(self, worker: WorkerProcess) -> bool:
+    async def _comes_up(self, worker: SupervisedWorker) -> bool:
         """
         Wait until C{worker} is up or has failed, at most for L{RELOAD_TIMEOUT_SECONDS}.
 
@@ -385,7 +385,7 @@ class Workers:
             return (
                 worker.is_up
                 or worker.state is WorkerState.NOT_READY
-                or (is_misconfigured and worker.state not in WITH_PROCESS)
+                or (is_misconfigured and worker.state not in STATES_WITH_PROCESS)
             )
 
         decided = Deferred.fromCoroutine(self._wait_until(is_decided))
@@ -394,7 +394,7 @@ class Workers:
         return worker.is_up
 
 
-def _restart_reason(worker: WorkerProcess) -> str:
+def _end_reason(worker: SupervisedWorker) -> str:
     if worker.retired:
         return scoreboard.REPLACED
     if worker.state is WorkerState.SILENT:

@@ -84,7 +84,7 @@ def assemble(
     claim = None
     if settings.scoreboard is not None:
         try:
-            scoreboard.inherit(settings.scoreboard)
+            scoreboard.keep_from_children(settings.scoreboard)
         except OSError as error:
             raise CannotStart(
                 f"--scoreboard {settings.scoreboard}: {error.strerror}"
@@ -107,7 +107,7 @@ def assemble(
             reactor=reactor,
             journal=settings.journal,
             verify=not settings.quick_check,
-            progress=verification,
+            progress=verification.report,
             create=not settings.no_create,
             claim=claim,
             on_standby=stand_by if settings.is_supervised else None,

@@ -47,13 +47,13 @@ class InactivePhase:
     _reactor: IReactorTime
     _listeners: Listeners
     _committer: ICommitter
-    _store: IStoreFactory
+    _factory: IStoreFactory
     _read_score: Callable[[], Score | None]
     # Sends its arguments, one line each, to the supervisor: now and with each heartbeat.
     _notify_state: Callable[..., object]
     _waits_for_lock: bool = field(init=False, default=False)
     _problem: str | None = field(init=False, default=None)
-    # Since when no check has found an active worker, by the reactor's clock.
+    # The time since which no check has found an active worker, by the reactor's clock.
     _alone_since: float | None = field(init=False, default=None)
     _checking: Periodic = field(init=False)
 
@@ -113,8 +113,8 @@ class InactivePhase:
             and (score is not None and score.possible_lock_holders == 0)
         ):
             self._report(
-                f"{self._store.name} is in use by {self._store.lock_holder()}, which is no"
-                " worker of this service"
+                f"{self._factory.name} is in use by {self._factory.lock_holder()}, which is"
+                " no worker of this service"
             )
         if self._problem is not None and alone_seconds >= ALONE_SECONDS:
             await self._listeners.open()

@@ -84,11 +84,11 @@ def start_heartbeat(
 
 class VerificationProgress:
     """
-    Reports how much of the store was verified.  Call it with the percentage.
+    Reports how much of the store was verified.
 
-    The log gets a line from time to time.  At each call, the supervisor or systemd gets a
-    notification, which is also a heartbeat.  If the verification hangs, there are no calls
-    and no notifications.
+    The log gets a line from time to time.  At each report, the supervisor or systemd gets a
+    notification, which is also a heartbeat.  If the verification hangs, there are no
+    reports and no notifications.
     """
 
     _log = Logger()
@@ -104,10 +104,10 @@ class VerificationProgress:
         self._notify = notify
         self._monotonic = monotonic
         self._next_line_at = monotonic() + LOG_INTERVAL_SECONDS
-        # Those who wait for the end of the verification; C{None} if none is in progress.
+        # The callers of when_ended that wait; C{None} if no verification is in progress.
         self._waiting: list[Deferred[None]] | None = None
 
-    def ended(self) -> Deferred[None]:
+    def when_ended(self) -> Deferred[None]:
         """
         Return a C{Deferred} that fires when no verification is in progress.
         """
@@ -116,7 +116,7 @@ class VerificationProgress:
         self._waiting.append(Deferred())
         return self._waiting[-1]
 
-    def end(self) -> None:
+    def record_end(self) -> None:
         """
         Record that no verification is in progress any more.
         """
@@ -124,7 +124,7 @@ class VerificationProgress:
         for deferred in waiting:
             deferred.callback(None)
 
-    def __call__(self, percent: int) -> None:
+    def report(self, percent: int) -> None:
         if self._waiting is None:
             self._waiting = []
         status = f"verifying the store: {percent} %"

@@ -27,7 +27,7 @@ from pexservice.worker.notifications import connect_notifier, start_heartbeat
 #: if no connection is left.  It closes each connection after a response, so no request is
 #: lost.  The time is divided into rounds, because a timeout also passes while a commit
 #: blocks the process.  The round after the commit reads the requests that have arrived.
-DRAIN_SECONDS = 0.3
+DRAIN_TIMEOUT_SECONDS = 0.3
 DRAIN_ROUNDS = 6
 
 #: A stopping worker then closes its listeners, and runs the event loop for this long.  So
@@ -36,10 +36,10 @@ READ_AGAIN_SECONDS = 0.001
 
 #: A stopping worker then closes the idle connections, and waits at most this long for the
 #: first request of each connection that has not sent any yet.
-FIRST_REQUEST_SECONDS = 0.5
+FIRST_REQUEST_TIMEOUT_SECONDS = 0.5
 
 #: A stopping worker then waits at most this long until all requests have their responses.
-LAST_RESPONSE_SECONDS = 2
+LAST_RESPONSE_TIMEOUT_SECONDS = 2
 
 #: The delay before a worker tries again to open the store.  It doubles with each failure,
 #: from the first of these values up to the second one.
@@ -117,10 +117,11 @@ class Worker(Service):
         Each heartbeat waits for this.  So if a verification or a commit hangs, the
         heartbeats stop.
         """
-        if self._parts is None:
+        parts = self._parts
+        if parts is None:
             return succeed(None)
-        wait_for_commit = self._parts.committer.wait_for_commit
-        return self._parts.verification.ended().addCallback(lambda _: wait_for_commit())
+        ended = parts.verification.when_ended()
+        return ended.addCallback(lambda _: parts.committer.wait_for_commit())
 
     def _notify_state(self, *lines: str) -> None:
         """
@@ -155,7 +156,7 @@ class Worker(Service):
             else:
                 return
             finally:
-                parts.verification.end()
+                parts.verification.record_end()
             await deferLater(self._reactor, delay, lambda: None)
             delay = min(2 * delay, MAX_OPEN_RETRY_SECONDS)
 
@@ -223,14 +224,16 @@ class Worker(Service):
         parts.events.close()
         if parts.listeners.are_open and committer.step_refusal is None:
             for _ in range(DRAIN_ROUNDS):
-                if await self._wait_until_empty(connections, DRAIN_SECONDS / DRAIN_ROUNDS):
+                if await self._wait_until_empty(
+                    connections, DRAIN_TIMEOUT_SECONDS / DRAIN_ROUNDS
+                ):
                     break
         await parts.listeners.close()
         await self._wait_until_empty(connections, READ_AGAIN_SECONDS)
         connections.close_idle()
-        if not await self._wait_until_empty(connections, FIRST_REQUEST_SECONDS):
+        if not await self._wait_until_empty(connections, FIRST_REQUEST_TIMEOUT_SECONDS):
             connections.close_waiting()
-        if not await self._wait_until_empty(connections, LAST_RESPONSE_SECONDS):
+        if not await self._wait_until_empty(connections, LAST_RESPONSE_TIMEOUT_SECONDS):
             connections.abort()
         parts.server.stop()
         await committer.stop()

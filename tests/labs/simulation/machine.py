@@ -18,7 +18,7 @@ from zope.interface import implementer
 from pexservice.process.scoreboard import Score
 from pexservice.process.sd_notify import Notifier
 from pexservice.supervisor.reports import Reports
-from pexservice.supervisor.worker_process import SpawningReactor, WorkerProcess
+from pexservice.supervisor.supervised_worker import SpawningReactor, SupervisedWorker
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
@@ -90,7 +90,7 @@ class Machine(Turns):
         self.supervisor = _Supervisor(self)
 
     def spawnProcess(  # type: ignore[override]
-        self, worker: WorkerProcess, _: str, arguments: list[str], *__: Any, **___: Any
+        self, worker: SupervisedWorker, _: str, arguments: list[str], *__: Any, **___: Any
     ) -> IProcessTransport:
         """
         Begin a process.

@@ -21,7 +21,7 @@ from pexservice.commit.interface import Step
 from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import READY, STANDBY, STOPPING, Notifier
 from pexservice.stores.interface import HistoryEntry
-from pexservice.supervisor.worker_process import MESSAGES, WorkerProcess
+from pexservice.supervisor.supervised_worker import MESSAGES, SupervisedWorker
 from pexservice.worker.notifications import start_heartbeat
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.support.fakes import MemoryStore, Turns
@@ -119,7 +119,7 @@ class Process:
     """
 
     def __init__(
-        self, machine: Surroundings, worker: WorkerProcess, pid: int, *, verifies: bool
+        self, machine: Surroundings, worker: SupervisedWorker, pid: int, *, verifies: bool
     ) -> None:
         self.machine = machine
         self.worker = worker

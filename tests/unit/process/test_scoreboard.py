@@ -14,8 +14,8 @@ import pytest
 
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import (
+    END_REASONS,
     MAX_TEXT_LENGTH,
-    RESTART_REASONS,
     Process,
     Reload,
     Score,
@@ -38,7 +38,7 @@ def score(number: int) -> Score:
     """
     Return a score whose counts are all C{number}.
     """
-    return Score(number, number, number, dict.fromkeys(RESTART_REASONS, number))
+    return Score(number, number, number, dict.fromkeys(END_REASONS, number))
 
 
 def test_written_score_is_read(descriptor: int) -> None:
@@ -46,7 +46,7 @@ def test_written_score_is_read(descriptor: int) -> None:
     A reader gets the last score that was written, with all counts in their places.
     """
     scoreboard.write(descriptor, score(1))
-    counts = {reason: number for number, reason in enumerate(RESTART_REASONS, 4)}
+    counts = {reason: number for number, reason in enumerate(END_REASONS, 4)}
     names = ("worker-1234567", "worker-2")
     written = Score(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345)
     written.possible_lock_holders = 2
@@ -100,7 +100,7 @@ def test_score_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> None
         pass_fds=[descriptor],
         check=True,
     )
-    counts = {reason: number for number, reason in enumerate(RESTART_REASONS, 4)}
+    counts = {reason: number for number, reason in enumerate(END_REASONS, 4)}
     names = ("worker-12", "worker-2")
     assert scoreboard.read(descriptor) == Score(
         *(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345),
@@ -171,7 +171,7 @@ def test_descriptor_that_is_no_file_is_an_error() -> None:
     reading, writing = os.pipe()
     try:
         with pytest.raises(OSError, match="Illegal seek"):
-            scoreboard.inherit(reading)
+            scoreboard.keep_from_children(reading)
     finally:
         os.close(reading)
         os.close(writing)
@@ -179,5 +179,5 @@ def test_descriptor_that_is_no_file_is_an_error() -> None:
 
 def test_children_do_not_inherit_the_scoreboard(descriptor: int) -> None:
     os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
-    scoreboard.inherit(descriptor)
+    scoreboard.keep_from_children(descriptor)
     assert not os.get_inheritable(descriptor)

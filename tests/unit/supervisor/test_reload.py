@@ -64,7 +64,7 @@ def test_reload_replaces_the_active_worker_last(supervised: Supervised) -> None:
     assert not supervised.workers.reloading
     score = supervised.score
     assert (score.reloads, score.reload) == (1, Reload.SUCCEEDED)
-    assert (score.restarts["replaced"], score.failovers) == (2, 0)
+    assert (score.ended_by_reason["replaced"], score.failovers) == (2, 0)
 
 
 def test_service_manager_hears_of_a_reload_and_its_end(supervised: Supervised) -> None:

@@ -18,6 +18,6 @@ def test_a_takeover_is_logged_with_its_pause_and_the_first_start_is_none() -> No
     reports = Reports(Notifier(), Score(), lambda _: None)
     with capturedLogs() as events:
         reports.on_active("worker-1", 1.0)
-        reports.on_active_end("worker-1", 5.0)
+        reports.on_active_ending("worker-1", 5.0)
         reports.on_active("worker-2", 5.0084)
     assert [formatEvent(event) for event in events] == ["worker-2 took over after 8 ms"]

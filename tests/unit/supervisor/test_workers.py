@@ -17,7 +17,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.scoreboard import Process, Reload
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPPING
-from pexservice.supervisor.workers import HEAD_START_SECONDS
+from pexservice.supervisor.workers import MAX_HEAD_START_SECONDS
 from tests.support.supervision import QUICK, Supervised
 
 
@@ -52,7 +52,7 @@ def test_first_worker_that_does_not_come_up_delays_no_other(
         supervised.reactor.turns(0.2)
         assert first not in supervised.processes
     else:
-        supervised.reactor.turns(HEAD_START_SECONDS - 0.1)
+        supervised.reactor.turns(MAX_HEAD_START_SECONDS - 0.1)
         assert supervised.processes == [first]
         supervised.reactor.turns(0.2)
         assert len(supervised.processes) == 2
@@ -63,7 +63,7 @@ def test_successor_is_started_after_the_takeover(supervised: Supervised) -> None
     A successor is started when the standby serves, and does not get in its way.
     """
     serving, standby = supervised.started()
-    supervised.pass_time(HEAD_START_SECONDS)
+    supervised.pass_time(MAX_HEAD_START_SECONDS)
     serving.end(by=signal.SIGKILL)
     supervised.reactor.turns(0.5)
     assert supervised.processes == [standby]
@@ -127,7 +127,7 @@ def test_each_end_of_a_worker_counts_by_its_reason(
 ) -> None:
     _, standby = supervised.started()
     standby.end(**how)
-    restarts = supervised.score.restarts
+    restarts = supervised.score.ended_by_reason
     assert {reason: count for reason, count in restarts.items() if count} == {reason: 1}
 
 
@@ -230,7 +230,7 @@ def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
     serving.end(by=signal.SIGKILL)
     assert supervised.score.processes == (supervisor, workers[1])
     standby.notify(READY)
-    supervised.reactor.turns(HEAD_START_SECONDS)
+    supervised.reactor.turns(MAX_HEAD_START_SECONDS)
     assert [process.state for process in supervised.score.processes] == [
         "running",
         "starting",
@@ -316,7 +316,7 @@ def test_store_stays_suspect_when_a_standby_takes_over_before_it_was_verified(
     The worker that verifies the store dies, and the one that waited serves at once.
     """
     supervised.workers.start()
-    supervised.pass_time(HEAD_START_SECONDS + 1.0)
+    supervised.pass_time(MAX_HEAD_START_SECONDS + 1.0)
     verifying, standby = supervised.processes
     standby.notify(STANDBY)
     verifying.end(by=signal.SIGKILL)
@@ -365,7 +365,7 @@ def test_service_whose_first_worker_cannot_start_ends(
     A worker that verifies the store may come to serve, so the service waits for it.
     """
     supervised.workers.start()
-    supervised.pass_time(HEAD_START_SECONDS + 1.0)
+    supervised.pass_time(MAX_HEAD_START_SECONDS + 1.0)
     first, second = supervised.processes
     first.notify("EXTEND_TIMEOUT_USEC=30000000")
     second.notify("STATUS=the token file is missing")
@@ -427,5 +427,5 @@ def test_stop_sends_sigterm_to_all_and_counts_no_restart(supervised: Supervised)
     assert stopped.called
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
-    assert set(supervised.score.restarts.values()) == {0}
+    assert set(supervised.score.ended_by_reason.values()) == {0}
     assert supervised.score.failovers == 0

@@ -165,8 +165,8 @@ def test_progress_is_a_status_and_a_heartbeat() -> None:
     """
     notified: list[tuple[str, ...]] = []
     progress = VerificationProgress(lambda *lines: notified.append(lines))
-    progress(41)
-    progress(42)
+    progress.report(41)
+    progress.report(42)
     assert [lines[0] for lines in notified] == [
         "STATUS=verifying the store: 41 %",
         "STATUS=verifying the store: 42 %",
@@ -182,7 +182,7 @@ def test_long_verification_is_logged_now_and_then() -> None:
     progress = VerificationProgress(lambda *_: None, clock.seconds)
     with capturedLogs() as events:
         for percent in range(40):
-            progress(percent)
+            progress.report(percent)
             clock.advance(LOG_INTERVAL_SECONDS / 4)
     statuses = [event["status"] for event in events]
     assert statuses == [f"verifying the store: {percent} %" for percent in range(4, 40, 4)]
@@ -193,11 +193,11 @@ def test_no_heartbeat_but_progress_while_the_store_is_verified() -> None:
     A verification that hangs must not be taken for a worker that lives.
     """
     progress = VerificationProgress(lambda *_: None)
-    assert progress.ended().called
-    progress(1)
-    ended = progress.ended()
-    progress(2)
+    assert progress.when_ended().called
+    progress.report(1)
+    ended = progress.when_ended()
+    progress.report(2)
     assert not ended.called
-    progress.end()
+    progress.record_end()
     assert ended.called
-    assert progress.ended().called
+    assert progress.when_ended().called

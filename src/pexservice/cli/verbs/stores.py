@@ -227,7 +227,7 @@ def restore(arguments: Namespace) -> Result:
             beyond = highest + _MARGIN
             origin = f"; beyond revision {beyond}: {highest} {origin}, plus {_MARGIN:,}"
         restored = arguments.to.restore(arguments.directory, beyond, bar.show)
-    store, kept = restored.store, restored.kept
+    store, kept = restored.summary, restored.kept
     replaced = "" if kept is None else f"; the replaced store is {kept}"
     return Result(
         f"{store.store} is restored: {contents(store)}{origin}{replaced}",

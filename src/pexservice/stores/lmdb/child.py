@@ -19,9 +19,9 @@ from pathlib import Path
 from pexservice.process.children import killed_with_parent
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart
 from pexservice.stores.interface import (
+    ReadingChildKilled,
     StoreDamaged,
     StoreIncompatible,
-    StoreReaderKilled,
     StoreUnusable,
 )
 from pexservice.stores.lmdb.directory import DATA
@@ -84,7 +84,7 @@ def run_child(
             f" the file {DATA} may be shorter than it was"
         )
     if status < 0:
-        raise StoreReaderKilled(
+        raise ReadingChildKilled(
             f"the store {path} could not be read: signal {-status} ended the process that"
             " read it"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.interface import StoreReader, StoreUnusable
+from pexservice.stores.interface import OldStateReader, StoreUnusable
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import make_reader_table
 
@@ -103,7 +103,7 @@ def used_bytes(env: lmdb.Environment) -> int:
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
 
 
-def oldest_reader(env: lmdb.Environment) -> StoreReader | None:
+def oldest_reader(env: lmdb.Environment) -> OldStateReader | None:
     """
     Return the other process that reads the oldest state; C{None} if no other one reads.
 
@@ -119,4 +119,4 @@ def oldest_reader(env: lmdb.Environment) -> StoreReader | None:
     if not snapshots:
         return None
     txn, pid = min(snapshots)
-    return StoreReader(pid, env.info()["last_txnid"] - txn)
+    return OldStateReader(pid, env.info()["last_txnid"] - txn)

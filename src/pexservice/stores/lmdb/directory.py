@@ -128,12 +128,12 @@ def make_reader_table(directory: Path) -> None:
         os.close(descriptor)
 
 
-def give_to_owner_of(model: Path, path: Path) -> None:
+def chown_like(reference: Path, path: Path) -> None:
     """
-    Give the store in C{path} to the user who owns C{model}, if this process runs as root.
+    Give the store in C{path} to the owner of C{reference}, if this process runs as root.
     """
     if os.geteuid() == 0:
-        owner = model.stat()
+        owner = reference.stat()
         for created in (path, *path.iterdir()):
             os.chown(created, owner.st_uid, owner.st_gid)
 
@@ -162,7 +162,7 @@ def lock_holder(path: Path) -> str:
     return "another process"
 
 
-def _identity(directory: os.stat_result, file: os.stat_result) -> str:
+def identity_of(directory: os.stat_result, file: os.stat_result) -> str:
     """
     Return the identity of a store: the devices and inodes of its directory and data file.
     """
@@ -196,7 +196,7 @@ class Directory:
         self._claim = claim
         # -1 is never a descriptor, so system calls fail until the directory is locked.
         self._descriptor = -1
-        self._identity: str | None = None
+        self._opened_identity: str | None = None
         self._has_installed_store = False
         self._logged_problem: str | None = None
 
@@ -308,13 +308,13 @@ class Directory:
 
         @raise StoreUnusable: the service has claimed another store.
         """
-        self._identity = _identity(
+        self._opened_identity = identity_of(
             os.fstat(self._descriptor), os.stat(DATA, dir_fd=self._descriptor)
         )
         claimed = None if self._claim is None else self._claim.identity()
         # A store that this process has installed, such as a migrated store, has a new data
         # file, so its identity differs from the claimed one.
-        if not self._has_installed_store and claimed not in (None, self._identity):
+        if not self._has_installed_store and claimed not in (None, self._opened_identity):
             raise StoreUnusable(self._other_store_message())
 
     def claim_store(self) -> None:
@@ -325,16 +325,18 @@ class Directory:
         @raise StoreUnusable: the configured path leads to another store, or the service has
             claimed another store.
         """
-        if self._present_identity() != self._identity:
+        if self._present_identity() != self._opened_identity:
             raise StoreUnusable(self._other_store_message())
-        if self._claim is None or self._identity is None:
+        if self._claim is None or self._opened_identity is None:
             return
-        claimed = self._claim.take(self._identity, replace=self._has_installed_store)
-        if claimed != self._identity:
+        claimed = self._claim.take(self._opened_identity, replace=self._has_installed_store)
+        if claimed != self._opened_identity:
             raise StoreUnusable(self._other_store_message())
 
     def _present_identity(self) -> str:
-        return _identity(self.configured_path.stat(), (self.configured_path / DATA).stat())
+        return identity_of(
+            self.configured_path.stat(), (self.configured_path / DATA).stat()
+        )
 
     def _other_store_message(self) -> str:
         return (
@@ -342,17 +344,17 @@ class Directory:
             " one that the service has served, or restart the service"
         )
 
-    def misplacement(self) -> str | None:
+    def location_problem(self) -> str | None:
         """
         Compare the opened store with the store at the configured path.
 
-        If the result differs from that of the last call, it is logged.
+        A change of the result since the last call is logged.
 
         @return: why the next worker would not open this store; C{None} if it would.
         """
         problem = None
         try:
-            if self._present_identity() != self._identity:
+            if self._present_identity() != self._opened_identity:
                 problem = self._other_store_message()
         except OSError as error:
             problem = f"the store {self.configured_path} was moved away ({error.strerror})"
@@ -433,7 +435,7 @@ class Directory:
             )
         return False
 
-    def create_store(self, make: Callable[[Path], None]) -> None:
+    def create_first_store(self, make: Callable[[Path], None]) -> None:
         """
         Make the first store in this directory, durably.
 

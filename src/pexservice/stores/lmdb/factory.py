@@ -17,7 +17,7 @@ from pexservice.stores.interface import (
     StoreExists,
     StoreOptions,
 )
-from pexservice.stores.lmdb.directory import Directory, give_to_owner_of, lock_holder
+from pexservice.stores.lmdb.directory import Directory, chown_like, lock_holder
 
 
 @implementer(IStoreFactory)
@@ -83,7 +83,7 @@ class LmdbFactory:
                 await store.open()
             finally:
                 await store.close()
-            give_to_owner_of(path.parent, path)
+            chown_like(path.parent, path)
 
         return Deferred.fromCoroutine(create())
 

@@ -43,8 +43,8 @@ from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.databases import MIN_MAP_BYTES
 from pexservice.stores.lmdb.directory import (
     Directory,
+    chown_like,
     directory_with_store,
-    give_to_owner_of,
     sync_directory,
 )
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
@@ -108,9 +108,9 @@ def restore(
                 " backup?"
             )
         _finish(_open_and_step(copied, steps, partial(show, "rewriting")))
-        give_to_owner_of(place.real_path, copy)
+        chown_like(place.real_path, copy)
         kept = _exchange(copy, place.real_path)
-        return Restored(store=summary(place.real_path), steps=steps, kept=kept)
+        return Restored(summary=summary(place.real_path), steps=steps, kept=kept)
     except Refusal as error:
         raise StoreUnusable(
             f"--beyond {beyond}: {steps} steps cannot be made: {error}"

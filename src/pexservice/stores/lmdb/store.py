@@ -29,12 +29,12 @@ from pexservice.stores.interface import (
     HistoryEntry,
     IExclusiveStore,
     IOnDisk,
+    OldStateReader,
     Refusal,
     Space,
     StoreBusy,
     StoredState,
     StoreOptions,
-    StoreReader,
     StoreUnusable,
 )
 from pexservice.stores.lmdb.child import Progress
@@ -49,17 +49,14 @@ from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.follower import Follower
 from pexservice.stores.lmdb.migrate import migrate
-from pexservice.stores.lmdb.records import (
-    BadRecord,
-    WitnessRecord,
-)
+from pexservice.stores.lmdb.records import BadRecord, WitnessRecord
 from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.transaction import (
-    ENDS_OF_EMPTY_STORE,
+    BOUNDS_OF_EMPTY_STORE,
     KeyReader,
     Retention,
-    StoreEnds,
-    read_ends,
+    StoreBounds,
+    read_bounds,
     read_history,
     rows_from,
     write_batch,
@@ -135,7 +132,7 @@ class LmdbStore:
         self._monotonic = monotonic
         self._next_disk_check = monotonic()
         self._opened: Databases | None = None
-        self._ends = ENDS_OF_EMPTY_STORE
+        self._bounds = BOUNDS_OF_EMPTY_STORE
         self._keys = KeyReader(kept_keys)
         self._reserve: Reserve | None = None
         self._witness = Witness(directory.real_path)
@@ -199,7 +196,7 @@ class LmdbStore:
             if existed:
                 directory.remove_staging()
             else:
-                directory.create_store(make_store)
+                directory.create_first_store(make_store)
             directory.record_identity()
             if existed and verify is not None:
                 await self._run_blocking(partial(verify, directory.real_path))
@@ -222,12 +219,12 @@ class LmdbStore:
             databases.env.reader_check()
             with databases.env.begin() as txn:
                 _, revision, position, _ = read_cursor(txn, databases)
-                ends = read_ends(txn, databases, revision)
+                bounds = read_bounds(txn, databases, revision)
                 self._read_keys(txn, databases.keys)
         except BaseException:
             databases.env.close()
             raise
-        self._opened, self._ends = databases, ends
+        self._opened, self._bounds = databases, bounds
         self.directory.claim_store()
         # The configured path may lead to another directory than when this object was made.
         self._witness = Witness(path)
@@ -263,18 +260,18 @@ class LmdbStore:
             # No transaction is open now, so LMDB can move the map.
             reserve.grow_map(needed)
         except (lmdb.Error, OSError) as error:
-            return fail(self._record_and_convert(error))
+            return fail(self._store_error_recording_damage(error))
         return self._executor.run(lambda: self._commit(batch, reserve, needed))
 
     def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
         try:
-            if (refusal := self._misplacement_refusal()) is not None:
+            if (refusal := self._location_refusal()) is not None:
                 raise refusal
             reserve.ensure_space(needed)
-            txn, ends = self._begin(batch)
+            txn, bounds = self._begin(batch)
         except READING_ERRORS as error:
             # Without a commit, the batch surely did not happen.
-            raise self._record_and_convert(error) from error
+            raise self._store_error_recording_damage(error) from error
         try:
             txn.commit()
         except lmdb.MapFullError as error:
@@ -283,16 +280,16 @@ class LmdbStore:
         except DAMAGE as error:
             # LMDB finds damage while it updates its list of free pages, before it writes
             # the pages of the batch.
-            raise self._record_and_convert(error) from error
-        self._witness.write(WitnessRecord(ends.revision))
-        if ends.oldest_journal_row != self._ends.oldest_journal_row:
+            raise self._store_error_recording_damage(error) from error
+        self._witness.write(WitnessRecord(bounds.revision))
+        if bounds.oldest_journal_row != self._bounds.oldest_journal_row:
             # LMDB does not reuse the pages that a killed reader, such as a backup, has
             # read.  Such readers are removed whenever a commit has removed rows of the
             # journal.
             self._databases.env.reader_check()
-        self._ends = ends
+        self._bounds = bounds
 
-    def _misplacement_refusal(self) -> Refusal | None:
+    def _location_refusal(self) -> Refusal | None:
         """
         Return a refusal if the configured path no longer leads to this store.
 
@@ -304,25 +301,25 @@ class LmdbStore:
         now = self._monotonic()
         if now < self._next_disk_check:
             return None
-        if (problem := self.directory.misplacement()) is not None:
+        if (problem := self.directory.location_problem()) is not None:
             return Refusal(problem)
         self._next_disk_check = now + DISK_CHECK_INTERVAL_SECONDS
         if self._reserve is not None:
             self._reserve.warn_if_nearly_full()
         return None
 
-    def _begin(self, batch: Batch) -> tuple[lmdb.Transaction[bytes], StoreEnds]:
+    def _begin(self, batch: Batch) -> tuple[lmdb.Transaction[bytes], StoreBounds]:
         """
         Begin a transaction, and write C{batch} in it.  The caller commits it.
 
-        @return: the transaction, and the ends of the store after its commit.
+        @return: the transaction, and the bounds of the store after its commit.
         """
         # No "with" block: in lmdb 1.4, the end of the block raises an error if the
         # transaction was committed inside it.
         txn = self._databases.env.begin(write=True)
         try:
             return txn, write_batch(
-                txn, self._databases, batch, self._ends, self._retention
+                txn, self._databases, batch, self._bounds, self._retention
             )
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
@@ -351,7 +348,7 @@ class LmdbStore:
         """
         Read durable transitions in this thread, newest first; see L{IStore.history}.
         """
-        newest = self._ends.revision
+        newest = self._bounds.revision
         before = newest + 1 if before is None else min(before, newest + 1)
 
         def read() -> list[HistoryEntry]:
@@ -369,13 +366,13 @@ class LmdbStore:
                 # this process, has not been notified yet.
                 raise Refusal("the store failed") from error
             except DAMAGE as error:
-                raise self._record_and_convert(error) from error
+                raise self._store_error_recording_damage(error) from error
             except lmdb.Error as error:
                 raise Refusal(f"the history cannot be read: {error}") from error
 
         return execute(read)
 
-    def _record_and_convert(self, error: Exception) -> StoreUnusable:
+    def _store_error_recording_damage(self, error: Exception) -> StoreUnusable:
         """
         Return the exception to raise for C{error}.  The store was not changed.
 
@@ -383,7 +380,7 @@ class LmdbStore:
         store, and the service opens it only after a verification.
         """
         if isinstance(error, DAMAGE):
-            self._witness.write(WitnessRecord(self._ends.revision, sound=False))
+            self._witness.write(WitnessRecord(self._bounds.revision, sound=False))
         return store_error(self.directory.real_path, error)
 
     def space(self) -> Space | None:
@@ -392,9 +389,9 @@ class LmdbStore:
     def commit_refusal(self) -> Refusal | None:
         if self._reserve is None:
             return None
-        return self._misplacement_refusal() or self._reserve.commit_refusal()
+        return self._location_refusal() or self._reserve.commit_refusal()
 
-    def oldest_reader(self) -> StoreReader | None:
+    def oldest_reader(self) -> OldStateReader | None:
         return None if self._opened is None else oldest_reader(self._opened.env)
 
     def close(self) -> Deferred[None]:

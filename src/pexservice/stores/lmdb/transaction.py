@@ -45,7 +45,7 @@ FULL_ROW_KEYS = 64
 
 
 @frozen
-class StoreEnds:
+class StoreBounds:
     """
     The oldest and newest rows of a store, kept in memory so that no commit searches them.
 
@@ -61,20 +61,20 @@ class StoreEnds:
     newest_key_row: KeyRow
 
 
-ENDS_OF_EMPTY_STORE = StoreEnds(0, 1, 1, NO_KEYS)
+BOUNDS_OF_EMPTY_STORE = StoreBounds(0, 1, 1, NO_KEYS)
 
 
-def read_ends(
+def read_bounds(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
-) -> StoreEnds:
+) -> StoreBounds:
     """
-    Read the ends of a store whose cursor is at C{revision}.
+    Read the bounds of a store whose cursor is at C{revision}.
     """
     newest_key_row = NO_KEYS
     with txn.cursor(databases.keys) as rows:
         if rows.last():
             newest_key_row = records.decode_key_row(*rows.item())
-    return StoreEnds(
+    return StoreBounds(
         revision,
         _oldest(txn, databases.journal),
         _oldest(txn, databases.keys),
@@ -101,25 +101,25 @@ def write_batch(
     txn: lmdb.Transaction[bytes],
     databases: Databases,
     batch: Batch,
-    ends: StoreEnds,
+    bounds: StoreBounds,
     retention: Retention,
-) -> StoreEnds:
+) -> StoreBounds:
     """
     Append C{batch} to the store, and remove the oldest rows if they need not be kept.
 
-    @param ends: the ends of the store before this batch.
-    @return: the ends of the store after this batch.
+    @param bounds: the bounds of the store before this batch.
+    @return: the bounds of the store after this batch.
     @raise BadRecord: the store holds something that this process did not write.
     """
     _append(txn, databases.journal, *records.encode_journal_row(batch))
-    newest_key_row = ends.newest_key_row
+    newest_key_row = bounds.newest_key_row
     if batch.keys:
         newest_key_row = write_keys(txn, databases.keys, batch.keys, newest_key_row)
     cursor = records.encode_cursor(
         batch.revision, batch.position, newest_key_row.next_ordinal
     )
     txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
-    oldest_journal_row, oldest_key_row = ends.oldest_journal_row, ends.oldest_key_row
+    oldest_journal_row, oldest_key_row = bounds.oldest_journal_row, bounds.oldest_key_row
     newest_expired = batch.revision - retention.transitions
     if newest_expired >= oldest_journal_row + TRIM_SLACK:
         oldest_journal_row = _trim(
@@ -131,7 +131,7 @@ def write_batch(
         # keys would never decrease.
         max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
         oldest_key_row = _trim(txn, databases.keys, newest_expired, max_keys)
-    return StoreEnds(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
+    return StoreBounds(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
 
 
 def write_keys(

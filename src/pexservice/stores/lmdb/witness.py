@@ -42,7 +42,7 @@ class Witness:
         """
         @param path: the store's directory.
         """
-        self._store = path
+        self._directory = path
         self._file: int | None = None
 
     def open(self, revision: int, *, verified: bool) -> None:
@@ -53,27 +53,27 @@ class Witness:
         @raise StoreDamaged: the store is older than its witness; or the witness records
             damage, and the store was not C{verified}.
         """
-        witnessed = read_witness(self._store)
-        check_not_older(self._store, revision, witnessed)
+        witnessed = read_witness(self._directory)
+        check_not_older(self._directory, revision, witnessed)
         if witnessed is not None and not (witnessed.sound or verified):
             raise StoreDamaged(
-                f"the store {self._store} was found damaged while it was served"
+                f"the store {self._directory} was found damaged while it was served"
             )
         if witnessed is None and revision:
             self._log.warn(
                 "the store {store} has no witness of its newest commit, so nobody can tell"
                 " whether it is the newest; from now on it has one",
-                store=self._store,
+                store=self._directory,
             )
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-            self._file = os.open(self._store / WITNESS, flags, 0o600)
+            self._file = os.open(self._directory / WITNESS, flags, 0o600)
             if witnessed is None:
                 # This allocates the block, so no later write needs space on the disk.
                 os.ftruncate(self._file, 0)
                 os.pwrite(self._file, records.encode_witness(WitnessRecord(revision)), 0)
                 os.fsync(self._file)
-                sync_directory(self._store)
+                sync_directory(self._directory)
         except OSError as error:
             # The disk may be full.  The service can still commit into its disk reserve.
             self._continue_without_file(error)
@@ -107,7 +107,7 @@ class Witness:
     def _continue_without_file(self, error: OSError) -> None:
         self._log.error(
             "the store {store} goes on without a witness of its newest commit: {reason}",
-            store=self._store,
+            store=self._directory,
             reason=error.strerror,
         )
         self._release()

@@ -15,9 +15,9 @@ from twisted.internet.task import Clock
 
 from pexservice.process.exit_status import Misconfigured
 from pexservice.stores.interface import (
+    ReadingChildKilled,
     StoreDamaged,
     StoreIncompatible,
-    StoreReaderKilled,
     StoreUnusable,
 )
 from pexservice.stores.lmdb.child import (
@@ -84,7 +84,7 @@ def test_progress_begins_before_the_child_reports_any(module: Path) -> None:
         ("raise ValueError('bug')", StoreUnusable, "^ValueError: bug$"),
         ("os.kill(os.getpid(), 7)", StoreDamaged, "/the/store is damaged.*signal 7"),
         ("os.kill(os.getpid(), 11)", StoreDamaged, "signal 11"),
-        ("os.kill(os.getpid(), 9)", StoreReaderKilled, "signal 9 ended the process"),
+        ("os.kill(os.getpid(), 9)", ReadingChildKilled, "signal 9 ended the process"),
     ],
 )
 def test_end_of_a_child_raises_the_error_of_its_status(

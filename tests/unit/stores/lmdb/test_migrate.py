@@ -199,7 +199,7 @@ def test_backup_keeps_format_1_and_restore_rewrites_it(
     assert backup(str(path), str(copy)).revision == 4 * BATCHES
     assert format_of(copy) == 1
     restored = restore(str(copy), str(place), beyond=4 * BATCHES + 9)
-    assert restored.store.revision == 4 * BATCHES + 10
+    assert restored.summary.revision == 4 * BATCHES + 10
     assert format_of(place) == 2
     store = at(place)
     assert len(now(store.open()).remembered_keys) == len(keys)

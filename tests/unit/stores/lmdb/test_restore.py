@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
 
 def test_restored_store_equals_the_backup_and_the_old_one_is_kept(place: Path) -> None:
     done = restore(str(place / "backup"), str(place / "store"))
-    assert (done.store.revision, done.store.position, done.steps) == (7, 7, 0)
+    assert (done.summary.revision, done.summary.position, done.steps) == (7, 7, 0)
     assert done.kept is not None
     assert done.kept.name.startswith("store.before-")
     for directory, revision in (
@@ -57,7 +57,7 @@ def test_restored_store_continues_beyond_the_seen_revisions(
     Steps back and forth raise the revision. The position stays.
     """
     done = restore(str(place / "backup"), str(place / "store"), beyond)
-    assert (done.store.revision, done.store.position) == (revision, 7)
+    assert (done.summary.revision, done.summary.position) == (revision, 7)
     assert done.steps == revision - 7
     verify(place / "store")
 
@@ -121,7 +121,7 @@ def test_failed_restore_says_why(
 
 def test_backup_becomes_the_store_where_there_was_none(place: Path) -> None:
     done = restore(str(place / "backup"), str(place / "new"))
-    assert (done.store.revision, done.kept) == (7, None)
+    assert (done.summary.revision, done.kept) == (7, None)
     verify(place / "new")
 
 
@@ -154,7 +154,7 @@ def test_remains_of_a_store_are_kept(place: Path, name: str) -> None:
     remains.mkdir()
     (remains / name).write_text("precious")
     done = restore(str(place / "backup"), str(remains))
-    assert done.store.revision == 7
+    assert done.summary.revision == 7
     assert done.kept is not None
     assert (done.kept / name).read_text() == "precious"
 
@@ -174,7 +174,7 @@ def test_interrupted_restore_leaves_the_old_store_and_no_copy(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "give_to_owner_of", interrupted)
+    monkeypatch.setattr(module, "chown_like", interrupted)
     with pytest.raises(KeyboardInterrupt):
         restore(str(place / "backup"), str(place / "store"))
     assert_nothing_happened(place)

@@ -1,9 +1,9 @@
 """
 One worker as its supervisor sees it: its name, its state and its present process.
 
-L{WorkerProcess} starts, watches, stops and kills the process, and reads its output and its
-messages.  If the process ends by itself, L{WorkerProcess} starts another process with the
-same name.
+L{SupervisedWorker} starts, watches, stops and kills the process, and reads its output and
+its messages.  If the process ends by itself, L{SupervisedWorker} starts another process
+with the same name.
 
 Each process writes systemd's notify messages into its own pipe.  No other process has the
 writing end, so no other process can send messages in its name.  When the supervisor
@@ -67,7 +67,7 @@ _EXTEND = "EXTEND_TIMEOUT_USEC"
 
 class SpawningReactor(IReactorProcess, IReactorTime):
     """
-    The parts of a reactor that L{WorkerProcess} needs.
+    The parts of a reactor that L{SupervisedWorker} needs.
     """
 
 
@@ -95,11 +95,12 @@ class WorkerState(Enum):
 
 
 #: States of a worker that has a process.
-WITH_PROCESS = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState.ENDED}
+STATES_WITH_PROCESS = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState.ENDED}
 
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
-#: By message: the new state of the worker, and the states in which the message is obeyed.
+#: A mapping from a message to the new state of the worker, and to the states in which the
+#: worker is when the message changes its state.
 _STATE_CHANGES = {
     READY: (
         WorkerState.ACTIVE,
@@ -107,7 +108,7 @@ _STATE_CHANGES = {
     ),
     STANDBY: (WorkerState.STANDBY, {WorkerState.STARTING, WorkerState.NOT_READY}),
     NOT_READY: (WorkerState.NOT_READY, {WorkerState.STARTING, WorkerState.STANDBY}),
-    STOPPING: (WorkerState.STOPPING, WITH_PROCESS - {WorkerState.STOPPING}),
+    STOPPING: (WorkerState.STOPPING, STATES_WITH_PROCESS - {WorkerState.STOPPING}),
 }
 
 
@@ -141,19 +142,19 @@ class OutputLines:
         self._line_received(line.decode("utf-8", "backslashreplace"))
 
 
-class WorkerProcess(ProcessProtocol):
+class SupervisedWorker(ProcessProtocol):
     """
-    A worker, which has one process at a time.
+    A worker, whose processes follow one another.  A process is the present or the last one.
 
-    @ivar began: when the process began, by the reactor's clock.
+    @ivar began_at: when the process began, by the reactor's clock.
     @ivar retired: whether the worker was asked to end, so that no other process follows.
     @ivar was_active: whether the process is active, or was active.
     @ivar was_up: whether the process is active or a standby, or was one of them.
-    @ivar verifies: whether the process verifies the whole store before it is active.  This
-        is false for a process that has been a standby, because a standby does not verify.
+    @ivar verifies_store: whether the process verifies the whole store before it is active.
+        A process that has been a standby does not.
     @ivar status_text: the text of the last status that the process has sent.
-    @ivar exit_status: how the last process ended: its exit status or, as in C{subprocess},
-        the negative number of the signal that ended it; 0 if no process has ended.
+    @ivar exit_status: the exit status of the last process that ended or, as in
+        C{subprocess}, the negative number of the signal that ended it; at first 0.
     @ivar backoff_seconds: the delay before the next process if this one was never up.
     """
 
@@ -170,15 +171,15 @@ class WorkerProcess(ProcessProtocol):
         """
         self.name = name
         self.state = WorkerState.WAITING
-        self.retired = self.was_active = self.was_up = self.verifies = False
+        self.retired = self.was_active = self.was_up = self.verifies_store = False
         self.status_text = ""
         self.exit_status = 0
-        self.began = 0.0
+        self.began_at = 0.0
         self.backoff_seconds = MIN_BACKOFF_SECONDS
         self._reactor = reactor
         self._workers = workers
         self._watchdog = watchdog
-        # Without a process: the timer of the next start.  With a process: that of SIGKILL.
+        # The timer of the next start, or of SIGKILL while there is a process.
         self._timer: IDelayedCall | None = None
         self._has_progressed = False
         self._last_heard = 0.0
@@ -199,7 +200,7 @@ class WorkerProcess(ProcessProtocol):
     @property
     def pid(self) -> int | None:
         transport: IProcessTransport | None = self.transport
-        if self.state not in WITH_PROCESS or transport is None:
+        if self.state not in STATES_WITH_PROCESS or transport is None:
             return None
         pid: int = transport.pid
         return pid
@@ -216,13 +217,13 @@ class WorkerProcess(ProcessProtocol):
         if self._workers.takeover_in_progress:
             self._timer = self._reactor.callLater(TAKEOVER_RETRY_SECONDS, self.start)
             return
-        command, inherited = self._workers.command(), self._workers.inherited
+        command, inherited = self._workers.worker_command_line(), self._workers.inherited
         self._timer = None
         self.state, self.status_text = WorkerState.STARTING, ""
         self.was_active = self.was_up = self._has_progressed = False
-        self.verifies = self._workers.must_verify
-        self.began = self._last_heard = self._reactor.seconds()
-        self._deadline = self.began + START_TIMEOUT_SECONDS
+        self.verifies_store = self._workers.next_must_verify
+        self.began_at = self._last_heard = self._reactor.seconds()
+        self._deadline = self.began_at + START_TIMEOUT_SECONDS
         self._streams = {
             1: OutputLines(self.output_received),
             2: OutputLines(self.output_received),
@@ -280,7 +281,7 @@ class WorkerProcess(ProcessProtocol):
             self.was_active |= state is WorkerState.ACTIVE
             self.was_up |= state in _UP
             # A standby becomes active without a verification.
-            self.verifies &= state is not WorkerState.STANDBY
+            self.verifies_store &= state is not WorkerState.STANDBY
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
             self._workers.on_change(self)
@@ -303,26 +304,28 @@ class WorkerProcess(ProcessProtocol):
             self._stop_timer()
             self.state = WorkerState.ENDED
             self._workers.on_change(self)
-        elif self.state in WITH_PROCESS and self.state is not WorkerState.SILENT:
+        elif self.state in STATES_WITH_PROCESS and self.state is not WorkerState.SILENT:
             self.state = WorkerState.STOPPING
             self._signal(signal.SIGTERM)
             self._kill_after(STOP_TIMEOUT_SECONDS)
 
-    def watch(self, *, excused: bool) -> None:
+    def watch(self, *, supervisor_was_late: bool) -> None:
         """
         Kill the process if it has sent no message for too long.
 
         First send SIGABRT, at which the process writes the traceback of each thread.  Send
         SIGKILL L{TRACEBACK_SECONDS} later.
 
-        @param excused: whether the supervisor itself hung, so that messages of the process
-            may be in the pipe, unread.
+        @param supervisor_was_late: whether the supervisor itself hung.  Then messages of
+            the process may be in the pipe, unread.
         """
         now = self._reactor.seconds()
-        if excused:
+        if supervisor_was_late:
             self._last_heard = now
             self._deadline = max(self._deadline, now + self._watchdog)
-        if now > self._deadline and self.state in WITH_PROCESS - {WorkerState.SILENT}:
+        if now > self._deadline and self.state in STATES_WITH_PROCESS - {
+            WorkerState.SILENT
+        }:
             self.state = WorkerState.SILENT
             self._log.error(
                 "no heartbeat from {name} for {silence:.1f} s; replacing it",
@@ -354,7 +357,7 @@ class WorkerProcess(ProcessProtocol):
         Report the end of an active worker.  Its pipe of messages closes as it ends.
         """
         if childFD == MESSAGES and self.was_active:
-            self._workers.on_active_end(self)
+            self._workers.on_active_ending(self)
 
     def processEnded(self, reason: Failure) -> None:
         """
@@ -367,9 +370,9 @@ class WorkerProcess(ProcessProtocol):
         status = getattr(reason.value, "exitCode", None) or 0
         self.exit_status = status if number is None else -number
         try:
-            self._workers.on_end(self)
+            self._workers.on_process_ended(self)
         finally:
-            # Even if on_end raises an exception, a worker that is not retired starts again.
+            # A worker that is not retired starts again, even after an exception.
             self.state = WorkerState.ENDED if self.retired else WorkerState.WAITING
             if not self.retired:
                 self._timer = self._reactor.callLater(self._restart_delay(), self.start)
@@ -378,7 +381,7 @@ class WorkerProcess(ProcessProtocol):
     def _restart_delay(self) -> float:
         if self.was_up:
             self.backoff_seconds = MIN_BACKOFF_SECONDS
-            if self._reactor.seconds() - self.began >= MIN_LIFE_SECONDS:
+            if self._reactor.seconds() - self.began_at >= MIN_LIFE_SECONDS:
                 return 0.0
         delay = self.backoff_seconds
         self.backoff_seconds = min(2 * delay, MAX_BACKOFF_SECONDS)

@@ -13,14 +13,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING
-from pexservice.supervisor.worker_process import (
+from pexservice.supervisor.supervised_worker import (
     MAX_OUTPUT_LINE_BYTES,
     MESSAGES,
     START_TIMEOUT_SECONDS,
     STOP_TIMEOUT_SECONDS,
     TRACEBACK_SECONDS,
     OutputLines,
-    WorkerProcess,
+    SupervisedWorker,
     WorkerState,
     describe,
 )
@@ -39,7 +39,7 @@ def supervised() -> Supervised:
 
 
 @pytest.fixture
-def worker(supervised: Supervised) -> WorkerProcess:
+def worker(supervised: Supervised) -> SupervisedWorker:
     """
     Provide the worker of the supervisor, which begins.
     """
@@ -48,7 +48,7 @@ def worker(supervised: Supervised) -> WorkerProcess:
 
 
 def test_worker_has_pipes_for_output_and_messages(
-    supervised: Supervised, worker: WorkerProcess
+    supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
     A worker has pipes for its output and its messages, and an input that is always empty.
@@ -92,7 +92,7 @@ def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> No
     ],
 )
 def test_state_of_a_worker_follows_from_its_messages(
-    supervised: Supervised, worker: WorkerProcess, lines: list[str], state: WorkerState
+    supervised: Supervised, worker: SupervisedWorker, lines: list[str], state: WorkerState
 ) -> None:
     """
     The state of a worker follows from its messages, however they are cut.
@@ -185,14 +185,14 @@ def test_process_that_cannot_be_spawned_is_tried_again(supervised: Supervised) -
     supervised.processes[0].end(by=signal.SIGKILL)
     supervised.reactor.turns(1.0)
     assert supervised.processes == []
-    assert supervised.score.restarts["cannot_start"] > 2
+    assert supervised.score.ended_by_reason["cannot_start"] > 2
     supervised.reactor.refuses = False
     supervised.reactor.turns(5.0)
     assert len(supervised.processes) == 1
 
 
 def test_silent_worker_gets_sigabrt_then_sigkill(
-    supervised: Supervised, worker: WorkerProcess
+    supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
     A process that was silent for the watchdog's time gets SIGABRT, and then is killed.
@@ -212,7 +212,7 @@ def test_silent_worker_gets_sigabrt_then_sigkill(
     supervised.reactor.turns(TRACEBACK_SECONDS)
     assert process.signals == [signal.SIGABRT, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
-    assert supervised.score.restarts["silent"] == 1
+    assert supervised.score.ended_by_reason["silent"] == 1
     supervised.reactor.turns(0.1)
     assert len(supervised.processes) == 1
 
@@ -274,7 +274,7 @@ def test_supervisor_that_was_late_blames_no_worker(
 
 
 def test_retired_worker_gets_sigterm_then_sigkill(
-    supervised: Supervised, worker: WorkerProcess
+    supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
     A worker is ended by SIGTERM, and by SIGKILL if it takes too long.
@@ -294,7 +294,7 @@ def test_retired_worker_gets_sigterm_then_sigkill(
 
 
 def test_ended_process_gets_no_sigkill(
-    supervised: Supervised, worker: WorkerProcess
+    supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
     A process that has ended is sent no SIGKILL, because its process id may be another's.
@@ -307,7 +307,7 @@ def test_ended_process_gets_no_sigkill(
 
 
 def test_retired_silent_worker_gets_sigkill_no_later(
-    supervised: Supervised, worker: WorkerProcess
+    supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
     A silent process gets its SIGKILL no later if it is also asked to end.
@@ -321,7 +321,7 @@ def test_retired_silent_worker_gets_sigkill_no_later(
 
 
 def test_retired_worker_without_a_process_is_not_started(
-    supervised: Supervised, worker: WorkerProcess
+    supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
     A worker that waits to be started is not started when it is asked to end.
@@ -336,7 +336,7 @@ def test_retired_worker_without_a_process_is_not_started(
 
 
 def test_signal_to_an_ended_process_is_no_error(
-    supervised: Supervised, worker: WorkerProcess
+    supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
     A signal to a process whose end has not been noticed yet is no error.
