@@ -58,8 +58,8 @@ class AddressInUse(CannotStart):
 
 _USE_ANOTHER = "; stop the program that uses it, or choose another one with --listen"
 
-#: By error number: the exception.  If the service lacks the permission for a port, another
-#: start would fail in the same way.
+#: A mapping from an error number to an exception.  If the service lacks the permission for
+#: a port, another start would fail in the same way.
 _EXCEPTION_BY_ERRNO: Mapping[int | None, type[CannotStart]] = {
     errno.EADDRINUSE: AddressInUse,
     errno.EACCES: Misconfigured,

@@ -27,7 +27,8 @@ from pathlib import Path
 
 from attrs import asdict, define, field, frozen
 
-#: Why workers end.  A supervisor of version 1.0.0 counts them in this order.
+#: The reasons why workers end.  The counts of a supervisor of version 1.0.0 are in this
+#: order.
 END_REASONS = (
     # The worker was retired, by a reload or because it was not up in time.
     REPLACED := "replaced",
@@ -59,7 +60,7 @@ _MEMFD_NAME = "pexservice-scoreboard"
 #: How often a reader tries while another process writes.  A write takes a microsecond.
 _MAX_ATTEMPTS = 10
 
-#: A longer text in the score is cut.  Characters.
+#: A text in the score with more characters is cut.
 MAX_TEXT_LENGTH = 512
 
 #: Where the records begin in the file.  In JSON a character may take 12 bytes.
@@ -115,9 +116,10 @@ class Score:
     @ivar takeover_us: how long no worker was active before C{active_worker}, in
         microseconds; 0 if the supervisor saw no such time.
     @ivar note: why the last reload failed, or which options wait for a restart.
-    @ivar possible_lock_holders: how many workers may have the store's lock; C{None} if
-        that is not known.
-    @ivar problem: why no worker is active; empty if one is, or if no reason is known yet.
+    @ivar possible_lock_holders: how many workers may have the store's lock; C{None} if this
+        number is not known.
+    @ivar problem: why no worker is active; empty if a worker is, or if the reason is not
+        known yet.
     @ivar restart_pending: the options whose change requires a restart.
     @ivar processes: the processes of the service, the supervisor first.
     """
@@ -180,7 +182,7 @@ def of_process(pid: int, flags: int = os.O_RDONLY) -> int | None:
             if str(link.readlink()).startswith(f"/memfd:{_MEMFD_NAME}"):
                 return os.open(link, flags | os.O_CLOEXEC)
         except FileNotFoundError:
-            # Closed meanwhile.
+            # That process has closed the descriptor.
             continue
     return None
 

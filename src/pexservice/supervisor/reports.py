@@ -23,8 +23,8 @@ from pexservice.supervisor.supervised_worker import (
 )
 from pexservice.supervisor.worker_setup import WorkerSetup
 
-#: The states of a worker that may have the store's lock.  A worker that is not ready does
-#: not have it: it failed to open the store, or waits for a lock that another program has.
+#: The states of a worker that may have the store's lock.  A worker that is not ready
+#: failed to open the store, or waits for a lock that another program has.
 _MAY_HOLD_LOCK = STATES_WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_READY}
 
 
@@ -38,12 +38,12 @@ class Reports:
 
     _notifier: Notifier
     score: Score
-    # Writes the score to where the workers read it.
+    # Writes the score into the memory that the workers read.
     _publish: Callable[[Score], object]
     _was_ready: bool = field(init=False, default=False)
     _status_line: str = field(init=False, default="")
     _status_suffix: str = field(init=False, default="")
-    # When the last active worker ended; C{None} if a worker is active or none was.
+    # When the last active worker ended; C{None} if a worker is active, or if none was yet.
     _active_ended_at: float | None = field(init=False, default=None)
 
     def publish(self) -> None:

@@ -236,8 +236,8 @@ class Supervisor(Service):
         if self._workers is not None:
             await self._workers.stop()
         for endpoint, port, inode in self._ports:
-            # Closing a port removes the file of its Unix socket.  The file must stay if it
-            # is of a socket of systemd, or if another program has replaced it.
+            # Closing a port removes the file of its Unix socket.  The file must stay if
+            # systemd has made it, or if another program has replaced it.
             if not endpoint.description.startswith("systemd:") and _inode(port) == inode:
                 await maybeDeferred(port.stopListening)
         if self._exit.reason is None:

@@ -149,7 +149,7 @@ class SupervisedWorker(ProcessProtocol):
     @ivar began_at: when the process began, by the reactor's clock.
     @ivar retired: whether the worker was asked to end, so that no other process follows.
     @ivar was_active: whether the process is active, or was active.
-    @ivar was_up: whether the process is active or a standby, or was one of them.
+    @ivar was_up: whether the process is or was up, which means active or a standby.
     @ivar verifies_store: whether the process verifies the whole store before it is active.
         A process that has been a standby does not.
     @ivar status_text: the text of the last status that the process has sent.

@@ -28,11 +28,11 @@ from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.transaction import FULL_ROW_KEYS
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES, USE_SIZE
 
-#: How many bytes are allocated in addition to the pages in use and those of the next
-#: commit.
+#: How many bytes are allocated in addition to the pages in use and to the pages that the
+#: next commit may add.
 RESERVE_BYTES = 4 << 20
 
-#: The time from a failed allocation until the next attempt, at least.
+#: The shortest time from a failed allocation to the next attempt.
 ALLOCATION_RETRY_SECONDS = 1.0
 
 #: The map is enlarged by this much at a time.
@@ -49,7 +49,7 @@ READER_CHECK_BYTES = 16 << 20
 #: The shortest time between two such log lines.
 READER_LOG_INTERVAL_SECONDS = 60.0
 
-#: The process is named only if its state is at least this many commits old.
+#: The log names the process only if the state that it reads is this many commits old.
 MIN_READER_COMMITS = 1000
 
 #: A commit writes at most this many pages, in addition to the rows and to the list of free
@@ -92,8 +92,8 @@ class Reserve:
         Measure the map and the file, without allocating anything.
 
         @param env: the environment of the store in C{directory}.
-        @param max_disk_fraction: see L{MAX_DISK_FRACTION}; 0 means that the map does not
-            grow.
+        @param max_disk_fraction: the part of the disk that the map may grow to; see
+            L{MAX_DISK_FRACTION}.  If it is 0, the map does not grow.
         """
         self._directory = directory
         self._env = env
