@@ -27,8 +27,7 @@ from pathlib import Path
 
 from attrs import asdict, define, field, frozen
 
-#: The reasons why workers end.  The counts of a supervisor of version 1.0.0 are in this
-#: order.
+#: The reasons why workers end, in the order in which version 1.0.0 counts them.
 END_REASONS = (
     # The worker was retired, by a reload or because it was not up in time.
     REPLACED := "replaced",
@@ -118,8 +117,7 @@ class Score:
     @ivar note: why the last reload failed, or which options wait for a restart.
     @ivar possible_lock_holders: how many workers may have the store's lock; C{None} if this
         number is not known.
-    @ivar problem: why no worker is active; empty if a worker is, or if the reason is not
-        known yet.
+    @ivar problem: why no worker is active, if the reason is known; otherwise empty.
     @ivar restart_pending: the options whose change requires a restart.
     @ivar processes: the processes of the service, the supervisor first.
     """

@@ -1,10 +1,9 @@
 """
 The directory of a store: its lock, its identity, and the creation of a store in it.
 
-Only the process that has locked the directory writes to the store.  Other processes may
-read it: a backup through LMDB, and a standby directly from the file.  The lock is an
-advisory lock of the kernel (C{flock}), so it ends with the process, and there is no lock
-file.
+Only the process that has locked the directory writes to the store; a backup and a standby
+may read it.  The lock is an advisory lock of the kernel (C{flock}), so it ends with the
+process, and there is no lock file.
 
 A new store is made in a subdirectory, the I{staging} directory.  Then its data file is
 renamed into the directory.  So a power cut leaves a whole store or none.

@@ -92,8 +92,7 @@ class Reserve:
         Measure the map and the file, without allocating anything.
 
         @param env: the environment of the store in C{directory}.
-        @param max_disk_fraction: the part of the disk that the map may grow to; see
-            L{MAX_DISK_FRACTION}.  If it is 0, the map does not grow.
+        @param max_disk_fraction: L{MAX_DISK_FRACTION}, or 0 if the map may not grow.
         """
         self._directory = directory
         self._env = env

@@ -117,8 +117,7 @@ class LmdbStore:
         @param on_standby: called before this process waits for the lock as a standby.  If
             it is C{None}, L{open} fails if another process has locked the store.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
-        @param max_disk_fraction: the part of the disk that the map may grow to; see
-            L{MAX_DISK_FRACTION}.  If it is 0, the map does not grow.
+        @param max_disk_fraction: L{MAX_DISK_FRACTION}, or 0 if the map may not grow.
         """
         self.directory = directory
         self._executor = executor
