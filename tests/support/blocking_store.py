@@ -77,11 +77,11 @@ class Blocking:
         """
         self._store.watch(cursor_moved, cursor_went_back)
 
-    def check(self) -> Deferred[Refusal | None]:
+    def probe(self) -> Deferred[Refusal | None]:
         """
         Find out whether a batch would be taken; see L{ISharedStore}.
         """
-        return self._wait(self._store.check)
+        return self._wait(self._store.probe)
 
     def read(self) -> Deferred[tuple[int, int]]:
         """

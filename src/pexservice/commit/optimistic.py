@@ -167,7 +167,7 @@ class OptimisticCommitter(GroupCommit):
     # Reads of the store.
 
     def _probe(self) -> Deferred[None]:
-        return self._store.check().addCallbacks(self._has_checked, self._note_outage)
+        return self._store.probe().addCallbacks(self._has_checked, self._note_outage)
 
     def _has_checked(self, refusal: Refusal | None) -> Deferred[None]:
         if refusal is not None:

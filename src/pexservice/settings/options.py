@@ -205,7 +205,7 @@ class Settings:
 
         @raise StoreUnusable: or a subclass: no process could open the store.
         """
-        store_factory(self.store).check_start(create=not self.no_create)
+        store_factory(self.store).check_openable(create=not self.no_create)
 
     @property
     def tls(self) -> tuple[str, str] | None:

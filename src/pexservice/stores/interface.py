@@ -329,7 +329,7 @@ class ISharedStore(IStore):
         "When this node's client certificate expires, in seconds since the epoch, if any."
     )
 
-    def check() -> Deferred[Refusal | None]:
+    def probe() -> Deferred[Refusal | None]:
         """
         Ask the store whether it would accept a batch now, without changing anything.
 
@@ -539,7 +539,7 @@ class IStoreFactory(Interface):
         Describe the process that has locked the store.
         """
 
-    def check_start(*, create: bool) -> None:
+    def check_openable(*, create: bool) -> None:
         """
         Check whether a process could open the store.  This is cheap and needs no reactor.
 

@@ -63,7 +63,7 @@ class EtcdFactory:
         """
         return "another process"
 
-    def check_start(self, *, create: bool) -> None:
+    def check_openable(self, *, create: bool) -> None:
         """
         Check nothing: etcd answers only while a reactor runs.
         """

@@ -69,7 +69,7 @@ MAX_ADVANCED_REVISION = 2**53 - 1
 #: How long etcd keeps an operation key.  A process that runs longer makes a new key.
 LEASE_SECONDS = 24 * 3600
 
-#: For so long after a commit, L{EtcdStore.check} does not ask etcd.
+#: For so long after a commit, L{EtcdStore.probe} does not ask etcd.
 MIN_CHECK_SECONDS = 1.0
 
 
@@ -425,9 +425,9 @@ class EtcdStore:
             raise Refusal(str(error)) from error
 
     @as_deferred
-    async def check(self) -> Refusal | None:
+    async def probe(self) -> Refusal | None:
         """
-        Ask etcd whether it would accept a batch now; see L{ISharedStore.check}.
+        Ask etcd whether it would accept a batch now; see L{ISharedStore.probe}.
         """
         if self._gateway.clock.seconds() < self._committed_at + MIN_CHECK_SECONDS:
             return None
@@ -457,7 +457,7 @@ class EtcdStore:
         """
         report = await self._gateway.survey()
         cursor = await self._find_cursor()
-        refusal = await self.check()
+        refusal = await self.probe()
         if refusal is not None:
             raise StoreUnavailable(f"{self.name}: {refusal}")
         prefix = self._keys.prefix.decode()

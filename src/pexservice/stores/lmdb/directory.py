@@ -256,7 +256,7 @@ class Directory:
                 " locks and memory maps are not reliable; put it on a local disk"
             )
 
-    def check_start(self) -> None:
+    def check_openable(self) -> None:
         """
         Check that a process could lock and open a store here.  This changes nothing.
 

@@ -48,8 +48,8 @@ class LmdbFactory:
     def lock_holder(self) -> str:
         return lock_holder(Path(self._path))
 
-    def check_start(self, *, create: bool) -> None:
-        Directory(self._path, create=create).check_start()
+    def check_openable(self, *, create: bool) -> None:
+        Directory(self._path, create=create).check_openable()
 
     def inspect(self, options: StoreOptions) -> Deferred[list[str]]:
         from pexservice.stores.lmdb.verify import verify_in_child  # noqa: PLC0415 LMDB
@@ -57,7 +57,7 @@ class LmdbFactory:
         directory = Directory(self._path, create=options.create)
 
         def inspect() -> list[str]:
-            directory.check_start()
+            directory.check_openable()
             if not directory.real_path.exists() or not directory.holds_store():
                 return [f"a new store would be created in {directory.real_path}"]
             directory.lock()

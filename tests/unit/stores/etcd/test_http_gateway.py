@@ -211,7 +211,7 @@ def test_unreadable_password_file_refuses_requests_until_it_is_readable(
     address = parse(f"etcd:http://h:1?user=u&password-file={file}")
     store = EtcdStore(LoginGateway(address, Clock()), "p/")
     asks: list[Callable[[], Deferred[Any]]]
-    asks = [store.read, store.check, lambda: store.recall(b"k")]
+    asks = [store.read, store.probe, lambda: store.recall(b"k")]
     for ask in asks:
         with pytest.raises(Refusal, match=f"^the password file {file}: "):
             now(ask())

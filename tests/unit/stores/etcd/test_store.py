@@ -543,12 +543,12 @@ def test_check_fails_if_a_batch_would_be_refused(bench: Bench) -> None:
     """
     bench.gateway.open = True
     before = deepcopy(bench.etcd.values)
-    assert now(bench.store.check()) is None
+    assert now(bench.store.probe()) is None
     assert bench.etcd.values == before
     bench.etcd.alarmed = True
-    assert "space exceeded; compact" in str(now(bench.store.check()))
+    assert "space exceeded; compact" in str(now(bench.store.probe()))
     bench.etcd.alarmed, bench.etcd.read_only = False, True
-    assert "permission denied" in str(now(bench.store.check()))
+    assert "permission denied" in str(now(bench.store.probe()))
 
 
 def test_check_is_not_sent_right_after_a_batch(bench: Bench) -> None:
@@ -558,9 +558,9 @@ def test_check_is_not_sent_right_after_a_batch(bench: Bench) -> None:
     bench.gateway.open = True
     now(bench.store.commit(FIRST))
     bench.gateway.open = False
-    assert now(bench.store.check()) is None
+    assert now(bench.store.probe()) is None
     bench.clock.advance(1)
-    bench.store.check()
+    bench.store.probe()
     assert len(bench.gateway.waiting) == 1
 
 
