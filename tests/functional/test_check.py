@@ -165,7 +165,10 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     missing = f"there is no store in {store}, and --no-create is set; create one with"
     code, output = check(tmp_path, "--config", str(config))
     assert (code, missing in output) == (1, True)
-    ended = run(tmp_path, "-n", "--pidfile=", "pexservice", "--config", str(config))
+    address = ("--listen", "tcp:0:interface=127.0.0.1")
+    ended = run(
+        tmp_path, "-n", "--pidfile=", "pexservice", "--config", str(config), *address
+    )
     (line,) = ended.stderr.splitlines()
     assert (ended.returncode, missing in line) == (1, True)
     assert not store.exists()
