@@ -97,7 +97,7 @@ class Committer(GroupCommit):
 
     def _set_early_responses(self, *, on: bool) -> None:
         """
-        Send early responses and let batches collect steps for longer, or do neither.
+        Switch early responses, and the longer delay of batches for them, on or off.
         """
         self._responds_early = on
         self.delay_seconds = DELAY_SECONDS if on else 0.0
@@ -108,7 +108,7 @@ class Committer(GroupCommit):
         self.committer_refusal = self.read_refusal = None
 
     def wait_for_commit(self) -> Deferred[None]:
-        return succeed(None) if self.committing_batch is None else self.commit_end()
+        return succeed(None) if self.committing_batch is None else self.when_commit_ends()
 
     @property
     def visible(self) -> State:
@@ -143,11 +143,12 @@ class Committer(GroupCommit):
             waiter.fail(self.read_refusal)
 
     def step(self, step: Step, waiter: Waiter) -> None:
+        # If the store refuses a batch, it does so in commit().
         if self.committer_refusal is not None:
             self.counts.count(NOT_TAKEN, step.transition.code)
             waiter.fail(self.committer_refusal)
-        elif step.key is not None and (use := self._find_key(step.key)) is not None:
-            self.respond_to_used_key(waiter, step, *use)
+        elif step.key is not None and (first_use := self._find_key(step.key)) is not None:
+            self.respond_to_used_key(waiter, step, *first_use)
         elif step.condition is not None and not step.condition(self.latest):
             open_batch = self.open_batch
             batch = open_batch if open_batch.transitions else self.committing_batch
@@ -181,7 +182,7 @@ class Committer(GroupCommit):
 
     def _batch_to_await(self, batch: PendingBatch | None) -> PendingBatch | None:
         """
-        Return C{batch} if a response with a state of C{batch} must wait for its commit.
+        Return the batch whose commit a response with a state of C{batch} must wait for.
 
         With early responses, the first L{MAX_EARLY_RESPONSES} steps of a batch have their
         responses already.  If the batch has more steps, the state may be the result of a
@@ -196,7 +197,8 @@ class Committer(GroupCommit):
         return batch
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
-        # Until now, find_key_in_batches found these keys in the committing batch.
+        # These keys were found in the committing batch.  The commit has ended, so from now
+        # on they are found among the remembered keys.
         self._remembered_keys.add(batch.keys)
         self._set_early_responses(on=not self._synchronous)
         super()._commit_succeeded(batch, after)

@@ -35,11 +35,10 @@ One step goes through these methods of L{GroupCommit}:
      C{_commit_failed} runs.
   5. C{_deliver} calls the waiter of the step, and the waiter sends the response.
 
-Durations are measured with the reactor's clock.  By default, the reactor's clock is
-monotonic.  With C{twistd --reactor=asyncio}, the reactor uses the wall clock.  If an
-operator sets the wall clock forward during a commit, about the next hundred batches may
-wait for L{MAX_WAIT_SECONDS}.  If an operator sets the wall clock back, these batches do not
-wait.  No step is lost.
+Durations are measured with the reactor's clock.  By default, this clock is monotonic.  With
+C{twistd --reactor=asyncio}, it is the wall clock.  A jump of the wall clock falsifies the
+average duration of a commit for about a hundred batches: they wait too long, but at most
+L{MAX_WAIT_SECONDS}, or not at all.  No step is lost.
 """
 
 from __future__ import annotations
@@ -105,12 +104,12 @@ class BatchingPolicy:
     The second condition lets batches grow.  Without it, a small batch would always be
     followed by another small batch.
 
-    A batch with fewer steps than the last batch is ready when the quiet iterations, which
-    added no step, have together taken as long as a commit.  Any batch is ready after
-    C{max_wait} seconds.
+    An iteration that added no step is quiet.  A batch with fewer steps than the last batch
+    is ready when its quiet iterations have together taken as long as an average commit.
+    Any batch is ready after C{max_wait} seconds.
 
-    The policy reads no clock.  Its callers pass the time of one clock as C{now}, in
-    seconds.
+    The policy reads no clock.  Its callers pass C{now}, in seconds, always from the same
+    clock.
 
     @ivar began: when the first step of the batch arrived.
     @ivar is_quiet: whether the last iteration added no step.
@@ -177,8 +176,8 @@ class PendingBatch:
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: the waiter, outcome, state and step of each request whose
         response waits for the commit, in order.  Most of these requests are the steps of
-        this batch.  The others do not move the cursor, but show a state of this batch: they
-        repeat a key of this batch, or this state does not meet their condition.
+        this batch.  The others do not move the cursor: they repeat a key of this batch, or
+        the state after one of its steps does not meet their condition.
     @ivar keys: the idempotency keys of the steps.  Each key has the record of its use.
     """
 
@@ -218,8 +217,8 @@ class GroupCommit:
         """
         Make the committer of C{store}, without opening the store.
 
-        @param fatal: called when the process must end, because the outcome of a commit is
-            unknown, the store is damaged, or there is a L{CommitterBug}.
+        @param fatal: called when the process must end, because a commit failed with an
+            error other than a L{Refusal}, or because of a L{CommitterBug}.
         @param call_soon: schedules a call for the next iteration of the event loop, and
             returns a handle that can cancel this call.  The default uses a timer without a
             delay, which costs 8 microseconds.
@@ -273,7 +272,7 @@ class GroupCommit:
             "the service is stopping"
         )
         while not self.is_idle:
-            end = self.commit_end()
+            end = self.when_commit_ends()
             self.commit_open_batch()
             await end
         await self._store.close()
@@ -431,8 +430,8 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        On etcd, another node may have moved the cursor, so that the conditions of all steps
-        are unmet and the open batch is empty.
+        On etcd, the open batch may be empty by now: if another node has moved the cursor,
+        the steps whose condition is no longer met have left the batch.
         """
         batch, after = self.open_batch, self.latest
         if not batch.transitions:
@@ -441,7 +440,7 @@ class GroupCommit:
         self.committing_batch, self.open_batch = batch, PendingBatch(after)
         started = self._seconds()
 
-        def commit_ended(result: Failure | None) -> None:
+        def handle_result(result: Failure | None) -> None:
             self.committing_batch, self._is_committing = None, False
             if isinstance(result, Failure):
                 self._commit_failed(batch, result)
@@ -462,7 +461,7 @@ class GroupCommit:
                 time_ns=self._time_ns(),
                 keys=batch.keys,
             ),
-        ).addBoth(commit_ended).addErrback(self.end_after_bug)
+        ).addBoth(handle_result).addErrback(self.end_after_bug)
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         self.durable = after
@@ -528,9 +527,11 @@ class GroupCommit:
             except Exception:  # noqa: BLE001 the other waiters get their outcomes
                 self._log.failure("a waiter failed")
 
-    def commit_end(self) -> Deferred[None]:
+    def when_commit_ends(self) -> Deferred[None]:
         """
-        Return a Deferred that fires when the present commit ends, or else the next one.
+        Return a Deferred that fires at the end of the commit in progress.
+
+        If no commit is in progress, the Deferred fires at the end of the next commit.
         """
         deferred: Deferred[None] = Deferred()
         self._end_deferreds.append(deferred)

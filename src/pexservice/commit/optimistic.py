@@ -361,7 +361,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
-            self.commit_end().addCallback(self._place_backlog)
+            self.when_commit_ends().addCallback(self._place_backlog)
         self._backlog.append((waiter, step))
 
     def _place_backlog(self, _: None) -> None:

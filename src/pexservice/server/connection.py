@@ -105,13 +105,13 @@ class Connection(asyncio.Protocol):
         self.templates: tuple[Template, ...] = ()
         self.last_unremembered_names: tuple[bytes, ...] = ()
         self.latest_token_request: tuple[bytes, RequestWithPlan] | None = None
-        # The input that was not parsed yet.  Its first _searched_bytes bytes contain no end
-        # of a head.
+        # The input that was not parsed yet.  In its first _searched_bytes bytes, no end of
+        # a head was found, so the next search begins after them.
         self._buffer = bytearray()
         self._searched_bytes = 0
         # All input since the connection was idle, if this input came in one piece; else
         # b"".  Only a request in one piece is recognized or remembered.
-        self._unsplit_input = b""
+        self._exact_bytes = b""
         self._skipped_empty_line = False
         # The parts of the request that is being parsed.
         self._head: Head | None = None
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         # The request that is being performed, and whether its plan was remembered.
         self._request: RequestWithPlan | None = None
         self._plan_was_remembered = True
-        self._operation: CheckedOperation
+        self._checked_operation: CheckedOperation
         self._handler_result: Deferred[Response] | None = None
         self._stream: Stream | None = None
         self._stream_length = 0
@@ -167,11 +167,11 @@ class Connection(asyncio.Protocol):
                 self.perform(request)
                 return
             self.phase = _RECEIVING
-            self._unsplit_input = data
+            self._exact_bytes = data
             self._buffer += data
             self._parse_input()
         elif phase is _RECEIVING:
-            self._unsplit_input = b""
+            self._exact_bytes = b""
             self._buffer += data
             if self._waits_to_parse:
                 self._pause_reading()
@@ -240,9 +240,9 @@ class Connection(asyncio.Protocol):
         """
         self._waits_to_parse = False
         budget = self._server.parsing_budget
-        # The budget is checked only after the first part, so a connection that has waited
-        # always makes progress.  A head is one part, and only a chunked body has many
-        # parts, so parsing is interrupted only within a body.
+        # At least one part is parsed before the budget is checked, so a connection that has
+        # waited makes progress.  Only a request with a body is interrupted: after its head,
+        # or between two parts of the body.
         can_continue = True
         while can_continue and self.phase is _RECEIVING:
             begin = budget.seconds()
@@ -286,7 +286,7 @@ class Connection(asyncio.Protocol):
         if not self._skipped_empty_line and buffer.startswith(END_OF_LINE):
             # Old clients send an empty line after a body, so one is skipped.
             del buffer[: len(END_OF_LINE)]
-            self._skipped_empty_line, self._unsplit_input = True, b""
+            self._skipped_empty_line, self._exact_bytes = True, b""
         if not buffer or (buffer == b"\r" and not self._skipped_empty_line):
             return False
         end = find_end_of_head(buffer, self._searched_bytes)
@@ -312,7 +312,7 @@ class Connection(asyncio.Protocol):
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
-        data, self._unsplit_input = self._unsplit_input, b""
+        data, self._exact_bytes = self._exact_bytes, b""
         self.receiving_since = 0.0
         plans = self._server.plans
         plan = plans.find_plan(head.plan_key)
@@ -348,7 +348,7 @@ class Connection(asyncio.Protocol):
                         # The handler has returned a response or a Deferred.
                         return
                     checked = checker.check_operation(operation, headers)
-            self._operation = checked
+            self._checked_operation = checked
             checked.start(self)
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
@@ -386,7 +386,7 @@ class Connection(asyncio.Protocol):
             # The client is gone.
             return
         try:
-            server, checked = self._server, self._operation
+            server, checked = self._server, self._checked_operation
             # The most frequent kind is found without a call.
             if checked.preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = VALUE
@@ -495,7 +495,7 @@ class Connection(asyncio.Protocol):
         """
         Log a bug, and close the connection.
 
-        No problem is sent, because a part of the response may have been sent before.
+        No error response is sent, because a part of a response may have been sent before.
         """
         _log.failure("a request failed")
         self._request = None
@@ -505,7 +505,8 @@ class Connection(asyncio.Protocol):
         """
         Send C{problem} as the last response of this connection.
 
-        All further input is dropped, because it is unknown where the next request begins.
+        All further input is dropped.  After malformed input, it is unknown where the next
+        request begins.
         """
         if self.phase in (_CLOSING, _CLOSED):
             return

@@ -201,7 +201,7 @@ class RememberingConnection(Protocol):
     @ivar last_unremembered_names: the header names of the lines that were new to the parser
         in the last parsed head.
     @ivar latest_token_request: the exact bytes of the latest request whose token was
-        accepted, and this request.
+        accepted and that had no key, and this request.
     """
 
     templates: tuple[Template, ...]

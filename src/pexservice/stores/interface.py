@@ -25,7 +25,8 @@ class StoreUnusable(Exception):
 
     The message names the store and says what to do.
 
-    @cvar exit_status: the exit status of a process that ends because of this error.
+    @cvar exit_status: the exit status of a process that cannot open the store because of
+        this error.
     """
 
     exit_status: ClassVar[Status] = Status.CANNOT_START

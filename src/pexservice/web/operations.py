@@ -127,8 +127,8 @@ def response_kind(
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
         return VALUE
-    # If-Match or If-None-Match has failed.  A GET or HEAD gets a 304 if If-None-Match has
-    # failed (RFC 9110, section 13.1.2).
+    # A precondition has failed.  If If-Match holds, it was If-None-Match, and then a GET or
+    # HEAD gets a 304 (RFC 9110, section 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED

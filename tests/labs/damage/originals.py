@@ -111,7 +111,9 @@ def read(store: LmdbStore, names: tuple[bytes, ...]) -> Contents:
     """
     history = tuple(result(store.history(None, 10 * KEPT)))
     cursor = (history[0].revision, history[0].position)
-    return Contents(cursor, history, tuple(map(store._keys.remembered_keys.find, names)))
+    return Contents(
+        cursor, history, tuple(map(store._key_reader.remembered_keys.find, names))
+    )
 
 
 class Writer:

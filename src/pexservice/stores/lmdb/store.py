@@ -33,6 +33,7 @@ from pexservice.stores.interface import (
     Refusal,
     Space,
     StoreBusy,
+    StoreDamaged,
     StoredState,
     StoreOptions,
     StoreUnusable,
@@ -73,7 +74,7 @@ from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 
 #: The time between two checks that the store was not moved and that the disk has space.  A
-#: check makes a few system calls, and a fast disk makes many commits in this time.
+#: check makes a few system calls, which are too many for each commit of a fast disk.
 DISK_CHECK_INTERVAL_SECONDS = 0.1
 
 #: The map has this many bytes for each transition that the journal keeps.  A row of one
@@ -117,7 +118,8 @@ class LmdbStore:
         @param on_standby: called before this process waits for the lock as a standby.  If
             it is C{None}, L{open} fails if another process has locked the store.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
-        @param max_disk_fraction: L{MAX_DISK_FRACTION}, or 0 if the map may not grow.
+        @param max_disk_fraction: the part of the disk that the map may take, or 0 if the
+            map may not grow.
         """
         self.directory = directory
         self._executor = executor
@@ -132,8 +134,9 @@ class LmdbStore:
         self._next_disk_check = monotonic()
         self._opened: Databases | None = None
         self._bounds = BOUNDS_OF_EMPTY_STORE
-        self._keys = KeyReader(kept_keys)
+        self._key_reader = KeyReader(kept_keys)
         self._reserve: Reserve | None = None
+        # A small file that records the newest revision, and damage.
         self._witness = Witness(directory.real_path)
 
     def __repr__(self) -> str:
@@ -159,8 +162,8 @@ class LmdbStore:
                 self._on_standby()
                 await self._wait_for_lock()
                 # A standby takes over without a verification, so that clients wait for
-                # milliseconds only.  If the active worker has found damage, it has recorded
-                # that in the witness, and L{Witness.open} raises L{StoreDamaged}.
+                # milliseconds only.  If the process that had the lock has found damage,
+                # L{Directory.record_identity} or L{Witness.open} raises L{StoreDamaged}.
                 verify = None
             return await self._open_locked(verify)
         except Exception:
@@ -174,7 +177,7 @@ class LmdbStore:
         Meanwhile, read the idempotency keys that the other process commits.
         """
         reactor = IReactorTime(self._executor.reactor)
-        follower = Follower(self.directory.real_path, self._keys, reactor)
+        follower = Follower(self.directory.real_path, self._key_reader, reactor)
         follower.start()
         try:
             await self._executor.run_in_new_thread(partial(self.directory.lock, wait=True))
@@ -185,9 +188,9 @@ class LmdbStore:
         """
         Open the store in the locked directory.
 
-        L{Directory.record_identity} remembers which store is opened.  At the end,
-        L{Directory.claim_store} compares this store with the one at the configured path,
-        because an operator may have replaced the store meanwhile.
+        L{Directory.record_identity} remembers which store is opened.  When LMDB has opened
+        the store, L{Directory.claim_store} compares it with the store at the configured
+        path, because an operator may have replaced the store meanwhile.
         """
         directory = self.directory
         try:
@@ -198,11 +201,15 @@ class LmdbStore:
                 directory.create_first_store(make_store)
             directory.record_identity()
             if existed and verify is not None:
-                await self._run_blocking(partial(verify, directory.real_path))
+                try:
+                    await self._run_blocking(partial(verify, directory.real_path))
+                except StoreDamaged:
+                    directory.claim_as_damaged()
+                    raise
             if format_of(directory.real_path) == 1:
                 await self._run_blocking(partial(migrate, directory, self._progress))
                 directory.record_identity()
-            # If the witness records damage, the store opens only after a verification.
+            # If the witness records damage, only a verified store is opened.
             return self._open_environment(directory.real_path, verified=verify is not None)
         except READING_ERRORS as error:
             raise store_error(directory.real_path, error) from error
@@ -235,20 +242,22 @@ class LmdbStore:
             monotonic=self._monotonic,
         )
         self._reserve.allocate_first()
-        return StoredState(revision, position, self._keys.remembered_keys)
+        return StoredState(revision, position, self._key_reader.remembered_keys)
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
         """
         Read the rows of keys that this process has not read yet.
 
-        A standby has read nearly all rows before, and any other process no row.
+        A standby has read nearly all rows already.  Any other process has read none.
         """
         try:
-            self._keys.read(rows_from(txn, keys, self._keys.newest.first_ordinal))
+            self._key_reader.read(
+                rows_from(txn, keys, self._key_reader.newest.first_ordinal)
+            )
         except BadRecord:
             # An operator may have replaced the store while this process was a standby.
-            self._keys.forget()
-            self._keys.read(rows_from(txn, keys, 0))
+            self._key_reader.forget()
+            self._key_reader.read(rows_from(txn, keys, 0))
 
     def commit(self, batch: Batch) -> Deferred[None]:
         reserve = self._reserve
@@ -267,7 +276,7 @@ class LmdbStore:
             if (refusal := self._location_refusal()) is not None:
                 raise refusal
             reserve.ensure_space(needed)
-            txn, bounds = self._begin(batch)
+            txn, bounds = self._write_uncommitted(batch)
         except READING_ERRORS as error:
             # Without a commit, the batch surely did not happen.
             raise self._store_error_recording_damage(error) from error
@@ -307,7 +316,9 @@ class LmdbStore:
             self._reserve.warn_if_nearly_full()
         return None
 
-    def _begin(self, batch: Batch) -> tuple[lmdb.Transaction[bytes], StoreBounds]:
+    def _write_uncommitted(
+        self, batch: Batch
+    ) -> tuple[lmdb.Transaction[bytes], StoreBounds]:
         """
         Begin a transaction, and write C{batch} in it.  The caller commits it.
 
@@ -373,10 +384,10 @@ class LmdbStore:
 
     def _store_error_recording_damage(self, error: Exception) -> StoreUnusable:
         """
-        Return the exception to raise for C{error}.  The store was not changed.
+        Return the exception for C{error}, which happened before anything was written.
 
-        If C{error} shows damage, record that in the witness.  Then no standby opens the
-        store, and the service opens it only after a verification.
+        If C{error} shows damage, record the damage in the witness.  From then on, only a
+        process that has verified the store opens it; a standby does not.
         """
         if isinstance(error, DAMAGE):
             self._witness.write(WitnessRecord(self._bounds.revision, sound=False))

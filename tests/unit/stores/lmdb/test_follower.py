@@ -78,7 +78,7 @@ class Service:
         now(self.store.close())
         self.follower.stop()
         self.store = at(self.path, verify=None)
-        self.store._keys = self.log
+        self.store._key_reader = self.log
         self.state = now(self.store.open())[:2]
         return self.store
 
@@ -244,7 +244,7 @@ def test_keys_of_a_store_that_was_replaced_are_forgotten(
     filled(tmp_path / "other", 30)
     restore(str(tmp_path / "other"), str(service.path))
     service.take_over()
-    keys = service.store._keys.remembered_keys
+    keys = service.store._key_reader.remembered_keys
     assert keys.find(b"key-29") is not None
     assert keys.find(b"5") is None
     assert len(keys) == 30

@@ -4,6 +4,7 @@ Damage that is found while the store is served: it ends as damage at the start d
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,18 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred
 
+from pexservice.process import scoreboard
+from pexservice.process.scoreboard import StoreClaim
 from pexservice.stores.interface import StoreDamaged
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA, Directory
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.lmdb.witness import read_witness
 from tests.support.fakes import now
+from tests.support.inline_executor import inline
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
 from tests.unit.stores.lmdb.test_store import at, filled
 from tests.unit.stores.test_contract import batch
@@ -152,6 +156,28 @@ def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
     with pytest.raises(StoreDamaged, match="breaks off before revision 13"):
         now(store.history(None, 100))
     now(store.close())
+
+
+def test_no_standby_opens_a_store_that_another_worker_found_damaged(tmp_path: Path) -> None:
+    """
+    The standby gets the lock before the service ends, and verifies nothing itself.
+    """
+    path, board = tmp_path / "store", scoreboard.create()
+    filled(path, BATCHES)
+    in_value(row(BATCHES // 2))(path)
+    before = (path / DATA).read_bytes()
+    first, standby = (
+        LmdbStore(
+            Directory(str(path), claim=StoreClaim(board)), inline(), verify=verification
+        )
+        for verification in (verify, None)
+    )
+    with pytest.raises(StoreDamaged, match="checksum"):
+        now(first.open())
+    with pytest.raises(StoreDamaged, match="another worker found the store"):
+        now(standby.open())
+    os.close(board)
+    assert (path / DATA).read_bytes() == before
 
 
 def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> None:
