@@ -23,7 +23,7 @@ class StoreUnusable(Exception):
     """
     The store cannot be opened, or cannot be used any more.
 
-    The message names the store and says what to do.
+    The message names the store.
 
     @cvar exit_status: the exit status of a process that cannot open the store because of
         this error.

@@ -6,8 +6,8 @@ its messages.  If the process ends by itself, L{SupervisedWorker} starts another
 with the same name.
 
 Each process writes systemd's notify messages into its own pipe.  No other process has the
-writing end, so no other process can send messages in its name.  When the supervisor
-ends, the kernel closes the reading end, and this ends the process.
+writing end, so no other process can send messages in its name.  The process also watches
+its pipe: when the supervisor ends, the kernel closes the reading end, and the process ends.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ MESSAGES = 3
 #: A longer line of output is divided into several lines.
 MAX_OUTPUT_LINE_BYTES = 8192
 
-#: How long a process may take until its first message.  A message can extend this.
+#: How long a process may take until its first message.  Each message begins a new time
+#: limit: the watchdog's timeout, or a longer time that the message asks for.
 START_TIMEOUT_SECONDS = 60.0
 
 #: If a start must wait for a takeover, it is tried again after this delay.
@@ -57,8 +58,8 @@ STOP_TIMEOUT_SECONDS = 7.0
 #: If a process was up and lived for this long, the next process starts at once.
 MIN_LIFE_SECONDS = 1.0
 
-#: Otherwise, the next process starts after a delay.  The delay doubles with each process
-#: that was never up.
+#: Otherwise, the next process starts after a delay.  The delay doubles each time, until a
+#: process is up or any worker becomes active.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -99,8 +100,8 @@ STATES_WITH_PROCESS = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState
 
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
-#: A mapping from a message to the new state of the worker, and to the states in which the
-#: worker is when the message changes its state.
+#: For each message: the new state of the worker, and the states in which the message
+#: changes the state.  In other states, the message changes nothing.
 _STATE_CHANGES = {
     READY: (
         WorkerState.ACTIVE,
@@ -144,18 +145,20 @@ class OutputLines:
 
 class SupervisedWorker(ProcessProtocol):
     """
-    A worker, whose processes follow one another.  A process is the present or the last one.
+    A worker: a name, and one process after another.
+
+    Below, I{the process} is the present one or, between two processes, the last one.
 
     @ivar began_at: when the process began, by the reactor's clock.
     @ivar retired: whether the worker was asked to end, so that no other process follows.
     @ivar was_active: whether the process is active, or was active.
     @ivar was_up: whether the process is or was up, which means active or a standby.
     @ivar verifies_store: whether the process verifies the whole store before it is active.
-        A process that has been a standby does not.
+        This becomes false if the process stands by.
     @ivar status_text: the text of the last status that the process has sent.
     @ivar exit_status: the exit status of the last process that ended or, as in
         C{subprocess}, the negative number of the signal that ended it; at first 0.
-    @ivar backoff_seconds: the delay before the next process if this one was never up.
+    @ivar backoff_seconds: the next delay before a start.
     """
 
     _log = Logger()
@@ -193,7 +196,7 @@ class SupervisedWorker(ProcessProtocol):
     @property
     def is_verifying(self) -> bool:
         """
-        Return whether the worker is verifying the store.  Then it may become active.
+        Return whether the worker is verifying the store, and may still become active.
         """
         return self.state is WorkerState.STARTING and self._has_progressed
 
@@ -211,8 +214,8 @@ class SupervisedWorker(ProcessProtocol):
         """
         Start a process, or wait if another worker is about to become active.
 
-        If two workers start at the same time on one processor, the first response comes
-        50 % later.
+        The wait is for a machine with one processor: two starts at the same time would
+        delay the first response by half.
         """
         if self._workers.takeover_in_progress:
             self._timer = self._reactor.callLater(TAKEOVER_RETRY_SECONDS, self.start)
@@ -354,7 +357,7 @@ class SupervisedWorker(ProcessProtocol):
 
     def childConnectionLost(self, childFD: int) -> None:
         """
-        Report the end of an active worker.  Its pipe of messages closes as it ends.
+        Report the end of an active worker as soon as its pipe of messages closes.
         """
         if childFD == MESSAGES and self.was_active:
             self._workers.on_active_ending(self)

@@ -3,8 +3,8 @@ The workers of a supervisor, and the decisions about all of them.
 
 One worker is active, and another worker stands by.  When a worker ends, the supervisor
 starts a new process in its place.  If the exit status shows that the new process would fail
-too, the supervisor ends the service instead.  A reload replaces all workers without a
-failed request: the new workers read the code, the options and the files again.
+too, the supervisor ends the service instead.  A reload replaces all workers, and no
+complete request fails: the new workers read the code, the options and the files again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from pexservice.supervisor.supervised_worker import (
 )
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
-#: While no worker is active, a starting worker has the processor for itself: other workers
-#: wait until it is active, or for this long.  A start takes half a second.
+#: While one worker starts and none is active, no other worker is started, but for at most
+#: this long.  So the first start has the processor for itself, and takes half a second.
 MAX_HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
@@ -43,7 +43,8 @@ RELOAD_TIMEOUT_SECONDS = 15.0
 #: The supervisor looks for silent workers this many times in the watchdog's timeout.
 CHECKS_PER_WATCHDOG = 4
 
-#: The exit statuses after which the next worker has the whole store verified.
+#: After these exit statuses, the next worker that starts verifies the whole store, unless
+#: it stands by.
 _SUSPICIOUS_STATUSES = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
 
 #: A mapping from the exit status of a worker to the reason why it ended by itself.
@@ -103,7 +104,7 @@ class Workers:
         self._changes: list[Deferred[None]] = []
         self._reload_ended: Deferred[None] = succeed(None)
         self._reload_again = False
-        # The first new worker of a reload.  No old worker is retired before it is up.
+        # The first new worker of a reload.  The old workers stay until this one is up.
         self._first_replacement: SupervisedWorker | None = None
         self.should_run = False
         self.all: list[SupervisedWorker] = []
@@ -136,13 +137,14 @@ class Workers:
     def start(self) -> None:
         self.should_run = True
         self._use_setup(self.setup)
-        self._fill()
+        self._add_missing_workers()
 
     def _use_setup(self, setup: WorkerSetup) -> None:
         """
         Use C{setup} for later starts and for the watchdog.
 
-        Running workers do not change.  The next L{_fill} adds missing standbys.
+        Running workers do not change.  L{_add_missing_workers} adds the standbys that are
+        missing then.
         """
         self.setup = setup
         self._reports.score.wanted_standby_count = setup.standby_count
@@ -151,7 +153,7 @@ class Workers:
         self._watching.stop()
         self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
 
-    def _fill(self) -> list[SupervisedWorker]:
+    def _add_missing_workers(self) -> list[SupervisedWorker]:
         """
         Add the workers that are missing, and return them.
         """
@@ -213,8 +215,8 @@ class Workers:
             self._any_was_active = True
             if worker.verifies_store:
                 self.next_must_verify = False
-            # A worker can start now, so the other workers need not wait long before they
-            # try.
+            # The cause of earlier failures is probably gone, so the other workers may try
+            # soon.
             for other in self.all:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
             self._reports.on_active(worker.name, self._reactor.seconds())
@@ -232,10 +234,10 @@ class Workers:
 
     def on_message(self, worker: SupervisedWorker, line: str) -> None:
         """
-        Pass a message of C{worker} on to systemd, if it is about the whole service.
+        Pass a message of C{worker} on to systemd.
 
-        The status of a standby is not about the whole service.  While a worker is active,
-        only this worker's status is.
+        Every heartbeat is passed on.  A status is passed on if C{worker} is active, or if
+        no worker is active and C{worker} does not stand by.
         """
         active = self._active_workers
         if line.startswith("STATUS=") and (
@@ -349,7 +351,7 @@ class Workers:
         # over.
         await self._retire([worker for worker in old if worker not in active])
         await self._retire(active)
-        for worker in self._fill():
+        for worker in self._add_missing_workers():
             if not await self._comes_up(worker):
                 self._log.warn(
                     "the workers are replaced, but {name} does not come up",
@@ -362,7 +364,7 @@ class Workers:
         """
         Add a worker, and wait until it is active or stands by.
 
-        @raise CannotStart: the worker is not up in time, and was retired.
+        @raise CannotStart: the worker did not come up, and was retired.
         """
         self._first_replacement = worker = self._add_worker()
         try:
@@ -374,7 +376,10 @@ class Workers:
 
     async def _comes_up(self, worker: SupervisedWorker) -> bool:
         """
-        Wait until C{worker} is up or has failed, at most for L{RELOAD_TIMEOUT_SECONDS}.
+        Wait until C{worker} is up, reports a problem, or ends with a wrong option.
+
+        After another end, its next process may come up, so the wait goes on for at most
+        L{RELOAD_TIMEOUT_SECONDS}.
 
         @return: whether the worker is active or stands by.
         """

@@ -24,9 +24,9 @@ from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
 from pexservice.worker.notifications import connect_notifier, start_heartbeat
 
 #: A stopping worker accepts connections and requests for at most this long; for less time
-#: if no connection is left.  It closes each connection after a response, so no request is
-#: lost.  The time is divided into rounds, because a timeout also passes while a commit
-#: blocks the process.  The round after the commit reads the requests that have arrived.
+#: if no connection is left.  Each response closes its connection, so the client sends its
+#: next request on a new one.  The time has several rounds: if a commit blocks the process
+#: for a whole round, the next round still reads the requests that have arrived.
 DRAIN_TIMEOUT_SECONDS = 0.3
 DRAIN_ROUNDS = 6
 
@@ -137,10 +137,10 @@ class Worker(Service):
         L{StoreUnavailable} is always retried, because a store on other machines may come
         back.  L{StoreDamaged} is never retried, because a damaged store needs the operator.
 
-        After any other error, a worker with C{--first-start} ends, as does a worker without
-        a supervisor, so that the operator who starts the service gets the reason.  Without
-        C{--first-start}, a worker was active before, or systemd holds the sockets.  Then
-        the worker retries, and clients get the reason.
+        After any other error, a worker without a supervisor ends, and so does a worker with
+        C{--first-start}: the operator who starts the service gets the reason.  The
+        supervisor omits C{--first-start} if a worker was active before, or if systemd holds
+        the sockets.  Then the worker retries, and clients get the reason.
         """
         may_retry = self._settings.is_supervised and not self._settings.first_start
         delay = MIN_OPEN_RETRY_SECONDS
@@ -182,8 +182,8 @@ class Worker(Service):
         """
         End the process after a failed commit, after damage to the store, or after a bug.
 
-        After most failures of a commit, this process does not know whether the disk has the
-        batch.  So the next process reads the state from the disk.
+        After some failures of a commit, nobody knows whether the disk has the batch.  So
+        the next process reads the state from the disk.
         """
         reason = failure.getErrorMessage()
         if failure.check(CommitterBug):

@@ -303,7 +303,7 @@ def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
     serving, standby = supervised.processes
     supervised.workers.reload()
     supervised.processes[-1].notify(STANDBY)
-    monkeypatch.setattr(supervised.workers, "_fill", broken)
+    monkeypatch.setattr(supervised.workers, "_add_missing_workers", broken)
     standby.end(by=signal.SIGTERM)
     with capturedLogs() as events:
         serving.end(by=signal.SIGTERM)

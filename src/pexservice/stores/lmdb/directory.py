@@ -2,8 +2,8 @@
 The directory of a store: its lock, its identity, and the creation of a store in it.
 
 Only the process that has locked the directory writes to the store; a backup and a standby
-may read it.  The lock is an advisory lock of the kernel (C{flock}), so it ends with the
-process, and there is no lock file.
+may read it.  The lock is an advisory lock of the kernel (C{flock}) on the directory itself,
+so it ends with the process.  LMDB's C{lock.mdb} is only its table of readers.
 
 A new store is made in a subdirectory, the I{staging} directory.  Then its data file is
 renamed into the directory.  So a power cut leaves a whole store or none.
@@ -94,8 +94,8 @@ def file_system_type(path: Path, mountinfo: str | None = None) -> str:
         # The kernel writes a space, and some other characters, as an octal escape.
         point = mount.split(" ")[4].encode("ascii", "ignore").decode("unicode_escape")
         depth = len(Path(point).parts)
-        # Of the mount points that lead to the path, the deepest one counts; of several
-        # mounts on this point, the last one.
+        # The deepest mount point above the path counts.  If it has several mounts, the last
+        # one counts.
         if path.is_relative_to(point) and depth >= longest:
             file_system, longest = source.split(" ")[0], depth
     return file_system
@@ -334,7 +334,7 @@ class Directory:
 
     def claim_store(self) -> None:
         """
-        Claim the store whose identity is remembered for all workers of the service.
+        Claim the opened store for all workers of the service; see L{record_identity}.
 
         @raise OSError: the configured path leads to no store.
         @raise StoreUnusable: the configured path leads to another store, or the service has
@@ -390,8 +390,8 @@ class Directory:
 
         @raise OSError: there is not enough space.
         """
-        # os.posix_fallocate would also extend the file to C{length}.  If the file has lost
-        # its end, zeros would take its place, and the file's size would show no loss.
+        # os.posix_fallocate would also extend the file to C{length}.  A file that was
+        # cut off would then get zeros at its end, and its size would show no loss.
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
         try:
@@ -439,8 +439,7 @@ class Directory:
         if names & {READER_TABLE, WITNESS}:
             if self._is_claimed:
                 # This is no damage: an operator may be moving the files one after the
-                # other.  The call raises StoreMissing, because the service has claimed a
-                # store.
+                # other.  As the store is claimed, the call raises StoreMissing.
                 self._check_may_create()
             raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA}")
         if names - {STAGING}:

@@ -73,7 +73,8 @@ from pexservice.stores.lmdb.verify import (
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 
-#: The time between two checks that the store was not moved and that the disk has space.  A
+#: The time between two checks that the store was not moved and the disk is not nearly full;
+#: before each commit, it is only checked that the disk has space for this commit.  A
 #: check makes a few system calls, which are too many for each commit of a fast disk.
 DISK_CHECK_INTERVAL_SECONDS = 0.1
 
@@ -113,8 +114,8 @@ class LmdbStore:
             caller knows that the store was verified.
         @param run_blocking: runs C{verify}, or a migration from format 1; by default in
             the thread that calls L{open}.
-        @param progress: called with the progress of a migration, in percent.  It is not
-            called with the progress of C{verify}.
+        @param progress: called with the progress of a migration, in percent;
+            C{verify} has a progress function of its own.
         @param on_standby: called before this process waits for the lock as a standby.  If
             it is C{None}, L{open} fails if another process has locked the store.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
@@ -291,9 +292,8 @@ class LmdbStore:
             raise self._store_error_recording_damage(error) from error
         self._witness.write(WitnessRecord(bounds.revision))
         if bounds.oldest_journal_row != self._bounds.oldest_journal_row:
-            # LMDB does not reuse the pages that a killed reader, such as a backup, has
-            # read.  Such readers are removed whenever a commit has removed rows of the
-            # journal.
+            # LMDB does not reuse the pages that a killed reader, such as a backup, may
+            # still read.  The pages of the removed rows are needed, so remove such readers.
             self._databases.env.reader_check()
         self._bounds = bounds
 
