@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pexservice.core.sequence import term_at
 from tests.support.calling_page import PAGE, PROGRAMS, command
 from tests.support.daemon import PATIENCE, Daemon
+from tests.support.stores import make_store
 from tests.support.troublesome_proxy import troublesome_proxy
 
 THREE = "position 1 value 1\nposition 2 value 1\nposition 3 value 2\n"
@@ -26,6 +28,23 @@ with TestClient(app) as client:
         print(response.status_code, response.json())
     print(client.post("/tickets", headers={"Idempotency-Key": "a b"}).status_code)
 """
+
+
+def run_program(
+    heading: str, port: int, directory: Path, *, also: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run the program after C{heading} in C{directory}.
+    """
+    return subprocess.run(
+        command(heading, port, also=also),
+        cwd=directory,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,15 +91,7 @@ def test_program_makes_each_step_once_although_responses_are_lost(
         Daemon(tmp_path, command="pexservice-worker") as daemon,
         troublesome_proxy(daemon.port) as proxy,
     ):
-        ended = subprocess.run(
-            command(heading, proxy.port, also=also),
-            cwd=tmp_path,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+        ended = run_program(heading, proxy.port, tmp_path, also=also)
         assert ended.returncode == 0, ended.stderr
         # curl reports each failed attempt.
         assert heading in ("curl", "asyncio and FastAPI") or not ended.stderr
@@ -90,6 +101,20 @@ def test_program_makes_each_step_once_although_responses_are_lost(
         assert steps == max(
             map(int, re.findall(r"(?:position|ticket|invoice)\W+(\d)", printed)), default=1
         )
+
+
+@pytest.mark.parametrize(
+    "heading",
+    ["Python", "Twisted", pytest.param("JavaScript", marks=pytest.mark.needs("node"))],
+)
+def test_program_prints_a_value_that_is_too_long_for_the_str_of_python(
+    tmp_path: Path, heading: str
+) -> None:
+    make_store(tmp_path / "pexservice-data", 20_700)
+    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+        ended = run_program(heading, daemon.port, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(f"position 20701 value {term_at(20_701).value}")
 
 
 def test_every_program_of_the_page_is_run() -> None:
