@@ -294,6 +294,51 @@ def test_step_on_a_terminal_reports_the_first_refusal_at_once() -> None:
     assert calling.returncode == 130
 
 
+@pytest.mark.needs("pseudo-terminal")
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_interrupted_step_that_the_service_has_refused_so_far_was_not_made(
+    *,
+    is_repeated: bool,
+) -> None:
+    """
+    With --key, an earlier call may have made it.
+    """
+    problem = {"type": "urn:problem-type:pexservice:too-many-requests", "detail": ""}
+    body = json.dumps(problem).encode()
+    refusal = (
+        b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\n"
+        b"Retry-After: 60\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    key = ["--key", "K"] if is_repeated else []
+    ours, theirs = pty.openpty()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE)
+        url = f"127.0.0.1:{server.getsockname()[1]}"
+        with subprocess.Popen(
+            [*PEXCTL, "next", "--json", "--url", url, "--deadline", "120", *key],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+        ) as calling:
+            os.close(theirs)
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(refusal)
+                assert os.read(ours, 4096).decode().endswith("; retrying\r\n")
+                calling.send_signal(signal.SIGINT)
+                printed, _ = calling.communicate(timeout=PATIENCE)
+        rest = os.read(ours, 4096).decode()
+        os.close(ours)
+    assert calling.returncode == 130
+    if is_repeated:
+        assert json.loads(printed)["outcome"] == "outcome-unknown"
+        assert "it is unknown whether next was made; to find out, repeat it with" in rest
+    else:
+        assert json.loads(printed)["outcome"] == "unreachable"
+        assert rest == "pexctl: interrupted: next was not made\r\n"
+
+
 @contextmanager
 def load_on_a_terminal(
     daemon: Daemon, seconds: int

@@ -225,6 +225,13 @@ class BlockingCursor:
         """
         wait(self._cursor.close, CLOSE_TIMEOUT_SECONDS)
 
+    @property
+    def sent_nothing(self) -> bool:
+        """
+        See L{Cursor.sent_nothing}.
+        """
+        return self._cursor.sent_nothing
+
     current = _blocking(Cursor.current)
     next = _blocking(Cursor.next)
     previous = _blocking(Cursor.previous)

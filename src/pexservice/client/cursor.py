@@ -129,6 +129,13 @@ class Cursor:
         # The timeout is needed because a server may keep its end of a TLS connection open.
         await closing.addTimeout(CLOSE_TIMEOUT_SECONDS, self._client.clock, lambda *_: None)
 
+    @property
+    def sent_nothing(self) -> bool:
+        """
+        Whether the cursor is closed, and no server can have performed a request of it.
+        """
+        return self._client.closed and not self._client.possibly_performed
+
     async def current(self, *, deadline: float | None = None) -> State:
         """
         Return the state of the cursor.

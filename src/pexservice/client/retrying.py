@@ -97,6 +97,7 @@ class RetryingClient:
     @ivar attempt_timeout: how long one attempt may take, in seconds.
     @ivar on_retry: called with one line after each failed attempt that is repeated.
     @ivar closed: true when no attempt may begin any more.
+    @ivar possibly_performed: how many attempts are under way, or may have been performed.
     """
 
     clock: IReactorTime
@@ -105,6 +106,7 @@ class RetryingClient:
     attempt_timeout: float
     on_retry: Callable[[str], object]
     closed: bool = False
+    possibly_performed: int = 0
     _last_server: int = 0
 
     async def call(
@@ -139,6 +141,7 @@ class RetryingClient:
             # Every server has its turn before the delay grows.
             delay = backoff(attempts // len(self.servers))
             attempts += 1
+            self.possibly_performed += 1
             sending: Deferred[IResponse] = agent.request(
                 method, f"{server.url}{path}".encode(), all_headers, None
             )
@@ -146,7 +149,7 @@ class RetryingClient:
                 content = await self._attempt(sending.addCallback(read, url), remaining)
             except _RETRIED as error:
                 _raise_permanent(url, error)
-                sent = sent or not isinstance(error, _UNSENT)
+                arrived = not isinstance(error, _UNSENT)
                 # If the deadline ended this attempt early, the previous error says more.
                 cut_short = isinstance(error, TimedOut) and remaining < self.attempt_timeout
                 if not (reason and cut_short):
@@ -159,13 +162,15 @@ class RetryingClient:
                     self._last_server = index
                     return content
                 name, detail = problem_of(content) or (None, quoted(content.body))
-                sent = sent or name not in _SURE_REFUSALS
+                arrived = name not in _SURE_REFUSALS
                 described = f"{name}: {detail}" if name else detail
                 reason = f"{url}: status {content.status}: {described}"
                 # The client need not wait before it asks another server, except after a
                 # rate limit.
                 if len(self.servers) == 1 or content.status == _TOO_MANY_REQUESTS:
                     delay = max(delay, retry_after(content.headers))
+            sent = sent or arrived
+            self.possibly_performed -= not arrived
             if not self.closed and self.clock.seconds() + delay < end:
                 self.on_retry(reason)
                 await deferLater(self.clock, delay)
@@ -176,8 +181,8 @@ class RetryingClient:
                 if self.closed
                 else f"no final response within {seconds:g} s"
             )
-            described_attempts = f"{attempts} attempt{'s' * (attempts > 1)}"
-            raise Unanswered(f"{fault} ({described_attempts}): {reason}", sent=sent)
+            fault += f" ({attempts} attempt{'s' * (attempts > 1)})"
+            raise Unanswered(f"{fault}: {reason}", sent=sent)
 
     async def _attempt(self, result: Deferred[Content], remaining: float) -> Content:
         """

@@ -415,6 +415,45 @@ def test_step_that_was_refused_each_time_was_not_made(service: FakeService) -> N
     assert caught.value.sent
 
 
+@pytest.mark.parametrize(
+    ("disturbance", "sent_nothing"),
+    [
+        (problem(503, "not-taken"), True),
+        (problem(503, "outcome-unknown"), False),
+        (Disturbance(silent=True), False),
+        (Disturbance(cut=True), False),
+    ],
+)
+def test_closed_cursor_knows_whether_a_cancelled_step_may_have_arrived(
+    service: FakeService, disturbance: Disturbance, *, sent_nothing: bool
+) -> None:
+    service.always = disturbance
+    client = cursor(service)
+    call = Deferred.fromCoroutine(client.next())
+    service.agent.flush()
+    call.addErrback(lambda failure: failure.trap(CancelledError))
+    call.cancel()
+    # Before it is closed, another attempt may begin.
+    assert not client.sent_nothing
+    Deferred.fromCoroutine(client.close())
+    assert client.sent_nothing == sent_nothing
+
+
+def test_cursor_whose_connections_were_refused_has_sent_nothing(
+    service: FakeService,
+) -> None:
+    routed = Routed(service.agent)
+    routed.down = {b"a": Refusal, b"b": DNSLookupError}
+    client = cursor(service, "http://a", "http://b", agent=routed)
+    call = Deferred.fromCoroutine(client.next())
+    service.clock.pump([0.1] * 20)
+    assert len(routed.hosts) > 2
+    call.addErrback(lambda failure: failure.trap(CancelledError))
+    call.cancel()
+    Deferred.fromCoroutine(client.close())
+    assert client.sent_nothing
+
+
 class StrictClock(Clock):
     """
     A clock that refuses a negative delay, like a reactor.

@@ -106,19 +106,21 @@ def _step(arguments: Namespace, step_name: str) -> Result:
     from pexservice.client.cursor import new_key
 
     key = new_key() if arguments.key is None else arguments.key
+    cursor = None
     try:
         with _service(arguments) as cursor:
             state = getattr(cursor, step_name)(if_revision=arguments.if_revision, key=key)
     except (KeyboardInterrupt, SystemExit) as interrupt:
-        raise VerbFailed(
-            f"interrupted: it is unknown whether {step_name} was made; to find out, repeat"
-            f" it with --key {key}",
-            "outcome-unknown",
-            {"key": key},
-            128 + (signal.SIGTERM if isinstance(interrupt, SystemExit) else signal.SIGINT),
-        ) from interrupt
-    outcome = {"outcome": "moved", **_object_of(state), "replayed": state.replayed}
-    return Result(state.digits, outcome)
+        outcome, message = "outcome-unknown", f"it is unknown whether {step_name} was made"
+        message += f"; to find out, repeat it with --key {key}"
+        if arguments.key is None and (cursor is None or cursor.sent_nothing):
+            outcome, message = "unreachable", f"{step_name} was not made"
+        message = f"interrupted: {message}"
+        # SIGTERM raises SystemExit, which has the exit status.
+        status = getattr(interrupt, "code", 128 + signal.SIGINT)
+        raise VerbFailed(message, outcome, {"key": key}, status) from interrupt
+    fields = {"outcome": "moved", **_object_of(state), "replayed": state.replayed}
+    return Result(state.digits, fields)
 
 
 @verb(
