@@ -55,7 +55,7 @@ TABLES = (Source, Settings, Supervision)
 
 #: In other programs, the option for the address has one of these names.
 _OTHER_NAMES = dict.fromkeys(
-    ("address", "bind", "host", "interface", "port"),
+    ("address", "bind", "host", "interface", "port", "p"),
     " (did you mean --listen tcp:PORT:interface=ADDRESS?)",
 )
 
@@ -175,16 +175,16 @@ class CommonOptions(usage.Options):
         """
         Return a better message for Twisted's message C{wrong}, if there is one.
         """
-        match = re.fullmatch(r"option --?(\S+) (not recognized|requires argument)", wrong)
+        match = re.fullmatch(r"option (--?)(\S+) (not recognized|requires argument)", wrong)
         if match is None:
             return wrong
-        name, mistake = match.groups()
+        dashes, name, mistake = match.groups()
         if mistake == "requires argument":
             values = {option.name: option.value for option in self.declared()}
             return f"--{name} requires a value: --{name} {values.get(name, 'VALUE')}"
         names = [option.name for option in self.declared()]
         hint = _OTHER_NAMES.get(name) or near(name, names, "--{}")
-        return f"there is no option --{name}{hint}"
+        return f"there is no option {dashes}{name}{hint}"
 
     def postOptions(self) -> None:
         """

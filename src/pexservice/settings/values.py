@@ -168,7 +168,7 @@ def _meant(description: str) -> str:
         return near(head, list(ENDPOINT_FORMS), "{}:")
     elif match := _HOST_AND_PORT.fullmatch(description):
         host, port = match.groups()
-        escaped = "127.0.0.1" if host == "localhost" else host.replace(":", "\\:")
+        escaped = "127.0.0.1" if host in ("", "localhost") else host.replace(":", "\\:")
         kind = "tcp6" if ":" in host else "tcp"
         likely = f"{kind}:{port}:interface={escaped}"
     else:
