@@ -5,7 +5,6 @@ The reasons of failed requests, in words.
 from __future__ import annotations
 
 import pytest
-from OpenSSL.SSL import Error as TLSError
 from twisted.internet.error import (
     ConnectError,
     ConnectionAborted,
@@ -23,6 +22,13 @@ from twisted.web.client import (
 )
 
 from pexservice.core.failures import describe
+
+
+class TLSError(Exception):
+    """
+    An error with the details that pyOpenSSL's errors have.
+    """
+
 
 CLOSED = "the connection closed before the complete response arrived"
 
