@@ -313,7 +313,7 @@ def test_store_stays_suspect_when_a_standby_takes_over_before_it_was_verified(
     supervised: Supervised,
 ) -> None:
     """
-    The worker that verifies the store dies, and the one that waited serves at once.
+    The worker that verifies the store dies, and the one that waited becomes active.
     """
     supervised.workers.start()
     supervised.pass_time(MAX_HEAD_START_SECONDS + 1.0)

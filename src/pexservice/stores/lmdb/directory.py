@@ -57,9 +57,6 @@ WITNESS = "newest"
 #: The subdirectory in which a store is made.
 STAGING = "creating"
 
-#: A claim instead of an identity: no worker of the service may open the store.
-_DAMAGED = "damaged"
-
 #: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
 _KEEP_SIZE = 1
 
@@ -209,6 +206,13 @@ class Directory:
     def _is_claimed(self) -> bool:
         return self._claim is not None and self._claim.identity() is not None
 
+    @property
+    def is_unclaimed(self) -> bool:
+        """
+        Return whether no worker of the service has opened a store yet.
+        """
+        return self._claim is not None and self._claim.identity() is None
+
     def lock(self, *, wait: bool = False) -> None:
         """
         Lock this directory, and create it if it does not exist and may be created.
@@ -309,28 +313,15 @@ class Directory:
         Remember the identity of the store in the locked directory.
 
         @raise StoreUnusable: the service has claimed another store.
-        @raise StoreDamaged: another worker of the service has found damage.
         """
         self._opened_identity = identity_of(
             os.fstat(self._descriptor), os.stat(DATA, dir_fd=self._descriptor)
         )
         claimed = None if self._claim is None else self._claim.identity()
-        if claimed == _DAMAGED:
-            raise StoreDamaged(f"another worker found the store {self.real_path} damaged")
         # A store that this process has installed, such as a migrated store, has a new data
         # file, so its identity differs from the claimed one.
         if not self._has_installed_store and claimed not in (None, self._opened_identity):
             raise StoreUnusable(self._other_store_message())
-
-    def claim_as_damaged(self) -> None:
-        """
-        Let no worker of the service open the store, because a verification found damage.
-
-        Otherwise a standby would open the store, without a verification, as soon as this
-        process releases the lock.
-        """
-        if self._claim is not None:
-            self._claim.take(_DAMAGED, replace=True)
 
     def claim_store(self) -> None:
         """

@@ -33,9 +33,9 @@ from pexservice.stores.interface import (
     Refusal,
     Space,
     StoreBusy,
-    StoreDamaged,
     StoredState,
     StoreOptions,
+    StoreUnavailable,
     StoreUnusable,
 )
 from pexservice.stores.lmdb.child import Progress
@@ -162,9 +162,15 @@ class LmdbStore:
                     raise
                 self._on_standby()
                 await self._wait_for_lock()
+                if verify is not None and self.directory.is_unclaimed:
+                    # The process that had the lock did not complete its verification.  The
+                    # next attempt to open the store makes one.
+                    raise StoreUnavailable(
+                        f"the store {self.directory.real_path} is not verified yet"
+                    ) from None
                 # A standby takes over without a verification, so that clients wait for
-                # milliseconds only.  If the process that had the lock has found damage,
-                # L{Directory.record_identity} or L{Witness.open} raises L{StoreDamaged}.
+                # milliseconds only.  If the active worker found damage, it has recorded
+                # that in the witness, and L{Witness.open} raises L{StoreDamaged}.
                 verify = None
             return await self._open_locked(verify)
         except Exception:
@@ -202,11 +208,7 @@ class LmdbStore:
                 directory.create_first_store(make_store)
             directory.record_identity()
             if existed and verify is not None:
-                try:
-                    await self._run_blocking(partial(verify, directory.real_path))
-                except StoreDamaged:
-                    directory.claim_as_damaged()
-                    raise
+                await self._run_blocking(partial(verify, directory.real_path))
             if format_of(directory.real_path) == 1:
                 await self._run_blocking(partial(migrate, directory, self._progress))
                 directory.record_identity()

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import StoreClaim
-from pexservice.stores.interface import StoreDamaged
+from pexservice.stores.interface import StoreDamaged, StoreUnavailable
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA, Directory
+from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.lmdb.witness import read_witness
-from tests.support.fakes import now
-from tests.support.inline_executor import inline
+from tests.support.fakes import Mailbox, now
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
 from tests.unit.stores.lmdb.test_store import at, filled
 from tests.unit.stores.test_contract import batch
@@ -158,26 +159,41 @@ def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
     now(store.close())
 
 
-def test_no_standby_opens_a_store_that_another_worker_found_damaged(tmp_path: Path) -> None:
+class ThreadsAndTime(Mailbox, Clock):
     """
-    The standby gets the lock before the service ends, and verifies nothing itself.
+    A reactor for a store that waits for the lock in a thread.
+    """
+
+    def __init__(self) -> None:
+        Mailbox.__init__(self)
+        Clock.__init__(self)
+
+
+def test_standby_verifies_a_store_that_no_worker_of_the_service_has_opened(
+    tmp_path: Path,
+) -> None:
+    """
+    The worker before it verified the store, and found damage or was killed.
     """
     path, board = tmp_path / "store", scoreboard.create()
     filled(path, BATCHES)
     in_value(row(BATCHES // 2))(path)
-    before = (path / DATA).read_bytes()
-    first, standby = (
-        LmdbStore(
-            Directory(str(path), claim=StoreClaim(board)), inline(), verify=verification
-        )
-        for verification in (verify, None)
+    reactor, claim = ThreadsAndTime(), StoreClaim(board)
+    verifying = Directory(str(path), claim=claim)
+    verifying.lock()
+    standby = LmdbStore(
+        Directory(str(path), claim=claim),
+        CommitExecutor(reactor, ExecutorPolicy()),
+        verify=verify,
+        on_standby=verifying.unlock,
     )
+    opened = standby.open()
+    reactor.take()
+    with pytest.raises(StoreUnavailable, match=f"{path} is not verified yet"):
+        now(opened)
     with pytest.raises(StoreDamaged, match="checksum"):
-        now(first.open())
-    with pytest.raises(StoreDamaged, match="another worker found the store"):
         now(standby.open())
     os.close(board)
-    assert (path / DATA).read_bytes() == before
 
 
 def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> None:
