@@ -50,6 +50,7 @@ def test_kills_lose_no_acknowledged_step(tmp_path: Path) -> None:
                 client.start()
             # Until a step that was made just before a kill was repeated by its key.
             while kills < KILLS or not any(client.replayed for client in clients):
+                assert kills < 10 * KILLS, "no step was repeated by its key"
                 until_acknowledged(clients, 50)
                 time.sleep(moments.uniform(*LOAD))
                 daemon.kill()

@@ -109,8 +109,8 @@ class Connection(asyncio.Protocol):
         # a head was found, so the next search begins after them.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # All input since the connection was idle, if this input came in one piece; else
-        # b"".  Only a request in one piece is recognized or remembered.
+        # All input since the connection was idle, if this input arrived in one piece;
+        # else b"".  Only a request in one piece is recognized or remembered.
         self._exact_bytes = b""
         self._skipped_empty_line = False
         # The parts of the request that is being parsed.

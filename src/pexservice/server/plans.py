@@ -18,10 +18,10 @@ In the first two ways, the request is I{recognized}.  Parsed requests prepare th
   - Some lines of a head are new to the parser.  If the new lines of two requests in
     succession have the same header names, a template may be made from the second request.
 
-Bytes, templates and header names are shared: the earlier request may have come from another
-client.  This is safe, because every byte of a recognized request is compared, except the
-values of headers that do not decide what a request means.  So a request never gets the plan
-of another plan key.
+Bytes, templates and header names are shared: the earlier request may be another client's.
+This is safe, because every byte of a recognized request is compared, except the values of
+headers that do not decide what a request means.  So a request never gets the plan of
+another plan key.
 
 The memory for plans, bytes and templates is bounded, whatever clients send.  Lines with a
 secret or an idempotency key are not remembered, with one exception.  A client sends the

@@ -44,7 +44,7 @@ def context(certificate: str, key: str) -> ssl.SSLContext:
                 f" {mark.decode()}"
             )
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # A client that offers several protocols is told to use this one.
+    # A client may offer several protocols; the server selects this one.
     tls.set_alpn_protocols(["http/1.1"])
     try:
         tls.load_cert_chain(certificate, key, password=_no_password)

@@ -81,7 +81,10 @@ class StoreIncompatible(StoreUnusable):
 
 class StoreUnavailable(StoreUnusable):
     """
-    A store on other machines does not answer, or has no space.  A retry may succeed.
+    The store cannot be opened now, and a retry may succeed.
+
+    A store on other machines does not answer or has no space, or no worker of the service
+    has verified a local store yet.
     """
 
 

@@ -33,8 +33,9 @@ from pexservice.supervisor.supervised_worker import (
 )
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
-#: While one worker starts and none is active, no other worker is started, but for at most
-#: this long.  So the first start has the processor for itself, and takes half a second.
+#: While one worker starts and none is active, no other worker is started.  This rule ends
+#: after this time.  So the first start, which takes half a second, has the processor for
+#: itself.
 MAX_HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
@@ -378,7 +379,7 @@ class Workers:
         """
         Wait until C{worker} is up, reports a problem, or ends with a wrong option.
 
-        After another end, its next process may come up, so the wait goes on for at most
+        After another end, its next process may come up, so the wait continues for at most
         L{RELOAD_TIMEOUT_SECONDS}.
 
         @return: whether the worker is active or stands by.

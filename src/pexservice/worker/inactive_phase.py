@@ -26,8 +26,8 @@ CHECK_INTERVAL_SECONDS = 0.25
 #: the client gets a 503 and no timeout.
 ALONE_SECONDS = 0.5
 
-#: After no worker was active for this long, a standby assumes that another program has the
-#: store's lock, unless a worker may have it.
+#: If no worker was active for this long, and no other worker can have the store's lock, a
+#: standby reports that another program has the lock.
 FOREIGN_LOCK_SECONDS = 3.0
 
 

@@ -134,8 +134,8 @@ class Worker(Service):
         """
         Open the store, and retry after an error that may pass.
 
-        L{StoreUnavailable} is always retried, because a store on other machines may come
-        back.  L{StoreDamaged} is never retried, because a damaged store needs the operator.
+        L{StoreUnavailable} is always retried, because a retry may succeed.  L{StoreDamaged}
+        is never retried, because a damaged store needs the operator.
 
         After any other error, a worker without a supervisor ends, and so does a worker with
         C{--first-start}: the operator who starts the service gets the reason.  The
@@ -182,8 +182,8 @@ class Worker(Service):
         """
         End the process after a failed commit, after damage to the store, or after a bug.
 
-        After some failures of a commit, nobody knows whether the disk has the batch.  So
-        the next process reads the state from the disk.
+        After some failures of a commit, this process does not know whether the disk has the
+        batch.  So the next process reads the state from the disk.
         """
         reason = failure.getErrorMessage()
         if failure.check(CommitterBug):

@@ -114,8 +114,8 @@ class LmdbStore:
             caller knows that the store was verified.
         @param run_blocking: runs C{verify}, or a migration from format 1; by default in
             the thread that calls L{open}.
-        @param progress: called with the progress of a migration, in percent;
-            C{verify} has a progress function of its own.
+        @param progress: called with the progress of a migration, in percent.
+            C{verify} has another progress function.
         @param on_standby: called before this process waits for the lock as a standby.  If
             it is C{None}, L{open} fails if another process has locked the store.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
