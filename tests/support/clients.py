@@ -34,8 +34,9 @@ class AcknowledgedStep:
     ended: float
 
 
-#: A client whose connection is idle for longer may find it closed by a reload: a worker
-#: that is replaced drains for 0.3 seconds.  A thread waits that long on a busy machine.
+#: A client that sends nothing for longer may find its connection closed by a reload: a
+#: worker that is replaced drains for 0.3 seconds.  On a busy machine a thread waits that
+#: long, also between the arrival of a response and the moment at which it reads it.
 MAX_IDLE_SECONDS = 0.1
 
 
@@ -48,7 +49,7 @@ class Client(threading.Thread):
     @ivar acknowledged: the steps whose responses arrived.
     @ivar refused: how many connections were refused.
     @ivar broken: how many connections ended without an answer.
-    @ivar late: how many connections were closed while they were idle for
+    @ivar late: how many connections were closed when the client had sent nothing for
         L{MAX_IDLE_SECONDS} or longer.
     @ivar replayed: how many steps had been made when they were repeated.
     @ivar surprises: answers that were not 200.
@@ -66,7 +67,7 @@ class Client(threading.Thread):
     surprises: list[str] = Factory(list)
 
     _connection: socket.socket | None = None
-    _idle_since: float = 0.0
+    _last_sent: float = 0.0
     _idle_seconds: float = 0.0
 
     def __attrs_post_init__(self) -> None:
@@ -117,11 +118,13 @@ class Client(threading.Thread):
         """
         if self._connection is None:
             self._connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
-            self._idle_since = time.monotonic()
+            self._last_sent = time.monotonic()
         try:
             self._connection.sendall(sent)
         finally:
-            self._idle_seconds = time.monotonic() - self._idle_since
+            now = time.monotonic()
+            self._idle_seconds = now - self._last_sent
+            self._last_sent = now
         answer = b""
         while True:
             received = self._connection.recv(65536)
@@ -130,7 +133,6 @@ class Client(threading.Thread):
             answer += received
             head, end, body = answer.partition(b"\r\n\r\n")
             if end and len(body) == _number(rb"Content-Length", head):
-                self._idle_since = time.monotonic()
                 return answer
 
     def _close(self) -> None:
