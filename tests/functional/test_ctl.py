@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA, READER_TABLE, WITNESS
+from pexservice.stores.lmdb.directory import DATA_FILE, READER_TABLE_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
 from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
@@ -92,7 +92,10 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
     }
     by_key = clients[1].acknowledged[0]
     for name, least in oldest.items():
-        assert {file.name for file in (tmp_path / name).iterdir()} == {DATA, WITNESS}
+        assert {file.name for file in (tmp_path / name).iterdir()} == {
+            DATA_FILE,
+            WITNESS_FILE,
+        }
         with Daemon(tmp_path, "--store", f"lmdb:{name}") as daemon:
             answer, _ = daemon.ask("/current")
             revision = int(answer.headers["Pex-Revision"])
@@ -107,7 +110,7 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
                 revision + 1
             )
     assert not list(tmp_path.glob(".*partial*"))
-    assert (tmp_path / STORE / READER_TABLE).exists()
+    assert (tmp_path / STORE / READER_TABLE_FILE).exists()
 
 
 def test_closed_standard_streams_get_no_output_and_do_no_harm(tmp_path: Path) -> None:

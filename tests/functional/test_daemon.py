@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.labs.failover.lab import serving
 from tests.support.daemon import (
     LOOPBACK,
@@ -96,7 +96,7 @@ def test_help_that_is_not_read_to_its_end(tmp_path: Path) -> None:
 def test_default_store_is_private_and_below_the_working_directory(tmp_path: Path) -> None:
     with Daemon(tmp_path):
         assert stat.S_IMODE((tmp_path / STORE).stat().st_mode) == 0o700
-        assert stat.S_IMODE((tmp_path / STORE / DATA).stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / STORE / DATA_FILE).stat().st_mode) == 0o600
 
 
 def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
         for _ in patiently():
             if value(daemon, "/history").count(b"\n") == 5:
                 break
-        assert (tmp_path / "elsewhere" / DATA).exists()
+        assert (tmp_path / "elsewhere" / DATA_FILE).exists()
     lines = (tmp_path / "access.log").read_text().splitlines()
     assert '"POST /next HTTP/1.1" 200 3 "-" "-"' in lines[8]
     assert '"GET /next HTTP/1.1" 401 ' in lines[0]
@@ -294,7 +294,7 @@ def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> No
 def test_damaged_store_ends_with_status_78_and_stays_unchanged(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         value(daemon, "/next")
-    data = tmp_path / STORE / DATA
+    data = tmp_path / STORE / DATA_FILE
     data.write_bytes(data.read_bytes()[:8192])
     before = data.read_bytes()
     for _ in range(2):

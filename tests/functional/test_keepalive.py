@@ -25,7 +25,7 @@ import pytest
 
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.labs.failover.lab import CLIENTS, count, failover, serving, until
 from tests.support.clients import Client, check
 from tests.support.daemon import (
@@ -469,7 +469,7 @@ def test_store_that_is_damaged_while_it_runs_ends_the_service(tmp_path: Path) ->
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
     step(daemon)
-    data = tmp_path / STORE / DATA
+    data = tmp_path / STORE / DATA_FILE
     garbage = b"\xa5" * data.stat().st_size
     # No worker has the file mapped while it is written over.
     daemon.process.send_signal(signal.SIGSTOP)
@@ -505,18 +505,18 @@ def test_damage_met_by_a_request_ends_the_service_with_78(
         with lmdb.open(str(store), max_dbs=3, readonly=True) as env, env.begin() as txn:
             value = txn.get(key, db=env.open_db(database, txn, create=False))
         assert value is not None
-        data = (store / DATA).read_bytes()
+        data = (store / DATA_FILE).read_bytes()
         damaged = data.replace(value, bytes(len(value)))
         assert damaged != data
         # The file that is mapped is changed.
-        with (store / DATA).open("rb+") as file:
+        with (store / DATA_FILE).open("rb+") as file:
             file.write(damaged)
         answer, body = daemon.ask(*request_)
         assert (answer.status, b"the store is damaged" in body) == (503, True)
         assert daemon.wait() == 78
         assert f"the store {store} is damaged: " in daemon.log.read_text()
         assert count(daemon, "serves") == 1
-        assert (store / DATA).read_bytes() == damaged
+        assert (store / DATA_FILE).read_bytes() == damaged
 
 
 def test_unopened_store_leaves_the_socket_open_and_says_why(daemon: Daemon) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import (
     STORE,
     both_are_up,
@@ -202,7 +202,7 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
         both_are_up(daemon)
         revision = step(daemon)
         shutil.copytree(tmp_path / "disk", tmp_path / "copy")
-        before = (tmp_path / "copy" / DATA).read_bytes()
+        before = (tmp_path / "copy" / DATA_FILE).read_bytes()
         change_mounts(daemon, change)
         wait_for_status(daemon, 503, reason)
         assert daemon.ask("/next", "POST")[0].status == 503
@@ -217,7 +217,7 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
         assert step_when_ready(daemon) == revision + 1
         until(daemon, "stands by", 2)
         assert count(daemon, "serves") == 2
-        assert (tmp_path / "copy" / DATA).read_bytes() == before
+        assert (tmp_path / "copy" / DATA_FILE).read_bytes() == before
 
 
 def test_removed_socket_file_ends_no_listener(tmp_path: Path) -> None:

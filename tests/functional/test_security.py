@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import STORE
 from tests.labs.attacks.attacking import request, whole
 from tests.labs.attacks.lab import PROMPT
@@ -148,4 +148,4 @@ def test_requests_open_no_file_but_the_stores(tmp_path: Path) -> None:
     touched = re.findall(r'"([^"]+)"', trace.read_text())
     assert not [path for path in touched if not path.startswith(allowed)], touched
     store = tmp_path / "run" / STORE
-    assert {path.name for path in store.iterdir()} <= {DATA, "lock.mdb", "newest"}
+    assert {path.name for path in store.iterdir()} <= {DATA_FILE, "lock.mdb", "newest"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from pexservice.stores.lmdb import pages
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import PAGE_HEADER
 from pexservice.stores.lmdb.pages import Contents, check_pages
 
@@ -28,7 +28,7 @@ def opened(store: Path) -> Iterator[int]:
     """
     Open the file of C{store}, for reading.
     """
-    file = os.open(store / DATA, os.O_RDONLY)
+    file = os.open(store / DATA_FILE, os.O_RDONLY)
     try:
         yield file
     finally:

@@ -32,7 +32,7 @@ class Supervised:
 
     @ivar messages: the messages to the process that started the supervisor.
     @ivar shown: the scores that the workers could read, one after the other.
-    @ivar reread: reads the options again.
+    @ivar reread_options: reads the options again.
     @ivar service_ends: why the service was ended.
     """
 
@@ -41,7 +41,7 @@ class Supervised:
     messages: list[list[str]] = field(factory=list)
     shown: list[Score] = field(factory=list)
     service_ends: list[tuple[Status, str]] = field(factory=list)
-    reread: Callable[[], WorkerSetup] = field(init=False)
+    reread_options: Callable[[], WorkerSetup] = field(init=False)
     workers: Workers = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Supervised:
         setup = WorkerSetup(
             command=["worker"], watchdog=WATCHDOG, standby_count=self.standby
         )
-        self.reread = lambda: setup
+        self.reread_options = lambda: setup
         reports = Reports(
             Notifier(lambda message: self.messages.append(message.decode().splitlines())),
             Score(wanted_standby_count=self.standby),
@@ -63,7 +63,7 @@ class Supervised:
             setup=setup,
             inherited=Inherited(),
             # The test may replace the function.
-            reread=lambda _: self.reread(),
+            reread_options=lambda _: self.reread_options(),
             end_service=lambda status, reason: self.service_ends.append((status, reason)),
         )
 

@@ -25,10 +25,10 @@ from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.stores.interface import (
     IOfflineStore,
     IStoreReactor,
+    StoreError,
     StoreIncompatible,
     StoreOptions,
     StoreSummary,
-    StoreUnusable,
 )
 from pexservice.stores.registry import store_factory
 
@@ -46,7 +46,7 @@ def store_errors() -> Iterator[None]:
         yield
     except StoreIncompatible as error:
         raise VerbFailed(str(error), "incompatible") from error
-    except (StoreUnusable, CannotStart) as error:
+    except (StoreError, CannotStart) as error:
         outcome = _OUTCOMES.get(error.exit_status, "failed")
         raise VerbFailed(str(error), outcome) from error
 

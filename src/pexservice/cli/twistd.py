@@ -44,7 +44,7 @@ from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, command_line, options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.settings.values import near
-from pexservice.stores.interface import StoreBusy, StoreUnusable
+from pexservice.stores.interface import StoreBusy, StoreError
 from pexservice.stores.registry import store_factory
 from pexservice.supervisor.worker_setup import WorkerSetup
 
@@ -297,7 +297,7 @@ class ServiceOptions(CommonOptions):
                 START_SIGNALS.sleep,
             )
             retry_while_orphans_end(settings.check_store, StoreBusy, START_SIGNALS.sleep)
-        except (CannotStart, StoreUnusable) as error:
+        except (CannotStart, StoreError) as error:
             if START_SIGNALS.terminated:
                 raise SystemExit(0) from None
             LOG.write(str(error))
@@ -364,7 +364,7 @@ def _read_again(
     @raise Misconfigured: the file cannot be read, an option is wrong, or tokens, TLS or
         history would be lost without the operator's consent.
     @raise CannotStart: C{listen} has changed, and a restart could not listen there.
-    @raise StoreUnusable: C{store} has changed, and a restart could not open that store.
+    @raise StoreError: C{store} has changed, and a restart could not open that store.
     """
     try:
         options.read_config()

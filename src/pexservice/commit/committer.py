@@ -41,7 +41,7 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Refusal,
     StoreDamaged,
-    StoreUnusable,
+    StoreError,
 )
 from pexservice.stores.remembered_keys import RememberedKeys
 
@@ -244,13 +244,13 @@ class Committer(GroupCommit):
         """
         End the process after the failed commit of C{batch}.
 
-        If the error is a L{StoreUnusable}, nothing was written.  After any other error, it
+        If the error is a L{StoreError}, nothing was written.  After any other error, it
         is unknown whether the disk has the batch.
         """
         error = failure.value
         damaged = isinstance(error, StoreDamaged)
         self.committer_refusal = refusal = Refusal(_DAMAGED if damaged else _FAILED)
         self._set_early_responses(on=False)
-        not_written = isinstance(error, StoreUnusable)
+        not_written = isinstance(error, StoreError)
         self.roll_back(batch, refusal if not_written else OutcomeUnknown(_FAILED), refusal)
         self._fatal(failure)

@@ -129,7 +129,7 @@ class ICommitter(Interface):
         """
         Open the store, and start from its cursor.
 
-        @raise StoreUnusable: or one of its subclasses.
+        @raise StoreError: or one of its subclasses.
         """
 
     def refuse_all(reason: str) -> None:

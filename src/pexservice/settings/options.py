@@ -203,7 +203,7 @@ class Settings:
         """
         Check cheaply whether a process with these settings could open the store.
 
-        @raise StoreUnusable: or a subclass: no process could open the store.
+        @raise StoreError: or a subclass: no process could open the store.
         """
         store_factory(self.store).check_openable(create=not self.no_create)
 

@@ -19,7 +19,7 @@ from pexservice.process.scoreboard import StoreClaim
 from pexservice.stores.remembered_keys import KeyUse, RememberedKeys
 
 
-class StoreUnusable(Exception):
+class StoreError(Exception):
     """
     The store cannot be opened, or cannot be used any more.
 
@@ -32,19 +32,19 @@ class StoreUnusable(Exception):
     exit_status: ClassVar[Status] = Status.CANNOT_START
 
 
-class StoreBusy(StoreUnusable):
+class StoreBusy(StoreError):
     """
     Another process has locked the store.
     """
 
 
-class StoreMissing(StoreUnusable):
+class StoreMissing(StoreError):
     """
     There is no store, and this process must not create one.
     """
 
 
-class ReadingChildKilled(StoreUnusable):
+class ReadingChildKilled(StoreError):
     """
     The child process that read the store was killed, for example when memory was short.
     """
@@ -52,13 +52,13 @@ class ReadingChildKilled(StoreUnusable):
     exit_status = Status.STORE_FAILED
 
 
-class StoreExists(StoreUnusable):
+class StoreExists(StoreError):
     """
     A store exists where a new one was to be created.
     """
 
 
-class StoreDamaged(StoreUnusable):
+class StoreDamaged(StoreError):
     """
     The store contains something that no commit wrote, or has lost commits.
 
@@ -69,7 +69,7 @@ class StoreDamaged(StoreUnusable):
     exit_status = Status.DAMAGED
 
 
-class StoreIncompatible(StoreUnusable):
+class StoreIncompatible(StoreError):
     """
     The store has a format that this program does not read.  This is no damage.
 
@@ -79,7 +79,7 @@ class StoreIncompatible(StoreUnusable):
     exit_status = Status.MISCONFIGURED
 
 
-class StoreUnavailable(StoreUnusable):
+class StoreUnavailable(StoreError):
     """
     The store cannot be opened now, and a retry may succeed.
 
@@ -88,7 +88,7 @@ class StoreUnavailable(StoreUnusable):
     """
 
 
-class StoreMisconfigured(StoreUnusable):
+class StoreMisconfigured(StoreError):
     """
     The store refuses this program, or a part of the store's URL is wrong.
     """
@@ -243,7 +243,7 @@ class IStore(Interface):
 
         @return: fires with L{StoredState} from an exclusive store, and with (revision,
             position) from a shared store.  A new store has (0, 0).
-        @raise StoreUnusable: or one of its subclasses.
+        @raise StoreError: or one of its subclasses.
         """
 
     def commit(batch: Batch) -> Deferred[None]:
@@ -253,7 +253,7 @@ class IStore(Interface):
         The caller waits for each commit before it begins the next one.
 
         @raise Refusal: the batch surely did not happen.  The store remains usable.
-        @raise StoreUnusable: the batch surely did not happen.  The store can only be
+        @raise StoreError: the batch surely did not happen.  The store can only be
             closed.  L{StoreDamaged} is such an error.
         @raise Exception: after any other error, it is unknown whether the batch happened,
             and an exclusive store can only be closed.
@@ -349,7 +349,7 @@ class ISharedStore(IStore):
         seen.
 
         @return: fires with (revision, position).
-        @raise StoreUnusable: there is no cursor, or its revision is not lower.
+        @raise StoreError: there is no cursor, or its revision is not lower.
         """
 
     def watch(
@@ -455,7 +455,7 @@ class Restored:
     The result of a restore.
 
     @ivar summary: the summary of the restored store.
-    @ivar steps: how many steps L{IOfflineStore.restore} has added to get above C{beyond}.
+    @ivar steps: how many steps L{IOfflineStore.restore} has added.
     @ivar kept: the directory that now has the replaced store; C{None} if there was no
         store.
     """
@@ -469,7 +469,7 @@ class IOfflineStore(Interface):
     """
     The commands on a store in a directory of this machine, which need no service.
 
-    Every method blocks, and raises L{StoreUnusable} or a subclass if it fails.
+    Every method blocks, and raises L{StoreError} or a subclass if it fails.
     """
 
     directory: str = Attribute("The store's directory, as its URL names it.")
@@ -494,13 +494,13 @@ class IOfflineStore(Interface):
         @raise OSError: the directory cannot be read.
         """
 
-    def restore(backup: str, beyond: int | None, show: ShowProgress) -> Restored:
+    def restore(backup: str, above_revision: int | None, show: ShowProgress) -> Restored:
         """
         Put a verified copy of C{backup} in the place of the store.
 
         @param backup: the backup's directory.
-        @param beyond: the highest revision that any client has seen.  Steps are added until
-            the copy's revision is higher.
+        @param above_revision: the highest revision that any client has seen.  Steps are
+            added until the copy's revision is higher.
         """
 
     def highest_revision() -> tuple[int, str]:
@@ -548,7 +548,7 @@ class IStoreFactory(Interface):
         Check whether a process could open the store.  This is cheap and needs no reactor.
 
         @param create: whether the process may create a store.
-        @raise StoreUnusable: or a subclass: the process could not open the store.
+        @raise StoreError: or a subclass: the process could not open the store.
         """
 
     def inspect(options: StoreOptions) -> Deferred[list[str]]:
@@ -557,7 +557,7 @@ class IStoreFactory(Interface):
 
         @return: fires with facts that an operator should know.
         @raise StoreBusy: another process has locked the store.
-        @raise StoreUnusable: or another subclass: the store could not be opened.
+        @raise StoreError: or another subclass: the store could not be opened.
         """
 
     def create(options: StoreOptions) -> Deferred[None]:
@@ -565,12 +565,12 @@ class IStoreFactory(Interface):
         Create an empty store, durably.
 
         @raise StoreExists: there is already a store, which does not change.
-        @raise StoreUnusable: or another subclass: no store could be created.
+        @raise StoreError: or another subclass: no store could be created.
         """
 
     def make(options: StoreOptions) -> IStore:
         """
         Make the object that represents the store, without opening the store.
 
-        @raise StoreUnusable: a file that the URL names cannot be used.
+        @raise StoreError: a file that the URL names cannot be used.
         """

@@ -42,7 +42,7 @@ from pexservice.process.listening import (
 from pexservice.process.sd_notify import STOPPING, Notifier
 from pexservice.process.signals import START_SIGNALS, StartSignals
 from pexservice.process.timing import Periodic
-from pexservice.stores.interface import StoreBusy, StoreUnusable
+from pexservice.stores.interface import StoreBusy, StoreError
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.supervised_worker import MESSAGES, SpawningReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
@@ -68,7 +68,7 @@ class Supervisor(Service):
         self,
         reactor: SupervisorReactor,
         setup: WorkerSetup,
-        reread: Callable[[WorkerSetup, Sequence[str]], WorkerSetup],
+        reread_options: Callable[[WorkerSetup, Sequence[str]], WorkerSetup],
         *,
         environment: Mapping[str, str] = os.environ,
         process_exit: ProcessExit | None = None,
@@ -78,15 +78,15 @@ class Supervisor(Service):
         Make the service, without starting anything.
 
         @param setup: how workers are started and watched.
-        @param reread: reads the options again, for a reload.  It is called with the present
-            setup, and with the names of options: the operator has accepted that the reload
-            loses what these options protect.  It raises L{CannotStart} if an option is
-            wrong, or if the reload would lose something else.
+        @param reread_options: reads the options again, for a reload.  It is called with the
+            present setup, and with the names of options: the operator has accepted that the
+            reload loses what these options protect.  It raises L{CannotStart} if an option
+            is wrong, or if the reload would lose something else.
         """
         self._reactor = reactor
         self._setup = setup
         self._settings = setup.settings
-        self._reread = reread
+        self._reread_options = reread_options
         self._environment = environment
         self._exit = process_exit or ProcessExit(
             reactor, terminal=self._settings.foreground
@@ -137,7 +137,7 @@ class Supervisor(Service):
         try:
             if self._exit.reason is None and not self._signals.terminated:
                 self._start()
-        except (CannotStart, StoreUnusable) as error:
+        except (CannotStart, StoreError) as error:
             self._refuse(error)
         except OSError as error:
             # For example, this process has no free file descriptor.
@@ -151,7 +151,7 @@ class Supervisor(Service):
             retry_while_orphans_end(
                 self._settings.check_store, StoreBusy, self._signals.sleep
             )
-        except StoreUnusable as error:
+        except StoreError as error:
             if self._signals.terminated:
                 return
             # If systemd holds the sockets, clients would wait for ever after the end of
@@ -169,7 +169,7 @@ class Supervisor(Service):
             reports,
             setup=self._setup,
             inherited=self._inherited(),
-            reread=lambda setup: self._reread(
+            reread_options=lambda setup: self._reread_options(
                 setup, scoreboard.take_accepted(self._scoreboard)
             ),
             end_service=self._exit_with,
@@ -187,7 +187,7 @@ class Supervisor(Service):
             description.startswith("systemd:") for description in self._settings.listen
         )
 
-    def _refuse(self, error: CannotStart | StoreUnusable) -> None:
+    def _refuse(self, error: CannotStart | StoreError) -> None:
         self._exit_with(error.exit_status, str(error))
 
     def _exit_with(self, status: Status, reason: str) -> None:

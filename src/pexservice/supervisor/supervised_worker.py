@@ -224,7 +224,7 @@ class SupervisedWorker(ProcessProtocol):
         self._timer = None
         self.state, self.status_text = WorkerState.STARTING, ""
         self.was_active = self.was_up = self._has_progressed = False
-        self.verifies_store = self._workers.next_must_verify
+        self.verifies_store = self._workers.verification_due
         self.began_at = self._last_heard = self._reactor.seconds()
         self._deadline = self.began_at + START_TIMEOUT_SECONDS
         self._streams = {
@@ -391,7 +391,7 @@ class SupervisedWorker(ProcessProtocol):
         return delay
 
 
-def describe(exit_status: int) -> str:
+def describe_exit_status(exit_status: int) -> str:
     """
     Return how a process ended, to complete the sentence "worker-1 ended ...".
     """

@@ -21,7 +21,7 @@ from pexservice.process import scoreboard
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart, Status
 from pexservice.process.sd_notify import STANDBY
 from pexservice.process.timing import Periodic
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.interface import StoreError
 from pexservice.supervisor.reports import Reports
 from pexservice.supervisor.supervised_worker import (
     MIN_BACKOFF_SECONDS,
@@ -29,7 +29,7 @@ from pexservice.supervisor.supervised_worker import (
     SpawningReactor,
     SupervisedWorker,
     WorkerState,
-    describe,
+    describe_exit_status,
 )
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
@@ -64,7 +64,7 @@ class Workers:
         stopping.
     @ivar setup: how workers are started and watched; a reload may change the setup.
     @ivar inherited: the options, environment and descriptors that each worker gets.
-    @ivar next_must_verify: whether the next worker must verify the whole store.  This is
+    @ivar verification_due: whether the next worker must verify the whole store.  This is
         true at the start, and again after a worker ended in a way that damage can cause.
         It is false after a worker that has verified the store became active.
     @ivar all: the workers, the oldest first.  A worker that was retired is removed when its
@@ -80,25 +80,25 @@ class Workers:
         *,
         setup: WorkerSetup,
         inherited: Inherited,
-        reread: Callable[[WorkerSetup], WorkerSetup],
+        reread_options: Callable[[WorkerSetup], WorkerSetup],
         end_service: Callable[[Status, str], object],
     ) -> None:
         """
         Make the object, without starting any worker.
 
-        @param reread: reads the options again, and returns the new setup.  It is called
-            with the present setup, and raises L{CannotStart} or L{StoreUnusable} if the new
-            setup must not be used.
+        @param reread_options: reads the options again, and returns the new setup.  It is
+            called with the present setup, and raises L{CannotStart} or L{StoreError} if the
+            new setup must not be used.
         @param end_service: ends the service, with a status and a reason.
         """
         self._reactor = reactor
         self._reports = reports
-        self._reread = reread
+        self._reread_options = reread_options
         self._end_service = end_service
         self.setup = setup
         self.inherited = inherited
         self._numbers = itertools.count(1)
-        self.next_must_verify = True
+        self.verification_due = True
         self._any_was_active = False
         self._last_check_at = reactor.seconds()
         self._watching = Periodic(self._watch, reactor)
@@ -108,12 +108,12 @@ class Workers:
         # The first new worker of a reload.  The old workers stay until this one is up.
         self._first_replacement: SupervisedWorker | None = None
         self.should_run = False
-        self.all: list[SupervisedWorker] = []
+        self.workers: list[SupervisedWorker] = []
 
     @property
     def _active_workers(self) -> list[SupervisedWorker]:
         # There may be two for a moment, until the supervisor notices that one has ended.
-        return [worker for worker in self.all if worker.state is WorkerState.ACTIVE]
+        return [worker for worker in self.workers if worker.state is WorkerState.ACTIVE]
 
     @property
     def takeover_in_progress(self) -> bool:
@@ -126,7 +126,7 @@ class Workers:
         return not self._active_workers and any(
             worker.state is WorkerState.STANDBY
             or (worker.state is WorkerState.STARTING and worker.began_at > earliest_start)
-            for worker in self.all
+            for worker in self.workers
         )
 
     @property
@@ -158,14 +158,14 @@ class Workers:
         """
         Add the workers that are missing, and return them.
         """
-        staying = [worker for worker in self.all if not worker.retired]
+        staying = [worker for worker in self.workers if not worker.retired]
         missing = 1 + self.setup.standby_count - len(staying)
         return [self._add_worker() for _ in range(missing)]
 
     def _add_worker(self) -> SupervisedWorker:
         name = f"worker-{next(self._numbers)}"
         worker = SupervisedWorker(name, self._reactor, self, self.setup.watchdog)
-        self.all.append(worker)
+        self.workers.append(worker)
         worker.start()
         return worker
 
@@ -175,13 +175,15 @@ class Workers:
         """
         self.should_run = False
         self._reload_ended.cancel()
-        await self._retire([*self.all])
+        await self._retire([*self.workers])
         self._watching.stop()
 
     async def _retire(self, workers: list[SupervisedWorker]) -> None:
         for worker in workers:
             worker.retire()
-        await self._wait_until(lambda: not any(worker in self.all for worker in workers))
+        await self._wait_until(
+            lambda: not any(worker in self.workers for worker in workers)
+        )
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
         """
@@ -198,13 +200,13 @@ class Workers:
         # unread.
         is_late = now - self._last_check_at > self.setup.watchdog / 2
         self._last_check_at = now
-        for worker in [*self.all]:
+        for worker in [*self.workers]:
             worker.watch(supervisor_was_late=is_late)
 
     # Called by a SupervisedWorker.
 
     def worker_command_line(self) -> list[str]:
-        quick_check = () if self.next_must_verify else ("--quick-check",)
+        quick_check = () if self.verification_due else ("--quick-check",)
         first = () if self._any_was_active else self.inherited.options_until_active
         return [*self.setup.command, *self.inherited.options, *quick_check, *first]
 
@@ -215,10 +217,10 @@ class Workers:
         if worker.state is WorkerState.ACTIVE:
             self._any_was_active = True
             if worker.verifies_store:
-                self.next_must_verify = False
+                self.verification_due = False
             # The cause of earlier failures is probably gone, so the other workers may try
             # soon.
-            for other in self.all:
+            for other in self.workers:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
             self._reports.on_active(worker.name, self._reactor.seconds())
         elif worker.state is WorkerState.NOT_READY and not self._active_workers:
@@ -227,8 +229,8 @@ class Workers:
             self._reports.show_problem(worker.status_text)
             self._reports.notify_ready()
         elif worker.state is WorkerState.ENDED:
-            self.all.remove(worker)
-        self._reports.show_workers(self.all)
+            self.workers.remove(worker)
+        self._reports.show_workers(self.workers)
         changes, self._changes = self._changes, []
         for change in changes:
             change.callback(None)
@@ -258,7 +260,7 @@ class Workers:
         """
         exit_status = worker.exit_status
         if exit_status in _SUSPICIOUS_STATUSES:
-            self.next_must_verify = True
+            self.verification_due = True
         if not self.should_run:
             return
         self._log_end(worker)
@@ -266,12 +268,16 @@ class Workers:
         score.ended_by_reason[_end_reason(worker)] += 1
         score.failovers += worker.was_active and not worker.retired
         self._reports.publish()
-        reason = worker.status_text or f"{worker.name} ended {describe(exit_status)}"
+        reason = (
+            worker.status_text or f"{worker.name} ended {describe_exit_status(exit_status)}"
+        )
         if not worker.was_up and not self._active_workers:
             self._reports.show_problem(reason)
         cannot_start = exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
         other_may_succeed = any(
-            other.is_up or other.is_verifying for other in self.all if other is not worker
+            other.is_up or other.is_verifying
+            for other in self.workers
+            if other is not worker
         )
         # A damaged store needs the operator.  If a worker cannot start, this ends the
         # service only before any worker was active.  Afterwards the cause may be temporary.
@@ -282,7 +288,7 @@ class Workers:
 
     def _log_end(self, worker: SupervisedWorker) -> None:
         exit_status = worker.exit_status
-        level, how = LogLevel.info, describe(exit_status)
+        level, how = LogLevel.info, describe_exit_status(exit_status)
         # If the options of a reload are wrong, its first new worker ends with this status,
         # and L{_reload} logs the reason.
         fails_reload = (
@@ -318,7 +324,7 @@ class Workers:
         except CancelledError:
             # The service stops.
             return
-        except (CannotStart, StoreUnusable) as error:
+        except (CannotStart, StoreError) as error:
             problem = f"{error}; the old workers keep running"
             self._log.error("reload failed: {problem}", problem=problem)
         except Exception as error:  # noqa: BLE001 a bug, which is logged
@@ -338,10 +344,10 @@ class Workers:
             time.  The old workers are still there.
         """
         before = self.setup
-        old = [worker for worker in self.all if not worker.retired]
+        old = [worker for worker in self.workers if not worker.retired]
         active = self._active_workers
         try:
-            self._use_setup(self._reread(before))
+            self._use_setup(self._reread_options(before))
             if self.setup.note:
                 self._log.warn("{note}", note=self.setup.note)
             await self._add_first_replacement()

@@ -41,7 +41,7 @@ from pexservice.web.endpoints import DEFAULT_TABLE, POST_ONLY_TABLE
 from pexservice.web.events import MAX_STREAMS, Events
 from pexservice.web.operations import RequestChecker
 from pexservice.worker.files import read_files
-from pexservice.worker.inactive_phase import InactivePhase
+from pexservice.worker.inactive_reporter import InactiveReporter
 from pexservice.worker.listeners import Listeners
 from pexservice.worker.notifications import VerificationProgress
 
@@ -61,7 +61,7 @@ class WorkerParts:
     events: Events
     server: Server
     listeners: Listeners
-    inactive_phase: InactivePhase
+    inactive_reporter: InactiveReporter
 
 
 def assemble(
@@ -99,8 +99,8 @@ def assemble(
     factory = store_factory(settings.store)
 
     def stand_by() -> None:
-        # The store calls this when it opens, and then C{inactive_phase} exists.
-        inactive_phase.stand_by()
+        # The store calls this when it opens, and then C{inactive_reporter} exists.
+        inactive_reporter.stand_by()
 
     store = factory.make(
         StoreOptions(
@@ -173,10 +173,12 @@ def assemble(
         log=_access_log(settings),
     )
     listeners = Listeners(endpoints, server, loop, files.tls)
-    inactive_phase = InactivePhase(
+    inactive_reporter = InactiveReporter(
         reactor, listeners, committer, factory, read_score, notify_state
     )
-    return WorkerParts(verification, committer, events, server, listeners, inactive_phase)
+    return WorkerParts(
+        verification, committer, events, server, listeners, inactive_reporter
+    )
 
 
 def _connections(wanted: int) -> Connections:

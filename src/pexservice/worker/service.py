@@ -19,7 +19,7 @@ from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.sd_notify import READY, STOPPING, Notifier
 from pexservice.server.limits import Connections
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import StoreDamaged, StoreUnavailable, StoreUnusable
+from pexservice.stores.interface import StoreDamaged, StoreError, StoreUnavailable
 from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
 from pexservice.worker.notifications import connect_notifier, start_heartbeat
 
@@ -101,9 +101,9 @@ class Worker(Service):
         # The objects that exist now live as long as the process, so the garbage collector
         # need not visit them.
         gc.freeze()
-        parts.inactive_phase.begin()
+        parts.inactive_reporter.begin()
         await self._open_store(parts)
-        parts.inactive_phase.end()
+        parts.inactive_reporter.end()
         await parts.listeners.open()
         state = parts.committer.durable
         cursor = f"revision {state.revision}, position {state.position}"
@@ -147,12 +147,12 @@ class Worker(Service):
         while True:
             try:
                 await parts.committer.start()
-            except StoreUnusable as error:
+            except StoreError as error:
                 if isinstance(error, StoreDamaged) or not (
                     may_retry or isinstance(error, StoreUnavailable)
                 ):
                     raise
-                parts.inactive_phase.store_failed_to_open(str(error))
+                parts.inactive_reporter.store_failed_to_open(str(error))
             else:
                 return
             finally:
@@ -170,7 +170,7 @@ class Worker(Service):
         if isinstance(error, CancelledError):
             # stopService has cancelled the start.
             return
-        if not isinstance(error, (CannotStart, StoreUnusable)):
+        if not isinstance(error, (CannotStart, StoreError)):
             if not isinstance(error, OSError):
                 # This is a bug.  The traceback shows where it is.
                 self._log.failure("the start failed", failure=failure)
@@ -219,7 +219,7 @@ class Worker(Service):
 
     async def _stop_parts(self, parts: WorkerParts) -> None:
         connections, committer = parts.server.connections, parts.committer
-        parts.inactive_phase.end()
+        parts.inactive_reporter.end()
         parts.server.drain()
         parts.events.close()
         if parts.listeners.are_open and committer.step_refusal is None:

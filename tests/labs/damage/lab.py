@@ -31,7 +31,7 @@ from attrs import frozen
 from pexservice.stores.interface import StoreDamaged, StoreIncompatible
 from pexservice.stores.lmdb import verify as verification
 from pexservice.stores.lmdb.databases import DATABASES
-from pexservice.stores.lmdb.directory import DATA, WITNESS
+from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.pages import Contents as PageContents
 from pexservice.stores.lmdb.verify import verify
 from tests.labs.damage.damages import DAMAGES, SIZE, older_pages
@@ -128,9 +128,9 @@ def _try(path: Path, whole: Original, seed: int, *, checks: bool) -> Tried:
     bare = chance.random() < 0.5
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
-    (path / DATA).write_bytes(data)
+    (path / DATA_FILE).write_bytes(data)
     if not bare:
-        (path / WITNESS).write_bytes(whole.witness)
+        (path / WITNESS_FILE).write_bytes(whole.witness)
     with _all_checks() if checks else _no_checks():
         outcome = _in_child(lambda accepted: _use(path, whole, accepted))
     return Tried(seed, damage.__name__, page, bare, outcome)

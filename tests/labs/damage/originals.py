@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from pexservice.core.cursor import Transition, follow_position
 from pexservice.stores.interface import Batch, HistoryEntry
-from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
+from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
 from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.remembered_keys import KeyUse, pack_use
@@ -170,7 +170,7 @@ def original(path: Path, seed: int) -> Original:
             keys = min(length, 8)
         result(store.commit(writer.batch(length, keys, name_length)))
         if number >= commits - EARLIER - 1:
-            files = [(path / "store" / DATA).read_bytes(), *files[:EARLIER]]
+            files = [(path / "store" / DATA_FILE).read_bytes(), *files[:EARLIER]]
     result(store.close())
     if is_old:
         files = [_in_format_1(path / "old", data) for data in files]
@@ -178,7 +178,7 @@ def original(path: Path, seed: int) -> Original:
     contents = _contents(path, files[0], names)
     return Original(
         data=files[0],
-        witness=(path / "store" / WITNESS).read_bytes(),
+        witness=(path / "store" / WITNESS_FILE).read_bytes(),
         earlier=tuple(files[1:]),
         contents=contents,
         earlier_contents=tuple(_contents(path, file, names) for file in files[1:]),
@@ -192,9 +192,9 @@ def _in_format_1(place: Path, data: bytes) -> bytes:
     Return the file of a store with the same contents in format 1.
     """
     place.mkdir()
-    (place / DATA).write_bytes(data)
+    (place / DATA_FILE).write_bytes(data)
     turn_back(place)
-    data = (place / DATA).read_bytes()
+    data = (place / DATA_FILE).read_bytes()
     shutil.rmtree(place)
     return data
 
@@ -207,7 +207,7 @@ def _contents(
 ) -> Contents:
     place = path / "read"
     place.mkdir()
-    (place / DATA).write_bytes(data)
+    (place / DATA_FILE).write_bytes(data)
     store = opened(place)
     if change is not None:
         change(store)

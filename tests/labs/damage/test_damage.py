@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.verify import format_of, verify
 from tests.labs.damage.lab import Outcome, lab, run
 from tests.labs.damage.originals import KEPT, KINDS, original
@@ -61,7 +61,7 @@ def test_originals_have_both_formats_and_full_ones_have_all_kinds_of_pages(
     whole = original(tmp_path, seed)
     place = tmp_path / "whole"
     place.mkdir()
-    (place / DATA).write_bytes(whole.data)
+    (place / DATA_FILE).write_bytes(whole.data)
     assert format_of(place) == (1 if seed % 2 else 2)
     verify(place)
     if seed >= KINDS // 2:

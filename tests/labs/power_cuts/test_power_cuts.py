@@ -16,7 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA, STAGING, WITNESS, sync_directory
+from pexservice.stores.lmdb.directory import (
+    DATA_FILE,
+    STAGING_DIRECTORY,
+    WITNESS_FILE,
+    sync_directory,
+)
 from pexservice.stores.lmdb.verify import format_of
 from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
@@ -119,7 +124,7 @@ def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
         path = volume.point / "store"
         for _ in range(REWRITINGS):
             path.mkdir()
-            for name in (DATA, WITNESS):
+            for name in (DATA_FILE, WITNESS_FILE):
                 with (path / name).open("wb") as copy:
                     copy.write((old / name).read_bytes())
                     os.fsync(copy.fileno())
@@ -150,7 +155,7 @@ def _rewrite_and_cut(volume: Volume, store: Path, seconds: float) -> None:
     )
     try:
         for _ in patiently():
-            if (store / STAGING).exists() or process.poll() is not None:
+            if (store / STAGING_DIRECTORY).exists() or process.poll() is not None:
                 break
         time.sleep(seconds)
         volume.cut()

@@ -26,7 +26,7 @@ from select import select
 
 import lmdb
 
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import STORE, both_are_up, wait_for
 from tests.labs.failover.lab import count, serving, until
 from tests.labs.resources.machine import (
@@ -157,9 +157,9 @@ def long_reader(path: Path) -> int:
             text = daemon.ask("/metrics")[1]
             assert metric + b'pid="%d"}' % os.getpid() in text
         # The store rarely grows by a page now.
-        grown = (path / STORE / DATA).stat().st_size
+        grown = (path / STORE / DATA_FILE).stat().st_size
         until_acknowledged(clients)
-        assert (path / STORE / DATA).stat().st_size < grown + (1 << 20)
+        assert (path / STORE / DATA_FILE).stat().st_size < grown + (1 << 20)
         assert metric not in daemon.ask("/metrics")[1]
     assert surprises(clients) == []
     return len([step for client in clients for step in client.acknowledged])

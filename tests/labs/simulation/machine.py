@@ -46,7 +46,7 @@ class _Supervisor:
             reports,
             setup=setup,
             inherited=Inherited(),
-            reread=lambda _: setup,
+            reread_options=lambda _: setup,
             end_service=lambda status, reason: machine.note(f"{status!r}: {reason}"),
         )
 

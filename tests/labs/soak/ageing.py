@@ -13,7 +13,7 @@ from attrs import frozen
 from pexservice.core.cursor import Transition
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.databases import DATABASES
-from pexservice.stores.lmdb.directory import DATA, Directory
+from pexservice.stores.lmdb.directory import DATA_FILE, Directory
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.remembered_keys import KEPT_KEYS, pack_use
 from tests.functional.test_keepalive import STORE, rollup
@@ -84,6 +84,6 @@ def sample(daemon: Daemon) -> Sample:
         whole,
         own,
         sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in processes),
-        (store / DATA).stat().st_size / (1 << 20),
+        (store / DATA_FILE).stat().st_size / (1 << 20),
         rows,
     )

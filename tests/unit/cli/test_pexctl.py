@@ -21,9 +21,9 @@ from pexservice.cli.pexctl import main, make_parser
 from pexservice.cli.store_access import store_errors
 from pexservice.cli.verb import STORE_STATUSES, VERBS, base_url
 from pexservice.process.exit_status import Status
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.interface import StoreError
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import DATA, WITNESS, Directory
+from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
 from tests.support.stores import make_store
 
 Captured = pytest.CaptureFixture[str]
@@ -166,7 +166,7 @@ def test_wrong_command_line_ends_with_2_and_says_what_is_wrong(
 def test_verify_of_an_intact_store_prints_its_contents(
     store: Path, url: str, capsys: Captured
 ) -> None:
-    size = (store / DATA).stat().st_size
+    size = (store / DATA_FILE).stat().st_size
     assert main(["verify", url.format(store)]) == 0
     assert capsys.readouterr() == (
         f"{store} is whole: revision 7, position 7, {size} bytes\n",
@@ -184,7 +184,7 @@ def test_verify_of_an_intact_store_prints_its_contents(
 
 
 def test_verify_says_when_there_is_no_witness(store: Path, capsys: Captured) -> None:
-    (store / WITNESS).unlink()
+    (store / WITNESS_FILE).unlink()
     assert main(["verify", str(store)]) == 0
     assert capsys.readouterr().out.endswith(
         " bytes; it has no witness, so this may not be its newest state\n"
@@ -197,7 +197,7 @@ def test_verify_of_a_damaged_store_ends_with_78(store: Path, capsys: Captured) -
     """
     The line about the damage is on standard error even with C{--json}.
     """
-    (store / DATA).write_bytes(b"")
+    (store / DATA_FILE).write_bytes(b"")
     assert main(["verify", str(store)]) == 78
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -239,7 +239,7 @@ def test_verify_refuses_a_store_in_use_which_stays_in_use(
     assert main(["verify", str(store)]) == 0
 
 
-@pytest.mark.parametrize("name", [DATA, WITNESS])
+@pytest.mark.parametrize("name", [DATA_FILE, WITNESS_FILE])
 def test_verify_refuses_a_fifo_instead_of_waiting_for_it(
     store: Path, name: str, capsys: Captured
 ) -> None:
@@ -249,9 +249,9 @@ def test_verify_refuses_a_fifo_instead_of_waiting_for_it(
     assert f"cannot be opened: {name} is not a regular file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [StoreUnusable, *StoreUnusable.__subclasses__()])
+@pytest.mark.parametrize("error", [StoreError, *StoreError.__subclasses__()])
 def test_error_of_a_store_ends_with_a_status_that_the_help_lists(
-    error: type[StoreUnusable],
+    error: type[StoreError],
 ) -> None:
     """
     Also one whose verification was killed from outside ends so.
@@ -278,7 +278,7 @@ def test_backup_to_the_same_place_again_is_refused(store: Path, capsys: Captured
         "store": str(copy),
         "revision": 7,
         "position": 7,
-        "size": (copy / DATA).stat().st_size,
+        "size": (copy / DATA_FILE).stat().st_size,
         "witness": 7,
     }
     assert main(["backup", str(store), str(copy)]) == 1
@@ -363,7 +363,7 @@ def test_restore_without_a_number_requires_a_readable_store(
     assert main(arguments) == 1
     assert "--beyond requires a number: the revision of" in capsys.readouterr().err
     make_store(place, 9)
-    (place / WITNESS).unlink()
+    (place / WITNESS_FILE).unlink()
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["beyond"] == 1_000_009
 

@@ -32,7 +32,7 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Refusal,
     StoreDamaged,
-    StoreUnusable,
+    StoreError,
 )
 from tests.support.committer_bench import Bench
 from tests.support.fakes import MemoryStore, Turns, now
@@ -192,7 +192,7 @@ def test_store_that_fails_before_it_writes_ends_the_process(bench: Bench) -> Non
     """
     The clients learn that their steps did not happen.
     """
-    error = StoreUnusable("the store /s cannot be used")
+    error = StoreError("the store /s cannot be used")
     results = bench.submit()
     bench.turn()
     bench.store.finish(error)

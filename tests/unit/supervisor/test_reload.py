@@ -169,7 +169,7 @@ def test_options_that_wait_for_a_restart_are_part_of_the_status(
     """
     Systemd and the workers show which options wait for a restart.
     """
-    supervised.reread = lambda: evolve(
+    supervised.reread_options = lambda: evolve(
         supervised.workers.setup, restart_pending=("--listen", "--store")
     )
     supervised.workers.reload()
@@ -279,10 +279,10 @@ def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
     """
     before = supervised.processes
 
-    def reread() -> WorkerSetup:
+    def reread_options() -> WorkerSetup:
         raise Misconfigured("there is no tokn-file")
 
-    supervised.reread = reread
+    supervised.reread_options = reread_options
     supervised.workers.reload()
     assert supervised.processes == before
     assert (supervised.score.reload, supervised.score.note) == (
@@ -319,7 +319,7 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
     """
     before = supervised.workers.setup
     now = evolve(before, command=["another"], restart_pending=("--store",))
-    supervised.reread = lambda: now
+    supervised.reread_options = lambda: now
     supervised.workers.reload()
     assert supervised.processes[-1].arguments == ["another", QUICK]
     supervised.processes[-1].end(status=Status.MISCONFIGURED)
@@ -343,7 +343,7 @@ def test_bug_during_a_reload_keeps_the_old_options(supervised: Supervised) -> No
     before = supervised.workers.setup
     serving, _ = supervised.processes
     # No timer takes a negative interval.
-    supervised.reread = lambda: evolve(before, command=["another"], watchdog=-1.0)
+    supervised.reread_options = lambda: evolve(before, command=["another"], watchdog=-1.0)
     with capturedLogs() as events:
         supervised.workers.reload()
     assert supervised.workers.setup is before

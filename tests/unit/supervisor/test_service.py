@@ -27,8 +27,8 @@ from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
     StoreBusy,
     StoreDamaged,
+    StoreError,
     StoreMissing,
-    StoreUnusable,
 )
 from pexservice.supervisor import service
 from pexservice.supervisor.service import Supervisor, SupervisorReactor
@@ -94,7 +94,7 @@ class Bench:
         )
         arguments: dict[str, Any] = {
             "setup": evolve(SETUP, settings=settings),
-            "reread": lambda *_: SETUP,
+            "reread_options": lambda *_: SETUP,
             "environment": {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"},
             "process_exit": self.exit,
             "signals": self.signals,
@@ -235,7 +235,7 @@ def refusing(error: Exception) -> Callable[[], None]:
     [(StoreMissing("there is no store"), 1), (StoreDamaged("the store is damaged"), 78)],
 )
 def test_store_that_no_worker_could_open_ends_the_start(
-    make: Callable[..., Bench], error: StoreUnusable, status: int
+    make: Callable[..., Bench], error: StoreError, status: int
 ) -> None:
     """
     The process ends with the status and the reason of the check, and starts no worker.

@@ -22,7 +22,7 @@ from pexservice.supervisor.supervised_worker import (
     OutputLines,
     SupervisedWorker,
     WorkerState,
-    describe,
+    describe_exit_status,
 )
 from tests.support.processes import TURN
 from tests.support.supervision import WATCHDOG, Supervised
@@ -43,7 +43,7 @@ def worker(supervised: Supervised) -> SupervisedWorker:
     """
     Provide the worker of the supervisor, which begins.
     """
-    (worker,) = supervised.workers.all
+    (worker,) = supervised.workers.workers
     return worker
 
 
@@ -358,7 +358,7 @@ def test_signal_to_an_ended_process_is_no_error(
     ],
 )
 def test_end_of_a_process_is_described_in_words(exit_status: int, text: str) -> None:
-    assert describe(exit_status) == text
+    assert describe_exit_status(exit_status) == text
 
 
 @given(st.lists(st.binary(max_size=30)))

@@ -33,9 +33,9 @@ from pexservice.settings.options import Settings
 from pexservice.stores.interface import (
     StoreDamaged,
     StoredState,
+    StoreError,
     StoreMisconfigured,
     StoreOptions,
-    StoreUnusable,
 )
 from pexservice.stores.registry import store_factory
 from pexservice.stores.remembered_keys import RememberedKeys
@@ -270,7 +270,7 @@ def test_worker_sends_no_heartbeat_while_a_commit_hangs(make: Callable[..., Benc
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (StoreUnusable("the store is in use"), Status.CANNOT_START),
+        (StoreError("the store is in use"), Status.CANNOT_START),
         (StoreDamaged("the store is damaged"), Status.DAMAGED),
     ],
 )
@@ -309,16 +309,16 @@ def test_first_worker_whose_store_cannot_be_opened_ends(make: Callable[..., Benc
     """
     Before anything was served, the operator who starts the service sees the reason.
     """
-    error = StoreUnusable("it holds something else")
+    error = StoreError("it holds something else")
     bench = make(store=Unusable(error), supervisor=3, first_start=True)
     bench.worker.startService()
     assert bench.statuses == [Status.CANNOT_START]
     assert bench.reactor.tcpServers == []
 
 
-@pytest.mark.parametrize("kind", [StoreUnusable, StoreMisconfigured])
+@pytest.mark.parametrize("kind", [StoreError, StoreMisconfigured])
 def test_later_worker_responds_with_the_reason_until_its_store_opens(
-    make: Callable[..., Bench], kind: type[StoreUnusable]
+    make: Callable[..., Bench], kind: type[StoreError]
 ) -> None:
     """
     A worker whose store cannot be opened says why, listens, and tries again.
@@ -357,7 +357,7 @@ def test_worker_that_cannot_serve_does_not_listen_next_to_an_active_one(
     The worker listens while no worker is active, and stops when one is.
     """
     show(board, active_worker="worker-1")
-    bench = make(store=Unusable(StoreUnusable("gone")), supervisor=3, scoreboard=board)
+    bench = make(store=Unusable(StoreError("gone")), supervisor=3, scoreboard=board)
     bench.worker.startService()
     bench.reactor.turns(10.0)
     assert bench.reactor.tcpServers == []
@@ -386,7 +386,7 @@ def test_worker_that_refuses_stands_by_when_it_no_longer_listens(
             return Deferred()
 
     show(board, active_worker="", possible_lock_holders=1)
-    store = Returning(StoreUnusable("gone"))
+    store = Returning(StoreError("gone"))
     bench = make(store=store, supervisor=3, scoreboard=board)
     bench.worker.startService()
     bench.reactor.turns(2.0)
@@ -429,7 +429,7 @@ def test_stopped_worker_tries_its_store_no_more(make: Callable[..., Bench]) -> N
     """
     A worker that is stopped while it waits for its next try ends in order.
     """
-    store = Unusable(StoreUnusable("gone"))
+    store = Unusable(StoreError("gone"))
     bench = make(store=store, supervisor=3)
     bench.worker.startService()
     bench.stop()

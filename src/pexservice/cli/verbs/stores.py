@@ -245,12 +245,12 @@ def _highest_revision(store: IOfflineStore) -> tuple[int, str]:
     """
     Return the highest revision of the store that is replaced, and its origin in words.
     """
-    from pexservice.stores.interface import StoreUnusable
+    from pexservice.stores.interface import StoreError
 
     try:
         return store.highest_revision()
-    except (OSError, StoreUnusable) as error:
-        raise StoreUnusable(
+    except (OSError, StoreError) as error:
+        raise StoreError(
             f"--beyond requires a number: the revision of {store.directory} cannot be read:"
             f" {error}"
         ) from error

@@ -97,7 +97,7 @@ class Gateway(Protocol):
         Check that a member of etcd answers, and that no member is too old.
 
         @return: for each endpoint, its version, or why it does not answer.
-        @raise StoreUnusable: no member answers, one is too old, or a server is not etcd.
+        @raise StoreError: no member answers, one is too old, or a server is not etcd.
         """
 
     async def call(self, path: str, message: Message) -> Message:

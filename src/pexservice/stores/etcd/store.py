@@ -47,11 +47,11 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Refusal,
     StoreDamaged,
+    StoreError,
     StoreExists,
     StoreMisconfigured,
     StoreMissing,
     StoreUnavailable,
-    StoreUnusable,
 )
 from pexservice.stores.remembered_keys import KEPT_KEYS, KeyUse
 
@@ -170,7 +170,7 @@ class EtcdStore:
         Read the cursor, and create it if etcd has no keys of a store.
 
         @param create: whether to create a cursor; otherwise a missing cursor is an error.
-        @raise StoreUnusable: or one of its subclasses.
+        @raise StoreError: or one of its subclasses.
         """
         cursor = await self._find_cursor()
         if cursor is not None:
@@ -199,7 +199,7 @@ class EtcdStore:
         """
         Read the cursor; return C{None} if etcd has no keys of a store.
 
-        @raise StoreUnusable: or one of its subclasses.
+        @raise StoreError: or one of its subclasses.
         """
         try:
             answer = await call_until_answered(
@@ -223,7 +223,7 @@ class EtcdStore:
             " restore etcd from a snapshot, or delete them and run pexctl create"
         )
 
-    def _unusable(self, error: CallRefused | CallUnanswered) -> StoreUnusable:
+    def _unusable(self, error: CallRefused | CallUnanswered) -> StoreError:
         """
         Return the exception for a store that cannot be used because of C{error}.
         """
@@ -485,14 +485,14 @@ class EtcdStore:
     async def advance(self, revision: int) -> tuple[int, int]:
         cursor = await self._find_cursor()
         if cursor is None:
-            raise StoreUnusable(f"{self.name} has no cursor; create one with pexctl create")
+            raise StoreError(f"{self.name} has no cursor; create one with pexctl create")
         if revision > MAX_ADVANCED_REVISION:
-            raise StoreUnusable(
+            raise StoreError(
                 f"revision {revision}: {MAX_ADVANCED_REVISION} is the highest that this"
                 " command accepts"
             )
         if revision <= cursor.revision:
-            raise StoreUnusable(
+            raise StoreError(
                 f"{self.name} is at revision {cursor.revision}; choose a higher one than"
                 f" {revision}"
             )
@@ -502,7 +502,7 @@ class EtcdStore:
         except (CallRefused, CallUnanswered) as error:
             raise self._unusable(error) from error
         if not answer.get("succeeded"):
-            raise StoreUnusable(f"{self.name}: the cursor moved; stop all nodes first")
+            raise StoreError(f"{self.name}: the cursor moved; stop all nodes first")
         return revision, cursor.position
 
     @as_deferred

@@ -26,16 +26,16 @@ import lmdb
 from pexservice.stores.interface import (
     ShowProgress,
     StoreDamaged,
+    StoreError,
     StoreSummary,
-    StoreUnusable,
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, child_main, run_child
 from pexservice.stores.lmdb.databases import DATABASES, MIN_MAP_BYTES
 from pexservice.stores.lmdb.directory import (
-    DATA,
-    READER_TABLE,
-    WITNESS,
+    DATA_FILE,
+    READER_TABLE_FILE,
+    WITNESS_FILE,
     Directory,
     directory_with_store,
     sync_directory,
@@ -57,14 +57,14 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
 
     If the backup fails, there is no C{target}.
 
-    @raise StoreUnusable: C{target} exists, or the store or its copy is damaged.
+    @raise StoreError: C{target} exists, or the store or its copy is damaged.
     """
     store = directory_with_store(source).real_path
     # The witness is read before the store is copied, so the copy must not be older.
     witnessed = read_witness(store)
     place = Path(os.path.abspath(target))  # noqa: PTH100 keeps a symbolic link
     if os.path.lexists(place):
-        raise StoreUnusable(f"{place} already exists; choose another path")
+        raise StoreError(f"{place} already exists; choose another path")
     copy = place.parent / f".{place.name}.partial-{secrets.token_hex(8)}"
     try:
         copy.mkdir(mode=0o700)
@@ -72,7 +72,7 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
             store,
             "pexservice.stores.lmdb.backup",
             store,
-            copy / DATA,
+            copy / DATA_FILE,
             progress=partial(show, "copying"),
         )
         try:
@@ -83,7 +83,7 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
             ) from None
         revision = summary(copy).revision
         check_not_older(store, revision, witnessed)
-        with (copy / WITNESS).open("xb") as file:
+        with (copy / WITNESS_FILE).open("xb") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(records.encode_witness(WitnessRecord(revision)))
             file.flush()
@@ -92,7 +92,7 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
         copy.rename(place)
         sync_directory(place.parent)
     except OSError as error:
-        raise StoreUnusable(f"the backup {place}: {error.strerror}") from error
+        raise StoreError(f"the backup {place}: {error.strerror}") from error
     finally:
         if copy.exists():
             shutil.rmtree(copy)
@@ -103,14 +103,14 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     """
     Write the pages in use of the store in C{source} to C{file}, durably.
 
-    @raise StoreUnusable: the pages cannot be read or written.
+    @raise StoreError: the pages cannot be read or written.
     """
     directory = Directory(str(source))
     # An entry in LMDB's table of readers prevents the service from reusing the pages that
     # are read here.  If there is no table, no process has the store open, and the directory
     # is locked instead.  No table is made: it would belong to the user who makes the
     # backup.
-    has_readers_table = (directory.real_path / READER_TABLE).exists()
+    has_readers_table = (directory.real_path / READER_TABLE_FILE).exists()
     if not has_readers_table:
         directory.lock()
     try:
@@ -119,7 +119,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
             with lmdb.open(
                 str(source),
                 # The map is larger than the file, which may grow before it is read.
-                map_size=MIN_MAP_BYTES + 2 * (source / DATA).stat().st_size,
+                map_size=MIN_MAP_BYTES + 2 * (source / DATA_FILE).stat().st_size,
                 max_dbs=len(DATABASES),
                 readonly=True,
                 lock=has_readers_table,
@@ -132,7 +132,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     except (lmdb.Error, OSError) as error:
         if isinstance(reason := store_error(source, error), StoreDamaged):
             raise reason from error
-        raise StoreUnusable(f"the store {source} cannot be copied: {error}") from error
+        raise StoreError(f"the store {source} cannot be copied: {error}") from error
     finally:
         directory.unlock()
 
@@ -144,7 +144,7 @@ def add_backup(
     Make a verified backup in C{directory}, and then remove the oldest backups.
 
     @param keep: how many backups are kept, including the new one; 1 or more.
-    @raise StoreUnusable: the backup could not be made, and no backup was removed; or the
+    @raise StoreError: the backup could not be made, and no backup was removed; or the
         backup was made, and an old backup could not be removed.
     """
     name = datetime.now(UTC).strftime(_TIME_FORMAT)
@@ -153,7 +153,7 @@ def add_backup(
         for old in existing_backups(directory)[:-keep]:
             shutil.rmtree(old)
     except OSError as error:
-        raise StoreUnusable(
+        raise StoreError(
             f"{newest.store} is a verified backup, but an old one stays: {error}"
         ) from error
     return newest
@@ -166,7 +166,7 @@ def existing_backups(directory: str) -> list[Path]:
     return sorted(
         path
         for path in Path(directory).iterdir()
-        if _BACKUP_NAME.fullmatch(path.name) and (path / DATA).exists()
+        if _BACKUP_NAME.fullmatch(path.name) and (path / DATA_FILE).exists()
     )
 
 

@@ -21,10 +21,10 @@ from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart
 from pexservice.stores.interface import (
     ReadingChildKilled,
     StoreDamaged,
+    StoreError,
     StoreIncompatible,
-    StoreUnusable,
 )
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 
 #: Called with how much is done, in percent.
 Progress = Callable[[int], object]
@@ -46,7 +46,7 @@ def run_child(
         the child hangs, it is not called.
     @raise StoreDamaged: the store is damaged, or reading it ended the child.
     @raise StoreIncompatible: the store has another format.
-    @raise StoreUnusable: the store could not be read.
+    @raise StoreError: the store could not be read.
     """
     lines: list[str] = []
     if progress is not None:
@@ -81,7 +81,7 @@ def run_child(
     if -status in SIGNALS_OF_DAMAGE:
         raise StoreDamaged(
             f"the store {path} is damaged: reading it ended by signal {-status};"
-            f" the file {DATA} may be shorter than it was"
+            f" the file {DATA_FILE} may be shorter than it was"
         )
     if status < 0:
         raise ReadingChildKilled(
@@ -89,7 +89,7 @@ def run_child(
             " read it"
         )
     if status:
-        raise StoreUnusable(
+        raise StoreError(
             output.splitlines()[-1] if output else f"the store {path} cannot be read"
         )
 
@@ -113,7 +113,7 @@ def child_main(read: Callable[[Progress], object]) -> int:
 
     try:
         read(report)
-    except (StoreUnusable, CannotStart) as error:
+    except (StoreError, CannotStart) as error:
         sys.stdout.write(f"{error}\n")
         return error.exit_status
     return 0

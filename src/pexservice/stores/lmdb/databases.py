@@ -11,7 +11,7 @@ from pathlib import Path
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.interface import OldStateReader, StoreUnusable
+from pexservice.stores.interface import OldStateReader, StoreError
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import make_reader_table
 
@@ -58,7 +58,7 @@ def open_for_writing(path: Path, map_size: int) -> Databases:
 
     @param map_size: how many bytes the data file may grow to.
     @raise OSError: the disk has no space for LMDB's table of readers.
-    @raise StoreUnusable: the table of readers cannot be locked.
+    @raise StoreError: the table of readers cannot be locked.
     """
     make_reader_table(path)
     try:
@@ -69,7 +69,7 @@ def open_for_writing(path: Path, map_size: int) -> Databases:
         # LMDB raises this error if the store is damaged, and also if it cannot lock the
         # table of readers.  If the store is damaged, the next line raises the error again.
         open_for_reading(path).close()
-        raise StoreUnusable(f"the store {path} cannot be locked: {error}") from error
+        raise StoreError(f"the store {path} cannot be locked: {error}") from error
     try:
         return databases_of(env)
     except BaseException:
@@ -82,7 +82,7 @@ def make_store(path: Path) -> None:
     Make a store with the cursor at 0 in C{path}, the staging directory.
 
     @raise OSError: the disk has no space for LMDB's table of readers.
-    @raise StoreUnusable: LMDB cannot make the store.
+    @raise StoreError: LMDB cannot make the store.
     """
     make_reader_table(path)
     try:
@@ -93,7 +93,7 @@ def make_store(path: Path) -> None:
             with env.begin(write=True) as txn:
                 txn.put(records.CURSOR_KEY, records.encode_cursor(0, 0, 1), db=cursor)
     except lmdb.Error as error:
-        raise StoreUnusable(f"the store {path.parent} cannot be made: {error}") from error
+        raise StoreError(f"the store {path.parent} cannot be made: {error}") from error
 
 
 def used_bytes(env: lmdb.Environment) -> int:

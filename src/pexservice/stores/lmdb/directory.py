@@ -37,25 +37,25 @@ from pexservice.process.scoreboard import StoreClaim
 from pexservice.stores.interface import (
     StoreBusy,
     StoreDamaged,
+    StoreError,
     StoreMissing,
-    StoreUnusable,
 )
 
 #: The file with LMDB's data.
-DATA = "data.mdb"
+DATA_FILE = "data.mdb"
 
 #: LMDB's table of readers.  Its content has a meaning only while a process has the store
 #: open.
-READER_TABLE = "lock.mdb"
+READER_TABLE_FILE = "lock.mdb"
 
 #: The size of the table of readers, with LMDB's default of 126 readers.
 READER_TABLE_BYTES = 8192
 
 #: The witness of the newest commit; see L{pexservice.stores.lmdb.witness}.
-WITNESS = "newest"
+WITNESS_FILE = "newest"
 
 #: The subdirectory in which a store is made.
-STAGING = "creating"
+STAGING_DIRECTORY = "creating"
 
 #: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
 _KEEP_SIZE = 1
@@ -119,7 +119,7 @@ def make_reader_table(directory: Path) -> None:
     @raise OSError: the disk has no space for the table.
     """
     descriptor = os.open(
-        directory / READER_TABLE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        directory / READER_TABLE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
     )
     try:
         os.posix_fallocate(descriptor, 0, READER_TABLE_BYTES)
@@ -221,7 +221,7 @@ class Directory:
             process as soon as the other process ends.
         @raise StoreBusy: another process has locked the directory.
         @raise StoreMissing: there is no directory, and none may be created.
-        @raise StoreUnusable: the directory cannot be created or locked.
+        @raise StoreError: the directory cannot be created or locked.
         """
         self.real_path = Path(os.path.realpath(self.configured_path))
         self._has_installed_store = False
@@ -235,7 +235,7 @@ class Directory:
                     sync_directory(self.real_path.parent)
             descriptor = os.open(self.real_path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise StoreUnusable(f"the store {self.real_path}: {error.strerror}") from error
+            raise StoreError(f"the store {self.real_path}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -244,12 +244,12 @@ class Directory:
             raise StoreBusy(f"the store {self.real_path} is in use by {holder}") from None
         except OSError as error:
             os.close(descriptor)
-            raise StoreUnusable(
+            raise StoreError(
                 f"the store {self.real_path} cannot be locked: {error.strerror}"
             ) from error
         if not self._still_leads_to(descriptor):
             os.close(descriptor)
-            raise StoreUnusable(
+            raise StoreError(
                 f"the store {self.real_path} was replaced by another directory before this"
                 " process had locked it"
             )
@@ -258,7 +258,7 @@ class Directory:
     def _refuse_network_file_system(self) -> None:
         kind = file_system_type(self.real_path)
         if kind in _NETWORK_FILE_SYSTEMS:
-            raise StoreUnusable(
+            raise StoreError(
                 f"the store {self.real_path} is on a network file system ({kind}), where"
                 " locks and memory maps are not reliable; put it on a local disk"
             )
@@ -268,7 +268,7 @@ class Directory:
         Check that a process could lock and open a store here.  This changes nothing.
 
         @raise StoreBusy: another process has locked the directory.
-        @raise StoreUnusable: no process could open a store here, for another reason.
+        @raise StoreError: no process could open a store here, for another reason.
         """
         self._refuse_network_file_system()
         if not self.real_path.exists() or not self.holds_store():
@@ -277,7 +277,7 @@ class Directory:
             self.lock()
             self.unlock()
         elif not os.access(self.real_path.parent, os.W_OK | os.X_OK):
-            raise StoreUnusable(
+            raise StoreError(
                 f"the store {self.real_path} cannot be created:"
                 f" {self.real_path.parent} does not exist or is not writable"
             )
@@ -312,36 +312,36 @@ class Directory:
         """
         Remember the identity of the store in the locked directory.
 
-        @raise StoreUnusable: the service has claimed another store.
+        @raise StoreError: the service has claimed another store.
         """
         self._opened_identity = identity_of(
-            os.fstat(self._descriptor), os.stat(DATA, dir_fd=self._descriptor)
+            os.fstat(self._descriptor), os.stat(DATA_FILE, dir_fd=self._descriptor)
         )
         claimed = None if self._claim is None else self._claim.identity()
         # A store that this process has installed, such as a migrated store, has a new data
         # file, so its identity differs from the claimed one.
         if not self._has_installed_store and claimed not in (None, self._opened_identity):
-            raise StoreUnusable(self._other_store_message())
+            raise StoreError(self._other_store_message())
 
     def claim_store(self) -> None:
         """
         Claim the opened store for all workers of the service; see L{record_identity}.
 
         @raise OSError: the configured path leads to no store.
-        @raise StoreUnusable: the configured path leads to another store, or the service has
+        @raise StoreError: the configured path leads to another store, or the service has
             claimed another store.
         """
         if self._present_identity() != self._opened_identity:
-            raise StoreUnusable(self._other_store_message())
+            raise StoreError(self._other_store_message())
         if self._claim is None or self._opened_identity is None:
             return
         claimed = self._claim.take(self._opened_identity, replace=self._has_installed_store)
         if claimed != self._opened_identity:
-            raise StoreUnusable(self._other_store_message())
+            raise StoreError(self._other_store_message())
 
     def _present_identity(self) -> str:
         return identity_of(
-            self.configured_path.stat(), (self.configured_path / DATA).stat()
+            self.configured_path.stat(), (self.configured_path / DATA_FILE).stat()
         )
 
     def _other_store_message(self) -> str:
@@ -384,7 +384,7 @@ class Directory:
         # os.posix_fallocate would also extend the file to C{length}.  A file that was
         # cut off would then get zeros at its end, and its size would show no loss.
         libc = ctypes.CDLL(None, use_errno=True)
-        descriptor = os.open(DATA, os.O_RDWR, dir_fd=self._descriptor)
+        descriptor = os.open(DATA_FILE, os.O_RDWR, dir_fd=self._descriptor)
         try:
             offset, until = ctypes.c_long(0), ctypes.c_long(length)
             if not libc.fallocate(descriptor, _KEEP_SIZE, offset, until):
@@ -410,33 +410,33 @@ class Directory:
         @raise StoreMissing: the directory holds only a part of a store, and the service has
             claimed a store.
         @raise StoreDamaged: the directory holds only a part of a store.
-        @raise StoreUnusable: the directory cannot be read, or holds something else.
+        @raise StoreError: the directory cannot be read, or holds something else.
         """
         try:
             names = {
                 entry.name for entry in self.real_path.iterdir()
             } - _FILE_SYSTEM_ENTRIES
         except OSError as error:
-            raise StoreUnusable(f"the store {self.real_path}: {error.strerror}") from error
-        for name in names & {DATA, READER_TABLE, WITNESS}:
+            raise StoreError(f"the store {self.real_path}: {error.strerror}") from error
+        for name in names & {DATA_FILE, READER_TABLE_FILE, WITNESS_FILE}:
             # Opening a FIFO would block for ever.
             if not (self.real_path / name).is_file():
-                raise StoreUnusable(
+                raise StoreError(
                     f"the store {self.real_path} cannot be opened:"
                     f" {name} is not a regular file"
                 )
-        if DATA in names:
+        if DATA_FILE in names:
             return True
-        if names & {READER_TABLE, WITNESS}:
+        if names & {READER_TABLE_FILE, WITNESS_FILE}:
             if self._is_claimed:
                 # This is no damage: an operator may be moving the files one after the
                 # other.  As the store is claimed, the call raises StoreMissing.
                 self._check_may_create()
-            raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA}")
-        if names - {STAGING}:
-            raise StoreUnusable(
+            raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA_FILE}")
+        if other_names := names - {STAGING_DIRECTORY}:
+            raise StoreError(
                 f"the directory {self.real_path} holds something else"
-                f" ({min(names - {STAGING})}); give the store a directory of its own"
+                f" ({min(other_names)}); give the store a directory of its own"
             )
         return False
 
@@ -446,7 +446,7 @@ class Directory:
 
         @param make: makes a store in the directory that it is called with.
         @raise StoreMissing: no store may be created here.
-        @raise StoreUnusable: the store could not be made.
+        @raise StoreError: the store could not be made.
         """
         self._check_may_create()
         self.install(make)
@@ -460,9 +460,9 @@ class Directory:
         Make a store in this directory, or replace the store in it, durably.
 
         @param make: makes a store in the directory that it is called with.
-        @raise StoreUnusable: the store could not be made.
+        @raise StoreError: the store could not be made.
         """
-        staging = self.real_path / STAGING
+        staging = self.real_path / STAGING_DIRECTORY
         try:
             self.remove_staging()
             # Another process may have created this directory and ended before it made the
@@ -473,12 +473,12 @@ class Directory:
             staging.mkdir(0o700)
             make(staging)
             sync_directory(staging)
-            (staging / DATA).rename(self.real_path / DATA)
+            (staging / DATA_FILE).rename(self.real_path / DATA_FILE)
             sync_directory(self.real_path)
             self._has_installed_store = True
             shutil.rmtree(staging)
         except OSError as error:
-            raise StoreUnusable(
+            raise StoreError(
                 f"the store {self.real_path} cannot be made: {error.strerror}"
             ) from error
 
@@ -486,7 +486,7 @@ class Directory:
         """
         Remove the subdirectory that an interrupted L{install} has left.
         """
-        staging = self.real_path / STAGING
+        staging = self.real_path / STAGING_DIRECTORY
         if staging.exists():
             # The data file may have been renamed into its place, but not durably.
             sync_directory(self.real_path)
@@ -497,9 +497,9 @@ def directory_with_store(path: str) -> Directory:
     """
     Return the directory C{path}, which must hold a store.
 
-    @raise StoreUnusable: the directory holds no store.
+    @raise StoreError: the directory holds no store.
     """
     directory = Directory(path)
     if not directory.holds_store():
-        raise StoreUnusable(f"there is no store in {directory.real_path}")
+        raise StoreError(f"there is no store in {directory.real_path}")
     return directory

@@ -90,6 +90,6 @@ class LmdbFactory:
     def make(self, options: StoreOptions) -> IStore:
         # The import is here because a supervisor, which makes a factory, must not import
         # LMDB.
-        from pexservice.stores.lmdb.store import store_in  # noqa: PLC0415 only a worker opens a store
+        from pexservice.stores.lmdb.store import store_for_worker  # noqa: PLC0415 only a worker opens a store
 
-        return store_in(self._path, options)
+        return store_for_worker(self._path, options)

@@ -32,7 +32,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import (
     BRANCH,
     LARGE,
@@ -82,7 +82,7 @@ class Follower:
 
         @param key_reader: reads the rows that the follower finds, and remembers their keys.
         """
-        self._path = path / DATA
+        self._path = path / DATA_FILE
         self._key_reader = key_reader
         self._reactor = reactor
         self._call: IDelayedCall | None = None

@@ -18,7 +18,7 @@ from pathlib import Path
 import lmdb
 from twisted.logger import Logger
 
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.interface import StoreError
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, child_main, run_child
 from pexservice.stores.lmdb.databases import (
@@ -27,7 +27,7 @@ from pexservice.stores.lmdb.databases import (
     databases_of,
     open_for_reading,
 )
-from pexservice.stores.lmdb.directory import DATA, Directory
+from pexservice.stores.lmdb.directory import DATA_FILE, Directory
 from pexservice.stores.lmdb.format_1 import keys_of_format_1
 from pexservice.stores.lmdb.pages import check_pages
 from pexservice.stores.lmdb.transaction import rows_from, write_keys
@@ -55,7 +55,7 @@ def migrate(directory: Directory, progress: Progress | None = None) -> None:
     Rewrite a store of format 1.
 
     @param directory: the directory of the store, which this process has locked.
-    @raise StoreUnusable: the store could not be rewritten, and did not change.
+    @raise StoreError: the store could not be rewritten, and did not change.
     """
     try:
         directory.install(
@@ -83,7 +83,7 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
     Make a store of format 2 in C{new}, durably, from the store of format 1 in C{source}.
 
     @raise StoreDamaged: the old store is damaged.
-    @raise StoreUnusable: the new store could not be written.
+    @raise StoreError: the new store could not be written.
     """
     progress(0)
     try:
@@ -94,7 +94,7 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
             # table is a memory map: on a full disk, a write to it could end this process.
             lmdb.open(
                 str(new),
-                map_size=MIN_MAP_BYTES + 2 * (source / DATA).stat().st_size,
+                map_size=MIN_MAP_BYTES + 2 * (source / DATA_FILE).stat().st_size,
                 max_dbs=len(DATABASES),
                 lock=False,
                 mode=0o600,
@@ -104,9 +104,9 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
         check_not_older(source, revision, read_witness(source))
     except READING_ERRORS as error:
         reason = store_error(source, error)
-        if type(reason) is not StoreUnusable:
+        if type(reason) is not StoreError:
             raise reason from error
-        raise StoreUnusable(
+        raise StoreError(
             f"the store {source} cannot be rewritten in format {records.FORMAT_VERSION}:"
             f" {error}; it stays as it is"
         ) from error

@@ -54,8 +54,10 @@ class LmdbOfflineStore:
             for path, witness in witnesses
         ]
 
-    def restore(self, backup: str, beyond: int | None, show: ShowProgress) -> Restored:
-        return restore(backup, self.directory, beyond, show)
+    def restore(
+        self, backup: str, above_revision: int | None, show: ShowProgress
+    ) -> Restored:
+        return restore(backup, self.directory, above_revision, show)
 
     def highest_revision(self) -> tuple[int, str]:
         """

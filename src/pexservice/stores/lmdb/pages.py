@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import (
     BRANCH,
     LARGE,
@@ -82,7 +82,7 @@ def check_pages(path: Path, progress: Callable[[int], object]) -> Contents:
             raise BadPage(f"the record of the tree {name!r} has {len(value)} bytes")
         databases[name] = Tree(*TREE.unpack(value))
 
-    with (path / DATA).open("rb") as file:
+    with (path / DATA_FILE).open("rb") as file:
         meta = read_meta(file.fileno())
         pages = _Pages(file.fileno(), meta, progress)
         _FreeWalk(pages, "free pages", meta.free, pages.free).check()

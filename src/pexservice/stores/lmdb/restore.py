@@ -36,8 +36,8 @@ from pexservice.stores.interface import (
     ShowProgress,
     StoreBusy,
     StoreDamaged,
+    StoreError,
     StoreSummary,
-    StoreUnusable,
 )
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.databases import MIN_MAP_BYTES
@@ -68,22 +68,22 @@ _ALL = 1 << 40
 def restore(
     source: str,
     target: str,
-    beyond: int | None = None,
+    above_revision: int | None = None,
     show: ShowProgress = lambda *_: None,
 ) -> Restored:
     """
     Put a copy of the backup in C{source} in the place of the store in C{target}.
 
-    @param beyond: the highest revision that any client has seen.
+    @param above_revision: the highest revision that any client has seen.
     @raise StoreBusy: a service uses the store in C{target}.
-    @raise StoreUnusable: the backup is damaged, C{target} cannot be replaced, or C{target}
+    @raise StoreError: the backup is damaged, C{target} cannot be replaced, or C{target}
         holds something that is not a store.
     """
     directory_with_store(source)
     place = Directory(target)
     existed = place.real_path.exists()
     if existed and place.real_path.samefile(source):
-        raise StoreUnusable(f"the backup {source} is the store itself")
+        raise StoreError(f"the backup {source} is the store itself")
     try:
         place.lock()
     except StoreBusy as error:
@@ -98,12 +98,14 @@ def restore(
         for left_over in place.real_path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
             shutil.rmtree(left_over)
         copied = backup(source, str(copy), show)
-        steps = 0 if beyond is None else max(0, beyond + 1 - copied.revision)
+        steps = (
+            0 if above_revision is None else max(0, above_revision + 1 - copied.revision)
+        )
         # Half of the steps are next and half are previous, so the position does not change.
         steps += steps % 2
         if steps > MAX_STEPS:
-            raise StoreUnusable(
-                f"--beyond {beyond}: that is {steps} steps from revision"
+            raise StoreError(
+                f"--beyond {above_revision}: that is {steps} steps from revision"
                 f" {copied.revision}, and at most {MAX_STEPS} are made; is it the right"
                 " backup?"
             )
@@ -112,12 +114,12 @@ def restore(
         kept = _exchange(copy, place.real_path)
         return Restored(summary=summary(place.real_path), steps=steps, kept=kept)
     except Refusal as error:
-        raise StoreUnusable(
-            f"--beyond {beyond}: {steps} steps cannot be made: {error}"
+        raise StoreError(
+            f"--beyond {above_revision}: {steps} steps cannot be made: {error}"
         ) from error
     except OSError as error:
         denied = isinstance(error, PermissionError)
-        raise StoreUnusable(
+        raise StoreError(
             f"the store {place.real_path} cannot be replaced: {error.strerror}"
             + ("; its parent directory has to be writable, as to root" if denied else "")
         ) from error

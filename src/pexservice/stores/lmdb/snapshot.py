@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
 
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.interface import StoreError
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import used_bytes
 
@@ -47,7 +47,7 @@ def copy_snapshot(
 
     @param env: the environment of a store that another process may be writing to.
     @param progress: called in a thread with how much is written, in percent.
-    @raise StoreUnusable: every attempt exceeded a limit; the message says what to do.
+    @raise StoreError: every attempt exceeded a limit; the message says what to do.
     """
     for _ in range(MAX_ATTEMPTS):
         _truncate(target)
@@ -69,7 +69,7 @@ def copy_snapshot(
             return
         if exceeded_limit is None:
             raise failure
-    raise StoreUnusable(
+    raise StoreError(
         f"the copy of {env.path()} was begun {MAX_ATTEMPTS} times and given up, since"
         f" {exceeded_limit} meanwhile; copy to a faster disk, or when fewer steps are made"
     )

@@ -34,9 +34,9 @@ from pexservice.stores.interface import (
     Space,
     StoreBusy,
     StoredState,
+    StoreError,
     StoreOptions,
     StoreUnavailable,
-    StoreUnusable,
 )
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import (
@@ -46,7 +46,7 @@ from pexservice.stores.lmdb.databases import (
     oldest_reader,
     open_for_writing,
 )
-from pexservice.stores.lmdb.directory import DATA, Directory
+from pexservice.stores.lmdb.directory import DATA_FILE, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.follower import Follower
 from pexservice.stores.lmdb.migrate import migrate
@@ -146,7 +146,7 @@ class LmdbStore:
     @property
     def _databases(self) -> Databases:
         if self._opened is None:
-            raise StoreUnusable(f"the store {self.directory.real_path} is not open")
+            raise StoreError(f"the store {self.directory.real_path} is not open")
         return self._opened
 
     def open(self) -> Deferred[StoredState]:
@@ -218,7 +218,7 @@ class LmdbStore:
             raise store_error(directory.real_path, error) from error
 
     def _open_environment(self, path: Path, *, verified: bool) -> StoredState:
-        size, map_size = (path / DATA).stat().st_size, self._map_size
+        size, map_size = (path / DATA_FILE).stat().st_size, self._map_size
         if size > map_size:
             # An earlier process has enlarged the map, or had a larger C{journal}.  The map
             # must hold the whole file, and the pages that the next commits add.
@@ -265,7 +265,7 @@ class LmdbStore:
     def commit(self, batch: Batch) -> Deferred[None]:
         reserve = self._reserve
         if reserve is None:
-            return fail(StoreUnusable(f"the store {self.directory.real_path} is not open"))
+            return fail(StoreError(f"the store {self.directory.real_path} is not open"))
         needed = reserve.needed_bytes(batch)
         try:
             # No transaction is open now, so LMDB can move the map.
@@ -384,7 +384,7 @@ class LmdbStore:
 
         return execute(read)
 
-    def _store_error_recording_damage(self, error: Exception) -> StoreUnusable:
+    def _store_error_recording_damage(self, error: Exception) -> StoreError:
         """
         Return the exception for C{error}, which happened before anything was written.
 
@@ -418,7 +418,7 @@ class LmdbStore:
         self.directory.unlock()
 
 
-def store_in(path: str, options: StoreOptions) -> LmdbStore:
+def store_for_worker(path: str, options: StoreOptions) -> LmdbStore:
     """
     Return the store in the directory C{path} for a worker, without opening it.
     """

@@ -25,9 +25,9 @@ from attrs import define
 
 from pexservice.stores.interface import (
     StoreDamaged,
+    StoreError,
     StoreIncompatible,
     StoreSummary,
-    StoreUnusable,
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, child_main, run_child
@@ -37,7 +37,7 @@ from pexservice.stores.lmdb.databases import (
     databases_of,
     open_for_reading,
 )
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.format_1 import keys_of_format_1
 from pexservice.stores.lmdb.page_format import BadPage, OtherFile
 from pexservice.stores.lmdb.pages import Contents, check_pages
@@ -83,7 +83,7 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
     @raise StoreDamaged: the store contains something that no commit wrote, or has lost
         commits.
     @raise StoreIncompatible: the store has another format.
-    @raise StoreUnusable: the store cannot be read.
+    @raise StoreError: the store cannot be read.
     """
     progress(0)
     try:
@@ -97,7 +97,7 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
         raise store_error(path, error) from error
 
 
-def store_error(path: Path, error: Exception) -> StoreUnusable:
+def store_error(path: Path, error: Exception) -> StoreError:
     """
     Return the exception for one of the L{READING_ERRORS} of the store in C{path}.
     """
@@ -105,7 +105,7 @@ def store_error(path: Path, error: Exception) -> StoreUnusable:
         return StoreIncompatible(f"the store {path} is of another format: {error}")
     if isinstance(error, DAMAGE):
         return StoreDamaged(f"the store {path} is damaged: {error}")
-    return StoreUnusable(f"the store {path} cannot be used: {error}")
+    return StoreError(f"the store {path} cannot be used: {error}")
 
 
 def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress) -> int:
@@ -285,7 +285,7 @@ def summary(path: Path) -> StoreSummary:
         store=str(path),
         revision=revision,
         position=position,
-        size=(path / DATA).stat().st_size,
+        size=(path / DATA_FILE).stat().st_size,
         witness=None if witness is None else witness.revision,
     )
 

@@ -27,7 +27,7 @@ from twisted.logger import Logger
 
 from pexservice.stores.interface import StoreDamaged
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import WITNESS, sync_directory
+from pexservice.stores.lmdb.directory import WITNESS_FILE, sync_directory
 from pexservice.stores.lmdb.records import WitnessRecord
 
 
@@ -67,7 +67,7 @@ class Witness:
             )
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-            self._file = os.open(self._directory / WITNESS, flags, 0o600)
+            self._file = os.open(self._directory / WITNESS_FILE, flags, 0o600)
             if witnessed is None:
                 # This allocates the block, so no later write needs space on the disk.
                 os.ftruncate(self._file, 0)
@@ -125,7 +125,7 @@ def read_witness(path: Path) -> WitnessRecord | None:
     @raise OSError: the witness cannot be read.
     """
     try:
-        with (path / WITNESS).open("rb") as file:
+        with (path / WITNESS_FILE).open("rb") as file:
             return records.decode_witness(file.read(records.WITNESS_SIZE + 1))
     except (FileNotFoundError, records.BadRecord):
         return None
@@ -140,6 +140,6 @@ def check_not_older(path: Path, revision: int, witnessed: WitnessRecord | None) 
     if witnessed is not None and witnessed.revision > revision:
         raise StoreDamaged(
             f"the store {path} is damaged: it is at revision {revision}, but its file"
-            f" {WITNESS} has revision {witnessed.revision}, so acknowledged steps are gone;"
-            f" to go on without them, remove {WITNESS}"
+            f" {WITNESS_FILE} has revision {witnessed.revision}, so acknowledged steps are"
+            f" gone; to go on without them, remove {WITNESS_FILE}"
         )

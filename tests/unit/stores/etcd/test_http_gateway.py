@@ -35,9 +35,9 @@ from pexservice.stores.etcd.records import Message
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import (
     Refusal,
+    StoreError,
     StoreMisconfigured,
     StoreOptions,
-    StoreUnusable,
 )
 from tests.support.fakes import now
 
@@ -140,7 +140,7 @@ def test_error_of_a_url_shows_no_password() -> None:
 
 @pytest.mark.parametrize("version", ["", "3", "none", "2.3.8", "3.3.27"])
 def test_old_version_or_another_program_is_refused(version: str) -> None:
-    with pytest.raises(StoreUnusable, match="u"):
+    with pytest.raises(StoreError, match="u"):
         check_version("u", {"etcdserver": version})
 
 
@@ -215,7 +215,7 @@ def test_unreadable_password_file_refuses_requests_until_it_is_readable(
     for ask in asks:
         with pytest.raises(Refusal, match=f"^the password file {file}: "):
             now(ask())
-    with pytest.raises(StoreUnusable, match=f"^etcd: the password file {file}: "):
+    with pytest.raises(StoreError, match=f"^etcd: the password file {file}: "):
         now(store.advance(1))
     file.write_text("secret\n")
     assert now(store.recall(b"k")) is None

@@ -25,9 +25,9 @@ from pexservice.stores.interface import (
     OutcomeUnknown,
     Refusal,
     StoreDamaged,
+    StoreError,
     StoreExists,
     StoreMissing,
-    StoreUnusable,
 )
 from pexservice.stores.remembered_keys import KeyUse
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
@@ -569,7 +569,7 @@ def test_store_without_create_refuses_an_empty_etcd() -> None:
     With C{--no-create} nothing is created, and the message names the verb that creates.
     """
     etcd = FakeEtcd()
-    with pytest.raises(StoreUnusable, match=r"has no cursor with the prefix p/.*create"):
+    with pytest.raises(StoreError, match=r"has no cursor with the prefix p/.*create"):
         now(EtcdStore(FakeGateway(etcd, Clock()), "p/", create=False).open())
     assert etcd.values == {}
 
@@ -676,7 +676,7 @@ def test_cursor_is_not_advanced_to_a_revision_that_it_had(
     The verb refuses a revision that is not higher, and names the present one.
     """
     now(bench.other.commit(batch((0, 0), b"nn")))
-    with pytest.raises(StoreUnusable, match=r"at revision 2; choose a higher one"):
+    with pytest.raises(StoreError, match=r"at revision 2; choose a higher one"):
         now(bench.other.advance(revision))
 
 
@@ -689,7 +689,7 @@ def test_inspection_names_the_cursor_or_why_no_batch_is_taken(bench: Bench) -> N
     empty = EtcdStore(FakeGateway(bench.etcd, bench.clock), "q/")
     assert now(empty.inspect()) == ["no cursor with the prefix q/"]
     bench.etcd.read_only = True
-    with pytest.raises(StoreUnusable, match="permission denied"):
+    with pytest.raises(StoreError, match="permission denied"):
         now(store.inspect())
 
 
@@ -704,7 +704,7 @@ def test_one_of_two_nodes_creates_the_store_and_both_have_it() -> None:
 
 
 def test_revision_beyond_the_highest_is_refused(bench: Bench) -> None:
-    with pytest.raises(StoreUnusable, match=r"^revision 9007199254740992: 9"):
+    with pytest.raises(StoreError, match=r"^revision 9007199254740992: 9"):
         now(bench.other.advance(2**53))
     assert now(bench.other.advance(2**53 - 1)) == (2**53 - 1, 0)
     node = EtcdStore(FakeGateway(bench.etcd, bench.clock), "p/")

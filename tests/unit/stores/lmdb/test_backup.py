@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.interface import Refusal, StoreDamaged, StoreUnusable
+from pexservice.stores.interface import Refusal, StoreDamaged, StoreError
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import (
-    DATA,
-    READER_TABLE,
-    WITNESS,
+    DATA_FILE,
+    READER_TABLE_FILE,
+    WITNESS_FILE,
     directory_with_store,
 )
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
@@ -56,19 +56,19 @@ def test_backup_has_the_state_and_permissions_of_its_store(store: Path) -> None:
     """
     It is no larger than it must be.
     """
-    (store / READER_TABLE).unlink()
+    (store / READER_TABLE_FILE).unlink()
     copy = backup(str(store), str(store.parent / "copy"))
     original = summary(store)
     assert (copy.revision, copy.position) == (original.revision, original.position)
     assert copy.store == str(store.parent / "copy")
-    assert copy.size == (store.parent / "copy" / DATA).stat().st_size <= original.size
-    assert (mode(store.parent / "copy"), mode(store.parent / "copy" / DATA)) == (
+    assert copy.size == (store.parent / "copy" / DATA_FILE).stat().st_size <= original.size
+    assert (mode(store.parent / "copy"), mode(store.parent / "copy" / DATA_FILE)) == (
         0o700,
         0o600,
     )
     assert names(store.parent) == {"store", "copy"}
     # Nor was a reader table made, which would belong to the user that makes backups.
-    assert names(store) == names(store.parent / "copy") == {DATA, WITNESS}
+    assert names(store) == names(store.parent / "copy") == {DATA_FILE, WITNESS_FILE}
 
 
 def test_store_in_use_can_be_copied(tmp_path: Path) -> None:
@@ -96,28 +96,28 @@ def test_existing_target_is_refused_and_unchanged(store: Path, kind: str) -> Non
         place.mkdir()
     else:
         place.symlink_to("nowhere")
-    with pytest.raises(StoreUnusable, match="copy already exists"):
+    with pytest.raises(StoreError, match="copy already exists"):
         backup(str(store), str(place))
     assert place.is_symlink() or place.is_dir() or place.read_text() == "mine"
     assert names(store.parent) == {"store", "copy"}
 
 
 def test_target_that_cannot_be_made_is_refused_by_its_name(store: Path) -> None:
-    with pytest.raises(StoreUnusable, match=r"backup /.*/no/copy: No such file"):
+    with pytest.raises(StoreError, match=r"backup /.*/no/copy: No such file"):
         backup(str(store), str(store.parent / "no" / "copy"))
 
 
 def test_source_without_a_store_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(StoreUnusable, match=r"there is no store in .*/empty"):
+    with pytest.raises(StoreError, match=r"there is no store in .*/empty"):
         backup(str(tmp_path / "empty"), str(tmp_path / "copy"))
-    with pytest.raises(StoreUnusable, match="No such file"):
+    with pytest.raises(StoreError, match="No such file"):
         directory_with_store(str(tmp_path / "missing"))
     assert names(tmp_path) == {"empty"}
 
 
 def test_copy_of_a_damaged_record_is_removed(store: Path) -> None:
-    data = store / DATA
+    data = store / DATA_FILE
     # LMDB itself does not notice a changed byte within a record.
     whole = bytearray(data.read_bytes())
     whole[whole.rindex(b"key-29") + 3] ^= 1
@@ -131,7 +131,7 @@ def test_a_store_that_was_cut_short_is_not_copied(store: Path) -> None:
     """
     A store that was cut short is called damaged, and another process dies of reading it.
     """
-    with (store / DATA).open("rb+") as file:
+    with (store / DATA_FILE).open("rb+") as file:
         file.truncate(3 * 4096)
     with pytest.raises(StoreDamaged, match="is damaged"):
         backup(str(store), str(store.parent / "copy"))

@@ -17,8 +17,8 @@ from pexservice.process.exit_status import Misconfigured
 from pexservice.stores.interface import (
     ReadingChildKilled,
     StoreDamaged,
+    StoreError,
     StoreIncompatible,
-    StoreUnusable,
 )
 from pexservice.stores.lmdb.child import (
     REPORT_INTERVAL_SECONDS,
@@ -79,9 +79,9 @@ def test_progress_begins_before_the_child_reports_any(module: Path) -> None:
     [
         ("print('bad'); sys.exit(78)", StoreDamaged, "^bad$"),
         ("print('new'); sys.exit(64)", StoreIncompatible, "^new$"),
-        ("print('why'); sys.exit(1)", StoreUnusable, "^why$"),
-        ("sys.exit(1)", StoreUnusable, "/the/store cannot be read"),
-        ("raise ValueError('bug')", StoreUnusable, "^ValueError: bug$"),
+        ("print('why'); sys.exit(1)", StoreError, "^why$"),
+        ("sys.exit(1)", StoreError, "/the/store cannot be read"),
+        ("raise ValueError('bug')", StoreError, "^ValueError: bug$"),
         ("os.kill(os.getpid(), 7)", StoreDamaged, "/the/store is damaged.*signal 7"),
         ("os.kill(os.getpid(), 11)", StoreDamaged, "signal 11"),
         ("os.kill(os.getpid(), 9)", ReadingChildKilled, "signal 9 ended the process"),
@@ -151,7 +151,7 @@ sys.exit(child_main(read))
     ("error", "status"),
     [
         (None, 0),
-        (StoreUnusable("why"), 1),
+        (StoreError("why"), 1),
         (StoreDamaged("why"), 78),
         (StoreIncompatible("why"), 64),
         (Misconfigured("why"), 64),

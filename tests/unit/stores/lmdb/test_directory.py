@@ -14,9 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.interface import StoreError
 from pexservice.stores.lmdb import directory
-from pexservice.stores.lmdb.directory import DATA, STAGING, Directory, file_system_type
+from pexservice.stores.lmdb.directory import (
+    DATA_FILE,
+    STAGING_DIRECTORY,
+    Directory,
+    file_system_type,
+)
 from tests.support.daemon import PATIENCE, patiently
 
 MOUNTS = r"""
@@ -58,7 +63,7 @@ def test_network_file_system_is_refused_by_its_name(
     Nothing is made on it.
     """
     monkeypatch.setattr(directory, "file_system_type", lambda _: "nfs4")
-    with pytest.raises(StoreUnusable, match=r"network file system \(nfs4\)"):
+    with pytest.raises(StoreError, match=r"network file system \(nfs4\)"):
         Directory(str(tmp_path / "store")).lock()
     assert list(tmp_path.iterdir()) == []
 
@@ -74,7 +79,7 @@ def test_directory_that_cannot_be_locked_is_refused_with_the_reason(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("pexservice.stores.lmdb.directory.fcntl.flock", failing)
-    with pytest.raises(StoreUnusable, match=r"store cannot be locked: No locks available"):
+    with pytest.raises(StoreError, match=r"store cannot be locked: No locks available"):
         Directory(str(tmp_path / "store")).lock()
 
 
@@ -98,7 +103,7 @@ def test_directory_replaced_during_the_wait_for_its_lock_is_refused(
         if replaced:
             path.mkdir()
         holder.unlock()
-        with pytest.raises(StoreUnusable, match=f"{path} was replaced"):
+        with pytest.raises(StoreError, match=f"{path} was replaced"):
             waits.result(PATIENCE)
     assert _opened(tmp_path / "away") == 0
 
@@ -141,24 +146,24 @@ def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path
     path = tmp_path / "store"
 
     def make(staging: Path) -> None:
-        (staging / DATA).write_text("a store")
+        (staging / DATA_FILE).write_text("a store")
 
     directory = Directory(str(path))
-    with pytest.raises(StoreUnusable, match="Input/output error"):
+    with pytest.raises(StoreError, match="Input/output error"):
         directory.lock()
     assert path.is_dir()
     for _ in range(2):
-        with pytest.raises(StoreUnusable, match="cannot be made: Input/output error"):
+        with pytest.raises(StoreError, match="cannot be made: Input/output error"):
             directory.install(make)
     assert synced == []
     directory.install(make)
-    assert synced == [tmp_path, path / STAGING, path]
+    assert synced == [tmp_path, path / STAGING_DIRECTORY, path]
 
     # The same for a store that is in place, but whose rename is not durable.
-    (path / STAGING).mkdir()
+    (path / STAGING_DIRECTORY).mkdir()
     directory.remove_staging()
     assert synced[3:] == [path]
-    assert [file.name for file in path.iterdir()] == [DATA]
+    assert [file.name for file in path.iterdir()] == [DATA_FILE]
     directory.remove_staging()
     assert synced[4:] == []
 
@@ -178,7 +183,7 @@ def test_room_where_none_can_be_allocated(
 
     holder = Directory(str(tmp_path))
     holder.lock()
-    (tmp_path / DATA).write_bytes(bytes(4096))
+    (tmp_path / DATA_FILE).write_bytes(bytes(4096))
     disk = os.statvfs(tmp_path)
     values = {name: getattr(disk, name) for name in ("f_bavail", "f_frsize")}
     values["f_bavail"] = free

@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from pexservice.core.cursor import Transition
 from pexservice.stores.lmdb import follower, records
 from pexservice.stores.lmdb.databases import oldest_reader
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.follower import (
     FOLLOW_INTERVAL_SECONDS,
     MORE_ROWS_SECONDS,
@@ -56,7 +56,7 @@ class Service:
         taken = batch(self.state, b"n" * len(names), *names)
         now(self.store.commit(taken))
         # Some file systems have coarse times.
-        os.utime(self.path / DATA, ns=(0, taken.revision))
+        os.utime(self.path / DATA_FILE, ns=(0, taken.revision))
         self.state = end(taken)
 
     def poll(self) -> None:
@@ -176,7 +176,7 @@ def test_damage_does_not_end_the_standby(service: Service) -> None:
     Whatever stands in the file, and however short it is.
     """
     service.commit(*(b"%d" % number for number in range(200)))
-    data = (service.path / DATA).read_bytes()
+    data = (service.path / DATA_FILE).read_bytes()
     for offset in range(0, len(data), 61):
         damaged = bytearray(data)
         damaged[offset : offset + 7] = b"\xff" * 7
@@ -201,7 +201,7 @@ def test_damage_does_not_end_the_standby(service: Service) -> None:
 def test_tree_that_is_a_circle_is_given_up(service: Service) -> None:
     for number in range(300):
         service.commit(*(b"%d-%d" % (number, index) for index in range(64)))
-    path = service.path / DATA
+    path = service.path / DATA_FILE
     with path.open("rb+") as file:
         meta = read_meta(file.fileno())
         data = file.read()

@@ -13,12 +13,12 @@ import pytest
 
 from pexservice.stores.interface import (
     StoreDamaged,
+    StoreError,
     StoreIncompatible,
-    StoreUnusable,
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, STAGING
+from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY
 from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.verify import format_of, verify, verify_in_child
@@ -63,11 +63,11 @@ def test_format_that_nothing_reads_is_refused_and_the_store_stays_as_it_is(
     path: Path, verification: None, version: int
 ) -> None:
     write_version(path, version)
-    before = (path / DATA).read_bytes()
+    before = (path / DATA_FILE).read_bytes()
     with pytest.raises(StoreIncompatible, match=f"version {version}, this program reads 1"):
         now(at(path, verify=verification).open())
-    assert (path / DATA).read_bytes() == before
-    assert not (path / STAGING).exists()
+    assert (path / DATA_FILE).read_bytes() == before
+    assert not (path / STAGING_DIRECTORY).exists()
 
 
 @pytest.mark.parametrize("verification", [None, verify, verify_in_child])
@@ -93,14 +93,14 @@ def test_store_of_format_1_is_rewritten_with_its_cursor_history_and_keys(
     again = at(path)
     assert now(again.open()).remembered_keys.find(b"more") is not None
     now(again.close())
-    assert not (path / STAGING).exists()
+    assert not (path / STAGING_DIRECTORY).exists()
 
 
 @pytest.mark.usefixtures("keys")
 def test_file_of_another_lmdb_is_refused(path: Path) -> None:
-    data = (path / DATA).read_bytes()
+    data = (path / DATA_FILE).read_bytes()
     other = b"\xde\xc0\xef\xbe\x03\0\0\0"
-    (path / DATA).write_bytes(data.replace(other[:4] + b"\1\0\0\0", other))
+    (path / DATA_FILE).write_bytes(data.replace(other[:4] + b"\1\0\0\0", other))
     with pytest.raises(StoreIncompatible, match="data version 3"):
         now(at(path).open())
 
@@ -110,16 +110,16 @@ def test_file_of_another_lmdb_is_refused(path: Path) -> None:
 def test_rewriting_that_fails_leaves_the_store_as_it_was(
     path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (path / DATA).read_bytes()
+    before = (path / DATA_FILE).read_bytes()
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
         broken.setattr(Path, failing, fail)
-        with pytest.raises(StoreUnusable, match="No space left"):
+        with pytest.raises(StoreError, match="No space left"):
             now(at(path).open())
-    assert (path / DATA).read_bytes() == before
+    assert (path / DATA_FILE).read_bytes() == before
     store = at(path)
     now(store.open())
     now(store.close())
@@ -127,14 +127,14 @@ def test_rewriting_that_fails_leaves_the_store_as_it_was(
 
 @pytest.mark.usefixtures("keys")
 def test_interrupted_rewriting_starts_again(path: Path) -> None:
-    (path / STAGING).mkdir()
-    rewrite(path, path / STAGING, lambda _: None)
+    (path / STAGING_DIRECTORY).mkdir()
+    rewrite(path, path / STAGING_DIRECTORY, lambda _: None)
     assert format_of(path) == 1
     store = at(path)
     now(store.open())
     now(store.close())
     assert format_of(path) == 2
-    assert not (path / STAGING).exists()
+    assert not (path / STAGING_DIRECTORY).exists()
 
 
 @pytest.mark.usefixtures("keys")
@@ -144,15 +144,15 @@ def test_store_whose_format_cannot_be_read_is_not_opened(
     """
     Otherwise a store of format 1 could be served without being rewritten.
     """
-    before = (path / DATA).read_bytes()
+    before = (path / DATA_FILE).read_bytes()
 
     def broken(_: object) -> None:
         raise OSError("Input/output error")
 
     monkeypatch.setattr("pexservice.stores.lmdb.verify.open_for_reading", broken)
-    with pytest.raises(StoreUnusable, match="Input/output error"):
+    with pytest.raises(StoreError, match="Input/output error"):
         now(at(path, verify=None).open())
-    assert (path / DATA).read_bytes() == before
+    assert (path / DATA_FILE).read_bytes() == before
 
 
 DAMAGES = {
@@ -175,16 +175,16 @@ def test_damaged_store_of_format_1_is_refused_and_stays_as_it_is(
     path: Path, record: tuple[bytes, bytes | None], verification: None
 ) -> None:
     put(path, b"keys", *record)
-    before = (path / DATA).read_bytes()
+    before = (path / DATA_FILE).read_bytes()
     with pytest.raises(StoreDamaged, match=f"the store {path} is damaged"):
         now(at(path, verify=verification).open())
-    assert (path / DATA).read_bytes() == before
-    assert not (path / STAGING).exists()
+    assert (path / DATA_FILE).read_bytes() == before
+    assert not (path / STAGING_DIRECTORY).exists()
 
 
 @pytest.mark.usefixtures("keys")
 def test_missing_pages_of_a_store_of_format_1_are_damage(path: Path) -> None:
-    os.truncate(path / DATA, (path / DATA).stat().st_size // 2)
+    os.truncate(path / DATA_FILE, (path / DATA_FILE).stat().st_size // 2)
     with pytest.raises(StoreDamaged, match=f"the store {path} is damaged"):
         now(at(path, verify=verify_in_child).open())
 
@@ -198,7 +198,7 @@ def test_backup_keeps_format_1_and_restore_rewrites_it(
     copy, place = tmp_path / "backup", tmp_path / "restored"
     assert backup(str(path), str(copy)).revision == 4 * BATCHES
     assert format_of(copy) == 1
-    restored = restore(str(copy), str(place), beyond=4 * BATCHES + 9)
+    restored = restore(str(copy), str(place), above_revision=4 * BATCHES + 9)
     assert restored.summary.revision == 4 * BATCHES + 10
     assert format_of(place) == 2
     store = at(place)
@@ -210,7 +210,7 @@ def test_backup_keeps_format_1_and_restore_rewrites_it(
 def test_full_disk_during_the_rewriting_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (path / STAGING).mkdir()
+    (path / STAGING_DIRECTORY).mkdir()
     make = lmdb.open
 
     def small(path: str, **kwargs: int) -> lmdb.Environment:
@@ -219,5 +219,5 @@ def test_full_disk_during_the_rewriting_is_named(
         return make(path, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(lmdb, "open", small)
-    with pytest.raises(StoreUnusable, match=r"cannot be rewritten in format 2: .*stays"):
-        rewrite(path, path / STAGING, lambda _: None)
+    with pytest.raises(StoreError, match=r"cannot be rewritten in format 2: .*stays"):
+        rewrite(path, path / STAGING_DIRECTORY, lambda _: None)

@@ -16,7 +16,7 @@ import lmdb
 import pytest
 
 from pexservice.stores.interface import Batch
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import BadPage, OtherFile, read_meta
 from pexservice.stores.lmdb.pages import check_pages
 from pexservice.stores.remembered_keys import pack_use
@@ -141,7 +141,7 @@ class File:
     """
 
     def __init__(self, store: Path) -> None:
-        self._path = store / DATA
+        self._path = store / DATA_FILE
         self._bytes = bytearray(self._path.read_bytes())
         self.used = pages_in_use(store)
 
@@ -429,14 +429,14 @@ def test_file_of_another_lmdb_is_not_called_damaged(
     """
     The error names its version.
     """
-    (tmp_path / DATA).write_bytes(b"".join(stamped(offset, order, version)))
+    (tmp_path / DATA_FILE).write_bytes(b"".join(stamped(offset, order, version)))
     with opened(tmp_path) as file, pytest.raises(OtherFile, match=message):
         read_meta(file)
 
 
 @pytest.mark.parametrize("length", [0, 7, 20, 152, SIZE, SIZE + 20])
 def test_file_that_ends_within_its_meta_pages_is_damaged(store: Path, length: int) -> None:
-    data = (store / DATA).read_bytes()
-    (store / DATA).write_bytes(data[:length])
+    data = (store / DATA_FILE).read_bytes()
+    (store / DATA_FILE).write_bytes(data[:length])
     with opened(store) as file, pytest.raises(BadPage, match="the file ends before"):
         read_meta(file)

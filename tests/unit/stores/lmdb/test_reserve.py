@@ -25,10 +25,14 @@ from twisted.logger import (
     globalLogPublisher,
 )
 
-from pexservice.stores.interface import Refusal, StoreUnusable
+from pexservice.stores.interface import Refusal, StoreError
 from pexservice.stores.lmdb import reserve
 from pexservice.stores.lmdb.databases import used_bytes
-from pexservice.stores.lmdb.directory import READER_TABLE, READER_TABLE_BYTES, Directory
+from pexservice.stores.lmdb.directory import (
+    READER_TABLE_BYTES,
+    READER_TABLE_FILE,
+    Directory,
+)
 from pexservice.stores.lmdb.reserve import ALLOCATION_RETRY_SECONDS, RESERVE_BYTES
 from pexservice.stores.lmdb.store import DISK_CHECK_INTERVAL_SECONDS
 from tests.support.fakes import now
@@ -151,18 +155,18 @@ def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
     """
     path = tmp_path / "store"
     state = filled(path, 2)
-    (path / READER_TABLE).unlink()
+    (path / READER_TABLE_FILE).unlink()
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StoreUnusable, match=f"{path} cannot be used: .*No space"):
+    with pytest.raises(StoreError, match=f"{path} cannot be used: .*No space"):
         now(at(path).open())
     monkeypatch.undo()
     store = at(path)
     assert now(store.open())[:2] == state
-    file_status = (path / READER_TABLE).stat()
+    file_status = (path / READER_TABLE_FILE).stat()
     assert file_status.st_size == READER_TABLE_BYTES <= file_status.st_blocks * 512
     now(store.close())
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreUnusable
+from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreError
 from pexservice.stores.lmdb import restore as module
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, STAGING, WITNESS
+from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY, WITNESS_FILE
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.verify import summary, verify
 from tests.support.stores import make_store
@@ -66,7 +66,7 @@ def test_implausible_highest_revision_is_refused(place: Path) -> None:
     """
     Nothing changes.
     """
-    with pytest.raises(StoreUnusable, match="is it the right backup"):
+    with pytest.raises(StoreError, match="is it the right backup"):
         restore(str(place / "backup"), str(place / "store"), 10**12)
     assert_nothing_happened(place)
 
@@ -81,7 +81,7 @@ def test_restore_of_a_store_in_use_is_refused(place: Path) -> None:
 
 
 def test_damaged_backup_is_refused_before_anything_is_replaced(place: Path) -> None:
-    file = place / "backup" / DATA
+    file = place / "backup" / DATA_FILE
     file.write_bytes(file.read_bytes()[:8192] + b"\xff" * 8192)
     with pytest.raises(StoreDamaged):
         restore(str(place / "backup"), str(place / "store"))
@@ -92,10 +92,10 @@ def test_missing_backup_is_refused_and_nothing_is_made(place: Path) -> None:
     """
     A store is not its own backup.
     """
-    with pytest.raises(StoreUnusable):
+    with pytest.raises(StoreError):
         restore(str(place / "none"), str(place / "new"))
     assert not (place / "new").exists()
-    with pytest.raises(StoreUnusable, match="is the store itself"):
+    with pytest.raises(StoreError, match="is the store itself"):
         restore(str(place / "store"), str(place / "store"))
     assert_nothing_happened(place)
 
@@ -112,7 +112,7 @@ def test_failed_restore_says_why(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(module, "backup", fails)
-    with pytest.raises(StoreUnusable) as caught:
+    with pytest.raises(StoreError) as caught:
         restore(str(place / "backup"), str(place / "store"))
     assert f"cannot be replaced: {os.strerror(number)}" in str(caught.value)
     assert str(caught.value).count("has to be writable") == hints
@@ -139,7 +139,7 @@ def test_copy_that_a_killed_restore_left_is_removed_by_the_next(place: Path) -> 
 def test_directory_that_holds_something_else_is_refused_and_untouched(place: Path) -> None:
     (place / "photos" / "sub").mkdir(parents=True)
     (place / "photos" / "one").write_text("precious")
-    with pytest.raises(StoreUnusable, match="holds something else"):
+    with pytest.raises(StoreError, match="holds something else"):
         restore(str(place / "backup"), str(place / "photos"))
     assert (place / "photos" / "one").read_text() == "precious"
     assert (place / "photos" / "sub").is_dir()
@@ -148,7 +148,7 @@ def test_directory_that_holds_something_else_is_refused_and_untouched(place: Pat
     }
 
 
-@pytest.mark.parametrize("name", [WITNESS, STAGING])
+@pytest.mark.parametrize("name", [WITNESS_FILE, STAGING_DIRECTORY])
 def test_remains_of_a_store_are_kept(place: Path, name: str) -> None:
     remains = place / "remains"
     remains.mkdir()

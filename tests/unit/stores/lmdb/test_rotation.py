@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.interface import StoreError
 from pexservice.stores.lmdb.backup import add_backup, existing_backups, time_of
 from pexservice.stores.lmdb.verify import verify
 from tests.support.stores import make_store
@@ -57,6 +57,6 @@ def test_failed_backup_removes_no_old_one(place: Path) -> None:
     """
     A backup that fails removes no old one, since the old ones are all there is to restore.
     """
-    with pytest.raises(StoreUnusable):
+    with pytest.raises(StoreError):
         add_backup(str(place / "none"), str(place / "backups"), 1)
     assert [backup.name for backup in existing_backups(str(place / "backups"))] == [*OLD]

@@ -17,7 +17,7 @@ from pexservice.process import scoreboard
 from pexservice.process.scoreboard import StoreClaim
 from pexservice.stores.interface import StoreDamaged, StoreUnavailable
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import DATA, Directory
+from pexservice.stores.lmdb.directory import DATA_FILE, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.store import LmdbStore
@@ -40,7 +40,7 @@ def overwrite(path: Path, offset: int, new: bytes) -> None:
     """
     Write C{new} at C{offset} into the data file, below any process that has it open.
     """
-    with (path / DATA).open("rb+") as file:
+    with (path / DATA_FILE).open("rb+") as file:
         file.seek(offset)
         file.write(new)
 
@@ -51,7 +51,7 @@ def in_value(value: bytes) -> Damage:
     """
 
     def damage(path: Path) -> None:
-        data, end = (path / DATA).read_bytes(), 0
+        data, end = (path / DATA_FILE).read_bytes(), 0
         while (begin := data.find(value, end)) >= 0:
             end = begin + len(value)
             overwrite(path, end - 1, bytes((value[-1] ^ 1,)))
@@ -76,7 +76,7 @@ def no_children(path: Path) -> None:
     """
     Let every branch page have its children beyond the end of the file.
     """
-    data = (path / DATA).read_bytes()
+    data = (path / DATA_FILE).read_bytes()
     for page in pages_in_use(path)[BRANCH]:
         begin = page * SIZE
         (lower,) = struct.unpack_from("<H", data, begin + 12)
@@ -131,16 +131,16 @@ def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
     store = at(path, journal=4, kept_keys=4)
     now(store.open())
     damage(path)
-    before = (path / DATA).read_bytes()
+    before = (path / DATA_FILE).read_bytes()
     with pytest.raises(StoreDamaged, match=f"{path} is damaged: .*{message}"):
         now(call(store))
-    assert (path / DATA).read_bytes() == before
+    assert (path / DATA_FILE).read_bytes() == before
     assert read_witness(path) == WitnessRecord(state[0], sound=False)
     now(store.close())
     for verification in (None, verify):
         with pytest.raises(StoreDamaged, match=f"{path} (is|was found) damaged"):
             now(at(path, verify=verification).open())
-    assert (path / DATA).read_bytes() == before
+    assert (path / DATA_FILE).read_bytes() == before
 
 
 def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
@@ -207,12 +207,12 @@ def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> 
     state = filled(path, BATCHES)
     store = at(path)
     now(store.open())
-    whole = (path / DATA).read_bytes()
+    whole = (path / DATA_FILE).read_bytes()
     in_value(row(BATCHES - 1))(path)
     with pytest.raises(StoreDamaged):
         now(store.history(None, 10))
     now(store.close())
-    (path / DATA).write_bytes(whole)
+    (path / DATA_FILE).write_bytes(whole)
     with pytest.raises(StoreDamaged, match="was found damaged while it was served"):
         now(at(path, verify=None).open())
     for verification in (verify, None):

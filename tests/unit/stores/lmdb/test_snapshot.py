@@ -15,11 +15,11 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice.stores.interface import StoreUnusable
+from pexservice.stores.interface import StoreError
 from pexservice.stores.lmdb import snapshot
 from pexservice.stores.lmdb.backup import copy_pages
 from pexservice.stores.lmdb.databases import oldest_reader
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.snapshot import MAX_ATTEMPTS, MAX_GROWTH_BYTES, copy_snapshot
 from tests.unit.stores.lmdb.test_store import filled
 
@@ -138,7 +138,7 @@ def test_copy_fails_after_some_attempts_with_reason_and_advice(
 ) -> None:
     env = Env(MAX_ATTEMPTS + 1, growth)
     with pytest.raises(
-        StoreUnusable, match=f"/store .*given up, since {reason} .*faster disk"
+        StoreError, match=f"/store .*given up, since {reason} .*faster disk"
     ):
         copy(env, target, seconds)
     assert env.begun == MAX_ATTEMPTS
@@ -206,8 +206,8 @@ def test_abandoned_copy_ends_in_lmdb_too(
     # Run the watch in this thread, before the copy begins: the copy might be whole by the
     # time that another thread runs.
     monkeypatch.setattr(ThreadPoolExecutor, "submit", at_once)
-    with pytest.raises(StoreUnusable, match=f"copy of {store} was begun .* given up"):
+    with pytest.raises(StoreError, match=f"copy of {store} was begun .* given up"):
         copy_pages(store, tmp_path / "copy")
-    assert (store / DATA).exists()
+    assert (store / DATA_FILE).exists()
     with lmdb.open(str(store), readonly=True, max_dbs=3) as env:
         assert oldest_reader(env) is None

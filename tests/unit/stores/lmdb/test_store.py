@@ -23,11 +23,17 @@ from pexservice.stores.interface import (
     Refusal,
     StoreBusy,
     StoreDamaged,
-    StoreUnusable,
+    StoreError,
 )
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
-from pexservice.stores.lmdb.directory import DATA, READER_TABLE, STAGING, WITNESS, Directory
+from pexservice.stores.lmdb.directory import (
+    DATA_FILE,
+    READER_TABLE_FILE,
+    STAGING_DIRECTORY,
+    WITNESS_FILE,
+    Directory,
+)
 from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.store import DISK_CHECK_INTERVAL_SECONDS, LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
@@ -87,7 +93,7 @@ def test_open_store_reports_its_size_and_its_limit(tmp_path: Path) -> None:
     now(store.open())
     space = store.space()
     assert space is not None
-    assert space.used == (tmp_path / "store" / DATA).stat().st_size
+    assert space.used == (tmp_path / "store" / DATA_FILE).stat().st_size
     assert space.limit == 1 << 24
     assert 0 < space.free <= space.size
     (tmp_path / "store").rename(tmp_path / "elsewhere")
@@ -106,7 +112,7 @@ def test_directory_and_files_are_the_owners_alone(tmp_path: Path) -> None:
     for path in (created, given):
         store = at(path)
         now(store.open())
-        assert (mode(path), mode(path / DATA)) == (0o700, 0o600)
+        assert (mode(path), mode(path / DATA_FILE)) == (0o700, 0o600)
         now(store.close())
 
 
@@ -125,7 +131,7 @@ def test_missing_parent_directory_is_not_created(tmp_path: Path) -> None:
     """
     So a mistyped path creates no tree.
     """
-    with pytest.raises(StoreUnusable, match="No such file or directory"):
+    with pytest.raises(StoreError, match="No such file or directory"):
         now(at(tmp_path / "missing" / "store").open())
     assert list(tmp_path.iterdir()) == []
 
@@ -133,14 +139,14 @@ def test_missing_parent_directory_is_not_created(tmp_path: Path) -> None:
 def test_file_in_place_of_the_directory_is_refused_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("precious")
-    with pytest.raises(StoreUnusable, match="Not a directory"):
+    with pytest.raises(StoreError, match="Not a directory"):
         now(at(path).open())
     assert path.read_text() == "precious"
 
 
 def test_directory_with_other_files_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(StoreUnusable, match=r"something else \(thesis.tex\)"):
+    with pytest.raises(StoreError, match=r"something else \(thesis.tex\)"):
         now(at(tmp_path).open())
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -152,14 +158,14 @@ def test_interrupted_creation_is_cleaned_up_and_repeated(
     """
     A power cut interrupted it.
     """
-    (tmp_path / STAGING).mkdir()
-    (tmp_path / STAGING / DATA).write_bytes(leftover)
+    (tmp_path / STAGING_DIRECTORY).mkdir()
+    (tmp_path / STAGING_DIRECTORY / DATA_FILE).write_bytes(leftover)
     (tmp_path / "lost+found").mkdir()
     store = at(tmp_path)
     assert now(store.open())[:2] == (0, 0)
     now(store.close())
     assert {file.name for file in tmp_path.iterdir()} == {
-        *(DATA, READER_TABLE, WITNESS),
+        *(DATA_FILE, READER_TABLE_FILE, WITNESS_FILE),
         "lost+found",
     }
 
@@ -176,7 +182,7 @@ def test_store_that_cannot_be_created_is_refused_in_one_line(
         raise lmdb.DiskError("No space left on device")
 
     monkeypatch.setattr("pexservice.stores.lmdb.store.lmdb.open", failing)
-    with pytest.raises(StoreUnusable, match=f"{path} cannot be made: No space"):
+    with pytest.raises(StoreError, match=f"{path} cannot be made: No space"):
         now(at(path).open())
     monkeypatch.undo()
     store = at(path)
@@ -202,9 +208,9 @@ def test_trouble_around_a_store_is_no_damage(tmp_path: Path) -> None:
         def failing(_: object, error: Exception = error) -> None:
             raise error
 
-        with pytest.raises(StoreUnusable, match=f"{path} cannot be used") as caught:
+        with pytest.raises(StoreError, match=f"{path} cannot be used") as caught:
             now(at(path, verify=failing).open())
-        assert caught.type is StoreUnusable
+        assert caught.type is StoreError
     store = at(path)
     assert now(store.open())[:2] == state
     now(store.close())
@@ -245,7 +251,7 @@ def test_damaged_store_is_reported_and_unchanged(
     """
     path = tmp_path / "store"
     filled(path)
-    data = path / DATA
+    data = path / DATA_FILE
     data.write_bytes(damage(data.read_bytes()))
     before = snapshot(path)
     with pytest.raises(StoreDamaged, match=str(path)):
@@ -266,8 +272,8 @@ def test_directory_without_its_data_file_is_damaged(tmp_path: Path) -> None:
     """
     path = tmp_path / "store"
     filled(path)
-    (path / DATA).unlink()
-    with pytest.raises(StoreDamaged, match=f"lost its file {DATA}"):
+    (path / DATA_FILE).unlink()
+    with pytest.raises(StoreDamaged, match=f"lost its file {DATA_FILE}"):
         now(at(path).open())
 
 
@@ -363,15 +369,15 @@ def test_reader_table_that_cannot_be_locked_is_no_damage(tmp_path: Path) -> None
     """
     path = tmp_path / "store"
     state = filled(path, 1)
-    (path / READER_TABLE).unlink()
+    (path / READER_TABLE_FILE).unlink()
     with Popen(
-        [sys.executable, "-c", HOLDS_A_LOCK, str(path / READER_TABLE)],
+        [sys.executable, "-c", HOLDS_A_LOCK, str(path / READER_TABLE_FILE)],
         stdin=PIPE,
         stdout=PIPE,
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(StoreUnusable, match="cannot be locked") as caught:
+        with pytest.raises(StoreError, match="cannot be locked") as caught:
             now(at(path).open())
         assert not isinstance(caught.value, StoreDamaged)
         holder.communicate()
@@ -465,7 +471,7 @@ def test_a_steady_store_needs_no_reserve(tmp_path: Path) -> None:
             taken = batch(state, b"n", b"key-%d-%d" % (state[0], number))
             now(store.commit(taken))
             state = end(taken)
-        sizes.append((path / DATA).stat().st_size)
+        sizes.append((path / DATA_FILE).stat().st_size)
     assert sizes[-1] == sizes[1]
     now(store.close())
     verify(path)
@@ -483,7 +489,7 @@ def test_store_stops_growing_with_the_default_journal(tmp_path: Path) -> None:
         now(store.commit(taken))
         state = end(taken)
         if count in (1000, 5000):
-            sizes.append((path / DATA).stat().st_size)
+            sizes.append((path / DATA_FILE).stat().st_size)
     now(store.close())
     assert state[0] == 1_000_000
     assert sizes[1] <= sizes[0]
@@ -500,20 +506,20 @@ def test_store_reserves_disk_space_beyond_its_used_pages(tmp_path: Path) -> None
     state = now(store.open())[:2]
 
     def taken_beyond() -> int:
-        file_status = (path / DATA).stat()
+        file_status = (path / DATA_FILE).stat()
         return file_status.st_blocks * 512 - file_status.st_size
 
     assert taken_beyond() >= RESERVE_BYTES
     now(store.commit(batch(state, b"n" * 2 * RESERVE_BYTES)))
     assert taken_beyond() >= RESERVE_BYTES
-    size = (path / DATA).stat().st_size
+    size = (path / DATA_FILE).stat().st_size
     now(store.close())
     for _ in range(3):
         store = at(path)
         now(store.open())
         now(store.close())
     assert taken_beyond() < 2 * RESERVE_BYTES
-    assert (path / DATA).stat().st_size == size
+    assert (path / DATA_FILE).stat().st_size == size
     verify(path)
 
 
@@ -647,7 +653,7 @@ def test_store_takes_nothing_while_another_is_in_its_place(
         path.rename(tmp_path / "away")
         (tmp_path / "other").rename(path)
     else:
-        (tmp_path / "other" / DATA).rename(path / DATA)
+        (tmp_path / "other" / DATA_FILE).rename(path / DATA_FILE)
     clock.advance(DISK_CHECK_INTERVAL_SECONDS)
     with pytest.raises(Refusal, match=f"in the place of {path}"):
         now(store.commit(batch(end(taken), b"n")))
@@ -664,7 +670,7 @@ def test_store_replaced_during_its_verification_is_refused(tmp_path: Path) -> No
         path.rename(tmp_path / "away")
         (tmp_path / "other").rename(path)
 
-    with pytest.raises(StoreUnusable, match=f"in the place of {path}"):
+    with pytest.raises(StoreError, match=f"in the place of {path}"):
         now(at(path, verify=swap).open())
     # Neither directory is locked any more.
     for directory in (path, tmp_path / "away"):
@@ -758,7 +764,7 @@ def test_error_before_anything_is_written_says_that_the_batch_did_not_happen(
     now(store.open())
     opened = store._databases
     monkeypatch.setattr(store, "_opened", type(opened)(env, None, None, None))  # type: ignore[arg-type]
-    with pytest.raises(StoreUnusable, match=f"{path} .* Input/output error"):
+    with pytest.raises(StoreError, match=f"{path} .* Input/output error"):
         now(store.commit(Batch(1, 0, b"n", 1, 0)))
     assert env.aborted == (fails == "put")
     monkeypatch.undo()
@@ -776,7 +782,7 @@ def test_error_of_the_reserve_says_that_the_batch_did_not_happen(
         raise OSError("Input/output error")
 
     monkeypatch.setattr(Reserve, method, broken)
-    with pytest.raises(StoreUnusable, match="Input/output error"):
+    with pytest.raises(StoreError, match="Input/output error"):
         now(store.commit(Batch(1, 0, b"n", 1, 0)))
     now(store.close())
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice.stores.interface import StoreDamaged, StoreUnusable
+from pexservice.stores.interface import StoreDamaged, StoreError
 from pexservice.stores.lmdb import verify as module
 from pexservice.stores.lmdb.databases import DATABASES
-from pexservice.stores.lmdb.directory import DATA
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import TREE, BadPage, read_meta
 from pexservice.stores.lmdb.pages import Contents, check_pages
 from pexservice.stores.lmdb.verify import store_error, verify
@@ -44,7 +44,7 @@ def change(path: Path, offset: int, new: bytes) -> None:
     """
     Write C{new} at C{offset} into the store's data file.
     """
-    with (path / DATA).open("rb+") as file:
+    with (path / DATA_FILE).open("rb+") as file:
         file.seek(offset)
         file.write(new)
 
@@ -61,7 +61,7 @@ def greater_key_of_a_branch(path: Path) -> None:
     """
     Let the first key of each child be looked for in the child before it.
     """
-    data = (path / DATA).read_bytes()
+    data = (path / DATA_FILE).read_bytes()
     for page in pages_in_use(path)[BRANCH]:
         for node in nodes(data[page * SIZE : (page + 1) * SIZE])[1:]:
             at = page * SIZE + node
@@ -73,7 +73,7 @@ def exchanged_leaves(path: Path) -> None:
     """
     Exchange the last two leaves, but leave each its page number.
     """
-    data = (path / DATA).read_bytes()
+    data = (path / DATA_FILE).read_bytes()
     first_leaf, second_leaf = pages_in_use(path)[LEAF][-2:]
     change(
         path, first_leaf * SIZE + 8, data[second_leaf * SIZE + 8 : (second_leaf + 1) * SIZE]
@@ -87,7 +87,7 @@ def another_count(path: Path) -> None:
     """
     Let LMDB's record of the journal have one entry more.
     """
-    data, begin = (path / DATA).read_bytes(), b"journal" + struct.pack("<IHH", 0, 0, 2)
+    data, begin = (path / DATA_FILE).read_bytes(), b"journal" + struct.pack("<IHH", 0, 0, 2)
     at = data.find(begin)
     while at >= 0:
         # Older copies of the record are on free pages, and are changed too.
@@ -112,7 +112,7 @@ def _record_of(path: Path, tree: bytes) -> bytes:
     """
     Return the record of a tree, from the newest root of the main tree.
     """
-    with (path / DATA).open("rb") as file:
+    with (path / DATA_FILE).open("rb") as file:
         meta = read_meta(file.fileno())
         file.seek(meta.main.root * SIZE)
         page = file.read(SIZE)
@@ -175,5 +175,5 @@ def test_errors_that_do_not_concern_the_content_are_no_damage(error: Exception) 
     The store is tried again.
     """
     explained = store_error(Path("/store"), error)
-    assert type(explained) is StoreUnusable
+    assert type(explained) is StoreError
     assert str(explained).startswith("the store /store cannot be used: ")

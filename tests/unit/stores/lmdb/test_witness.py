@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs
 from pexservice.stores.interface import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA, READER_TABLE, WITNESS
+from pexservice.stores.lmdb.directory import DATA_FILE, READER_TABLE_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.verify import summary, verify, verify_in_child
@@ -38,7 +38,7 @@ def begin_with_the_older_state(store: Path) -> None:
     with opened(store) as file:
         newest = read_meta(file).transaction
     assert newest & 2
-    with (store / DATA).open("rb+") as data:
+    with (store / DATA_FILE).open("rb+") as data:
         data.seek(newest % 2 * SIZE + TRANSACTION)
         data.write((newest - 2).to_bytes(8, "little"))
 
@@ -89,9 +89,9 @@ def test_each_commit_writes_the_witness_before_its_response(
     assert calls == ["pwrite", "pwrite"]
     now(store.close())
     assert calls[2:] == ["fsync"]
-    assert mode(path / WITNESS) == 0o600
+    assert mode(path / WITNESS_FILE) == 0o600
     # Within one sector of any disk.
-    assert (path / WITNESS).stat().st_size == records.WITNESS_SIZE < 512
+    assert (path / WITNESS_FILE).stat().st_size == records.WITNESS_SIZE < 512
 
 
 def test_store_older_than_its_witness_is_damaged(store: Path) -> None:
@@ -101,12 +101,12 @@ def test_store_older_than_its_witness_is_damaged(store: Path) -> None:
     Without the witness the store is opened.
     """
     begin_with_the_older_state(store)
-    before = (store / DATA).read_bytes(), (store / WITNESS).read_bytes()
+    before = (store / DATA_FILE).read_bytes(), (store / WITNESS_FILE).read_bytes()
     for check in (verify, verify_in_child, None):
         with pytest.raises(StoreDamaged, match=r"at revision 8, but .* has revision 12"):
             now(at(store, verify=check).open())
-    assert ((store / DATA).read_bytes(), (store / WITNESS).read_bytes()) == before
-    (store / WITNESS).unlink()
+    assert ((store / DATA_FILE).read_bytes(), (store / WITNESS_FILE).read_bytes()) == before
+    (store / WITNESS_FILE).unlink()
     verify(store)
     assert reopened(store) == (8, 4)
     assert read_witness(store) == WitnessRecord(8)
@@ -116,7 +116,7 @@ def test_older_witness_is_renewed_without_a_log_line(store: Path) -> None:
     """
     A power cut leaves such a witness.
     """
-    (store / WITNESS).write_bytes(records.encode_witness(WitnessRecord(5)))
+    (store / WITNESS_FILE).write_bytes(records.encode_witness(WitnessRecord(5)))
     with capturedLogs() as events:
         verify(store)
         assert reopened(store) == (12, 6)
@@ -141,9 +141,9 @@ def test_missing_or_torn_witness_is_logged_once_and_renewed(
     store: Path, torn: bytes | None
 ) -> None:
     if torn is None:
-        (store / WITNESS).unlink()
+        (store / WITNESS_FILE).unlink()
     else:
-        (store / WITNESS).write_bytes(torn)
+        (store / WITNESS_FILE).write_bytes(torn)
     verify(store)
     assert summary(store).witness is None
     with capturedLogs() as events:
@@ -155,11 +155,11 @@ def test_missing_or_torn_witness_is_logged_once_and_renewed(
 
 
 def test_witness_with_any_changed_bit_is_ignored(store: Path) -> None:
-    whole = (store / WITNESS).read_bytes()
+    whole = (store / WITNESS_FILE).read_bytes()
     for bit in range(8 * len(whole)):
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
-        (store / WITNESS).write_bytes(changed)
+        (store / WITNESS_FILE).write_bytes(changed)
         assert read_witness(store) is None
 
 
@@ -174,9 +174,9 @@ def test_new_store_is_created_with_its_witness(tmp_path: Path) -> None:
 
 
 def test_witness_alone_shows_that_there_was_a_store(store: Path) -> None:
-    (store / DATA).unlink()
-    (store / READER_TABLE).unlink()
-    with pytest.raises(StoreDamaged, match=f"lost its file {DATA}"):
+    (store / DATA_FILE).unlink()
+    (store / READER_TABLE_FILE).unlink()
+    with pytest.raises(StoreDamaged, match=f"lost its file {DATA_FILE}"):
         now(at(store).open())
 
 
@@ -206,7 +206,7 @@ def test_failed_witness_does_not_undo_a_commit(
 def test_store_continues_when_no_witness_can_be_written(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (store / WITNESS).unlink()
+    (store / WITNESS_FILE).unlink()
 
     def failing(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -215,7 +215,7 @@ def test_store_continues_when_no_witness_can_be_written(
     with capturedLogs() as events:
         assert reopened(store) == (12, 6)
     assert [event.get("reason") for event in events] == [None, "No space left on device"]
-    (store / WITNESS).write_bytes(records.encode_witness(WitnessRecord(12)))
+    (store / WITNESS_FILE).write_bytes(records.encode_witness(WitnessRecord(12)))
     witness = Witness(store)
     witness.open(12, verified=True)
     with capturedLogs() as events:
@@ -231,8 +231,8 @@ def test_backup_has_a_witness_of_the_copied_state(store: Path, tmp_path: Path) -
     for name in ("one", "two"):
         copy = backup(str(store), str(tmp_path / name))
         assert (copy.revision, copy.witness) == (12, 12)
-        assert mode(tmp_path / name / WITNESS) == 0o600
-        (store / WITNESS).unlink(missing_ok=True)
+        assert mode(tmp_path / name / WITNESS_FILE) == 0o600
+        (store / WITNESS_FILE).unlink(missing_ok=True)
     shutil.copytree(tmp_path / "one", tmp_path / "restored")
     assert reopened(tmp_path / "restored") == (12, 6)
 

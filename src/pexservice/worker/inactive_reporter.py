@@ -32,7 +32,7 @@ FOREIGN_LOCK_SECONDS = 3.0
 
 
 @define(eq=False)
-class InactivePhase:
+class InactiveReporter:
     """
     The time before a worker is active.
 
