@@ -31,7 +31,7 @@ import twisted
 from pexservice.commit.counters import Histogram
 from pexservice.commit.interface import ICommitter
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import Reload, Score
+from pexservice.process.scoreboard import Reload, SupervisorReport
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import IOnDisk, ISharedStore, IStore
@@ -139,9 +139,9 @@ class Metrics(Collector):
         if self._shared is not None:
             yield from _shared_store(self._shared)
         if self._supervisor is not None:
-            score = scoreboard.read(self._supervisor)
-            if score is not None:
-                yield from _keep_alive(score)
+            report = scoreboard.read(self._supervisor)
+            if report is not None:
+                yield from _keep_alive(report)
 
     def _cursor(self) -> Iterator[Metric]:
         committer = self._committer
@@ -284,51 +284,51 @@ def _shared_store(store: ISharedStore) -> Iterator[Metric]:
         )
 
 
-def _keep_alive(score: Score) -> Iterator[Metric]:
+def _keep_alive(report: SupervisorReport) -> Iterator[Metric]:
     yield _counter(
         "pexservice_failovers_total",
         "How often the active worker ended unexpectedly since the supervisor started.",
-        score.failovers,
+        report.failovers,
     )
     yield _counter(
         "pexservice_worker_restarts_total",
         "Workers that ended and were replaced since the supervisor started.",
-        _by_name(score.ended_by_reason),
+        _by_name(report.ended_by_reason),
         "reason",
     )
     yield _counter(
         "pexservice_reloads_total",
         "Reloads, which replace all workers, that began since the supervisor started.",
-        score.reloads,
+        report.reloads,
     )
     yield _gauge(
         "pexservice_last_reload",
         "1 for the outcome of the last reload, else 0.",
         [
-            ((outcome.name.lower(),), score.reload is outcome)
+            ((outcome.name.lower(),), report.reload is outcome)
             for outcome in (Reload.UNDER_WAY, Reload.SUCCEEDED, Reload.FAILED)
         ],
         "outcome",
     )
-    if score.problem:
+    if report.problem:
         yield _gauge(
             "pexservice_problem",
             "1 while no worker is active, with the reason; absent while one is.",
-            [((score.problem,), 1)],
+            [((report.problem,), 1)],
             "reason",
         )
-    if score.restart_pending:
+    if report.restart_pending:
         yield _gauge(
             "pexservice_restart_pending",
             "1 for each option whose change requires a restart.",
-            _by_name(dict.fromkeys(score.restart_pending, 1)),
+            _by_name(dict.fromkeys(report.restart_pending, 1)),
             "option",
         )
-    yield _gauge("pexservice_standby_workers", "Standby workers.", score.standby_count)
+    yield _gauge("pexservice_standby_workers", "Standby workers.", report.standby_count)
     yield _gauge(
         "pexservice_standby_workers_wanted",
         "The number of standby workers that --standby asks for.",
-        score.wanted_standby_count,
+        report.wanted_standby_count,
     )
 
 

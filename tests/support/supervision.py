@@ -11,9 +11,9 @@ from typing import cast
 from attrs import define, field
 
 from pexservice.process.exit_status import Status
-from pexservice.process.scoreboard import Score
+from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, Notifier
-from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import SpawningReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
@@ -31,7 +31,7 @@ class Supervised:
     The workers, what they spawn and what they report.
 
     @ivar messages: the messages to the process that started the supervisor.
-    @ivar shown: the scores that the workers could read, one after the other.
+    @ivar shown: the reports that the workers could read, one after the other.
     @ivar reread_options: reads the options again.
     @ivar service_ends: why the service was ended.
     """
@@ -39,7 +39,7 @@ class Supervised:
     standby: int = 1
     reactor: ProcessReactor = field(factory=ProcessReactor)
     messages: list[list[str]] = field(factory=list)
-    shown: list[Score] = field(factory=list)
+    shown: list[SupervisorReport] = field(factory=list)
     service_ends: list[tuple[Status, str]] = field(factory=list)
     reread_options: Callable[[], WorkerSetup] = field(init=False)
     workers: Workers = field(init=False)
@@ -52,14 +52,14 @@ class Supervised:
             command=["worker"], watchdog=WATCHDOG, standby_count=self.standby
         )
         self.reread_options = lambda: setup
-        reports = Reports(
+        reporter = Reporter(
             Notifier(lambda message: self.messages.append(message.decode().splitlines())),
-            Score(wanted_standby_count=self.standby),
-            lambda score: self.shown.append(copy.deepcopy(score)),
+            SupervisorReport(wanted_standby_count=self.standby),
+            lambda report: self.shown.append(copy.deepcopy(report)),
         )
         self.workers = Workers(
             cast(SpawningReactor, self.reactor),
-            reports,
+            reporter,
             setup=setup,
             inherited=Inherited(),
             # The test may replace the function.
@@ -68,9 +68,9 @@ class Supervised:
         )
 
     @property
-    def score(self) -> Score:
+    def report(self) -> SupervisorReport:
         """
-        Return the score that the workers can read now.
+        Return the report that the workers can read now.
         """
         return self.shown[-1]
 

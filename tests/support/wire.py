@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from pexservice.commit.committer import Committer
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.metrics import Metrics
-from pexservice.process.scoreboard import Score
+from pexservice.process.scoreboard import SupervisorReport
 from pexservice.server.access_log import OWN_LOG, AccessLog
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Connections
@@ -109,9 +109,9 @@ class Server:
         requests = RequestCounters()
         scrape = Metrics(self.committer, requests, self.connections).response
         #: The counts of a supervisor, for tests that have one.
-        self.score: Score | None = None
+        self.report: SupervisorReport | None = None
         self.events = Events(
-            self.committer, self.clock.callLater, streams, lambda: self.score
+            self.committer, self.clock.callLater, streams, lambda: self.report
         )
         self.api = api = Api(
             self.committer,

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import END_REASONS, Reload, Score
+from pexservice.process.scoreboard import END_REASONS, Reload, SupervisorReport
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import (
@@ -178,7 +178,7 @@ def test_counters_of_the_supervisor_appear_only_with_a_supervisor() -> None:
     descriptor = scoreboard.create()
     try:
         counts = {reason: number for number, reason in enumerate(END_REASONS, 10)}
-        scoreboard.write(descriptor, Score(3, 0, 1, counts, 4, Reload.FAILED))
+        scoreboard.write(descriptor, SupervisorReport(3, 0, 1, counts, 4, Reload.FAILED))
         values = scrape(Caller(supervisor=descriptor))
     finally:
         os.close(descriptor)
@@ -232,7 +232,9 @@ def everything() -> Iterator[list[Metric]]:
     call = Caller()
     descriptor = scoreboard.create()
     try:
-        scoreboard.write(descriptor, Score(problem="gone", restart_pending=("--store",)))
+        scoreboard.write(
+            descriptor, SupervisorReport(problem="gone", restart_pending=("--store",))
+        )
         metrics = Metrics(
             call.committer,
             RequestCounters(),

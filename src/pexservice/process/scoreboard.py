@@ -7,7 +7,7 @@ descriptor each worker inherits.  No process waits for another process.  Workers
 the file even if the supervisor hangs.  The kernel frees the memory when the last process
 has ended.
 
-The file has three records: the I{score}, which the supervisor writes; the claim, which is
+The file has three records: the I{report}, which the supervisor writes; the claim, which is
 the store that the workers may open; and the options whose protection the next reload may
 remove.  A process may read a record while another process writes it.  Then the checksum at
 the end of the record does not match, and the record is read again.
@@ -59,19 +59,20 @@ _MEMFD_NAME = "pexservice-scoreboard"
 #: How often a reader tries while another process writes.  A write takes a microsecond.
 _MAX_ATTEMPTS = 10
 
-#: A text in the score with more characters is cut.
+#: A text in the report with more characters is cut.
 MAX_TEXT_LENGTH = 512
 
 #: Where the records begin in the file.  In JSON a character may take 12 bytes.
-_SCORE_OFFSET, _CLAIM_OFFSET, _ACCEPTED_OFFSET = 2048, 2048 + 32768, 2048 + 32768 + 2048
-_MAX_PAYLOAD_BYTES = _CLAIM_OFFSET - _SCORE_OFFSET
+_REPORT_OFFSET, _CLAIM_OFFSET, _ACCEPTED_OFFSET = 2048, 2048 + 32768, 2048 + 32768 + 2048
+_MAX_PAYLOAD_BYTES = _CLAIM_OFFSET - _REPORT_OFFSET
 
 #: A record is the length of its content, the content and a checksum of both.
 _LENGTH = _CHECKSUM = struct.Struct("<I")
 
-#: The score of a supervisor of version 1.0.0, which an upgrade leaves running.  It has a
-#: mark, and then the fields of L{Score} from C{failovers} to C{note}, in another order.
-_SCORE_1_0 = struct.Struct(f"<8s5Q16s16s2Q{len(END_REASONS)}Q512s")
+#: The report of a supervisor of version 1.0.0, which an upgrade leaves running.  It begins
+#: with a mark.  Then it has the fields of L{SupervisorReport} from C{failovers} to C{note},
+#: in another order.
+_REPORT_1_0 = struct.Struct(f"<8s5Q16s16s2Q{len(END_REASONS)}Q512s")
 _MARK_1_0 = b"pexscor4"
 
 
@@ -98,7 +99,7 @@ class Process:
 
 
 @define
-class Score:
+class SupervisorReport:
     """
     The supervisor's counts since it started, and the state of its workers.
 
@@ -139,15 +140,15 @@ class Score:
     processes: tuple[Process, ...] = ()
 
 
-def last_reload(score: Score | None) -> str | None:
+def last_reload(report: SupervisorReport | None) -> str | None:
     """
     Return a phrase with the outcome of the last reload, or C{None} if none is known.
     """
-    if score is None or not score.reloads:
+    if report is None or not report.reloads:
         return None
-    outcome = score.reload.name.lower().replace("_", " ")
-    note = f": {score.note}" if score.note else ""
-    return f"reload {score.reloads} {outcome}{note}"
+    outcome = report.reload.name.lower().replace("_", " ")
+    note = f": {report.note}" if report.note else ""
+    return f"reload {report.reloads} {outcome}{note}"
 
 
 def create() -> int:
@@ -185,48 +186,44 @@ def of_process(pid: int, flags: int = os.O_RDONLY) -> int | None:
     return None
 
 
-def write(descriptor: int, score: Score) -> None:
-    values = asdict(score)
+def write(descriptor: int, report: SupervisorReport) -> None:
+    values = asdict(report)
     for name in ("note", "problem"):
         values[name] = values[name][:MAX_TEXT_LENGTH]
-    _write_record(descriptor, _SCORE_OFFSET, json.dumps(values).encode())
+    _write_record(descriptor, _REPORT_OFFSET, json.dumps(values).encode())
 
 
-def read(descriptor: int) -> Score | None:
+def read(descriptor: int) -> SupervisorReport | None:
     """
-    Read the score that was written last.
+    Read the report that was written last.
 
-    @return: the score; C{None} if no score was written, or while one is being written.
+    @return: the report; C{None} if no report was written, or while one is being written.
     @raise OSError: C{descriptor} is not open, or no file.
     """
-    record = _read_record(descriptor, _SCORE_OFFSET)
+    record = _read_record(descriptor, _REPORT_OFFSET)
     if record is None:
-        return _read_score_1_0(descriptor)
+        return _read_report_1_0(descriptor)
     values = json.loads(record)
     values["reload"] = Reload(values["reload"])
     values["restart_pending"] = tuple(values["restart_pending"])
     values["processes"] = tuple(Process(**process) for process in values["processes"])
-    return Score(**values)
+    return SupervisorReport(**values)
 
 
-def _read_score_1_0(descriptor: int) -> Score | None:
-    size = _SCORE_1_0.size
+def _read_report_1_0(descriptor: int) -> SupervisorReport | None:
+    size = _REPORT_1_0.size
     for _ in range(_MAX_ATTEMPTS):
         data = os.pread(descriptor, size + _CHECKSUM.size, 0)
         record, checksum = data[:size], data[size:]
         if record.startswith(_MARK_1_0) and checksum == _CHECKSUM.pack(zlib.crc32(record)):
-            _, failovers, standbys, wanted_standbys, *rest = _SCORE_1_0.unpack(record)
+            _, failovers, standbys, wanted_standbys, *rest = _REPORT_1_0.unpack(record)
             reloads, reload, serving, before, since, pause, *counts, note = rest
             ended = dict(zip(END_REASONS, counts, strict=True))
-            score = Score(failovers, standbys, wanted_standbys, ended, reloads)
-            score.reload, score.active_since_ms, score.takeover_us = (
-                Reload(reload),
-                since,
-                pause,
-            )
-            score.active_worker, score.previous_worker = _text(serving), _text(before)
-            score.note = _text(note)
-            return score
+            report = SupervisorReport(failovers, standbys, wanted_standbys, ended, reloads)
+            report.reload, report.note = Reload(reload), _text(note)
+            report.active_since_ms, report.takeover_us = since, pause
+            report.active_worker, report.previous_worker = _text(serving), _text(before)
+            return report
     return None
 
 
@@ -234,7 +231,7 @@ def _text(padded: bytes) -> str:
     return padded.rstrip(b"\0").decode(errors="ignore")
 
 
-def reader(descriptor: int | None) -> Callable[[], Score | None]:
+def reader(descriptor: int | None) -> Callable[[], SupervisorReport | None]:
     """
     Return a function that reads the scoreboard, or returns C{None} if there is none.
     """

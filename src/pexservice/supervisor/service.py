@@ -43,7 +43,7 @@ from pexservice.process.sd_notify import STOPPING, Notifier
 from pexservice.process.signals import START_SIGNALS, StartSignals
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreBusy, StoreError
-from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import MESSAGES, SpawningReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
@@ -159,14 +159,14 @@ class Supervisor(Service):
             if not self._has_sockets_of_systemd or error.exit_status != Status.CANNOT_START:
                 raise
         self._scoreboard = scoreboard.create()
-        reports = Reports(
+        reporter = Reporter(
             self._notifier,
-            scoreboard.Score(wanted_standby_count=self._setup.standby_count),
-            lambda score: scoreboard.write(self._scoreboard, score),
+            scoreboard.SupervisorReport(wanted_standby_count=self._setup.standby_count),
+            lambda report: scoreboard.write(self._scoreboard, report),
         )
         self._workers = workers = Workers(
             self._reactor,
-            reports,
+            reporter,
             setup=self._setup,
             inherited=self._inherited(),
             reread_options=lambda setup: self._reread_options(
@@ -217,7 +217,7 @@ class Supervisor(Service):
         )
 
     def _reap(self) -> None:
-        workers = () if self._workers is None else self._workers.all
+        workers = () if self._workers is None else self._workers.workers
         # Twisted itself waits for the workers.
         reap_orphans({worker.pid for worker in workers if worker.pid is not None})
 

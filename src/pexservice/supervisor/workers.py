@@ -22,7 +22,7 @@ from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart, Statu
 from pexservice.process.sd_notify import STANDBY
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreError
-from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import (
     MIN_BACKOFF_SECONDS,
     STATES_WITH_PROCESS,
@@ -76,7 +76,7 @@ class Workers:
     def __init__(
         self,
         reactor: SpawningReactor,
-        reports: Reports,
+        reporter: Reporter,
         *,
         setup: WorkerSetup,
         inherited: Inherited,
@@ -92,7 +92,7 @@ class Workers:
         @param end_service: ends the service, with a status and a reason.
         """
         self._reactor = reactor
-        self._reports = reports
+        self._reporter = reporter
         self._reread_options = reread_options
         self._end_service = end_service
         self.setup = setup
@@ -131,7 +131,7 @@ class Workers:
 
     @property
     def reloading(self) -> bool:
-        return self._reports.reloading
+        return self._reporter.reloading
 
     # Starting and stopping.
 
@@ -148,8 +148,8 @@ class Workers:
         missing then.
         """
         self.setup = setup
-        self._reports.score.wanted_standby_count = setup.standby_count
-        self._reports.publish()
+        self._reporter.report.wanted_standby_count = setup.standby_count
+        self._reporter.publish()
         self._last_check_at = self._reactor.seconds()
         self._watching.stop()
         self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
@@ -222,15 +222,15 @@ class Workers:
             # soon.
             for other in self.workers:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
-            self._reports.on_active(worker.name, self._reactor.seconds())
+            self._reporter.on_active(worker.name, self._reactor.seconds())
         elif worker.state is WorkerState.NOT_READY and not self._active_workers:
             # No worker is active, but clients get a 503 with the reason.  So for systemd,
             # the start of the service is complete.
-            self._reports.show_problem(worker.status_text)
-            self._reports.notify_ready()
+            self._reporter.show_problem(worker.status_text)
+            self._reporter.notify_ready()
         elif worker.state is WorkerState.ENDED:
             self.workers.remove(worker)
-        self._reports.show_workers(self.workers)
+        self._reporter.show_workers(self.workers)
         changes, self._changes = self._changes, []
         for change in changes:
             change.callback(None)
@@ -247,10 +247,10 @@ class Workers:
             line == STANDBY or (active and worker not in active)
         ):
             return
-        self._reports.pass_on(line)
+        self._reporter.pass_on(line)
 
     def on_active_ending(self, worker: SupervisedWorker) -> None:
-        self._reports.on_active_ending(worker.name, self._reactor.seconds())
+        self._reporter.on_active_ending(worker.name, self._reactor.seconds())
 
     def on_process_ended(self, worker: SupervisedWorker) -> None:
         """
@@ -264,15 +264,15 @@ class Workers:
         if not self.should_run:
             return
         self._log_end(worker)
-        score = self._reports.score
-        score.ended_by_reason[_end_reason(worker)] += 1
-        score.failovers += worker.was_active and not worker.retired
-        self._reports.publish()
+        report = self._reporter.report
+        report.ended_by_reason[_end_reason(worker)] += 1
+        report.failovers += worker.was_active and not worker.retired
+        self._reporter.publish()
         reason = (
             worker.status_text or f"{worker.name} ended {describe_exit_status(exit_status)}"
         )
         if not worker.was_up and not self._active_workers:
-            self._reports.show_problem(reason)
+            self._reporter.show_problem(reason)
         cannot_start = exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
         other_may_succeed = any(
             other.is_up or other.is_verifying
@@ -317,7 +317,7 @@ class Workers:
 
     async def _reload(self) -> None:
         self._log.info("replacing the workers")
-        self._reports.reload_began()
+        self._reporter.reload_began()
         problem: str | None = None
         try:
             await self._replace_all()
@@ -331,7 +331,7 @@ class Workers:
             problem = f"{type(error).__name__}: {error}"
             # Some of the old workers may have ended.
             self._log.failure("a bug ended the reload")
-        self._reports.reload_ended(problem, self.setup)
+        self._reporter.reload_ended(problem, self.setup)
         if self._reload_again:
             self._reload_again = False
             self.reload()

@@ -21,7 +21,7 @@ from werkzeug.routing import Map
 
 from pexservice.commit.interface import ICommitter, Outcome
 from pexservice.core.cursor import Transition
-from pexservice.process.scoreboard import Process, Score, last_reload
+from pexservice.process.scoreboard import Process, SupervisorReport, last_reload
 from pexservice.stores.interface import Refusal
 from pexservice.web import problems
 from pexservice.web.endpoints import DEFAULT_TABLE, Endpoint, EndpointTable
@@ -86,7 +86,7 @@ class Api:
         table: EndpointTable = DEFAULT_TABLE,
         later: CallLater,
         scrape: Callable[[Sequence[bytes] | None], Response],
-        score: Callable[[], Score | None] = lambda: None,
+        read_report: Callable[[], SupervisorReport | None] = lambda: None,
     ) -> None:
         """
         Make the app over C{committer}.
@@ -94,7 +94,7 @@ class Api:
         @param table: the endpoints and their methods.
         @param later: the reactor's C{callLater}, for pauses between pages of the history.
         @param scrape: gets the values of C{Accept}, and returns the metrics.
-        @param score: reads the supervisor's L{Score}, if there is a supervisor.
+        @param read_report: reads the supervisor's report, if there is a supervisor.
         """
         self._committer = committer
         self._checker = checker
@@ -102,7 +102,7 @@ class Api:
         self._table = table
         self._history_queue = FairQueue(later)
         self._scrape = scrape
-        self._score = score
+        self._read_report = read_report
         self._routes = self.app.url_map.bind("localhost")
 
     def resource(self) -> Resource:
@@ -194,13 +194,13 @@ class Api:
         """
         Say that the process is alive.  Any response shows that, so the check never fails.
         """
-        score = self._score()
-        reload = last_reload(score)
+        report = self._read_report()
+        reload = last_reload(report)
         notes = [] if reload is None else [reload]
         # Only programs on this machine may see process ids.  If Host was not checked, a web
         # page could read the process ids with DNS rebinding.
         is_local = self._checker.hosts.protects(request.peer)
-        processes = score.processes if score is not None and is_local else None
+        processes = report.processes if report is not None and is_local else None
         return _health(request, "livez", "reactor", None, notes=notes, processes=processes)
 
     @app.route("/readyz")

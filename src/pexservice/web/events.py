@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
-from pexservice.process.scoreboard import Score
+from pexservice.process.scoreboard import SupervisorReport
 from pexservice.web import problems
 from pexservice.web.fair_queue import CallLater
 from pexservice.web.representations import state_json
@@ -67,21 +67,21 @@ def heartbeat_event(state: State) -> bytes:
     return b"event: heartbeat\ndata: %b\n\n" % _data(state)
 
 
-def workers_event(score: Score) -> bytes:
+def workers_event(report: SupervisorReport) -> bytes:
     """
-    Return the supervisor's score as an event.
+    Return the supervisor's report as an event.
 
     This event has no id, because the ids of the other events are revisions.
     """
-    since = datetime.fromtimestamp(score.active_since_ms / 1000, UTC)
+    since = datetime.fromtimestamp(report.active_since_ms / 1000, UTC)
     members = {
-        "serving": score.active_worker or None,
-        "since": f"{since:%Y-%m-%dT%H:%M:%S}.{score.active_since_ms % 1000:03}Z",
-        "before": score.previous_worker or None,
-        "pause": score.takeover_us / 1e6,
-        "standing_by": score.standby_count,
-        "standby": score.wanted_standby_count,
-        "takeovers": score.failovers,
+        "serving": report.active_worker or None,
+        "since": f"{since:%Y-%m-%dT%H:%M:%S}.{report.active_since_ms % 1000:03}Z",
+        "before": report.previous_worker or None,
+        "pause": report.takeover_us / 1e6,
+        "standing_by": report.standby_count,
+        "standby": report.wanted_standby_count,
+        "takeovers": report.failovers,
     }
     data = json.dumps(members, separators=(",", ":"))
     return f"event: workers\ndata: {data}\n\n".encode()
@@ -159,19 +159,19 @@ class Events:
         committer: ICommitter,
         later: CallLater,
         limit: int = MAX_STREAMS,
-        score: Callable[[], Score | None] = lambda: None,
+        read_report: Callable[[], SupervisorReport | None] = lambda: None,
     ) -> None:
         """
         Start without streams.
 
         @param later: the reactor's C{callLater}.
         @param limit: how many streams there may be.
-        @param score: reads the supervisor's L{Score}, if there is a supervisor.
+        @param read_report: reads the supervisor's report, if there is a supervisor.
         """
         self._committer = committer
         self._later = later
         self.limit = limit
-        self._score = score
+        self._read_report = read_report
         # The streams in the order in which they were opened, each with its client.
         self._streams: dict[CursorStream, str] = {}
         self._timer_runs = False
@@ -254,8 +254,8 @@ class Events:
         self._later(EVENT_INTERVAL_SECONDS, self._compare)
 
     def _workers(self) -> bytes:
-        score = self._score()
-        return b"" if score is None else workers_event(score)
+        report = self._read_report()
+        return b"" if report is None else workers_event(report)
 
     def _compare(self) -> None:
         self._timer_runs = False

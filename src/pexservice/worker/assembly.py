@@ -90,7 +90,7 @@ def assemble(
                 f"--scoreboard {settings.scoreboard}: {error.strerror}"
             ) from error
         claim = StoreClaim(settings.scoreboard)
-    read_score = scoreboard.reader(settings.scoreboard)
+    read_report = scoreboard.reader(settings.scoreboard)
     files = read_files(settings)
     files.warn_of_expiry(time.time())
     endpoints = listen_endpoints(reactor, settings.listen)
@@ -131,7 +131,7 @@ def assemble(
     # A new connection can replace an idle connection, but not a stream of events.  So
     # streams get at most a quarter of the connections.
     max_streams = min(MAX_STREAMS, max(1, connections.limit // 4))
-    events = Events(committer, reactor.callLater, max_streams, read_score)
+    events = Events(committer, reactor.callLater, max_streams, read_report)
     checker = RequestChecker(
         committer,
         Access(files.tokens, settings.cors_origins),
@@ -161,7 +161,7 @@ def assemble(
         table=POST_ONLY_TABLE if settings.post_only else DEFAULT_TABLE,
         later=reactor.callLater,
         scrape=metrics.response,
-        score=read_score,
+        read_report=read_report,
     )
     server = Server(
         api.call_handler,
@@ -174,7 +174,7 @@ def assemble(
     )
     listeners = Listeners(endpoints, server, loop, files.tls)
     inactive_reporter = InactiveReporter(
-        reactor, listeners, committer, factory, read_score, notify_state
+        reactor, listeners, committer, factory, read_report, notify_state
     )
     return WorkerParts(
         verification, committer, events, server, listeners, inactive_reporter

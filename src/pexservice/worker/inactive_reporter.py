@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pexservice.commit.interface import ICommitter
-from pexservice.process.scoreboard import Score
+from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import NOT_READY, STANDBY
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import IStoreFactory
@@ -48,7 +48,7 @@ class InactiveReporter:
     _listeners: Listeners
     _committer: ICommitter
     _factory: IStoreFactory
-    _read_score: Callable[[], Score | None]
+    _read_report: Callable[[], SupervisorReport | None]
     # Sends its arguments, one line each, to the supervisor: now and with each heartbeat.
     _notify_state: Callable[..., object]
     _waits_for_lock: bool = field(init=False, default=False)
@@ -87,9 +87,9 @@ class InactiveReporter:
 
     def store_failed_to_open(self, problem: str) -> None:
         self._waits_for_lock = False
-        self._report(problem)
+        self._report_problem(problem)
 
-    def _report(self, problem: str) -> None:
+    def _report_problem(self, problem: str) -> None:
         if problem != self._problem:
             self._log.error("cannot serve: {problem}; retrying", problem=problem)
         self._problem = problem
@@ -97,8 +97,8 @@ class InactiveReporter:
         self._notify_state(f"STATUS={problem}", NOT_READY)
 
     async def _check(self) -> None:
-        score, now = self._read_score(), self._reactor.seconds()
-        if score is not None and score.active_worker:
+        report, now = self._read_report(), self._reactor.seconds()
+        if report is not None and report.active_worker:
             self._alone_since = None
             await self._listeners.close()
             if self._waits_for_lock and self._problem is not None:
@@ -110,9 +110,9 @@ class InactiveReporter:
         if (
             self._waits_for_lock
             and alone_seconds >= FOREIGN_LOCK_SECONDS
-            and (score is not None and score.possible_lock_holders == 0)
+            and (report is not None and report.possible_lock_holders == 0)
         ):
-            self._report(
+            self._report_problem(
                 f"{self._factory.name} is in use by {self._factory.lock_holder()}, which is"
                 " no worker of this service"
             )

@@ -15,9 +15,9 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.process.scoreboard import Score
+from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import Notifier
-from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import SpawningReactor, SupervisedWorker
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
@@ -39,11 +39,13 @@ class _Supervisor:
     """
 
     def __init__(self, machine: Machine) -> None:
-        reports = Reports(Notifier(), Score(wanted_standby_count=1), lambda _: None)
+        reporter = Reporter(
+            Notifier(), SupervisorReport(wanted_standby_count=1), lambda _: None
+        )
         setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby_count=1)
         self.workers = Workers(
             cast(SpawningReactor, machine),
-            reports,
+            reporter,
             setup=setup,
             inherited=Inherited(),
             reread_options=lambda _: setup,

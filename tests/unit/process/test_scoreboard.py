@@ -18,8 +18,8 @@ from pexservice.process.scoreboard import (
     MAX_TEXT_LENGTH,
     Process,
     Reload,
-    Score,
     StoreClaim,
+    SupervisorReport,
 )
 from tests.support.installation import RELEASE_WHEEL
 
@@ -34,21 +34,23 @@ def descriptor() -> Iterator[int]:
     os.close(new_scoreboard)
 
 
-def score(number: int) -> Score:
+def report(number: int) -> SupervisorReport:
     """
-    Return a score whose counts are all C{number}.
+    Return a report whose counts are all C{number}.
     """
-    return Score(number, number, number, dict.fromkeys(END_REASONS, number))
+    return SupervisorReport(number, number, number, dict.fromkeys(END_REASONS, number))
 
 
-def test_written_score_is_read(descriptor: int) -> None:
+def test_written_report_is_read(descriptor: int) -> None:
     """
-    A reader gets the last score that was written, with all counts in their places.
+    A reader gets the last report that was written, with all counts in their places.
     """
-    scoreboard.write(descriptor, score(1))
+    scoreboard.write(descriptor, report(1))
     counts = {reason: number for number, reason in enumerate(END_REASONS, 4)}
     names = ("worker-1234567", "worker-2")
-    written = Score(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345)
+    written = SupervisorReport(
+        1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345
+    )
     written.possible_lock_holders = 2
     written.problem = "the disk of Zoë is not mounted"
     written.restart_pending = ("store",)
@@ -57,19 +59,19 @@ def test_written_score_is_read(descriptor: int) -> None:
     assert scoreboard.read(descriptor) == written
 
 
-def test_reader_returns_the_present_score_or_none(descriptor: int) -> None:
+def test_reader_returns_the_present_report_or_none(descriptor: int) -> None:
     """
-    A reader returns the present score, or L{None} without a supervisor.
+    A reader returns the present report, or L{None} without a supervisor.
     """
     read = scoreboard.reader(descriptor)
-    scoreboard.write(descriptor, score(3))
-    assert read() == score(3)
+    scoreboard.write(descriptor, report(3))
+    assert read() == report(3)
     assert scoreboard.reader(None)() is None
 
 
 def test_record_that_is_not_whole_is_not_guessed(descriptor: int) -> None:
     assert scoreboard.read(descriptor) is None
-    scoreboard.write(descriptor, score(7))
+    scoreboard.write(descriptor, report(7))
     length = os.fstat(descriptor).st_size
     whole = os.pread(descriptor, length, 0)
     for number in range(2048, length):
@@ -78,13 +80,13 @@ def test_record_that_is_not_whole_is_not_guessed(descriptor: int) -> None:
         os.pwrite(descriptor, changed, 0)
         assert scoreboard.read(descriptor) is None
     os.pwrite(descriptor, whole, 0)
-    assert scoreboard.read(descriptor) == score(7)
+    assert scoreboard.read(descriptor) == report(7)
 
 
 @pytest.mark.skipif(
     not RELEASE_WHEEL.exists(), reason="the Debian package's sources leave out tests/nets"
 )
-def test_score_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> None:
+def test_report_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> None:
     """
     An upgrade leaves the supervisor running, and its new workers know who serves.
     """
@@ -102,21 +104,21 @@ def test_score_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> None
     )
     counts = {reason: number for number, reason in enumerate(END_REASONS, 4)}
     names = ("worker-12", "worker-2")
-    assert scoreboard.read(descriptor) == Score(
+    assert scoreboard.read(descriptor) == SupervisorReport(
         *(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345),
         "it was wrong",
     )
 
 
 def test_reader_never_sees_half_of_two_records(descriptor: int) -> None:
-    scoreboard.write(descriptor, score(0))
+    scoreboard.write(descriptor, report(0))
     done = threading.Event()
 
     def go_on_writing() -> None:
         number = 0
         while not done.is_set():
             number += 1
-            scoreboard.write(descriptor, score(number))
+            scoreboard.write(descriptor, report(number))
 
     writer = threading.Thread(target=go_on_writing)
     writer.start()
@@ -125,16 +127,16 @@ def test_reader_never_sees_half_of_two_records(descriptor: int) -> None:
     finally:
         done.set()
         writer.join()
-    numbers = [score.failovers for score in seen if score is not None]
+    numbers = [report.failovers for report in seen if report is not None]
     assert numbers == sorted(numbers)
-    assert [score for score in seen if score is not None] == [score(n) for n in numbers]
+    assert [report for report in seen if report is not None] == [report(n) for n in numbers]
 
 
-def test_longest_score_leaves_the_claim_alone(descriptor: int) -> None:
+def test_longest_report_leaves_the_claim_alone(descriptor: int) -> None:
     claim = StoreClaim(descriptor)
     claim.take("1:2 1:3", replace=False)
     long = "\N{SNOWMAN}\N{BUTTERFLY}\x1b" * 1000
-    scoreboard.write(descriptor, Score(note=long, problem=long))
+    scoreboard.write(descriptor, SupervisorReport(note=long, problem=long))
     written = scoreboard.read(descriptor)
     assert written is not None
     assert long.startswith(written.note)
@@ -149,7 +151,7 @@ def test_first_claim_of_a_store_wins_until_its_owner_renews_it(descriptor: int) 
     assert second.take("1:2 1:4", replace=False) == "1:2 1:3"
     assert second.take("1:2 1:4", replace=True) == "1:2 1:4"
     assert first.identity() == "1:2 1:4"
-    scoreboard.write(descriptor, Score())
+    scoreboard.write(descriptor, SupervisorReport())
     assert first.identity() == "1:2 1:4"
     os.close(second._descriptor)
 

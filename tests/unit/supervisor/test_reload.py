@@ -47,7 +47,7 @@ def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
     first.notify(READY, "STATUS=serving anew")
     supervised.reactor.turns(0.1)
     _, second = supervised.processes
-    assert supervised.score.reload is Reload.UNDER_WAY
+    assert supervised.report.reload is Reload.UNDER_WAY
     second.notify(STANDBY)
     return [first, second]
 
@@ -62,9 +62,9 @@ def test_reload_replaces_the_active_worker_last(supervised: Supervised) -> None:
     new = replace_all(supervised)
     assert supervised.processes == new
     assert not supervised.workers.reloading
-    score = supervised.score
-    assert (score.reloads, score.reload) == (1, Reload.SUCCEEDED)
-    assert (score.ended_by_reason["replaced"], score.failovers) == (2, 0)
+    report = supervised.report
+    assert (report.reloads, report.reload) == (1, Reload.SUCCEEDED)
+    assert (report.ended_by_reason["replaced"], report.failovers) == (2, 0)
 
 
 def test_service_manager_hears_of_a_reload_and_its_end(supervised: Supervised) -> None:
@@ -92,7 +92,7 @@ def test_reload_without_a_standby_has_one_meanwhile() -> None:
     new.notify(STANDBY)
     serving.end(by=signal.SIGTERM)
     assert supervised.processes == [new]
-    assert supervised.score.reload is Reload.SUCCEEDED
+    assert supervised.report.reload is Reload.SUCCEEDED
 
 
 def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) -> None:
@@ -112,8 +112,8 @@ def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) 
     supervised.pass_time(10.0)
     assert supervised.processes == [serving, standby]
     assert (serving.signals, standby.signals) == ([], [])
-    score = supervised.score
-    assert (score.reloads, score.reload) == (1, Reload.FAILED)
+    report = supervised.report
+    assert (report.reloads, report.reload) == (1, Reload.FAILED)
     assert [
         READY,
         "STATUS=reload failed: worker-3 does not come up; the old workers keep running",
@@ -159,7 +159,9 @@ def test_worker_that_cannot_serve_retires_nobody(supervised: Supervised) -> None
     serving, standby = supervised.processes
     supervised.workers.reload()
     supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
-    assert supervised.score.note == ("another store is there; the old workers keep running")
+    assert supervised.report.note == (
+        "another store is there; the old workers keep running"
+    )
     assert (serving.signals, standby.signals) == ([], [])
 
 
@@ -174,7 +176,7 @@ def test_options_that_wait_for_a_restart_are_part_of_the_status(
     )
     supervised.workers.reload()
     replace_all(supervised)
-    assert supervised.score.restart_pending == ("--listen", "--store")
+    assert supervised.report.restart_pending == ("--listen", "--store")
     assert supervised.messages[-1][-1].endswith(
         "; changing --listen and --store requires a restart"
     )
@@ -188,7 +190,7 @@ def test_new_worker_that_dies_is_tried_again(supervised: Supervised) -> None:
     supervised.processes[-1].end(by=signal.SIGKILL)
     supervised.reactor.turns(0.1)
     replace_all(supervised)
-    assert supervised.score.reload is Reload.SUCCEEDED
+    assert supervised.report.reload is Reload.SUCCEEDED
 
 
 def test_requests_during_a_reload_lead_to_one_more(supervised: Supervised) -> None:
@@ -198,11 +200,11 @@ def test_requests_during_a_reload_lead_to_one_more(supervised: Supervised) -> No
     for _ in range(3):
         supervised.workers.reload()
     replace_all(supervised)
-    assert supervised.score.reloads == 2
+    assert supervised.report.reloads == 2
     assert supervised.workers.reloading
     replace_all(supervised)
     assert not supervised.workers.reloading
-    assert supervised.score.reloads == 2
+    assert supervised.report.reloads == 2
 
 
 @pytest.mark.parametrize("how", ["it is silent", "it is not ready"])
@@ -226,7 +228,7 @@ def test_standby_that_does_not_come_up_is_named_at_the_end_of_a_reload(
         LogLevel.warn,
         "the workers are replaced, but worker-4 does not come up",
     ) in [(event["log_level"], formatEvent(event)) for event in events]
-    assert supervised.score.reload is Reload.SUCCEEDED
+    assert supervised.report.reload is Reload.SUCCEEDED
 
 
 @pytest.mark.parametrize("stage", ["the new one begins", "the old ones end", "the last"])
@@ -269,7 +271,7 @@ def test_reload_during_the_start_does_not_announce_readiness() -> None:
     supervised.workers.start()
     supervised.workers.reload()
     supervised.reactor.turns(RELOAD_TIMEOUT_SECONDS + 1)
-    assert supervised.score.reload is Reload.FAILED
+    assert supervised.report.reload is Reload.FAILED
     assert not any(READY in message for message in supervised.messages)
 
 
@@ -285,7 +287,7 @@ def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
     supervised.reread_options = reread_options
     supervised.workers.reload()
     assert supervised.processes == before
-    assert (supervised.score.reload, supervised.score.note) == (
+    assert (supervised.report.reload, supervised.report.note) == (
         Reload.FAILED,
         "there is no tokn-file; the old workers keep running",
     )
@@ -324,11 +326,11 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
     assert supervised.processes[-1].arguments == ["another", QUICK]
     supervised.processes[-1].end(status=Status.MISCONFIGURED)
     assert supervised.workers.setup is before
-    assert supervised.score.reload is Reload.FAILED
+    assert supervised.report.reload is Reload.FAILED
     supervised.workers.reload()
     replace_all(supervised)
     assert supervised.workers.setup is now
-    assert (supervised.score.reload, supervised.score.note) == (
+    assert (supervised.report.reload, supervised.report.note) == (
         Reload.SUCCEEDED,
         "changing --store requires a restart",
     )
@@ -347,7 +349,7 @@ def test_bug_during_a_reload_keeps_the_old_options(supervised: Supervised) -> No
     with capturedLogs() as events:
         supervised.workers.reload()
     assert supervised.workers.setup is before
-    assert (supervised.score.reload, "ValueError: " in supervised.score.note) == (
+    assert (supervised.report.reload, "ValueError: " in supervised.report.note) == (
         Reload.FAILED,
         True,
     )

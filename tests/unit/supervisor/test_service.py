@@ -184,9 +184,9 @@ def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> N
     assert bench.reactor.getReaders() == []
 
 
-def test_workers_can_read_the_score(make: Callable[..., Bench]) -> None:
+def test_workers_can_read_the_report(make: Callable[..., Bench]) -> None:
     """
-    Workers can read the score from the file descriptor that they inherit.
+    Workers can read the report from the file descriptor that they inherit.
     """
     bench = make()
     bench.start()
@@ -195,9 +195,9 @@ def test_workers_can_read_the_score(make: Callable[..., Bench]) -> None:
     bench.processes[0].notify(READY)
     bench.reactor.turns(0.1)
     bench.processes[1].notify(STANDBY)
-    score = scoreboard.read(board)
-    assert score is not None
-    assert (score.standby_count, score.wanted_standby_count) == (1, 1)
+    report = scoreboard.read(board)
+    assert report is not None
+    assert (report.standby_count, report.wanted_standby_count) == (1, 1)
 
 
 def test_supervisor_notifies_the_service_manager(make: Callable[..., Bench]) -> None:

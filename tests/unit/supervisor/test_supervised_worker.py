@@ -185,7 +185,7 @@ def test_process_that_cannot_be_spawned_is_tried_again(supervised: Supervised) -
     supervised.processes[0].end(by=signal.SIGKILL)
     supervised.reactor.turns(1.0)
     assert supervised.processes == []
-    assert supervised.score.ended_by_reason["cannot_start"] > 2
+    assert supervised.report.ended_by_reason["cannot_start"] > 2
     supervised.reactor.refuses = False
     supervised.reactor.turns(5.0)
     assert len(supervised.processes) == 1
@@ -212,7 +212,7 @@ def test_silent_worker_gets_sigabrt_then_sigkill(
     supervised.reactor.turns(TRACEBACK_SECONDS)
     assert process.signals == [signal.SIGABRT, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
-    assert supervised.score.ended_by_reason["silent"] == 1
+    assert supervised.report.ended_by_reason["silent"] == 1
     supervised.reactor.turns(0.1)
     assert len(supervised.processes) == 1
 

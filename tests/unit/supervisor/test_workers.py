@@ -70,7 +70,7 @@ def test_successor_is_started_after_the_takeover(supervised: Supervised) -> None
     standby.notify(READY)
     supervised.reactor.turns(0.1)
     assert len(supervised.processes) == 2
-    assert supervised.score.failovers == 1
+    assert supervised.report.failovers == 1
 
 
 def test_service_manager_gets_readiness_heartbeats_and_status(
@@ -127,7 +127,7 @@ def test_each_end_of_a_worker_counts_by_its_reason(
 ) -> None:
     _, standby = supervised.started()
     standby.end(**how)
-    restarts = supervised.score.ended_by_reason
+    restarts = supervised.report.ended_by_reason
     assert {reason: count for reason, count in restarts.items() if count} == {reason: 1}
 
 
@@ -171,23 +171,23 @@ def test_only_the_end_of_an_active_worker_is_a_failover(supervised: Supervised) 
     """
     serving, standby = supervised.started()
     standby.end(by=signal.SIGKILL)
-    assert supervised.score.failovers == 0
+    assert supervised.report.failovers == 0
     serving.notify(STOPPING)
     serving.end(status=Status.STORE_FAILED)
-    assert supervised.score.failovers == 1
+    assert supervised.report.failovers == 1
 
 
 def succession(supervised: Supervised) -> tuple[str, str, int]:
     """
     Return the worker before, the serving one, and the pause between them in milliseconds.
     """
-    score = supervised.score
-    return score.previous_worker, score.active_worker, score.takeover_us // 1000
+    report = supervised.report
+    return report.previous_worker, report.active_worker, report.takeover_us // 1000
 
 
-def test_score_shows_the_takeover_and_its_pause(supervised: Supervised) -> None:
+def test_report_shows_the_takeover_and_its_pause(supervised: Supervised) -> None:
     """
-    The score has the serving worker, its predecessor, and the pause between them.
+    The report has the serving worker, its predecessor, and the pause between them.
 
     The pause lasts from the end of the predecessor to the service of the other worker.  It
     is shown whether the predecessor was killed or told to end.
@@ -221,32 +221,35 @@ def test_takeover_before_the_end_was_noticed_has_no_pause(supervised: Supervised
 
 def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
     serving, standby = supervised.started()
-    supervisor, *workers = supervised.score.processes
+    supervisor, *workers = supervised.report.processes
     assert supervisor == Process("supervisor", os.getpid(), "running")
     assert workers == [
         Process("worker-1", serving.pid, "active"),
         Process("worker-2", standby.pid, "standby"),
     ]
     serving.end(by=signal.SIGKILL)
-    assert supervised.score.processes == (supervisor, workers[1])
+    assert supervised.report.processes == (supervisor, workers[1])
     standby.notify(READY)
     supervised.reactor.turns(MAX_HEAD_START_SECONDS)
-    assert [process.state for process in supervised.score.processes] == [
+    assert [process.state for process in supervised.report.processes] == [
         "running",
         "starting",
         "active",
     ]
 
 
-def test_score_shows_how_many_standbys_there_are(supervised: Supervised) -> None:
+def test_report_shows_how_many_standbys_there_are(supervised: Supervised) -> None:
     """
-    The score has the number of standbys, as they come and go, and how many there should be.
+    The report has the present number of standbys, and how many there should be.
     """
     _, standby = supervised.started()
-    assert (supervised.score.standby_count, supervised.score.wanted_standby_count) == (1, 1)
+    assert (supervised.report.standby_count, supervised.report.wanted_standby_count) == (
+        1,
+        1,
+    )
     standby.end(by=signal.SIGKILL)
-    assert supervised.score.standby_count == 0
-    assert supervised.score.reload is Reload.NONE
+    assert supervised.report.standby_count == 0
+    assert supervised.report.reload is Reload.NONE
 
 
 DAMAGE_SIGNALS = [
@@ -392,12 +395,12 @@ def test_service_that_has_served_tries_again(
         (process,) = supervised.processes[:1]
         process.notify("STATUS=the TLS file is empty")
         process.end(status=status)
-        assert supervised.score.problem == "the TLS file is empty"
+        assert supervised.report.problem == "the TLS file is empty"
         supervised.reactor.turns(2.0)
     assert supervised.service_ends == []
     assert ["STATUS=the TLS file is empty"] in supervised.messages
     supervised.processes[0].notify(READY)
-    assert supervised.score.problem == ""
+    assert supervised.report.problem == ""
 
 
 def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervised) -> None:
@@ -408,8 +411,8 @@ def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervis
     supervised.processes[0].notify("STATUS=the disk is not mounted", NOT_READY)
     assert ["STATUS=the disk is not mounted"] in supervised.messages
     assert [READY] in supervised.messages
-    assert supervised.score.problem == "the disk is not mounted"
-    assert supervised.score.possible_lock_holders == 0
+    assert supervised.report.problem == "the disk is not mounted"
+    assert supervised.report.possible_lock_holders == 0
 
 
 def test_stop_sends_sigterm_to_all_and_counts_no_restart(supervised: Supervised) -> None:
@@ -427,5 +430,5 @@ def test_stop_sends_sigterm_to_all_and_counts_no_restart(supervised: Supervised)
     assert stopped.called
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
-    assert set(supervised.score.ended_by_reason.values()) == {0}
-    assert supervised.score.failovers == 0
+    assert set(supervised.report.ended_by_reason.values()) == {0}
+    assert supervised.report.failovers == 0

@@ -13,7 +13,7 @@ from twisted.internet.address import IPv4Address
 
 from pexservice.commit.interface import Step
 from pexservice.core.cursor import Transition, state_at
-from pexservice.process.scoreboard import Score
+from pexservice.process.scoreboard import SupervisorReport
 from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS
 from pexservice.web.events import (
     EVENT_INTERVAL_SECONDS,
@@ -251,7 +251,7 @@ def test_events_about_workers_are_sent_only_on_request() -> None:
     They also have the outcome of the worker before.
     """
     server = Server()
-    server.score = Score(
+    server.report = SupervisorReport(
         0, 1, 1, active_worker="worker-1", active_since_ms=1_795_000_000_007
     )
     wire, other = watch(server, path="/events?workers"), watch(server)
@@ -268,7 +268,7 @@ def test_events_about_workers_are_sent_only_on_request() -> None:
     assert revisions(wire) == [0]
     look(server, 3)
     assert workers(wire) == [first]
-    server.score = Score(
+    server.report = SupervisorReport(
         *(1, 0, 1),
         active_worker="worker-2",
         previous_worker="worker-1",

@@ -450,9 +450,9 @@ def board() -> Iterator[int]:
 
 def show(board: int, **values: Any) -> None:
     """
-    Show a score.
+    Show a report.
     """
-    scoreboard.write(board, scoreboard.Score(**values))
+    scoreboard.write(board, scoreboard.SupervisorReport(**values))
 
 
 def test_damaged_store_is_reported_to_the_supervisor_at_once(

@@ -87,16 +87,16 @@ def reload(arguments: Namespace) -> Result:
     end = time.monotonic() + arguments.timeout
     while time.monotonic() < end:
         time.sleep(_POLL_INTERVAL_SECONDS)
-        score = scoreboard.read(board)
+        report = scoreboard.read(board)
         # A reload that was in progress before the signal does not count.
-        if score is not None and score.reloads > before.reloads:
-            if score.reload is Reload.FAILED:
-                raise VerbFailed(f"reload failed: {score.note}")
-            if score.reload is Reload.SUCCEEDED:
-                note = f"; {score.note}" if score.note else ""
+        if report is not None and report.reloads > before.reloads:
+            if report.reload is Reload.FAILED:
+                raise VerbFailed(f"reload failed: {report.note}")
+            if report.reload is Reload.SUCCEEDED:
+                note = f"; {report.note}" if report.note else ""
                 return Result(
-                    f"reloaded ({score.reloads} since the service started){note}",
-                    {"outcome": "reloaded", "reload": score.reloads, "note": score.note},
+                    f"reloaded ({report.reloads} since the service started){note}",
+                    {"outcome": "reloaded", "reload": report.reloads, "note": report.note},
                 )
         if not Path(f"/proc/{pid}").exists():
             raise VerbFailed(f"process {pid} ended during the reload", "ended")

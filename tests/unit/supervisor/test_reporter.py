@@ -6,18 +6,18 @@ from __future__ import annotations
 
 from twisted.logger import capturedLogs, formatEvent
 
-from pexservice.process.scoreboard import Score
+from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import Notifier
-from pexservice.supervisor.reports import Reports
+from pexservice.supervisor.reporter import Reporter
 
 
 def test_a_takeover_is_logged_with_its_pause_and_the_first_start_is_none() -> None:
     """
     The pause goes from the end of one worker to the readiness of the next.
     """
-    reports = Reports(Notifier(), Score(), lambda _: None)
+    reporter = Reporter(Notifier(), SupervisorReport(), lambda _: None)
     with capturedLogs() as events:
-        reports.on_active("worker-1", 1.0)
-        reports.on_active_ending("worker-1", 5.0)
-        reports.on_active("worker-2", 5.0084)
+        reporter.on_active("worker-1", 1.0)
+        reporter.on_active_ending("worker-1", 5.0)
+        reporter.on_active("worker-2", 5.0084)
     assert [formatEvent(event) for event in events] == ["worker-2 took over after 8 ms"]

@@ -1,8 +1,8 @@
 """
-The supervisor's reports: notifications to systemd, and the score for the workers.
+The supervisor's reporter: it notifies systemd, and publishes a report for the workers.
 
 Another program that has started the supervisor may take the place of systemd.  The workers
-read the score and show it to clients, for example in C{/metrics}.
+read the report and show it to clients, for example in C{/metrics}.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from attrs import define, field
 from twisted.logger import Logger
 
-from pexservice.process.scoreboard import Process, Reload, Score
+from pexservice.process.scoreboard import Process, Reload, SupervisorReport
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
 from pexservice.supervisor.supervised_worker import (
     STATES_WITH_PROCESS,
@@ -29,17 +29,17 @@ _MAY_HOLD_LOCK = STATES_WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_REA
 
 
 @define(eq=False)
-class Reports:
+class Reporter:
     """
-    @ivar score: the score.  The workers see a change of it after L{publish}.
+    @ivar report: the workers see a change of the report after L{publish}.
     """
 
     _log = Logger()
 
     _notifier: Notifier
-    score: Score
-    # Writes the score into the memory that the workers read.
-    _publish: Callable[[Score], object]
+    report: SupervisorReport
+    # Writes the report into the memory that the workers read.
+    _publish: Callable[[SupervisorReport], object]
     _was_ready: bool = field(init=False, default=False)
     _status_line: str = field(init=False, default="")
     _status_suffix: str = field(init=False, default="")
@@ -47,11 +47,11 @@ class Reports:
     _active_ended_at: float | None = field(init=False, default=None)
 
     def publish(self) -> None:
-        self._publish(self.score)
+        self._publish(self.report)
 
     @property
     def reloading(self) -> bool:
-        return self.score.reload is Reload.UNDER_WAY
+        return self.report.reload is Reload.UNDER_WAY
 
     def pass_on(self, line: str) -> None:
         """
@@ -74,9 +74,9 @@ class Reports:
 
     def show_workers(self, workers: Sequence[SupervisedWorker]) -> None:
         states = [worker.state for worker in workers]
-        self.score.standby_count = states.count(WorkerState.STANDBY)
-        self.score.possible_lock_holders = sum(state in _MAY_HOLD_LOCK for state in states)
-        self.score.processes = (
+        self.report.standby_count = states.count(WorkerState.STANDBY)
+        self.report.possible_lock_holders = sum(state in _MAY_HOLD_LOCK for state in states)
+        self.report.processes = (
             Process("supervisor", os.getpid(), "running"),
             *(
                 Process(worker.name, worker.pid, worker.state.label)
@@ -92,18 +92,18 @@ class Reports:
 
         @param at: the time, by the clock of L{on_active_ending}.
         """
-        score = self.score
+        report = self.report
         # There was no pause if the supervisor has not yet noticed the end of the worker
         # that was active before.
         pause = 0.0 if self._active_ended_at is None else at - self._active_ended_at
-        if self._active_ended_at is not None or score.active_worker not in ("", name):
+        if self._active_ended_at is not None or report.active_worker not in ("", name):
             self._log.info(
                 "{name} took over after {pause:.0f} ms", name=name, pause=1000 * pause
             )
         self._active_ended_at = None
-        score.active_worker, score.problem = name, ""
-        score.active_since_ms = time.time_ns() // 1_000_000
-        score.takeover_us = round(pause * 1e6)
+        report.active_worker, report.problem = name, ""
+        report.active_since_ms = time.time_ns() // 1_000_000
+        report.takeover_us = round(pause * 1e6)
         self.publish()
         self.notify_ready()
 
@@ -111,7 +111,7 @@ class Reports:
         """
         Show the reason why no worker is active.
         """
-        self.score.problem = reason
+        self.report.problem = reason
         self.publish()
         self._notifier.notify(f"STATUS={reason}")
 
@@ -119,15 +119,15 @@ class Reports:
         """
         Show that the worker C{name}, which was active, has ended or is ending.
         """
-        self.score.previous_worker = name
-        if self.score.active_worker == name:
-            self.score.active_worker = ""
+        self.report.previous_worker = name
+        if self.report.active_worker == name:
+            self.report.active_worker = ""
             self._active_ended_at = at
         self.publish()
 
     def reload_began(self) -> None:
-        self.score.reloads += 1
-        self.score.reload = Reload.UNDER_WAY
+        self.report.reloads += 1
+        self.report.reload = Reload.UNDER_WAY
         self.publish()
         # systemd requires the time by its own clock, which is CLOCK_MONOTONIC.
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -140,10 +140,10 @@ class Reports:
         @param problem: why the workers were not replaced, or C{None} if they were.
         @param setup: how workers are started from now on.
         """
-        score = self.score
-        score.reload = Reload.SUCCEEDED if problem is None else Reload.FAILED
-        score.note = setup.note if problem is None else problem
-        score.restart_pending = setup.restart_pending
+        report = self.report
+        report.reload = Reload.SUCCEEDED if problem is None else Reload.FAILED
+        report.note = setup.note if problem is None else problem
+        report.restart_pending = setup.restart_pending
         self._status_suffix = f"; {setup.note}" if setup.note else ""
         self.publish()
         # For systemd, READY ends the reload.  But a service that was never ready must not
