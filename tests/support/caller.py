@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
+from pexservice.commit.asynchronous import AsynchronousCommitter
 from pexservice.commit.committer import Committer
 from pexservice.metrics import Metrics
 from pexservice.server.limits import Connections
@@ -78,10 +79,10 @@ class Caller:
         self.store = MemoryStore()
         self.clock = Turns()
         self.fatal: list[Failure] = []
-        self.committer = Committer(
+        committer_class = Committer if synchronous else AsynchronousCommitter
+        self.committer = committer_class(
             self.store,
             self.clock,
-            synchronous=synchronous,
             fatal=self.fatal.append,
             time_ns=lambda: 1_795_000_000_123_456_789,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from pexservice.commit.asynchronous import AsynchronousCommitter
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import Step
 from pexservice.core.cursor import State, Transition
@@ -30,12 +31,9 @@ class Bench:
         self.clock = Turns()
         self.fatal: list[Failure] = []
         self.order: list[int] = []
-        self.committer = Committer(
-            self.store,
-            self.clock,
-            synchronous=synchronous,
-            fatal=self.fatal.append,
-            time_ns=lambda: 7,
+        committer_class = Committer if synchronous else AsynchronousCommitter
+        self.committer = committer_class(
+            self.store, self.clock, fatal=self.fatal.append, time_ns=lambda: 7
         )
         now(Deferred.fromCoroutine(self.committer.start()))
 

@@ -8,7 +8,7 @@ collects steps, and the I{committing batch} is being written.
 
 The C{latest} state is the state after all accepted steps.  The next step is applied to the
 latest state.  The C{durable} state is the newest state that is known to be in the store.
-Reads show the durable state, or the latest state with C{--synchronous-commit off}.
+Reads show the durable state.
 
 In this example, a commit takes three iterations of the event loop::
 
@@ -77,10 +77,7 @@ from pexservice.stores.remembered_keys import pack_use, unpack_use
 #: costs more than it can save.
 MAX_WAIT_COMMITS = 3
 
-#: If commits are slow, a batch waits at most this long.  There are two exceptions.  With
-#: C{--synchronous-commit off}, a batch waits for
-#: L{pexservice.commit.committer.DELAY_SECONDS}.  On etcd, a batch that is ready also waits
-#: for this node's turn to commit.
+#: If commits are slow, a batch waits at most this long.
 MAX_WAIT_SECONDS = 0.002
 
 #: Before the first commit, a commit is assumed to take this long.  This is the median on
@@ -198,8 +195,6 @@ class GroupCommit:
     @ivar latest: the state after all accepted steps.
     @ivar open_batch: the batch that accepts new steps.
     @ivar committing_batch: the batch being written; C{None} if there is none.
-    @ivar delay_seconds: how long every batch collects steps; 0 if L{BatchingPolicy} decides
-        this.
     @ivar read_refusal: why reads are refused; C{None} if reads are accepted.
     """
 
@@ -234,7 +229,6 @@ class GroupCommit:
         self.durable = self.latest = INITIAL
         self.open_batch = PendingBatch(INITIAL)
         self.committing_batch: PendingBatch | None = None
-        self.delay_seconds = 0.0
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
@@ -259,6 +253,10 @@ class GroupCommit:
 
     def refuse_all(self, reason: str) -> None:
         self.committer_refusal = self.read_refusal = Refusal(reason)
+
+    @property
+    def visible(self) -> State:
+        return self.durable
 
     @property
     def is_idle(self) -> bool:
@@ -300,13 +298,11 @@ class GroupCommit:
 
     # One step.
 
-    def add(self, step: Step, waiter: Waiter | None) -> State:
+    def add(self, step: Step, waiter: Waiter) -> None:
         """
         Add C{step}, whose condition is met, to the open batch.
 
-        @param waiter: gets the outcome after the commit.  C{None} if the client gets its
-            response before the commit, because synchronous commit is off.
-        @return: the state after C{step}.
+        @param waiter: gets the outcome after the commit.
         """
         batch = self.open_batch
         if not batch.transitions:
@@ -316,13 +312,11 @@ class GroupCommit:
         batch.transitions += transition.code
         if step.key is not None:
             batch.keys[step.key] = pack_use(transition.code, state.revision, state.position)
-        if waiter is not None:
-            batch.waiting_requests.append((waiter, _APPLIED, state, step))
+        batch.waiting_requests.append((waiter, _APPLIED, state, step))
         if self._scheduled_call is None and not self._is_committing:
             # The commit begins in the next iteration of the event loop or later, so the
             # batch gets all steps that arrive in this iteration.
             self._schedule_commit()
-        return state
 
     def deliver_without_step(
         self,
@@ -336,8 +330,7 @@ class GroupCommit:
         Give C{waiter} the outcome of a step that does not move the cursor.
 
         @param batch: the batch whose commit makes C{state} durable.  The waiter gets the
-            outcome after this commit.  C{None} if the waiter need not wait, because
-            C{state} is durable or was shown by an early response.
+            outcome after this commit.  C{None} if C{state} is durable.
         """
         if batch is not None:
             # A KeyReused waits too: if the commit fails, the first use may not have
@@ -388,13 +381,7 @@ class GroupCommit:
     # One commit.
 
     def _schedule_commit(self) -> None:
-        if self.delay_seconds:
-            # If the steps have waited during a commit, only the rest of the delay remains.
-            waited = max(self._seconds() - self._policy.began, 0.0)
-            rest = max(self.delay_seconds - waited, 0.0)
-            self._scheduled_call = self._reactor.callLater(rest, self._commit_or_wait)
-        else:
-            self._scheduled_call = self._call_soon(self._commit_or_wait)
+        self._scheduled_call = self._call_soon(self._commit_or_wait)
 
     def _commit_or_wait(self) -> None:
         """
@@ -406,7 +393,7 @@ class GroupCommit:
         self._scheduled_call = None
         policy, now = self._policy, self._seconds()
         policy.end_iteration(len(self.open_batch.transitions), now)
-        if self.delay_seconds or policy.is_ready(now):
+        if policy.is_ready(now):
             self.commit_open_batch()
         else:
             if policy.is_quiet:

@@ -117,10 +117,6 @@ class OptimisticCommitter(GroupCommit):
         return succeed(None)
 
     @property
-    def visible(self) -> State:
-        return self.durable
-
-    @property
     def step_refusal(self) -> Refusal | None:
         return self.committer_refusal or self._outage or self._commit_refusal
 

@@ -31,12 +31,10 @@ from pexservice.web.parameters import (
     MEANINGS,
     ORIGIN,
     PREFETCH_HEADERS,
-    Preferences,
     RequestHeaders,
     idempotency_key,
     is_prefetch,
     preconditions_of,
-    preferences,
 )
 from pexservice.web.preconditions import UNCONDITIONAL, Preconditions
 from pexservice.web.problems import Problem
@@ -78,7 +76,6 @@ class Operation:
     """
 
     method: bytes
-    preferences: Preferences
     transition: Transition | None
     is_prefetch: bool
 
@@ -91,7 +88,6 @@ def operation_of(request: Request, transition: Transition | None = None) -> Oper
     headers = request.headers
     return Operation(
         request.method,
-        preferences(headers),
         transition,
         is_prefetch=any(is_prefetch(headers.get(name, ())) for name in PREFETCH_HEADERS),
     )

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pexservice.commit.asynchronous import AsynchronousCommitter
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import ICommitter
 from pexservice.metrics import Metrics
@@ -121,12 +122,11 @@ def assemble(
             store, reactor, fatal=fatal, call_soon=loop.call_soon
         )
     else:
-        committer = Committer(
-            IExclusiveStore(store),
-            reactor,
-            synchronous=settings.synchronous_commit,
-            fatal=fatal,
-            call_soon=loop.call_soon,
+        committer_class = (
+            Committer if settings.synchronous_commit else AsynchronousCommitter
+        )
+        committer = committer_class(
+            IExclusiveStore(store), reactor, fatal=fatal, call_soon=loop.call_soon
         )
     # A new connection can replace an idle connection, but not a stream of events.  So
     # streams get at most a quarter of the connections.

@@ -7,13 +7,13 @@ from __future__ import annotations
 import os
 import ssl
 from datetime import UTC, datetime
+from pathlib import Path
 
 from attrs import frozen
 from twisted.logger import Logger
 
-from pexservice.process.exit_status import cannot_use
+from pexservice.process.exit_status import Misconfigured, cannot_use
 from pexservice.server.access_log import OWN_LOG
-from pexservice.server.tls import context, expiry
 from pexservice.settings.options import Settings
 from pexservice.web.access import read_tokens
 
@@ -21,6 +21,20 @@ _log = Logger()
 
 #: A worker that starts warns if the certificate expires in fewer days.
 EXPIRY_WARNING_DAYS = 14
+
+#: What the two TLS files must contain, and a part of the line that begins it.
+_CONTENTS = (
+    ("certificate", b"BEGIN CERTIFICATE-----"),
+    ("private key", b"PRIVATE KEY-----"),
+)
+
+#: Why OpenSSL refuses a certificate or a key.  The keys are OpenSSL's names of the reasons.
+_OPENSSL_REASONS = {
+    "KEY_VALUES_MISMATCH": "they do not belong together",
+    "PEM_LIB": "one of them is damaged",
+    "EE_KEY_TOO_SMALL": "the key is too short to be safe",
+    "CA_MD_TOO_WEAK": "the certificate is signed by a method that is not safe any more",
+}
 
 
 @frozen
@@ -66,6 +80,58 @@ def read_files(settings: Settings) -> Files:
             raise cannot_use(f"the access log {path}", error) from error
     return Files(
         None if settings.token_file is None else read_tokens(settings.token_file),
-        None if settings.tls is None else context(*settings.tls),
-        None if settings.tls is None else expiry(settings.tls[0]),
+        None if settings.tls is None else tls_context(*settings.tls),
+        None if settings.tls is None else _expiry(settings.tls[0]),
     )
+
+
+def tls_context(certificate: str, key: str) -> ssl.SSLContext:
+    """
+    Return the TLS context of a server.
+
+    @param certificate: the path of a PEM file with the certificate and the intermediate
+        certificates.
+    @param key: the path of a PEM file with the key of the certificate.
+    @raise CannotStart: a file cannot be used.  The message names the file.
+    """
+    for path, (name, mark) in zip((certificate, key), _CONTENTS, strict=True):
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise cannot_use(f"the TLS file {path}", error) from error
+        if mark not in content:
+            raise Misconfigured(
+                f"the TLS file {path} has no {name} in PEM form, which has a line with"
+                f" {mark.decode()}"
+            )
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    # A client may offer several protocols; the server selects this one.
+    tls.set_alpn_protocols(["http/1.1"])
+    try:
+        tls.load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise Misconfigured(
+            f"the TLS certificate {certificate} with the key {key}: {_reason(error)}"
+        ) from error
+    return tls
+
+
+def _expiry(certificate: str) -> float:
+    """
+    Return when the first certificate in a PEM file expires, in seconds since the epoch.
+    """
+    decoded = ssl._ssl._test_decode_cert(certificate)  # type: ignore[attr-defined]  # noqa: SLF001 the only way in the standard library
+    return ssl.cert_time_to_seconds(decoded["notAfter"])
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; use one without a password")
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ssl.SSLError):
+        return str(error)
+    # OpenSSL gives no reason if it could not read one of the files.
+    reason = error.reason or "PEM_LIB"
+    words = reason.lower().replace("_", " ")
+    return _OPENSSL_REASONS.get(reason, f"they cannot be used ({words})")

@@ -17,12 +17,12 @@ from pexservice.server import tls_transport
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
 from pexservice.server.server import MAX_SECONDS_PER_ITERATION, ParsingBudget, Server
-from pexservice.server.tls import context
 from pexservice.server.tls_transport import (
     DECRYPT_STEP_BYTES,
     HANDSHAKE_TIMEOUT_SECONDS,
     TlsTransport,
 )
+from pexservice.worker.files import tls_context
 from tests.support.crowd import certified
 
 
@@ -184,7 +184,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, 
     place = tmp_path_factory.mktemp("tls")
     (_, chain, _, key), trusted = certified(place)
     assert Path(chain).exists()
-    return context(chain, key), trusted
+    return tls_context(chain, key), trusted
 
 
 @pytest.fixture

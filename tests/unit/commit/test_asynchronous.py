@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred
 
-from pexservice.commit.committer import DELAY_SECONDS, MAX_EARLY_RESPONSES
+from pexservice.commit.asynchronous import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.interface import Outcome
 from pexservice.stores.interface import Refusal
 from tests.support.committer_bench import Bench
