@@ -33,7 +33,7 @@ from pexservice.server.parser import (
     find_end_of_head,
     read_refused_head,
 )
-from pexservice.server.plans import RequestWithPlan, Template
+from pexservice.server.plans import RememberingConnection, RequestWithPlan
 from pexservice.server.response_writer import CONTINUE, write_response
 from pexservice.server.server import Server
 from pexservice.web import problems
@@ -68,15 +68,14 @@ _CLIENT_FAULTS = (
 )
 
 
-class Connection(asyncio.Protocol):
+class Connection(RememberingConnection, asyncio.Protocol):
     """
     One connection.
 
     The connection is the L{Waiter<pexservice.commit.interface.Waiter>} of its current
     request: the committer calls L{respond} or L{fail}.
     L{LimitedConnection<pexservice.server.limits.LimitedConnection>} describes the
-    attributes that the limits read.  L{RememberingConnection
-    <pexservice.server.plans.RememberingConnection>} describes those that the plans use.
+    attributes that the limits read.
 
     @ivar is_admitted: whether the limits admit the connection.  If not, it gets a 503.
     """
@@ -102,9 +101,6 @@ class Connection(asyncio.Protocol):
         self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
-        self.templates: tuple[Template, ...] = ()
-        self.last_unremembered_names: tuple[bytes, ...] = ()
-        self.latest_token_request: tuple[bytes, RequestWithPlan] | None = None
         # The input that was not parsed yet.  In its first _searched_bytes bytes, no end of
         # a head was found, so the next search begins after them.
         self._buffer = bytearray()
@@ -222,7 +218,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: BaseException | None) -> None:
         self.phase = _CLOSED
         self._server.connections.remove(self)
-        self._request = self.latest_token_request = None
+        self._request = self.token_request = None
         self._buffer.clear()
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -315,7 +311,7 @@ class Connection(asyncio.Protocol):
         data, self._exact_bytes = self._exact_bytes, b""
         self.receiving_since = 0.0
         plans = self._server.plans
-        plan = plans.find_plan(head.plan_key)
+        plan = plans.by_key.get(head.plan_key)
         if plan is None:
             self._plan_was_remembered = False
             plan = self._server.new_plan(head.line, head.headers)

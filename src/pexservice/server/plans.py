@@ -12,9 +12,10 @@ plan key, the server finds the plan in one of three ways, the fastest first:
      these lines are read;
   3. by the plan key, after the parser has read the whole head.
 
-In the first two ways, the request is I{recognized}.  Parsed requests prepare this:
+In the first two ways, the request is I{recognized}.  Earlier requests prepare this:
 
-  - If a request with the same bytes is parsed twice, its bytes are remembered.
+  - If a request with the same bytes is parsed twice, or fits a template twice in
+    succession, its bytes may be remembered.
   - Some lines of a head are new to the parser.  If the new lines of two requests in
     succession have the same header names, a template may be made from the second request.
 
@@ -27,7 +28,7 @@ The memory for plans, bytes and templates is bounded, whatever clients send.  Li
 secret or an idempotency key are not remembered, with one exception.  A client sends the
 same token with every step, and the check of the token takes a quarter of the CPU time of
 such a step.  So if the service reads only the token in the varying lines of a template, the
-connection remembers the bytes of its latest accepted request.
+connection itself remembers the bytes of an accepted request.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ import re
 from functools import lru_cache
 from hmac import compare_digest
 from itertools import compress
-from typing import Protocol
 
 from attrs import define, frozen
 
@@ -88,10 +88,6 @@ _FIXED_HEADERS = frozenset(
     for name, role in HEADERS.items()
     if name == HOST or role & (HeaderRole.DECIDES | HeaderRole.FRAMES)
 )
-
-#: The L{Template.read_names} of a template if the service reads only the token in its
-#: varying lines.
-_ONLY_TOKEN = (AUTHORIZATION,)
 
 
 @frozen(eq=False)
@@ -148,9 +144,10 @@ class Template:
     @ivar read_names: the names of the headers with these values, in the order of the
         groups.
     @ivar request: the request without the headers of the varying lines.
-    @ivar rememberable: whether a request may be remembered by its exact bytes.
-    @ivar latest_hash: the hash of the values in the latest request, if C{rememberable}.  A
-        request with the same hash is a repetition.
+    @ivar has_only_token: whether the token is the only one of these headers.
+    @ivar remembers_bytes: whether a repeated request is remembered by its exact bytes.
+    @ivar latest_hash: the hash of the latest request, if C{remembers_bytes}.  A request
+        with the same hash is a repetition.
     """
 
     prefix: bytes
@@ -158,16 +155,13 @@ class Template:
     varying_pattern: re.Pattern[bytes]
     read_names: tuple[bytes, ...]
     request: RequestWithPlan
-    rememberable: bool
+    has_only_token: bool
+    remembers_bytes: bool
     latest_hash: int = 0
 
     def match(self, data: bytes) -> RequestWithPlan | None:
         """
         Return the request with the bytes C{data}, or C{None} if the bytes do not match.
-
-        If the values are those of the latest request, C{None} is returned too, although the
-        bytes match.  Then the request is parsed, so that L{Plans} remembers its exact
-        bytes, which are found faster.
         """
         if len(data) > MAX_MATCHED_BYTES or not (
             data.startswith(self.prefix) and data.endswith(self.suffix)
@@ -181,38 +175,33 @@ class Template:
         request, names = self.request, self.read_names
         if not names:
             return request
-        values = match.groups()
-        if self.rememberable:
-            latest_hash = hash(values)
-            if latest_hash == self.latest_hash:
-                return None
-            self.latest_hash = latest_hash
         headers = request.headers.copy()
-        for name, value in zip(names, values, strict=True):
+        for name, value in zip(names, match.groups(), strict=True):
             headers[name] = [value]
         return RequestWithPlan(request.plan, headers, request.logged_line)
 
 
-class RememberingConnection(Protocol):
+class RememberingConnection:
     """
     The part of a connection that L{Plans} reads and writes.
 
     @ivar templates: the templates of the connection's requests, the latest one first.
-    @ivar last_unremembered_names: the header names of the lines that were new to the parser
-        in the last parsed head.
-    @ivar latest_token_request: the exact bytes of the latest request whose token was
-        accepted and that had no key, and this request.
+    @ivar last_new_names: the header names of the lines that were new to the parser in the
+        last parsed head.
+    @ivar token_request: the exact bytes of a request whose token was accepted and that had
+        no key, and this request.
     """
 
-    templates: tuple[Template, ...]
-    last_unremembered_names: tuple[bytes, ...]
-    latest_token_request: tuple[bytes, RequestWithPlan] | None
+    templates: tuple[Template, ...] = ()
+    last_new_names: tuple[bytes, ...] = ()
+    token_request: tuple[bytes, RequestWithPlan] | None = None
 
 
 class Plans:
     """
     The plans of one worker.
 
+    @ivar by_key: the plans by their plan keys.
     @ivar remembered_requests: requests by their exact bytes.
     @ivar reader: reads the heads of requests that are not recognized.
     """
@@ -223,7 +212,7 @@ class Plans:
         )
         self.reader = HeadReader(checker.deciding_headers())
         self._checker = checker
-        self._plans: dict[PlanKey, Plan] = {}
+        self.by_key: dict[PlanKey, Plan] = {}
         # The hashes of requests that were found by their plan keys once.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_REMEMBERED_REQUESTS
@@ -250,7 +239,7 @@ class Plans:
         """
         self._remembers = False
         self._latest_templates = ()
-        self._plans.clear()
+        self.by_key.clear()
         self.remembered_requests.clear()
 
     def find_request(
@@ -259,41 +248,38 @@ class Plans:
         """
         Return the request with the bytes C{data}, if it is recognized.
 
-        C{data} is compared with the connection's latest request with a token, with the
+        C{data} is compared with the connection's request with a token, with the
         connection's templates, and with the requests that are remembered by their exact
         bytes.  A connection without templates uses the latest templates of the worker.
         """
         if not self._remembers:
             return None
-        latest_token_request = connection.latest_token_request
+        token_request = connection.token_request
         # The duration of compare_digest tells a client nothing about the token.
-        if latest_token_request is not None and compare_digest(
-            latest_token_request[0], data
-        ):
-            return latest_token_request[1]
+        if token_request is not None and compare_digest(token_request[0], data):
+            return token_request[1]
         templates = connection.templates
         for template in templates or self._latest_templates:
             request = template.match(data)
             if request is not None:
                 if not templates or templates[0] is not template:
                     _move_to_front(connection, template)
-                if (
-                    template.read_names == _ONLY_TOKEN
-                    and len(data) <= MAX_REMEMBERED_REQUEST_BYTES
-                ):
-                    request.checked_operation = self._reusable_operation(request)
-                    if request.checked_operation is not None:
-                        connection.latest_token_request = (data, request)
+                if template.has_only_token:
+                    if len(data) <= MAX_REMEMBERED_REQUEST_BYTES and self._check_once(
+                        request
+                    ):
+                        connection.token_request = (data, request)
+                elif template.remembers_bytes:
+                    latest_hash, template.latest_hash = template.latest_hash, hash(data)
+                    if template.latest_hash == latest_hash:
+                        self._remember_bytes(data, request)
                 return request
         # The callers of this method have already searched the recent generation.
         return self.remembered_requests.get(data)
 
-    def find_plan(self, key: PlanKey) -> Plan | None:
-        return self._plans.get(key)
-
     def add(self, key: PlanKey, plan: Plan) -> None:
-        if self._remembers and len(self._plans) < MAX_PLANS:
-            self._plans[key] = plan
+        if self._remembers and len(self.by_key) < MAX_PLANS:
+            self.by_key[key] = plan
 
     def remember(
         self, data: bytes, head: Head, plan: Plan, connection: RememberingConnection
@@ -304,65 +290,61 @@ class Plans:
         @param data: the exact bytes of the request, or C{b""} if these are not available.
         """
         request = RequestWithPlan(plan, head.headers, head.line.logged_line)
-        unremembered_range = head.unremembered_range
+        new_lines = head.new_lines
         if not data or not self._remembers:
-            connection.last_unremembered_names = ()
-        elif unremembered_range is None:
+            connection.last_new_names = ()
+        elif new_lines is not None:
+            self._remember_template(data, head, new_lines, request, connection)
+        elif self._seen_once.get(hash(data)):
             self._remember_bytes(data, request)
         else:
-            self._remember_template(data, head, unremembered_range, request, connection)
+            self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
         return request
 
     def _remember_bytes(self, data: bytes, request: RequestWithPlan) -> None:
-        """
-        Remember a request by its exact bytes if these have arrived before.
-        """
-        if len(data) > MAX_REMEMBERED_REQUEST_BYTES:
-            return
-        if self._seen_once.get(hash(data)) is None:
-            self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
-            return
-        request.checked_operation = self._reusable_operation(request)
-        if request.checked_operation is not None:
+        if len(data) <= MAX_REMEMBERED_REQUEST_BYTES and self._check_once(request):
             self.remembered_requests.put(data, request)
 
-    def _reusable_operation(self, request: RequestWithPlan) -> CheckedOperation | None:
+    def _check_once(self, request: RequestWithPlan) -> bool:
         """
         Check the operation of C{request} once, for all requests with the same headers.
 
-        @return: the checked operation; C{None} if requests with these headers are refused.
+        @return: whether C{request} now has the checked operation.  If not, requests with
+            these headers are refused.
         """
-        operation = request.plan.operation
+        operation, headers = request.plan.operation, request.headers
         try:
             if operation is not None:
-                return self._checker.check_operation(operation, request.headers)
+                request.checked_operation = self._checker.check_operation(
+                    operation, headers
+                )
         except Problem:
             pass
-        return None
+        return request.checked_operation is not None
 
     def _remember_template(
         self,
         data: bytes,
         head: Head,
-        unremembered_range: tuple[int, int],
+        new_lines: tuple[int, int],
         request: RequestWithPlan,
         connection: RememberingConnection,
     ) -> None:
         """
         Make a template if the new lines have the same names as those of the last head.
 
-        @param unremembered_range: the indexes of the first and the last new line.
+        @param new_lines: the indexes of the first and the last new line.
         """
-        first, last = unremembered_range
+        first, last = new_lines
         if first == 0 or last - first >= MAX_VARYING_LINES:
             # The request line itself is new, or there are too many new lines.
-            connection.last_unremembered_names = ()
+            connection.last_new_names = ()
             return
         lines = head.lines[first : last + 1]
         names = tuple([line.partition(b": ")[0] for line in lines])
         # A new connection uses the names of another connection's last request.
-        last_names = connection.last_unremembered_names or self._varying_names
-        connection.last_unremembered_names = self._varying_names = names
+        last_names = connection.last_new_names or self._varying_names
+        connection.last_new_names = self._varying_names = names
         if names != last_names or self._new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
             return
         prefix = END_OF_LINE.join([*head.lines[:first], b""])
@@ -376,15 +358,18 @@ class Plans:
         common_request = RequestWithPlan(request.plan, headers, request.logged_line)
         read_names = tuple([name.lower() for name in compress(names, is_read)])
         if not read_names:
-            common_request.checked_operation = self._reusable_operation(common_request)
+            self._check_once(common_request)
         template = Template(
             prefix,
             suffix,
             varying_pattern=_compile_pattern(names, is_read),
             read_names=read_names,
             request=common_request,
-            rememberable=not any(
-                HeaderRole.NEVER_REMEMBERED in HEADERS[name] for name in read_names
+            has_only_token=read_names == (AUTHORIZATION,),
+            remembers_bytes=bool(read_names)
+            and not any(
+                HeaderRole.NEVER_REMEMBERED in HEADERS.get(name.lower(), HeaderRole(0))
+                for name in names
             ),
         )
         self._new_templates += 1

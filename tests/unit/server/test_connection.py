@@ -24,7 +24,7 @@ def server() -> Server:
     new_server = Server()
     for request in (NEXT, CURRENT):
         ask(new_server, request)
-    assert len(new_server.shared.plans._plans) == 2
+    assert len(new_server.shared.plans.by_key) == 2
     return new_server
 
 

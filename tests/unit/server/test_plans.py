@@ -261,7 +261,7 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     assert server.shared.requests.without_plan <= 4
     assert asked(server, *identified(BROWSER, 3), CURRENT + b"\r\n", wire=honest) == 0
     plans = server.shared.plans
-    assert len(plans._plans) <= 6
+    assert len(plans.by_key) <= 6
     for cache, limit in (
         (plans.remembered_requests, MAX_REMEMBERED_REQUESTS),
         (plans.reader._request_lines, MAX_REMEMBERED_LINES),
@@ -339,9 +339,9 @@ def test_repeated_token_is_compared_on_its_own_connection_only() -> None:
         other_token = NEXT + b"Authorization: Bearer %d\r\n\r\n" % number
         assert ask(server, other_token, wire=wire) == [401]
     assert ask(server, *[step] * 3, wire=wire) == [200] * 3
-    assert wire.protocol.latest_token_request is not None
-    assert wire.protocol.latest_token_request[0] == step
-    assert other.protocol.latest_token_request is None
+    assert wire.protocol.token_request is not None
+    assert wire.protocol.token_request[0] == step
+    assert other.protocol.token_request is None
     for wrong in (b"s3creT", b"s3cre", b"s3crett", b""):
         assert ask(server, step.replace(b"s3cret", wrong), wire=wire) == [401]
         assert ask(server, step.replace(b"s3cret", wrong), wire=other) == [401]
