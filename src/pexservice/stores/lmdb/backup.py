@@ -42,7 +42,7 @@ from pexservice.stores.lmdb.directory import (
 )
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.snapshot import copy_snapshot
-from pexservice.stores.lmdb.verify import store_error, summary, verify_in_child
+from pexservice.stores.lmdb.verify import as_store_error, summary, verify_in_child
 from pexservice.stores.lmdb.witness import check_not_older, read_witness
 
 #: The names of the backups that L{add_backup} makes.  Their order is the order of time.
@@ -130,7 +130,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
         finally:
             os.close(descriptor)
     except (lmdb.Error, OSError) as error:
-        if isinstance(reason := store_error(source, error), StoreDamaged):
+        if isinstance(reason := as_store_error(source, error), StoreDamaged):
             raise reason from error
         raise StoreError(f"the store {source} cannot be copied: {error}") from error
     finally:

@@ -203,15 +203,15 @@ class Directory:
         return f"<Directory {self.configured_path}>"
 
     @property
-    def _is_claimed(self) -> bool:
-        return self._claim is not None and self._claim.identity() is not None
+    def _claimed_identity(self) -> str | None:
+        return None if self._claim is None else self._claim.identity()
 
     @property
     def is_unclaimed(self) -> bool:
         """
         Return whether no worker of the service has opened a store yet.
         """
-        return self._claim is not None and self._claim.identity() is None
+        return self._claim is not None and self._claimed_identity is None
 
     def lock(self, *, wait: bool = False) -> None:
         """
@@ -286,7 +286,7 @@ class Directory:
         """
         @raise StoreMissing: no store may be created here.
         """
-        if self._is_claimed:
+        if self._claimed_identity is not None:
             raise StoreMissing(
                 f"the store {self.configured_path} is gone; put it back, since only a start"
                 " of the service may create a store"
@@ -317,7 +317,7 @@ class Directory:
         self._opened_identity = identity_of(
             os.fstat(self._descriptor), os.stat(DATA_FILE, dir_fd=self._descriptor)
         )
-        claimed = None if self._claim is None else self._claim.identity()
+        claimed = self._claimed_identity
         # A store that this process has installed, such as a migrated store, has a new data
         # file, so its identity differs from the claimed one.
         if not self._has_installed_store and claimed not in (None, self._opened_identity):
@@ -325,7 +325,7 @@ class Directory:
 
     def claim_store(self) -> None:
         """
-        Claim the opened store for all workers of the service; see L{record_identity}.
+        Claim the opened store, so that no worker of the service opens another one.
 
         @raise OSError: the configured path leads to no store.
         @raise StoreError: the configured path leads to another store, or the service has
@@ -428,9 +428,9 @@ class Directory:
         if DATA_FILE in names:
             return True
         if names & {READER_TABLE_FILE, WITNESS_FILE}:
-            if self._is_claimed:
+            if self._claimed_identity is not None:
                 # This is no damage: an operator may be moving the files one after the
-                # other.  As the store is claimed, the call raises StoreMissing.
+                # other.  For a claimed store, the next line raises StoreMissing.
                 self._check_may_create()
             raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA_FILE}")
         if other_names := names - {STAGING_DIRECTORY}:

@@ -32,9 +32,9 @@ from pexservice.stores.lmdb.format_1 import keys_of_format_1
 from pexservice.stores.lmdb.pages import check_pages
 from pexservice.stores.lmdb.transaction import rows_from, write_keys
 from pexservice.stores.lmdb.verify import (
-    READING_ERRORS,
+    LOW_LEVEL_ERRORS,
+    as_store_error,
     read_cursor,
-    store_error,
     verify,
 )
 from pexservice.stores.lmdb.witness import check_not_older, read_witness
@@ -102,8 +102,8 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
         ):
             revision = _copy(old_env, new_env, progress)
         check_not_older(source, revision, read_witness(source))
-    except READING_ERRORS as error:
-        reason = store_error(source, error)
+    except LOW_LEVEL_ERRORS as error:
+        reason = as_store_error(source, error)
         if type(reason) is not StoreError:
             raise reason from error
         raise StoreError(

@@ -64,19 +64,19 @@ from pexservice.stores.lmdb.transaction import (
 )
 from pexservice.stores.lmdb.verify import (
     DAMAGE,
-    READING_ERRORS,
+    LOW_LEVEL_ERRORS,
+    as_store_error,
     format_of,
     read_cursor,
-    store_error,
     verify_in_child,
 )
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 
-#: The time between two checks that the store was not moved and the disk is not nearly full;
-#: before each commit, it is only checked that the disk has space for this commit.  A
-#: check makes a few system calls, which are too many for each commit of a fast disk.
-DISK_CHECK_INTERVAL_SECONDS = 0.1
+#: The time between two checks that the store was not moved, and that the disk is not nearly
+#: full.  Such a check makes a few system calls, which are too many for each commit.  But
+#: whether the disk has space for a commit is checked before each commit.
+PATH_CHECK_INTERVAL_SECONDS = 0.1
 
 #: The map has this many bytes for each transition that the journal keeps.  A row of one
 #: transition takes about 40 bytes in a full page, and about 80 in a page that is half full.
@@ -115,7 +115,6 @@ class LmdbStore:
         @param run_blocking: runs C{verify}, or a migration from format 1; by default in
             the thread that calls L{open}.
         @param progress: called with the progress of a migration, in percent.
-            C{verify} has another progress function.
         @param on_standby: called before this process waits for the lock as a standby.  If
             it is C{None}, L{open} fails if another process has locked the store.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
@@ -133,56 +132,56 @@ class LmdbStore:
         self._max_disk_fraction = max_disk_fraction
         self._monotonic = monotonic
         self._next_disk_check = monotonic()
-        self._opened: Databases | None = None
+        self._open_databases: Databases | None = None
         self._bounds = BOUNDS_OF_EMPTY_STORE
         self._key_reader = KeyReader(kept_keys)
         self._reserve: Reserve | None = None
         # A small file that records the newest revision, and damage.
-        self._witness = Witness(directory.real_path)
+        self._witness = Witness()
 
     def __repr__(self) -> str:
         return f"<LmdbStore {self.directory.real_path}>"
 
     @property
     def _databases(self) -> Databases:
-        if self._opened is None:
+        if self._open_databases is None:
             raise StoreError(f"the store {self.directory.real_path} is not open")
-        return self._opened
+        return self._open_databases
 
     def open(self) -> Deferred[StoredState]:
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> StoredState:
-        verify = self._verify
+        """
+        Lock the directory, prepare the files in it, and let LMDB open them.
+        """
         try:
-            try:
-                self.directory.lock()
-            except StoreBusy:
-                if self._on_standby is None:
-                    raise
-                self._on_standby()
-                await self._wait_for_lock()
-                if verify is not None and self.directory.is_unclaimed:
-                    # The process that had the lock did not complete its verification.  The
-                    # next attempt to open the store makes one.
-                    raise StoreUnavailable(
-                        f"the store {self.directory.real_path} is not verified yet"
-                    ) from None
-                # A standby takes over without a verification, so that clients wait for
-                # milliseconds only.  If the active worker found damage, it has recorded
-                # that in the witness, and L{Witness.open} raises L{StoreDamaged}.
-                verify = None
-            return await self._open_locked(verify)
-        except Exception:
+            verify = await self._lock_or_wait()
+            await self._prepare_files(verify)
+            # If the witness records damage, only a verified store is opened.
+            return self._open_files(verified=verify is not None)
+        except Exception as error:
             self._close()
+            if isinstance(error, LOW_LEVEL_ERRORS):
+                raise as_store_error(self.directory.real_path, error) from error
             raise
 
-    async def _wait_for_lock(self) -> None:
+    async def _lock_or_wait(self) -> Callable[[Path], object] | None:
         """
-        Wait until the process that has locked the directory releases the lock.
+        Lock the directory.  If another process has locked it, wait as a standby.
 
-        Meanwhile, read the idempotency keys that the other process commits.
+        A standby reads the idempotency keys that the other process commits.
+
+        @return: the function that verifies the store; C{None} if the store is not verified.
         """
+        try:
+            self.directory.lock()
+        except StoreBusy:
+            if self._on_standby is None:
+                raise
+        else:
+            return self._verify
+        self._on_standby()
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.real_path, self._key_reader, reactor)
         follower.start()
@@ -190,34 +189,40 @@ class LmdbStore:
             await self._executor.run_in_new_thread(partial(self.directory.lock, wait=True))
         finally:
             follower.stop()
+        if self._verify is not None and self.directory.is_unclaimed:
+            # The process that had the lock did not complete its verification.  The next
+            # attempt to open the store makes one.
+            raise StoreUnavailable(
+                f"the store {self.directory.real_path} is not verified yet"
+            )
+        # A standby takes over without a verification, so that clients wait for milliseconds
+        # only.  If the active worker found damage, it has recorded that in the witness, and
+        # L{Witness.open} raises L{StoreDamaged}.
+        return None
 
-    async def _open_locked(self, verify: Callable[[Path], object] | None) -> StoredState:
+    async def _prepare_files(self, verify: Callable[[Path], object] | None) -> None:
         """
-        Open the store in the locked directory.
+        Make a store if there is none.  Otherwise verify the store, and migrate it.
 
-        L{Directory.record_identity} remembers which store is opened.  When LMDB has opened
-        the store, L{Directory.claim_store} compares it with the store at the configured
-        path, because an operator may have replaced the store meanwhile.
+        L{Directory.record_identity} remembers which store these files are.  After LMDB has
+        opened a store, L{Directory.claim_store} checks that it is the same one, because an
+        operator may replace the files meanwhile.
         """
         directory = self.directory
-        try:
-            existed = directory.holds_store()
-            if existed:
-                directory.remove_staging()
-            else:
-                directory.create_first_store(make_store)
+        existed = directory.holds_store()
+        if existed:
+            directory.remove_staging()
+        else:
+            directory.create_first_store(make_store)
+        directory.record_identity()
+        if existed and verify is not None:
+            await self._run_blocking(partial(verify, directory.real_path))
+        if format_of(directory.real_path) == 1:
+            await self._run_blocking(partial(migrate, directory, self._progress))
             directory.record_identity()
-            if existed and verify is not None:
-                await self._run_blocking(partial(verify, directory.real_path))
-            if format_of(directory.real_path) == 1:
-                await self._run_blocking(partial(migrate, directory, self._progress))
-                directory.record_identity()
-            # If the witness records damage, only a verified store is opened.
-            return self._open_environment(directory.real_path, verified=verify is not None)
-        except READING_ERRORS as error:
-            raise store_error(directory.real_path, error) from error
 
-    def _open_environment(self, path: Path, *, verified: bool) -> StoredState:
+    def _open_files(self, *, verified: bool) -> StoredState:
+        path = self.directory.real_path
         size, map_size = (path / DATA_FILE).stat().st_size, self._map_size
         if size > map_size:
             # An earlier process has enlarged the map, or had a larger C{journal}.  The map
@@ -233,11 +238,9 @@ class LmdbStore:
         except BaseException:
             databases.env.close()
             raise
-        self._opened, self._bounds = databases, bounds
+        self._open_databases, self._bounds = databases, bounds
         self.directory.claim_store()
-        # The configured path may lead to another directory than when this object was made.
-        self._witness = Witness(path)
-        self._witness.open(revision, verified=verified)
+        self._witness.open(path, revision, verified=verified)
         self._reserve = Reserve(
             self.directory,
             databases.env,
@@ -271,7 +274,7 @@ class LmdbStore:
             # No transaction is open now, so LMDB can move the map.
             reserve.grow_map(needed)
         except (lmdb.Error, OSError) as error:
-            return fail(self._store_error_recording_damage(error))
+            return fail(self._record_and_convert(error))
         return self._executor.run(lambda: self._commit(batch, reserve, needed))
 
     def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
@@ -280,9 +283,9 @@ class LmdbStore:
                 raise refusal
             reserve.ensure_space(needed)
             txn, bounds = self._write_uncommitted(batch)
-        except READING_ERRORS as error:
+        except LOW_LEVEL_ERRORS as error:
             # Without a commit, the batch surely did not happen.
-            raise self._store_error_recording_damage(error) from error
+            raise self._record_and_convert(error) from error
         try:
             txn.commit()
         except lmdb.MapFullError as error:
@@ -291,11 +294,11 @@ class LmdbStore:
         except DAMAGE as error:
             # LMDB finds damage while it updates its list of free pages, before it writes
             # the pages of the batch.
-            raise self._store_error_recording_damage(error) from error
+            raise self._record_and_convert(error) from error
         self._witness.write(WitnessRecord(bounds.revision))
         if bounds.oldest_journal_row != self._bounds.oldest_journal_row:
-            # LMDB does not reuse the pages that a killed reader, such as a backup, may
-            # still read.  The pages of the removed rows are needed, so remove such readers.
+            # This commit has removed rows.  LMDB reuses their pages only if no reader may
+            # still read them, so remove the readers that were killed, such as a backup.
             self._databases.env.reader_check()
         self._bounds = bounds
 
@@ -304,7 +307,7 @@ class LmdbStore:
         Return a refusal if the configured path no longer leads to this store.
 
         If the path still leads to this store, the next check is made
-        L{DISK_CHECK_INTERVAL_SECONDS} later.  Otherwise every call checks the path, so the
+        L{PATH_CHECK_INTERVAL_SECONDS} later.  Otherwise every call checks the path, so the
         service continues as soon as the store is back.  A check that finds the store also
         logs a warning if the disk is nearly full.
         """
@@ -313,7 +316,7 @@ class LmdbStore:
             return None
         if (problem := self.directory.location_problem()) is not None:
             return Refusal(problem)
-        self._next_disk_check = now + DISK_CHECK_INTERVAL_SECONDS
+        self._next_disk_check = now + PATH_CHECK_INTERVAL_SECONDS
         if self._reserve is not None:
             self._reserve.warn_if_nearly_full()
         return None
@@ -344,8 +347,8 @@ class LmdbStore:
         """
         Return the refusal of a batch for which LMDB's map has no space.
 
-        The refusal names the process that reads the oldest state.  Before that, readers
-        that were killed are removed, so that the next batch can reuse the pages they kept.
+        The refusal names the process that reads the oldest state.  Also, readers that were
+        killed are removed, so that the next batch can reuse the pages that they kept.
         """
         self._databases.env.reader_check()
         reason = f"the store {self.directory.real_path} is full"
@@ -378,22 +381,22 @@ class LmdbStore:
                 # this process, has not been notified yet.
                 raise Refusal("the store failed") from error
             except DAMAGE as error:
-                raise self._store_error_recording_damage(error) from error
+                raise self._record_and_convert(error) from error
             except lmdb.Error as error:
                 raise Refusal(f"the history cannot be read: {error}") from error
 
         return execute(read)
 
-    def _store_error_recording_damage(self, error: Exception) -> StoreError:
+    def _record_and_convert(self, error: Exception) -> StoreError:
         """
-        Return the exception for C{error}, which happened before anything was written.
+        Record in the witness whether C{error} shows damage, and return the L{StoreError}.
 
-        If C{error} shows damage, record the damage in the witness.  From then on, only a
-        process that has verified the store opens it; a standby does not.
+        Call this only if nothing was written.  After damage was recorded, only a process
+        that has verified the store opens it; a standby does not.
         """
         if isinstance(error, DAMAGE):
             self._witness.write(WitnessRecord(self._bounds.revision, sound=False))
-        return store_error(self.directory.real_path, error)
+        return as_store_error(self.directory.real_path, error)
 
     def space(self) -> Space | None:
         return None if self._reserve is None else self._reserve.space()
@@ -404,7 +407,8 @@ class LmdbStore:
         return self._location_refusal() or self._reserve.commit_refusal()
 
     def oldest_reader(self) -> OldStateReader | None:
-        return None if self._opened is None else oldest_reader(self._opened.env)
+        databases = self._open_databases
+        return None if databases is None else oldest_reader(databases.env)
 
     def close(self) -> Deferred[None]:
         return execute(self._close)
@@ -412,9 +416,9 @@ class LmdbStore:
     def _close(self) -> None:
         self._executor.stop()
         self._witness.close()
-        if self._opened is not None:
-            self._opened.env.close()
-            self._opened = self._reserve = None
+        if self._open_databases is not None:
+            self._open_databases.env.close()
+            self._open_databases = self._reserve = None
         self.directory.unlock()
 
 

@@ -64,7 +64,7 @@ DAMAGE = (
 _OTHER_FORMAT = (OtherFile, records.OtherFormat, lmdb.VersionMismatchError)
 
 #: Everything that reading a store may raise.
-READING_ERRORS = (lmdb.Error, OSError, BadPage, BadRecord, OtherFile, records.OtherFormat)
+LOW_LEVEL_ERRORS = (lmdb.Error, OSError, BadPage, BadRecord, OtherFile, records.OtherFormat)
 
 #: The part of the progress, in percent, that the check of the pages takes.
 _PAGES_PERCENT = 25
@@ -93,13 +93,13 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
         with open_for_reading(path) as env:
             revision = _read_records(env, contents, progress)
         check_not_older(path, revision, read_witness(path))
-    except READING_ERRORS as error:
-        raise store_error(path, error) from error
+    except LOW_LEVEL_ERRORS as error:
+        raise as_store_error(path, error) from error
 
 
-def store_error(path: Path, error: Exception) -> StoreError:
+def as_store_error(path: Path, error: Exception) -> StoreError:
     """
-    Return the exception for one of the L{READING_ERRORS} of the store in C{path}.
+    Return the exception for one of the L{LOW_LEVEL_ERRORS} of the store in C{path}.
     """
     if isinstance(error, _OTHER_FORMAT):
         return StoreIncompatible(f"the store {path} is of another format: {error}")
@@ -255,7 +255,7 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> records.S
 
 def format_of(path: Path) -> int:
     """
-    Return the version of a store's format.  It raises L{READING_ERRORS}.
+    Return the version of a store's format.  It raises L{LOW_LEVEL_ERRORS}.
     """
     with open_for_reading(path) as env:
         cursor_database = env.open_db(DATABASES[0], create=False)

@@ -37,24 +37,22 @@ class Witness:
     """
 
     _log = Logger()
+    _directory: Path
 
-    def __init__(self, path: Path) -> None:
-        """
-        @param path: the store's directory.
-        """
-        self._directory = path
+    def __init__(self) -> None:
         self._file: int | None = None
 
-    def open(self, revision: int, *, verified: bool) -> None:
+    def open(self, path: Path, revision: int, *, verified: bool) -> None:
         """
-        Begin to witness the commits of a store at C{revision}.
+        Begin to witness the commits of the store in C{path}, which is at C{revision}.
 
         @param verified: whether the whole store was verified.
         @raise StoreDamaged: the store is older than its witness; or the witness records
             damage, and the store was not C{verified}.
         """
-        witnessed = read_witness(self._directory)
-        check_not_older(self._directory, revision, witnessed)
+        self._directory = path
+        witnessed = read_witness(path)
+        check_not_older(path, revision, witnessed)
         if witnessed is not None and not (witnessed.sound or verified):
             raise StoreDamaged(
                 f"the store {self._directory} was found damaged while it was served"

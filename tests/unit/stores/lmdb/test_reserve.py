@@ -34,7 +34,7 @@ from pexservice.stores.lmdb.directory import (
     Directory,
 )
 from pexservice.stores.lmdb.reserve import ALLOCATION_RETRY_SECONDS, RESERVE_BYTES
-from pexservice.stores.lmdb.store import DISK_CHECK_INTERVAL_SECONDS
+from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS
 from tests.support.fakes import now
 from tests.unit.stores.lmdb.test_store import at, filled
 from tests.unit.stores.test_contract import batch, end
@@ -351,7 +351,7 @@ def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
             (0, 2),
         ):
             file_system.f_bavail = free
-            clock.advance(DISK_CHECK_INTERVAL_SECONDS)
+            clock.advance(PATH_CHECK_INTERVAL_SECONDS)
             now(store.commit(batch(state, b"n")))
             state = end(batch(state, b"n"))
             lines = [formatEvent(event) for event in events]
@@ -359,7 +359,7 @@ def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
         # Without steps, the check for readiness notices it.
         for free in (RESERVE_BYTES, 0):
             file_system.f_bavail = free
-            clock.advance(DISK_CHECK_INTERVAL_SECONDS)
+            clock.advance(PATH_CHECK_INTERVAL_SECONDS)
             assert store.commit_refusal() is None
         assert len([event for event in events if "nearly" in formatEvent(event)]) == 3
     now(store.close())

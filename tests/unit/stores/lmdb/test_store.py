@@ -35,7 +35,7 @@ from pexservice.stores.lmdb.directory import (
     Directory,
 )
 from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
-from pexservice.stores.lmdb.store import DISK_CHECK_INTERVAL_SECONDS, LmdbStore
+from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS, LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import pack_use
@@ -629,7 +629,7 @@ def test_moved_store_takes_nothing_and_can_be_read(tmp_path: Path) -> None:
     first = batch((0, 0), b"n")
     now(store.commit(first))
     path.rename(tmp_path / "away")
-    clock.advance(DISK_CHECK_INTERVAL_SECONDS)
+    clock.advance(PATH_CHECK_INTERVAL_SECONDS)
     for _ in range(2):
         with pytest.raises(Refusal, match=f"{path} was moved away"):
             now(store.commit(batch(end(first), b"n")))
@@ -654,7 +654,7 @@ def test_store_takes_nothing_while_another_is_in_its_place(
         (tmp_path / "other").rename(path)
     else:
         (tmp_path / "other" / DATA_FILE).rename(path / DATA_FILE)
-    clock.advance(DISK_CHECK_INTERVAL_SECONDS)
+    clock.advance(PATH_CHECK_INTERVAL_SECONDS)
     with pytest.raises(Refusal, match=f"in the place of {path}"):
         now(store.commit(batch(end(taken), b"n")))
     assert store.commit_refusal() is not None
@@ -726,7 +726,7 @@ def test_error_while_lmdb_writes_is_raised_as_it_is(
             raise lmdb.DiskError("Input/output error")
 
     opened = store._databases
-    monkeypatch.setattr(store, "_opened", type(opened)(Broken(), None, None, None))  # type: ignore[arg-type]
+    monkeypatch.setattr(store, "_open_databases", type(opened)(Broken(), None, None, None))  # type: ignore[arg-type]
     with pytest.raises(lmdb.DiskError):
         now(store.commit(Batch(1, 0, b"n", 1, 0)))
     monkeypatch.undo()
@@ -763,7 +763,7 @@ def test_error_before_anything_is_written_says_that_the_batch_did_not_happen(
     store, env = at(path), Unwritable(fails)
     now(store.open())
     opened = store._databases
-    monkeypatch.setattr(store, "_opened", type(opened)(env, None, None, None))  # type: ignore[arg-type]
+    monkeypatch.setattr(store, "_open_databases", type(opened)(env, None, None, None))  # type: ignore[arg-type]
     with pytest.raises(StoreError, match=f"{path} .* Input/output error"):
         now(store.commit(Batch(1, 0, b"n", 1, 0)))
     assert env.aborted == (fails == "put")
@@ -806,8 +806,8 @@ def test_history_that_cannot_be_read_is_refused(
         def begin(self) -> None:
             raise error
 
-    opened = store._databases
-    monkeypatch.setattr(store, "_opened", type(opened)(Unreadable(), None, None, None))  # type: ignore[arg-type]
+    replaced = type(store._databases)(Unreadable(), None, None, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(store, "_open_databases", replaced)
     with pytest.raises(Refusal):
         now(store.history(None, 1))
     monkeypatch.undo()

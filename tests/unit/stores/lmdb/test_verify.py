@@ -17,7 +17,7 @@ from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import TREE, BadPage, read_meta
 from pexservice.stores.lmdb.pages import Contents, check_pages
-from pexservice.stores.lmdb.verify import store_error, verify
+from pexservice.stores.lmdb.verify import as_store_error, verify
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
 from tests.unit.stores.lmdb.test_store import filled
 
@@ -174,6 +174,6 @@ def test_errors_that_do_not_concern_the_content_are_no_damage(error: Exception) 
     """
     The store is tried again.
     """
-    explained = store_error(Path("/store"), error)
+    explained = as_store_error(Path("/store"), error)
     assert type(explained) is StoreError
     assert str(explained).startswith("the store /store cannot be used: ")

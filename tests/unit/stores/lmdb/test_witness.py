@@ -216,8 +216,8 @@ def test_store_continues_when_no_witness_can_be_written(
         assert reopened(store) == (12, 6)
     assert [event.get("reason") for event in events] == [None, "No space left on device"]
     (store / WITNESS_FILE).write_bytes(records.encode_witness(WitnessRecord(12)))
-    witness = Witness(store)
-    witness.open(12, verified=True)
+    witness = Witness()
+    witness.open(store, 12, verified=True)
     with capturedLogs() as events:
         witness.close()
         witness.close()
