@@ -21,9 +21,10 @@ from pexservice.stores.remembered_keys import KeyUse, RememberedKeys
 
 class StoreError(Exception):
     """
-    The store cannot be opened, or cannot be used any more.
+    The store cannot be opened, or cannot be used any more; the message names the store.
 
-    The message names the store.
+    The subclasses say why.  After L{StoreUnavailable} a retry may succeed.  After
+    L{StoreDamaged} no retry succeeds.
 
     @cvar exit_status: the exit status of a process that cannot open the store because of
         this error.
@@ -81,10 +82,10 @@ class StoreIncompatible(StoreError):
 
 class StoreUnavailable(StoreError):
     """
-    The store cannot be opened now, and a retry may succeed.
+    The store cannot be opened now, but a retry may succeed.
 
-    A store on other machines does not answer or has no space, or no worker of the service
-    has verified a local store yet.
+    For example, etcd does not answer or has no space; or no worker of the service has
+    verified a local store yet.
     """
 
 

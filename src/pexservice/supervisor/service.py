@@ -79,9 +79,9 @@ class Supervisor(Service):
 
         @param setup: how workers are started and watched.
         @param reread_options: reads the options again, for a reload.  It is called with the
-            present setup, and with the names of options: the operator has accepted that the
-            reload loses what these options protect.  It raises L{CannotStart} if an option
-            is wrong, or if the reload would lose something else.
+            present setup, and with the options that the operator allows the reload to
+            remove; see L{scoreboard.LOSSES}.  It raises L{CannotStart} if an option is
+            wrong, or if the reload would remove another of these options.
         """
         self._reactor = reactor
         self._setup = setup
@@ -154,8 +154,8 @@ class Supervisor(Service):
         except StoreError as error:
             if self._signals.terminated:
                 return
-            # If systemd holds the sockets, clients would wait for ever after the end of
-            # this process.  So start a worker, which retries, and sends clients the reason.
+            # If systemd holds the sockets and this process ended, clients would wait for
+            # ever.  So start a worker, which retries, and sends clients the reason.
             if not self._has_sockets_of_systemd or error.exit_status != Status.CANNOT_START:
                 raise
         self._scoreboard = scoreboard.create()
@@ -209,8 +209,8 @@ class Supervisor(Service):
         }
         return Inherited(
             options=options,
-            # With this option, a worker that cannot open the store ends.  Without it, the
-            # worker retries, and sends clients the reason.
+            # With this option, a worker that cannot open the store ends.  Without this
+            # option, the worker retries, and sends clients the reason.
             options_until_active=() if self._has_sockets_of_systemd else ("--first-start",),
             environment=environment,
             descriptors=descriptors,

@@ -154,7 +154,7 @@ class SupervisedWorker(ProcessProtocol):
     @ivar was_active: whether the process is active, or was active.
     @ivar was_up: whether the process is or was up, which means active or a standby.
     @ivar verifies_store: whether the process verifies the whole store before it is active.
-        This becomes false if the process stands by.
+        If the process stands by, it does not, and this becomes false.
     @ivar status_text: the text of the last status that the process has sent.
     @ivar exit_status: the exit status of the last process that ended or, as in
         C{subprocess}, the negative number of the signal that ended it; at first 0.
@@ -214,8 +214,8 @@ class SupervisedWorker(ProcessProtocol):
         """
         Start a process, or wait if another worker is about to become active.
 
-        The wait is for a machine with one processor: two starts at the same time would
-        delay the first response by half.
+        On a machine with one processor, the first response would come 50 % later if two
+        workers started at the same time.
         """
         if self._workers.takeover_in_progress:
             self._timer = self._reactor.callLater(TAKEOVER_RETRY_SECONDS, self.start)
@@ -283,7 +283,6 @@ class SupervisedWorker(ProcessProtocol):
         if self.state in previous_states:
             self.was_active |= state is WorkerState.ACTIVE
             self.was_up |= state in _UP
-            # A standby becomes active without a verification.
             self.verifies_store &= state is not WorkerState.STANDBY
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)

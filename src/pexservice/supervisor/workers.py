@@ -33,9 +33,8 @@ from pexservice.supervisor.supervised_worker import (
 )
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
-#: While one worker starts and none is active, no other worker is started.  This rule ends
-#: after this time.  So the first start, which takes half a second, has the processor for
-#: itself.
+#: While one worker starts and none is active, no other worker is started, for at most this
+#: long.  So the first start, which takes half a second, has the processor for itself.
 MAX_HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
@@ -66,9 +65,9 @@ class Workers:
     @ivar inherited: the options, environment and descriptors that each worker gets.
     @ivar verification_due: whether the next worker must verify the whole store.  This is
         true at the start, and again after a worker ended in a way that damage can cause.
-        It is false after a worker that has verified the store became active.
-    @ivar all: the workers, the oldest first.  A worker that was retired is removed when its
-        process has ended.
+        It becomes false when a worker that has verified the store is active.
+    @ivar workers: the workers, the oldest first.  A worker that was retired is removed when
+        its process has ended.
     """
 
     _log = Logger()
@@ -102,11 +101,9 @@ class Workers:
         self._any_was_active = False
         self._last_check_at = reactor.seconds()
         self._watching = Periodic(self._watch, reactor)
-        self._changes: list[Deferred[None]] = []
+        self._waiting_for_change: list[Deferred[None]] = []
         self._reload_ended: Deferred[None] = succeed(None)
         self._reload_again = False
-        # The first new worker of a reload.  The old workers stay until this one is up.
-        self._first_replacement: SupervisedWorker | None = None
         self.should_run = False
         self.workers: list[SupervisedWorker] = []
 
@@ -142,10 +139,7 @@ class Workers:
 
     def _use_setup(self, setup: WorkerSetup) -> None:
         """
-        Use C{setup} for later starts and for the watchdog.
-
-        Running workers do not change.  L{_add_missing_workers} adds the standbys that are
-        missing then.
+        Use C{setup} for later starts and for the watchdog.  Running workers do not change.
         """
         self.setup = setup
         self._reporter.report.wanted_standby_count = setup.standby_count
@@ -191,7 +185,7 @@ class Workers:
         """
         while not condition():
             change: Deferred[None] = Deferred()
-            self._changes.append(change)
+            self._waiting_for_change.append(change)
             await change
 
     def _watch(self) -> None:
@@ -224,16 +218,16 @@ class Workers:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
             self._reporter.on_active(worker.name, self._reactor.seconds())
         elif worker.state is WorkerState.NOT_READY and not self._active_workers:
-            # No worker is active, but clients get a 503 with the reason.  So for systemd,
-            # the start of the service is complete.
+            # No worker is active, but clients get a 503 with the reason.  So systemd may
+            # regard the service as started.
             self._reporter.show_problem(worker.status_text)
             self._reporter.notify_ready()
         elif worker.state is WorkerState.ENDED:
             self.workers.remove(worker)
         self._reporter.show_workers(self.workers)
-        changes, self._changes = self._changes, []
-        for change in changes:
-            change.callback(None)
+        waiting, self._waiting_for_change = self._waiting_for_change, []
+        for deferred in waiting:
+            deferred.callback(None)
 
     def on_message(self, worker: SupervisedWorker, line: str) -> None:
         """
@@ -279,8 +273,8 @@ class Workers:
             for other in self.workers
             if other is not worker
         )
-        # A damaged store needs the operator.  If a worker cannot start, this ends the
-        # service only before any worker was active.  Afterwards the cause may be temporary.
+        # A damaged store needs the operator.  A worker that cannot start ends the service
+        # only if no worker was active yet: later, the cause may be temporary.
         if exit_status == Status.DAMAGED or (
             cannot_start and not self._any_was_active and not other_may_succeed
         ):
@@ -291,9 +285,7 @@ class Workers:
         level, how = LogLevel.info, describe_exit_status(exit_status)
         # If the options of a reload are wrong, its first new worker ends with this status,
         # and L{_reload} logs the reason.
-        fails_reload = (
-            exit_status == Status.MISCONFIGURED and worker is self._first_replacement
-        )
+        fails_reload = exit_status == Status.MISCONFIGURED and self.reloading
         if exit_status and not (worker.retired or fails_reload):
             level = LogLevel.warn if exit_status < 0 else LogLevel.error
             if exit_status > 0 and worker.status_text:
@@ -373,13 +365,10 @@ class Workers:
 
         @raise CannotStart: the worker did not come up, and was retired.
         """
-        self._first_replacement = worker = self._add_worker()
-        try:
-            if not await self._comes_up(worker):
-                worker.retire()
-                raise CannotStart(worker.status_text or f"{worker.name} does not come up")
-        finally:
-            self._first_replacement = None
+        worker = self._add_worker()
+        if not await self._comes_up(worker):
+            worker.retire()
+            raise CannotStart(worker.status_text or f"{worker.name} does not come up")
 
     async def _comes_up(self, worker: SupervisedWorker) -> bool:
         """

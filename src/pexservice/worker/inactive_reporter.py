@@ -1,5 +1,5 @@
 """
-The time before a worker is active, and what it then reports to supervisor and clients.
+What a worker that is not active reports to the supervisor and to clients.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ FOREIGN_LOCK_SECONDS = 3.0
 @define(eq=False)
 class InactiveReporter:
     """
-    The time before a worker is active.
+    Reports the state of a worker until the worker is active.
 
-    In this time, either the worker stands by, which means that it waits for the store's
-    lock; or it has a problem, for example that it cannot open the store.  If it has a
-    problem and no other worker is active, it opens its listeners, and requests that need
-    the store get a 503 that states the problem.
+    Such a worker stands by, which means that it waits for the store's lock, or it has a
+    problem, for example that it cannot open the store.  If it has a problem and no other
+    worker is active, it opens its listeners, and requests that need the store get a 503
+    that states the problem.
     """
 
     _log = Logger()
@@ -62,12 +62,12 @@ class InactiveReporter:
             lambda: Deferred.fromCoroutine(self._check()), self._reactor
         )
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._checking.start(CHECK_INTERVAL_SECONDS)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """
-        Check and report nothing any more: the worker becomes active, or stops.
+        Report nothing any more: the worker becomes active, or stops.
         """
         self._checking.stop()
 
@@ -75,8 +75,8 @@ class InactiveReporter:
         """
         Report that this worker waits for the store's lock.
 
-        If the listeners are open, nothing is reported yet.  L{_check} closes them when
-        another worker is active, and then calls this method again.
+        If the listeners are open, report nothing yet.  When another worker is active,
+        L{_check} closes the listeners and calls this method again.
         """
         self._waits_for_lock, self._alone_since = True, None
         if self._listeners.are_open:

@@ -30,8 +30,8 @@ from pexservice.worker.notifications import connect_notifier, start_heartbeat
 DRAIN_TIMEOUT_SECONDS = 0.3
 DRAIN_ROUNDS = 6
 
-#: A stopping worker then closes its listeners, and runs the event loop for this long.  So
-#: it reads the requests that have arrived in the kernel while it did not run.
+#: A stopping worker then closes its listeners, and runs the event loop for this long.  In
+#: this time it reads the requests that arrived while the process was blocked.
 READ_AGAIN_SECONDS = 0.001
 
 #: A stopping worker then closes the idle connections, and waits at most this long for the
@@ -81,8 +81,8 @@ class Worker(Service):
         Make the parts, open the store or wait for it, and accept connections.
 
         During a reload, the supervisor ends the old workers as soon as this worker reports
-        that it stands by.  So L{assemble} checks everything that depends on the options,
-        such as a file or a socket, before the store is opened and that report is sent.
+        that it stands by.  So everything that depends on the options, such as a file or a
+        socket, must be checked before that report: L{assemble} does this.
         """
         self._notifier = connect_notifier(self._settings, os.environ)
         start_heartbeat(
@@ -101,9 +101,9 @@ class Worker(Service):
         # The objects that exist now live as long as the process, so the garbage collector
         # need not visit them.
         gc.freeze()
-        parts.inactive_reporter.begin()
+        parts.inactive_reporter.start()
         await self._open_store(parts)
-        parts.inactive_reporter.end()
+        parts.inactive_reporter.stop()
         await parts.listeners.open()
         state = parts.committer.durable
         cursor = f"revision {state.revision}, position {state.position}"
@@ -164,7 +164,7 @@ class Worker(Service):
 
     def _end_after_failed_start(self, failure: Failure) -> None:
         """
-        End the process.  Otherwise it could keep the store's lock and accept no requests.
+        End the process, which could otherwise keep the store's lock and accept no requests.
         """
         error, reason = failure.value, failure.getErrorMessage()
         if isinstance(error, CancelledError):
@@ -182,8 +182,8 @@ class Worker(Service):
         """
         End the process after a failed commit, after damage to the store, or after a bug.
 
-        After some failures of a commit, this process does not know whether the disk has the
-        batch.  So the next process reads the state from the disk.
+        After some failures of a commit, this process cannot know whether the disk has the
+        batch.  The next process reads that from the disk.
         """
         reason = failure.getErrorMessage()
         if failure.check(CommitterBug):
@@ -219,7 +219,7 @@ class Worker(Service):
 
     async def _stop_parts(self, parts: WorkerParts) -> None:
         connections, committer = parts.server.connections, parts.committer
-        parts.inactive_reporter.end()
+        parts.inactive_reporter.stop()
         parts.server.drain()
         parts.events.close()
         if parts.listeners.are_open and committer.step_refusal is None:

@@ -36,7 +36,7 @@ _PROGRESS = "progress"
 
 
 def run_child(
-    path: Path, module: str, *arguments: Path, progress: Progress | None = None
+    path: Path, module: str, *arguments: Path, progress: Progress = lambda _: None
 ) -> None:
     """
     Have a child process read the store in C{path}, and block until the child has ended.
@@ -49,10 +49,9 @@ def run_child(
     @raise StoreError: the store could not be read.
     """
     lines: list[str] = []
-    if progress is not None:
-        # The watchdog's time begins now.  So the watchdog also acts if the child hangs
-        # before its first report.
-        progress(0)
+    # The watchdog's time begins now.  So the watchdog also acts if the child hangs before
+    # its first report.
+    progress(0)
     with subprocess.Popen(
         [*killed_with_parent(), sys.executable, "-m", module, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -67,10 +66,10 @@ def run_child(
         try:
             for line in child.stdout or ():
                 word, _, percent = line.strip().partition(" ")
-                if word != _PROGRESS or not percent.isdecimal():
-                    lines.append(line)
-                elif progress is not None:
+                if word == _PROGRESS and percent.isdecimal():
                     progress(int(percent))
+                else:
+                    lines.append(line)
         except BaseException:
             child.kill()
             raise

@@ -50,7 +50,7 @@ _ROW_KEYS = 256
 _TRANSACTION_ITEMS = 10_000
 
 
-def migrate(directory: Directory, progress: Progress | None = None) -> None:
+def migrate(directory: Directory, progress: Progress = lambda _: None) -> None:
     """
     Rewrite a store of format 1.
 

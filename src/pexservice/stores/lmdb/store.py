@@ -99,7 +99,7 @@ class LmdbStore:
         journal: int = 100_000,
         verify: Callable[[Path], object] | None = verify_in_child,
         run_blocking: Callable[[Callable[[], object]], Deferred[object]] = execute,
-        progress: Progress | None = None,
+        progress: Progress = lambda _: None,
         on_standby: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,

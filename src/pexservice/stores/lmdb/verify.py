@@ -263,7 +263,7 @@ def format_of(path: Path) -> int:
             return _cursor_record(txn, cursor_database).version
 
 
-def verify_in_child(path: Path, progress: Progress | None = None) -> None:
+def verify_in_child(path: Path, progress: Progress = lambda _: None) -> None:
     """
     Verify a store as L{verify} does, in a child process; see L{run_child}.
     """

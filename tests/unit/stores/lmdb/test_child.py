@@ -39,7 +39,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "child_module.py"
 
 
-def ask(module: Path, text: str, progress: Progress | None = None) -> None:
+def ask(module: Path, text: str, progress: Progress = lambda _: None) -> None:
     """
     Run a child whose module consists of C{text}.
     """
