@@ -367,7 +367,7 @@ def load_on_a_terminal(
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_signal_ends_a_load_and_removes_its_bar(
+def test_signal_ends_a_load_which_removes_its_bar_and_prints_its_counts(
     worker: Daemon, number: signal.Signals, status: int
 ) -> None:
     with load_on_a_terminal(worker, 60) as (loading, terminal):
@@ -379,7 +379,10 @@ def test_signal_ends_a_load_and_removes_its_bar(
             while data := os.read(terminal, 4096).decode():
                 drawn += data
     assert loading.returncode == status
-    assert re.fullmatch(r"(\r\[[#.]{30}\] +\d+ % \d+ steps *\r)+\r +\r", drawn)
+    bars, _, report = drawn.partition("pexctl: interrupted: ")
+    assert re.fullmatch(r"(\r\[[#.]{30}\] +\d+ % \d+ steps *\r)+\r +\r", bars)
+    assert re.match(r"\d+ steps in \d+\.\d s: ", report)
+    assert "outcome unknown: 10\r\nnot compared with the history\r\n" in report
 
 
 def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(worker: Daemon) -> None:

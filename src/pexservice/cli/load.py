@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from pexservice.client import Cursor, OutcomeUnknown
 
@@ -35,6 +35,8 @@ class Report:
     @ivar doubled: how many steps of the history had no response: they were made twice, have
         an unknown outcome, or are another client's.
     @ivar unseen: how many answered steps the history no longer keeps.
+
+    C{lost} and C{doubled} are C{None} if the load was interrupted before the comparison.
     """
 
     answered: int
@@ -46,8 +48,8 @@ class Report:
     pause: float
     replayed: int
     unknown: int
-    lost: int
-    doubled: int
+    lost: int | None
+    doubled: int | None
     unseen: int
 
     def text(self) -> str:
@@ -57,7 +59,9 @@ class Report:
             f" longest {self.longest:.0f} ms",
             f"longest pause without a response: {self.pause:.0f} ms",
             f"replayed: {self.replayed}; outcome unknown: {self.unknown}",
-            f"according to the history: lost {self.lost}, doubled {self.doubled}"
+            "not compared with the history"
+            if self.lost is None
+            else f"according to the history: lost {self.lost}, doubled {self.doubled}"
             + (" (or another client's, or of unknown outcome)" if self.doubled else ""),
         ]
         if self.unseen:
@@ -65,73 +69,107 @@ class Report:
         return "\n".join(lines)
 
 
-async def make_load(
-    cursor: Cursor,
-    connections: int,
-    seconds: float,
-    show: Callable[[str, float], object],
-    clock: Callable[[], float] = time.monotonic,
-) -> Report:
+class Load:
     """
-    Make steps for C{seconds}, C{connections} at a time, and compare them with the history.
+    A load of one service, and the outcomes of its steps.
 
-    @param show: called with the progress in words and in percent.
+    @ivar start: when the first step began, by the clock; C{None} before.
     """
-    before = await cursor.current()
-    start = shown = last_response_at = clock()
-    # By revision: the position in the response.
-    positions: dict[int, int] = {}
-    times: list[float] = []
-    counts = Counter[str]()
-    pause = 0.0
 
-    async def make_steps() -> None:
-        nonlocal shown, last_response_at, pause
-        while (began := clock()) < start + seconds:
-            if began >= shown + _PROGRESS_INTERVAL_SECONDS:
-                shown = began
-                show(f"{len(times)} steps", 100 * (began - start) / seconds)
+    def __init__(
+        self,
+        seconds: float,
+        show: Callable[[str, float], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Prepare a load, without making steps.
+
+        @param seconds: how long new steps begin.
+        @param show: called with the progress in words and in percent.
+        """
+        self._seconds, self._show, self._clock = seconds, show, clock
+        self.start: float | None = None
+        self._end: float | None = None
+        # By revision: the position in the response.
+        self._positions: dict[int, int] = {}
+        self._times: list[float] = []
+        self._counts = Counter[str]()
+        self._pause = self._last_response_at = self._shown_at = 0.0
+
+    async def run(self, cursor: Cursor, connections: int) -> Report:
+        """
+        Make steps, C{connections} at a time, and compare them with the history.
+        """
+        before = await cursor.current()
+        self.start = self._last_response_at = self._shown_at = self._clock()
+        clients = [
+            Deferred.fromCoroutine(self._make_steps(cursor, self.start))
+            for _ in range(connections)
+        ]
+        await gatherResults(clients, consumeErrors=True)
+        self._end = self._clock()
+        self._show("reading the history", 100)
+        after = await cursor.current()
+        steps = after.revision - before.revision
+        history = {
+            step.revision: step.position
+            async for step in cursor.history(before=after.revision + 1, limit=steps)
+        }
+        oldest = min(history, default=after.revision + 1)
+        kept = [revision for revision in self._positions if revision >= oldest]
+        wrong = sum(history.get(revision) != self._positions[revision] for revision in kept)
+        return self.report(
+            lost=self._counts["repeated"] + wrong,
+            doubled=steps - len(self._positions),
+            unseen=len(self._positions) - len(kept),
+        )
+
+    async def _make_steps(self, cursor: Cursor, start: float) -> None:
+        while (began := self._clock()) < start + self._seconds:
+            if began >= self._shown_at + _PROGRESS_INTERVAL_SECONDS:
+                self._shown_at = began
+                self._show(
+                    f"{len(self._times)} steps", 100 * (began - start) / self._seconds
+                )
             try:
                 state = await cursor.next()
             except OutcomeUnknown:
-                counts["unknown"] += 1
+                self._counts["unknown"] += 1
                 continue
-            now = clock()
-            counts["repeated"] += state.revision in positions
-            counts["replayed"] += state.replayed
-            positions[state.revision] = state.position
-            times.append(now - began)
-            pause = max(pause, now - last_response_at)
-            last_response_at = now
+            except CancelledError:
+                self._counts["unknown"] += 1
+                raise
+            now = self._clock()
+            self._counts["repeated"] += state.revision in self._positions
+            self._counts["replayed"] += state.replayed
+            self._positions[state.revision] = state.position
+            self._times.append(now - began)
+            self._pause = max(self._pause, now - self._last_response_at)
+            self._last_response_at = now
 
-    clients = [Deferred.fromCoroutine(make_steps()) for _ in range(connections)]
-    await gatherResults(clients, consumeErrors=True)
-    end = clock()
-    show("reading the history", 100)
-    after = await cursor.current()
-    steps = after.revision - before.revision
-    history = {
-        step.revision: step.position
-        async for step in cursor.history(before=after.revision + 1, limit=steps)
-    }
-    oldest = min(history, default=after.revision + 1)
-    kept_revisions = [revision for revision in positions if revision >= oldest]
-    wrong = sum(history.get(revision) != positions[revision] for revision in kept_revisions)
-    ordered = sorted(times) or [0.0]
-    return Report(
-        answered=len(times),
-        seconds=round(end - start, 3),
-        rate=round(len(times) / (end - start), 1),
-        median=_milliseconds(ordered[len(ordered) // 2]),
-        p99=_milliseconds(ordered[len(ordered) * 99 // 100]),
-        longest=_milliseconds(ordered[-1]),
-        pause=_milliseconds(max(pause, end - last_response_at)),
-        replayed=counts["replayed"],
-        unknown=counts["unknown"],
-        lost=counts["repeated"] + wrong,
-        doubled=steps - len(positions),
-        unseen=len(positions) - len(kept_revisions),
-    )
+    def report(
+        self, lost: int | None = None, doubled: int | None = None, unseen: int = 0
+    ) -> Report:
+        """
+        Return the result up to now, with the outcome of the comparison if there was one.
+        """
+        start, end = self.start or 0.0, self._end or self._clock()
+        ordered = sorted(self._times) or [0.0]
+        return Report(
+            answered=len(self._times),
+            seconds=round(end - start, 3),
+            rate=round(len(self._times) / (end - start), 1),
+            median=_milliseconds(ordered[len(ordered) // 2]),
+            p99=_milliseconds(ordered[len(ordered) * 99 // 100]),
+            longest=_milliseconds(ordered[-1]),
+            pause=_milliseconds(max(self._pause, end - self._last_response_at)),
+            replayed=self._counts["replayed"],
+            unknown=self._counts["unknown"],
+            lost=lost,
+            doubled=doubled,
+            unseen=unseen,
+        )
 
 
 def _milliseconds(seconds: float) -> float:

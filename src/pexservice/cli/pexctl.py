@@ -12,6 +12,7 @@ verbs.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -30,6 +31,9 @@ from pexservice.cli.verb import STATUSES, VERBS, argument, epilogue, verb
 from pexservice.cli.verbs import calls, check, reload, status, stores  # noqa: F401 verbs
 from pexservice.core.text import printable
 
+#: In other programs, the option for the address has one of these names.
+_ADDRESS_OPTIONS = dict.fromkeys(("--address", "--host", "--port", "-p"), "--url")
+
 
 @verb(
     "help",
@@ -41,8 +45,11 @@ def _help(arguments: Namespace) -> None:
     """
     Explain a verb, or list all.
     """
+    parser = make_parser()
+    if arguments.verb:
+        _require_verb(parser, arguments.verb)
     # argparse ends the process.
-    make_parser().parse_args([*filter(None, [arguments.verb]), "--help"])
+    parser.parse_args([*filter(None, [arguments.verb]), "--help"])
 
 
 @verb("version", (0, 2), (), "pexctl version")
@@ -64,17 +71,30 @@ def make_parser() -> ArgumentParser:
             ["pexctl next", "pexctl status", "pexctl help backup"], [*STATUSES]
         ),
         formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, declared in VERBS.items():
-        declared.describe(commands.add_parser(name, help=declared.summary))
+        command = commands.add_parser(name, help=declared.summary, allow_abbrev=False)
+        declared.describe(command)
     return parser
 
 
-def _suggestion(name: str) -> str:
-    similar = get_close_matches(name, [*VERBS, "twistd pexservice"], 1)
-    return f" (did you mean {similar[0]}?)" if similar else "; see pexctl help"
+def _require_verb(parser: ArgumentParser, name: str) -> None:
+    """
+    End the process with an error if there is no verb C{name}.
+    """
+    if name not in VERBS:
+        hint = _hint(name, [*VERBS, "twistd pexservice"], "")
+        parser.error(f"there is no command {printable(name)}{hint}")
+
+
+def _hint(word: str, words: Sequence[str], verb_name: str) -> str:
+    similar = get_close_matches(word, words, 1)
+    if similar:
+        return f" (did you mean {similar[0]}?)"
+    return f"; see pexctl help {verb_name}".rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,11 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command_line[:1] == ["--version"]:
         command_line[0] = "version"
     name = command_line[0] if command_line else "-"
-    if name not in VERBS and not name.startswith("-"):
-        parser.error(f"there is no command {printable(name)}{_suggestion(name)}")
+    if not name.startswith("-"):
+        _require_verb(parser, name)
     arguments, unknown_arguments = parser.parse_known_args(command_line)
     if unknown_arguments and "options" not in arguments:
-        parser.error(f"unrecognized arguments: {' '.join(unknown_arguments)}")
+        wrong = unknown_arguments[0].partition("=")[0]
+        options = re.findall(r"--[a-z-]+", arguments.parser.format_usage())
+        hint = _hint(_ADDRESS_OPTIONS.get(wrong, wrong), options, name)
+        arguments.parser.error(f"there is no argument {printable(wrong)}{hint}")
     arguments.options = unknown_arguments
     # SIGTERM raises SystemExit, so that a verb cleans up what it began.
     signal.signal(signal.SIGTERM, _terminate)

@@ -1,20 +1,17 @@
 """
-Functions for the verbs that work on a store: its settings, its errors, and a reactor.
+Functions for the verbs that work on a store: its settings and its errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 # isort: split
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorCore
-from twisted.python.failure import Failure
 from twisted.python.usage import Options, UsageError
 
 from pexservice.cli.output import VerbFailed
@@ -32,7 +29,8 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.registry import store_factory
 
-Value = TypeVar("Value")
+if TYPE_CHECKING:
+    from pexservice.cli.twistd import ServiceOptions
 
 _OUTCOMES = {Status.MISCONFIGURED: "misconfigured", Status.DAMAGED: "damaged"}
 
@@ -51,9 +49,9 @@ def store_errors() -> Iterator[None]:
         raise VerbFailed(str(error), outcome) from error
 
 
-def settings_of(arguments: list[str]) -> Settings:
+def service_options(arguments: list[str]) -> ServiceOptions:
     """
-    Return the settings of a service with the options C{arguments}.
+    Parse C{arguments} as the options of a service.
 
     @raise VerbFailed: an option is wrong.
     """
@@ -65,7 +63,7 @@ def settings_of(arguments: list[str]) -> Settings:
         Options.parseOptions(options, arguments)
     except UsageError as error:
         raise VerbFailed(options.explain(str(error)), "misconfigured") from error
-    return options.settings()
+    return options
 
 
 def configured_store(path: str) -> IOfflineStore:
@@ -106,20 +104,3 @@ def options_for(settings: Settings) -> StoreOptions:
         journal=settings.journal,
         create=not settings.no_create,
     )
-
-
-def wait_for(call: Callable[[], Deferred[Value]]) -> Value:
-    """
-    Return the result of C{call}.  If there is none yet, run the reactor until there is one.
-    """
-    from twisted.internet import reactor  # noqa: PLC0415 imports install it
-
-    core = IReactorCore(reactor)
-    results: list[Any] = []
-    waiting = call().addBoth(results.append)
-    if not results:
-        waiting.addBoth(lambda _: core.stop())
-        core.run()
-    if isinstance(results[0], Failure):
-        results[0].raiseException()
-    return cast(Value, results[0])

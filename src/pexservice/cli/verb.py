@@ -98,7 +98,7 @@ class Verb:
         command.epilog = epilogue(self.examples, self.statuses)
         command.formatter_class = RawDescriptionHelpFormatter
         command.add_argument("--json", action="store_true", help="print objects")
-        command.set_defaults(run=self.run)
+        command.set_defaults(run=self.run, parser=command)
         if self.usage is not None:
             command.usage = f"{command.prog} [-h] [--json] {self.usage}"
             # L{pexservice.cli.pexctl.main} puts the options of the service here.
@@ -195,24 +195,21 @@ def base_url(text: str) -> BaseURL:
         raise ArgumentTypeError(str(error)) from error
 
 
-_FORMS = BASE_URL_FORMS.replace("%", "%%")
-_DEFAULT = f"[default: PEXSERVICE_URL, or {DEFAULT_BASE_URL}]"
-_REPEATED = "may be repeated, for nodes that are tried in turn"
-_CA_FILE = argument(
-    "--ca-file", "PEM", "a file of authorities to trust instead of the system's"
-)
-
 #: Arguments for the address of one service; for the addresses of all its nodes; and for
 #: calls that have a deadline.
 SERVER = (
-    argument("--url", "URL", f"{_FORMS} {_DEFAULT}", base_url, action="append"),
-    _CA_FILE,
+    argument(
+        "--url",
+        "URL",
+        f"{BASE_URL_FORMS.replace('%', '%%')}; if it is repeated, calls try"
+        f" these nodes in turn [default: PEXSERVICE_URL, or {DEFAULT_BASE_URL}]",
+        base_url,
+        action="append",
+    ),
+    argument("--ca-file", "PEM", "a file of authorities to trust instead of the system's"),
 )
 NODES = (
-    argument(
-        "--url", "URL", f"{_FORMS}; {_REPEATED} {_DEFAULT}", base_url, action="append"
-    ),
-    _CA_FILE,
+    *SERVER,
     argument(
         "--token-file",
         "FILE",

@@ -41,7 +41,8 @@ Value = TypeVar("Value")
 #: before a wait begins does not end that wait.
 POLL_INTERVAL_SECONDS = 0.1
 
-#: How long a call waits after its timeout, in case the reactor is late.
+#: How long a call waits after its timeout, in case the reactor is late, and how long an
+#: interrupted call waits until it is cancelled.
 LATE_REACTOR_SECONDS = 2.0
 
 _START_POLL_SECONDS = 0.001
@@ -103,12 +104,13 @@ def _stop(reactor: Any, thread: threading.Thread, process_id: int) -> None:
 
 
 def wait(
-    call: Callable[[], Coroutine[Any, Any, Value]], timeout: float = math.inf
+    call: Callable[[], Coroutine[Any, Any, Value] | Deferred[Value]],
+    timeout: float = math.inf,
 ) -> Value:
     """
     Make a call in the reactor's thread, wait for it in this thread, and return its result.
 
-    If the wait is interrupted, the call is cancelled and sends nothing more.
+    If the wait is interrupted, the call is cancelled, and sends nothing more.
 
     @param timeout: the call ends by itself after this many seconds.
     @raise Unanswered: the call has not ended in time, because the reactor is blocked.
@@ -123,7 +125,7 @@ def wait(
 
     def begin() -> None:
         # maybeDeferred, because a wrong argument raises TypeError, which must end the wait.
-        calls.append(maybeDeferred(call))
+        calls.append(maybeDeferred(cast(Any, call)))
         calls[0].addBoth(end)
 
     def end(result: Value | Failure) -> None:
@@ -140,6 +142,7 @@ def wait(
                 )
     except (KeyboardInterrupt, SystemExit, Unanswered):
         reactor.callFromThread(lambda: list(map(Deferred.cancel, calls)))
+        waiting.acquire(timeout=LATE_REACTOR_SECONDS)
         raise
     if isinstance(results[0], Failure):
         results[0].raiseException()
@@ -209,9 +212,6 @@ class BlockingCursor:
             on_retry=on_retry,
             reactor=running_reactor(),
         )
-
-    def __repr__(self) -> str:
-        return repr(self._cursor).replace("<", "<Blocking", 1)
 
     def __enter__(self) -> Self:
         return self

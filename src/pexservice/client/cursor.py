@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from twisted.internet.defer import DeferredList
 from twisted.web.client import Agent, HTTPConnectionPool
@@ -83,34 +83,26 @@ class Cursor:
             if not _TOKEN_FORM.fullmatch(token):
                 raise BadAddress("the token must consist of visible ASCII characters")
             headers["Authorization"] = f"Bearer {token}"
-        try:
-            servers = [BaseURL.parse(url) for url in urls or (DEFAULT_BASE_URL,)]
-        except ValueError as error:
-            raise BadAddress(str(error)) from error
-        # Each server has its own pool: a single pool would confuse the connections of
-        # several Unix sockets, which have no host.
-        self._pools = [make_pool(reactor, connections) for _ in servers]
-
-        def make_agent(server: BaseURL, pool: HTTPConnectionPool) -> IAgent:
-            endpoint = make_endpoint(server, reactor, ca_file)
-            return cast(IAgent, Agent.usingEndpointFactory(reactor, endpoint, pool))
-
-        agents = [
-            agent or make_agent(*both) for both in zip(servers, self._pools, strict=True)
-        ]
+        self._pools: list[HTTPConnectionPool] = []
+        servers: list[tuple[BaseURL, IAgent]] = []
+        for url in urls or (DEFAULT_BASE_URL,):
+            try:
+                server = BaseURL.parse(url)
+            except ValueError as error:
+                raise BadAddress(str(error)) from error
+            # Each server has its own pool: a single pool would confuse the connections of
+            # several Unix sockets, which have no host.
+            pool = make_pool(reactor, connections)
+            server_agent = agent or Agent.usingEndpointFactory(
+                reactor, make_endpoint(server, reactor, ca_file), pool
+            )
+            servers.append((server, server_agent))
+            self._pools.append(pool)
         self._client = RetryingClient(
-            reactor,
-            list(zip(servers, agents, strict=True)),
-            headers,
-            timeout,
-            on_retry or (lambda _: None),
+            reactor, servers, headers, timeout, on_retry or (lambda _: None)
         )
         self._call_timeout = deadline
         self._streams: set[EventStream] = set()
-
-    def __repr__(self) -> str:
-        servers = " ".join(str(server) for server, _ in self._client.servers)
-        return f"<{type(self).__name__} {servers}>"
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet import endpoints, fdesc, tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -327,6 +327,19 @@ def format_address(address: IAddress) -> str:
             return name.replace(b"\0", b"@", 1).decode("utf-8", "backslashreplace")
         case _:
             return str(address)
+
+
+def local_address(address: Any) -> str:
+    """
+    Return where programs on this machine reach a socket that listens on C{address}.
+
+    @return: C{HOST:PORT} or C{unix:PATH}.
+    """
+    if isinstance(address, UNIXAddress):
+        return f"unix:{Path(format_address(address)).absolute()}"
+    # A socket on all addresses is also reached by the loopback address.
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 no address to listen on
+    return format_address(evolve(address, host=loopback.get(address.host, address.host)))
 
 
 def check_open_file_limit() -> None:

@@ -121,6 +121,9 @@ class SupervisorReport:
     @ivar problem: why no worker is active, if the reason is known; otherwise empty.
     @ivar restart_pending: the options whose change requires a restart.
     @ivar processes: the processes of the service, the supervisor first.
+    @ivar address: the address at which programs on this machine reach the service:
+        C{HOST:PORT} or C{unix:PATH}.
+    @ivar has_tls: whether the service requires TLS.
     """
 
     failovers: int = 0
@@ -138,6 +141,8 @@ class SupervisorReport:
     problem: str = ""
     restart_pending: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
+    address: str = ""
+    has_tls: bool = False
 
 
 def last_reload(report: SupervisorReport | None) -> str | None:

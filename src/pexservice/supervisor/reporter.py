@@ -144,6 +144,7 @@ class Reporter:
         report.reload = Reload.SUCCEEDED if problem is None else Reload.FAILED
         report.note = setup.note if problem is None else problem
         report.restart_pending = setup.restart_pending
+        report.has_tls = setup.settings.tls is not None
         self._status_suffix = f"; {setup.note}" if setup.note else ""
         self.publish()
         # For systemd, READY ends the reload.  But a service that was never ready must not

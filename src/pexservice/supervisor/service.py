@@ -37,6 +37,7 @@ from pexservice.process.listening import (
     check_open_file_limit,
     format_address,
     listen_endpoints,
+    local_address,
     socket_file,
 )
 from pexservice.process.sd_notify import STOPPING, Notifier
@@ -94,6 +95,7 @@ class Supervisor(Service):
         self._signals = signals
         # For a Unix socket with a file, the third element is the inode of that file.
         self._ports: list[tuple[ListenEndpoint, IListeningPort, int | None]] = []
+        self._address = ""
         self._notifier = Notifier()
         self._scoreboard = -1
         self._workers: Workers | None = None
@@ -125,6 +127,7 @@ class Supervisor(Service):
         with socket.socket(fileno=os.dup(port.fileno())) as copy:
             copy.listen(BACKLOG)
         self._ports.append((endpoint, port, _inode(port)))
+        self._address = self._address or local_address(port.getHost())
         self._log.info("listening on {address}", address=format_address(port.getHost()))
 
     def startService(self) -> None:
@@ -161,7 +164,11 @@ class Supervisor(Service):
         self._scoreboard = scoreboard.create()
         reporter = Reporter(
             self._notifier,
-            scoreboard.SupervisorReport(wanted_standby_count=self._setup.standby_count),
+            scoreboard.SupervisorReport(
+                wanted_standby_count=self._setup.standby_count,
+                address=self._address,
+                has_tls=self._settings.tls is not None,
+            ),
             lambda report: scoreboard.write(self._scoreboard, report),
         )
         self._workers = workers = Workers(

@@ -134,6 +134,11 @@ def test_version_is_a_verb_and_an_option(capsys: Captured) -> None:
         (["statsu"], "there is no command statsu (did you mean status?)"),
         (["pexservce"], "there is no command pexservce (did you mean twistd pexservice?)"),
         (["\x1b[2J"], r"there is no command \x1b[2J;"),
+        (["help", "nxt"], "there is no command nxt (did you mean next?)"),
+        (["next", "--prot", "8082"], "there is no argument --prot; see pexctl help next"),
+        (["next", "--port=8082"], "there is no argument --port (did you mean --url?)"),
+        (["load", "--second", "3"], "argument --second (did you mean --seconds?)"),
+        (["next", "now"], "usage: pexctl next"),
         (["verify"], "required: STORE"),
         (["backup"], "required: TO"),
         (

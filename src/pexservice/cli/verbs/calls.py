@@ -115,12 +115,17 @@ def _step(arguments: Namespace, step_name: str) -> Result:
         message += f"; to find out, repeat it with --key {key}"
         if arguments.key is None and (cursor is None or cursor.sent_nothing):
             outcome, message = "unreachable", f"{step_name} was not made"
-        message = f"interrupted: {message}"
-        # SIGTERM raises SystemExit, which has the exit status.
-        status = getattr(interrupt, "code", 128 + signal.SIGINT)
-        raise VerbFailed(message, outcome, {"key": key}, status) from interrupt
+        raise _interrupted(message, outcome, {"key": key}, interrupt) from None
     fields = {"outcome": "moved", **_object_of(state), "replayed": state.replayed}
     return Result(state.digits, fields)
+
+
+def _interrupted(
+    message: str, outcome: str, fields: dict[str, object], interrupt: BaseException
+) -> VerbFailed:
+    # SIGTERM raises SystemExit, which has the exit status.
+    status = getattr(interrupt, "code", 128 + signal.SIGINT)
+    return VerbFailed(f"interrupted: {message}", outcome, fields, status)
 
 
 @verb(
@@ -186,22 +191,30 @@ def load(arguments: Namespace) -> Result:
     """
     from attrs import asdict
 
-    from pexservice.cli.load import make_load
+    from pexservice.cli.load import Load
     from pexservice.client import Cursor
     from pexservice.client.blocking import wait
 
+    bar = ProgressBar()
+    running = Load(arguments.seconds, bar.show)
+
     async def run() -> Report:
         # One thread draws and removes the bar, so that no bar remains after an interrupt.
-        with ProgressBar() as bar:
-            async with Cursor(
-                *map(str, urls_of(arguments)), **_options(arguments)
-            ) as cursor:
-                return await make_load(
-                    cursor, arguments.connections, arguments.seconds, bar.show
-                )
+        with bar:
+            urls = map(str, urls_of(arguments))
+            async with Cursor(*urls, **_options(arguments)) as cursor:
+                return await running.run(cursor, arguments.connections)
 
-    with _client_errors(arguments):
-        report = wait(run)
+    try:
+        with _client_errors(arguments):
+            report = wait(run)
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        if running.start is None:
+            raise
+        report = running.report()
+        raise _interrupted(
+            report.text(), "outcome-unknown", asdict(report), interrupt
+        ) from None
     if report.lost or report.unknown:
         outcome = "lost" if report.lost else "outcome-unknown"
         raise VerbFailed(report.text(), outcome, asdict(report))

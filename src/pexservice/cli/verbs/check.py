@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from itertools import pairwise
 from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
@@ -33,13 +32,15 @@ def check(arguments: Namespace) -> Result:
     from twisted.internet import reactor
 
     from pexservice.cli.sandbox import problems, properties_of, unit_of
-    from pexservice.cli.store_access import options_for, settings_of, store_errors, wait_for
+    from pexservice.cli.store_access import options_for, service_options, store_errors
+    from pexservice.client.blocking import wait
     from pexservice.process.listening import addresses_in_use
     from pexservice.stores.interface import StoreBusy
     from pexservice.stores.registry import store_factory
     from pexservice.worker.files import read_files
 
-    settings = settings_of(arguments.options)
+    options = service_options(arguments.options)
+    settings = options.settings()
     with store_errors():
         # read_files would create the file of the access log.
         read_files(evolve(settings, access_log=None))
@@ -47,14 +48,10 @@ def check(arguments: Namespace) -> Result:
         in_use = [*addresses_in_use(reactor, settings.listen)]
         store, facts = store_factory(settings.store), []
         try:
-            facts = wait_for(lambda: store.inspect(options_for(settings)))
+            facts = wait(lambda: store.inspect(options_for(settings)))
         except StoreBusy:
             in_use.append(f"the store {store.name}")
-    config = next(
-        (value for option, value in pairwise(arguments.options) if option == "--config"),
-        None,
-    )
-    if unit := unit_of(config):
+    if unit := unit_of(options.given.get("config")):
         for problem in problems(settings, unit, properties_of(unit)):
             raise VerbFailed(problem, "misconfigured")
     note = f"; {', '.join(facts)}" if facts else ""

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import re
 import socket
-import sys
 import threading
 from argparse import Namespace
-from contextlib import closing, suppress
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from pathlib import Path
 from ssl import CERT_NONE, SSLContext, create_default_context
 from urllib.parse import urlsplit
 
@@ -31,26 +29,10 @@ from pexservice.cli.verb import (
 from pexservice.core.base_url import BaseURL
 from pexservice.core.text import printable
 
-_PROBE_TIMEOUT_SECONDS = 2.0
-
 _MAX_CONTENT_BYTES = 64 << 10
 
 #: The line of C{/livez?verbose} about a process: its name, its process id and its state.
 _PROCESS = re.compile(r"^\[\+\](\S{1,30}) is process (\d{1,10}): (.{1,30})$", re.MULTILINE)
-
-#: The kernel's tables of sockets: the family, the field of a row with the inode, the field
-#: with the state, the state of a listening socket, and the field with the address.
-_SOCKET_TABLES = {
-    "tcp": (socket.AF_INET, 9, 3, "0A", 1),
-    "tcp6": (socket.AF_INET6, 9, 3, "0A", 1),
-    "unix": (socket.AF_UNIX, 6, 3, "00010000", -1),
-}
-
-
-class _SpeaksTLS(Exception):
-    """
-    The server at an C{http} URL speaks TLS.
-    """
 
 
 @verb(
@@ -83,69 +65,29 @@ def status(arguments: Namespace) -> Result:
     except OSError as error:
         message = f"--ca-file {arguments.ca_file}: {error.strerror or error}"
         raise VerbFailed(message, exit_status=WRONG_ARGUMENTS) from error
-    try:
-        return _status_in_time(url, arguments.timeout, context)
-    except _SpeaksTLS:
-        https = BaseURL.parse(f"https{url.text.removeprefix('http')}")
-        if arguments.process is None:
-            raise _unreachable(f"{url}: the server speaks TLS; use {https}") from None
+    if context is not None and arguments.process is not None:
         # The connection stays on this machine, so the certificate may have any name.
-        return _status_in_time(https, arguments.timeout, _trusting_context())
+        context.check_hostname, context.verify_mode = False, CERT_NONE
+    return _status_in_time(url, arguments.timeout, context)
 
 
 def _unreachable(message: str) -> VerbFailed:
     return VerbFailed(message, "unreachable")
 
 
-def _trusting_context() -> SSLContext:
-    context = create_default_context()
-    context.check_hostname, context.verify_mode = False, CERT_NONE
-    return context
-
-
 def _url_of_process(process_id: int) -> BaseURL:
-    """
-    Return the base URL of the service whose supervisor has the process id.
+    from pexservice.process import scoreboard
 
-    The kernel lists the sockets on which the process listens, even if it has inherited
-    them.  The scheme is always C{http}, because the kernel does not know about TLS.
-    """
-    process = Path(f"/proc/{process_id}")
     try:
-        links = set()
-        for descriptor in (process / "fd").iterdir():
-            # The process may have closed the descriptor.
-            with suppress(FileNotFoundError):
-                links.add(str(descriptor.readlink()))
-        tables = {name: (process / "net" / name).read_text() for name in _SOCKET_TABLES}
+        board = scoreboard.of_process(process_id)
     except OSError as error:
         raise _unreachable(f"process {process_id}: {error.strerror}") from error
-    for name, (family, inode, state, listening, address) in _SOCKET_TABLES.items():
-        for row in tables[name].splitlines()[1:]:
-            fields = row.split()
-            if f"socket:[{fields[inode]}]" not in links or fields[state] != listening:
-                continue
-            if family is socket.AF_UNIX:
-                path = str(process / "cwd" / fields[address])
-                return BaseURL(f"unix:{path}", "http://localhost", socket=path)
-            host, port = _host_and_port(family, fields[address])
-            return BaseURL.parse(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    raise _unreachable(f"process {process_id} listens on no socket: it is no pexservice")
-
-
-def _host_and_port(family: socket.AddressFamily, address: str) -> tuple[str, int]:
-    """
-    Return host and port of a socket that listens on C{address}, in the kernel's form.
-    """
-    digits, port = address.split(":")
-    # Words of four bytes, each in the machine's byte order.
-    packed = b"".join(
-        int(digits[start : start + 8], 16).to_bytes(4, sys.byteorder)
-        for start in range(0, len(digits), 8)
-    )
-    if not any(packed):
-        return ("127.0.0.1" if family is socket.AF_INET else "::1"), int(port, 16)
-    return socket.inet_ntop(family, packed), int(port, 16)
+    report = None if board is None else scoreboard.read(board)
+    if report is None or not report.address:
+        raise _unreachable(f"process {process_id} is no pexservice that has started")
+    if report.address.startswith("unix:"):
+        return BaseURL.parse(report.address)
+    return BaseURL.parse(f"{'https' if report.has_tls else 'http'}://{report.address}")
 
 
 def _status_in_time(url: BaseURL, timeout: float, context: SSLContext | None) -> Result:
@@ -182,13 +124,15 @@ def _status_of(url: BaseURL, context: SSLContext | None) -> Result:
             ready, body = _ask(connection, "GET", f"{prefix}/readyz?verbose")
             current, _ = _ask(connection, "HEAD", f"{prefix}/current")
             _, checks = _ask(connection, "GET", f"{prefix}/livez?verbose")
+    except ConnectionRefusedError as error:
+        raise _unreachable(f"{url}: {error.strerror}") from error
     except (HTTPException, ConnectionError) as error:
-        if url.socket is None and not url.is_https and _speaks_tls(url.host, url.port):
-            raise _SpeaksTLS from error
-        if isinstance(error, ConnectionError) and error.strerror:
-            raise _unreachable(f"{url}: {error.strerror}") from error
         reason_text = printable(f"{type(error).__name__}: {error}")
-        raise _unreachable(f"{url} does not speak HTTP: {reason_text}") from error
+        hint = f"; if it speaks TLS, use https{url.text.removeprefix('http')}"
+        if url.socket is not None or url.is_https:
+            hint = ""
+        message = f"{url} does not speak HTTP: {reason_text}{hint}"
+        raise _unreachable(message) from error
     except OSError as error:
         raise _unreachable(f"{url}: {error.strerror or error}") from error
     if ready.status == 503:  # noqa: PLR2004 the status of not being ready
@@ -245,14 +189,3 @@ def _ask(connection: HTTPConnection, method: str, path: str) -> tuple[HTTPRespon
     response = connection.getresponse()
     # If the server is no pexservice, its body may have no end.
     return response, response.read(_MAX_CONTENT_BYTES).decode(errors="replace")
-
-
-def _speaks_tls(host: str, port: int) -> bool:
-    try:
-        with (
-            socket.create_connection((host, port), _PROBE_TIMEOUT_SECONDS) as connection,
-            _trusting_context().wrap_socket(connection),
-        ):
-            return True
-    except OSError:
-        return False

@@ -45,14 +45,15 @@ def create(arguments: Namespace) -> Result:
     """
     from attrs import evolve
 
-    from pexservice.cli.store_access import options_for, settings_of, store_errors, wait_for
+    from pexservice.cli.store_access import options_for, service_options, store_errors
+    from pexservice.client.blocking import wait
     from pexservice.stores.registry import store_factory
 
     # This verb creates a store even if C{no-create} is set for the service.
-    settings = evolve(settings_of(arguments.options), no_create=False)
+    settings = evolve(service_options(arguments.options).settings(), no_create=False)
     factory = store_factory(settings.store)
     with store_errors():
-        wait_for(lambda: factory.create(options_for(settings)))
+        wait(lambda: factory.create(options_for(settings)))
     return Result(
         f"{factory.name}: a new store was created, at revision 0, position 0",
         {"outcome": "created", "store": factory.name},
@@ -272,7 +273,8 @@ def advance(arguments: Namespace) -> Result:
     The position does not change. Stop all nodes first. Choose the highest revision that any
     client or log has seen, so that no revision is used for two states.
     """
-    from pexservice.cli.store_access import options_for, store_errors, wait_for
+    from pexservice.cli.store_access import options_for, store_errors
+    from pexservice.client.blocking import wait
     from pexservice.settings.options import Settings
     from pexservice.stores.interface import ISharedStore
     from pexservice.stores.registry import store_factory
@@ -289,8 +291,11 @@ def advance(arguments: Namespace) -> Result:
         )
 
     with store_errors():
-        store = ISharedStore(factory.make(options_for(settings)))
-        revision, position = wait_for(lambda: store.advance(arguments.revision))
+        revision, position = wait(
+            lambda: ISharedStore(factory.make(options_for(settings))).advance(
+                arguments.revision
+            )
+        )
     return Result(
         f"the cursor is at revision {revision}, position {position}",
         {"outcome": "advanced", "revision": revision, "position": position},
