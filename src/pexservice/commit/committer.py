@@ -9,8 +9,8 @@ first use.  In both cases the cursor does not move, and the response waits until
 state is durable.
 
 If the store refuses a batch, the steps of this batch and of the open batch never happened.
-After any other error the committer accepts no more steps, and the process ends.  The next
-process reads from the store whether the steps happened.
+After any other error, the committer accepts no more steps, and the process ends.  The next
+process reads from the store which steps happened.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class Committer(GroupCommit):
             waiter.fail(self.read_refusal)
 
     def step(self, step: Step, waiter: Waiter) -> None:
-        # If the store refuses a batch, it does so in commit().
+        # Only the committer's own reason is checked here.  The store refuses a whole batch,
+        # in commit().
         if self.committer_refusal is not None:
             self.counts.count(NOT_TAKEN, step.transition.code)
             waiter.fail(self.committer_refusal)
@@ -151,8 +152,8 @@ class Committer(GroupCommit):
             return
         damaged = isinstance(error, StoreDamaged)
         self.committer_refusal = refusal = Refusal(_DAMAGED if damaged else _FAILED)
-        # If the error is a StoreError, nothing was written.  After any other error, it
-        # is unknown whether the disk has the batch.
+        # If the error is a StoreError, nothing was written.  After any other error, it is
+        # unknown whether the disk has the batch.
         not_written = isinstance(error, StoreError)
         self.roll_back(batch, refusal if not_written else OutcomeUnknown(_FAILED), refusal)
         self._fatal(failure)

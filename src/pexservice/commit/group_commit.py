@@ -30,15 +30,11 @@ One step goes through these methods of L{GroupCommit}:
 
   1. C{add} applies the step to the latest state, and puts the step into the open batch.
   2. C{_commit_or_wait} runs in each iteration until the open batch is ready.
-  3. C{commit_open_batch} begins the commit, and C{write} gives the batch to the store.
+  3. C{commit_open_batch} begins the commit, and C{write_open_batch} gives the batch to
+     the store.
   4. If the commit succeeds, C{_commit_succeeded} runs.  If the commit fails,
      C{_commit_failed} runs.
   5. C{_deliver} calls the waiter of the step, and the waiter sends the response.
-
-Durations are measured with the reactor's clock.  By default, this clock is monotonic.  With
-C{twistd --reactor=asyncio}, it is the wall clock.  A jump of the wall clock falsifies the
-average duration of a commit for about a hundred batches: they wait too long, but at most
-L{MAX_WAIT_SECONDS}, or not at all.  No step is lost.
 """
 
 from __future__ import annotations
@@ -105,8 +101,10 @@ class BatchingPolicy:
     is ready when its quiet iterations have together taken as long as an average commit.
     Any batch is ready after C{max_wait} seconds.
 
-    The policy reads no clock.  Its callers pass C{now}, in seconds, always from the same
-    clock.
+    The policy reads no clock.  Its callers pass C{now}, the seconds of the reactor's clock.
+    With C{twistd --reactor=asyncio}, this is the wall clock.  If an operator sets it during
+    a commit, the average duration of a commit is wrong for about a hundred commits.
+    Meanwhile, batches wait for L{MAX_WAIT_SECONDS}, or not at all.
 
     @ivar began: when the first step of the batch arrived.
     @ivar is_quiet: whether the last iteration added no step.
@@ -147,7 +145,7 @@ class BatchingPolicy:
             self._quiet_seconds >= self._commit_seconds or now - self.began >= self.max_wait
         )
 
-    def end_commit(self, step_count: int, seconds: float) -> None:
+    def learn(self, step_count: int, seconds: float) -> None:
         """
         Learn from a commit of C{step_count} steps that took C{seconds}.
         """
@@ -188,8 +186,8 @@ class GroupCommit:
     """
     The common part of both committers, which are subclasses of this class.
 
-    Each subclass has a method C{start}, which opens the store.  Its method C{step} decides
-    which steps to L{add}.  It overrides L{_commit_failed}, and may override other methods.
+    Each subclass has a method C{start}, which opens the store, and a method C{step}, which
+    decides which steps to L{add}.  Each subclass overrides L{_commit_failed}.
 
     @ivar durable: the newest state that is known to be in the store.
     @ivar latest: the state after all accepted steps.
@@ -411,9 +409,9 @@ class GroupCommit:
             self._scheduled_call.cancel()
             self._scheduled_call = None
         self._is_committing = True
-        self.write()
+        self.write_open_batch()
 
-    def write(self) -> None:
+    def write_open_batch(self) -> None:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
@@ -433,7 +431,7 @@ class GroupCommit:
                 self._commit_failed(batch, result)
             else:
                 steps, seconds = len(batch.transitions), self._seconds() - started
-                self._policy.end_commit(steps, seconds)
+                self._policy.learn(steps, seconds)
                 self.counts.count_commit(steps, seconds)
                 self._commit_succeeded(batch, after)
             self._continue_after_commit()

@@ -387,7 +387,7 @@ class OptimisticCommitter(GroupCommit):
             except Exception:  # noqa: BLE001 it is logged, and the other steps are placed
                 self._log.failure("a waiter failed")
 
-    def write(self) -> None:
+    def write_open_batch(self) -> None:
         """
         Wait until it is this node's turn, and write the open batch to the store.
         """
@@ -399,7 +399,7 @@ class OptimisticCommitter(GroupCommit):
         """
         if cursor != (self.durable.revision, self.durable.position):
             self._rebase([self.open_batch], *cursor, {})
-        super().write()
+        super().write_open_batch()
 
     def _rebase(
         self,

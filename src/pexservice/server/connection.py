@@ -38,7 +38,7 @@ from pexservice.server.response_writer import CONTINUE, write_response
 from pexservice.server.server import Server
 from pexservice.web import problems
 from pexservice.web.clients import Peer
-from pexservice.web.operations import CheckedOperation, Operation, Request, response_kind
+from pexservice.web.operations import Operation, Request, response_kind
 from pexservice.web.preconditions import UNCONDITIONAL
 from pexservice.web.problems import Problem, problem_of
 from pexservice.web.representations import VALUE
@@ -48,7 +48,7 @@ _log = Logger()
 
 # Aliases for speed; see L{Outcome}.
 _IDLE, _RECEIVING, _PERFORMING = Phase.IDLE, Phase.RECEIVING, Phase.PERFORMING
-_CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
+_PIPELINED, _CLOSING, _CLOSED = Phase.PIPELINED, Phase.CLOSING, Phase.CLOSED
 _REPLAYED = Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
@@ -112,13 +112,12 @@ class Connection(RememberingConnection, asyncio.Protocol):
         # The parts of the request that is being parsed.
         self._head: Head | None = None
         self._body: RequestBody | None = None
-        # Whether this connection waits for the parsing budget of a later iteration of the
-        # event loop.
+        # Whether this connection waits for the parsing budget of a later iteration.
         self._waits_to_parse = False
-        # The request that is being performed, and whether its plan was remembered.
+        # The request that is being performed, and whether it is new, so that a handler was
+        # called.
         self._request: RequestWithPlan | None = None
-        self._plan_was_remembered = True
-        self._checked_operation: CheckedOperation
+        self._is_new = False
         self._handler_result: Deferred[Response] | None = None
         self._stream: Stream | None = None
         self._stream_length = 0
@@ -173,7 +172,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
                 self._pause_reading()
             else:
                 self._parse_input()
-        elif phase is _PERFORMING:
+        elif phase is _PERFORMING or phase is _PIPELINED:
             # A pipelined request waits for the end of the previous request.
             self._buffer += data
             self._pause_reading()
@@ -188,7 +187,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         if self._stream is not None:
             # A client that half-closes a stream has usually left.
             self._stream.end()
-        elif self.phase is not _PERFORMING and not self._waits_to_parse:
+        elif self.phase not in (_PERFORMING, _PIPELINED) and not self._waits_to_parse:
             self.close()
         return self.transport.can_write_eof()
 
@@ -209,8 +208,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         self.blocked_since = 0.0
         if self._stream is not None:
             self._stream.resume()
-        elif self.phase is _PERFORMING and self._request is None:
-            # The response was sent, and the next request is in the buffer.
+        elif self.phase is _PIPELINED:
             self._server.call_soon(self._parse_next)
         elif self.phase is not _PERFORMING or not self._buffer:
             self._resume_reading()
@@ -310,16 +308,19 @@ class Connection(RememberingConnection, asyncio.Protocol):
         assert head is not None  # noqa: S101 for the type checker
         data, self._exact_bytes = self._exact_bytes, b""
         self.receiving_since = 0.0
-        plans = self._server.plans
-        plan = plans.by_key.get(head.plan_key)
-        if plan is None:
-            self._plan_was_remembered = False
-            plan = self._server.new_plan(head.line, head.headers)
-            self.perform(RequestWithPlan(plan, head.headers, head.line.logged_line), head)
-            return
         if self._buffer:
             # The piece of input contains more than this request.
             data = b""
+        elif not (self._is_reading or self.blocked_since):
+            # Only now, so that a pipeline that never ends takes little memory.
+            self._resume_reading()
+        plans = self._server.plans
+        plan = plans.by_key.get(head.plan_key)
+        if plan is None:
+            self._is_new = True
+            plan = self._server.new_plan(head.line, head.headers)
+            self.perform(RequestWithPlan(plan, head.headers, head.line.logged_line), head)
+            return
         self.perform(plans.remember(data, head, plan, self))
 
     def perform(self, request: RequestWithPlan, head: Head | None = None) -> None:
@@ -344,7 +345,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
                         # The handler has returned a response or a Deferred.
                         return
                     checked = checker.check_operation(operation, headers)
-            self._checked_operation = checked
+                    request.checked_operation = checked
             checked.start(self)
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
@@ -382,7 +383,8 @@ class Connection(RememberingConnection, asyncio.Protocol):
             # The client is gone.
             return
         try:
-            server, checked = self._server, self._checked_operation
+            server, checked = self._server, request.checked_operation
+            assert checked is not None  # noqa: S101 for the type checker
             # The most frequent kind is found without a call.
             if checked.preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = VALUE
@@ -455,8 +457,8 @@ class Connection(RememberingConnection, asyncio.Protocol):
                 self.peer, request.headers, request.logged_line, status, length
             )
         self._request = None
-        if not self._plan_was_remembered:
-            self._plan_was_remembered = True
+        if self._is_new:
+            self._is_new = False
             self._handler_result = None
             server.requests.without_plan += 1
         self.has_responded = True
@@ -465,6 +467,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         elif self._buffer:
             # The next request waits for the next iteration of the event loop, so that a
             # long pipeline does not delay other connections.
+            self.phase = _PIPELINED
             server.call_soon(self._parse_next)
         else:
             self._become_idle()
@@ -482,9 +485,8 @@ class Connection(RememberingConnection, asyncio.Protocol):
         """
         Parse the next request of a pipeline, unless the client takes no responses now.
         """
-        if self.phase is _PERFORMING and self._request is None and not self.blocked_since:
+        if self.phase is _PIPELINED and not self.blocked_since:
             self.phase = _RECEIVING
-            self._resume_reading()
             self._parse_input()
 
     def _abort_after_bug(self) -> None:

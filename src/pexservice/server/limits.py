@@ -69,8 +69,10 @@ class Phase(Enum):
     IDLE = auto()
     #: A request or the TLS handshake is arriving.
     RECEIVING = auto()
-    #: A request is being performed, or a pipelined request waits to be parsed.
+    #: A request is being performed.
     PERFORMING = auto()
+    #: The response was sent, and the next request is in the buffer.
+    PIPELINED = auto()
     #: The last response was sent, or the connection was aborted.
     CLOSING = auto()
     CLOSED = auto()

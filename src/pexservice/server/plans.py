@@ -1,10 +1,14 @@
 """
 Plans, which say what requests mean.
 
-All requests with the same plan key have the same plan.  For the first request with a plan
-key, the server calls a handler of the Klein app.  If the handler returns an operation on
-the cursor, the server remembers this operation in the plan.  For a later request with this
-plan key, the server finds the plan in one of three ways, the fastest first:
+The I{plan key} of a request has its method, path and version, and the meanings of the
+headers that decide what the request means.  All requests with the same plan key have the
+same plan.
+
+For the first request with a plan key, the server calls a handler of the Klein app.  If the
+handler returns an operation on the cursor, the server remembers this operation in the plan.
+For a later request with this plan key, the server finds the plan in one of three ways, the
+fastest first:
 
   1. by the exact bytes of the request, if these bytes are remembered;
   2. by a L{Template}, if the request differs from an earlier request in a few neighbouring
@@ -14,8 +18,8 @@ plan key, the server finds the plan in one of three ways, the fastest first:
 
 In the first two ways, the request is I{recognized}.  Earlier requests prepare this:
 
-  - If a request with the same bytes is parsed twice, or fits a template twice in
-    succession, its bytes may be remembered.
+  - If the same bytes are parsed twice, or fit a template twice in succession, they may be
+    remembered.
   - Some lines of a head are new to the parser.  If the new lines of two requests in
     succession have the same header names, a template may be made from the second request.
 
@@ -122,8 +126,8 @@ class RequestWithPlan:
     A request with its plan.
 
     @ivar logged_line: the request line for the access log.
-    @ivar checked_operation: the operation, if it was checked with these headers before;
-        C{None} if the connection must check it.
+    @ivar checked_operation: the operation, if it was checked with these headers; C{None} if
+        the connection must check it.
     """
 
     plan: Plan

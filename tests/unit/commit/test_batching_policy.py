@@ -40,13 +40,13 @@ def is_ready_when_growing(policy: BatchingPolicy, steps: int, waited: float) -> 
 def test_single_step_is_committed_at_once() -> None:
     policy = BatchingPolicy()
     assert is_ready_when_quiet(policy, 1)
-    policy.end_commit(1, 0.0002)
+    policy.learn(1, 0.0002)
     assert is_ready_when_quiet(policy, 1)
 
 
 def test_batch_waits_for_as_many_steps_as_the_last_batch_had() -> None:
     policy = BatchingPolicy()
-    policy.end_commit(10, 0.0002)
+    policy.learn(10, 0.0002)
     assert not is_ready_when_quiet(policy, 9, 0.0001)
     assert is_ready_when_quiet(policy, 10)
     assert is_ready_when_quiet(policy, 11)
@@ -67,7 +67,7 @@ def test_batch_waits_in_quiet_iterations_for_no_longer_than_a_commit_takes() -> 
     In that time, its steps could have been committed.
     """
     policy = BatchingPolicy()
-    policy.end_commit(10, INITIAL_COMMIT_SECONDS)
+    policy.learn(10, INITIAL_COMMIT_SECONDS)
     waited = 2 * INITIAL_COMMIT_SECONDS
     assert not is_ready_when_quiet(policy, 9, waited, quiet=0.9 * INITIAL_COMMIT_SECONDS)
     assert is_ready_when_quiet(policy, 9, waited, quiet=1.1 * INITIAL_COMMIT_SECONDS)
@@ -75,7 +75,7 @@ def test_batch_waits_in_quiet_iterations_for_no_longer_than_a_commit_takes() -> 
 
 def test_quiet_iterations_are_added_up_for_each_batch() -> None:
     policy = BatchingPolicy()
-    policy.end_commit(10, INITIAL_COMMIT_SECONDS)
+    policy.learn(10, INITIAL_COMMIT_SECONDS)
     policy.begin_batch(0.0)
     policy.end_iteration(1, 0.0)
     policy.end_iteration(1, 0.6 * INITIAL_COMMIT_SECONDS)
@@ -91,20 +91,20 @@ def test_batch_is_ready_after_the_time_of_some_commits() -> None:
     The next batch does not wait for the clients that stayed away.
     """
     policy = BatchingPolicy()
-    policy.end_commit(10, INITIAL_COMMIT_SECONDS)
+    policy.learn(10, INITIAL_COMMIT_SECONDS)
     assert not is_ready_when_quiet(
         policy, 1, 0.9 * MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS
     )
     assert is_ready_when_quiet(policy, 1, MAX_WAIT_COMMITS * INITIAL_COMMIT_SECONDS)
-    policy.end_commit(1, INITIAL_COMMIT_SECONDS)
+    policy.learn(1, INITIAL_COMMIT_SECONDS)
     assert is_ready_when_quiet(policy, 1)
 
 
 def test_longest_wait_follows_the_duration_of_commits_up_to_a_limit() -> None:
     policy = BatchingPolicy()
     for _ in range(100):
-        policy.end_commit(10, 0.0001)
+        policy.learn(10, 0.0001)
     assert 0.00029 < policy.max_wait < 0.00031
     for _ in range(100):
-        policy.end_commit(10, 1.0)
+        policy.learn(10, 1.0)
     assert policy.max_wait == MAX_WAIT_SECONDS

@@ -66,6 +66,23 @@ def test_requests_that_arrive_during_a_step_wait_for_its_response(server: Server
     ]
 
 
+def test_pipeline_is_not_read_faster_than_its_requests_are_answered(
+    server: Server,
+) -> None:
+    """
+    Otherwise a client could fill the memory, because each response lets more bytes arrive.
+    """
+    wire = server.connect()
+    pieces = [CURRENT * 20] * 20
+    wire.send(*pieces)
+    most_bytes = 0
+    for _ in range(500):
+        wire.turns(1)
+        most_bytes = max(most_bytes, len(wire.protocol._buffer))
+    assert statuses(wire) == [200] * 400
+    assert most_bytes <= 2 * len(pieces[0])
+
+
 @pytest.mark.parametrize("request_", [NEXT, CURRENT])
 def test_a_client_that_does_not_read_is_not_read_from(
     server: Server, request_: bytes

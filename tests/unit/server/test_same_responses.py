@@ -251,7 +251,7 @@ class Pair:
             for wire in wires:
                 wire.send(chunk)
                 wire.turns(4)
-                while wire.protocol.phase is Phase.PERFORMING:
+                while wire.protocol.phase in (Phase.PERFORMING, Phase.PIPELINED):
                     wire.turns(4)
         answers: list[bytes] = [
             wire.transport.value()[start:] for wire, start in zip(wires, begun, strict=True)
