@@ -12,9 +12,6 @@ a difference back are in L{tests.support.differences}.
 
 Some entries as they might be::
 
-    Wanted("no sniffing", added_header("X-Content-Type-Options", "nosniff")),
-    Wanted("cross origin", instead("200 200 200", "403 403 200"), "*POST /next Sec-*"),
-    Wanted("a newline ends it", newline_behind("application/problem+json")),
     Wanted("a new option", added, "help/* --config *"),
     Wanted("clearer help", reworded, "help/* --journal N"),
     Wanted("clearer words", words("slow down", "wait and try again")),

@@ -213,7 +213,7 @@ def test_opened_store_has_the_newest_keys_and_few_others(
     However many keys a batch has.
     """
     state = (0, 0)
-    names = [b"%d" % number for number in range(12 * TRIM_SLACK)]
+    names = [b"%d" % number for number in range(5 * TRIM_SLACK)]
     for first in range(0, len(names), size):
         part = names[first : first + size]
         taken = batch(state, b"n" * len(part), *part)
