@@ -63,14 +63,10 @@ def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
             64,
             "there is no option --rate-limt (did you mean --rate-limit?)",
         ),
-        (["--config", "none"], 64, "the configuration file none: No such file"),
         (["--token-file", "none"], 64, "the token file none: No such file"),
-        (["--tls-certificate", "c", "--tls-key", "k"], 64, "the TLS file c: No such file"),
-        (["--access-log", "none/log"], 64, "the access log none/log: No such file"),
         (["--store", "lmdb:none/store"], 1, "cannot be created"),
         (["--store", "lmdb:damaged"], 78, "is damaged"),
         (["--listen", "tcp:0:interface=192.0.2.1"], 1, "Cannot assign requested address"),
-        (["now"], 64, "unexpected argument now"),
     ],
 )
 def test_mistake_is_one_line_with_the_status_of_a_start(

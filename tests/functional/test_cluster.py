@@ -244,9 +244,8 @@ def test_address_of_another_program_or_an_old_etcd_is_reported_in_one_line(
 
 
 @pytest.mark.needs("etcd")
-@pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
 def test_node_that_starts_without_a_quorum_stays_up_and_serves_later(
-    tmp_path: Path, command: str
+    tmp_path: Path,
 ) -> None:
     """
     The node lives and gives the reason with 503 until etcd has a quorum.
@@ -258,7 +257,7 @@ def test_node_that_starts_without_a_quorum_stays_up_and_serves_later(
         options = ("--store", store, "--listen", f"tcp:{port}:interface=127.0.0.1")
         with ThreadPoolExecutor(1) as pool:
             # It waits until the node knows the cursor.
-            starting = pool.submit(Daemon, tmp_path, *options, command=command)
+            starting = pool.submit(Daemon, tmp_path, *options)
             try:
                 wait_until(lambda: _get(port, "/livez")[0] == 200, "alive")
                 status, body = _get(port, "/readyz")

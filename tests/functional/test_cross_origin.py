@@ -80,6 +80,15 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """
+    Provide one service for all tests in which nothing moves.
+    """
+    with Daemon(tmp_path_factory.mktemp("daemon")) as daemon:
+        yield daemon
+
+
 @contextmanager
 def page_at(browser: Browser, address: str) -> Iterator[Page]:
     """
@@ -104,15 +113,12 @@ def moved(daemon: Daemon) -> tuple[int, int]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ATTACKER])
 def test_page_of_another_origin_moves_nothing_and_reads_nothing(
-    tmp_path: Path, browser: Browser, other_port: int, host: str
+    daemon: Daemon, browser: Browser, other_port: int, host: str
 ) -> None:
     """
     It tries this by fetch, form, image, script, frame, beacon, hint and EventSource.
     """
-    with (
-        Daemon(tmp_path) as daemon,
-        page_at(browser, f"http://{host}:{other_port}/") as page,
-    ):
+    with page_at(browser, f"http://{host}:{other_port}/") as page:
         outcomes = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
         assert moved(daemon) == (0, 0), outcomes
         assert outcomes["events"] == "closed"
@@ -164,19 +170,17 @@ def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
 
 
 def test_page_whose_name_resolves_to_the_service_is_refused(
-    tmp_path: Path, browser: Browser
+    daemon: Daemon, browser: Browser
 ) -> None:
     """
     DNS rebinding: for the browser such a page has the service's own origin.
     """
-    with Daemon(tmp_path) as daemon:
-        outcomes = rebinding(browser, daemon)
-        assert moved(daemon) == (0, 0), outcomes
-        for name in ("read", "read history", "fetch GET", "fetch POST", "fetch with a key"):
-            assert outcomes[name].startswith("421 "), outcomes
-        assert outcomes["events"] == "closed"
-        log = daemon.log.read_text()
-    assert log.count(f"--allowed-host {ATTACKER} ") == 1
+    outcomes = rebinding(browser, daemon)
+    assert moved(daemon) == (0, 0), outcomes
+    for name in ("read", "read history", "fetch GET", "fetch POST", "fetch with a key"):
+        assert outcomes[name].startswith("421 "), outcomes
+    assert outcomes["events"] == "closed"
+    assert daemon.log.read_text().count(f"--allowed-host {ATTACKER} ") == 1
 
 
 def test_page_of_an_allowed_rebound_name_reads_and_moves(

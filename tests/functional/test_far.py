@@ -19,7 +19,7 @@ from tests.unit.core.test_sequence import fibonacci
 STEPS = 20_600
 
 #: The position that the steps begin at.
-START = amount(short=20_000, long=0)
+START = amount(short=20_500, long=0)
 
 
 @pytest.fixture

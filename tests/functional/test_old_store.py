@@ -68,20 +68,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return place
 
 
-def test_verify_finds_no_fault_and_the_cursor_where_it_was(place: Path) -> None:
-    verified = run(place, "verify", STORE)
-    assert (verified.returncode, verified.stderr) == (0, "")
-    summary = f"{STORE} is whole: revision {REVISION}, position {POSITION}, "
-    assert summary in verified.stdout
-
-
 @pytest.mark.parametrize(("place", "command"), KINDS.items(), indirect=["place"])
 def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> None:
     """
     The service continues from there, and again after a restart.
 
     A repeated key gets the response that it got before, and 422 on another endpoint.
+    pexctl finds no fault in the store before and after.
     """
+    verified = run(place, "verify", STORE)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    summary = f"{STORE} is whole: revision {REVISION}, position {POSITION}, "
+    assert summary in verified.stdout
     with Daemon(place, *JOURNAL, command=command) as daemon:
         answer, body = daemon.ask("/current")
         assert int(body) == fibonacci(POSITION)

@@ -257,7 +257,9 @@ CHUNKS: list[Attack] = [
         {
             "17 chunks of 4096": chunks(b"1000\r\n%b\r\n" % (b"x" * 4096) * 17 + END),
             "a chunk of 65537": chunks(b"10001\r\n%b\r\n" % (b"x" * 65537) + END),
+            "1001 chunks of 1": chunks(b"1\r\nx\r\n" * 1001 + END),
             "70,000 chunks of 1": chunks(b"1\r\nx\r\n" * 70_000 + END),
+            "a size of 17 zeros": chunks(b"0" * 17 + b"\r\n\r\n"),
             "a size of 2^64": chunks(b"10000000000000000\r\n" + b"x" * 70_000),
         },
     ),
@@ -281,6 +283,7 @@ CHUNKS: list[Attack] = [
             "70 KB of trailers": chunks(
                 b"0\r\n" + b"a: %b\r\n" % (b"x" * 1000) * 70 + b"\r\n"
             ),
+            "101 trailers": chunks(b"0\r\n" + b"a: b\r\n" * 101 + b"\r\n"),
             "a trailer without an end": chunks(b"0\r\na: " + b"x" * 70_000),
         },
     ),

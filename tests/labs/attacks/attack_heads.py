@@ -235,6 +235,14 @@ TARGETS: list[Attack] = [
         moves=1,
     ),
     *answered(
+        "RFC 9112 3.2.1: an absolute form without a path is the root",
+        405,
+        {
+            "absolute, without a path": post(b"http://localhost"),
+            "absolute, with a query alone": post(b"http://localhost?a"),
+        },
+    ),
+    *answered(
         "RFC 9112 3.2.4: OPTIONS * is about the server",
         204,
         {"OPTIONS of all": request(b"OPTIONS * HTTP/1.1")},

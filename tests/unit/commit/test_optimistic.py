@@ -4,7 +4,6 @@ Many nodes on one cursor, pumped one step at a time, and by chance.
 
 from __future__ import annotations
 
-import os
 import random
 from copy import deepcopy
 
@@ -31,13 +30,14 @@ from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import OutcomeUnknown, Refusal
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import Turns, now
+from tests.support.forms import amount
 from tests.support.linearizability import Record, faults
 from tests.support.steps import Response, submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
-#: How many seeds the simulation is run with; as many as CI has time for.
-SEEDS = int(os.environ.get("SEEDS", "60"))
+#: How many seeds the simulation is run with.
+SEEDS = amount(short=20, long=60)
 
 
 class Node:

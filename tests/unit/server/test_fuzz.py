@@ -139,7 +139,7 @@ def answers(wire: Wire) -> list[Answer]:
 
 
 @settings(
-    max_examples=amount(short=200, long=1000),
+    max_examples=amount(short=80, long=1000),
     suppress_health_check=list(HealthCheck),
 )
 @given(

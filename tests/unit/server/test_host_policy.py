@@ -4,7 +4,6 @@ Tests of the check of Host on connections, with the plan cache and without.
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -74,35 +73,6 @@ def test_host_check_is_the_same_with_and_without_plans(
         checked = local in (LOOPBACK, MAPPED) and peer is CLIENT
         assert (b" 421 " in got) is (foreign and checked)
     assert cached.committer.durable.revision == parsed.committer.durable.revision
-
-
-@pytest.mark.parametrize("request_line", ["POST /next", "GET /current", "GET /livez"])
-@pytest.mark.parametrize("end", ["", "Connection: close\r\n"])
-def test_known_plan_does_not_skip_the_host_check_of_another_connection(
-    request_line: str, end: str
-) -> None:
-    """
-    A keep-alive connection stays open.
-    """
-    tested_server = server()
-    sent = f"{request_line} HTTP/1.1\r\nHost: attacker.example\r\n{end}\r\n".encode()
-    assert answer(tested_server, LAN, CLIENT, sent).startswith(b"HTTP/1.1 200 ")
-    before = tested_server.committer.durable
-    wire = tested_server.connect(CLIENT, LOOPBACK)
-    wire.send(sent)
-    wire.turns()
-    assert wire.received.startswith(b"HTTP/1.1 421 Misdirected Request\r\n")
-    assert b"--allowed-host" in wire.received
-    assert tested_server.committer.durable is before
-    assert wire.closed is bool(end)
-
-
-def test_http_1_0_request_without_host_is_accepted() -> None:
-    """
-    No browser sends one.
-    """
-    sent = b"POST /next HTTP/1.0\r\n\r\n"
-    assert answer(server(), LOOPBACK, CLIENT, sent).startswith(b"HTTP/1.0 200 OK\r\n")
 
 
 def test_every_answer_forbids_sniffing_and_embedding() -> None:

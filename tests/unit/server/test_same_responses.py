@@ -305,7 +305,7 @@ def test_workers_with_and_without_plans_respond_log_and_count_the_same(setup: st
     Except for the date. The long form compares 200,000 heads.
     """
     cases, hits = 0, 0
-    for seed in range(amount(short=12, long=400)):
+    for seed in range(amount(short=5, long=400)):
         chance = random.Random(f"{setup} {seed}")  # noqa: S311 nothing secret
         pair = Pair(setup, chance)
         converse(pair, chance, 100)
@@ -347,7 +347,7 @@ def test_unknown_headers_change_nothing(setup: str) -> None:
     This holds whether the request is recognized or parsed.
     """
     chance = random.Random(setup)  # noqa: S311 nothing secret
-    for _ in range(amount(short=20, long=1000)):
+    for _ in range(amount(short=8, long=1000)):
         pairs = [Pair(setup, random.Random(setup)) for _ in range(2)]  # noqa: S311 no secret
         client = Client(chance)
         for _ in range(5):

@@ -91,7 +91,7 @@ def all_journals(most: int) -> Sequence[tuple[Transition, ...]]:
     return [journal for n in range(most + 1) for journal in product(Transition, repeat=n)]
 
 
-@settings(max_examples=amount(short=200, long=2000))
+@settings(max_examples=amount(short=100, long=2000))
 @given(st.integers(0, 2**32), st.integers(1, 7), st.sampled_from([0, 1, 1, 2, 2, 3]))
 def test_both_checkers_agree_on_short_records_with_a_known_journal(
     seed: int, size: int, changes: int
@@ -226,7 +226,7 @@ PLANTS: dict[Plant, str] = {
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(amount(short=1, long=5)))
 def test_planted_fault_among_thousands_of_operations_is_named(
     plant: Plant, seed: int
 ) -> None:

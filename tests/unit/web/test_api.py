@@ -103,38 +103,6 @@ def test_previous_is_null_in_json_at_position_0(call: Caller) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "kind"),
-    [
-        ("*/*", "text"),
-        ("", "text"),
-        ("text/plain", "text"),
-        ("text/html", "text"),
-        ("image/png", "text"),
-        ("application/json", "json"),
-        ("application/*", "json"),
-        ("application/json;q=0.5, text/plain;q=0.4", "json"),
-        ("application/json;q=0.4, text/plain;q=0.5", "text"),
-        ("application/json;q=0", "text"),
-        ("application/json; charset=utf-8", "json"),
-        ("application/json;indent=2;q=0.5, text/plain;q=0.4", "json"),
-        ("text/plain;q=0.1, */*", "json"),
-        ("nonsense", "text"),
-        (";;q=,,", "text"),
-    ],
-)
-def test_response_has_the_preferred_representation_and_defaults_to_text(
-    call: Caller, accept: str, kind: str
-) -> None:
-    content_type = call("GET", "/current", Accept=accept)["Content-Type"]
-    assert content_type == {"text": "text/plain; charset=utf-8", "json": JSON}[kind]
-
-
-def test_two_accept_lines_are_one_list(call: Caller) -> None:
-    answer = call("GET", "/current", Accept=["text/plain;q=0.1", JSON])
-    assert answer["Content-Type"] == JSON
-
-
-@pytest.mark.parametrize(
     "endpoint", ENDPOINTS, ids=[endpoint.path for endpoint in ENDPOINTS]
 )
 def test_other_methods_get_405_with_the_allowed_ones_and_move_nothing(

@@ -137,30 +137,3 @@ def test_default_port_may_be_left_out_and_schemes_are_not_compared(
 )
 def test_prefetch_is_recognized_by_its_headers(values: list[bytes], *, meant: bool) -> None:
     assert is_prefetch(values) is not meant
-
-
-def test_every_response_forbids_sniffing_and_embedding() -> None:
-    """
-    Except for a named origin, which may read the response.
-    """
-    alone = dict(POLICY.browser_headers([ORIGIN]))
-    assert alone == {
-        b"X-Content-Type-Options": b"nosniff",
-        b"Cross-Origin-Resource-Policy": b"same-origin",
-    }
-    assert dict(WITH_ORIGIN.browser_headers([])) == {**alone, b"Vary": b"Origin"}
-    named = dict(WITH_ORIGIN.browser_headers([ORIGIN]))
-    assert named[b"Access-Control-Allow-Origin"] == ORIGIN
-    assert named[b"X-Content-Type-Options"] == b"nosniff"
-    assert named[b"Vary"] == b"Origin"
-    assert b"Cross-Origin-Resource-Policy" not in named
-
-
-def test_only_a_named_origin_that_asks_gets_preflight_headers() -> None:
-    asks = {b"access-control-request-method": [b"POST"], b"origin": [ORIGIN]}
-    headers = dict(WITH_ORIGIN.preflight_headers(asks, b"POST, OPTIONS"))
-    assert headers[b"Access-Control-Allow-Methods"] == b"POST, OPTIONS"
-    assert b"Content-Type" in headers[b"Access-Control-Allow-Headers"].split(b", ")
-    assert WITH_ORIGIN.preflight_headers({b"origin": [ORIGIN]}, b"POST") == ()
-    assert WITH_ORIGIN.preflight_headers({**asks, b"origin": [b"null"]}, b"POST") == ()
-    assert POLICY.preflight_headers(asks, b"POST") == ()
