@@ -46,7 +46,14 @@ def value(daemon: Daemon, path: str) -> bytes:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_service_continues_where_it_stopped(tmp_path: Path, command: str) -> None:
+    """
+    Only the first start creates a store, which is private, and warns of that.
+    """
+    store = tmp_path / STORE
     with Daemon(tmp_path, command=command) as daemon:
+        assert f"warn: created a new store in {store}" in daemon.log.read_text()
+        assert stat.S_IMODE(store.stat().st_mode) == 0o700
+        assert stat.S_IMODE((store / DATA_FILE).stat().st_mode) == 0o600
         steps = [value(daemon, "/next") for _ in range(8)]
         assert steps == [b"%d\n" % n for n in (1, 1, 2, 3, 5, 8, 13, 21)]
     with Daemon(tmp_path, command=command) as daemon:
@@ -60,6 +67,7 @@ def test_service_continues_where_it_stopped(tmp_path: Path, command: str) -> Non
     with Daemon(tmp_path, command=command) as daemon:
         answer, body = daemon.ask("/current")
         assert (body, answer.headers["Pex-Revision"]) == (b"0\n", "11")
+    assert daemon.log.read_text().count("created a new store") == 1
 
 
 def test_twistd_lists_the_commands_and_shows_their_help(tmp_path: Path) -> None:
@@ -93,12 +101,6 @@ def test_help_that_is_not_read_to_its_end(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_default_store_is_private_and_below_the_working_directory(tmp_path: Path) -> None:
-    with Daemon(tmp_path):
-        assert stat.S_IMODE((tmp_path / STORE).stat().st_mode) == 0o700
-        assert stat.S_IMODE((tmp_path / STORE / DATA_FILE).stat().st_mode) == 0o600
-
-
 def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
@@ -130,17 +132,24 @@ def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
         assert value(daemon, "/current") == b"21\n"
 
 
-def test_hyphen_writes_the_access_log_into_the_daemons_log(tmp_path: Path) -> None:
+def test_hyphen_writes_the_access_log_into_the_daemons_log_without_values(
+    tmp_path: Path,
+) -> None:
     """
     C{-} writes the access log into the daemon's own, and without the option there is none.
+
+    Neither has a value of the sequence, at a position with many digits.
     """
     with Daemon(tmp_path, "--access-log", "-") as daemon:
-        value(daemon, "/current")
-    assert '"GET /current HTTP/1.1" 200 2' in daemon.log.read_text()
+        for _ in range(100):
+            answer = value(daemon, "/next")
+    log = daemon.log.read_bytes()
+    assert b'"GET /next HTTP/1.1" 200 2' in log
     daemon.log.unlink()
     with Daemon(tmp_path) as daemon:
-        value(daemon, "/current")
-    assert "/current" not in daemon.log.read_text()
+        assert value(daemon, "/current") == answer == b"354224848179261915075\n"
+    assert b"/current" not in daemon.log.read_bytes()
+    assert answer.strip() not in log + daemon.log.read_bytes()
 
 
 def test_sighup_opens_a_new_access_log_and_loses_no_line(tmp_path: Path) -> None:
@@ -187,19 +196,6 @@ def test_malformed_request_has_a_line_in_the_access_log(tmp_path: Path) -> None:
         strict=True,
     ):
         assert fnmatchcase(line, '"127.0.0.1" - - [[]*] ' + expected)
-
-
-def test_log_contains_no_value_of_the_sequence(tmp_path: Path) -> None:
-    """
-    At a position with many digits.
-    """
-    with Daemon(tmp_path, "--access-log", "-") as daemon:
-        for _ in range(100):
-            answer = value(daemon, "/next")
-    with Daemon(tmp_path):
-        pass
-    assert answer.strip() == b"354224848179261915075"
-    assert answer.strip() not in daemon.log.read_bytes()
 
 
 def refused(path: Path, *options: str, status: int = 1, command: str = "pexservice") -> str:

@@ -368,17 +368,6 @@ def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
         assert daemon.log.read_text().count("error: cannot serve") <= 2
 
 
-def test_first_start_may_create_a_store_and_says_so(tmp_path: Path) -> None:
-    """
-    Creating a store logs a warning that names it; opening one logs none.
-    """
-    with Daemon(tmp_path) as daemon:
-        wait_for(daemon, f"warn: created a new store in {tmp_path / STORE}")
-    with Daemon(tmp_path) as daemon:
-        pass
-    assert daemon.log.read_text().count("created a new store") == 1
-
-
 def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Path) -> None:
     """
     No key makes two steps while the store is moved away and back under load.

@@ -228,6 +228,10 @@ class TestOrigins:
         allowed = (answer["Access-Control-Allow-Headers"] or "").split(", ")
         assert {"Idempotency-Key", "Content-Type"} <= {*allowed}
         assert answer["Access-Control-Max-Age"] == "600"
+        # Without this header it is no preflight.
+        del asked["Access_Control_Request_Method"]
+        assert call("OPTIONS", "/next", **asked)["Access-Control-Allow-Methods"] is None
+        asked["Access_Control_Request_Method"] = "POST"
         asked["Origin"] = "https://example.org"
         assert call("OPTIONS", "/next", **asked)["Access-Control-Allow-Methods"] is None
 
