@@ -4,7 +4,12 @@ Stores made for a test.
 
 from __future__ import annotations
 
+import atexit
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import TypeVar
 
 import lmdb
 
@@ -16,7 +21,30 @@ from pexservice.stores.lmdb.store import LmdbStore
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
 
+T = TypeVar("T")
 
+
+def copied(make: Callable[[Path, int], T]) -> Callable[[Path, int], T]:
+    """
+    Return C{make}, which makes a store of some size, so that it makes each size only once.
+
+    From then on the store is copied, which takes no flushes of the disk.
+    """
+    made: dict[int, tuple[Path, T]] = {}
+
+    def copy(path: Path, size: int) -> T:
+        if size not in made:
+            place = Path(mkdtemp(prefix="pexservice-tests-"))
+            atexit.register(shutil.rmtree, place)
+            made[size] = place / "store", make(place / "store", size)
+        original, result = made[size]
+        shutil.copytree(original, path, dirs_exist_ok=True)
+        return result
+
+    return copy
+
+
+@copied
 def make_store(path: Path, position: int) -> None:
     """
     Make a store in C{path} whose cursor went up to C{position} in one batch.

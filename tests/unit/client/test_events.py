@@ -61,7 +61,7 @@ def test_messages_are_the_same_wherever_the_bytes_are_cut(cuts: list[int]) -> No
 
 
 @pytest.mark.parametrize(
-    "data", [b"data: " + b"1" * MAX_EVENT_BYTES, b"data: 1234\n" * MAX_EVENT_BYTES]
+    "data", [b"data: " + b"1" * MAX_EVENT_BYTES, b"data: 1234\n" * (MAX_EVENT_BYTES // 10)]
 )
 def test_message_without_an_end_ends_the_stream(data: bytes) -> None:
     stream, transport = open_stream()

@@ -18,6 +18,10 @@ from pexservice.core.sequence import (
     TermCache,
     term_at,
 )
+from tests.support.forms import amount
+
+#: The text of such a value takes Python a while.
+FAR = amount(short=100_000, long=1_000_000)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +70,7 @@ def test_each_of_the_first_1000_terms_is_the_sum_of_the_two_before_it() -> None:
 
 
 def test_term_at_equals_an_integer_computation() -> None:
-    for position in (*range(1001), 20_577, 20_578, 100_000, 1_000_000):
+    for position in (*range(1001), 20_577, 20_578, FAR):
         term = term_at(position)
         value, following = fibonacci(position)
         assert term.position == position

@@ -41,6 +41,7 @@ from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import pack_use
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
+from tests.support.stores import copied
 from tests.unit.stores.test_contract import batch, end
 
 
@@ -58,6 +59,11 @@ def filled(path: Path, count: int = 500) -> tuple[int, int]:
 
     @return: the state of the store.
     """
+    return fill(path, count)
+
+
+@copied
+def fill(path: Path, count: int) -> tuple[int, int]:
     store = at(path)
     state = now(store.open())[:2]
     for number in range(count):
@@ -463,11 +469,11 @@ def test_a_steady_store_needs_no_reserve(tmp_path: Path) -> None:
     The file stops growing once the store has all the transitions and keys that it keeps.
     """
     path = tmp_path / "store"
-    store = at(path, journal=1000, kept_keys=1000)
+    store = at(path, journal=300, kept_keys=300)
     state = now(store.open())[:2]
     sizes = []
     for _ in range(4):
-        for number in range(2000):
+        for number in range(3 * TRIM_SLACK):
             taken = batch(state, b"n", b"key-%d-%d" % (state[0], number))
             now(store.commit(taken))
             state = end(taken)
@@ -510,7 +516,9 @@ def test_store_reserves_disk_space_beyond_its_used_pages(tmp_path: Path) -> None
         return file_status.st_blocks * 512 - file_status.st_size
 
     assert taken_beyond() >= RESERVE_BYTES
-    now(store.commit(batch(state, b"n" * 2 * RESERVE_BYTES)))
+    assert state == (0, 0)
+    steps = 2 * RESERVE_BYTES
+    now(store.commit(Batch(1, 0, b"n" * steps, steps, time_ns=0)))
     assert taken_beyond() >= RESERVE_BYTES
     size = (path / DATA_FILE).stat().st_size
     now(store.close())
