@@ -102,9 +102,6 @@ class BatchingPolicy:
     Any batch is ready after C{max_wait} seconds.
 
     The policy reads no clock.  Its callers pass C{now}, the seconds of the reactor's clock.
-    With C{twistd --reactor=asyncio}, this is the wall clock.  If an operator sets it during
-    a commit, the average duration of a commit is wrong for about a hundred commits.
-    Meanwhile, batches wait for L{MAX_WAIT_SECONDS}, or not at all.
 
     @ivar began: when the first step of the batch arrived.
     @ivar is_quiet: whether the last iteration added no step.
@@ -148,6 +145,10 @@ class BatchingPolicy:
     def learn(self, step_count: int, seconds: float) -> None:
         """
         Learn from a commit of C{step_count} steps that took C{seconds}.
+
+        With C{twistd --reactor=asyncio}, the seconds are those of the wall clock.  If an
+        operator sets this clock during a commit, the average is wrong for about a hundred
+        commits.  Meanwhile, batches wait for L{MAX_WAIT_SECONDS}, or not at all.
         """
         self._expected_steps = step_count
         change = seconds - self._commit_seconds
@@ -184,7 +185,7 @@ class PendingBatch:
 
 class GroupCommit:
     """
-    The common part of both committers, which are subclasses of this class.
+    The common part of the committers, which are subclasses of this class.
 
     Each subclass has a method C{start}, which opens the store, and a method C{step}, which
     decides which steps to L{add}.  Each subclass overrides L{_commit_failed}.
@@ -230,11 +231,10 @@ class GroupCommit:
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
-        # Whether a commit is in progress.  On etcd, a commit begins with the wait for this
-        # node's turn.  During this wait, there is no committing batch yet.
+        # Whether a commit is in progress.  On etcd, it begins before there is a committing
+        # batch, because the node first waits for its turn to commit.
         self._is_committing = False
-        # These fire when the commit in progress ends; if there is none, when the next
-        # commit ends.
+        # See when_commit_ends.
         self._end_deferreds: list[Deferred[None]] = []
         # Why this committer accepts no step: it is starting or stopping, or it has failed.
         self.committer_refusal: Refusal | None = Refusal("the cursor is not read yet")
@@ -415,8 +415,7 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        On etcd, the open batch may be empty by now: if another node has moved the cursor,
-        the steps whose condition is no longer met have left the batch.
+        If all steps of the batch were refused meanwhile, there is nothing to write.
         """
         batch, after = self.open_batch, self.latest
         if not batch.transitions:

@@ -396,6 +396,8 @@ class OptimisticCommitter(GroupCommit):
     def _has_turn(self, cursor: tuple[int, int]) -> None:
         """
         Apply the steps of the open batch to the present C{cursor}, and write the batch.
+
+        The steps whose condition is no longer met leave the batch.
         """
         if cursor != (self.durable.revision, self.durable.position):
             self._rebase([self.open_batch], *cursor, {})

@@ -324,6 +324,18 @@ def test_plans_keep_no_secret(server: Server, name: bytes) -> None:
     assert [text for text in kept_bytes if b"POST /next" in text]
 
 
+def test_repeated_request_with_a_cookie_is_not_remembered(server: Server) -> None:
+    """
+    The service reads another line of the template, and its value is repeated too.
+    """
+    wire = server.connect()
+    request = CURRENT + b'If-None-Match: "%d"\r\nCookie: s3cret\r\n\r\n'
+    ask(server, *[request % number for number in (7, 8, 9, 9, 9, 9)], wire=wire)
+    assert wire.protocol.templates[0].read_names == (b"if-none-match",)
+    kept_bytes = kept([server.shared.plans, wire.protocol.templates])
+    assert not [text for text in kept_bytes if b"s3cret" in text]
+
+
 def test_repeated_token_is_compared_on_its_own_connection_only() -> None:
     """
     A client's token is checked once while its requests stay the same.
