@@ -4,7 +4,6 @@ C{pexctl check} with real files, addresses and a running service.
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -141,9 +140,11 @@ def test_status_of_a_service_with_tls_suggests_https(tmp_path: Path) -> None:
 
 
 def test_process_without_a_scoreboard_is_no_pexservice(tmp_path: Path) -> None:
-    code, output = pexctl(tmp_path, "status", "--process", str(os.getpid()))
+    with subprocess.Popen(["/bin/sleep", "600"]) as other:
+        code, output = pexctl(tmp_path, "status", "--process", str(other.pid))
+        other.terminate()
     assert code == 69
-    assert f"process {os.getpid()} is no pexservice that has started" in output
+    assert f"process {other.pid} is no pexservice that has started" in output
 
 
 def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
