@@ -12,6 +12,8 @@ accepted a batch.
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
@@ -34,7 +36,9 @@ _APPLIED, _READ = Outcome.APPLIED, Outcome.READ
 
 
 class AsynchronousCommitter(Committer):
-    _responds_early = True
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._responds_early = True
 
     @property
     def visible(self) -> State:

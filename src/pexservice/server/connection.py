@@ -101,6 +101,8 @@ class Connection(RememberingConnection, asyncio.Protocol):
         self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
+        self.templates = self.last_new_names = ()
+        self.token_request = None
         # The input that was not parsed yet.  In its first _searched_bytes bytes, no end of
         # a head was found, so the next search begins after them.
         self._buffer = bytearray()

@@ -64,20 +64,17 @@ from pexservice.web.responses import Header
 MAX_PLANS = 4096
 
 #: How many requests one generation of L{Plans.remembered_requests} has; see
-#: L{GenerationalCache}.  The bytes of the requests in both generations take at most 4 MiB.
+#: L{GenerationalCache}.  The bytes of the requests in both generations take at most 8 MiB.
 MAX_REMEMBERED_REQUESTS = 1024
 
-#: A larger request is not remembered by its exact bytes.
-MAX_REMEMBERED_REQUEST_BYTES = 2048
+#: A larger request is not recognized.
+MAX_RECOGNIZED_BYTES = 4096
 
 #: How many bytes a template has before and after its varying lines.
 MAX_TEMPLATE_BYTES = 2048
 
 #: How many lines of a template may vary.
 MAX_VARYING_LINES = 4
-
-#: A larger request is not compared with templates.
-MAX_MATCHED_BYTES = 4096
 
 #: How many templates a connection remembers.
 MAX_TEMPLATES = 2
@@ -167,9 +164,7 @@ class Template:
         """
         Return the request with the bytes C{data}, or C{None} if the bytes do not match.
         """
-        if len(data) > MAX_MATCHED_BYTES or not (
-            data.startswith(self.prefix) and data.endswith(self.suffix)
-        ):
+        if not (data.startswith(self.prefix) and data.endswith(self.suffix)):
             return None
         match = self.varying_pattern.fullmatch(
             data, len(self.prefix), len(data) - len(self.suffix)
@@ -196,9 +191,9 @@ class RememberingConnection:
         no key, and this request.
     """
 
-    templates: tuple[Template, ...] = ()
-    last_new_names: tuple[bytes, ...] = ()
-    token_request: tuple[bytes, RequestWithPlan] | None = None
+    templates: tuple[Template, ...]
+    last_new_names: tuple[bytes, ...]
+    token_request: tuple[bytes, RequestWithPlan] | None
 
 
 class Plans:
@@ -256,7 +251,7 @@ class Plans:
         connection's templates, and with the requests that are remembered by their exact
         bytes.  A connection without templates uses the latest templates of the worker.
         """
-        if not self._remembers:
+        if not self._remembers or len(data) > MAX_RECOGNIZED_BYTES:
             return None
         token_request = connection.token_request
         # The duration of compare_digest tells a client nothing about the token.
@@ -269,9 +264,7 @@ class Plans:
                 if not templates or templates[0] is not template:
                     _move_to_front(connection, template)
                 if template.has_only_token:
-                    if len(data) <= MAX_REMEMBERED_REQUEST_BYTES and self._check_once(
-                        request
-                    ):
+                    if self._check_once(request):
                         connection.token_request = (data, request)
                 elif template.remembers_bytes:
                     latest_hash, template.latest_hash = template.latest_hash, hash(data)
@@ -295,7 +288,7 @@ class Plans:
         """
         request = RequestWithPlan(plan, head.headers, head.line.logged_line)
         new_lines = head.new_lines
-        if not data or not self._remembers:
+        if not (data and self._remembers) or len(data) > MAX_RECOGNIZED_BYTES:
             connection.last_new_names = ()
         elif new_lines is not None:
             self._remember_template(data, head, new_lines, request, connection)
@@ -306,7 +299,7 @@ class Plans:
         return request
 
     def _remember_bytes(self, data: bytes, request: RequestWithPlan) -> None:
-        if len(data) <= MAX_REMEMBERED_REQUEST_BYTES and self._check_once(request):
+        if self._check_once(request):
             self.remembered_requests.put(data, request)
 
     def _check_once(self, request: RequestWithPlan) -> bool:
