@@ -82,7 +82,7 @@ def _one_each(store: EtcdStore) -> MakeStep:
 
     async def step() -> None:
         while True:
-            base = store._base  # noqa: SLF001 what a separate client would keep
+            base = store._known_cursor  # noqa: SLF001 what a separate client would keep
             batch = Batch(base.revision + 1, base.position, b"n", base.position + 1, 0)
             try:
                 await store.commit(batch)

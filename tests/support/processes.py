@@ -23,7 +23,7 @@ from twisted.internet.testing import MemoryReactor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.supervisor.supervised_worker import MESSAGES
+from pexservice.supervisor.supervised_worker import MESSAGES_FD
 from tests.support.fakes import Turns
 
 #: The length of a turn.  Seconds, without a rounding error however many there are.
@@ -66,14 +66,14 @@ class SpawnedProcess:
         """
         Have the process send a message.
         """
-        self.write_output("".join(f"{line}\n" for line in lines).encode(), MESSAGES)
+        self.write_output("".join(f"{line}\n" for line in lines).encode(), MESSAGES_FD)
 
     def end(self, *, status: int = 0, by: int | None = None) -> None:
         """
         Have the process end with a status or by a signal.
         """
         self.alive = False
-        self.protocol.childConnectionLost(MESSAGES)
+        self.protocol.childConnectionLost(MESSAGES_FD)
         reason = ProcessTerminated(status, by) if status or by else ProcessDone(0)
         self.protocol.processEnded(Failure(reason))
 

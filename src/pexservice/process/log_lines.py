@@ -78,11 +78,11 @@ def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> 
     return environment.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
 
 
-def error_line(message: str, descriptor: int = 2) -> str:
+def error_line(message: str) -> str:
     """
     Return the line that reports an error on standard error, outside the log.
     """
-    return f"{'<3>' if is_journal(descriptor) else ''}{message}\n"
+    return f"{'<3>' if is_journal(2) else ''}{message}\n"
 
 
 def level_of(line: str) -> tuple[Any, int, str]:

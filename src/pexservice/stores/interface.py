@@ -39,24 +39,12 @@ class StoreBusy(StoreError):
     """
 
 
-class StoreMissing(StoreError):
-    """
-    There is no store, and this process must not create one.
-    """
-
-
 class ReadingChildKilled(StoreError):
     """
     The child process that read the store was killed, for example when memory was short.
     """
 
     exit_status = Status.STORE_FAILED
-
-
-class StoreExists(StoreError):
-    """
-    A store exists where a new one was to be created.
-    """
 
 
 class StoreDamaged(StoreError):
@@ -565,8 +553,8 @@ class IStoreFactory(Interface):
         """
         Create an empty store, durably.
 
-        @raise StoreExists: there is already a store, which does not change.
-        @raise StoreError: or another subclass: no store could be created.
+        @raise StoreError: or a subclass: there is already a store, which does not change;
+            or no store could be created.
         """
 
     def make(options: StoreOptions) -> IStore:

@@ -45,7 +45,7 @@ from pexservice.process.signals import START_SIGNALS, StartSignals
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreBusy, StoreError
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import MESSAGES, SpawningReactor
+from pexservice.supervisor.supervised_worker import MESSAGES_FD, SpawningReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 
@@ -203,9 +203,9 @@ class Supervisor(Service):
         self._exit.exit_with(status, reason)
 
     def _inherited(self) -> Inherited:
-        board = MESSAGES + 1
+        board = MESSAGES_FD + 1
         descriptors = {board: self._scoreboard}
-        options = ["--supervisor", str(MESSAGES), "--scoreboard", str(board)]
+        options = ["--supervisor", str(MESSAGES_FD), "--scoreboard", str(board)]
         for number, (_, port, _) in enumerate(self._ports, board + 1):
             descriptors[number] = port.fileno()  # type: ignore[attr-defined]
             options += ["--listen", f"fd:{number}"]

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from pexservice.supervisor.workers import Workers
 
 #: The file descriptor to which a worker writes its messages.
-MESSAGES = 3
+MESSAGES_FD = 3
+
+#: The pipes of a worker, as C{spawnProcess} takes them.  Standard input has no data.
+_PIPES = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
 
 #: A longer line of output is divided into several lines.
 MAX_OUTPUT_LINE_BYTES = 8192
@@ -184,7 +187,7 @@ class SupervisedWorker(ProcessProtocol):
         self._watchdog = watchdog
         # The timer of the next start, or of SIGKILL while there is a process.
         self._timer: IDelayedCall | None = None
-        self._has_progressed = False
+        self._reported_progress = False
         self._last_heard = 0.0
         self._deadline = 0.0
         self._streams: dict[int, OutputLines] = {}
@@ -198,7 +201,7 @@ class SupervisedWorker(ProcessProtocol):
         """
         Return whether the worker is verifying the store, and may still become active.
         """
-        return self.state is WorkerState.STARTING and self._has_progressed
+        return self.state is WorkerState.STARTING and self._reported_progress
 
     @property
     def pid(self) -> int | None:
@@ -223,14 +226,14 @@ class SupervisedWorker(ProcessProtocol):
         command, inherited = self._workers.worker_command_line(), self._workers.inherited
         self._timer = None
         self.state, self.status_text = WorkerState.STARTING, ""
-        self.was_active = self.was_up = self._has_progressed = False
+        self.was_active = self.was_up = self._reported_progress = False
         self.verifies_store = self._workers.verification_due
         self.began_at = self._last_heard = self._reactor.seconds()
         self._deadline = self.began_at + START_TIMEOUT_SECONDS
         self._streams = {
             1: OutputLines(self.output_received),
             2: OutputLines(self.output_received),
-            MESSAGES: OutputLines(self.message_received),
+            MESSAGES_FD: OutputLines(self.message_received),
         }
         try:
             self._reactor.spawnProcess(
@@ -238,8 +241,7 @@ class SupervisedWorker(ProcessProtocol):
                 command[0],
                 command,
                 {**inherited.environment, "WATCHDOG_USEC": f"{self._watchdog * 1e6:.0f}"},
-                # Standard input is a pipe without data.
-                childFDs={0: "w", 1: "r", 2: "r", MESSAGES: "r", **inherited.descriptors},
+                childFDs={**_PIPES, **inherited.descriptors},
             )
         except Exception as error:
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)
@@ -275,7 +277,7 @@ class SupervisedWorker(ProcessProtocol):
         self._last_heard = self._reactor.seconds()
         timeout = self._watchdog
         if name == _EXTEND:
-            self._has_progressed = True
+            self._reported_progress = True
             if value.isdecimal() and len(value) < 12:  # noqa: PLR2004 less than 28 hours, in microseconds
                 timeout = max(timeout, int(value) / 1e6)
         self._deadline = self._last_heard + timeout
@@ -358,7 +360,7 @@ class SupervisedWorker(ProcessProtocol):
         """
         Report the end of an active worker as soon as its pipe of messages closes.
         """
-        if childFD == MESSAGES and self.was_active:
+        if childFD == MESSAGES_FD and self.was_active:
             self._workers.on_active_ending(self)
 
     def processEnded(self, reason: Failure) -> None:
@@ -390,7 +392,7 @@ class SupervisedWorker(ProcessProtocol):
         return delay
 
 
-def describe_exit_status(exit_status: int) -> str:
+def describe_end(exit_status: int) -> str:
     """
     Return how a process ended, to complete the sentence "worker-1 ended ...".
     """

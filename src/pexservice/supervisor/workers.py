@@ -29,7 +29,7 @@ from pexservice.supervisor.supervised_worker import (
     SpawningReactor,
     SupervisedWorker,
     WorkerState,
-    describe_exit_status,
+    describe_end,
 )
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
@@ -59,8 +59,6 @@ class Workers:
     """
     The workers of one supervisor.
 
-    @ivar should_run: whether workers should run: the service has started and is not
-        stopping.
     @ivar setup: how workers are started and watched; a reload may change the setup.
     @ivar inherited: the options, environment and descriptors that each worker gets.
     @ivar verification_due: whether the next worker must verify the whole store.  This is
@@ -104,7 +102,8 @@ class Workers:
         self._waiting_for_change: list[Deferred[None]] = []
         self._reload_ended: Deferred[None] = succeed(None)
         self._reload_again = False
-        self.should_run = False
+        # Whether the service has started and is not stopping.
+        self._should_run = False
         self.workers: list[SupervisedWorker] = []
 
     @property
@@ -133,7 +132,7 @@ class Workers:
     # Starting and stopping.
 
     def start(self) -> None:
-        self.should_run = True
+        self._should_run = True
         self._use_setup(self.setup)
         self._add_missing_workers()
 
@@ -167,17 +166,15 @@ class Workers:
         """
         Retire all workers, and wait until their processes have ended.
         """
-        self.should_run = False
+        self._should_run = False
         self._reload_ended.cancel()
         await self._retire([*self.workers])
         self._watching.stop()
 
-    async def _retire(self, workers: list[SupervisedWorker]) -> None:
-        for worker in workers:
+    async def _retire(self, retired: list[SupervisedWorker]) -> None:
+        for worker in retired:
             worker.retire()
-        await self._wait_until(
-            lambda: not any(worker in self.workers for worker in workers)
-        )
+        await self._wait_until(lambda: set(retired).isdisjoint(self.workers))
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
         """
@@ -255,24 +252,19 @@ class Workers:
         exit_status = worker.exit_status
         if exit_status in _SUSPICIOUS_STATUSES:
             self.verification_due = True
-        if not self.should_run:
+        if not self._should_run:
             return
         self._log_end(worker)
         report = self._reporter.report
         report.ended_by_reason[_end_reason(worker)] += 1
         report.failovers += worker.was_active and not worker.retired
         self._reporter.publish()
-        reason = (
-            worker.status_text or f"{worker.name} ended {describe_exit_status(exit_status)}"
-        )
+        reason = worker.status_text or f"{worker.name} ended {describe_end(exit_status)}"
         if not worker.was_up and not self._active_workers:
             self._reporter.show_problem(reason)
         cannot_start = exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
-        other_may_succeed = any(
-            other.is_up or other.is_verifying
-            for other in self.workers
-            if other is not worker
-        )
+        others = [other for other in self.workers if other is not worker]
+        other_may_succeed = any(other.is_up or other.is_verifying for other in others)
         # A damaged store needs the operator.  A worker that cannot start ends the service
         # only if no worker was active yet: later, the cause may be temporary.
         if exit_status == Status.DAMAGED or (
@@ -282,7 +274,7 @@ class Workers:
 
     def _log_end(self, worker: SupervisedWorker) -> None:
         exit_status = worker.exit_status
-        level, how = LogLevel.info, describe_exit_status(exit_status)
+        level, how = LogLevel.info, describe_end(exit_status)
         # If the options of a reload are wrong, its first new worker ends with this status,
         # and L{_reload} logs the reason.
         fails_reload = exit_status == Status.MISCONFIGURED and self.reloading
@@ -298,7 +290,7 @@ class Workers:
         """
         Replace the workers.  If a reload is in progress, do this when it has ended.
         """
-        if not self.should_run:
+        if not self._should_run:
             return
         if self.reloading:
             self._reload_again = True

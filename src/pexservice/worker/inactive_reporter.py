@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -58,9 +57,7 @@ class InactiveReporter:
     _checking: Periodic = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._checking = Periodic(
-            lambda: Deferred.fromCoroutine(self._check()), self._reactor
-        )
+        self._checking = Periodic(self._check, self._reactor)
 
     def start(self) -> None:
         self._checking.start(CHECK_INTERVAL_SECONDS)

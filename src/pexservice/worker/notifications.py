@@ -1,7 +1,5 @@
 """
 A worker's notifications to the process that started it, which is the supervisor or systemd.
-
-A worker sends heartbeats, and the progress of a verification of the store.
 """
 
 from __future__ import annotations
@@ -11,15 +9,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE
 from pexservice.process.sd_notify import ALIVE, Notifier
-from pexservice.process.timing import Periodic
 from pexservice.settings.options import Settings
 
 #: How many heartbeats a worker sends in the time after which a silent worker is replaced.
@@ -59,36 +54,15 @@ def connect_notifier(settings: Settings, environment: Mapping[str, str]) -> Noti
     return notifier
 
 
-def start_heartbeat(
-    notifier: Notifier,
-    reactor: IReactorTime,
-    when_disk_work_ends: Callable[[], Deferred[None]],
-    lines: Callable[[], Sequence[str]],
-) -> None:
-    """
-    Send heartbeats from now on, if the supervisor or systemd expects them.
-
-    @param when_disk_work_ends: returns a C{Deferred} that fires when no verification and no
-        commit is in progress.  Each heartbeat waits for it.  So no heartbeat is sent while
-        the reactor is blocked or the disk hangs.
-    @param lines: returns the lines to send with each heartbeat.
-    """
-    if notifier.watchdog is None:
-        return
-
-    def beat() -> Deferred[None]:
-        return when_disk_work_ends().addCallback(lambda _: notifier.notify(ALIVE, *lines()))
-
-    Periodic(beat, reactor).start(notifier.watchdog / HEARTBEATS_PER_WATCHDOG, now=True)
-
-
 class VerificationProgress:
     """
     Reports how much of the store was verified.
 
     The log gets a line from time to time.  At each report, the supervisor or systemd gets a
-    notification, which is also a heartbeat.  If the verification hangs, there are no
-    reports and no notifications.
+    notification, which is also a heartbeat.  The worker sends no other heartbeat meanwhile,
+    so if the verification hangs, the heartbeats stop.
+
+    @ivar in_progress: whether a verification is in progress.
     """
 
     _log = Logger()
@@ -104,29 +78,10 @@ class VerificationProgress:
         self._notify = notify
         self._monotonic = monotonic
         self._next_line_at = monotonic() + LOG_INTERVAL_SECONDS
-        # The callers of when_ended that wait; C{None} if no verification is in progress.
-        self._waiting: list[Deferred[None]] | None = None
-
-    def when_ended(self) -> Deferred[None]:
-        """
-        Return a C{Deferred} that fires when no verification is in progress.
-        """
-        if self._waiting is None:
-            return succeed(None)
-        self._waiting.append(Deferred())
-        return self._waiting[-1]
-
-    def record_end(self) -> None:
-        """
-        Record that no verification is in progress any more.
-        """
-        waiting, self._waiting = self._waiting or (), None
-        for deferred in waiting:
-            deferred.callback(None)
+        self.in_progress = False
 
     def report(self, percent: int) -> None:
-        if self._waiting is None:
-            self._waiting = []
+        self.in_progress = True
         status = f"verifying the store: {percent} %"
         extension = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}"
         # The extension is the last line, because ALIVE sets the timeout to the watchdog's.

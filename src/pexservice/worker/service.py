@@ -16,12 +16,13 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.interface import CommitterBug
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
-from pexservice.process.sd_notify import READY, STOPPING, Notifier
+from pexservice.process.sd_notify import ALIVE, READY, STOPPING, Notifier
+from pexservice.process.timing import Periodic
 from pexservice.server.limits import Connections
 from pexservice.settings.options import Settings
 from pexservice.stores.interface import StoreDamaged, StoreError, StoreUnavailable
 from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
-from pexservice.worker.notifications import connect_notifier, start_heartbeat
+from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG, connect_notifier
 
 #: A stopping worker accepts connections and requests for at most this long; for less time
 #: if no connection is left.  Each response closes its connection, so the client sends its
@@ -85,12 +86,9 @@ class Worker(Service):
         socket, must be checked before that report: L{assemble} does this.
         """
         self._notifier = connect_notifier(self._settings, os.environ)
-        start_heartbeat(
-            self._notifier,
-            self._reactor,
-            self._when_disk_work_ends,
-            lambda: self._heartbeat_lines,
-        )
+        if self._notifier.watchdog is not None:
+            interval = self._notifier.watchdog / HEARTBEATS_PER_WATCHDOG
+            Periodic(self._send_heartbeat, self._reactor).start(interval, now=True)
         parts = self._parts = assemble(
             self._settings,
             self._reactor,
@@ -110,18 +108,18 @@ class Worker(Service):
         self._log.info("the cursor is at {cursor}", cursor=cursor)
         self._notify_state(READY, f"STATUS=serving since {cursor}")
 
-    def _when_disk_work_ends(self) -> Deferred[None]:
+    async def _send_heartbeat(self) -> None:
         """
-        Return a C{Deferred} that fires when no verification and no commit is in progress.
+        Send a heartbeat when no commit is in progress.
 
-        Each heartbeat waits for this.  So if a verification or a commit hangs, the
-        heartbeats stop.
+        So if the reactor is blocked or a commit hangs, the heartbeats stop.  During a
+        verification of the store, its progress is the heartbeat.
         """
-        parts = self._parts
-        if parts is None:
-            return succeed(None)
-        ended = parts.verification.when_ended()
-        return ended.addCallback(lambda _: parts.committer.wait_for_commit())
+        if self._parts is not None:
+            if self._parts.verification.in_progress:
+                return
+            await self._parts.committer.wait_for_commit()
+        self._notifier.notify(ALIVE, *self._heartbeat_lines)
 
     def _notify_state(self, *lines: str) -> None:
         """
@@ -156,7 +154,7 @@ class Worker(Service):
             else:
                 return
             finally:
-                parts.verification.record_end()
+                parts.verification.in_progress = False
             await deferLater(self._reactor, delay, lambda: None)
             delay = min(2 * delay, MAX_OPEN_RETRY_SECONDS)
 

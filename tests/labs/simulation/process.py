@@ -19,10 +19,11 @@ from twisted.python.failure import Failure
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import Step
 from pexservice.process.exit_status import Status
-from pexservice.process.sd_notify import READY, STANDBY, STOPPING, Notifier
+from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING, Notifier
+from pexservice.process.timing import Periodic
 from pexservice.stores.interface import HistoryEntry
-from pexservice.supervisor.supervised_worker import MESSAGES, SupervisedWorker
-from pexservice.worker.notifications import start_heartbeat
+from pexservice.supervisor.supervised_worker import MESSAGES_FD, SupervisedWorker
+from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.support.fakes import MemoryStore, Turns
 from tests.support.steps import CallingWaiter, Response, submit
@@ -186,9 +187,12 @@ class Process:
         started = Deferred.fromCoroutine(self.committer.start())
         started.addCallback(self._serve).addErrback(self.machine.bugs.append)
         self._say(STANDBY)
-        start_heartbeat(
-            self._notifier, self.clock, self.committer.wait_for_commit, lambda: self._state
-        )
+        interval = WATCHDOG / HEARTBEATS_PER_WATCHDOG
+        Periodic(self._send_heartbeat, self.clock).start(interval, now=True)
+
+    async def _send_heartbeat(self) -> None:
+        await self.committer.wait_for_commit()
+        self._notifier.notify(ALIVE, *self._state)
 
     def _serve(self, _: None) -> None:
         self.phase = Phase.ACTIVE
@@ -202,7 +206,7 @@ class Process:
         if self.machine.drops():
             return
         self.spoke_at = self.machine.seconds()
-        self.worker.childDataReceived(MESSAGES, message)
+        self.worker.childDataReceived(MESSAGES_FD, message)
 
     def turn(self) -> None:
         """

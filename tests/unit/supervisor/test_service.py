@@ -28,7 +28,6 @@ from pexservice.stores.interface import (
     StoreBusy,
     StoreDamaged,
     StoreError,
-    StoreMissing,
 )
 from pexservice.supervisor import service
 from pexservice.supervisor.service import Supervisor, SupervisorReactor
@@ -232,7 +231,7 @@ def refusing(error: Exception) -> Callable[[], None]:
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(StoreMissing("there is no store"), 1), (StoreDamaged("the store is damaged"), 78)],
+    [(StoreError("there is no store"), 1), (StoreDamaged("the store is damaged"), 78)],
 )
 def test_store_that_no_worker_could_open_ends_the_start(
     make: Callable[..., Bench], error: StoreError, status: int
@@ -259,7 +258,7 @@ def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
     """
     monkeypatch.setattr(service, "listen_endpoints", lambda *_: [])
     bench = make(
-        listen=["systemd:all"], check_store=refusing(StoreMissing("there is no store"))
+        listen=["systemd:all"], check_store=refusing(StoreError("there is no store"))
     )
     bench.start()
     assert "--first-start" not in bench.processes[0].arguments

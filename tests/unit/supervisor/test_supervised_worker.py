@@ -15,14 +15,14 @@ from twisted.logger import capturedLogs
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING
 from pexservice.supervisor.supervised_worker import (
     MAX_OUTPUT_LINE_BYTES,
-    MESSAGES,
+    MESSAGES_FD,
     START_TIMEOUT_SECONDS,
     STOP_TIMEOUT_SECONDS,
     TRACEBACK_SECONDS,
     OutputLines,
     SupervisedWorker,
     WorkerState,
-    describe_exit_status,
+    describe_end,
 )
 from tests.support.processes import TURN
 from tests.support.supervision import WATCHDOG, Supervised
@@ -54,7 +54,7 @@ def test_worker_has_pipes_for_output_and_messages(
     A worker has pipes for its output and its messages, and an input that is always empty.
     """
     (process,) = supervised.processes
-    assert process.descriptors == {0: "w", 1: "r", 2: "r", MESSAGES: "r"}
+    assert process.descriptors == {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
     assert (worker.state, worker.pid) == (WorkerState.STARTING, process.pid)
 
 
@@ -99,8 +99,8 @@ def test_state_of_a_worker_follows_from_its_messages(
     """
     for line in lines:
         data = f"{line}\n".encode()
-        supervised.processes[0].write_output(data[:5], MESSAGES)
-        supervised.processes[0].write_output(data[5:], MESSAGES)
+        supervised.processes[0].write_output(data[:5], MESSAGES_FD)
+        supervised.processes[0].write_output(data[5:], MESSAGES_FD)
     assert worker.state is state
     assert worker.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
 
@@ -358,7 +358,7 @@ def test_signal_to_an_ended_process_is_no_error(
     ],
 )
 def test_end_of_a_process_is_described_in_words(exit_status: int, text: str) -> None:
-    assert describe_exit_status(exit_status) == text
+    assert describe_end(exit_status) == text
 
 
 @given(st.lists(st.binary(max_size=30)))

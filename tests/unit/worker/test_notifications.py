@@ -7,24 +7,19 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import capturedLogs
 
-from pexservice.process.sd_notify import ALIVE, READY, Notifier
+from pexservice.process.sd_notify import ALIVE, READY
 from pexservice.settings.options import Settings
 from pexservice.worker.notifications import (
-    HEARTBEATS_PER_WATCHDOG,
     LOG_INTERVAL_SECONDS,
     VerificationProgress,
     connect_notifier,
-    start_heartbeat,
 )
-
-WATCHDOG = 4.0
 
 
 @pytest.fixture
@@ -69,7 +64,7 @@ def test_worker_of_a_supervisor_leaves_the_signals_to_it(
     notifier = connect_notifier(Settings(supervisor=writing), environment)
     notifier.notify(READY)
     assert os.read(reading, 100) == b"READY=1\n"
-    assert notifier.watchdog == WATCHDOG
+    assert notifier.watchdog == 4.0
     assert followed == [(0, 0), "traceback"]
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     assert not os.get_inheritable(writing)
@@ -81,80 +76,6 @@ def test_worker_without_a_supervisor_notifies_systemd(followed: list[object]) ->
     """
     connect_notifier(Settings(), {}).notify(READY)
     assert followed == []
-
-
-class Beating:
-    """
-    The heart of a worker, and the messages that it sends.
-    """
-
-    def __init__(self, settled: Callable[[], Deferred[None]]) -> None:
-        self.clock = Clock()
-        self.sent: list[list[str]] = []
-        self.failing = False
-        start_heartbeat(
-            Notifier(self._send, WATCHDOG), self.clock, settled, lambda: ("STATUS=well",)
-        )
-
-    def _send(self, message: bytes) -> None:
-        if self.failing:
-            raise OSError(24, "Too many open files")
-        self.sent.append(message.decode().splitlines())
-
-
-def test_heartbeat_repeats_the_state() -> None:
-    """
-    A worker sends several signs of life within the watchdog's time, each with its state.
-    """
-    beating = Beating(lambda: succeed(None))
-    beating.clock.pump([WATCHDOG / HEARTBEATS_PER_WATCHDOG] * HEARTBEATS_PER_WATCHDOG)
-    assert beating.sent == [[ALIVE, "STATUS=well"]] * (1 + HEARTBEATS_PER_WATCHDOG)
-
-
-def test_worker_sends_no_heartbeat_while_a_commit_hangs() -> None:
-    """
-    A worker sends no sign of life until a commit that hangs has ended.
-    """
-    commits: list[Deferred[None]] = []
-
-    def settled() -> Deferred[None]:
-        commits.append(Deferred())
-        return commits[-1]
-
-    beating = Beating(settled)
-    beating.clock.pump([1.0] * 10)
-    assert beating.sent == []
-    commits[0].callback(None)
-    assert len(beating.sent) == 1
-
-
-def test_failed_heartbeat_is_not_the_last() -> None:
-    """
-    A sign of life that fails is not the last.
-
-    This holds if the sign cannot be sent and if the state cannot be reported.
-    """
-    failures = [OSError(24, "Too many open files"), None]
-    beating = Beating(lambda: fail(e) if (e := failures.pop()) else succeed(None))
-    with capturedLogs() as events:
-        failures[:] = [None, None, failures[0], None]
-        beating.clock.advance(WATCHDOG / HEARTBEATS_PER_WATCHDOG)
-        beating.failing = True
-        beating.clock.pump([WATCHDOG / HEARTBEATS_PER_WATCHDOG] * 2)
-        beating.failing = False
-        beating.clock.advance(WATCHDOG / HEARTBEATS_PER_WATCHDOG)
-    assert len(beating.sent) == 3
-    levels = [event["log_level"] for event in events]
-    assert levels == [LogLevel.critical, LogLevel.warn]
-
-
-def test_worker_sends_no_heartbeat_without_a_watchdog() -> None:
-    """
-    Without a watchdog there is no sign of life.
-    """
-    clock = Clock()
-    start_heartbeat(Notifier(print), clock, lambda: succeed(None), list)
-    assert clock.getDelayedCalls() == []
 
 
 def test_progress_is_a_status_and_a_heartbeat() -> None:
@@ -186,18 +107,3 @@ def test_long_verification_is_logged_now_and_then() -> None:
             clock.advance(LOG_INTERVAL_SECONDS / 4)
     statuses = [event["status"] for event in events]
     assert statuses == [f"verifying the store: {percent} %" for percent in range(4, 40, 4)]
-
-
-def test_no_heartbeat_but_progress_while_the_store_is_verified() -> None:
-    """
-    A verification that hangs must not be taken for a worker that lives.
-    """
-    progress = VerificationProgress(lambda *_: None)
-    assert progress.when_ended().called
-    progress.report(1)
-    ended = progress.when_ended()
-    progress.report(2)
-    assert not ended.called
-    progress.record_end()
-    assert ended.called
-    assert progress.when_ended().called

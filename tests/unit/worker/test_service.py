@@ -41,11 +41,14 @@ from pexservice.stores.registry import store_factory
 from pexservice.stores.remembered_keys import RememberedKeys
 from pexservice.worker import assembly, listeners, service
 from pexservice.worker.assembly import WorkerReactor
+from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG
 from pexservice.worker.service import Worker
 from tests.support.fakes import MemoryStore, Turns, now
 from tests.support.wire import Transport
 
 LISTEN = ("tcp:8081:interface=127.0.0.1",)
+
+WATCHDOG = 5.0
 
 STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -105,6 +108,7 @@ class Bench:
         self,
         monkeypatch: pytest.MonkeyPatch,
         store: MemoryStore | None = None,
+        watchdog: float | None = WATCHDOG,
         **settings: Any,
     ) -> None:
         self.messages: list[str] = []
@@ -117,7 +121,7 @@ class Bench:
             at_exit=lambda _, *status: self.statuses.extend(status),
         )
         notifier = Notifier(
-            lambda message: self.messages.extend(message.decode().splitlines()), 5.0
+            lambda message: self.messages.extend(message.decode().splitlines()), watchdog
         )
         monkeypatch.setattr(service, "connect_notifier", lambda *_: notifier)
         monkeypatch.setattr(assembly, "event_loop", lambda _: self)
@@ -250,6 +254,59 @@ def test_drain_during_a_blocking_commit_ends_with_a_response(
     answer = transport.value()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_each_heartbeat_repeats_the_state(make: Callable[..., Bench]) -> None:
+    """
+    A worker sends several heartbeats within the watchdog's time.
+    """
+    bench = make()
+    bench.worker.startService()
+    del bench.messages[:]
+    bench.reactor.turns(WATCHDOG)
+    state = "STATUS=serving since revision 0, position 0"
+    assert bench.messages == [ALIVE, READY, state] * HEARTBEATS_PER_WATCHDOG
+
+
+def test_worker_sends_no_heartbeat_without_a_watchdog(make: Callable[..., Bench]) -> None:
+    bench = make(watchdog=None)
+    bench.worker.startService()
+    bench.reactor.turns(2 * WATCHDOG)
+    assert ALIVE not in bench.messages
+
+
+class Verified(MemoryStore):
+    """
+    A store that is verified until C{verification} fires.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.verification: Deferred[None] = Deferred()
+
+    def open(self) -> Deferred[StoredState]:
+        """
+        Open the store when its verification has ended.
+        """
+        return self.verification.addCallback(lambda _: super(Verified, self).open())
+
+
+def test_worker_whose_verification_hangs_sends_no_heartbeat(
+    make: Callable[..., Bench],
+) -> None:
+    """
+    A verification that hangs must not be taken for a worker that lives.
+    """
+    store = Verified()
+    bench = make(store=store)
+    bench.worker.startService()
+    bench.options.progress(1)
+    del bench.messages[:]
+    bench.reactor.turns(2 * WATCHDOG)
+    assert bench.messages == []
+    store.verification.callback(None)
+    bench.reactor.turns(WATCHDOG)
+    assert ALIVE in bench.messages
 
 
 def test_worker_sends_no_heartbeat_while_a_commit_hangs(make: Callable[..., Bench]) -> None:

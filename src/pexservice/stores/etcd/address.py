@@ -18,15 +18,8 @@ _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]
 
 _PREFIX = re.compile(r"[\x21-\x7e]{1,200}")
 
-#: The parameters, and the attributes of L{EtcdAddress} that they set.
-_NAMES = {
-    "prefix": "prefix",
-    "ca": "ca",
-    "certificate": "certificate",
-    "key": "key",
-    "user": "user",
-    "password-file": "password_file",
-}
+#: The parameters of the URL.  Each sets the attribute of L{EtcdAddress} with its name.
+_NAMES = ("prefix", "ca", "certificate", "key", "user", "password-file")
 
 
 @frozen(kw_only=True)
@@ -105,9 +98,10 @@ def parse(url: str) -> EtcdAddress:
     for name, value in pairs:
         if name not in _NAMES:
             raise ValueError(f"there is no {name}, only {', '.join(_NAMES)}")
-        if not value or _NAMES[name] in given:
+        attribute = name.replace("-", "_")
+        if not value or attribute in given:
             raise ValueError(f"{name} must be given once, with a value")
-        given[_NAMES[name]] = value
+        given[attribute] = value
     _check(given)
     return EtcdAddress(endpoints=tuple(url.rstrip("/") for url in endpoints), **given)
 

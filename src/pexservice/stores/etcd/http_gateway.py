@@ -100,8 +100,8 @@ class HttpGateway:
         self._pool.maxPersistentPerHost = 8
         # treq's own client cannot encode the URL of an IPv6 address.
         self._client = self._agent()
-        # Selects the endpoint; it is increased when an endpoint does not answer.
-        self._turn = 0
+        # The endpoint to call.  If it does not answer, the number is increased.
+        self._endpoint_number = 0
         self._token: str | None = None
         self._warned = False
 
@@ -212,7 +212,7 @@ class HttpGateway:
         return report
 
     async def _attempt(self, path: str, message: Message) -> Message:
-        turn = self._turn
+        number = self._endpoint_number
         endpoint = self._endpoint()
         try:
             answer = await self._exchange("POST", endpoint, f"/v3/{path}", message)
@@ -220,14 +220,14 @@ class HttpGateway:
             if "header" not in answer:
                 raise _not_etcd(endpoint)
         except CallUnanswered:
-            if self._turn == turn:
-                self._turn += 1
+            if self._endpoint_number == number:
+                self._endpoint_number += 1
             raise
         return answer
 
     def _endpoint(self) -> str:
         endpoints = self.address.endpoints
-        return endpoints[self._turn % len(endpoints)]
+        return endpoints[self._endpoint_number % len(endpoints)]
 
     async def _exchange(
         self, method: str, endpoint: str, path: str, message: Message | None

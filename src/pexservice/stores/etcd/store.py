@@ -48,9 +48,7 @@ from pexservice.stores.interface import (
     Refusal,
     StoreDamaged,
     StoreError,
-    StoreExists,
     StoreMisconfigured,
-    StoreMissing,
     StoreUnavailable,
 )
 from pexservice.stores.remembered_keys import KEPT_KEYS, KeyUse
@@ -69,8 +67,8 @@ MAX_ADVANCED_REVISION = 2**53 - 1
 #: How long etcd keeps an operation key.  A process that runs longer makes a new key.
 LEASE_SECONDS = 24 * 3600
 
-#: For so long after a commit, L{EtcdStore.probe} does not ask etcd.
-MIN_CHECK_SECONDS = 1.0
+#: For this long after a commit, L{EtcdStore.probe} does not ask etcd.
+PROBE_DELAY_SECONDS = 1.0
 
 
 def as_deferred(
@@ -135,8 +133,8 @@ class EtcdStore:
         # While L{turn} waits: fires when this node learns a state of the cursor.
         self._cursor_learned: Deferred[None] | None = None
         self._watching: Watch | None = None
-        # The newest known record of the cursor.  The first value is older than any record.
-        self._base = CursorRecord(0, 0, 0, 0)
+        # The newest record that this node knows.  The first value is older than any record.
+        self._known_cursor = CursorRecord(0, 0, 0, 0)
         self._cursor_went_back: Callable[[int, int], None] = lambda *_: None
         self._operation: OperationKey | None = None
         self._trimming: Deferred[None] = succeed(None)
@@ -147,8 +145,9 @@ class EtcdStore:
         Read or create the cursor, and make an operation key; see L{IStore.open}.
         """
         await self._gateway.survey()
-        claimed = self._claim is not None and self._claim.identity() is not None
-        base = self._base = await self._open_cursor(create=self._create and not claimed)
+        is_claimed = self._claim is not None and self._claim.identity() is not None
+        create = self._create and not is_claimed
+        base = self._known_cursor = await self._open_cursor(create=create)
         if self._claim is not None:
             self._claim.take(self._keys.prefix.decode(), replace=False)
         if base.journal not in (None, self._journal):
@@ -177,7 +176,7 @@ class EtcdStore:
             return cursor
         prefix = self._keys.prefix.decode()
         if not create:
-            raise StoreMissing(
+            raise StoreError(
                 f"{self.name} has no cursor with the prefix {prefix}; restore etcd from a"
                 " snapshot, or create a cursor with pexctl create"
             )
@@ -262,7 +261,7 @@ class EtcdStore:
 
     @property
     def _kept_transitions(self) -> int:
-        return self._base.journal or self._journal
+        return self._known_cursor.journal or self._journal
 
     @as_deferred
     async def turn(self) -> tuple[int, int]:
@@ -280,7 +279,7 @@ class EtcdStore:
             self._cursor_learned = None
         self.turns += 1
         self.turn_seconds += seconds() - began
-        return self._base.revision, self._base.position
+        return self._known_cursor.revision, self._known_cursor.position
 
     @as_deferred
     async def commit(self, batch: Batch) -> None:
@@ -288,7 +287,7 @@ class EtcdStore:
         Write C{batch} if it begins at the cursor's state; see L{ISharedStore.commit}.
         """
         operation = await self._next_operation()
-        base, queue, seconds = self._base, self._queue, self._gateway.clock.seconds
+        base, queue, seconds = self._known_cursor, self._queue, self._gateway.clock.seconds
         if (base.revision + 1, base.position) != (
             batch.first_revision,
             batch.start_position,
@@ -348,7 +347,7 @@ class EtcdStore:
         @param known: the record that was known when this node asked etcd for C{cursor}.
             C{None} if C{cursor} is from the watch, which may be later than newer answers.
         """
-        base = self._base
+        base = self._known_cursor
         newer = cursor.modified > base.modified
         lower = cursor.revision < base.revision
         if (known is base and cursor.went_back_from(base)) or (newer and lower):
@@ -360,10 +359,10 @@ class EtcdStore:
                 old=base.revision,
                 new=cursor.revision,
             )
-            self._base = cursor
+            self._known_cursor = cursor
             self._cursor_went_back(cursor.revision, cursor.position)
         elif newer:
-            self._base = cursor
+            self._known_cursor = cursor
         self._queue.note_commit(
             self._gateway.clock.seconds(), cursor.author, cursor.modified
         )
@@ -380,7 +379,7 @@ class EtcdStore:
 
         def on_record(cursor: CursorRecord) -> None:
             self._learn(cursor)
-            cursor_moved(self._base.revision, self._base.position)
+            cursor_moved(self._known_cursor.revision, self._known_cursor.position)
 
         self._watching = Watch(self._gateway, self._keys, on_record)
 
@@ -406,13 +405,13 @@ class EtcdStore:
         """
         Read the cursor from etcd, and remember it; see L{ISharedStore.read}.
         """
-        known = self._base
+        known = self._known_cursor
         answer = await self._ask("kv/range", messages.get(self._keys.cursor))
         cursor = self._only_cursor(answer)
         if cursor.went_back_from(known):
             # Some versions of etcd may answer a read with an old state.  A transaction that
             # contains writes always gets the present state.
-            known = self._base
+            known = self._known_cursor
             answer = await self._ask("kv/txn", messages.check(self._keys))
             cursor = self._only_cursor(answer["responses"][0]["response_range"])
         self._learn(cursor, known)
@@ -429,7 +428,7 @@ class EtcdStore:
         """
         Ask etcd whether it would accept a batch now; see L{ISharedStore.probe}.
         """
-        if self._gateway.clock.seconds() < self._committed_at + MIN_CHECK_SECONDS:
+        if self._gateway.clock.seconds() < self._committed_at + PROBE_DELAY_SECONDS:
             return None
         try:
             await call_until_answered(self._gateway, "kv/txn", messages.check(self._keys))
@@ -473,12 +472,12 @@ class EtcdStore:
         """
         Create the cursor.
 
-        @raise StoreExists: there is a cursor already.
+        @raise StoreError: there is a cursor already.
         """
         await self._gateway.survey()
         if await self._find_cursor() is not None:
             prefix = self._keys.prefix.decode()
-            raise StoreExists(f"{self.name} has a cursor with the prefix {prefix} already")
+            raise StoreError(f"{self.name} has a cursor with the prefix {prefix} already")
         await self._open_cursor(create=True)
 
     @as_deferred

@@ -38,7 +38,6 @@ from pexservice.stores.interface import (
     StoreBusy,
     StoreDamaged,
     StoreError,
-    StoreMissing,
 )
 
 #: The file with LMDB's data.
@@ -220,8 +219,8 @@ class Directory:
         @param wait: block until no other process has locked it.  The kernel wakes this
             process as soon as the other process ends.
         @raise StoreBusy: another process has locked the directory.
-        @raise StoreMissing: there is no directory, and none may be created.
-        @raise StoreError: the directory cannot be created or locked.
+        @raise StoreError: the directory cannot be locked; or there is none, and it may not
+            or cannot be created.
         """
         self.real_path = Path(os.path.realpath(self.configured_path))
         self._has_installed_store = False
@@ -284,15 +283,15 @@ class Directory:
 
     def _check_may_create(self) -> None:
         """
-        @raise StoreMissing: no store may be created here.
+        @raise StoreError: no store may be created here.
         """
         if self._claimed_identity is not None:
-            raise StoreMissing(
+            raise StoreError(
                 f"the store {self.configured_path} is gone; put it back, since only a start"
                 " of the service may create a store"
             )
         if not self._create:
-            raise StoreMissing(
+            raise StoreError(
                 f"there is no store in {self.configured_path}, and --no-create is set;"
                 f" create one with pexctl create --store lmdb:{self.configured_path}"
             )
@@ -407,10 +406,9 @@ class Directory:
         """
         Return whether the directory holds a store.
 
-        @raise StoreMissing: the directory holds only a part of a store, and the service has
-            claimed a store.
         @raise StoreDamaged: the directory holds only a part of a store.
-        @raise StoreError: the directory cannot be read, or holds something else.
+        @raise StoreError: the directory cannot be read, or holds something else; or it
+            holds only a part of a store that the service has claimed.
         """
         try:
             names = {
@@ -430,7 +428,7 @@ class Directory:
         if names & {READER_TABLE_FILE, WITNESS_FILE}:
             if self._claimed_identity is not None:
                 # This is no damage: an operator may be moving the files one after the
-                # other.  For a claimed store, the next line raises StoreMissing.
+                # other.  For a claimed store, the next line raises an exception.
                 self._check_may_create()
             raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA_FILE}")
         if other_names := names - {STAGING_DIRECTORY}:
@@ -445,8 +443,7 @@ class Directory:
         Make the first store in this directory, durably.
 
         @param make: makes a store in the directory that it is called with.
-        @raise StoreMissing: no store may be created here.
-        @raise StoreError: the store could not be made.
+        @raise StoreError: no store may be created here, or none could be made.
         """
         self._check_may_create()
         self.install(make)

@@ -14,7 +14,7 @@ from pexservice.stores.interface import (
     IOfflineStore,
     IStore,
     IStoreFactory,
-    StoreExists,
+    StoreError,
     StoreOptions,
 )
 from pexservice.stores.lmdb.directory import Directory, chown_like, lock_holder
@@ -77,7 +77,7 @@ class LmdbFactory:
         async def create() -> None:
             path = Directory(self._path).real_path
             if path.exists() and Directory(self._path).holds_store():
-                raise StoreExists(f"there is a store in {path} already")
+                raise StoreError(f"there is a store in {path} already")
             store = self.make(options)
             try:
                 await store.open()

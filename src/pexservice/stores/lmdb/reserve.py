@@ -81,22 +81,15 @@ class Reserve:
     _log = Logger()
 
     def __init__(
-        self,
-        directory: Directory,
-        env: lmdb.Environment,
-        *,
-        max_disk_fraction: float,
-        monotonic: Callable[[], float],
+        self, directory: Directory, env: lmdb.Environment, monotonic: Callable[[], float]
     ) -> None:
         """
         Measure the map and the file, without allocating anything.
 
         @param env: the environment of the store in C{directory}.
-        @param max_disk_fraction: L{MAX_DISK_FRACTION}, or 0 if the map may not grow.
         """
         self._directory = directory
         self._env = env
-        self._max_disk_fraction = max_disk_fraction
         self._monotonic = monotonic
         self._page_size = env.stat()["psize"]
         self._map_size = env.info()["map_size"]
@@ -151,7 +144,7 @@ class Reserve:
         """
         disk, used = self._directory.file_system(), used_bytes(self._env)
         free = disk.f_bavail * disk.f_frsize
-        limit = max(self._map_size, int(self._max_disk_fraction * (used + free)))
+        limit = max(self._map_size, int(MAX_DISK_FRACTION * (used + free)))
         return Space(used, limit, free, disk.f_blocks * disk.f_frsize)
 
     def _warn_of_reader(self) -> None:

@@ -51,7 +51,7 @@ from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
 from pexservice.stores.lmdb.follower import Follower
 from pexservice.stores.lmdb.migrate import migrate
 from pexservice.stores.lmdb.records import BadRecord, WitnessRecord
-from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
+from pexservice.stores.lmdb.reserve import RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.transaction import (
     BOUNDS_OF_EMPTY_STORE,
     KeyReader,
@@ -103,7 +103,6 @@ class LmdbStore:
         on_standby: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
-        max_disk_fraction: float = MAX_DISK_FRACTION,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -118,8 +117,6 @@ class LmdbStore:
         @param on_standby: called before this process waits for the lock as a standby.  If
             it is C{None}, L{open} fails if another process has locked the store.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
-        @param max_disk_fraction: the part of the disk that the map may take, or 0 if the
-            map may not grow.
         """
         self.directory = directory
         self._executor = executor
@@ -129,7 +126,6 @@ class LmdbStore:
         self._progress = progress
         self._on_standby = on_standby
         self._map_size = map_size or MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
-        self._max_disk_fraction = max_disk_fraction
         self._monotonic = monotonic
         self._next_disk_check = monotonic()
         self._open_databases: Databases | None = None
@@ -241,12 +237,7 @@ class LmdbStore:
         self._open_databases, self._bounds = databases, bounds
         self.directory.claim_store()
         self._witness.open(path, revision, verified=verified)
-        self._reserve = Reserve(
-            self.directory,
-            databases.env,
-            max_disk_fraction=self._max_disk_fraction,
-            monotonic=self._monotonic,
-        )
+        self._reserve = Reserve(self.directory, databases.env, self._monotonic)
         self._reserve.allocate_first()
         return StoredState(revision, position, self._key_reader.remembered_keys)
 

@@ -26,8 +26,6 @@ from pexservice.stores.interface import (
     Refusal,
     StoreDamaged,
     StoreError,
-    StoreExists,
-    StoreMissing,
 )
 from pexservice.stores.remembered_keys import KeyUse
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
@@ -410,7 +408,7 @@ def test_reused_etcd_revision_with_another_cursor_takes_no_batch(bench: Bench) -
     # The new operation key took the revision of the lost batch; go back to that revision.
     bench.etcd.revision = snapshot[0]
     now(third.commit(batch((0, 0), b"p")))
-    assert bench.store._base.modified == third._base.modified
+    assert bench.store._known_cursor.modified == third._known_cursor.modified
     with pytest.raises(Conflict) as conflict:
         now(bench.store.commit(batch((3, 3), b"n")))
     assert (conflict.value.revision, conflict.value.position) == (1, 0)
@@ -581,7 +579,7 @@ def test_node_that_must_not_create_opens_an_existing_cursor() -> None:
         return EtcdStore(FakeGateway(etcd, Clock()), "p/", **given)
 
     now(store().create())
-    with pytest.raises(StoreExists, match="has a cursor with the prefix p/ already"):
+    with pytest.raises(StoreError, match="has a cursor with the prefix p/ already"):
         now(store().create())
     assert now(store(create=False).open()) == (0, 0)
 
@@ -590,7 +588,7 @@ def test_later_worker_creates_no_cursor_in_an_emptied_etcd() -> None:
     board = scoreboard.create()
     claim = scoreboard.StoreClaim(board)
     now(EtcdStore(FakeGateway(FakeEtcd(), Clock()), "p/", claim=claim).open())
-    with pytest.raises(StoreMissing, match="has no cursor with the prefix p/"):
+    with pytest.raises(StoreError, match="has no cursor with the prefix p/"):
         now(EtcdStore(FakeGateway(FakeEtcd(), Clock()), "p/", claim=claim).open())
     os.close(board)
 

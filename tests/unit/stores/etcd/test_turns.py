@@ -72,7 +72,7 @@ class Node:
         """
         Return the cursor as the node knows it.
         """
-        base = self.store._base
+        base = self.store._known_cursor
         return base.revision, base.position
 
     def step(self) -> None:

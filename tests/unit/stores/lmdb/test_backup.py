@@ -171,11 +171,14 @@ def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None
     now(store.close())
 
 
-def test_a_dead_reader_is_forgotten_when_the_store_is_full(tmp_path: Path) -> None:
+def test_a_dead_reader_is_forgotten_when_the_store_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     A full store forgets a dead reader: one batch is refused, and the next one goes through.
     """
-    store = at(tmp_path / "store", map_size=1 << 18, max_disk_fraction=0)
+    monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
+    store = at(tmp_path / "store", map_size=1 << 18)
     state = now(store.open())[:2]
     killed_reader(tmp_path / "store")
 

@@ -278,12 +278,15 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     now(store.close())
 
 
-def test_a_full_map_names_the_reader(tmp_path: Path) -> None:
+def test_a_full_map_names_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     The refusal of a full map names the process whose reading keeps pages from being free.
     """
     path = tmp_path / "store"
-    store = at(path, map_size=1 << 18, max_disk_fraction=0)
+    monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
+    store = at(path, map_size=1 << 18)
     state = now(store.open())[:2]
     with reader(path) as pid:
         refusals: list[Refusal] = []

@@ -88,12 +88,15 @@ def snapshot(path: Path) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_open_store_reports_its_size_and_its_limit(tmp_path: Path) -> None:
+def test_open_store_reports_its_size_and_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Also when its directory has been renamed.
     """
     filled(tmp_path / "store")
-    store = at(tmp_path / "store", map_size=1 << 24, max_disk_fraction=0)
+    monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
+    store = at(tmp_path / "store", map_size=1 << 24)
     assert verifyObject(IOnDisk, store)
     assert store.space() is None
     now(store.open())
@@ -424,7 +427,9 @@ def test_batch_writes_only_one_more_byte_per_step(tmp_path: Path) -> None:
     assert thousand == {**one_step, b"journal": [29 + 999]}
 
 
-def test_map_grows_within_the_share_of_the_disk(tmp_path: Path) -> None:
+def test_map_grows_within_the_share_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     The store continues, also when it is opened again.
     """
@@ -441,17 +446,21 @@ def test_map_grows_within_the_share_of_the_disk(tmp_path: Path) -> None:
         (space.used + space.free) * MAX_DISK_FRACTION, rel=0.1
     )
     now(store.close())
-    again = at(tmp_path / "store", map_size=128 * 1024, max_disk_fraction=0)
+    monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
+    again = at(tmp_path / "store", map_size=128 * 1024)
     assert now(again.open())[:2] == state
     now(again.commit(batch(state, b"n")))
     now(again.close())
 
 
-def test_batch_that_does_not_fit_never_happened(tmp_path: Path) -> None:
+def test_batch_that_does_not_fit_never_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     The store takes a batch that needs less space.
     """
-    store = at(tmp_path / "store", map_size=128 * 1024, max_disk_fraction=0)
+    monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
+    store = at(tmp_path / "store", map_size=128 * 1024)
     state = now(store.open())[:2]
     with pytest.raises(Refusal, match="is full"):
         now(store.commit(batch(state, b"n" * 200_000)))
