@@ -127,7 +127,7 @@ class LmdbStore:
         self._on_standby = on_standby
         self._map_size = map_size or MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
         self._monotonic = monotonic
-        self._next_disk_check = monotonic()
+        self._next_path_check = monotonic()
         self._open_databases: Databases | None = None
         self._bounds = BOUNDS_OF_EMPTY_STORE
         self._key_reader = KeyReader(kept_keys)
@@ -168,7 +168,7 @@ class LmdbStore:
 
         A standby reads the idempotency keys that the other process commits.
 
-        @return: the function that verifies the store; C{None} if the store is not verified.
+        @return: the function that has to verify the store; C{None} if none has to.
         """
         try:
             self.directory.lock()
@@ -186,13 +186,13 @@ class LmdbStore:
         finally:
             follower.stop()
         if self._verify is not None and self.directory.is_unclaimed:
-            # The process that had the lock did not complete its verification.  The next
-            # attempt to open the store makes one.
+            # The process that had the lock did not complete its verification.  At the next
+            # attempt to open the store, this process verifies it.
             raise StoreUnavailable(
                 f"the store {self.directory.real_path} is not verified yet"
             )
-        # A standby takes over without a verification, so that clients wait for milliseconds
-        # only.  If the active worker found damage, it has recorded that in the witness, and
+        # A standby takes over without a verification, because clients would wait for that.
+        # If the active worker found damage, it has recorded the damage in the witness, and
         # L{Witness.open} raises L{StoreDamaged}.
         return None
 
@@ -218,23 +218,23 @@ class LmdbStore:
             directory.record_identity()
 
     def _open_files(self, *, verified: bool) -> StoredState:
+        """
+        Open the store with LMDB, read it and claim it, and begin to witness its commits.
+
+        If this fails, L{_open} closes what was opened.
+        """
         path = self.directory.real_path
         size, map_size = (path / DATA_FILE).stat().st_size, self._map_size
         if size > map_size:
             # An earlier process has enlarged the map, or had a larger C{journal}.  The map
             # must hold the whole file, and the pages that the next commits add.
             map_size = size + RESERVE_BYTES
-        databases = open_for_writing(path, map_size)
-        try:
-            databases.env.reader_check()
-            with databases.env.begin() as txn:
-                _, revision, position, _ = read_cursor(txn, databases)
-                bounds = read_bounds(txn, databases, revision)
-                self._read_keys(txn, databases.keys)
-        except BaseException:
-            databases.env.close()
-            raise
-        self._open_databases, self._bounds = databases, bounds
+        databases = self._open_databases = open_for_writing(path, map_size)
+        databases.env.reader_check()
+        with databases.env.begin() as txn:
+            _, revision, position, _ = read_cursor(txn, databases)
+            self._bounds = read_bounds(txn, databases, revision)
+            self._read_keys(txn, databases.keys)
         self.directory.claim_store()
         self._witness.open(path, revision, verified=verified)
         self._reserve = Reserve(self.directory, databases.env, self._monotonic)
@@ -303,11 +303,11 @@ class LmdbStore:
         logs a warning if the disk is nearly full.
         """
         now = self._monotonic()
-        if now < self._next_disk_check:
+        if now < self._next_path_check:
             return None
         if (problem := self.directory.location_problem()) is not None:
             return Refusal(problem)
-        self._next_disk_check = now + PATH_CHECK_INTERVAL_SECONDS
+        self._next_path_check = now + PATH_CHECK_INTERVAL_SECONDS
         if self._reserve is not None:
             self._reserve.warn_if_nearly_full()
         return None
