@@ -267,7 +267,8 @@ def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> No
         line = refused(tmp_path, "--listen", LOOPBACK)
         owner = serving(daemon)[1]
         assert line == (
-            f"pexservice: the store {tmp_path}/{STORE} is in use by process {owner}"
+            f"pexservice: the store {tmp_path}/{STORE} is in use by process {owner}, whose"
+            f" supervisor is process {daemon.process.pid}"
         )
         assert value(daemon, "/next") == b"1\n"
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Self, TextIO
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 #: The exit status for wrong arguments, even if the verb notices the mistake while it runs.
 WRONG_ARGUMENTS = 2
@@ -42,29 +42,28 @@ class Result:
     fields: Mapping[str, object] = field(factory=dict)
 
 
+@define(eq=False)
 class VerbFailed(Exception):
     """
     The failure of a verb.
 
+    @ivar message: one line that says what is wrong, and where.
     @ivar outcome: the failure in one word, for programs.
     @ivar fields: further members of the object that C{--json} prints.
     @ivar exit_status: by default, the exit status of the outcome.
     """
 
-    def __init__(
-        self,
-        message: str,
-        outcome: str = "failed",
-        fields: Mapping[str, object] | None = None,
-        exit_status: int | None = None,
-    ) -> None:
-        """
-        @param message: one line that says what is wrong, and where.
-        """
-        super().__init__(message)
-        self.outcome = outcome
-        self.fields = fields or {}
-        self.exit_status = exit_status or _EXIT_STATUSES.get(outcome, 1)
+    message: str
+    outcome: str = "failed"
+    fields: Mapping[str, object] = field(factory=dict)
+    exit_status: int = field()
+
+    @exit_status.default
+    def _status_of_outcome(self) -> int:
+        return _EXIT_STATUSES.get(self.outcome, 1)
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def write(line: str) -> None:

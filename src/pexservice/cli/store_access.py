@@ -1,18 +1,16 @@
 """
-Functions for the verbs that work on a store: its settings and its errors.
+Functions for the verbs that work on a store: its options and its errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 # isort: split
-
-from twisted.python.usage import Options, UsageError
 
 from pexservice.cli.output import VerbFailed
 from pexservice.process.exit_status import CannotStart, Status
@@ -29,9 +27,6 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.registry import store_factory
 
-if TYPE_CHECKING:
-    from pexservice.cli.twistd import ServiceOptions
-
 _OUTCOMES = {Status.MISCONFIGURED: "misconfigured", Status.DAMAGED: "damaged"}
 
 
@@ -47,23 +42,6 @@ def store_errors() -> Iterator[None]:
     except (StoreError, CannotStart) as error:
         outcome = _OUTCOMES.get(error.exit_status, "failed")
         raise VerbFailed(str(error), outcome) from error
-
-
-def service_options(arguments: list[str]) -> ServiceOptions:
-    """
-    Parse C{arguments} as the options of a service.
-
-    @raise VerbFailed: an option is wrong.
-    """
-    from pexservice.cli.twistd import ServiceOptions  # noqa: PLC0415 not every verb needs it
-
-    options = ServiceOptions()
-    try:
-        # If an option is wrong, ServiceOptions.parseOptions would end the process.
-        Options.parseOptions(options, arguments)
-    except UsageError as error:
-        raise VerbFailed(options.explain(str(error)), "misconfigured") from error
-    return options
 
 
 def configured_store(path: str) -> IOfflineStore:

@@ -27,7 +27,7 @@ from twisted.python import usage
 
 from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
-from pexservice.cli.output import discard_output
+from pexservice.cli.output import VerbFailed, discard_output
 from pexservice.process.children import killed_with_parent, retry_while_orphans_end
 from pexservice.process.exit_status import CannotStart, Misconfigured, Status
 from pexservice.process.listening import (
@@ -179,11 +179,10 @@ class CommonOptions(usage.Options):
         if match is None:
             return wrong
         dashes, name, mistake = match.groups()
+        values = {option.name: option.value for option in self.declared()}
         if mistake == "requires argument":
-            values = {option.name: option.value for option in self.declared()}
             return f"--{name} requires a value: --{name} {values.get(name, 'VALUE')}"
-        names = [option.name for option in self.declared()]
-        hint = _OTHER_NAMES.get(name) or near(name, names, "--{}")
+        hint = _OTHER_NAMES.get(name) or near(name, list(values), "--{}")
         return f"there is no option {dashes}{name}{hint}"
 
     def postOptions(self) -> None:
@@ -313,6 +312,21 @@ class ServiceOptions(CommonOptions):
                 " no lock to wait for; start another node instead"
             )
         return attrs.evolve(supervision, standby=0)
+
+
+def service_options(arguments: list[str]) -> ServiceOptions:
+    """
+    Parse C{arguments} as the options of a service.
+
+    @raise VerbFailed: an option is wrong.
+    """
+    options = ServiceOptions()
+    try:
+        # If an option is wrong, ServiceOptions.parseOptions would end the process.
+        usage.Options.parseOptions(options, arguments)
+    except usage.UsageError as error:
+        raise VerbFailed(options.explain(str(error)), "misconfigured") from error
+    return options
 
 
 def refuse_second_start(pid_file: str | None) -> None:

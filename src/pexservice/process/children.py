@@ -15,7 +15,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Container
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from twisted.logger import Logger
@@ -51,6 +53,20 @@ def killed_with_parent() -> tuple[str, ...]:
     return words
 
 
+def supervisor_of(worker_pid: int) -> int | None:
+    """
+    Return the process id of the supervisor that started a worker.
+
+    @return: C{None} if C{worker_pid} is no worker of a supervisor, or has ended.
+    """
+    process = Path(f"/proc/{worker_pid}")
+    with suppress(OSError):
+        if b"--supervisor" in (process / "cmdline").read_bytes().split(b"\0"):
+            status = (process / "status").read_text()
+            return int(status.partition("PPid:")[2].split()[0])
+    return None
+
+
 def retry_while_orphans_end(
     attempt: Callable[[], T],
     busy: type[Exception],
@@ -69,7 +85,9 @@ def retry_while_orphans_end(
             return attempt()
         except busy as error:
             if end is None:
-                _log.info("{reason}; retrying", reason=error)
+                # The advice at the end of the message is for a start that has failed.
+                reason, _, _ = str(error).partition(";")
+                _log.info("{reason}; retrying", reason=reason)
                 end = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
             if time.monotonic() > end or not sleep(ORPHANS_RETRY_SECONDS):
                 raise

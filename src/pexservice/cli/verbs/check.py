@@ -32,7 +32,8 @@ def check(arguments: Namespace) -> Result:
     from twisted.internet import reactor
 
     from pexservice.cli.sandbox import problems, properties_of, unit_of
-    from pexservice.cli.store_access import options_for, service_options, store_errors
+    from pexservice.cli.store_access import options_for, store_errors
+    from pexservice.cli.twistd import service_options
     from pexservice.client.blocking import wait
     from pexservice.process.listening import addresses_in_use
     from pexservice.stores.interface import StoreBusy

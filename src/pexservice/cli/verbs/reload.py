@@ -9,7 +9,6 @@ service.  The service's user and root may use it.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
 from argparse import ArgumentTypeError, Namespace
@@ -28,9 +27,6 @@ _VARIABLE = "MAINPID"
 
 #: The file with twistd's process id, in the directory where twistd was started.
 _PID_FILE = "twistd.pid"
-
-#: The word in the command line of a worker.
-_WORKER = b"pexservice-worker"
 
 #: A parser of process ids.
 _process_id = number(1, (1 << 22) - 1)
@@ -70,8 +66,8 @@ def reload(arguments: Namespace) -> Result:
     workers, without a failed request. If something is wrong, the old workers keep running.
     """
     pid = arguments.pid or _default_process_id()
+    _refuse_worker(pid)
     try:
-        _refuse_worker(pid)
         board = scoreboard.of_process(pid, os.O_RDWR if arguments.accept else os.O_RDONLY)
         before = None if board is None else scoreboard.read(board)
         if board is None or before is None:
@@ -104,11 +100,11 @@ def reload(arguments: Namespace) -> Result:
 
 
 def _refuse_worker(pid: int) -> None:
-    if _WORKER in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-        status = Path(f"/proc/{pid}/status").read_text()
-        parent = re.findall(r"^PPid:\s+(\d+)", status, re.MULTILINE)[0]
+    from pexservice.process.children import supervisor_of
+
+    if supervisor := supervisor_of(pid):
         raise VerbFailed(
-            f"process {pid} is a worker; use the process id of its supervisor: {parent}"
+            f"process {pid} is a worker; use the process id of its supervisor: {supervisor}"
         )
 
 

@@ -45,7 +45,8 @@ def create(arguments: Namespace) -> Result:
     """
     from attrs import evolve
 
-    from pexservice.cli.store_access import options_for, service_options, store_errors
+    from pexservice.cli.store_access import options_for, store_errors
+    from pexservice.cli.twistd import service_options
     from pexservice.client.blocking import wait
     from pexservice.stores.registry import store_factory
 
@@ -189,13 +190,7 @@ def _write_textfile(
     STORE_STATUSES,
     [
         argument("directory", "DIRECTORY", "the backup's directory", directory),
-        argument(
-            "--to",
-            "STORE",
-            "the store's directory",
-            store_on_disk,
-            required=True,
-        ),
+        argument("--to", "STORE", "the store's directory", store_on_disk, required=True),
         argument(
             "--beyond",
             "N",

@@ -33,6 +33,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from pexservice.process.children import supervisor_of
 from pexservice.process.scoreboard import StoreClaim
 from pexservice.stores.interface import (
     StoreBusy,
@@ -156,7 +157,11 @@ def lock_holder(path: Path) -> str:
             and words[5] == f"{device}:{status.st_ino}"
             and words[4] != "0"
         ):
-            return f"process {words[4]}"
+            supervisor = supervisor_of(int(words[4]))
+            whose = (
+                "" if supervisor is None else f", whose supervisor is process {supervisor}"
+            )
+            return f"process {words[4]}{whose}"
     return "another process"
 
 
