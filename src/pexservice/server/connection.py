@@ -116,8 +116,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         self._body: RequestBody | None = None
         # Whether this connection waits for the parsing budget of a later iteration.
         self._waits_to_parse = False
-        # The request that is being performed, and whether it is new, so that a handler was
-        # called.
+        # The request that is being performed, and whether it has no remembered plan.
         self._request: RequestWithPlan | None = None
         self._is_new = False
         self._handler_result: Deferred[Response] | None = None

@@ -90,6 +90,11 @@ _FIXED_HEADERS = frozenset(
     if name == HOST or role & (HeaderRole.DECIDES | HeaderRole.FRAMES)
 )
 
+#: A request with these headers is not remembered by its bytes.
+_NEVER_REMEMBERED = frozenset(
+    name for name, role in HEADERS.items() if HeaderRole.NEVER_REMEMBERED in role
+)
+
 
 @frozen(eq=False)
 class Plan:
@@ -287,11 +292,10 @@ class Plans:
         @param data: the exact bytes of the request, or C{b""} if these are not available.
         """
         request = RequestWithPlan(plan, head.headers, head.line.logged_line)
-        new_lines = head.new_lines
         if not (data and self._remembers) or len(data) > MAX_RECOGNIZED_BYTES:
             connection.last_new_names = ()
-        elif new_lines is not None:
-            self._remember_template(data, head, new_lines, request, connection)
+        elif head.new_lines is not None:
+            self._remember_template(data, head, request, connection)
         elif self._seen_once.get(hash(data)):
             self._remember_bytes(data, request)
         else:
@@ -323,16 +327,13 @@ class Plans:
         self,
         data: bytes,
         head: Head,
-        new_lines: tuple[int, int],
         request: RequestWithPlan,
         connection: RememberingConnection,
     ) -> None:
         """
         Make a template if the new lines have the same names as those of the last head.
-
-        @param new_lines: the indexes of the first and the last new line.
         """
-        first, last = new_lines
+        first, last = head.new_lines or (0, 0)
         if first == 0 or last - first >= MAX_VARYING_LINES:
             # The request line itself is new, or there are too many new lines.
             connection.last_new_names = ()
@@ -364,10 +365,7 @@ class Plans:
             request=common_request,
             has_only_token=read_names == (AUTHORIZATION,),
             remembers_bytes=bool(read_names)
-            and not any(
-                HeaderRole.NEVER_REMEMBERED in HEADERS.get(name.lower(), HeaderRole(0))
-                for name in names
-            ),
+            and _NEVER_REMEMBERED.isdisjoint(map(bytes.lower, names)),
         )
         self._new_templates += 1
         _move_to_front(connection, template)
