@@ -206,7 +206,9 @@ class Connection(RememberingConnection, asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        self.blocked_since = 0.0
+        # A closing connection stays open until its last bytes are taken too.
+        is_closing = self.phase is _CLOSING
+        self.blocked_since = self._server.seconds() if is_closing else 0.0
         if self._stream is not None:
             self._stream.resume()
         elif self.phase is _PIPELINED:

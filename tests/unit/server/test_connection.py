@@ -7,7 +7,11 @@ from __future__ import annotations
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 
-from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
+from pexservice.server.limits import (
+    KEEP_ALIVE_TIMEOUT_SECONDS,
+    REQUEST_TIMEOUT_SECONDS,
+    STALL_TIMEOUT_SECONDS,
+)
 from pexservice.stores.interface import OutcomeUnknown, Refusal
 from pexservice.web.access import Access
 from tests.support.wire import Server, Wire
@@ -102,6 +106,21 @@ def test_a_client_that_does_not_read_is_not_read_from(
     wire.turns()
     assert statuses(wire) == [200, 200]
     assert not wire.protocol.blocked_since
+
+
+def test_client_that_takes_only_a_part_of_the_last_response_is_cut_off(
+    server: Server,
+) -> None:
+    """
+    The event loop calls C{resume_writing} when few bytes are left, also while it closes.
+    """
+    wire = ask(server, b"GET /current HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    wire.protocol.resume_writing()
+    for _ in range(2):
+        server.connections.sweep()
+        server.clock.turn(STALL_TIMEOUT_SECONDS + 1)
+    server.connections.sweep()
+    assert wire.transport.aborted
 
 
 def test_client_that_half_closes_during_a_step_gets_the_response(server: Server) -> None:
