@@ -38,7 +38,7 @@ from pexservice.stores.interface import (
     StoreOptions,
 )
 from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
+from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.registry import store_factory
 
@@ -134,7 +134,7 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
         with TemporaryDirectory() as path:
             directory = Directory(f"{path}/store")
             embedded = Committer(
-                LmdbStore(directory, CommitExecutor(reactor, ExecutorPolicy())),
+                LmdbStore(directory, CommitExecutor(reactor)),
                 reactor,
                 fatal=lambda _: None,
             )

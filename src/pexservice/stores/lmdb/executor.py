@@ -24,7 +24,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeVar
 
-from attrs import define, field
+from attrs import Factory, define, field
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
@@ -113,7 +113,7 @@ class CommitExecutor:
     """
 
     reactor: IReactorFromThreads
-    _policy: ExecutorPolicy
+    _policy: ExecutorPolicy = Factory(ExecutorPolicy)
     _monotonic: Callable[[], float] = time.perf_counter
     # Twisted's thread pool takes twice as long to pass a call to a thread and back.
     _calls: SimpleQueue[Callable[[], None] | None] = field(init=False, factory=SimpleQueue)

@@ -32,6 +32,7 @@ from pexservice.stores.lmdb.page_format import (
     TREE,
     BadPage,
     Meta,
+    Node,
     Tree,
     read_meta,
     read_nodes,
@@ -161,11 +162,13 @@ class _Pages:
         self._walked += count
         return count
 
-    def read_overflow(self, number: int, length: int) -> bytes:
+    def value_of(self, node: Node, page: bytes) -> bytes:
         """
-        Return a value whose overflow pages were visited.
+        Return the value of C{node}, on C{page} or on overflow pages that were visited.
         """
-        return self._read(length, number * self.size + _OVERFLOW_HEADER.size)
+        if node.flags & LARGE:
+            return self._read(node.size, node.value * self.size + _OVERFLOW_HEADER.size)
+        return page[node.value : node.value + node.size]
 
     def _read(self, length: int, offset: int) -> bytes:
         data = os.pread(self._file, length, offset)
@@ -286,18 +289,10 @@ class _Walk:
             if node.flags not in self.kinds:
                 raise BadPage(f"a value on page {number} is of kind {node.flags}")
             if node.flags & LARGE:
-                value = self._large(node.value, node.size)
-            else:
-                value = page[node.value : node.value + node.size]
+                self._overflow += self._pages.take_overflow(node.value, node.size)
             if self._visit is not None:
-                self._visit(key, value)
+                self._visit(key, self._pages.value_of(node, page))
             previous = key
-
-    def _large(self, number: int, length: int) -> bytes:
-        self._overflow += self._pages.take_overflow(number, length)
-        if self._visit is None:
-            return b""
-        return self._pages.read_overflow(number, length)
 
     def _sortable(self, number: int, key: bytes) -> bytes:
         """

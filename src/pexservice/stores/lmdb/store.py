@@ -47,7 +47,7 @@ from pexservice.stores.lmdb.databases import (
     open_for_writing,
 )
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory
-from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
+from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.follower import Follower
 from pexservice.stores.lmdb.migrate import migrate
 from pexservice.stores.lmdb.records import BadRecord, WitnessRecord
@@ -417,7 +417,7 @@ def store_for_worker(path: str, options: StoreOptions) -> LmdbStore:
     """
     Return the store in the directory C{path} for a worker, without opening it.
     """
-    reactor, executor = options.reactor, CommitExecutor(options.reactor, ExecutorPolicy())
+    reactor, executor = options.reactor, CommitExecutor(options.reactor)
 
     def progress(percent: int) -> None:
         # The caller is the thread that waits for the child process.

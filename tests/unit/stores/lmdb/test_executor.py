@@ -179,7 +179,7 @@ def test_inline_call_has_run_when_run_returns() -> None:
     """
     In the caller's thread.
     """
-    executor = CommitExecutor(Mailbox(), ExecutorPolicy(), monotonic=lambda: 0.0)
+    executor = CommitExecutor(Mailbox(), monotonic=lambda: 0.0)
     threads: list[threading.Thread] = []
     executor.run(threading.current_thread).addCallback(threads.append)
     assert threads == [threading.current_thread()]

@@ -18,7 +18,7 @@ from pexservice.process.scoreboard import StoreClaim
 from pexservice.stores.interface import StoreDamaged, StoreUnavailable
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory
-from pexservice.stores.lmdb.executor import CommitExecutor, ExecutorPolicy
+from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
@@ -183,7 +183,7 @@ def test_standby_verifies_a_store_that_no_worker_of_the_service_has_opened(
     verifying.lock()
     standby = LmdbStore(
         Directory(str(path), claim=claim),
-        CommitExecutor(reactor, ExecutorPolicy()),
+        CommitExecutor(reactor),
         verify=verify,
         on_standby=verifying.unlock,
     )
