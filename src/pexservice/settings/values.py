@@ -145,14 +145,9 @@ def endpoint(description: str) -> str:
         # Nothing is opened, so no reactor is needed.
         endpoints.serverFromString(None, description)
     except (TypeError, ValueError, LookupError) as error:
-        raise ValueError(
-            _NO_SYSTEMD_SOCKET if kind == "systemd" else _form(kind)
-        ) from error
+        form = f"must be {' or '.join(ENDPOINT_FORMS[kind])}"
+        raise ValueError(_NO_SYSTEMD_SOCKET if kind == "systemd" else form) from error
     return description
-
-
-def _form(kind: str) -> str:
-    return f"must be {' or '.join(ENDPOINT_FORMS[kind])}"
 
 
 def _meant(description: str) -> str:
