@@ -187,6 +187,8 @@ def base_url(text: str) -> BaseURL:
     """
     Return the base URL C{text}; C{http://} is assumed if it names no scheme.
     """
+    if text.isdecimal():
+        raise ArgumentTypeError(f"{text} has no host; use localhost:{text}")
     if "://" not in text and not text.startswith("unix:"):
         text = f"http://{text}"
     try:

@@ -145,6 +145,7 @@ def test_version_is_a_verb_and_an_option(capsys: Captured) -> None:
             ["status", "gopher:x"],
             "'http://gopher:x' is not a base URL; use http://HOST:PORT",
         ),
+        (["current", "--url", "8081"], "8081 has no host; use localhost:8081"),
         (["verify", "etcd:http://h:2379"], "etcd:http://h:2379: this is a store in etcd"),
         (["backup", "http://h:2379", "to"], "http://h:2379: this is a store in etcd"),
         (["verify", ""], "the name of the directory is empty"),
