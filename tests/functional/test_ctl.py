@@ -5,7 +5,6 @@ C{pexctl} with the real daemon.
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -53,19 +52,6 @@ def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(
     gone = run(tmp_path, "status", url, command=command)
     assert (gone.returncode, gone.stdout) == (69, "")
     assert gone.stderr == f"pexctl: {url}: Connection refused\n"
-
-
-def test_a_store_in_use_is_backed_up_rather_than_verified(tmp_path: Path) -> None:
-    """
-    Changes during the verification would look like damage.
-    """
-    with Daemon(tmp_path, command="pexservice-worker"):
-        refused = run(tmp_path, "verify", STORE)
-        assert (refused.returncode, refused.stdout) == (1, "")
-        assert re.search(r"is in use by process \d+; make a backup", refused.stderr)
-        assert run(tmp_path, "backup", STORE, "copy").returncode == 0
-    for store in (STORE, "copy"):
-        assert run(tmp_path, "verify", store).returncode == 0
 
 
 def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(

@@ -96,20 +96,6 @@ def step_when_ready(daemon: Daemon) -> int:
     raise AssertionError(f"{answer.status} {body!r}\n{daemon.log.read_text()}")
 
 
-def wait_for_refusal(daemon: Daemon, reason: str) -> int:
-    """
-    Make steps until one is refused for C{reason}, and return the revision before.
-    """
-    revision = 0
-    for _ in patiently():
-        answer, body = daemon.ask("/next", "POST")
-        if answer.status != 200:
-            break
-        revision = int(answer.headers["Pex-Revision"])
-    assert (answer.status, reason in body.decode()) == (503, True), body
-    return revision
-
-
 def wait_for(daemon: Daemon, pattern: str) -> str:
     """
     Wait until the log has C{pattern}.
@@ -282,40 +268,6 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
     assert made_steps == acknowledged
 
 
-def test_service_without_standby_has_one_during_a_reload(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--standby", "0") as daemon:
-        until(daemon, "serves", 1)
-        old = children(daemon.process.pid)
-        before = step(daemon)
-        daemon.process.send_signal(signal.SIGHUP)
-        wait_for(daemon, "the workers are replaced")
-        new = children(daemon.process.pid)
-        assert (len(old), len(new)) == (1, 1)
-        assert old != new
-        assert step(daemon) == before + 1
-
-
-def test_sighup_reads_the_token_file_again(tmp_path: Path) -> None:
-    """
-    A SIGHUP has the files read as they are when it comes.
-    """
-    tokens = tmp_path / "tokens"
-    tokens.write_text("old\n")
-    tokens.chmod(0o600)
-    with Daemon(tmp_path, "--token-file", "tokens") as daemon:
-        both_are_up(daemon)
-
-        def status(token: str) -> int:
-            headers = {"Authorization": f"Bearer {token}"}
-            return daemon.ask("/next", "POST", headers)[0].status
-
-        assert (status("old"), status("new")) == (200, 401)
-        tokens.write_text("new\n")
-        daemon.process.send_signal(signal.SIGHUP)
-        wait_for(daemon, "the workers are replaced")
-        assert (status("old"), status("new")) == (401, 200)
-
-
 def test_worker_that_ends_by_an_unnamed_signal_is_replaced(daemon: Daemon) -> None:
     _, pid = serving(daemon)
     os.kill(pid, 40)
@@ -354,22 +306,6 @@ def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
                 # What they had sent before.
                 os.read(messages, 65536)
                 hear(messages, ALIVE, 10)
-
-
-def test_new_worker_that_does_not_start_leaves_both_old_ones(tmp_path: Path) -> None:
-    (tmp_path / "tokens").write_text("secret\n")
-    with Daemon(tmp_path, "--token-file", "tokens") as daemon:
-        both_are_up(daemon)
-        old = children(daemon.process.pid)
-        (tmp_path / "tokens").unlink()
-        daemon.process.send_signal(signal.SIGHUP)
-        wait_for(daemon, "worker-3 ended with status 64")
-        wait_for(daemon, "reload failed: the token file tokens: No such")
-        for _ in patiently():
-            if set(children(daemon.process.pid)) == set(old):
-                break
-        assert set(children(daemon.process.pid)) == set(old)
-        assert step_with(daemon, "secret") == 1
 
 
 def test_dead_standby_is_replaced_unnoticed_by_clients(daemon: Daemon) -> None:
@@ -546,36 +482,6 @@ def test_unopened_store_leaves_the_socket_open_and_says_why(daemon: Daemon) -> N
         if answer.status == 200:
             break
     assert int(answer.headers["Pex-Revision"]) == before + 1
-
-
-def test_another_store_in_its_place_is_never_served(daemon: Daemon) -> None:
-    """
-    A service whose store is moved away takes no steps until the store is back.
-
-    Neither the worker nor its successor serves another store that is put in its place.
-    """
-    store, away = daemon.path / STORE, daemon.path / "away"
-    for _ in range(3):
-        step(daemon)
-    shutil.copytree(store, daemon.path / "copy")
-    before = step(daemon)
-    store.rename(away)
-    before = wait_for_refusal(daemon, "was moved away") or before
-    assert int(daemon.ask("/current")[0].headers["Pex-Revision"]) == before
-    away.rename(store)
-    assert step(daemon) == before + 1
-    store.rename(away)
-    (daemon.path / "copy").rename(store)
-    # Until the worker notices, the store that was moved away takes the steps.
-    reason = "another store was put in the place of"
-    before = wait_for_refusal(daemon, reason) or before + 1
-    for pid in children(daemon.process.pid):
-        os.kill(pid, signal.SIGKILL)
-    wait_for(daemon, f"cannot serve: {reason}")
-    wait_for_refusal(daemon, reason)
-    store.rename(daemon.path / "copy")
-    away.rename(store)
-    assert step_when_ready(daemon) == before + 1
 
 
 def test_file_that_is_missing_is_waited_for(tmp_path: Path) -> None:

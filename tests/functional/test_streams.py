@@ -8,7 +8,6 @@ import re
 import resource
 import socket
 import ssl
-import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.client import HTTPSConnection
@@ -23,7 +22,6 @@ from tests.functional.test_wire import (
     exchange,
     memory,
     request,
-    revision,
     worker,
 )
 from tests.support.daemon import (
@@ -83,32 +81,6 @@ def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> Non
     assert daemon.ask("/livez")[1] == b"ok\n"
 
 
-def test_steps_sent_without_waiting_are_answered_in_order(daemon: Daemon) -> None:
-    step, before = request(b"POST /next HTTP/1.1"), revision(daemon)
-    with connect(daemon) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(50):
-            connection.sendall(step)
-        connection.shutdown(socket.SHUT_WR)
-        received = read_all(connection)
-    revision_lines = [
-        line for line in received.split(b"\r\n") if line.startswith(b"Pex-Revision")
-    ]
-    assert revision_lines == [b"Pex-Revision: %d" % (before + n) for n in range(1, 51)]
-
-
-def test_clients_that_reset_their_connection_do_not_disturb_others(daemon: Daemon) -> None:
-    """
-    They reset it during their step, or after half of a response.
-    """
-    for _ in range(100):
-        connection = connect(daemon)
-        connection.sendall(request(b"POST /next HTTP/1.1"))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
-    assert daemon.ask("/current")[0].status == 200
-
-
 def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -> None:
     """
     The longest idle connection is closed.
@@ -158,19 +130,6 @@ def test_limit_of_descriptors_is_raised_for_the_connections(tmp_path: Path) -> N
     if limit[1] < 1_000_000:
         with Daemon(tmp_path, "--max-connections", wanted) as daemon:
             assert f"--max-connections {wanted}: the limit" in daemon.log.read_text()
-
-
-def test_client_above_its_rate_gets_429_with_retry_after(tmp_path: Path) -> None:
-    """
-    Over real sockets.
-    """
-    with Daemon(tmp_path, "--rate-limit", "5") as daemon:
-        # On a busy machine some seconds may pass meanwhile, and so more be allowed.
-        sent = request(b"GET /current HTTP/1.1") * 99 + request(b"GET /current HTTP/1.0")
-        received = exchange(daemon, sent)
-        assert received.count(b" 200 OK\r\n") >= 5
-        assert received.count(b" 429 Too Many Requests\r\n") >= 2
-        assert b"Retry-After: 1\r\n" in received
 
 
 #: When the certificate of the fixture C{files} ends.
@@ -259,23 +218,6 @@ def test_client_that_offers_http_2_gets_http_1_1_over_tls(
             assert secure.selected_alpn_protocol() == "http/1.1"
             secure.sendall(request(b"GET /current HTTP/1.0"))
             assert read_all(secure).startswith(b"HTTP/1.0 200 OK\r\n")
-
-
-def test_bad_tls_file_is_named_in_one_line_with_its_fault(
-    tmp_path: Path, files: list[str]
-) -> None:
-    certificate, key = files[1], files[3]
-    for options, words in (
-        (["--tls-key", key], "--tls-certificate and --tls-key go together"),
-        (["--tls-key", "none", "--tls-certificate", certificate], "none: No such file"),
-        (["--tls-key", certificate, "--tls-certificate", certificate], "certificate.pem"),
-        (["--tls-key", key, "--tls-certificate", key], "key.pem"),
-    ):
-        listen = ("--listen", "tcp:0:interface=127.0.0.1")
-        ended = run(tmp_path, "-n", "--pidfile=", "pexservice", *listen, *options)
-        assert ended.returncode == 64
-        assert words in ended.stderr
-        assert len(ended.stderr.splitlines()) == 1
 
 
 def test_reactor_that_cannot_carry_a_worker_ends_it_with_one_line(tmp_path: Path) -> None:

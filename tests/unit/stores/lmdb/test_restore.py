@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,24 @@ from pexservice.stores.lmdb.verify import summary, verify
 from tests.support.stores import make_store
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    Provide what C{place} is a copy of.
+    """
+    path = tmp_path_factory.mktemp("original")
+    make_store(path / "older", 7)
+    backup(str(path / "older"), str(path / "backup"))
+    make_store(path / "store", 9)
+    return path
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path, original: Path) -> Path:
     """
     Provide a directory with a store at revision 9 and a backup of another at revision 7.
     """
-    make_store(tmp_path / "older", 7)
-    backup(str(tmp_path / "older"), str(tmp_path / "backup"))
-    make_store(tmp_path / "store", 9)
-    return tmp_path
+    return shutil.copytree(original, tmp_path, dirs_exist_ok=True)
 
 
 def test_restored_store_equals_the_backup_and_the_old_one_is_kept(place: Path) -> None:
