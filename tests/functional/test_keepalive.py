@@ -366,8 +366,10 @@ def test_stopped_workers_end_with_their_supervisor(tmp_path: Path) -> None:
             assert step(again) == before + 1
 
 
-@pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("pexservice", signal.SIGTERM), ("pexservice-worker", signal.SIGINT)],
+)
 def test_further_signals_do_not_disturb_a_stop(
     tmp_path: Path, command: str, number: int
 ) -> None:

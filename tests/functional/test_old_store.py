@@ -11,6 +11,7 @@ import pytest
 
 from pexservice.stores.lmdb.pages import check_pages
 from tests.support.daemon import Daemon
+from tests.support.forms import amount
 from tests.support.installation import RELEASE_STORE
 from tests.support.pexctl import run
 
@@ -26,7 +27,10 @@ JOURNAL = ("--journal", "500")
 KEYS = {
     "first": ("/next", 9, 7),
     "second": ("/reset", 10, 0),
-    **{f"key-{number}": ("/next", 10 + number, number) for number in range(1, 41)},
+    **{
+        f"key-{number}": ("/next", 10 + number, number)
+        for number in range(1, 41, amount(short=13, long=1))
+    },
 }
 
 

@@ -19,6 +19,7 @@ from tests.functional.test_wire import worker
 from tests.labs.failover.lab import until
 from tests.support.browser import View, chromium, open_view
 from tests.support.daemon import Daemon, patiently, until_gone
+from tests.support.forms import amount
 from tests.support.ports import held_ports
 from tests.support.stores import make_store
 
@@ -547,7 +548,7 @@ def test_arrow_keys_make_steps_and_r_asks_before_a_reset(
     assert single.ask("/current")[0].headers["Pex-Revision"] == "5"
 
 
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", amount(short=[390], long=[390, 1400]))
 def test_the_buttons_stay_in_place_for_values_of_any_length(
     width: int, single: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
@@ -843,7 +844,7 @@ def test_without_a_supervisor_the_page_claims_no_standby(
         assert view("standing-by") == view("takeovers") == "not known"
 
 
-@pytest.mark.parametrize("width", [320, 375, 768])
+@pytest.mark.parametrize("width", amount(short=[320], long=[320, 375, 768]))
 def test_no_element_is_wider_than_a_narrow_screen(
     width: int, single: Daemon, far_daemon: Daemon, views: Open
 ) -> None:

@@ -123,47 +123,6 @@ class TestPages:
     Tests of a browser's requests for a page of another origin, or ahead of its user.
     """
 
-    @pytest.mark.parametrize(
-        ("name", "value", "words"),
-        [
-            ("Sec-Fetch-Site", "cross-site", b"--cors-origin"),
-            ("Sec-Fetch-Site", "same-site", b"--cors-origin"),
-            ("Sec-Fetch-Site", ["same-origin", "cross-site"], b"--cors-origin"),
-            ("Origin", "https://elsewhere.example", b"--cors-origin"),
-            ("Origin", "null", b"--cors-origin"),
-            ("Sec-Purpose", "prefetch;prerender", b"prefetch"),
-            ("Purpose", ["other", "prefetch"], b"prefetch"),
-            ("X-Moz", "prefetch", b"prefetch"),
-        ],
-    )
-    @pytest.mark.parametrize("method", ["GET", "POST"])
-    @pytest.mark.parametrize("path", ["/next", "/previous", "/reset"])
-    def test_cross_origin_or_prefetching_step_is_refused_and_moves_nothing(
-        self, method: str, path: str, name: str, value: str | list[str], words: bytes
-    ) -> None:
-        """
-        By GET and by POST. Reads are not refused.
-        """
-        call = Caller()
-        headers = {name.replace("-", "_"): value}
-        answer = call(method, path, **headers)
-        assert (answer.status, words in answer.body) == (403, True)
-        assert call("GET", "/current", **headers)["Pex-Revision"] == "0"
-
-    @pytest.mark.parametrize("method", ["GET", "POST"])
-    @pytest.mark.parametrize(
-        "headers",
-        [
-            {"Sec_Fetch_Site": "same-origin", "Origin": "http://localhost"},
-            {"Sec_Fetch_Site": "none"},
-            {"Origin": "http://localhost"},
-        ],
-    )
-    def test_step_from_the_own_page_or_the_address_bar_is_made(
-        self, method: str, headers: dict[str, str]
-    ) -> None:
-        assert Caller()(method, "/next", **headers).body == b"1\n"
-
     def test_page_of_a_named_origin_may_step_but_not_prefetch(self) -> None:
         call = Caller(Access(origins=[ORIGIN]))
         cross = {"Sec_Fetch_Site": "cross-site", "Origin": ORIGIN}
