@@ -16,14 +16,13 @@ from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import trustme
 
 from pexservice.stores.etcd.gateway import CallRefused
+from tests.functional.test_ctl import server
 from tests.support.daemon import PATIENCE, Daemon, patiently, run, wait_until
 from tests.support.etcd import (
     Member,
@@ -187,28 +186,6 @@ def test_missing_file_in_the_etcd_url_is_reported_in_one_line(
     assert "none: No such file" in _refused(tmp_path, f"etcd:https://x:1?{parameter}")
 
 
-class _Old(BaseHTTPRequestHandler):
-    """
-    A handler that answers C{/version} as another version does.
-    """
-
-    version = b"nothing of the kind"
-
-    def do_GET(self) -> None:
-        """
-        Answer the version as etcd does.
-        """
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.version)))
-        self.end_headers()
-        self.wfile.write(self.version)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """
-        Log nothing.
-        """
-
-
 @pytest.mark.parametrize(
     ("version", "status", "why"),
     [
@@ -220,18 +197,10 @@ class _Old(BaseHTTPRequestHandler):
 def test_address_of_another_program_or_an_old_etcd_is_reported_in_one_line(
     version: bytes, status: int, why: str
 ) -> None:
-    handler = type("Old", (_Old,), {"version": version})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            store = f"etcd:http://127.0.0.1:{server.server_address[1]}"
-            ended, line = pexctl(Path(), "check", "--store", store)
-            assert ended == status
-            assert why in line
-        finally:
-            server.shutdown()
-            thread.join()
+    with server({"/version": (200, version)}) as url:
+        ended, line = pexctl(Path(), "check", "--store", f"etcd:{url}")
+    assert ended == status
+    assert why in line
 
 
 @pytest.mark.needs("etcd")

@@ -38,6 +38,7 @@ from tests.support.daemon import (
     until_gone,
     wait_until,
 )
+from tests.support.forms import amount
 from tests.support.pexctl import pexctl
 
 
@@ -89,7 +90,7 @@ def test_switched_link_never_makes_two_workers_serve_two_stores(tmp_path: Path) 
         assert count(daemon, "serves") == 1
 
 
-@pytest.mark.parametrize("gone", ["directory", "files"])
+@pytest.mark.parametrize("gone", amount(short=["directory"], long=["directory", "files"]))
 def test_later_worker_creates_no_store_and_continues_when_it_is_back(
     tmp_path: Path, gone: str
 ) -> None:
@@ -409,7 +410,7 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--access-log", "-")], ids=["no access log", "access log"]
+    "options", amount(short=[("--access-log", "-")], long=[(), ("--access-log", "-")])
 )
 def test_reader_of_the_log_that_stops_reading_stops_no_request(
     tmp_path: Path, options: tuple[str, ...]

@@ -10,21 +10,10 @@ from typing import Any
 from attrs import frozen
 from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
-from pexservice.commit.asynchronous import AsynchronousCommitter
-from pexservice.commit.committer import Committer
-from pexservice.metrics import Metrics
-from pexservice.server.limits import Connections
-from pexservice.server.request_counters import RequestCounters
-from pexservice.web.access import Access, HostPolicy
-from pexservice.web.api import Api
-from pexservice.web.clients import Clients
-from pexservice.web.endpoints import DEFAULT_TABLE, EndpointTable
-from pexservice.web.events import Events
-from pexservice.web.operations import RequestChecker
-from tests.support.fakes import MemoryStore, Turns, now
+from pexservice.web.access import Access
+from tests.support.wire import Server
 
 
 @frozen
@@ -60,51 +49,20 @@ class Answer:
 
 class Caller:
     """
-    A caller of the API, on a store in memory.
+    A caller of the API of a server, without its connections.
 
     @ivar store: below the API; may hold its commits.
     """
 
-    def __init__(
-        self,
-        access: Access | None = None,
-        *,
-        synchronous: bool = True,
-        table: EndpointTable = DEFAULT_TABLE,
-        supervisor: int | None = None,
-    ) -> None:
+    def __init__(self, access: Access | None = None, **options: Any) -> None:
         """
-        @param supervisor: the file descriptor of the supervisor's scoreboard.
+        @param options: of the L{Server}.
         """
-        self.store = MemoryStore()
-        self.clock = Turns()
-        self.fatal: list[Failure] = []
-        committer_class = Committer if synchronous else AsynchronousCommitter
-        self.committer = committer_class(
-            self.store,
-            self.clock,
-            fatal=self.fatal.append,
-            time_ns=lambda: 1_795_000_000_123_456_789,
-        )
-        now(Deferred.fromCoroutine(self.committer.start()))
-        hosts = HostPolicy(own_name="box", needed=False)
-        access = access or Access()
-        checker = RequestChecker(self.committer, access, Clients(), hosts=hosts)
-        counters, connections = RequestCounters(), Connections(100)
-        scrape = Metrics(
-            self.committer, counters, connections, self.store, supervisor
-        ).response
-        self.events = Events(self.committer, self.clock.callLater)
-        api = Api(
-            self.committer,
-            checker,
-            self.events,
-            table=table,
-            # No page of the history waits.
-            later=lambda _, call: call(),
-            scrape=scrape,
-        )
-        self._treq: Any = StubTreq(api.resource())
+        server = Server(access=access, **options)
+        self.store, self.clock = server.store, server.clock
+        self.committer, self.events = server.committer, server.events
+        self.fatal = server.failures
+        self._treq: Any = StubTreq(server.api.resource())
 
     def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:
         """

@@ -14,6 +14,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from pexservice.commit.asynchronous import AsynchronousCommitter
 from pexservice.commit.committer import Committer
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.metrics import Metrics
@@ -72,6 +73,8 @@ class Server:
         hosts: tuple[str, ...] = (),
         table: EndpointTable = DEFAULT_TABLE,
         logs: bool = False,
+        synchronous: bool = True,
+        supervisor: int | None = None,
         etcd: FakeGateway | None = None,
     ) -> None:
         """
@@ -81,6 +84,7 @@ class Server:
         @param etcd: a caller of an etcd for its store instead, which answers at first.
         @param logs: whether it has an access log, whose lines are in L{lines}.
         @param hosts: the host names that are answered over loopback.
+        @param supervisor: the file descriptor of the supervisor's scoreboard.
         """
         self.clock = Turns()
         # 0 stands for "not" with some times.
@@ -88,7 +92,9 @@ class Server:
         self.store = MemoryStore()
         self.log = KeptLog() if logs else None
         self.failures: list[Failure] = []
-        make: Callable[..., Committer] = partial(Committer, self.store)
+        make: Callable[..., Committer] = partial(
+            Committer if synchronous else AsynchronousCommitter, self.store
+        )
         if etcd is not None:
             shared = EtcdStore(etcd, "p/")
             make = cast(Callable[..., Committer], partial(OptimisticCommitter, shared))
@@ -107,7 +113,9 @@ class Server:
             self.committer, access, clients, hosts=policy, limit=limit
         )
         requests = RequestCounters()
-        scrape = Metrics(self.committer, requests, self.connections).response
+        scrape = Metrics(
+            self.committer, requests, self.connections, self.store, supervisor
+        ).response
         #: The counts of a supervisor, for tests that have one.
         self.report: SupervisorReport | None = None
         self.events = Events(
