@@ -1,7 +1,10 @@
 """
 Group commit: steps become durable in batches, with one commit for each batch.
 
-C{interface} declares a committer.  The committer in C{committer} is for a store that only
-this process writes to.  The committer in C{optimistic} is for a store that several nodes
-write to.  C{group_commit} has the common part of both.
+C{interface} declares a committer, and C{group_commit} has the common part of all
+committers.  There are three:
+
+  - C{committer} is for a store that only this process writes to;
+  - C{asynchronous} is for the same store, with C{--synchronous-commit off};
+  - C{optimistic} is for a store that several nodes write to.
 """

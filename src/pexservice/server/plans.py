@@ -217,7 +217,8 @@ class Plans:
         self.reader = HeadReader(checker.deciding_headers())
         self._checker = checker
         self.by_key: dict[PlanKey, Plan] = {}
-        # The hashes of requests that were found by their plan keys once.
+        # The hashes of requests that were parsed once.  If each request of a client has
+        # another body, no such request displaces a remembered request.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_REMEMBERED_REQUESTS
         )
