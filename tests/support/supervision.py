@@ -14,7 +14,7 @@ from pexservice.process.exit_status import Status
 from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, Notifier
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import SpawningReactor
+from pexservice.supervisor.supervised_worker import SupervisorReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.support.processes import ProcessReactor, SpawnedProcess
@@ -58,7 +58,7 @@ class Supervised:
             lambda report: self.shown.append(copy.deepcopy(report)),
         )
         self.workers = Workers(
-            cast(SpawningReactor, self.reactor),
+            cast(SupervisorReactor, self.reactor),
             reporter,
             setup=setup,
             inherited=Inherited(),

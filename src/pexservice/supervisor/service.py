@@ -19,11 +19,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IReactorCore,
-    IReactorFromThreads,
-)
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
@@ -45,7 +41,7 @@ from pexservice.process.signals import START_SIGNALS, StartSignals
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import StoreBusy, StoreError
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import MESSAGES_FD, SpawningReactor
+from pexservice.supervisor.supervised_worker import MESSAGES_FD, SupervisorReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 
@@ -54,12 +50,6 @@ REAP_INTERVAL_SECONDS = 1.0
 
 #: systemd sets variables whose names begin like this for the supervisor, not for a worker.
 _SYSTEMD_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
-
-
-class SupervisorReactor(SpawningReactor, IReactorCore, IReactorFromThreads):
-    """
-    The parts of a reactor that a supervisor needs.
-    """
 
 
 class Supervisor(Service):

@@ -23,6 +23,8 @@ from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProcessTransport,
+    IReactorCore,
+    IReactorFromThreads,
     IReactorProcess,
     IReactorTime,
 )
@@ -69,9 +71,9 @@ MAX_BACKOFF_SECONDS = 5.0
 _EXTEND = "EXTEND_TIMEOUT_USEC"
 
 
-class SpawningReactor(IReactorProcess, IReactorTime):
+class SupervisorReactor(IReactorCore, IReactorFromThreads, IReactorProcess, IReactorTime):
     """
-    The parts of a reactor that L{SupervisedWorker} needs.
+    The parts of a reactor that a supervisor needs.
     """
 
 
@@ -167,7 +169,7 @@ class SupervisedWorker(ProcessProtocol):
     _log = Logger()
 
     def __init__(
-        self, name: str, reactor: SpawningReactor, workers: Workers, watchdog: float
+        self, name: str, reactor: SupervisorReactor, workers: Workers, watchdog: float
     ) -> None:
         """
         Make a worker that has no process yet.

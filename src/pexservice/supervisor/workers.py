@@ -26,8 +26,8 @@ from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import (
     MIN_BACKOFF_SECONDS,
     STATES_WITH_PROCESS,
-    SpawningReactor,
     SupervisedWorker,
+    SupervisorReactor,
     WorkerState,
     describe_end,
 )
@@ -72,7 +72,7 @@ class Workers:
 
     def __init__(
         self,
-        reactor: SpawningReactor,
+        reactor: SupervisorReactor,
         reporter: Reporter,
         *,
         setup: WorkerSetup,
@@ -197,9 +197,12 @@ class Workers:
     # Called by a SupervisedWorker.
 
     def worker_command_line(self) -> list[str]:
-        quick_check = () if self.verification_due else ("--quick-check",)
-        first = () if self._any_was_active else self.inherited.options_until_active
-        return [*self.setup.command, *self.inherited.options, *quick_check, *first]
+        command = [*self.setup.command, *self.inherited.options]
+        if not self.verification_due:
+            command.append("--quick-check")
+        if not self._any_was_active:
+            command += self.inherited.options_until_active
+        return command
 
     def on_change(self, worker: SupervisedWorker) -> None:
         """

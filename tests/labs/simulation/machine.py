@@ -18,7 +18,7 @@ from zope.interface import implementer
 from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import Notifier
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import SpawningReactor, SupervisedWorker
+from pexservice.supervisor.supervised_worker import SupervisedWorker, SupervisorReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
@@ -44,7 +44,7 @@ class _Supervisor:
         )
         setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby_count=1)
         self.workers = Workers(
-            cast(SpawningReactor, machine),
+            cast(SupervisorReactor, machine),
             reporter,
             setup=setup,
             inherited=Inherited(),

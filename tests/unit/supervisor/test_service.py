@@ -30,7 +30,8 @@ from pexservice.stores.interface import (
     StoreError,
 )
 from pexservice.supervisor import service
-from pexservice.supervisor.service import Supervisor, SupervisorReactor
+from pexservice.supervisor.service import Supervisor
+from pexservice.supervisor.supervised_worker import SupervisorReactor
 from pexservice.supervisor.worker_setup import WorkerSetup
 from tests.support.fakes import now
 from tests.support.processes import ProcessReactor, SpawnedProcess
