@@ -89,7 +89,7 @@ def test_unread_responses_do_not_pile_up_in_memory(daemon: Daemon) -> None:
         request(b"POST /next HTTP/1.1") * 999 + request(b"POST /next HTTP/1.0"),
     )
     # Each answer has 60 KB then, so half of all of them, in MiB, is:
-    count = amount(short=100, long=1000)
+    count = amount(short=200, long=1000)
     half = count * 0.03
     with connect(daemon) as connection:
         before = memory(daemon)
