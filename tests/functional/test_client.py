@@ -31,7 +31,6 @@ from pexservice.client import (
     State,
     UnexpectedAnswer,
 )
-from pexservice.core.sequence import term_at
 from tests.support.daemon import (
     LOOPBACK,
     PATIENCE,
@@ -42,7 +41,6 @@ from tests.support.daemon import (
 )
 from tests.support.fake_service import state
 from tests.support.nginx import nginx
-from tests.support.stores import make_store
 
 
 def url(daemon: Daemon, scheme: str = "http") -> str:
@@ -171,20 +169,6 @@ def test_service_without_tls_gets_no_step_over_https(worker: Daemon) -> None:
     ):
         cursor.next()
     assert worker.ask("/current")[0].headers["Pex-Revision"] == "0"
-
-
-def test_values_keep_all_digits_beyond_the_interpreters_limit(tmp_path: Path) -> None:
-    make_store(tmp_path / "pexservice-data", 30_000)
-    assert sys.get_int_max_str_digits() == 4300
-    with (
-        Daemon(tmp_path, command="pexservice-worker") as daemon,
-        BlockingCursor(url(daemon)) as cursor,
-    ):
-        state = cursor.next()
-        assert state.position == 30_001
-        assert state.value == int(term_at(30_001).value)
-        # An event has the ends of such a value only.
-        assert next(iter(cursor.watch())).value == state.value
 
 
 def test_every_step_is_made_once_while_active_workers_are_killed(tmp_path: Path) -> None:

@@ -42,34 +42,6 @@ def read_until(connection: socket.socket, pattern: bytes) -> bytes:
     return received
 
 
-def test_stream_sends_the_state_at_once_and_the_newest_at_each_move(daemon: Daemon) -> None:
-    with connect(daemon) as connection:
-        connection.sendall(request(WATCH))
-        head = read_until(connection, rb"id: 0\n")
-        assert b"\r\nContent-Type: text/event-stream\r\n" in head
-        for _ in range(50):
-            daemon.ask("/next", "POST")
-        received = read_until(connection, rb"id: 50\n")
-        # Other than one each, however slow the machine is.
-        assert int(re.findall(rb"id: (\d+)\n", received)[0]) >= 1
-
-
-def test_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection(
-    daemon: Daemon,
-) -> None:
-    with connect(daemon) as connection:
-        connection.sendall(request(b"GET /events HTTP/1.0", b"Last-Event-ID: 0"))
-        received = read_until(connection, rb"retry: \d+\n\n")
-        assert b"Transfer-Encoding" not in received
-        assert received.endswith(b"\r\n\r\nretry: 500\n\n")
-        daemon.ask("/next", "POST")
-        event = read_until(connection, rb"\n\n")
-        assert event.startswith(b'id: 1\ndata: {"position":1,')
-        # A client that closes one side has gone.
-        connection.shutdown(socket.SHUT_WR)
-        assert read_all(connection) == b""
-
-
 def test_streams_end_properly_when_the_service_stops(daemon: Daemon) -> None:
     """
     The stop waits for none of them.

@@ -105,6 +105,23 @@ def test_stream_begins_with_the_present_state() -> None:
     }
 
 
+def test_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
+    """
+    A client that closes one side has gone.
+    """
+    server = Server()
+    wire = watch(server, "Last-Event-ID: 0", version="1.0")
+    assert b"Transfer-Encoding" not in wire.received
+    assert wire.received.endswith(b"\r\n\r\nretry: 500\n\n")
+    step(server)
+    look(server)
+    received = wire.received.partition(b"retry: 500\n\n")[2]
+    assert received.startswith(b'id: 1\ndata: {"position":1,')
+    assert received.endswith(b"}\n\n")
+    wire.half_close()
+    assert wire.closed
+
+
 def test_steps_of_a_tenth_of_a_second_share_an_event() -> None:
     """
     It has the newest state. No event is sent while the cursor rests.
