@@ -366,12 +366,15 @@ def refuse_second_start(pid_file: str | None) -> None:
 
 
 def _read_again(
-    began: Settings, options: ServiceOptions, setup: WorkerSetup, accepted: Sequence[str]
+    start_settings: Settings,
+    options: ServiceOptions,
+    setup: WorkerSetup,
+    accepted: Sequence[str],
 ) -> WorkerSetup:
     """
     Read the configuration file again, and return the new setup.
 
-    @param began: the settings that the service started with.
+    @param start_settings: the settings that the service started with.
     @param setup: the present setup.
     @param accepted: the options whose protection the operator allows to lose; see
         L{LOSSES}.
@@ -386,11 +389,11 @@ def _read_again(
     except ValueError as error:
         raise Misconfigured(str(error)) from error
     _refuse_losses(setup.settings, settings, accepted)
-    if settings.store != began.store:
+    if settings.store != start_settings.store:
         settings.check_store()
-    new_addresses = [text for text in settings.listen if text not in began.listen]
+    new_addresses = [text for text in settings.listen if text not in start_settings.listen]
     addresses_in_use(the_reactor(), new_addresses)
-    return _setup(began, options)
+    return _setup(start_settings, options)
 
 
 def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -> None:
@@ -406,9 +409,9 @@ def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -
             )
 
 
-def _setup(began: Settings, options: ServiceOptions) -> WorkerSetup:
+def _setup(start_settings: Settings, options: ServiceOptions) -> WorkerSetup:
     settings, supervision = options.settings(), options.supervision()
-    kept = {name: getattr(began, name) for name in RESTART_ONLY}
+    kept = {name: getattr(start_settings, name) for name in RESTART_ONLY}
     pending = tuple(
         f"--{option.name}"
         for option in options_of(Settings)
