@@ -7,10 +7,11 @@ descriptor each worker inherits.  No process waits for another process.  Workers
 the file even if the supervisor hangs.  The kernel frees the memory when the last process
 has ended.
 
-The file has three records: the I{report}, which the supervisor writes; the claim, which is
-the store that the workers may open; and the options whose protection the next reload may
-remove.  A process may read a record while another process writes it.  Then the checksum at
-the end of the record does not match, and the record is read again.
+The file has four records: the I{report}, which the supervisor writes; the claim, which is
+the store that the workers may open; whether that store was verified; and the options whose
+protection the next reload may remove.  A process may read a record while another process
+writes it.  Then the checksum at the end of the record does not match, and the record is
+read again.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ _MAX_ATTEMPTS = 10
 MAX_TEXT_LENGTH = 512
 
 #: Where the records begin in the file.  In JSON a character may take 12 bytes.
-_REPORT_OFFSET, _CLAIM_OFFSET, _ACCEPTED_OFFSET = 2048, 2048 + 32768, 2048 + 32768 + 2048
+_REPORT_OFFSET = 2048
+_CLAIM_OFFSET = _REPORT_OFFSET + 32768
+_ACCEPTED_OFFSET = _CLAIM_OFFSET + 2048
+_VERIFIED_OFFSET = _ACCEPTED_OFFSET + 2048
 _MAX_PAYLOAD_BYTES = _CLAIM_OFFSET - _REPORT_OFFSET
 
 #: A record is the length of its content, the content and a checksum of both.
@@ -259,6 +263,19 @@ class StoreClaim:
     def identity(self) -> str | None:
         claimed = _read_record(self._descriptor, _CLAIM_OFFSET)
         return None if claimed is None else claimed.decode()
+
+    @property
+    def is_verified(self) -> bool:
+        """
+        Return whether a worker has opened the store, and no verification began later.
+        """
+        return _read_record(self._descriptor, _VERIFIED_OFFSET) == b"yes"
+
+    def note_verified(self, *, verified: bool) -> None:
+        """
+        Note that a worker has opened the store, or that it begins a verification.
+        """
+        _write_record(self._descriptor, _VERIFIED_OFFSET, b"yes" if verified else b"no")
 
     def take(self, identity: str, *, replace: bool) -> str:
         """

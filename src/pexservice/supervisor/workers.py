@@ -332,7 +332,6 @@ class Workers:
         """
         before = self.setup
         old = [worker for worker in self.workers if not worker.retired]
-        active = self._active_workers
         try:
             self._use_setup(self._reread_options(before))
             if self.setup.note:
@@ -341,6 +340,7 @@ class Workers:
         except Exception:
             self._use_setup(before)
             raise
+        active = [worker for worker in old if worker.state is WorkerState.ACTIVE]
         # Retire the old standby first.  Otherwise it, and not a new worker, would take
         # over.
         await self._retire([worker for worker in old if worker not in active])

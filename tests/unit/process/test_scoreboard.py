@@ -156,6 +156,16 @@ def test_first_claim_of_a_store_wins_until_its_owner_renews_it(descriptor: int) 
     os.close(second._descriptor)
 
 
+def test_a_store_is_verified_until_a_verification_begins(descriptor: int) -> None:
+    claim = StoreClaim(descriptor)
+    assert not claim.is_verified
+    for verified in (True, False, True):
+        claim.note_verified(verified=verified)
+        claim.take("1:2 1:3", replace=False)
+        scoreboard.accept(descriptor, ["journal"])
+        assert claim.is_verified is verified
+
+
 def test_operator_accepts_a_change_once(descriptor: int) -> None:
     """
     What was accepted holds for one reload.

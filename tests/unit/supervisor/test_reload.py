@@ -67,6 +67,21 @@ def test_reload_replaces_the_active_worker_last(supervised: Supervised) -> None:
     assert (report.ended_by_reason["replaced"], report.failovers) == (2, 0)
 
 
+def test_worker_that_becomes_active_during_a_reload_is_replaced_last(
+    supervised: Supervised,
+) -> None:
+    supervised.workers.reload()
+    serving, standby, first = supervised.processes
+    serving.end(by=signal.SIGKILL)
+    standby.notify(READY, "STATUS=serving")
+    supervised.reactor.turns(1)
+    again = supervised.processes[-1]
+    first.notify(STANDBY)
+    assert (again.signals, standby.signals) == ([signal.SIGTERM], [])
+    again.end(by=signal.SIGTERM)
+    assert standby.signals == [signal.SIGTERM]
+
+
 def test_service_manager_hears_of_a_reload_and_its_end(supervised: Supervised) -> None:
     """
     The service manager is notified when a replacement begins and when it has ended.

@@ -26,6 +26,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -82,14 +83,16 @@ def file_system_type(path: Path, mountinfo: str | None = None) -> str:
     """
     if mountinfo is None:
         try:
-            mountinfo = Path("/proc/self/mountinfo").read_text()
+            mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
         except OSError:
             return "unknown"
     file_system, longest = "unknown", -1
     for line in mountinfo.splitlines():
         mount, _, source = line.partition(" - ")
         # The kernel writes a space, and some other characters, as an octal escape.
-        point = mount.split(" ")[4].encode("ascii", "ignore").decode("unicode_escape")
+        point = re.sub(
+            r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mount.split(" ")[4]
+        )
         depth = len(Path(point).parts)
         # The deepest mount point above the path counts.  If it has several mounts, the last
         # one counts.
@@ -211,11 +214,18 @@ class Directory:
         return None if self._claim is None else self._claim.identity()
 
     @property
-    def is_unclaimed(self) -> bool:
+    def is_unverified(self) -> bool:
         """
-        Return whether no worker of the service has opened a store yet.
+        Return whether no worker may open the store without verifying it.
         """
-        return self._claim is not None and self._claimed_identity is None
+        return self._claim is not None and not self._claim.is_verified
+
+    def note_verified(self, *, verified: bool) -> None:
+        """
+        Tell the other workers whether a worker may open the store without verifying it.
+        """
+        if self._claim is not None:
+            self._claim.note_verified(verified=verified)
 
     def lock(self, *, wait: bool = False) -> None:
         """
@@ -391,9 +401,11 @@ class Directory:
         descriptor = os.open(DATA_FILE, os.O_RDWR, dir_fd=self._descriptor)
         try:
             offset, until = ctypes.c_long(0), ctypes.c_long(length)
-            if not libc.fallocate(descriptor, _KEEP_SIZE, offset, until):
-                return
-            error = ctypes.get_errno()
+            error = errno.EINTR
+            while error == errno.EINTR:
+                if not libc.fallocate(descriptor, _KEEP_SIZE, offset, until):
+                    return
+                error = ctypes.get_errno()
             if error in (errno.EOPNOTSUPP, errno.ENOSYS):
                 disk = os.fstatvfs(descriptor)
                 allocated = os.fstat(descriptor).st_blocks * 512
@@ -461,10 +473,15 @@ class Directory:
         """
         Make a store in this directory, or replace the store in it, durably.
 
+        This may run in a thread.  If L{unlock} is called meanwhile, the directory stays
+        locked until the thread has ended.
+
         @param make: makes a store in the directory that it is called with.
         @raise StoreError: the store could not be made.
         """
         staging = self.real_path / STAGING_DIRECTORY
+        # The lock ends when its last descriptor is closed.
+        lock = os.dup(self._descriptor)
         try:
             self.remove_staging()
             # Another process may have created this directory and ended before it made the
@@ -483,6 +500,8 @@ class Directory:
             raise StoreError(
                 f"the store {self.real_path} cannot be made: {error.strerror}"
             ) from error
+        finally:
+            os.close(lock)
 
     def remove_staging(self) -> None:
         """

@@ -185,7 +185,7 @@ class LmdbStore:
             await self._executor.run_in_new_thread(partial(self.directory.lock, wait=True))
         finally:
             follower.stop()
-        if self._verify is not None and self.directory.is_unclaimed:
+        if self._verify is not None and self.directory.is_unverified:
             # The process that had the lock did not complete its verification.  At the next
             # attempt to open the store, this process verifies it.
             raise StoreUnavailable(
@@ -212,6 +212,9 @@ class LmdbStore:
             directory.create_first_store(make_store)
         directory.record_identity()
         if existed and verify is not None:
+            # If this process ends before it has opened the store, a standby must not take
+            # over without a verification.
+            directory.note_verified(verified=False)
             await self._run_blocking(partial(verify, directory.real_path))
         if format_of(directory.real_path) == 1:
             await self._run_blocking(partial(migrate, directory, self._progress))
@@ -239,6 +242,7 @@ class LmdbStore:
         self._witness.open(path, revision, verified=verified)
         self._reserve = Reserve(self.directory, databases.env, self._monotonic)
         self._reserve.allocate_first()
+        self.directory.note_verified(verified=True)
         return StoredState(revision, position, self._key_reader.remembered_keys)
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
@@ -287,10 +291,6 @@ class LmdbStore:
             # the pages of the batch.
             raise self._record_and_convert(error) from error
         self._witness.write(WitnessRecord(bounds.revision))
-        if bounds.oldest_journal_row != self._bounds.oldest_journal_row:
-            # This commit has removed rows.  LMDB reuses their pages only if no reader may
-            # still read them, so remove the readers that were killed, such as a backup.
-            self._databases.env.reader_check()
         self._bounds = bounds
 
     def _location_refusal(self) -> Refusal | None:
@@ -324,15 +324,18 @@ class LmdbStore:
         # transaction was committed inside it.
         txn = self._databases.env.begin(write=True)
         try:
-            return txn, write_batch(
-                txn, self._databases, batch, self._bounds, self._retention
-            )
+            bounds = write_batch(txn, self._databases, batch, self._bounds, self._retention)
+            if bounds.oldest_journal_row != self._bounds.oldest_journal_row:
+                # The batch removes rows.  A reader that was killed, such as a backup, would
+                # keep their pages.
+                self._databases.env.reader_check()
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
             raise self._full_map_refusal() from error
         except BaseException:
             txn.abort()
             raise
+        return txn, bounds
 
     def _full_map_refusal(self) -> Refusal:
         """

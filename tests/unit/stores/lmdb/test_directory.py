@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pexservice.stores.interface import StoreError
+from pexservice.stores.interface import StoreBusy, StoreError
 from pexservice.stores.lmdb import directory
 from pexservice.stores.lmdb.directory import (
     DATA_FILE,
@@ -29,6 +29,7 @@ MOUNTS = r"""
 23 22 0:40 / /home rw - nfs4 server:/home rw,vers=4.2
 24 23 8:2 / /home/local rw master:3 - xfs /dev/sda2 rw
 25 22 0:41 / /with\040space rw - cifs //server/share rw
+25 22 0:41 / /mnt/données rw - nfs //server/share rw
 26 22 0:42 / /twice rw - nfs server:/a rw
 27 26 8:3 / /twice rw - btrfs /dev/sda3 rw
 """.strip()
@@ -42,6 +43,7 @@ MOUNTS = r"""
         ("/homely", "ext4"),
         ("/home/local/data", "xfs"),
         ("/with space/data", "cifs"),
+        ("/mnt/données/data", "nfs"),
         ("/twice/data", "btrfs"),
     ],
 )
@@ -152,6 +154,7 @@ def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path
     with pytest.raises(StoreError, match="Input/output error"):
         directory.lock()
     assert path.is_dir()
+    directory.lock()
     for _ in range(2):
         with pytest.raises(StoreError, match="cannot be made: Input/output error"):
             directory.install(make)
@@ -166,6 +169,26 @@ def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path
     assert [file.name for file in path.iterdir()] == [DATA_FILE]
     directory.remove_staging()
     assert synced[4:] == []
+
+
+def test_directory_stays_locked_until_the_thread_that_installs_a_store_has_ended(
+    tmp_path: Path,
+) -> None:
+    """
+    So no other process can lock it, although this one stops.
+    """
+    directory, other = (Directory(str(tmp_path / "store")) for _ in range(2))
+
+    def make(staging: Path) -> None:
+        directory.unlock()
+        with pytest.raises(StoreBusy):
+            other.lock()
+        (staging / DATA_FILE).write_text("a store")
+
+    directory.lock()
+    directory.install(make)
+    other.lock()
+    other.unlock()
 
 
 @pytest.mark.parametrize("free", [0, 1])

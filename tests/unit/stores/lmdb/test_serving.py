@@ -169,16 +169,29 @@ class ThreadsAndTime(Mailbox, Clock):
         Clock.__init__(self)
 
 
-def test_standby_verifies_a_store_that_no_worker_of_the_service_has_opened(
-    tmp_path: Path,
+@pytest.mark.parametrize("was_served", [False, True])
+def test_standby_verifies_a_store_whose_verification_was_not_completed(
+    tmp_path: Path, *, was_served: bool
 ) -> None:
     """
     The worker before it verified the store, and found damage or was killed.
     """
     path, board = tmp_path / "store", scoreboard.create()
     filled(path, BATCHES)
-    in_value(row(BATCHES // 2))(path)
     reactor, claim = ThreadsAndTime(), StoreClaim(board)
+
+    def store_of_the_service() -> LmdbStore:
+        directory = Directory(str(path), claim=claim)
+        return LmdbStore(directory, CommitExecutor(reactor), verify=verify)
+
+    if was_served:
+        served = store_of_the_service()
+        now(served.open())
+        now(served.close())
+    in_value(row(BATCHES // 2))(path)
+    if was_served:
+        with pytest.raises(StoreDamaged, match="checksum"):
+            now(store_of_the_service().open())
     verifying = Directory(str(path), claim=claim)
     verifying.lock()
     standby = LmdbStore(
