@@ -7,13 +7,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 from typing import IO, Any, cast
 
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.logger import FileLogObserver, LogLevel
+from twisted.logger import FileLogObserver, Logger
 from twisted.python.logfile import LogFile
 
 from pexservice.process.log_lines import LogLines, LossyStream, is_journal
@@ -50,14 +49,7 @@ class Log:
         """
         Write a line to the log of a daemon that does not start.
         """
-        self.observer()(
-            {
-                "log_level": LogLevel.critical,
-                "log_time": time.time(),
-                "log_format": "{reason}",
-                "reason": reason,
-            }
-        )
+        Logger(observer=self.observer()).critical("{reason}", reason=reason)
 
 
 #: The log of this process.
