@@ -322,7 +322,7 @@ class Directory:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def record_identity(self) -> None:
+    def remember_identity(self) -> None:
         """
         Remember the identity of the store in the locked directory.
 

@@ -200,9 +200,9 @@ class LmdbStore:
         """
         Make a store if there is none.  Otherwise verify the store, and migrate it.
 
-        L{Directory.record_identity} remembers which store these files are.  After LMDB has
-        opened a store, L{Directory.claim_store} checks that it is the same one, because an
-        operator may replace the files meanwhile.
+        An operator may replace the files before LMDB opens them.  So the directory
+        remembers the identity of this store.  When LMDB has opened the files,
+        L{Directory.claim_store} compares it with the store at the configured path.
         """
         directory = self.directory
         existed = directory.holds_store()
@@ -210,7 +210,7 @@ class LmdbStore:
             directory.remove_staging()
         else:
             directory.create_first_store(make_store)
-        directory.record_identity()
+        directory.remember_identity()
         if existed and verify is not None:
             # If this process ends before it has opened the store, a standby must not take
             # over without a verification.
@@ -218,7 +218,7 @@ class LmdbStore:
             await self._run_blocking(partial(verify, directory.real_path))
         if format_of(directory.real_path) == 1:
             await self._run_blocking(partial(migrate, directory, self._progress))
-            directory.record_identity()
+            directory.remember_identity()
 
     def _open_files(self, *, verified: bool) -> StoredState:
         """
