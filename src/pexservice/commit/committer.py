@@ -3,10 +3,13 @@ The committer of a store that only this process writes to.
 
 Reads show the durable state, so a crash cannot undo a state that a client has read.
 
-If the condition of a step is not met, the response shows the state that did not meet the
-condition.  If the key of a step was used before, the response shows the state after the
-first use.  In both cases the cursor does not move, and the response waits until the shown
-state is durable.
+Two kinds of steps do not move the cursor:
+
+  - If the condition of a step is not met, the response shows the state that did not meet
+    the condition.
+  - If the key of a step was used before, the response shows the state after the first use.
+
+In both cases, the response waits until the shown state is durable.
 
 If the store refuses a batch, the steps of this batch and of the open batch never happened.
 After any other error, the committer accepts no more steps, and the process ends.  The next
@@ -107,8 +110,7 @@ class Committer(GroupCommit):
             waiter.fail(self.read_refusal)
 
     def step(self, step: Step, waiter: Waiter) -> None:
-        # Only the committer's own reason is checked here.  The store refuses a whole batch,
-        # in commit().
+        # A full disk is not checked here: the store refuses the whole batch, in commit().
         if self.committer_refusal is not None:
             self.counts.count(NOT_TAKEN, step.transition.code)
             waiter.fail(self.committer_refusal)

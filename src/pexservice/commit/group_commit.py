@@ -10,7 +10,8 @@ The C{latest} state is the state after all accepted steps.  The next step is app
 latest state.  The C{durable} state is the newest state that is known to be in the store.
 Reads show the durable state.
 
-In this example, a commit takes three iterations of the event loop::
+In this example, a commit lasts until the third iteration of the event loop after its
+beginning::
 
     iteration  arriving  open batch  committing batch  responses
     1          A         A           none
@@ -98,7 +99,7 @@ class BatchingPolicy:
     followed by another small batch.
 
     An iteration that added no step is quiet.  A batch with fewer steps than the last batch
-    is ready when its quiet iterations have together taken as long as an average commit.
+    is ready when its quiet iterations add up to the duration of an average commit.
     Any batch is ready after C{max_wait} seconds.
 
     The policy reads no clock.  Its callers pass C{now}, the seconds of the reactor's clock.
@@ -145,11 +146,10 @@ class BatchingPolicy:
     def learn(self, step_count: int, seconds: float) -> None:
         """
         Learn from a commit of C{step_count} steps that took C{seconds}.
-
-        With C{twistd --reactor=asyncio}, the seconds are those of the wall clock.  If an
-        operator sets this clock during a commit, the average is wrong for about a hundred
-        commits.  Meanwhile, batches wait for L{MAX_WAIT_SECONDS}, or not at all.
         """
+        # With twistd --reactor=asyncio, the seconds are those of the wall clock.  If an
+        # operator sets this clock during a commit, the average is wrong for about a hundred
+        # commits.  Meanwhile, batches wait for MAX_WAIT_SECONDS, or not at all.
         self._expected_steps = step_count
         change = seconds - self._commit_seconds
         self._set_commit_seconds(self._commit_seconds + NEWEST_WEIGHT * change)
@@ -173,7 +173,7 @@ class PendingBatch:
     @ivar waiting_requests: the waiter, outcome, state and step of each request whose
         response waits for the commit, in order.  Most of these requests are the steps of
         this batch.  The others do not move the cursor: they repeat a key of this batch, or
-        the state after one of its steps does not meet their condition.
+        their condition is not met by a state of this batch.
     @ivar keys: the idempotency keys of the steps.  Each key has the record of its use.
     """
 
@@ -187,13 +187,15 @@ class GroupCommit:
     """
     The common part of the committers, which are subclasses of this class.
 
-    Each subclass has a method C{start}, which opens the store, and a method C{step}, which
-    decides which steps to L{add}.  Each subclass overrides L{_commit_failed}.
+    Each direct subclass has a method C{start}, which opens the store, and a method C{step},
+    which decides which steps to L{add}, and overrides L{_commit_failed}.
 
     @ivar durable: the newest state that is known to be in the store.
     @ivar latest: the state after all accepted steps.
     @ivar open_batch: the batch that accepts new steps.
     @ivar committing_batch: the batch being written; C{None} if there is none.
+    @ivar committer_refusal: why this committer accepts no step: it is starting or stopping,
+        or it has failed.  C{None} if it accepts steps.
     @ivar read_refusal: why reads are refused; C{None} if reads are accepted.
     """
 
@@ -236,7 +238,6 @@ class GroupCommit:
         self._is_committing = False
         # See when_commit_ends.
         self._end_deferreds: list[Deferred[None]] = []
-        # Why this committer accepts no step: it is starting or stopping, or it has failed.
         self.committer_refusal: Refusal | None = Refusal("the cursor is not read yet")
         self.read_refusal: Refusal | None = self.committer_refusal
 
@@ -286,8 +287,9 @@ class GroupCommit:
         """
         End the process because of C{failure}, which is a bug.
 
-        The open batch is not written, because its steps may follow steps that did not
-        happen.  If a batch was being written, its waiters may get no outcome.
+        The open batch is not written, because its steps were applied to a state that
+        perhaps did not happen.  If a batch was being written, its waiters may get no
+        outcome.
         """
         self._log.failure("the committer failed", failure=failure)
         self.stop_accepting(self.committer_refusal or Refusal("the service failed"))
@@ -415,7 +417,8 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        If all steps of the batch were refused meanwhile, there is nothing to write.
+        On etcd, the node first waits for its turn to commit.  If all steps were refused
+        meanwhile, there is nothing to write.
         """
         batch, after = self.open_batch, self.latest
         if not batch.transitions:
@@ -497,8 +500,8 @@ class GroupCommit:
         self.counts.count(APPLIED if error is None else failure_outcome, batch.transitions)
         for waiter, outcome, state, step in batch.waiting_requests:
             if isinstance(outcome, Outcome) and outcome is not _APPLIED:
-                # This step did not move the cursor, so it was not counted above.  A step
-                # with KeyReused is not counted, because it is a wrong request.
+                # This step did not move the cursor, so batch.transitions does not have it.
+                # A KeyReused is a wrong request, which is not counted.
                 counted = outcome.value if error is None else failure_outcome
                 self.counts.count(counted, step.transition.code)
             try:

@@ -3,10 +3,10 @@ A connection, from its first byte to its last.
 
 A connection handles one request after the other:
 
-  1. The connection recognizes the request by its bytes (L{Plans.find_request
-     <pexservice.server.plans.Plans.find_request>}), or buffers and parses the input.
-  2. The connection checks the request.  Then it starts the request's operation on the
-     cursor, or calls the request's handler.
+  1. The connection recognizes the request by its bytes (L{Plans.recognize
+     <pexservice.server.plans.Plans.recognize>}), or buffers and parses the input.
+  2. The connection checks the client's rate and the C{Host}.  If there is no plan, it calls
+     the request's handler.  An operation on the cursor is checked and started.
   3. The committer calls L{Connection.respond} or L{Connection.fail}, or the result of the
      handler is passed to L{Connection.send}.  These methods write the response.
 """
@@ -101,22 +101,22 @@ class Connection(RememberingConnection, asyncio.Protocol):
         self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
-        self.templates = self.last_new_names = ()
+        self.templates = self.latest_new_names = ()
         self.token_request = None
         # The input that was not parsed yet.  In its first _searched_bytes bytes, no end of
         # a head was found, so the next search begins after them.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # All input since the connection was idle, if this input arrived in one piece;
-        # else b"".  Only a request in one piece is recognized or remembered.
-        self._exact_bytes = b""
+        # The first input since the connection was idle; b"" as soon as there is more input.
+        # Only a request in a single piece is recognized or remembered.
+        self._single_piece = b""
         self._skipped_empty_line = False
         # The parts of the request that is being parsed.
         self._head: Head | None = None
         self._body: RequestBody | None = None
         # Whether this connection waits for the parsing budget of a later iteration.
         self._waits_to_parse = False
-        # The request that is being performed, and whether it has no remembered plan.
+        # The request that is being performed, and whether its handler was called.
         self._request: RequestWithPlan | None = None
         self._is_new = False
         self._handler_result: Deferred[Response] | None = None
@@ -136,9 +136,9 @@ class Connection(RememberingConnection, asyncio.Protocol):
         """
         Use C{transport} from now on.
 
-        C{transport} may replace a L{OneRequestTransport
-        <pexservice.server.listener.OneRequestTransport>}.  For a connection with TLS, this
-        method is called after the TLS handshake.
+        If the connection began with a L{OneRequestTransport
+        <pexservice.server.listener.OneRequestTransport>}, C{transport} replaces it.  For a
+        connection with TLS, this method is called after the TLS handshake.
         """
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
@@ -155,19 +155,19 @@ class Connection(RememberingConnection, asyncio.Protocol):
         if phase is _IDLE:
             plans = self._server.plans
             # A repetition of the same bytes, such as a read, is usually found by this
-            # lookup, which saves the call of find_request.
-            request = plans.remembered_requests.recent.get(data) or plans.find_request(
+            # lookup, which saves the call of recognize.
+            request = plans.remembered_requests.recent.get(data) or plans.recognize(
                 data, self
             )
             if request is not None:
                 self.perform(request)
                 return
             self.phase = _RECEIVING
-            self._exact_bytes = data
+            self._single_piece = data
             self._buffer += data
             self._parse_input()
         elif phase is _RECEIVING:
-            self._exact_bytes = b""
+            self._single_piece = b""
             self._buffer += data
             if self._waits_to_parse:
                 self._pause_reading()
@@ -238,8 +238,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         self._waits_to_parse = False
         budget = self._server.parsing_budget
         # At least one part is parsed before the budget is checked, so a connection that has
-        # waited makes progress.  Only a request with a body is interrupted: after its head,
-        # or between two parts of the body.
+        # waited makes progress.
         can_continue = True
         while can_continue and self.phase is _RECEIVING:
             begin = budget.seconds()
@@ -250,6 +249,8 @@ class Connection(RememberingConnection, asyncio.Protocol):
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
                 self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
+            # Only a request with a body is interrupted: after its head, or between two
+            # parts of the body.
             if can_continue and self._body is not None and budget.must_wait:
                 self._waits_to_parse = True
                 budget.wait(self._parse_input)
@@ -283,7 +284,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         if not self._skipped_empty_line and buffer.startswith(END_OF_LINE):
             # Old clients send an empty line after a body, so one is skipped.
             del buffer[: len(END_OF_LINE)]
-            self._skipped_empty_line, self._exact_bytes = True, b""
+            self._skipped_empty_line, self._single_piece = True, b""
         if not buffer or (buffer == b"\r" and not self._skipped_empty_line):
             return False
         end = find_end_of_head(buffer, self._searched_bytes)
@@ -309,13 +310,13 @@ class Connection(RememberingConnection, asyncio.Protocol):
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
-        data, self._exact_bytes = self._exact_bytes, b""
+        data, self._single_piece = self._single_piece, b""
         self.receiving_since = 0.0
         if self._buffer:
             # The piece of input contains more than this request.
             data = b""
         elif not (self._is_reading or self.blocked_since):
-            # Only now, so that a pipeline that never ends takes little memory.
+            # The buffer is empty, so a pipeline that never ends takes little memory.
             self._resume_reading()
         plans = self._server.plans
         plan = plans.by_key.get(head.plan_key)
@@ -330,8 +331,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         """
         Check C{request}, and start its operation on the cursor or call its handler.
 
-        @param head: the head of the request, if no plan was remembered and the handler must
-            be called; otherwise C{None}.
+        @param head: the head of the request, if its handler must be called.
         """
         self.phase = _PERFORMING
         self._request = request
@@ -372,8 +372,9 @@ class Connection(RememberingConnection, asyncio.Protocol):
         else:
             self.send(result)
 
-    # Responses.  Each request ends with one call of respond(), fail() or send().  If send()
-    # gets a stream, calls of send_piece() follow, and the request ends with end_stream().
+    # Responses.  Each request gets one call of respond(), fail() or send(); fail() calls
+    # send().  If send() gets a stream, calls of send_piece() follow, and the request ends
+    # with end_stream().  After a bug, the request ends with _abort_after_bug().
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """
@@ -404,8 +405,10 @@ class Connection(RememberingConnection, asyncio.Protocol):
         request = self._request
         if request is None:
             return
-        representation = request.plan.preferences.problem
-        self.send(problem_of(error).response(representation))
+        try:
+            self.send(problem_of(error).response(request.plan.preferences.problem))
+        except Exception:  # noqa: BLE001 it is logged, and the connection ends
+            self._abort_after_bug()
 
     def send(self, response: Response) -> None:
         request = self._request

@@ -249,7 +249,7 @@ class OneRequestTransport(asyncio.Protocol):
             self.abort()
             return
         plans = self._plans
-        request = plans.remembered_requests.recent.get(data) or plans.find_request(
+        request = plans.remembered_requests.recent.get(data) or plans.recognize(
             data, connection
         )
         if request is None or not request.plan.closes_connection:

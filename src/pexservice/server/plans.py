@@ -2,13 +2,13 @@
 Plans, which say what requests mean.
 
 The I{plan key} of a request has its method, path and version, and the meanings of the
-headers that decide what the request means.  All requests with the same plan key have the
-same plan.
+headers that decide what the request means.  All requests with the same plan key mean the
+same.
 
 For the first request with a plan key, the server calls a handler of the Klein app.  If the
-handler returns an operation on the cursor, the server remembers this operation in the plan.
-For a later request with this plan key, the server finds the plan in one of three ways, the
-fastest first:
+handler returns an operation on the cursor, the server remembers the plan with this
+operation.  For a later request with this plan key, the server finds this plan in one of
+three ways, the fastest first:
 
   1. by the exact bytes of the request, if these bytes are remembered;
   2. by a L{Template}, if the request differs from an earlier request in a few neighbouring
@@ -18,9 +18,10 @@ fastest first:
 
 In the first two ways, the request is I{recognized}.  Earlier requests prepare this:
 
-  - If the same bytes are parsed twice, or fit a template twice in succession, they may be
-    remembered.
-  - Some lines of a head are new to the parser.  If the new lines of two requests in
+  - The parser remembers the lines of heads.  If it has read the same bytes twice and
+    remembered all their lines, the bytes may be remembered.
+  - Bytes that fit a template twice in succession may be remembered, too.
+  - The other lines of a head are new to the parser.  If the new lines of two requests in
     succession have the same header names, a template may be made from the second request.
 
 Bytes, templates and header names are shared: the earlier request may be another client's.
@@ -29,10 +30,10 @@ headers that do not decide what a request means.  So a request never gets the pl
 another plan key.
 
 The memory for plans, bytes and templates is bounded, whatever clients send.  Lines with a
-secret or an idempotency key are not remembered, with one exception.  A client sends the
-same token with every step, and the check of the token takes a quarter of the CPU time of
-such a step.  So if the service reads only the token in the varying lines of a template, the
-connection itself remembers the bytes of an accepted request.
+secret or an idempotency key are not remembered.  There is one exception: if the token is
+the only value that the service reads in the varying lines of a template, the connection
+remembers the bytes of its last accepted request.  A client sends the same token with every
+step, and the check of the token takes a quarter of the CPU time of such a step.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ class RequestWithPlan:
     A request with its plan.
 
     @ivar logged_line: the request line for the access log.
-    @ivar checked_operation: the operation, if it was checked with these headers; C{None} if
-        the connection must check it.
+    @ivar checked_operation: the operation, if it has passed the check with these headers.
+        If C{None}, the connection checks it.
     """
 
     plan: Plan
@@ -149,18 +150,18 @@ class Template:
         each value that the service reads.
     @ivar read_names: the names of the headers with these values, in the order of the
         groups.
-    @ivar request: the request without the headers of the varying lines.
-    @ivar has_only_token: whether the token is the only one of these headers.
-    @ivar remembers_bytes: whether a repeated request is remembered by its exact bytes.
-    @ivar latest_hash: the hash of the latest request, if C{remembers_bytes}.  A request
-        with the same hash is a repetition.
+    @ivar common_request: the request without the headers of the varying lines.
+    @ivar has_only_token: whether C{read_names} is only the token.
+    @ivar remembers_bytes: whether a request that comes twice in succession is remembered by
+        its exact bytes.
+    @ivar latest_hash: if C{remembers_bytes}, the hash of the latest request.
     """
 
     prefix: bytes
     suffix: bytes
     varying_pattern: re.Pattern[bytes]
     read_names: tuple[bytes, ...]
-    request: RequestWithPlan
+    common_request: RequestWithPlan
     has_only_token: bool
     remembers_bytes: bool
     latest_hash: int = 0
@@ -176,7 +177,7 @@ class Template:
         )
         if match is None:
             return None
-        request, names = self.request, self.read_names
+        request, names = self.common_request, self.read_names
         if not names:
             return request
         headers = request.headers.copy()
@@ -190,14 +191,14 @@ class RememberingConnection:
     The part of a connection that L{Plans} reads and writes.
 
     @ivar templates: the templates of the connection's requests, the latest one first.
-    @ivar last_new_names: the header names of the lines that were new to the parser in the
-        last parsed head.
-    @ivar token_request: the exact bytes of a request whose token was accepted and that had
-        no key, and this request.
+    @ivar latest_new_names: the header names of those lines in the last parsed head that
+        were new to the parser.
+    @ivar token_request: the latest request with an accepted token and no key: its exact
+        bytes, and the request.
     """
 
     templates: tuple[Template, ...]
-    last_new_names: tuple[bytes, ...]
+    latest_new_names: tuple[bytes, ...]
     token_request: tuple[bytes, RequestWithPlan] | None
 
 
@@ -225,7 +226,7 @@ class Plans:
         # The latest templates and names of all connections.  They help clients that open a
         # connection for each request.
         self._latest_templates: tuple[Template, ...] = ()
-        self._varying_names: tuple[bytes, ...] = ()
+        self._latest_new_names: tuple[bytes, ...] = ()
         self._new_templates = 0
         self._remembers = True
 
@@ -247,7 +248,7 @@ class Plans:
         self.by_key.clear()
         self.remembered_requests.clear()
 
-    def find_request(
+    def recognize(
         self, data: bytes, connection: RememberingConnection
     ) -> RequestWithPlan | None:
         """
@@ -255,7 +256,8 @@ class Plans:
 
         C{data} is compared with the connection's request with a token, with the
         connection's templates, and with the requests that are remembered by their exact
-        bytes.  A connection without templates uses the latest templates of the worker.
+        bytes.  A connection without templates uses the latest templates of the worker.  The
+        callers have already looked into the recent generation of the remembered requests.
         """
         if not self._remembers or len(data) > MAX_RECOGNIZED_BYTES:
             return None
@@ -270,14 +272,13 @@ class Plans:
                 if not templates or templates[0] is not template:
                     _move_to_front(connection, template)
                 if template.has_only_token:
-                    if self._check_once(request):
+                    if self._check_in_advance(request):
                         connection.token_request = (data, request)
                 elif template.remembers_bytes:
                     latest_hash, template.latest_hash = template.latest_hash, hash(data)
                     if template.latest_hash == latest_hash:
                         self._remember_bytes(data, request)
                 return request
-        # The callers of this method have already searched the recent generation.
         return self.remembered_requests.get(data)
 
     def add(self, key: PlanKey, plan: Plan) -> None:
@@ -294,7 +295,7 @@ class Plans:
         """
         request = RequestWithPlan(plan, head.headers, head.line.logged_line)
         if not (data and self._remembers) or len(data) > MAX_RECOGNIZED_BYTES:
-            connection.last_new_names = ()
+            connection.latest_new_names = ()
         elif head.new_lines is not None:
             self._remember_template(data, head, request, connection)
         elif self._seen_once.get(hash(data)):
@@ -304,15 +305,18 @@ class Plans:
         return request
 
     def _remember_bytes(self, data: bytes, request: RequestWithPlan) -> None:
-        if self._check_once(request):
+        if self._check_in_advance(request):
             self.remembered_requests.put(data, request)
 
-    def _check_once(self, request: RequestWithPlan) -> bool:
+    def _check_in_advance(self, request: RequestWithPlan) -> bool:
         """
-        Check the operation of C{request} once, for all requests with the same headers.
+        Check the operation of C{request} for all later requests with the same headers.
 
-        @return: whether C{request} now has the checked operation.  If not, requests with
-            these headers are refused.
+        A problem is ignored here.  L{Connection.perform
+        <pexservice.server.connection.Connection.perform>} checks a request without a
+        checked operation again, in the right order, and the client gets that problem.
+
+        @return: whether C{request} now has the checked operation.
         """
         operation, headers = request.plan.operation, request.headers
         try:
@@ -337,13 +341,13 @@ class Plans:
         first, last = head.new_lines or (0, 0)
         if first == 0 or last - first >= MAX_VARYING_LINES:
             # The request line itself is new, or there are too many new lines.
-            connection.last_new_names = ()
+            connection.latest_new_names = ()
             return
         lines = head.lines[first : last + 1]
         names = tuple([line.partition(b": ")[0] for line in lines])
         # A new connection uses the names of another connection's last request.
-        last_names = connection.last_new_names or self._varying_names
-        connection.last_new_names = self._varying_names = names
+        last_names = connection.latest_new_names or self._latest_new_names
+        connection.latest_new_names = self._latest_new_names = names
         if names != last_names or self._new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
             return
         prefix = END_OF_LINE.join([*head.lines[:first], b""])
@@ -357,13 +361,13 @@ class Plans:
         common_request = RequestWithPlan(request.plan, headers, request.logged_line)
         read_names = tuple([name.lower() for name in compress(names, is_read)])
         if not read_names:
-            self._check_once(common_request)
+            self._check_in_advance(common_request)
         template = Template(
             prefix,
             suffix,
             varying_pattern=_compile_pattern(names, is_read),
             read_names=read_names,
-            request=common_request,
+            common_request=common_request,
             has_only_token=read_names == (AUTHORIZATION,),
             remembers_bytes=bool(read_names)
             and _NEVER_REMEMBERED.isdisjoint(map(bytes.lower, names)),
@@ -377,7 +381,8 @@ def _may_vary(line: bytes, headers: RequestHeaders) -> bool:
     """
     Return whether a header line of a request may vary in a template.
 
-    The line must have the form C{name: value}, and no other line may have the same name.
+    The line must have the form C{name: value}.  If the service reads the header, no other
+    line may have the same name.
 
     @param headers: the headers of the request.
     """

@@ -1,7 +1,7 @@
 """
 Operations on the cursor, and the checks of a request before its operation.
 
-A request is checked in this order:
+A request is checked in this order, and the client gets the first problem:
 
   1. L{RequestChecker.check_rate_and_host} checks the client's rate and the C{Host}.
   2. L{Api<pexservice.web.api.Api>} refuses paths and methods that do not exist.
@@ -123,8 +123,8 @@ def response_kind(
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
         return VALUE
-    # A precondition has failed.  If If-Match holds, it was If-None-Match, and then a GET or
-    # HEAD gets a 304 (RFC 9110, section 13.1.2).
+    # A precondition has failed.  If this was If-None-Match, a GET or HEAD gets a 304
+    # (RFC 9110, section 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
@@ -213,7 +213,7 @@ class RequestChecker:
         self.access.check_token(headers)
         key = idempotency_key(headers)
         preconditions = preconditions_of(headers)
-        # If the condition is None, the committer makes no call to check it.
+        # Most steps have no condition.  None saves a call of met_by for each of them.
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         start = partial(committer.step, Step(transition, key, condition))
         return CheckedOperation(

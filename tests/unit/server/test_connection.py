@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 
+from pexservice.server import connection
 from pexservice.server.limits import (
     KEEP_ALIVE_TIMEOUT_SECONDS,
     REQUEST_TIMEOUT_SECONDS,
@@ -424,6 +425,27 @@ def test_bug_in_the_parser_ends_the_connection_after_one_try(
     wire.protocol.data_received(NEXT)
     assert wire.received == b""
     assert server.committer.latest.revision == 1
+
+
+def test_bug_in_a_problem_ends_the_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A connection that stayed open would perform its request for ever: no timeout applies.
+    """
+
+    def fails(_: Exception) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(connection, "problem_of", fails)
+    server.store.held = True
+    wire = server.connect()
+    wire.send(NEXT)
+    wire.turns()
+    server.store.finish(Refusal("the disk is full"))
+    wire.turns()
+    assert wire.transport.aborted
+    assert wire.received == b""
 
 
 def test_connections_share_the_parsing_time_of_a_turn(server: Server) -> None:

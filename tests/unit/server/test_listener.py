@@ -383,7 +383,7 @@ def test_bug_in_the_first_turn_closes_the_connection(
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patched, capturedLogs() as logged:
-        patched.setattr(machine.server.shared.plans, "find_request", fails)
+        patched.setattr(machine.server.shared.plans, "recognize", fails)
         assert machine.ask(CURRENT + b"x") == b""
     assert len(machine.server.connections) == 0
     assert [event["log_level"] for event in logged] == [LogLevel.critical]
