@@ -487,3 +487,7 @@ def test_wrong_argument_raises_type_error_and_makes_no_step(worker: Daemon) -> N
         with pytest.raises(TypeError):
             wrong()
     assert cursor.current().revision == 0
+
+
+def test_repr_of_a_blocking_cursor_shows_its_address() -> None:
+    assert repr(BlockingCursor("http://a:1")) == "<BlockingCursor http://a:1>"

@@ -213,6 +213,9 @@ class BlockingCursor:
             reactor=running_reactor(),
         )
 
+    def __repr__(self) -> str:
+        return repr(self._cursor).replace("<", "<Blocking", 1)
+
     def __enter__(self) -> Self:
         return self
 

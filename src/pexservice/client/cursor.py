@@ -104,6 +104,10 @@ class Cursor:
         self._call_timeout = deadline
         self._streams: set[EventStream] = set()
 
+    def __repr__(self) -> str:
+        servers = " ".join(str(server) for server, _ in self._client.servers)
+        return f"<{type(self).__name__} {servers}>"
+
     async def __aenter__(self) -> Self:
         return self
 

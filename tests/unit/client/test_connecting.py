@@ -71,6 +71,12 @@ def test_token_that_is_not_one_header_is_refused_and_not_quoted(token: str) -> N
     assert not token or token not in str(caught.value)
 
 
+def test_repr_shows_the_addresses_and_not_the_token() -> None:
+    cursor = Cursor("http://a:1", "unix:b", token="hush")  # noqa: S106 no token of anybody
+    assert repr(cursor) == "<Cursor http://a:1 unix:b>"
+    assert repr(Cursor()) == "<Cursor http://127.0.0.1:8081>"
+
+
 class Recorder(Protocol):
     """
     A protocol that records what it receives, and the error at its end.
