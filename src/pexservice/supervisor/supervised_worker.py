@@ -6,8 +6,8 @@ its messages.  If the process ends by itself, L{SupervisedWorker} starts another
 with the same name.
 
 Each process writes systemd's notify messages into its own pipe.  No other process has the
-writing end, so no other process can send messages in its name.  The process also watches
-its pipe: when the supervisor ends, the kernel closes the reading end, and the process ends.
+writing end, so no other process can send messages in its name.  The process ends when the
+supervisor ends; see L{pexservice.process.children}.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ STOP_TIMEOUT_SECONDS = 7.0
 #: If a process was up and lived for this long, the next process starts at once.
 MIN_LIFE_SECONDS = 1.0
 
-#: Otherwise, the next process starts after a delay.  The delay doubles each time, until a
-#: process is up or any worker becomes active.
+#: The delay of a start after a process that was not up, or that lived for less time.  The
+#: delay doubles each time, until a process is up or any worker becomes active.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -152,14 +152,14 @@ class SupervisedWorker(ProcessProtocol):
     """
     A worker: a name, and one process after another.
 
-    Below, I{the process} is the present one or, between two processes, the last one.
+    I{The process} is the one that runs.  While none runs, it is the one that ended last.
 
     @ivar began_at: when the process began, by the reactor's clock.
     @ivar retired: whether the worker was asked to end, so that no other process follows.
     @ivar was_active: whether the process is active, or was active.
     @ivar was_up: whether the process is or was up, which means active or a standby.
     @ivar verifies_store: whether the process verifies the whole store before it is active.
-        If the process stands by, it does not, and this becomes false.
+        A process that stands by does not.
     @ivar status_text: the text of the last status that the process has sent.
     @ivar exit_status: the exit status of the last process that ended or, as in
         C{subprocess}, the negative number of the signal that ended it; at first 0.
@@ -175,7 +175,7 @@ class SupervisedWorker(ProcessProtocol):
         Make a worker that has no process yet.
 
         @param workers: decides about all workers.  Its C{on_} methods are called.
-        @param watchdog: a process that sends no heartbeat for this many seconds is killed.
+        @param watchdog: a process that sends no message for this many seconds is killed.
         """
         self.name = name
         self.state = WorkerState.WAITING
@@ -187,7 +187,7 @@ class SupervisedWorker(ProcessProtocol):
         self._reactor = reactor
         self._workers = workers
         self._watchdog = watchdog
-        # The timer of the next start, or of SIGKILL while there is a process.
+        # While a process runs, the timer of its SIGKILL; otherwise, of the next start.
         self._timer: IDelayedCall | None = None
         self._reported_progress = False
         self._last_heard = 0.0

@@ -43,8 +43,8 @@ RELOAD_TIMEOUT_SECONDS = 15.0
 #: The supervisor looks for silent workers this many times in the watchdog's timeout.
 CHECKS_PER_WATCHDOG = 4
 
-#: After these exit statuses, the next worker that starts verifies the whole store, unless
-#: it stands by.
+#: After these exit statuses, a worker that gets the store's lock at its start verifies the
+#: whole store.  A standby takes over without a verification.
 _SUSPICIOUS_STATUSES = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
 
 #: A mapping from the exit status of a worker to the reason why it ended by itself.
@@ -233,8 +233,8 @@ class Workers:
         """
         Pass a message of C{worker} on to systemd.
 
-        Every heartbeat is passed on.  A status is passed on if C{worker} is active, or if
-        no worker is active and C{worker} does not stand by.
+        Every heartbeat is passed on.  A status is not passed on if it says that C{worker}
+        stands by, or if another worker is active.
         """
         active = self._active_workers
         if line.startswith("STATUS=") and (
@@ -278,8 +278,8 @@ class Workers:
     def _log_end(self, worker: SupervisedWorker) -> None:
         exit_status = worker.exit_status
         level, how = LogLevel.info, describe_end(exit_status)
-        # If the options of a reload are wrong, its first new worker ends with this status,
-        # and L{_reload} logs the reason.
+        # If the options of a reload are wrong, its first new worker ends with
+        # MISCONFIGURED, and L{_reload} logs the reason.
         fails_reload = exit_status == Status.MISCONFIGURED and self.reloading
         if exit_status and not (worker.retired or fails_reload):
             level = LogLevel.warn if exit_status < 0 else LogLevel.error
@@ -369,8 +369,8 @@ class Workers:
         """
         Wait until C{worker} is up, reports a problem, or ends with a wrong option.
 
-        After another end, its next process may come up, so the wait continues for at most
-        L{RELOAD_TIMEOUT_SECONDS}.
+        If its process ends in any other way, the next process may come up.  So the wait
+        continues, for at most L{RELOAD_TIMEOUT_SECONDS} in all.
 
         @return: whether the worker is active or stands by.
         """

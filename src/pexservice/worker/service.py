@@ -26,13 +26,13 @@ from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG, connect_not
 
 #: A stopping worker accepts connections and requests for at most this long; for less time
 #: if no connection is left.  Each response closes its connection, so the client sends its
-#: next request on a new one.  The time has several rounds: if a commit blocks the process
-#: for a whole round, the next round still reads the requests that have arrived.
+#: next request on a new one.  The time has several rounds, because a commit may block the
+#: process: then only one round ends without a look at the requests that have arrived.
 DRAIN_TIMEOUT_SECONDS = 0.3
 DRAIN_ROUNDS = 6
 
-#: A stopping worker then closes its listeners, and runs the event loop for this long.  In
-#: this time it reads the requests that arrived while the process was blocked.
+#: A stopping worker then closes its listeners, and runs the event loop once more.  So it
+#: reads the requests that arrived while the process was blocked.
 READ_AGAIN_SECONDS = 0.001
 
 #: A stopping worker then closes the idle connections, and waits at most this long for the

@@ -301,15 +301,18 @@ class Directory:
         @raise StoreError: no store may be created here.
         """
         if self._claimed_identity is not None:
-            raise StoreError(
-                f"the store {self.configured_path} is gone; put it back, since only a start"
-                " of the service may create a store"
-            )
+            raise StoreError(self._store_gone_message())
         if not self._create:
             raise StoreError(
                 f"there is no store in {self.configured_path}, and --no-create is set;"
                 f" create one with pexctl create --store lmdb:{self.configured_path}"
             )
+
+    def _store_gone_message(self) -> str:
+        return (
+            f"the store {self.configured_path} is gone; put it back, since only a start of"
+            " the service may create a store"
+        )
 
     def _still_leads_to(self, descriptor: int) -> bool:
         try:
@@ -395,8 +398,8 @@ class Directory:
 
         @raise OSError: there is not enough space.
         """
-        # os.posix_fallocate would also extend the file to C{length}.  A file that was
-        # cut off would then get zeros at its end, and its size would show no loss.
+        # os.posix_fallocate would also extend the file to C{length}.  If a part at the end
+        # of the file was lost, a verification could no longer see this from the size.
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA_FILE, os.O_RDWR, dir_fd=self._descriptor)
         try:
@@ -424,8 +427,8 @@ class Directory:
         Return whether the directory holds a store.
 
         @raise StoreDamaged: the directory holds only a part of a store.
-        @raise StoreError: the directory cannot be read, or holds something else; or it
-            holds only a part of a store that the service has claimed.
+        @raise StoreError: the directory cannot be read; it holds something else; or it
+            holds only a part of a claimed store, which an operator may be moving.
         """
         try:
             names = {
@@ -444,9 +447,8 @@ class Directory:
             return True
         if names & {READER_TABLE_FILE, WITNESS_FILE}:
             if self._claimed_identity is not None:
-                # This is no damage: an operator may be moving the files one after the
-                # other.  For a claimed store, the next line raises an exception.
-                self._check_may_create()
+                # An operator may be moving the files, so this is no damage.
+                raise StoreError(self._store_gone_message())
             raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA_FILE}")
         if other_names := names - {STAGING_DIRECTORY}:
             raise StoreError(

@@ -73,9 +73,9 @@ from pexservice.stores.lmdb.verify import (
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 
-#: The time between two checks that the store was not moved, and that the disk is not nearly
-#: full.  Such a check makes a few system calls, which are too many for each commit.  But
-#: whether the disk has space for a commit is checked before each commit.
+#: The time between two checks that the store was not moved.  The second purpose of such a
+#: check is a warning if the disk is nearly full.  It makes a few system calls, which are
+#: too many for each commit.
 PATH_CHECK_INTERVAL_SECONDS = 0.1
 
 #: The map has this many bytes for each transition that the journal keeps.  A row of one
@@ -186,12 +186,12 @@ class LmdbStore:
         finally:
             follower.stop()
         if self._verify is not None and self.directory.is_unverified:
-            # The process that had the lock did not complete its verification.  At the next
-            # attempt to open the store, this process verifies it.
+            # The process that had the lock did not complete its verification.  The caller
+            # opens the store again, and then this process verifies it.
             raise StoreUnavailable(
                 f"the store {self.directory.real_path} is not verified yet"
             )
-        # A standby takes over without a verification, because clients would wait for that.
+        # A standby takes over without a verification, so that clients need not wait.
         # If the active worker found damage, it has recorded the damage in the witness, and
         # L{Witness.open} raises L{StoreDamaged}.
         return None
