@@ -165,8 +165,8 @@ class RetryingClient:
                 arrived = name not in _SURE_REFUSALS
                 described = f"{name}: {detail}" if name else detail
                 reason = f"{url}: status {content.status}: {described}"
-                # The client need not wait before it asks another server, except after a
-                # rate limit.
+                # C{Retry-After} is about this server.  If there is another one, it only
+                # matters after a rate limit.
                 if len(self.servers) == 1 or content.status == _TOO_MANY_REQUESTS:
                     delay = max(delay, retry_after(content.headers))
             sent = sent or arrived
@@ -226,12 +226,15 @@ def retry_after(headers: Mapping[str, str]) -> float:
     @param headers: the headers of the response, by their names in lower case.
     """
     value = headers.get("retry-after", "").strip()
-    if is_number(value):
-        return min(float(value), _MAX_RETRY_AFTER_SECONDS)
     try:
-        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+        seconds = (
+            float(value)
+            if is_number(value)
+            else parsedate_to_datetime(value).timestamp() - time.time()
+        )
     except (ValueError, OverflowError):
         return 0.0
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
 
 
 def _raise_permanent(url: str, error: BaseException) -> None:

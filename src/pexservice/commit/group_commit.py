@@ -417,8 +417,8 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        On etcd, the node first waits for its turn to commit.  If all steps were refused
-        meanwhile, there is nothing to write.
+        There is nothing to write if all steps were refused while an etcd node waited for
+        its turn.
         """
         batch, after = self.open_batch, self.latest
         if not batch.transitions:

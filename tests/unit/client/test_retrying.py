@@ -48,3 +48,5 @@ def test_retry_after_that_is_no_number_and_no_later_date_is_no_delay(
 def test_retry_after_may_be_a_date() -> None:
     date = formatdate(time.time() + 3000, usegmt=True)
     assert 0 < retry_after({"retry-after": date}) <= 3000
+    later = formatdate(time.time() + 30000, usegmt=True)
+    assert retry_after({"retry-after": later}) == retry_after({"retry-after": "30000"})

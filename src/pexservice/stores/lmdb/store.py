@@ -73,9 +73,8 @@ from pexservice.stores.lmdb.verify import (
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 
-#: The time between two checks that the store was not moved.  The second purpose of such a
-#: check is a warning if the disk is nearly full.  It makes a few system calls, which are
-#: too many for each commit.
+#: The time between two checks that the store was not moved.  The check also warns if the
+#: disk is nearly full.  Its few system calls are too many for each commit.
 PATH_CHECK_INTERVAL_SECONDS = 0.1
 
 #: The map has this many bytes for each transition that the journal keeps.  A row of one
@@ -154,7 +153,7 @@ class LmdbStore:
         try:
             verify = await self._lock_or_wait()
             await self._prepare_files(verify)
-            # If the witness records damage, only a verified store is opened.
+            # Without a verification, a store whose witness records damage is not opened.
             return self._open_files(verified=verify is not None)
         except Exception as error:
             self._close()
@@ -168,7 +167,7 @@ class LmdbStore:
 
         A standby reads the idempotency keys that the other process commits.
 
-        @return: the function that has to verify the store; C{None} if none has to.
+        @return: the function that verifies the store; C{None} if no verification is due.
         """
         try:
             self.directory.lock()
@@ -186,8 +185,8 @@ class LmdbStore:
         finally:
             follower.stop()
         if self._verify is not None and self.directory.is_unverified:
-            # The process that had the lock did not complete its verification.  The caller
-            # opens the store again, and then this process verifies it.
+            # The process that had the lock did not complete its verification.  The worker
+            # retries after this error, gets the lock at once, and verifies the store.
             raise StoreUnavailable(
                 f"the store {self.directory.real_path} is not verified yet"
             )
@@ -383,7 +382,7 @@ class LmdbStore:
 
     def _record_and_convert(self, error: Exception) -> StoreError:
         """
-        Record in the witness whether C{error} shows damage, and return the L{StoreError}.
+        Record the damage, if C{error} shows any, and return the L{StoreError}.
 
         Call this only if nothing was written.  After damage was recorded, only a process
         that has verified the store opens it; a standby does not.

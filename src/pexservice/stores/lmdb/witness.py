@@ -21,6 +21,7 @@ opens the store, and the service opens it only after a verification.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -41,6 +42,9 @@ class Witness:
 
     def __init__(self) -> None:
         self._file: int | None = None
+        self._found_damage = False
+        # A read in one thread may find damage during a commit in another thread.
+        self._lock = threading.Lock()
 
     def open(self, path: Path, revision: int, *, verified: bool) -> None:
         """
@@ -82,9 +86,13 @@ class Witness:
         """
         Record that a revision is durable, or that the store was found damaged at it.
 
-        If this fails, it raises no exception, because the commit is already durable.
+        Recorded damage stays recorded.  If this fails, it raises no exception, because the
+        commit is already durable.
         """
-        if self._file is not None:
+        with self._lock:
+            self._found_damage |= not witnessed.sound
+            if self._file is None or (self._found_damage and witnessed.sound):
+                return
             try:
                 os.pwrite(self._file, records.encode_witness(witnessed), 0)
             except OSError as error:

@@ -94,6 +94,18 @@ def test_each_commit_writes_the_witness_before_its_response(
     assert (path / WITNESS_FILE).stat().st_size == records.WITNESS_SIZE < 512
 
 
+def test_commit_in_progress_does_not_undo_a_record_of_damage(store: Path) -> None:
+    """
+    A read finds damage while another thread commits, and then writes its revision.
+    """
+    witness = Witness()
+    witness.open(store, 12, verified=False)
+    witness.write(WitnessRecord(12, sound=False))
+    witness.write(WitnessRecord(13))
+    assert read_witness(store) == WitnessRecord(12, sound=False)
+    witness.close()
+
+
 def test_store_older_than_its_witness_is_damaged(store: Path) -> None:
     """
     With and without verification, and nothing is changed.
