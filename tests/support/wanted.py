@@ -106,7 +106,8 @@ def refused_at_once(old: Outcome, new: Outcome) -> Outcome:
     """
     Take back that a request which was performed is refused.
     """
-    return old if new and new[0].code == "400" and old[0].code == "200" else new
+    is_refused = bool(new) and new[0].code in _REFUSALS
+    return old if is_refused and old[0].code == "200" else new
 
 
 WANTED: tuple[Wanted, ...] = (
@@ -129,4 +130,6 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("one parser: each fault has words", refused_in_other_words),
     Wanted("one parser: no 100 behind a body", without_continue),
     Wanted("RFC 9112 5.2: a folded header is refused", refused_at_once, "*folded*"),
+    Wanted("a body has 1,000 chunks at most", refused_at_once, "*/attack: 1001 chunks*"),
+    Wanted("the size of a chunk has 16 digits at most", refused_at_once, "*17 zeros"),
 )
