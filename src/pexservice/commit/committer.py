@@ -128,8 +128,9 @@ class Committer(GroupCommit):
         """
         Find the first use of an idempotency key.
 
-        @return: the transition, the state after it, and the batch with the transition, if
-            it is not durable yet; C{None} if the key was not used.
+        @return: C{None} if the key was not used.  Otherwise the transition, the state after
+            it, and the batch that has it, or C{None} in place of the batch if the
+            transition is durable.
         """
         in_batch = self.find_key_in_batches(key)
         if in_batch is not None:
@@ -141,8 +142,8 @@ class Committer(GroupCommit):
         return transition, cached_state_at(revision, position), None
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
-        # These keys were found in the committing batch.  The commit has ended, so from now
-        # on they are found among the remembered keys.
+        # Until now, find_key_in_batches found these keys.  From now on, they are among the
+        # remembered keys.
         self._remembered_keys.add(batch.keys)
         super()._commit_succeeded(batch, after)
 

@@ -10,8 +10,8 @@ The C{latest} state is the state after all accepted steps.  The next step is app
 latest state.  The C{durable} state is the newest state that is known to be in the store.
 Reads show the durable state.
 
-In this example, a commit lasts until the third iteration of the event loop after its
-beginning::
+In this example, a commit that begins in iteration 3 of the event loop ends in iteration 6,
+and one that begins in iteration 7 ends in iteration 10::
 
     iteration  arriving  open batch  committing batch  responses
     1          A         A           none
@@ -99,7 +99,7 @@ class BatchingPolicy:
     followed by another small batch.
 
     An iteration that added no step is quiet.  A batch with fewer steps than the last batch
-    is ready when its quiet iterations add up to the duration of an average commit.
+    is ready when its quiet iterations have taken as long, in sum, as an average commit.
     Any batch is ready after C{max_wait} seconds.
 
     The policy reads no clock.  Its callers pass C{now}, the seconds of the reactor's clock.
@@ -173,7 +173,7 @@ class PendingBatch:
     @ivar waiting_requests: the waiter, outcome, state and step of each request whose
         response waits for the commit, in order.  Most of these requests are the steps of
         this batch.  The others do not move the cursor: they repeat a key of this batch, or
-        their condition is not met by a state of this batch.
+        the state after one of its steps does not meet their condition.
     @ivar keys: the idempotency keys of the steps.  Each key has the record of its use.
     """
 
@@ -187,8 +187,9 @@ class GroupCommit:
     """
     The common part of the committers, which are subclasses of this class.
 
-    Each direct subclass has a method C{start}, which opens the store, and a method C{step},
-    which decides which steps to L{add}, and overrides L{_commit_failed}.
+    The direct subclasses have the other methods of
+    L{ICommitter<pexservice.commit.interface.ICommitter>}: for example, C{start} opens the
+    store, and C{step} decides which steps to L{add}.  They also override L{_commit_failed}.
 
     @ivar durable: the newest state that is known to be in the store.
     @ivar latest: the state after all accepted steps.
@@ -287,9 +288,8 @@ class GroupCommit:
         """
         End the process because of C{failure}, which is a bug.
 
-        The open batch is not written, because its steps were applied to a state that
-        perhaps did not happen.  If a batch was being written, its waiters may get no
-        outcome.
+        The open batch is not written, because its steps were applied to a state that was
+        perhaps never stored.  If a batch was being written, its waiters may get no outcome.
         """
         self._log.failure("the committer failed", failure=failure)
         self.stop_accepting(self.committer_refusal or Refusal("the service failed"))
@@ -333,8 +333,7 @@ class GroupCommit:
             outcome after this commit.  C{None} if C{state} is durable.
         """
         if batch is not None:
-            # A KeyReused waits too: if the commit fails, the first use may not have
-            # happened.
+            # A KeyReused waits too: if the commit fails, the key may be unused.
             batch.waiting_requests.append((waiter, outcome, state, step))
         elif isinstance(outcome, KeyReused):
             waiter.fail(outcome)
@@ -501,7 +500,7 @@ class GroupCommit:
         for waiter, outcome, state, step in batch.waiting_requests:
             if isinstance(outcome, Outcome) and outcome is not _APPLIED:
                 # This step did not move the cursor, so batch.transitions does not have it.
-                # A KeyReused is a wrong request, which is not counted.
+                # A KeyReused is a mistake of the client, and is not counted.
                 counted = outcome.value if error is None else failure_outcome
                 self.counts.count(counted, step.transition.code)
             try:

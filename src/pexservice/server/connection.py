@@ -46,7 +46,7 @@ from pexservice.web.responses import Response, Stream
 
 _log = Logger()
 
-# Aliases for speed; see L{Outcome}.
+# Aliases for speed: a member of an enumeration is found by two lookups.
 _IDLE, _RECEIVING, _PERFORMING = Phase.IDLE, Phase.RECEIVING, Phase.PERFORMING
 _PIPELINED, _CLOSING, _CLOSED = Phase.PIPELINED, Phase.CLOSING, Phase.CLOSED
 _REPLAYED = Outcome.REPLAYED
@@ -143,8 +143,8 @@ class Connection(RememberingConnection, asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
         if self.phase is _RECEIVING and not self._buffer:
-            # The TLS handshake is over.  Listener._begin has set RECEIVING before the
-            # handshake, so that a slow handshake times out.
+            # The TLS handshake is over.  Listener._begin has set RECEIVING before it, so
+            # that a connection in its handshake is closed like one with a slow request.
             self.phase, self.receiving_since = _IDLE, 0.0
             self.last_active = self._server.seconds()
         if not self.is_admitted:
@@ -154,7 +154,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         phase = self.phase
         if phase is _IDLE:
             plans = self._server.plans
-            # A repetition of the same bytes, such as a read, is usually found by this
+            # A request with the bytes of an earlier one, usually a read, is found by this
             # lookup, which saves the call of recognize.
             request = plans.remembered_requests.recent.get(data) or plans.recognize(
                 data, self
@@ -206,7 +206,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        # A closing connection stays open until its last bytes are taken too.
+        # The stall timeout of a closing connection begins again.
         is_closing = self.phase is _CLOSING
         self.blocked_since = self._server.seconds() if is_closing else 0.0
         if self._stream is not None:
@@ -316,7 +316,8 @@ class Connection(RememberingConnection, asyncio.Protocol):
             # The piece of input contains more than this request.
             data = b""
         elif not (self._is_reading or self.blocked_since):
-            # The buffer is empty, so a pipeline that never ends takes little memory.
+            # Reading waits for an empty buffer, so that a pipeline without end takes
+            # little memory.
             self._resume_reading()
         plans = self._server.plans
         plan = plans.by_key.get(head.plan_key)
@@ -372,9 +373,9 @@ class Connection(RememberingConnection, asyncio.Protocol):
         else:
             self.send(result)
 
-    # Responses.  Each request gets one call of respond(), fail() or send(); fail() calls
-    # send().  If send() gets a stream, calls of send_piece() follow, and the request ends
-    # with end_stream().  After a bug, the request ends with _abort_after_bug().
+    # Responses.  respond() ends a request with an operation, send() ends another request,
+    # and fail() ends either of them.  If send() gets a stream, calls of send_piece()
+    # follow, and end_stream() ends the request.  _abort_after_bug() ends it after a bug.
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """
@@ -559,8 +560,8 @@ class Connection(RememberingConnection, asyncio.Protocol):
 
     def close(self) -> None:
         self.phase = _CLOSING
-        # The stall timeout begins now, as it does in pause_writing().  Otherwise a client
-        # that takes no bytes would keep the closing connection open.
+        # The stall timeout is also for a closing connection, which a client that takes no
+        # bytes would keep open.
         self.blocked_since = self.blocked_since or self._server.seconds()
         self.transport.close()
 

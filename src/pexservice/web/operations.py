@@ -6,10 +6,10 @@ A request is checked in this order, and the client gets the first problem:
   1. L{RequestChecker.check_rate_and_host} checks the client's rate and the C{Host}.
   2. L{Api<pexservice.web.api.Api>} refuses paths and methods that do not exist.
   3. L{RequestChecker.check_operation} refuses a step if a page of another origin has sent
-     it, or if it is a prefetch.  Then it checks the token, the idempotency key and the
-     preconditions of the step.  A read changes nothing and needs no token, so only its
-     preconditions are checked.  If a page of another origin has sent the read, the browser
-     hides the response from the page.
+     it, or if it is a prefetch.  Then it checks the token, and the syntax of the key and
+     of the preconditions.  A read changes nothing and needs no token, so only the syntax of
+     its preconditions is checked.  If a page of another origin has sent the read, the
+     browser hides the response from the page.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def response_kind(
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
         return VALUE
-    # A precondition has failed.  If this was If-None-Match, a GET or HEAD gets a 304
-    # (RFC 9110, section 13.1.2).
+    # A precondition has failed.  If it is not If-Match, it is If-None-Match, and then a GET
+    # or HEAD gets a 304 (RFC 9110, section 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
@@ -162,7 +162,7 @@ class RequestChecker:
         """
 
         def allowed_origin(values: Sequence[bytes]) -> bytes:
-            # All other origins have the same meaning.
+            # All origins that are not allowed have the same meaning.
             return values[0] if self.access.is_allowed(values) else b""
 
         return {**MEANINGS, ORIGIN: allowed_origin}
@@ -213,7 +213,7 @@ class RequestChecker:
         self.access.check_token(headers)
         key = idempotency_key(headers)
         preconditions = preconditions_of(headers)
-        # Most steps have no condition.  None saves a call of met_by for each of them.
+        # Most steps have no condition, and the committer calls no function for them.
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         start = partial(committer.step, Step(transition, key, condition))
         return CheckedOperation(
