@@ -93,12 +93,12 @@ class Reporter:
         @param at: the time, by the clock of L{on_active_ending}.
         """
         report = self.report
-        # The supervisor sees no pause if it has not yet noticed the end of the worker that
-        # was active before.
+        # If the supervisor has not yet noticed the end of the worker that was active
+        # before, the pause is unknown.
         pause = 0.0 if self._active_ended_at is None else at - self._active_ended_at
         if self._active_ended_at is not None or report.active_worker not in ("", name):
-            milliseconds = f"{1000 * pause:.0f}" if pause >= 0.001 else "less than 1"  # noqa: PLR2004 as on the page
-            self._log.info("{name} took over after {ms} ms", name=name, ms=milliseconds)
+            duration = f" after {1000 * pause:.0f} ms" if pause else ""
+            self._log.info("{name} took over{duration}", name=name, duration=duration)
         self._active_ended_at = None
         report.active_worker, report.problem = name, ""
         report.active_since_ms = time.time_ns() // 1_000_000

@@ -24,5 +24,5 @@ def test_a_takeover_is_logged_with_its_pause_and_the_first_start_is_none() -> No
         reporter.on_active("worker-1", 7.0)
     assert [formatEvent(event) for event in events] == [
         "worker-2 took over after 8 ms",
-        "worker-1 took over after less than 1 ms",
+        "worker-1 took over",
     ]

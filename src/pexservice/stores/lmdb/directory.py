@@ -216,13 +216,15 @@ class Directory:
     @property
     def is_unverified(self) -> bool:
         """
-        Return whether no worker may open the store without verifying it.
+        Return whether the service needs a verification of the store that no worker has
+        completed.
         """
         return self._claim is not None and not self._claim.is_verified
 
     def note_verified(self, *, verified: bool) -> None:
         """
-        Tell the other workers whether a worker may open the store without verifying it.
+        Tell the other workers whether this worker has opened the store, or begins to verify
+        it.
         """
         if self._claim is not None:
             self._claim.note_verified(verified=verified)

@@ -95,7 +95,8 @@ async function announce(before, workers) {
   const killed = workers.takeovers > before.takeovers;
   const same = ended === workers.serving;
   const verb = same ? "was started again" : killed ? "took over" : "was started in its place";
-  const change = `${verb} after ${milliseconds(workers.pause)}`;
+  // A pause of 0 is unknown.
+  const change = workers.pause ? `${verb} after ${milliseconds(workers.pause)}` : verb;
   let full = `${ended} ${killed ? "ended" : "was replaced"}, ${same ? "it" : workers.serving} ${change}`;
   let short = `${workers.serving} ${same || killed ? change : "replaced " + ended}`;
   // The first worker of a supervisor has none before it, and nobody measured the pause.
