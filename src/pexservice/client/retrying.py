@@ -169,10 +169,8 @@ class RetryingClient:
                 # matters after a rate limit.
                 if len(self.servers) == 1 or content.status == _TOO_MANY_REQUESTS:
                     delay = max(delay, retry_after(content.headers))
-            if arrived:
-                sent = True
-            else:
-                self.possibly_performed -= 1
+            sent = sent or arrived
+            self.possibly_performed -= not arrived
             if not self.closed and self.clock.seconds() + delay < end:
                 self.on_retry(reason)
                 await deferLater(self.clock, delay)

@@ -216,15 +216,13 @@ class Directory:
     @property
     def is_unverified(self) -> bool:
         """
-        Return whether the service needs a verification of the store that no worker has
-        completed.
+        Return whether the store needs a verification that no worker has completed.
         """
         return self._claim is not None and not self._claim.is_verified
 
     def note_verified(self, *, verified: bool) -> None:
         """
-        Tell the other workers whether this worker has opened the store, or begins to verify
-        it.
+        Tell the other workers that the store was opened, or that a verification begins.
         """
         if self._claim is not None:
             self._claim.note_verified(verified=verified)
