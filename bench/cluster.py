@@ -29,14 +29,10 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.interface import ICommitter, Outcome, Step
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.core.cursor import State, Transition
+from pexservice.stores.errors import Conflict, OutcomeUnknown, Refusal
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import (
-    Batch,
-    Conflict,
-    OutcomeUnknown,
-    Refusal,
-    StoreOptions,
-)
+from pexservice.stores.factory_interface import StoreOptions
+from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.store import LmdbStore

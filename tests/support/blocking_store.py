@@ -14,8 +14,9 @@ from twisted.internet.threads import blockingCallFromThread
 from zope.interface import implementer
 
 from pexservice.client import blocking
+from pexservice.stores.errors import Refusal
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import Batch, HistoryEntry, ISharedStore, Refusal
+from pexservice.stores.interface import Batch, HistoryEntry, ISharedStore
 from pexservice.stores.remembered_keys import KeyUse
 
 T = TypeVar("T")

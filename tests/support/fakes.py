@@ -15,13 +15,8 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import (
-    Batch,
-    HistoryEntry,
-    IExclusiveStore,
-    Refusal,
-    StoredState,
-)
+from pexservice.stores.errors import Refusal
+from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore, StoredState
 from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
 
 T = TypeVar("T")

@@ -20,14 +20,8 @@ from pexservice.process import scoreboard
 from pexservice.process.scoreboard import END_REASONS, Reload, SupervisorReport
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
-from pexservice.stores.interface import (
-    IOnDisk,
-    ISharedStore,
-    IStore,
-    OldStateReader,
-    Refusal,
-    Space,
-)
+from pexservice.stores.errors import Refusal
+from pexservice.stores.interface import IOnDisk, ISharedStore, IStore, OldStateReader, Space
 from tests.support.caller import Caller
 from tests.support.wire import Server
 

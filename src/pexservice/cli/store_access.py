@@ -17,11 +17,10 @@ from pexservice.process.exit_status import CannotStart, Status
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import options_of
 from pexservice.settings.options import Settings, Source, Supervision
-from pexservice.stores.interface import (
+from pexservice.stores.errors import StoreError, StoreIncompatible
+from pexservice.stores.factory_interface import (
     IOfflineStore,
     IStoreReactor,
-    StoreError,
-    StoreIncompatible,
     StoreOptions,
     StoreSummary,
 )

@@ -44,7 +44,7 @@ from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, command_line, options_of
 from pexservice.settings.options import Settings, Source, Supervision
 from pexservice.settings.values import near
-from pexservice.stores.interface import StoreBusy, StoreError
+from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.stores.registry import store_factory
 from pexservice.supervisor.worker_setup import WorkerSetup
 

@@ -27,7 +27,7 @@ from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
 from pexservice.core.base_url import BASE_URL_FORMS, DEFAULT_BASE_URL, BaseURL
 
 if TYPE_CHECKING:
-    from pexservice.stores.interface import IOfflineStore
+    from pexservice.stores.factory_interface import IOfflineStore
 
 _HELP_WIDTH = 80
 

@@ -20,7 +20,7 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.group_commit import PendingBatch
 from pexservice.commit.interface import KeyReused, Outcome, Step, Waiter
 from pexservice.core.cursor import State
-from pexservice.stores.interface import Refusal
+from pexservice.stores.errors import Refusal
 
 #: How long a batch collects steps.
 DELAY_SECONDS = 0.01

@@ -31,14 +31,8 @@ from pexservice.commit.counters import NOT_TAKEN
 from pexservice.commit.group_commit import GroupCommit, PendingBatch, cached_state_at
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, Transition, state_at
-from pexservice.stores.interface import (
-    HistoryEntry,
-    IExclusiveStore,
-    OutcomeUnknown,
-    Refusal,
-    StoreDamaged,
-    StoreError,
-)
+from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
+from pexservice.stores.interface import HistoryEntry, IExclusiveStore
 from pexservice.stores.remembered_keys import RememberedKeys
 
 #: The minimum time between two log lines about refused steps.  While the disk is full,

@@ -62,12 +62,8 @@ from pexservice.commit.interface import (
 )
 from pexservice.core.cursor import INITIAL, State, Transition, follow, state_at
 from pexservice.core.sequence import TermCache
-from pexservice.stores.interface import (
-    Batch,
-    IStore,
-    OutcomeUnknown,
-    Refusal,
-)
+from pexservice.stores.errors import OutcomeUnknown, Refusal
+from pexservice.stores.interface import Batch, IStore
 from pexservice.stores.remembered_keys import pack_use, unpack_use
 
 #: A batch waits at most this many times the average duration of a commit.  A longer wait

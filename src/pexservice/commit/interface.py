@@ -22,7 +22,8 @@ from zope.interface import Attribute, Interface
 
 from pexservice.commit.counters import Counts
 from pexservice.core.cursor import State, Transition
-from pexservice.stores.interface import HistoryEntry, Refusal
+from pexservice.stores.errors import Refusal
+from pexservice.stores.interface import HistoryEntry
 
 
 class KeyReused(Exception):
@@ -102,8 +103,8 @@ class Waiter(Protocol):
         """
         Receive the error of a request that has no outcome.
 
-        @param error: L{Refusal<pexservice.stores.interface.Refusal>},
-            L{OutcomeUnknown<pexservice.stores.interface.OutcomeUnknown>} or L{KeyReused}.
+        @param error: L{Refusal<pexservice.stores.errors.Refusal>},
+            L{OutcomeUnknown<pexservice.stores.errors.OutcomeUnknown>} or L{KeyReused}.
         """
 
 

@@ -36,13 +36,8 @@ from pexservice.commit.group_commit import GroupCommit, PendingBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
 from pexservice.process.timing import Periodic
-from pexservice.stores.interface import (
-    Conflict,
-    HistoryEntry,
-    ISharedStore,
-    OutcomeUnknown,
-    Refusal,
-)
+from pexservice.stores.errors import Conflict, OutcomeUnknown, Refusal
+from pexservice.stores.interface import HistoryEntry, ISharedStore
 from pexservice.stores.remembered_keys import KeyUse
 
 #: How often the node checks whether the store responds and would accept a batch.

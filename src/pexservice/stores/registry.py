@@ -13,7 +13,7 @@ from typing import cast
 
 from twisted.python.reflect import namedAny
 
-from pexservice.stores.interface import IOfflineStore, IStoreFactory
+from pexservice.stores.factory_interface import IOfflineStore, IStoreFactory
 
 #: The classes of the factories, by the scheme of their URLs.
 FACTORIES = {

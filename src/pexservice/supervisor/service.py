@@ -39,7 +39,7 @@ from pexservice.process.listening import (
 from pexservice.process.sd_notify import STOPPING, Notifier
 from pexservice.process.signals import START_SIGNALS, StartSignals
 from pexservice.process.timing import Periodic
-from pexservice.stores.interface import StoreBusy, StoreError
+from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import MESSAGES_FD, SupervisorReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup

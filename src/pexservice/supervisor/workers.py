@@ -21,7 +21,7 @@ from pexservice.process import scoreboard
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart, Status
 from pexservice.process.sd_notify import STANDBY
 from pexservice.process.timing import Periodic
-from pexservice.stores.interface import StoreError
+from pexservice.stores.errors import StoreError
 from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import (
     MIN_BACKOFF_SECONDS,

@@ -22,7 +22,7 @@ from werkzeug.routing import Map
 from pexservice.commit.interface import ICommitter, Outcome
 from pexservice.core.cursor import Transition
 from pexservice.process.scoreboard import Process, SupervisorReport, last_reload
-from pexservice.stores.interface import Refusal
+from pexservice.stores.errors import Refusal
 from pexservice.web import problems
 from pexservice.web.endpoints import DEFAULT_TABLE, Endpoint, EndpointTable
 from pexservice.web.events import STREAM_HEADERS, Events

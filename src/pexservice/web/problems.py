@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pexservice.commit.interface import KeyReused
-from pexservice.stores.interface import OutcomeUnknown, Refusal
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.web.responses import CONTENT_TYPES, PROBLEM, Header, Response
 
 _log = Logger()

@@ -28,12 +28,8 @@ from pexservice.server.reactor import event_loop
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import (
-    IExclusiveStore,
-    ISharedStore,
-    IStoreReactor,
-    StoreOptions,
-)
+from pexservice.stores.factory_interface import IStoreReactor, StoreOptions
+from pexservice.stores.interface import IExclusiveStore, ISharedStore
 from pexservice.stores.registry import store_factory
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api

@@ -14,7 +14,7 @@ from pexservice.commit.interface import ICommitter
 from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import NOT_READY, STANDBY
 from pexservice.process.timing import Periodic
-from pexservice.stores.interface import IStoreFactory
+from pexservice.stores.factory_interface import IStoreFactory
 from pexservice.worker.listeners import Listeners
 
 #: The interval at which an inactive worker checks whether another worker is active.

@@ -20,7 +20,7 @@ from pexservice.process.sd_notify import ALIVE, READY, STOPPING, Notifier
 from pexservice.process.timing import Periodic
 from pexservice.server.limits import Connections
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import StoreDamaged, StoreError, StoreUnavailable
+from pexservice.stores.errors import StoreDamaged, StoreError, StoreUnavailable
 from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
 from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG, connect_notifier
 

@@ -28,7 +28,7 @@ from unittest.mock import patch
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.interface import StoreDamaged, StoreIncompatible
+from pexservice.stores.errors import StoreDamaged, StoreIncompatible
 from pexservice.stores.lmdb import verify as verification
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE

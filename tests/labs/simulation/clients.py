@@ -10,7 +10,7 @@ from attrs import Factory, define
 
 from pexservice.commit.interface import KeyReused, Outcome, Step
 from pexservice.core.cursor import State, Transition
-from pexservice.stores.interface import OutcomeUnknown, Refusal
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 from tests.labs.simulation.machine import Machine
 from tests.labs.simulation.process import Answer, Request
 from tests.support.linearizability import Record

@@ -11,7 +11,7 @@ from typing import cast
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from pexservice.process.exit_status import Status
-from pexservice.stores.interface import Refusal
+from pexservice.stores.errors import Refusal
 from tests.labs.simulation.clients import CLIENTS, Clients
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.labs.simulation.machine import Machine

@@ -21,7 +21,7 @@ from pexservice.cli.pexctl import main, make_parser
 from pexservice.cli.store_access import store_errors
 from pexservice.cli.verb import STORE_STATUSES, VERBS, base_url
 from pexservice.process.exit_status import Status
-from pexservice.stores.interface import StoreError
+from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
 from tests.support.stores import make_store

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from pexservice.commit.asynchronous import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.interface import Outcome
-from pexservice.stores.interface import Refusal
+from pexservice.stores.errors import Refusal
 from tests.support.committer_bench import Bench
 
 

@@ -26,14 +26,8 @@ from pexservice.commit.interface import (
     Step,
 )
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import (
-    Batch,
-    HistoryEntry,
-    OutcomeUnknown,
-    Refusal,
-    StoreDamaged,
-    StoreError,
-)
+from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
+from pexservice.stores.interface import Batch, HistoryEntry
 from tests.support.committer_bench import Bench
 from tests.support.fakes import MemoryStore, Turns, now
 from tests.support.steps import CallingWaiter, Response, submit

@@ -23,11 +23,11 @@ from pexservice.commit.interface import (
 )
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.core.cursor import Transition
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
 from pexservice.stores.etcd.records import text
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import OutcomeUnknown, Refusal
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import Turns, now
 from tests.support.forms import amount

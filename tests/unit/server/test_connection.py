@@ -13,7 +13,7 @@ from pexservice.server.limits import (
     REQUEST_TIMEOUT_SECONDS,
     STALL_TIMEOUT_SECONDS,
 )
-from pexservice.stores.interface import OutcomeUnknown, Refusal
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.web.access import Access
 from tests.support.wire import Server, Wire
 

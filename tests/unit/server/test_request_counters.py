@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from pexservice.stores.interface import Refusal
+from pexservice.stores.errors import Refusal
 from tests.support.wire import Server
 
 NEXT = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"

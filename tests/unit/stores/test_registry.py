@@ -11,12 +11,8 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyObject
 
-from pexservice.stores.interface import (
-    ISharedStore,
-    IStore,
-    IStoreFactory,
-    StoreOptions,
-)
+from pexservice.stores.factory_interface import IStoreFactory, StoreOptions
+from pexservice.stores.interface import ISharedStore, IStore
 from pexservice.stores.registry import FACTORIES, offline_store, store_factory
 from tests.support.fakes import Turns
 

@@ -24,11 +24,7 @@ from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY
 from pexservice.process.signals import StartSignals
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import (
-    StoreBusy,
-    StoreDamaged,
-    StoreError,
-)
+from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
 from pexservice.supervisor import service
 from pexservice.supervisor.service import Supervisor
 from pexservice.supervisor.supervised_worker import SupervisorReactor

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, capturedLogs, globalLogPublisher
 
-from pexservice.stores.interface import Refusal
+from pexservice.stores.errors import Refusal
 from pexservice.web.endpoints import ENDPOINTS, POST_ONLY_TABLE
 from pexservice.web.operations import RequestChecker
 from tests.support.caller import Answer, Caller

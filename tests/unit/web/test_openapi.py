@@ -21,7 +21,8 @@ from pexservice.server.parser import (
     MAX_REQUEST_BODY_BYTES,
     MAX_REQUEST_LINE_BYTES,
 )
-from pexservice.stores.interface import HistoryEntry, Refusal
+from pexservice.stores.errors import Refusal
+from pexservice.stores.interface import HistoryEntry
 from pexservice.stores.remembered_keys import MAX_IDEMPOTENCY_KEY_BYTES
 from pexservice.web import problems
 from pexservice.web.access import Access

@@ -30,13 +30,9 @@ from pexservice.process.sd_notify import (
 from pexservice.server.connection import Connection
 from pexservice.server.server import Server
 from pexservice.settings.options import Settings
-from pexservice.stores.interface import (
-    StoreDamaged,
-    StoredState,
-    StoreError,
-    StoreMisconfigured,
-    StoreOptions,
-)
+from pexservice.stores.errors import StoreDamaged, StoreError, StoreMisconfigured
+from pexservice.stores.factory_interface import StoreOptions
+from pexservice.stores.interface import StoredState
 from pexservice.stores.registry import store_factory
 from pexservice.stores.remembered_keys import RememberedKeys
 from pexservice.worker import assembly, listeners, service

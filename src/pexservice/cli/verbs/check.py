@@ -36,7 +36,7 @@ def check(arguments: Namespace) -> Result:
     from pexservice.cli.twistd import service_options
     from pexservice.client.blocking import wait
     from pexservice.process.listening import addresses_in_use
-    from pexservice.stores.interface import StoreBusy
+    from pexservice.stores.errors import StoreBusy
     from pexservice.stores.registry import store_factory
     from pexservice.worker.files import read_files
 

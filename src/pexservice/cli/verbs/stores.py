@@ -19,7 +19,7 @@ from pexservice.cli.verb import (
 )
 
 if TYPE_CHECKING:
-    from pexservice.stores.interface import IOfflineStore
+    from pexservice.stores.factory_interface import IOfflineStore
 
 #: The value of C{--beyond} without a number: the revision of the replaced store is used.
 _FROM_STORE = -1
@@ -241,7 +241,7 @@ def _highest_revision(store: IOfflineStore) -> tuple[int, str]:
     """
     Return the highest revision of the store that is replaced, and its origin in words.
     """
-    from pexservice.stores.interface import StoreError
+    from pexservice.stores.errors import StoreError
 
     try:
         return store.highest_revision()

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from attrs import frozen
 
-from pexservice.stores.interface import StoreMisconfigured
+from pexservice.stores.errors import StoreMisconfigured
 
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")
 

@@ -32,6 +32,7 @@ from enum import Enum, auto
 
 from attrs import frozen
 
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import (
     RESOURCE_EXHAUSTED,
@@ -49,7 +50,7 @@ from pexservice.stores.etcd.records import (
     Message,
     decode_cursor,
 )
-from pexservice.stores.interface import Batch, OutcomeUnknown, Refusal
+from pexservice.stores.interface import Batch
 
 
 class BatchOutcome(Enum):

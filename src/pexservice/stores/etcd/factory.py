@@ -13,11 +13,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from pexservice.stores.etcd.address import parse
-from pexservice.stores.interface import (
-    IOfflineStore,
-    IStoreFactory,
-    StoreOptions,
-)
+from pexservice.stores.factory_interface import IOfflineStore, IStoreFactory, StoreOptions
 
 if TYPE_CHECKING:
     from pexservice.stores.etcd.store import EtcdStore

@@ -29,6 +29,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from pexservice.core.failures import describe
+from pexservice.stores.errors import StoreMisconfigured, StoreUnavailable
 from pexservice.stores.etcd.address import EtcdAddress
 from pexservice.stores.etcd.gateway import (
     ATTEMPT_SECONDS,
@@ -39,7 +40,6 @@ from pexservice.stores.etcd.gateway import (
     PasswordUnreadable,
 )
 from pexservice.stores.etcd.records import Message
-from pexservice.stores.interface import StoreMisconfigured, StoreUnavailable
 
 #: etcd's own timeout for one attempt.  It is shorter than an election.  So if the leader
 #: dies, the request is repeated as soon as there is a new leader.

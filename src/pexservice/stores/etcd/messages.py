@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attrs import frozen
 
+from pexservice.stores.errors import Refusal
 from pexservice.stores.etcd import records
 from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Mark, Message
 from pexservice.stores.etcd.turn_queue import TurnQueue
-from pexservice.stores.interface import Batch, Refusal
+from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import KeyUse, unpack_use
 
 #: How many idempotency keys one batch may have.  etcd accepts 128 operations in a branch of

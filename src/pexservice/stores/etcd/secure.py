@@ -27,8 +27,8 @@ from zope.interface import implementer
 
 from pexservice.core.failures import describe
 from pexservice.process import pyopenssl_guard
+from pexservice.stores.errors import StoreMisconfigured
 from pexservice.stores.etcd.address import EtcdAddress
-from pexservice.stores.interface import StoreMisconfigured
 
 _log = Logger()
 

@@ -22,6 +22,15 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pexservice.process.scoreboard import StoreClaim
+from pexservice.stores.errors import (
+    Conflict,
+    OutcomeUnknown,
+    Refusal,
+    StoreDamaged,
+    StoreError,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.decision import Attempt, BatchOutcome
 from pexservice.stores.etcd.gateway import (
@@ -39,18 +48,7 @@ from pexservice.stores.etcd.messages import OperationKey
 from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Message
 from pexservice.stores.etcd.turn_queue import TurnQueue
 from pexservice.stores.etcd.watch import Watch
-from pexservice.stores.interface import (
-    Batch,
-    Conflict,
-    HistoryEntry,
-    ISharedStore,
-    OutcomeUnknown,
-    Refusal,
-    StoreDamaged,
-    StoreError,
-    StoreMisconfigured,
-    StoreUnavailable,
-)
+from pexservice.stores.interface import Batch, HistoryEntry, ISharedStore
 from pexservice.stores.remembered_keys import KEPT_KEYS, KeyUse
 
 T = TypeVar("T")
@@ -452,7 +450,8 @@ class EtcdStore:
         """
         Ask etcd for its members, the cursor and the rights of its user.
 
-        See L{IStoreFactory.inspect<pexservice.stores.interface.IStoreFactory.inspect>}.
+        See L{IStoreFactory.inspect
+        <pexservice.stores.factory_interface.IStoreFactory.inspect>}.
         """
         report = await self._gateway.survey()
         cursor = await self._find_cursor()

@@ -23,12 +23,8 @@ from pathlib import Path
 
 import lmdb
 
-from pexservice.stores.interface import (
-    ShowProgress,
-    StoreDamaged,
-    StoreError,
-    StoreSummary,
-)
+from pexservice.stores.errors import StoreDamaged, StoreError
+from pexservice.stores.factory_interface import ShowProgress, StoreSummary
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, child_main, run_child
 from pexservice.stores.lmdb.databases import DATABASES, MIN_MAP_BYTES

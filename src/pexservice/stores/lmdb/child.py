@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pexservice.process.children import killed_with_parent
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart
-from pexservice.stores.interface import (
+from pexservice.stores.errors import (
     ReadingChildKilled,
     StoreDamaged,
     StoreError,

@@ -11,7 +11,8 @@ from pathlib import Path
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.interface import OldStateReader, StoreError
+from pexservice.stores.errors import StoreError
+from pexservice.stores.interface import OldStateReader
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import make_reader_table
 

@@ -36,11 +36,7 @@ from twisted.logger import Logger
 
 from pexservice.process.children import supervisor_of
 from pexservice.process.scoreboard import StoreClaim
-from pexservice.stores.interface import (
-    StoreBusy,
-    StoreDamaged,
-    StoreError,
-)
+from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
 
 #: The file with LMDB's data.
 DATA_FILE = "data.mdb"

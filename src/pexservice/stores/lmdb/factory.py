@@ -10,13 +10,9 @@ from pathlib import Path
 from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
-from pexservice.stores.interface import (
-    IOfflineStore,
-    IStore,
-    IStoreFactory,
-    StoreError,
-    StoreOptions,
-)
+from pexservice.stores.errors import StoreError
+from pexservice.stores.factory_interface import IOfflineStore, IStoreFactory, StoreOptions
+from pexservice.stores.interface import IStore
 from pexservice.stores.lmdb.directory import Directory, chown_like, lock_holder
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import lmdb
 from twisted.logger import Logger
 
-from pexservice.stores.interface import StoreError
+from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, child_main, run_child
 from pexservice.stores.lmdb.databases import (

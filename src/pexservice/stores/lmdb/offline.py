@@ -10,12 +10,12 @@ from pathlib import Path
 from attrs import frozen
 from zope.interface import implementer
 
-from pexservice.stores.interface import (
+from pexservice.stores.errors import StoreBusy
+from pexservice.stores.factory_interface import (
     Backup,
     IOfflineStore,
     Restored,
     ShowProgress,
-    StoreBusy,
     StoreSummary,
 )
 from pexservice.stores.lmdb.backup import add_backup, backup, existing_backups, time_of

@@ -22,7 +22,8 @@ from contextlib import suppress
 import lmdb
 from twisted.logger import Logger
 
-from pexservice.stores.interface import Batch, Refusal, Space
+from pexservice.stores.errors import Refusal
+from pexservice.stores.interface import Batch, Space
 from pexservice.stores.lmdb.databases import oldest_reader, used_bytes
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.transaction import FULL_ROW_KEYS

@@ -29,16 +29,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.interface import (
-    Batch,
-    Refusal,
-    Restored,
-    ShowProgress,
-    StoreBusy,
-    StoreDamaged,
-    StoreError,
-    StoreSummary,
-)
+from pexservice.stores.errors import Refusal, StoreBusy, StoreDamaged, StoreError
+from pexservice.stores.factory_interface import Restored, ShowProgress, StoreSummary
+from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.databases import MIN_MAP_BYTES
 from pexservice.stores.lmdb.directory import (

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
 
-from pexservice.stores.interface import StoreError
+from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import used_bytes
 

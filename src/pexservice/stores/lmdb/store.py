@@ -24,19 +24,16 @@ from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from pexservice.stores.errors import Refusal, StoreBusy, StoreError, StoreUnavailable
+from pexservice.stores.factory_interface import StoreOptions
 from pexservice.stores.interface import (
     Batch,
     HistoryEntry,
     IExclusiveStore,
     IOnDisk,
     OldStateReader,
-    Refusal,
     Space,
-    StoreBusy,
     StoredState,
-    StoreError,
-    StoreOptions,
-    StoreUnavailable,
 )
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import (

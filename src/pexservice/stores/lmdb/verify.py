@@ -23,12 +23,8 @@ from pathlib import Path
 import lmdb
 from attrs import define
 
-from pexservice.stores.interface import (
-    StoreDamaged,
-    StoreError,
-    StoreIncompatible,
-    StoreSummary,
-)
+from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
+from pexservice.stores.factory_interface import StoreSummary
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, child_main, run_child
 from pexservice.stores.lmdb.databases import (

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from pexservice.stores.interface import StoreDamaged
+from pexservice.stores.errors import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import WITNESS_FILE, sync_directory
 from pexservice.stores.lmdb.records import WitnessRecord

@@ -23,6 +23,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from pexservice.process import pyopenssl_guard
+from pexservice.stores.errors import Refusal, StoreError, StoreMisconfigured
 from pexservice.stores.etcd.address import EtcdAddress, parse
 from pexservice.stores.etcd.factory import EtcdFactory
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
@@ -33,12 +34,7 @@ from pexservice.stores.etcd.http_gateway import (
 )
 from pexservice.stores.etcd.records import Message
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import (
-    Refusal,
-    StoreError,
-    StoreMisconfigured,
-    StoreOptions,
-)
+from pexservice.stores.factory_interface import StoreOptions
 from tests.support.fakes import now
 
 # A test module that was imported before may have set the guard.

@@ -15,18 +15,18 @@ from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.core.cursor import Transition
 from pexservice.process import scoreboard
-from pexservice.stores.etcd import messages
-from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
-from pexservice.stores.etcd.records import Keys, encode_cursor, text
-from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import (
-    Batch,
+from pexservice.stores.errors import (
     Conflict,
     OutcomeUnknown,
     Refusal,
     StoreDamaged,
     StoreError,
 )
+from pexservice.stores.etcd import messages
+from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
+from pexservice.stores.etcd.records import Keys, encode_cursor, text
+from pexservice.stores.etcd.store import EtcdStore
+from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import KeyUse
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import now

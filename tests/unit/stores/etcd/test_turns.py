@@ -10,6 +10,7 @@ from base64 import b64decode
 import pytest
 from twisted.internet.task import Clock
 
+from pexservice.stores.errors import Conflict
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import CallRefused
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS, OperationKey
@@ -24,7 +25,6 @@ from pexservice.stores.etcd.records import (
 )
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.etcd.turn_queue import MAX_REMOVED_MARKS, TurnQueue
-from pexservice.stores.interface import Conflict
 from tests.support.fake_etcd import MOST_OPERATIONS, WRONG, FakeEtcd, FakeGateway
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch

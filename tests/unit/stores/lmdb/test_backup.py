@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.interface import Refusal, StoreDamaged, StoreError
+from pexservice.stores.errors import Refusal, StoreDamaged, StoreError
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import (
     DATA_FILE,

@@ -14,7 +14,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.process.exit_status import Misconfigured
-from pexservice.stores.interface import (
+from pexservice.stores.errors import (
     ReadingChildKilled,
     StoreDamaged,
     StoreError,

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pexservice.stores.interface import StoreBusy, StoreError
+from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.stores.lmdb import directory
 from pexservice.stores.lmdb.directory import (
     DATA_FILE,

@@ -11,11 +11,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice.stores.interface import (
-    StoreDamaged,
-    StoreError,
-    StoreIncompatible,
-)
+from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY

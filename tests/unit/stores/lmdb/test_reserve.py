@@ -25,7 +25,7 @@ from twisted.logger import (
     globalLogPublisher,
 )
 
-from pexservice.stores.interface import Refusal, StoreError
+from pexservice.stores.errors import Refusal, StoreError
 from pexservice.stores.lmdb import reserve
 from pexservice.stores.lmdb.databases import used_bytes
 from pexservice.stores.lmdb.directory import (

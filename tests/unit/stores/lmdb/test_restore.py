@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.interface import StoreBusy, StoreDamaged, StoreError
+from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
 from pexservice.stores.lmdb import restore as module
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY, WITNESS_FILE

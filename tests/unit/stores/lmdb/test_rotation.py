@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.interface import StoreError
+from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb.backup import add_backup, existing_backups, time_of
 from pexservice.stores.lmdb.verify import verify
 from tests.support.stores import make_store

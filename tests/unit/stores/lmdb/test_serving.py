@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import StoreClaim
-from pexservice.stores.interface import StoreDamaged, StoreUnavailable
+from pexservice.stores.errors import StoreDamaged, StoreUnavailable
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor

@@ -15,7 +15,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice.stores.interface import StoreError
+from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import snapshot
 from pexservice.stores.lmdb.backup import copy_pages
 from pexservice.stores.lmdb.databases import oldest_reader

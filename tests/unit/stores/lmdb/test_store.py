@@ -17,14 +17,8 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.interface import (
-    Batch,
-    IOnDisk,
-    Refusal,
-    StoreBusy,
-    StoreDamaged,
-    StoreError,
-)
+from pexservice.stores.errors import Refusal, StoreBusy, StoreDamaged, StoreError
+from pexservice.stores.interface import Batch, IOnDisk
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import (

@@ -11,7 +11,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice.stores.interface import StoreDamaged, StoreError
+from pexservice.stores.errors import StoreDamaged, StoreError
 from pexservice.stores.lmdb import verify as module
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA_FILE

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from twisted.logger import capturedLogs
 
-from pexservice.stores.interface import StoreDamaged
+from pexservice.stores.errors import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA_FILE, READER_TABLE_FILE, WITNESS_FILE
