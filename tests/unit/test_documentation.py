@@ -88,7 +88,7 @@ def defined_names(source: str) -> set[str]:
             names |= {
                 f"{node.name}.{method.name}"
                 for method in node.body
-                if isinstance(method, ast.FunctionDef)
+                if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
             }
     return names
 
