@@ -8,15 +8,13 @@ revision.  So the history shows a lost or doubled step, even if the client did n
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
-from attrs import frozen
+from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from pexservice.client import Cursor, OutcomeUnknown
-
-_PROGRESS_INTERVAL_SECONDS = 0.1
 
 
 @frozen(kw_only=True)
@@ -48,9 +46,9 @@ class Report:
     pause: float
     replayed: int
     unknown: int
-    lost: int | None
-    doubled: int | None
-    unseen: int
+    lost: int | None = None
+    doubled: int | None = None
+    unseen: int = 0
 
     def text(self) -> str:
         lines = [
@@ -69,47 +67,43 @@ class Report:
         return "\n".join(lines)
 
 
+@define
 class Load:
     """
     A load of one service, and the outcomes of its steps.
 
+    @ivar seconds: how long new steps begin.
+    @ivar show: called with the progress in words and in percent.
     @ivar start: when the first step began, by the clock; C{None} before.
     """
 
-    def __init__(
-        self,
-        seconds: float,
-        show: Callable[[str, float], object],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """
-        Prepare a load, without making steps.
-
-        @param seconds: how long new steps begin.
-        @param show: called with the progress in words and in percent.
-        """
-        self._seconds, self._show, self._clock = seconds, show, clock
-        self.start: float | None = None
-        self._end: float | None = None
-        # By revision: the position in the response.
-        self._positions: dict[int, int] = {}
-        self._times: list[float] = []
-        self._counts = Counter[str]()
-        self._pause = self._last_response_at = self._shown_at = 0.0
+    seconds: float
+    show: Callable[[str, float], object]
+    clock: Callable[[], float] = time.monotonic
+    start: float | None = None
+    _end: float | None = None
+    _shown_percent: int = -1
+    # When each response to a step arrived, and how long its step took.
+    _arrivals: list[float] = field(factory=list)
+    _durations: list[float] = field(factory=list)
+    # By revision: the position in the response.
+    _positions: dict[int, int] = field(factory=dict)
+    _replayed: int = 0
+    _unknown: int = 0
 
     async def run(self, cursor: Cursor, connections: int) -> Report:
         """
         Make steps, C{connections} at a time, and compare them with the history.
         """
         before = await cursor.current()
-        self.start = self._last_response_at = self._shown_at = self._clock()
+        self.start = self.clock()
         clients = [
             Deferred.fromCoroutine(self._make_steps(cursor, self.start))
             for _ in range(connections)
         ]
         await gatherResults(clients, consumeErrors=True)
-        self._end = self._clock()
-        self._show("reading the history", 100)
+        self._end = self.clock()
+        self.show("reading the history", 100)
         after = await cursor.current()
         steps = after.revision - before.revision
         history = {
@@ -119,56 +113,52 @@ class Load:
         oldest = min(history, default=after.revision + 1)
         kept = [revision for revision in self._positions if revision >= oldest]
         wrong = sum(history.get(revision) != self._positions[revision] for revision in kept)
+        repeated = len(self._arrivals) - len(self._positions)
         return self.report(
-            lost=self._counts["repeated"] + wrong,
+            lost=repeated + wrong,
             doubled=steps - len(self._positions),
             unseen=len(self._positions) - len(kept),
         )
 
     async def _make_steps(self, cursor: Cursor, start: float) -> None:
-        while (began := self._clock()) < start + self._seconds:
-            if began >= self._shown_at + _PROGRESS_INTERVAL_SECONDS:
-                self._shown_at = began
-                self._show(
-                    f"{len(self._times)} steps", 100 * (began - start) / self._seconds
-                )
+        while (began := self.clock()) < start + self.seconds:
+            percent = int(100 * (began - start) / self.seconds)
+            if percent > self._shown_percent:
+                self._shown_percent = percent
+                self.show(f"{len(self._arrivals)} steps", percent)
             try:
                 state = await cursor.next()
             except OutcomeUnknown:
-                self._counts["unknown"] += 1
+                self._unknown += 1
                 continue
             except CancelledError:
-                self._counts["unknown"] += 1
+                self._unknown += 1
                 raise
-            now = self._clock()
-            self._counts["repeated"] += state.revision in self._positions
-            self._counts["replayed"] += state.replayed
+            self._arrivals.append(self.clock())
+            self._durations.append(self._arrivals[-1] - began)
             self._positions[state.revision] = state.position
-            self._times.append(now - began)
-            self._pause = max(self._pause, now - self._last_response_at)
-            self._last_response_at = now
+            self._replayed += state.replayed
 
-    def report(
-        self, lost: int | None = None, doubled: int | None = None, unseen: int = 0
-    ) -> Report:
+    def report(self, **comparison: int) -> Report:
         """
-        Return the result up to now, with the outcome of the comparison if there was one.
+        Return the result up to now.
+
+        @param comparison: the fields that the comparison with the history gives.
         """
-        start, end = self.start or 0.0, self._end or self._clock()
-        ordered = sorted(self._times) or [0.0]
+        start, end = self.start or 0.0, self._end or self.clock()
+        moments = pairwise([start, *self._arrivals, end])
+        durations = sorted(self._durations) or [0.0]
         return Report(
-            answered=len(self._times),
+            answered=len(self._arrivals),
             seconds=round(end - start, 3),
-            rate=round(len(self._times) / (end - start), 1),
-            median=_milliseconds(ordered[len(ordered) // 2]),
-            p99=_milliseconds(ordered[len(ordered) * 99 // 100]),
-            longest=_milliseconds(ordered[-1]),
-            pause=_milliseconds(max(self._pause, end - self._last_response_at)),
-            replayed=self._counts["replayed"],
-            unknown=self._counts["unknown"],
-            lost=lost,
-            doubled=doubled,
-            unseen=unseen,
+            rate=round(len(self._arrivals) / (end - start), 1),
+            median=_milliseconds(durations[len(durations) // 2]),
+            p99=_milliseconds(durations[len(durations) * 99 // 100]),
+            longest=_milliseconds(durations[-1]),
+            pause=_milliseconds(max(later - earlier for earlier, later in moments)),
+            replayed=self._replayed,
+            unknown=self._unknown,
+            **comparison,
         )
 
 
