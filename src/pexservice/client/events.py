@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredQueue, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -60,19 +60,18 @@ class EventStream(Protocol, TimeoutMixin):
     """
     The body of a response that is a stream of events.
 
-    A reader that is slower than the stream receives the newest message only.
-
     @ivar url: the URL of the request, for messages.
+    @ivar messages: the newest message, if it was not read yet; then C{None} if the stream
+        has ended.
     @ivar ended: why there will be no more messages, or C{None}.
     """
 
     def __init__(self, clock: IReactorTime, url: str) -> None:
         self.url = url
+        self.messages: DeferredQueue[str | None] = DeferredQueue()
         self.ended: str | None = None
         self._clock = clock
         self._incomplete = b""
-        self._newest: str | None = None
-        self._waiting: Deferred[str | None] | None = None
 
     def callLater(self, period: float, func: Callable[[], object]) -> IDelayedCall:
         return self._clock.callLater(period, func)
@@ -85,8 +84,9 @@ class EventStream(Protocol, TimeoutMixin):
         *events, self._incomplete = re.split(rb"\r?\n\r?\n", self._incomplete + data)
         messages = [message for event in events if (message := message_of(event))]
         if messages and self.ended is None:
-            self._newest = messages[-1]
-            self._deliver()
+            # A reader that is slower than the stream gets the newest message only.
+            self.messages.pending.clear()
+            self.messages.put(messages[-1])
         if len(self._incomplete) > MAX_EVENT_BYTES:
             self.end(f"an event of more than {MAX_EVENT_BYTES} bytes")
 
@@ -105,23 +105,7 @@ class EventStream(Protocol, TimeoutMixin):
             self._incomplete = b""
             self.setTimeout(None)
             close(self)
-            self._deliver()
-
-    def next(self) -> Deferred[str | None]:
-        """
-        Return a Deferred that fires with the newest undelivered message.
-
-        It fires with C{None} when there will be no more messages.
-        """
-        self._waiting = waiting = Deferred[str | None]()
-        self._deliver()
-        return waiting
-
-    def _deliver(self) -> None:
-        waiting = self._waiting
-        if waiting is not None and (self._newest is not None or self.ended is not None):
-            message, self._newest, self._waiting = self._newest, None, None
-            waiting.callback(message)
+            self.messages.put(None)
 
 
 async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncIterator[State]:
@@ -176,7 +160,7 @@ async def _newer_states(
     client: RetryingClient, stream: EventStream, latest: State | None
 ) -> AsyncIterator[State]:
     is_first = True
-    while (message := await stream.next()) is not None:
+    while (message := await stream.messages.get()) is not None:
         event = ReceivedResponse(stream.url, OK, _EVENT_HEADERS, message.encode())
         state = state_of(event)
         if is_first and latest is not None and state.revision < latest.revision:

@@ -42,7 +42,7 @@ def delivered(stream: EventStream) -> list[str | None]:
     Return the message that the stream would deliver now, if there is one.
     """
     messages: list[str | None] = []
-    stream.next().addCallback(messages.append)
+    stream.messages.get().addCallback(messages.append)
     return messages
 
 
