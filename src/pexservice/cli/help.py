@@ -4,8 +4,9 @@ The text of C{--help}, with the options in groups.
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Sequence
+from argparse import SUPPRESS, ArgumentParser, HelpFormatter
+from collections.abc import Sequence
+from functools import partial
 
 from pexservice.settings.option import GROUPS, Option
 
@@ -18,16 +19,26 @@ def grouped(description: str, options: Sequence[Option]) -> str:
     """
     Return the help text that follows the synopsis.
     """
-    lines = ["", *textwrap.wrap(description, _WIDTH)]
+    # Twisted parses the options.  This parser only formats the help, so an option and the
+    # word for its value may be one name.
+    writer = ArgumentParser(
+        usage=SUPPRESS,
+        description=description,
+        add_help=False,
+        formatter_class=partial(HelpFormatter, width=_WIDTH, max_help_position=_INDENT),
+    )
     for group in GROUPS:
-        members = [option for option in options if option.group == group]
-        if members:
-            lines += ["", f"{group}:"]
-        for option in members:
-            lines += _entry(f"--{option.name} {option.value}".rstrip(), help_of(option))
-    lines += ["", "Help:", *_entry("--help", "Display this help and exit.")]
-    lines += _entry("--version", "Display the version and exit.")
-    return "\n".join([*lines, ""])
+        section = writer.add_argument_group(group)
+        for option in options:
+            if option.group == group:
+                name = f"--{option.name} {option.value}".rstrip()
+                section.add_argument(name, action="store_true", help=help_of(option))
+    section = writer.add_argument_group("Help")
+    section.add_argument("--help", action="help", help="Display this help and exit.")
+    section.add_argument(
+        "--version", action="version", help="Display the version and exit."
+    )
+    return f"\n{writer.format_help()}"
 
 
 def help_of(option: Option) -> str:
@@ -38,17 +49,3 @@ def help_of(option: Option) -> str:
         text for text in option.arguments(option.default) if text != f"--{option.name}"
     ]
     return option.help + (f" [default: {' '.join(values)}]" if values else "")
-
-
-def _entry(head: str, text: str) -> Iterator[str]:
-    head = f"  {head}"
-    if len(head) > _INDENT - 2:
-        yield head
-        head = ""
-    yield from textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=f"{head:{_INDENT}}",
-        subsequent_indent=" " * _INDENT,
-        break_on_hyphens=False,
-    )
