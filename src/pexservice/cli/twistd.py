@@ -186,28 +186,28 @@ class CommonOptions(usage.Options):
         return f"there is no option {dashes}{name}{hint}"
 
     def postOptions(self) -> None:
-        """
-        Read the configuration file, and check that the options fit together.
-        """
         self.on_command_line = self.given
         try:
-            self.read_config()
-            settings = self.settings()
+            settings = self.read()
         except ValueError as error:
             raise usage.UsageError(str(error)) from error
         if self.parent is not None:
             LOG.choose(self.parent, settings, self.process)
 
-    def read_config(self) -> None:
+    def read(self) -> Settings:
         """
-        Read the configuration file.  Values on the command line replace its values.
+        Read the configuration file, and return the settings.
 
-        @raise ValueError: the file is wrong; the message is one line that says what.
+        Values on the command line replace those of the file.
+
+        @raise ValueError: the file is wrong, or the options do not fit together; the
+            message is one line that says what is wrong.
         """
         path = self.on_command_line.get("config")
         if path is not None:
-            read = read_config(path, options_of(*TABLES))
-            self.given = {**read, **self.on_command_line}
+            in_file = read_config(path, options_of(*TABLES))
+            self.given = {**in_file, **self.on_command_line}
+        return self.settings()
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
@@ -252,23 +252,21 @@ class ServiceOptions(CommonOptions):
         if self.parent is not None:
             START_SIGNALS.install()
         super().parseOptions(options)
+        if self.parent is not None:
+            self._check_start(self.parent)
 
-    def postOptions(self) -> None:
+    def read(self) -> Settings:
         """
         Check the options of the supervisor as well, and refuse an option of a worker.
         """
-        super().postOptions()
-        for address in self.settings().listen:
+        settings = super().read()
+        for address in settings.listen:
             if address.startswith("fd:"):
-                raise usage.UsageError(
+                raise ValueError(
                     f"--listen {address}: only a worker accepts an inherited descriptor"
                 )
-        try:
-            self.supervision()
-        except ValueError as error:
-            raise usage.UsageError(str(error)) from None
-        if self.parent is not None:
-            self._check_start(self.parent)
+        self.supervision()
+        return settings
 
     def _check_start(self, twistd: Mapping[str, Any]) -> None:
         """
@@ -384,8 +382,7 @@ def _read_again(
     @raise StoreError: C{store} has changed, and a restart could not open that store.
     """
     try:
-        options.read_config()
-        settings = options.settings()
+        settings = options.read()
     except ValueError as error:
         raise Misconfigured(str(error)) from error
     _refuse_losses(setup.settings, settings, accepted)

@@ -20,10 +20,12 @@ from pexservice.cli.twistd import (
     CommonOptions,
     ServiceOptions,
     WorkerOptions,
+    _read_again,
+    _setup,
     refuse_second_start,
     worker_command,
 )
-from pexservice.process.exit_status import Status
+from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.settings.option import command_line, options_of
 from pexservice.settings.options import Settings, Supervision
 
@@ -228,6 +230,27 @@ def test_mistake_in_the_configuration_file_names_the_file_and_the_key(
     file = tmp_path / "pexservice.toml"
     file.write_text(text)
     assert wrong in refused("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("standby = 2", "standby: must be 0 or 1"),
+        ('store = "etcd:http://h:1"\nstandby = 1', "--standby 1: with a store of many"),
+        ('listen = ["fd:3"]', "--listen fd:3: only a worker accepts"),
+    ],
+)
+def test_reload_refuses_the_same_mistakes_as_a_start(
+    tmp_path: Path, text: str, wrong: str
+) -> None:
+    file = tmp_path / "pexservice.toml"
+    file.touch()
+    options = parsed("--config", str(file))
+    settings = options.settings()
+    setup = _setup(settings, options)
+    file.write_text(text)
+    with pytest.raises(Misconfigured, match=wrong):
+        _read_again(settings, options, setup, ())
 
 
 def test_missing_configuration_file_is_named(tmp_path: Path) -> None:
