@@ -41,9 +41,8 @@ from pexservice.process.sd_notify import Notifier
 from pexservice.process.signals import START_SIGNALS
 from pexservice.process.timing import the_reactor
 from pexservice.settings.config_file import read_config
-from pexservice.settings.option import Option, command_line, options_of
+from pexservice.settings.option import Option, command_line, near, options_of
 from pexservice.settings.options import Settings, Source, Supervision
-from pexservice.settings.values import near
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.stores.registry import store_factory
 from pexservice.supervisor.worker_setup import WorkerSetup

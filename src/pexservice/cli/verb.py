@@ -7,9 +7,7 @@ The docstring of a verb's function is its help: the first paragraph is the summa
 from __future__ import annotations
 
 import inspect
-import math
 import os
-import re
 import textwrap
 from argparse import (
     ArgumentParser,
@@ -25,6 +23,7 @@ from attrs import frozen
 
 from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
 from pexservice.core.base_url import BASE_URL_FORMS, DEFAULT_BASE_URL, BaseURL
+from pexservice.settings.option import seconds
 
 if TYPE_CHECKING:
     from pexservice.stores.factory_interface import IOfflineStore
@@ -68,11 +67,19 @@ def argument(
     """
     Declare an argument of a verb, in the terms of C{argparse}.
 
-    @param parse: converts the text to a value, or raises C{ArgumentTypeError}.
+    @param parse: converts the text to a value, or raises C{ValueError} with a message that
+        says what is wrong.
     """
+
+    def parse_argument(text: str) -> object:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise ArgumentTypeError(f"{text}: {error}") from error
+
     help_text = f"{help_text} [default: {default}]" if default else help_text
     options = {"metavar": metavar, "help": help_text, "default": default, **options}
-    return lambda parser: parser.add_argument(name, type=parse, **options)
+    return lambda parser: parser.add_argument(name, type=parse_argument, **options)
 
 
 @frozen
@@ -147,10 +154,7 @@ def store_on_disk(name: str) -> IOfflineStore:
     """
     from pexservice.stores.registry import offline_store  # noqa: PLC0415 Twisted
 
-    try:
-        return offline_store(name)
-    except ValueError as error:
-        raise ArgumentTypeError(f"{name}: {error}") from error
+    return offline_store(name)
 
 
 def directory(name: str) -> str:
@@ -160,42 +164,19 @@ def directory(name: str) -> str:
     return store_on_disk(name).directory
 
 
-def seconds(text: str) -> float:
-    """
-    Return the positive number of seconds in C{text}.
-    """
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or not float(text):
-        raise ArgumentTypeError(f"{text}: must be a number of seconds greater than 0")
-    return float(text)
-
-
-def number(minimum: int, maximum: float = math.inf) -> Callable[[str], int]:
-    """
-    Return a parser of whole numbers from C{minimum} to C{maximum}.
-    """
-    limits = f"{minimum} or more" if maximum == math.inf else f"{minimum} to {maximum}"
-
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,19}", text) or not minimum <= int(text) <= maximum:
-            raise ArgumentTypeError(f"{text}: must be a number, {limits}")
-        return int(text)
-
-    return parse
-
-
 def base_url(text: str) -> BaseURL:
     """
     Return the base URL C{text}; C{http://} is assumed if it names no scheme.
     """
     if text.isdecimal():
-        raise ArgumentTypeError(f"{text} has no host; use localhost:{text}")
+        raise ValueError(f"there is no host; use localhost:{text}")
     if "://" not in text and not text.startswith("unix:"):
         text = f"http://{text}"
-    try:
-        return BaseURL.parse(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from error
+    return BaseURL.parse(text)
 
+
+#: The parser of a number of seconds.
+duration = seconds(0.001)
 
 #: Arguments for the address of one service; for the addresses of all its nodes; and for
 #: calls that have a deadline.
@@ -220,7 +201,7 @@ NODES = (
 )
 SERVICE = (
     *NODES,
-    argument("--deadline", "SECONDS", "how long to try, with all attempts", seconds, 30),
+    argument("--deadline", "SECONDS", "how long to try, with all attempts", duration, 30),
 )
 
 
@@ -235,7 +216,7 @@ def urls_of(arguments: Namespace) -> list[BaseURL]:
     texts = os.environ.get("PEXSERVICE_URL", "").split() or [DEFAULT_BASE_URL]
     try:
         return [base_url(text) for text in texts]
-    except ArgumentTypeError as error:
+    except ValueError as error:
         raise VerbFailed(f"PEXSERVICE_URL: {error}", exit_status=WRONG_ARGUMENTS) from error
 
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pexservice.settings.option import Option
-from pexservice.settings.values import near
+from pexservice.settings.option import Option, near
 
 _TYPE_NAMES = {
     bool: "true or false",

@@ -1,6 +1,10 @@
 """
 One option of the command line: its form, its help and the attribute that it sets.
 
+The parsers of numbers and words are here as well.  If a text is wrong, a parser raises
+C{ValueError}, and the message says what it must be.  C{pexctl} uses them too, so this
+module does not import Twisted.
+
 The classes of L{pexservice.settings.options} declare their attributes with L{Option.field}.
 The parser, C{--help}, the man page, the worker's command line and the keys of the
 configuration file are made from these declarations.
@@ -8,7 +12,9 @@ configuration file are made from these declarations.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +31,9 @@ GROUPS = (
 )
 
 _METADATA_KEY = "option"
+
+#: The greatest number with 19 digits.
+_MAX_NUMBER = 10**19 - 1
 
 
 @attrs.frozen
@@ -118,3 +127,62 @@ def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:
     for option in options_of(type(settings)):
         if not option.hidden:
             yield from option.arguments(getattr(settings, option.attribute))
+
+
+def near(word: str, words: list[str], form: str = "{}") -> str:
+    """
+    Suggest the one of C{words} that the operator probably meant by C{word}.
+
+    @return: the end of a sentence; empty if no word is similar.
+    """
+    matches = get_close_matches(word, words, 1)
+    return f" (did you mean {form.format(matches[0])}?)" if matches else ""
+
+
+def number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """
+    Make a parser of whole numbers from C{minimum} to C{maximum}.
+    """
+    if maximum is None:
+        maximum, form = _MAX_NUMBER, f"{minimum} or more"
+    elif maximum == minimum + 1:
+        form = f"{minimum} or {maximum}"
+    else:
+        form = f"from {minimum} to {maximum}"
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,19}", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"must be {form}")
+        return int(text)
+
+    return parse
+
+
+def seconds(minimum: float) -> Callable[[str], float]:
+    """
+    Make a parser of numbers of seconds, C{minimum} or more, to the millisecond.
+    """
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or float(text) < minimum:
+            raise ValueError(f"must be {minimum} seconds or more")
+        return float(text)
+
+    return parse
+
+
+def on_or_off(text: str) -> bool:
+    return one_of("on", "off")(text) == "on"
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """
+    Make a parser of one of C{words}.
+    """
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be {' or '.join(words)}{near(text, list(words))}")
+        return text
+
+    return parse

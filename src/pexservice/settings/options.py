@@ -18,10 +18,14 @@ from pexservice.settings.option import (
     STORE,
     Option,
     flag,
+    number,
+    on_or_off,
+    one_of,
+    seconds,
 )
 from pexservice.stores.registry import store_factory
 
-_DESCRIPTOR = values.number(3, 1_000_000)
+_DESCRIPTOR = number(3, 1_000_000)
 
 #: With a shorter watchdog, the supervisor would kill a worker that is only busy.
 _MIN_WATCHDOG_SECONDS = 0.5
@@ -79,14 +83,14 @@ class Settings:
         " full disk, loses the step.",
         STORE,
         type=bool,
-        parse=values.on_or_off,
+        parse=on_or_off,
     ).field(default=True)
     journal: int = Option(
         "N",
         "Keep this many steps for /history.",
         STORE,
         type=int,
-        parse=values.number(1, 100_000_000),
+        parse=number(1, 100_000_000),
     ).field(100_000)
     token_file: str | None = Option(
         "FILE",
@@ -108,7 +112,7 @@ class Settings:
         "Allow N requests per second per client address; respond 429 to the rest.",
         ACCESS,
         type=int,
-        parse=values.number(1, 1_000_000),
+        parse=number(1, 1_000_000),
     ).field(None)
     max_connections: int = Option(
         "N",
@@ -117,7 +121,7 @@ class Settings:
         " longest is closed.",
         ACCESS,
         type=int,
-        parse=values.number(1, 1_000_000),
+        parse=number(1, 1_000_000),
     ).field(10_000)
     trusted_proxies: tuple[str, ...] = Option(
         "ADDRESS",
@@ -149,7 +153,7 @@ class Settings:
         "text: each line starts with time, process and level. json: each line is an"
         " object.",
         OUTPUT,
-        parse=values.one_of("text", "json"),
+        parse=one_of("text", "json"),
     ).field("text")
     supervisor: int | None = Option(
         "N",
@@ -232,14 +236,14 @@ class Supervision:
         " other nodes are active.",
         KEEP_ALIVE,
         type=int,
-        parse=values.number(0, 1),
+        parse=number(0, 1),
     ).field(1)
     watchdog: float = Option(
         "SECONDS",
         "Replace a worker that has sent no heartbeat for this long.",
         KEEP_ALIVE,
         type=float,
-        parse=values.seconds(_MIN_WATCHDOG_SECONDS),
+        parse=seconds(_MIN_WATCHDOG_SECONDS),
     ).field(5.0)
 
 

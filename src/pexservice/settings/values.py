@@ -1,5 +1,5 @@
 """
-Parsers of the options' values.
+Parsers of the options' values; those of numbers and words are in C{option.py}.
 
 If a text is wrong, a parser raises C{ValueError}, and the message says what it must be.
 """
@@ -7,7 +7,6 @@ If a text is wrong, a parser raises C{ValueError}, and the message says what it 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from twisted.internet import endpoints
 
 from pexservice.process.listening import ALL_OF_SYSTEMD
+from pexservice.settings.option import near
 from pexservice.stores.registry import store_factory
 
 #: The kinds of endpoints that a worker can listen on, and their forms.  C{fd:} is a socket
@@ -46,61 +46,6 @@ _MAX_PORT = 65535
 _WEB_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 
 _HOST_NAME = re.compile(r"\*|[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?")
-
-
-def near(word: str, words: list[str], form: str = "{}") -> str:
-    """
-    Suggest the one of C{words} that the operator probably meant by C{word}.
-
-    @return: the end of a sentence; empty if no word is similar.
-    """
-    matches = get_close_matches(word, words, 1)
-    return f" (did you mean {form.format(matches[0])}?)" if matches else ""
-
-
-def number(minimum: int, maximum: int) -> Callable[[str], int]:
-    """
-    Make a parser of whole numbers from C{minimum} to C{maximum}.
-    """
-    few = maximum == minimum + 1
-    form = f"{minimum} or {maximum}" if few else f"from {minimum} to {maximum}"
-
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not minimum <= int(text) <= maximum:
-            raise ValueError(f"must be {form}")
-        return int(text)
-
-    return parse
-
-
-def seconds(minimum: float) -> Callable[[str], float]:
-    """
-    Make a parser of numbers of seconds, C{minimum} or more, to the millisecond.
-    """
-
-    def parse(text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or float(text) < minimum:
-            raise ValueError(f"must be {minimum} seconds or more")
-        return float(text)
-
-    return parse
-
-
-def on_or_off(text: str) -> bool:
-    return one_of("on", "off")(text) == "on"
-
-
-def one_of(*words: str) -> Callable[[str], str]:
-    """
-    Make a parser of one of C{words}.
-    """
-
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"must be {' or '.join(words)}{near(text, list(words))}")
-        return text
-
-    return parse
 
 
 def store_url(url: str) -> str:

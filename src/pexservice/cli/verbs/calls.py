@@ -20,12 +20,12 @@ from pexservice.cli.verb import (
     SERVICE,
     STEP_STATUSES,
     argument,
-    number,
-    seconds,
+    duration,
     token_of,
     urls_of,
     verb,
 )
+from pexservice.settings.option import number
 
 if TYPE_CHECKING:
     from pexservice.cli.load import Report
@@ -179,7 +179,7 @@ def watch(arguments: Namespace) -> None:
     [
         *SERVICE,
         argument("--connections", "N", "how many steps are under way", number(1, 1000), 10),
-        argument("--seconds", "SECONDS", "how long new steps begin", seconds, 10),
+        argument("--seconds", "SECONDS", "how long new steps begin", duration, 10),
     ],
     "pexctl load --seconds 3 --connections 16",
 )

@@ -11,14 +11,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
-from pexservice.cli.verb import CALL_STATUSES, argument, number, seconds, verb
+from pexservice.cli.verb import CALL_STATUSES, argument, duration, verb
 from pexservice.process import scoreboard
 from pexservice.process.scoreboard import LOSSES, Reload
+from pexservice.settings.option import number
 
 _POLL_INTERVAL_SECONDS = 0.05
 
@@ -53,7 +54,7 @@ _process_id = number(1, (1 << 22) - 1)
             action="append",
             choices=LOSSES,
         ),
-        argument("--timeout", "SECONDS", "how long to wait for the outcome", seconds, 80),
+        argument("--timeout", "SECONDS", "how long to wait for the outcome", duration, 80),
     ],
     "pexctl reload",
     "pexctl reload 4711 --accept token-file",
@@ -115,7 +116,7 @@ def _default_process_id() -> int:
             text = Path(_PID_FILE).read_text().strip()
     try:
         return _process_id(text)
-    except ArgumentTypeError:
+    except ValueError:
         raise VerbFailed(
             f"the process id is missing: there is no ${_VARIABLE} and no {_PID_FILE} here"
         ) from None

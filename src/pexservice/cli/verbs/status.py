@@ -22,7 +22,7 @@ from pexservice.cli.verb import (
     SERVER,
     argument,
     base_url,
-    seconds,
+    duration,
     urls_of,
     verb,
 )
@@ -47,7 +47,7 @@ _PROCESS = re.compile(r"^\[\+\](\S{1,30}) is process (\d{1,10}): (.{1,30})$", re
             "ask the supervisor with this process id, at the address it listens on",
             int,
         ),
-        argument("--timeout", "SECONDS", "how long to wait for the status", seconds, 10),
+        argument("--timeout", "SECONDS", "how long to wait for the status", duration, 10),
     ],
     "pexctl status",
     "pexctl status unix:/run/pexservice/http.sock",

@@ -13,10 +13,10 @@ from pexservice.cli.verb import (
     STORE_STATUSES,
     argument,
     directory,
-    number,
     store_on_disk,
     verb,
 )
+from pexservice.settings.option import number
 
 if TYPE_CHECKING:
     from pexservice.stores.factory_interface import IOfflineStore
