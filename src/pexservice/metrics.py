@@ -30,8 +30,7 @@ from prometheus_client.utils import floatToGoString
 import twisted
 from pexservice.commit.counters import Histogram
 from pexservice.commit.interface import ICommitter
-from pexservice.process import scoreboard
-from pexservice.process.scoreboard import Reload, SupervisorReport
+from pexservice.process.supervisor_report import Reload, SupervisorReport
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.interface import IOnDisk, ISharedStore, IStore
@@ -73,15 +72,15 @@ class Metrics(Collector):
         requests: RequestCounters,
         connections: Connections,
         store: IStore | None = None,
-        supervisor: int | None = None,
+        read_report: Callable[[], SupervisorReport | None] = lambda: None,
         *,
         certificate_expires: float | None = None,
     ) -> None:
         """
         Collect from the parts of a worker.
 
-        @param supervisor: the file descriptor of the supervisor's
-            L{scoreboard<pexservice.process.scoreboard>}, if there is a supervisor.
+        @param read_report: reads the supervisor's report; returns C{None} if there is
+            none.
         @param certificate_expires: when the TLS certificate ends, in seconds since the
             epoch.
         """
@@ -90,7 +89,7 @@ class Metrics(Collector):
         self._open_connections = connections
         self._on_disk: IOnDisk | None = IOnDisk(store, None)
         self._shared: ISharedStore | None = ISharedStore(store, None)
-        self._supervisor = supervisor
+        self._read_report = read_report
         self._certificate_expires = certificate_expires
         self._versions = (
             version("pexservice"),
@@ -138,10 +137,9 @@ class Metrics(Collector):
             yield from _store(self._on_disk)
         if self._shared is not None:
             yield from _shared_store(self._shared)
-        if self._supervisor is not None:
-            report = scoreboard.read(self._supervisor)
-            if report is not None:
-                yield from _keep_alive(report)
+        report = self._read_report()
+        if report is not None:
+            yield from _keep_alive(report)
 
     def _cursor(self) -> Iterator[Metric]:
         committer = self._committer

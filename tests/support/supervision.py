@@ -11,8 +11,8 @@ from typing import cast
 from attrs import define, field
 
 from pexservice.process.exit_status import Status
-from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, Notifier
+from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import SupervisorReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup

@@ -18,7 +18,7 @@ from pexservice.commit.asynchronous import AsynchronousCommitter
 from pexservice.commit.committer import Committer
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.metrics import Metrics
-from pexservice.process.scoreboard import SupervisorReport
+from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.server.access_log import OWN_LOG, AccessLog
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Connections
@@ -74,7 +74,7 @@ class Server:
         table: EndpointTable = DEFAULT_TABLE,
         logs: bool = False,
         synchronous: bool = True,
-        supervisor: int | None = None,
+        report: SupervisorReport | None = None,
         etcd: FakeGateway | None = None,
     ) -> None:
         """
@@ -84,7 +84,7 @@ class Server:
         @param etcd: a caller of an etcd for its store instead, which answers at first.
         @param logs: whether it has an access log, whose lines are in L{lines}.
         @param hosts: the host names that are answered over loopback.
-        @param supervisor: the file descriptor of the supervisor's scoreboard.
+        @param report: the supervisor's report, for tests that have one.
         """
         self.clock = Turns()
         # 0 stands for "not" with some times.
@@ -113,11 +113,11 @@ class Server:
             self.committer, access, clients, hosts=policy, limit=limit
         )
         requests = RequestCounters()
+        self.report = report
         scrape = Metrics(
-            self.committer, requests, self.connections, self.store, supervisor
+            *(self.committer, requests, self.connections, self.store),
+            lambda: self.report,
         ).response
-        #: The counts of a supervisor, for tests that have one.
-        self.report: SupervisorReport | None = None
         self.events = Events(
             self.committer, self.clock.callLater, streams, lambda: self.report
         )

@@ -4,9 +4,7 @@ The contents of C{/metrics}, and the documents that rely on them.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -16,8 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from zope.interface import implementer
 
 from pexservice.metrics import Metrics
-from pexservice.process import scoreboard
-from pexservice.process.scoreboard import END_REASONS, Reload, SupervisorReport
+from pexservice.process.supervisor_report import END_REASONS, Reload, SupervisorReport
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.errors import Refusal
@@ -169,13 +166,9 @@ def test_metrics_of_an_unread_store_are_left_out() -> None:
 def test_counters_of_the_supervisor_appear_only_with_a_supervisor() -> None:
     ours = re.compile("pexservice_(worker|failover|standby|reloads|last_reload)")
     assert [name for name in scrape(Caller()) if ours.match(name)] == []
-    descriptor = scoreboard.create()
-    try:
-        counts = {reason: number for number, reason in enumerate(END_REASONS, 10)}
-        scoreboard.write(descriptor, SupervisorReport(3, 0, 1, counts, 4, Reload.FAILED))
-        values = scrape(Caller(supervisor=descriptor))
-    finally:
-        os.close(descriptor)
+    counts = {reason: number for number, reason in enumerate(END_REASONS, 10)}
+    report = SupervisorReport(3, 0, 1, counts, 4, Reload.FAILED)
+    values = scrape(Caller(report=report))
     assert {name: value for name, value in values.items() if ours.match(name)} == {
         "pexservice_failovers_total": 3,
         "pexservice_reloads_total": 4,
@@ -219,29 +212,22 @@ class OnDisk:  # type: ignore[misc]  # no more of a store than metrics read
 
 
 @pytest.fixture
-def everything() -> Iterator[list[Metric]]:
+def everything() -> list[Metric]:
     """
     Provide every metric that there can be.
     """
     call = Caller()
-    descriptor = scoreboard.create()
-    try:
-        scoreboard.write(
-            descriptor, SupervisorReport(problem="gone", restart_pending=("--store",))
-        )
-        metrics = Metrics(
-            call.committer,
-            RequestCounters(),
-            Connections(100),
-            cast(IStore, OnDisk()),
-            descriptor,
-            certificate_expires=1_795_000_001.0,
-        )
-        answer = metrics.response(None).body.decode()
-        families = [*text_string_to_metric_families(answer)]
-        yield [family for family in families if family.name.startswith("pexservice_")]
-    finally:
-        os.close(descriptor)
+    metrics = Metrics(
+        call.committer,
+        RequestCounters(),
+        Connections(100),
+        cast(IStore, OnDisk()),
+        lambda: SupervisorReport(problem="gone", restart_pending=("--store",)),
+        certificate_expires=1_795_000_001.0,
+    )
+    answer = metrics.response(None).body.decode()
+    families = [*text_string_to_metric_families(answer)]
+    return [family for family in families if family.name.startswith("pexservice_")]
 
 
 def name_of(metric: Metric) -> str:

@@ -29,6 +29,7 @@ from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
 from pexservice.cli.output import VerbFailed, discard_output
 from pexservice.process.children import killed_with_parent, retry_while_orphans_end
+from pexservice.process.consent import LOSSES
 from pexservice.process.exit_status import CannotStart, Misconfigured, Status
 from pexservice.process.listening import (
     AddressInUse,
@@ -36,7 +37,6 @@ from pexservice.process.listening import (
     require_addresses,
 )
 from pexservice.process.log_lines import error_line
-from pexservice.process.scoreboard import LOSSES
 from pexservice.process.sd_notify import Notifier
 from pexservice.process.signals import START_SIGNALS
 from pexservice.process.timing import the_reactor

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from zope.interface import Attribute, Interface
 
-from pexservice.process.scoreboard import StoreClaim
+from pexservice.stores.claim import StoreClaim
 from pexservice.stores.interface import IStore
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from attrs import define, field
 from twisted.logger import Logger
 
-from pexservice.process.scoreboard import Process, Reload, SupervisorReport
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
+from pexservice.process.supervisor_report import Process, Reload, SupervisorReport
 from pexservice.supervisor.supervised_worker import (
     STATES_WITH_PROCESS,
     SupervisedWorker,

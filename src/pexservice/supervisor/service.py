@@ -25,6 +25,7 @@ from twisted.logger import Logger
 
 from pexservice.process import scoreboard
 from pexservice.process.children import reap_orphans, retry_while_orphans_end
+from pexservice.process.consent import take_consent
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.listening import (
     BACKLOG,
@@ -38,6 +39,7 @@ from pexservice.process.listening import (
 )
 from pexservice.process.sd_notify import STOPPING, Notifier
 from pexservice.process.signals import START_SIGNALS, StartSignals
+from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.process.timing import Periodic
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.supervisor.reporter import Reporter
@@ -70,9 +72,9 @@ class Supervisor(Service):
 
         @param setup: how workers are started and watched.
         @param reread_options: reads the options again, for a reload.  It is called with the
-            present setup, and with the options that the operator allows the reload to
-            remove; see L{scoreboard.LOSSES}.  It raises L{CannotStart} if an option is
-            wrong, or if the reload would remove another of these options.
+            present setup, and with the options whose loss the operator accepts; see
+            L{pexservice.process.consent}.  It raises L{CannotStart} or L{StoreError} if the
+            new setup must not be used.
         """
         self._reactor = reactor
         self._setup = setup
@@ -154,12 +156,12 @@ class Supervisor(Service):
         self._scoreboard = scoreboard.create()
         reporter = Reporter(
             self._notifier,
-            scoreboard.SupervisorReport(
+            SupervisorReport(
                 wanted_standby_count=self._setup.standby_count,
                 address=self._address,
                 has_tls=self._settings.tls is not None,
             ),
-            lambda report: scoreboard.write(self._scoreboard, report),
+            lambda report: write_report(self._scoreboard, report),
         )
         self._workers = workers = Workers(
             self._reactor,
@@ -167,7 +169,7 @@ class Supervisor(Service):
             setup=self._setup,
             inherited=self._inherited(),
             reread_options=lambda setup: self._reread_options(
-                setup, scoreboard.take_accepted(self._scoreboard)
+                setup, take_consent(self._scoreboard)
             ),
             end_service=self._exit_with,
         )

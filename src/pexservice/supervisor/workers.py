@@ -17,7 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger, LogLevel
 
-from pexservice.process import scoreboard
+from pexservice.process import supervisor_report
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart, Status
 from pexservice.process.sd_notify import STANDBY
 from pexservice.process.timing import Periodic
@@ -49,9 +49,9 @@ _SUSPICIOUS_STATUSES = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE
 
 #: A mapping from the exit status of a worker to the reason why it ended by itself.
 _REASON_BY_STATUS: dict[int, str] = {
-    Status.STORE_FAILED: scoreboard.STORE_FAILED,
-    Status.CANNOT_START: scoreboard.CANNOT_START,
-    Status.MISCONFIGURED: scoreboard.MISCONFIGURED,
+    Status.STORE_FAILED: supervisor_report.STORE_FAILED,
+    Status.CANNOT_START: supervisor_report.CANNOT_START,
+    Status.MISCONFIGURED: supervisor_report.MISCONFIGURED,
 }
 
 
@@ -392,9 +392,9 @@ class Workers:
 
 def _end_reason(worker: SupervisedWorker) -> str:
     if worker.retired:
-        return scoreboard.REPLACED
+        return supervisor_report.REPLACED
     if worker.state is WorkerState.SILENT:
-        return scoreboard.SILENT
+        return supervisor_report.SILENT
     if worker.exit_status < 0:
-        return scoreboard.KILLED
-    return _REASON_BY_STATUS.get(worker.exit_status, scoreboard.FAILED)
+        return supervisor_report.KILLED
+    return _REASON_BY_STATUS.get(worker.exit_status, supervisor_report.FAILED)

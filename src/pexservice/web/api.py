@@ -21,7 +21,7 @@ from werkzeug.routing import Map
 
 from pexservice.commit.interface import ICommitter, Outcome
 from pexservice.core.cursor import Transition
-from pexservice.process.scoreboard import Process, SupervisorReport, last_reload
+from pexservice.process.supervisor_report import Process, SupervisorReport, last_reload
 from pexservice.stores.errors import Refusal
 from pexservice.web import problems
 from pexservice.web.endpoints import DEFAULT_TABLE, Endpoint, EndpointTable

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 from pexservice.commit.interface import ICommitter
 from pexservice.core.cursor import State
-from pexservice.process.scoreboard import SupervisorReport
+from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.web import problems
 from pexservice.web.fair_queue import CallLater
 from pexservice.web.representations import state_json

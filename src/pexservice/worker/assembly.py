@@ -21,13 +21,14 @@ from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart
 from pexservice.process.listening import affordable_connections, listen_endpoints
-from pexservice.process.scoreboard import StoreClaim
+from pexservice.process.supervisor_report import report_reader
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.reactor import event_loop
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server
 from pexservice.settings.options import Settings
+from pexservice.stores.claim import StoreClaim
 from pexservice.stores.factory_interface import IStoreReactor, StoreOptions
 from pexservice.stores.interface import IExclusiveStore, ISharedStore
 from pexservice.stores.registry import store_factory
@@ -87,7 +88,7 @@ def assemble(
                 f"--scoreboard {settings.scoreboard}: {error.strerror}"
             ) from error
         claim = StoreClaim(settings.scoreboard)
-    read_report = scoreboard.reader(settings.scoreboard)
+    read_report = report_reader(settings.scoreboard)
     files = read_files(settings)
     files.warn_of_expiry(time.time())
     endpoints = listen_endpoints(reactor, settings.listen)
@@ -147,7 +148,7 @@ def assemble(
         requests,
         connections,
         store,
-        settings.scoreboard,
+        read_report,
         certificate_expires=files.certificate_expires,
     )
     api = Api(

@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pexservice.commit.interface import ICommitter
-from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import NOT_READY, STANDBY
+from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.process.timing import Periodic
 from pexservice.stores.factory_interface import IStoreFactory
 from pexservice.worker.listeners import Listeners

@@ -15,8 +15,8 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import Notifier
+from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import SupervisedWorker, SupervisorReactor
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup

@@ -13,14 +13,18 @@ from collections.abc import Iterator
 import pytest
 
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import (
+from pexservice.process.consent import give_consent, take_consent
+from pexservice.process.supervisor_report import (
     END_REASONS,
     MAX_TEXT_LENGTH,
     Process,
     Reload,
-    StoreClaim,
     SupervisorReport,
+    read_report,
+    report_reader,
+    write_report,
 )
+from pexservice.stores.claim import StoreClaim
 from tests.support.installation import RELEASE_WHEEL
 
 
@@ -45,7 +49,7 @@ def test_written_report_is_read(descriptor: int) -> None:
     """
     A reader gets the last report that was written, with all counts in their places.
     """
-    scoreboard.write(descriptor, report(1))
+    write_report(descriptor, report(1))
     counts = {reason: number for number, reason in enumerate(END_REASONS, 4)}
     names = ("worker-1234567", "worker-2")
     written = SupervisorReport(
@@ -55,32 +59,32 @@ def test_written_report_is_read(descriptor: int) -> None:
     written.problem = "the disk of Zoë is not mounted"
     written.restart_pending = ("store",)
     written.processes = (Process("supervisor", 4170, "running"), Process("w", 9, "active"))
-    scoreboard.write(descriptor, written)
-    assert scoreboard.read(descriptor) == written
+    write_report(descriptor, written)
+    assert read_report(descriptor) == written
 
 
 def test_reader_returns_the_present_report_or_none(descriptor: int) -> None:
     """
     A reader returns the present report, or L{None} without a supervisor.
     """
-    read = scoreboard.reader(descriptor)
-    scoreboard.write(descriptor, report(3))
+    read = report_reader(descriptor)
+    write_report(descriptor, report(3))
     assert read() == report(3)
-    assert scoreboard.reader(None)() is None
+    assert report_reader(None)() is None
 
 
 def test_record_that_is_not_whole_is_not_guessed(descriptor: int) -> None:
-    assert scoreboard.read(descriptor) is None
-    scoreboard.write(descriptor, report(7))
+    assert read_report(descriptor) is None
+    write_report(descriptor, report(7))
     length = os.fstat(descriptor).st_size
     whole = os.pread(descriptor, length, 0)
     for number in range(2048, length):
         changed = bytearray(whole)
         changed[number] ^= 1
         os.pwrite(descriptor, changed, 0)
-        assert scoreboard.read(descriptor) is None
+        assert read_report(descriptor) is None
     os.pwrite(descriptor, whole, 0)
-    assert scoreboard.read(descriptor) == report(7)
+    assert read_report(descriptor) == report(7)
 
 
 @pytest.mark.skipif(
@@ -104,26 +108,26 @@ def test_report_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> Non
     )
     counts = {reason: number for number, reason in enumerate(END_REASONS, 4)}
     names = ("worker-12", "worker-2")
-    assert scoreboard.read(descriptor) == SupervisorReport(
+    assert read_report(descriptor) == SupervisorReport(
         *(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345),
         "it was wrong",
     )
 
 
 def test_reader_never_sees_half_of_two_records(descriptor: int) -> None:
-    scoreboard.write(descriptor, report(0))
+    write_report(descriptor, report(0))
     done = threading.Event()
 
     def go_on_writing() -> None:
         number = 0
         while not done.is_set():
             number += 1
-            scoreboard.write(descriptor, report(number))
+            write_report(descriptor, report(number))
 
     writer = threading.Thread(target=go_on_writing)
     writer.start()
     try:
-        seen = [scoreboard.read(descriptor) for _ in range(2000)]
+        seen = [read_report(descriptor) for _ in range(2000)]
     finally:
         done.set()
         writer.join()
@@ -136,12 +140,20 @@ def test_longest_report_leaves_the_claim_alone(descriptor: int) -> None:
     claim = StoreClaim(descriptor)
     claim.take("1:2 1:3", replace=False)
     long = "\N{SNOWMAN}\N{BUTTERFLY}\x1b" * 1000
-    scoreboard.write(descriptor, SupervisorReport(note=long, problem=long))
-    written = scoreboard.read(descriptor)
+    write_report(descriptor, SupervisorReport(note=long, problem=long))
+    written = read_report(descriptor)
     assert written is not None
     assert long.startswith(written.note)
     assert len(written.problem) == MAX_TEXT_LENGTH
     assert claim.identity() == "1:2 1:3"
+
+
+def test_record_that_is_too_long_is_not_written(descriptor: int) -> None:
+    record = scoreboard.Record(0, 20)
+    record.write(descriptor, b"twelve bytes")
+    with pytest.raises(ValueError, match="a record of 21 bytes, of at most 20"):
+        record.write(descriptor, b"and one more.")
+    assert record.read(descriptor) == b"twelve bytes"
 
 
 def test_first_claim_of_a_store_wins_until_its_owner_renews_it(descriptor: int) -> None:
@@ -151,7 +163,7 @@ def test_first_claim_of_a_store_wins_until_its_owner_renews_it(descriptor: int) 
     assert second.take("1:2 1:4", replace=False) == "1:2 1:3"
     assert second.take("1:2 1:4", replace=True) == "1:2 1:4"
     assert first.identity() == "1:2 1:4"
-    scoreboard.write(descriptor, SupervisorReport())
+    write_report(descriptor, SupervisorReport())
     assert first.identity() == "1:2 1:4"
     os.close(second._descriptor)
 
@@ -162,7 +174,7 @@ def test_a_store_is_verified_until_a_verification_begins(descriptor: int) -> Non
     for verified in (True, False, True):
         claim.note_verified(verified=verified)
         claim.take("1:2 1:3", replace=False)
-        scoreboard.accept(descriptor, ["journal"])
+        give_consent(descriptor, ["journal"])
         assert claim.is_verified is verified
 
 
@@ -170,10 +182,10 @@ def test_operator_accepts_a_change_once(descriptor: int) -> None:
     """
     What was accepted holds for one reload.
     """
-    assert scoreboard.take_accepted(descriptor) == []
-    scoreboard.accept(descriptor, ["journal"])
-    assert scoreboard.take_accepted(descriptor) == ["journal"]
-    assert scoreboard.take_accepted(descriptor) == []
+    assert take_consent(descriptor) == []
+    give_consent(descriptor, ["journal"])
+    assert take_consent(descriptor) == ["journal"]
+    assert take_consent(descriptor) == []
 
 
 def test_descriptor_that_is_no_file_is_an_error() -> None:

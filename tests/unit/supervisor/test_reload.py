@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from pexservice.process.exit_status import Misconfigured, Status
-from pexservice.process.scoreboard import Reload
 from pexservice.process.sd_notify import NOT_READY, READY, STANDBY
+from pexservice.process.supervisor_report import Reload
 from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import RELOAD_TIMEOUT_SECONDS
 from tests.support.processes import SpawnedProcess

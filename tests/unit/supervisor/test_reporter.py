@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from twisted.logger import capturedLogs, formatEvent
 
-from pexservice.process.scoreboard import SupervisorReport
 from pexservice.process.sd_notify import Notifier
+from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
 
 

@@ -23,6 +23,7 @@ from pexservice.process import children, scoreboard
 from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY
 from pexservice.process.signals import StartSignals
+from pexservice.process.supervisor_report import read_report
 from pexservice.settings.options import Settings
 from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
 from pexservice.supervisor import service
@@ -191,7 +192,7 @@ def test_workers_can_read_the_report(make: Callable[..., Bench]) -> None:
     bench.processes[0].notify(READY)
     bench.reactor.turns(0.1)
     bench.processes[1].notify(STANDBY)
-    report = scoreboard.read(board)
+    report = read_report(board)
     assert report is not None
     assert (report.standby_count, report.wanted_standby_count) == (1, 1)
 

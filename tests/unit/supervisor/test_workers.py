@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
-from pexservice.process.scoreboard import Process, Reload
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPPING
+from pexservice.process.supervisor_report import Process, Reload
 from pexservice.supervisor.workers import MAX_HEAD_START_SECONDS
 from tests.support.supervision import QUICK, Supervised
 

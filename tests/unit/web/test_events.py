@@ -13,7 +13,7 @@ from twisted.internet.address import IPv4Address
 
 from pexservice.commit.interface import Step
 from pexservice.core.cursor import Transition, state_at
-from pexservice.process.scoreboard import SupervisorReport
+from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS
 from pexservice.web.events import (
     EVENT_INTERVAL_SECONDS,

@@ -27,6 +27,7 @@ from pexservice.process.sd_notify import (
     STOPPING,
     Notifier,
 )
+from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.server.connection import Connection
 from pexservice.server.server import Server
 from pexservice.settings.options import Settings
@@ -505,7 +506,7 @@ def show(board: int, **values: Any) -> None:
     """
     Show a report.
     """
-    scoreboard.write(board, scoreboard.SupervisorReport(**values))
+    write_report(board, SupervisorReport(**values))
 
 
 def test_damaged_store_is_reported_to_the_supervisor_at_once(

@@ -18,7 +18,8 @@ from pathlib import Path
 from pexservice.cli.output import Result, VerbFailed
 from pexservice.cli.verb import CALL_STATUSES, argument, duration, verb
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import LOSSES, Reload
+from pexservice.process.consent import LOSSES, give_consent
+from pexservice.process.supervisor_report import Reload, read_report
 from pexservice.settings.option import number
 
 _POLL_INTERVAL_SECONDS = 0.05
@@ -70,11 +71,11 @@ def reload(arguments: Namespace) -> Result:
     _refuse_worker(pid)
     try:
         board = scoreboard.of_process(pid, os.O_RDWR if arguments.accept else os.O_RDONLY)
-        before = None if board is None else scoreboard.read(board)
+        before = None if board is None else read_report(board)
         if board is None or before is None:
             raise VerbFailed(f"process {pid} is no pexservice that has started", "none")
         if arguments.accept:
-            scoreboard.accept(board, arguments.accept)
+            give_consent(board, arguments.accept)
         os.kill(pid, signal.SIGHUP)
     except FileNotFoundError:
         raise VerbFailed(f"there is no process {pid}", "none") from None
@@ -84,7 +85,7 @@ def reload(arguments: Namespace) -> Result:
     end = time.monotonic() + arguments.timeout
     while time.monotonic() < end:
         time.sleep(_POLL_INTERVAL_SECONDS)
-        report = scoreboard.read(board)
+        report = read_report(board)
         # A reload that was in progress before the signal does not count.
         if report is not None and report.reloads > before.reloads:
             if report.reload is Reload.FAILED:

@@ -21,7 +21,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from pexservice.process.scoreboard import StoreClaim
+from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import (
     Conflict,
     OutcomeUnknown,

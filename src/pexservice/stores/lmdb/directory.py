@@ -35,7 +35,7 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from pexservice.process.children import supervisor_of
-from pexservice.process.scoreboard import StoreClaim
+from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
 
 #: The file with LMDB's data.

@@ -15,6 +15,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.core.cursor import Transition
 from pexservice.process import scoreboard
+from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import (
     Conflict,
     OutcomeUnknown,
@@ -586,7 +587,7 @@ def test_node_that_must_not_create_opens_an_existing_cursor() -> None:
 
 def test_later_worker_creates_no_cursor_in_an_emptied_etcd() -> None:
     board = scoreboard.create()
-    claim = scoreboard.StoreClaim(board)
+    claim = StoreClaim(board)
     now(EtcdStore(FakeGateway(FakeEtcd(), Clock()), "p/", claim=claim).open())
     with pytest.raises(StoreError, match="has no cursor with the prefix p/"):
         now(EtcdStore(FakeGateway(FakeEtcd(), Clock()), "p/", claim=claim).open())

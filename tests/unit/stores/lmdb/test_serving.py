@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from pexservice.process import scoreboard
-from pexservice.process.scoreboard import StoreClaim
+from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import StoreDamaged, StoreUnavailable
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory

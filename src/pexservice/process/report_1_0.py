@@ -1,0 +1,61 @@
+"""
+The report of a supervisor of version 1.0.0, which an upgrade leaves running.
+
+No other version writes this record.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from typing import Any
+
+from pexservice.process.scoreboard import MAX_READ_ATTEMPTS
+
+#: The reasons why workers end, in the order of their counts.
+_REASONS = (
+    *("replaced", "silent", "store_failed", "cannot_start"),
+    *("killed", "failed", "misconfigured"),
+)
+
+#: The record at the beginning of the scoreboard.  It begins with a mark, and a checksum
+#: follows.
+_RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(_REASONS)}Q512s")
+_CHECKSUM_BYTES = 4
+_MARK = b"pexscor4"
+
+
+def read_values(descriptor: int) -> dict[str, Any] | None:
+    """
+    Return the report as the attributes of a C{SupervisorReport}.
+
+    @return: C{None} if there is no such record, or while one is being written.
+    """
+    size = _RECORD.size
+    for _ in range(MAX_READ_ATTEMPTS):
+        data = os.pread(descriptor, size + _CHECKSUM_BYTES, 0)
+        record, checksum = data[:size], data[size:]
+        if record.startswith(_MARK) and checksum == zlib.crc32(record).to_bytes(
+            _CHECKSUM_BYTES, "little"
+        ):
+            _, failovers, standbys, wanted_standbys, *rest = _RECORD.unpack(record)
+            reloads, reload, active, previous, since, pause, *counts, note = rest
+            return {
+                "failovers": failovers,
+                "standby_count": standbys,
+                "wanted_standby_count": wanted_standbys,
+                "ended_by_reason": dict(zip(_REASONS, counts, strict=True)),
+                "reloads": reloads,
+                "reload": reload,
+                "active_worker": _text(active),
+                "previous_worker": _text(previous),
+                "active_since_ms": since,
+                "takeover_us": pause,
+                "note": _text(note),
+            }
+    return None
+
+
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode(errors="ignore")
