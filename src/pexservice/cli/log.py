@@ -16,7 +16,6 @@ from twisted.logger import FileLogObserver, Logger
 from twisted.python.logfile import LogFile
 
 from pexservice.process.log_lines import LogLines, LossyStream, is_journal
-from pexservice.settings.options import Settings
 
 #: The log file of a daemon if no option names another file.
 _DAEMONS_FILE = "twistd.log"
@@ -32,15 +31,16 @@ class Log:
     observer: Callable[[], FileLogObserver]
 
     def choose(
-        self, options: MutableMapping[str, Any], settings: Settings, process: str
+        self, options: MutableMapping[str, Any], make_lines: Callable[..., LogLines]
     ) -> None:
         """
         Make twistd use C{observer}, unless its options name another logger.
 
         @param options: the options of twistd.
-        @param process: the name of this process.
+        @param make_lines: makes the formatter of the lines; it has the parameter
+            C{journal} of L{LogLines}.
         """
-        self.observer = partial(_observer, options, settings, process)
+        self.observer = partial(_observer, options, make_lines)
         if not (options.get("logger") or options.get("syslog")):
             # twistd accepts a logger only by its name.
             options["logger"] = f"{__name__}.LOG.observer"
@@ -57,26 +57,20 @@ LOG = Log()
 
 
 def _observer(
-    options: Mapping[str, Any], settings: Settings, process: str
+    options: Mapping[str, Any], make_lines: Callable[..., LogLines]
 ) -> FileLogObserver:
     name = options.get("logfile")
-    as_json = settings.log_format == "json"
-    if name and name != "-":
-        return FileLogObserver(_rotated(name), LogLines(process, as_json))
     if not options.get("nodaemon"):
-        if name:
+        if name == "-":
             sys.exit("a daemon has no standard output to log to: name a --logfile")
-        return FileLogObserver(_rotated(_DAEMONS_FILE), LogLines(process, as_json))
+        name = name or _DAEMONS_FILE
+    if name and name != "-":
+        return FileLogObserver(_rotated(name), make_lines())
     # twistd replaces sys.stdout by the log.  If standard output is closed, use standard
     # error.
     stream = sys.__stdout__ or sys.__stderr__
     descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
-    lines = LogLines(
-        process,
-        as_json,
-        journal=is_journal(descriptor),
-        piped=settings.is_supervised,
-    )
+    lines = make_lines(journal=is_journal(descriptor))
     out = cast(IO[str], LossyStream(descriptor, lines.report_loss))
     return FileLogObserver(out, lines)
 

@@ -16,7 +16,7 @@ from pexservice.cli.output import VerbFailed
 from pexservice.process.exit_status import CannotStart, Status
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import options_of
-from pexservice.settings.options import Settings, Source, Supervision
+from pexservice.settings.options import Settings, Supervision
 from pexservice.stores.errors import StoreError, StoreIncompatible
 from pexservice.stores.factory_interface import (
     IOfflineStore,
@@ -50,7 +50,7 @@ def configured_store(path: str) -> IOfflineStore:
     @raise VerbFailed: the file is wrong, or its store is not on this machine's disk.
     """
     try:
-        store = read_config(path, options_of(Source, Settings, Supervision)).get("store")
+        store = read_config(path, options_of(Settings, Supervision)).get("store")
     except ValueError as error:
         raise VerbFailed(str(error), "misconfigured") from error
     try:

@@ -36,21 +36,22 @@ from pexservice.process.listening import (
     addresses_in_use,
     require_addresses,
 )
-from pexservice.process.log_lines import error_line
+from pexservice.process.log_lines import LogLines, error_line
 from pexservice.process.sd_notify import Notifier
 from pexservice.process.signals import START_SIGNALS
 from pexservice.process.timing import the_reactor
 from pexservice.settings.config_file import read_config
 from pexservice.settings.option import Option, command_line, near, options_of
-from pexservice.settings.options import Settings, Source, Supervision
+from pexservice.settings.options import Settings, Source, Supervision, WorkerSettings
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.stores.registry import store_factory
 from pexservice.supervisor.worker_setup import WorkerSetup
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 
-#: The declarations of all options.  The configuration file may have every option.
-TABLES = (Source, Settings, Supervision)
+#: The declarations of the options that the configuration file may have.  C{config} is not
+#: among them: if a file could name a second one, it would not be clear whose value counts.
+FILE_TABLES = (Settings, Supervision)
 
 #: In other programs, the option for the address has one of these names.
 _OTHER_NAMES = dict.fromkeys(
@@ -90,7 +91,6 @@ class CommonOptions(usage.Options):
     The options of a command, made from the tables of L{pexservice.settings.options}.
 
     @cvar process: the name of this process in the log.
-    @cvar hides: whether this command does not accept the hidden options.
     @ivar given: the values that were given, by the names of their options.
     @ivar on_command_line: those of them that were given on the command line.
     """
@@ -99,7 +99,6 @@ class CommonOptions(usage.Options):
     process: ClassVar[str]
     longdesc: ClassVar[str]
     tables: ClassVar[tuple[type[attrs.AttrsInstance], ...]]
-    hides: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         """
@@ -110,11 +109,7 @@ class CommonOptions(usage.Options):
 
     @classmethod
     def declared(cls) -> list[Option]:
-        return [
-            option
-            for option in options_of(*cls.tables)
-            if not (option.hidden and cls.hides)
-        ]
+        return list(options_of(*cls.tables))
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +186,8 @@ class CommonOptions(usage.Options):
         except ValueError as error:
             raise usage.UsageError(str(error)) from error
         if self.parent is not None:
-            LOG.choose(self.parent, settings, self.process)
+            as_json, piped = settings.log_format == "json", "supervisor" in self.given
+            LOG.choose(self.parent, partial(LogLines, self.process, as_json, piped=piped))
 
     def read(self) -> Settings:
         """
@@ -204,7 +200,7 @@ class CommonOptions(usage.Options):
         """
         path = self.on_command_line.get("config")
         if path is not None:
-            in_file = read_config(path, options_of(*TABLES))
+            in_file = read_config(path, options_of(*FILE_TABLES))
             self.given = {**in_file, **self.on_command_line}
         return self.settings()
 
@@ -234,15 +230,17 @@ class WorkerOptions(CommonOptions):
         "One worker, for a machine with another supervisor. It ends when it cannot"
         " continue."
     )
-    tables = (Source, Settings)
-    hides = False
+    tables = (Source, WorkerSettings)
+
+    def settings(self) -> WorkerSettings:
+        return self.values_of(WorkerSettings, foreground=self.foreground)
 
 
 class ServiceOptions(CommonOptions):
     command: ClassVar[str] = "pexservice"
     process: ClassVar[str] = "supervisor"
     longdesc = "A durable cursor over the Fibonacci sequence, over HTTP."
-    tables = TABLES
+    tables = (Source, *FILE_TABLES)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """

@@ -31,13 +31,7 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
     @raise ValueError: the file is wrong.  The message is one line that names the file, and
         the key that is wrong.
     """
-    # C{config} is left out: if a file could name a second one, it would be hard to see
-    # whose value counts.
-    known = {
-        option.name: option
-        for option in options
-        if not option.hidden and option.name != "config"
-    }
+    known = {option.name: option for option in options}
     try:
         # To open a FIFO would block a running supervisor.
         if stat.S_ISFIFO(Path(path).stat().st_mode):

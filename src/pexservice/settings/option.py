@@ -55,8 +55,6 @@ class Option:
     @ivar repeatable: whether the attribute is a tuple of all values that were given.
     @ivar absolute: called with a value and the directory at which a relative path begins;
         returns the value with an absolute path.  C{None} if the value has no path.
-    @ivar hidden: whether the option is only for a supervisor's workers, so that a
-        configuration file must not contain it.
     """
 
     value: str
@@ -69,7 +67,6 @@ class Option:
     default: Any = None
     repeatable: bool = False
     absolute: Callable[[str, Path], str] | None = None
-    hidden: bool = False
 
     def field(self, default: Any) -> Any:
         """
@@ -99,13 +96,13 @@ class Option:
             yield from (f"--{self.name}", str(value))
 
 
-def flag(text: str, group: str, *, hidden: bool = False) -> Any:
+def flag(text: str, group: str) -> Any:
     """
     Declare an attribute of a settings class as an option without a value.
 
     @param text: the help of the option.
     """
-    return Option("", text, group, bool, hidden=hidden).field(default=False)
+    return Option("", text, group, bool).field(default=False)
 
 
 def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
@@ -122,11 +119,10 @@ def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
 
 def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:
     """
-    Yield a command line that leads to the same C{settings}, without the hidden options.
+    Yield a command line that leads to the same C{settings}.
     """
     for option in options_of(type(settings)):
-        if not option.hidden:
-            yield from option.arguments(getattr(settings, option.attribute))
+        yield from option.arguments(getattr(settings, option.attribute))
 
 
 def near(word: str, words: list[str], form: str = "{}") -> str:

@@ -34,7 +34,7 @@ _MIN_WATCHDOG_SECONDS = 0.5
 @attrs.frozen(kw_only=True)
 class Settings:
     """
-    Settings of one worker process.
+    Settings of all workers of a service.
 
     @ivar foreground: whether the program that started this process gets its standard error
         and its exit status.  This is an option of twistd, not of this service.
@@ -155,34 +155,6 @@ class Settings:
         OUTPUT,
         parse=one_of("text", "json"),
     ).field("text")
-    supervisor: int | None = Option(
-        "N",
-        "For a supervisor: the descriptor of a pipe's writing end, for messages in"
-        " systemd's notify protocol; the worker ends when the reading end is closed, and"
-        " waits for a store in use.",
-        KEEP_ALIVE,
-        type=int,
-        parse=_DESCRIPTOR,
-        hidden=True,
-    ).field(None)
-    scoreboard: int | None = Option(
-        "N",
-        "For a supervisor: the descriptor of its scoreboard, for /metrics.",
-        KEEP_ALIVE,
-        type=int,
-        parse=_DESCRIPTOR,
-        hidden=True,
-    ).field(None)
-    quick_check: bool = flag(
-        "For a supervisor: the store was verified before, so check the cursor only.",
-        KEEP_ALIVE,
-        hidden=True,
-    )
-    first_start: bool = flag(
-        "For a supervisor: no worker was active, so end if the store cannot be opened.",
-        KEEP_ALIVE,
-        hidden=True,
-    )
     foreground: bool = True
 
     def __attrs_post_init__(self) -> None:
@@ -198,10 +170,6 @@ class Settings:
                 "--synchronous-commit off cannot be used with a store of many nodes: two of"
                 " them could answer with the same revision; remove the option"
             )
-
-    @property
-    def is_supervised(self) -> bool:
-        return self.supervisor is not None
 
     def check_store(self) -> None:
         """
@@ -219,6 +187,42 @@ class Settings:
         if self.tls_certificate is None or self.tls_key is None:
             return None
         return self.tls_certificate, self.tls_key
+
+
+@attrs.frozen(kw_only=True)
+class WorkerSettings(Settings):
+    """
+    Settings of one worker process, with those that a supervisor passes to its workers.
+    """
+
+    supervisor: int | None = Option(
+        "N",
+        "For a supervisor: the descriptor of a pipe's writing end, for messages in"
+        " systemd's notify protocol; the worker ends when the reading end is closed, and"
+        " waits for a store in use.",
+        KEEP_ALIVE,
+        type=int,
+        parse=_DESCRIPTOR,
+    ).field(None)
+    scoreboard: int | None = Option(
+        "N",
+        "For a supervisor: the descriptor of its scoreboard, for /metrics.",
+        KEEP_ALIVE,
+        type=int,
+        parse=_DESCRIPTOR,
+    ).field(None)
+    quick_check: bool = flag(
+        "For a supervisor: the store was verified before, so check the cursor only.",
+        KEEP_ALIVE,
+    )
+    first_start: bool = flag(
+        "For a supervisor: no worker was active, so end if the store cannot be opened.",
+        KEEP_ALIVE,
+    )
+
+    @property
+    def is_supervised(self) -> bool:
+        return self.supervisor is not None
 
 
 @attrs.frozen(kw_only=True)

@@ -27,7 +27,7 @@ from pexservice.server.limits import Connections
 from pexservice.server.reactor import event_loop
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server
-from pexservice.settings.options import Settings
+from pexservice.settings.options import WorkerSettings
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.factory_interface import IStoreReactor, StoreOptions
 from pexservice.stores.interface import IExclusiveStore, ISharedStore
@@ -63,7 +63,7 @@ class WorkerParts:
 
 
 def assemble(
-    settings: Settings,
+    settings: WorkerSettings,
     reactor: WorkerReactor,
     *,
     notify: Callable[..., object],
@@ -190,7 +190,7 @@ def _connections(wanted: int) -> Connections:
     return Connections(allowed)
 
 
-def _access_log(settings: Settings) -> AccessLog | None:
+def _access_log(settings: WorkerSettings) -> AccessLog | None:
     if settings.access_log is None:
         return None
     log = AccessLog(settings.access_log)

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE
 from pexservice.process.sd_notify import ALIVE, Notifier
-from pexservice.settings.options import Settings
+from pexservice.settings.options import WorkerSettings
 
 #: How many heartbeats a worker sends in the time after which a silent worker is replaced.
 HEARTBEATS_PER_WATCHDOG = 4
@@ -30,7 +30,7 @@ EXTENSION_SECONDS = 30
 LOG_INTERVAL_SECONDS = 5.0
 
 
-def connect_notifier(settings: Settings, environment: Mapping[str, str]) -> Notifier:
+def connect_notifier(settings: WorkerSettings, environment: Mapping[str, str]) -> Notifier:
     """
     Return the notifier to the process that started this one.
 

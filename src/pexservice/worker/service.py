@@ -19,7 +19,7 @@ from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, READY, STOPPING, Notifier
 from pexservice.process.timing import Periodic
 from pexservice.server.limits import Connections
-from pexservice.settings.options import Settings
+from pexservice.settings.options import WorkerSettings
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreUnavailable
 from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
 from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG, connect_notifier
@@ -53,7 +53,7 @@ class Worker(Service):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: WorkerSettings,
         reactor: WorkerReactor,
         process_exit: ProcessExit | None = None,
     ) -> None:

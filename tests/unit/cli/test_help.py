@@ -26,7 +26,7 @@ def test_every_option_is_listed_once_on_short_lines(options: CommonOptions) -> N
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_hidden_options_are_listed_for_a_worker_only() -> None:
+def test_options_that_a_supervisor_passes_are_listed_for_a_worker_only() -> None:
     assert "--scoreboard" not in ServiceOptions().getUsage()
     assert "--scoreboard N" in WorkerOptions().getUsage()
 

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY
-from pexservice.settings.options import Settings
+from pexservice.settings.options import WorkerSettings
 from pexservice.worker.notifications import (
     LOG_INTERVAL_SECONDS,
     VerificationProgress,
@@ -61,7 +61,7 @@ def test_worker_of_a_supervisor_leaves_the_signals_to_it(
     """
     reading, writing = pipe
     environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": "@not-this-one"}
-    notifier = connect_notifier(Settings(supervisor=writing), environment)
+    notifier = connect_notifier(WorkerSettings(supervisor=writing), environment)
     notifier.notify(READY)
     assert os.read(reading, 100) == b"READY=1\n"
     assert notifier.watchdog == 4.0
@@ -74,7 +74,7 @@ def test_worker_without_a_supervisor_notifies_systemd(followed: list[object]) ->
     """
     A worker without a supervisor speaks to systemd, if any, and follows no process.
     """
-    connect_notifier(Settings(), {}).notify(READY)
+    connect_notifier(WorkerSettings(), {}).notify(READY)
     assert followed == []
 
 

@@ -30,7 +30,7 @@ from pexservice.process.sd_notify import (
 from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.server.connection import Connection
 from pexservice.server.server import Server
-from pexservice.settings.options import Settings
+from pexservice.settings.options import WorkerSettings
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreMisconfigured
 from pexservice.stores.factory_interface import StoreOptions
 from pexservice.stores.interface import StoredState
@@ -126,7 +126,7 @@ class Bench:
         monkeypatch.setattr(assembly, "store_factory", lambda _: self)
         self._server: Server | None = None
         self.worker = Worker(
-            Settings(**{"listen": LISTEN} | settings),
+            WorkerSettings(**{"listen": LISTEN} | settings),
             cast(WorkerReactor, self.reactor),
             self.exit,
         )
@@ -654,7 +654,7 @@ def test_store_is_the_one_that_the_options_name(
     bench = make()
     monkeypatch.setattr(assembly, "store_factory", store_factory)
     bench.worker = Worker(
-        Settings(listen=LISTEN, store=f"lmdb:{tmp_path}/store", quick_check=True),
+        WorkerSettings(listen=LISTEN, store=f"lmdb:{tmp_path}/store", quick_check=True),
         cast(WorkerReactor, bench.reactor),
         bench.exit,
     )
