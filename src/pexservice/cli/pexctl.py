@@ -17,7 +17,6 @@ import signal
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import NoReturn
 
 from pexservice.cli.output import (
@@ -30,6 +29,7 @@ from pexservice.cli.output import (
 from pexservice.cli.verb import STATUSES, VERBS, argument, epilogue, verb
 from pexservice.cli.verbs import calls, check, reload, status, stores  # noqa: F401 verbs
 from pexservice.core.text import printable
+from pexservice.settings.option import near
 
 #: In other programs, the option for the address has one of these names.
 _ADDRESS_OPTIONS = dict.fromkeys(("--address", "--host", "--port", "-p"), "--url")
@@ -90,11 +90,8 @@ def _require_verb(parser: ArgumentParser, name: str) -> None:
         parser.error(f"there is no command {printable(name)}{hint}")
 
 
-def _hint(word: str, words: Sequence[str], verb_name: str) -> str:
-    similar = get_close_matches(word, words, 1)
-    if similar:
-        return f" (did you mean {similar[0]}?)"
-    return f"; see pexctl help {verb_name}".rstrip()
+def _hint(word: str, words: list[str], verb_name: str) -> str:
+    return near(word, words) or f"; see pexctl help {verb_name}".rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,7 +41,13 @@ from pexservice.process.sd_notify import Notifier
 from pexservice.process.signals import START_SIGNALS
 from pexservice.process.timing import the_reactor
 from pexservice.settings.config_file import read_config
-from pexservice.settings.option import Option, command_line, near, options_of
+from pexservice.settings.option import (
+    Option,
+    command_line,
+    near,
+    options_of,
+    without_password,
+)
 from pexservice.settings.options import Settings, Source, Supervision, WorkerSettings
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.stores.registry import store_factory
@@ -73,8 +79,7 @@ def _handler(option: Option) -> Callable[..., None]:
         try:
             value = option.parse(text)
         except ValueError as error:
-            # A URL may contain a password.
-            message = re.sub(r"//\S*@", "//...@", f"--{option.name} {text}: {error}")
+            message = without_password(f"--{option.name} {text}: {error}")
             raise usage.UsageError(message) from error
         if option.repeatable:
             value = (*self.given.get(option.name, ()), value)

@@ -23,10 +23,10 @@ from attrs import frozen
 
 from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
 from pexservice.core.base_url import BASE_URL_FORMS, DEFAULT_BASE_URL, BaseURL
-from pexservice.settings.option import seconds
+from pexservice.settings.option import seconds, without_password
 
 if TYPE_CHECKING:
-    from pexservice.stores.factory_interface import IOfflineStore
+    from pexservice.stores.factory_interface import IOfflineStore, IStoreFactory
 
 _HELP_WIDTH = 80
 
@@ -75,7 +75,8 @@ def argument(
         try:
             return parse(text)
         except ValueError as error:
-            raise ArgumentTypeError(f"{text}: {error}") from error
+            message = without_password(f"{text}: {error}")
+            raise ArgumentTypeError(message) from error
 
     help_text = f"{help_text} [default: {default}]" if default else help_text
     options = {"metavar": metavar, "help": help_text, "default": default, **options}
@@ -162,6 +163,18 @@ def directory(name: str) -> str:
     Return the directory of the store or backup C{name}, which may not exist.
     """
     return store_on_disk(name).directory
+
+
+def store_on_etcd(url: str) -> IStoreFactory:
+    """
+    Return the factory of the store at C{url}, which many nodes share.
+    """
+    from pexservice.stores.registry import store_factory  # noqa: PLC0415 Twisted
+
+    factory = store_factory(url)
+    if not factory.shared:
+        raise ValueError("must be a store on etcd, etcd:http://HOST:PORT")
+    return factory
 
 
 def base_url(text: str) -> BaseURL:

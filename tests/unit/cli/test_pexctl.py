@@ -148,6 +148,8 @@ def test_version_is_a_verb_and_an_option(capsys: Captured) -> None:
         (["current", "--url", "8081"], "8081: there is no host; use localhost:8081"),
         (["verify", "etcd:http://h:2379"], "etcd:http://h:2379: this is a store in etcd"),
         (["backup", "http://h:2379", "to"], "http://h:2379: this is a store in etcd"),
+        (["verify", "etcd:http://u:s3@h"], "argument STORE: etcd:http://...@h: must have"),
+        (["advance", "--store", "lmdb:x", "7"], "--store: lmdb:x: must be a store on etcd"),
         (["verify", ""], "the name of the directory is empty"),
         (["restore", "backup", "--to", "lmdb:"], "lmdb:: must be lmdb:DIRECTORY"),
         (["status", "--timeout", "0"], "0: must be 0.001 seconds or more"),

@@ -14,6 +14,7 @@ from pexservice.cli.verb import (
     argument,
     directory,
     store_on_disk,
+    store_on_etcd,
     verb,
 )
 from pexservice.settings.option import number
@@ -256,7 +257,7 @@ def _highest_revision(store: IOfflineStore) -> tuple[int, str]:
     "advance",
     STORE_STATUSES,
     [
-        argument("--store", "URL", "etcd:http://HOST:PORT", str, required=True),
+        argument("--store", "URL", "etcd:http://HOST:PORT", store_on_etcd, required=True),
         argument("revision", "REVISION", "the new revision", int),
     ],
     "pexctl advance --store etcd:http://10.0.0.1:2379 6391",
@@ -272,22 +273,10 @@ def advance(arguments: Namespace) -> Result:
     from pexservice.client.blocking import wait
     from pexservice.settings.options import Settings
     from pexservice.stores.interface import ISharedStore
-    from pexservice.stores.registry import store_factory
-
-    settings = Settings(store=arguments.store)
-    try:
-        factory = store_factory(settings.store)
-    except ValueError as error:
-        raise VerbFailed(f"--store: {error}", "misconfigured") from error
-    if not factory.shared:
-        raise VerbFailed(
-            f"--store {settings.store}: must be a store on etcd, etcd:http://HOST:PORT",
-            "misconfigured",
-        )
 
     with store_errors():
         revision, position = wait(
-            lambda: ISharedStore(factory.make(options_for(settings))).advance(
+            lambda: ISharedStore(arguments.store.make(options_for(Settings()))).advance(
                 arguments.revision
             )
         )
