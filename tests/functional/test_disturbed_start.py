@@ -39,7 +39,7 @@ PROGRAMS = {
 #: Python runs this first: a child that verifies the store stops itself.
 HOLD = """
 import os, signal, sys
-if "pexservice.stores.lmdb.verify" in sys.orig_argv:
+if "pexservice.stores.lmdb.verify.verify" in sys.orig_argv:
     os.kill(os.getpid(), signal.SIGSTOP)
 """
 

@@ -90,7 +90,7 @@ def opened(path: Path) -> LmdbStore:
     return store
 
 
-def _rewrite_here(_: Path, __: str, source: Path, new: Path, **___: object) -> None:
+def _rewrite_here(_: object, source: Path, new: Path, **__: object) -> None:
     rewrite(source, new, lambda _: None)
 
 

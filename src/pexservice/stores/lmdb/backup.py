@@ -6,8 +6,8 @@ service continues during a backup, and the copy has one committed state.  Meanwh
 does not reuse the pages of that state, so the file of the store grows with each commit.
 The copy is flushed only once, at its end, so that it takes less time.
 
-A child process copies the pages: C{python -m pexservice.stores.lmdb.backup STORE FILE}.  If
-a page is missing, only this process ends; see L{pexservice.stores.lmdb.child}.
+A child process copies the pages.  If a page is missing, only the child ends; see
+L{pexservice.stores.lmdb.child}.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import re
 import secrets
 import shutil
-import sys
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ import lmdb
 from pexservice.stores.errors import StoreDamaged, StoreError
 from pexservice.stores.factory_interface import ShowProgress, StoreSummary
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.child import Progress, child_main, run_child
+from pexservice.stores.lmdb.child import Progress, run_child
 from pexservice.stores.lmdb.databases import DATABASES, MIN_MAP_BYTES
 from pexservice.stores.lmdb.directory import (
     DATA_FILE,
@@ -64,13 +63,7 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
     copy = place.parent / f".{place.name}.partial-{secrets.token_hex(8)}"
     try:
         copy.mkdir(mode=0o700)
-        run_child(
-            store,
-            "pexservice.stores.lmdb.backup",
-            store,
-            copy / DATA_FILE,
-            progress=partial(show, "copying"),
-        )
+        run_child(copy_pages, store, copy / DATA_FILE, progress=partial(show, "copying"))
         try:
             verify_in_child(copy, partial(show, "verifying"))
         except StoreDamaged as error:
@@ -172,7 +165,3 @@ def time_of(path: Path) -> float:
     """
     form = _TIME_FORMAT if "." in path.name else _TIME_FORMAT.replace(".%f", "")
     return datetime.strptime(path.name, form).replace(tzinfo=UTC).timestamp()
-
-
-if __name__ == "__main__":
-    sys.exit(child_main(partial(copy_pages, Path(sys.argv[1]), Path(sys.argv[2]))))

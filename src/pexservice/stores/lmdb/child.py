@@ -3,9 +3,20 @@ The child process that reads a store.
 
 LMDB maps the data file into memory.  If a page is missing or the disk cannot read a page,
 the kernel ends the process that reads this page by SIGBUS.  So a child process reads a
-store that may be damaged.  The child writes lines to its standard output: C{progress
-PERCENT}, and the reason if it fails.  The child ends when no process reads its output any
-more.
+store that may be damaged: it verifies, copies or rewrites the store.  For example, this
+child verifies a store::
+
+    $ python -m pexservice.stores.lmdb.child pexservice.stores.lmdb.verify.verify /srv/pex
+    progress 0
+    progress 31
+    the store /srv/pex is damaged: the journal does not lead to the cursor
+    $ echo $?
+    78
+
+The child writes its progress in percent and the reason if it fails.  Its exit status is 0
+for success, 78 (C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store of another
+format, and 1 for a store that cannot be read.  The child ends when no process reads its
+output any more.
 """
 
 from __future__ import annotations
@@ -14,7 +25,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from twisted.python.reflect import namedAny
 
 from pexservice.process.children import killed_with_parent
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart
@@ -36,24 +50,29 @@ _PROGRESS = "progress"
 
 
 def run_child(
-    path: Path, module: str, *arguments: Path, progress: Progress = lambda _: None
+    function: Callable[..., None],
+    path: Path,
+    *arguments: Path,
+    progress: Progress = lambda _: None,
 ) -> None:
     """
-    Have a child process read the store in C{path}, and block until the child has ended.
+    Call C{function} in a child process, and block until the child has ended.
 
-    @param module: the module to run.  It exits with the status that L{child_main} returns.
+    @param function: a function at the top of a module.  It reads the store in C{path}, and
+        gets C{path}, C{arguments}, and a function to report its progress.
     @param progress: called several times a second with how much is done, in percent.  If
         the child hangs, it is not called.
     @raise StoreDamaged: the store is damaged, or reading it ended the child.
     @raise StoreIncompatible: the store has another format.
     @raise StoreError: the store could not be read.
     """
+    name = f"{function.__module__}.{function.__name__}"
     lines: list[str] = []
     # The watchdog's time begins now.  So the watchdog also acts if the child hangs before
     # its first report.
     progress(0)
     with subprocess.Popen(
-        [*killed_with_parent(), sys.executable, "-m", module, *map(str, arguments)],
+        [*killed_with_parent(), sys.executable, "-m", __name__, name, path, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -116,3 +135,7 @@ def child_main(read: Callable[[Progress], object]) -> int:
         sys.stdout.write(f"{error}\n")
         return error.exit_status
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(child_main(partial(namedAny(sys.argv[1]), *map(Path, sys.argv[2:]))))

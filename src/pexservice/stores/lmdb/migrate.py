@@ -3,15 +3,13 @@ Rewrite a store of format 1 in format 2, when a worker opens it for the first ti
 
 The new store is made in a subdirectory and verified.  Then its data file replaces that of
 the old store.  So a power cut leaves the old store or the new one.  A child process does
-the work: C{python -m pexservice.stores.lmdb.migrate STORE NEW}.  The reason is that a
-damaged store may end the process that reads it; see L{pexservice.stores.lmdb.child}.
+the work, because a damaged store may end the process that reads it; see
+L{pexservice.stores.lmdb.child}.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from twisted.logger import Logger
 
 from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.child import Progress, child_main, run_child
+from pexservice.stores.lmdb.child import Progress, run_child
 from pexservice.stores.lmdb.databases import (
     DATABASES,
     MIN_MAP_BYTES,
@@ -59,13 +57,7 @@ def migrate(directory: Directory, progress: Progress = lambda _: None) -> None:
     """
     try:
         directory.install(
-            lambda new: run_child(
-                directory.real_path,
-                "pexservice.stores.lmdb.migrate",
-                directory.real_path,
-                new,
-                progress=progress,
-            )
+            lambda new: run_child(rewrite, directory.real_path, new, progress=progress)
         )
     except BaseException:
         directory.remove_staging()
@@ -140,7 +132,3 @@ def _in_groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while group := list(islice(iterator, size)):
         yield group
-
-
-if __name__ == "__main__":
-    sys.exit(child_main(partial(rewrite, Path(sys.argv[1]), Path(sys.argv[2]))))

@@ -7,17 +7,13 @@ the records of each database must be in order, a lookup must find the same recor
 iteration, and the journal must lead to the cursor.  Third, the store must not be older than
 its witness; see L{pexservice.stores.lmdb.witness}.
 
-A child process (see L{pexservice.stores.lmdb.child}) verifies the store, and changes
-nothing: C{python -m pexservice.stores.lmdb.verify DIRECTORY}.  Its exit status is 0 for a
-sound store, 78 (C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store of another
-format, and 1 for a store that cannot be read.  A line on standard output gives the reason.
+A verification changes nothing.  A child process makes it, because damage may end this
+process; see L{pexservice.stores.lmdb.child}.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -26,7 +22,7 @@ from attrs import define
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
 from pexservice.stores.factory_interface import StoreSummary
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.child import Progress, child_main, run_child
+from pexservice.stores.lmdb.child import Progress, run_child
 from pexservice.stores.lmdb.databases import (
     DATABASES,
     Databases,
@@ -263,7 +259,7 @@ def verify_in_child(path: Path, progress: Progress = lambda _: None) -> None:
     """
     Verify a store as L{verify} does, in a child process; see L{run_child}.
     """
-    run_child(path, "pexservice.stores.lmdb.verify", path, progress=progress)
+    run_child(verify, path, progress=progress)
 
 
 def summary(path: Path) -> StoreSummary:
@@ -284,7 +280,3 @@ def summary(path: Path) -> StoreSummary:
         size=(path / DATA_FILE).stat().st_size,
         witness=None if witness is None else witness.revision,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(child_main(partial(verify, Path(sys.argv[1]))))

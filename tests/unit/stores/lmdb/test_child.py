@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from twisted.internet.task import Clock
@@ -33,7 +34,7 @@ STORE = Path("/the/store")
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
-    Return the file of a module that a child can run by the name C{child_module}.
+    Return the file of a module that a child can import by the name C{child_module}.
     """
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return tmp_path / "child_module.py"
@@ -41,10 +42,15 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ask(module: Path, text: str, progress: Progress = lambda _: None) -> None:
     """
-    Run a child whose module consists of C{text}.
+    Run C{text}, as the body of a function, in a child.
     """
-    module.write_text(text)
-    run_child(STORE, module.stem, Path("argument"), progress=progress)
+    module.write_text(f"def read(path, argument, progress):\n{indent(text, '    ')}")
+
+    def read(path: Path, argument: Path, progress: Progress) -> None:
+        raise NotImplementedError
+
+    read.__module__ = module.stem
+    run_child(read, STORE, Path("argument"), progress=progress)
 
 
 def test_progress_of_a_child_is_reported_while_it_runs(module: Path) -> None:
@@ -53,12 +59,12 @@ def test_progress_of_a_child_is_reported_while_it_runs(module: Path) -> None:
     """
     percentages: list[int] = []
     child = """
-import os, sys
+from pathlib import Path
 print("progress 1", flush=True)
 print("something else", flush=True)
 print("progress nothing", flush=True)
 print("progress 99", flush=True)
-assert sys.argv[1:] == ["argument"]
+assert (path, argument) == (Path("/the/store"), Path("argument"))
 """
     ask(module, child, percentages.append)
     assert percentages == [0, 1, 99]
@@ -70,7 +76,7 @@ def test_progress_begins_before_the_child_reports_any(module: Path) -> None:
     Otherwise a child that hangs before its first report would look like no child at all.
     """
     percents: list[int] = []
-    ask(module, "", percents.append)
+    ask(module, "pass", percents.append)
     assert percents == [0]
 
 
