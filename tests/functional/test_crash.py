@@ -8,12 +8,11 @@ the history, once, as its response described it.
 from __future__ import annotations
 
 import random
-import threading
 import time
 from pathlib import Path
 
-from tests.support.clients import Client, check, highest
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.clients import Client, check, highest, running
+from tests.support.daemon import Daemon
 from tests.support.forms import amount
 from tests.support.loads import until_acknowledged
 from tests.support.ports import held_ports
@@ -37,34 +36,28 @@ def test_kills_lose_no_acknowledged_step(tmp_path: Path) -> None:
 
     The history has every one of them and replays to the cursor.
     """
-    stopping = threading.Event()
     moments = random.Random(1)  # noqa: S311 nothing secret
     kills = 0
     with held_ports(1) as (port,):
         listen = f"tcp:{port}:interface=127.0.0.1"
         options = ("--journal", JOURNAL, "--listen", listen)
         daemon = Daemon(tmp_path, *options, command=WORKER)
-        clients = [Client(number, port, stopping) for number in range(CLIENTS)]
+        clients = [Client(number, port) for number in range(CLIENTS)]
         try:
-            for client in clients:
-                client.start()
-            # Until a step that was made just before a kill was repeated by its key.
-            while kills < KILLS or not any(client.replayed for client in clients):
-                assert kills < 10 * KILLS, "no step was repeated by its key"
-                until_acknowledged(clients, 50)
-                time.sleep(moments.uniform(*LOAD))
-                daemon.kill()
-                kills += 1
-                acknowledged = highest(clients)
-                daemon = Daemon(tmp_path, *options, command=WORKER)
-                answer, _ = daemon.ask("/current")
-                assert int(answer.headers["Pex-Revision"]) >= acknowledged
-            stopping.set()
-            for client in clients:
-                client.join(PATIENCE)
+            with running(clients):
+                # Until a step that was made just before a kill was repeated by its key.
+                while kills < KILLS or not any(client.replayed for client in clients):
+                    assert kills < 10 * KILLS, "no step was repeated by its key"
+                    until_acknowledged(clients, 50)
+                    time.sleep(moments.uniform(*LOAD))
+                    daemon.kill()
+                    kills += 1
+                    acknowledged = highest(clients)
+                    daemon = Daemon(tmp_path, *options, command=WORKER)
+                    answer, _ = daemon.ask("/current")
+                    assert int(answer.headers["Pex-Revision"]) >= acknowledged
             acknowledged_steps, made_steps = check(daemon, clients)
         finally:
-            stopping.set()
             daemon.kill()
 
     # Steps made but not answered: at most those under way at each kill.

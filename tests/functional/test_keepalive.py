@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from pexservice.process.sd_notify import ALIVE, READY, STANDBY
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.labs.failover.lab import CLIENTS, count, failover, serving, until
-from tests.support.clients import Client, check
+from tests.support.clients import Client, check, running
 from tests.support.daemon import (
     LOOPBACK,
     PATIENCE,
@@ -229,17 +228,13 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
     Half of them are on keep-alive connections.
     """
     replacements = amount(short=2, long=20)
-    stopping = threading.Event()
     with Daemon(tmp_path, "--journal", "10000000") as daemon:
         both_are_up(daemon)
         old = children(daemon.process.pid)
         clients = [
-            Client(number, daemon.port, stopping, fresh=number % 4 < 2)
-            for number in range(CLIENTS)
+            Client(number, daemon.port, fresh=number % 4 < 2) for number in range(CLIENTS)
         ]
-        for client in clients:
-            client.start()
-        try:
+        with running(clients):
             for number in range(replacements):
                 daemon.process.send_signal(signal.SIGHUP)
                 for _ in patiently():
@@ -253,10 +248,6 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
                     >= 1000 * replacements
                 ):
                     break
-        finally:
-            stopping.set()
-            for client in clients:
-                client.join(PATIENCE)
         acknowledged, made_steps = check(daemon, clients)
         assert not set(old) & set(children(daemon.process.pid))
         assert len(children(daemon.process.pid)) == 2

@@ -10,12 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from errno import ECONNREFUSED
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.support.clients import Client
+from tests.support.clients import Client, running
 from tests.support.daemon import PATIENCE, Daemon, background, wait_until
 from tests.support.forms import amount
 from tests.support.loads import until_acknowledged
@@ -186,25 +185,18 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
 
     The file is moved away before each reload, like logrotate does.
     """
-    stopping = threading.Event()
     path = tmp_path / "access.log"
     rounds = amount(short=3, long=10)
     with Daemon(tmp_path, "--access-log", "access.log") as daemon:
         clients = [
-            Client(2 * number + 1, daemon.port, stopping, fresh=number % 2 == 0)
+            Client(2 * number + 1, daemon.port, fresh=number % 2 == 0)
             for number in range(4)
         ]
-        for client in clients:
-            client.start()
-        try:
+        with running(clients):
             for number in range(rounds):
                 until_acknowledged(clients, 200)
                 path.rename(tmp_path / f"access.log.{number}")
                 assert reload(daemon.process.pid)[0] == 0
-        finally:
-            stopping.set()
-            for client in clients:
-                client.join(PATIENCE)
         daemon.stop()
     assert [(client.broken, client.refused) for client in clients] == [(0, 0)] * len(
         clients

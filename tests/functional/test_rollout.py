@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.clients import Client
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.clients import Client, running
+from tests.support.daemon import Daemon
 from tests.support.etcd import cluster
 from tests.support.loads import until_acknowledged
 from tests.support.nginx import serving
@@ -74,7 +73,6 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
     assert float(pause) >= 2 * HEARS_WITHIN
     proxy = tmp_path / "nginx"
     proxy.mkdir()
-    stopping = threading.Event()
     with ExitStack() as stack:
         (member,) = stack.enter_context(cluster(tmp_path))
 
@@ -87,12 +85,8 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
         nodes = [node(number) for number in range(3)]
         port = stack.enter_context(serving(proxy, lambda at: written(proxy, nodes, at)))
         # Keep-alive connections are closed by nginx itself when it is reloaded.
-        clients = [
-            Client(2 * number + 1, port, stopping, fresh=True) for number in range(4)
-        ]
-        for client in clients:
-            client.start()
-        try:
+        clients = [Client(2 * number + 1, port, fresh=True) for number in range(4)]
+        with running(clients):
             for number in range(3, 6):
                 fresh, old = node(number), nodes.pop(0)
                 nodes.append(fresh)
@@ -102,10 +96,6 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
                 time.sleep(2 * HEARS_WITHIN)
                 old.stop()
             until_acknowledged(clients, 50)
-        finally:
-            stopping.set()
-            for client in clients:
-                client.join(PATIENCE)
         assert [surprise for client in clients for surprise in client.surprises] == []
         assert [(client.broken, client.refused) for client in clients] == [(0, 0)] * 4
         revisions = [step.revision for client in clients for step in client.acknowledged]

@@ -10,9 +10,10 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, field, frozen
 
 from pexservice.core.cursor import Transition, follow_position
 from tests.support.daemon import PATIENCE, Daemon
@@ -41,7 +42,35 @@ MAX_IDLE_SECONDS = 0.1
 
 
 @define(eq=False)
-class Client(threading.Thread):
+class Stoppable(threading.Thread):
+    """
+    A thread that goes on until it is told to stop.
+    """
+
+    stopping: threading.Event = field(init=False, factory=threading.Event)
+
+    def __attrs_post_init__(self) -> None:
+        super().__init__(daemon=True)
+
+
+@contextmanager
+def running(threads: Sequence[Stoppable]) -> Iterator[None]:
+    """
+    Have threads run until the end of the block.
+    """
+    try:
+        for thread in threads:
+            thread.start()
+        yield
+    finally:
+        for thread in threads:
+            thread.stopping.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+
+
+@define(eq=False)
+class Client(Stoppable):
     """
     A client that steps as fast as it gets responses, and waits while there is no service.
 
@@ -57,7 +86,6 @@ class Client(threading.Thread):
 
     number: int
     port: int
-    stopping: threading.Event
     fresh: bool = False
     acknowledged: list[AcknowledgedStep] = Factory(list)
     refused: int = 0
@@ -69,9 +97,6 @@ class Client(threading.Thread):
     _connection: socket.socket | None = None
     _last_sent: float = 0.0
     _idle_seconds: float = 0.0
-
-    def __attrs_post_init__(self) -> None:
-        super().__init__(daemon=True)
 
     def run(self) -> None:
         """
@@ -172,18 +197,34 @@ def highest(clients: Sequence[Client]) -> int:
     )
 
 
-def whole_history(daemon: Daemon) -> dict[int, tuple[int, str]]:
+def whole_history(daemon: Daemon, known: int = 0) -> dict[int, tuple[int, str]]:
     """
-    Return by revision where each transition led, followed page by page.
+    Return by revision where each transition after C{known} led, followed page by page.
     """
-    rows, path = {}, "/history?limit=1000"
+    rows: dict[int, tuple[int, str]] = {}
+    path = "/history?limit=1000"
     while path:
         page = json.loads(daemon.ask(path, headers={"Accept": "application/json"})[1])
         for row in page["transitions"]:
+            if row["revision"] <= known:
+                return rows
             assert row["revision"] not in rows
             rows[row["revision"]] = (row["position"], row["transition"])
         path = page["next"]
     return rows
+
+
+def replayed(
+    rows: Mapping[int, tuple[int, str]], revision: int = 0, position: int = 0
+) -> int:
+    """
+    Return where the transitions after C{revision} lead, which must follow from each other.
+    """
+    for number in range(revision + 1, revision + len(rows) + 1):
+        after, word = rows[number]
+        position = follow_position(position, Transition[word.upper()])
+        assert position == after
+    return position
 
 
 def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
@@ -200,14 +241,9 @@ def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
     for step in acknowledged:
         assert rows[step.revision] == (step.position, step.word)
 
-    position = 0
-    for revision in range(1, len(rows) + 1):
-        after, word = rows[revision]
-        position = follow_position(position, Transition[word.upper()])
-        assert position == after
     answer, _ = daemon.ask("/current")
     assert (
         int(answer.headers["Pex-Revision"]),
         int(answer.headers["Pex-Position"]),
-    ) == (len(rows), position)
+    ) == (len(rows), replayed(rows))
     return len(acknowledged), len(rows)

@@ -6,13 +6,12 @@ The check of the records is one for a history that forgets.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pexservice.core.cursor import Transition, follow_position
-from tests.support.clients import Client, highest, whole_history
-from tests.support.daemon import PATIENCE, Daemon, patiently
+from tests.support.clients import Client, highest, running, whole_history
+from tests.support.daemon import Daemon, patiently
 
 CLIENTS = 8
 
@@ -27,18 +26,11 @@ def load(
     """
     Have clients step as fast as they are answered, until the end of the block.
     """
-    stopping = threading.Event()
     # The clients with an odd number use keys.
     numbers = range(0, number if keys else 2 * number, 1 if keys else 2)
-    clients = [Client(n, daemon.port, stopping, fresh=n % 4 < 2) for n in numbers]
-    try:
-        for client in clients:
-            client.start()
+    clients = [Client(n, daemon.port, fresh=n % 4 < 2) for n in numbers]
+    with running(clients):
         yield clients
-    finally:
-        stopping.set()
-        for client in clients:
-            client.join(PATIENCE)
 
 
 def until_acknowledged(clients: Sequence[Client], more: int = ENOUGH) -> None:

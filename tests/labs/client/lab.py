@@ -23,9 +23,9 @@ from pathlib import Path
 from attrs import frozen
 
 from pexservice.client import BlockingCursor
-from pexservice.core.cursor import Transition, follow_position
 from tests.labs.client.callers import Calls
 from tests.labs.failover.lab import JOURNAL, serving
+from tests.support.clients import replayed
 from tests.support.daemon import PATIENCE, Daemon, children, wait_until
 from tests.support.etcd import cluster
 from tests.support.evidence import Evidence, record
@@ -117,11 +117,7 @@ def check(calls: Sequence[Calls], url: str) -> None:
         }
     assert len(history) == begun, f"{len(history)} steps for {begun} calls"
     assert history == answers
-    position = 0
-    for revision in range(1, len(history) + 1):
-        after, word = history[revision]
-        position = follow_position(position, Transition[word.upper()])
-        assert position == after
+    replayed(history)
 
 
 def result(calls: Sequence[Calls], kills: int, restarts: int) -> Result:

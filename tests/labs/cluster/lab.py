@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -178,11 +177,11 @@ class Laboratory:
         """
         Start the clients, each with a daemon first.
         """
-        stopping, ports = threading.Event(), self.ports
+        ports = self.ports
         self.started += 1
         self.callers = [
             Caller(
-                *(n, ports[n % len(ports)], stopping),
+                *(n, ports[n % len(ports)]),
                 fresh=n % 4 == 0,
                 ports=ports,
                 prefix=f"{self.started}-",
@@ -427,10 +426,7 @@ def laboratory(
         try:
             yield lab
         finally:
-            for caller in lab.callers:
-                caller.stopping.set()
-            for caller in lab.callers:
-                caller.join(PATIENCE)
+            lab.stop_callers()
 
 
 def cluster_faults(

@@ -18,7 +18,6 @@ import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -27,8 +26,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.support.clients import AcknowledgedStep, Client, check
-from tests.support.daemon import PATIENCE, Daemon, patiently
+from tests.support.clients import AcknowledgedStep, Client, check, running
+from tests.support.daemon import Daemon, patiently
 from tests.support.loads import until_acknowledged
 
 CLIENTS = 32
@@ -112,14 +111,11 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
 
     @raise AssertionError: an acknowledged step was lost, or one was made twice.
     """
-    stopping = threading.Event()
     moments = random.Random(kills)  # noqa: S311 nothing secret
     moment_of: list[float] = []
     with Daemon(path, "--journal", JOURNAL, "--standby", str(standby)) as daemon:
-        clients = [Client(n, daemon.port, stopping, fresh=True) for n in range(CLIENTS)]
-        try:
-            for client in clients:
-                client.start()
+        clients = [Client(n, daemon.port, fresh=True) for n in range(CLIENTS)]
+        with running(clients):
             for number in range(kills):
                 until(daemon, "serves", number + 1)
                 if standby:
@@ -130,10 +126,6 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
                 moment_of.append(time.monotonic())
                 os.kill(pid, signal.SIGKILL)
             until(daemon, "serves", kills + 1)
-        finally:
-            stopping.set()
-            for client in clients:
-                client.join(PATIENCE)
         acknowledged, _ = check(daemon, clients)
     return Result(
         kills,

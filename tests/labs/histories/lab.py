@@ -15,7 +15,6 @@ import random
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -25,8 +24,8 @@ from attrs import Factory, define, frozen
 
 from pexservice.core.cursor import Transition
 from tests.labs.failover.lab import JOURNAL, serving, until
-from tests.support.clients import Client, _number, whole_history
-from tests.support.daemon import PATIENCE, Daemon, wait_until
+from tests.support.clients import Client, _number, running, whole_history
+from tests.support.daemon import Daemon, wait_until
 from tests.support.evidence import Evidence, record
 from tests.support.linearizability import Record, faults, positions
 
@@ -174,15 +173,10 @@ def histories(path: Path, kills: int, *options: str) -> Result:
     @param options: the daemon's options.
     @raise AssertionError: no single cursor can have told all this.
     """
-    stopping = threading.Event()
     moments = random.Random(kills)  # noqa: S311 nothing secret
     with Daemon(path, "--journal", JOURNAL, *options) as daemon:
-        clients = [
-            Historian(n, daemon.port, stopping, fresh=n % 4 == 0) for n in range(CLIENTS)
-        ]
-        try:
-            for client in clients:
-                client.start()
+        clients = [Historian(n, daemon.port, fresh=n % 4 == 0) for n in range(CLIENTS)]
+        with running(clients):
             for number in range(kills):
                 until(daemon, "serves", number + 1)
                 until(daemon, "stands by", number + 1)
@@ -191,10 +185,6 @@ def histories(path: Path, kills: int, *options: str) -> Result:
                 _, pid = serving(daemon)
                 os.kill(pid, signal.SIGKILL)
             until(daemon, "serves", kills + 1)
-        finally:
-            stopping.set()
-            for client in clients:
-                client.join(PATIENCE)
         journal = journal_of(daemon)
     assert [surprise for client in clients for surprise in client.surprises] == []
     records = [record for client in clients for record in client.records]

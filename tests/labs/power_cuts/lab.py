@@ -10,7 +10,6 @@ L{laboratory} with fewer cuts.
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import tempfile
@@ -22,10 +21,9 @@ from pathlib import Path
 
 from attrs import Factory, astuple, define, frozen
 
-from pexservice.core.cursor import Transition, follow_position
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
 from tests.labs.power_cuts.witnesses import KEYLESS_WORD, Stepper, Unsynced
-from tests.support.clients import AcknowledgedStep, whole_history
+from tests.support.clients import AcknowledgedStep, replayed, whole_history
 from tests.support.daemon import PATIENCE, Daemon
 from tests.support.evidence import Evidence, record
 from tests.support.loads import until_acknowledged
@@ -108,12 +106,11 @@ class Store:
                 break
             whole = moments.randrange(WHOLE) == 0
             daemon = self._start("pexservice" if whole else "pexservice-worker")
-            stopping = threading.Event()
             try:
                 control.start()
                 self._compare(daemon, clients)
                 clients = [
-                    Stepper(number, daemon.port, stopping, life=f"{self.life}-{cut}")
+                    Stepper(number, daemon.port, life=f"{self.life}-{cut}")
                     for number in range(CLIENTS)
                 ]
                 for client in clients:
@@ -123,7 +120,8 @@ class Store:
                 self.volume.cut()
                 time.sleep(moments.uniform(*AGONY))
             finally:
-                stopping.set()
+                for client in clients:
+                    client.stopping.set()
                 daemon.kill()
                 control.kill()
             for client in clients:
@@ -168,12 +166,9 @@ class Store:
         unknown = [client.unknown for client in clients if client.unknown]
         repeated = self._repeat(daemon, keyed, unknown)
 
-        rows = _newer(daemon, len(self.rows))
+        rows = whole_history(daemon, len(self.rows))
         position, _ = self.rows.get(len(self.rows), (0, ""))
-        for number in range(len(self.rows) + 1, len(self.rows) + len(rows) + 1):
-            after, word = rows[number]
-            position = follow_position(position, Transition[word.upper()])
-            assert position == after
+        replayed(rows, len(self.rows), position)
         self.rows |= rows
 
         for step in [*acknowledged, *repeated]:
@@ -200,7 +195,7 @@ class Store:
         choose = random.Random(len(self.keyed))  # noqa: S311 nothing secret
         old = choose.sample([*self.keyed], min(OLD_KEYS, len(self.keyed)))
         again = {key: self.keyed[key] for key in old} | keyed
-        client = Stepper(0, daemon.port, threading.Event())
+        client = Stepper(0, daemon.port)
         for word, key in unknown:
             if key is not None:
                 self.unknown_but_made += client.step(word, key)
@@ -215,22 +210,6 @@ class Store:
         self.repeated += len(again)
         self.unknown += len(steps)
         return steps
-
-
-def _newer(daemon: Daemon, known: int) -> dict[int, tuple[int, str]]:
-    """
-    Return by revision where each transition after revision C{known} led.
-    """
-    rows: dict[int, tuple[int, str]] = {}
-    path = "/history?limit=1000"
-    while path:
-        page = json.loads(daemon.ask(path, headers={"Accept": "application/json"})[1])
-        for row in page["transitions"]:
-            if row["revision"] <= known:
-                return rows
-            rows[row["revision"]] = (row["position"], row["transition"])
-        path = page["next"]
-    return rows
 
 
 def _revision(daemon: Daemon) -> int:

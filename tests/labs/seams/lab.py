@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,9 +25,8 @@ from pathlib import Path
 
 from attrs import Factory, define, frozen
 
-from tests.support.clients import Client, check
+from tests.support.clients import Client, check, running
 from tests.support.daemon import (
-    PATIENCE,
     Daemon,
     alive,
     children,
@@ -458,7 +456,6 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
     (path / "right").mkdir()
     (path / "link").symlink_to("right")
     (path / "pexservice.toml").write_text('store = "lmdb:link"\njournal = 10000000\n')
-    stopping = threading.Event()
     with held_ports(1) as (port,):
         created = Daemon(path, "--store", "lmdb:link")
         created.ask("/next", "POST")
@@ -466,12 +463,10 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
         shutil.copytree(path / "right", path / "wrong")
         service = Service(path, port, choose)
         clients = [
-            PatientClient(2 * number + 1, port, stopping, fresh=number % 2 == 0)
+            PatientClient(2 * number + 1, port, fresh=number % 2 == 0)
             for number in range(CLIENTS)
         ]
-        try:
-            for client in clients:
-                client.start()
+        with running(clients):
             for number in range(count):
                 # Each once, and then in any order.
                 first = number < len(names)
@@ -481,10 +476,6 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
                 if number % 20 == 19:
                     settle(service)
             settle(service)
-        finally:
-            stopping.set()
-            for client in clients:
-                client.join(PATIENCE)
         acknowledged, made_steps = check(service.daemon, clients)
         workers = children(service.pid)
         service.daemon.stop()

@@ -19,7 +19,6 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,8 +32,8 @@ from tests.functional.test_keepalive import STORE
 from tests.labs.failover.lab import serving
 from tests.labs.soak.ageing import Sample, age, sample
 from tests.labs.soak.onlookers import Follower, Reader, SlowReader
-from tests.support.clients import Client
-from tests.support.daemon import PATIENCE, Daemon, alive, patiently, until_gone
+from tests.support.clients import Client, running
+from tests.support.daemon import Daemon, alive, patiently, until_gone
 from tests.support.evidence import Evidence, record
 
 #: By its number a stepper uses keys or not, and opens a connection for each step or not.
@@ -160,28 +159,18 @@ def mixed_load(daemon: Daemon) -> Iterator[Soak]:
     """
     Load the daemon by all clients, until the end of the block.
     """
-    port, stopping = daemon.port, threading.Event()
-    steppers = [Client(n, port, stopping, fresh=n % 4 < 2) for n in range(STEPPERS)]
+    port = daemon.port
+    steppers = [Client(n, port, fresh=n % 4 < 2) for n in range(STEPPERS)]
     readers = [
-        Reader(port, stopping, json=number == 0, fresh=number == 1)
-        for number in range(READERS)
+        Reader(port, json=number == 0, fresh=number == 1) for number in range(READERS)
     ]
     answer, _ = daemon.ask("/current")
     revision, position = (
         int(answer.headers[name]) for name in ("Pex-Revision", "Pex-Position")
     )
-    follower = Follower(
-        port, stopping, clients=steppers, compared=revision, position=position
-    )
-    everybody = [*steppers, *readers, follower, SlowReader(port, stopping)]
-    try:
-        for thread in everybody:
-            thread.start()
+    follower = Follower(port, clients=steppers, compared=revision, position=position)
+    with running([*steppers, *readers, follower, SlowReader(port)]):
         yield Soak(steppers, readers, follower)
-    finally:
-        stopping.set()
-        for thread in everybody:
-            thread.join(PATIENCE)
     # Compare the answers that arrived since the last time.
     follower.look()
 

@@ -7,15 +7,13 @@ One follows the history, some read, and one reads slowly.
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
 
 from attrs import Factory, define, field
 
 from pexservice.core.cursor import Transition, follow_position
-from tests.support.clients import AcknowledgedStep, Client
+from tests.support.clients import AcknowledgedStep, Client, Stoppable
 from tests.support.daemon import PATIENCE
 
 #: How many revisions back an answer may come that is compared: a step that was made
@@ -24,7 +22,7 @@ REMEMBERED = 200_000
 
 
 @define(eq=False)
-class _Onlooker(threading.Thread):
+class _Onlooker(Stoppable):
     """
     A user of the service that does something again and again.
 
@@ -34,13 +32,10 @@ class _Onlooker(threading.Thread):
     """
 
     port: int
-    stopping: threading.Event
     pause: float = 0.01
     refused: int = 0
     broken: int = 0
-
-    def __attrs_post_init__(self) -> None:
-        super().__init__(daemon=True)
+    _connection: HTTPConnection | None = None
 
     def run(self) -> None:
         """
@@ -66,6 +61,9 @@ class _Onlooker(threading.Thread):
         """
         Close the connection, if one is kept.
         """
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 @define(eq=False)
@@ -83,7 +81,6 @@ class Reader(_Onlooker):
     reads: int = 0
     surprises: list[str] = Factory(list)
 
-    _connection: HTTPConnection | None = None
     _revision: int = 0
     _values: list[int] = Factory(lambda: [0, 1])
 
@@ -113,14 +110,6 @@ class Reader(_Onlooker):
         self._revision = revision
         self.reads += 1
 
-    def close(self) -> None:
-        """
-        Close the connection, if one is kept.
-        """
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
 
 @define(eq=False)
 class SlowReader(_Onlooker):
@@ -130,26 +119,17 @@ class SlowReader(_Onlooker):
 
     pause: float = 0.1
 
-    _connection: socket.socket | None = None
-
     def look(self) -> None:
         """
         Read a little.
         """
         if self._connection is None:
-            self._connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+            self._connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+            self._connection.connect()
             asked = b"GET /history?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            self._connection.sendall(asked * 50)
-        if not self._connection.recv(2000):
+            self._connection.sock.sendall(asked * 50)
+        if not self._connection.sock.recv(2000):
             raise ConnectionResetError
-
-    def close(self) -> None:
-        """
-        Close the connection, if one is kept.
-        """
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 @define(eq=False)

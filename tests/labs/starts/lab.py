@@ -25,7 +25,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.labs.failover.lab import JOURNAL
-from tests.support.clients import Client, check
+from tests.support.clients import Client, check, running
 from tests.support.daemon import PATIENCE, Daemon, children, until_gone
 from tests.support.evidence import Evidence, record
 from tests.support.ports import held_ports
@@ -128,15 +128,12 @@ def starts(path: Path, count: int) -> Result:
     """
     path = path.resolve()
     chance = random.Random(count)  # noqa: S311 nothing secret
-    stopping = threading.Event()
     troubles: Counter[str] = Counter()
     begun = 0
     with held_ports(1) as (port,):
         daemon, _ = _start(path, port)
-        clients = [Client(n, port, stopping, fresh=n % 4 < 2) for n in range(CLIENTS)]
-        try:
-            for client in clients:
-                client.start()
+        clients = [Client(n, port, fresh=n % 4 < 2) for n in range(CLIENTS)]
+        with running(clients):
             for number in range(count):
                 time.sleep(chance.uniform(*LOAD))
                 daemon.process.kill()
@@ -153,10 +150,6 @@ def starts(path: Path, count: int) -> Result:
                 troubles[name] += 1
                 begun += tried
             time.sleep(chance.uniform(*LOAD))
-        finally:
-            stopping.set()
-            for client in clients:
-                client.join(PATIENCE)
         acknowledged, made_steps = check(daemon, clients)
         daemon.stop()
     return Result(troubles, begun, acknowledged, made_steps)

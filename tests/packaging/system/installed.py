@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 import secrets
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from http.client import HTTPConnection, HTTPResponse
 
 from attrs import frozen
 
-from tests.support.clients import Client
+from tests.support.clients import Client, running
 from tests.support.daemon import PATIENCE, patiently
 
 PORT = 8081
@@ -140,21 +139,14 @@ def load() -> Iterator[Sequence[Client]]:
     Nobody is refused, and each step is made once: the revisions that the clients are told
     are all there are.  What else must hold is for the caller to say.
     """
-    stopping = threading.Event()
     # Clients with an odd number use keys, of which none was used before.
     number = 2 * secrets.randbits(40) + 1
-    clients = [Client(number + 2 * n, PORT, stopping, fresh=True) for n in range(4)]
+    clients = [Client(number + 2 * n, PORT, fresh=True) for n in range(4)]
     before = cursor().revision
-    try:
-        for client in clients:
-            client.start()
+    with running(clients):
         until_answered(clients)
         yield clients
         until_answered(clients)
-    finally:
-        stopping.set()
-        for client in clients:
-            client.join(PATIENCE)
     assert [surprise for client in clients for surprise in client.surprises] == []
     assert [client.refused for client in clients] == [0] * len(clients)
     revisions = sorted(
