@@ -2,15 +2,16 @@
 The seam between the nets and the server: the one module of the nets that knows its classes.
 
 The nets are L{tests.support.recorded}, L{tests.support.framing} and the tests that use
-L{converse}, and L{converse_with_site} for the test that Twisted's own C{Site} can serve the
+L{hold}, and L{converse_with_site} for the test that Twisted's own C{Site} can serve the
 Klein app.  If the server's classes change, these functions are rewritten, in ten lines
 each, and the nets stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -19,7 +20,7 @@ from twisted.web.server import Site
 
 from pexservice.web.access import Access
 from pexservice.web.endpoints import POST_ONLY_TABLE
-from tests.support.wire import Server
+from tests.support.wire import Server, Wire
 
 #: The token that the setup "tokens" accepts.
 TOKEN = "secret-token"  # noqa: S105 of these tests only
@@ -29,31 +30,23 @@ _LISTENER = IPv4Address("TCP", "192.0.2.80", 8081)
 _LOOPBACK = IPv4Address("TCP", "127.0.0.1", 50_000)
 _LOCAL = IPv4Address("TCP", "127.0.0.1", 8081)
 
-#: By name: how the server is made, and the two addresses of its connections.
-_SETUPS: dict[str, tuple[Callable[[], Server], object, object]] = {
-    "remote": (lambda: Server(logs=True), _REMOTE, _LISTENER),
-    "loopback": (
-        lambda: Server(logs=True, hosts=("allowed.example",)),
-        _LOOPBACK,
-        _LOCAL,
-    ),
-    "unix": (lambda: Server(logs=True), UNIXAddress(None), UNIXAddress(b"/run/socket")),
+#: By name: the options of the server, and the two addresses of its connections.
+_SETUPS: dict[str, tuple[dict[str, Any], object, object]] = {
+    "remote": ({"logs": True}, _REMOTE, _LISTENER),
+    "loopback": ({"logs": True, "hosts": ("allowed.example",)}, _LOOPBACK, _LOCAL),
+    "unix": ({"logs": True}, UNIXAddress(None), UNIXAddress(b"/run/socket")),
     "tokens": (
-        lambda: Server(access=Access(frozenset({sha256(TOKEN.encode()).digest()}))),
+        {"access": Access(frozenset({sha256(TOKEN.encode()).digest()}))},
         _LOOPBACK,
         _LOCAL,
     ),
-    "pages": (
-        lambda: Server(access=Access(None, ("https://a.example",))),
-        _REMOTE,
-        _LISTENER,
-    ),
+    "pages": ({"access": Access(None, ("https://a.example",))}, _REMOTE, _LISTENER),
     "limited": (
-        lambda: Server(logs=True, rate=3, proxies=("192.0.2.1",)),
+        {"logs": True, "rate": 3, "proxies": ("192.0.2.1",)},
         _REMOTE,
         _LISTENER,
     ),
-    "post only": (lambda: Server(table=POST_ONLY_TABLE), _REMOTE, _LISTENER),
+    "post only": ({"table": POST_ONLY_TABLE}, _REMOTE, _LISTENER),
 }
 
 SETUPS = tuple(_SETUPS)
@@ -77,16 +70,30 @@ class Exchange:
     log_lines: tuple[bytes, ...]
 
 
+def serve(setup: str, **options: Any) -> Server:
+    """
+    Return a new server with an empty store.
+
+    @param options: of the server, besides those of the setup.
+    """
+    return Server(**{**_SETUPS[setup][0], **options})
+
+
 def converse(setup: str, chunks: Sequence[bytes], *, patient: bool, ends: bool) -> Exchange:
     """
-    Send C{chunks} on the first connection of a new server with an empty store.
+    Send C{chunks} on the first connection of a new server, see L{hold}.
+    """
+    _, peer, local = _SETUPS[setup]
+    return hold(serve(setup).connect(peer, local), chunks, patient=patient, ends=ends)
+
+
+def hold(wire: Wire, chunks: Sequence[bytes], *, patient: bool, ends: bool) -> Exchange:
+    """
+    Send C{chunks} on a connection, which ends then.
 
     @param patient: the client waits for responses between two chunks.
     @param ends: the client closes its half of the connection behind the last chunk.
     """
-    make, peer, local = _SETUPS[setup]
-    server = make()
-    wire = server.connect(peer, local)
     for chunk in chunks:
         wire.send(chunk)
         if patient:
@@ -95,7 +102,7 @@ def converse(setup: str, chunks: Sequence[bytes], *, patient: bool, ends: bool) 
     if ends:
         wire.end()
         wire.turns()
-    exchange = Exchange(wire.received, wire.closed, tuple(server.lines))
+    exchange = Exchange(wire.received, wire.closed, tuple(wire.server.lines))
     wire.lose()
     return exchange
 
@@ -106,8 +113,8 @@ def converse_with_site(setup: str, chunks: Sequence[bytes]) -> bytes:
 
     @return: what the client received.
     """
-    make, peer, local = _SETUPS[setup]
-    server = make()
+    _, peer, local = _SETUPS[setup]
+    server = serve(setup)
     transport = StringTransport(peerAddress=peer, hostAddress=local)
     site = Site(server.api.resource(), timeout=None, reactor=server.clock)
     protocol = site.buildProtocol(peer)

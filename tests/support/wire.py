@@ -231,7 +231,7 @@ class Wire:
     """
 
     def __init__(self, server: Server, peer: object, local: object = None) -> None:
-        self._server = server
+        self.server = server
         self.transport = Transport()
         host = getattr(peer or IPv4Address("TCP", "192.168.1.1", 54321), "host", None)
         local_host = getattr(local or IPv4Address("TCP", "10.0.0.1", 80), "host", "")
@@ -264,7 +264,7 @@ class Wire:
         Let everything happen that can.
         """
         for _ in range(count):
-            self._server.clock.turn()
+            self.server.clock.turn()
             self._arrive()
 
     def end(self) -> None:
