@@ -5,6 +5,7 @@ Starts that are disturbed.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -131,6 +132,32 @@ def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
     os.kill(held_verification(process, but=killed), signal.SIGCONT)
     log = until_logged(tmp_path, "the cursor is at revision 3")
     assert log.count("signal 9 ended the process that read it") >= 2
+
+
+def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
+    begin: Begin, tmp_path: Path
+) -> None:
+    """
+    The standby takes over at once, and the next worker without a predecessor verifies.
+    """
+    make_store(tmp_path / "pexservice-data", 3)
+    process = begin()
+    first = held_verification(process)
+    os.kill(first, signal.SIGCONT)
+    log = until_logged(tmp_path, "worker-2 stands by")
+    (active,) = re.findall(r"worker-1 is process (\d+)", log)
+    os.kill(int(active), signal.SIGSEGV)
+    until_logged(tmp_path, "worker-2 serves")
+    log = until_logged(tmp_path, "worker-1 stands by")
+    *_, standby = re.findall(r"worker-1 is process (\d+)", log)
+    (active,) = re.findall(r"worker-2 is process (\d+)", log)
+    for pid in (standby, active):
+        os.kill(int(pid), signal.SIGKILL)
+    os.kill(held_verification(process, but=first), signal.SIGCONT)
+    for _ in patiently():
+        if (tmp_path / "log").read_text().count("the cursor is at revision 3") == 3:
+            return
+    raise AssertionError((tmp_path / "log").read_text())
 
 
 @in_all_ways

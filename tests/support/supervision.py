@@ -21,9 +21,6 @@ from tests.support.processes import ProcessReactor, SpawnedProcess
 
 WATCHDOG = 5.0
 
-#: The option of a worker that need not verify the whole store.
-QUICK = "--quick-check"
-
 
 @define(eq=False)
 class Supervised:

@@ -53,6 +53,7 @@ def read_values(descriptor: int) -> dict[str, Any] | None:
                 "active_since_ms": since,
                 "takeover_us": pause,
                 "note": _text(note),
+                "suspicious_ends": None,
             }
     return None
 

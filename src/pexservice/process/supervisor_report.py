@@ -66,6 +66,8 @@ class SupervisorReport:
     The supervisor's counts since it started, and the state of its workers.
 
     @ivar failovers: how often an active worker ended unexpectedly.
+    @ivar suspicious_ends: how often a worker ended in a way that a bad disk can cause;
+        C{None} if the supervisor does not count this.
     @ivar standby_count: how many standbys there are.
     @ivar wanted_standby_count: how many standbys there should be.
     @ivar ended_by_reason: a mapping from a reason to the number of workers that ended for
@@ -103,6 +105,7 @@ class SupervisorReport:
     problem: str = ""
     restart_pending: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
+    suspicious_ends: int | None = 0
     address: str = ""
     has_tls: bool = False
 

@@ -212,7 +212,7 @@ class WorkerSettings(Settings):
         parse=_DESCRIPTOR,
     ).field(None)
     quick_check: bool = flag(
-        "For a supervisor: the store was verified before, so check the cursor only.",
+        "For a supervisor of version 1.0.0: no verification of the store is due.",
         KEEP_ALIVE,
     )
     first_start: bool = flag(

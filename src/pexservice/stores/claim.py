@@ -8,7 +8,7 @@ import fcntl
 
 from attrs import frozen
 
-from pexservice.process.scoreboard import CLAIM, VERIFICATION
+from pexservice.process.scoreboard import CLAIM
 
 
 @frozen
@@ -27,19 +27,6 @@ class StoreClaim:
     def identity(self) -> str | None:
         claimed = CLAIM.read(self._descriptor)
         return None if claimed is None else claimed.decode()
-
-    @property
-    def is_verified(self) -> bool:
-        """
-        Return whether a worker has opened the store, and no verification began later.
-        """
-        return VERIFICATION.read(self._descriptor) == b"yes"
-
-    def note_verified(self, *, verified: bool) -> None:
-        """
-        Note that a worker has opened the store, or that it begins a verification.
-        """
-        VERIFICATION.write(self._descriptor, b"yes" if verified else b"no")
 
     def take(self, identity: str, *, replace: bool) -> str:
         """

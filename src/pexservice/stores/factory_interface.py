@@ -15,6 +15,7 @@ from zope.interface import Attribute, Interface
 
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.interface import IStore
+from pexservice.stores.verification import VerificationRecord
 
 
 class IStoreReactor(IReactorTime, IReactorFromThreads):
@@ -29,22 +30,22 @@ class StoreOptions:
     The options of a store, in addition to its URL.  A store may ignore some of them.
 
     @ivar journal: how many transitions the history keeps, 1 or more.
-    @ivar verify: whether to verify the whole store before it is used.  If not, only the
-        cursor and the newest rows are checked.
     @ivar progress: called with how much of the store was verified, in percent.
     @ivar create: whether a store may be created where there is none.
     @ivar claim: the record of the store that this worker's service has claimed.  If it
         names a store, no other store is opened, and none is created.
+    @ivar verification: says whether to verify the whole store before it is used.  If it is
+        C{None}, the store is verified.
     @ivar on_standby: called before this process waits, as a standby, for a store that
         another process has locked.  If it is C{None}, such a store raises L{StoreBusy}.
     """
 
     reactor: IStoreReactor
     journal: int
-    verify: bool = True
     progress: Callable[[int], object] = lambda _: None
     create: bool = True
     claim: StoreClaim | None = None
+    verification: VerificationRecord | None = None
     on_standby: Callable[[], object] | None = None
 
 

@@ -158,8 +158,6 @@ class SupervisedWorker(ProcessProtocol):
     @ivar retired: whether the worker was asked to end, so that no other process follows.
     @ivar was_active: whether the process is active, or was active.
     @ivar was_up: whether the process is or was up, which means active or a standby.
-    @ivar verifies_store: whether the process verifies the whole store before it is active.
-        A process that stands by does not.
     @ivar status_text: the text of the last status that the process has sent.
     @ivar exit_status: the exit status of the last process that ended or, as in
         C{subprocess}, the negative number of the signal that ended it; at first 0.
@@ -179,7 +177,7 @@ class SupervisedWorker(ProcessProtocol):
         """
         self.name = name
         self.state = WorkerState.WAITING
-        self.retired = self.was_active = self.was_up = self.verifies_store = False
+        self.retired = self.was_active = self.was_up = False
         self.status_text = ""
         self.exit_status = 0
         self.began_at = 0.0
@@ -229,7 +227,6 @@ class SupervisedWorker(ProcessProtocol):
         self._timer = None
         self.state, self.status_text = WorkerState.STARTING, ""
         self.was_active = self.was_up = self._reported_progress = False
-        self.verifies_store = self._workers.verification_due
         self.began_at = self._last_heard = self._reactor.seconds()
         self._deadline = self.began_at + START_TIMEOUT_SECONDS
         self._streams = {
@@ -287,7 +284,6 @@ class SupervisedWorker(ProcessProtocol):
         if self.state in previous_states:
             self.was_active |= state is WorkerState.ACTIVE
             self.was_up |= state in _UP
-            self.verifies_store &= state is not WorkerState.STANDBY
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
             self._workers.on_change(self)

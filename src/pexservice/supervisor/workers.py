@@ -43,8 +43,7 @@ RELOAD_TIMEOUT_SECONDS = 15.0
 #: The supervisor looks for silent workers this many times in the watchdog's timeout.
 CHECKS_PER_WATCHDOG = 4
 
-#: After these exit statuses, a worker that gets the store's lock at its start verifies the
-#: whole store.  A standby takes over without a verification.
+#: A bad disk can cause these exit statuses; see L{pexservice.stores.verification}.
 _SUSPICIOUS_STATUSES = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
 
 #: A mapping from the exit status of a worker to the reason why it ended by itself.
@@ -61,9 +60,6 @@ class Workers:
 
     @ivar setup: how workers are started and watched; a reload may change the setup.
     @ivar inherited: the options, environment and descriptors that each worker gets.
-    @ivar verification_due: whether the next worker must verify the whole store.  This is
-        true at the start, and again after a worker ended in a way that damage can cause.
-        It becomes false when a worker that has verified the store is active.
     @ivar workers: the workers, the oldest first.  A worker that was retired is removed when
         its process has ended.
     """
@@ -95,7 +91,6 @@ class Workers:
         self.setup = setup
         self.inherited = inherited
         self._numbers = itertools.count(1)
-        self.verification_due = True
         self._any_was_active = False
         self._last_check_at = reactor.seconds()
         self._watching = Periodic(self._watch, reactor)
@@ -198,8 +193,6 @@ class Workers:
 
     def worker_command_line(self) -> list[str]:
         command = [*self.setup.command, *self.inherited.options]
-        if not self.verification_due:
-            command.append("--quick-check")
         if not self._any_was_active:
             command += self.inherited.options_until_active
         return command
@@ -210,8 +203,6 @@ class Workers:
         """
         if worker.state is WorkerState.ACTIVE:
             self._any_was_active = True
-            if worker.verifies_store:
-                self.verification_due = False
             # The cause of earlier failures is probably gone, so the other workers may try
             # soon.
             for other in self.workers:
@@ -253,12 +244,12 @@ class Workers:
         C{worker.state} is still the last state of that process.
         """
         exit_status = worker.exit_status
-        if exit_status in _SUSPICIOUS_STATUSES:
-            self.verification_due = True
         if not self._should_run:
             return
         self._log_end(worker)
         report = self._reporter.report
+        if exit_status in _SUSPICIOUS_STATUSES:
+            report.suspicious_ends = (report.suspicious_ends or 0) + 1
         report.ended_by_reason[_end_reason(worker)] += 1
         report.failovers += worker.was_active and not worker.retired
         self._reporter.publish()

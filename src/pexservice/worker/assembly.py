@@ -32,6 +32,7 @@ from pexservice.stores.claim import StoreClaim
 from pexservice.stores.factory_interface import IStoreReactor, StoreOptions
 from pexservice.stores.interface import IExclusiveStore, ISharedStore
 from pexservice.stores.registry import store_factory
+from pexservice.stores.verification import VerificationRecord
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients, RateLimit
@@ -54,7 +55,7 @@ class WorkerReactor(IReactorCore, IStoreReactor):
 
 @frozen
 class WorkerParts:
-    verification: VerificationProgress
+    verification_progress: VerificationProgress
     committer: ICommitter
     events: Events
     server: Server
@@ -79,7 +80,8 @@ def assemble(
     @raise CannotStart: an option, a file or a socket cannot be used.
     """
     connections = _connections(settings.max_connections)
-    claim = None
+    claim = verification = None
+    read_report = report_reader(settings.scoreboard)
     if settings.scoreboard is not None:
         try:
             scoreboard.keep_from_children(settings.scoreboard)
@@ -88,12 +90,14 @@ def assemble(
                 f"--scoreboard {settings.scoreboard}: {error.strerror}"
             ) from error
         claim = StoreClaim(settings.scoreboard)
-    read_report = report_reader(settings.scoreboard)
+        verification = VerificationRecord(
+            settings.scoreboard, read_report, quick_check=settings.quick_check
+        )
     files = read_files(settings)
     files.warn_of_expiry(time.time())
     endpoints = listen_endpoints(reactor, settings.listen)
     loop = event_loop(reactor)
-    verification = VerificationProgress(notify)
+    progress = VerificationProgress(notify)
     factory = store_factory(settings.store)
 
     def stand_by() -> None:
@@ -104,10 +108,10 @@ def assemble(
         StoreOptions(
             reactor=reactor,
             journal=settings.journal,
-            verify=not settings.quick_check,
-            progress=verification.report,
+            progress=progress.report,
             create=not settings.no_create,
             claim=claim,
+            verification=verification,
             on_standby=stand_by if settings.is_supervised else None,
         )
     )
@@ -173,9 +177,7 @@ def assemble(
     inactive_reporter = InactiveReporter(
         reactor, listeners, committer, factory, read_report, notify_state
     )
-    return WorkerParts(
-        verification, committer, events, server, listeners, inactive_reporter
-    )
+    return WorkerParts(progress, committer, events, server, listeners, inactive_reporter)
 
 
 def _connections(wanted: int) -> Connections:

@@ -116,7 +116,7 @@ class Worker(Service):
         verification of the store, its progress is the heartbeat.
         """
         if self._parts is not None:
-            if self._parts.verification.in_progress:
+            if self._parts.verification_progress.in_progress:
                 return
             await self._parts.committer.wait_for_commit()
         self._notifier.notify(ALIVE, *self._heartbeat_lines)
@@ -154,7 +154,7 @@ class Worker(Service):
             else:
                 return
             finally:
-                parts.verification.in_progress = False
+                parts.verification_progress.in_progress = False
             await deferLater(self._reactor, delay, lambda: None)
             delay = min(2 * delay, MAX_OPEN_RETRY_SECONDS)
 

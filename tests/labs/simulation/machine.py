@@ -24,9 +24,6 @@ from pexservice.supervisor.workers import Workers
 from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
 
-#: The option of a worker that need not read the whole store.
-QUICK = "--quick-check"
-
 #: More transitions and keys than a simulation makes.
 MANY = 1_000_000
 
@@ -36,12 +33,12 @@ class _Supervisor:
     The supervisor's decisions, without sockets and a check.
 
     @ivar workers: the workers, which a SIGHUP replaces.
+    @ivar report: what the workers can read.
     """
 
     def __init__(self, machine: Machine) -> None:
-        reporter = Reporter(
-            Notifier(), SupervisorReport(wanted_standby_count=1), lambda _: None
-        )
+        self.report = SupervisorReport(wanted_standby_count=1)
+        reporter = Reporter(Notifier(), self.report, lambda _: None)
         setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby_count=1)
         self.workers = Workers(
             cast(SupervisorReactor, machine),
@@ -71,8 +68,7 @@ class Machine(Turns):
     @ivar owner: the process that has the lock.
     @ivar backlog: requests that no worker has accepted.
     @ivar lossy: the share of the notifications that are lost.
-    @ivar suspicious: no process has read the whole store yet, or since an end that hinted
-        at the disk.
+    @ivar suspicious_ends: how many processes ended in a way that a bad disk can cause.
     @ivar bugs: failures that should not have been raised.
     """
 
@@ -88,20 +84,19 @@ class Machine(Turns):
         self.lossy = 0.0
         self.bugs: list[Failure] = []
         self.spawned = 0
-        self.suspicious = self.was_suspicious = True
+        self.suspicious_ends = 0
         self.supervisor = _Supervisor(self)
 
     def spawnProcess(  # type: ignore[override]
-        self, worker: SupervisedWorker, _: str, arguments: list[str], *__: Any, **___: Any
+        self, worker: SupervisedWorker, *_: Any, **__: Any
     ) -> IProcessTransport:
         """
         Begin a process.
         """
-        quick = QUICK in arguments
-        assert not (quick and self.suspicious), "the store is to be read after such an end"
-        assert quick or self.was_suspicious, "nothing hinted at the disk"
+        # The process reads this number, and verifies the store if it has grown.
+        assert self.supervisor.report.suspicious_ends == self.suspicious_ends
         self.spawned += 1
-        process = Process(self, worker, self.spawned, verifies=not quick)
+        process = Process(self, worker, self.spawned)
         self.note(f"{process} begins")
         self.processes.append(process)
         # Two, one that replaces them, and one that did not come up and is killed soon.
@@ -130,8 +125,7 @@ class Machine(Turns):
             process.store.write()
         self.note(f"{process} ends, the disk is at {self.disk.revision}")
         self.processes.remove(process)
-        self.suspicious |= suspicious
-        self.was_suspicious |= suspicious
+        self.suspicious_ends += suspicious
         if self.owner is process:
             self.owner = None
 
@@ -149,6 +143,4 @@ class Machine(Turns):
         if waiting:
             self.owner = self.choose.choice(waiting)
             self.note(f"{self.owner} owns the store")
-            if self.owner.verifies:
-                self.suspicious = False
             self.owner.store.give_lock()

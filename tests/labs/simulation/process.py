@@ -103,7 +103,7 @@ class Surroundings(Protocol):
         """
         Remove a process that has ended.
 
-        @param suspicious: the whole store is to be looked at now.
+        @param suspicious: whether a bad disk can cause this end.
         """
 
 
@@ -112,20 +112,16 @@ class Process:
     A worker, as far as the supervisor and callers notice.
 
     @ivar worker: the supervisor's record of it.
-    @ivar verifies: it reads the whole store before it serves.
     @ivar signals: the signals that it has not taken yet.
     @ivar requests: the requests that it has accepted and not answered.
     @ivar sent: answers on their way.
     @ivar spoke_at: when the supervisor heard of it last.
     """
 
-    def __init__(
-        self, machine: Surroundings, worker: SupervisedWorker, pid: int, *, verifies: bool
-    ) -> None:
+    def __init__(self, machine: Surroundings, worker: SupervisedWorker, pid: int) -> None:
         self.machine = machine
         self.worker = worker
         self.pid = pid
-        self.verifies = verifies
         self.clock = Turns()
         self.phase = Phase.BOOTING
         self.hang: Hang | None = None

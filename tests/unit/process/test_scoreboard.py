@@ -111,6 +111,7 @@ def test_report_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> Non
     assert read_report(descriptor) == SupervisorReport(
         *(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345),
         "it was wrong",
+        suspicious_ends=None,
     )
 
 
@@ -166,16 +167,6 @@ def test_first_claim_of_a_store_wins_until_its_owner_renews_it(descriptor: int) 
     write_report(descriptor, SupervisorReport())
     assert first.identity() == "1:2 1:4"
     os.close(second._descriptor)
-
-
-def test_a_store_is_verified_until_a_verification_begins(descriptor: int) -> None:
-    claim = StoreClaim(descriptor)
-    assert not claim.is_verified
-    for verified in (True, False, True):
-        claim.note_verified(verified=verified)
-        claim.take("1:2 1:3", replace=False)
-        give_consent(descriptor, ["journal"])
-        assert claim.is_verified is verified
 
 
 def test_operator_accepts_a_change_once(descriptor: int) -> None:

@@ -17,7 +17,7 @@ from pexservice.process.supervisor_report import Reload
 from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import RELOAD_TIMEOUT_SECONDS
 from tests.support.processes import SpawnedProcess
-from tests.support.supervision import QUICK, WATCHDOG, Supervised
+from tests.support.supervision import WATCHDOG, Supervised
 
 
 @pytest.fixture
@@ -338,7 +338,7 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
     now = evolve(before, command=["another"], restart_pending=("--store",))
     supervised.reread_options = lambda: now
     supervised.workers.reload()
-    assert supervised.processes[-1].arguments == ["another", QUICK]
+    assert supervised.processes[-1].arguments == ["another"]
     supervised.processes[-1].end(status=Status.MISCONFIGURED)
     assert supervised.workers.setup is before
     assert supervised.report.reload is Reload.FAILED

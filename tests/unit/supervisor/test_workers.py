@@ -18,7 +18,7 @@ from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPPING
 from pexservice.process.supervisor_report import Process, Reload
 from pexservice.supervisor.workers import MAX_HEAD_START_SECONDS
-from tests.support.supervision import QUICK, Supervised
+from tests.support.supervision import Supervised
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ DAMAGE_SIGNALS = [
 
 def test_signals_of_damage_are_those_of_the_documentation() -> None:
     """
-    Each of them has the store verified, see the next test.
+    Each of them is counted as a suspicious end, see the next test.
     """
     page = (Path(__file__).parents[3] / "docs" / "how-it-works.md").read_text()
     (row,) = [line for line in page.splitlines() if "SIGBUS" in line]
@@ -276,70 +276,22 @@ def test_signals_of_damage_are_those_of_the_documentation() -> None:
     [{"status": Status.STORE_FAILED}, *({"by": number} for number in DAMAGE_SIGNALS)],
     ids=str,
 )
-def test_end_that_hints_at_the_disk_has_the_store_verified(
+def test_end_that_hints_at_the_disk_is_counted_for_the_next_process(
     supervised: Supervised, how: dict[str, Any]
 ) -> None:
-    """
-    After an end that hints at the disk, new processes read the whole store.
-
-    They do so until one of them serves that has not stood by: a takeover has no time.
-    """
     serving, standby = supervised.started()
-    assert QUICK in standby.arguments
     serving.end(**how)
+    assert supervised.report.suspicious_ends == 1
     standby.notify(READY)
-    supervised.reactor.turns(0.1)
-    second = supervised.processes[-1]
-    assert QUICK not in second.arguments
-    second.notify(STANDBY)
-    standby.end(by=signal.SIGKILL)
-    second.notify(READY)
-    supervised.reactor.turns(0.1)
-    verifying = supervised.processes[-1]
-    assert QUICK not in verifying.arguments
-    second.end(by=signal.SIGKILL)
-    verifying.notify(READY)
-    supervised.reactor.turns(0.1)
-    assert QUICK in supervised.processes[-1].arguments
+    standby.end(**how)
+    assert supervised.report.suspicious_ends == 2
 
 
-def test_first_worker_verifies_the_store(supervised: Supervised) -> None:
-    """
-    The first worker that serves has read the whole store, and later ones need not.
-    """
-    first, standby = supervised.started()
-    assert QUICK not in first.arguments
-    assert QUICK in standby.arguments
-
-
-def test_store_stays_suspect_when_a_standby_takes_over_before_it_was_verified(
-    supervised: Supervised,
-) -> None:
-    """
-    The worker that verifies the store dies, and the one that waited becomes active.
-    """
-    supervised.workers.start()
-    supervised.pass_time(MAX_HEAD_START_SECONDS + 1.0)
-    verifying, standby = supervised.processes
-    standby.notify(STANDBY)
-    verifying.end(by=signal.SIGKILL)
-    standby.notify(READY)
-    supervised.reactor.turns(0.2)
-    assert len(supervised.processes) == 2
-    assert QUICK not in supervised.processes[-1].arguments
-
-
-def test_killed_worker_has_no_store_verified(supervised: Supervised) -> None:
-    """
-    A worker that was killed says nothing of the disk.
-
-    The next worker therefore need not read the store.
-    """
+def test_killed_worker_says_nothing_of_the_disk(supervised: Supervised) -> None:
     serving, standby = supervised.started()
     serving.end(by=signal.SIGKILL)
     standby.notify(READY)
-    supervised.reactor.turns(0.1)
-    assert QUICK in supervised.processes[-1].arguments
+    assert supervised.report.suspicious_ends == 0
 
 
 def test_damaged_store_ends_the_service_with_the_reason(supervised: Supervised) -> None:

@@ -654,7 +654,7 @@ def test_store_is_the_one_that_the_options_name(
     bench = make()
     monkeypatch.setattr(assembly, "store_factory", store_factory)
     bench.worker = Worker(
-        WorkerSettings(listen=LISTEN, store=f"lmdb:{tmp_path}/store", quick_check=True),
+        WorkerSettings(listen=LISTEN, store=f"lmdb:{tmp_path}/store"),
         cast(WorkerReactor, bench.reactor),
         bench.exit,
     )

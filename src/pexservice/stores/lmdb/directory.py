@@ -209,20 +209,6 @@ class Directory:
     def _claimed_identity(self) -> str | None:
         return None if self._claim is None else self._claim.identity()
 
-    @property
-    def is_unverified(self) -> bool:
-        """
-        Return whether the store needs a verification that no worker has completed.
-        """
-        return self._claim is not None and not self._claim.is_verified
-
-    def note_verified(self, *, verified: bool) -> None:
-        """
-        Tell the other workers that the store was opened, or that a verification begins.
-        """
-        if self._claim is not None:
-            self._claim.note_verified(verified=verified)
-
     def lock(self, *, wait: bool = False) -> None:
         """
         Lock this directory, and create it if it does not exist and may be created.

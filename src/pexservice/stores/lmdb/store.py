@@ -69,6 +69,7 @@ from pexservice.stores.lmdb.verify import (
 )
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
+from pexservice.stores.verification import VerificationRecord
 
 #: The time between two checks that the store was not moved.  The check also warns if the
 #: disk is nearly full.  Its few system calls are too many for each commit.
@@ -94,6 +95,7 @@ class LmdbStore:
         *,
         journal: int = 100_000,
         verify: Callable[[Path], object] | None = verify_in_child,
+        verification: VerificationRecord | None = None,
         run_blocking: Callable[[Callable[[], object]], Deferred[object]] = execute,
         progress: Progress = lambda _: None,
         on_standby: Callable[[], object] | None = None,
@@ -107,6 +109,7 @@ class LmdbStore:
         @param journal: how many transitions the history keeps, 1 or more.
         @param verify: verifies the whole store before this process maps it; C{None} if the
             caller knows that the store was verified.
+        @param verification: says whether to call C{verify}, and records that it was called.
         @param run_blocking: runs C{verify}, or a migration from format 1; by default in
             the thread that calls L{open}.
         @param progress: called with the progress of a migration, in percent.
@@ -118,6 +121,7 @@ class LmdbStore:
         self._executor = executor
         self._retention = Retention(journal, kept_keys)
         self._verify = verify
+        self._verification = verification
         self._run_blocking = run_blocking
         self._progress = progress
         self._on_standby = on_standby
@@ -172,7 +176,8 @@ class LmdbStore:
             if self._on_standby is None:
                 raise
         else:
-            return self._verify
+            is_due = self._verification is None or self._verification.is_due
+            return self._verify if is_due else None
         self._on_standby()
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.real_path, self._key_reader, reactor)
@@ -181,9 +186,10 @@ class LmdbStore:
             await self._executor.run_in_new_thread(partial(self.directory.lock, wait=True))
         finally:
             follower.stop()
-        if self._verify is not None and self.directory.is_unverified:
-            # The process that had the lock did not complete its verification.  The worker
-            # retries after this error, gets the lock at once, and verifies the store.
+        if self._verification is not None and not self._verification.is_completed:
+            # The process that had the lock did not complete its verification.  After this
+            # error, the worker is not a standby any more, and clients get the reason.  It
+            # retries, gets the lock at once, and verifies the store.
             raise StoreUnavailable(
                 f"the store {self.directory.real_path} is not verified yet"
             )
@@ -210,7 +216,8 @@ class LmdbStore:
         if existed and verify is not None:
             # If this process ends before it has opened the store, a standby must not take
             # over without a verification.
-            directory.note_verified(verified=False)
+            if self._verification is not None:
+                self._verification.begin()
             await self._run_blocking(partial(verify, directory.real_path))
         if format_of(directory.real_path) == 1:
             await self._run_blocking(partial(migrate, directory, self._progress))
@@ -238,7 +245,8 @@ class LmdbStore:
         self._witness.open(path, revision, verified=verified)
         self._reserve = Reserve(self.directory, databases.env, self._monotonic)
         self._reserve.allocate_first()
-        self.directory.note_verified(verified=True)
+        if verified and self._verification is not None:
+            self._verification.complete()
         return StoredState(revision, position, self._key_reader.remembered_keys)
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
@@ -426,7 +434,8 @@ def store_for_worker(path: str, options: StoreOptions) -> LmdbStore:
         Directory(path, create=options.create, claim=options.claim),
         executor,
         journal=options.journal,
-        verify=partial(verify_in_child, progress=progress) if options.verify else None,
+        verify=partial(verify_in_child, progress=progress),
+        verification=options.verification,
         run_blocking=executor.run_in_new_thread,
         progress=progress,
         on_standby=options.on_standby,

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from pexservice.process import scoreboard
+from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import StoreDamaged, StoreUnavailable
 from pexservice.stores.lmdb import records
@@ -24,6 +26,7 @@ from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.lmdb.witness import read_witness
+from pexservice.stores.verification import VerificationRecord
 from tests.support.fakes import Mailbox, now
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
 from tests.unit.stores.lmdb.test_store import at, filled
@@ -169,44 +172,101 @@ class ThreadsAndTime(Mailbox, Clock):
         Clock.__init__(self)
 
 
+class ServiceOnDisk:
+    """
+    A supervisor and the stores of its workers.
+
+    @ivar report: what the workers read of the supervisor.
+    @ivar verified: how often a worker has verified the store.
+    """
+
+    def __init__(self, path: Path, board: int) -> None:
+        self.reactor, self.report, self.verified = ThreadsAndTime(), SupervisorReport(), 0
+        self._path, self._board = path, board
+
+    def store(self, on_standby: Callable[[], object] | None = None) -> LmdbStore:
+        """
+        Return the store of a new worker.
+        """
+        return LmdbStore(
+            Directory(str(self._path), claim=StoreClaim(self._board)),
+            CommitExecutor(self.reactor),
+            verify=self._verify,
+            verification=VerificationRecord(self._board, lambda: self.report),
+            on_standby=on_standby,
+        )
+
+    def _verify(self, path: Path) -> None:
+        self.verified += 1
+        verify(path)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[ServiceOnDisk]:
+    """
+    Provide a service none of whose workers has opened the store.
+    """
+    filled(tmp_path / "store", BATCHES)
+    board = scoreboard.create()
+    yield ServiceOnDisk(tmp_path / "store", board)
+    os.close(board)
+
+
+def closed(store: LmdbStore) -> None:
+    now(store.close())
+
+
 @pytest.mark.parametrize("was_served", [False, True])
 def test_standby_verifies_a_store_whose_verification_was_not_completed(
-    tmp_path: Path, *, was_served: bool
+    tmp_path: Path, service: ServiceOnDisk, *, was_served: bool
 ) -> None:
     """
     The worker before it verified the store, and found damage or was killed.
     """
-    path, board = tmp_path / "store", scoreboard.create()
-    filled(path, BATCHES)
-    reactor, claim = ThreadsAndTime(), StoreClaim(board)
-
-    def store_of_the_service() -> LmdbStore:
-        directory = Directory(str(path), claim=claim)
-        return LmdbStore(directory, CommitExecutor(reactor), verify=verify)
-
+    path = tmp_path / "store"
     if was_served:
-        served = store_of_the_service()
+        served = service.store()
         now(served.open())
         now(served.close())
+        service.report.suspicious_ends = 1
     in_value(row(BATCHES // 2))(path)
     if was_served:
         with pytest.raises(StoreDamaged, match="checksum"):
-            now(store_of_the_service().open())
-    verifying = Directory(str(path), claim=claim)
+            now(service.store().open())
+    verifying = Directory(str(path))
     verifying.lock()
-    standby = LmdbStore(
-        Directory(str(path), claim=claim),
-        CommitExecutor(reactor),
-        verify=verify,
-        on_standby=verifying.unlock,
-    )
+    standby = service.store(on_standby=verifying.unlock)
     opened = standby.open()
-    reactor.take()
+    service.reactor.take()
     with pytest.raises(StoreUnavailable, match=f"{path} is not verified yet"):
         now(opened)
     with pytest.raises(StoreDamaged, match="checksum"):
         now(standby.open())
-    os.close(board)
+
+
+def test_takeovers_leave_a_verification_due_until_a_worker_gets_the_lock_at_its_start(
+    service: ServiceOnDisk,
+) -> None:
+    """
+    A standby takes over after each suspicious end, at once and without a verification.
+    """
+    active = service.store()
+    now(active.open())
+    assert service.verified == 1
+    for suspicious_ends in (1, 2, 2):
+        service.report.suspicious_ends = suspicious_ends
+        standby = service.store(on_standby=partial(closed, active))
+        opened = standby.open()
+        service.reactor.take()
+        now(opened)
+        active = standby
+    assert service.verified == 1
+    now(active.close())
+    for _ in range(2):
+        at_start = service.store()
+        now(at_start.open())
+        now(at_start.close())
+        assert service.verified == 2
 
 
 def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> None:
