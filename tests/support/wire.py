@@ -22,6 +22,7 @@ from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.server.access_log import OWN_LOG, AccessLog
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Connections
+from pexservice.server.recognition import Template
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server as ConnectionServer
 from pexservice.stores.etcd.store import EtcdStore
@@ -140,7 +141,7 @@ class Server:
             log=self.log,
         )
         if not remembers:
-            self.shared.plans.stop_remembering()
+            self.shared.stop_remembering()
 
     def begin_at(self, revision: int, position: int) -> None:
         """
@@ -286,6 +287,13 @@ class Wire:
         Lose the connection.
         """
         self.protocol.connection_lost(None)
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """
+        Return the templates of the connection.
+        """
+        return self.protocol.recognizer.templates
 
     @property
     def received(self) -> bytes:

@@ -3,18 +3,19 @@ A connection, from its first byte to its last.
 
 A connection handles one request after the other:
 
-  1. The connection recognizes the request by its bytes (L{Plans.recognize
-     <pexservice.server.plans.Plans.recognize>}), or buffers and parses the input.
-  2. The connection checks the client's rate and the C{Host}.  If there is no plan, it calls
-     the request's handler.  An operation on the cursor is checked and started.
+  1. The connection buffers the input, parses the request, and looks for its plan.
+  2. The connection checks the client's rate and the C{Host}.  If no plan is remembered, it
+     calls the request's handler.  An operation on the cursor is checked and started.
   3. The committer calls L{Connection.respond} or L{Connection.fail}, or the result of the
      handler is passed to L{Connection.send}.  These methods write the response.
+
+There is one shortcut: if L{recognition<pexservice.server.recognition>} knows the bytes of a
+request, the first step is skipped.
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import cached_property
 from http import HTTPStatus
 
 from attrs import evolve
@@ -33,7 +34,8 @@ from pexservice.server.parser import (
     find_end_of_head,
     read_refused_head,
 )
-from pexservice.server.plans import RememberingConnection, RequestWithPlan
+from pexservice.server.plans import RequestWithPlan
+from pexservice.server.recognition import Recognizer
 from pexservice.server.response_writer import CONTINUE, write_response
 from pexservice.server.server import Server
 from pexservice.web import problems
@@ -68,7 +70,7 @@ _CLIENT_FAULTS = (
 )
 
 
-class Connection(RememberingConnection, asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """
     One connection.
 
@@ -95,14 +97,14 @@ class Connection(RememberingConnection, asyncio.Protocol):
         self._server = server
         self._peer_address = address
         self._local_address = local_address
+        self._peer: Peer | None = None
         self.phase = _IDLE
         self.is_admitted = True
         self.has_responded = False
         self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
-        self.templates = self.latest_new_names = ()
-        self.token_request = None
+        self.recognizer = Recognizer(server.remembered_requests)
         # The input that was not parsed yet.  In its first _searched_bytes bytes, no end of
         # a head was found, so the next search begins after them.
         self._buffer = bytearray()
@@ -126,9 +128,14 @@ class Connection(RememberingConnection, asyncio.Protocol):
         self._half_closed = False
         self._linger_timer: IDelayedCall | None = None
 
-    @cached_property
+    @property
     def peer(self) -> Peer:
-        return self._server.checker.clients.peer(self._peer_address, self._local_address)
+        # Many requests do not need the peer.  A cached_property would make every access to
+        # an attribute of this object slower in Python 3.11.
+        if self._peer is None:
+            clients = self._server.checker.clients
+            self._peer = clients.peer(self._peer_address, self._local_address)
+        return self._peer
 
     # Calls of the event loop.
 
@@ -153,12 +160,11 @@ class Connection(RememberingConnection, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self.phase
         if phase is _IDLE:
-            plans = self._server.plans
-            # A request with the bytes of an earlier one, usually a read, is found by this
-            # lookup, which saves the call of recognize.
-            request = plans.remembered_requests.recent.get(data) or plans.recognize(
-                data, self
-            )
+            # Most requests have the same bytes as an earlier one.  This look-up finds them
+            # without the call of recognize.
+            request = self._server.remembered_requests.by_bytes.recent.get(data)
+            if request is None:
+                request = self.recognizer.recognize(data)
             if request is not None:
                 self.perform(request)
                 return
@@ -219,7 +225,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
     def connection_lost(self, error: BaseException | None) -> None:
         self.phase = _CLOSED
         self._server.connections.remove(self)
-        self._request = self.token_request = None
+        self._request = self.recognizer.accepted_request = None
         self._buffer.clear()
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -291,7 +297,7 @@ class Connection(RememberingConnection, asyncio.Protocol):
         if end < 0:
             self._searched_bytes = len(buffer)
             return False
-        head = self._head = self._server.plans.reader.read(bytes(buffer[:end]))
+        head = self._head = self._server.reader.read(bytes(buffer[:end]))
         del buffer[: end + len(END_OF_HEAD)]
         self._searched_bytes, self._skipped_empty_line = 0, False
         if head.body_length == 0:
@@ -319,14 +325,15 @@ class Connection(RememberingConnection, asyncio.Protocol):
             # Reading waits for an empty buffer, so that a pipeline without end takes
             # little memory.
             self._resume_reading()
-        plans = self._server.plans
-        plan = plans.by_key.get(head.plan_key)
+        plan = self._server.plans.by_key.get(head.plan_key)
         if plan is None:
             self._is_new = True
             plan = self._server.new_plan(head.line, head.headers)
             self.perform(RequestWithPlan(plan, head.headers, head.line.logged_line), head)
             return
-        self.perform(plans.remember(data, head, plan, self))
+        request = RequestWithPlan(plan, head.headers, head.line.logged_line)
+        self.recognizer.remember(data, head, request)
+        self.perform(request)
 
     def perform(self, request: RequestWithPlan, head: Head | None = None) -> None:
         """

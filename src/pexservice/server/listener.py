@@ -26,7 +26,7 @@ from zope.interface import implementer
 from pexservice.process.listening import BACKLOG
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
-from pexservice.server.plans import Plans
+from pexservice.server.recognition import RememberedRequests
 from pexservice.server.server import Server
 from pexservice.server.tls_transport import TlsTransport
 
@@ -153,7 +153,11 @@ class Listener:
             self._make_transport(sock, connection, transport)
         else:
             OneRequestTransport(
-                sock, self._loop, self._server.plans, connection, self._make_transport
+                sock,
+                self._loop,
+                self._server.remembered_requests,
+                connection,
+                self._make_transport,
             )
 
     def _make_transport(
@@ -199,7 +203,7 @@ class OneRequestTransport(asyncio.Protocol):
         self,
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
-        plans: Plans,
+        remembered_requests: RememberedRequests,
         connection: Connection,
         make_transport: Callable[[socket.socket, Connection, asyncio.Protocol], object],
     ) -> None:
@@ -208,7 +212,7 @@ class OneRequestTransport(asyncio.Protocol):
         """
         self._socket = sock
         self._loop = loop
-        self._plans = plans
+        self._remembered_requests = remembered_requests
         self._connection = connection
         self._make_transport = make_transport
         # Whether the event loop watches the socket for input.
@@ -248,10 +252,10 @@ class OneRequestTransport(asyncio.Protocol):
         if not data:
             self.abort()
             return
-        plans = self._plans
-        request = plans.remembered_requests.recent.get(data) or plans.recognize(
-            data, connection
-        )
+        # As in Connection.data_received.
+        request = self._remembered_requests.by_bytes.recent.get(
+            data
+        ) or connection.recognizer.recognize(data)
         if request is None or not request.plan.closes_connection:
             self._request_transport()
             return

@@ -14,8 +14,9 @@ from twisted.internet.interfaces import IReactorTime
 from pexservice.process.timing import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
-from pexservice.server.parser import RequestLine
+from pexservice.server.parser import HeadReader, RequestLine
 from pexservice.server.plans import Plan, Plans
+from pexservice.server.recognition import RememberedRequests
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.response_writer import ResponseWriter
 from pexservice.web.clients import Peer
@@ -146,7 +147,9 @@ class Server:
         self.checker = checker
         self.connections = connections
         self.requests = requests
-        self.plans = Plans(checker)
+        self.reader = HeadReader(checker.deciding_headers())
+        self.plans = Plans()
+        self.remembered_requests = RememberedRequests(checker)
         self.writer = ResponseWriter()
         self.parsing_budget = ParsingBudget(call_soon)
         self.log = log
@@ -179,13 +182,23 @@ class Server:
         Make every response from now on the last response of its connection.
         """
         self.connections.is_draining = True
-        self.plans.stop_remembering()
+        self.stop_remembering()
+
+    def stop_remembering(self) -> None:
+        """
+        Forget all plans and requests, and remember no more.
+
+        While the worker stops, every response must have C{Connection: close}.  Remembered
+        plans would send responses without this header.
+        """
+        self.plans.stop()
+        self.remembered_requests.stop()
 
     def tick(self) -> None:
         self.writer.tick()
         if self.log is not None:
             self.log.tick()
-        self.plans.tick()
+        self.remembered_requests.tick()
 
     def new_plan(self, line: RequestLine, headers: RequestHeaders) -> Plan:
         """

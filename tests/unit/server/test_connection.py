@@ -262,7 +262,7 @@ def test_idle_connection_makes_room_and_busy_ones_cause_503() -> None:
 
 def test_every_response_of_a_stopping_worker_closes_its_connection(server: Server) -> None:
     server.connections.is_draining = True
-    server.shared.plans.stop_remembering()
+    server.shared.stop_remembering()
     for _ in range(2):
         assert b"Connection: close" in ask(server, NEXT).received
     assert server.shared.requests.with_plan() == 0
@@ -417,7 +417,7 @@ def test_bug_in_the_parser_ends_the_connection_after_one_try(
             wire.lose()
         raise ZeroDivisionError
 
-    monkeypatch.setattr(server.shared.plans.reader, "read", read)
+    monkeypatch.setattr(server.shared.reader, "read", read)
     wire = server.connect()
     wire.send(NEXT[:-2] + b"X-Request-ID: 1\r\n\r\n")
     assert len(heads) == 1

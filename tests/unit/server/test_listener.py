@@ -26,6 +26,7 @@ from pexservice.server import listener as accepting
 from pexservice.server.connection import Connection
 from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, Phase
 from pexservice.server.listener import Listener, OneRequestTransport
+from pexservice.server.recognition import Recognizer
 from pexservice.server.response_writer import ResponseWriter
 from tests.support.daemon import PATIENCE
 from tests.support.wire import Server
@@ -246,7 +247,7 @@ def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -
     brief = [machine.ask(request) for request in (CURRENT, NEXT, CURRENT)]
     assert machine.passed == 0
     assert shared.requests.with_plan() == planned + 3
-    shared.plans.stop_remembering()
+    shared.stop_remembering()
     parsed = machine.ask(CURRENT)
     assert machine.passed == 1
     assert brief[2] == parsed
@@ -383,7 +384,7 @@ def test_bug_in_the_first_turn_closes_the_connection(
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patched, capturedLogs() as logged:
-        patched.setattr(machine.server.shared.plans, "recognize", fails)
+        patched.setattr(Recognizer, "recognize", fails)
         assert machine.ask(CURRENT + b"x") == b""
     assert len(machine.server.connections) == 0
     assert [event["log_level"] for event in logged] == [LogLevel.critical]

@@ -12,7 +12,7 @@ from itertools import count
 import pytest
 
 from pexservice.server.parser import MAX_HEADER_LINES, MAX_REMEMBERED_LINES
-from pexservice.server.plans import (
+from pexservice.server.recognition import (
     MAX_NEW_TEMPLATES_PER_SECOND,
     MAX_REMEMBERED_REQUESTS,
     MAX_TEMPLATES,
@@ -114,7 +114,7 @@ def test_body_in_one_piece_with_its_head_is_found_by_its_bytes(server: Server) -
     """
     body = NEXT + b"Content-Length: 2\r\n\r\n"
     assert ask(server, *[body + b"{}"] * 4) == [200] * 4
-    exact = server.shared.plans.remembered_requests.recent
+    exact = server.shared.remembered_requests.by_bytes.recent
     assert (body + b"{}" in exact, body + b"[]" in exact) == (True, False)
     assert ask(server, body + b"[]", NEXT + b"\r\n") == [200, 200]
     assert server.committer.durable.revision == 7
@@ -126,12 +126,12 @@ def test_heads_that_differ_in_one_line_share_a_template(server: Server) -> None:
     """
     wire = server.connect()
     assert asked(server, *identified(BROWSER, 6), wire=wire) == 0
-    template = wire.protocol.templates[0]
+    template = wire.templates[0]
     assert (template.prefix, template.suffix) == (BROWSER, b"\r\nX-Z: z\r\n\r\n")
     # Another connection of such a client has it from the first request on.
     other = server.connect()
     assert asked(server, *identified(BROWSER, 1), wire=other) == 0
-    assert other.protocol.templates == (template,)
+    assert other.templates == (template,)
 
 
 def test_up_to_four_neighbouring_lines_may_vary(server: Server) -> None:
@@ -142,7 +142,7 @@ def test_up_to_four_neighbouring_lines_may_vary(server: Server) -> None:
     wire = server.connect()
     heads = [CURRENT + lines % (n, n, n) + b"A: b\r\n\r\n" for n in range(9)]
     assert ask(server, *heads, wire=wire) == [200] * 9
-    template = wire.protocol.templates[0]
+    template = wire.templates[0]
     assert (template.prefix, template.suffix) == (CURRENT, b"\r\nA: b\r\n\r\n")
     assert template.read_names == (b"x-forwarded-for",)
     five = [
@@ -151,7 +151,7 @@ def test_up_to_four_neighbouring_lines_may_vary(server: Server) -> None:
     ]
     wire = server.connect()
     ask(server, *five, wire=wire)
-    assert wire.protocol.templates == ()
+    assert wire.templates == ()
 
 
 def test_two_heads_in_turns_have_a_template_each(server: Server) -> None:
@@ -162,11 +162,11 @@ def test_two_heads_in_turns_have_a_template_each(server: Server) -> None:
     other = CURRENT + b"User-Agent: a\r\n"
     for start in (CURRENT, NEXT, other):
         assert asked(server, *identified(start, 6), wire=wire) == 0
-    assert [template.prefix for template in wire.protocol.templates] == [other, NEXT]
+    assert [template.prefix for template in wire.templates] == [other, NEXT]
     two = [identified(start, 9) for start in (other, NEXT)]
     turns = [head for pair in zip(*two, strict=True) for head in pair]
     assert asked(server, *turns, wire=wire) == 0
-    assert {template.prefix for template in wire.protocol.templates} == {other, NEXT}
+    assert {template.prefix for template in wire.templates} == {other, NEXT}
 
 
 def test_second_host_between_the_lines_of_a_template_is_refused(server: Server) -> None:
@@ -199,7 +199,7 @@ def test_head_that_is_too_large_is_refused_despite_a_template(
     wire = server.connect()
     heads = [CURRENT + b'%b: "%d"\r\n\r\n' % (name, number) for number in range(5)]
     ask(server, *heads, wire=wire)
-    assert wire.protocol.templates
+    assert wire.templates
     large = CURRENT + b'%b: "%b"\r\n\r\n' % (name, b"x" * 20_000)
     assert ask(server, large, wire=wire) == [431]
 
@@ -213,7 +213,7 @@ def test_repeated_argument_is_refused_and_does_not_stay_with_the_template(
     wire = server.connect()
     keyed = [NEXT + b"Idempotency-Key: %d\r\nX: y\r\n\r\n" % n for n in range(5)]
     assert ask(server, *keyed, wire=wire) == [200] * 5
-    assert wire.protocol.templates[0].read_names == (b"idempotency-key",)
+    assert wire.templates[0].read_names == (b"idempotency-key",)
     twice = keyed[0].replace(b"X:", b"Idempotency-Key: z\r\nX:")
     assert ask(server, twice, *keyed, wire=wire) == [400] + [200] * 5
     assert server.committer.durable.revision == 6
@@ -225,7 +225,7 @@ def test_closed_plans_remember_nothing(server: Server) -> None:
     """
     wire = server.connect()
     ask(server, *identified(CURRENT, 4), wire=wire)
-    server.shared.plans.stop_remembering()
+    server.shared.stop_remembering()
     heads = [*identified(CURRENT, 2), CURRENT + b"\r\n"]
     assert asked(server, *heads, wire=wire) == 3
     assert asked(server, *heads) == 3
@@ -260,15 +260,15 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
             attacker.send(make(number))
     assert server.shared.requests.without_plan <= 4
     assert asked(server, *identified(BROWSER, 3), CURRENT + b"\r\n", wire=honest) == 0
-    plans = server.shared.plans
-    assert len(plans.by_key) <= 6
+    shared = server.shared
+    assert len(shared.plans.by_key) <= 6
     for cache, limit in (
-        (plans.remembered_requests, MAX_REMEMBERED_REQUESTS),
-        (plans.reader._request_lines, MAX_REMEMBERED_LINES),
-        (plans.reader._header_lines, MAX_REMEMBERED_LINES),
+        (shared.remembered_requests.by_bytes, MAX_REMEMBERED_REQUESTS),
+        (shared.reader._request_lines, MAX_REMEMBERED_LINES),
+        (shared.reader._header_lines, MAX_REMEMBERED_LINES),
     ):
         assert max(len(cache.recent), len(cache._old)) <= limit
-    assert len(attacker.protocol.templates) <= MAX_TEMPLATES
+    assert len(attacker.templates) <= MAX_TEMPLATES
 
 
 def test_new_templates_in_a_second_are_bounded(server: Server) -> None:
@@ -280,21 +280,23 @@ def test_new_templates_in_a_second_are_bounded(server: Server) -> None:
     for number, start in enumerate(starts):
         wire = wires[number % len(wires)]
         assert ask(server, *identified(start, 3), wire=wire) == [200] * 3
-    assert server.shared.plans._new_templates == MAX_NEW_TEMPLATES_PER_SECOND
+    assert server.shared.remembered_requests.new_templates == MAX_NEW_TEMPLATES_PER_SECOND
     last = server.connect()
     ask(server, *identified(NEXT, 4), wire=last)
-    assert not any(template.prefix == NEXT for template in last.protocol.templates)
+    assert not any(template.prefix == NEXT for template in last.templates)
     server.shared.tick()
     ask(server, *identified(NEXT, 4), wire=last)
-    assert last.protocol.templates[0].prefix == NEXT
+    assert last.templates[0].prefix == NEXT
 
 
-def kept(whole: object) -> Iterator[bytes]:
+def kept(server: Server, wire: Wire) -> Iterator[bytes]:
     """
-    Yield the byte strings reachable from C{whole} through the server's own objects.
+    Yield the byte strings that the server and the templates of a connection keep.
     """
     seen: set[int] = set()
-    waiting = [whole]
+    shared = server.shared
+    waiting: list[object] = [shared.plans, shared.reader, shared.remembered_requests]
+    waiting.append(wire.templates)
     while waiting:
         item = waiting.pop()
         if id(item) in seen or isinstance(item, type):
@@ -318,8 +320,7 @@ def test_plans_keep_no_secret(server: Server, name: bytes) -> None:
     secret = NEXT + name + b": Bearer-s3cret\r\n"
     heads = [secret + b"X: %d\r\n\r\n" % (number // 3) for number in range(9)]
     assert asked(server, *heads, wire=wire) == 0
-    plans = server.shared.plans
-    kept_bytes = [*kept([plans, wire.protocol.templates])]
+    kept_bytes = [*kept(server, wire)]
     assert not [text for text in kept_bytes if b"s3cret" in text]
     assert [text for text in kept_bytes if b"POST /next" in text]
 
@@ -331,8 +332,8 @@ def test_repeated_request_with_a_cookie_is_not_remembered(server: Server) -> Non
     wire = server.connect()
     request = CURRENT + b'If-None-Match: "%d"\r\nCookie: s3cret\r\n\r\n'
     ask(server, *[request % number for number in (7, 8, 9, 9, 9, 9)], wire=wire)
-    assert wire.protocol.templates[0].read_names == (b"if-none-match",)
-    kept_bytes = kept([server.shared.plans, wire.protocol.templates])
+    assert wire.templates[0].read_names == (b"if-none-match",)
+    kept_bytes = kept(server, wire)
     assert not [text for text in kept_bytes if b"s3cret" in text]
 
 
@@ -351,9 +352,9 @@ def test_repeated_token_is_compared_on_its_own_connection_only() -> None:
         other_token = NEXT + b"Authorization: Bearer %d\r\n\r\n" % number
         assert ask(server, other_token, wire=wire) == [401]
     assert ask(server, *[step] * 3, wire=wire) == [200] * 3
-    assert wire.protocol.token_request is not None
-    assert wire.protocol.token_request[0] == step
-    assert other.protocol.token_request is None
+    assert wire.protocol.recognizer.accepted_request is not None
+    assert wire.protocol.recognizer.accepted_request[0] == step
+    assert other.protocol.recognizer.accepted_request is None
     for wrong in (b"s3creT", b"s3cre", b"s3crett", b""):
         assert ask(server, step.replace(b"s3cret", wrong), wire=wire) == [401]
         assert ask(server, step.replace(b"s3cret", wrong), wire=other) == [401]
@@ -393,7 +394,7 @@ def test_repeated_if_none_match_is_recognized_by_its_bytes(server: Server) -> No
     ask(server, *identified(CURRENT, 3), wire=wire)
     ask(server, *[CURRENT + b'If-None-Match: "%d"\r\n\r\n' % n for n in (7, 8)], wire=wire)
     assert ask(server, *[request] * 6, wire=wire) == [304] * 6
-    assert request in server.shared.plans.remembered_requests.recent
+    assert request in server.shared.remembered_requests.by_bytes.recent
     assert ask(server, NEXT + b"\r\n", request, wire=wire) == [200, 200]
 
 

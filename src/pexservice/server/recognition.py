@@ -1,0 +1,377 @@
+"""
+Recognition: how a request is understood by its bytes, without parsing it.
+
+Recognition only saves time.  A recognized request is performed like a parsed request with
+the same L{plan<pexservice.server.plans.Plan>}.
+
+A request is recognized by its exact bytes, if these are remembered, or by a L{Template}, if
+it differs from an earlier request in a few neighbouring lines only.  For example::
+
+    prefix          POST /next HTTP/1.1
+                    Host: localhost:8081
+                    User-Agent: python-requests/2.32.3
+                    Accept: application/json
+    varying lines   Idempotency-Key: 8e03978e-40d5-43e8-bc93-6894a57f9324
+                    X-Request-ID: 4f6dc1e2
+    suffix          Content-Type: application/json
+                    Content-Length: 2
+
+                    {}
+
+The prefix and the suffix are compared as a whole.  The service reads one of the varying
+lines, the idempotency key, and ignores the other one.
+
+Parsed requests prepare this:
+
+  - The parser remembers lines.  If a request comes a second time and the parser had
+    remembered all its lines, its bytes may be remembered too.
+  - If the parser had not remembered some lines, and these have the same header names in two
+    requests in succession, a template may be made from the second request.
+  - Bytes that fit a template twice in succession may be remembered, too.
+
+Bytes, templates and header names are shared: the earlier request may be another client's.
+This is safe, because only the values of some headers are not compared.  Such a header never
+decides which plan a request has.  If the service reads such a header, it reads the value of
+this request.
+
+The memory for bytes and templates is bounded, whatever clients send.  Lines with a secret
+or an idempotency key are not remembered, except in L{Recognizer.accepted_request}.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from hmac import compare_digest
+
+from attrs import define
+
+from pexservice.server.parser import (
+    END_OF_LINE,
+    HEADER_VALUE,
+    GenerationalCache,
+    Head,
+    RequestHeaders,
+)
+from pexservice.server.plans import RequestWithPlan
+from pexservice.web.operations import RequestChecker
+from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, HeaderRole
+from pexservice.web.problems import Problem
+
+#: How many requests one generation of L{RememberedRequests.by_bytes} has; see
+#: L{GenerationalCache}.  The bytes of the requests in both generations take at most 8 MiB.
+MAX_REMEMBERED_REQUESTS = 1024
+
+#: A larger request is not recognized.
+MAX_RECOGNIZED_BYTES = 4096
+
+#: How many bytes a template has before and after its varying lines.
+MAX_TEMPLATE_BYTES = 2048
+
+#: How many lines of a template may vary.
+MAX_VARYING_LINES = 4
+
+#: How many templates a connection remembers.
+MAX_TEMPLATES = 2
+
+#: How many templates are made in a second, for all connections together.  Making a template
+#: takes as long as parsing several heads.
+MAX_NEW_TEMPLATES_PER_SECOND = 256
+
+#: The lines with these headers never vary in a template.
+_FIXED_HEADERS = frozenset(
+    name
+    for name, role in HEADERS.items()
+    if name == HOST or role & (HeaderRole.DECIDES | HeaderRole.FRAMES)
+)
+
+#: A request with these headers is not remembered by its bytes.
+_NEVER_REMEMBERED = frozenset(
+    name for name, role in HEADERS.items() if HeaderRole.NEVER_REMEMBERED in role
+)
+
+
+@define(eq=False)
+class Template:
+    """
+    The pattern of requests that differ in a few neighbouring header lines only.
+
+    @ivar prefix: the bytes before the varying lines.
+    @ivar suffix: the bytes after the varying lines.
+    @ivar varying_pattern: the pattern of the varying lines.  The pattern has a group for
+        each value that the service reads.
+    @ivar read_names: the names of the headers with these values, in the order of the
+        groups.
+    @ivar common_request: the request without the headers of the varying lines.
+    @ivar may_repeat: whether a request that comes twice in succession is remembered.
+    @ivar latest_hash: if C{may_repeat}, the hash of the latest request.
+    """
+
+    prefix: bytes
+    suffix: bytes
+    varying_pattern: re.Pattern[bytes]
+    read_names: tuple[bytes, ...]
+    common_request: RequestWithPlan
+    may_repeat: bool
+    latest_hash: int = 0
+
+    def match(self, data: bytes) -> RequestWithPlan | None:
+        """
+        Return the request with the bytes C{data}, or C{None} if the bytes do not match.
+        """
+        if not (data.startswith(self.prefix) and data.endswith(self.suffix)):
+            return None
+        match = self.varying_pattern.fullmatch(
+            data, len(self.prefix), len(data) - len(self.suffix)
+        )
+        if match is None:
+            return None
+        request, names = self.common_request, self.read_names
+        if not names:
+            return request
+        headers = request.headers.copy()
+        for name, value in zip(names, match.groups(), strict=True):
+            headers[name] = [value]
+        return RequestWithPlan(request.plan, headers, request.logged_line)
+
+
+class RememberedRequests:
+    """
+    What all connections of one worker remember together.
+
+    @ivar by_bytes: requests by their exact bytes.
+    @ivar latest_templates: the latest templates of all connections.  These and the latest
+        names help clients that open a connection for each request.
+    @ivar latest_names: the latest value of L{Recognizer.latest_names}.
+    @ivar new_templates: how many templates were made in this second.
+    @ivar is_stopped: whether no request is recognized any more.
+    """
+
+    def __init__(self, checker: RequestChecker) -> None:
+        self._checker = checker
+        self.by_bytes: GenerationalCache[bytes, RequestWithPlan] = GenerationalCache(
+            MAX_REMEMBERED_REQUESTS
+        )
+        # The hashes of requests that were parsed once.  Requests that never come again do
+        # not displace remembered requests.
+        self._parsed_once: GenerationalCache[int, bool] = GenerationalCache(
+            MAX_REMEMBERED_REQUESTS
+        )
+        self.latest_templates: tuple[Template, ...] = ()
+        self.latest_names: tuple[bytes, ...] = ()
+        self.new_templates = 0
+        self.is_stopped = False
+
+    def tick(self) -> None:
+        """
+        Begin another second, in which L{MAX_NEW_TEMPLATES_PER_SECOND} may be made.
+        """
+        self.new_templates = 0
+
+    def stop(self) -> None:
+        """
+        Forget everything, and remember nothing more.
+        """
+        self.is_stopped = True
+        self.latest_templates = ()
+        self.by_bytes.clear()
+
+    def add(self, data: bytes, request: RequestWithPlan) -> None:
+        """
+        Remember C{request} by its exact bytes, if its operation passes the check.
+        """
+        if self.check_once(request):
+            self.by_bytes.put(data, request)
+
+    def add_if_repeated(self, data: bytes, request: RequestWithPlan) -> None:
+        """
+        Remember C{request} if a request with the same bytes was parsed before.
+        """
+        if self._parsed_once.get(hash(data)):
+            self.add(data, request)
+        else:
+            self._parsed_once.put(hash(data), True)  # noqa: FBT003 only the key counts
+
+    def add_template(self, template: Template) -> None:
+        self.new_templates += 1
+        others = self.latest_templates[: MAX_TEMPLATES - 1]
+        self.latest_templates = template, *others
+
+    def check_once(self, request: RequestWithPlan) -> bool:
+        """
+        Check the operation of C{request} for all later requests with the same headers.
+
+        A problem is not reported here, because the rate and the C{Host} must be checked
+        first.  L{Connection.perform<pexservice.server.connection.Connection.perform>} does
+        this, and then finds the problem again.
+
+        @return: whether C{request} now has the checked operation.
+        """
+        operation, headers = request.plan.operation, request.headers
+        try:
+            if operation is not None:
+                request.checked_operation = self._checker.check_operation(
+                    operation, headers
+                )
+        except Problem:
+            pass
+        return request.checked_operation is not None
+
+
+class Recognizer:
+    """
+    Recognizes the requests of one connection.
+
+    @ivar templates: the templates of the connection's requests, the latest one first.
+    @ivar latest_names: the header names of those lines in the last parsed head that the
+        parser had not remembered.
+    @ivar accepted_request: the latest request with an accepted token and no key: its exact
+        bytes, and the request.  A client sends the same token with every step, and the
+        check of the token takes a quarter of the CPU time of such a step.
+    """
+
+    # There may be 10,000 idle connections.
+    __slots__ = ("_remembered", "accepted_request", "latest_names", "templates")
+
+    def __init__(self, remembered: RememberedRequests) -> None:
+        self._remembered = remembered
+        self.templates: tuple[Template, ...] = ()
+        self.latest_names: tuple[bytes, ...] = ()
+        self.accepted_request: tuple[bytes, RequestWithPlan] | None = None
+
+    def recognize(self, data: bytes) -> RequestWithPlan | None:
+        """
+        Return the request with the bytes C{data}, if it is recognized.
+
+        A connection without templates uses the latest templates of the worker.
+        """
+        remembered = self._remembered
+        if remembered.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
+            return None
+        accepted = self.accepted_request
+        # The duration of compare_digest tells a client nothing about the token.
+        if accepted is not None and compare_digest(accepted[0], data):
+            return accepted[1]
+        templates = self.templates
+        for template in templates or remembered.latest_templates:
+            request = template.match(data)
+            if request is not None:
+                if not templates or templates[0] is not template:
+                    self._move_to_front(template)
+                if template.may_repeat:
+                    self._remember_match(template, data, request)
+                return request
+        return remembered.by_bytes.get(data)
+
+    def _move_to_front(self, template: Template) -> None:
+        others = [other for other in self.templates if other is not template]
+        self.templates = (template, *others[: MAX_TEMPLATES - 1])
+
+    def _remember_match(
+        self, template: Template, data: bytes, request: RequestWithPlan
+    ) -> None:
+        if template.read_names == (AUTHORIZATION,):
+            if self._remembered.check_once(request):
+                self.accepted_request = data, request
+            return
+        latest_hash, template.latest_hash = template.latest_hash, hash(data)
+        if template.latest_hash == latest_hash:
+            self._remembered.add(data, request)
+
+    def remember(self, data: bytes, head: Head, request: RequestWithPlan) -> None:
+        """
+        Prepare to recognize requests that are similar to a parsed request.
+
+        @param data: the exact bytes of the request, or C{b""} if these are not available.
+        """
+        remembered, new_lines = self._remembered, head.new_lines
+        if not data or remembered.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
+            self.latest_names = ()
+        elif new_lines is None:
+            remembered.add_if_repeated(data, request)
+        elif new_lines[0] == 0 or new_lines[1] - new_lines[0] >= MAX_VARYING_LINES:
+            # The request line itself is new, or there are too many new lines.
+            self.latest_names = ()
+        else:
+            self._remember_template(data, head, new_lines, request)
+
+    def _remember_template(
+        self, data: bytes, head: Head, new_lines: tuple[int, int], request: RequestWithPlan
+    ) -> None:
+        """
+        Make a template if the new lines have the same names as those of the last head.
+        """
+        remembered, (first, last) = self._remembered, new_lines
+        lines = head.lines[first : last + 1]
+        names = tuple([line.partition(b": ")[0] for line in lines])
+        # A new connection uses the names of another connection's last request.
+        last_names = self.latest_names or remembered.latest_names
+        self.latest_names = remembered.latest_names = names
+        if names != last_names or remembered.new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
+            return
+        prefix = END_OF_LINE.join([*head.lines[:first], b""])
+        suffix = data[len(prefix) + len(END_OF_LINE.join(lines)) :]
+        if len(prefix) + len(suffix) > MAX_TEMPLATE_BYTES or not all(
+            _may_vary(line, request.headers) for line in lines
+        ):
+            return
+        template = _make_template(prefix, suffix, names, request)
+        if not template.read_names:
+            remembered.check_once(template.common_request)
+        self._move_to_front(template)
+        remembered.add_template(template)
+
+
+def _make_template(
+    prefix: bytes, suffix: bytes, names: tuple[bytes, ...], request: RequestWithPlan
+) -> Template:
+    """
+    Return the template of C{request}.
+
+    @param names: the header names of the varying lines.
+    """
+    headers, keys = request.headers, [name.lower() for name in names]
+    read_names = tuple([key for key in keys if key in headers])
+    common_headers = {key: headers[key] for key in headers if key not in read_names}
+    is_remembered = bool(read_names) and _NEVER_REMEMBERED.isdisjoint(keys)
+    return Template(
+        prefix,
+        suffix,
+        varying_pattern=_compile_pattern(names, read_names),
+        read_names=read_names,
+        common_request=RequestWithPlan(request.plan, common_headers, request.logged_line),
+        may_repeat=is_remembered or read_names == (AUTHORIZATION,),
+    )
+
+
+def _may_vary(line: bytes, headers: RequestHeaders) -> bool:
+    """
+    Return whether a header line of a request may vary in a template.
+
+    The line must have the form C{name: value}.  If the service reads the header, no other
+    line may have the same name.
+
+    @param headers: the headers of the request.
+    """
+    name, separator, _ = line.partition(b": ")
+    key = name.lower()
+    is_single = len(headers.get(key, (b"",))) == 1
+    return bool(separator) and key not in _FIXED_HEADERS and is_single
+
+
+@lru_cache(maxsize=256)
+def _compile_pattern(
+    names: tuple[bytes, ...], read_names: tuple[bytes, ...]
+) -> re.Pattern[bytes]:
+    """
+    Return a pattern of header lines with these names.
+
+    @param read_names: the names in small letters of those headers whose values are groups
+        of the pattern.
+    """
+    lines = [
+        re.escape(name)
+        + (b": (%b)" if name.lower() in read_names else b": %b") % HEADER_VALUE
+        for name in names
+    ]
+    return re.compile(b"\r\n".join(lines))
