@@ -11,9 +11,9 @@ Two kinds of steps do not move the cursor:
 
 In both cases, the response waits until the shown state is durable.
 
-If the store refuses a batch, the steps of this batch and of the open batch never happened.
+If the store refuses a batch, the steps of this batch and of the open batch are not stored.
 After any other error, the committer accepts no more steps, and the process ends.  The next
-process reads from the store which steps happened.
+process reads from the store which steps are stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.commit.counters import NOT_TAKEN
+from pexservice.commit.counters import NOT_STORED
 from pexservice.commit.group_commit import GroupCommit, PendingBatch, cached_state_at
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, Transition, state_at
@@ -106,7 +106,7 @@ class Committer(GroupCommit):
     def step(self, step: Step, waiter: Waiter) -> None:
         # A full disk is not checked here: the store refuses the whole batch, in commit().
         if self.committer_refusal is not None:
-            self.counts.count(NOT_TAKEN, step.transition.code)
+            self.counts.count(NOT_STORED, step.transition.code)
             waiter.fail(self.committer_refusal)
         elif step.key is not None and (first_use := self._find_key(step.key)) is not None:
             self.respond_to_used_key(waiter, step, *first_use)
@@ -149,10 +149,10 @@ class Committer(GroupCommit):
             return
         damaged = isinstance(error, StoreDamaged)
         self.committer_refusal = refusal = Refusal(_DAMAGED if damaged else _FAILED)
-        # If the error is a StoreError, nothing was written.  After any other error, it is
-        # unknown whether the disk has the batch.
-        not_written = isinstance(error, StoreError)
-        self.roll_back(batch, refusal if not_written else OutcomeUnknown(_FAILED), refusal)
+        # Any other error than a StoreError is an OutcomeUnknown, or a bug in the store.  To
+        # be safe, the committer assumes that a bug may have any effect.
+        not_stored = isinstance(error, StoreError)
+        self.roll_back(batch, refusal if not_stored else OutcomeUnknown(_FAILED), refusal)
         self._fatal(failure)
 
     def _log_refusal(self, refusal: Refusal) -> None:

@@ -52,7 +52,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pexservice.commit.counters import APPLIED, NOT_TAKEN, UNKNOWN, Counts
+from pexservice.commit.counters import APPLIED, NOT_STORED, UNKNOWN, Counts
 from pexservice.commit.interface import (
     CommitterBug,
     KeyReused,
@@ -491,7 +491,7 @@ class GroupCommit:
         """
         Call the waiters of C{batch} with their outcomes, or with C{error}.
         """
-        failure_outcome = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_TAKEN
+        failure_outcome = UNKNOWN if isinstance(error, OutcomeUnknown) else NOT_STORED
         self.counts.count(APPLIED if error is None else failure_outcome, batch.transitions)
         for waiter, outcome, state, step in batch.waiting_requests:
             if isinstance(outcome, Outcome) and outcome is not _APPLIED:

@@ -7,10 +7,10 @@ request arrived.  If the latest state of this node does not meet the condition o
 the committer does not trust this state either, and reads the store or waits for a commit.
 
 A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
-batch starts.  If another node has moved the cursor first, the batch certainly never
-happened.  Then the committer checks the keys and conditions of all waiting steps again, and
-applies these steps to the present cursor: first the steps of the failed batch, then the
-steps of the open batch.  All these steps are committed in a new batch.
+batch begins.  If another node has moved the cursor first, the batch is not stored.  Then
+the committer checks the keys and conditions of all waiting steps again, and applies these
+steps to the present cursor: first the steps of the failed batch, then the steps of the open
+batch.  All these steps are committed in a new batch.
 
 The committer does not look up a key before a commit.  If a key of a batch was used before,
 the store refuses the batch, and returns the first use of this key.
@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.commit.counters import NOT_TAKEN
+from pexservice.commit.counters import NOT_STORED
 from pexservice.commit.group_commit import GroupCommit, PendingBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
@@ -59,7 +59,7 @@ def _without_details(reason: str) -> str:
 
 def _as_refusal(error: BaseException | None) -> Refusal:
     """
-    Return C{error} as the refusal of a step that certainly did not happen.
+    Return C{error} as the refusal of a step that is not stored.
     """
     return error if isinstance(error, Refusal) else Refusal(str(error))
 
@@ -259,7 +259,7 @@ class OptimisticCommitter(GroupCommit):
         if refusal is None:
             self._place(step, waiter)
         else:
-            self.counts.count(NOT_TAKEN, step.transition.code)
+            self.counts.count(NOT_STORED, step.transition.code)
             waiter.fail(refusal)
 
     def _place(self, step: Step, waiter: Waiter) -> None:
@@ -374,7 +374,7 @@ class OptimisticCommitter(GroupCommit):
                 if first is None:
                     self._place(step, waiter)
                 elif isinstance(first, Refusal):
-                    self.counts.count(NOT_TAKEN, step.transition.code)
+                    self.counts.count(NOT_STORED, step.transition.code)
                     waiter.fail(first)
                 else:
                     state = self._state_at(first.revision, first.position)
@@ -406,7 +406,7 @@ class OptimisticCommitter(GroupCommit):
         used: Mapping[bytes, KeyUse | Refusal],
     ) -> None:
         """
-        Apply the steps of C{batches}, which did not happen, to the present cursor.
+        Apply the steps of C{batches}, which are not stored, to the present cursor.
 
         @param revision: the revision of the present cursor.
         @param position: the position of the present cursor.
@@ -437,8 +437,8 @@ class OptimisticCommitter(GroupCommit):
             self._note_outage(failure)
         else:
             error = OutcomeUnknown("the service failed during a commit")
-        # The steps of the open batch certainly did not happen, because they were not sent
-        # to the store.
+        # The steps of the open batch are not stored, because they were not sent to the
+        # store.
         self.roll_back(batch, error, _as_refusal(error))
         if error is not failure.value:
             failure.raiseException()

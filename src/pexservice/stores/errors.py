@@ -16,7 +16,8 @@ class StoreError(Exception):
     The store cannot be opened, or cannot be used any more; the message names the store.
 
     The subclasses say why.  After L{StoreUnavailable} a retry may succeed.  After
-    L{StoreDamaged} no retry succeeds.
+    L{StoreDamaged} no retry succeeds.  If a commit raises this error, the batch is not
+    stored, and the store can only be closed.
 
     @cvar exit_status: the exit status of a process that cannot open the store because of
         this error.
@@ -71,7 +72,7 @@ class StoreUnavailable(StoreError):
 
 class StoreMisconfigured(StoreError):
     """
-    The store refuses this program, or a part of the store's URL is wrong.
+    The store's URL or a file in it is wrong; or etcd is too old, or refuses the user.
     """
 
     exit_status = Status.MISCONFIGURED
@@ -81,22 +82,24 @@ class Refusal(Exception):
     """
     The store or the committer refuses a batch, a step or a read; the message says why.
 
-    What was refused surely never happens.
+    A refused batch or step is not stored.  If the store has refused it, the store remains
+    usable.
     """
 
 
 class OutcomeUnknown(Exception):
     """
-    The store failed during a commit, so the batch may have happened or not.
+    The store failed during a commit, so it is unknown whether the batch is stored.
 
-    If the store is exclusive, opening it again shows whether the batch has happened.  If it
-    is shared, the batch may also happen later; see L{ISharedStore.commit}.
+    An exclusive store can then only be closed; after it was opened again, it shows whether
+    the batch is stored.  In a shared store, the batch may also be stored later; see
+    L{ISharedStore.commit<pexservice.stores.interface.ISharedStore.commit>}.
     """
 
 
 class Conflict(Exception):
     """
-    The batch did not happen, and will not happen later.
+    The batch is not stored, and will not be stored later.
 
     Either the batch does not begin at the cursor's state, or one of its idempotency keys
     was used before.  Only a shared store raises this error.

@@ -131,13 +131,14 @@ class IStore(Interface):
         """
         Write the whole batch durably, or nothing of it.
 
-        The caller waits for each commit before it begins the next one.
+        A commit has one of three outcomes: the batch is stored, it is not stored, or this
+        is unknown.  The caller waits for each commit before it begins the next one.
 
-        @raise Refusal: the batch surely did not happen.  The store remains usable.
-        @raise StoreError: the batch surely did not happen.  The store can only be
-            closed.  L{StoreDamaged} is such an error.
-        @raise Exception: after any other error, it is unknown whether the batch happened,
-            and an exclusive store can only be closed.
+        @raise Refusal: the batch is not stored.  The store remains usable.
+        @raise StoreError: the batch is not stored.  The store can only be closed.
+            L{StoreDamaged} is such an error.
+        @raise OutcomeUnknown: it is unknown whether the batch is stored.  An exclusive
+            store can only be closed.
         """
 
     def history(before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
@@ -196,10 +197,10 @@ class ISharedStore(IStore):
         Write the whole batch durably, or nothing of it; see L{IStore.commit}.
 
         @raise Conflict: another node moved the cursor, or a key of the batch was used
-            before.  The batch surely did not happen.
-        @raise OutcomeUnknown: the batch has happened, may happen later, or never happens.
-            A batch can happen only at the state of the cursor at which it begins.  So after
-            any later batch has happened, this one cannot, and the caller need not wait.
+            before.  The batch is not stored.
+        @raise OutcomeUnknown: the batch is stored, may be stored later, or never will be.
+            A batch is stored only if the cursor is where the batch begins.  So after
+            another batch is stored, this one never will be, and the caller need not wait.
         """
 
     went_back_count: int = Attribute(

@@ -8,11 +8,12 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from pexservice.stores.errors import OutcomeUnknown
 from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore, StoredState
 from tests.support.fakes import MemoryStore
 
 
-class DiskBroke(OSError):
+class DiskBroke(OutcomeUnknown):
     """
     The error of a commit that may have reached the disk or not.
     """

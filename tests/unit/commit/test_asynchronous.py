@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from pexservice.commit.asynchronous import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.interface import Outcome
-from pexservice.stores.errors import Refusal
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 from tests.support.committer_bench import Bench
 
 
@@ -148,7 +148,7 @@ def test_commit_with_unknown_outcome_ends_the_process(bench: Bench) -> None:
     """
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
-    bench.store.finish(OSError("Input/output error"))
+    bench.store.finish(OutcomeUnknown("Input/output error"))
     assert len(bench.fatal) == 1
     assert bench.committer.visible.revision == 0
     assert isinstance(bench.submit()[0], Refusal)

@@ -148,18 +148,23 @@ def test_refused_batch_and_the_steps_built_on_it_never_happened(bench: Bench) ->
     assert after == [(Outcome.APPLIED, 3, 3)]
 
 
-def test_commit_with_unknown_outcome_stops_the_committer(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "error", [OutcomeUnknown("Input/output error"), RuntimeError("a bug in the store")]
+)
+def test_commit_with_unknown_outcome_stops_the_committer(
+    bench: Bench, error: Exception
+) -> None:
     """
     Its waiters learn that the outcome is unknown.
 
-    The steps built on it never happened.  The process must end.
+    The steps built on it are not stored.  The process must end.
     """
     results = bench.submit()
     bench.turn()
     built_on_it = bench.submit()
-    bench.store.finish(OSError("Input/output error"))
+    bench.store.finish(error)
     assert [type(outcome) for outcome in results + built_on_it] == [OutcomeUnknown, Refusal]
-    assert isinstance(bench.fatal[0].value, OSError)
+    assert [failure.value for failure in bench.fatal] == [error]
     late, keyed = bench.submit(), bench.submit(key=b"k")
     assert [type(outcome) for outcome in late + keyed] == [Refusal, Refusal]
     assert bench.committer.visible.revision == 0
@@ -479,7 +484,8 @@ def test_outcome_is_counted_when_it_is_known(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "word"), [(Refusal("full"), "not_taken"), (OSError(5, "EIO"), "unknown")]
+    ("failure", "word"),
+    [(Refusal("full"), "not_taken"), (OutcomeUnknown("EIO"), "unknown")],
 )
 def test_failed_batch_is_counted_with_its_repeats_and_followers(
     bench: Bench, failure: Exception, word: str

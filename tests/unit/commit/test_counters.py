@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pexservice.commit.counters import (
     APPLIED,
     DURATIONS,
-    NOT_TAKEN,
+    NOT_STORED,
     PRECONDITION_FAILED,
     SIZES,
     Counts,
@@ -50,7 +50,7 @@ def test_every_pair_of_transition_and_outcome_is_counted_from_0() -> None:
     counts.count(APPLIED, b"nnpnr")
     counts.count(APPLIED, b"n")
     counts.count(PRECONDITION_FAILED, b"p")
-    counts.count(NOT_TAKEN, bytearray(b"r"))
+    counts.count(NOT_STORED, bytearray(b"r"))
     assert [transition for transition in counts.transitions() if transition[2]] == [
         (Transition.NEXT, "moved", 4),
         (Transition.PREVIOUS, "moved", 1),

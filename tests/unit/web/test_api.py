@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, capturedLogs, globalLogPublisher
 
-from pexservice.stores.errors import Refusal
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.web.endpoints import ENDPOINTS, POST_ONLY_TABLE
 from pexservice.web.operations import RequestChecker
 from tests.support.caller import Answer, Caller
@@ -515,7 +515,7 @@ class TestFaults:
         No more steps are accepted; reads are.
         """
         call("POST", "/next")
-        call.store.failure = OSError(5, "Input/output error")
+        call.store.failure = OutcomeUnknown("Input/output error")
         answer = call("POST", "/next", Accept=JSON)
         assert answer.status == 503
         assert answer.json["type"] == "urn:problem-type:pexservice:outcome-unknown"

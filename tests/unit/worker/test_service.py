@@ -31,7 +31,12 @@ from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.server.connection import Connection
 from pexservice.server.server import Server
 from pexservice.settings.options import WorkerSettings
-from pexservice.stores.errors import StoreDamaged, StoreError, StoreMisconfigured
+from pexservice.stores.errors import (
+    OutcomeUnknown,
+    StoreDamaged,
+    StoreError,
+    StoreMisconfigured,
+)
 from pexservice.stores.factory_interface import StoreOptions
 from pexservice.stores.interface import StoredState
 from pexservice.stores.registry import store_factory
@@ -619,13 +624,13 @@ def test_failed_store_ends_the_worker(make: Callable[..., Bench]) -> None:
     """
     bench = make()
     bench.worker.startService()
-    bench.store.failure = OSError(5, "Input/output error")
+    bench.store.failure = OutcomeUnknown("mdb_txn_commit: Input/output error")
     answer = bench.ask_for_a_step()
     bench.reactor.turns(1.0)
     assert answer.value().startswith(b"HTTP/1.1 503 ")
     assert bench.statuses == [Status.STORE_FAILED]
     assert bench.messages[-1] == (
-        "STATUS=the store failed ([Errno 5] Input/output error), so this process ends"
+        "STATUS=the store failed (mdb_txn_commit: Input/output error), so this process ends"
     )
 
 

@@ -1,29 +1,29 @@
 """
-The decision whether the transaction of a batch happened.
+The decision whether a batch is stored.
 
-The transaction requires that the cursor's key has the value that this node knows, and the
-same revision of its last change in etcd.  Every transaction of a batch changes this key.
-So if a transaction is sent several times, or arrives late, it happens at most once, and
-never after another batch has happened.
+The transaction of a batch requires that the cursor's key has the value that this node
+knows, and the same revision of its last change in etcd.  Every transaction of a batch
+changes this key.  So if a transaction is sent several times, or arrives late, it succeeds
+at most once, and never after another batch was stored.
 
 Each transaction also writes the number of the batch into the I{operation key} of its
 process.  This key exists before the first batch of the process.  So its value is the number
-of the last batch that happened.  If the key is missing, the outcome cannot be known.
+of the last batch that was stored.  If the key is missing, the outcome cannot be known.
 
 If no answer arrives, the same transaction is sent again, until an answer shows the outcome:
 
-  - The transaction succeeded.  The batch happened, and no other copy of the transaction can
-    happen any more.
+  - The transaction succeeded.  The batch is stored, and no other copy of the transaction
+    can succeed any more.
   - The transaction failed, and the operation key has the number of this batch.  An earlier
-    copy happened.
+    copy succeeded, so the batch is stored.
   - The transaction failed, the operation key has another number, and the cursor's key has
-    changed.  The batch did not happen and will not happen later.
+    changed.  The batch is not stored, and will not be stored later.
   - In other cases, and when no answer arrives in time, the outcome is unknown.
 
 No decision depends on a clock.
 
 When etcd runs out of space, it reports this error even for the transaction that used the
-last space and happened.  So after this error, the outcome is read from etcd's state.
+last space and succeeded.  So after this error, the outcome is read from etcd's state.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ from pexservice.stores.interface import Batch
 
 class BatchOutcome(Enum):
     """
-    Whether a batch happened.
+    Whether a batch is stored.
     """
 
-    TAKEN = auto()
-    #: The batch did not happen, and will not happen later.
-    NOT_TAKEN = auto()
+    STORED = auto()
+    #: The batch is not stored, and will not be stored later.
+    NOT_STORED = auto()
     UNKNOWN = auto()
 
 
@@ -84,11 +84,11 @@ class Attempt:
         """
         Send the transaction until its outcome is known.
 
-        @raise Refusal: etcd refused the transaction.  It did not happen and will not happen
-            later.
+        @raise Refusal: etcd refused the transaction.  The batch is not stored, and will not
+            be stored later.
         @raise OutcomeUnknown: etcd did not answer in time.
         """
-        # Whether copies of the transaction may have happened, or may still arrive.
+        # Whether copies of the transaction may have succeeded, or may still arrive.
         copies_left = False
 
         async def attempt() -> tuple[BatchOutcome, Observation]:
@@ -115,8 +115,8 @@ class Attempt:
         """
         Send the transaction once.
 
-        @raise CallRefused: this copy did not happen and will not happen later.
-        @raise CallUnanswered: if it was C{sent}, this copy may have happened.
+        @raise CallRefused: this copy has no effect, now or later.
+        @raise CallUnanswered: if it was C{sent}, this copy may have succeeded.
         """
         try:
             answer = await self.gateway.call("kv/txn", self.message)
@@ -128,13 +128,13 @@ class Attempt:
                 observation.operation != self.operation.number
                 and observation.cursor == self.base
             ):
-                # No copy has happened so far.
+                # No copy has succeeded so far.
                 raise
             return self._judge(observation, copies_left=True), observation
         if answer.get("succeeded"):
             revision = answer["header"]["revision"]
             put = self.message["success"][0]["request_put"]
-            return BatchOutcome.TAKEN, Observation(
+            return BatchOutcome.STORED, Observation(
                 int(revision),
                 decode_cursor({**put, "mod_revision": revision}),
                 self.operation.number,
@@ -146,7 +146,7 @@ class Attempt:
 
     async def _observe(self) -> Observation:
         """
-        Read the state of etcd that shows whether a copy has happened.
+        Read the state of etcd that shows whether a copy has succeeded.
         """
         names = self.batch.keys
         try:
@@ -162,15 +162,15 @@ class Attempt:
         Return the outcome after the last copy has failed.
 
         @param observation: the state of etcd that this copy found.
-        @param copies_left: whether earlier copies may have happened, or may still arrive.
+        @param copies_left: whether earlier copies may have succeeded, or may still arrive.
         """
         if observation.operation == self.operation.number:
-            return BatchOutcome.TAKEN
-        # Without the operation key no copy can happen any more, but one may have happened.
+            return BatchOutcome.STORED
+        # Without the operation key no copy can succeed any more, but one may have done so.
         gone = observation.operation is None
         moved = observation.cursor != self.base
         if copies_left and (gone if moved else observation.used):
-            # Either nothing shows any more whether a copy has happened, or a copy may still
-            # happen, if the used idempotency keys are removed before it arrives.
+            # Either nothing shows any more whether a copy succeeded, or a copy may still
+            # succeed: if the used idempotency keys are removed before it arrives.
             return BatchOutcome.UNKNOWN
-        return BatchOutcome.NOT_TAKEN
+        return BatchOutcome.NOT_STORED

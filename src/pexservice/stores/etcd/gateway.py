@@ -1,7 +1,7 @@
 """
 The interface of a gateway, and calls that are repeated until they are answered.
 
-A call ends in one of three ways: etcd answers; etcd surely did not execute the call
+A call ends in one of three ways: etcd answers; etcd did not execute the call
 (L{CallRefused}, or L{CallUnanswered} without C{sent}); or the outcome is unknown
 (L{CallUnanswered} with C{sent}).
 """

@@ -82,7 +82,7 @@ def _is_new(key: bytes) -> Message:
 @frozen
 class OperationKey:
     """
-    The operation key of a process, which shows whether a batch of this process happened.
+    The operation key of a process, which shows whether a batch of this process is stored.
 
     @ivar name: the key in etcd.  It exists before the batch.
     @ivar number: the number of the batch, which the key has as its value after the batch.
@@ -286,8 +286,8 @@ class Observation:
 
     @ivar revision: etcd's revision in the answer.
     @ivar cursor: the cursor.
-    @ivar operation: the number of the last batch of this process that happened; C{None} if
-        the operation key is gone, so that a new one is needed.
+    @ivar operation: the number of the last batch of this process that was stored; C{None}
+        if the operation key is gone, so that a new one is needed.
     @ivar used: the batch's idempotency keys that were used before, each with what its first
         use did.
     @ivar marks: the marks in the queue, in its order.

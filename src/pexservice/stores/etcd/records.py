@@ -12,7 +12,7 @@ key, after the prefix       value
 ``journal/`` last revision  time, start position, transitions
 ``keys/`` idempotency key   transition, revision, position
 ``ages/`` last ordinal      the names of a batch's idempotency keys
-``operations/`` process     the number of the process's last batch that happened
+``operations/`` process     the number of the process's last batch that was stored
 ``waiting/`` process        the process's mark in the L{TurnQueue}
 ==========================  =====================================================
 
@@ -326,7 +326,7 @@ def decode_names(pair: Message) -> list[bytes]:
 
 def decode_operation(pair: Message) -> int:
     """
-    Return the number of the last batch of a process that happened.
+    Return the number of the last batch of a process that was stored.
     """
     with _content(pair) as number:
         return _number(number)

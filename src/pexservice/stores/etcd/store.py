@@ -1,7 +1,7 @@
 """
 The store of many nodes.  Each batch is a compare-and-swap on the cursor's key.
 
-L{pexservice.stores.etcd.decision} finds out whether a batch happened.
+L{pexservice.stores.etcd.decision} finds out whether a batch is stored.
 L{pexservice.stores.etcd.turn_queue} decides in which order the nodes take turns.
 """
 
@@ -312,14 +312,14 @@ class EtcdStore:
         now = seconds()
         if observation.operation is None:
             self._operation = None
-        taken = outcome is BatchOutcome.TAKEN
-        (queue.note_success if taken else queue.note_failure)(
+        stored = outcome is BatchOutcome.STORED
+        (queue.note_success if stored else queue.note_failure)(
             now, now - began, observation.revision, observation.marks
         )
         self._learn(observation.cursor, base)
         if outcome is BatchOutcome.UNKNOWN:
-            raise OutcomeUnknown("etcd does not show whether a batch happened")
-        if not taken:
+            raise OutcomeUnknown("etcd does not show whether a batch is stored")
+        if not stored:
             raise Conflict(
                 observation.cursor.revision, observation.cursor.position, observation.used
             )

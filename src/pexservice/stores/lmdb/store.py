@@ -24,7 +24,13 @@ from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from pexservice.stores.errors import Refusal, StoreBusy, StoreError, StoreUnavailable
+from pexservice.stores.errors import (
+    OutcomeUnknown,
+    Refusal,
+    StoreBusy,
+    StoreError,
+    StoreUnavailable,
+)
 from pexservice.stores.factory_interface import StoreOptions
 from pexservice.stores.interface import (
     Batch,
@@ -283,7 +289,7 @@ class LmdbStore:
             reserve.ensure_space(needed)
             txn, bounds = self._write_uncommitted(batch)
         except LOW_LEVEL_ERRORS as error:
-            # Without a commit, the batch surely did not happen.
+            # Without a commit, the batch is not stored.
             raise self._record_and_convert(error) from error
         try:
             txn.commit()
@@ -294,6 +300,9 @@ class LmdbStore:
             # LMDB finds damage while it updates its list of free pages, before it writes
             # the pages of the batch.
             raise self._record_and_convert(error) from error
+        except Exception as error:
+            # LMDB may have written the meta page.
+            raise OutcomeUnknown(str(error)) from error
         self._witness.write(WitnessRecord(bounds.revision))
         self._bounds = bounds
 

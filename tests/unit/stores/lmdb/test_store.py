@@ -4,7 +4,9 @@ The promises of the LMDB store beyond the contract: files, faults, sizes.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable
@@ -17,7 +19,13 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from pexservice.core.cursor import Transition, follow_position
-from pexservice.stores.errors import Refusal, StoreBusy, StoreDamaged, StoreError
+from pexservice.stores.errors import (
+    OutcomeUnknown,
+    Refusal,
+    StoreBusy,
+    StoreDamaged,
+    StoreError,
+)
 from pexservice.stores.interface import Batch, IOnDisk
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
@@ -716,12 +724,18 @@ def test_record_of_another_writer_is_damage(
     assert counted(path)[b"cursor"] + counted(path)[b"journal"] <= 2
 
 
-def test_error_while_lmdb_writes_is_raised_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        lmdb.DiskError("mdb_txn_commit: Input/output error"),
+        lmdb.PanicError("mdb_txn_commit: MDB_PANIC"),
+        OSError(errno.EIO, "Input/output error"),
+        RuntimeError("a bug"),
+    ],
+)
+def test_after_an_error_while_lmdb_writes_the_outcome_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """
-    The outcome of such a commit is unknown.
-    """
     store = at(tmp_path / "store")
     now(store.open())
 
@@ -734,12 +748,13 @@ def test_error_while_lmdb_writes_is_raised_as_it_is(
             return True
 
         def commit(self) -> None:
-            raise lmdb.DiskError("Input/output error")
+            raise error
 
     opened = store._databases
     monkeypatch.setattr(store, "_open_databases", type(opened)(Broken(), None, None, None))  # type: ignore[arg-type]
-    with pytest.raises(lmdb.DiskError):
+    with pytest.raises(OutcomeUnknown, match=re.escape(str(error))) as raised:
         now(store.commit(Batch(1, 0, b"n", 1, 0)))
+    assert raised.value.__cause__ is error
     monkeypatch.undo()
     now(store.close())
 
@@ -767,7 +782,7 @@ class Unwritable:
 
 
 @pytest.mark.parametrize("fails", ["begin", "put"])
-def test_error_before_anything_is_written_says_that_the_batch_did_not_happen(
+def test_after_an_error_before_anything_is_written_the_batch_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     path = tmp_path / "store"
@@ -783,7 +798,7 @@ def test_error_before_anything_is_written_says_that_the_batch_did_not_happen(
 
 
 @pytest.mark.parametrize("method", ["grow_map", "ensure_space"])
-def test_error_of_the_reserve_says_that_the_batch_did_not_happen(
+def test_after_an_error_of_the_reserve_the_batch_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     store = at(tmp_path / "store")
