@@ -79,7 +79,7 @@ def test_naming_a_store_imports_no_module_of_the_others(call: str, absent: str) 
     code = (
         "import sys\n"
         "from twisted.internet import reactor\n"
-        "from pexservice.stores.interface import StoreOptions\n"
+        "from pexservice.stores.factory_interface import StoreOptions\n"
         "from pexservice.stores.registry import store_factory\n"
         f"{call}\n"
         f"print(*({set(absent.split())} & sys.modules.keys()))"
