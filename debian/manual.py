@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pexservice.cli.help import help_of
-from pexservice.cli.pexctl import make_parser
+from pexservice.cli.pexctl import PARSER
 from pexservice.cli.twistd import ServiceOptions
 
 _INTRODUCTION = r"""
@@ -164,7 +164,6 @@ def ctl(version: str) -> Iterator[str]:
     """
     Yield the lines of pexctl(1).
     """
-    parser = make_parser()
     yield f'.TH PEXCTL 1 "" "pexservice {version}"'
     yield from (
         ".SH NAME",
@@ -172,14 +171,14 @@ def ctl(version: str) -> Iterator[str]:
     )
     yield from (".SH SYNOPSIS", ".B pexctl", ".I COMMAND", ".RI [ options ]")
     (commands,) = (
-        each for each in parser._actions if isinstance(each, argparse._SubParsersAction)
+        each for each in PARSER._actions if isinstance(each, argparse._SubParsersAction)
     )
     yield ".SH COMMANDS"
     for name, command in commands.choices.items():
         yield f".SS {name}"
         yield from (".nf", quoted(command.format_help().strip()), ".fi")
     yield ".SH EXIT STATUS"
-    _, _, statuses = (parser.epilog or "").partition("exit status:\n")
+    _, _, statuses = (PARSER.epilog or "").partition("exit status:\n")
     yield from (".nf", quoted(statuses.rstrip()), ".fi")
     yield ".SH ENVIRONMENT"
     for name, words in (

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pexservice.cli.pexctl import make_parser
+from pexservice.cli.pexctl import PARSER
 from pexservice.web.endpoints import DEFAULT_TABLE
 
 pytestmark = pytest.mark.once
@@ -160,7 +160,7 @@ def test_overlay_can_use_the_backup_and_monitoring_components(tmp_path: Path) ->
     ]
     name, *arguments = container["args"]
     assert name == "pexctl"
-    parsed = vars(make_parser().parse_args(arguments))
+    parsed = vars(PARSER.parse_args(arguments))
     assert parsed["keep"] == 14
     assert_valid(by_kind["NetworkPolicy"])
     assert_known(by_kind["StatefulSet"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from pexservice.cli.pexctl import make_parser
+from pexservice.cli.pexctl import PARSER
 from pexservice.cli.twistd import ServiceOptions
 
 _PLACE = Path(__file__).parents[2] / "src" / "pexservice" / "cli" / "completions"
@@ -78,7 +78,7 @@ def bash() -> Iterator[str]:
     """
     Yield the lines for bash.
     """
-    known = verbs(make_parser())
+    known = verbs(PARSER)
     options = {_long(option): option for verb in known for option in verb.options}
     values = {name: _value(option) for name, option in options.items()}
     files = sorted(name for name, value in values.items() if value in _FILES)
@@ -131,7 +131,7 @@ def zsh() -> Iterator[str]:
     """
     Yield the lines for zsh.
     """
-    known = verbs(make_parser())
+    known = verbs(PARSER)
     yield "#compdef pexctl"
     yield "# Completion of pexctl for zsh, written by python -m tests.support.completions."
     yield "local -a verbs=("

@@ -15,7 +15,7 @@ import json
 import re
 import signal
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -26,10 +26,12 @@ from pexservice.cli.output import (
     open_closed_streams,
     write,
 )
-from pexservice.cli.verb import STATUSES, VERBS, argument, epilogue, verb
+from pexservice.cli.verb import PARSER, VERBS, argument, verb
 from pexservice.cli.verbs import calls, check, reload, status, stores  # noqa: F401 verbs
 from pexservice.core.text import printable
 from pexservice.settings.option import near
+
+__all__ = ["PARSER", "main"]
 
 #: In other programs, the option for the address has one of these names.
 _ADDRESS_OPTIONS = dict.fromkeys(("--address", "--host", "--port", "-p"), "--url")
@@ -45,11 +47,9 @@ def _help(arguments: Namespace) -> None:
     """
     Explain a verb, or list all.
     """
-    parser = make_parser()
     if arguments.verb:
-        _require_verb(parser, arguments.verb)
-    # argparse ends the process.
-    parser.parse_args([*filter(None, [arguments.verb]), "--help"])
+        _require_verb(arguments.verb)
+    VERBS.get(arguments.verb, PARSER).print_help()
 
 
 @verb("version", (0, 2), (), "pexctl version")
@@ -63,31 +63,13 @@ def _version(_: Namespace) -> Result:
     return Result(f"pexctl {number}", {"version": number})
 
 
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="pexctl",
-        description="Move the cursor of a pexservice; operate the service and its store.",
-        epilog=epilogue(
-            ["pexctl next", "pexctl status", "pexctl help backup"], [*STATUSES]
-        ),
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, declared in VERBS.items():
-        command = commands.add_parser(name, help=declared.summary, allow_abbrev=False)
-        declared.describe(command)
-    return parser
-
-
-def _require_verb(parser: ArgumentParser, name: str) -> None:
+def _require_verb(name: str) -> None:
     """
     End the process with an error if there is no verb C{name}.
     """
     if name not in VERBS:
         hint = _hint(name, [*VERBS, "twistd pexservice"], "")
-        parser.error(f"there is no command {printable(name)}{hint}")
+        PARSER.error(f"there is no command {printable(name)}{hint}")
 
 
 def _hint(word: str, words: list[str], verb_name: str) -> str:
@@ -101,14 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     @return: the exit status.
     """
     open_closed_streams()
-    parser = make_parser()
     command_line = list(sys.argv[1:] if argv is None else argv)
     if command_line[:1] == ["--version"]:
         command_line[0] = "version"
     name = command_line[0] if command_line else "-"
     if not name.startswith("-"):
-        _require_verb(parser, name)
-    arguments, unknown_arguments = parser.parse_known_args(command_line)
+        _require_verb(name)
+    arguments, unknown_arguments = PARSER.parse_known_args(command_line)
     if unknown_arguments and "options" not in arguments:
         wrong = unknown_arguments[0].partition("=")[0]
         options = re.findall(r"--[a-z-]+", arguments.parser.format_usage())

@@ -15,11 +15,9 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from attrs import frozen
 
 from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
 from pexservice.core.base_url import BASE_URL_FORMS, DEFAULT_BASE_URL, BaseURL
@@ -83,52 +81,27 @@ def argument(
     return lambda parser: parser.add_argument(name, type=parse_argument, **options)
 
 
-@frozen
-class Verb:
-    """
-    A verb.
-
-    @ivar statuses: the exit statuses that the verb can have.
-    @ivar examples: command lines.
-    @ivar usage: the usage of a verb that also takes the service's options.
-    """
-
-    run: Callable[[Namespace], Result | None]
-    statuses: Sequence[int]
-    examples: Sequence[str]
-    arguments: Sequence[Argument]
-    usage: str | None
-
-    def describe(self, command: ArgumentParser) -> None:
-        command.description = textwrap.fill(
-            " ".join(inspect.cleandoc(self.run.__doc__ or "").split()), _HELP_WIDTH
-        )
-        command.epilog = epilogue(self.examples, self.statuses)
-        command.formatter_class = RawDescriptionHelpFormatter
-        command.add_argument("--json", action="store_true", help="print objects")
-        command.set_defaults(run=self.run, parser=command)
-        if self.usage is not None:
-            command.usage = f"{command.prog} [-h] [--json] {self.usage}"
-            # L{pexservice.cli.pexctl.main} puts the options of the service here.
-            command.set_defaults(options=[])
-        for add in self.arguments:
-            add(command)
-
-    @property
-    def summary(self) -> str:
-        sentence, _, _ = (self.run.__doc__ or "").strip().partition("\n")
-        return sentence[0].lower() + sentence[1:].removesuffix(".")
-
-
-def epilogue(examples: Sequence[str], statuses: Sequence[int]) -> str:
+def _epilogue(examples: Sequence[str], statuses: Iterable[int]) -> str:
     heading = "examples" if len(examples) > 1 else "example"
     lines = [f"{heading}:", *(f"  {example}" for example in examples), "", "exit status:"]
     lines += [f"  {status:<4} {STATUSES[status]}" for status in statuses]
     return "\n".join([*lines, ""])
 
 
-#: Every verb, by its name, in the order of the help.
-VERBS: dict[str, Verb] = {}
+#: The parser of the command line of C{pexctl}.
+PARSER = ArgumentParser(
+    prog="pexctl",
+    description="Move the cursor of a pexservice; operate the service and its store.",
+    epilog=_epilogue(["pexctl next", "pexctl status", "pexctl help backup"], STATUSES),
+    formatter_class=RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+)
+PARSER.add_argument("--version", action="store_true", help="print the version and exit")
+
+_VERBS = PARSER.add_subparsers(required=True, metavar="COMMAND")
+
+#: The parser of each verb, by its name, in the order of the help.
+VERBS = _VERBS.choices
 
 
 def verb(
@@ -139,11 +112,32 @@ def verb(
     usage: str | None = None,
 ) -> Callable[[Run], Run]:
     """
-    Return a decorator that adds a function to L{VERBS}.
+    Return a decorator that makes a function a verb.
+
+    @param statuses: the exit statuses that the verb can have.
+    @param examples: command lines.
+    @param usage: the usage of a verb that also takes the service's options.
     """
 
     def add(run: Run) -> Run:
-        VERBS[name] = Verb(run, statuses, examples, arguments, usage)
+        text = inspect.cleandoc(run.__doc__ or "")
+        summary, _, _ = text.partition("\n")
+        command = _VERBS.add_parser(
+            name,
+            help=summary[0].lower() + summary[1:].removesuffix("."),
+            description=textwrap.fill(" ".join(text.split()), _HELP_WIDTH),
+            epilog=_epilogue(examples, statuses),
+            formatter_class=RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument("--json", action="store_true", help="print objects")
+        command.set_defaults(run=run, parser=command)
+        if usage is not None:
+            command.usage = f"{command.prog} [-h] [--json] {usage}"
+            # L{pexservice.cli.pexctl.main} puts the options of the service here.
+            command.set_defaults(options=[])
+        for add_to in arguments:
+            add_to(command)
         return run
 
     return add

@@ -1,3 +1,3 @@
 """
-The verbs of C{pexctl}: the table is L{pexservice.cli.pexctl.VERBS}.
+The verbs of C{pexctl}: their parsers are L{pexservice.cli.verb.VERBS}.
 """
