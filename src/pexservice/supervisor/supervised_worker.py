@@ -158,7 +158,8 @@ class SupervisedWorker(ProcessProtocol):
     @ivar retired: whether the worker was asked to end, so that no other process follows.
     @ivar was_active: whether the process is active, or was active.
     @ivar was_up: whether the process is or was up, which means active or a standby.
-    @ivar status_text: the text of the last status that the process has sent.
+    @ivar status_text: the text of the last status that the process has sent; if it has
+        ended, the reason that it has sent, if any.
     @ivar exit_status: the exit status of the last process that ended or, as in
         C{subprocess}, the negative number of the signal that ended it; at first 0.
     @ivar backoff_seconds: the next delay before a start.
@@ -371,6 +372,9 @@ class SupervisedWorker(ProcessProtocol):
         number = getattr(reason.value, "signal", None)
         status = getattr(reason.value, "exitCode", None) or 0
         self.exit_status = status if number is None else -number
+        if self.exit_status < 0:
+            # The process was killed before it could send the reason.
+            self.status_text = ""
         try:
             self._workers.on_process_ended(self)
         finally:

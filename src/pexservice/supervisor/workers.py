@@ -274,7 +274,7 @@ class Workers:
         fails_reload = exit_status == Status.MISCONFIGURED and self.reloading
         if exit_status and not (worker.retired or fails_reload):
             level = LogLevel.warn if exit_status < 0 else LogLevel.error
-            if exit_status > 0 and worker.status_text:
+            if worker.status_text:
                 how += f": {worker.status_text}"
         self._log.emit(level, "{name} ended {how}", name=worker.name, how=how)
 

@@ -310,6 +310,19 @@ def test_damaged_store_without_a_reason_ends_the_service(supervised: Supervised)
     assert supervised.service_ends == [(Status.DAMAGED, "worker-1 ended with status 78")]
 
 
+def test_reason_of_a_killed_worker_is_the_signal_and_not_its_last_status(
+    supervised: Supervised,
+) -> None:
+    supervised.workers.start()
+    (verifying,) = supervised.processes
+    verifying.notify(
+        "STATUS=verifying the store: 35 %", ALIVE, "EXTEND_TIMEOUT_USEC=30000000"
+    )
+    verifying.end(by=signal.SIGKILL)
+    assert supervised.report.problem == "worker-1 ended by SIGKILL"
+    assert supervised.messages[-1] == ["STATUS=worker-1 ended by SIGKILL"]
+
+
 @pytest.mark.parametrize("status", [Status.MISCONFIGURED, Status.CANNOT_START])
 def test_service_whose_first_worker_cannot_start_ends(
     supervised: Supervised, status: Status
