@@ -116,7 +116,7 @@ class MemoryStore:
     closed: bool = False
     _under_way: tuple[Batch, Deferred[None]] | None = None
 
-    def open(self) -> Deferred[StoredState]:
+    def open(self, _: Callable[[], object] | None = None) -> Deferred[StoredState]:
         """
         Return the cursor and the remembered keys at once; see L{IExclusiveStore}.
         """

@@ -19,6 +19,7 @@ process reads from the store which steps are stored.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -68,8 +69,9 @@ class Committer(GroupCommit):
         self._refused_steps = 0
         self._next_refusal_log = -math.inf
 
-    async def start(self) -> None:
-        revision, position, self._remembered_keys = await self._store.open()
+    async def start(self, on_standby: Callable[[], object] | None = None) -> None:
+        opened = await self._store.open(on_standby)
+        revision, position, self._remembered_keys = opened
         self.restart_from(state_at(revision, position))
         self.committer_refusal = self.read_refusal = None
 

@@ -126,10 +126,13 @@ class ICommitter(Interface):
 
     read_refusal: Refusal | None = Attribute("Why reads are refused now, if they are.")
 
-    def start() -> Coroutine[Any, Any, None]:
+    def start(
+        on_standby: Callable[[], object] | None = None,
+    ) -> Coroutine[Any, Any, None]:
         """
         Open the store, and start from its cursor.
 
+        @param on_standby: see L{IExclusiveStore.open}.
         @raise StoreError: or one of its subclasses.
         """
 

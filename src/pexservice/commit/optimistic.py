@@ -22,7 +22,7 @@ accept a batch again, the node accepts steps again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -91,7 +91,7 @@ class OptimisticCommitter(GroupCommit):
         # The steps that wait for the end of the present commit.
         self._backlog: list[tuple[Waiter, Step]] = []
 
-    async def start(self) -> None:
+    async def start(self, _: Callable[[], object] | None = None) -> None:
         self.restart_from(state_at(*await self._store.open()))
         self.committer_refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)

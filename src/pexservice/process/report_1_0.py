@@ -53,6 +53,8 @@ def read_values(descriptor: int) -> dict[str, Any] | None:
                 "active_since_ms": since,
                 "takeover_us": pause,
                 "note": _text(note),
+                # A worker of version 1.0.0 always retries.
+                "retry_opening": True,
                 "suspicious_ends": None,
             }
     return None

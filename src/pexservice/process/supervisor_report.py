@@ -66,6 +66,9 @@ class SupervisorReport:
     The supervisor's counts since it started, and the state of its workers.
 
     @ivar failovers: how often an active worker ended unexpectedly.
+    @ivar retry_opening: whether a worker that cannot open the store retries, and sends
+        clients the reason.  If not, the worker ends, so that the operator who starts the
+        service gets the reason.
     @ivar suspicious_ends: how often a worker ended in a way that a bad disk can cause;
         C{None} if the supervisor does not count this.
     @ivar standby_count: how many standbys there are.
@@ -105,6 +108,7 @@ class SupervisorReport:
     problem: str = ""
     restart_pending: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
+    retry_opening: bool = False
     suspicious_ends: int | None = 0
     address: str = ""
     has_tls: bool = False

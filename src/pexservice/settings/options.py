@@ -215,10 +215,6 @@ class WorkerSettings(Settings):
         "For a supervisor of version 1.0.0: no verification of the store is due.",
         KEEP_ALIVE,
     )
-    first_start: bool = flag(
-        "For a supervisor: no worker was active, so end if the store cannot be opened.",
-        KEEP_ALIVE,
-    )
 
     @property
     def is_supervised(self) -> bool:

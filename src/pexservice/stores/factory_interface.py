@@ -36,8 +36,6 @@ class StoreOptions:
         names a store, no other store is opened, and none is created.
     @ivar verification: says whether to verify the whole store before it is used.  If it is
         C{None}, the store is verified.
-    @ivar on_standby: called before this process waits, as a standby, for a store that
-        another process has locked.  If it is C{None}, such a store raises L{StoreBusy}.
     """
 
     reactor: IStoreReactor
@@ -46,7 +44,6 @@ class StoreOptions:
     create: bool = True
     claim: StoreClaim | None = None
     verification: VerificationRecord | None = None
-    on_standby: Callable[[], object] | None = None
 
 
 #: Called with the name of the present part of the work, and the progress of this part in

@@ -161,9 +161,12 @@ class IExclusiveStore(IStore):
     A store that only this process writes to.
     """
 
-    def open() -> Deferred[StoredState]:
+    def open(on_standby: Callable[[], object] | None = None) -> Deferred[StoredState]:
         """
         Lock the store, create it if there is none, and read it; see L{IStore.open}.
+
+        @param on_standby: called before this process waits, as a standby, for a store that
+            another process has locked.  If it is C{None}, such a store raises L{StoreBusy}.
         """
 
     def commit_refusal() -> Refusal | None:

@@ -101,6 +101,7 @@ class Reporter:
             self._log.info("{name} took over{duration}", name=name, duration=duration)
         self._active_ended_at = None
         report.active_worker, report.problem = name, ""
+        report.retry_opening = True
         report.active_since_ms = time.time_ns() // 1_000_000
         report.takeover_us = round(pause * 1e6)
         self.publish()

@@ -158,6 +158,7 @@ class Supervisor(Service):
             self._notifier,
             SupervisorReport(
                 wanted_standby_count=self._setup.standby_count,
+                retry_opening=self._has_sockets_of_systemd,
                 address=self._address,
                 has_tls=self._settings.tls is not None,
             ),
@@ -208,9 +209,6 @@ class Supervisor(Service):
         }
         return Inherited(
             options=options,
-            # With this option, a worker that cannot open the store ends.  Without this
-            # option, the worker retries, and sends clients the reason.
-            options_until_active=() if self._has_sockets_of_systemd else ("--first-start",),
             environment=environment,
             descriptors=descriptors,
         )

@@ -47,12 +47,10 @@ class Inherited:
     The things that each worker inherits, in addition to its pipes for output and messages.
 
     @ivar options: options of the worker's command.
-    @ivar options_until_active: options that a command has until a worker has been active.
     @ivar environment: the worker's environment.
     @ivar descriptors: a mapping from numbers in the worker to the supervisor's descriptors.
     """
 
     options: Sequence[str] = ()
-    options_until_active: Sequence[str] = ()
     environment: Mapping[str, str] = {}
     descriptors: Mapping[int, int] = {}

@@ -192,10 +192,7 @@ class Workers:
     # Called by a SupervisedWorker.
 
     def worker_command_line(self) -> list[str]:
-        command = [*self.setup.command, *self.inherited.options]
-        if not self._any_was_active:
-            command += self.inherited.options_until_active
-        return command
+        return [*self.setup.command, *self.inherited.options]
 
     def on_change(self, worker: SupervisedWorker) -> None:
         """

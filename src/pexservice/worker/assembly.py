@@ -21,7 +21,7 @@ from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart
 from pexservice.process.listening import affordable_connections, listen_endpoints
-from pexservice.process.supervisor_report import report_reader
+from pexservice.process.supervisor_report import SupervisorReport, report_reader
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.reactor import event_loop
@@ -61,6 +61,7 @@ class WorkerParts:
     server: Server
     listeners: Listeners
     inactive_reporter: InactiveReporter
+    read_report: Callable[[], SupervisorReport | None]
 
 
 def assemble(
@@ -100,10 +101,6 @@ def assemble(
     progress = VerificationProgress(notify)
     factory = store_factory(settings.store)
 
-    def stand_by() -> None:
-        # The store calls this when it opens, and then C{inactive_reporter} exists.
-        inactive_reporter.stand_by()
-
     store = factory.make(
         StoreOptions(
             reactor=reactor,
@@ -112,7 +109,6 @@ def assemble(
             create=not settings.no_create,
             claim=claim,
             verification=verification,
-            on_standby=stand_by if settings.is_supervised else None,
         )
     )
     committer: ICommitter
@@ -177,7 +173,9 @@ def assemble(
     inactive_reporter = InactiveReporter(
         reactor, listeners, committer, factory, read_report, notify_state
     )
-    return WorkerParts(progress, committer, events, server, listeners, inactive_reporter)
+    return WorkerParts(
+        *(progress, committer, events, server, listeners, inactive_reporter, read_report)
+    )
 
 
 def _connections(wanted: int) -> Connections:

@@ -135,22 +135,24 @@ class Worker(Service):
         L{StoreUnavailable} is always retried, because a retry may succeed.  L{StoreDamaged}
         is never retried, because a damaged store needs the operator.
 
-        After any other error, a worker without a supervisor ends, and so does a worker with
-        C{--first-start}: the operator who starts the service gets the reason.  The
-        supervisor omits C{--first-start} if a worker was active before, or if systemd holds
-        the sockets.  Then the worker retries, and clients get the reason.
+        After any other error, the supervisor's report says whether to retry.  A worker
+        without a supervisor ends.
         """
-        may_retry = self._settings.is_supervised and not self._settings.first_start
+        reporter = parts.inactive_reporter
+        on_standby = reporter.stand_by if self._settings.is_supervised else None
         delay = MIN_OPEN_RETRY_SECONDS
         while True:
             try:
-                await parts.committer.start()
+                await parts.committer.start(on_standby)
+            except StoreUnavailable as error:
+                reporter.store_failed_to_open(str(error))
+            except StoreDamaged:
+                raise
             except StoreError as error:
-                if isinstance(error, StoreDamaged) or not (
-                    may_retry or isinstance(error, StoreUnavailable)
-                ):
+                report = parts.read_report()
+                if report is None or not report.retry_opening:
                     raise
-                parts.inactive_reporter.store_failed_to_open(str(error))
+                reporter.store_failed_to_open(str(error))
             else:
                 return
             finally:

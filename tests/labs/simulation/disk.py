@@ -4,6 +4,8 @@ A disk that outlives the processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -36,7 +38,7 @@ class CrashableStore(MemoryStore):
     written: bool = False
     broke: bool = False
 
-    def open(self) -> Deferred[StoredState]:
+    def open(self, _: Callable[[], object] | None = None) -> Deferred[StoredState]:
         """
         Return a deferred that fires when the process has the lock; see L{IStore.open}.
         """

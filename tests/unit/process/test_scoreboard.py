@@ -112,6 +112,7 @@ def test_report_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> Non
         *(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345),
         "it was wrong",
         suspicious_ends=None,
+        retry_opening=True,
     )
 
 

@@ -166,7 +166,7 @@ def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> N
     (process,) = bench.processes
     assert process.arguments == [
         *("worker", "--journal", "7", "--supervisor", "3", "--scoreboard", "4"),
-        *("--listen", "fd:5", "--listen", "fd:6", "--first-start"),
+        *("--listen", "fd:5", "--listen", "fd:6"),
     ]
     assert process.environment == {"PATH": "/bin", "WATCHDOG_USEC": "5000000"}
     assert list(process.descriptors) == [0, 1, 2, 3, 4, 5, 6]
@@ -195,6 +195,7 @@ def test_workers_can_read_the_report(make: Callable[..., Bench]) -> None:
     report = read_report(board)
     assert report is not None
     assert (report.standby_count, report.wanted_standby_count) == (1, 1)
+    assert report.retry_opening
 
 
 def test_supervisor_notifies_the_service_manager(make: Callable[..., Bench]) -> None:
@@ -259,7 +260,11 @@ def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
         listen=["systemd:all"], check_store=refusing(StoreError("there is no store"))
     )
     bench.start()
-    assert "--first-start" not in bench.processes[0].arguments
+    board = bench.processes[0].descriptors[4]
+    assert isinstance(board, int)
+    report = read_report(board)
+    assert report is not None
+    assert report.retry_opening
     bench = make(listen=["systemd:all"], check_store=refusing(StoreDamaged("damaged")))
     bench.start()
     assert bench.statuses == [Status.DAMAGED]

@@ -286,7 +286,7 @@ class Verified(MemoryStore):
         super().__init__()
         self.verification: Deferred[None] = Deferred()
 
-    def open(self) -> Deferred[StoredState]:
+    def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[StoredState]:
         """
         Open the store when its verification has ended.
         """
@@ -356,7 +356,7 @@ class Unusable(MemoryStore):
         self.error: Exception | None = error
         self.attempts = 0
 
-    def open(self) -> Deferred[StoredState]:
+    def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[StoredState]:
         """
         Fail with the error, while there is one.
         """
@@ -364,12 +364,15 @@ class Unusable(MemoryStore):
         return super().open() if self.error is None else fail(self.error)
 
 
-def test_first_worker_whose_store_cannot_be_opened_ends(make: Callable[..., Bench]) -> None:
+def test_first_worker_whose_store_cannot_be_opened_ends(
+    make: Callable[..., Bench], board: int
+) -> None:
     """
     Before anything was served, the operator who starts the service sees the reason.
     """
     error = StoreError("it holds something else")
-    bench = make(store=Unusable(error), supervisor=3, first_start=True)
+    show(board, retry_opening=False)
+    bench = make(store=Unusable(error), supervisor=3, scoreboard=board)
     bench.worker.startService()
     assert bench.statuses == [Status.CANNOT_START]
     assert bench.reactor.tcpServers == []
@@ -377,13 +380,14 @@ def test_first_worker_whose_store_cannot_be_opened_ends(make: Callable[..., Benc
 
 @pytest.mark.parametrize("kind", [StoreError, StoreMisconfigured])
 def test_later_worker_responds_with_the_reason_until_its_store_opens(
-    make: Callable[..., Bench], kind: type[StoreError]
+    make: Callable[..., Bench], board: int, kind: type[StoreError]
 ) -> None:
     """
     A worker whose store cannot be opened says why, listens, and tries again.
     """
     store = Unusable(kind("it holds something else"))
-    bench = make(store=store, supervisor=3)
+    show(board)
+    bench = make(store=store, supervisor=3, scoreboard=board)
     with capturedLogs() as events:
         bench.worker.startService()
         assert bench.messages[-2:] == ["STATUS=it holds something else", NOT_READY]
@@ -437,11 +441,13 @@ def test_worker_that_refuses_stands_by_when_it_no_longer_listens(
     """
 
     class Returning(Unusable):
-        def open(self) -> Deferred[StoredState]:
+        def open(
+            self, on_standby: Callable[[], object] | None = None
+        ) -> Deferred[StoredState]:
             if self.error is not None:
                 return super().open()
-            assert bench.options.on_standby is not None
-            bench.options.on_standby()
+            assert on_standby is not None
+            on_standby()
             return Deferred()
 
     show(board, active_worker="", possible_lock_holders=1)
@@ -467,9 +473,11 @@ def test_standby_names_the_stranger_that_has_its_lock(
     """
 
     class Waiting(MemoryStore):
-        def open(self) -> Deferred[StoredState]:
-            assert bench.options.on_standby is not None
-            bench.options.on_standby()
+        def open(
+            self, on_standby: Callable[[], object] | None = None
+        ) -> Deferred[StoredState]:
+            assert on_standby is not None
+            on_standby()
             return Deferred()
 
     show(board, active_worker="", possible_lock_holders=1)
@@ -484,12 +492,15 @@ def test_standby_names_the_stranger_that_has_its_lock(
     assert len(bench.reactor.tcpServers) == 1
 
 
-def test_stopped_worker_tries_its_store_no_more(make: Callable[..., Bench]) -> None:
+def test_stopped_worker_tries_its_store_no_more(
+    make: Callable[..., Bench], board: int
+) -> None:
     """
     A worker that is stopped while it waits for its next try ends in order.
     """
     store = Unusable(StoreError("gone"))
-    bench = make(store=store, supervisor=3)
+    show(board)
+    bench = make(store=store, supervisor=3, scoreboard=board)
     bench.worker.startService()
     bench.stop()
     attempts = store.attempts
@@ -507,11 +518,11 @@ def board() -> Iterator[int]:
     os.close(descriptor)
 
 
-def show(board: int, **values: Any) -> None:
+def show(board: int, *, retry_opening: bool = True, **values: Any) -> None:
     """
-    Show a report.
+    Show a report, of a service that a worker was active in.
     """
-    write_report(board, SupervisorReport(**values))
+    write_report(board, SupervisorReport(retry_opening=retry_opening, **values))
 
 
 def test_damaged_store_is_reported_to_the_supervisor_at_once(
@@ -606,7 +617,9 @@ def test_exception_after_the_lock_ends_the_process(make: Callable[..., Bench]) -
     """
 
     class Waiting(MemoryStore):
-        def open(self) -> Deferred[StoredState]:
+        def open(
+            self, on_standby: Callable[[], object] | None = None
+        ) -> Deferred[StoredState]:
             return opened
 
     opened: Deferred[StoredState] = Deferred()

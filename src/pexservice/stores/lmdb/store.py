@@ -104,7 +104,6 @@ class LmdbStore:
         verification: VerificationRecord | None = None,
         run_blocking: Callable[[Callable[[], object]], Deferred[object]] = execute,
         progress: Progress = lambda _: None,
-        on_standby: Callable[[], object] | None = None,
         kept_keys: int = KEPT_KEYS,
         map_size: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -119,8 +118,6 @@ class LmdbStore:
         @param run_blocking: runs C{verify}, or a migration from format 1; by default in
             the thread that calls L{open}.
         @param progress: called with the progress of a migration, in percent.
-        @param on_standby: called before this process waits for the lock as a standby.  If
-            it is C{None}, L{open} fails if another process has locked the store.
         @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
         """
         self.directory = directory
@@ -130,7 +127,6 @@ class LmdbStore:
         self._verification = verification
         self._run_blocking = run_blocking
         self._progress = progress
-        self._on_standby = on_standby
         self._map_size = map_size or MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
         self._monotonic = monotonic
         self._next_path_check = monotonic()
@@ -150,15 +146,15 @@ class LmdbStore:
             raise StoreError(f"the store {self.directory.real_path} is not open")
         return self._open_databases
 
-    def open(self) -> Deferred[StoredState]:
-        return Deferred.fromCoroutine(self._open())
+    def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[StoredState]:
+        return Deferred.fromCoroutine(self._open(on_standby))
 
-    async def _open(self) -> StoredState:
+    async def _open(self, on_standby: Callable[[], object] | None) -> StoredState:
         """
         Lock the directory, prepare the files in it, and let LMDB open them.
         """
         try:
-            verify = await self._lock_or_wait()
+            verify = await self._lock_or_wait(on_standby)
             await self._prepare_files(verify)
             # Without a verification, a store whose witness records damage is not opened.
             return self._open_files(verified=verify is not None)
@@ -168,7 +164,9 @@ class LmdbStore:
                 raise as_store_error(self.directory.real_path, error) from error
             raise
 
-    async def _lock_or_wait(self) -> Callable[[Path], object] | None:
+    async def _lock_or_wait(
+        self, on_standby: Callable[[], object] | None
+    ) -> Callable[[Path], object] | None:
         """
         Lock the directory.  If another process has locked it, wait as a standby.
 
@@ -179,12 +177,12 @@ class LmdbStore:
         try:
             self.directory.lock()
         except StoreBusy:
-            if self._on_standby is None:
+            if on_standby is None:
                 raise
         else:
             is_due = self._verification is None or self._verification.is_due
             return self._verify if is_due else None
-        self._on_standby()
+        on_standby()
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.real_path, self._key_reader, reactor)
         follower.start()
@@ -447,5 +445,4 @@ def store_for_worker(path: str, options: StoreOptions) -> LmdbStore:
         verification=options.verification,
         run_blocking=executor.run_in_new_thread,
         progress=progress,
-        on_standby=options.on_standby,
     )

@@ -184,7 +184,7 @@ class ServiceOnDisk:
         self.reactor, self.report, self.verified = ThreadsAndTime(), SupervisorReport(), 0
         self._path, self._board = path, board
 
-    def store(self, on_standby: Callable[[], object] | None = None) -> LmdbStore:
+    def store(self) -> LmdbStore:
         """
         Return the store of a new worker.
         """
@@ -193,7 +193,6 @@ class ServiceOnDisk:
             CommitExecutor(self.reactor),
             verify=self._verify,
             verification=VerificationRecord(self._board, lambda: self.report),
-            on_standby=on_standby,
         )
 
     def _verify(self, path: Path) -> None:
@@ -235,8 +234,8 @@ def test_standby_verifies_a_store_whose_verification_was_not_completed(
             now(service.store().open())
     verifying = Directory(str(path))
     verifying.lock()
-    standby = service.store(on_standby=verifying.unlock)
-    opened = standby.open()
+    standby = service.store()
+    opened = standby.open(on_standby=verifying.unlock)
     service.reactor.take()
     with pytest.raises(StoreUnavailable, match=f"{path} is not verified yet"):
         now(opened)
@@ -255,8 +254,8 @@ def test_takeovers_leave_a_verification_due_until_a_worker_gets_the_lock_at_its_
     assert service.verified == 1
     for suspicious_ends in (1, 2, 2):
         service.report.suspicious_ends = suspicious_ends
-        standby = service.store(on_standby=partial(closed, active))
-        opened = standby.open()
+        standby = service.store()
+        opened = standby.open(on_standby=partial(closed, active))
         service.reactor.take()
         now(opened)
         active = standby
