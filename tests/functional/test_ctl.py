@@ -138,7 +138,7 @@ def test_restore_to_a_full_disk_leaves_the_store_that_was_there(tmp_path: Path) 
         refused = run(tmp_path, "restore", *arguments)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert refused.stderr.startswith(
-            "pexctl: --beyond 3000000: 2999994 steps cannot be made: disk full: the store"
+            "pexctl: --beyond: 2999994 steps cannot be made: disk full: the store"
         )
         assert refused.stderr.count("\n") == 1
         assert [file.name for file in disk.iterdir()] == [STORE]

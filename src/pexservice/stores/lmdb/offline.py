@@ -21,7 +21,7 @@ from pexservice.stores.factory_interface import (
 from pexservice.stores.lmdb.backup import add_backup, backup, existing_backups, time_of
 from pexservice.stores.lmdb.directory import directory_with_store
 from pexservice.stores.lmdb.restore import restore
-from pexservice.stores.lmdb.verify import summary, verify_in_child
+from pexservice.stores.lmdb.verify import verify_in_child
 from pexservice.stores.lmdb.witness import read_witness
 
 
@@ -37,8 +37,7 @@ class LmdbOfflineStore:
         except StoreBusy as error:
             raise StoreBusy(f"{error}; make a backup, which is verified") from None
         try:
-            verify_in_child(store.real_path, partial(show, "verifying"))
-            return summary(store.real_path)
+            return verify_in_child(store.real_path, partial(show, "verifying"))
         finally:
             store.unlock()
 
@@ -67,5 +66,4 @@ class LmdbOfflineStore:
         if witness := read_witness(path):
             return witness.revision, "in the witness of the replaced store"
         # A child process reads the store, because damage may end that process.
-        verify_in_child(path)
-        return summary(path).revision, "in the replaced store"
+        return verify_in_child(path).revision, "in the replaced store"

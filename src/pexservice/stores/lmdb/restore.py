@@ -18,31 +18,31 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
+import lmdb
 
 from pexservice.core.cursor import Transition
 from pexservice.stores.errors import Refusal, StoreBusy, StoreDamaged, StoreError
 from pexservice.stores.factory_interface import Restored, ShowProgress, StoreSummary
 from pexservice.stores.interface import Batch
-from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.databases import MIN_MAP_BYTES
+from pexservice.stores.lmdb.child import Progress
+from pexservice.stores.lmdb.databases import MIN_MAP_BYTES, open_for_writing
 from pexservice.stores.lmdb.directory import (
     Directory,
     chown_like,
     directory_with_store,
     sync_directory,
 )
-from pexservice.stores.lmdb.executor import CommitExecutor
-from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.lmdb.verify import summary
+from pexservice.stores.lmdb.migrate import migrate
+from pexservice.stores.lmdb.reserve import Reserve
+from pexservice.stores.lmdb.snapshot import copy_store
+from pexservice.stores.lmdb.transaction import Retention, read_bounds, write_batch
+from pexservice.stores.lmdb.verify import format_of, summary
+from pexservice.stores.lmdb.witness import renew_witness
 
 #: RENAME_EXCHANGE, of linux/fs.h, and AT_FDCWD, of fcntl.h.
 _RENAME_EXCHANGE = 2
@@ -54,8 +54,8 @@ _BATCH_STEPS = 1 << 20
 #: How many steps a restore makes at most.
 MAX_STEPS = 100_000_000
 
-#: A restore keeps this many transitions and keys, which means all.
-_ALL = 1 << 40
+#: The steps of a restore remove no transitions and keys.
+_KEEP_ALL = Retention(transitions=1 << 40, keys=1 << 40)
 
 
 def restore(
@@ -90,26 +90,12 @@ def restore(
         # This process has locked the directory, so no other restore needs these copies.
         for left_over in place.real_path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
             shutil.rmtree(left_over)
-        copied = backup(source, str(copy), show)
-        steps = (
-            0 if above_revision is None else max(0, above_revision + 1 - copied.revision)
-        )
-        # Half of the steps are next and half are previous, so the position does not change.
-        steps += steps % 2
-        if steps > MAX_STEPS:
-            raise StoreError(
-                f"--beyond {above_revision}: that is {steps} steps from revision"
-                f" {copied.revision}, and at most {MAX_STEPS} are made; is it the right"
-                " backup?"
-            )
-        _finish(_open_and_step(copied, steps, partial(show, "rewriting")))
+        copied = copy_store(source, copy, show)
+        steps = _count_steps(copied.revision, above_revision)
+        _migrate_and_step(copied, steps, partial(show, "rewriting"))
         chown_like(place.real_path, copy)
         kept = _exchange(copy, place.real_path)
         return Restored(summary=summary(place.real_path), steps=steps, kept=kept)
-    except Refusal as error:
-        raise StoreError(
-            f"--beyond {above_revision}: {steps} steps cannot be made: {error}"
-        ) from error
     except OSError as error:
         denied = isinstance(error, PermissionError)
         raise StoreError(
@@ -124,31 +110,48 @@ def restore(
             place.real_path.rmdir()
 
 
-async def _open_and_step(
-    copied: StoreSummary, steps: int, progress: Callable[[int], object]
-) -> None:
+def _count_steps(revision: int, above_revision: int | None) -> int:
     """
-    Open the store, which also migrates a store of format 1, and make C{steps} steps.
-
-    Every second step is previous, so the position does not change.
-
-    @raise Refusal: the disk has no space for the steps.
+    Return the even number of steps from C{revision} to a revision above the other one.
     """
-    from twisted.internet import reactor  # noqa: PLC0415 the import installs it
+    if above_revision is None or above_revision < revision:
+        return 0
+    steps = above_revision + 1 - revision
+    # Half of the steps are next and half are previous, so the position does not change.
+    steps += steps % 2
+    if steps > MAX_STEPS:
+        raise StoreError(
+            f"--beyond {above_revision}: that is {steps} steps from revision {revision},"
+            f" and at most {MAX_STEPS} are made; is it the right backup?"
+        )
+    return steps
 
-    store = LmdbStore(
-        Directory(copied.store),
-        # By this clock every commit is fast, so all commits run inline.
-        CommitExecutor(reactor, monotonic=lambda: 0.0),  # type: ignore[arg-type]
-        journal=_ALL,
-        kept_keys=_ALL,
-        verify=None,
-        progress=progress,
-        map_size=MIN_MAP_BYTES + 2 * (copied.size + steps),
-    )
+
+def _migrate_and_step(copied: StoreSummary, steps: int, progress: Progress) -> None:
+    directory = Directory(copied.store)
+    directory.lock()
+    try:
+        if format_of(directory.real_path) == 1:
+            migrate(directory, progress)
+        if steps:
+            _make_steps(directory, copied, steps)
+    finally:
+        directory.unlock()
+
+
+def _make_steps(directory: Directory, copied: StoreSummary, steps: int) -> None:
+    """
+    Make C{steps}, an even number, in the copy, which is in the locked C{directory}.
+
+    @raise StoreError: the disk has no space for the steps.
+    """
+    map_size = MIN_MAP_BYTES + 2 * (copied.size + steps)
+    databases = open_for_writing(directory.real_path, map_size)
     to_and_fro = Transition.NEXT.code + Transition.PREVIOUS.code
     try:
-        await store.open()
+        reserve = Reserve(directory, databases.env, time.monotonic)
+        with databases.env.begin() as txn:
+            bounds = read_bounds(txn, databases, copied.revision)
         for begin in range(0, steps, _BATCH_STEPS):
             batch = Batch(
                 first_revision=copied.revision + begin + 1,
@@ -157,19 +160,14 @@ async def _open_and_step(
                 position=copied.position,
                 time_ns=time.time_ns(),
             )
-            await store.commit(batch)
+            reserve.ensure_space(reserve.needed_bytes(batch))
+            with databases.env.begin(write=True) as txn:
+                bounds = write_batch(txn, databases, batch, bounds, _KEEP_ALL)
+    except (Refusal, lmdb.Error) as error:
+        raise StoreError(f"--beyond: {steps} steps cannot be made: {error}") from error
     finally:
-        await store.close()
-
-
-def _finish(coroutine: Coroutine[Any, Any, None]) -> None:
-    """
-    Run a coroutine, whose Deferreds have all fired, to its end.
-    """
-    failures: list[Failure] = []
-    Deferred.fromCoroutine(coroutine).addErrback(failures.append)
-    for failure in failures:
-        failure.raiseException()
+        databases.env.close()
+    renew_witness(directory.real_path, copied.revision + steps)
 
 
 def _exchange(copy: Path, place: Path) -> Path | None:

@@ -1,9 +1,16 @@
 """
-Copy one state of a store, with a limit on the time and on the growth of the store's file.
+Copy one state of a store into a new store, even while a service uses the store.
 
-LMDB does not reuse a page that a reader may see.  So while a store is copied, its file
-grows with each commit of the service, and the file never shrinks.  If a copy exceeds a
-limit, it is stopped and started again with the newest state.
+In LMDB, readers and the writer do not wait for each other, even in two processes.  So the
+service continues during a copy, and the copy has one committed state.  The copy is flushed
+once, at its end, and then verified.
+
+Meanwhile, LMDB does not reuse the pages of the copied state.  So the file of the store
+grows with each commit of the service, and the file never shrinks.  If a copy takes too long
+or lets the file grow too much, it is stopped and started again with the newest state.
+
+A child process copies the pages.  If a page is missing, only the child ends; see
+L{pexservice.stores.lmdb.child}.
 """
 
 from __future__ import annotations
@@ -13,12 +20,23 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import lmdb
 
-from pexservice.stores.errors import StoreError
-from pexservice.stores.lmdb.child import Progress
-from pexservice.stores.lmdb.databases import used_bytes
+from pexservice.stores.errors import StoreDamaged, StoreError
+from pexservice.stores.factory_interface import ShowProgress, StoreSummary
+from pexservice.stores.lmdb.child import Progress, run_child
+from pexservice.stores.lmdb.databases import DATABASES, MIN_MAP_BYTES, used_bytes
+from pexservice.stores.lmdb.directory import (
+    DATA_FILE,
+    READER_TABLE_FILE,
+    Directory,
+    directory_with_store,
+)
+from pexservice.stores.lmdb.verify import as_store_error, verify_in_child
+from pexservice.stores.lmdb.witness import check_not_older, read_witness, renew_witness
 
 #: How long one attempt to copy may take.
 MAX_SECONDS = 300.0
@@ -32,6 +50,69 @@ MAX_ATTEMPTS = 3
 
 #: How often the limits are checked.
 COPY_CHECK_INTERVAL_SECONDS = 0.05
+
+
+def copy_store(source: str, copy: Path, show: ShowProgress) -> StoreSummary:
+    """
+    Make the directory C{copy} with a verified copy of the store in C{source}, durably.
+
+    If this fails, C{copy} may exist, and the caller removes it.
+
+    @raise OSError: the copy cannot be written.
+    @raise StoreError: the store or its copy is damaged, or the store cannot be read.
+    """
+    store = directory_with_store(source).real_path
+    # The witness is read before the store is copied, so the copy must not be older.
+    witnessed = read_witness(store)
+    copy.mkdir(mode=0o700)
+    run_child(copy_pages, store, copy / DATA_FILE, progress=partial(show, "copying"))
+    try:
+        copied = verify_in_child(copy, partial(show, "verifying"))
+    except StoreDamaged as error:
+        raise StoreDamaged(
+            f"the store {store} is damaged, and its copy was removed: {error}"
+        ) from None
+    check_not_older(store, copied.revision, witnessed)
+    renew_witness(copy, copied.revision)
+    return copied
+
+
+def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) -> None:
+    """
+    Write the pages in use of the store in C{source} to C{file}, durably.
+
+    @raise StoreError: the pages cannot be read or written.
+    """
+    directory = Directory(str(source))
+    # An entry in LMDB's table of readers prevents the service from reusing the pages that
+    # are read here.  If there is no table, no process has the store open, and the directory
+    # is locked instead.  No table is made: it would belong to the user who makes the
+    # backup.
+    has_readers_table = (directory.real_path / READER_TABLE_FILE).exists()
+    if not has_readers_table:
+        directory.lock()
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with lmdb.open(
+                str(source),
+                # The map is larger than the file, which may grow before it is read.
+                map_size=MIN_MAP_BYTES + 2 * (source / DATA_FILE).stat().st_size,
+                max_dbs=len(DATABASES),
+                readonly=True,
+                lock=has_readers_table,
+                create=False,
+            ) as env:
+                copy_snapshot(env, descriptor, progress)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except (lmdb.Error, OSError) as error:
+        if isinstance(reason := as_store_error(source, error), StoreDamaged):
+            raise reason from error
+        raise StoreError(f"the store {source} cannot be copied: {error}") from error
+    finally:
+        directory.unlock()
 
 
 def copy_snapshot(

@@ -255,18 +255,19 @@ def format_of(path: Path) -> int:
             return _cursor_record(txn, cursor_database).version
 
 
-def verify_in_child(path: Path, progress: Progress = lambda _: None) -> None:
+def verify_in_child(path: Path, progress: Progress = lambda _: None) -> StoreSummary:
     """
-    Verify a store as L{verify} does, in a child process; see L{run_child}.
+    Verify a store as L{verify} does, in a child process, and return its summary.
+
+    See L{run_child}.
     """
     run_child(verify, path, progress=progress)
+    return summary(path)
 
 
 def summary(path: Path) -> StoreSummary:
     """
-    Return the summary of a store.
-
-    Call this only after L{verify}, while no process writes to the store.
+    Return the summary of a store that was verified, and that no process writes to.
     """
     with open_for_reading(path) as env:
         databases = databases_of(env)

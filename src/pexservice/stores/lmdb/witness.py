@@ -9,10 +9,10 @@ the response.
 A commit is durable before its revision is written to the witness.  So a store whose
 revision is lower than that in its witness has lost commits.
 
-The witness is flushed when its file is made and when the store is closed, but not at a
-commit, so it costs one small write per commit.  A power cut discards writes that were not
-flushed.  So after a power cut, the witness may be older than the store, incomplete or
-missing, and this is no sign of damage.
+The witness is flushed when the store is opened and when it is closed, but not at a commit,
+so it costs one small write per commit.  A power cut discards writes that were not flushed.
+So after a power cut, the witness may be older than the store, incomplete or missing, and
+this is no sign of damage.
 
 The witness also records damage that was found while the store was open.  Then no standby
 opens the store, and the service opens it only after a verification.
@@ -68,19 +68,13 @@ class Witness:
                 store=self._directory,
             )
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-            self._file = os.open(self._directory / WITNESS_FILE, flags, 0o600)
-            if witnessed is None:
+            if witnessed != WitnessRecord(revision):
                 # This allocates the block, so no later write needs space on the disk.
-                os.ftruncate(self._file, 0)
-                os.pwrite(self._file, records.encode_witness(WitnessRecord(revision)), 0)
-                os.fsync(self._file)
-                sync_directory(self._directory)
+                renew_witness(path, revision)
+            self._file = os.open(path / WITNESS_FILE, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             # The disk may be full.  The service can still commit into its disk reserve.
             self._continue_without_file(error)
-        if witnessed not in (None, WitnessRecord(revision)):
-            self.write(WitnessRecord(revision))
 
     def write(self, witnessed: WitnessRecord) -> None:
         """
@@ -122,6 +116,24 @@ class Witness:
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
+
+
+def renew_witness(path: Path, revision: int) -> None:
+    """
+    Write the witness of the store in C{path}, which is at C{revision}, durably.
+
+    @raise OSError: the witness cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    file = os.open(path / WITNESS_FILE, flags, 0o600)
+    try:
+        os.pwrite(file, records.encode_witness(WitnessRecord(revision)), 0)
+        # An incomplete witness may have had any size.
+        os.ftruncate(file, records.WITNESS_SIZE)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    sync_directory(path)
 
 
 def read_witness(path: Path) -> WitnessRecord | None:

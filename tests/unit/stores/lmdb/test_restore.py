@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_failed_restore_says_why(
     def fails(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(module, "backup", fails)
+    monkeypatch.setattr(module, "copy_store", fails)
     with pytest.raises(StoreError) as caught:
         restore(str(place / "backup"), str(place / "store"))
     assert f"cannot be replaced: {os.strerror(number)}" in str(caught.value)
@@ -144,6 +145,25 @@ def test_copy_that_a_killed_restore_left_is_removed_by_the_next(place: Path) -> 
     (left / "data.mdb").touch()
     restore(str(place / "backup"), str(place / "new"))
     assert not left.exists()
+
+
+def test_copy_in_progress_has_the_name_of_a_copy(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    So the next restore removes it, if this one is killed at any moment.
+    """
+    names: list[set[str]] = []
+
+    def killed(*_: object, **__: object) -> None:
+        names.append({file.name for file in place.iterdir()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pexservice.stores.lmdb.snapshot.run_child", killed)
+    with pytest.raises(KeyboardInterrupt):
+        restore(str(place / "backup"), str(place / "store"))
+    ((name,),) = (found - {"older", "backup", "store"} for found in names)
+    assert re.fullmatch(r"\.store\.restored-[0-9a-f]{16}", name)
 
 
 def test_directory_that_holds_something_else_is_refused_and_untouched(place: Path) -> None:

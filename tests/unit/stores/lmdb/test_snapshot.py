@@ -17,10 +17,14 @@ import pytest
 
 from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import snapshot
-from pexservice.stores.lmdb.backup import copy_pages
 from pexservice.stores.lmdb.databases import oldest_reader
 from pexservice.stores.lmdb.directory import DATA_FILE
-from pexservice.stores.lmdb.snapshot import MAX_ATTEMPTS, MAX_GROWTH_BYTES, copy_snapshot
+from pexservice.stores.lmdb.snapshot import (
+    MAX_ATTEMPTS,
+    MAX_GROWTH_BYTES,
+    copy_pages,
+    copy_snapshot,
+)
 from tests.unit.stores.lmdb.test_store import filled
 
 PAGE = 4096
