@@ -34,7 +34,7 @@ from pexservice.server.parser import (
     find_end_of_head,
     read_refused_head,
 )
-from pexservice.server.plans import RequestWithPlan
+from pexservice.server.plans import Plan, PreparedRequest
 from pexservice.server.recognition import Recognizer
 from pexservice.server.response_writer import CONTINUE, write_response
 from pexservice.server.server import Server
@@ -51,7 +51,7 @@ _log = Logger()
 # Aliases for speed: a member of an enumeration is found by two lookups.
 _IDLE, _RECEIVING, _PERFORMING = Phase.IDLE, Phase.RECEIVING, Phase.PERFORMING
 _PIPELINED, _CLOSING, _CLOSED = Phase.PIPELINED, Phase.CLOSING, Phase.CLOSED
-_REPLAYED = Outcome.REPLAYED
+_READ, _REPLAYED = Outcome.READ, Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
 #: How long input is read and dropped after a refused request.  If the service closed the
@@ -118,9 +118,8 @@ class Connection(asyncio.Protocol):
         self._body: RequestBody | None = None
         # Whether this connection waits for the parsing budget of a later iteration.
         self._waits_to_parse = False
-        # The request that is being performed, and whether its handler was called.
-        self._request: RequestWithPlan | None = None
-        self._is_new = False
+        # The request that is being performed, and the Deferred of its handler, if any.
+        self._request: PreparedRequest | None = None
         self._handler_result: Deferred[Response] | None = None
         self._stream: Stream | None = None
         self._stream_length = 0
@@ -327,19 +326,46 @@ class Connection(asyncio.Protocol):
             self._resume_reading()
         plan = self._server.plans.by_key.get(head.plan_key)
         if plan is None:
-            self._is_new = True
-            plan = self._server.new_plan(head.line, head.headers)
-            self.perform(RequestWithPlan(plan, head.headers, head.line.logged_line), head)
+            self._perform_new(head)
             return
-        request = RequestWithPlan(plan, head.headers, head.line.logged_line)
+        request = PreparedRequest(
+            plan.format, head.headers, head.line.logged_line, plan.operation
+        )
         self.recognizer.remember(data, head, request)
         self.perform(request)
 
-    def perform(self, request: RequestWithPlan, head: Head | None = None) -> None:
+    def _perform_new(self, head: Head) -> None:
         """
-        Check C{request}, and start its operation on the cursor or call its handler.
+        Call the handler of a request without a plan.
 
-        @param head: the head of the request, if its handler must be called.
+        If the handler returns an operation, start it, and remember it as a plan.
+        """
+        server, line, headers = self._server, head.line, head.headers
+        response_format = server.response_format(line, headers)
+        request = PreparedRequest(response_format, headers, line.logged_line)
+        self.phase = _PERFORMING
+        self._request = request
+        try:
+            server.checker.check_rate_and_host(headers, self.peer)
+            result = server.call_handler(
+                Request(line.method, line.target, line.path, headers, self.peer)
+            )
+            if isinstance(result, Operation):
+                server.plans.add(head.plan_key, Plan(result, response_format))
+                checked = server.checker.check_operation(result, headers)
+                request.checked_operation = checked
+                checked.start(self)
+            elif isinstance(result, Deferred):
+                self._handler_result = result
+                result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
+            else:
+                self.send(result)
+        except Exception as error:  # noqa: BLE001 the client gets a response to any error
+            self.fail(error)
+
+    def perform(self, request: PreparedRequest) -> None:
+        """
+        Start the operation of a request with a plan, after those checks that are necessary.
         """
         self.phase = _PERFORMING
         self._request = request
@@ -349,36 +375,13 @@ class Connection(asyncio.Protocol):
                 checker, headers = self._server.checker, request.headers
                 checker.check_rate_and_host(headers, self.peer)
                 if checked is None:
-                    if head is not None:
-                        self._call_handler(head, request)
-                    operation = request.plan.operation
-                    if operation is None:
-                        # The handler has returned a response or a Deferred.
-                        return
+                    operation = request.planned_operation
+                    assert operation is not None  # noqa: S101 for the type checker
                     checked = checker.check_operation(operation, headers)
                     request.checked_operation = checked
             checked.start(self)
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
-
-    def _call_handler(self, head: Head, request: RequestWithPlan) -> None:
-        """
-        Call the handler of a request.
-
-        If the handler returns an operation, the request's plan is completed and remembered.
-        """
-        line = head.line
-        result = self._server.call_handler(
-            Request(line.method, line.target, line.path, head.headers, self.peer)
-        )
-        if isinstance(result, Operation):
-            request.plan = evolve(request.plan, operation=result)
-            self._server.plans.add(head.plan_key, request.plan)
-        elif isinstance(result, Deferred):
-            self._handler_result = result
-            result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
-        else:
-            self.send(result)
 
     # Responses.  respond() ends a request with an operation, send() ends another request,
     # and fail() ends either of them.  If send() gets a stream, calls of send_piece()
@@ -402,7 +405,9 @@ class Connection(asyncio.Protocol):
                 kind = VALUE
             else:
                 kind = response_kind(outcome, state, checked.method, checked.preconditions)
-            data = server.writer.write_state_response(request.plan, kind, state)
+            data = server.writer.write_state_response(
+                request.format, kind, state, is_read=outcome is _READ
+            )
             self._write(data)
             length = 0 if server.log is None else _body_length(data)
             self._end_request(request, kind.status, length)
@@ -414,7 +419,7 @@ class Connection(asyncio.Protocol):
         if request is None:
             return
         try:
-            self.send(problem_of(error).response(request.plan.preferences.problem))
+            self.send(problem_of(error).response(request.format.preferences.problem))
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._abort_after_bug()
 
@@ -426,14 +431,14 @@ class Connection(asyncio.Protocol):
             if response.stream is not None:
                 # The connection ends with its stream.  In HTTP/1.0, only the end of the
                 # connection shows the end of a stream.
-                request.plan = evolve(
-                    request.plan, connection_header=b"close", closes_connection=True
+                request.format = evolve(
+                    request.format, connection_header=b"close", closes_connection=True
                 )
-                self._write(write_response(request.plan, response))
+                self._write(write_response(request.format, response))
                 self._stream = response.stream
                 response.stream.begin(self)
                 return
-            data = write_response(request.plan, response)
+            data = write_response(request.format, response)
             self._write(data)
             self._end_request(request, response.status, _body_length(data))
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
@@ -443,7 +448,7 @@ class Connection(asyncio.Protocol):
         request = self._request
         if self._stream is not None and request is not None:
             self._stream_length += len(data)
-            if request.plan.version == b"HTTP/1.1":
+            if request.format.version == b"HTTP/1.1":
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self._write(data)
 
@@ -451,32 +456,31 @@ class Connection(asyncio.Protocol):
         request, stream = self._request, self._stream
         if stream is not None and request is not None:
             self._stream = None
-            if request.plan.version == b"HTTP/1.1":
+            if request.format.version == b"HTTP/1.1":
                 self._write(b"0\r\n\r\n")
             self._end_request(request, _OK, self._stream_length)
 
-    def _end_request(self, request: RequestWithPlan, status: int, length: int) -> None:
+    def _end_request(self, request: PreparedRequest, status: int, length: int) -> None:
         """
         Count and log the response to C{request}; close the connection, or continue.
 
         @param length: the length of the body that was sent.
         """
-        plan, server = request.plan, self._server
+        response_format, server = request.format, self._server
         if status == _OK:
-            plan.tally.ok += 1
+            response_format.tally.ok += 1
         else:
-            plan.tally.count(status)
+            response_format.tally.count(status)
         if server.log is not None:
             server.log_response(
                 self.peer, request.headers, request.logged_line, status, length
             )
         self._request = None
-        if self._is_new:
-            self._is_new = False
+        if request.planned_operation is None:
             self._handler_result = None
             server.requests.without_plan += 1
         self.has_responded = True
-        if plan.closes_connection:
+        if response_format.closes_connection:
             self.close()
         elif self._buffer:
             # The next request waits for the next iteration of the event loop, so that a
@@ -528,16 +532,16 @@ class Connection(asyncio.Protocol):
         else:
             line, headers = read_refused_head(bytes(self._buffer))
         if problem.status in _CLIENT_FAULTS:
-            rate_problem = server.checker.count_request(headers, self.peer)
-            problem = rate_problem or problem
-        plan = server.refusal_plan(line, headers)
-        data = write_response(plan, problem.response(plan.preferences.problem))
+            problem = server.checker.count_request(headers, self.peer) or problem
+        response_format = server.refusal_format(line, headers)
+        representation = response_format.preferences.problem
+        data = write_response(response_format, problem.response(representation))
         self.phase, self.receiving_since = _CLOSING, 0.0
         self._buffer.clear()
         self._head = self._body = None
         self._write(data)
         server.requests.without_plan += 1
-        plan.tally.count(problem.status)
+        response_format.tally.count(problem.status)
         length = _body_length(data)
         server.log_response(self.peer, headers, line.logged_line, problem.status, length)
         if self.transport.can_write_eof():

@@ -26,7 +26,6 @@ from zope.interface import implementer
 from pexservice.process.listening import BACKLOG
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
-from pexservice.server.recognition import RememberedRequests
 from pexservice.server.server import Server
 from pexservice.server.tls_transport import TlsTransport
 
@@ -152,13 +151,7 @@ class Listener:
             connection.transport = transport  # type: ignore[assignment]
             self._make_transport(sock, connection, transport)
         else:
-            OneRequestTransport(
-                sock,
-                self._loop,
-                self._server.remembered_requests,
-                connection,
-                self._make_transport,
-            )
+            OneRequestTransport(sock, self._loop, connection, self._make_transport)
 
     def _make_transport(
         self, sock: socket.socket, connection: Connection, protocol: asyncio.Protocol
@@ -203,7 +196,6 @@ class OneRequestTransport(asyncio.Protocol):
         self,
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
-        remembered_requests: RememberedRequests,
         connection: Connection,
         make_transport: Callable[[socket.socket, Connection, asyncio.Protocol], object],
     ) -> None:
@@ -212,7 +204,6 @@ class OneRequestTransport(asyncio.Protocol):
         """
         self._socket = sock
         self._loop = loop
-        self._remembered_requests = remembered_requests
         self._connection = connection
         self._make_transport = make_transport
         # Whether the event loop watches the socket for input.
@@ -252,11 +243,8 @@ class OneRequestTransport(asyncio.Protocol):
         if not data:
             self.abort()
             return
-        # As in Connection.data_received.
-        request = self._remembered_requests.by_bytes.recent.get(
-            data
-        ) or connection.recognizer.recognize(data)
-        if request is None or not request.plan.closes_connection:
+        request = connection.recognizer.recognize(data)
+        if request is None or not request.format.closes_connection:
             self._request_transport()
             return
         self._received = b""

@@ -6,8 +6,8 @@ headers that decide what the request means.  All requests with the same plan key
 same.
 
 For the first request with a plan key, the server calls a handler of the Klein app.  If the
-handler returns an operation on the cursor, the server remembers the plan with this
-operation.  For later requests with this plan key, the server calls no handler.
+handler returns an operation on the cursor, the server remembers this operation as a plan,
+and calls no handler for later requests with this plan key.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from __future__ import annotations
 from attrs import define, frozen
 
 from pexservice.server.parser import PlanKey, RequestHeaders
-from pexservice.server.request_counters import Tally
+from pexservice.server.response_writer import ResponseFormat
 from pexservice.web.operations import CheckedOperation, Operation
-from pexservice.web.parameters import Preferences
-from pexservice.web.responses import Header
 
 #: How many plans are remembered.  The service needs some hundreds of them: one for each
 #: combination of a path, a method, a version and the meanings of the deciding headers.
@@ -28,42 +26,29 @@ MAX_PLANS = 4096
 @frozen(eq=False)
 class Plan:
     """
-    What the requests with one plan key mean, and what all their responses have in common.
-
-    @ivar operation: the operation on the cursor.  C{None} if the request was refused, if
-        its handler has not returned yet, or if its handler has returned a response.  A plan
-        without an operation is used for one request only and is not remembered.
-    @ivar tally: counts the responses.
-    @ivar version: the version of HTTP, such as C{b"HTTP/1.1"}.
-    @ivar connection_header: the value of the responses' C{Connection} header, if any.
-    @ivar closes_connection: whether the connection ends after the response.
-    @ivar browser_headers: the headers that browsers need in every response.
-    @ivar omits_body: whether the responses have no body, because the request is a HEAD.
+    What the requests with one plan key mean, and the format of their responses.
     """
 
-    operation: Operation | None
-    tally: Tally
-    version: bytes
-    connection_header: bytes | None
-    closes_connection: bool
-    browser_headers: tuple[Header, ...]
-    preferences: Preferences
-    omits_body: bool
+    operation: Operation
+    format: ResponseFormat
 
 
 @define(eq=False)
-class RequestWithPlan:
+class PreparedRequest:
     """
-    A request with its plan.
+    A request that a connection can perform.
 
     @ivar logged_line: the request line for the access log.
+    @ivar planned_operation: the operation of the request's plan.  C{None} if there was no
+        plan, so that the request's handler is called.
     @ivar checked_operation: the operation, if it has passed the check with these headers.
         If C{None}, the connection checks it.
     """
 
-    plan: Plan
+    format: ResponseFormat
     headers: RequestHeaders
     logged_line: bytes
+    planned_operation: Operation | None = None
     checked_operation: CheckedOperation | None = None
 
 

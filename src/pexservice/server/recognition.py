@@ -53,7 +53,7 @@ from pexservice.server.parser import (
     Head,
     RequestHeaders,
 )
-from pexservice.server.plans import RequestWithPlan
+from pexservice.server.plans import PreparedRequest
 from pexservice.web.operations import RequestChecker
 from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, HeaderRole
 from pexservice.web.problems import Problem
@@ -111,11 +111,11 @@ class Template:
     suffix: bytes
     varying_pattern: re.Pattern[bytes]
     read_names: tuple[bytes, ...]
-    common_request: RequestWithPlan
+    common_request: PreparedRequest
     may_repeat: bool
     latest_hash: int = 0
 
-    def match(self, data: bytes) -> RequestWithPlan | None:
+    def match(self, data: bytes) -> PreparedRequest | None:
         """
         Return the request with the bytes C{data}, or C{None} if the bytes do not match.
         """
@@ -132,7 +132,9 @@ class Template:
         headers = request.headers.copy()
         for name, value in zip(names, match.groups(), strict=True):
             headers[name] = [value]
-        return RequestWithPlan(request.plan, headers, request.logged_line)
+        return PreparedRequest(
+            request.format, headers, request.logged_line, request.planned_operation
+        )
 
 
 class RememberedRequests:
@@ -149,7 +151,7 @@ class RememberedRequests:
 
     def __init__(self, checker: RequestChecker) -> None:
         self._checker = checker
-        self.by_bytes: GenerationalCache[bytes, RequestWithPlan] = GenerationalCache(
+        self.by_bytes: GenerationalCache[bytes, PreparedRequest] = GenerationalCache(
             MAX_REMEMBERED_REQUESTS
         )
         # The hashes of requests that were parsed once.  Requests that never come again do
@@ -176,14 +178,14 @@ class RememberedRequests:
         self.latest_templates = ()
         self.by_bytes.clear()
 
-    def add(self, data: bytes, request: RequestWithPlan) -> None:
+    def add(self, data: bytes, request: PreparedRequest) -> None:
         """
         Remember C{request} by its exact bytes, if its operation passes the check.
         """
         if self.check_once(request):
             self.by_bytes.put(data, request)
 
-    def add_if_repeated(self, data: bytes, request: RequestWithPlan) -> None:
+    def add_if_repeated(self, data: bytes, request: PreparedRequest) -> None:
         """
         Remember C{request} if a request with the same bytes was parsed before.
         """
@@ -197,7 +199,7 @@ class RememberedRequests:
         others = self.latest_templates[: MAX_TEMPLATES - 1]
         self.latest_templates = template, *others
 
-    def check_once(self, request: RequestWithPlan) -> bool:
+    def check_once(self, request: PreparedRequest) -> bool:
         """
         Check the operation of C{request} for all later requests with the same headers.
 
@@ -207,15 +209,15 @@ class RememberedRequests:
 
         @return: whether C{request} now has the checked operation.
         """
-        operation, headers = request.plan.operation, request.headers
+        operation = request.planned_operation
+        assert operation is not None  # noqa: S101 for the type checker
         try:
-            if operation is not None:
-                request.checked_operation = self._checker.check_operation(
-                    operation, headers
-                )
+            request.checked_operation = self._checker.check_operation(
+                operation, request.headers
+            )
         except Problem:
-            pass
-        return request.checked_operation is not None
+            return False
+        return True
 
 
 class Recognizer:
@@ -237,9 +239,9 @@ class Recognizer:
         self._remembered = remembered
         self.templates: tuple[Template, ...] = ()
         self.latest_names: tuple[bytes, ...] = ()
-        self.accepted_request: tuple[bytes, RequestWithPlan] | None = None
+        self.accepted_request: tuple[bytes, PreparedRequest] | None = None
 
-    def recognize(self, data: bytes) -> RequestWithPlan | None:
+    def recognize(self, data: bytes) -> PreparedRequest | None:
         """
         Return the request with the bytes C{data}, if it is recognized.
 
@@ -268,7 +270,7 @@ class Recognizer:
         self.templates = (template, *others[: MAX_TEMPLATES - 1])
 
     def _remember_match(
-        self, template: Template, data: bytes, request: RequestWithPlan
+        self, template: Template, data: bytes, request: PreparedRequest
     ) -> None:
         if template.read_names == (AUTHORIZATION,):
             if self._remembered.check_once(request):
@@ -278,7 +280,7 @@ class Recognizer:
         if template.latest_hash == latest_hash:
             self._remembered.add(data, request)
 
-    def remember(self, data: bytes, head: Head, request: RequestWithPlan) -> None:
+    def remember(self, data: bytes, head: Head, request: PreparedRequest) -> None:
         """
         Prepare to recognize requests that are similar to a parsed request.
 
@@ -296,7 +298,7 @@ class Recognizer:
             self._remember_template(data, head, new_lines, request)
 
     def _remember_template(
-        self, data: bytes, head: Head, new_lines: tuple[int, int], request: RequestWithPlan
+        self, data: bytes, head: Head, new_lines: tuple[int, int], request: PreparedRequest
     ) -> None:
         """
         Make a template if the new lines have the same names as those of the last head.
@@ -323,7 +325,7 @@ class Recognizer:
 
 
 def _make_template(
-    prefix: bytes, suffix: bytes, names: tuple[bytes, ...], request: RequestWithPlan
+    prefix: bytes, suffix: bytes, names: tuple[bytes, ...], request: PreparedRequest
 ) -> Template:
     """
     Return the template of C{request}.
@@ -339,7 +341,9 @@ def _make_template(
         suffix,
         varying_pattern=_compile_pattern(names, read_names),
         read_names=read_names,
-        common_request=RequestWithPlan(request.plan, common_headers, request.logged_line),
+        common_request=PreparedRequest(
+            request.format, common_headers, request.logged_line, request.planned_operation
+        ),
         may_repeat=is_remembered or read_names == (AUTHORIZATION,),
     )
 

@@ -1,22 +1,24 @@
 """
 Responses as bytes.
 
-All responses with the same plan and the same kind of response have the same bytes, except
-the revision, the position, the length and the value.  So for the first of these responses,
-a bytes format is made.  For each response, the values are inserted into this format.  Reads
-of the same state get exactly the same bytes, which are remembered.  Formats and bytes
-contain the date, so they are dropped after at most one second.
+All responses about the cursor that have the same L{ResponseFormat} and the same kind have
+the same bytes, except the revision, the position, the length and the value.  So for the
+first of these responses, a pattern of its bytes is made.  For each response, the values are
+inserted into this pattern.  Reads of the same state get exactly the same bytes, which are
+remembered.  Patterns and bytes contain the date, so they are dropped after at most one
+second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import evolve
+from attrs import evolve, frozen
 from twisted.web.http import NO_BODY_CODES, datetimeToString
 
 from pexservice.core.cursor import State
-from pexservice.server.plans import Plan
+from pexservice.server.request_counters import Tally
+from pexservice.web.parameters import Preferences
 from pexservice.web.representations import (
     VALUE,
     WITH_VALUE,
@@ -24,7 +26,7 @@ from pexservice.web.representations import (
     response_about,
     state_body,
 )
-from pexservice.web.responses import TEXT, Response
+from pexservice.web.responses import TEXT, Header, Response
 
 #: The interim response to a client that waits before it sends a body.
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -32,7 +34,31 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Writer = Callable[[State], bytes]
 
 
-def write_response(plan: Plan, response: Response, length: bytes | None = None) -> bytes:
+@frozen(eq=False)
+class ResponseFormat:
+    """
+    What the request line and the headers of a request require of every response to it.
+
+    @ivar tally: counts the responses.
+    @ivar version: the version of HTTP, such as C{b"HTTP/1.1"}.
+    @ivar connection_header: the value of the responses' C{Connection} header, if any.
+    @ivar closes_connection: whether the connection ends after the response.
+    @ivar browser_headers: the headers that browsers need in every response.
+    @ivar omits_body: whether the responses have no body, because the request is a HEAD.
+    """
+
+    tally: Tally
+    version: bytes
+    connection_header: bytes | None
+    closes_connection: bool
+    browser_headers: tuple[Header, ...]
+    preferences: Preferences
+    omits_body: bool
+
+
+def write_response(
+    response_format: ResponseFormat, response: Response, length: bytes | None = None
+) -> bytes:
     """
     Return the bytes of C{response}.  For a streamed response, these are only the head.
 
@@ -40,16 +66,16 @@ def write_response(plan: Plan, response: Response, length: bytes | None = None) 
 
     @param length: the C{Content-Length}, if it is not the length of the response's body.
     """
-    headers = [*plan.browser_headers, *response.headers]
+    headers = [*response_format.browser_headers, *response.headers]
     if response.stream is not None:
-        if plan.version == b"HTTP/1.1":
+        if response_format.version == b"HTTP/1.1":
             headers.append((b"Transfer-Encoding", b"chunked"))
     elif response.status not in NO_BODY_CODES:
         # The response to a HEAD has the length that the body of a GET would have.
         headers.append((b"Content-Length", length or b"%d" % len(response.body)))
-    lines = [b"%b %d %b\r\n" % (plan.version, response.status, response.phrase)]
-    if plan.connection_header is not None:
-        lines.append(b"Connection: %b\r\n" % plan.connection_header)
+    lines = [b"%b %d %b\r\n" % (response_format.version, response.status, response.phrase)]
+    if response_format.connection_header is not None:
+        lines.append(b"Connection: %b\r\n" % response_format.connection_header)
     lines.append(b"Date: %b\r\n" % datetimeToString())
     by_name: dict[bytes, list[bytes]] = {}
     for name, value in headers:
@@ -57,24 +83,25 @@ def write_response(plan: Plan, response: Response, length: bytes | None = None) 
     for name, values in by_name.items():
         lines += [b"%b: %b\r\n" % (name, value) for value in values]
     lines.append(b"\r\n")
-    if not plan.omits_body:
+    if not response_format.omits_body:
         lines.append(response.body)
     return b"".join(lines)
 
 
-def _writer(plan: Plan, kind: ResponseKind) -> Writer:
+def _writer(response_format: ResponseFormat, kind: ResponseKind) -> Writer:
     """
     Return the function that writes the response of C{kind} about a state.
     """
-    has_value, has_body = kind in WITH_VALUE, not plan.omits_body
-    representation = plan.preferences.value
+    has_value, has_body = kind in WITH_VALUE, not response_format.omits_body
+    representation = response_format.preferences.value
     # The origins of --cors-origin may contain a percent sign.  No other header can.
     browser_headers = tuple(
-        (name, value.replace(b"%", b"%%")) for name, value in plan.browser_headers
+        (name, value.replace(b"%", b"%%"))
+        for name, value in response_format.browser_headers
     )
-    form = write_response(
-        evolve(plan, browser_headers=browser_headers),
-        response_about(kind, plan.preferences, b"%d", b"%d", b"%b"),
+    pattern = write_response(
+        evolve(response_format, browser_headers=browser_headers),
+        response_about(kind, response_format.preferences, b"%d", b"%d", b"%b"),
         length=b"%d" if has_value else None,
     )
 
@@ -82,16 +109,17 @@ def _writer(plan: Plan, kind: ResponseKind) -> Writer:
         # This function writes nearly all responses, so it calls no other function.
         revision, term = state
         digits = term.text
-        return form % (revision, term.position, revision, len(digits) + 1, digits + b"\n")
+        length = len(digits) + 1
+        return pattern % (revision, term.position, revision, length, digits + b"\n")
 
     def value(state: State) -> bytes:
         revision, term = state
         body = state_body(state, representation)
         length_and_body = (len(body), body) if has_body else (len(body),)
-        return form % (revision, term.position, revision, *length_and_body)
+        return pattern % (revision, term.position, revision, *length_and_body)
 
     def no_value(state: State) -> bytes:
-        return form % (state.revision, state.position, state.revision)
+        return pattern % (state.revision, state.position, state.revision)
 
     if not has_value:
         return no_value
@@ -105,11 +133,11 @@ class ResponseWriter:
 
     def __init__(self) -> None:
         # The functions that write responses of the kind VALUE, and of the other kinds.
-        self._value_writers: dict[Plan, Writer] = {}
-        self._other_writers: dict[tuple[Plan, ResponseKind], Writer] = {}
+        self._value_writers: dict[ResponseFormat, Writer] = {}
+        self._other_writers: dict[tuple[ResponseFormat, ResponseKind], Writer] = {}
         # The state that was read last, and the responses to reads of this state.
         self._read_state: State | None = None
-        self._reads: dict[Plan, bytes] = {}
+        self._reads: dict[ResponseFormat, bytes] = {}
 
     def tick(self) -> None:
         """
@@ -119,24 +147,32 @@ class ResponseWriter:
         self._other_writers.clear()
         self._read_state = None
 
-    def write_state_response(self, plan: Plan, kind: ResponseKind, state: State) -> bytes:
+    def write_state_response(
+        self,
+        response_format: ResponseFormat,
+        kind: ResponseKind,
+        state: State,
+        *,
+        is_read: bool,
+    ) -> bytes:
         if kind is not VALUE:
-            writer = self._other_writers.get((plan, kind))
+            writer = self._other_writers.get((response_format, kind))
             if writer is None:
-                writer = self._other_writers[plan, kind] = _writer(plan, kind)
+                writer = _writer(response_format, kind)
+                self._other_writers[response_format, kind] = writer
             return writer(state)
         if state is self._read_state:
-            response = self._reads.get(plan)
+            response = self._reads.get(response_format)
             if response is not None:
                 return response
-        writer = self._value_writers.get(plan)
+        writer = self._value_writers.get(response_format)
         if writer is None:
-            writer = self._value_writers[plan] = _writer(plan, kind)
+            writer = self._value_writers[response_format] = _writer(response_format, kind)
         response = writer(state)
-        if plan.operation is not None and plan.operation.transition is None:
+        if is_read:
             # Later reads of this state get these bytes.
             if state is not self._read_state:
                 self._read_state = state
                 self._reads.clear()
-            self._reads[plan] = response
+            self._reads[response_format] = response
         return response

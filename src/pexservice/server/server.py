@@ -15,10 +15,10 @@ from pexservice.process.timing import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.parser import HeadReader, RequestLine
-from pexservice.server.plans import Plan, Plans
+from pexservice.server.plans import Plans
 from pexservice.server.recognition import RememberedRequests
 from pexservice.server.request_counters import RequestCounters
-from pexservice.server.response_writer import ResponseWriter
+from pexservice.server.response_writer import ResponseFormat, ResponseWriter
 from pexservice.web.clients import Peer
 from pexservice.web.operations import HandlerResult, Request, RequestChecker
 from pexservice.web.parameters import (
@@ -200,9 +200,9 @@ class Server:
             self.log.tick()
         self.remembered_requests.tick()
 
-    def new_plan(self, line: RequestLine, headers: RequestHeaders) -> Plan:
+    def response_format(self, line: RequestLine, headers: RequestHeaders) -> ResponseFormat:
         """
-        Return a plan without an operation, for a request whose handler was not called yet.
+        Return the format of the responses to a request.
         """
         requested = persistence(headers.get(CONNECTION, ()))
         if line.version == b"HTTP/1.0":
@@ -212,8 +212,7 @@ class Server:
         else:
             keeps, connection_header = not requested.closes, None
         closes = not keeps or self.connections.is_draining
-        return Plan(
-            operation=None,
+        return ResponseFormat(
             tally=self.requests.tally(line.path, line.method),
             version=line.version,
             connection_header=b"close" if closes else connection_header,
@@ -223,12 +222,12 @@ class Server:
             omits_body=line.method == b"HEAD",
         )
 
-    def refusal_plan(self, line: RequestLine, headers: RequestHeaders) -> Plan:
+    def refusal_format(self, line: RequestLine, headers: RequestHeaders) -> ResponseFormat:
         """
-        Return a plan for the response to a request that is malformed or too slow.
+        Return the format of the response to a request that is malformed or too slow.
         """
         return evolve(
-            self.new_plan(line, headers),
+            self.response_format(line, headers),
             tally=self.requests.refused_tally,
             version=b"HTTP/1.1",
             connection_header=b"close",

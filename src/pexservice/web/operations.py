@@ -101,8 +101,8 @@ class CheckedOperation:
     @ivar start: a function that gets a waiter, and starts the operation.  The waiter gets
         the outcome.
     @ivar rechecks_rate_and_host: whether L{RequestChecker.check_rate_and_host} is called
-        for each repetition of the request.  This is necessary if there is a rate limit, or
-        if the C{Host} is allowed for some peers only.
+        for each later request that is recognized as this one.  This is necessary if there
+        is a rate limit, or if the C{Host} is allowed for some peers only.
     """
 
     start: Callable[[Waiter], None]
@@ -123,8 +123,8 @@ def response_kind(
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
         return VALUE
-    # A precondition has failed.  If it is not If-Match, it is If-None-Match, and then a GET
-    # or HEAD gets a 304 (RFC 9110, section 13.1.2).
+    # A failed If-Match is a 412.  A failed If-None-Match is a 304 for GET and HEAD, and a
+    # 412 for POST (RFC 9110, section 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
