@@ -30,7 +30,6 @@ _LABORATORIES = Path(__file__).parent / "labs"
 _TOGETHER = {
     "tests/labs/": "the machine",
     "tests/packaging/test_image.py": "the machine",
-    "tests/functional/test_oracle.py": "the oracle",
     "tests/functional/test_page.py": "the browser",
 }
 
