@@ -120,7 +120,7 @@ class Cursor:
         """
         self._client.closed = True
         for stream in list(self._streams):
-            stream.end("the client is closed")
+            stream.end()
         closing = DeferredList([pool.closeCachedConnections() for pool in self._pools])
         # The timeout is needed because a server may keep its end of a TLS connection open.
         await closing.addTimeout(CLOSE_TIMEOUT_SECONDS, self._client.clock, lambda *_: None)

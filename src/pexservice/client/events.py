@@ -63,13 +63,13 @@ class EventStream(Protocol, TimeoutMixin):
     @ivar url: the URL of the request, for messages.
     @ivar messages: the newest message, if it was not read yet; then C{None} if the stream
         has ended.
-    @ivar ended: why there will be no more messages, or C{None}.
+    @ivar ended: whether there will be no more messages.
     """
 
     def __init__(self, clock: IReactorTime, url: str) -> None:
         self.url = url
         self.messages: DeferredQueue[str | None] = DeferredQueue()
-        self.ended: str | None = None
+        self.ended = False
         self._clock = clock
         self._incomplete = b""
 
@@ -83,25 +83,25 @@ class EventStream(Protocol, TimeoutMixin):
         self.resetTimeout()
         *events, self._incomplete = re.split(rb"\r?\n\r?\n", self._incomplete + data)
         messages = [message for event in events if (message := message_of(event))]
-        if messages and self.ended is None:
+        if messages and not self.ended:
             # A reader that is slower than the stream gets the newest message only.
             self.messages.pending.clear()
             self.messages.put(messages[-1])
         if len(self._incomplete) > MAX_EVENT_BYTES:
-            self.end(f"an event of more than {MAX_EVENT_BYTES} bytes")
+            self.end()
 
     def timeoutConnection(self) -> None:
-        self.end(f"{SILENCE_TIMEOUT_SECONDS} s of silence")
+        self.end()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.end("the stream ended")
+        self.end()
 
-    def end(self, reason: str) -> None:
+    def end(self) -> None:
         """
-        End the stream for C{reason}, and close its connection.
+        End the stream, and close its connection.
         """
-        if self.ended is None:
-            self.ended = reason
+        if not self.ended:
+            self.ended = True
             self._incomplete = b""
             self.setTimeout(None)
             close(self)
@@ -139,7 +139,7 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
                 yield state
         finally:
             streams.discard(stream)
-            stream.end("the watch ended")
+            stream.end()
         await deferLater(client.clock, backoff(failures))
         failures += 1
 
