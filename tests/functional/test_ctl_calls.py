@@ -217,7 +217,7 @@ def test_watch_says_why_it_waits_without_a_terminal() -> None:
         line = watching.stderr.readline()
         watching.send_signal(signal.SIGINT)
         assert watching.communicate(timeout=PATIENCE) == ("", "")
-    assert line.startswith(f"pexctl: http://127.0.0.1:{port}/events: Connection refused")
+    assert line.startswith(f"pexctl: http://127.0.0.1:{port}/current: Connection refused")
     assert line.endswith("; retrying\n")
     assert watching.returncode == 130
 

@@ -75,7 +75,7 @@ class FakeService(Resource):
     """
     A fake of the service: a cursor, its history and its keys.
 
-    @ivar disturbances: what happens to the next requests, one each.
+    @ivar disturbances: what happens to the next requests, one each; C{None} is an answer.
     @ivar always: what happens to all other requests, or
     @ivar every_other: what happens to every second one of them.
     @ivar kept: how many steps the history has, if it is not all of them.
@@ -84,7 +84,7 @@ class FakeService(Resource):
     """
 
     clock: Clock
-    disturbances: list[Disturbance] = Factory(list)
+    disturbances: list[Disturbance | None] = Factory(list)
     always: Disturbance | None = None
     every_other: Disturbance | None = None
     kept: int | None = None

@@ -18,7 +18,7 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from twisted.web.iweb import IResponse
 
-from pexservice.client.errors import CursorError, Unanswered
+from pexservice.client.errors import CursorError
 from pexservice.client.responses import (
     OK,
     ReceivedResponse,
@@ -35,9 +35,6 @@ SILENCE_TIMEOUT_SECONDS = 45
 
 #: The events of a service have three values of at most 1000 digits.
 MAX_EVENT_BYTES = 64 << 10
-
-#: The timeout of the read that confirms a lower revision.
-CONFIRMATION_TIMEOUT_SECONDS = 10.0
 
 #: The data of an event is read like a response with these headers.
 _EVENT_HEADERS = {"content-type": "application/json"}
@@ -110,22 +107,30 @@ class EventStream(Protocol, TimeoutMixin):
 
 async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncIterator[State]:
     """
-    Yield the states of the cursor as they arrive, each with a higher revision.
+    Yield the present state of the cursor, and then each newer one.
 
-    But after the store was restored, the next state may have a lower revision.
+    Before each stream, a read returns the present state.  The read is never behind, but the
+    stream of a node may be, so states of the stream with lower revisions are skipped.  If
+    the store was restored, the read has a lower revision than the states before.
 
     @param streams: the open streams.  C{Cursor.close} ends them.
     @raise CursorError: the server has no such streams.
     """
     latest: State | None = None
     failures = 0
+    open_stream = partial(_open_stream, client.clock)
     while not client.closed:
-        headers = {"Accept": "text/event-stream"}
-        if latest is not None:
-            headers["Last-Event-ID"] = str(latest.revision)
-        read = partial(_open_stream, client.clock)
         try:
-            stream = await client.call(b"GET", "/events", headers, read, math.inf)
+            current = await client.call(b"GET", "/current", {}, read_response, math.inf)
+            state = state_of(current)
+            if state != latest:
+                latest = state
+                yield state
+            headers = {
+                "Accept": "text/event-stream",
+                "Last-Event-ID": str(latest.revision),
+            }
+            stream = await client.call(b"GET", "/events", headers, open_stream, math.inf)
         except CursorError:
             if client.closed:
                 return
@@ -134,9 +139,13 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
             raise error_of(stream)
         streams.add(stream)
         try:
-            async for state in _newer_states(client, stream, latest):
-                latest, failures = state, 0
-                yield state
+            while (message := await stream.messages.get()) is not None:
+                state = state_of(
+                    ReceivedResponse(stream.url, OK, _EVENT_HEADERS, message.encode())
+                )
+                if state.revision > latest.revision:
+                    latest, failures = state, 0
+                    yield state
         finally:
             streams.discard(stream)
             stream.end()
@@ -154,29 +163,3 @@ def _open_stream(clock: IReactorTime, response: IResponse, url: str) -> Deferred
     stream = EventStream(clock, url)
     response.deliverBody(stream)
     return succeed(stream)
-
-
-async def _newer_states(
-    client: RetryingClient, stream: EventStream, latest: State | None
-) -> AsyncIterator[State]:
-    is_first = True
-    while (message := await stream.messages.get()) is not None:
-        event = ReceivedResponse(stream.url, OK, _EVENT_HEADERS, message.encode())
-        state = state_of(event)
-        if is_first and latest is not None and state.revision < latest.revision:
-            # Either this node is behind the others, or the store was restored.  A read
-            # shows which, because it is never behind.
-            try:
-                response = await client.call(
-                    b"GET", "/current", {}, read_response, CONFIRMATION_TIMEOUT_SECONDS
-                )
-            except Unanswered:
-                # The next stream asks again.
-                return
-            state = state_of(response)
-            if state.revision < latest.revision:
-                latest = None
-        is_first = False
-        if latest is None or state.revision > latest.revision:
-            latest = state
-            yield state

@@ -20,7 +20,7 @@ from pexservice.client.events import (
     EventStream,
 )
 from pexservice.core.sequence import term_at
-from tests.support.fake_service import Disturbance, FakeService, problem, state
+from tests.support.fake_service import Asked, Disturbance, FakeService, problem, state
 
 STREAM = (
     b"retry: 500\n\n:\n\nevent: heartbeat\ndata: z\n\nid: 7\ndata: a\n\n"
@@ -136,6 +136,13 @@ class Watcher:
             self.service.tell(b"id: %d\ndata: %b\n\n" % (revision, data))
 
     @property
+    def streams_asked(self) -> list[Asked]:
+        """
+        Return the requests for streams.
+        """
+        return [request for request in self.service.asked if request.path == "/events"]
+
+    @property
     def revisions(self) -> list[int]:
         """
         Return the revisions of the states that were seen.
@@ -154,50 +161,47 @@ class Watcher:
 @pytest.fixture
 def watcher() -> Watcher:
     """
-    Provide a watcher that has begun.
+    Provide a watcher that has begun, and has seen revision 0.
     """
     new_watcher = Watcher()
     new_watcher.begin()
+    new_watcher.service.agent.flush()
     return new_watcher
 
 
 def test_watch_yields_each_state_with_its_values(watcher: Watcher) -> None:
     watcher.tell((5, 5), (6, 6), (8, 8))
-    assert watcher.revisions == [5, 6, 8]
-    assert [state.value for state in watcher.seen] == [5, 8, 21]
+    assert watcher.revisions == [0, 5, 6, 8]
+    assert [state.value for state in watcher.seen] == [0, 5, 8, 21]
     assert not watcher.ended
 
 
-def test_broken_stream_is_opened_again_from_the_latest_state(watcher: Watcher) -> None:
+def test_broken_stream_is_opened_again_after_a_read(watcher: Watcher) -> None:
     """
     No older state is shown, not even if the new stream's node is behind.
     """
-    for _ in range(7):
-        watcher.service.step("next")
     watcher.tell((5, 5), (6, 6))
     watcher.service.end_streams()
-    assert len(watcher.service.asked) == 1
+    for _ in range(7):
+        watcher.service.step("next")
+    assert len(watcher.streams_asked) == 1
     watcher.pass_time(2)
-    assert len(watcher.service.asked) == 2
-    assert "last-event-id" not in watcher.service.asked[0].headers
-    assert watcher.service.asked[1].headers["last-event-id"] == "6"
-    watcher.tell((4, 9), (6, 6), (7, 7))
-    assert watcher.revisions == [5, 6, 7]
+    assert [stream.headers["last-event-id"] for stream in watcher.streams_asked] == [
+        "0",
+        "7",
+    ]
+    watcher.tell((4, 9), (6, 6), (7, 7), (8, 8))
+    assert watcher.revisions == [0, 5, 6, 7, 8]
 
 
 def test_watch_yields_the_lower_state_of_a_restored_store(watcher: Watcher) -> None:
-    """
-    A stream that begins with a lower revision is believed if a read confirms it.
-    """
     watcher.tell((5, 5), (6, 6))
     watcher.service.end_streams()
-    watcher.pass_time(2)
     for _ in range(2):
         watcher.service.step("next")
-    watcher.tell((2, 2))
-    watcher.pass_time(1)
-    watcher.tell((3, 3))
-    assert watcher.revisions == [5, 6, 2, 3]
+    watcher.pass_time(2)
+    watcher.tell((2, 2), (3, 3))
+    assert watcher.revisions == [0, 5, 6, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -209,21 +213,21 @@ def test_watch_yields_the_lower_state_of_a_restored_store(watcher: Watcher) -> N
     ],
 )
 def test_failure_that_passes_is_retried(watcher: Watcher, disturbance: Disturbance) -> None:
-    watcher.tell((5, 5))
-    watcher.service.disturbances = [disturbance] * 3
+    watcher.service.disturbances = [disturbance, None, disturbance, disturbance]
     watcher.service.end_streams()
     watcher.pass_time(40)
-    assert len(watcher.service.asked) == 5
+    assert len(watcher.service.asked) == 7
+    assert len(watcher.streams_asked) == 4
     watcher.tell((6, 6))
-    assert watcher.revisions == [5, 6]
+    assert watcher.revisions == [0, 6]
 
 
 def test_watch_does_not_return_before_retry_after(watcher: Watcher) -> None:
     refusal = problem(503, "too-many-streams", headers={"Retry-After": "10"})
-    watcher.service.disturbances = [refusal]
+    watcher.service.disturbances = [None, refusal]
     watcher.service.end_streams()
     watcher.pass_time(30)
-    _, second, third = watcher.service.asked
+    _, second, third = watcher.streams_asked
     assert 10 <= third.time - second.time < 11
 
 
@@ -231,9 +235,9 @@ def test_watch_opens_another_stream_after_silence(watcher: Watcher) -> None:
     watcher.pass_time(SILENCE_TIMEOUT_SECONDS - 1)
     watcher.service.tell(b":\n\n")
     watcher.pass_time(SILENCE_TIMEOUT_SECONDS - 1)
-    assert len(watcher.service.asked) == 1
+    assert len(watcher.streams_asked) == 1
     watcher.pass_time(3)
-    assert len(watcher.service.asked) == 2
+    assert len(watcher.streams_asked) == 2
 
 
 def test_value_of_an_event_without_digits_is_computed(watcher: Watcher) -> None:
@@ -241,7 +245,7 @@ def test_value_of_an_event_without_digits_is_computed(watcher: Watcher) -> None:
         b'id: 7\ndata: {"position":30000,"digits":6270,"first":"1","last":"0",'
         b'"revision":7}\n\n'
     )
-    (state,) = watcher.seen
+    _, state = watcher.seen
     assert (state.revision, state.position) == (7, 30_000)
     assert state.value == int(term_at(30_000).value)
     assert state.digits == term_at(30_000).text.decode()
@@ -249,8 +253,12 @@ def test_value_of_an_event_without_digits_is_computed(watcher: Watcher) -> None:
     assert state.next == int(term_at(30_001).value)
 
 
-def test_refusal_ends_the_watch(watcher: Watcher) -> None:
-    watcher.service.disturbances = [problem(403, "cross-origin")]
+@pytest.mark.parametrize("answers_before", [0, 1])
+def test_refusal_of_the_read_or_of_the_stream_ends_the_watch(
+    watcher: Watcher, answers_before: int
+) -> None:
+    refusal = problem(403, "cross-origin")
+    watcher.service.disturbances = [*[None] * answers_before, refusal]
     watcher.service.end_streams()
     watcher.pass_time(2)
     (ended,) = watcher.ended
@@ -288,5 +296,5 @@ def test_cancelled_watch_leaves_no_timer_and_opens_no_stream(watcher: Watcher) -
     watcher.watching.cancel()
     watcher.pass_time(5)
     assert len(watcher.ended) == 1
-    assert len(watcher.service.asked) == 1
+    assert len(watcher.service.asked) == 2
     assert not watcher.service.clock.getDelayedCalls()
