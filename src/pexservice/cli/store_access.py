@@ -13,10 +13,9 @@ import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 # isort: split
 
 from pexservice.cli.output import VerbFailed
+from pexservice.cli.twistd import service_options
 from pexservice.process.exit_status import CannotStart, Status
-from pexservice.settings.config_file import read_config
-from pexservice.settings.option import options_of
-from pexservice.settings.options import Settings, Supervision
+from pexservice.settings.options import Settings
 from pexservice.stores.errors import StoreError, StoreIncompatible
 from pexservice.stores.factory_interface import (
     IOfflineStore,
@@ -49,10 +48,7 @@ def configured_store(path: str) -> IOfflineStore:
 
     @raise VerbFailed: the file is wrong, or its store is not on this machine's disk.
     """
-    try:
-        store = read_config(path, options_of(Settings, Supervision)).get("store")
-    except ValueError as error:
-        raise VerbFailed(str(error), "misconfigured") from error
+    store = service_options(["--config", path]).given.get("store")
     try:
         return store_factory(store or "").offline()
     except ValueError as error:

@@ -12,7 +12,6 @@ import os
 import signal
 import time
 from argparse import Namespace
-from contextlib import suppress
 from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
@@ -111,13 +110,10 @@ def _refuse_worker(pid: int) -> None:
 
 
 def _default_process_id() -> int:
-    text = os.environ.get(_VARIABLE, "")
-    if not text:
-        with suppress(OSError):
-            text = Path(_PID_FILE).read_text().strip()
     try:
-        return _process_id(text)
-    except ValueError:
+        text = os.environ.get(_VARIABLE) or Path(_PID_FILE).read_text()
+        return _process_id(text.strip())
+    except (OSError, ValueError):
         raise VerbFailed(
             f"the process id is missing: there is no ${_VARIABLE} and no {_PID_FILE} here"
         ) from None
