@@ -17,8 +17,8 @@ from typing import Any
 from twisted.python.failure import Failure
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.group_commit import PendingBatch
-from pexservice.commit.interface import KeyReused, Outcome, Step, Waiter
+from pexservice.commit.group_commit import PendingBatch, WaitingRequest
+from pexservice.commit.interface import Outcome, Step, Waiter
 from pexservice.core.cursor import State
 from pexservice.stores.errors import Refusal
 
@@ -58,13 +58,8 @@ class AsynchronousCommitter(Committer):
             batch.waiting_requests.pop()
             waiter.respond(_APPLIED, self.latest)
 
-    def deliver_without_step(
-        self,
-        waiter: Waiter,
-        step: Step,
-        outcome: Outcome | KeyReused,
-        state: State,
-        batch: PendingBatch | None,
+    def respond_without_step(
+        self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
         # If all steps of the batch had early responses, the state was shown already.
         # Otherwise the state may be the result of a step that has no response yet.
@@ -74,7 +69,7 @@ class AsynchronousCommitter(Committer):
             and len(batch.transitions) <= MAX_EARLY_RESPONSES
         ):
             batch = None
-        super().deliver_without_step(waiter, step, outcome, state, batch)
+        super().respond_without_step(request, batch)
 
     def _schedule_commit(self) -> None:
         if not self._responds_early:
@@ -97,7 +92,7 @@ class AsynchronousCommitter(Committer):
             super()._commit_failed(batch, failure)
             return
         waiting = [*batch.waiting_requests, *self.open_batch.waiting_requests]
-        unacknowledged = sum(outcome is _APPLIED for _, outcome, _, _ in waiting)
+        unacknowledged = sum(outcome is _APPLIED for _, _, outcome, _ in waiting)
         self._log.critical(
             "{refusal}: {count} acknowledged steps are lost; responses wait for the disk"
             " until the store accepts a batch",

@@ -115,8 +115,8 @@ class Committer(GroupCommit):
         elif step.condition is not None and not step.condition(self.latest):
             open_batch = self.open_batch
             batch = open_batch if open_batch.transitions else self.committing_batch
-            outcome, state = Outcome.PRECONDITION_FAILED, self.latest
-            self.deliver_without_step(waiter, step, outcome, state, batch)
+            request = (waiter, step, Outcome.PRECONDITION_FAILED, self.latest)
+            self.respond_without_step(request, batch)
         else:
             self.add(step, waiter)
 

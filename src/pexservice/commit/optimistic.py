@@ -298,8 +298,8 @@ class OptimisticCommitter(GroupCommit):
                 callbackArgs=(step, waiter),
             ).addErrback(self._waiter_failed)
         elif self.open_batch.transitions:
-            outcome, state = Outcome.PRECONDITION_FAILED, self.latest
-            self.deliver_without_step(waiter, step, outcome, state, self.open_batch)
+            request = (waiter, step, Outcome.PRECONDITION_FAILED, self.latest)
+            self.respond_without_step(request, self.open_batch)
         else:
             # The committing batch may be durable already, without this node knowing that.
             # Then another node may have moved the cursor again.
@@ -332,8 +332,8 @@ class OptimisticCommitter(GroupCommit):
 
         def use_found(first: KeyUse | None) -> None:
             if first is None:
-                outcome = Outcome.PRECONDITION_FAILED
-                self.deliver_without_step(waiter, step, outcome, state, None)
+                request = (waiter, step, Outcome.PRECONDITION_FAILED, state)
+                self.respond_without_step(request, None)
             else:
                 used = self._state_at(first.revision, first.position)
                 self.respond_to_used_key(waiter, step, first.transition, used)
@@ -415,7 +415,7 @@ class OptimisticCommitter(GroupCommit):
         steps = [
             (waiter, step)
             for batch in batches
-            for waiter, *_, step in batch.waiting_requests
+            for waiter, step, _, _ in batch.waiting_requests
         ]
         self.restart_from(self._state_at(revision, position))
         self._place_again(steps, used)
