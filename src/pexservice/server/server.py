@@ -1,14 +1,15 @@
 """
-The objects that all connections of one worker share, and their budget for parsing.
+What all connections of one worker share: their objects, parsing budget and shutdown.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from attrs import evolve
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
 from pexservice.process.timing import Periodic
@@ -34,6 +35,24 @@ from pexservice.web.parameters import (
 #: iteration must be short, because a new client waits for several iterations until its
 #: first response.
 MAX_SECONDS_PER_ITERATION = 0.01
+
+#: A stopping worker accepts connections and requests for at most this long, and stops
+#: earlier when no connection is left.  Each response closes its connection, so the client
+#: sends its next request on a new one.  The time is divided into rounds.  If a commit
+#: blocks the process, one round passes without reading requests, and the others read them.
+DRAIN_TIMEOUT_SECONDS = 0.3
+DRAIN_ROUNDS = 6
+
+#: A stopping worker then closes its listeners, and runs the event loop once more.  So it
+#: reads the requests that arrived while the process was blocked.
+READ_AGAIN_SECONDS = 0.001
+
+#: A stopping worker then closes the idle connections, and waits at most this long for the
+#: first request of each connection that has not sent any yet.
+FIRST_REQUEST_TIMEOUT_SECONDS = 0.5
+
+#: A stopping worker then waits at most this long until all requests have their responses.
+LAST_RESPONSE_TIMEOUT_SECONDS = 2
 
 
 class ParsingBudget:
@@ -156,6 +175,7 @@ class Server:
         self.seconds = connections.seconds
         self.call_soon = call_soon
         self.call_later = reactor.callLater
+        self._reactor = reactor
         # There are two timers, so that the second function is called even if the first one
         # raises an error.
         self._timers = [Periodic(call, reactor) for call in (self.tick, connections.sweep)]
@@ -177,12 +197,41 @@ class Server:
         for timer in self._timers:
             timer.stop()
 
-    def drain(self) -> None:
+    async def drain(
+        self, close_listeners: Callable[[], Awaitable[None]], *, serves: bool
+    ) -> None:
         """
-        Make every response from now on the last response of its connection.
+        Respond to the requests that clients have sent, and close all connections.
+
+        Every response from now on is the last one of its connection.
+
+        @param serves: whether the worker accepts connections, and would accept steps.
         """
-        self.connections.is_draining = True
+        connections = self.connections
+        connections.is_draining = True
         self.stop_remembering()
+        for _ in range(DRAIN_ROUNDS if serves else 0):
+            if await self._wait_until_empty(DRAIN_TIMEOUT_SECONDS / DRAIN_ROUNDS):
+                break
+        await close_listeners()
+        await self._wait_until_empty(READ_AGAIN_SECONDS)
+        connections.close_idle()
+        if not await self._wait_until_empty(FIRST_REQUEST_TIMEOUT_SECONDS):
+            connections.close_waiting()
+        if not await self._wait_until_empty(LAST_RESPONSE_TIMEOUT_SECONDS):
+            connections.abort()
+
+    async def _wait_until_empty(self, seconds: float) -> bool:
+        """
+        Wait until there are no connections, for at most C{seconds}.
+
+        @return: whether there are no connections.
+        """
+        try:
+            await self.connections.when_empty().addTimeout(seconds, self._reactor)
+        except DeferredTimeout:
+            return False
+        return True
 
     def stop_remembering(self) -> None:
         """

@@ -9,7 +9,6 @@ import os
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,29 +17,10 @@ from pexservice.commit.interface import CommitterBug
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, READY, STOPPING, Notifier
 from pexservice.process.timing import Periodic
-from pexservice.server.limits import Connections
 from pexservice.settings.options import WorkerSettings
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreUnavailable
 from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
 from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG, connect_notifier
-
-#: A stopping worker accepts connections and requests for at most this long; for less time
-#: if no connection is left.  Each response closes its connection, so the client sends its
-#: next request on a new one.  The time has several rounds, because a commit may block the
-#: process: then only one round ends without a look at the requests that have arrived.
-DRAIN_TIMEOUT_SECONDS = 0.3
-DRAIN_ROUNDS = 6
-
-#: A stopping worker then closes its listeners, and runs the event loop once more.  So it
-#: reads the requests that arrived while the process was blocked.
-READ_AGAIN_SECONDS = 0.001
-
-#: A stopping worker then closes the idle connections, and waits at most this long for the
-#: first request of each connection that has not sent any yet.
-FIRST_REQUEST_TIMEOUT_SECONDS = 0.5
-
-#: A stopping worker then waits at most this long until all requests have their responses.
-LAST_RESPONSE_TIMEOUT_SECONDS = 2
 
 #: The delay before a worker tries again to open the store.  It doubles with each failure,
 #: from the first of these values up to the second one.
@@ -218,34 +198,9 @@ class Worker(Service):
         self._notifier.close()
 
     async def _stop_parts(self, parts: WorkerParts) -> None:
-        connections, committer = parts.server.connections, parts.committer
         parts.inactive_reporter.stop()
-        parts.server.drain()
         parts.events.close()
-        if parts.listeners.are_open and committer.step_refusal is None:
-            for _ in range(DRAIN_ROUNDS):
-                if await self._wait_until_empty(
-                    connections, DRAIN_TIMEOUT_SECONDS / DRAIN_ROUNDS
-                ):
-                    break
-        await parts.listeners.close()
-        await self._wait_until_empty(connections, READ_AGAIN_SECONDS)
-        connections.close_idle()
-        if not await self._wait_until_empty(connections, FIRST_REQUEST_TIMEOUT_SECONDS):
-            connections.close_waiting()
-        if not await self._wait_until_empty(connections, LAST_RESPONSE_TIMEOUT_SECONDS):
-            connections.abort()
+        serves = parts.listeners.are_open and parts.committer.step_refusal is None
+        await parts.server.drain(parts.listeners.close, serves=serves)
         parts.server.stop()
-        await committer.stop()
-
-    async def _wait_until_empty(self, connections: Connections, seconds: float) -> bool:
-        """
-        Wait until there are no C{connections}, for at most C{seconds}.
-
-        @return: whether there are no connections.
-        """
-        try:
-            await connections.when_empty().addTimeout(seconds, self._reactor)
-        except DeferredTimeout:
-            return False
-        return True
+        await parts.committer.stop()

@@ -360,7 +360,8 @@ def test_repeated_token_is_compared_on_its_own_connection_only() -> None:
         assert ask(server, step.replace(b"s3cret", wrong), wire=other) == [401]
     assert ask(server, step, wire=wire) == [200]
     assert server.committer.durable.revision == 4
-    server.shared.drain()
+    server.connections.is_draining = True
+    server.shared.stop_remembering()
     assert ask(server, step, wire=wire) == [200]
     assert b"Connection: close" in wire.received
 
