@@ -54,9 +54,8 @@ _PIPELINED, _CLOSING, _CLOSED = Phase.PIPELINED, Phase.CLOSING, Phase.CLOSED
 _READ, _REPLAYED = Outcome.READ, Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
-#: How long input is read and dropped after a refused request.  If the service closed the
-#: connection at once, the connection would be reset, and the reset may overtake the
-#: response.
+#: How long input is read and dropped after a refused request.  A close with unread input
+#: resets the connection, and the client may lose the response.
 LINGER_SECONDS = 2
 
 #: A refused request with one of these statuses is the client's fault.  It counts against
@@ -76,8 +75,6 @@ class Connection(asyncio.Protocol):
 
     The connection is the L{Waiter<pexservice.commit.interface.Waiter>} of its current
     request: the committer calls L{respond} or L{fail}.
-    L{LimitedConnection<pexservice.server.limits.LimitedConnection>} describes the
-    attributes that the limits read.
 
     @ivar is_admitted: whether the limits admit the connection.  If not, it gets a 503.
     """
@@ -98,20 +95,22 @@ class Connection(asyncio.Protocol):
         self._peer_address = address
         self._local_address = local_address
         self._peer: Peer | None = None
-        self.phase = _IDLE
         self.is_admitted = True
+        # For the limits; see LimitedConnection.
+        self.phase = _IDLE
         self.has_responded = False
         self.last_active = server.seconds()
         self.receiving_since = 0.0
         self.blocked_since = 0.0
+
         self.recognizer = Recognizer(server.remembered_requests)
-        # The input that was not parsed yet.  In its first _searched_bytes bytes, no end of
-        # a head was found, so the next search begins after them.
+        # The input that was not parsed yet.  The end of a head was searched in its first
+        # _searched_bytes bytes.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # The first input since the connection was idle; b"" as soon as there is more input.
-        # Only a request in a single piece is recognized or remembered.
-        self._single_piece = b""
+        # The bytes of the request if one read has returned all of it, else b"".  Only such
+        # a request is recognized or remembered.
+        self._exact_bytes = b""
         self._skipped_empty_line = False
         # The parts of the request that is being parsed.
         self._head: Head | None = None
@@ -148,9 +147,7 @@ class Connection(asyncio.Protocol):
         """
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
-        if self.phase is _RECEIVING and not self._buffer:
-            # The TLS handshake is over.  Listener._begin has set RECEIVING before it, so
-            # that a connection in its handshake is closed like one with a slow request.
+        if self.phase is Phase.HANDSHAKE:
             self.phase, self.receiving_since = _IDLE, 0.0
             self.last_active = self._server.seconds()
         if not self.is_admitted:
@@ -168,11 +165,11 @@ class Connection(asyncio.Protocol):
                 self.perform(request)
                 return
             self.phase = _RECEIVING
-            self._single_piece = data
+            self._exact_bytes = data
             self._buffer += data
             self._parse_input()
         elif phase is _RECEIVING:
-            self._single_piece = b""
+            self._exact_bytes = b""
             self._buffer += data
             if self._waits_to_parse:
                 self._pause_reading()
@@ -219,6 +216,7 @@ class Connection(asyncio.Protocol):
         elif self.phase is _PIPELINED:
             self._server.call_soon(self._parse_next)
         elif self.phase is not _PERFORMING or not self._buffer:
+            # While a pipelined request is in the buffer, nothing more is read.
             self._resume_reading()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -254,8 +252,7 @@ class Connection(asyncio.Protocol):
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
                 self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
-            # Only a request with a body is interrupted: after its head, or between two
-            # parts of the body.
+            # Parsing stops only while a body is incomplete.
             if can_continue and self._body is not None and budget.must_wait:
                 self._waits_to_parse = True
                 budget.wait(self._parse_input)
@@ -289,7 +286,7 @@ class Connection(asyncio.Protocol):
         if not self._skipped_empty_line and buffer.startswith(END_OF_LINE):
             # Old clients send an empty line after a body, so one is skipped.
             del buffer[: len(END_OF_LINE)]
-            self._skipped_empty_line, self._single_piece = True, b""
+            self._skipped_empty_line, self._exact_bytes = True, b""
         if not buffer or (buffer == b"\r" and not self._skipped_empty_line):
             return False
         end = find_end_of_head(buffer, self._searched_bytes)
@@ -315,14 +312,14 @@ class Connection(asyncio.Protocol):
         """
         head, self._head, self._body = self._head, None, None
         assert head is not None  # noqa: S101 for the type checker
-        data, self._single_piece = self._single_piece, b""
+        data, self._exact_bytes = self._exact_bytes, b""
         self.receiving_since = 0.0
         if self._buffer:
-            # The piece of input contains more than this request.
+            # The input contains more than this request.
             data = b""
         elif not (self._is_reading or self.blocked_since):
-            # Reading waits for an empty buffer, so that a pipeline without end takes
-            # little memory.
+            # While the buffer has input, nothing is read.  So a client that never stops
+            # pipelining takes little memory.
             self._resume_reading()
         plan = self._server.plans.by_key.get(head.plan_key)
         if plan is None:
@@ -571,8 +568,8 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self.phase = _CLOSING
-        # The stall timeout is also for a closing connection, which a client that takes no
-        # bytes would keep open.
+        # A client that takes no bytes would keep a closing connection open.  So the stall
+        # timeout begins now.
         self.blocked_since = self.blocked_since or self._server.seconds()
         self.transport.close()
 

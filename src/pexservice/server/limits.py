@@ -65,9 +65,11 @@ _QUEUED = struct.Struct("=i")
 
 
 class Phase(Enum):
+    #: The TLS handshake is not complete.
+    HANDSHAKE = auto()
     #: No request has begun to arrive since the last response.
     IDLE = auto()
-    #: A request or the TLS handshake is arriving.
+    #: A request is arriving.
     RECEIVING = auto()
     #: A request is being performed.
     PERFORMING = auto()
@@ -86,8 +88,8 @@ class LimitedConnection(Protocol):
 
     @ivar has_responded: whether the connection has sent a response.
     @ivar last_active: when the connection last became idle.
-    @ivar receiving_since: when the first bytes of an incomplete request arrived; 0 if no
-        request is arriving.
+    @ivar receiving_since: when the TLS handshake began, or when the first bytes of an
+        incomplete request arrived; 0 if neither is in progress.
     @ivar blocked_since: when the client stopped taking responses; 0 while the client takes
         them.
     """
@@ -196,7 +198,7 @@ class Connections:
         clients, only their connections are closed.  The order is:
 
           1. idle connections, the longest idle one first;
-          2. connections with an incomplete request, the oldest request first;
+          2. connections with an incomplete request or handshake, the oldest first;
           3. of greedy clients, connections on which the client takes no response, the
              longest blocked one first;
           4. of greedy clients, connections whose request is being performed, the newest

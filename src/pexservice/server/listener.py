@@ -145,7 +145,7 @@ class Listener:
             connection.is_admitted = False
             self._make_transport(sock, connection, connection)
         elif self._tls:
-            connection.phase = Phase.RECEIVING
+            connection.phase = Phase.HANDSHAKE
             connection.receiving_since = self._connections.seconds()
             transport = TlsTransport(self._server, self._tls, connection, client or "")
             connection.transport = transport  # type: ignore[assignment]

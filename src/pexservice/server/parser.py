@@ -170,8 +170,8 @@ class Head(NamedTuple):
         header is missing.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: the lines without their line ends.
-    @ivar new_lines: the indexes of the first and the last line that the reader had not
-        remembered; C{None} if the reader had remembered all lines.
+    @ivar uncached_lines: the indexes of the first and the last line that the reader had not
+        remembered in its caches; C{None} if it had remembered all lines.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
@@ -180,7 +180,7 @@ class Head(NamedTuple):
     plan_key: PlanKey
     headers: RequestHeaders
     lines: list[bytes]
-    new_lines: tuple[int, int] | None
+    uncached_lines: tuple[int, int] | None
     body_length: int
     expects_continue: bool
 
@@ -268,9 +268,9 @@ class HeadReader:
         hosts = headers.get(HOST, ())
         if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
-        new_lines = None if last < 0 else (first, last)
+        uncached_lines = None if last < 0 else (first, last)
         body, expects = _framing(headers, line.version) if has_framing else (0, False)
-        return Head(line, tuple(plan_key), headers, lines, new_lines, body, expects)
+        return Head(line, tuple(plan_key), headers, lines, uncached_lines, body, expects)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
         if len(line) > MAX_REQUEST_LINE_BYTES:

@@ -23,10 +23,10 @@ lines, the idempotency key, and ignores the other one.
 
 Parsed requests prepare this:
 
-  - The parser remembers lines.  If a request comes a second time and the parser had
-    remembered all its lines, its bytes may be remembered too.
-  - If the parser had not remembered some lines, and these have the same header names in two
-    requests in succession, a template may be made from the second request.
+  - The parser caches lines.  If a request comes a second time and all its lines are cached,
+    its bytes may be remembered, too.
+  - If some lines are not cached, and these have the same header names in two requests in
+    succession, a template may be made from the second request.
   - Bytes that fit a template twice in succession may be remembered, too.
 
 Bytes, templates and header names are shared: the earlier request may be another client's.
@@ -225,8 +225,7 @@ class Recognizer:
     Recognizes the requests of one connection.
 
     @ivar templates: the templates of the connection's requests, the latest one first.
-    @ivar latest_names: the header names of those lines in the last parsed head that the
-        parser had not remembered.
+    @ivar latest_names: the header names of the uncached lines in the last parsed head.
     @ivar accepted_request: the latest request with an accepted token and no key: its exact
         bytes, and the request.  A client sends the same token with every step, and the
         check of the token takes a quarter of the CPU time of such a step.
@@ -286,24 +285,31 @@ class Recognizer:
 
         @param data: the exact bytes of the request, or C{b""} if these are not available.
         """
-        remembered, new_lines = self._remembered, head.new_lines
+        remembered, uncached_lines = self._remembered, head.uncached_lines
         if not data or remembered.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
             self.latest_names = ()
-        elif new_lines is None:
+        elif uncached_lines is None:
             remembered.add_if_repeated(data, request)
-        elif new_lines[0] == 0 or new_lines[1] - new_lines[0] >= MAX_VARYING_LINES:
-            # The request line itself is new, or there are too many new lines.
+        elif (
+            uncached_lines[0] == 0
+            or uncached_lines[1] - uncached_lines[0] >= MAX_VARYING_LINES
+        ):
+            # The request line itself varies, or too many lines.
             self.latest_names = ()
         else:
-            self._remember_template(data, head, new_lines, request)
+            self._remember_template(data, head, uncached_lines, request)
 
     def _remember_template(
-        self, data: bytes, head: Head, new_lines: tuple[int, int], request: PreparedRequest
+        self,
+        data: bytes,
+        head: Head,
+        uncached_lines: tuple[int, int],
+        request: PreparedRequest,
     ) -> None:
         """
-        Make a template if the new lines have the same names as those of the last head.
+        Make a template if the uncached lines have the same names as in the last head.
         """
-        remembered, (first, last) = self._remembered, new_lines
+        remembered, (first, last) = self._remembered, uncached_lines
         lines = head.lines[first : last + 1]
         names = tuple([line.partition(b": ")[0] for line in lines])
         # A new connection uses the names of another connection's last request.

@@ -199,8 +199,9 @@ class RequestChecker:
             400 for a malformed key or precondition.  The checks are made in this order.
         """
         committer, transition = self._committer, operation.transition
-        rechecks_rate_and_host = self._limit is not None or not self.hosts.allows(
-            headers.get(HOST, (None,))[0]
+        host = headers.get(HOST, (None,))[0]
+        rechecks_rate_and_host = (
+            self._limit is not None or not self.hosts.allows_every_peer(host)
         )
         if transition is None:
             start, preconditions = committer.read, preconditions_of(headers)

@@ -98,18 +98,18 @@ def test_heads_of_one_meaning_have_one_plan_key() -> None:
     assert len(others) == 5
 
 
-def test_reader_returns_the_range_of_new_lines() -> None:
+def test_reader_returns_the_range_of_uncached_lines() -> None:
     """
     A remembered request line does not pass as a header line, nor the reverse.
     """
     head_reader = reader()
     head = b"\r\n".join([LINE, HOST, b"A: 1"])
-    assert head_reader.read(head).new_lines == (0, 2)
-    assert head_reader.read(head).new_lines is None
+    assert head_reader.read(head).uncached_lines == (0, 2)
+    assert head_reader.read(head).uncached_lines is None
     mixed = [LINE, b"B: 1", HOST, b"B: 2", b"A: 1"]
-    assert head_reader.read(b"\r\n".join(mixed)).new_lines == (1, 3)
+    assert head_reader.read(b"\r\n".join(mixed)).uncached_lines == (1, 3)
     secret = b"\r\n".join([LINE, HOST, b"Authorization: Bearer x", b"A: 1"])
-    assert [head_reader.read(secret).new_lines for _ in range(2)] == [(2, 2)] * 2
+    assert [head_reader.read(secret).uncached_lines for _ in range(2)] == [(2, 2)] * 2
     for wrong in (b"\r\n".join([LINE, HOST, LINE]), b"\r\n".join([HOST, HOST])):
         with pytest.raises(Problem):
             head_reader.read(wrong)
