@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA_FILE, READER_TABLE_FILE, WITNESS_FILE
+from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
+from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
 from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pexservice.stores.errors import StoreError
 from pexservice.stores.factory_interface import ShowProgress, StoreSummary
-from pexservice.stores.lmdb.directory import DATA_FILE, sync_directory
+from pexservice.stores.lmdb.directory import DATA_FILE
+from pexservice.stores.lmdb.file_system import sync_directory
 from pexservice.stores.lmdb.snapshot import copy_store
 from pexservice.stores.lmdb.verify import summary
 

@@ -14,7 +14,7 @@ from attrs import frozen
 from pexservice.stores.errors import StoreError
 from pexservice.stores.interface import OldStateReader
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import make_reader_table
+from pexservice.stores.lmdb.file_system import make_reader_table
 
 #: The names of the databases.
 DATABASES = (b"cursor", b"journal", b"keys")

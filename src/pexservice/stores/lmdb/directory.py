@@ -1,9 +1,9 @@
 """
 The directory of a store: its lock, its identity, and the creation of a store in it.
 
-Only the process that has locked the directory writes to the store; a backup and a standby
-may read it.  The lock is an advisory lock of the kernel (C{flock}) on the directory itself,
-so it ends with the process.  LMDB's C{lock.mdb} is only its table of readers.
+Only the process that has locked the directory writes to the data file; a backup and a
+standby may read it.  The lock is an advisory lock of the kernel (C{flock}) on the directory
+itself, so it ends with the process.  LMDB's C{lock.mdb} is only its table of readers.
 
 A new store is made in a subdirectory, the I{staging} directory.  Then its data file is
 renamed into the directory.  So a power cut leaves a whole store or none.
@@ -22,11 +22,8 @@ and steps would be lost.  Two rules prevent this:
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import fcntl
 import os
-import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,16 +34,15 @@ from twisted.logger import Logger
 from pexservice.process.children import supervisor_of
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
+from pexservice.stores.lmdb.file_system import (
+    READER_TABLE_FILE,
+    allocate,
+    refuse_network_file_system,
+    sync_directory,
+)
 
 #: The file with LMDB's data.
 DATA_FILE = "data.mdb"
-
-#: LMDB's table of readers.  Its content has a meaning only while a process has the store
-#: open.
-READER_TABLE_FILE = "lock.mdb"
-
-#: The size of the table of readers, with LMDB's default of 126 readers.
-READER_TABLE_BYTES = 8192
 
 #: The witness of the newest commit; see L{pexservice.stores.lmdb.witness}.
 WITNESS_FILE = "newest"
@@ -54,86 +50,8 @@ WITNESS_FILE = "newest"
 #: The subdirectory in which a store is made.
 STAGING_DIRECTORY = "creating"
 
-#: FALLOC_FL_KEEP_SIZE, of linux/falloc.h.
-_KEEP_SIZE = 1
-
 #: A file system makes these entries in its topmost directory.
 _FILE_SYSTEM_ENTRIES = frozenset(("lost+found",))
-
-#: File systems whose locks and memory maps are not reliable enough for a store.
-_NETWORK_FILE_SYSTEMS = frozenset(
-    (
-        *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs"),
-        *("fuse.sshfs", "gfs2", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs"),
-    )
-)
-
-
-def file_system_type(path: Path, mountinfo: str | None = None) -> str:
-    """
-    Return the type of the file system that C{path} is on.
-
-    @return: the name of the type in C{/proc/self/mountinfo}, or C{"unknown"}.
-    @param path: absolute and without symbolic links; it need not exist.
-    @param mountinfo: the content of C{/proc/self/mountinfo}; by default it is read.
-    """
-    if mountinfo is None:
-        try:
-            mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
-        except OSError:
-            return "unknown"
-    file_system, longest = "unknown", -1
-    for line in mountinfo.splitlines():
-        mount, _, source = line.partition(" - ")
-        # The kernel writes a space, and some other characters, as an octal escape.
-        point = re.sub(
-            r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mount.split(" ")[4]
-        )
-        depth = len(Path(point).parts)
-        # The deepest mount point above the path counts.  If it has several mounts, the last
-        # one counts.
-        if path.is_relative_to(point) and depth >= longest:
-            file_system, longest = source.split(" ")[0], depth
-    return file_system
-
-
-def sync_directory(path: Path) -> None:
-    """
-    Make the entries of the directory C{path} durable.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_reader_table(directory: Path) -> None:
-    """
-    Make LMDB's table of readers, and allocate all of its disk space.
-
-    LMDB maps the table into memory.  Without the disk space, a write to it would end this
-    process by SIGBUS when the disk is full.
-
-    @raise OSError: the disk has no space for the table.
-    """
-    descriptor = os.open(
-        directory / READER_TABLE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
-    try:
-        os.posix_fallocate(descriptor, 0, READER_TABLE_BYTES)
-    finally:
-        os.close(descriptor)
-
-
-def chown_like(reference: Path, path: Path) -> None:
-    """
-    Give the store in C{path} to the owner of C{reference}, if this process runs as root.
-    """
-    if os.geteuid() == 0:
-        owner = reference.stat()
-        for created in (path, *path.iterdir()):
-            os.chown(created, owner.st_uid, owner.st_gid)
 
 
 def lock_holder(path: Path) -> str:
@@ -177,8 +95,7 @@ class Directory:
 
     @ivar configured_path: the operator's path, as an absolute path that may contain
         symbolic links.
-    @ivar real_path: the same path without symbolic links.  L{lock} resolves the links
-        again, because an operator may have switched a link.
+    @ivar real_path: the same path without symbolic links.
     """
 
     _log = Logger()
@@ -198,7 +115,7 @@ class Directory:
         self._claim = claim
         # -1 is never a descriptor, so system calls fail until the directory is locked.
         self._descriptor = -1
-        self._opened_identity: str | None = None
+        self._identity = ""
         self._has_installed_store = False
         self._logged_problem: str | None = None
 
@@ -213,6 +130,8 @@ class Directory:
         """
         Lock this directory, and create it if it does not exist and may be created.
 
+        This resolves the symbolic links again, because an operator may have switched one.
+
         @param wait: block until no other process has locked it.  The kernel wakes this
             process as soon as the other process ends.
         @raise StoreBusy: another process has locked the directory.
@@ -221,7 +140,7 @@ class Directory:
         """
         self.real_path = Path(os.path.realpath(self.configured_path))
         self._has_installed_store = False
-        self._refuse_network_file_system()
+        refuse_network_file_system(self.real_path)
         try:
             if not self.real_path.exists():
                 self._check_may_create()
@@ -251,14 +170,6 @@ class Directory:
             )
         self._descriptor = descriptor
 
-    def _refuse_network_file_system(self) -> None:
-        kind = file_system_type(self.real_path)
-        if kind in _NETWORK_FILE_SYSTEMS:
-            raise StoreError(
-                f"the store {self.real_path} is on a network file system ({kind}), where"
-                " locks and memory maps are not reliable; put it on a local disk"
-            )
-
     def check_openable(self) -> None:
         """
         Check that a process could lock and open a store here.  This changes nothing.
@@ -266,7 +177,7 @@ class Directory:
         @raise StoreBusy: another process has locked the directory.
         @raise StoreError: no process could open a store here, for another reason.
         """
-        self._refuse_network_file_system()
+        refuse_network_file_system(self.real_path)
         if not self.real_path.exists() or not self.holds_store():
             self._check_may_create()
         if self.real_path.exists():
@@ -309,33 +220,35 @@ class Directory:
 
     def remember_identity(self) -> None:
         """
-        Remember the identity of the store in the locked directory.
+        Remember the identity of the store in the locked directory, before it is opened.
 
         @raise StoreError: the service has claimed another store.
         """
-        self._opened_identity = identity_of(
+        self._identity = identity_of(
             os.fstat(self._descriptor), os.stat(DATA_FILE, dir_fd=self._descriptor)
         )
         claimed = self._claimed_identity
         # A store that this process has installed, such as a migrated store, has a new data
         # file, so its identity differs from the claimed one.
-        if not self._has_installed_store and claimed not in (None, self._opened_identity):
-            raise StoreError(self._other_store_message())
+        if claimed is not None and not self._has_installed_store:
+            self._require_identity(claimed)
 
     def claim_store(self) -> None:
         """
-        Claim the opened store, so that no worker of the service opens another one.
+        Claim the store after it was opened, so that no worker of the service opens another.
 
         @raise OSError: the configured path leads to no store.
-        @raise StoreError: the configured path leads to another store, or the service has
-            claimed another store.
+        @raise StoreError: the configured path leads to another store than the one that
+            L{remember_identity} saw, or the service has claimed another store.
         """
-        if self._present_identity() != self._opened_identity:
-            raise StoreError(self._other_store_message())
-        if self._claim is None or self._opened_identity is None:
-            return
-        claimed = self._claim.take(self._opened_identity, replace=self._has_installed_store)
-        if claimed != self._opened_identity:
+        self._require_identity(self._present_identity())
+        if self._claim is not None:
+            self._require_identity(
+                self._claim.take(self._identity, replace=self._has_installed_store)
+            )
+
+    def _require_identity(self, identity: str) -> None:
+        if identity != self._identity:
             raise StoreError(self._other_store_message())
 
     def _present_identity(self) -> str:
@@ -359,7 +272,7 @@ class Directory:
         """
         problem = None
         try:
-            if self._present_identity() != self._opened_identity:
+            if self._present_identity() != self._identity:
                 problem = self._other_store_message()
         except OSError as error:
             problem = f"the store {self.configured_path} was moved away ({error.strerror})"
@@ -375,31 +288,13 @@ class Directory:
         """
         Allocate disk space for the first C{length} bytes of the data file.
 
-        The size and the content of the file stay as they are.  Some file systems cannot
-        allocate; then this method only checks that there is enough free space.
-
         @raise OSError: there is not enough space.
         """
-        # os.posix_fallocate would also extend the file to C{length}.  If a part at the end
-        # of the file was lost, a verification could no longer see this from the size.
-        libc = ctypes.CDLL(None, use_errno=True)
         descriptor = os.open(DATA_FILE, os.O_RDWR, dir_fd=self._descriptor)
         try:
-            offset, until = ctypes.c_long(0), ctypes.c_long(length)
-            error = errno.EINTR
-            while error == errno.EINTR:
-                if not libc.fallocate(descriptor, _KEEP_SIZE, offset, until):
-                    return
-                error = ctypes.get_errno()
-            if error in (errno.EOPNOTSUPP, errno.ENOSYS):
-                disk = os.fstatvfs(descriptor)
-                allocated = os.fstat(descriptor).st_blocks * 512
-                if disk.f_bavail * disk.f_frsize >= length - allocated:
-                    return
-                error = errno.ENOSPC
+            allocate(descriptor, length)
         finally:
             os.close(descriptor)
-        raise OSError(error, os.strerror(error))
 
     def file_system(self) -> os.statvfs_result:
         return os.fstatvfs(self._descriptor)

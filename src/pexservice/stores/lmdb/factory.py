@@ -13,7 +13,8 @@ from zope.interface import implementer
 from pexservice.stores.errors import StoreError
 from pexservice.stores.factory_interface import IOfflineStore, IStoreFactory, StoreOptions
 from pexservice.stores.interface import IStore
-from pexservice.stores.lmdb.directory import Directory, chown_like, lock_holder
+from pexservice.stores.lmdb.directory import Directory, lock_holder
+from pexservice.stores.lmdb.file_system import chown_like
 
 
 @implementer(IStoreFactory)

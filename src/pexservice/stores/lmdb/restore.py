@@ -31,12 +31,8 @@ from pexservice.stores.factory_interface import Restored, ShowProgress, StoreSum
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import MIN_MAP_BYTES, open_for_writing
-from pexservice.stores.lmdb.directory import (
-    Directory,
-    chown_like,
-    directory_with_store,
-    sync_directory,
-)
+from pexservice.stores.lmdb.directory import Directory, directory_with_store
+from pexservice.stores.lmdb.file_system import chown_like, sync_directory
 from pexservice.stores.lmdb.migrate import migrate
 from pexservice.stores.lmdb.reserve import Reserve
 from pexservice.stores.lmdb.snapshot import copy_store

@@ -28,7 +28,8 @@ from twisted.logger import Logger
 
 from pexservice.stores.errors import StoreDamaged
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import WITNESS_FILE, sync_directory
+from pexservice.stores.lmdb.directory import WITNESS_FILE
+from pexservice.stores.lmdb.file_system import sync_directory
 from pexservice.stores.lmdb.records import WitnessRecord
 
 

@@ -13,12 +13,8 @@ import pytest
 
 from pexservice.stores.errors import Refusal, StoreDamaged, StoreError
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import (
-    DATA_FILE,
-    READER_TABLE_FILE,
-    WITNESS_FILE,
-    directory_with_store,
-)
+from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, directory_with_store
+from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import summary
 from tests.support.fakes import now

@@ -15,13 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from pexservice.stores.errors import StoreBusy, StoreError
-from pexservice.stores.lmdb import directory
-from pexservice.stores.lmdb.directory import (
-    DATA_FILE,
-    STAGING_DIRECTORY,
-    Directory,
-    file_system_type,
-)
+from pexservice.stores.lmdb import directory, file_system
+from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY, Directory
+from pexservice.stores.lmdb.file_system import file_system_type
 from tests.support.daemon import PATIENCE, patiently
 
 MOUNTS = r"""
@@ -64,7 +60,7 @@ def test_network_file_system_is_refused_by_its_name(
     """
     Nothing is made on it.
     """
-    monkeypatch.setattr(directory, "file_system_type", lambda _: "nfs4")
+    monkeypatch.setattr(file_system, "file_system_type", lambda _: "nfs4")
     with pytest.raises(StoreError, match=r"network file system \(nfs4\)"):
         Directory(str(tmp_path / "store")).lock()
     assert list(tmp_path.iterdir()) == []

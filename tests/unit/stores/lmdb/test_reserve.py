@@ -28,11 +28,8 @@ from twisted.logger import (
 from pexservice.stores.errors import Refusal, StoreError
 from pexservice.stores.lmdb import reserve
 from pexservice.stores.lmdb.databases import used_bytes
-from pexservice.stores.lmdb.directory import (
-    READER_TABLE_BYTES,
-    READER_TABLE_FILE,
-    Directory,
-)
+from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.file_system import READER_TABLE_BYTES, READER_TABLE_FILE
 from pexservice.stores.lmdb.reserve import ALLOCATION_RETRY_SECONDS, RESERVE_BYTES
 from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS
 from tests.support.fakes import now

@@ -31,11 +31,11 @@ from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import (
     DATA_FILE,
-    READER_TABLE_FILE,
     STAGING_DIRECTORY,
     WITNESS_FILE,
     Directory,
 )
+from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS, LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK

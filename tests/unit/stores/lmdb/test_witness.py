@@ -16,7 +16,8 @@ from twisted.logger import capturedLogs
 from pexservice.stores.errors import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
-from pexservice.stores.lmdb.directory import DATA_FILE, READER_TABLE_FILE, WITNESS_FILE
+from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
+from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.verify import summary, verify, verify_in_child
