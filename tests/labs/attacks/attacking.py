@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
 from attrs import frozen
 
@@ -102,20 +103,33 @@ def step(*headers: bytes, body: bytes = b"") -> bytes:
     return request(b"POST /next HTTP/1.1", *headers, body=body)
 
 
-def refused(rule: str, status: int | set[int], cases: Mapping[str, bytes]) -> list[Attack]:
+def attacks(
+    rule: str, statuses: Sequence[int | set[int]], cases: Mapping[str, bytes], **more: Any
+) -> list[Attack]:
     """
-    Return attacks that are answered with a status that ends the connection.
+    Return attacks of one rule.
+
+    @param more: the other attributes of each L{Attack}.
     """
-    allowed = frozenset({status} if isinstance(status, int) else status)
+    allowed = [
+        frozenset({status} if isinstance(status, int) else status) for status in statuses
+    ]
     return [
-        Attack(name=name, rule=rule, sent=sent, statuses=[allowed], ends=True)
+        Attack(name=name, rule=rule, sent=sent, statuses=allowed, **more)
         for name, sent in cases.items()
     ]
 
 
+def refused(rule: str, status: int | set[int], cases: Mapping[str, bytes]) -> list[Attack]:
+    """
+    Return attacks that are answered with a status that ends the connection.
+    """
+    return attacks(rule, [status], cases, ends=True)
+
+
 def answered(
     rule: str,
-    status: int | Sequence[int],
+    status: int,
     cases: Mapping[str, bytes],
     *,
     moves: int = 0,
@@ -124,56 +138,22 @@ def answered(
     """
     Return attacks that are understood, whatever their answers are.
     """
-    statuses = [status] if isinstance(status, int) else status
-    return [
-        Attack(
-            name=name,
-            rule=rule,
-            sent=sent,
-            statuses=[frozenset({status}) for status in statuses],
-            moves=moves,
-            ends=ends,
-        )
-        for name, sent in cases.items()
-    ]
+    return attacks(rule, [status], cases, moves=moves, ends=ends)
 
 
 def hanging(rule: str, cases: Mapping[str, bytes]) -> list[Attack]:
     """
     Return attacks that are not whole: each gets 408 when its time is over.
     """
-    return [
-        Attack(
-            name=name,
-            rule=rule,
-            sent=sent,
-            statuses=[frozenset({408})],
-            ends=True,
-            hangs=True,
-        )
-        for name, sent in cases.items()
-    ]
+    return attacks(rule, [408], cases, ends=True, hangs=True)
 
 
-def left(
-    rule: str, statuses: Sequence[set[int]], cases: Mapping[str, bytes]
-) -> list[Attack]:
+def left(rule: str, statuses: Sequence[int], cases: Mapping[str, bytes]) -> list[Attack]:
     """
     Return attacks behind which the client closes its half of the connection.
     """
-    return [
-        Attack(
-            name=name,
-            rule=rule,
-            sent=sent,
-            statuses=[frozenset(status) for status in statuses],
-            ends=True,
-            moves=sum(200 in status for status in statuses),
-            hangs=True,
-            leaves=True,
-        )
-        for name, sent in cases.items()
-    ]
+    moves = statuses.count(200)
+    return attacks(rule, statuses, cases, ends=True, moves=moves, hangs=True, leaves=True)
 
 
 def split(received: bytes, *, bodiless: bool = False) -> list[Answer]:
