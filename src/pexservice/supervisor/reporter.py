@@ -40,7 +40,7 @@ class Reporter:
     report: SupervisorReport
     # Writes the report into the memory that the workers read.
     _publish: Callable[[SupervisorReport], object]
-    _was_ready: bool = field(init=False, default=False)
+    _has_started: bool = field(init=False, default=False)
     _status_line: str = field(init=False, default="")
     _status_suffix: str = field(init=False, default="")
     # When the last active worker ended; C{None} if a worker is active, or if none was yet.
@@ -48,10 +48,6 @@ class Reporter:
 
     def publish(self) -> None:
         self._publish(self.report)
-
-    @property
-    def reloading(self) -> bool:
-        return self.report.reload is Reload.UNDER_WAY
 
     def pass_on(self, line: str) -> None:
         """
@@ -64,12 +60,12 @@ class Reporter:
             line += self._status_suffix
         self._notifier.notify(line)
 
-    def notify_ready(self) -> None:
+    def notify_started(self) -> None:
         """
         Notify systemd that clients get responses: now or, during a reload, when it ends.
         """
-        self._was_ready = True
-        if not self.reloading:
+        self._has_started = True
+        if self.report.reload is not Reload.UNDER_WAY:
             self._notifier.notify(READY)
 
     def show_workers(self, workers: Sequence[SupervisedWorker]) -> None:
@@ -105,7 +101,7 @@ class Reporter:
         report.active_since_ms = time.time_ns() // 1_000_000
         report.takeover_us = round(pause * 1e6)
         self.publish()
-        self.notify_ready()
+        self.notify_started()
 
     def show_problem(self, reason: str) -> None:
         """
@@ -147,9 +143,9 @@ class Reporter:
         report.has_tls = setup.settings.tls is not None
         self._status_suffix = f"; {setup.note}" if setup.note else ""
         self.publish()
-        # For systemd, READY ends the reload.  But a service that was never ready must not
-        # look ready now.
-        lines = [READY] if self._was_ready else []
+        # For systemd, READY ends the reload.  But a service that has not started must not
+        # look started now.
+        lines = [READY] if self._has_started else []
         if problem is not None:
             lines.append(f"STATUS=reload failed: {problem}")
         elif self._status_line:

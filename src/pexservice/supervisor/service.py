@@ -50,7 +50,8 @@ from pexservice.supervisor.workers import Workers
 #: If the supervisor is process 1 of a container, it reaps orphans at this interval.
 REAP_INTERVAL_SECONDS = 1.0
 
-#: systemd sets variables whose names begin like this for the supervisor, not for a worker.
+#: How the names of the variables begin that systemd sets for the supervisor.  A worker must
+#: not have them.
 _SYSTEMD_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
@@ -116,6 +117,7 @@ class Supervisor(Service):
         )
         # The supervisor never accepts connections.
         port.stopReading()
+        # Twisted listens with a backlog of 50.  A second listen() makes it longer.
         with socket.socket(fileno=os.dup(port.fileno())) as copy:
             copy.listen(BACKLOG)
         self._ports.append((endpoint, port, _inode(port)))
@@ -151,7 +153,8 @@ class Supervisor(Service):
                 return
             # If systemd holds the sockets and this process ended, clients would wait for
             # ever.  So start a worker, which retries, and sends clients the reason.
-            if not self._has_sockets_of_systemd or error.exit_status != Status.CANNOT_START:
+            may_pass = error.exit_status == Status.CANNOT_START
+            if not (may_pass and self._has_sockets_of_systemd):
                 raise
         self._scoreboard = scoreboard.create()
         reporter = Reporter(

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from attrs import define, field
-from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProcessTransport,
@@ -32,6 +32,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pexservice.process.exit_status import Status
 from pexservice.process.log_lines import level_of
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPPING
 
@@ -47,12 +48,11 @@ _PIPES = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
 #: A longer line of output is divided into several lines.
 MAX_OUTPUT_LINE_BYTES = 8192
 
-#: How long a process may take until its first message.  Each message begins a new time
-#: limit: the watchdog's timeout, or a longer time that the message asks for.
+#: How long a process may take until its first message.
 START_TIMEOUT_SECONDS = 60.0
 
-#: If a start must wait for a takeover, it is tried again after this delay.
-TAKEOVER_RETRY_SECONDS = 0.05
+#: If a start must not compete with another worker's, it is tried again after this delay.
+COMPETING_START_RETRY_SECONDS = 0.05
 
 #: The time between SIGABRT and SIGKILL, in which a silent process writes its traceback.
 TRACEBACK_SECONDS = 1.0
@@ -63,8 +63,9 @@ STOP_TIMEOUT_SECONDS = 7.0
 #: If a process was up and lived for this long, the next process starts at once.
 MIN_LIFE_SECONDS = 1.0
 
-#: The delay of a start after a process that was not up, or that lived for less time.  The
-#: delay doubles each time, until a process is up or any worker becomes active.
+#: The delay of a start after a process that was not up, or lived for less than
+#: L{MIN_LIFE_SECONDS}.  The delay doubles each time, until a process is up or any worker
+#: becomes active.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -84,11 +85,15 @@ class WorkerState(Enum):
 
     #: There is no process.  The next one will be started.
     WAITING = "waits to be started"
+    #: The process imports modules, opens the store or verifies it.
     STARTING = "starts"
+    #: The process waits for the store's lock.
     STANDBY = "stands by"
+    #: The process accepts requests.
     ACTIVE = "serves"
     #: The process has sent a reason why it can neither be active nor stand by.  It retries.
     NOT_READY = "is not ready"
+    #: The process was asked to end, or ends by itself.
     STOPPING = "stops"
     #: The process sent no message for too long, and is being killed.
     SILENT = "is silent"
@@ -186,10 +191,12 @@ class SupervisedWorker(ProcessProtocol):
         self._reactor = reactor
         self._workers = workers
         self._watchdog = watchdog
-        # While a process runs, the timer of its SIGKILL; otherwise, of the next start.
-        self._timer: IDelayedCall | None = None
+        self._start_timer: IDelayedCall | None = None
+        self._kill_timer: IDelayedCall | None = None
         self._reported_progress = False
         self._last_heard = 0.0
+        # Each message begins a new time limit: the watchdog's timeout, or a longer time
+        # that the message asks for.
         self._deadline = 0.0
         self._streams: dict[int, OutputLines] = {}
 
@@ -217,15 +224,14 @@ class SupervisedWorker(ProcessProtocol):
     def start(self) -> None:
         """
         Start a process, or wait if another worker is about to become active.
-
-        On a machine with one processor, the first response would come 50 % later if two
-        workers started at the same time.
         """
-        if self._workers.takeover_in_progress:
-            self._timer = self._reactor.callLater(TAKEOVER_RETRY_SECONDS, self.start)
+        if self._workers.start_would_compete:
+            self._start_timer = self._reactor.callLater(
+                COMPETING_START_RETRY_SECONDS, self.start
+            )
             return
         command, inherited = self._workers.worker_command_line(), self._workers.inherited
-        self._timer = None
+        self._start_timer = None
         self.state, self.status_text = WorkerState.STARTING, ""
         self.was_active = self.was_up = self._reported_progress = False
         self.began_at = self._last_heard = self._reactor.seconds()
@@ -245,7 +251,7 @@ class SupervisedWorker(ProcessProtocol):
             )
         except Exception as error:
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)
-            self.processEnded(Failure(ProcessTerminated(exitCode=1)))
+            self._ended(Status.CANNOT_START)
             if not isinstance(error, OSError):
                 # This is a bug.  The caller logs the traceback.
                 raise
@@ -304,7 +310,7 @@ class SupervisedWorker(ProcessProtocol):
             return
         self.retired = True
         if self.state is WorkerState.WAITING:
-            self._stop_timer()
+            _cancel(self._start_timer)
             self.state = WorkerState.ENDED
             self._workers.on_change(self)
         elif self.state in STATES_WITH_PROCESS and self.state is not WorkerState.SILENT:
@@ -340,13 +346,8 @@ class SupervisedWorker(ProcessProtocol):
             self._workers.on_change(self)
 
     def _kill_after(self, seconds: float) -> None:
-        self._stop_timer()
-        self._timer = self._reactor.callLater(seconds, self._signal, signal.SIGKILL)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        _cancel(self._kill_timer)
+        self._kill_timer = self._reactor.callLater(seconds, self._signal, signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessExitedAlready):
@@ -363,15 +364,18 @@ class SupervisedWorker(ProcessProtocol):
             self._workers.on_active_ending(self)
 
     def processEnded(self, reason: Failure) -> None:
-        """
-        Start the next process, at once or after a delay, unless this worker was retired.
-        """
-        self._stop_timer()
+        _cancel(self._kill_timer)
         for stream in self._streams.values():
             stream.end()
         number = getattr(reason.value, "signal", None)
         status = getattr(reason.value, "exitCode", None) or 0
-        self.exit_status = status if number is None else -number
+        self._ended(status if number is None else -number)
+
+    def _ended(self, exit_status: int) -> None:
+        """
+        Start the next process, at once or after a delay, unless this worker was retired.
+        """
+        self.exit_status = exit_status
         if self.exit_status < 0:
             # The process was killed before it could send the reason.
             self.status_text = ""
@@ -381,7 +385,9 @@ class SupervisedWorker(ProcessProtocol):
             # A worker that is not retired starts again, even after an exception.
             self.state = WorkerState.ENDED if self.retired else WorkerState.WAITING
             if not self.retired:
-                self._timer = self._reactor.callLater(self._restart_delay(), self.start)
+                self._start_timer = self._reactor.callLater(
+                    self._restart_delay(), self.start
+                )
             self._workers.on_change(self)
 
     def _restart_delay(self) -> float:
@@ -392,6 +398,11 @@ class SupervisedWorker(ProcessProtocol):
         delay = self.backoff_seconds
         self.backoff_seconds = min(2 * delay, MAX_BACKOFF_SECONDS)
         return delay
+
+
+def _cancel(timer: IDelayedCall | None) -> None:
+    if timer is not None and timer.active():
+        timer.cancel()
 
 
 def describe_end(exit_status: int) -> str:

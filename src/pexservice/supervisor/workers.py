@@ -3,8 +3,9 @@ The workers of a supervisor, and the decisions about all of them.
 
 One worker is active, and another worker stands by.  When a worker ends, the supervisor
 starts a new process in its place.  If the exit status shows that the new process would fail
-too, the supervisor ends the service instead.  A reload replaces all workers, and no
-complete request fails: the new workers read the code, the options and the files again.
+too, the supervisor ends the service instead.  A reload replaces all workers; the new ones
+read the code, the options and the files again.  No request that has arrived as a whole
+fails.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from pexservice.supervisor.supervised_worker import (
 from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
 
 #: While one worker starts and none is active, no other worker is started, for at most this
-#: long.  So the first start, which takes half a second, has the processor for itself.
+#: long.  So the first start, which takes half a second, has the processor for itself: if
+#: two workers started at the same time on a machine with one processor, the first response
+#: would come 50 % later.
 MAX_HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
@@ -59,6 +62,7 @@ class Workers:
     The workers of one supervisor.
 
     @ivar setup: how workers are started and watched; a reload may change the setup.
+    @ivar reloading: whether a reload is in progress.
     @ivar inherited: the options, environment and descriptors that each worker gets.
     @ivar workers: the workers, the oldest first.  A worker that was retired is removed when
         its process has ended.
@@ -96,7 +100,7 @@ class Workers:
         self._watching = Periodic(self._watch, reactor)
         self._waiting_for_change: list[Deferred[None]] = []
         self._reload_ended: Deferred[None] = succeed(None)
-        self._reload_again = False
+        self.reloading = self._reload_again = False
         # Whether the service has started and is not stopping.
         self._should_run = False
         self.workers: list[SupervisedWorker] = []
@@ -107,9 +111,9 @@ class Workers:
         return [worker for worker in self.workers if worker.state is WorkerState.ACTIVE]
 
     @property
-    def takeover_in_progress(self) -> bool:
+    def start_would_compete(self) -> bool:
         """
-        Return whether no worker is active, but one will be soon.
+        Return whether no worker is active, but one will be soon without another start.
 
         That worker stands by, or it started less than L{MAX_HEAD_START_SECONDS} ago.
         """
@@ -119,10 +123,6 @@ class Workers:
             or (worker.state is WorkerState.STARTING and worker.began_at > earliest_start)
             for worker in self.workers
         )
-
-    @property
-    def reloading(self) -> bool:
-        return self._reporter.reloading
 
     # Starting and stopping.
 
@@ -209,7 +209,7 @@ class Workers:
             # No worker is active, but clients get a 503 with the reason.  So systemd may
             # regard the service as started.
             self._reporter.show_problem(worker.status_text)
-            self._reporter.notify_ready()
+            self._reporter.notify_started()
         elif worker.state is WorkerState.ENDED:
             self.workers.remove(worker)
         self._reporter.show_workers(self.workers)
@@ -292,6 +292,7 @@ class Workers:
 
     async def _reload(self) -> None:
         self._log.info("replacing the workers")
+        self.reloading = True
         self._reporter.reload_began()
         problem: str | None = None
         try:
@@ -306,6 +307,7 @@ class Workers:
             problem = f"{type(error).__name__}: {error}"
             # Some of the old workers may have ended.
             self._log.failure("a bug ended the reload")
+        self.reloading = False
         self._reporter.reload_ended(problem, self.setup)
         if self._reload_again:
             self._reload_again = False
