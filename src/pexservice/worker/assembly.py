@@ -19,7 +19,7 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.interface import ICommitter
 from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
-from pexservice.process.exit_status import CannotStart
+from pexservice.process.exit_status import CannotStart, cannot_use
 from pexservice.process.listening import affordable_connections, listen_endpoints
 from pexservice.process.supervisor_report import SupervisorReport, report_reader
 from pexservice.server.access_log import AccessLog
@@ -193,7 +193,10 @@ def _connections(wanted: int) -> Connections:
 def _access_log(settings: WorkerSettings) -> AccessLog | None:
     if settings.access_log is None:
         return None
-    log = AccessLog(settings.access_log)
+    try:
+        log = AccessLog(settings.access_log)
+    except OSError as error:
+        raise cannot_use(f"the access log {settings.access_log}", error) from error
     if not settings.is_supervised:
         # Under a supervisor, a SIGHUP starts new workers, which open the file again.
         signal.signal(signal.SIGHUP, lambda *_: log.reopen())

@@ -1,10 +1,9 @@
 """
-The files that the options name, except for the store.
+The files that the options name, except for the store and the access log.
 """
 
 from __future__ import annotations
 
-import os
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,6 @@ from attrs import frozen
 from twisted.logger import Logger
 
 from pexservice.process.exit_status import Misconfigured, cannot_use
-from pexservice.server.access_log import OWN_LOG
 from pexservice.settings.options import Settings
 from pexservice.web.access import read_tokens
 
@@ -67,17 +65,10 @@ class Files:
 
 def read_files(settings: Settings) -> Files:
     """
-    Read the files, and check that the access log can be opened.
+    Read the files of the tokens and of TLS.
 
     @raise CannotStart: a file cannot be used; the message names the file.
     """
-    path = settings.access_log
-    if path is not None and path != OWN_LOG:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        try:
-            os.close(os.open(path, flags, 0o640))
-        except OSError as error:
-            raise cannot_use(f"the access log {path}", error) from error
     return Files(
         None if settings.token_file is None else read_tokens(settings.token_file),
         None if settings.tls is None else tls_context(*settings.tls),

@@ -15,25 +15,16 @@ import trustme
 from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
-from pexservice.settings.options import Settings
+from pexservice.settings.options import Settings, WorkerSettings
+from pexservice.worker.assembly import _access_log
 from pexservice.worker.files import Files, read_files
 
 
 def test_settings_without_files_leave_nothing_to_check() -> None:
-    """
-    Settings without files, or with the daemon's own log, leave nothing to check.
-    """
-    assert read_files(Settings()).tokens is None
-    assert read_files(Settings(access_log="-")).tokens is None
+    assert read_files(Settings()) == Files(None, None, None)
 
 
-def test_good_files_are_read_and_the_access_log_is_created_for_its_group(
-    tmp_path: Path,
-) -> None:
-    """
-    The access log is not readable by all users.
-    """
-    before = os.umask(0o022)
+def test_good_files_are_read(tmp_path: Path) -> None:
     authority = trustme.CA()
     ends = datetime(2040, 2, 29, 12, 0, 1, tzinfo=UTC)
     certificate = authority.issue_cert("localhost", not_after=ends)
@@ -42,7 +33,6 @@ def test_good_files_are_read_and_the_access_log_is_created_for_its_group(
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
     settings = Settings(
-        access_log=str(tmp_path / "log"),
         token_file=str(tmp_path / "tokens"),
         tls_certificate=str(tmp_path / "certificate"),
         tls_key=str(tmp_path / "key"),
@@ -52,14 +42,26 @@ def test_good_files_are_read_and_the_access_log_is_created_for_its_group(
     assert files.certificate_expires == ends.timestamp()
     assert tokens is not None
     assert len(tokens) == 1
+
+
+def test_access_log_is_created_for_its_group(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    log = _access_log(WorkerSettings(access_log=str(tmp_path / "log"), supervisor=3))
     os.umask(before)
+    assert log is not None
+    log.close()
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
+
+
+def test_access_log_that_cannot_be_opened_is_a_misconfiguration() -> None:
+    settings = WorkerSettings(access_log="/nowhere/log")
+    with pytest.raises(Misconfigured, match="the access log /nowhere/log: No such file"):
+        _access_log(settings)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings(access_log="/nowhere/log"), "the access log /nowhere/log: No such file"),
         (Settings(token_file="/nowhere/x"), "the token file /nowhere/x: No such"),  # noqa: S106 a file
         (
             Settings(tls_certificate="/nowhere/x", tls_key="/nowhere/y"),
@@ -116,7 +118,6 @@ def test_damaged_certificate_is_reported_in_plain_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(access_log=os.devnull),
         Settings(token_file=__file__),
         Settings(tls_certificate=__file__, tls_key=__file__),
     ],

@@ -28,7 +28,6 @@ def check(arguments: Namespace) -> Result:
     running service uses is listed and is no error. OPTIONS are the options of the service,
     for example --config FILE.
     """
-    from attrs import evolve
     from twisted.internet import reactor
 
     from pexservice.cli.sandbox import problems, properties_of, unit_of
@@ -43,8 +42,7 @@ def check(arguments: Namespace) -> Result:
     options = service_options(arguments.options)
     settings = options.settings()
     with store_errors():
-        # read_files would create the file of the access log.
-        read_files(evolve(settings, access_log=None))
+        read_files(settings)
         _check_access_log(settings.access_log)
         in_use = [*addresses_in_use(reactor, settings.listen)]
         store, facts = store_factory(settings.store), []
