@@ -279,14 +279,12 @@ def wait_until(condition: Callable[[], object], words: str) -> None:
     raise AssertionError(f"not in {PATIENCE} seconds: {words}")
 
 
-def run(
-    path: Path, *arguments: str, python: str = sys.executable
-) -> subprocess.CompletedProcess[str]:
+def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """
     Run C{twistd} to its end.
     """
     return subprocess.run(
-        twistd(*arguments, python=python),
+        twistd(*arguments),
         cwd=path,
         check=False,
         stdin=subprocess.DEVNULL,

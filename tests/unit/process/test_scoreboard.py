@@ -191,9 +191,3 @@ def test_descriptor_that_is_no_file_is_an_error() -> None:
     finally:
         os.close(reading)
         os.close(writing)
-
-
-def test_children_do_not_inherit_the_scoreboard(descriptor: int) -> None:
-    os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
-    scoreboard.keep_from_children(descriptor)
-    assert not os.get_inheritable(descriptor)

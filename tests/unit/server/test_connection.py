@@ -512,17 +512,3 @@ def test_body_of_two_bytes_costs_a_step_no_handler(server: Server) -> None:
     wire = ask(server, *[step] * 4, step[:-1], step[-1:])
     assert statuses(wire) == [200] * 5
     assert server.shared.requests.without_plan == asked
-
-
-def test_stream_is_chunked_in_http_1_1_and_ends_its_connection(server: Server) -> None:
-    """
-    To HTTP/1.0 its end is that of the connection.
-    """
-    for version, chunked in ((b"1.1", True), (b"1.0", False)):
-        wire = ask(server, b"GET /events HTTP/%b\r\nHost: h\r\n\r\n" % version)
-        assert (b"Transfer-Encoding: chunked" in wire.received) == chunked
-        assert b"Connection: close" in wire.received
-        wire.half_close()
-        assert wire.received.endswith(b"0\r\n\r\n") == chunked
-        assert wire.closed
-    assert len(server.events) == 0

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from twisted.internet.task import Clock
@@ -24,38 +24,7 @@ from pexservice.server.tls_transport import (
 )
 from pexservice.worker.files import tls_context
 from tests.support.crowd import certified
-
-
-class RawTransport:
-    """
-    The transport of a socket, which keeps what is written to it.
-    """
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.reads = True
-        self.ended = self.closed = self.aborted = False
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def write_eof(self) -> None:
-        self.ended = True
-
-    def pause_reading(self) -> None:
-        self.reads = False
-
-    def resume_reading(self) -> None:
-        self.reads = True
-
-    def is_closing(self) -> bool:
-        return self.closed or self.aborted
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.aborted = True
+from tests.support.wire import Transport
 
 
 class Recorder:
@@ -135,8 +104,8 @@ class Peer:
         self.worker = worker
         self.connection = Recorder()
         self.transport = worker.transport(self.connection, client)
-        self.raw = RawTransport()
-        self.transport.connection_made(cast(Any, self.raw))
+        self.raw = Transport()
+        self.transport.connection_made(self.raw)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = trusted.wrap_bio(self._in, self._out, server_hostname="127.0.0.1")
 
@@ -172,8 +141,8 @@ class Peer:
         """
         Take the bytes that the service has written.
         """
-        self._in.write(self.raw.written)
-        self.raw.written = b""
+        self._in.write(self.raw.value())
+        self.raw.clear()
 
 
 @pytest.fixture(scope="module")
@@ -283,11 +252,11 @@ def test_no_client_waits_behind_all_handshakes_of_another(
         peer.send_encrypted(peer._out.read())
     for _ in range(3):
         worker.turn()
-    assert honest.raw.written
-    assert sum(bool(peer.raw.written) for peer in flood) < 10
+    assert honest.raw.value()
+    assert sum(bool(peer.raw.value()) for peer in flood) < 10
     for _ in range(50):
         worker.turn()
-    assert all(peer.raw.written or peer._in.pending for peer in flood)
+    assert all(peer.raw.value() or peer._in.pending for peer in flood)
 
 
 def test_client_that_sends_no_data_is_cut_off(
@@ -314,11 +283,11 @@ def test_socket_is_not_read_while_much_waits(peer: Peer) -> None:
     sent = b"x" * 10_000
     for _ in range(8):
         peer.send_encrypted(peer.encrypt(sent))
-    assert not peer.raw.reads
+    assert not peer.raw.is_reading()
     for _ in range(200):
         peer.worker.turn()
     assert peer.connection.received == sent * 8
-    assert peer.raw.reads
+    assert peer.raw.is_reading()
 
 
 def test_paused_connection_receives_nothing_until_it_reads_again(peer: Peer) -> None:
@@ -327,7 +296,7 @@ def test_paused_connection_receives_nothing_until_it_reads_again(peer: Peer) -> 
     """
     peer.connection.react = lambda _: peer.transport.pause_reading()
     peer.send_encrypted(peer.encrypt(b"one ") + peer.encrypt(b"two ") + peer.encrypt(b"3"))
-    assert (peer.connection.received, peer.raw.reads) == (b"one ", False)
+    assert (peer.connection.received, peer.raw.is_reading()) == (b"one ", False)
     for expected in (b"one two ", b"one two 3"):
         peer.transport.resume_reading()
         assert peer.connection.received != expected
@@ -336,7 +305,7 @@ def test_paused_connection_receives_nothing_until_it_reads_again(peer: Peer) -> 
     peer.connection.react = lambda _: None
     peer.transport.resume_reading()
     peer.worker.turn()
-    assert peer.raw.reads
+    assert peer.raw.is_reading()
 
 
 def test_close_sends_close_notify_to_the_client(peer: Peer) -> None:
@@ -345,7 +314,7 @@ def test_close_sends_close_notify_to_the_client(peer: Peer) -> None:
     """
     peer.transport.write(b"the end")
     peer.transport.close()
-    assert peer.raw.closed
+    assert peer.raw.is_closing()
     peer.take()
     assert peer.tls.read(100) == b"the end"
     assert peer.tls.read(100) == b""
@@ -356,9 +325,9 @@ def test_input_behind_the_end_of_output_is_dropped(peer: Peer) -> None:
     After a refusal the rest of the client's input is not even decrypted.
     """
     peer.transport.write_eof()
-    assert (peer.raw.ended, peer.raw.closed) == (True, False)
+    assert (peer.raw.half_closed, peer.raw.is_closing()) == (True, False)
     peer.send_encrypted(peer.encrypt(b"more"))
-    assert (peer.connection.received, peer.raw.reads) == (b"", True)
+    assert (peer.connection.received, peer.raw.is_reading()) == (b"", True)
 
 
 def test_half_close_reaches_the_connection_behind_its_data(peer: Peer) -> None:
@@ -377,7 +346,7 @@ def test_half_close_reaches_the_connection_behind_its_data(peer: Peer) -> None:
     assert peer.connection.received == b"a request"
     assert peer.connection.calls == ["made", "eof"]
     peer.transport.write(b"a response")
-    assert peer.raw.written
+    assert peer.raw.value()
 
 
 def test_input_that_is_not_tls_ends_the_connection(
@@ -388,7 +357,7 @@ def test_input_that_is_not_tls_ends_the_connection(
     """
     peer = Peer(worker, contexts[1])
     peer.transport.data_received(b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert peer.raw.closed
+    assert peer.raw.is_closing()
     assert peer.connection.calls == []
 
 
@@ -399,7 +368,7 @@ def test_changed_record_ends_the_connection(peer: Peer) -> None:
     records = bytearray(peer.encrypt(b"a request"))
     records[-1] ^= 1
     peer.send_encrypted(bytes(records))
-    assert (peer.connection.received, peer.raw.closed) == (b"", True)
+    assert (peer.connection.received, peer.raw.is_closing()) == (b"", True)
     # An alert says why.
     with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC"):
         peer.tls.read(100)
@@ -439,6 +408,6 @@ def test_connection_that_is_closed_before_it_has_a_socket_is_aborted(
     """
     transport = worker.transport(Recorder(), "192.0.2.1")
     transport.abort()
-    raw = RawTransport()
-    transport.connection_made(cast(Any, raw))
+    raw = Transport()
+    transport.connection_made(raw)
     assert raw.aborted

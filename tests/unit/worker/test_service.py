@@ -11,10 +11,8 @@ from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IListeningPort, IReactorFromThreads
-from twisted.internet.testing import MemoryReactor
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import LogLevel, capturedLogs
-from zope.interface import implementer
 
 from pexservice.commit.counters import Counts
 from pexservice.process import scoreboard
@@ -45,7 +43,8 @@ from pexservice.worker import assembly, listeners, service
 from pexservice.worker.assembly import WorkerReactor
 from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG
 from pexservice.worker.service import Worker
-from tests.support.fakes import MemoryStore, Turns, now
+from tests.support.fakes import MemoryStore, now
+from tests.support.processes import ProcessReactor
 from tests.support.wire import Transport
 
 LISTEN = ("tcp:8081:interface=127.0.0.1",)
@@ -55,8 +54,7 @@ WATCHDOG = 5.0
 STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-@implementer(IReactorFromThreads)
-class ListeningReactor(MemoryReactor, Turns):
+class ListeningReactor(ProcessReactor):
     """
     A reactor that listens in memory.
 
@@ -64,10 +62,6 @@ class ListeningReactor(MemoryReactor, Turns):
     """
 
     refusal: Exception | None = None
-
-    def __init__(self) -> None:
-        MemoryReactor.__init__(self)
-        Turns.__init__(self)
 
     def listenTCP(self, *arguments: Any, **more: Any) -> Any:
         """
@@ -77,25 +71,10 @@ class ListeningReactor(MemoryReactor, Turns):
             raise self.refusal
         return super().listenTCP(*arguments, **more)
 
-    def callFromThread(
-        self, callable: Callable[..., object], *args: object, **kwargs: object
-    ) -> None:
-        """
-        Call C{callable} in the next turn.
-        """
-        self.callLater(0, callable, *args, **kwargs)
-
     def addSystemEventTrigger(self, *arguments: Any, **more: Any) -> Any:
         """
         Ignore the trigger: the reactor never stops.
         """
-
-    def turns(self, seconds: float) -> None:
-        """
-        Let C{seconds} pass, in small steps.
-        """
-        for _ in range(round(16 * seconds) + 1):
-            self.turn(1 / 16)
 
 
 class Bench:
