@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE
-from pexservice.stores.lmdb.verify import format_of, verify
+from pexservice.stores.lmdb.transaction import format_of
+from pexservice.stores.lmdb.verify import verify
 from tests.labs.damage.lab import Outcome, lab, run
 from tests.labs.damage.originals import KEPT, KINDS, original
 from tests.support.forms import amount

@@ -18,7 +18,7 @@ import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY, WITNESS_FILE
 from pexservice.stores.lmdb.file_system import sync_directory
-from pexservice.stores.lmdb.verify import format_of
+from pexservice.stores.lmdb.transaction import format_of
 from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume

@@ -1,5 +1,5 @@
 """
-The LMDB environment of a store, and the three databases in it.
+The LMDB environment of a store, the three databases in it, and the meaning of its errors.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from pathlib import Path
 import lmdb
 from attrs import frozen
 
-from pexservice.stores.errors import StoreError
+from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
 from pexservice.stores.interface import OldStateReader
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.file_system import make_reader_table
+from pexservice.stores.lmdb.page_format import BadPage, OtherFile
+from pexservice.stores.lmdb.records import BadRecord, OtherFormat
 
 #: The names of the databases.
 DATABASES = (b"cursor", b"journal", b"keys")
@@ -26,6 +28,28 @@ MIN_MAP_BYTES = 256 << 20
 #: A line of LMDB's table of readers: process, thread, transaction.  If a reader has no
 #: transaction open, its line has no number there, and does not match.
 _READER = re.compile(r"^ *(\d+) +[0-9a-f]+ +(\d+)$", re.MULTILINE)
+
+#: Errors that show damage: the store contains something that no commit wrote.  Other errors
+#: of LMDB and of the system are no sign of damage.
+DAMAGE = (
+    BadPage,
+    BadRecord,
+    # Raised by a transaction that cannot read LMDB's record of a database.
+    lmdb.BadTxnError,
+    lmdb.CorruptedError,
+    lmdb.CursorFullError,
+    lmdb.IncompatibleError,
+    lmdb.InvalidError,
+    lmdb.NotFoundError,
+    lmdb.PageFullError,
+    lmdb.PageNotFoundError,
+)
+
+#: Errors that mean that the store has another format.
+_OTHER_FORMAT = (OtherFile, OtherFormat, lmdb.VersionMismatchError)
+
+#: Everything that reading a store may raise.
+LOW_LEVEL_ERRORS = (lmdb.Error, OSError, BadPage, BadRecord, OtherFile, OtherFormat)
 
 
 @frozen
@@ -121,3 +145,14 @@ def oldest_reader(env: lmdb.Environment) -> OldStateReader | None:
         return None
     txn, pid = min(snapshots)
     return OldStateReader(pid, env.info()["last_txnid"] - txn)
+
+
+def as_store_error(path: Path, error: Exception) -> StoreError:
+    """
+    Return the exception for one of the L{LOW_LEVEL_ERRORS} of the store in C{path}.
+    """
+    if isinstance(error, _OTHER_FORMAT):
+        return StoreIncompatible(f"the store {path} is of another format: {error}")
+    if isinstance(error, DAMAGE):
+        return StoreDamaged(f"the store {path} is damaged: {error}")
+    return StoreError(f"the store {path} cannot be used: {error}")

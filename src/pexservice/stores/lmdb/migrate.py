@@ -1,10 +1,9 @@
 """
 Rewrite a store of format 1 in format 2, when a worker opens it for the first time.
 
-The new store is made in a subdirectory and verified.  Then its data file replaces that of
-the old store.  So a power cut leaves the old store or the new one.  A child process does
-the work, because a damaged store may end the process that reads it; see
-L{pexservice.stores.lmdb.child}.
+A child process verifies the old store, makes the new store in a subdirectory, and verifies
+the new store; see L{pexservice.stores.lmdb.child}.  Then the new data file replaces the old
+one by a rename.  So a power cut leaves the old store or the new one.
 """
 
 from __future__ import annotations
@@ -27,15 +26,8 @@ from pexservice.stores.lmdb.databases import (
 )
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory
 from pexservice.stores.lmdb.format_1 import keys_of_format_1
-from pexservice.stores.lmdb.pages import check_pages
-from pexservice.stores.lmdb.transaction import rows_from, write_keys
-from pexservice.stores.lmdb.verify import (
-    LOW_LEVEL_ERRORS,
-    as_store_error,
-    read_cursor,
-    verify,
-)
-from pexservice.stores.lmdb.witness import check_not_older, read_witness
+from pexservice.stores.lmdb.transaction import read_cursor, rows_from, write_keys
+from pexservice.stores.lmdb.verify import verify
 
 Item = tuple[bytes, bytes]
 
@@ -77,9 +69,8 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
     @raise StoreDamaged: the old store is damaged.
     @raise StoreError: the new store could not be written.
     """
-    progress(0)
+    verify(source, lambda percent: progress(percent // 3))
     try:
-        check_pages(source, lambda percent: progress(percent // 4))
         with (
             open_for_reading(source) as old_env,
             # No other process opens the new store, so LMDB needs no table of readers.  This
@@ -92,40 +83,35 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
                 mode=0o600,
             ) as new_env,
         ):
-            revision = _copy(old_env, new_env, progress)
-        check_not_older(source, revision, read_witness(source))
-    except LOW_LEVEL_ERRORS as error:
-        reason = as_store_error(source, error)
-        if type(reason) is not StoreError:
-            raise reason from error
+            _copy(old_env, new_env, progress)
+    except (lmdb.Error, OSError) as error:
         raise StoreError(
             f"the store {source} cannot be rewritten in format {records.FORMAT_VERSION}:"
             f" {error}; it stays as it is"
         ) from error
-    verify(new, lambda percent: progress(50 + percent // 2))
+    verify(new, lambda percent: progress(66 + percent // 3))
 
 
-def _copy(old_env: lmdb.Environment, new_env: lmdb.Environment, progress: Progress) -> int:
+def _copy(old_env: lmdb.Environment, new_env: lmdb.Environment, progress: Progress) -> None:
     old = databases_of(old_env)
     new_cursor, new_journal, new_keys = (new_env.open_db(name) for name in DATABASES)
     with old_env.begin() as txn:
         _, revision, position, _ = read_cursor(txn, old)
         for rows in _in_groups(rows_from(txn, old.journal, 0), _TRANSACTION_ITEMS):
-            progress(30)
+            progress(40)
             with new_env.begin(write=True, db=new_journal) as writing:
                 for key, value in rows:
                     writing.put(key, value, append=True)
         newest = records.NO_KEYS
         keys = keys_of_format_1(txn, old.keys, txn.cursor(old.keys), revision)
         for group in _in_groups(keys, _TRANSACTION_ITEMS):
-            progress(40)
+            progress(50)
             with new_env.begin(write=True) as writing:
                 for row in _in_groups(group, _ROW_KEYS):
                     newest = write_keys(writing, new_keys, dict(row), newest)
         with new_env.begin(write=True, db=new_cursor) as writing:
             cursor = records.encode_cursor(revision, position, newest.next_ordinal)
             writing.put(records.CURSOR_KEY, cursor)
-    return revision
 
 
 def _in_groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

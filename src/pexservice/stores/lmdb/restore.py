@@ -36,8 +36,13 @@ from pexservice.stores.lmdb.file_system import chown_like, sync_directory
 from pexservice.stores.lmdb.migrate import migrate
 from pexservice.stores.lmdb.reserve import Reserve
 from pexservice.stores.lmdb.snapshot import copy_store
-from pexservice.stores.lmdb.transaction import Retention, read_bounds, write_batch
-from pexservice.stores.lmdb.verify import format_of, summary
+from pexservice.stores.lmdb.transaction import (
+    Retention,
+    format_of,
+    read_bounds,
+    write_batch,
+)
+from pexservice.stores.lmdb.verify import summary
 from pexservice.stores.lmdb.witness import renew_witness
 
 #: RENAME_EXCHANGE, of linux/fs.h, and AT_FDCWD, of fcntl.h.

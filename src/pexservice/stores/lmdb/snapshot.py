@@ -28,10 +28,15 @@ import lmdb
 from pexservice.stores.errors import StoreDamaged, StoreError
 from pexservice.stores.factory_interface import ShowProgress, StoreSummary
 from pexservice.stores.lmdb.child import Progress, run_child
-from pexservice.stores.lmdb.databases import DATABASES, MIN_MAP_BYTES, used_bytes
+from pexservice.stores.lmdb.databases import (
+    DATABASES,
+    MIN_MAP_BYTES,
+    as_store_error,
+    used_bytes,
+)
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory, directory_with_store
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
-from pexservice.stores.lmdb.verify import as_store_error, verify_in_child
+from pexservice.stores.lmdb.verify import verify_in_child
 from pexservice.stores.lmdb.witness import check_not_older, read_witness, renew_witness
 
 #: How long one attempt to copy may take.

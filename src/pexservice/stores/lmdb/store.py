@@ -43,8 +43,11 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import (
+    DAMAGE,
+    LOW_LEVEL_ERRORS,
     MIN_MAP_BYTES,
     Databases,
+    as_store_error,
     make_store,
     oldest_reader,
     open_for_writing,
@@ -60,19 +63,14 @@ from pexservice.stores.lmdb.transaction import (
     KeyReader,
     Retention,
     StoreBounds,
+    format_of,
     read_bounds,
+    read_cursor,
     read_history,
     rows_from,
     write_batch,
 )
-from pexservice.stores.lmdb.verify import (
-    DAMAGE,
-    LOW_LEVEL_ERRORS,
-    as_store_error,
-    format_of,
-    read_cursor,
-    verify_in_child,
-)
+from pexservice.stores.lmdb.verify import verify_in_child
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS
 from pexservice.stores.verification import VerificationRecord

@@ -13,14 +13,15 @@ supervisor would kill the worker, and the next worker would try the same again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import lmdb
 from attrs import frozen
 
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.databases import Databases
-from pexservice.stores.lmdb.records import NO_KEYS, BadRecord, KeyRow
+from pexservice.stores.lmdb.databases import DATABASES, Databases, open_for_reading
+from pexservice.stores.lmdb.records import NO_KEYS, BadRecord, KeyRow, StoredCursor
 from pexservice.stores.remembered_keys import RememberedKeys
 
 #: A store may have this many more revisions or keys than must be kept.  A commit removes
@@ -42,6 +43,69 @@ MAX_TRIMMED_ROW_KEYS = 1 << 12
 #: each commit wrote a new row, a single client would leave 100,000 rows.  A start would
 #: read these rows in 200 ms instead of 35 ms.
 FULL_ROW_KEYS = 64
+
+
+def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> StoredCursor:
+    """
+    Read the cursor, and check that the last rows of journal and keys lead to it.
+
+    @raise OtherFormat: this program does not read the version of the cursor's record.
+    @raise BadRecord: the last row of journal or keys does not lead to the cursor.
+    """
+    record = _read_record(txn, databases.cursor)
+    _, revision, position, next_ordinal = record
+    with txn.cursor(databases.journal) as rows:
+        if rows.last():
+            _, (last_revision, last_position) = records.decode_journal_row_ends(
+                *rows.item()
+            )
+            if (last_revision, last_position) != (revision, position):
+                raise BadRecord(
+                    f"the journal ends at revision {last_revision} and position"
+                    f" {last_position}, the cursor is at {revision} and {position}"
+                )
+        elif (revision, position) != (0, 0):
+            raise BadRecord(f"the journal of {revision} transitions is empty")
+    if record.version == records.FORMAT_VERSION:
+        newest = _newest_key_row(txn, databases.keys)
+        if newest.next_ordinal != next_ordinal:
+            raise BadRecord(
+                f"the rows of keys end at ordinal {newest.next_ordinal - 1}, the cursor is"
+                f" at ordinal {next_ordinal - 1}"
+            )
+    return record
+
+
+def _read_record(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> StoredCursor:
+    value = txn.get(records.CURSOR_KEY, db=database)
+    if value is None:
+        raise BadRecord("it has no cursor")
+    return records.decode_cursor(value)
+
+
+def _newest_key_row(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> KeyRow:
+    with txn.cursor(database) as rows:
+        return records.decode_key_row(*rows.item()) if rows.last() else NO_KEYS
+
+
+def format_of(path: Path) -> int:
+    """
+    Return the version of a store's format.  It raises L{LOW_LEVEL_ERRORS}.
+    """
+    with open_for_reading(path) as env:
+        return read_version(env)
+
+
+def read_version(env: lmdb.Environment) -> int:
+    """
+    Return the version of the format of an open store.
+
+    @raise OtherFormat: this program does not read that version.
+    """
+    # A store of another format may have other databases, but it has a cursor.
+    cursor_database = env.open_db(DATABASES[0], create=False)
+    with env.begin() as txn:
+        return _read_record(txn, cursor_database).version
 
 
 @frozen
@@ -70,15 +134,11 @@ def read_bounds(
     """
     Read the bounds of a store whose cursor is at C{revision}.
     """
-    newest_key_row = NO_KEYS
-    with txn.cursor(databases.keys) as rows:
-        if rows.last():
-            newest_key_row = records.decode_key_row(*rows.item())
     return StoreBounds(
         revision,
         _oldest(txn, databases.journal),
         _oldest(txn, databases.keys),
-        newest_key_row,
+        _newest_key_row(txn, databases.keys),
     )
 
 
@@ -231,7 +291,7 @@ class KeyReader:
     Reads the rows of keys in their order, and remembers their keys.
 
     @ivar remembered_keys: the keys in the rows that were read.
-    @ivar newest: the newest row that was read; at first, an empty row with the ordinal 0.
+    @ivar newest: the newest row that was read; at first L{NO_KEYS}.
     """
 
     def __init__(self, kept_keys: int) -> None:
@@ -243,7 +303,7 @@ class KeyReader:
         Forget all rows, because they may belong to another store.
         """
         self.remembered_keys = RememberedKeys(self._kept_keys)
-        self.newest = KeyRow(0, b"", b"")
+        self.newest = NO_KEYS
 
     def read(self, rows: Iterator[tuple[bytes, bytes]]) -> None:
         """

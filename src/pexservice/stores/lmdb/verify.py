@@ -19,44 +19,23 @@ from pathlib import Path
 import lmdb
 from attrs import define
 
-from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
 from pexservice.stores.factory_interface import StoreSummary
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, run_child
 from pexservice.stores.lmdb.databases import (
     DATABASES,
-    Databases,
+    LOW_LEVEL_ERRORS,
+    as_store_error,
     databases_of,
     open_for_reading,
 )
 from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.format_1 import keys_of_format_1
-from pexservice.stores.lmdb.page_format import BadPage, OtherFile
+from pexservice.stores.lmdb.page_format import BadPage
 from pexservice.stores.lmdb.pages import Contents, check_pages
 from pexservice.stores.lmdb.records import FORMAT_VERSION, BadRecord
+from pexservice.stores.lmdb.transaction import read_cursor, read_version
 from pexservice.stores.lmdb.witness import check_not_older, read_witness
-
-#: Errors that show damage: the store contains something that no commit wrote.  Other errors
-#: of LMDB and of the system are no sign of damage.
-DAMAGE = (
-    BadPage,
-    BadRecord,
-    # Raised by a transaction that cannot read LMDB's record of a database.
-    lmdb.BadTxnError,
-    lmdb.CorruptedError,
-    lmdb.CursorFullError,
-    lmdb.IncompatibleError,
-    lmdb.InvalidError,
-    lmdb.NotFoundError,
-    lmdb.PageFullError,
-    lmdb.PageNotFoundError,
-)
-
-#: Errors that mean that the store has another format.
-_OTHER_FORMAT = (OtherFile, records.OtherFormat, lmdb.VersionMismatchError)
-
-#: Everything that reading a store may raise.
-LOW_LEVEL_ERRORS = (lmdb.Error, OSError, BadPage, BadRecord, OtherFile, records.OtherFormat)
 
 #: The part of the progress, in percent, that the check of the pages takes.
 _PAGES_PERCENT = 25
@@ -89,17 +68,6 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
         raise as_store_error(path, error) from error
 
 
-def as_store_error(path: Path, error: Exception) -> StoreError:
-    """
-    Return the exception for one of the L{LOW_LEVEL_ERRORS} of the store in C{path}.
-    """
-    if isinstance(error, _OTHER_FORMAT):
-        return StoreIncompatible(f"the store {path} is of another format: {error}")
-    if isinstance(error, DAMAGE):
-        return StoreDamaged(f"the store {path} is damaged: {error}")
-    return StoreError(f"the store {path} cannot be used: {error}")
-
-
 def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress) -> int:
     """
     Read every record of the store.
@@ -112,11 +80,8 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
             f"LMDB begins with the transaction {transaction}, but the newest meta page has"
             f" the transaction {contents.transaction}"
         )
-    cursor_database = env.open_db(DATABASES[0], create=False)
-    with env.begin() as txn:
-        # This raises OtherFormat for a store of another format, which may have other
-        # databases.
-        _cursor_record(txn, cursor_database)
+    # A store of another format may have other databases, so its version is read first.
+    read_version(env)
     if set(contents.entries) != set(DATABASES):
         raise BadRecord(
             f"its databases are {sorted(contents.entries)}, not {sorted(DATABASES)}"
@@ -136,15 +101,6 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
             for _ in keys_of_format_1(txn, databases.keys, keys, revision):
                 pass
     return revision
-
-
-def _cursor_record(
-    txn: lmdb.Transaction[bytes], database: lmdb._Database
-) -> records.StoredCursor:
-    value = txn.get(records.CURSOR_KEY, db=database)
-    if value is None:
-        raise BadRecord("it has no cursor")
-    return records.decode_cursor(value)
 
 
 @define(eq=False)
@@ -209,50 +165,6 @@ def _check_keys(rows: Iterator[tuple[bytes, bytes]], newest_revision: int) -> No
             raise BadRecord(f"the rows of keys break off before {row.first_ordinal}")
         expected = row.next_ordinal
         revision = records.check_key_row(row, revision, newest_revision)
-
-
-def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> records.StoredCursor:
-    """
-    Read the cursor, and check that the last rows of journal and keys lead to it.
-
-    @raise OtherFormat: this program does not read the version of the cursor's record.
-    @raise BadRecord: the last row of journal or keys does not lead to the cursor.
-    """
-    record = _cursor_record(txn, databases.cursor)
-    _, revision, position, next_ordinal = record
-    with txn.cursor(databases.journal) as rows:
-        if rows.last():
-            _, (last_revision, last_position) = records.decode_journal_row_ends(
-                *rows.item()
-            )
-            if (last_revision, last_position) != (revision, position):
-                raise BadRecord(
-                    f"the journal ends at revision {last_revision} and position"
-                    f" {last_position}, the cursor is at {revision} and {position}"
-                )
-        elif (revision, position) != (0, 0):
-            raise BadRecord(f"the journal of {revision} transitions is empty")
-    if record.version == FORMAT_VERSION:
-        with txn.cursor(databases.keys) as rows:
-            newest = (
-                records.decode_key_row(*rows.item()) if rows.last() else records.NO_KEYS
-            )
-        if newest.next_ordinal != next_ordinal:
-            raise BadRecord(
-                f"the rows of keys end at ordinal {newest.next_ordinal - 1}, the cursor is"
-                f" at ordinal {next_ordinal - 1}"
-            )
-    return record
-
-
-def format_of(path: Path) -> int:
-    """
-    Return the version of a store's format.  It raises L{LOW_LEVEL_ERRORS}.
-    """
-    with open_for_reading(path) as env:
-        cursor_database = env.open_db(DATABASES[0], create=False)
-        with env.begin() as txn:
-            return _cursor_record(txn, cursor_database).version
 
 
 def verify_in_child(path: Path, progress: Progress = lambda _: None) -> StoreSummary:

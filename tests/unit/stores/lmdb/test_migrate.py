@@ -17,7 +17,8 @@ from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY
 from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.restore import restore
-from pexservice.stores.lmdb.verify import format_of, verify, verify_in_child
+from pexservice.stores.lmdb.transaction import format_of
+from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import unpack_use
 from tests.support.fakes import now
 from tests.support.format_1 import seal, turn_back
@@ -145,7 +146,7 @@ def test_store_whose_format_cannot_be_read_is_not_opened(
     def broken(_: object) -> None:
         raise OSError("Input/output error")
 
-    monkeypatch.setattr("pexservice.stores.lmdb.verify.open_for_reading", broken)
+    monkeypatch.setattr("pexservice.stores.lmdb.transaction.open_for_reading", broken)
     with pytest.raises(StoreError, match="Input/output error"):
         now(at(path, verify=None).open())
     assert (path / DATA_FILE).read_bytes() == before

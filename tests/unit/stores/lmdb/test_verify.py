@@ -13,11 +13,11 @@ import pytest
 
 from pexservice.stores.errors import StoreDamaged, StoreError
 from pexservice.stores.lmdb import verify as module
-from pexservice.stores.lmdb.databases import DATABASES
+from pexservice.stores.lmdb.databases import DATABASES, as_store_error
 from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import TREE, BadPage, read_meta
 from pexservice.stores.lmdb.pages import Contents, check_pages
-from pexservice.stores.lmdb.verify import as_store_error, verify
+from pexservice.stores.lmdb.verify import verify
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
 from tests.unit.stores.lmdb.test_store import filled
 
