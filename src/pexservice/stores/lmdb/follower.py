@@ -27,7 +27,6 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from attrs import define
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -35,14 +34,11 @@ from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import (
     BRANCH,
-    LARGE,
     LEAF,
-    PAGE_HEADER,
     TREE,
     BadPage,
-    Meta,
+    DataFile,
     Tree,
-    read_meta,
     read_nodes,
 )
 from pexservice.stores.lmdb.transaction import KeyReader
@@ -135,7 +131,7 @@ class Follower:
             if version == self._version:
                 return False
             first = self._key_reader.newest.first_ordinal
-            rows = _File(file, read_meta(file)).key_rows(first)
+            rows = _File(file).key_rows(first)
             new_rows = list(islice(rows, MAX_ROWS))
         finally:
             os.close(file)
@@ -149,17 +145,13 @@ class Follower:
         return more
 
 
-@define
-class _File:
+class _File(DataFile):
     """
     The file of a store that another process may write to.
-
-    @ivar pages_left: how many pages this poll may still read.
     """
 
-    descriptor: int
-    meta: Meta
-    pages_left: int = MAX_PAGES
+    # How many pages this poll may still read.
+    _pages_left = MAX_PAGES
 
     def key_rows(self, first_ordinal: int) -> Iterator[Item]:
         """
@@ -183,7 +175,7 @@ class _File:
             yield from self._walk_page(tree.root, tree.depth, first_key)
 
     def _walk_page(self, number: int, depth: int, first_key: bytes) -> Iterator[Item]:
-        page = self._read(number, 0, self.meta.page_size)
+        page = self.read_page(number)
         if depth > 1:
             nodes = read_nodes(number, page, BRANCH)
             # LMDB does not use the key of the first child.
@@ -192,19 +184,11 @@ class _File:
                 yield from self._walk_page(node.child, depth - 1, first_key)
             return
         for node in read_nodes(number, page, LEAF):
-            if node.key < first_key:
-                continue
-            if node.flags & LARGE:
-                yield node.key, self._read(node.value, PAGE_HEADER.size, node.size)
-            else:
-                yield node.key, page[node.value : node.value + node.size]
+            if node.key >= first_key:
+                yield node.key, self.read_value(node, page)
 
-    def _read(self, number: int, offset: int, length: int) -> bytes:
-        self.pages_left -= 1
-        if number > self.meta.last_page or length > MAX_ROW_BYTES or self.pages_left < 0:
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        self._pages_left -= 1
+        if number > self.meta.last_page or length > MAX_ROW_BYTES or self._pages_left < 0:
             raise BadPage(f"page {number} is not part of a tree")
-        begin = number * self.meta.page_size + offset
-        data = os.pread(self.descriptor, length, begin)
-        if len(data) != length:
-            raise BadPage(f"the file ends before page {number} does")
-        return data
+        return super().read(number, offset, length)

@@ -210,3 +210,39 @@ def read_nodes(number: int, page: bytes, kind: int, min_count: int = 1) -> list[
         key = page[begin : begin + key_size]
         nodes.append(Node(key, size | high << 32, size, high, value))
     return nodes
+
+
+class DataFile:
+    """
+    An open data file, from which pages are read with C{pread}.
+
+    @ivar meta: the newer meta page.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """
+        Read the meta pages; see L{read_meta}.
+        """
+        self._descriptor = descriptor
+        self.meta = read_meta(descriptor)
+
+    def read_page(self, number: int) -> bytes:
+        return self.read(number, 0, self.meta.page_size)
+
+    def read_value(self, node: Node, page: bytes) -> bytes:
+        """
+        Return the value of C{node}, which is on C{page} or on overflow pages.
+        """
+        if node.flags & LARGE:
+            return self.read(node.value, PAGE_HEADER.size, node.size)
+        return page[node.value : node.value + node.size]
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        """
+        Return C{length} bytes from C{offset} on in page C{number} and the pages after it.
+        """
+        begin = number * self.meta.page_size + offset
+        data = os.pread(self._descriptor, length, begin)
+        if len(data) != length:
+            raise BadPage(f"the file ends before page {number} does")
+        return data

@@ -31,10 +31,8 @@ from pexservice.stores.lmdb.page_format import (
     SUBTREE,
     TREE,
     BadPage,
-    Meta,
-    Node,
+    DataFile,
     Tree,
-    read_meta,
     read_nodes,
 )
 
@@ -84,14 +82,14 @@ def check_pages(path: Path, progress: Callable[[int], object]) -> Contents:
         databases[name] = Tree(*TREE.unpack(value))
 
     with (path / DATA_FILE).open("rb") as file:
-        meta = read_meta(file.fileno())
-        pages = _Pages(file.fileno(), meta, progress)
-        _FreeWalk(pages, "free pages", meta.free, pages.free).check()
+        pages = _Pages(file.fileno(), progress)
+        meta = pages.meta
+        _Walk(pages, "free pages", meta.free, pages.free, flags=_INTEGER_KEYS).check()
         # Every commit except for the first frees pages, because it replaces them by new
         # pages.
         if pages.freed_by != meta.transaction > 1:
             raise BadPage(f"{pages.freed_by} is the last transaction that has freed pages")
-        _MainWalk(pages, "databases", meta.main, database).check()
+        _Walk(pages, "databases", meta.main, database, kinds=(SUBTREE,)).check()
         for name, tree in databases.items():
             _Walk(pages, name.decode(errors="replace"), tree).check()
         pages.check_all_visited()
@@ -100,15 +98,14 @@ def check_pages(path: Path, progress: Callable[[int], object]) -> Contents:
     )
 
 
-class _Pages:
+class _Pages(DataFile):
     """
     The pages of a file, each of which is visited once.
     """
 
-    def __init__(self, file: int, meta: Meta, progress: Callable[[int], object]) -> None:
-        self.size = meta.page_size
-        self._file = file
-        self._last = meta.last_page
+    def __init__(self, descriptor: int, progress: Callable[[int], object]) -> None:
+        super().__init__(descriptor)
+        self._last = self.meta.last_page
         # The newest transaction that has freed pages.
         self.freed_by = 0
         # Whether any list of free pages is empty.
@@ -117,7 +114,7 @@ class _Pages:
         self._walked = 0
         # One byte for each page of the file: 1 after the page was visited in a tree or in
         # a free list.
-        count = min(os.fstat(file).st_size // self.size, self._last + 1)
+        count = min(os.fstat(descriptor).st_size // self.meta.page_size, self._last + 1)
         self._visited = bytearray(count)
         self._visited[:2] = b"\1\1"
         # Free pages that the file does not contain, because they were never written.
@@ -143,7 +140,7 @@ class _Pages:
         self._walked += 1
         if not self._walked % _PAGES_PER_REPORT:
             self._progress(100 * self._walked // len(self._visited))
-        return self._read(self.size, number * self.size)
+        return self.read_page(number)
 
     def take_overflow(self, number: int, length: int) -> int:
         """
@@ -152,29 +149,15 @@ class _Pages:
         @return: the number of these pages.
         """
         self._visit(number)
-        header = self._read(_OVERFLOW_HEADER.size, number * self.size)
+        header = self.read(number, 0, _OVERFLOW_HEADER.size)
         own_number, _, flags, count = cast(tuple[int, ...], _OVERFLOW_HEADER.unpack(header))
         # If a longer value was here before, there may be more pages than the value needs.
-        enough = count * self.size >= _OVERFLOW_HEADER.size + length
+        enough = count * self.meta.page_size >= _OVERFLOW_HEADER.size + length
         if (own_number, flags, enough) != (number, OVERFLOW, True):
             raise BadPage(f"page {number} does not begin a value of {length} bytes")
         self._visit(number + 1, count - 1)
         self._walked += count
         return count
-
-    def value_of(self, node: Node, page: bytes) -> bytes:
-        """
-        Return the value of C{node}, on C{page} or on overflow pages that were visited.
-        """
-        if node.flags & LARGE:
-            return self._read(node.size, node.value * self.size + _OVERFLOW_HEADER.size)
-        return page[node.value : node.value + node.size]
-
-    def _read(self, length: int, offset: int) -> bytes:
-        data = os.pread(self._file, length, offset)
-        if len(data) != length:
-            raise BadPage("the file became shorter while it was read")
-        return data
 
     def free(self, transaction: bytes, value: bytes) -> None:
         """
@@ -208,13 +191,7 @@ class _Pages:
 class _Walk:
     """
     A walk through one tree, depth first, in the order of its keys.
-
-    @cvar flags: the flags that the tree must have.
-    @cvar kinds: the flags that its values may have.
     """
-
-    flags = 0
-    kinds: tuple[int, ...] = (0, LARGE)
 
     def __init__(
         self,
@@ -222,17 +199,24 @@ class _Walk:
         name: str,
         tree: Tree,
         visit: Callable[[bytes, bytes], None] | None = None,
+        *,
+        flags: int = 0,
+        kinds: tuple[int, ...] = (0, LARGE),
     ) -> None:
         """
         Prepare a walk through C{tree}.
 
         @param name: the name of the tree in error messages.
         @param visit: called with each key and value, if these describe the file itself.
+        @param flags: the flags that the tree must have.
+        @param kinds: the flags that its values may have.
         """
         self._pages = pages
         self._name = name
         self._tree = tree
         self._visit = visit
+        self._flags = flags
+        self._kinds = kinds
         self._branches = self._leaves = self._overflow = self._entries = 0
 
     def check(self) -> None:
@@ -245,7 +229,7 @@ class _Walk:
             raise BadPage(f"the tree of {self._name}: {error}") from None
 
     def _walk(self, tree: Tree) -> None:
-        if tree.flags != self.flags or tree.depth > _MAX_DEPTH:
+        if tree.flags != self._flags or tree.depth > _MAX_DEPTH:
             raise BadPage(f"it has flags {tree.flags} and depth {tree.depth}")
         if tree.depth:
             self._subtree(tree.root, 1, b"", None)
@@ -268,7 +252,7 @@ class _Walk:
             return
         self._branches += 1
         # A branch page has two children or more; in the free tree, one or more.
-        first, *others = read_nodes(number, page, BRANCH, 1 if self.flags else 2)
+        first, *others = read_nodes(number, page, BRANCH, 1 if self._flags else 2)
         # The key of the first child is not used.
         keys = [low, *(self._sortable(number, node.key) for node in others), high]
         for index, node in enumerate((first, *others)):
@@ -286,37 +270,20 @@ class _Walk:
                 raise BadPage(f"keys on page {number} are out of order")
             if high is not None and key >= high:
                 raise BadPage(f"keys on page {number} are not looked for there")
-            if node.flags not in self.kinds:
+            if node.flags not in self._kinds:
                 raise BadPage(f"a value on page {number} is of kind {node.flags}")
             if node.flags & LARGE:
                 self._overflow += self._pages.take_overflow(node.value, node.size)
             if self._visit is not None:
-                self._visit(key, self._pages.value_of(node, page))
+                self._visit(key, self._pages.read_value(node, page))
             previous = key
 
     def _sortable(self, number: int, key: bytes) -> bytes:
         """
         Return a key as bytes that sort as LMDB sorts the keys.
         """
-        return key
-
-
-class _MainWalk(_Walk):
-    """
-    A walk through the main tree, whose values are the records of the other trees.
-    """
-
-    kinds = (SUBTREE,)
-
-
-class _FreeWalk(_Walk):
-    """
-    A walk through the free tree, whose keys are integers.
-    """
-
-    flags = _INTEGER_KEYS
-
-    def _sortable(self, number: int, key: bytes) -> bytes:
+        if self._flags != _INTEGER_KEYS:
+            return key
         if len(key) != NUMBER.size:
             raise BadPage(f"a key on page {number} has {len(key)} bytes")
         return key[::-1]

@@ -14,7 +14,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.core.cursor import Transition
-from pexservice.stores.lmdb import follower, records
+from pexservice.stores.lmdb import follower, page_format, records
 from pexservice.stores.lmdb.databases import oldest_reader
 from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.follower import (
@@ -137,7 +137,7 @@ def test_unchanged_file_is_not_read_again(
 ) -> None:
     service.commit(b"one")
     service.poll()
-    monkeypatch.setattr(follower, "read_meta", pytest.fail)
+    monkeypatch.setattr(page_format, "read_meta", pytest.fail)
     service.poll()
     assert service.knows(b"one")
 
