@@ -49,19 +49,13 @@ class LmdbFactory:
         Directory(self._path, create=create).check_openable()
 
     def inspect(self, options: StoreOptions) -> Deferred[list[str]]:
-        from pexservice.stores.lmdb.verify import verify_in_child  # noqa: PLC0415 LMDB
-
         directory = Directory(self._path, create=options.create)
 
         def inspect() -> list[str]:
             directory.check_openable()
             if not directory.real_path.exists() or not directory.holds_store():
                 return [f"a new store would be created in {directory.real_path}"]
-            directory.lock()
-            try:
-                verify_in_child(directory.real_path)
-            finally:
-                directory.unlock()
+            self.offline().verify(lambda *_: None)
             return []
 
         return execute(inspect)

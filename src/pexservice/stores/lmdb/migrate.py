@@ -19,10 +19,12 @@ from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, run_child
 from pexservice.stores.lmdb.databases import (
-    DATABASES,
     MIN_MAP_BYTES,
+    Databases,
     databases_of,
+    make_store,
     open_for_reading,
+    open_for_writing,
 )
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory
 from pexservice.stores.lmdb.format_1 import keys_of_format_1
@@ -71,19 +73,11 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
     """
     verify(source, lambda percent: progress(percent // 3))
     try:
-        with (
-            open_for_reading(source) as old_env,
-            # No other process opens the new store, so LMDB needs no table of readers.  This
-            # table is a memory map: on a full disk, a write to it could end this process.
-            lmdb.open(
-                str(new),
-                map_size=MIN_MAP_BYTES + 2 * (source / DATA_FILE).stat().st_size,
-                max_dbs=len(DATABASES),
-                lock=False,
-                mode=0o600,
-            ) as new_env,
-        ):
-            _copy(old_env, new_env, progress)
+        make_store(new)
+        map_size = MIN_MAP_BYTES + 2 * (source / DATA_FILE).stat().st_size
+        databases = open_for_writing(new, map_size)
+        with databases.env, open_for_reading(source) as env:
+            _copy(databases_of(env), databases, progress)
     except (lmdb.Error, OSError) as error:
         raise StoreError(
             f"the store {source} cannot be rewritten in format {records.FORMAT_VERSION}:"
@@ -92,24 +86,22 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
     verify(new, lambda percent: progress(66 + percent // 3))
 
 
-def _copy(old_env: lmdb.Environment, new_env: lmdb.Environment, progress: Progress) -> None:
-    old = databases_of(old_env)
-    new_cursor, new_journal, new_keys = (new_env.open_db(name) for name in DATABASES)
-    with old_env.begin() as txn:
+def _copy(old: Databases, new: Databases, progress: Progress) -> None:
+    with old.env.begin() as txn:
         _, revision, position, _ = read_cursor(txn, old)
         for rows in _in_groups(rows_from(txn, old.journal, 0), _TRANSACTION_ITEMS):
             progress(40)
-            with new_env.begin(write=True, db=new_journal) as writing:
+            with new.env.begin(write=True, db=new.journal) as writing:
                 for key, value in rows:
                     writing.put(key, value, append=True)
         newest = records.NO_KEYS
         keys = keys_of_format_1(txn, old.keys, txn.cursor(old.keys), revision)
         for group in _in_groups(keys, _TRANSACTION_ITEMS):
             progress(50)
-            with new_env.begin(write=True) as writing:
+            with new.env.begin(write=True) as writing:
                 for row in _in_groups(group, _ROW_KEYS):
-                    newest = write_keys(writing, new_keys, dict(row), newest)
-        with new_env.begin(write=True, db=new_cursor) as writing:
+                    newest = write_keys(writing, new.keys, dict(row), newest)
+        with new.env.begin(write=True, db=new.cursor) as writing:
             cursor = records.encode_cursor(revision, position, newest.next_ordinal)
             writing.put(records.CURSOR_KEY, cursor)
 

@@ -81,16 +81,7 @@ class BadRecord(Exception):
 class OtherFormat(Exception):
     """
     A cursor of a format that this program does not read.
-
-    @ivar version: the version of that format.
     """
-
-    def __init__(self, version: int) -> None:
-        super().__init__(
-            f"it has version {version}, this program reads"
-            f" {READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}"
-        )
-        self.version = version
 
 
 def _seal(key: bytes, payload: bytes) -> bytes:
@@ -157,7 +148,10 @@ def decode_cursor(value: bytes) -> StoredCursor:
     payload = unseal(CURSOR_KEY, value)
     (version,) = _unpack(_VERSION, CURSOR_KEY, payload[: _VERSION.size])
     if version not in READABLE_VERSIONS:
-        raise OtherFormat(version)
+        raise OtherFormat(
+            f"it has version {version}, this program reads"
+            f" {READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}"
+        )
     form = _CURSOR_1 if version == 1 else _CURSOR
     return StoredCursor(*_unpack(form, CURSOR_KEY, payload))
 

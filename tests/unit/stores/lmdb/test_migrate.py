@@ -212,7 +212,7 @@ def test_full_disk_during_the_rewriting_is_named(
 
     def small(path: str, **kwargs: int) -> lmdb.Environment:
         if "map_size" in kwargs:
-            kwargs["map_size"] = 1 << 14
+            kwargs["map_size"] = 1 << 16
         return make(path, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(lmdb, "open", small)
