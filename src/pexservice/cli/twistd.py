@@ -365,34 +365,58 @@ def refuse_second_start(pid_file: str | None) -> None:
     )
 
 
-def _read_again(
-    start_settings: Settings,
-    options: ServiceOptions,
-    setup: WorkerSetup,
-    accepted: Sequence[str],
-) -> WorkerSetup:
+class RunningOptions:
     """
-    Read the configuration file again, and return the new setup.
+    The options of a service that runs.  A reload reads them again.
+    """
 
-    @param start_settings: the settings that the service started with.
-    @param setup: the present setup.
-    @param accepted: the options whose protection the operator allows to lose; see
-        L{LOSSES}.
-    @raise Misconfigured: the file cannot be read, an option is wrong, or tokens, TLS or
-        history would be lost without the operator's consent.
-    @raise CannotStart: C{listen} has changed, and a restart could not listen there.
-    @raise StoreError: C{store} has changed, and a restart could not open that store.
-    """
-    try:
-        settings = options.read()
-    except ValueError as error:
-        raise Misconfigured(str(error)) from error
-    _refuse_losses(setup.settings, settings, accepted)
-    if settings.store != start_settings.store:
-        settings.check_store()
-    new_addresses = [text for text in settings.listen if text not in start_settings.listen]
-    addresses_in_use(the_reactor(), new_addresses)
-    return _setup(start_settings, options)
+    def __init__(self, options: ServiceOptions) -> None:
+        self._options = options
+        self._at_start = options.settings()
+
+    def setup(self) -> WorkerSetup:
+        """
+        Return how to start workers with the options that were read last.
+        """
+        settings, supervision = self._options.settings(), self._options.supervision()
+        kept = {name: getattr(self._at_start, name) for name in RESTART_ONLY}
+        pending = tuple(
+            f"--{option.name}"
+            for option in options_of(Settings)
+            if option.attribute in RESTART_ONLY
+            and kept[option.attribute] != getattr(settings, option.attribute)
+        )
+        return WorkerSetup(
+            command=worker_command(attrs.evolve(settings, **kept)),
+            watchdog=supervision.watchdog,
+            standby_count=supervision.standby,
+            restart_pending=pending,
+            settings=settings,
+        )
+
+    def reread(self, present: WorkerSetup, accepted: Sequence[str]) -> WorkerSetup:
+        """
+        Read the configuration file again, and return the new setup.
+
+        @param accepted: the options whose loss the operator accepts; see
+            L{pexservice.process.consent}.
+        @raise Misconfigured: the file cannot be read, an option is wrong, or tokens, TLS or
+            history would be lost without the operator's consent.
+        @raise CannotStart: C{listen} has changed, and a restart could not listen there.
+        @raise StoreError: C{store} has changed, and a restart could not open that store.
+        """
+        try:
+            settings = self._options.read()
+        except ValueError as error:
+            raise Misconfigured(str(error)) from error
+        _refuse_losses(present.settings, settings, accepted)
+        if settings.store != self._at_start.store:
+            settings.check_store()
+        new_addresses = [
+            text for text in settings.listen if text not in self._at_start.listen
+        ]
+        addresses_in_use(the_reactor(), new_addresses)
+        return self.setup()
 
 
 def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -> None:
@@ -406,24 +430,6 @@ def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -
                 f"{option.name} {now}, so {LOSSES[option.name]}; if this is"
                 f" intended, use pexctl reload --accept {option.name}, or restart"
             )
-
-
-def _setup(start_settings: Settings, options: ServiceOptions) -> WorkerSetup:
-    settings, supervision = options.settings(), options.supervision()
-    kept = {name: getattr(start_settings, name) for name in RESTART_ONLY}
-    pending = tuple(
-        f"--{option.name}"
-        for option in options_of(Settings)
-        if option.attribute in RESTART_ONLY
-        and kept[option.attribute] != getattr(settings, option.attribute)
-    )
-    return WorkerSetup(
-        command=worker_command(attrs.evolve(settings, **kept)),
-        watchdog=supervision.watchdog,
-        standby_count=supervision.standby,
-        restart_pending=pending,
-        settings=settings,
-    )
 
 
 def worker_command(settings: Settings) -> list[str]:
@@ -453,12 +459,8 @@ class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
         """
         from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 not needed by --help
 
-        settings = options.settings()
-        return Supervisor(
-            the_reactor(),
-            _setup(settings, options),
-            partial(_read_again, settings, options),
-        )
+        running = RunningOptions(options)
+        return Supervisor(the_reactor(), running.setup(), running.reread)
 
 
 class worker:  # noqa: N801 as above

@@ -74,8 +74,7 @@ class Supervisor(Service):
         @param setup: how workers are started and watched.
         @param reread_options: reads the options again, for a reload.  It is called with the
             present setup, and with the options whose loss the operator accepts; see
-            L{pexservice.process.consent}.  It raises L{CannotStart} or L{StoreError} if the
-            new setup must not be used.
+            C{pexservice.cli.twistd.RunningOptions.reread}.
         """
         self._reactor = reactor
         self._setup = setup

@@ -18,10 +18,9 @@ from twisted.python import usage
 
 from pexservice.cli.twistd import (
     CommonOptions,
+    RunningOptions,
     ServiceOptions,
     WorkerOptions,
-    _read_again,
-    _setup,
     refuse_second_start,
     worker_command,
 )
@@ -241,12 +240,11 @@ def test_reload_refuses_the_same_mistakes_as_a_start(
 ) -> None:
     file = tmp_path / "pexservice.toml"
     file.touch()
-    options = parsed("--config", str(file))
-    settings = options.settings()
-    setup = _setup(settings, options)
+    running = RunningOptions(parsed("--config", str(file)))
+    setup = running.setup()
     file.write_text(text)
     with pytest.raises(Misconfigured, match=wrong):
-        _read_again(settings, options, setup, ())
+        running.reread(setup, ())
 
 
 def test_missing_configuration_file_is_named(tmp_path: Path) -> None:
