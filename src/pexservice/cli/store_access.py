@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
@@ -15,14 +14,10 @@ import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 from pexservice.cli.output import VerbFailed
 from pexservice.cli.twistd import service_options
 from pexservice.process.exit_status import CannotStart, Status
+from pexservice.process.timing import the_reactor
 from pexservice.settings.options import Settings
 from pexservice.stores.errors import StoreError, StoreIncompatible
-from pexservice.stores.factory_interface import (
-    IOfflineStore,
-    IStoreReactor,
-    StoreOptions,
-    StoreSummary,
-)
+from pexservice.stores.factory_interface import IOfflineStore, StoreOptions, StoreSummary
 from pexservice.stores.registry import store_factory
 
 _OUTCOMES = {Status.MISCONFIGURED: "misconfigured", Status.DAMAGED: "damaged"}
@@ -70,10 +65,8 @@ def options_for(settings: Settings) -> StoreOptions:
     """
     Return the options of a store that this process opens only for a moment.
     """
-    from twisted.internet import reactor  # noqa: PLC0415 imports install it
-
     return StoreOptions(
-        reactor=cast(IStoreReactor, reactor),
+        reactor=the_reactor(),
         journal=settings.journal,
         create=not settings.no_create,
     )

@@ -258,17 +258,15 @@ class BlockingCursor:
 
 
 def _iterate(items: AsyncIterator[Value], timeout: float) -> Iterator[Value]:
-    async def next_item() -> list[Value]:
-        async for item in items:
-            return [item]
-        return []
+    async def next_item() -> Value | None:
+        return await anext(items, None)
 
     def close() -> None:
         Deferred.fromCoroutine(cast(AsyncGenerator[Value], items).aclose())
 
     try:
-        while batch := wait(next_item, timeout):
-            yield batch[0]
+        while (item := wait(next_item, timeout)) is not None:
+            yield item
     finally:
         # Only the reactor's thread may close the iterator.  In a forked child, there is no
         # such thread, and nothing to close.

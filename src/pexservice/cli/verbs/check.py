@@ -28,13 +28,12 @@ def check(arguments: Namespace) -> Result:
     running service uses is listed and is no error. OPTIONS are the options of the service,
     for example --config FILE.
     """
-    from twisted.internet import reactor
-
     from pexservice.cli.sandbox import problems, properties_of, unit_of
     from pexservice.cli.store_access import options_for, store_errors
     from pexservice.cli.twistd import service_options
     from pexservice.client.blocking import wait
     from pexservice.process.listening import addresses_in_use
+    from pexservice.process.timing import the_reactor
     from pexservice.stores.errors import StoreBusy
     from pexservice.stores.registry import store_factory
     from pexservice.worker.files import read_files
@@ -44,7 +43,7 @@ def check(arguments: Namespace) -> Result:
     with store_errors():
         read_files(settings)
         _check_access_log(settings.access_log)
-        in_use = [*addresses_in_use(reactor, settings.listen)]
+        in_use = [*addresses_in_use(the_reactor(), settings.listen)]
         store, facts = store_factory(settings.store), []
         try:
             facts = wait(lambda: store.inspect(options_for(settings)))
