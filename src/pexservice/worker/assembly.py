@@ -27,10 +27,10 @@ from pexservice.server.limits import Connections
 from pexservice.server.reactor import event_loop
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server
-from pexservice.settings.options import WorkerSettings
+from pexservice.settings.options import Settings, WorkerSettings
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.factory_interface import IStoreReactor, StoreOptions
-from pexservice.stores.interface import IExclusiveStore, ISharedStore
+from pexservice.stores.interface import ISharedStore, IStore
 from pexservice.stores.registry import store_factory
 from pexservice.stores.verification import VerificationRecord
 from pexservice.web.access import Access, HostPolicy
@@ -100,7 +100,6 @@ def assemble(
     loop = event_loop(reactor)
     progress = VerificationProgress(notify)
     factory = store_factory(settings.store)
-
     store = factory.make(
         StoreOptions(
             reactor=reactor,
@@ -111,20 +110,9 @@ def assemble(
             verification=verification,
         )
     )
-    committer: ICommitter
-    if ISharedStore.providedBy(store):
-        from pexservice.commit import optimistic  # noqa: PLC0415 rarely used
-
-        committer = optimistic.OptimisticCommitter(
-            store, reactor, fatal=fatal, call_soon=loop.call_soon
-        )
-    else:
-        committer_class = (
-            Committer if settings.synchronous_commit else AsynchronousCommitter
-        )
-        committer = committer_class(
-            IExclusiveStore(store), reactor, fatal=fatal, call_soon=loop.call_soon
-        )
+    committer = _committer(settings, store)(
+        store, reactor, fatal=fatal, call_soon=loop.call_soon
+    )
     # A new connection can replace an idle connection, but not a stream of events.  So
     # streams get at most a quarter of the connections.
     max_streams = min(MAX_STREAMS, max(1, connections.limit // 4))
@@ -188,6 +176,14 @@ def _connections(wanted: int) -> Connections:
             allowed=allowed,
         )
     return Connections(allowed)
+
+
+def _committer(settings: Settings, store: IStore) -> Callable[..., ICommitter]:
+    if ISharedStore.providedBy(store):
+        from pexservice.commit import optimistic  # noqa: PLC0415 rarely used
+
+        return optimistic.OptimisticCommitter
+    return Committer if settings.synchronous_commit else AsynchronousCommitter
 
 
 def _access_log(settings: WorkerSettings) -> AccessLog | None:
