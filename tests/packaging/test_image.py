@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.containers import IMAGE, PROGRAMS, Podman, built
-from tests.support.daemon import patiently
+from tests.support.daemon import wait_until
 
 SERVES = r"(worker-\d+) serves"
 
@@ -114,11 +114,8 @@ def test_orphaned_process_of_the_container_is_reaped(podman: Podman) -> None:
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(SERVES)
         container.execute("sleep 0.1 < /dev/null > /dev/null 2>&1 & true")
-        for _ in patiently():
-            if "(sleep)" not in container.execute("cat /proc/[0-9]*/stat || true"):
-                break
-        else:
-            raise AssertionError("it is still there")
+        statuses = "cat /proc/[0-9]*/stat || true"
+        wait_until(lambda: "(sleep)" not in container.execute(statuses), "it is gone")
 
 
 def test_every_process_has_a_numeric_user_that_is_not_root(podman: Podman) -> None:

@@ -212,10 +212,7 @@ def until_gone(*pids: int) -> None:
     """
     Wait until these processes are gone.
     """
-    for _ in patiently():
-        if not any(map(alive, pids)):
-            return
-    raise AssertionError(f"of {pids} some are still there")
+    wait_until(lambda: not any(map(alive, pids)), f"{pids} are gone")
 
 
 def read_all(connection: socket.socket) -> bytes:

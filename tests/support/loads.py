@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from pexservice.core.cursor import Transition, follow_position
 from tests.support.clients import Client, highest, running, whole_history
-from tests.support.daemon import Daemon, patiently
+from tests.support.daemon import Daemon, wait_until
 
 CLIENTS = 8
 
@@ -37,11 +37,12 @@ def until_acknowledged(clients: Sequence[Client], more: int = ENOUGH) -> None:
     """
     Wait until the clients have got so many more responses.
     """
-    before = sum(len(client.acknowledged) for client in clients)
-    for _ in patiently():
-        if sum(len(client.acknowledged) for client in clients) >= before + more:
-            return
-    raise AssertionError(f"less than {more} steps")
+
+    def count() -> int:
+        return sum(len(client.acknowledged) for client in clients)
+
+    before = count()
+    wait_until(lambda: count() >= before + more, f"{more} more steps")
 
 
 def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) -> int:

@@ -28,7 +28,7 @@ from PIL import Image
 from playwright.sync_api import Browser, ViewportSize
 
 from tests.support.browser import View, chromium, open_view
-from tests.support.daemon import Daemon, patiently
+from tests.support.daemon import Daemon, wait_until
 
 PICTURE = Path("docs/page/kill.webp")
 
@@ -168,9 +168,7 @@ def main() -> None:
     with TemporaryDirectory() as path, chromium() as browser, Daemon(Path(path)) as daemon:
         view = open_view(browser, daemon, viewport=WINDOW)
         view.until("standing-by", "1 of 1")
-        for _ in patiently():
-            if "standby: waiting for" in daemon.log.read_text():
-                break
+        wait_until(lambda: "standby: waiting for" in daemon.log.read_text(), "a standby")
         recording = Recording(view, Terminal(daemon.log))
         record(recording, daemon)
         first, *others = pictures(browser, recording)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from attrs import Factory, define, frozen
 
-from tests.support.daemon import PATIENCE, Daemon, patiently
+from tests.support.daemon import PATIENCE, Daemon, wait_until
 from tests.support.evidence import Evidence, record
 
 SLOWHTTPTEST = shutil.which("slowhttptest")
@@ -149,9 +149,7 @@ def in_peace(asker: Asker) -> int:
     """
     Wait, without slow clients, until there are answers enough to compare with.
     """
-    for _ in patiently():
-        if len(asker.waited) >= 1000 or not asker.is_alive():
-            break
+    wait_until(lambda: len(asker.waited) >= 1000 or not asker.is_alive(), "1,000 answers")
     return 0
 
 

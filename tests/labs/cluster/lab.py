@@ -305,12 +305,7 @@ def without_quorum(laboratory: Laboratory, number: int) -> Iterator[None]:
     """
     with paused(laboratory, number), paused(laboratory, (number + 1) % 3):
         for daemon in laboratory.daemons:
-            for _ in patiently():
-                response, _ = daemon.ask("/readyz")
-                if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-                    break
-            else:
-                raise AssertionError("a node without a quorum is ready")
+            wait_until(partial(_is_not_ready, daemon), "not ready without a quorum")
             assert daemon.ask("/livez")[0].status == HTTPStatus.OK
         yield
 

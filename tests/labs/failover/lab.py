@@ -27,7 +27,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.support.clients import AcknowledgedStep, Client, check, running
-from tests.support.daemon import Daemon, patiently
+from tests.support.daemon import Daemon, wait_until
 from tests.support.loads import until_acknowledged
 
 CLIENTS = 32
@@ -99,10 +99,7 @@ def until(daemon: Daemon, words: str, times: int) -> None:
     """
     Wait until the log has said C{words} of a worker so often.
     """
-    for _ in patiently():
-        if count(daemon, words) >= times:
-            return
-    raise AssertionError(f"{words} less than {times} times")
+    wait_until(lambda: count(daemon, words) >= times, f"{words} {times} times")
 
 
 def failover(path: Path, kills: int, *, standby: int = 1) -> Result:

@@ -22,7 +22,7 @@ from pexservice.stores.lmdb.transaction import format_of
 from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
-from tests.support.daemon import Daemon, patiently, twistd
+from tests.support.daemon import Daemon, patiently, twistd, wait_until
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
 from tests.support.forms import amount
@@ -150,9 +150,8 @@ def _rewrite_and_cut(volume: Volume, store: Path, seconds: float) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in patiently():
-            if (store / STAGING_DIRECTORY).exists() or process.poll() is not None:
-                break
+        staging = store / STAGING_DIRECTORY
+        wait_until(lambda: staging.exists() or process.poll() is not None, "it has begun")
         time.sleep(seconds)
         volume.cut()
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from tests.support.daemon import PATIENCE, patiently
+from tests.support.daemon import PATIENCE, patiently, wait_until
 from tests.support.needs import faketime_library, memory_controller
 
 
@@ -119,10 +119,8 @@ def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
         (path / limit).write_text(str(mebibytes << 20))
         yield group
     finally:
-        for _ in patiently():
-            # The group can go when the last of its processes is buried.
-            if not (path / "cgroup.procs").read_text():
-                break
+        # The group can go when the last of its processes is buried.
+        wait_until(lambda: not (path / "cgroup.procs").read_text(), "the group is empty")
         path.rmdir()
 
 

@@ -30,9 +30,9 @@ from tests.support.daemon import (
     Daemon,
     alive,
     children,
-    patiently,
     runs_a_worker,
     until_gone,
+    wait_until,
 )
 from tests.support.evidence import Evidence, record
 from tests.support.ports import held_ports
@@ -323,11 +323,13 @@ def locked(service: Service) -> Iterator[None]:
         ["/usr/bin/flock", "--no-fork", str(service.path / "right"), "sleep", "1000"],
         stdin=subprocess.DEVNULL,
     )
+
+    def has_the_lock() -> bool:
+        service.kill_workers()
+        return "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text()
+
     try:
-        for _ in patiently():
-            service.kill_workers()
-            if "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text():
-                break
+        wait_until(has_the_lock, "another process has the lock")
         yield
     finally:
         process.kill()

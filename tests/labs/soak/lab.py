@@ -33,7 +33,7 @@ from tests.labs.failover.lab import serving
 from tests.labs.soak.ageing import Sample, age, sample
 from tests.labs.soak.onlookers import Follower, Reader, SlowReader
 from tests.support.clients import Client, running
-from tests.support.daemon import Daemon, alive, patiently, until_gone
+from tests.support.daemon import Daemon, alive, until_gone, wait_until
 from tests.support.evidence import Evidence, record
 
 #: By its number a stepper uses keys or not, and opens a connection for each step or not.
@@ -187,12 +187,13 @@ def until_up(daemon: Daemon) -> None:
     """
     Wait until one worker serves and one stands by.
     """
-    for _ in patiently():
+
+    def is_up() -> bool:
         up = states(daemon) - {"ended"} == {"serves", "stands by"}
         # The log may not have heard of a death yet.
-        if up and alive(serving(daemon)[1]):
-            return
-    raise AssertionError(daemon.log.read_text())
+        return up and alive(serving(daemon)[1])
+
+    wait_until(is_up, "one worker serves and one stands by")
 
 
 def replace(daemon: Daemon) -> None:
@@ -202,10 +203,7 @@ def replace(daemon: Daemon) -> None:
     done = "the workers are replaced"
     before = daemon.log.read_text().count(done)
     daemon.process.send_signal(signal.SIGHUP)
-    for _ in patiently():
-        if daemon.log.read_text().count(done) > before:
-            return
-    raise AssertionError("the workers are not replaced")
+    wait_until(lambda: daemon.log.read_text().count(done) > before, done)
 
 
 def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10) -> Soak:

@@ -24,7 +24,7 @@ from tests.packaging.system.installed import (
     supervisor,
     until_another_serves,
 )
-from tests.support.daemon import patiently, wait_until
+from tests.support.daemon import wait_until
 
 STORE = Path("/var/lib/pexservice/data.mdb")
 
@@ -75,10 +75,7 @@ def damaged_store() -> None:
     damaged = b"\0" * 4096 * 4 + whole[4096 * 4 :]
     STORE.write_bytes(damaged)
     run("systemctl", "start", SERVICE, status=1)
-    for _ in patiently():
-        if shown("ActiveState", SOCKET) == "inactive":
-            break
-    assert shown("ActiveState", SOCKET) == "inactive"
+    wait_until(lambda: shown("ActiveState", SOCKET) == "inactive", "the socket is closed")
     assert shown("ActiveState") == "failed"
     assert (shown("ExecMainStatus"), shown("NRestarts")) == ("78", "0")
     assert STORE.read_bytes() == damaged

@@ -15,7 +15,7 @@ from http.client import HTTPConnection, HTTPResponse
 from attrs import frozen
 
 from tests.support.clients import Client, running
-from tests.support.daemon import PATIENCE, patiently
+from tests.support.daemon import PATIENCE, patiently, wait_until
 
 PORT = 8081
 SERVICE = "pexservice.service"
@@ -162,13 +162,13 @@ def until_answered(clients: Sequence[Client]) -> None:
     Wait until each client has an answer to a request that it begins from now on.
     """
     now = time.monotonic()
-    for _ in patiently():
-        if all(
+    wait_until(
+        lambda: all(
             client.acknowledged and client.acknowledged[-1].began > now
             for client in clients
-        ):
-            return
-    raise AssertionError("nobody answers")
+        ),
+        "each client has an answer",
+    )
 
 
 def assert_none_cut_off(clients: Sequence[Client]) -> None:
