@@ -4,7 +4,7 @@ The time that a batch waits for more steps.
 
 from __future__ import annotations
 
-from pexservice.commit.group_commit import (
+from pexservice.commit.batching_policy import (
     INITIAL_COMMIT_SECONDS,
     MAX_WAIT_COMMITS,
     MAX_WAIT_SECONDS,

@@ -16,8 +16,8 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from pexservice.commit.batching_policy import MAX_WAIT_SECONDS
 from pexservice.commit.committer import REFUSAL_LOG_INTERVAL_SECONDS, Committer
-from pexservice.commit.group_commit import MAX_WAIT_SECONDS
 from pexservice.commit.interface import (
     CommitterBug,
     ICommitter,
