@@ -80,7 +80,7 @@ class Bench:
         """
         Return the state that the disk will have when all applied moves are durable.
         """
-        return self.committer.latest
+        return self.committer._latest
 
     def sizes(self) -> list[int]:
         """

@@ -42,23 +42,23 @@ class AsynchronousCommitter(Committer):
 
     @property
     def visible(self) -> State:
-        return self.latest if self._responds_early else self.durable
+        return self._latest if self._responds_early else self.durable
 
     def read(self, waiter: Waiter) -> None:
         if self._responds_early and self.read_refusal is None:
-            waiter.respond(_READ, self.latest)
+            waiter.respond(_READ, self._latest)
         else:
             super().read(waiter)
 
-    def add(self, step: Step, waiter: Waiter) -> None:
-        super().add(step, waiter)
-        batch = self.open_batch
+    def _add(self, step: Step, waiter: Waiter) -> None:
+        super()._add(step, waiter)
+        batch = self._open_batch
         if self._responds_early and len(batch.transitions) <= MAX_EARLY_RESPONSES:
             # The waiter gets its outcome now, and not after the commit.
             batch.waiting_requests.pop()
-            waiter.respond(_APPLIED, self.latest)
+            waiter.respond(_APPLIED, self._latest)
 
-    def respond_without_step(
+    def _respond_without_step(
         self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
         # If all steps of the batch had early responses, the state was shown already.
@@ -69,7 +69,7 @@ class AsynchronousCommitter(Committer):
             and len(batch.transitions) <= MAX_EARLY_RESPONSES
         ):
             batch = None
-        super().respond_without_step(request, batch)
+        super()._respond_without_step(request, batch)
 
     def _schedule_commit(self) -> None:
         if not self._responds_early:
@@ -91,18 +91,21 @@ class AsynchronousCommitter(Committer):
         if not (self._responds_early and isinstance(refusal, Refusal)):
             super()._commit_failed(batch, failure)
             return
-        waiting = [*batch.waiting_requests, *self.open_batch.waiting_requests]
+        waiting = [*batch.waiting_requests, *self._open_batch.waiting_requests]
         unacknowledged = sum(outcome is _APPLIED for _, _, outcome, _ in waiting)
         self._log.critical(
             "{refusal}: {count} acknowledged steps are lost; responses wait for the disk"
             " until the store accepts a batch",
             refusal=refusal,
-            count=self.latest.revision - self.durable.revision - unacknowledged,
+            count=self._latest.revision - self.durable.revision - unacknowledged,
         )
-        self.roll_back(batch, refusal, refusal)
+        self._roll_back(refusal, batch, refusal)
 
-    def roll_back(
-        self, batch: PendingBatch, error: Exception, open_batch_error: Exception
+    def _roll_back(
+        self,
+        refusal: Refusal,
+        batch: PendingBatch | None = None,
+        error: Exception | None = None,
     ) -> None:
         self._responds_early = False
-        super().roll_back(batch, error, open_batch_error)
+        super()._roll_back(refusal, batch, error)

@@ -72,15 +72,15 @@ class Committer(GroupCommit):
     async def start(self, on_standby: Callable[[], object] | None = None) -> None:
         opened = await self._store.open(on_standby)
         revision, position, self._remembered_keys = opened
-        self.restart_from(state_at(revision, position))
-        self.committer_refusal = self.read_refusal = None
+        self._continue_from(state_at(revision, position))
+        self._stopped = self.read_refusal = None
 
     def wait_for_commit(self) -> Deferred[None]:
-        return succeed(None) if self.committing_batch is None else self.when_commit_ends()
+        return succeed(None) if self._committing_batch is None else self._when_commit_ends()
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self.committer_refusal or self._store.commit_refusal()
+        return self._stopped or self._store.commit_refusal()
 
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)
@@ -93,8 +93,7 @@ class Committer(GroupCommit):
         def failed(failure: Failure) -> Failure:
             if not failure.check(StoreDamaged):
                 return failure
-            self.stop_accepting(Refusal(_DAMAGED))
-            self._fatal(failure)
+            self._end(failure, Refusal(_DAMAGED))
             return Failure(Refusal(_DAMAGED))
 
         return self._store.history(before, limit).addErrback(failed)
@@ -107,18 +106,18 @@ class Committer(GroupCommit):
 
     def step(self, step: Step, waiter: Waiter) -> None:
         # A full disk is not checked here: the store refuses the whole batch, in commit().
-        if self.committer_refusal is not None:
+        if self._stopped is not None:
             self.counts.count(NOT_STORED, step.transition.code)
-            waiter.fail(self.committer_refusal)
+            waiter.fail(self._stopped)
         elif step.key is not None and (first_use := self._find_key(step.key)) is not None:
-            self.respond_to_used_key(waiter, step, *first_use)
-        elif step.condition is not None and not step.condition(self.latest):
-            open_batch = self.open_batch
-            batch = open_batch if open_batch.transitions else self.committing_batch
-            request = (waiter, step, Outcome.PRECONDITION_FAILED, self.latest)
-            self.respond_without_step(request, batch)
+            self._respond_to_used_key(waiter, step, *first_use)
+        elif step.condition is not None and not step.condition(self._latest):
+            open_batch = self._open_batch
+            batch = open_batch if open_batch.transitions else self._committing_batch
+            request = (waiter, step, Outcome.PRECONDITION_FAILED, self._latest)
+            self._respond_without_step(request, batch)
         else:
-            self.add(step, waiter)
+            self._add(step, waiter)
 
     def _find_key(self, key: bytes) -> tuple[Transition, State, PendingBatch | None] | None:
         """
@@ -128,7 +127,7 @@ class Committer(GroupCommit):
             it, and the batch that has it, or C{None} in place of the batch if the
             transition is durable.
         """
-        in_batch = self.find_key_in_batches(key)
+        in_batch = self._find_key_in_batches(key)
         if in_batch is not None:
             return in_batch
         remembered = self._remembered_keys.find(key)
@@ -138,8 +137,7 @@ class Committer(GroupCommit):
         return transition, cached_state_at(revision, position), None
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
-        # Until now, find_key_in_batches found these keys.  From now on, they are among the
-        # remembered keys.
+        # The committing batch is gone, so its keys must be found among the remembered keys.
         self._remembered_keys.add(batch.keys)
         super()._commit_succeeded(batch, after)
 
@@ -147,21 +145,21 @@ class Committer(GroupCommit):
         error = failure.value
         if isinstance(error, Refusal):
             self._log_refusal(error)
-            self.roll_back(batch, error, error)
+            self._roll_back(error, batch, error)
             return
-        damaged = isinstance(error, StoreDamaged)
-        self.committer_refusal = refusal = Refusal(_DAMAGED if damaged else _FAILED)
+        refusal = Refusal(_DAMAGED if isinstance(error, StoreDamaged) else _FAILED)
         # Any other error than a StoreError is an OutcomeUnknown, or a bug in the store.  To
         # be safe, the committer assumes that a bug may have any effect.
         not_stored = isinstance(error, StoreError)
-        self.roll_back(batch, refusal if not_stored else OutcomeUnknown(_FAILED), refusal)
-        self._fatal(failure)
+        self._end(
+            failure, refusal, batch, refusal if not_stored else OutcomeUnknown(_FAILED)
+        )
 
     def _log_refusal(self, refusal: Refusal) -> None:
         """
         Log, at most once a second, how many steps were refused since the last such line.
         """
-        self._refused_steps += self.latest.revision - self.durable.revision
+        self._refused_steps += self._latest.revision - self.durable.revision
         now = self._seconds()
         if now >= self._next_refusal_log:
             self._log.error(

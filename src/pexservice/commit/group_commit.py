@@ -29,9 +29,9 @@ iteration 7.  L{pexservice.commit.batching_policy} has the exact rule.
 
 One step goes through these methods of L{GroupCommit}:
 
-  1. C{add} applies the step to the latest state, and puts the step into the open batch.
+  1. C{_add} applies the step to the latest state, and puts the step into the open batch.
   2. C{_commit_or_wait} runs in each iteration until the open batch is ready.
-  3. C{commit_open_batch} begins the commit, and C{write_open_batch} gives the batch to
+  3. C{_begin_commit} begins the commit, and C{_write_open_batch} gives the batch to
      the store.
   4. If the commit succeeds, C{_commit_succeeded} runs.  If the commit fails,
      C{_commit_failed} runs.
@@ -114,17 +114,20 @@ class GroupCommit:
     """
     The common part of the committers, which are subclasses of this class.
 
-    The direct subclasses have the other methods of
-    L{ICommitter<pexservice.commit.interface.ICommitter>}: for example, C{start} opens the
-    store, and C{step} decides which steps to L{add}.  They also override L{_commit_failed}.
+    The public methods and attributes are those of
+    L{ICommitter<pexservice.commit.interface.ICommitter>}.  A subclass adds those that are
+    missing here: for example, C{start} opens the store, and C{step} decides which steps to
+    L{_add}.  A subclass may override these methods, which this class calls:
 
-    @ivar durable: the newest state that is known to be in the store.
-    @ivar latest: the state after all accepted steps.
-    @ivar open_batch: the batch that accepts new steps.
-    @ivar committing_batch: the batch being written; C{None} if there is none.
-    @ivar committer_refusal: why this committer accepts no step: it is starting or stopping,
-        or it has failed.  C{None} if it accepts steps.
-    @ivar read_refusal: why reads are refused; C{None} if reads are accepted.
+      - L{_schedule_commit}, L{_write_open_batch} and L{_commit_succeeded};
+      - L{_commit_failed}, which every subclass must have;
+      - L{_add}, L{_respond_without_step} and L{_roll_back}, which the subclasses call too.
+
+    @ivar _latest: the state after all accepted steps.
+    @ivar _open_batch: the batch that accepts new steps.
+    @ivar _committing_batch: the batch being written; C{None} if there is none.
+    @ivar _stopped: why this committer accepts no step, whatever the store accepts: it is
+        starting or stopping, or it has failed.  C{None} if it accepts steps.
     """
 
     _log = Logger()
@@ -144,8 +147,8 @@ class GroupCommit:
         @param fatal: called when the process must end, because a commit failed with an
             error other than a L{Refusal}, or because of a L{CommitterBug}.
         @param call_soon: schedules a call for the next iteration of the event loop, and
-            returns a handle that can cancel this call.  The default uses a timer without a
-            delay, which costs 8 microseconds.
+            returns a handle that can cancel this call.  The default is a timer without a
+            delay, which takes 8 microseconds longer.
         """
         self._store = store
         self._reactor = reactor
@@ -155,9 +158,9 @@ class GroupCommit:
         self._policy = BatchingPolicy()
         self._term_cache = TermCache()
         self.counts = Counts()
-        self.durable = self.latest = INITIAL
-        self.open_batch = PendingBatch(INITIAL)
-        self.committing_batch: PendingBatch | None = None
+        self.durable = self._latest = INITIAL
+        self._open_batch = PendingBatch(INITIAL)
+        self._committing_batch: PendingBatch | None = None
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
@@ -166,76 +169,85 @@ class GroupCommit:
         self._is_committing = False
         # See when_commit_ends.
         self._end_deferreds: list[Deferred[None]] = []
-        self.committer_refusal: Refusal | None = Refusal("the cursor is not read yet")
-        self.read_refusal: Refusal | None = self.committer_refusal
+        self._stopped: Refusal | None = Refusal("the cursor is not read yet")
+        self.read_refusal: Refusal | None = self._stopped
 
     # From the start to the end of the process.
 
-    def restart_from(self, state: State) -> None:
+    def _continue_from(self, state: State) -> None:
         """
         Continue from the durable C{state} with an empty open batch.
         """
-        self.durable = self.latest = state
-        self.open_batch = PendingBatch(state)
+        self.durable = self._latest = state
+        self._open_batch = PendingBatch(state)
 
     def refuse_all(self, reason: str) -> None:
-        self.committer_refusal = self.read_refusal = Refusal(reason)
+        self._stopped = self.read_refusal = Refusal(reason)
 
     @property
     def visible(self) -> State:
         return self.durable
 
     @property
-    def is_idle(self) -> bool:
+    def _is_idle(self) -> bool:
         """
         Return whether no step waits for a commit.
         """
-        return self.committing_batch is None and not self.open_batch.transitions
+        return self._committing_batch is None and not self._open_batch.transitions
 
     async def stop(self) -> None:
-        self.committer_refusal = self.committer_refusal or Refusal(
-            "the service is stopping"
-        )
-        while not self.is_idle:
-            end = self.when_commit_ends()
-            self.commit_open_batch()
+        self._stopped = self._stopped or Refusal("the service is stopping")
+        while not self._is_idle:
+            end = self._when_commit_ends()
+            self._begin_commit()
             await end
         await self._store.close()
 
-    def stop_accepting(self, refusal: Refusal) -> None:
+    def _end(
+        self,
+        failure: Failure,
+        refusal: Refusal,
+        batch: PendingBatch | None = None,
+        error: Exception | None = None,
+    ) -> None:
         """
-        Accept no more steps, and refuse the steps of the open batch.
-        """
-        self.committer_refusal = refusal
-        batch = self.open_batch
-        self.latest, self.open_batch = batch.before, PendingBatch(batch.before)
-        self._deliver(batch, refusal)
+        Accept no more steps, and end the process because of C{failure}.
 
-    def end_after_bug(self, failure: Failure) -> None:
+        The open batch is not written, because its steps follow a batch that is perhaps not
+        stored.
+
+        @param refusal: why the steps of the open batch, and later steps, are refused.
+        @param batch: see L{_roll_back}.
+        @param error: see L{_roll_back}.
+        """
+        self._stopped = refusal
+        self._roll_back(refusal, batch, error)
+        self._fatal(failure)
+
+    def _end_after_bug(self, failure: Failure) -> None:
         """
         End the process because of C{failure}, which is a bug.
 
-        The open batch is not written, because its steps were applied to a state that was
-        perhaps never stored.  If a batch was being written, its waiters may get no outcome.
+        If a batch was being written, its waiters may get no outcome.
         """
         self._log.failure("the committer failed", failure=failure)
-        self.stop_accepting(self.committer_refusal or Refusal("the service failed"))
-        self._fatal(Failure(CommitterBug(f"a bug: {failure.value!r}")))
+        bug = Failure(CommitterBug(f"a bug: {failure.value!r}"))
+        self._end(bug, Refusal("the service failed"))
         self._end_without_commit()
 
     # One step.
 
-    def add(self, step: Step, waiter: Waiter) -> None:
+    def _add(self, step: Step, waiter: Waiter) -> None:
         """
         Add C{step}, whose condition is met, to the open batch.
 
         @param waiter: gets the outcome after the commit.
         """
-        batch = self.open_batch
+        batch = self._open_batch
         if not batch.transitions:
             self._policy.begin_batch(self._seconds())
         transition = step.transition
-        self.latest = state = follow(self.latest, transition, self._term_cache)
+        self._latest = state = follow(self._latest, transition, self._term_cache)
         batch.transitions += transition.code
         if step.key is not None:
             batch.keys[step.key] = pack_use(transition.code, state.revision, state.position)
@@ -245,7 +257,7 @@ class GroupCommit:
             # batch gets all steps that arrive in this iteration.
             self._schedule_commit()
 
-    def respond_without_step(
+    def _respond_without_step(
         self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
         """
@@ -260,7 +272,7 @@ class GroupCommit:
             # A KeyReused waits too: if the commit fails, the key may be unused.
             batch.waiting_requests.append(request)
 
-    def respond_to_used_key(
+    def _respond_to_used_key(
         self,
         waiter: Waiter,
         step: Step,
@@ -275,13 +287,13 @@ class GroupCommit:
 
         @param first_transition: the transition of the first use.
         @param state: the state after the first use.
-        @param batch: see L{respond_without_step}.
+        @param batch: see L{_respond_without_step}.
         """
         is_replay = first_transition is step.transition
         outcome = Outcome.REPLAYED if is_replay else KeyReused(first_transition)
-        self.respond_without_step((waiter, step, outcome, state), batch)
+        self._respond_without_step((waiter, step, outcome, state), batch)
 
-    def find_key_in_batches(
+    def _find_key_in_batches(
         self, key: bytes
     ) -> tuple[Transition, State, PendingBatch] | None:
         """
@@ -290,7 +302,7 @@ class GroupCommit:
         @return: the transition that the key was used for, the state after this transition,
             and the batch that contains it; C{None} if neither batch has the key.
         """
-        for batch in (self.open_batch, self.committing_batch):
+        for batch in (self._open_batch, self._committing_batch):
             if batch is not None and key in batch.keys:
                 first, revision, position = unpack_use(batch.keys[key])
                 return first, cached_state_at(revision, position), batch
@@ -310,16 +322,17 @@ class GroupCommit:
         """
         self._scheduled_call = None
         policy, now = self._policy, self._seconds()
-        policy.end_iteration(len(self.open_batch.transitions), now)
+        policy.end_iteration(len(self._open_batch.transitions), now)
         if policy.is_ready(now):
-            self.commit_open_batch()
+            self._begin_commit()
         else:
             if policy.is_quiet:
                 # Clients on this machine may need this CPU to send their next steps.
                 os.sched_yield()
+            # This is not _schedule_commit, which may use a longer delay.
             self._scheduled_call = self._call_soon(self._commit_or_wait)
 
-    def commit_open_batch(self) -> None:
+    def _begin_commit(self) -> None:
         """
         Begin to commit the open batch, unless another commit is in progress.
         """
@@ -329,24 +342,24 @@ class GroupCommit:
             self._scheduled_call.cancel()
             self._scheduled_call = None
         self._is_committing = True
-        self.write_open_batch()
+        self._write_open_batch()
 
-    def write_open_batch(self) -> None:
+    def _write_open_batch(self) -> None:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
         There is nothing to write if all steps were refused while an etcd node waited for
         its turn.
         """
-        batch, after = self.open_batch, self.latest
+        batch, after = self._open_batch, self._latest
         if not batch.transitions:
             self._end_without_commit()
             return
-        self.committing_batch, self.open_batch = batch, PendingBatch(after)
+        self._committing_batch, self._open_batch = batch, PendingBatch(after)
         started = self._seconds()
 
         def handle_result(result: Failure | None) -> None:
-            self.committing_batch, self._is_committing = None, False
+            self._committing_batch, self._is_committing = None, False
             if isinstance(result, Failure):
                 self._commit_failed(batch, result)
             else:
@@ -366,7 +379,7 @@ class GroupCommit:
                 time_ns=self._time_ns(),
                 keys=batch.keys,
             ),
-        ).addBoth(handle_result).addErrback(self.end_after_bug)
+        ).addBoth(handle_result).addErrback(self._end_after_bug)
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         self.durable = after
@@ -376,39 +389,44 @@ class GroupCommit:
         """
         Handle the failed commit of C{batch}.
 
-        A subclass must also handle the open batch, because its steps were applied to the
-        state after C{batch}.
+        Also handle the open batch, because its steps follow C{batch}.
         """
         raise NotImplementedError
 
     def _end_without_commit(self) -> None:
-        self.committing_batch, self._is_committing = None, False
+        self._committing_batch, self._is_committing = None, False
         self._continue_after_commit()
 
     def _continue_after_commit(self) -> None:
         deferreds, self._end_deferreds = self._end_deferreds, []
         for deferred in deferreds:
             deferred.callback(None)
-        steps = len(self.open_batch.transitions)
+        steps = len(self._open_batch.transitions)
         if steps and self._scheduled_call is None and not self._is_committing:
-            # These steps arrived during the commit.
+            # These steps arrived during the commit, which counts as one iteration.
             self._policy.end_iteration(steps, self._seconds())
             self._schedule_commit()
 
-    def roll_back(
-        self, batch: PendingBatch, error: Exception, open_batch_error: Exception
+    def _roll_back(
+        self,
+        refusal: Refusal,
+        batch: PendingBatch | None = None,
+        error: Exception | None = None,
     ) -> None:
         """
-        Return to the durable state, and let all waiting requests fail.
+        Return to the state before the open batch, and refuse the steps of this batch.
 
-        @param error: the error for the waiters of C{batch}, whose commit failed.
-        @param open_batch_error: the error for the waiters of the open batch.  The open
-            batch was never sent to the store.
+        @param refusal: why these steps, which were not sent to the store, are refused.
+        @param batch: the batch whose commit failed, if a commit did.  Then return to the
+            state before C{batch}, and let its requests fail, too.
+        @param error: the error for the requests of C{batch}.
         """
-        open_batch = self.open_batch
-        self.restart_from(self.durable)
-        self._deliver(batch, error)
-        self._deliver(open_batch, open_batch_error)
+        open_batch = self._open_batch
+        self._latest = (batch or open_batch).before
+        self._open_batch = PendingBatch(self._latest)
+        if batch is not None:
+            self._deliver(batch, error)
+        self._deliver(open_batch, refusal)
 
     def _deliver(self, batch: PendingBatch, error: Exception | None = None) -> None:
         """
@@ -441,7 +459,7 @@ class GroupCommit:
         else:
             waiter.fail(error)
 
-    def when_commit_ends(self) -> Deferred[None]:
+    def _when_commit_ends(self) -> Deferred[None]:
         """
         Return a Deferred that fires at the end of the commit in progress.
 

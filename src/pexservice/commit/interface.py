@@ -1,13 +1,5 @@
 """
 The interface of a committer.  A committer gets requests, and delivers their outcomes.
-
-C{read_refusal} is the reason why reads are refused now, and C{step_refusal} is the reason
-why steps are refused now.  Each is C{None} if there is no such reason.  Steps are refused
-for one of three reasons:
-
-  - the committer itself is starting or stopping, or it has failed;
-  - the store would refuse a commit, for example on a full disk;
-  - the store does not respond, which is only possible on etcd.
 """
 
 from __future__ import annotations
@@ -111,6 +103,14 @@ class Waiter(Protocol):
 class ICommitter(Interface):
     """
     A committer: it writes the accepted steps to its store, and responds to reads.
+
+    Its attributes and methods show these states of the cursor::
+
+                        LMDB      LMDB, synchronous commit off   etcd
+        durable         durable   durable                        durable, as known here
+        visible         durable   latest                         durable, as known here
+        read            durable   latest                         durable, read from etcd
+        read_durable    durable   durable                        durable, read from etcd
     """
 
     counts: Counts = Attribute("The counters of steps and commits.")
@@ -118,13 +118,18 @@ class ICommitter(Interface):
     durable: State = Attribute("The newest durable state that this process knows.")
 
     visible: State = Attribute(
-        "The newest state that this process knows and that clients may see.  A shared"
-        " store may have a newer state, which L{read} returns."
+        "The newest state that this process knows and that clients may see."
     )
 
-    step_refusal: Refusal | None = Attribute("Why steps are refused now, if they are.")
+    step_refusal: Refusal | None = Attribute(
+        "Why steps are refused now: the committer is starting or stopping, or it has"
+        " failed; the store would refuse a commit, for example on a full disk; or etcd does"
+        " not respond.  C{None} if steps are accepted."
+    )
 
-    read_refusal: Refusal | None = Attribute("Why reads are refused now, if they are.")
+    read_refusal: Refusal | None = Attribute(
+        "Why reads are refused now: the store is not open.  C{None} if it is open."
+    )
 
     def start(
         on_standby: Callable[[], object] | None = None,
@@ -172,7 +177,7 @@ class ICommitter(Interface):
 
     def read_durable() -> Deferred[State]:
         """
-        Read the durable state, which is the state after the newest row of the L{history}.
+        Read the durable state, which is the state after the newest entry of L{history}.
 
         @raise Refusal: the store cannot be read.
         """

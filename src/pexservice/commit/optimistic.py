@@ -92,8 +92,8 @@ class OptimisticCommitter(GroupCommit):
         self._backlog: list[tuple[Waiter, Step]] = []
 
     async def start(self, _: Callable[[], object] | None = None) -> None:
-        self.restart_from(state_at(*await self._store.open()))
-        self.committer_refusal = self.read_refusal = None
+        self._continue_from(state_at(*await self._store.open()))
+        self._stopped = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
         self._store.watch(self._cursor_moved, self._cursor_went_back)
 
@@ -102,8 +102,8 @@ class OptimisticCommitter(GroupCommit):
         await super().stop()
 
     @property
-    def is_idle(self) -> bool:
-        return super().is_idle and not self._backlog
+    def _is_idle(self) -> bool:
+        return super()._is_idle and not self._backlog
 
     def wait_for_commit(self) -> Deferred[None]:
         """
@@ -113,7 +113,7 @@ class OptimisticCommitter(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self.committer_refusal or self._outage or self._commit_refusal
+        return self._stopped or self._outage or self._commit_refusal
 
     # Reads.
 
@@ -140,12 +140,12 @@ class OptimisticCommitter(GroupCommit):
         # The revision is checked first, because to compute a state is expensive, and a
         # node that was suspended gets thousands of these calls.
         if self._should_continue_from(revision):
-            self.restart_from(self._state_at(revision, position))
+            self._continue_from(self._state_at(revision, position))
 
     def _cursor_went_back(self, revision: int, position: int) -> None:
         # If steps wait, their commit fails and shows the present cursor.
-        if self.is_idle:
-            self.restart_from(self._state_at(revision, position))
+        if self._is_idle:
+            self._continue_from(self._state_at(revision, position))
 
     def _should_continue_from(self, revision: int) -> bool:
         """
@@ -153,7 +153,7 @@ class OptimisticCommitter(GroupCommit):
 
         If a step waits, its commit will show where the cursor is.
         """
-        return self.is_idle and revision > self.durable.revision
+        return self._is_idle and revision > self.durable.revision
 
     # Reads of the store.
 
@@ -216,7 +216,7 @@ class OptimisticCommitter(GroupCommit):
     def _has_read(self, cursor: tuple[int, int]) -> State:
         state = self._state_at(*cursor)
         if self._should_continue_from(state.revision):
-            self.restart_from(state)
+            self._continue_from(state)
         if self._outage is not None:
             self._log.info("the store responds again")
             self._outage = None
@@ -271,15 +271,15 @@ class OptimisticCommitter(GroupCommit):
         """
         key = step.key
         if key is not None:
-            use = self.find_key_in_batches(key)
+            use = self._find_key_in_batches(key)
             if use is not None:
-                self.respond_to_used_key(waiter, step, *use)
+                self._respond_to_used_key(waiter, step, *use)
                 return
-            if len(self.open_batch.keys) >= self._store.max_batch_keys:
+            if len(self._open_batch.keys) >= self._store.max_batch_keys:
                 self._postpone(step, waiter)
                 return
-        if step.condition is None or step.condition(self.latest):
-            self.add(step, waiter)
+        if step.condition is None or step.condition(self._latest):
+            self._add(step, waiter)
         else:
             self._handle_unmet_condition(step, waiter)
 
@@ -291,15 +291,15 @@ class OptimisticCommitter(GroupCommit):
         cursor, and the store may refuse steps that this node has accepted.  If the step has
         a key, the step may also be a replay.  The condition of a replay need not be met.
         """
-        if step.key is not None or self.is_idle:
+        if step.key is not None or self._is_idle:
             self.read_durable().addCallbacks(
                 self._decide,
                 lambda failure: waiter.fail(_as_refusal(failure.value)),
                 callbackArgs=(step, waiter),
             ).addErrback(self._waiter_failed)
-        elif self.open_batch.transitions:
-            request = (waiter, step, Outcome.PRECONDITION_FAILED, self.latest)
-            self.respond_without_step(request, self.open_batch)
+        elif self._open_batch.transitions:
+            request = (waiter, step, Outcome.PRECONDITION_FAILED, self._latest)
+            self._respond_without_step(request, self._open_batch)
         else:
             # The committing batch may be durable already, without this node knowing that.
             # Then another node may have moved the cursor again.
@@ -311,9 +311,9 @@ class OptimisticCommitter(GroupCommit):
         """
         if step.condition is not None and not step.condition(state):
             return self._respond_to_unmet_condition(state, step, waiter)
-        if self.is_idle:
+        if self._is_idle:
             # A later state might not meet the condition.
-            self.restart_from(state)
+            self._continue_from(state)
             self.step(step, waiter)
         elif step.key is None:
             self.step(step, waiter)
@@ -333,10 +333,10 @@ class OptimisticCommitter(GroupCommit):
         def use_found(first: KeyUse | None) -> None:
             if first is None:
                 request = (waiter, step, Outcome.PRECONDITION_FAILED, state)
-                self.respond_without_step(request, None)
+                self._respond_without_step(request, None)
             else:
                 used = self._state_at(first.revision, first.position)
-                self.respond_to_used_key(waiter, step, first.transition, used)
+                self._respond_to_used_key(waiter, step, first.transition, used)
 
         def failed(failure: Failure) -> None:
             waiter.fail(_as_refusal(failure.value))
@@ -344,15 +344,15 @@ class OptimisticCommitter(GroupCommit):
         if step.key is None:
             use_found(None)
             return None
-        use = self.find_key_in_batches(step.key)
+        use = self._find_key_in_batches(step.key)
         if use is not None:
-            self.respond_to_used_key(waiter, step, *use)
+            self._respond_to_used_key(waiter, step, *use)
             return None
         return self._store.recall(step.key).addCallbacks(use_found, failed)
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
-            self.when_commit_ends().addCallback(self._place_backlog)
+            self._when_commit_ends().addCallback(self._place_backlog)
         self._backlog.append((waiter, step))
 
     def _place_backlog(self, _: None) -> None:
@@ -378,15 +378,15 @@ class OptimisticCommitter(GroupCommit):
                     waiter.fail(first)
                 else:
                     state = self._state_at(first.revision, first.position)
-                    self.respond_to_used_key(waiter, step, first.transition, state)
+                    self._respond_to_used_key(waiter, step, first.transition, state)
             except Exception:  # noqa: BLE001 it is logged, and the other steps are placed
                 self._log.failure("a waiter failed")
 
-    def write_open_batch(self) -> None:
+    def _write_open_batch(self) -> None:
         """
         Wait until it is this node's turn, and write the open batch to the store.
         """
-        self._store.turn().addCallback(self._has_turn).addErrback(self.end_after_bug)
+        self._store.turn().addCallback(self._has_turn).addErrback(self._end_after_bug)
 
     def _has_turn(self, cursor: tuple[int, int]) -> None:
         """
@@ -395,8 +395,8 @@ class OptimisticCommitter(GroupCommit):
         The steps whose condition is no longer met leave the batch.
         """
         if cursor != (self.durable.revision, self.durable.position):
-            self._rebase([self.open_batch], *cursor, {})
-        super().write_open_batch()
+            self._rebase([self._open_batch], *cursor, {})
+        super()._write_open_batch()
 
     def _rebase(
         self,
@@ -417,7 +417,7 @@ class OptimisticCommitter(GroupCommit):
             for batch in batches
             for waiter, step, _, _ in batch.waiting_requests
         ]
-        self.restart_from(self._state_at(revision, position))
+        self._continue_from(self._state_at(revision, position))
         self._place_again(steps, used)
 
     def _commit_failed(self, batch: PendingBatch, failure: Failure) -> None:
@@ -426,10 +426,10 @@ class OptimisticCommitter(GroupCommit):
         """
         error = failure.value
         if isinstance(error, Conflict):
-            batches = [batch, self.open_batch]
+            batches = [batch, self._open_batch]
             self._rebase(batches, error.revision, error.position, error.used)
-            if self.open_batch.transitions:
-                self.commit_open_batch()
+            if self._open_batch.transitions:
+                self._begin_commit()
             return
         if isinstance(error, Refusal):
             self._note_commit_refusal(error)
@@ -439,6 +439,6 @@ class OptimisticCommitter(GroupCommit):
             error = OutcomeUnknown("the service failed during a commit")
         # The steps of the open batch are not stored, because they were not sent to the
         # store.
-        self.roll_back(batch, error, _as_refusal(error))
+        self._roll_back(_as_refusal(error), batch, error)
         if error is not failure.value:
             failure.raiseException()

@@ -50,7 +50,7 @@ def test_simulation_finds_reads_of_states_that_are_not_on_disk(
     """
 
     def read_latest(committer: Committer, waiter: Waiter) -> None:
-        waiter.respond(Outcome.READ, committer.latest)
+        waiter.respond(Outcome.READ, committer._latest)
 
     monkeypatch.setattr(Committer, "read", read_latest)
     with pytest.raises(Wrong, match=r"seed \d+: ") as caught:

@@ -254,9 +254,9 @@ def test_idle_connection_makes_room_and_busy_ones_cause_503() -> None:
     fourth = server.connect()
     assert statuses(fourth) == [503]
     assert fourth.closed
-    latest = server.committer.latest
+    latest = server.committer._latest
     fourth.protocol.data_received(NEXT)
-    assert server.committer.latest == latest
+    assert server.committer._latest == latest
     assert not second.closed
 
 
@@ -424,7 +424,7 @@ def test_bug_in_the_parser_ends_the_connection_after_one_try(
     assert wire.transport.aborted
     wire.protocol.data_received(NEXT)
     assert wire.received == b""
-    assert server.committer.latest.revision == 1
+    assert server.committer._latest.revision == 1
 
 
 def test_bug_in_a_problem_ends_the_connection(
