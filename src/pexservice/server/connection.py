@@ -49,8 +49,9 @@ from pexservice.web.responses import Response, Stream
 _log = Logger()
 
 # Aliases for speed: a member of an enumeration is found by two lookups.
-_IDLE, _RECEIVING, _PERFORMING = Phase.IDLE, Phase.RECEIVING, Phase.PERFORMING
-_PIPELINED, _CLOSING, _CLOSED = Phase.PIPELINED, Phase.CLOSING, Phase.CLOSED
+_HANDSHAKE, _IDLE, _RECEIVING = Phase.HANDSHAKE, Phase.IDLE, Phase.RECEIVING
+_PERFORMING, _PIPELINED = Phase.PERFORMING, Phase.PIPELINED
+_CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
 _READ, _REPLAYED = Outcome.READ, Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
@@ -103,7 +104,7 @@ class Connection(asyncio.Protocol):
         self.receiving_since = 0.0
         self.blocked_since = 0.0
 
-        self.recognizer = Recognizer(server.remembered_requests)
+        self._recognizer: Recognizer | None = None
         # The input that was not parsed yet.  The end of a head was searched in its first
         # _searched_bytes bytes.
         self._buffer = bytearray()
@@ -135,6 +136,21 @@ class Connection(asyncio.Protocol):
             self._peer = clients.peer(self._peer_address, self._local_address)
         return self._peer
 
+    @property
+    def recognizer(self) -> Recognizer:
+        # Many connections need no recognizer; see recognize().
+        if self._recognizer is None:
+            self._recognizer = Recognizer(self._server.remembered_requests)
+        return self._recognizer
+
+    def recognize(self, data: bytes) -> PreparedRequest | None:
+        """
+        Return the request with the bytes C{data}, if it is recognized.
+        """
+        # Most requests have the same bytes as an earlier one.
+        request = self._server.remembered_requests.by_bytes.recent.get(data)
+        return self.recognizer.recognize(data) if request is None else request
+
     # Calls of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -147,7 +163,7 @@ class Connection(asyncio.Protocol):
         """
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
-        if self.phase is Phase.HANDSHAKE:
+        if self.phase is _HANDSHAKE:
             self.phase, self.receiving_since = _IDLE, 0.0
             self.last_active = self._server.seconds()
         if not self.is_admitted:
@@ -156,11 +172,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self.phase
         if phase is _IDLE:
-            # Most requests have the same bytes as an earlier one.  This look-up finds them
-            # without the call of recognize.
-            request = self._server.remembered_requests.by_bytes.recent.get(data)
-            if request is None:
-                request = self.recognizer.recognize(data)
+            request = self.recognize(data)
             if request is not None:
                 self.perform(request)
                 return
@@ -222,7 +234,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: BaseException | None) -> None:
         self.phase = _CLOSED
         self._server.connections.remove(self)
-        self._request = self.recognizer.accepted_request = None
+        self._request = self._recognizer = None
         self._buffer.clear()
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -328,7 +340,8 @@ class Connection(asyncio.Protocol):
         request = PreparedRequest(
             plan.format, head.headers, head.line.logged_line, plan.operation
         )
-        self.recognizer.remember(data, head, request)
+        if data:
+            self.recognizer.remember(data, head, request)
         self.perform(request)
 
     def _perform_new(self, head: Head) -> None:
@@ -467,7 +480,7 @@ class Connection(asyncio.Protocol):
         if status == _OK:
             response_format.tally.ok += 1
         else:
-            response_format.tally.count(status)
+            response_format.tally.others[status] += 1
         if server.log is not None:
             server.log_response(
                 self.peer, request.headers, request.logged_line, status, length
@@ -538,7 +551,7 @@ class Connection(asyncio.Protocol):
         self._head = self._body = None
         self._write(data)
         server.requests.without_plan += 1
-        response_format.tally.count(problem.status)
+        response_format.tally.others[problem.status] += 1
         length = _body_length(data)
         server.log_response(self.peer, headers, line.logged_line, problem.status, length)
         if self.transport.can_write_eof():

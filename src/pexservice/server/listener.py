@@ -243,7 +243,7 @@ class OneRequestTransport(asyncio.Protocol):
         if not data:
             self.abort()
             return
-        request = connection.recognizer.recognize(data)
+        request = connection.recognize(data)
         if request is None or not request.format.closes_connection:
             self._request_transport()
             return

@@ -24,10 +24,9 @@ lines, the idempotency key, and ignores the other one.
 Parsed requests prepare this:
 
   - The parser caches lines.  If a request comes a second time and all its lines are cached,
-    its bytes may be remembered, too.
+    its bytes may be remembered.  This is also done for requests that fit a template.
   - If some lines are not cached, and these have the same header names in two requests in
     succession, a template may be made from the second request.
-  - Bytes that fit a template twice in succession may be remembered, too.
 
 Bytes, templates and header names are shared: the earlier request may be another client's.
 This is safe, because only the values of some headers are not compared.  Such a header never
@@ -44,7 +43,7 @@ import re
 from functools import lru_cache
 from hmac import compare_digest
 
-from attrs import define
+from attrs import frozen
 
 from pexservice.server.parser import (
     END_OF_LINE,
@@ -91,7 +90,7 @@ _NEVER_REMEMBERED = frozenset(
 )
 
 
-@define(eq=False)
+@frozen(eq=False)
 class Template:
     """
     The pattern of requests that differ in a few neighbouring header lines only.
@@ -103,8 +102,7 @@ class Template:
     @ivar read_names: the names of the headers with these values, in the order of the
         groups.
     @ivar common_request: the request without the headers of the varying lines.
-    @ivar may_repeat: whether a request that comes twice in succession is remembered.
-    @ivar latest_hash: if C{may_repeat}, the hash of the latest request.
+    @ivar may_repeat: whether a request that comes a second time is remembered.
     """
 
     prefix: bytes
@@ -113,7 +111,6 @@ class Template:
     read_names: tuple[bytes, ...]
     common_request: PreparedRequest
     may_repeat: bool
-    latest_hash: int = 0
 
     def match(self, data: bytes) -> PreparedRequest | None:
         """
@@ -154,9 +151,9 @@ class RememberedRequests:
         self.by_bytes: GenerationalCache[bytes, PreparedRequest] = GenerationalCache(
             MAX_REMEMBERED_REQUESTS
         )
-        # The hashes of requests that were parsed once.  Requests that never come again do
-        # not displace remembered requests.
-        self._parsed_once: GenerationalCache[int, bool] = GenerationalCache(
+        # The hashes of requests that came once.  Requests that never come again do not
+        # displace remembered requests.
+        self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_REMEMBERED_REQUESTS
         )
         self.latest_templates: tuple[Template, ...] = ()
@@ -178,21 +175,14 @@ class RememberedRequests:
         self.latest_templates = ()
         self.by_bytes.clear()
 
-    def add(self, data: bytes, request: PreparedRequest) -> None:
-        """
-        Remember C{request} by its exact bytes, if its operation passes the check.
-        """
-        if self.check_once(request):
-            self.by_bytes.put(data, request)
-
     def add_if_repeated(self, data: bytes, request: PreparedRequest) -> None:
         """
-        Remember C{request} if a request with the same bytes was parsed before.
+        Remember C{request} if it comes a second time and its operation passes the check.
         """
-        if self._parsed_once.get(hash(data)):
-            self.add(data, request)
-        else:
-            self._parsed_once.put(hash(data), True)  # noqa: FBT003 only the key counts
+        if not self._seen_once.get(hash(data)):
+            self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
+        elif self.check_once(request):
+            self.by_bytes.put(data, request)
 
     def add_template(self, template: Template) -> None:
         self.new_templates += 1
@@ -225,7 +215,7 @@ class Recognizer:
     Recognizes the requests of one connection.
 
     @ivar templates: the templates of the connection's requests, the latest one first.
-    @ivar latest_names: the header names of the uncached lines in the last parsed head.
+    @ivar latest_names: the header names of the lines that varied last.
     @ivar accepted_request: the latest request with an accepted token and no key: its exact
         bytes, and the request.  A client sends the same token with every step, and the
         check of the token takes a quarter of the CPU time of such a step.
@@ -271,53 +261,44 @@ class Recognizer:
     def _remember_match(
         self, template: Template, data: bytes, request: PreparedRequest
     ) -> None:
-        if template.read_names == (AUTHORIZATION,):
-            if self._remembered.check_once(request):
-                self.accepted_request = data, request
-            return
-        latest_hash, template.latest_hash = template.latest_hash, hash(data)
-        if template.latest_hash == latest_hash:
-            self._remembered.add(data, request)
+        if template.read_names != (AUTHORIZATION,):
+            self._remembered.add_if_repeated(data, request)
+        elif self._remembered.check_once(request):
+            self.accepted_request = data, request
 
     def remember(self, data: bytes, head: Head, request: PreparedRequest) -> None:
         """
         Prepare to recognize requests that are similar to a parsed request.
 
-        @param data: the exact bytes of the request, or C{b""} if these are not available.
+        @param data: the exact bytes of the request.
         """
-        remembered, uncached_lines = self._remembered, head.uncached_lines
-        if not data or remembered.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
-            self.latest_names = ()
-        elif uncached_lines is None:
+        remembered = self._remembered
+        if remembered.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
+            return
+        if head.uncached_lines is None:
             remembered.add_if_repeated(data, request)
-        elif (
-            uncached_lines[0] == 0
-            or uncached_lines[1] - uncached_lines[0] >= MAX_VARYING_LINES
-        ):
-            # The request line itself varies, or too many lines.
-            self.latest_names = ()
-        else:
-            self._remember_template(data, head, uncached_lines, request)
+            return
+        first, last = head.uncached_lines
+        # A request line never varies in a template.
+        if first > 0 and last - first < MAX_VARYING_LINES:
+            self._remember_template(data, head.lines, first, last + 1, request)
 
     def _remember_template(
-        self,
-        data: bytes,
-        head: Head,
-        uncached_lines: tuple[int, int],
-        request: PreparedRequest,
+        self, data: bytes, head: list[bytes], begin: int, end: int, request: PreparedRequest
     ) -> None:
         """
-        Make a template if the uncached lines have the same names as in the last head.
+        Make a template if the lines from C{begin} to C{end} have the same names as before.
+
+        @param head: all lines of the request's head.
         """
-        remembered, (first, last) = self._remembered, uncached_lines
-        lines = head.lines[first : last + 1]
+        remembered, lines = self._remembered, head[begin:end]
         names = tuple([line.partition(b": ")[0] for line in lines])
         # A new connection uses the names of another connection's last request.
         last_names = self.latest_names or remembered.latest_names
         self.latest_names = remembered.latest_names = names
         if names != last_names or remembered.new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
             return
-        prefix = END_OF_LINE.join([*head.lines[:first], b""])
+        prefix = END_OF_LINE.join([*head[:begin], b""])
         suffix = data[len(prefix) + len(END_OF_LINE.join(lines)) :]
         if len(prefix) + len(suffix) > MAX_TEMPLATE_BYTES or not all(
             _may_vary(line, request.headers) for line in lines

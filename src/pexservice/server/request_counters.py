@@ -35,9 +35,6 @@ class Tally:
     ok: int = 0
     others: Counter[int] = Factory(Counter)
 
-    def count(self, status: int) -> None:
-        self.others[status] += 1
-
 
 class RequestCounters:
     """

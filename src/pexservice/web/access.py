@@ -253,7 +253,7 @@ class HostPolicy:
     """
     The rules on C{Host}.
 
-    @ivar allows_every_peer: a function that gets a value of C{Host}, and returns whether
+    @ivar allows_all_peers: a function that gets a value of C{Host}, and returns whether
         every peer may send this value.  The results are cached, because most clients send
         the same few values.
     """
@@ -272,7 +272,7 @@ class HostPolicy:
         self._needed = needed and ANY_HOST not in names
         self._names = frozenset({"localhost", host_name(own_name.encode()), *names})
         self._logged: set[str] = set()
-        self.allows_every_peer = lru_cache(maxsize=256)(self._allows_every_peer)
+        self.allows_all_peers = lru_cache(maxsize=256)(self._allows_all_peers)
 
     def protects(self, peer: Peer) -> bool:
         """
@@ -280,7 +280,7 @@ class HostPolicy:
         """
         return self._needed and peer.needs_known_host
 
-    def _allows_every_peer(self, host: bytes | None) -> bool:
+    def _allows_all_peers(self, host: bytes | None) -> bool:
         # Only an HTTP/1.0 request may have no Host, and no browser speaks HTTP/1.0.
         if host is None or not self._needed:
             return True
@@ -293,7 +293,7 @@ class HostPolicy:
 
         @raise Problem: 421.
         """
-        if self.allows_every_peer(host) or not peer.needs_known_host:
+        if self.allows_all_peers(host) or not peer.needs_known_host:
             return
         name, logged = host_name(host or b""), self._logged
         if name not in logged and len(logged) < MAX_LOGGED_HOSTS:

@@ -200,14 +200,10 @@ class RequestChecker:
         """
         committer, transition = self._committer, operation.transition
         host = headers.get(HOST, (None,))[0]
-        rechecks_rate_and_host = (
-            self._limit is not None or not self.hosts.allows_every_peer(host)
-        )
+        rechecks = self._limit is not None or not self.hosts.allows_all_peers(host)
         if transition is None:
             start, preconditions = committer.read, preconditions_of(headers)
-            return CheckedOperation(
-                start, operation.method, preconditions, rechecks_rate_and_host
-            )
+            return CheckedOperation(start, operation.method, preconditions, rechecks)
         self.access.check_page("move the cursor", headers)
         if operation.is_prefetch:
             raise problems.prefetch()
@@ -217,6 +213,4 @@ class RequestChecker:
         # Most steps have no condition, and the committer calls no function for them.
         condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
         start = partial(committer.step, Step(transition, key, condition))
-        return CheckedOperation(
-            start, operation.method, preconditions, rechecks_rate_and_host
-        )
+        return CheckedOperation(start, operation.method, preconditions, rechecks)
