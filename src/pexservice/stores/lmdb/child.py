@@ -93,9 +93,9 @@ def run_child(
             child.kill()
             raise
     status, output = child.returncode, "".join(lines).strip()
-    if status in (StoreDamaged.exit_status, StoreIncompatible.exit_status):
-        damaged = status == StoreDamaged.exit_status
-        raise (StoreDamaged if damaged else StoreIncompatible)(output)
+    for error in (StoreDamaged, StoreIncompatible):
+        if status == error.exit_status:
+            raise error(output)
     if -status in SIGNALS_OF_DAMAGE:
         raise StoreDamaged(
             f"the store {path} is damaged: reading it ended by signal {-status};"

@@ -1,5 +1,9 @@
 """
 The LMDB environment of a store, the three databases in it, and the meaning of its errors.
+
+An I{environment} is an open data file, which LMDB maps into memory.  A I{database} is a
+sorted mapping from keys to values.  The databases of an environment share its transactions:
+a commit writes cursor, journal and keys together.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from attrs import frozen
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
 from pexservice.stores.interface import OldStateReader
 from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.file_system import make_reader_table
 from pexservice.stores.lmdb.page_format import BadPage, OtherFile
 from pexservice.stores.lmdb.records import BadRecord, OtherFormat
@@ -68,13 +73,28 @@ def databases_of(env: lmdb.Environment) -> Databases:
     return Databases(env, *(env.open_db(name, create=False) for name in DATABASES))
 
 
-def open_for_reading(path: Path) -> lmdb.Environment:
+def open_for_reading(path: Path, *, in_use: bool = False) -> lmdb.Environment:
     """
-    Open the store in C{path} without LMDB's locks.  No process may write to it.
+    Open the store in the directory C{path}.
+
+    @param in_use: whether another process may write to the store meanwhile.  Then each
+        transaction has an entry in LMDB's table of readers.
     """
     return lmdb.open(
-        str(path), max_dbs=len(DATABASES), readonly=True, lock=False, create=False
+        str(path),
+        map_size=map_size_to_grow(path),
+        max_dbs=len(DATABASES),
+        readonly=True,
+        lock=in_use,
+        create=False,
     )
+
+
+def map_size_to_grow(path: Path) -> int:
+    """
+    Return the size of a map in which the store in C{path} can grow to twice its size.
+    """
+    return MIN_MAP_BYTES + 2 * (path / DATA_FILE).stat().st_size
 
 
 def open_for_writing(path: Path, map_size: int) -> Databases:

@@ -19,14 +19,14 @@ from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, run_child
 from pexservice.stores.lmdb.databases import (
-    MIN_MAP_BYTES,
     Databases,
     databases_of,
     make_store,
+    map_size_to_grow,
     open_for_reading,
     open_for_writing,
 )
-from pexservice.stores.lmdb.directory import DATA_FILE, Directory
+from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.format_1 import keys_of_format_1
 from pexservice.stores.lmdb.transaction import read_cursor, rows_from, write_keys
 from pexservice.stores.lmdb.verify import verify
@@ -74,8 +74,7 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
     verify(source, lambda percent: progress(percent // 3))
     try:
         make_store(new)
-        map_size = MIN_MAP_BYTES + 2 * (source / DATA_FILE).stat().st_size
-        databases = open_for_writing(new, map_size)
+        databases = open_for_writing(new, map_size_to_grow(source))
         with databases.env, open_for_reading(source) as env:
             _copy(databases_of(env), databases, progress)
     except (lmdb.Error, OSError) as error:

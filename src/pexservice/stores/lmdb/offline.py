@@ -65,5 +65,4 @@ class LmdbOfflineStore:
         path = Path(self.directory)
         if witness := read_witness(path):
             return witness.revision, "in the witness of the replaced store"
-        # A child process reads the store, because damage may end that process.
         return verify_in_child(path).revision, "in the replaced store"

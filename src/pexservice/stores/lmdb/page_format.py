@@ -15,9 +15,15 @@ version 1.  The layout, in bytes::
     node         low and high half of the value's size (2 each), flags (2), size of
                  the key (2), key, value; in a branch page the first 6 bytes are the
                  number of a child, and there is no value
+    overflow     number (8), padding (2), flags (2), number of pages (4), and a value
+    page         that is too long for a leaf page
 
 Pages 0 and 1 are meta pages.  Transaction N writes page N % 2.  So one meta page belongs to
 the last commit, and the other one to the commit before.
+
+The main tree has a node for each database, and the value of this node is the record of the
+database's tree.  For example, the way to the cursor is: the newer meta page, the root of
+the main tree, its node C{cursor}, the root of that tree, its node C{cursor}.
 """
 
 from __future__ import annotations
@@ -216,13 +222,10 @@ class DataFile:
     """
     An open data file, from which pages are read with C{pread}.
 
-    @ivar meta: the newer meta page.
+    @ivar meta: the newer meta page; see L{read_meta}.
     """
 
     def __init__(self, descriptor: int) -> None:
-        """
-        Read the meta pages; see L{read_meta}.
-        """
         self._descriptor = descriptor
         self.meta = read_meta(descriptor)
 

@@ -6,11 +6,9 @@ not find a key that an iteration finds.  If a page is both free and in use, LMDB
 overwrite it.  So this module walks every tree in the file.  It trusts no number in the
 file: it checks every offset, visits no page twice, and limits the depth.
 
-L{pexservice.stores.lmdb.page_format} documents most of the layout.  The rest, in bytes::
-
-    overflow page  number (8), padding (2), flags (2), number of pages (4), and a value
-    free list      number of pages (8), their numbers, descending (8 each); its key is the
-                   transaction that freed them (8)
+L{pexservice.stores.lmdb.page_format} documents the layout.  In the free tree, each value is
+a list of free pages: their count, and their numbers, descending (8 bytes each).  Its key is
+the transaction that freed them (8 bytes).
 """
 
 from __future__ import annotations

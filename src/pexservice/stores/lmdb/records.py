@@ -19,6 +19,13 @@ row of the journal has the transitions of one batch.  A row of keys has the keys
 batch or of several batches.  Each row begins with the revision or ordinal that follows the
 last one of the row before.  So rows are appended at one end and removed at the other end.
 
+For example, the first batch of a store is a next with the key C{k} and a previous without a
+key.  It writes these records, here without their checksums::
+
+    cursor   cursor  version 2, revision 2, position 0, next ordinal 2
+    journal  1       the time, start position 0, "np"
+    keys     1       1 key, its use "n" (revision 1, position 1), "k"
+
 The witness is the file C{newest} next to the data file.  It has one record of 15 bytes: the
 version of this record, the revision, and whether no damage of the store is known.  The key
 of this record is C{newest}.

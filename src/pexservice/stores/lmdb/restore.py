@@ -30,7 +30,7 @@ from pexservice.stores.errors import Refusal, StoreBusy, StoreDamaged, StoreErro
 from pexservice.stores.factory_interface import Restored, ShowProgress, StoreSummary
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.child import Progress
-from pexservice.stores.lmdb.databases import MIN_MAP_BYTES, open_for_writing
+from pexservice.stores.lmdb.databases import map_size_to_grow, open_for_writing
 from pexservice.stores.lmdb.directory import Directory, directory_with_store
 from pexservice.stores.lmdb.file_system import chown_like, sync_directory
 from pexservice.stores.lmdb.migrate import migrate
@@ -146,7 +146,7 @@ def _make_steps(directory: Directory, copied: StoreSummary, steps: int) -> None:
 
     @raise StoreError: the disk has no space for the steps.
     """
-    map_size = MIN_MAP_BYTES + 2 * (copied.size + steps)
+    map_size = map_size_to_grow(directory.real_path) + 2 * steps
     databases = open_for_writing(directory.real_path, map_size)
     to_and_fro = Transition.NEXT.code + Transition.PREVIOUS.code
     try:

@@ -28,12 +28,7 @@ import lmdb
 from pexservice.stores.errors import StoreDamaged, StoreError
 from pexservice.stores.factory_interface import ShowProgress, StoreSummary
 from pexservice.stores.lmdb.child import Progress, run_child
-from pexservice.stores.lmdb.databases import (
-    DATABASES,
-    MIN_MAP_BYTES,
-    as_store_error,
-    used_bytes,
-)
+from pexservice.stores.lmdb.databases import as_store_error, open_for_reading, used_bytes
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory, directory_with_store
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.verify import verify_in_child
@@ -95,15 +90,7 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            with lmdb.open(
-                str(source),
-                # The map is larger than the file, which may grow before it is read.
-                map_size=MIN_MAP_BYTES + 2 * (source / DATA_FILE).stat().st_size,
-                max_dbs=len(DATABASES),
-                readonly=True,
-                lock=has_readers_table,
-                create=False,
-            ) as env:
+            with open_for_reading(source, in_use=has_readers_table) as env:
                 copy_snapshot(env, descriptor, progress)
             os.fsync(descriptor)
         finally:

@@ -103,7 +103,6 @@ class LmdbStore:
         run_blocking: Callable[[Callable[[], object]], Deferred[object]] = execute,
         progress: Progress = lambda _: None,
         kept_keys: int = KEPT_KEYS,
-        map_size: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -116,7 +115,6 @@ class LmdbStore:
         @param run_blocking: runs C{verify}, or a migration from format 1; by default in
             the thread that calls L{open}.
         @param progress: called with the progress of a migration, in percent.
-        @param map_size: the size of LMDB's map in bytes; by default enough for C{journal}.
         """
         self.directory = directory
         self._executor = executor
@@ -125,7 +123,7 @@ class LmdbStore:
         self._verification = verification
         self._run_blocking = run_blocking
         self._progress = progress
-        self._map_size = map_size or MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
+        self._map_size = MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
         self._monotonic = monotonic
         self._next_path_check = monotonic()
         self._open_databases: Databases | None = None

@@ -1,8 +1,9 @@
 """
-The content of LMDB's transactions: what a commit appends and removes, what a read returns.
+The content of LMDB's transactions: what a commit writes and removes, and what reads return.
 
-A commit appends a row to the journal, and adds idempotency keys to the rows of keys.  It
-also removes the oldest rows if they need not be kept.
+A read returns the cursor, the history or the keys.  A commit writes the cursor, appends a
+row to the journal, and adds idempotency keys to the rows of keys.  It also removes the
+oldest rows if they need not be kept.
 
 One commit removes a bounded number of rows, and the next commits remove the rest.  There
 may be very many such rows, for example after an operator made the journal shorter.  If one
@@ -102,7 +103,7 @@ def read_version(env: lmdb.Environment) -> int:
 
     @raise OtherFormat: this program does not read that version.
     """
-    # A store of another format may have other databases, but it has a cursor.
+    # A store of another format may have other databases, so only this one is opened.
     cursor_database = env.open_db(DATABASES[0], create=False)
     with env.begin() as txn:
         return _read_record(txn, cursor_database).version

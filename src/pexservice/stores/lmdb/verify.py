@@ -80,7 +80,6 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
             f"LMDB begins with the transaction {transaction}, but the newest meta page has"
             f" the transaction {contents.transaction}"
         )
-    # A store of another format may have other databases, so its version is read first.
     read_version(env)
     if set(contents.entries) != set(DATABASES):
         raise BadRecord(
@@ -169,9 +168,7 @@ def _check_keys(rows: Iterator[tuple[bytes, bytes]], newest_revision: int) -> No
 
 def verify_in_child(path: Path, progress: Progress = lambda _: None) -> StoreSummary:
     """
-    Verify a store as L{verify} does, in a child process, and return its summary.
-
-    See L{run_child}.
+    Verify a store in a child process (see L{run_child}), and return its summary.
     """
     run_child(verify, path, progress=progress)
     return summary(path)

@@ -47,12 +47,15 @@ from tests.support.stores import copied
 from tests.unit.stores.test_contract import batch, end
 
 
-def at(path: Path, **kwargs: object) -> LmdbStore:
+def at(path: Path, *, map_size: int | None = None, **kwargs: object) -> LmdbStore:
     """
     Return a store in C{path}.
     """
     arguments: dict[str, object] = {"verify": verify, **kwargs}
-    return LmdbStore(Directory(str(path)), inline(), **arguments)  # type: ignore[arg-type]
+    store = LmdbStore(Directory(str(path)), inline(), **arguments)  # type: ignore[arg-type]
+    if map_size is not None:
+        store._map_size = map_size
+    return store
 
 
 def filled(path: Path, count: int = 500) -> tuple[int, int]:
