@@ -40,7 +40,7 @@ from pexservice.core.base_url import BaseURL
 from pexservice.core.failures import causes, describe
 from pexservice.core.text import quoted
 
-#: What C{read} makes of a response.
+#: The result of a call: what the parameter C{read} of L{RetryingClient.call} returns.
 Content = TypeVar("Content")
 
 #: These statuses are not final: another attempt may get another response.
@@ -83,13 +83,30 @@ _UNSENT = (TimedOutConnecting, ConnectError, ConnectingCancelledError, DNSLookup
 _RETRIED = (*_UNSENT, TimedOut, ConnectionClosed, ResponseFailed, RequestTransmissionFailed)
 
 
+class _AttemptFailed(Exception):
+    """
+    An attempt failed, and another one may succeed.
+
+    @ivar reason: why it failed.
+    @ivar sent: whether the server may have performed the request.
+    @ivar retry_after: the delay that the server asks for, in seconds.
+    """
+
+    def __init__(self, reason: str, *, sent: bool, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+        self.retry_after = retry_after
+
+
 @define(eq=False)
 class RetryingClient:
     """
     A client of one or more servers that have the same store.
 
-    It sends a request to the servers in turn.  It begins with the server that sent the last
-    final response.
+    Each attempt goes to one server.  The first attempt of a call goes to the server that
+    sent the last final response.  After a failed attempt, the next one goes to the next
+    server.
 
     @ivar clock: the clock of delays and timeouts.
     @ivar servers: the servers, each with the agent that sends requests to it.
@@ -97,7 +114,8 @@ class RetryingClient:
     @ivar attempt_timeout: how long one attempt may take, in seconds.
     @ivar on_retry: called with one line after each failed attempt that is repeated.
     @ivar closed: true when no attempt may begin any more.
-    @ivar possibly_performed: how many attempts are under way, or may have been performed.
+    @ivar possibly_performed: how many attempts have reached a server, or may still reach
+        one, as far as this client knows.
     """
 
     clock: IReactorTime
@@ -124,7 +142,8 @@ class RetryingClient:
         @param read: reads a response; it receives the response and the URL.
         @param seconds: how long all attempts may take together.
         @raise Unanswered: no final response arrived in time.
-        @raise CursorError: another attempt would fail in the same way.
+        @raise CursorError: this client is closed, or the error is permanent, such as a
+            refused certificate.
         """
         if self.closed:
             raise CursorError("this client is closed")
@@ -136,62 +155,86 @@ class RetryingClient:
         while True:
             index = (first_index + attempts) % len(self.servers)
             server, agent = self.servers[index]
-            url = f"{server.text.rstrip('/')}{path}"
             remaining = max(end - self.clock.seconds(), 0.0)
             # Every server has its turn before the delay grows.
             delay = backoff(attempts // len(self.servers))
             attempts += 1
             self.possibly_performed += 1
-            sending: Deferred[IResponse] = agent.request(
-                method, f"{server.url}{path}".encode(), all_headers, None
-            )
+            request = agent.request(method, f"{server.url}{path}".encode(), all_headers)
+            url = f"{server.text.rstrip('/')}{path}"
             try:
-                content = await self._attempt(sending.addCallback(read, url), remaining)
-            except _RETRIED as error:
-                _raise_permanent(url, error)
-                arrived = not isinstance(error, _UNSENT)
-                # If the deadline ended this attempt early, the previous error says more.
-                cut_short = isinstance(error, TimedOut) and remaining < self.attempt_timeout
-                if not (reason and cut_short):
-                    reason = f"{url}: {describe(error)}"
+                content = await self._attempt(
+                    request.addCallback(read, url), url, remaining
+                )
+            except _AttemptFailed as failure:
+                if not failure.sent:
+                    self.possibly_performed -= 1
+                sent = sent or failure.sent
+                # An attempt that the deadline of the call ended says less than the one
+                # before.
+                cut_short = remaining < self.attempt_timeout and isinstance(
+                    failure.__cause__, TimedOut
+                )
+                reason = reason if reason and cut_short else failure.reason
+                asked_delay = failure.retry_after
+                delay = max(delay, asked_delay)
             else:
-                if (
-                    not isinstance(content, ReceivedResponse)
-                    or content.status not in RETRIED_STATUSES
-                ):
-                    self._last_server = index
-                    return content
-                name, detail = problem_of(content) or (None, quoted(content.body))
-                arrived = name not in _SURE_REFUSALS
-                described = f"{name}: {detail}" if name else detail
-                reason = f"{url}: status {content.status}: {described}"
-                # C{Retry-After} is about this server.  If there is another one, it only
-                # matters after a rate limit.
-                if len(self.servers) == 1 or content.status == _TOO_MANY_REQUESTS:
-                    delay = max(delay, retry_after(content.headers))
-            sent = sent or arrived
-            self.possibly_performed -= not arrived
-            if not self.closed and self.clock.seconds() + delay < end:
-                self.on_retry(reason)
-                await deferLater(self.clock, delay)
-                if not self.closed:
-                    continue
-            fault = (
-                "the client was closed before a final response"
-                if self.closed
-                else f"no final response within {seconds:g} s"
-            )
-            fault += f" ({attempts} attempt{'s' * (attempts > 1)})"
-            raise Unanswered(f"{fault}: {reason}", sent=sent)
+                self._last_server = index
+                return content
+            if self.closed or self.clock.seconds() + delay >= end:
+                break
+            self.on_retry(reason)
+            await deferLater(self.clock, delay)
+            if self.closed:
+                break
+        if self.closed:
+            fault = "the client was closed before a final response"
+        elif delay == asked_delay:
+            fault = f"no final response, and the server asks to wait {delay:g} s"
+        else:
+            fault = f"no final response within {seconds:g} s"
+        fault += f" ({attempts} attempt{'s' * (attempts > 1)})"
+        raise Unanswered(f"{fault}: {reason}", sent=sent)
 
-    async def _attempt(self, result: Deferred[Content], remaining: float) -> Content:
+    async def _attempt(
+        self, result: Deferred[Content], url: str, remaining: float
+    ) -> Content:
         """
-        Wait for the C{result} of one attempt, and cancel it when the call is cancelled.
+        Wait for the C{result} of one attempt, and return it if it is final.
+
+        @raise _AttemptFailed: another attempt may succeed.
+        @raise CursorError: another attempt would fail in the same way.
         """
-        seconds = min(self.attempt_timeout, remaining)
+        try:
+            content = await self._wait(result, min(self.attempt_timeout, remaining))
+        except _RETRIED as error:
+            _raise_if_permanent(url, error)
+            reason, sent = f"{url}: {describe(error)}", not isinstance(error, _UNSENT)
+            raise _AttemptFailed(reason, sent=sent) from error
+        if (
+            not isinstance(content, ReceivedResponse)
+            or content.status not in RETRIED_STATUSES
+        ):
+            return content
+        name, detail = problem_of(content) or (None, quoted(content.body))
+        described = f"{name}: {detail}" if name else detail
+        # With several servers, the next attempt goes to another one, to which Retry-After
+        # does not apply.  But a rate limit may apply to all servers.
+        heeds_delay = len(self.servers) == 1 or content.status == _TOO_MANY_REQUESTS
+        raise _AttemptFailed(
+            f"{url}: status {content.status}: {described}",
+            sent=name not in _SURE_REFUSALS,
+            retry_after=retry_after(content.headers) if heeds_delay else 0.0,
+        )
+
+    async def _wait(self, result: Deferred[Content], seconds: float) -> Content:
+        """
+        Wait for C{result} for at most C{seconds}, and cancel it if this call is cancelled.
+        """
         result.addTimeout(seconds, self.clock, _time_out)
-        # A cancelled request may end with the error of its connection, for example an
-        # unknown host.  C{ended} always ends with CancelledError.
+        # If C{result} is cancelled, Twisted may end it with another error, for example an
+        # unknown host.  So this method waits for a second Deferred, which a cancellation
+        # always ends with CancelledError.
         ended: Deferred[Content] = Deferred()
         result.chainDeferred(ended)
         try:
@@ -208,14 +251,16 @@ def _time_out(result: Any, timeout: float) -> Any:
     raise TimedOut(text)
 
 
-def backoff(attempt: int) -> float:
+def backoff(failed_rounds: int) -> float:
     """
-    Return the delay after the C{attempt}-th failure, counted from 0, in seconds.
+    Return the delay before the next attempt, in seconds.
 
     Half of the delay is random, so that clients that failed at the same time do not retry
     at the same time.
+
+    @param failed_rounds: how often every server has failed.
     """
-    max_delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16), MAX_DELAY_SECONDS)
+    max_delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failed_rounds, 16), MAX_DELAY_SECONDS)
     return random.uniform(max_delay / 2, max_delay)  # noqa: S311 no secret
 
 
@@ -237,7 +282,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
 
 
-def _raise_permanent(url: str, error: BaseException) -> None:
+def _raise_if_permanent(url: str, error: BaseException) -> None:
     """
     Raise the exception for an error that another attempt would not change.
     """
