@@ -20,6 +20,8 @@ READY = "READY=1"
 ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
 RELOADING = "RELOADING=1"
+#: The name of a line with the number of microseconds until the next message.
+EXTEND_TIMEOUT = "EXTEND_TIMEOUT_USEC"
 STANDBY = "STATUS=standing by"
 #: Only our own supervisor understands this line: the worker can neither be active nor stand
 #: by, for the reason in its status.

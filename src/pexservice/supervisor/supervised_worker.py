@@ -34,7 +34,14 @@ from twisted.python.failure import Failure
 
 from pexservice.process.exit_status import Status
 from pexservice.process.log_lines import level_of
-from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPPING
+from pexservice.process.sd_notify import (
+    ALIVE,
+    EXTEND_TIMEOUT,
+    NOT_READY,
+    READY,
+    STANDBY,
+    STOPPING,
+)
 
 if TYPE_CHECKING:
     from pexservice.supervisor.workers import Workers
@@ -68,8 +75,6 @@ MIN_LIFE_SECONDS = 1.0
 #: becomes active.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
-
-_EXTEND = "EXTEND_TIMEOUT_USEC"
 
 
 class SupervisorReactor(IReactorCore, IReactorFromThreads, IReactorProcess, IReactorTime):
@@ -282,7 +287,7 @@ class SupervisedWorker(ProcessProtocol):
         name, _, value = line.partition("=")
         self._last_heard = self._reactor.seconds()
         timeout = self._watchdog
-        if name == _EXTEND:
+        if name == EXTEND_TIMEOUT:
             self._reported_progress = True
             if value.isdecimal() and len(value) < 12:  # noqa: PLR2004 less than 28 hours, in microseconds
                 timeout = max(timeout, int(value) / 1e6)
@@ -294,7 +299,7 @@ class SupervisedWorker(ProcessProtocol):
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
             self._workers.on_change(self)
-        if line == ALIVE or name == _EXTEND:
+        if line == ALIVE or name == EXTEND_TIMEOUT:
             self._workers.on_message(self, line)
         elif name == "STATUS" and value != self.status_text:
             self.status_text = value

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from twisted.logger import Logger
 
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE
-from pexservice.process.sd_notify import ALIVE, Notifier
+from pexservice.process.sd_notify import ALIVE, EXTEND_TIMEOUT, Notifier
 from pexservice.settings.options import WorkerSettings
 
 #: How many heartbeats a worker sends in the time after which a silent worker is replaced.
@@ -83,7 +83,7 @@ class VerificationProgress:
     def report(self, percent: int) -> None:
         self.in_progress = True
         status = f"verifying the store: {percent} %"
-        extension = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}"
+        extension = f"{EXTEND_TIMEOUT}={EXTENSION_SECONDS * 1_000_000}"
         # The extension is the last line, because ALIVE sets the timeout to the watchdog's.
         self._notify(f"STATUS={status}", ALIVE, extension)
         now = self._monotonic()
