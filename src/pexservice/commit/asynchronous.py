@@ -5,22 +5,20 @@ This committer sends I{early responses}: it responds before the commit, and read
 latest state.  The commit begins L{DELAY_SECONDS} after the first step of the batch.  If
 another commit is in progress then, the commit begins when the other one ends.
 
-If the store refuses a batch, the acknowledged steps of this batch and of the open batch are
-lost.  To lose no more steps, the committer sends no early responses until the store has
-accepted a batch.
+If a commit fails, the acknowledged steps of its batch and of the open batch are lost, and
+the log has their number.  To lose no more steps, the committer sends no early responses
+until the store has accepted a batch.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from twisted.python.failure import Failure
-
 from pexservice.commit.committer import Committer
 from pexservice.commit.group_commit import PendingBatch, WaitingRequest
 from pexservice.commit.interface import Outcome, Step, Waiter
 from pexservice.core.cursor import State
-from pexservice.stores.errors import Refusal
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 
 #: How long a batch collects steps.
 DELAY_SECONDS = 0.01
@@ -86,26 +84,27 @@ class AsynchronousCommitter(Committer):
         self._responds_early = True
         super()._commit_succeeded(batch, after)
 
-    def _commit_failed(self, batch: PendingBatch, failure: Failure) -> None:
-        refusal = failure.value
-        if not (self._responds_early and isinstance(refusal, Refusal)):
-            super()._commit_failed(batch, failure)
-            return
-        waiting = [*batch.waiting_requests, *self._open_batch.waiting_requests]
-        unacknowledged = sum(outcome is _APPLIED for _, _, outcome, _ in waiting)
-        self._log.critical(
-            "{refusal}: {count} acknowledged steps are lost; responses wait for the disk"
-            " until the store accepts a batch",
-            refusal=refusal,
-            count=self._latest.revision - self.durable.revision - unacknowledged,
-        )
-        self._roll_back(refusal, batch, refusal)
-
     def _roll_back(
         self,
         refusal: Refusal,
         batch: PendingBatch | None = None,
         error: Exception | None = None,
     ) -> None:
+        batches = [batch, self._open_batch] if batch is not None else [self._open_batch]
+        lost_steps = sum(map(_acknowledged_steps, batches))
+        if lost_steps:
+            consequence = "; responses wait for the disk until the store accepts a batch"
+            self._log.critical(
+                "{refusal}: {bound}{count} acknowledged steps are lost{consequence}",
+                refusal=refusal,
+                bound="up to " if isinstance(error, OutcomeUnknown) else "",
+                count=lost_steps,
+                consequence="" if self._stopped else consequence,
+            )
         self._responds_early = False
         super()._roll_back(refusal, batch, error)
+
+
+def _acknowledged_steps(batch: PendingBatch) -> int:
+    waiting = sum(outcome is _APPLIED for _, _, outcome, _ in batch.waiting_requests)
+    return len(batch.transitions) - waiting

@@ -128,13 +128,9 @@ class Committer(GroupCommit):
             transition is durable.
         """
         in_batch = self._find_key_in_batches(key)
-        if in_batch is not None:
+        if in_batch is not None or (use := self._remembered_keys.find(key)) is None:
             return in_batch
-        remembered = self._remembered_keys.find(key)
-        if remembered is None:
-            return None
-        transition, revision, position = remembered
-        return transition, cached_state_at(revision, position), None
+        return use.transition, cached_state_at(use.revision, use.position), None
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         # The committing batch is gone, so its keys must be found among the remembered keys.
@@ -150,10 +146,8 @@ class Committer(GroupCommit):
         refusal = Refusal(_DAMAGED if isinstance(error, StoreDamaged) else _FAILED)
         # Any other error than a StoreError is an OutcomeUnknown, or a bug in the store.  To
         # be safe, the committer assumes that a bug may have any effect.
-        not_stored = isinstance(error, StoreError)
-        self._end(
-            failure, refusal, batch, refusal if not_stored else OutcomeUnknown(_FAILED)
-        )
+        error = refusal if isinstance(error, StoreError) else OutcomeUnknown(_FAILED)
+        self._end(failure, refusal, batch, error)
 
     def _log_refusal(self, refusal: Refusal) -> None:
         """

@@ -4,13 +4,17 @@ Group commit with synchronous commit off: answers go out first, and commits foll
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from pexservice.commit.asynchronous import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.interface import Outcome
-from pexservice.stores.errors import OutcomeUnknown, Refusal
+from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreError
 from tests.support.committer_bench import Bench
+from tests.unit.commit.test_committer import UnreadableStore
 
 
 @pytest.fixture
@@ -160,3 +164,65 @@ def test_early_steps_are_counted_when_they_are_on_disk(bench: Bench) -> None:
     assert bench.counted() == {}
     bench.store.finish(Refusal("full"))
     assert bench.counted() == {"not_taken n": 1}
+
+
+def _lost_steps(events: Sequence[LogEvent]) -> list[str]:
+    lines = [formatEvent(event) for event in events]
+    return [line for line in lines if "acknowledged steps are lost" in line]
+
+
+def test_acknowledged_steps_that_a_refused_batch_loses_are_logged(bench: Bench) -> None:
+    bench.submit()
+    bench.clock.turn(DELAY_SECONDS)
+    bench.submit()
+    with capturedLogs() as events:
+        bench.store.finish(Refusal("full"))
+        # Without early responses, nothing is lost.
+        bench.submit()
+        bench.turn()
+        bench.store.finish(Refusal("full"))
+    assert _lost_steps(events) == [
+        "full: 2 acknowledged steps are lost; responses wait for the disk until the store"
+        " accepts a batch"
+    ]
+
+
+def test_acknowledged_steps_that_are_lost_with_the_process_are_logged() -> None:
+    """
+    Those of the open batch, if a read finds damage while another batch is written.
+    """
+    bench = Bench(synchronous=False, store=UnreadableStore(held=True))
+    bench.submit()
+    bench.clock.turn(DELAY_SECONDS)
+    bench.submit()
+    bench.submit()
+    with capturedLogs() as events:
+        bench.committer.history(None, 1).addErrback(lambda _: None)
+        bench.store.finish()
+    assert _lost_steps(events) == ["the store is damaged: 2 acknowledged steps are lost"]
+    assert bench.committer.durable.revision == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            StoreError("the disk failed"),
+            "the store failed during a commit: 3 acknowledged steps are lost",
+        ),
+        (
+            OutcomeUnknown("the disk failed"),
+            "the store failed during a commit: up to 3 acknowledged steps are lost",
+        ),
+    ],
+)
+def test_acknowledged_steps_that_a_failed_commit_loses_are_logged(
+    bench: Bench, error: Exception, line: str
+) -> None:
+    bench.submit()
+    bench.submit()
+    bench.clock.turn(DELAY_SECONDS)
+    bench.submit()
+    with capturedLogs() as events:
+        bench.store.finish(error)
+    assert _lost_steps(events) == [line]
