@@ -46,7 +46,7 @@ from pexservice.stores.etcd.messages import Observation, OperationKey
 from pexservice.stores.etcd.records import (
     CursorRecord,
     ForeignRecord,
-    Keys,
+    Layout,
     Message,
     decode_cursor,
 )
@@ -74,7 +74,7 @@ class Attempt:
     """
 
     gateway: Gateway
-    keys: Keys
+    layout: Layout
     message: Message
     batch: Batch
     base: CursorRecord
@@ -139,9 +139,9 @@ class Attempt:
                 decode_cursor({**put, "mod_revision": revision}),
                 self.operation.number,
                 {},
-                messages.read_marks(self.keys, answer),
+                messages.read_marks(self.layout, answer),
             )
-        observation = messages.read_observation(self.keys, answer, self.batch.keys)
+        observation = messages.read_observation(self.layout, answer, self.batch.keys)
         return self._judge(observation, copies_left=copies_left), observation
 
     async def _observe(self) -> Observation:
@@ -151,11 +151,11 @@ class Attempt:
         names = self.batch.keys
         try:
             answer = await self.gateway.call(
-                "kv/txn", messages.observe(self.keys, self.operation, names)
+                "kv/txn", messages.observe(self.layout, self.operation, names)
             )
         except (CallRefused, CallUnanswered) as error:
             raise CallUnanswered(str(error), sent=True) from error
-        return messages.read_observation(self.keys, answer, names)
+        return messages.read_observation(self.layout, answer, names)
 
     def _judge(self, observation: Observation, *, copies_left: bool) -> BatchOutcome:
         """

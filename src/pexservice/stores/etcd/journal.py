@@ -10,7 +10,7 @@ from typing import Any
 
 from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.gateway import Gateway, call_until_answered
-from pexservice.stores.etcd.records import Keys, Message
+from pexservice.stores.etcd.records import Layout, Message
 from pexservice.stores.interface import HistoryEntry
 
 #: How many batches are read at a time.
@@ -19,7 +19,7 @@ _PAGE_ROWS = 100
 
 async def history(
     read: Callable[[Message], Coroutine[Any, Any, Message]],
-    keys: Keys,
+    layout: Layout,
     before: int | None,
     limit: int,
     kept: int,
@@ -33,16 +33,21 @@ async def history(
     history_rows: list[HistoryEntry] = []
     # The key of a row has the row's last revision.  So a row below the key of a revision
     # ends before that revision, and the first row from that key on contains it.
-    end = keys.rows_end if before is None else keys.row(min(before - 1, records.MAX_NUMBER))
+    end = layout.rows_end
+    if before is not None:
+        end = layout.row(min(before - 1, records.MAX_NUMBER))
     whole: Message = {
         "request_range": messages.get(
-            keys.row(0), end, limit=str(_PAGE_ROWS), sort_order="DESCEND", sort_target="KEY"
+            *(layout.row(0), end),
+            limit=str(_PAGE_ROWS),
+            sort_order="DESCEND",
+            sort_target="KEY",
         )
     }
     partly: Message = {
-        "request_range": messages.get(end, keys.rows_end, limit="1", sort_order="ASCEND")
+        "request_range": messages.get(end, layout.rows_end, limit="1", sort_order="ASCEND")
     }
-    cursor: Message = {"request_range": messages.get(keys.cursor)}
+    cursor: Message = {"request_range": messages.get(layout.cursor)}
     asked = [cursor, whole] if before is None else [cursor, partly, whole]
     answer = await read({"success": asked})
     newest: int | None = None
@@ -50,7 +55,7 @@ async def history(
         at, *pages = messages.ranges(answer)
         if newest is None:
             newest = records.decode_cursor(at[0]).revision if at else 0
-        for row in _rows(keys, pages):
+        for row in _rows(layout, pages):
             if row.revision <= newest - kept or len(history_rows) >= limit:
                 return history_rows
             if before is None or row.revision < before:
@@ -62,13 +67,13 @@ async def history(
         answer = await read({"success": [cursor, whole]})
 
 
-def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
+def _rows(layout: Layout, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
     """
     Yield the transitions of the pages, newest first.
     """
     for page in pages:
         for pair in page:
-            last = keys.last_revision(b64decode(pair["key"]))
+            last = layout.last_revision(b64decode(pair["key"]))
             yield from reversed(records.decode_journal_row(pair, last))
 
 
@@ -77,7 +82,7 @@ def _rows(keys: Keys, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
 MAX_TRIMMED_KEYS = 100
 
 
-async def trim(gateway: Gateway, keys: Keys, expired: int) -> None:
+async def trim(gateway: Gateway, layout: Layout, expired: int) -> None:
     """
     Remove the first C{expired} idempotency keys, but no key of a batch that has later keys.
 
@@ -92,7 +97,7 @@ async def trim(gateway: Gateway, keys: Keys, expired: int) -> None:
         return
     while True:
         oldest = messages.get(
-            *(keys.age(0), keys.age(expired + 1)),
+            *(layout.key_age(0), layout.key_age(expired + 1)),
             limit=str(MAX_TRIMMED_KEYS),
             sort_order="ASCEND",
         )
@@ -108,5 +113,5 @@ async def trim(gateway: Gateway, keys: Keys, expired: int) -> None:
         if not ages:
             return
         await call_until_answered(
-            gateway, "kv/txn", messages.trimming(keys, ages[0], ages[-1], names)
+            gateway, "kv/txn", messages.trimming(layout, ages[0], ages[-1], names)
         )

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from pexservice.stores.errors import Refusal
 from pexservice.stores.etcd import records
-from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Mark, Message
+from pexservice.stores.etcd.records import CursorRecord, Layout, Mark, Message
 from pexservice.stores.etcd.turn_queue import TurnQueue
 from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import KeyUse, unpack_use
@@ -57,16 +57,16 @@ def _compare(key: bytes, target: str, result: str, revision: int) -> Message:
     }
 
 
-def _is_still(keys: Keys, base: CursorRecord) -> list[Message]:
+def _is_still(layout: Layout, base: CursorRecord) -> list[Message]:
     """
     Return the conditions that the cursor is C{base}.
 
     After etcd was restored from a snapshot, it uses revisions again for other batches, so
     the revision alone proves nothing.
     """
-    value = {"key": records.text(keys.cursor), "target": "VALUE", "result": "EQUAL"}
+    value = {"key": records.text(layout.cursor), "target": "VALUE", "result": "EQUAL"}
     return [
-        _compare(keys.cursor, "MOD", "EQUAL", base.modified),
+        _compare(layout.cursor, "MOD", "EQUAL", base.mod_revision),
         {**value, "value": base.value},
     ]
 
@@ -103,36 +103,36 @@ def begin_operations(operation: OperationKey) -> Message:
     }
 
 
-def create(keys: Keys, journal: int) -> Message:
+def create(layout: Layout, journal: int) -> Message:
     """
     Return the transaction that creates a store, unless one exists.
     """
     return {
-        "compare": [_is_new(keys.cursor)],
-        "success": [_put(keys.cursor, records.encode_cursor(0, 0, 0, "", journal))],
+        "compare": [_is_new(layout.cursor)],
+        "success": [_put(layout.cursor, records.encode_cursor(0, 0, 0, "", journal))],
     }
 
 
-def find_cursor(keys: Keys) -> Message:
+def find_cursor(layout: Layout) -> Message:
     """
     Return the transaction that reads the cursor, and finds other keys of a store.
 
     Operation keys and marks do not count: running nodes put them into an emptied etcd.
     """
     others = (
-        (keys.prefix, keys.operation("")),
-        (records.end_of(keys.operation("")), keys.waiting("")),
-        (records.end_of(keys.waiting("")), records.end_of(keys.prefix)),
+        (layout.prefix, layout.operation("")),
+        (records.end_of(layout.operation("")), layout.mark("")),
+        (records.end_of(layout.mark("")), records.end_of(layout.prefix)),
     )
     return {
         "success": [
-            {"request_range": get(keys.cursor)},
+            {"request_range": get(layout.cursor)},
             *({"request_range": get(*between, limit="1")} for between in others),
         ]
     }
 
 
-def check(keys: Keys) -> Message:
+def check(layout: Layout) -> Message:
     """
     Return a transaction that etcd refuses if it would refuse a batch.  It changes nothing.
 
@@ -140,35 +140,35 @@ def check(keys: Keys) -> Message:
     permission.  But its condition never holds.  It passes through etcd's log, so its answer
     has the present cursor, even from a member that answers reads with an old state.
     """
-    probe = (keys.cursor, keys.row(0), keys.operation(""), keys.waiting(""))
+    probe = (layout.cursor, layout.row(0), layout.operation(""), layout.mark(""))
     return {
-        "compare": [_compare(keys.cursor, "MOD", "LESS", 0)],
+        "compare": [_compare(layout.cursor, "MOD", "LESS", 0)],
         "success": [_put(key, "") for key in probe],
-        "failure": [{"request_range": get(keys.cursor)}],
+        "failure": [{"request_range": get(layout.cursor)}],
     }
 
 
-def set_cursor(keys: Keys, base: CursorRecord, revision: int, journal: int) -> Message:
+def set_cursor(layout: Layout, base: CursorRecord, revision: int, journal: int) -> Message:
     """
     Return the transaction that gives the cursor another revision, if it still is C{base}.
 
     All nodes are stopped, so their marks and operation keys are removed.
     """
     value = records.encode_cursor(
-        revision, base.position, base.keys, "", base.journal or journal
+        revision, base.position, base.key_count, "", base.journal or journal
     )
     return {
-        "compare": _is_still(keys, base),
+        "compare": _is_still(layout, base),
         "success": [
-            _put(keys.cursor, value),
-            _delete(keys.operation(""), records.end_of(keys.operation(""))),
-            _delete(keys.waiting(""), records.end_of(keys.waiting(""))),
+            _put(layout.cursor, value),
+            _delete(layout.operation(""), records.end_of(layout.operation(""))),
+            _delete(layout.mark(""), records.end_of(layout.mark(""))),
         ],
     }
 
 
 def transaction(
-    keys: Keys,
+    layout: Layout,
     base: CursorRecord,
     batch: Batch,
     operation: OperationKey,
@@ -192,41 +192,41 @@ def transaction(
     @param expired: the newest revision to remove from the journal, if any.
     """
     names = batch.keys
-    ordinal = base.keys + len(names)
+    ordinal = base.key_count + len(names)
     value = records.encode_cursor(
-        batch.revision, batch.position, ordinal, queue.process, journal
+        batch.revision, batch.position, ordinal, queue.node, journal
     )
     success = [
-        _put(keys.cursor, value),
-        _put(keys.row(batch.revision), records.encode_journal_row(batch)),
+        _put(layout.cursor, value),
+        _put(layout.row(batch.revision), records.encode_journal_row(batch)),
         _put(operation.name, records.dump(operation.number), lease=operation.lease),
         *(
-            _put(keys.used(name), records.encode_key_use(unpack_use(use)))
+            _put(layout.key_use(name), records.encode_key_use(unpack_use(use)))
             for name, use in batch.keys.items()
         ),
     ]
     if names:
-        success.append(_put(keys.age(ordinal), records.encode_names(names)))
+        success.append(_put(layout.key_age(ordinal), records.encode_names(names)))
     if expired is not None:
-        success.append(_delete(keys.row(0), keys.row(expired + 1)))
-    own_mark = keys.waiting(queue.process)
+        success.append(_delete(layout.row(0), layout.row(expired + 1)))
+    own_mark = layout.mark(queue.node)
     success += [
         # etcd refuses a transaction that both puts and deletes a key.
         _put(own_mark, records.encode_mark(queue.usual_seconds, hard=False))
         if queue.keeps_place
         else _delete(own_mark),
-        *(_remove(keys.waiting(mark.process), mark.modified) for mark in queue.passed_over),
-        _marks(keys),
+        *(_remove(layout.mark(mark.node), mark.mod_revision) for mark in queue.passed_over),
+        _marks(layout),
     ]
     return {
         "compare": [
-            *_is_still(keys, base),
+            *_is_still(layout, base),
             _exists(operation.name),
-            *(_is_new(keys.used(name)) for name in names),
+            *(_is_new(layout.key_use(name)) for name in names),
         ],
         "success": success,
         "failure": [
-            *_state(keys, operation, names),
+            *_state(layout, operation, names),
             # A node that has a place in the queue already keeps that place.
             {
                 "request_txn": {
@@ -236,30 +236,32 @@ def transaction(
                     ],
                 }
             },
-            _marks(keys),
+            _marks(layout),
         ],
     }
 
 
-def observe(keys: Keys, operation: OperationKey, names: Iterable[bytes]) -> Message:
+def observe(layout: Layout, operation: OperationKey, names: Iterable[bytes]) -> Message:
     """
     Return a transaction that only reads what a failed L{transaction} reads.
     """
-    return {"success": [*_state(keys, operation, names), _marks(keys)]}
+    return {"success": [*_state(layout, operation, names), _marks(layout)]}
 
 
-def _state(keys: Keys, operation: OperationKey, names: Iterable[bytes]) -> list[Message]:
+def _state(
+    layout: Layout, operation: OperationKey, names: Iterable[bytes]
+) -> list[Message]:
     return [
         {"request_range": get(key)}
-        for key in (keys.cursor, operation.name, *map(keys.used, names))
+        for key in (layout.cursor, operation.name, *map(layout.key_use, names))
     ]
 
 
-def _marks(keys: Keys) -> Message:
+def _marks(layout: Layout) -> Message:
     return {
         "request_range": get(
-            keys.waiting(""),
-            records.end_of(keys.waiting("")),
+            layout.mark(""),
+            records.end_of(layout.mark("")),
             sort_target="MOD",
             sort_order="ASCEND",
             limit=str(MAX_MARKS),
@@ -267,13 +269,13 @@ def _marks(keys: Keys) -> Message:
     }
 
 
-def _remove(key: bytes, modified: int) -> Message:
+def _remove(key: bytes, mod_revision: int) -> Message:
     """
     Return the operation that deletes C{key}, unless C{key} was put again.
     """
     return {
         "request_txn": {
-            "compare": [_compare(key, "MOD", "EQUAL", modified)],
+            "compare": [_compare(key, "MOD", "EQUAL", mod_revision)],
             "success": [_delete(key)],
         }
     }
@@ -300,7 +302,9 @@ class Observation:
     marks: Sequence[Mark]
 
 
-def read_observation(keys: Keys, answer: Message, names: Iterable[bytes]) -> Observation:
+def read_observation(
+    layout: Layout, answer: Message, names: Iterable[bytes]
+) -> Observation:
     """
     Read the answer to a L{transaction} that did not succeed, or to a L{observe}.
 
@@ -310,14 +314,14 @@ def read_observation(keys: Keys, answer: Message, names: Iterable[bytes]) -> Obs
     cursor, operation, *used, _ = ranges(answer)
     return Observation(
         int(answer["header"]["revision"]),
-        only_cursor(keys, cursor),
+        only_cursor(layout, cursor),
         records.decode_operation(operation[0]) if operation else None,
         {
             name: read_key_use(pair[0])
             for name, pair in zip(names, used, strict=True)
             if pair
         },
-        read_marks(keys, answer),
+        read_marks(layout, answer),
     )
 
 
@@ -327,31 +331,31 @@ def read_key_use(pair: Message) -> KeyUse | Refusal:
     """
     try:
         return records.decode_key_use(pair)
-    except ForeignRecord as error:
+    except records.ForeignRecord as error:
         return Refusal(str(error))
 
 
-def only_cursor(keys: Keys, found: Sequence[Message]) -> CursorRecord:
+def only_cursor(layout: Layout, found: Sequence[Message]) -> CursorRecord:
     """
     Read the cursor in the answer to a range of its key.
 
     @raise ForeignRecord: the cursor is missing, or this program did not write it.
     """
     if not found:
-        raise ForeignRecord(
-            f"etcd has lost the key {keys.cursor.decode()}; restore etcd from a snapshot,"
-            f" or delete all keys with the prefix {keys.prefix.decode()} and run pexctl"
+        raise records.ForeignRecord(
+            f"etcd has lost the key {layout.cursor.decode()}; restore etcd from a snapshot,"
+            f" or delete all keys with the prefix {layout.prefix.decode()} and run pexctl"
             " create"
         )
     return records.decode_cursor(found[0])
 
 
-def read_marks(keys: Keys, answer: Message) -> list[Mark]:
+def read_marks(layout: Layout, answer: Message) -> list[Mark]:
     """
     Read the marks in the queue, in its order, in the answer to a L{transaction}.
     """
     marks = pairs(answer["responses"][-1]["response_range"])
-    return [records.decode_mark(keys, pair) for pair in marks]
+    return [records.decode_mark(layout, pair) for pair in marks]
 
 
 def pairs(answer: Message) -> list[Message]:
@@ -373,7 +377,9 @@ def ranges(answer: Message) -> Iterator[list[Message]]:
             yield pairs(response["response_range"])
 
 
-def trimming(keys: Keys, oldest: bytes, newest: bytes, names: Iterable[bytes]) -> Message:
+def trimming(
+    layout: Layout, oldest: bytes, newest: bytes, names: Iterable[bytes]
+) -> Message:
     """
     Return the transaction that removes the idempotency keys C{names}.
 
@@ -385,6 +391,6 @@ def trimming(keys: Keys, oldest: bytes, newest: bytes, names: Iterable[bytes]) -
         "compare": [_exists(oldest)],
         "success": [
             _delete(oldest, newest + b"\0"),
-            *(_delete(keys.used(name)) for name in names),
+            *(_delete(layout.key_use(name)) for name in names),
         ],
     }

@@ -12,8 +12,8 @@ key, after the prefix       value
 ``journal/`` last revision  time, start position, transitions
 ``keys/`` idempotency key   transition, revision, position
 ``ages/`` last ordinal      the names of a batch's idempotency keys
-``operations/`` process     the number of the process's last batch that was stored
-``waiting/`` process        the process's mark in the L{TurnQueue}
+``operations/`` random name the number of a node's last batch that was stored
+``waiting/`` node           the node's mark in the L{TurnQueue}
 ==========================  =====================================================
 
 The key of a journal row has the row's I{last} revision, so that the rows up to a revision
@@ -63,19 +63,19 @@ class CursorRecord:
     """
     The cursor's record.
 
-    @ivar modified: etcd's revision of the transaction that wrote it.
-    @ivar keys: how many idempotency keys were ever remembered.
-    @ivar author: the process that wrote it, by its name in the queue; empty if an older
+    @ivar mod_revision: etcd's revision of the transaction that wrote it.
+    @ivar key_count: how many idempotency keys were ever remembered.
+    @ivar author: the node that wrote it, by its name in the queue; empty if an older
         version of this program wrote it.
     @ivar journal: how many transitions the history keeps, the same for all nodes; C{None}
         if an older version of this program wrote it.
     @ivar value: the record itself, encoded for the gateway.
     """
 
-    modified: int
+    mod_revision: int
     revision: int
     position: int
-    keys: int
+    key_count: int
     author: str = ""
     journal: int | None = None
     value: str = ""
@@ -87,9 +87,9 @@ class CursorRecord:
         Each batch increases the cursor's revision, and etcd's revision of its last change.
         """
         return (
-            self.modified < earlier.modified
+            self.mod_revision < earlier.mod_revision
             or self.revision < earlier.revision
-            or (self.modified == earlier.modified and self.value != earlier.value)
+            or (self.mod_revision == earlier.mod_revision and self.value != earlier.value)
         )
 
 
@@ -98,22 +98,22 @@ class Mark:
     """
     A place in the queue of the nodes that take turns; see L{TurnQueue}.
 
-    @ivar process: the process that the place belongs to.
+    @ivar node: the name of the node that the place belongs to.
     @ivar hard: whether steps wait at its node; otherwise the node will probably have steps.
     @ivar usual_seconds: how long the node's transactions usually take.
-    @ivar modified: etcd's revision of the transaction that put the mark.
+    @ivar mod_revision: etcd's revision of the transaction that put the mark.
     """
 
-    process: str
+    node: str
     hard: bool
     usual_seconds: float
-    modified: int
+    mod_revision: int
 
 
 @frozen
-class Keys:
+class Layout:
     """
-    The names of the keys in etcd, which all begin with a prefix.
+    The keys of the records in etcd, which all begin with a prefix.
     """
 
     prefix: bytes
@@ -138,40 +138,29 @@ class Keys:
         """
         return end_of(self.prefix + b"journal/")
 
-    def last_revision(self, row: bytes) -> int:
+    def last_revision(self, key: bytes) -> int:
         """
-        Return the revision that L{row} made the key C{row} from.
+        Return the revision of L{row} from its result C{key}.
         """
-        digits = row.removeprefix(self.prefix + b"journal/")
+        digits = key.removeprefix(self.prefix + b"journal/")
         if len(digits) != _DIGITS or not digits.isdigit():
-            raise ForeignRecord(f"{row!r} is not a key of this program")
+            raise ForeignRecord(f"{key!r} is not a key of this program")
         return int(digits)
 
-    def used(self, key: bytes) -> bytes:
-        """
-        Return the key of the record of what the first use of an idempotency key did.
-        """
-        return self.prefix + b"keys/" + key
+    def key_use(self, idempotency_key: bytes) -> bytes:
+        return self.prefix + b"keys/" + idempotency_key
 
-    def age(self, ordinal: int) -> bytes:
+    def key_age(self, ordinal: int) -> bytes:
         """
-        Return the key of the names of a batch's idempotency keys.
-
-        @param ordinal: the number of the last of these, counted over all batches.
+        @param ordinal: the ordinal of the last idempotency key of a batch.
         """
         return self.prefix + b"ages/%0*d" % (_DIGITS, ordinal)
 
-    def operation(self, process: str) -> bytes:
-        """
-        Return the key of the number of the last batch of a process.
-        """
-        return self.prefix + b"operations/" + process.encode()
+    def operation(self, name: str) -> bytes:
+        return self.prefix + b"operations/" + name.encode()
 
-    def waiting(self, process: str) -> bytes:
-        """
-        Return the key of the place of a process in the queue.
-        """
-        return self.prefix + b"waiting/" + process.encode(errors="surrogateescape")
+    def mark(self, node: str) -> bytes:
+        return self.prefix + b"waiting/" + node.encode(errors="surrogateescape")
 
 
 def end_of(prefix: bytes) -> bytes:
@@ -216,31 +205,31 @@ def encode_mark(usual_seconds: float, *, hard: bool) -> str:
     return dump({"hard": hard, "usual": round(usual_seconds, 6)})
 
 
-def decode_mark(keys: Keys, pair: Message) -> Mark:
+def decode_mark(layout: Layout, pair: Message) -> Mark:
     """
     Read a place in the queue.  For a mark that cannot be read, no node waits.
     """
-    name = b64decode(pair["key"]).removeprefix(keys.waiting(""))
+    name = b64decode(pair["key"]).removeprefix(layout.mark(""))
     # Another program's key need not be UTF-8.
-    process = name.decode(errors="surrogateescape")
-    modified = int(pair["mod_revision"])
+    node = name.decode(errors="surrogateescape")
+    mod_revision = int(pair["mod_revision"])
     try:
         with _content(pair) as mark:
             return Mark(
-                process, bool(mark["hard"]), max(0.0, float(mark["usual"])), modified
+                node, bool(mark["hard"]), max(0.0, float(mark["usual"])), mod_revision
             )
     except (ForeignRecord, OverflowError):
-        return Mark(process, False, 0.0, modified)  # noqa: FBT003 positional, as records are
+        return Mark(node, False, 0.0, mod_revision)  # noqa: FBT003 positional, as others
 
 
 def encode_cursor(
-    revision: int, position: int, keys: int, author: str, journal: int
+    revision: int, position: int, key_count: int, author: str, journal: int
 ) -> str:
     return _record(
         format=ETCD_FORMAT_VERSION,
         revision=revision,
         position=position,
-        keys=keys,
+        keys=key_count,
         author=author,
         journal=journal,
     )
@@ -326,7 +315,7 @@ def decode_names(pair: Message) -> list[bytes]:
 
 def decode_operation(pair: Message) -> int:
     """
-    Return the number of the last batch of a process that was stored.
+    Return the number of the last batch of a node that was stored.
     """
     with _content(pair) as number:
         return _number(number)

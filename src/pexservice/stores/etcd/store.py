@@ -45,7 +45,7 @@ from pexservice.stores.etcd.gateway import (
 )
 from pexservice.stores.etcd.journal import history, trim
 from pexservice.stores.etcd.messages import OperationKey
-from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Keys, Message
+from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Layout, Message
 from pexservice.stores.etcd.turn_queue import TurnQueue
 from pexservice.stores.etcd.watch import Watch
 from pexservice.stores.interface import Batch, HistoryEntry, ISharedStore
@@ -105,7 +105,7 @@ class EtcdStore:
         kept_keys: int = KEPT_KEYS,
         create: bool = True,
         claim: StoreClaim | None = None,
-        process: str | None = None,
+        node: str | None = None,
     ) -> None:
         """
         Make the store whose keys begin with C{prefix}, without opening it.
@@ -114,7 +114,7 @@ class EtcdStore:
             if this node creates the cursor.
         @param create: whether to create a cursor if there is none.
         @param claim: the claim of the service that this worker belongs to.
-        @param process: the name of this node in the queue; by default a random name.
+        @param node: the name of this node in the queue; by default a random name.
         """
         self.name = name
         self.went_back_count = self.turns = 0
@@ -124,10 +124,10 @@ class EtcdStore:
         self._claim = claim
         self._committed_at = -inf
         self._gateway = gateway
-        self._keys = Keys(prefix.encode())
+        self._layout = Layout(prefix.encode())
         self._journal = journal
         self._kept_keys = kept_keys
-        self._queue = TurnQueue(process or secrets.token_hex(8))
+        self._queue = TurnQueue(node or secrets.token_hex(8))
         # While L{turn} waits: fires when this node learns a state of the cursor.
         self._cursor_learned: Deferred[None] | None = None
         self._watching: Watch | None = None
@@ -147,7 +147,7 @@ class EtcdStore:
         create = self._create and not is_claimed
         base = self._known_cursor = await self._open_cursor(create=create)
         if self._claim is not None:
-            self._claim.take(self._keys.prefix.decode(), replace=False)
+            self._claim.take(self._layout.prefix.decode(), replace=False)
         if base.journal not in (None, self._journal):
             self._log.warn(
                 "--journal {ours} is not used: all nodes keep the {kept} transitions that"
@@ -172,7 +172,7 @@ class EtcdStore:
         cursor = await self._find_cursor()
         if cursor is not None:
             return cursor
-        prefix = self._keys.prefix.decode()
+        prefix = self._layout.prefix.decode()
         if not create:
             raise StoreError(
                 f"{self.name} has no cursor with the prefix {prefix}; restore etcd from a"
@@ -180,7 +180,7 @@ class EtcdStore:
             )
         try:
             # If several nodes do this at the same time, only one creates the cursor.
-            message = messages.create(self._keys, self._journal)
+            message = messages.create(self._layout, self._journal)
             await call_until_answered(self._gateway, "kv/txn", message)
         except (CallRefused, CallUnanswered) as error:
             raise self._unusable(error) from error
@@ -200,7 +200,7 @@ class EtcdStore:
         """
         try:
             answer = await call_until_answered(
-                self._gateway, "kv/txn", messages.find_cursor(self._keys)
+                self._gateway, "kv/txn", messages.find_cursor(self._layout)
             )
             cursor, *others = messages.ranges(answer)
             if cursor:
@@ -208,12 +208,12 @@ class EtcdStore:
         except (CallRefused, CallUnanswered) as error:
             raise self._unusable(error) from error
         except ForeignRecord as error:
-            key = self._keys.cursor.decode()
+            key = self._layout.cursor.decode()
             raise StoreDamaged(f"{self.name}, {key}: {error}") from error
         example = next((b64decode(pairs[0]["key"]) for pairs in others if pairs), None)
         if example is None:
             return None
-        prefix = self._keys.prefix.decode()
+        prefix = self._layout.prefix.decode()
         raise StoreDamaged(
             f"{self.name} has no cursor, but other keys with the prefix {prefix}, such as"
             f" {example!r}; if another service owns them, choose another prefix; otherwise"
@@ -248,7 +248,7 @@ class EtcdStore:
 
         async def attempt() -> OperationKey:
             granted = await call("lease/grant", {"TTL": str(LEASE_SECONDS)})
-            name = self._keys.operation(secrets.token_hex(8))
+            name = self._layout.operation(secrets.token_hex(8))
             operation = OperationKey(name, 0, granted["ID"])
             answer = await call("kv/txn", messages.begin_operations(operation))
             if not answer.get("succeeded"):
@@ -298,7 +298,7 @@ class EtcdStore:
         revision = batch.revision
         trims = revision // TRIM_INTERVAL != base.revision // TRIM_INTERVAL
         message = messages.transaction(
-            self._keys,
+            self._layout,
             base,
             batch,
             operation,
@@ -307,7 +307,7 @@ class EtcdStore:
             expired=max(0, revision - self._kept_transitions) if trims else None,
         )
         began = seconds()
-        attempt = Attempt(self._gateway, self._keys, message, batch, base, operation)
+        attempt = Attempt(self._gateway, self._layout, message, batch, base, operation)
         outcome, observation = await attempt.decide()
         now = seconds()
         if observation.operation is None:
@@ -324,8 +324,8 @@ class EtcdStore:
                 observation.cursor.revision, observation.cursor.position, observation.used
             )
         self._committed_at = now
-        ordinal = base.keys + len(batch.keys)
-        if ordinal // TRIM_INTERVAL != base.keys // TRIM_INTERVAL:
+        ordinal = base.key_count + len(batch.keys)
+        if ordinal // TRIM_INTERVAL != base.key_count // TRIM_INTERVAL:
             self._trim(ordinal - self._kept_keys)
 
     async def _next_operation(self) -> OperationKey:
@@ -346,7 +346,7 @@ class EtcdStore:
             C{None} if C{cursor} is from the watch, which may be later than newer answers.
         """
         base = self._known_cursor
-        newer = cursor.modified > base.modified
+        newer = cursor.mod_revision > base.mod_revision
         lower = cursor.revision < base.revision
         if (known is base and cursor.went_back_from(base)) or (newer and lower):
             self.went_back_count += 1
@@ -362,7 +362,7 @@ class EtcdStore:
         elif newer:
             self._known_cursor = cursor
         self._queue.note_commit(
-            self._gateway.clock.seconds(), cursor.author, cursor.modified
+            self._gateway.clock.seconds(), cursor.author, cursor.mod_revision
         )
         learned, self._cursor_learned = self._cursor_learned, None
         if learned is not None:
@@ -379,7 +379,7 @@ class EtcdStore:
             self._learn(cursor)
             cursor_moved(self._known_cursor.revision, self._known_cursor.position)
 
-        self._watching = Watch(self._gateway, self._keys, on_record)
+        self._watching = Watch(self._gateway, self._layout.cursor, on_record)
 
     def _trim(self, expired: int) -> None:
         """
@@ -388,7 +388,7 @@ class EtcdStore:
         if not self._trimming.called:
             return
         self._trimming = Deferred.fromCoroutine(
-            trim(self._gateway, self._keys, expired)
+            trim(self._gateway, self._layout, expired)
         ).addErrback(
             # The next call removes the keys that this call did not remove.
             lambda failure: self._log.warn(
@@ -404,20 +404,20 @@ class EtcdStore:
         Read the cursor from etcd, and remember it; see L{ISharedStore.read}.
         """
         known = self._known_cursor
-        answer = await self._ask("kv/range", messages.get(self._keys.cursor))
+        answer = await self._ask("kv/range", messages.get(self._layout.cursor))
         cursor = self._only_cursor(answer)
         if cursor.went_back_from(known):
             # Some versions of etcd may answer a read with an old state.  A transaction that
             # contains writes always gets the present state.
             known = self._known_cursor
-            answer = await self._ask("kv/txn", messages.check(self._keys))
+            answer = await self._ask("kv/txn", messages.check(self._layout))
             cursor = self._only_cursor(answer["responses"][0]["response_range"])
         self._learn(cursor, known)
         return cursor.revision, cursor.position
 
     def _only_cursor(self, answer: Message) -> CursorRecord:
         try:
-            return messages.only_cursor(self._keys, messages.pairs(answer))
+            return messages.only_cursor(self._layout, messages.pairs(answer))
         except ForeignRecord as error:
             raise Refusal(str(error)) from error
 
@@ -429,7 +429,7 @@ class EtcdStore:
         if self._gateway.clock.seconds() < self._committed_at + PROBE_DELAY_SECONDS:
             return None
         try:
-            await call_until_answered(self._gateway, "kv/txn", messages.check(self._keys))
+            await call_until_answered(self._gateway, "kv/txn", messages.check(self._layout))
         except CallRefused as error:
             return Refusal(explain(error))
         except CallUnanswered as error:
@@ -458,7 +458,7 @@ class EtcdStore:
         refusal = await self.probe()
         if refusal is not None:
             raise StoreUnavailable(f"{self.name}: {refusal}")
-        prefix = self._keys.prefix.decode()
+        prefix = self._layout.prefix.decode()
         return [
             *(f"{endpoint}: {words}" for endpoint, words in report.items()),
             f"no cursor with the prefix {prefix}"
@@ -475,7 +475,7 @@ class EtcdStore:
         """
         await self._gateway.survey()
         if await self._find_cursor() is not None:
-            prefix = self._keys.prefix.decode()
+            prefix = self._layout.prefix.decode()
             raise StoreError(f"{self.name} has a cursor with the prefix {prefix} already")
         await self._open_cursor(create=True)
 
@@ -494,7 +494,7 @@ class EtcdStore:
                 f"{self.name} is at revision {cursor.revision}; choose a higher one than"
                 f" {revision}"
             )
-        message = messages.set_cursor(self._keys, cursor, revision, self._journal)
+        message = messages.set_cursor(self._layout, cursor, revision, self._journal)
         try:
             answer = await self._gateway.call("kv/txn", message)
         except (CallRefused, CallUnanswered) as error:
@@ -508,7 +508,7 @@ class EtcdStore:
         """
         Return what the first use of C{key} did, read from etcd; see L{ISharedStore.recall}.
         """
-        answer = await self._ask("kv/range", messages.get(self._keys.used(key)))
+        answer = await self._ask("kv/range", messages.get(self._layout.key_use(key)))
         pairs = messages.pairs(answer)
         use = messages.read_key_use(pairs[0]) if pairs else None
         if isinstance(use, Refusal):
@@ -519,7 +519,7 @@ class EtcdStore:
     async def history(self, before: int | None, limit: int) -> list[HistoryEntry]:
         read = partial(self._ask, "kv/txn")
         try:
-            return await history(read, self._keys, before, limit, self._kept_transitions)
+            return await history(read, self._layout, before, limit, self._kept_transitions)
         except ForeignRecord as error:
             raise Refusal(str(error)) from error
 
@@ -530,7 +530,7 @@ class EtcdStore:
         await self._trimming
         operation, self._operation = self._operation, None
         if operation is not None:
-            mark = messages.get(self._keys.waiting(self._queue.process))
+            mark = messages.get(self._layout.mark(self._queue.node))
             try:
                 await self._gateway.call("lease/revoke", {"ID": operation.lease})
                 await self._gateway.call("kv/deleterange", mark)

@@ -70,16 +70,16 @@ class TurnQueue:
 
     All times are seconds on one monotonic clock.
 
-    @ivar process: the name of this node in the queue.
+    @ivar node: the name of this node in the queue.
     @ivar usual_seconds: how long a transaction of this node usually takes; 0 if no
         transaction has ended.
     """
 
-    def __init__(self, process: str) -> None:
+    def __init__(self, node: str) -> None:
         """
-        @param process: the name of this node in the queue.
+        @param node: the name of this node in the queue.
         """
-        self.process = process
+        self.node = node
         self._ahead: list[Mark] = []
         self._passed_over: list[Mark] = []
         # By node: etcd's revision of the newest commit that was reported since the last
@@ -167,14 +167,14 @@ class TurnQueue:
         seconds = now - self._seen_at.get(mark, now)
         return self._is_slow(mark) and seconds < SKIPPED_WAITS * self._bound(mark)
 
-    def note_commit(self, now: float, author: str, modified: int) -> None:
+    def note_commit(self, now: float, author: str, revision: int) -> None:
         """
-        Record that C{author} has committed, in etcd's revision C{modified}.
+        Record that C{author} has committed, in etcd's revision C{revision}.
         """
-        if author == self.process:
+        if author == self.node:
             return
         self._others_active = True
-        self._newest_commits[author] = max(modified, self._newest_commits.get(author, 0))
+        self._newest_commits[author] = max(revision, self._newest_commits.get(author, 0))
         first = self._ahead[:1]
         # If the author put its mark with this commit or later, the mark is for its next
         # turn.
@@ -183,7 +183,7 @@ class TurnQueue:
             self._since = now
 
     def _is_over(self, mark: Mark) -> bool:
-        return mark.modified < self._newest_commits.get(mark.process, 0)
+        return mark.mod_revision < self._newest_commits.get(mark.node, 0)
 
     def note_success(
         self, now: float, took: float, revision: int, marks: Iterable[Mark]
@@ -195,10 +195,10 @@ class TurnQueue:
         @param revision: etcd's revision in the answer.
         @param marks: the marks in the answer, in the order of the queue.
         """
-        others = [mark for mark in marks if mark.process != self.process]
+        others = [mark for mark in marks if mark.node != self.node]
         # The watch may have reported later commits before this answer arrived.
         self._others_active = bool(others) or any(
-            modified > revision for modified in self._newest_commits.values()
+            newest > revision for newest in self._newest_commits.values()
         )
         self._answered(now, took, others, others)
 
@@ -211,7 +211,7 @@ class TurnQueue:
         The arguments are those of L{note_success}.
         """
         others = [*marks]
-        before = [*takewhile(lambda mark: mark.process != self.process, others)]
+        before = [*takewhile(lambda mark: mark.node != self.node, others)]
         self._others_active = True
         self._answered(now, took, others, before)
 

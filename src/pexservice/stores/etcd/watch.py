@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from pexservice.stores.etcd import records
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered, Gateway
-from pexservice.stores.etcd.records import CursorRecord, Keys, Message
+from pexservice.stores.etcd.records import CursorRecord, Message
 
 
 class Watch:
@@ -28,15 +28,15 @@ class Watch:
     _log = Logger()
 
     def __init__(
-        self, gateway: Gateway, keys: Keys, cursor_changed: Callable[[CursorRecord], None]
+        self, gateway: Gateway, key: bytes, cursor_changed: Callable[[CursorRecord], None]
     ) -> None:
         """
-        Begin to watch the cursor.
+        Begin to watch the cursor, which etcd has under C{key}.
 
         @param cursor_changed: called with every new record of the cursor.
         """
         self._gateway = gateway
-        self._message: Message = {"create_request": {"key": records.text(keys.cursor)}}
+        self._message: Message = {"create_request": {"key": records.text(key)}}
         self._cursor_changed = cursor_changed
         # This flag is needed because a cancelled stream may raise CallUnanswered.
         self._stopped = False

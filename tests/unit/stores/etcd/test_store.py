@@ -25,7 +25,7 @@ from pexservice.stores.errors import (
 )
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
-from pexservice.stores.etcd.records import Keys, encode_cursor, text
+from pexservice.stores.etcd.records import Layout, encode_cursor, text
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import KeyUse
@@ -33,7 +33,7 @@ from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch
 
-KEYS = Keys(b"p/")
+LAYOUT = Layout(b"p/")
 FIRST = batch((0, 0), b"nn", b"k")
 OTHER = batch((0, 0), b"n")
 
@@ -409,7 +409,7 @@ def test_reused_etcd_revision_with_another_cursor_takes_no_batch(bench: Bench) -
     # The new operation key took the revision of the lost batch; go back to that revision.
     bench.etcd.revision = snapshot[0]
     now(third.commit(batch((0, 0), b"p")))
-    assert bench.store._known_cursor.modified == third._known_cursor.modified
+    assert bench.store._known_cursor.mod_revision == third._known_cursor.mod_revision
     with pytest.raises(Conflict) as conflict:
         now(bench.store.commit(batch((3, 3), b"n")))
     assert (conflict.value.revision, conflict.value.position) == (1, 0)
@@ -490,7 +490,7 @@ def test_old_state_read_from_a_slow_member_is_no_restore(bench: Bench) -> None:
     """
     A read that shows an older state than the node knows is checked through etcd's log.
     """
-    old = bench.etcd.apply("kv/range", messages.get(KEYS.cursor))
+    old = bench.etcd.apply("kv/range", messages.get(LAYOUT.cursor))
     bench.gateway.open = True
     reported = _watched(bench.store)
     now(bench.store.commit(FIRST))
@@ -713,7 +713,7 @@ def test_revision_beyond_the_highest_is_refused(bench: Bench) -> None:
 
 
 def test_batch_beyond_the_highest_position_is_refused(bench: Bench) -> None:
-    cursor = {"key": text(KEYS.cursor), "value": encode_cursor(7, 10**8, 0, "", 9)}
+    cursor = {"key": text(LAYOUT.cursor), "value": encode_cursor(7, 10**8, 0, "", 9)}
     bench.etcd.apply("kv/txn", {"success": [{"request_put": cursor}]})
     now(bench.other.read())
     with pytest.raises(Refusal, match="position 100000000 is the highest"):

@@ -22,18 +22,18 @@ from pexservice.stores.etcd.turn_queue import (
 USUAL = 0.01
 
 
-def soft(process: str, modified: int, usual: float = USUAL) -> Mark:
+def soft(node: str, mod_revision: int, usual: float = USUAL) -> Mark:
     """
     Make the mark of a node that will probably want a turn.
     """
-    return Mark(process, False, usual, modified)  # noqa: FBT003 positional, as records are
+    return Mark(node, False, usual, mod_revision)  # noqa: FBT003 positional, as records are
 
 
-def hard(process: str, modified: int, usual: float = USUAL) -> Mark:
+def hard(node: str, mod_revision: int, usual: float = USUAL) -> Mark:
     """
     Make the mark of a node that has moves which wait.
     """
-    return Mark(process, True, usual, modified)  # noqa: FBT003 positional, as records are
+    return Mark(node, True, usual, mod_revision)  # noqa: FBT003 positional, as records are
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_slow_node_is_skipped_until_its_mark_is_old_and_keeps_its_place(
     assert queue.delay(waits_at + wait) == 0
     assert queue.passed_over == [mark]
     # Its next mark is skipped again.
-    queue.note_success(waits_at + wait, USUAL, 8, [evolve(mark, modified=7)])
+    queue.note_success(waits_at + wait, USUAL, 8, [evolve(mark, mod_revision=7)])
     assert queue.delay(waits_at + wait) == 0
     assert queue.passed_over == []
 
@@ -170,7 +170,7 @@ def test_time_of_a_node_begins_when_it_is_first_in_the_queue(queue: TurnQueue) -
     assert queue.delay(1.0 + patience / 2) == pytest.approx(patience)
     assert queue.delay(1.0 + patience) == pytest.approx(patience / 2)
     assert queue.delay(1.0 + 1.6 * patience) == pytest.approx(patience)
-    assert [mark.process for mark in queue.passed_over] == ["b"]
+    assert [mark.node for mark in queue.passed_over] == ["b"]
 
 
 def test_commits_of_others_do_not_lengthen_the_wait_for_the_first_node(

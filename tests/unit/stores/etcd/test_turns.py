@@ -15,7 +15,7 @@ from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import CallRefused
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS, OperationKey
 from pexservice.stores.etcd.records import (
-    Keys,
+    Layout,
     Mark,
     decode_mark,
     encode_cursor,
@@ -29,7 +29,7 @@ from tests.support.fake_etcd import MOST_OPERATIONS, WRONG, FakeEtcd, FakeGatewa
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch
 
-KEYS = Keys(b"p/")
+LAYOUT = Layout(b"p/")
 
 
 class Node:
@@ -40,7 +40,7 @@ class Node:
     def __init__(self, etcd: FakeEtcd, clock: Clock, name: str) -> None:
         self.etcd, self.clock = etcd, clock
         self.gateway = FakeGateway(etcd, clock)
-        self.store = EtcdStore(self.gateway, "p/", process=name)
+        self.store = EtcdStore(self.gateway, "p/", node=name)
         now(self.store.open())
         self.store.watch(lambda *_: None, lambda *_: None)
         self.gateway.open = False
@@ -111,10 +111,10 @@ def queued(node: Node) -> list[tuple[str, bool]]:
     """
     answer = node.etcd.apply(
         "kv/range",
-        messages.get(KEYS.waiting(""), end_of(KEYS.waiting("")), sort_target="MOD"),
+        messages.get(LAYOUT.mark(""), end_of(LAYOUT.mark("")), sort_target="MOD"),
     )
-    marks = [decode_mark(KEYS, pair) for pair in messages.pairs(answer)]
-    return [(mark.process, mark.hard) for mark in marks]
+    marks = [decode_mark(LAYOUT, pair) for pair in messages.pairs(answer)]
+    return [(mark.node, mark.hard) for mark in marks]
 
 
 def test_single_node_is_in_no_queue(nodes: tuple[Node, ...]) -> None:
@@ -165,11 +165,11 @@ def test_node_that_loses_a_race_begins_a_queue(nodes: tuple[Node, ...]) -> None:
     assert waits == [(4, 4)]
 
 
-def put(etcd: FakeEtcd, process: str, *, usual: float = 0.01, hard: bool = False) -> None:
+def put(etcd: FakeEtcd, node: str, *, usual: float = 0.01, hard: bool = False) -> None:
     """
     Put a mark of C{process} into the queue.
     """
-    mark = {"key": text(KEYS.waiting(process)), "value": encode_mark(usual, hard=hard)}
+    mark = {"key": text(LAYOUT.mark(node)), "value": encode_mark(usual, hard=hard)}
     etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
 
 
@@ -302,7 +302,7 @@ def test_unreadable_mark_delays_no_node_and_is_removed(nodes: tuple[Node, ...]) 
         (b"odd", huge),
         (b"\xff", b"{}"),
     ):
-        mark = {"key": text(KEYS.waiting("") + name), "value": text(value)}
+        mark = {"key": text(LAYOUT.mark("") + name), "value": text(value)}
         node.etcd.apply("kv/txn", {"success": [{"request_put": mark}]})
         node.step()
         node.clock.advance(0.02)
@@ -318,7 +318,7 @@ def test_node_of_a_version_without_a_queue_is_not_waited_for(
     It does not name itself.
     """
     node, *_ = nodes
-    cursor = {"key": text(KEYS.cursor), "value": encode_cursor(7, 7, 0, "", 9)}
+    cursor = {"key": text(LAYOUT.cursor), "value": encode_cursor(7, 7, 0, "", 9)}
     value = json.loads(b64decode(cursor["value"]))
     del value["author"]
     cursor["value"] = text(json.dumps(value).encode())
@@ -380,20 +380,20 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
     for number in range(MAX_REMOVED_MARKS):
         put(etcd, f"dead-{number}")
     dead = [
-        Mark(f"dead-{number}", hard=False, usual_seconds=0, modified=number + 2)
+        Mark(f"dead-{number}", hard=False, usual_seconds=0, mod_revision=number + 2)
         for number in range(MAX_REMOVED_MARKS)
     ]
     operation = OperationKey(
         b"p/operations/x", 1, etcd.apply("lease/grant", {"TTL": "9"})["ID"]
     )
     etcd.apply("kv/txn", messages.begin_operations(operation))
-    etcd.apply("kv/txn", messages.create(KEYS, 9))
-    cursor = etcd.apply("kv/range", messages.get(KEYS.cursor))
+    etcd.apply("kv/txn", messages.create(LAYOUT, 9))
+    cursor = etcd.apply("kv/range", messages.get(LAYOUT.cursor))
     queue = TurnQueue("me")
     queue._passed_over, queue._others_active, queue.usual_seconds = dead, again, 0.1
     message = messages.transaction(
-        KEYS,
-        messages.only_cursor(KEYS, messages.pairs(cursor)),
+        LAYOUT,
+        messages.only_cursor(LAYOUT, messages.pairs(cursor)),
         batch(
             (0, 0),
             MAX_BATCH_KEYS * b"n",
@@ -410,11 +410,11 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
     assert (b"p/waiting/me" in etcd.values) is again
     answer = etcd.apply("kv/txn", message)
     observation = messages.read_observation(
-        KEYS, answer, [b"%d" % index for index in range(MAX_BATCH_KEYS)]
+        LAYOUT, answer, [b"%d" % index for index in range(MAX_BATCH_KEYS)]
     )
     assert (observation.cursor.author, observation.operation) == ("me", 1)
     assert len(observation.used) == MAX_BATCH_KEYS
-    assert [mark.process for mark in observation.marks] == ["me"]
+    assert [mark.node for mark in observation.marks] == ["me"]
 
 
 def test_fake_etcd_refuses_each_wrong_transaction() -> None:

@@ -16,7 +16,12 @@ from twisted.internet.testing import StringTransport
 
 from pexservice.stores.etcd.gateway import CallUnanswered
 from pexservice.stores.etcd.http_gateway import _LineReceiver
-from pexservice.stores.etcd.records import CursorRecord, Keys, Message, encode_cursor, text
+from pexservice.stores.etcd.records import (
+    CursorRecord,
+    Message,
+    encode_cursor,
+    text,
+)
 from pexservice.stores.etcd.watch import Watch
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 
@@ -73,7 +78,7 @@ def test_watch_starts_again_after_a_delay_until_it_is_stopped() -> None:
     """
     way = Way(FakeEtcd(), Clock())
     heard: list[CursorRecord] = []
-    watch = Watch(way, Keys(b"p/"), heard.append)
+    watch = Watch(way, b"p/cursor", heard.append)
     way.streams[0].callback(None)
     assert (len(way.streams), len(way.pauses)) == (1, 1)
     way.pauses[0].callback(None)
@@ -90,7 +95,7 @@ def test_stopped_watch_does_not_start_again() -> None:
     """
     broken = CallUnanswered("no host", sent=False)
     way = Way(FakeEtcd(), Clock(), given_up=lambda stream: stream.errback(broken))
-    watch = Watch(way, Keys(b"p/"), lambda _: None)
+    watch = Watch(way, b"p/cursor", lambda _: None)
     watch.stop()
     assert (len(way.streams), way.pauses) == (1, [])
 
@@ -98,7 +103,7 @@ def test_stopped_watch_does_not_start_again() -> None:
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_cursor_is_heard_whatever_the_pieces_and_the_other_lines(size: int) -> None:
     heard: list[CursorRecord] = []
-    watch = Watch(Way(FakeEtcd(), Clock()), Keys(b"p/"), heard.append)
+    watch = Watch(Way(FakeEtcd(), Clock()), b"p/cursor", heard.append)
     heard.clear()
     answer = b"".join(
         [
