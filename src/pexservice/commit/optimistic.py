@@ -3,8 +3,8 @@ The committer of a store that several nodes write to.
 
 Another node may have moved the cursor, and this node may not know that yet.  So no response
 comes from the memory of this node alone.  A read gets a state that the store had after the
-request arrived.  If the latest state of this node does not meet the condition of a step,
-the committer does not trust this state either, and reads the store or waits for a commit.
+request arrived.  A condition that the latest state of this node does not meet is checked
+again with a state of the store, or after a commit.
 
 A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
 batch begins.  If another node has moved the cursor first, the batch is not stored.  Then
@@ -301,8 +301,8 @@ class OptimisticCommitter(GroupCommit):
             request = (waiter, step, Outcome.PRECONDITION_FAILED, self._latest)
             self._respond_without_step(request, self._open_batch)
         else:
-            # The committing batch may be durable already, without this node knowing that.
-            # Then another node may have moved the cursor again.
+            # Perhaps the committing batch is durable, and this node does not know that yet.
+            # If so, another node may have moved the cursor again.
             self._postpone(step, waiter)
 
     def _decide(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:

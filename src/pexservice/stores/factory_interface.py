@@ -148,8 +148,8 @@ class IStoreFactory(Interface):
 
     A factory class is called with the URL, and raises C{ValueError} if the URL is wrong.
     The message says why, and leaves out the URL.  The class has two attributes: C{FORM},
-    the form of its URLs, and C{WITHOUT_SCHEME}, a pattern of the texts that become such a
-    URL if the scheme is put before them.  An error message suggests this URL.
+    the form of its URLs, and C{WITHOUT_SCHEME}, a pattern of such URLs without their
+    scheme.  An error message suggests the URL with the scheme.
     """
 
     shared: bool = Attribute("Whether the store provides L{ISharedStore}.")

@@ -72,7 +72,7 @@ class Space(NamedTuple):
     """
     The disk space of a store, in bytes.
 
-    @ivar used: the size of the part of the store's file that was ever in use.
+    @ivar used: the end of the last part of the store's file that was ever in use.
     @ivar limit: the size that the file may grow to.
     @ivar free: the free space of the file system that this process may use.
     @ivar size: the size of the file system.

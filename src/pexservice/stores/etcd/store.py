@@ -54,8 +54,9 @@ from pexservice.stores.remembered_keys import KEPT_KEYS, KeyUse
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: The oldest journal rows are removed once in this many revisions, and the oldest
-#: idempotency keys once in this many keys.
+#: The oldest journal rows are removed once in this many revisions, by a batch, because one
+#: range has them all.  The oldest idempotency keys are removed once in this many keys, in
+#: the background, because the keys must be read first.
 TRIM_INTERVAL = 128
 
 #: The highest revision that an operator may give the cursor.  Some JSON parsers do not read
@@ -110,8 +111,8 @@ class EtcdStore:
         """
         Make the store whose keys begin with C{prefix}, without opening it.
 
-        @param journal: how many transitions the history keeps, 1 or more.  It counts only
-            if this node creates the cursor.
+        @param journal: how many transitions the history keeps, 1 or more.  It is used only
+            if the cursor's record does not have this number.
         @param create: whether to create a cursor if there is none.
         @param claim: the claim of the service that this worker belongs to.
         @param node: the name of this node in the queue; by default a random name.
@@ -128,7 +129,7 @@ class EtcdStore:
         self._journal = journal
         self._kept_keys = kept_keys
         self._queue = TurnQueue(node or secrets.token_hex(8))
-        # While L{turn} waits: fires when this node learns a state of the cursor.
+        # Fires when this node learns a state of the cursor; None unless L{turn} waits.
         self._cursor_learned: Deferred[None] | None = None
         self._watching: Watch | None = None
         # The newest record that this node knows.  The first value is older than any record.
@@ -343,7 +344,8 @@ class EtcdStore:
         Remember C{cursor} if it is newer than the known record, or if etcd was restored.
 
         @param known: the record that was known when this node asked etcd for C{cursor}.
-            C{None} if C{cursor} is from the watch, which may be later than newer answers.
+            C{None} if C{cursor} is from the watch, which may report a record after an
+            answer has shown a newer one.
         """
         base = self._known_cursor
         newer = cursor.mod_revision > base.mod_revision

@@ -378,8 +378,8 @@ class LmdbStore:
                         limit=limit,
                     )
             except lmdb.PanicError as error:
-                # A commit has failed in the other thread, and the committer, which will end
-                # this process, has not been notified yet.
+                # A commit has just failed in the other thread.  The committer will hear of
+                # it, and will end this process.
                 raise Refusal("the store failed") from error
             except DAMAGE as error:
                 raise self._record_and_convert(error) from error
