@@ -344,6 +344,26 @@ class Connection(asyncio.Protocol):
             self.recognizer.remember(data, head, request)
         self.perform(request)
 
+    def perform(self, request: PreparedRequest) -> None:
+        """
+        Start the operation of a request with a plan, after those checks that are necessary.
+        """
+        self.phase = _PERFORMING
+        self._request = request
+        try:
+            checked = request.checked_operation
+            if checked is None or checked.rechecks_rate_and_host:
+                checker, headers = self._server.checker, request.headers
+                checker.check_rate_and_host(headers, self.peer)
+                if checked is None:
+                    operation = request.planned_operation
+                    assert operation is not None  # noqa: S101 for the type checker
+                    checked = checker.check_operation(operation, headers)
+                    request.checked_operation = checked
+            checked.start(self)
+        except Exception as error:  # noqa: BLE001 the client gets a response to any error
+            self.fail(error)
+
     def _perform_new(self, head: Head) -> None:
         """
         Call the handler of a request without a plan.
@@ -370,26 +390,6 @@ class Connection(asyncio.Protocol):
                 result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
             else:
                 self.send(result)
-        except Exception as error:  # noqa: BLE001 the client gets a response to any error
-            self.fail(error)
-
-    def perform(self, request: PreparedRequest) -> None:
-        """
-        Start the operation of a request with a plan, after those checks that are necessary.
-        """
-        self.phase = _PERFORMING
-        self._request = request
-        try:
-            checked = request.checked_operation
-            if checked is None or checked.rechecks_rate_and_host:
-                checker, headers = self._server.checker, request.headers
-                checker.check_rate_and_host(headers, self.peer)
-                if checked is None:
-                    operation = request.planned_operation
-                    assert operation is not None  # noqa: S101 for the type checker
-                    checked = checker.check_operation(operation, headers)
-                    request.checked_operation = checked
-            checked.start(self)
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
 

@@ -1,7 +1,8 @@
 """
 The counters of requests, by endpoint, method and status; L{pexservice.metrics} reads them.
 
-Each plan has the L{Tally} of its requests, so counting a request takes one addition.
+Each plan has the L{Tally} of its requests, in the format of their responses.  So counting a
+request takes one addition.
 """
 
 from __future__ import annotations
