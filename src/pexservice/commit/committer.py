@@ -3,7 +3,7 @@ The committer of a store that only this process writes to.
 
 Reads show the durable state, so a crash cannot undo a state that a client has read.
 
-Two kinds of steps do not move the cursor:
+Two kinds of steps get a response without being applied:
 
   - If the condition of a step is not met, the response shows the state that did not meet
     the condition.
@@ -13,7 +13,7 @@ In both cases, the response waits until the shown state is durable.
 
 If the store refuses a batch, the steps of this batch and of the open batch are not stored.
 After any other error, the committer accepts no more steps, and the process ends.  The next
-process reads from the store which steps are stored.
+process opens the store and sees which steps it has.
 """
 
 from __future__ import annotations
@@ -123,9 +123,8 @@ class Committer(GroupCommit):
         """
         Find the first use of an idempotency key.
 
-        @return: C{None} if the key was not used.  Otherwise the transition, the state after
-            it, and the batch that has it, or C{None} in place of the batch if the
-            transition is durable.
+        @return: the transition, the state after it, and its batch, which is C{None} if the
+            transition is durable.  If the key was not used, the method returns C{None}.
         """
         in_batch = self._find_key_in_batches(key)
         if in_batch is not None or (use := self._remembered_keys.find(key)) is None:
@@ -144,8 +143,8 @@ class Committer(GroupCommit):
             self._roll_back(error, batch, error)
             return
         refusal = Refusal(_DAMAGED if isinstance(error, StoreDamaged) else _FAILED)
-        # Any other error than a StoreError is an OutcomeUnknown, or a bug in the store.  To
-        # be safe, the committer assumes that a bug may have any effect.
+        # After a StoreError, the steps are not stored.  After any other error, an
+        # OutcomeUnknown or a bug in the store, they may be stored.
         error = refusal if isinstance(error, StoreError) else OutcomeUnknown(_FAILED)
         self._end(failure, refusal, batch, error)
 

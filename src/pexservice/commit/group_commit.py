@@ -10,8 +10,7 @@ The C{latest} state is the state after all accepted steps.  The next step is app
 latest state.  The C{durable} state is the newest state that is known to be in the store.
 Reads show the durable state.
 
-In this example, a commit that begins in iteration 3 of the event loop ends in iteration 6,
-and one that begins in iteration 7 ends in iteration 10::
+In this example, each commit takes three iterations of the event loop::
 
     iteration  arriving  open batch  committing batch  responses
     1          A         A           none
@@ -23,9 +22,9 @@ and one that begins in iteration 7 ends in iteration 10::
     7                    none        B, C, D
     10                   none        none              B, C, D
 
-No step arrives in iteration 2, so the commit of A begins in iteration 3.  This commit ends
-in iteration 6.  No step arrives in iteration 6, so the commit of B, C and D begins in
-iteration 7.  L{pexservice.commit.batching_policy} has the exact rule.
+No step arrives in iteration 2, so the commit of A begins in iteration 3.  No step arrives
+in iteration 6, so the commit of B, C and D begins in iteration 7.
+L{pexservice.commit.batching_policy} has the exact rule.
 
 One step goes through these methods of L{GroupCommit}:
 
@@ -76,8 +75,8 @@ _APPLIED = Outcome.APPLIED
 
 
 #: A request whose response waits for a commit: its waiter and its step, the outcome, and
-#: the state for the response.  This is a plain tuple, because with an object of a class, a
-#: step takes 10 to 20 % more instructions of the committer.
+#: the state for the response.  This is a plain tuple: with a class, the committer executes
+#: 10 to 20 % more instructions for each step.
 WaitingRequest = tuple[Waiter, Step, Outcome | KeyReused, State]
 
 
@@ -89,10 +88,11 @@ class PendingBatch:
     @ivar before: the state that the first step was applied to.
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: the requests whose response waits for the commit, in order.
-        Most of them are the steps of this batch.  The others do not move the cursor: they
-        repeat a key of this batch, or the state after one of its steps does not meet their
-        condition.
-    @ivar keys: the idempotency keys of the steps.  Each key has the record of its use.
+        Most of them are the steps of this batch.  The others are not applied.  They wait
+        because their response shows a state of this batch: a repetition of one of its
+        keys, or a request whose condition is not met.
+    @ivar keys: the idempotency keys of the steps.  Each key has its transition, revision
+        and position, packed by L{pack_use}.
     """
 
     before: State
@@ -103,7 +103,7 @@ class PendingBatch:
 
 def _counted_as(outcome: Outcome, error: Exception | None) -> str:
     """
-    Return the name in the metrics of C{outcome}, or of a commit that failed with C{error}.
+    Return the name under which the metrics count a step with C{outcome}, or with C{error}.
     """
     if error is None:
         return outcome.value
@@ -126,8 +126,8 @@ class GroupCommit:
     @ivar _latest: the state after all accepted steps.
     @ivar _open_batch: the batch that accepts new steps.
     @ivar _committing_batch: the batch being written; C{None} if there is none.
-    @ivar _stopped: why this committer accepts no step, whatever the store accepts: it is
-        starting or stopping, or it has failed.  C{None} if it accepts steps.
+    @ivar _stopped: why this committer refuses every step: it is starting or stopping, or it
+        has failed.  C{None} while it runs.  The store may refuse steps for other reasons.
     """
 
     _log = Logger()
@@ -329,7 +329,8 @@ class GroupCommit:
             if policy.is_quiet:
                 # Clients on this machine may need this CPU to send their next steps.
                 os.sched_yield()
-            # This is not _schedule_commit, which may use a longer delay.
+            # This is not _schedule_commit, which a subclass may override with a delay
+            # before the first check.
             self._scheduled_call = self._call_soon(self._commit_or_wait)
 
     def _begin_commit(self) -> None:
@@ -348,8 +349,8 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        There is nothing to write if all steps were refused while an etcd node waited for
-        its turn.
+        The open batch may be empty: a subclass may wait before it calls this method, and
+        all steps may be refused meanwhile.
         """
         batch, after = self._open_batch, self._latest
         if not batch.transitions:
@@ -414,12 +415,13 @@ class GroupCommit:
         error: Exception | None = None,
     ) -> None:
         """
-        Return to the state before the open batch, and refuse the steps of this batch.
+        Set the latest state back, and refuse the open batch.
 
-        @param refusal: why these steps, which were not sent to the store, are refused.
-        @param batch: the batch whose commit failed, if a commit did.  Then return to the
-            state before C{batch}, and let its requests fail, too.
-        @param error: the error for the requests of C{batch}.
+        The open batch was never sent to the store.
+
+        @param refusal: why the open batch is refused.
+        @param batch: the batch whose commit failed, if any.  It is rolled back too, and its
+            requests get C{error}.
         """
         open_batch = self._open_batch
         self._latest = (batch or open_batch).before
@@ -444,8 +446,8 @@ class GroupCommit:
         """
         Call the waiter of C{request} with its outcome, or with C{error}.
 
-        Also count a step that does not move the cursor.  The steps of a batch are counted
-        together.
+        Count the step here if it was not applied.  L{_deliver} counts the applied steps of
+        a batch together.
         """
         waiter, step, outcome, state = request
         if outcome is not _APPLIED:

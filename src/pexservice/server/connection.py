@@ -3,14 +3,15 @@ A connection, from its first byte to its last.
 
 A connection handles one request after the other:
 
-  1. The connection buffers the input, parses the request, and looks for its plan.
+  1. The connection buffers the input, parses the request, and looks for its
+     L{plan<pexservice.server.plans.Plan>}: the operation of earlier requests like this one.
   2. The connection checks the client's rate and the C{Host}.  If no plan is remembered, it
      calls the request's handler.  An operation on the cursor is checked and started.
   3. The committer calls L{Connection.respond} or L{Connection.fail}, or the result of the
      handler is passed to L{Connection.send}.  These methods write the response.
 
-There is one shortcut: if L{recognition<pexservice.server.recognition>} knows the bytes of a
-request, the first step is skipped.
+There is a shortcut: if L{recognition<pexservice.server.recognition>} knows the bytes of a
+request, the connection skips item 1, and the checks that these bytes have passed before.
 """
 
 from __future__ import annotations
@@ -105,18 +106,18 @@ class Connection(asyncio.Protocol):
         self.blocked_since = 0.0
 
         self._recognizer: Recognizer | None = None
-        # The input that was not parsed yet.  The end of a head was searched in its first
-        # _searched_bytes bytes.
+        # The input that was not parsed yet.  Its first _searched_bytes bytes have no end of
+        # a head, so they are not searched again.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # The bytes of the request if one read has returned all of it, else b"".  Only such
-        # a request is recognized or remembered.
+        # The bytes of the last read, as long as they may be exactly one request; else b"".
+        # Only such a request is recognized or remembered.
         self._exact_bytes = b""
         self._skipped_empty_line = False
         # The parts of the request that is being parsed.
         self._head: Head | None = None
         self._body: RequestBody | None = None
-        # Whether this connection waits for the parsing budget of a later iteration.
+        # Whether parsing was interrupted, to let other connections run; see ParsingBudget.
         self._waits_to_parse = False
         # The request that is being performed, and the Deferred of its handler, if any.
         self._request: PreparedRequest | None = None
@@ -220,7 +221,8 @@ class Connection(asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        # The stall timeout of a closing connection begins again.
+        # The stall timeout begins at blocked_since.  A closing connection keeps this
+        # timeout, and it begins again now.
         is_closing = self.phase is _CLOSING
         self.blocked_since = self._server.seconds() if is_closing else 0.0
         if self._stream is not None:
@@ -228,7 +230,7 @@ class Connection(asyncio.Protocol):
         elif self.phase is _PIPELINED:
             self._server.call_soon(self._parse_next)
         elif self.phase is not _PERFORMING or not self._buffer:
-            # While a pipelined request is in the buffer, nothing more is read.
+            # Otherwise a request is performed and the next one is in the buffer.
             self._resume_reading()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -264,7 +266,7 @@ class Connection(asyncio.Protocol):
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
                 self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
-            # Parsing stops only while a body is incomplete.
+            # Only the parsing of a body is interrupted.  A head is always parsed at once.
             if can_continue and self._body is not None and budget.must_wait:
                 self._waits_to_parse = True
                 budget.wait(self._parse_input)
@@ -330,8 +332,8 @@ class Connection(asyncio.Protocol):
             # The input contains more than this request.
             data = b""
         elif not (self._is_reading or self.blocked_since):
-            # While the buffer has input, nothing is read.  So a client that never stops
-            # pipelining takes little memory.
+            # Reading was paused while the buffer had input, so that a client that never
+            # stops pipelining takes little memory.  Now the buffer is empty.
             self._resume_reading()
         plan = self._server.plans.by_key.get(head.plan_key)
         if plan is None:
@@ -393,9 +395,10 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
 
-    # Responses.  respond() ends a request with an operation, send() ends another request,
-    # and fail() ends either of them.  If send() gets a stream, calls of send_piece()
-    # follow, and end_stream() ends the request.  _abort_after_bug() ends it after a bug.
+    # Responses.  respond() ends a request that has an operation, send() ends a request
+    # that has none, and fail() ends either of them.  If send() gets a stream, calls of
+    # send_piece() follow, and end_stream() ends the request.  _abort_after_bug() ends it
+    # after a bug.
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """

@@ -58,7 +58,7 @@ MAX_OUTPUT_LINE_BYTES = 8192
 #: How long a process may take until its first message.
 START_TIMEOUT_SECONDS = 60.0
 
-#: If a start must not compete with another worker's, it is tried again after this delay.
+#: How long a start is delayed while another worker is about to become active.
 COMPETING_START_RETRY_SECONDS = 0.05
 
 #: The time between SIGABRT and SIGKILL, in which a silent process writes its traceback.
@@ -70,9 +70,9 @@ STOP_TIMEOUT_SECONDS = 7.0
 #: If a process was up and lived for this long, the next process starts at once.
 MIN_LIFE_SECONDS = 1.0
 
-#: The delay of a start after a process that was not up, or lived for less than
-#: L{MIN_LIFE_SECONDS}.  The delay doubles each time, until a process is up or any worker
-#: becomes active.
+#: The first and the longest delay before the next process, if the last one was not up or
+#: lived for less than L{MIN_LIFE_SECONDS}.  The delay doubles each time, until a process is
+#: up or any worker becomes active.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -115,8 +115,8 @@ STATES_WITH_PROCESS = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState
 
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
-#: For each message: the new state of the worker, and the states in which the message
-#: changes the state.  In other states, the message changes nothing.
+#: For each message: the state after the message, and the states before it.  In any other
+#: state, the message changes nothing.
 _STATE_CHANGES = {
     READY: (
         WorkerState.ACTIVE,
@@ -162,14 +162,15 @@ class SupervisedWorker(ProcessProtocol):
     """
     A worker: a name, and one process after another.
 
-    I{The process} is the one that runs.  While none runs, it is the one that ended last.
+    The attributes are about the process that runs.  While no process runs, they are about
+    the one that ended last.
 
     @ivar began_at: when the process began, by the reactor's clock.
     @ivar retired: whether the worker was asked to end, so that no other process follows.
-    @ivar was_active: whether the process is active, or was active.
-    @ivar was_up: whether the process is or was up, which means active or a standby.
-    @ivar status_text: the text of the last status that the process has sent; if it has
-        ended, the reason that it has sent, if any.
+    @ivar was_active: whether the process has been active.
+    @ivar was_up: whether the process has been a standby or active.
+    @ivar status_text: the text of the last C{STATUS=} message.  When the process has ended,
+        the text is the reason; it is empty if a signal ended the process.
     @ivar exit_status: the exit status of the last process that ended or, as in
         C{subprocess}, the negative number of the signal that ended it; at first 0.
     @ivar backoff_seconds: the next delay before a start.

@@ -4,8 +4,8 @@ The workers of a supervisor, and the decisions about all of them.
 One worker is active, and another worker stands by.  When a worker ends, the supervisor
 starts a new process in its place.  If the exit status shows that the new process would fail
 too, the supervisor ends the service instead.  A reload replaces all workers; the new ones
-read the code, the options and the files again.  No request that has arrived as a whole
-fails.
+read the code, the options and the files again.  A reload fails no request that has arrived
+completely.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MAX_HEAD_START_SECONDS = 5.0
 #: How long a reload waits for a new worker to stand by.
 RELOAD_TIMEOUT_SECONDS = 15.0
 
-#: The supervisor looks for silent workers this many times in the watchdog's timeout.
+#: How often the supervisor looks for silent workers in each timeout of the watchdog.
 CHECKS_PER_WATCHDOG = 4
 
 #: A bad disk can cause these exit statuses; see L{pexservice.stores.verification}.
@@ -113,7 +113,7 @@ class Workers:
     @property
     def start_would_compete(self) -> bool:
         """
-        Return whether no worker is active, but one will be soon without another start.
+        Return whether no worker is active yet, but one is about to be.
 
         That worker stands by, or it started less than L{MAX_HEAD_START_SECONDS} ago.
         """
@@ -173,7 +173,9 @@ class Workers:
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
         """
-        Wait until a change of a worker's state has made C{condition} true.
+        Wait until C{condition} is true.
+
+        It is checked now, and after each change of a worker's state.
         """
         while not condition():
             change: Deferred[None] = Deferred()
@@ -238,7 +240,8 @@ class Workers:
         """
         Count a process that ended, and end the service if the next one would fail too.
 
-        C{worker.state} is still the last state of that process.
+        C{worker.state} changes afterwards, so here it is the state in which the process
+        ended.
         """
         exit_status = worker.exit_status
         if not self._should_run:
@@ -257,7 +260,8 @@ class Workers:
         others = [other for other in self.workers if other is not worker]
         other_may_succeed = any(other.is_up or other.is_verifying for other in others)
         # A damaged store needs the operator.  A worker that cannot start ends the service
-        # only if no worker was active yet: later, the cause may be temporary.
+        # only if no worker was active yet, and no other one may become active.  After that,
+        # the cause may be temporary.
         if exit_status == Status.DAMAGED or (
             cannot_start and not self._any_was_active and not other_may_succeed
         ):

@@ -100,9 +100,9 @@ class CheckedOperation:
 
     @ivar start: a function that gets a waiter, and starts the operation.  The waiter gets
         the outcome.
-    @ivar rechecks_rate_and_host: whether L{RequestChecker.check_rate_and_host} is called
-        for each later request that is recognized as this one.  This is necessary if there
-        is a rate limit, or if the C{Host} is allowed for some peers only.
+    @ivar rechecks_rate_and_host: whether the rate and the C{Host} are checked again when
+        this object is reused for a later request.  This is necessary if there is a rate
+        limit, or if the C{Host} is allowed for some peers only.
     """
 
     start: Callable[[Waiter], None]
@@ -115,7 +115,9 @@ def response_kind(
     outcome: Outcome, state: State, method: bytes, preconditions: Preconditions
 ) -> ResponseKind:
     """
-    Return the kind of response that shows C{state} to a request with this C{outcome}.
+    Return the kind of response for C{outcome}.
+
+    For a read, the kind also depends on whether C{state} meets the preconditions.
     """
     if outcome is Outcome.APPLIED:
         return VALUE
@@ -123,8 +125,8 @@ def response_kind(
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
         return VALUE
-    # A failed If-Match is a 412.  A failed If-None-Match is a 304 for GET and HEAD, and a
-    # 412 for POST (RFC 9110, section 13.1.2).
+    # A precondition failed.  If If-Match holds, it was If-None-Match, which is a 304 for
+    # GET and HEAD, and a 412 for POST (RFC 9110, section 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED

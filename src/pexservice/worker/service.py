@@ -92,8 +92,8 @@ class Worker(Service):
         """
         Send a heartbeat when no commit is in progress.
 
-        So if the reactor is blocked or a commit hangs, the heartbeats stop.  During a
-        verification of the store, its progress is the heartbeat.
+        So if the reactor is blocked or a commit hangs, the heartbeats stop.  While
+        the store is verified, the messages on its progress replace the heartbeats.
         """
         if self._parts is not None:
             if self._parts.verification_progress.in_progress:
@@ -115,8 +115,8 @@ class Worker(Service):
         L{StoreUnavailable} is always retried, because a retry may succeed.  L{StoreDamaged}
         is never retried, because a damaged store needs the operator.
 
-        After any other error, the supervisor's report says whether to retry.  A worker
-        without a supervisor ends.
+        After any other error, the supervisor decides whether to retry, with
+        C{retry_opening} in its report.  A worker without a supervisor ends.
         """
         reporter = parts.inactive_reporter
         on_standby = reporter.stand_by if self._settings.is_supervised else None
@@ -144,7 +144,9 @@ class Worker(Service):
 
     def _end_after_failed_start(self, failure: Failure) -> None:
         """
-        End the process, which could otherwise keep the store's lock and accept no requests.
+        End the process.
+
+        Otherwise it might hold the store's lock without accepting requests.
         """
         error, reason = failure.value, failure.getErrorMessage()
         if isinstance(error, CancelledError):

@@ -50,7 +50,8 @@ WITNESS_FILE = "newest"
 #: The subdirectory in which a store is made.
 STAGING_DIRECTORY = "creating"
 
-#: A file system makes these entries in its topmost directory.
+#: These entries are ignored.  A file system makes them in its root directory, which may be
+#: the directory of a store.
 _FILE_SYSTEM_ENTRIES = frozenset(("lost+found",))
 
 
@@ -107,7 +108,8 @@ class Directory:
         Prepare to use the directory C{path}, without opening it.
 
         @param create: whether the directory and a store may be created.
-        @param claim: the claim of the service that this worker belongs to.
+        @param claim: the record of the store that the worker's service has claimed; C{None}
+            outside a worker.
         """
         self.configured_path = Path(os.path.abspath(path))  # noqa: PTH100 resolve() would lose the name
         self.real_path = Path(os.path.realpath(path))
@@ -172,7 +174,9 @@ class Directory:
 
     def check_openable(self) -> None:
         """
-        Check that a process could lock and open a store here.  This changes nothing.
+        Check that the directory can be locked, and that it has a store or may get one.
+
+        This writes nothing, but takes the lock for a moment.
 
         @raise StoreBusy: another process has locked the directory.
         @raise StoreError: no process could open a store here, for another reason.
@@ -228,8 +232,8 @@ class Directory:
             os.fstat(self._descriptor), os.stat(DATA_FILE, dir_fd=self._descriptor)
         )
         claimed = self._claimed_identity
-        # A store that this process has installed, such as a migrated store, has a new data
-        # file, so its identity differs from the claimed one.
+        # A migration replaces the data file, so the identity changes.  L{claim_store} then
+        # renews the claim.
         if claimed is not None and not self._has_installed_store:
             self._require_identity(claimed)
 
@@ -268,7 +272,7 @@ class Directory:
 
         A change of the result since the last call is logged.
 
-        @return: why the next worker would not open this store; C{None} if it would.
+        @return: what is wrong; C{None} if the configured path leads to the opened store.
         """
         problem = None
         try:
@@ -304,8 +308,9 @@ class Directory:
         Return whether the directory holds a store.
 
         @raise StoreDamaged: the directory holds only a part of a store.
-        @raise StoreError: the directory cannot be read; it holds something else; or it
-            holds only a part of a claimed store, which an operator may be moving.
+        @raise StoreError: the directory cannot be read, or holds something else.  If the
+            service has claimed the store, an operator may be moving it, so a part of the
+            store is this error too.
         """
         try:
             names = {
@@ -363,8 +368,8 @@ class Directory:
         lock = os.dup(self._descriptor)
         try:
             self.remove_staging()
-            # Another process may have created this directory and ended before it made the
-            # directory's entry durable.
+            # An earlier process may have created this directory and ended before it flushed
+            # the parent directory.
             sync_directory(self.real_path.parent)
             if self.real_path.stat().st_uid == os.geteuid():
                 self.real_path.chmod(0o700)
@@ -388,7 +393,8 @@ class Directory:
         """
         staging = self.real_path / STAGING_DIRECTORY
         if staging.exists():
-            # The data file may have been renamed into its place, but not durably.
+            # If the data file was renamed into its place, the rename must be durable before
+            # the staging directory is removed.
             sync_directory(self.real_path)
             shutil.rmtree(staging)
 

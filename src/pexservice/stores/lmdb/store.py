@@ -76,7 +76,7 @@ from pexservice.stores.remembered_keys import KEPT_KEYS
 from pexservice.stores.verification import VerificationRecord
 
 #: The time between two checks that the store was not moved.  The check also warns if the
-#: disk is nearly full.  Its few system calls are too many for each commit.
+#: disk is nearly full.  Its system calls would slow down every commit.
 PATH_CHECK_INTERVAL_SECONDS = 0.1
 
 #: The map has this many bytes for each transition that the journal keeps.  A row of one
@@ -150,25 +150,24 @@ class LmdbStore:
         Lock the directory, prepare the files in it, and let LMDB open them.
         """
         try:
-            verify = await self._lock_or_wait(on_standby)
-            await self._prepare_files(verify)
-            # Without a verification, a store whose witness records damage is not opened.
-            return self._open_files(verified=verify is not None)
+            must_verify = await self._lock_or_wait(on_standby)
+            verified = await self._prepare_files(must_verify=must_verify)
+            # A store whose witness records damage is opened only by a process that has
+            # verified it.
+            return self._open_files(verified=verified)
         except Exception as error:
             self._close()
             if isinstance(error, LOW_LEVEL_ERRORS):
                 raise as_store_error(self.directory.real_path, error) from error
             raise
 
-    async def _lock_or_wait(
-        self, on_standby: Callable[[], object] | None
-    ) -> Callable[[Path], object] | None:
+    async def _lock_or_wait(self, on_standby: Callable[[], object] | None) -> bool:
         """
         Lock the directory.  If another process has locked it, wait as a standby.
 
         A standby reads the idempotency keys that the other process commits.
 
-        @return: the function that verifies the store; C{None} if no verification is due.
+        @return: whether this process must verify the store.
         """
         try:
             self.directory.lock()
@@ -176,8 +175,7 @@ class LmdbStore:
             if on_standby is None:
                 raise
         else:
-            is_due = self._verification is None or self._verification.is_due
-            return self._verify if is_due else None
+            return self._verification is None or self._verification.is_due
         on_standby()
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.real_path, self._key_reader, reactor)
@@ -188,23 +186,26 @@ class LmdbStore:
             follower.stop()
         if self._verification is not None and not self._verification.is_completed:
             # The process that had the lock did not complete its verification.  After this
-            # error, the worker is not a standby any more, and clients get the reason.  It
-            # retries, gets the lock at once, and verifies the store.
+            # error, the worker reports that it is not ready, and clients get a 503 with
+            # this message.  Then the worker opens the store again, gets the lock without
+            # waiting, and verifies the store.
             raise StoreUnavailable(
                 f"the store {self.directory.real_path} is not verified yet"
             )
         # A standby takes over without a verification, so that clients need not wait.
         # If the active worker found damage, it has recorded the damage in the witness, and
         # L{Witness.open} raises L{StoreDamaged}.
-        return None
+        return False
 
-    async def _prepare_files(self, verify: Callable[[Path], object] | None) -> None:
+    async def _prepare_files(self, *, must_verify: bool) -> bool:
         """
         Make a store if there is none.  Otherwise verify the store, and migrate it.
 
-        An operator may replace the files before LMDB opens them.  So the directory
-        remembers the identity of this store.  When LMDB has opened the files,
+        An operator may replace the files before LMDB opens them.  So the L{Directory}
+        remembers the identity of the verified files.  When LMDB has opened the files,
         L{Directory.claim_store} compares it with the store at the configured path.
+
+        @return: whether the store was verified.
         """
         directory = self.directory
         existed = directory.holds_store()
@@ -213,7 +214,8 @@ class LmdbStore:
         else:
             directory.create_first_store(make_store)
         directory.remember_identity()
-        if existed and verify is not None:
+        verify = self._verify if existed and must_verify else None
+        if verify is not None:
             # If this process ends before it has opened the store, a standby must not take
             # over without a verification.
             if self._verification is not None:
@@ -222,6 +224,7 @@ class LmdbStore:
         if format_of(directory.real_path) == 1:
             await self._run_blocking(partial(migrate, directory, self._progress))
             directory.remember_identity()
+        return verify is not None
 
     def _open_files(self, *, verified: bool) -> StoredState:
         """
