@@ -26,7 +26,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
@@ -522,10 +522,11 @@ def cluster_restores(path: Path, ways: Sequence[Restore]) -> int:
             operations += len(records)
             records = [
                 record
+                # On a busy machine, a client may read a response of the old etcd late.
+                if record.called > began or _is_of_kept_history(record, revision)
+                else evolve(record, seen=None)
                 for record in records
-                if record.seen is None
-                or record.returned > began
-                or record.seen[0] <= revision
+                if record.returned > began or _is_of_kept_history(record, revision)
             ]
             _check(records, lab.journal())
             lab.start_callers()
@@ -568,6 +569,13 @@ def cluster_users(path: Path, changes: int) -> int:
         with Daemon(path, "--store", tls.store(member.url, "named")) as daemon:
             assert daemon.ask("/next", "POST")[0].status == HTTPStatus.OK
     return len(records)
+
+
+def _is_of_kept_history(record: Record, revision: int) -> bool:
+    """
+    Return whether a response, if there is one, belongs to the history up to C{revision}.
+    """
+    return record.seen is None or record.seen[0] <= revision
 
 
 def _go_back(lab: Laboratory, way: Restore, file: Path) -> float:
