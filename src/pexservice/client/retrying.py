@@ -114,8 +114,8 @@ class RetryingClient:
     @ivar attempt_timeout: how long one attempt may take, in seconds.
     @ivar on_retry: called with one line after each failed attempt that is repeated.
     @ivar closed: true when no attempt may begin any more.
-    @ivar possibly_performed: how many attempts have reached a server, or may still reach
-        one, as far as this client knows.
+    @ivar possibly_performed: how many attempts a server has performed, or may have
+        performed or still perform, as far as this client knows.
     """
 
     clock: IReactorTime
@@ -170,8 +170,8 @@ class RetryingClient:
                 if not failure.sent:
                     self.possibly_performed -= 1
                 sent = sent or failure.sent
-                # An attempt that the deadline of the call ended says less than the one
-                # before.
+                # If the deadline of the call cut this attempt short, the reason of the
+                # attempt before it says more.
                 cut_short = remaining < self.attempt_timeout and isinstance(
                     failure.__cause__, TimedOut
                 )
@@ -218,8 +218,8 @@ class RetryingClient:
             return content
         name, detail = problem_of(content) or (None, quoted(content.body))
         described = f"{name}: {detail}" if name else detail
-        # With several servers, the next attempt goes to another one, to which Retry-After
-        # does not apply.  But a rate limit may apply to all servers.
+        # Retry-After is about one server, so it only counts if the next attempt goes to the
+        # same server.  A rate limit may apply to all servers.
         heeds_delay = len(self.servers) == 1 or content.status == _TOO_MANY_REQUESTS
         raise _AttemptFailed(
             f"{url}: status {content.status}: {described}",
@@ -233,8 +233,8 @@ class RetryingClient:
         """
         result.addTimeout(seconds, self.clock, _time_out)
         # If C{result} is cancelled, Twisted may end it with another error, for example an
-        # unknown host.  So this method waits for a second Deferred, which a cancellation
-        # always ends with CancelledError.
+        # unknown host.  So this method waits for a second Deferred, whose cancellation
+        # always gives CancelledError.
         ended: Deferred[Content] = Deferred()
         result.chainDeferred(ended)
         try:

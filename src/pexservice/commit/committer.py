@@ -13,7 +13,7 @@ In both cases, the response waits until the shown state is durable.
 
 If the store refuses a batch, the steps of this batch and of the open batch are not stored.
 After any other error, the committer accepts no more steps, and the process ends.  The next
-process opens the store and sees which steps it has.
+process opens the store, which shows which steps are stored.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Committer(GroupCommit):
         def failed(failure: Failure) -> Failure:
             if not failure.check(StoreDamaged):
                 return failure
-            self._end(failure, Refusal(_DAMAGED))
+            self._end_process(failure, Refusal(_DAMAGED))
             return Failure(Refusal(_DAMAGED))
 
         return self._store.history(before, limit).addErrback(failed)
@@ -132,7 +132,7 @@ class Committer(GroupCommit):
         return use.transition, cached_state_at(use.revision, use.position), None
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
-        # The committing batch is gone, so its keys must be found among the remembered keys.
+        # From now on, _find_key_in_batches does not find the keys of this batch.
         self._remembered_keys.add(batch.keys)
         super()._commit_succeeded(batch, after)
 
@@ -143,10 +143,10 @@ class Committer(GroupCommit):
             self._roll_back(error, batch, error)
             return
         refusal = Refusal(_DAMAGED if isinstance(error, StoreDamaged) else _FAILED)
-        # After a StoreError, the steps are not stored.  After any other error, an
-        # OutcomeUnknown or a bug in the store, they may be stored.
+        # After a StoreError, the steps are not stored.  Any other error is an
+        # OutcomeUnknown or a bug in the store; then the steps may be stored.
         error = refusal if isinstance(error, StoreError) else OutcomeUnknown(_FAILED)
-        self._end(failure, refusal, batch, error)
+        self._end_process(failure, refusal, batch, error)
 
     def _log_refusal(self, refusal: Refusal) -> None:
         """

@@ -167,8 +167,8 @@ class GroupCommit:
         # Whether a commit is in progress.  On etcd, it begins before there is a committing
         # batch, because the node first waits for its turn to commit.
         self._is_committing = False
-        # See when_commit_ends.
-        self._end_deferreds: list[Deferred[None]] = []
+        # These fire at the end of the commit in progress.
+        self._commit_end_deferreds: list[Deferred[None]] = []
         self._stopped: Refusal | None = Refusal("the cursor is not read yet")
         self.read_refusal: Refusal | None = self._stopped
 
@@ -203,7 +203,7 @@ class GroupCommit:
             await end
         await self._store.close()
 
-    def _end(
+    def _end_process(
         self,
         failure: Failure,
         refusal: Refusal,
@@ -224,7 +224,7 @@ class GroupCommit:
         self._roll_back(refusal, batch, error)
         self._fatal(failure)
 
-    def _end_after_bug(self, failure: Failure) -> None:
+    def _end_process_after_bug(self, failure: Failure) -> None:
         """
         End the process because of C{failure}, which is a bug.
 
@@ -232,8 +232,8 @@ class GroupCommit:
         """
         self._log.failure("the committer failed", failure=failure)
         bug = Failure(CommitterBug(f"a bug: {failure.value!r}"))
-        self._end(bug, Refusal("the service failed"))
-        self._end_without_commit()
+        self._end_process(bug, Refusal("the service failed"))
+        self._skip_commit()
 
     # One step.
 
@@ -269,7 +269,7 @@ class GroupCommit:
         if batch is None:
             self._finish(request)
         else:
-            # A KeyReused waits too: if the commit fails, the key may be unused.
+            # A KeyReused waits too: if the commit fails, the key was perhaps not used.
             batch.waiting_requests.append(request)
 
     def _respond_to_used_key(
@@ -317,8 +317,8 @@ class GroupCommit:
         """
         Commit the open batch, or let it wait for one more iteration.
 
-        The batch does not wait for a timer with a delay: the resolution of such a timer is
-        one millisecond, and a commit on a fast disk takes less time.
+        The wait is counted in iterations, not with a timer: a timer waits for at least one
+        millisecond, which is longer than a commit on a fast disk.
         """
         self._scheduled_call = None
         policy, now = self._policy, self._seconds()
@@ -349,12 +349,11 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        The open batch may be empty: a subclass may wait before it calls this method, and
-        all steps may be refused meanwhile.
+        On etcd, this is called after a wait, in which the batch may have become empty.
         """
         batch, after = self._open_batch, self._latest
         if not batch.transitions:
-            self._end_without_commit()
+            self._skip_commit()
             return
         self._committing_batch, self._open_batch = batch, PendingBatch(after)
         started = self._seconds()
@@ -380,7 +379,7 @@ class GroupCommit:
                 time_ns=self._time_ns(),
                 keys=batch.keys,
             ),
-        ).addBoth(handle_result).addErrback(self._end_after_bug)
+        ).addBoth(handle_result).addErrback(self._end_process_after_bug)
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         self.durable = after
@@ -394,12 +393,12 @@ class GroupCommit:
         """
         raise NotImplementedError
 
-    def _end_without_commit(self) -> None:
+    def _skip_commit(self) -> None:
         self._committing_batch, self._is_committing = None, False
         self._continue_after_commit()
 
     def _continue_after_commit(self) -> None:
-        deferreds, self._end_deferreds = self._end_deferreds, []
+        deferreds, self._commit_end_deferreds = self._commit_end_deferreds, []
         for deferred in deferreds:
             deferred.callback(None)
         steps = len(self._open_batch.transitions)
@@ -446,8 +445,8 @@ class GroupCommit:
         """
         Call the waiter of C{request} with its outcome, or with C{error}.
 
-        Count the step here if it was not applied.  L{_deliver} counts the applied steps of
-        a batch together.
+        L{_deliver} counts the applied steps of a batch together.  Any other step is counted
+        here.
         """
         waiter, step, outcome, state = request
         if outcome is not _APPLIED:
@@ -468,5 +467,5 @@ class GroupCommit:
         If no commit is in progress, the Deferred fires at the end of the next commit.
         """
         deferred: Deferred[None] = Deferred()
-        self._end_deferreds.append(deferred)
+        self._commit_end_deferreds.append(deferred)
         return deferred

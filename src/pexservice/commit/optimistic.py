@@ -386,7 +386,9 @@ class OptimisticCommitter(GroupCommit):
         """
         Wait until it is this node's turn, and write the open batch to the store.
         """
-        self._store.turn().addCallback(self._has_turn).addErrback(self._end_after_bug)
+        self._store.turn().addCallback(self._has_turn).addErrback(
+            self._end_process_after_bug
+        )
 
     def _has_turn(self, cursor: tuple[int, int]) -> None:
         """

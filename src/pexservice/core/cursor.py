@@ -43,8 +43,8 @@ class State(NamedTuple):
 
     @ivar revision: the number of steps since the store was created.  A step counts even if
         the position did not change.
-    @ivar term: the term at the cursor.  The store keeps only the position of the term,
-        because the value follows from the position.
+    @ivar term: the value at the position and the next value; see L{Term}.  The store keeps
+        only the position of the term, because the value follows from the position.
     """
 
     revision: int
@@ -98,8 +98,8 @@ def follow_positions(position: int, transitions: bytes) -> int:
     """
     Return the position after all C{transitions}, given as one code byte each.
 
-    Only the transitions after the last reset matter.  If at most C{position} of them are a
-    C{previous}, none of these comes at position 0, so the transitions are only counted.
+    Only the transitions after the last reset matter.  If there are not more C{previous}
+    than C{position}, the position cannot fall below 0, so the transitions are only counted.
     Otherwise they are applied one by one, because a C{previous} at position 0 does nothing.
     """
     last_reset = transitions.rfind(Transition.RESET.code)

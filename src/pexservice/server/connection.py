@@ -5,13 +5,15 @@ A connection handles one request after the other:
 
   1. The connection buffers the input, parses the request, and looks for its
      L{plan<pexservice.server.plans.Plan>}: the operation of earlier requests like this one.
-  2. The connection checks the client's rate and the C{Host}.  If no plan is remembered, it
-     calls the request's handler.  An operation on the cursor is checked and started.
+  2. The connection checks the client's rate and the C{Host}.  If there is no plan, it calls
+     the request's handler.  If the plan or the handler gives an operation on the cursor,
+     the connection checks and starts it.
   3. The committer calls L{Connection.respond} or L{Connection.fail}, or the result of the
      handler is passed to L{Connection.send}.  These methods write the response.
 
 There is a shortcut: if L{recognition<pexservice.server.recognition>} knows the bytes of a
-request, the connection skips item 1, and the checks that these bytes have passed before.
+request, the connection skips item 1 and the check of the operation.  It checks the rate and
+the C{Host} again if their results can change.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ from pexservice.web.responses import Response, Stream
 
 _log = Logger()
 
-# Aliases for speed: a member of an enumeration is found by two lookups.
+# Aliases for speed; see L{Outcome}.
 _HANDSHAKE, _IDLE, _RECEIVING = Phase.HANDSHAKE, Phase.IDLE, Phase.RECEIVING
 _PERFORMING, _PIPELINED = Phase.PERFORMING, Phase.PIPELINED
 _CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
@@ -106,11 +108,11 @@ class Connection(asyncio.Protocol):
         self.blocked_since = 0.0
 
         self._recognizer: Recognizer | None = None
-        # The input that was not parsed yet.  Its first _searched_bytes bytes have no end of
-        # a head, so they are not searched again.
+        # The input that was not parsed yet.  No head ends in its first _searched_bytes
+        # bytes, so they are not searched again.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # The bytes of the last read, as long as they may be exactly one request; else b"".
+        # The bytes of the last read, if they may be exactly one request; otherwise b"".
         # Only such a request is recognized or remembered.
         self._exact_bytes = b""
         self._skipped_empty_line = False
@@ -221,8 +223,8 @@ class Connection(asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        # The stall timeout begins at blocked_since.  A closing connection keeps this
-        # timeout, and it begins again now.
+        # 0.0 ends the stall timeout.  A closing connection must always have one, so it
+        # begins again now.
         is_closing = self.phase is _CLOSING
         self.blocked_since = self._server.seconds() if is_closing else 0.0
         if self._stream is not None:
@@ -230,7 +232,8 @@ class Connection(asyncio.Protocol):
         elif self.phase is _PIPELINED:
             self._server.call_soon(self._parse_next)
         elif self.phase is not _PERFORMING or not self._buffer:
-            # Otherwise a request is performed and the next one is in the buffer.
+            # While a request is performed and the next one is in the buffer, nothing more
+            # is read.
             self._resume_reading()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -348,7 +351,9 @@ class Connection(asyncio.Protocol):
 
     def perform(self, request: PreparedRequest) -> None:
         """
-        Start the operation of a request with a plan, after those checks that are necessary.
+        Start the operation of a request with a plan.
+
+        Checks that an equal earlier request has passed are not repeated.
         """
         self.phase = _PERFORMING
         self._request = request

@@ -106,8 +106,8 @@ class Conflict(Exception):
 
     @ivar revision: the cursor's revision, as far as the store knows.
     @ivar position: the cursor's position, as far as the store knows.
-    @ivar used: a mapping from each idempotency key of the batch that was used before to its
-        first use, or to the reason why its first use cannot be read.
+    @ivar used: for each idempotency key of the batch that was used before, its first use,
+        or the L{Refusal} that prevented reading it.
     """
 
     def __init__(

@@ -201,9 +201,9 @@ class ISharedStore(IStore):
 
         @raise Conflict: another node moved the cursor, or a key of the batch was used
             before.  The batch is not stored.
-        @raise OutcomeUnknown: the batch is stored, may be stored later, or never will be.
-            A batch is stored only if the cursor is where the batch begins.  So after
-            another batch is stored, this one never will be, and the caller need not wait.
+        @raise OutcomeUnknown: the batch may be stored, now or later.  A batch is stored
+            only if the cursor is where the batch begins.  So as soon as another batch is
+            stored, this one is certainly not stored later, and the caller need not wait.
         """
 
     went_back_count: int = Attribute(
@@ -230,11 +230,11 @@ class ISharedStore(IStore):
         """
         Give the cursor a higher revision at the same position.  All nodes must be stopped.
 
-        After a restore, the store would otherwise use revisions again that clients have
-        seen.
+        This is necessary after a restore.  Without it, the store would use revisions again
+        that clients have already seen.
 
         @return: fires with (revision, position).
-        @raise StoreError: there is no cursor, or its revision is not lower.
+        @raise StoreError: there is no cursor, or its revision is C{revision} or higher.
         """
 
     def watch(

@@ -4,8 +4,8 @@ The workers of a supervisor, and the decisions about all of them.
 One worker is active, and another worker stands by.  When a worker ends, the supervisor
 starts a new process in its place.  If the exit status shows that the new process would fail
 too, the supervisor ends the service instead.  A reload replaces all workers; the new ones
-read the code, the options and the files again.  A reload fails no request that has arrived
-completely.
+read the code, the options and the files again.  During a reload, each
+request that has arrived completely gets its response.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MAX_HEAD_START_SECONDS = 5.0
 #: How long a reload waits for a new worker to stand by.
 RELOAD_TIMEOUT_SECONDS = 15.0
 
-#: How often the supervisor looks for silent workers in each timeout of the watchdog.
+#: The supervisor looks for silent workers this many times per timeout of the watchdog.
 CHECKS_PER_WATCHDOG = 4
 
 #: A bad disk can cause these exit statuses; see L{pexservice.stores.verification}.
@@ -208,8 +208,8 @@ class Workers:
                 other.backoff_seconds = MIN_BACKOFF_SECONDS
             self._reporter.on_active(worker.name, self._reactor.seconds())
         elif worker.state is WorkerState.NOT_READY and not self._active_workers:
-            # No worker is active, but clients get a 503 with the reason.  So systemd may
-            # regard the service as started.
+            # This worker cannot open the store, but it sends clients a 503 with the reason.
+            # So the service has started.
             self._reporter.show_problem(worker.status_text)
             self._reporter.notify_started()
         elif worker.state is WorkerState.ENDED:
@@ -240,8 +240,8 @@ class Workers:
         """
         Count a process that ended, and end the service if the next one would fail too.
 
-        C{worker.state} changes afterwards, so here it is the state in which the process
-        ended.
+        C{worker.state} is the state in which the process ended; the caller changes it
+        after this call.
         """
         exit_status = worker.exit_status
         if not self._should_run:
@@ -260,8 +260,8 @@ class Workers:
         others = [other for other in self.workers if other is not worker]
         other_may_succeed = any(other.is_up or other.is_verifying for other in others)
         # A damaged store needs the operator.  A worker that cannot start ends the service
-        # only if no worker was active yet, and no other one may become active.  After that,
-        # the cause may be temporary.
+        # only if no worker has ever been active and none of the others can become active.
+        # Once a worker was active, the cause is probably temporary.
         if exit_status == Status.DAMAGED or (
             cannot_start and not self._any_was_active and not other_may_succeed
         ):

@@ -3,8 +3,9 @@ The Klein app, which has a handler for each endpoint.
 
 A handler returns an L{Operation} on the cursor, a L{Response}, or a C{Deferred} that fires
 with a response.  If a handler returns an operation, the server remembers this operation,
-and does not call the handler for similar requests; see L{pexservice.server.plans}.  A
-handler that returns a response is called for each request.
+and does not call the handler again for requests with the same method, path, version and
+deciding headers; see L{pexservice.server.plans}.  A handler that returns a response is
+called for each request.
 """
 
 from __future__ import annotations
@@ -197,8 +198,8 @@ class Api:
         report = self._read_report()
         reload = last_reload(report)
         notes = [] if reload is None else [reload]
-        # Only programs on this machine may see process ids.  If Host was not checked, a web
-        # page could read the process ids with DNS rebinding.
+        # Only a local client whose Host was checked may see process ids.  Without this
+        # check, a web page could read them by DNS rebinding.
         is_local = self._checker.hosts.protects(request.peer)
         processes = report.processes if report is not None and is_local else None
         return _health(request, "livez", "reactor", None, notes=notes, processes=processes)
@@ -229,8 +230,8 @@ class Api:
     async def _history_page(
         self, request: Request, before: int | None, count: int
     ) -> Response:
-        # The history has only durable entries, but with early responses, other reads show
-        # the latest state.
+        # With C{--synchronous-commit off}, other reads show the latest state.  The history
+        # has only durable entries.
         state = await self._committer.read_durable()
         self._check_read()
         preferred = preferences(request.headers)

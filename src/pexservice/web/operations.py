@@ -98,8 +98,8 @@ class CheckedOperation:
     """
     An operation whose request has passed all checks.
 
-    @ivar start: a function that gets a waiter, and starts the operation.  The waiter gets
-        the outcome.
+    @ivar start: called with the waiter; starts the operation, whose outcome goes to the
+        waiter.
     @ivar rechecks_rate_and_host: whether the rate and the C{Host} are checked again when
         this object is reused for a later request.  This is necessary if there is a rate
         limit, or if the C{Host} is allowed for some peers only.
@@ -125,8 +125,8 @@ def response_kind(
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
         return VALUE
-    # A precondition failed.  If If-Match holds, it was If-None-Match, which is a 304 for
-    # GET and HEAD, and a 412 for POST (RFC 9110, section 13.1.2).
+    # A precondition failed: If-Match, which is always a 412, or If-None-Match, which is a
+    # 304 for GET and HEAD and otherwise a 412 (RFC 9110, section 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED

@@ -152,8 +152,8 @@ class LmdbStore:
         try:
             must_verify = await self._lock_or_wait(on_standby)
             verified = await self._prepare_files(must_verify=must_verify)
-            # A store whose witness records damage is opened only by a process that has
-            # verified it.
+            # If the witness records damage, L{Witness.open} raises an error, unless this
+            # process has verified the store.
             return self._open_files(verified=verified)
         except Exception as error:
             self._close()
