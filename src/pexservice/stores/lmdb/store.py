@@ -151,10 +151,10 @@ class LmdbStore:
         """
         try:
             must_verify = await self._lock_or_wait(on_standby)
-            verified = await self._prepare_files(must_verify=must_verify)
+            await self._prepare_files(must_verify=must_verify)
             # If the witness records damage, L{Witness.open} raises an error, unless this
             # process has verified the store.
-            return self._open_files(verified=verified)
+            return self._open_files(verified=must_verify)
         except Exception as error:
             self._close()
             if isinstance(error, LOW_LEVEL_ERRORS):
@@ -175,7 +175,8 @@ class LmdbStore:
             if on_standby is None:
                 raise
         else:
-            return self._verification is None or self._verification.is_due
+            is_due = self._verification is None or self._verification.is_due
+            return is_due and self._verify is not None
         on_standby()
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.real_path, self._key_reader, reactor)
@@ -197,15 +198,13 @@ class LmdbStore:
         # L{Witness.open} raises L{StoreDamaged}.
         return False
 
-    async def _prepare_files(self, *, must_verify: bool) -> bool:
+    async def _prepare_files(self, *, must_verify: bool) -> None:
         """
         Make a store if there is none.  Otherwise verify the store, and migrate it.
 
         An operator may replace the files before LMDB opens them.  So the L{Directory}
         remembers the identity of the verified files.  When LMDB has opened the files,
         L{Directory.claim_store} compares it with the store at the configured path.
-
-        @return: whether the store was verified.
         """
         directory = self.directory
         existed = directory.holds_store()
@@ -224,7 +223,6 @@ class LmdbStore:
         if format_of(directory.real_path) == 1:
             await self._run_blocking(partial(migrate, directory, self._progress))
             directory.remember_identity()
-        return verify is not None
 
     def _open_files(self, *, verified: bool) -> StoredState:
         """

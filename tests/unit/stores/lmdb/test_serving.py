@@ -243,6 +243,22 @@ def test_standby_verifies_a_store_whose_verification_was_not_completed(
         now(standby.open())
 
 
+def test_standby_takes_over_a_store_that_its_service_has_created(tmp_path: Path) -> None:
+    """
+    There was nothing to verify, so no verification is missing.
+    """
+    board = scoreboard.create()
+    service = ServiceOnDisk(tmp_path / "store", board)
+    active, standby = service.store(), service.store()
+    now(active.open())
+    opened = standby.open(on_standby=partial(closed, active))
+    service.reactor.take()
+    now(opened)
+    assert service.verified == 0
+    now(standby.close())
+    os.close(board)
+
+
 def test_takeovers_leave_a_verification_due_until_a_worker_gets_the_lock_at_its_start(
     service: ServiceOnDisk,
 ) -> None:
