@@ -151,6 +151,17 @@ def test_call_to_another_service_ends_with_69() -> None:
     assert shown.stderr.startswith(f"pexctl: {url}/current: expected application/json")
 
 
+def test_step_that_gets_the_response_of_another_service_has_an_unknown_outcome() -> None:
+    """
+    The other service may be a proxy, and the service behind it may have made the step.
+    """
+    with server({"/next": (200, b"<html>")}) as url:
+        shown = pexctl(url, "next", "--json", "--key", "k")
+    assert shown.returncode == 75
+    assert json.loads(shown.stdout)["outcome"] == "outcome-unknown"
+    assert "it is unknown whether the step was made (key k)" in shown.stderr
+
+
 def test_token_comes_from_a_file_or_the_environment_and_is_not_shown(
     tmp_path: Path,
 ) -> None:

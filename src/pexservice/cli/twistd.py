@@ -28,6 +28,7 @@ from twisted.python import usage
 from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
 from pexservice.cli.output import VerbFailed, discard_output
+from pexservice.core.text import without_password
 from pexservice.process.children import killed_with_parent, retry_while_orphans_end
 from pexservice.process.consent import LOSSES
 from pexservice.process.exit_status import CannotStart, Misconfigured, Status
@@ -46,7 +47,6 @@ from pexservice.settings.option import (
     command_line,
     near,
     options_of,
-    without_password,
 )
 from pexservice.settings.options import Settings, Source, Supervision, WorkerSettings
 from pexservice.stores.errors import StoreBusy, StoreError

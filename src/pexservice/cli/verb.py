@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
 from pexservice.core.base_url import BASE_URL_FORMS, DEFAULT_BASE_URL, BaseURL
-from pexservice.settings.option import seconds, without_password
+from pexservice.core.text import without_password
+from pexservice.settings.option import seconds
 
 if TYPE_CHECKING:
     from pexservice.stores.factory_interface import IOfflineStore, IStoreFactory

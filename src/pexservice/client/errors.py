@@ -80,10 +80,16 @@ class Refused(CursorError):
     name: str
 
 
+@define(eq=False)
 class UnexpectedAnswer(CursorError):
     """
     The response is not from a pexservice, or the client cannot read it.
+
+    @ivar sent: whether a server may have performed the request.  False if the server does
+        not speak TLS.
     """
+
+    sent: bool = field(default=True, kw_only=True)
 
 
 class CertificateRefused(CursorError):

@@ -302,4 +302,5 @@ def _raise_if_permanent(url: str, error: BaseException) -> None:
                 " name its authority in a CA file"
             )
         if module == "OpenSSL" and any(phrase in text for phrase in _NO_TLS):
-            raise UnexpectedAnswer(f"{url}: expected TLS, got something else ({text})")
+            message = f"{url}: expected TLS, got something else ({text})"
+            raise UnexpectedAnswer(message, sent=False)

@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import frozen
 
+from pexservice.core.text import without_password
+
 BASE_URL_FORMS = (
     "http://HOST:PORT, https://HOST:PORT, http+unix://%2FPATH%2FOF%2FSOCKET or unix:PATH"
 )
@@ -47,7 +49,8 @@ class BaseURL:
 
         @raise ValueError: C{text} is not a base URL.
         """
-        invalid = ValueError(f"{text!r} is not a base URL; use {BASE_URL_FORMS}")
+        shown = without_password(text)
+        invalid = ValueError(f"{shown!r} is not a base URL; use {BASE_URL_FORMS}")
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
@@ -57,7 +60,7 @@ class BaseURL:
             raise invalid
         if parts.scheme in ("unix", "http+unix"):
             socket = (unquote(parts.netloc) + parts.path).rstrip("/")
-            if not socket:
+            if not socket or "@" in parts.netloc:
                 raise invalid
             return cls(text, "http://localhost", socket=socket)
         if parts.scheme not in ("http", "https") or not host or port == 0:

@@ -4,6 +4,8 @@ Text from another program, made safe to print.
 
 from __future__ import annotations
 
+import re
+
 MAX_CHARACTERS = 300
 
 #: How much of unexpected content a message quotes.
@@ -24,6 +26,18 @@ def printable(text: str, max_characters: int = MAX_CHARACTERS) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in line
     )
+
+
+def without_password(message: str) -> str:
+    """
+    Return a message without the user and the password in a URL.
+    """
+    # The scheme of the URL may be missing.
+    return re.sub(r"(?://\S*|\b[\w.+-]+:[^\s/@]*)@", _mask, message)
+
+
+def _mask(match: re.Match[str]) -> str:
+    return "//...@" if match[0].startswith("//") else "...@"
 
 
 def quoted(content: bytes) -> str:

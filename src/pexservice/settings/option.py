@@ -125,13 +125,6 @@ def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:
         yield from option.arguments(getattr(settings, option.attribute))
 
 
-def without_password(text: str) -> str:
-    """
-    Return a message about an option without the user and the password in a URL.
-    """
-    return re.sub(r"//\S*@", "//...@", text)
-
-
 def near(word: str, words: list[str], form: str = "{}") -> str:
     """
     Suggest the one of C{words} that the operator probably meant by C{word}.

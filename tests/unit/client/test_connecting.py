@@ -53,14 +53,14 @@ def test_path_of_a_unix_socket_is_an_address(text: str, socket: str) -> None:
     "text",
     [
         *("", "localhost:8081", "gopher://x", "http://", "http://:80", "http://a:0"),
-        *("http://a:99999", "http://[", "http://a?b", "http://a#b", "http://u:p@a"),
+        *("http://a:99999", "http://[", "http://a?b", "http://a#b", "http://u@a"),
         *("http://é", "http://a b", "http://a/\n", "unix:", "http+unix://"),
     ],
 )
 def test_wrong_url_raises_an_error_that_names_it_and_the_known_forms(text: str) -> None:
     with pytest.raises(BadAddress, match="use http://HOST:PORT") as caught:
         Cursor(text)
-    assert repr(text) in str(caught.value)
+    assert repr(text.replace("u@", "...@")) in str(caught.value)
     assert isinstance(caught.value, ValueError)
 
 

@@ -277,14 +277,14 @@ def _client_errors(arguments: Namespace) -> Iterator[None]:
         raise VerbFailed(str(error), "refused", {"problem": error.name}) from error
     except client.CursorError as error:
         message, key = str(error), {} if error.key is None else {"key": error.key}
-        if isinstance(error, client.OutcomeUnknown) and (error.sent or is_repeated):
-            if not error.sent:
+        sent = getattr(error, "sent", False)
+        if key and (sent or is_repeated):
+            if not sent:
                 message += "; an earlier call with this key may have made it, so repeat it"
+            elif isinstance(error, client.UnexpectedAnswer):
+                # A proxy may have sent this response in the place of the service.
+                message += f"; it is unknown whether the step was made (key {error.key})"
             raise VerbFailed(message, "outcome-unknown", key) from error
-        if key and not isinstance(error, client.Unanswered):
-            # The server that sent this response may have made the step.  The key shows
-            # whether.
-            message = f"{message} (key {error.key})"
         raise VerbFailed(message, "unreachable", key) from error
 
 
