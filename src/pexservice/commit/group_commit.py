@@ -92,7 +92,7 @@ class PendingBatch:
         because their response shows a state of this batch: a repetition of one of its
         keys, or a request whose condition is not met.
     @ivar keys: the idempotency keys of the steps.  Each key has its transition, revision
-        and position, packed by L{pack_use}.
+        and position, packed by C{pack_use}.
     """
 
     before: State

@@ -5,14 +5,13 @@ It is a file without a name (C{memfd_create}), whose descriptor each worker inhe
 process waits for another process: workers can read the file even if the supervisor hangs.
 The kernel frees the memory when the last process has ended.
 
-  ============  ========================  ============================================
-  record        written by                topic
-  ============  ========================  ============================================
-  report        the supervisor            L{pexservice.process.supervisor_report}
-  claim         the first worker          L{pexservice.stores.claim}
-  verification  the worker with the lock  L{pexservice.stores.verification}
-  consent       C{pexctl reload}          L{pexservice.process.consent}
-  ============  ========================  ============================================
+The records are::
+
+    record        written by                module
+    report        the supervisor            process/supervisor_report.py
+    claim         the first worker          stores/claim.py
+    verification  the worker with the lock  stores/verification.py
+    consent       pexctl reload             process/consent.py
 
 A supervisor of version 1.0.0 writes its report at the beginning of the file; see
 L{pexservice.process.report_1_0}.

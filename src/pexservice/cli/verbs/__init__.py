@@ -1,3 +1,3 @@
 """
-The verbs of C{pexctl}: their parsers are L{pexservice.cli.verb.VERBS}.
+The verbs of C{pexctl}: their parsers are in C{VERBS} of L{pexservice.cli.verb}.
 """
