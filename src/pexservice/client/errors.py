@@ -86,13 +86,19 @@ class UnexpectedAnswer(CursorError):
     The response is not from a pexservice, or the client cannot read it.
 
     @ivar sent: whether a server may have performed the request.  False if the server does
-        not speak TLS.
+        not speak TLS, and no earlier attempt of the call was sent.
     """
 
     sent: bool = field(default=True, kw_only=True)
 
 
+@define(eq=False)
 class CertificateRefused(CursorError):
     """
     The client does not trust the server's certificate, or it is for another name.
+
+    @ivar sent: whether another server may have performed the request in an earlier attempt
+        of the call.
     """
+
+    sent: bool = field(default=False, kw_only=True)

@@ -166,6 +166,9 @@ class RetryingClient:
                 content = await self._attempt(
                     request.addCallback(read, url), url, remaining
                 )
+            except (CertificateRefused, UnexpectedAnswer) as error:
+                error.sent = error.sent or sent
+                raise
             except _AttemptFailed as failure:
                 if not failure.sent:
                     self.possibly_performed -= 1
@@ -187,12 +190,10 @@ class RetryingClient:
             await deferLater(self.clock, delay)
             if self.closed:
                 break
-        if self.closed:
-            fault = "the client was closed before a final response"
-        elif delay == asked_delay:
+        fault = f"no final response within {seconds:g} s"
+        if delay == asked_delay:
             fault = f"no final response, and the server asks to wait {delay:g} s"
-        else:
-            fault = f"no final response within {seconds:g} s"
+        fault = "the client was closed before a final response" if self.closed else fault
         fault += f" ({attempts} attempt{'s' * (attempts > 1)})"
         raise Unanswered(f"{fault}: {reason}", sent=sent)
 

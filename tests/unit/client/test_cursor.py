@@ -15,12 +15,14 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.error import ConnectionRefusedError as Refusal
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.web.client import ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from pexservice.client import (
+    CertificateRefused,
     Cursor,
     CursorError,
     Moved,
@@ -320,6 +322,22 @@ def test_retry_after_of_one_server_does_not_delay_the_next(service: FakeService)
     service.disturbances = [problem(503, "not-taken", headers={"Retry-After": "20"})]
     service.after(cursor(service, "http://a", "http://b").next())
     assert service.clock.seconds() < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"), [("outcome-unknown", True), ("not-taken", False)]
+)
+def test_refused_certificate_does_not_hide_that_an_earlier_attempt_was_sent(
+    service: FakeService, name: str, *, sent: bool
+) -> None:
+    reason = [("SSL routines", "", "certificate verify failed")]
+    openssl_error = type("Error", (Exception,), {"__module__": "OpenSSL.SSL"})
+    routed = Routed(service.agent)
+    routed.down[b"b"] = lambda: ResponseNeverReceived([Failure(openssl_error(reason))])
+    service.always = problem(503, name)
+    with pytest.raises(CertificateRefused) as caught:
+        service.after(cursor(service, "http://a", "http://b", agent=routed).next())
+    assert caught.value.sent == sent
 
 
 def test_cancelled_call_sends_nothing_more(service: FakeService) -> None:

@@ -281,8 +281,9 @@ def _client_errors(arguments: Namespace) -> Iterator[None]:
         if key and (sent or is_repeated):
             if not sent:
                 message += "; an earlier call with this key may have made it, so repeat it"
-            elif isinstance(error, client.UnexpectedAnswer):
-                # A proxy may have sent this response in the place of the service.
+            elif not isinstance(error, client.OutcomeUnknown):
+                # A proxy may have sent this response in the place of the service, or an
+                # earlier attempt has reached another server.
                 message += f"; it is unknown whether the step was made (key {error.key})"
             raise VerbFailed(message, "outcome-unknown", key) from error
         raise VerbFailed(message, "unreachable", key) from error
