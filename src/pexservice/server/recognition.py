@@ -151,8 +151,8 @@ class RememberedRequests:
         self.by_bytes: GenerationalCache[bytes, PreparedRequest] = GenerationalCache(
             MAX_REMEMBERED_REQUESTS
         )
-        # The hashes of requests that came once.  Requests that never come again do not
-        # displace remembered requests.
+        # The hashes of requests that have arrived once.  Requests that are never repeated
+        # do not displace remembered requests.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_REMEMBERED_REQUESTS
         )
