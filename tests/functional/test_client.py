@@ -347,6 +347,43 @@ def test_ctrl_c_ends_a_script_that_waits_for_a_response(worker: Daemon, way: str
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
+INTERRUPTED_BEFORE_THE_WAIT = """
+import sys
+from twisted.internet import reactor
+from pexservice.client import BlockingCursor
+
+call_from_thread = reactor.callFromThread
+
+def interrupted(*arguments):
+    reactor.callFromThread = call_from_thread
+    reactor.callFromThread(*arguments)
+    raise KeyboardInterrupt
+
+with BlockingCursor(sys.argv[1]) as cursor:
+    states = cursor.watch()
+    next(states)
+    reactor.callFromThread = interrupted
+    try:
+        next(states)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_interrupt_after_a_call_has_begun_cancels_it(worker: Daemon) -> None:
+    """
+    Otherwise the call would go on, and the watch could not be closed.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_BEFORE_THE_WAIT, url(worker)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
+
+
 HAS_RUN = """
 from twisted.internet import reactor
 from pexservice.client import BlockingCursor

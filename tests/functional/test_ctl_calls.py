@@ -278,6 +278,16 @@ def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
     )
 
 
+def read_line(terminal: int) -> str:
+    """
+    Read a line from a terminal, which may give a part of it first.
+    """
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(terminal, 4096)
+    return line.decode()
+
+
 @pytest.mark.needs("pseudo-terminal")
 def test_step_on_a_terminal_reports_the_first_refusal_at_once() -> None:
     """
@@ -292,13 +302,13 @@ def test_step_on_a_terminal_reports_the_first_refusal_at_once() -> None:
             text=True,
         ) as calling:
             os.close(theirs)
-            line = os.read(ours, 4096).decode()
+            line = read_line(ours)
             assert line.startswith(
                 f"pexctl: http://127.0.0.1:{port}/next: Connection refused"
             )
             assert line.endswith("; retrying\r\n")
             calling.send_signal(signal.SIGINT)
-            rest = os.read(ours, 4096).decode()
+            rest = read_line(ours)
             assert rest.startswith("pexctl: interrupted: ")
             calling.communicate(timeout=PATIENCE)
         os.close(ours)
@@ -336,10 +346,10 @@ def test_interrupted_step_that_the_service_has_refused_so_far_was_not_made(
             with connection:
                 connection.recv(65536)
                 connection.sendall(refusal)
-                assert os.read(ours, 4096).decode().endswith("; retrying\r\n")
+                assert read_line(ours).endswith("; retrying\r\n")
                 calling.send_signal(signal.SIGINT)
                 printed, _ = calling.communicate(timeout=PATIENCE)
-        rest = os.read(ours, 4096).decode()
+        rest = read_line(ours)
         os.close(ours)
     assert calling.returncode == 130
     if is_repeated:
@@ -374,6 +384,16 @@ def load_on_a_terminal(
         os.close(ours)
 
 
+def read_bar(terminal: int) -> str:
+    """
+    Read from a terminal until it shows a progress bar.
+    """
+    drawn = ""
+    while " steps" not in drawn:
+        drawn += os.read(terminal, 4096).decode()
+    return drawn
+
+
 @pytest.mark.needs("pseudo-terminal")
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -382,7 +402,7 @@ def test_signal_ends_a_load_which_removes_its_bar_and_prints_its_counts(
     worker: Daemon, number: signal.Signals, status: int
 ) -> None:
     with load_on_a_terminal(worker, 60) as (loading, terminal):
-        drawn = os.read(terminal, 4096).decode()
+        drawn = read_bar(terminal)
         loading.send_signal(number)
         assert loading.communicate(timeout=PATIENCE)[0] == ""
         # Reading a terminal that no process has open fails.
@@ -440,7 +460,7 @@ def test_load_is_compared_with_the_history_also_while_workers_are_killed(
         assert printed["answered"] == revision > 0
 
         with load_on_a_terminal(daemon, 2) as (loading, terminal):
-            drawn = os.read(terminal, 4096).decode()
+            drawn = read_bar(terminal)
             log = daemon._wait_for("stands by")
             (*_, served) = re.findall(r"(worker-\d) serves", log)
             (*_, pid) = re.findall(rf"{served} is process (\d+)", log)

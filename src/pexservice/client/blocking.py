@@ -133,8 +133,9 @@ def wait(
         waiting.release()
 
     give_up_at = time.monotonic() + timeout + LATE_REACTOR_SECONDS
-    reactor.callFromThread(begin)
     try:
+        # Here, because an interrupt can arrive when callFromThread has just ended.
+        reactor.callFromThread(begin)
         while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
             if time.monotonic() > give_up_at:
                 raise Unanswered(  # noqa: TRY301 handled like an interrupt
