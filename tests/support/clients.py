@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from attrs import Factory, define, field, frozen
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from tests.support.daemon import PATIENCE, Daemon
 
 
@@ -222,7 +222,7 @@ def replayed(
     """
     for number in range(revision + 1, revision + len(rows) + 1):
         after, word = rows[number]
-        position = follow_position(position, Transition[word.upper()])
+        position = position_after(position, Transition[word.upper()])
         assert position == after
     return position
 

@@ -12,7 +12,7 @@ from itertools import permutations
 
 from attrs import define, frozen
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from tests.support.daemon import PATIENCE
 
 #: (revision, position)
@@ -160,4 +160,4 @@ class Expected:
 
 def _follow(at: At, word: str) -> At:
     revision, position = at
-    return revision + 1, follow_position(position, Transition[word.upper()])
+    return revision + 1, position_after(position, Transition[word.upper()])

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from pexservice.core.sequence import term_at
 
 T = TypeVar("T")
@@ -181,7 +181,7 @@ class FakeService(Resource):
         """
         Make a step.
         """
-        self.position = follow_position(self.position, Transition[word.upper()])
+        self.position = position_after(self.position, Transition[word.upper()])
         self.rows.insert(
             0,
             {

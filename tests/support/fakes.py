@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from pexservice.stores.errors import Refusal
 from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore, StoredState
 from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
@@ -89,7 +89,7 @@ def replay(batch: Batch) -> Iterator[HistoryEntry]:
     position = batch.start_position
     for revision, code in enumerate(batch.transitions, batch.first_revision):
         transition = Transition(bytes((code,)))
-        position = follow_position(position, transition)
+        position = position_after(position, transition)
         yield HistoryEntry(revision, position, transition, batch.time_ns)
 
 

@@ -23,7 +23,7 @@ from itertools import accumulate
 
 from attrs import frozen
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 
 
 @frozen(kw_only=True, eq=False)
@@ -59,7 +59,7 @@ def positions(journal: Sequence[Transition]) -> list[int]:
     """
     Return by revision, from 0, where C{journal} leads.
     """
-    return list(accumulate(journal, follow_position, initial=0))
+    return list(accumulate(journal, position_after, initial=0))
 
 
 def faults(records: Sequence[Record], journal: Sequence[Transition]) -> list[str]:
@@ -236,4 +236,4 @@ def _apply(
         revision == len(journal) or journal[revision] is not record.operation
     ):
         return None
-    return revision + 1, follow_position(position, record.operation)
+    return revision + 1, position_after(position, record.operation)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from tests.support.clients import Client, highest, running, whole_history
 from tests.support.daemon import Daemon, wait_until
 
@@ -68,7 +68,7 @@ def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) ->
     for revision in rows.keys() - {1}:
         if revision - 1 in rows:
             (before, _), (after, word) = rows[revision - 1], rows[revision]
-            assert follow_position(before, Transition[word.upper()]) == after
+            assert position_after(before, Transition[word.upper()]) == after
     assert int(answer.headers["Pex-Position"]) == rows[newest][0]
     assert [client.refused for client in clients] == [0] * len(clients)
     return len(steps)

@@ -60,7 +60,7 @@ from pexservice.commit.interface import (
     Step,
     Waiter,
 )
-from pexservice.core.cursor import INITIAL, State, Transition, follow, state_at
+from pexservice.core.cursor import INITIAL, State, Transition, apply, state_at
 from pexservice.core.sequence import TermCache
 from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.stores.interface import Batch, IStore
@@ -247,7 +247,7 @@ class GroupCommit:
         if not batch.transitions:
             self._policy.begin_batch(self._seconds())
         transition = step.transition
-        self._latest = state = follow(self._latest, transition, self._term_cache)
+        self._latest = state = apply(self._latest, transition, self._term_cache)
         batch.transitions += transition.code
         if step.key is not None:
             batch.keys[step.key] = pack_use(transition.code, state.revision, state.position)

@@ -74,7 +74,7 @@ def state_at(revision: int, position: int) -> State:
     return State(revision, term_at(position))
 
 
-def follow(state: State, transition: Transition, cache: TermCache) -> State:
+def apply(state: State, transition: Transition, cache: TermCache) -> State:
     revision, term = state
     if transition is Transition.NEXT:
         return State(revision + 1, cache.forward(term))
@@ -83,9 +83,9 @@ def follow(state: State, transition: Transition, cache: TermCache) -> State:
     return State(revision + 1, FIRST_TERM)
 
 
-def follow_position(position: int, transition: Transition) -> int:
+def position_after(position: int, transition: Transition) -> int:
     """
-    Return the position after C{transition}, without computing a term as L{follow} does.
+    Return the position after C{transition}.  No term is computed, unlike in L{apply}.
     """
     if transition is Transition.NEXT:
         return position + 1
@@ -94,7 +94,7 @@ def follow_position(position: int, transition: Transition) -> int:
     return 0
 
 
-def follow_positions(position: int, transitions: bytes) -> int:
+def position_after_all(position: int, transitions: bytes) -> int:
     """
     Return the position after all C{transitions}, given as one code byte each.
 

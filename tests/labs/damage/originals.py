@@ -15,7 +15,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
 from pexservice.stores.lmdb.migrate import rewrite
@@ -136,7 +136,7 @@ class Writer:
             transition = self._chance.choices(list(Transition), (8, 4, 1))[0]
             codes += transition.code
             self._revision += 1
-            self._position = follow_position(self._position, transition)
+            self._position = position_after(self._position, transition)
             if number < keys:
                 name = b"%0*d" % (name_length, self._chance.getrandbits(60))
                 self.names.append(name)

@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException
 
 from attrs import Factory, define, field
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from tests.support.clients import AcknowledgedStep, Client, Stoppable
 from tests.support.daemon import PATIENCE
 
@@ -198,7 +198,7 @@ class Follower(_Onlooker):
         """
         for revision in range(self.compared + 1, max(rows, default=0) + 1):
             after, word = rows.get(revision, (-1, "next"))
-            if follow_position(self.position, Transition[word.upper()]) != after:
+            if position_after(self.position, Transition[word.upper()]) != after:
                 self.lost.append(f"the history breaks off at revision {revision}")
             self.position, self._rows[revision] = after, (after, word)
             self.compared = revision

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pexservice.core.cursor import (
     INITIAL,
     Transition,
-    follow,
-    follow_position,
-    follow_positions,
+    apply,
+    position_after,
+    position_after_all,
     state_at,
 )
 from pexservice.core.sequence import TermCache
@@ -27,24 +27,24 @@ def test_next_adds_one_previous_subtracts_one_and_reset_goes_to_0() -> None:
     state = INITIAL
     seen = []
     for transition in (NEXT, NEXT, NEXT, PREVIOUS, RESET):
-        state = follow(state, transition, TermCache())
+        state = apply(state, transition, TermCache())
         seen.append((state.revision, state.position, state.term.text))
     assert seen == [(1, 1, b"1"), (2, 2, b"1"), (3, 3, b"2"), (4, 2, b"1"), (5, 0, b"0")]
 
 
 def test_previous_at_position_0_stays_there_and_counts_as_a_revision() -> None:
-    state = follow(INITIAL, PREVIOUS, TermCache())
+    state = apply(INITIAL, PREVIOUS, TermCache())
     assert (state.revision, state.position) == (1, 0)
 
 
 @given(st.lists(st.sampled_from(list(Transition))))
-def test_follow_position_computes_the_same_positions_as_follow(
+def test_position_after_is_the_position_of_the_applied_state(
     transitions: list[Transition],
 ) -> None:
     state, position = INITIAL, 0
     for transition in transitions:
-        state = follow(state, transition, TermCache())
-        position = follow_position(position, transition)
+        state = apply(state, transition, TermCache())
+        position = position_after(position, transition)
     assert (state.revision, state.position) == (len(transitions), position)
     rebuilt = state_at(len(transitions), position)
     assert rebuilt.term.text == state.term.text
@@ -66,10 +66,10 @@ def test_repr_of_a_state_does_not_contain_the_value() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 1000])
-def test_follow_positions_ends_where_single_transitions_end(start: int) -> None:
+def test_position_after_all_ends_where_single_transitions_end(start: int) -> None:
     for length in range(7):
         for steps in itertools.product(Transition, repeat=length):
             position = start
             for step in steps:
-                position = follow_position(position, step)
-            assert follow_positions(start, b"".join(s.code for s in steps)) == position
+                position = position_after(position, step)
+            assert position_after_all(start, b"".join(s.code for s in steps)) == position

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 from zope.interface.verify import verifyObject
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from pexservice.stores.interface import (
     Batch,
     HistoryEntry,
@@ -88,7 +88,7 @@ def batch(after: tuple[int, int], transitions: bytes, *keys: bytes) -> Batch:
     used: dict[bytes, bytes] = {}
     for number, code in enumerate(transitions):
         transition = Transition(bytes((code,)))
-        position = follow_position(position, transition)
+        position = position_after(position, transition)
         if number < len(keys):
             used[keys[number]] = pack_use(transition.code, revision + number + 1, position)
     return Batch(

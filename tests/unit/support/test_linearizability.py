@@ -13,7 +13,7 @@ from attrs import evolve
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from tests.support.forms import amount
 from tests.support.linearizability import Record, faults, linearizable
 
@@ -40,7 +40,7 @@ def recorded(seed: int, size: int) -> tuple[list[Record], list[Transition]]:
         operation = choose.choice([NEXT, NEXT, PREVIOUS, RESET, None])
         if operation is not None:
             journal.append(operation)
-            position = follow_position(position, operation)
+            position = position_after(position, operation)
         record = Record(
             client=choose.randrange(16),
             operation=operation,

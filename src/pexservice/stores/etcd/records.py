@@ -31,7 +31,7 @@ from typing import Any
 
 from attrs import frozen
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import KeyUse
 
@@ -299,7 +299,7 @@ def decode_journal_row(pair: Message, last: int) -> list[HistoryEntry]:
         entries = []
         for revision, code in enumerate(codes, first):
             transition = Transition(bytes((code,)))
-            position = follow_position(position, transition)
+            position = position_after(position, transition)
             entries.append(HistoryEntry(revision, position, transition, time_ns))
         return entries
 

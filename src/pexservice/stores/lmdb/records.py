@@ -39,7 +39,7 @@ from operator import lt
 from typing import NamedTuple, cast
 from zlib import crc32
 
-from pexservice.core.cursor import Transition, follow_position, follow_positions
+from pexservice.core.cursor import Transition, position_after, position_after_all
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import (
     MAX_IDEMPOTENCY_KEY_BYTES,
@@ -241,11 +241,11 @@ def decode_journal_row(
     begin, codes = decode_row_key(key), payload[_JOURNAL.size :]
     skipped = max(first - begin, 0)
     end = len(codes) if before is None else max(before - begin, 0)
-    position = follow_positions(position, codes[:skipped])
+    position = position_after_all(position, codes[:skipped])
     entries = []
     for revision, code in enumerate(codes[skipped:end], begin + skipped):
         transition = _transition(bytes((code,)))
-        position = follow_position(position, transition)
+        position = position_after(position, transition)
         entries.append(HistoryEntry(revision, position, transition, time_ns))
     return entries
 
@@ -263,7 +263,7 @@ def decode_journal_row_ends(
     first, codes = decode_row_key(key), payload[_JOURNAL.size :]
     if unknown := codes.translate(None, _TRANSITIONS):
         raise BadRecord(f"there is no transition {unknown[:1]!r}")
-    after = (first - 1 + len(codes), follow_positions(position, codes))
+    after = (first - 1 + len(codes), position_after_all(position, codes))
     return (first - 1, position), after
 
 

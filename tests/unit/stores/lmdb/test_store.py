@@ -18,7 +18,7 @@ import pytest
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from pexservice.core.cursor import Transition, follow_position
+from pexservice.core.cursor import Transition, position_after
 from pexservice.stores.errors import (
     OutcomeUnknown,
     Refusal,
@@ -629,15 +629,15 @@ def test_no_more_of_a_row_is_replayed_than_asked_for(
     store = at(tmp_path / "store")
     now(store.open())
     now(store.commit(batch((0, 0), b"n" * 10_000)))
-    followed = []
+    replayed = []
 
-    def follow(position: int, transition: Transition) -> int:
-        followed.append(position)
-        return follow_position(position, transition)
+    def replay(position: int, transition: Transition) -> int:
+        replayed.append(position)
+        return position_after(position, transition)
 
-    monkeypatch.setattr(records, "follow_position", follow)
+    monkeypatch.setattr(records, "position_after", replay)
     assert [row.revision for row in now(store.history(None, 1))] == [10_000]
-    assert followed == [9_999]
+    assert replayed == [9_999]
     now(store.close())
 
 
