@@ -68,9 +68,8 @@ _FIRST_BYTE = re.compile(_TOKEN_BYTE)
 #: The first byte of a TLS handshake.
 _TLS_HANDSHAKE = 0x16
 
-#: The beginning of a request target that is a whole URL.  RFC 9112, section 3.2.2, requires
-#: servers to accept such a target.
-_ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
+#: The beginning of a request target that is a whole URL, up to its path.
+_ABSOLUTE = re.compile(rb"https?://([^/?#:][^/?#]*)", re.IGNORECASE)
 
 #: A host and maybe a port, in the characters that RFC 3986 allows.
 _HOST_VALUE = re.compile(
@@ -129,12 +128,14 @@ class RequestLine(NamedTuple):
     A request line.
 
     @ivar target: the path and the query, even if the client has sent a whole URL.
+    @ivar host: the host and the port of this URL; C{None} if the client has sent a path.
     @ivar logged_line: the line as the access log shows it.
     """
 
     method: bytes
     target: bytes
     path: bytes
+    host: bytes | None
     version: bytes
     logged_line: bytes
 
@@ -256,18 +257,17 @@ class HeadReader:
                 continue
             name, value, slot, meaning, is_framing = header
             has_framing = has_framing or is_framing
-            values = headers.get(name)
-            if values is None:
-                headers[name] = [value]
-                if slot is not None:
-                    plan_key[slot] = meaning
-            else:
-                values.append(value)
-                if slot is not None:
-                    plan_key[slot] = self._meanings[name](values)
+            values = headers.setdefault(name, [])
+            values.append(value)
+            if slot is not None:
+                is_single = len(values) == 1
+                plan_key[slot] = meaning if is_single else self._meanings[name](values)
         hosts = headers.get(HOST, ())
         if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
+        if line.host is not None:
+            # RFC 9112, section 3.2.2, requires that the header is ignored.
+            headers[HOST] = [line.host]
         uncached_lines = None if last < 0 else (first, last)
         body, expects = _framing(headers, line.version) if has_framing else (0, False)
         return Head(line, tuple(plan_key), headers, lines, uncached_lines, body, expects)
@@ -279,8 +279,9 @@ class HeadReader:
         if match is None:
             raise problems.malformed(_BAD_REQUEST_LINE)
         method, target, version = match.groups()
-        absolute = _ABSOLUTE.match(target)
-        if absolute is not None:
+        host, absolute = None, _ABSOLUTE.match(target)
+        if absolute is not None and _HOST_VALUE.fullmatch(absolute[1]):
+            host = absolute[1]
             target = target[absolute.end() :]
             if not target.startswith(b"/"):
                 target = b"/" + target
@@ -294,7 +295,7 @@ class HeadReader:
             )
         path = target.partition(b"?")[0]
         logged_line = escaped(b" ".join((method, target, version)))
-        request_line = RequestLine(method, target, path, version, logged_line)
+        request_line = RequestLine(method, target, path, host, version, logged_line)
         if len(line) <= MAX_REMEMBERED_LINE_BYTES:
             self._request_lines.put(line, request_line)
         return request_line
@@ -400,7 +401,7 @@ def read_refused_head(head: bytes) -> tuple[RequestLine, RequestHeaders]:
     )
     match = _REQUEST_LINE.fullmatch(first)
     method, logged_line = (b"", b"- - -") if match is None else (match[1], escaped(first))
-    request_line = RequestLine(method, b"", b"", b"HTTP/1.1", logged_line)
+    request_line = RequestLine(method, b"", b"", None, b"HTTP/1.1", logged_line)
     headers: RequestHeaders = {}
     for line in lines:
         match = _HEADER_LINE.fullmatch(line)

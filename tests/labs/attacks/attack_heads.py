@@ -199,6 +199,9 @@ TARGETS: list[Attack] = [
             "a query only": post(b"?next"),
             "a scheme only": post(b"http:"),
             "no authority": post(b"http:///next"),
+            "an authority without a host": post(b"http://:80/next"),
+            "an authority with a user": post(b"http://user@localhost/next"),
+            "an authority with half a bracket": post(b"http://[::1/next"),
             "another scheme": post(b"ftp://localhost/next"),
             "a file's scheme": post(b"file:///etc/passwd"),
             "a script's scheme": post(b"javascript:alert(1)"),
@@ -222,12 +225,14 @@ TARGETS: list[Attack] = [
         },
     ),
     *answered(
-        "RFC 9112 3.2.2: a server takes the absolute form, whatever its Host",
+        "RFC 9112 3.2.2: a server takes the absolute form, and its host instead of Host",
         200,
         {
             "absolute": post(b"http://localhost/next"),
             "absolute, capitals": post(b"HTTP://LOCALHOST/next"),
-            "absolute, another host": post(b"http://example.org:99/next"),
+            "absolute, another Host": (
+                b"POST http://localhost/next HTTP/1.1\r\nHost: attacker.example\r\n\r\n"
+            ),
             "absolute, with a query": post(b"https://localhost/next?a=b"),
             "a query": post(b"/next?limit=%00&&&=&%zz;a"),
             "a long query of parameters": post(b"/next?" + b"a=b&" * 1900),
@@ -302,6 +307,7 @@ HOSTS: list[Attack] = [
             "a name that ends alike": host(b"Host: notlocalhost"),
             "a number that is an address": host(b"Host: 2130706433"),
             "a Host of two dots": host(b"Host: localhost.."),
+            "another's name in the target": post(b"http://attacker.example:99/next"),
         },
     ),
 ]

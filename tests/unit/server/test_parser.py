@@ -74,6 +74,22 @@ def test_head_has_the_request_line_and_the_arguments() -> None:
     assert (head.body_length, head.expects_continue) == (0, False)
 
 
+@pytest.mark.parametrize("lines", [(b"Host: other",), (b"Host:",)])
+def test_host_of_a_target_that_is_a_whole_url_replaces_the_host_header(
+    lines: tuple[bytes, ...],
+) -> None:
+    """
+    RFC 9112, section 3.2.2.
+    """
+    head = read(b"GET http://H:1/next?a=b HTTP/1.1", *lines)
+    assert (head.line.target, head.headers) == (b"/next?a=b", {b"host": [b"H:1"]})
+
+
+def test_http_1_0_request_without_host_has_the_host_of_its_target() -> None:
+    assert read(b"GET http://h HTTP/1.0").headers == {b"host": [b"h"]}
+    assert read(b"GET / HTTP/1.0").headers == {}
+
+
 def test_heads_of_one_meaning_have_one_plan_key() -> None:
     """
     Values that decide nothing, the query, and other spellings of a value do not count.
