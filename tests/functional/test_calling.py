@@ -13,7 +13,7 @@ import pytest
 
 from pexservice.core.sequence import term_at
 from tests.support.calling_page import PAGE, PROGRAMS, URL, command
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 from tests.support.stores import make_store
 from tests.support.troublesome_proxy import troublesome_proxy
 
@@ -44,7 +44,7 @@ def run_program(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
     )
 
 
@@ -105,7 +105,7 @@ def test_program_makes_each_step_once_although_responses_are_lost(
         assert heading in ("curl", "asyncio and FastAPI") or not ended.stderr
         assert ended.stdout == printed
         assert list(proxy.attempts.values()) == attempts
-        steps = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+        steps = int(daemon.request("/current")[0].headers["Pex-Revision"])
         positions = re.findall(r"(?:position|ticket|invoice)\W+(\d)", printed)
         assert steps == max(map(int, positions), default=len(attempts))
 
@@ -140,7 +140,7 @@ def test_curl_function_in_an_interactive_shell_does_not_end_it_after_a_failure(
             input=f"{typed}\necho status $?\n",
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
         )
     assert ended.stdout == "status 1\n"
     assert "token" in ended.stderr

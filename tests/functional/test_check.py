@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.daemon import LOOPBACK, Daemon, patiently, run
+from tests.support.daemon import LOOPBACK, Daemon, poll_attempts, run
 from tests.support.pexctl import pexctl
 from tests.support.stores import make_store
 
@@ -42,7 +42,7 @@ def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> N
             f"well; in use now: {address}, the store {tmp_path}/store",
         )
         assert sorted(file.name for file in tmp_path.iterdir()) == before
-        assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
+        assert daemon.request("/next", "POST")[0].headers["Pex-Revision"] == "4"
 
 
 def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_process_that_systemd_gave_its_socket_is_asked_there(tmp_path: Path) -> 
             stderr=subprocess.DEVNULL,
         ) as process:
             try:
-                for _ in patiently():
+                for _ in poll_attempts():
                     ended = pexctl(tmp_path, "status", "--process", str(process.pid))
                     if ended[0] == 0:
                         break
@@ -178,5 +178,5 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     assert (store / "data.mdb").read_bytes() == before
     assert check(tmp_path, "--config", str(config))[0] == 0
     with Daemon(tmp_path, "--config", str(config)) as daemon:
-        assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "1"
+        assert daemon.request("/next", "POST")[0].headers["Pex-Revision"] == "1"
         assert "created a new store" not in daemon.log.read_text()

@@ -33,10 +33,10 @@ from pexservice.client import (
 )
 from tests.support.daemon import (
     LOOPBACK,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Daemon,
     deadlines,
-    read_answer,
+    read_response,
     wait_until,
 )
 from tests.support.fake_service import state
@@ -168,7 +168,7 @@ def test_service_without_tls_gets_no_step_over_https(worker: Daemon) -> None:
         pytest.raises((UnexpectedAnswer, OutcomeUnknown)),
     ):
         cursor.next()
-    assert worker.ask("/current")[0].headers["Pex-Revision"] == "0"
+    assert worker.request("/current")[0].headers["Pex-Revision"] == "0"
 
 
 def test_every_step_is_made_once_while_active_workers_are_killed(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_only_the_client_repeats_a_step_whose_connection_ended(worker: Daemon) -
                 heard.append(connection.recv(65536))
                 with closing(socket.create_connection(("127.0.0.1", worker.port))) as to:
                     to.sendall(heard[-1])
-                    answer = read_answer(to)
+                    answer = read_response(to)
                 if number == 2:
                     connection.sendall(answer)
 
@@ -291,7 +291,7 @@ def test_response_of_no_service_is_one_exception_and_the_key_is_kept(
         # A request whose answer would be the same is sent once.
         is_final = expected is UnexpectedAnswer
         with BlockingCursor(f"{scheme}://127.0.0.1:{port}") as cursor:
-            for deadline in [PATIENCE] if is_final else deadlines():
+            for deadline in [TIMEOUT_SECONDS] if is_final else deadlines():
                 heard.clear()
                 with pytest.raises(expected) as caught:
                     cursor.next(deadline=deadline)
@@ -342,7 +342,7 @@ def test_ctrl_c_ends_a_script_that_waits_for_a_response(worker: Daemon, way: str
         process.stdin.flush()
         if way == "signal":
             process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == -signal.SIGINT
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
@@ -379,7 +379,7 @@ def test_interrupt_after_a_call_has_begun_cancels_it(worker: Daemon) -> None:
         check=True,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
     )
     assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
 
@@ -499,7 +499,7 @@ def test_close_does_not_wait_for_a_tls_peer_that_is_silent(tmp_path: Path) -> No
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
             )
-            finished.wait(PATIENCE)
+            finished.wait(TIMEOUT_SECONDS)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=answer, args=(listening,))

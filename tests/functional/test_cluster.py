@@ -23,7 +23,7 @@ import trustme
 
 from pexservice.stores.etcd.gateway import CallRefused
 from tests.functional.test_ctl import server
-from tests.support.daemon import PATIENCE, Daemon, patiently, run, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, run, wait_until
 from tests.support.etcd import (
     Member,
     cluster,
@@ -94,13 +94,13 @@ def test_supervisor_has_one_worker_and_replaces_it(member: Member, tmp_path: Pat
         log = daemon._wait_for(r"worker-1 serves")
         stale = (3, 5, 0) <= tuple(map(int, version.split("."))) < (3, 5, 28)
         assert (f"has etcd {version}: before etcd 3.5.28" in log) == stale
-        assert daemon.ask("/next", "POST")[1] == b"1\n"
-        metrics = daemon.ask("/metrics")[1]
+        assert daemon.request("/next", "POST")[1] == b"1\n"
+        metrics = daemon.request("/metrics")[1]
         assert b"pexservice_standby_workers_wanted 0.0" in metrics
         (pid,) = re.findall(r"worker-\d is process (\d+)", log)
         os.kill(int(pid), signal.SIGKILL)
         daemon._wait_for(r"worker-1 ended by SIGKILL(?s:.*)worker-\d serves")
-        assert daemon.ask("/next", "POST")[0].headers["Pex-Position"] == "2"
+        assert daemon.request("/next", "POST")[0].headers["Pex-Position"] == "2"
 
 
 @pytest.mark.needs("etcd")
@@ -111,15 +111,15 @@ def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path
     store = f"etcd:{member.url}?prefix=another/"
     with two_nodes(tmp_path, store) as (first_node, second_node):
         key = {"Idempotency-Key": "k"}
-        assert first_node.ask("/next", "POST", key)[1] == b"1\n"
-        assert second_node.ask("/current")[1] == b"1\n"
-        again, _ = second_node.ask("/next", "POST", key)
+        assert first_node.request("/next", "POST", key)[1] == b"1\n"
+        assert second_node.request("/current")[1] == b"1\n"
+        again, _ = second_node.request("/next", "POST", key)
         assert again.headers["Idempotency-Replayed"] == "true"
-        assert second_node.ask("/reset", "POST", key)[0].status == 422
-        assert second_node.ask("/next", "POST", {"If-Match": '"1"'})[0].status == 200
-        stale, _ = first_node.ask("/next", "POST", {"If-Match": '"1"'})
+        assert second_node.request("/reset", "POST", key)[0].status == 422
+        assert second_node.request("/next", "POST", {"If-Match": '"1"'})[0].status == 200
+        stale, _ = first_node.request("/next", "POST", {"If-Match": '"1"'})
         assert (stale.status, stale.headers["Pex-Revision"]) == (412, "2")
-        assert first_node.ask("/history")[1] == second_node.ask("/history")[1]
+        assert first_node.request("/history")[1] == second_node.request("/history")[1]
     keys = member.ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="})["kvs"]
     # A node that stops leaves none of its keys.
     assert len(keys) == 5
@@ -139,7 +139,7 @@ def test_store_is_created_once_where_etcd_has_none(member: Member, tmp_path: Pat
     ), output
     node = Daemon(tmp_path, *store, "--no-create", command="pexservice-worker")
     with node:
-        assert node.ask("/next", "POST")[0].headers["Pex-Revision"] == "1"
+        assert node.request("/next", "POST")[0].headers["Pex-Revision"] == "1"
     before = member.ask("/v3/kv/range", everything)["kvs"]
     code, output = pexctl(tmp_path, "create", *store)
     assert (code, output.endswith(" already")) == (1, True), output
@@ -152,7 +152,9 @@ def test_stream_of_one_node_reports_steps_of_another(
 ) -> None:
     with (
         two_nodes(tmp_path, f"etcd:{member.url}") as (first_node, second_node),
-        socket.create_connection(("127.0.0.1", second_node.port), PATIENCE) as listening,
+        socket.create_connection(
+            ("127.0.0.1", second_node.port), TIMEOUT_SECONDS
+        ) as listening,
     ):
         listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         heard = b""
@@ -160,7 +162,7 @@ def test_stream_of_one_node_reports_steps_of_another(
             chunk = listening.recv(65536)
             assert chunk, heard
             heard += chunk
-        assert first_node.ask("/next", "POST")[1] == b"1\n"
+        assert first_node.request("/next", "POST")[1] == b"1\n"
         while b"id: 1\n" not in heard:
             chunk = listening.recv(65536)
             assert chunk, heard
@@ -228,7 +230,7 @@ def test_node_that_starts_without_a_quorum_stays_up_and_serves_later(
                 for member in members[:2]:
                     member.signal(signal.SIGCONT)
             with starting.result() as daemon:
-                assert daemon.ask("/next", "POST")[1] == b"1\n"
+                assert daemon.request("/next", "POST")[1] == b"1\n"
                 assert len(_lines(daemon, "before etcd 3.5.28")) == 1
 
 
@@ -252,9 +254,9 @@ def test_full_etcd_makes_the_service_not_ready_but_still_readable(
 ) -> None:
     store = f"etcd:{member.url}"
     with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
-        assert daemon.ask("/next", "POST")[1] == b"1\n"
+        assert daemon.request("/next", "POST")[1] == b"1\n"
         _raise_alarm(member)
-        response, body = daemon.ask("/next", "POST")
+        response, body = daemon.request("/next", "POST")
         assert response.status == 503
         assert b"database space exceeded; compact and defragment etcd" in body
         assert b"nothing was moved" in body
@@ -262,21 +264,21 @@ def test_full_etcd_makes_the_service_not_ready_but_still_readable(
         status, line = pexctl(Path(), "status", "--url", f"http://127.0.0.1:{daemon.port}")
         assert status == 1
         assert "database space exceeded" in line
-        assert daemon.ask("/current")[1] == b"1\n"
+        assert daemon.request("/current")[1] == b"1\n"
         (at,) = member.ask("/v3/maintenance/alarm", {"action": "GET"})["alarms"]
         member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **at})
-        wait_until(lambda: daemon.ask("/readyz")[0].status == 200, "ready")
-        assert daemon.ask("/next", "POST")[1] == b"1\n"
+        wait_until(lambda: daemon.request("/readyz")[0].status == 200, "ready")
+        assert daemon.request("/next", "POST")[1] == b"1\n"
 
 
 def _until_not_ready(daemon: Daemon, reason: str) -> None:
     """
     Wait until C{/readyz} is 503 with C{reason}, and check that the metric says the same.
     """
-    wait_until(lambda: daemon.ask("/readyz")[0].status == 503, "not ready")
-    assert reason in daemon.ask("/readyz?verbose")[1].decode()
-    assert b"pexservice_ready 0.0" in daemon.ask("/metrics")[1]
-    assert daemon.ask("/livez")[0].status == 200
+    wait_until(lambda: daemon.request("/readyz")[0].status == 503, "not ready")
+    assert reason in daemon.request("/readyz?verbose")[1].decode()
+    assert b"pexservice_ready 0.0" in daemon.request("/metrics")[1]
+    assert daemon.request("/livez")[0].status == 200
 
 
 def _lines(daemon: Daemon, words: str) -> list[str]:
@@ -295,14 +297,16 @@ def test_restored_etcd_is_reported_by_each_node(
     """
     with (
         two_nodes(tmp_path, f"etcd:{member.url}") as (first_node, second_node),
-        socket.create_connection(("127.0.0.1", second_node.port), PATIENCE) as listening,
+        socket.create_connection(
+            ("127.0.0.1", second_node.port), TIMEOUT_SECONDS
+        ) as listening,
     ):
         for _ in range(3):
-            first_node.ask("/next", "POST")
+            first_node.request("/next", "POST")
         save_snapshot(member, tmp_path / "snapshot")
         for _ in range(4):
-            first_node.ask("/next", "POST")
-        assert second_node.ask("/current")[0].headers["Pex-Revision"] == "7"
+            first_node.request("/next", "POST")
+        assert second_node.request("/current")[0].headers["Pex-Revision"] == "7"
         listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         heard = b""
         while b"id: 7\n" not in heard:
@@ -314,16 +318,16 @@ def test_restored_etcd_is_reported_by_each_node(
             assert "critical" in line
             assert "from revision 7 to 3" in line
             wait_until(
-                lambda node=node: node.ask("/readyz")[0].status == 200,  # type: ignore[misc]
+                lambda node=node: node.request("/readyz")[0].status == 200,  # type: ignore[misc]
                 "ready",
             )
-            assert b"pexservice_cursor_went_back_total 1.0" in node.ask("/metrics")[1]
-            assert b"pexservice_revision 3.0" in node.ask("/metrics")[1]
+            assert b"pexservice_cursor_went_back_total 1.0" in node.request("/metrics")[1]
+            assert b"pexservice_revision 3.0" in node.request("/metrics")[1]
         # The stream has ended.
         while listening.recv(65536):
             pass
-        assert second_node.ask("/next", "POST")[0].headers["Pex-Revision"] == "4"
-        assert first_node.ask("/current")[0].headers["Pex-Revision"] == "4"
+        assert second_node.request("/next", "POST")[0].headers["Pex-Revision"] == "4"
+        assert first_node.request("/current")[0].headers["Pex-Revision"] == "4"
 
 
 @pytest.mark.needs("etcd")
@@ -340,7 +344,7 @@ def test_pexctl_checks_and_advances_a_store_on_etcd(member: Member, tmp_path: Pa
         assert f"{away}: Connection refused" in words
         assert "no cursor with the prefix pexservice/" in words
         with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
-            daemon.ask("/next", "POST")
+            daemon.request("/next", "POST")
         assert pexctl(Path(), "advance", "--store", store, "1000") == (
             0,
             "the cursor is at revision 1000, position 1",
@@ -349,7 +353,7 @@ def test_pexctl_checks_and_advances_a_store_on_etcd(member: Member, tmp_path: Pa
         assert status == 1
         assert "is at revision 1000; choose a higher one" in words
         with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
-            assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == "1001"
+            assert daemon.request("/next", "POST")[0].headers["Pex-Revision"] == "1001"
         _raise_alarm(member)
         status, words = pexctl(Path(), "check", "--store", store)
         assert status == 1
@@ -371,12 +375,12 @@ def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
     store = ("--store", f"etcd:{member.url}")
     with Daemon(tmp_path, *store, command="pexservice-worker") as daemon:
         assert _lines(daemon, "a new one was created")
-        daemon.ask("/next", "POST")
+        daemon.request("/next", "POST")
         with emptied([member]):
             pass
         words = "etcd has lost the key pexservice/cursor"
         wait_until(lambda: _lines(daemon, words), "a report")
-        response, body = daemon.ask("/next", "POST")
+        response, body = daemon.request("/next", "POST")
         assert response.status == 503
         assert words in body.decode()
         assert len(_lines(daemon, words)) == 1
@@ -384,8 +388,8 @@ def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
         other.mkdir()
         with Daemon(other, *store, command="pexservice-worker") as creator:
             wait_until(lambda: _lines(daemon, "from revision 1 to 0"), "a report")
-            assert creator.ask("/next", "POST")[0].headers["Pex-Revision"] == "1"
-            assert daemon.ask("/current")[0].headers["Pex-Revision"] == "1"
+            assert creator.request("/next", "POST")[0].headers["Pex-Revision"] == "1"
+            assert daemon.request("/current")[0].headers["Pex-Revision"] == "1"
 
 
 @pytest.mark.needs("etcd")
@@ -422,13 +426,13 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
             tmp_path, "--store", f"{url}{ours}{user}/password", command="pexservice-worker"
         ) as daemon:
             for position in range(1, 40):
-                response, _ = daemon.ask("/next", "POST")
+                response, _ = daemon.request("/next", "POST")
                 assert response.headers["Pex-Position"] == str(position)
             # A restart makes etcd forget its tokens.
             member.kill()
             member.start()
-            for _ in patiently():
-                response, _ = daemon.ask("/next", "POST", {"Idempotency-Key": "k"})
+            for _ in poll_attempts():
+                response, _ = daemon.request("/next", "POST", {"Idempotency-Key": "k"})
                 if response.status == 200:
                     break
             assert response.headers["Pex-Position"] == "40"
@@ -464,7 +468,7 @@ def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Pa
     with cluster(tmp_path / "etcd", 1, *tls_files.options(), context=context) as (member,):
         store = tls_files.store(member.url, "named")
         with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
-            assert daemon.ask("/next", "POST")[1] == b"1\n"
+            assert daemon.request("/next", "POST")[1] == b"1\n"
         enable_users(member)
         words = _refused(tmp_path, tls_files.store(member.url, "named", "pex"))
         assert "status 400: CommonName of client sending a request" in words
@@ -472,22 +476,22 @@ def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Pa
         with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
             assert _lines(daemon, "ends in 3 days")
             metric = b"pexservice_store_certificate_expiry_timestamp_seconds "
-            assert metric in daemon.ask("/metrics")[1]
-            assert daemon.ask("/next", "POST")[0].status == 200
+            assert metric in daemon.request("/metrics")[1]
+            assert daemon.request("/next", "POST")[0].status == 200
             # Each change of users makes the tokens of all users old.
             for number in range(3):
                 as_root(member, "user/add", {"name": f"u{number}", "password": "p"})
-                response, body = daemon.ask("/next", "POST")
+                response, body = daemon.request("/next", "POST")
                 assert response.status == 200, body
             assert not _lines(daemon, "refused")
             # This replaces the permission of the same range.
             read = {"name": "pex", "perm": {"permType": "READ", **RANGE}}
             as_root(member, "role/grant", read)
             _until_not_ready(daemon, "etcd refuses: etcdserver: permission denied")
-            assert daemon.ask("/current")[0].headers["Pex-Position"] == "5"
-            assert daemon.ask("/next", "POST")[0].status == 503
+            assert daemon.request("/current")[0].headers["Pex-Position"] == "5"
+            assert daemon.request("/next", "POST")[0].status == 503
             other = tmp_path / "other"
             other.mkdir()
             with Daemon(other, "--store", store, command="pexservice-worker") as late:
                 _until_not_ready(late, "permission denied")
-                assert late.ask("/current")[0].headers["Pex-Position"] == "5"
+                assert late.request("/current")[0].headers["Pex-Position"] == "5"

@@ -21,7 +21,7 @@ from pexservice.stores.etcd.address import parse
 from pexservice.stores.etcd.http_gateway import HttpGateway
 from pexservice.stores.etcd.store import EtcdStore
 from tests.support.blocking_store import Blocking, running_reactor
-from tests.support.daemon import patiently
+from tests.support.daemon import poll_attempts
 from tests.support.etcd import Member, cluster
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import *  # noqa: F403 its tests, and those to come
@@ -75,7 +75,7 @@ def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
     taken = batch((0, 0), b"nn")
     now(second_store.commit(taken))
     # A watch that began late hears the next one.
-    for _ in patiently():
+    for _ in poll_attempts():
         if heard:
             break
         taken = batch(end(taken), b"n")

@@ -54,7 +54,7 @@ def test_kills_lose_no_acknowledged_step(tmp_path: Path) -> None:
                     kills += 1
                     acknowledged = highest(clients)
                     daemon = Daemon(tmp_path, *options, command=WORKER)
-                    answer, _ = daemon.ask("/current")
+                    answer, _ = daemon.request("/current")
                     assert int(answer.headers["Pex-Revision"]) >= acknowledged
             acknowledged_steps, made_steps = check(daemon, clients)
         finally:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.browser import chromium
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -63,7 +63,7 @@ def other_port() -> Iterator[int]:
         thread.start()
         yield server.server_port
         server.shutdown()
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def page_at(browser: Browser, address: str) -> Iterator[Page]:
     Open a page in its own context.
     """
     context = browser.new_context()
-    context.set_default_timeout(PATIENCE * 1000)
+    context.set_default_timeout(TIMEOUT_SECONDS * 1000)
     page = context.new_page()
     page.goto(address)
     yield page
@@ -106,8 +106,8 @@ def moved(daemon: Daemon) -> tuple[int, int]:
     """
     Return how often the cursor moved, and how many event streams have ended.
     """
-    revision = int(daemon.ask("/current")[0].headers["Pex-Revision"])
-    metrics = daemon.ask("/metrics")[1].decode()
+    revision = int(daemon.request("/current")[0].headers["Pex-Revision"])
+    metrics = daemon.request("/metrics")[1].decode()
     return revision, len(re.findall(r'endpoint="/events".*status="200"', metrics))
 
 
@@ -160,7 +160,7 @@ def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
         route.fulfill(content_type="text/html", body="<!doctype html><body></body>")
 
     context = browser.new_context()
-    context.set_default_timeout(PATIENCE * 1000)
+    context.set_default_timeout(TIMEOUT_SECONDS * 1000)
     page = context.new_page()
     page.route(f"{address}/page", begin)
     page.goto(f"{address}/page")
@@ -207,7 +207,7 @@ def test_post_only_stops_an_image_whose_request_has_no_origin(
 ) -> None:
     with Daemon(tmp_path, "--post-only") as daemon:
         base = f"http://127.0.0.1:{daemon.port}"
-        assert daemon.ask("/next")[0].status == 405
+        assert daemon.request("/next")[0].status == 405
         with page_at(browser, f"http://127.0.0.1:{other_port}/") as page:
             page.evaluate(TRIES, base)
         with page_at(browser, f"{base}/") as page:

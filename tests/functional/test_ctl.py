@@ -20,7 +20,7 @@ from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
-from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
+from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, Daemon, poll_attempts
 from tests.support.loads import load, until_acknowledged
 from tests.support.pexctl import PEXCTL, run
 from tests.support.stores import make_store
@@ -38,7 +38,7 @@ def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(
     with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
         url = f"http://127.0.0.1:{daemon.port}"
         for path in ("/next", "/next", "/previous"):
-            daemon.ask(path, "POST")
+            daemon.request(path, "POST")
         shown = run(tmp_path, "status", "unix:socket", command=command)
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout == "ready: revision 3, position 1\n"
@@ -84,16 +84,16 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
             WITNESS_FILE,
         }
         with Daemon(tmp_path, "--store", f"lmdb:{name}") as daemon:
-            answer, _ = daemon.ask("/current")
+            answer, _ = daemon.request("/current")
             revision = int(answer.headers["Pex-Revision"])
             assert least <= revision < len(rows)
             assert int(answer.headers["Pex-Position"]) == positions[revision]
             assert whole_history(daemon) == {n: rows[n] for n in range(1, revision + 1)}
-            again, _ = daemon.ask(f"/{by_key.word}", "POST", {"Idempotency-Key": "1-1"})
+            again, _ = daemon.request(f"/{by_key.word}", "POST", {"Idempotency-Key": "1-1"})
             assert again.headers["Idempotency-Replayed"] == "true"
             assert again.headers["Pex-Revision"] == str(by_key.revision)
             # The backup is a store like any other.
-            assert daemon.ask("/next", "POST")[0].headers["Pex-Revision"] == str(
+            assert daemon.request("/next", "POST")[0].headers["Pex-Revision"] == str(
                 revision + 1
             )
     assert not list(tmp_path.glob(".*partial*"))
@@ -121,12 +121,12 @@ def small_disk(path: Path) -> Iterator[Path]:
     disk = path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
-    subprocess.run(mount, check=True, timeout=PATIENCE)
+    subprocess.run(mount, check=True, timeout=TIMEOUT_SECONDS)
     try:
         yield disk
     finally:
         unmount = ["umount", str(disk)]
-        subprocess.run(unmount, check=True, timeout=PATIENCE)
+        subprocess.run(unmount, check=True, timeout=TIMEOUT_SECONDS)
 
 
 @pytest.mark.needs("mount", "mounts")
@@ -157,11 +157,11 @@ def test_backup_that_is_ended_leaves_a_whole_backup_or_nothing(
     """
     make_store(tmp_path / "store", 1000)
     with subprocess.Popen([*PEXCTL, "backup", "store", "copy"], cwd=tmp_path) as ended:
-        for _ in patiently():
+        for _ in poll_attempts():
             if ended.poll() is not None or list(tmp_path.glob(".copy.partial-*")):
                 break
         ended.send_signal(number)
-        status = ended.wait(PATIENCE)
+        status = ended.wait(TIMEOUT_SECONDS)
     if number == signal.SIGTERM:
         assert status in (0, 128 + number)
         assert not list(tmp_path.glob(".copy.partial-*"))

@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from tests.functional.test_ctl import MODULE, server
-from tests.support.daemon import PATIENCE, Daemon, deadlines
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, deadlines
 from tests.support.pexctl import PEXCTL
 from tests.support.ports import held_ports
 
@@ -41,7 +41,7 @@ def pexctl(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
     )
 
 
@@ -93,7 +93,7 @@ def test_each_step_prints_its_value_or_the_state_as_an_object(worker: Daemon) ->
     history = pexctl(worker, "history", "--limit", "2", "--before", "6")
     lines = [line.split(maxsplit=1)[1] for line in history.stdout.splitlines()]
     assert lines == ["revision 5 next to position 3", "revision 4 previous to position 2"]
-    assert history.stdout == worker.ask("/history?limit=2&before=6")[1].decode()
+    assert history.stdout == worker.request("/history?limit=2&before=6")[1].decode()
     objects = pexctl(worker, "history", "--json").stdout.splitlines()
     assert [json.loads(line)["revision"] for line in objects] == [6, 5, 4, 3, 2, 1]
 
@@ -210,7 +210,7 @@ def test_watch_prints_a_line_for_each_move_until_ctrl_c(worker: Daemon) -> None:
         pexctl(worker, "next")
         assert watching.stdout.readline() == "revision 1 position 1: 1\n"
         watching.send_signal(signal.SIGINT)
-        assert watching.communicate(timeout=PATIENCE) == ("", "")
+        assert watching.communicate(timeout=TIMEOUT_SECONDS) == ("", "")
     assert watching.returncode == 130
 
 
@@ -227,7 +227,7 @@ def test_watch_says_why_it_waits_without_a_terminal() -> None:
         assert watching.stderr is not None
         line = watching.stderr.readline()
         watching.send_signal(signal.SIGINT)
-        assert watching.communicate(timeout=PATIENCE) == ("", "")
+        assert watching.communicate(timeout=TIMEOUT_SECONDS) == ("", "")
     assert line.startswith(f"pexctl: http://127.0.0.1:{port}/current: Connection refused")
     assert line.endswith("; retrying\n")
     assert watching.returncode == 130
@@ -247,7 +247,7 @@ def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
     A shell makes its background commands ignore SIGINT; these end too.
     """
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(PATIENCE)
+        silent.settimeout(TIMEOUT_SECONDS)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -264,7 +264,7 @@ def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
             with connection:
                 request = connection.recv(65536).decode()
                 calling.send_signal(number)
-                out, errors = calling.communicate(timeout=PATIENCE)
+                out, errors = calling.communicate(timeout=TIMEOUT_SECONDS)
     assert calling.returncode == status
     if verb[0] != "next":
         assert (out, errors) == ("", "")
@@ -310,7 +310,7 @@ def test_step_on_a_terminal_reports_the_first_refusal_at_once() -> None:
             calling.send_signal(signal.SIGINT)
             rest = read_line(ours)
             assert rest.startswith("pexctl: interrupted: ")
-            calling.communicate(timeout=PATIENCE)
+            calling.communicate(timeout=TIMEOUT_SECONDS)
         os.close(ours)
     assert calling.returncode == 130
 
@@ -333,7 +333,7 @@ def test_interrupted_step_that_the_service_has_refused_so_far_was_not_made(
     key = ["--key", "K"] if is_repeated else []
     ours, theirs = pty.openpty()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(PATIENCE)
+        server.settimeout(TIMEOUT_SECONDS)
         url = f"127.0.0.1:{server.getsockname()[1]}"
         with subprocess.Popen(
             [*PEXCTL, "next", "--json", "--url", url, "--deadline", "120", *key],
@@ -348,7 +348,7 @@ def test_interrupted_step_that_the_service_has_refused_so_far_was_not_made(
                 connection.sendall(refusal)
                 assert read_line(ours).endswith("; retrying\r\n")
                 calling.send_signal(signal.SIGINT)
-                printed, _ = calling.communicate(timeout=PATIENCE)
+                printed, _ = calling.communicate(timeout=TIMEOUT_SECONDS)
         rest = read_line(ours)
         os.close(ours)
     assert calling.returncode == 130
@@ -404,7 +404,7 @@ def test_signal_ends_a_load_which_removes_its_bar_and_prints_its_counts(
     with load_on_a_terminal(worker, 60) as (loading, terminal):
         drawn = read_bar(terminal)
         loading.send_signal(number)
-        assert loading.communicate(timeout=PATIENCE)[0] == ""
+        assert loading.communicate(timeout=TIMEOUT_SECONDS)[0] == ""
         # Reading a terminal that no process has open fails.
         with suppress(OSError):
             while data := os.read(terminal, 4096).decode():
@@ -427,7 +427,7 @@ def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(worker: Daemon) -> 
             stdout=pipe,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
         )
     assert (ended.returncode, ended.stderr) == (141, "")
     with Path("/dev/full").open("w") as full:
@@ -437,7 +437,7 @@ def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(worker: Daemon) -> 
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
         )
     assert failed.returncode == 1
     assert failed.stderr == "pexctl: standard output: No space left on device\n"
@@ -456,7 +456,7 @@ def test_load_is_compared_with_the_history_also_while_workers_are_killed(
         assert ended.stderr == ""
         printed = json.loads(ended.stdout)
         assert (printed["lost"], printed["doubled"], printed["unknown"]) == (0, 0, 0)
-        revision = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+        revision = int(daemon.request("/current")[0].headers["Pex-Revision"])
         assert printed["answered"] == revision > 0
 
         with load_on_a_terminal(daemon, 2) as (loading, terminal):
@@ -465,7 +465,7 @@ def test_load_is_compared_with_the_history_also_while_workers_are_killed(
             (*_, served) = re.findall(r"(worker-\d) serves", log)
             (*_, pid) = re.findall(rf"{served} is process (\d+)", log)
             os.kill(int(pid), signal.SIGKILL)
-            out, _ = loading.communicate(timeout=PATIENCE)
+            out, _ = loading.communicate(timeout=TIMEOUT_SECONDS)
     assert re.match(r"\r\[[#.]{30}\] +\d+ % \d+ steps", drawn)
     assert loading.returncode == 0
     assert out.endswith("according to the history: lost 0, doubled 0\n")

@@ -20,12 +20,12 @@ from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.labs.failover.lab import serving
 from tests.support.daemon import (
     LOOPBACK,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Daemon,
     background,
-    patiently,
+    poll_attempts,
     read_all,
-    read_answer,
+    read_response,
     run,
     twistd,
     wait_until,
@@ -40,7 +40,7 @@ def value(daemon: Daemon, path: str) -> bytes:
     """
     Return the answer of C{path}.
     """
-    return daemon.ask(path)[1]
+    return daemon.request(path)[1]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -64,7 +64,7 @@ def test_service_continues_where_it_stopped(tmp_path: Path, command: str) -> Non
         assert value(daemon, "/history").count(b"\n") == 11
         daemon.kill()
     with Daemon(tmp_path, command=command) as daemon:
-        answer, body = daemon.ask("/current")
+        answer, body = daemon.request("/current")
         assert (body, answer.headers["Pex-Revision"]) == (b"0\n", "11")
     assert daemon.log.read_text().count("created a new store") == 1
 
@@ -110,17 +110,17 @@ def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
         *("--synchronous-commit", "off", "--max-connections", "10"),
         *("--listen", LOOPBACK, "--listen", "unix:socket"),
     ) as daemon:
-        assert daemon.ask("/next")[0].status == 401
+        assert daemon.request("/next")[0].status == 401
         headers = {"Authorization": "Bearer secret", "Origin": "https://example.org"}
         for _ in range(8):
-            answer, _ = daemon.ask("/next", "POST", headers)
+            answer, _ = daemon.request("/next", "POST", headers)
         assert answer.headers["Access-Control-Allow-Origin"] == "https://example.org"
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(tmp_path / "socket"))
             connection.sendall(b"GET /current HTTP/1.0\r\n\r\n")
             assert read_all(connection).endswith(b"\r\n\r\n21\n")
         # The history has committed steps only, a moment after the answer here.
-        for _ in patiently():
+        for _ in poll_attempts():
             if value(daemon, "/history").count(b"\n") == 5:
                 break
         assert (tmp_path / "elsewhere" / DATA_FILE).exists()
@@ -290,19 +290,21 @@ def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: st
                 pass_fds=(server.fileno(),),
             )
         try:
-            with socket.create_connection(server.getsockname(), PATIENCE) as connection:
+            with socket.create_connection(
+                server.getsockname(), TIMEOUT_SECONDS
+            ) as connection:
                 connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
                 # Nobody but the service would answer.
-                for _ in patiently():
+                for _ in poll_attempts():
                     assert process.poll() is None, log.read_text()
                     if select.select([connection], [], [], 0.1)[0]:
                         break
                 assert read_all(connection).endswith(b"\r\n\r\n1\n")
         finally:
             process.terminate()
-        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+        assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
         # A client that connects now waits for the next service.
-        socket.create_connection(server.getsockname(), PATIENCE).close()
+        socket.create_connection(server.getsockname(), TIMEOUT_SECONDS).close()
 
 
 def test_refused_daemon_writes_the_whole_reason_to_the_terminal(tmp_path: Path) -> None:
@@ -322,11 +324,11 @@ def test_refused_daemon_writes_the_whole_reason_to_the_terminal(tmp_path: Path) 
 def test_daemon_has_pid_file_and_log_and_removes_the_pid_file(tmp_path: Path) -> None:
     socket_path = tmp_path / "socket"
     with background(tmp_path, "--listen", "unix:socket") as pid:
-        for _ in patiently():
+        for _ in poll_attempts():
             if socket_path.exists():
                 break
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(TIMEOUT_SECONDS)
             connection.connect(str(socket_path))
             connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
             assert read_all(connection).endswith(b"\r\n\r\n1\n")
@@ -416,10 +418,11 @@ def test_sigterm_answers_requests_in_progress(tmp_path: Path) -> None:
     """
     with Daemon(tmp_path) as daemon:
         resting, begun = (
-            socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) for _ in "12"
+            socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS)
+            for _ in "12"
         )
         resting.sendall(b"GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert read_answer(resting).startswith(b"HTTP/1.1 200 OK")
+        assert read_response(resting).startswith(b"HTTP/1.1 200 OK")
         begun.sendall(
             b"POST /next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
             b"Expect: 100-continue\r\n\r\n"

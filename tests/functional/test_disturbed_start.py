@@ -18,12 +18,12 @@ import pytest
 
 from tests.support.daemon import (
     LOOPBACK,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Daemon,
     children,
-    patiently,
+    poll_attempts,
     twistd,
-    until_gone,
+    wait_until_gone,
 )
 from tests.support.forms import amount
 from tests.support.ports import held_ports
@@ -82,14 +82,14 @@ def begin(
         theirs = children(process.pid)
         process.kill()
         process.wait()
-        until_gone(*theirs)
+        wait_until_gone(*theirs)
 
 
 def until_logged(path: Path, words: str) -> str:
     """
     Wait until the log has C{words}, and return it.
     """
-    for _ in patiently():
+    for _ in poll_attempts():
         log = (path / "log").read_text()
         if words in log:
             return log
@@ -102,7 +102,7 @@ def held_verification(process: subprocess.Popen[bytes], *, but: int = 0) -> int:
 
     @param but: the process id of an earlier child.
     """
-    for _ in patiently():
+    for _ in poll_attempts():
         for worker in children(process.pid):
             # A thread of the worker waits for the child.
             tasks = Path(f"/proc/{worker}/task").glob("*/children")
@@ -128,7 +128,7 @@ def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
     for _ in range(2):
         killed = held_verification(process, but=killed)
         os.kill(killed, signal.SIGKILL)
-        until_gone(killed)
+        wait_until_gone(killed)
     os.kill(held_verification(process, but=killed), signal.SIGCONT)
     log = until_logged(tmp_path, "the cursor is at revision 3")
     assert log.count("signal 9 ended the process that read it") >= 2
@@ -154,7 +154,7 @@ def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
     for pid in (standby, active):
         os.kill(int(pid), signal.SIGKILL)
     os.kill(held_verification(process, but=first), signal.SIGCONT)
-    for _ in patiently():
+    for _ in poll_attempts():
         if (tmp_path / "log").read_text().count("the cursor is at revision 3") == 3:
             return
     raise AssertionError((tmp_path / "log").read_text())
@@ -171,8 +171,8 @@ def test_sigterm_during_the_verification_ends_the_service(
     process = begin()
     verification = held_verification(process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
-    until_gone(verification)
+    assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
+    wait_until_gone(verification)
     assert not (tmp_path / "pid").exists()
     assert "Traceback" not in (tmp_path / "log").read_text()
 
@@ -188,7 +188,7 @@ def test_stopped_verification_ends_with_its_supervisor(
     verification = held_verification(process)
     workers = children(process.pid)
     process.kill()
-    until_gone(*workers, verification)
+    wait_until_gone(*workers, verification)
 
 
 @pytest.mark.long
@@ -205,7 +205,7 @@ def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_h
     os.kill(held_verification(process, but=verification), signal.SIGCONT)
     log = until_logged(tmp_path, "the cursor is at revision 3")
     assert " in run_child" in log
-    until_gone(verification)
+    wait_until_gone(verification)
 
 
 def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Path) -> None:
@@ -228,12 +228,12 @@ def test_sighup_at_any_moment_of_the_start_is_handled(begin: Begin, tmp_path: Pa
     From the first line of the program's code on.
     """
     process = begin()
-    for _ in patiently():
+    for _ in poll_attempts():
         status = Path(f"/proc/{process.pid}/status").read_text()
         (caught,) = [line for line in status.splitlines() if line.startswith("SigCgt")]
         if int(caught.split()[1], 16) & 1 << signal.SIGHUP - 1:
             break
-    for _ in patiently():
+    for _ in poll_attempts():
         process.send_signal(signal.SIGHUP)
         assert process.poll() is None
         if "the cursor is at" in (tmp_path / "log").read_text():
@@ -254,13 +254,13 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
         listen = ("--listen", f"tcp:{number}:interface=127.0.0.1")
         for _ in range(starts):
             daemon = Daemon(tmp_path, *listen)
-            daemon.ask("/next", "POST")
+            daemon.request("/next", "POST")
             workers = children(daemon.process.pid)
             daemon.process.kill()
             daemon.process.wait()
         with Daemon(tmp_path, *listen) as daemon:
-            assert daemon.ask("/current")[0].headers["Pex-Revision"] == str(starts)
-        until_gone(*workers)
+            assert daemon.request("/current")[0].headers["Pex-Revision"] == str(starts)
+        wait_until_gone(*workers)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_start_with_too_few_descriptors_ends_with_64_and_the_needed_number(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
     )
     expected = f"pexservice: the limit of open files is {limit}, but 64 are required"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional.test_wire import connect, request, worker
-from tests.support.daemon import Daemon, read_all, until_gone
+from tests.support.daemon import Daemon, read_all, wait_until_gone
 
 WATCH = b"GET /events HTTP/1.1"
 
@@ -60,11 +60,11 @@ def test_next_worker_resumes_a_stream_that_ended_with_its_worker(tmp_path: Path)
             with connect(daemon) as connection:
                 connection.sendall(request(WATCH, b"Last-Event-ID: %d" % kill))
                 received = read_until(connection, rb"retry: \d+\n\n")
-                daemon.ask("/next", "POST")
+                daemon.request("/next", "POST")
                 received += read_until(connection, rb"id: \d+\ndata: .*\n\n\r\n")
                 assert re.findall(rb"id: (\d+)\n", received) == [b"%d" % (kill + 1)]
                 killed = worker(daemon)
                 os.kill(killed, signal.SIGKILL)
-                until_gone(killed)
+                wait_until_gone(killed)
                 with suppress(ConnectionResetError):
                     assert read_all(connection) == b""

@@ -57,4 +57,4 @@ def test_values_beyond_4300_digits_are_exact(tmp_path: Path) -> None:
     assert body.decode() == f"{fibonacci(STEPS)[0]}\n"
     assert len(body) == 4306
     with Daemon(tmp_path) as daemon:
-        assert daemon.ask("/current")[1] == body
+        assert daemon.request("/current")[1] == body

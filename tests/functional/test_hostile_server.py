@@ -18,7 +18,7 @@ from functools import partial
 
 import pytest
 
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 from tests.support.pexctl import PEXCTL
 
 #: What C{pexctl} may print about a server's response, and the memory that it may use.
@@ -77,7 +77,7 @@ def serving(pieces: Callable[[], Iterable[bytes]]) -> Iterator[str]:
 
     def answer(connection: socket.socket) -> None:
         with closing(connection), suppress(OSError):
-            connection.settimeout(PATIENCE)
+            connection.settimeout(TIMEOUT_SECONDS)
             connection.recv(65536)
             for piece in pieces():
                 connection.sendall(piece)
@@ -144,7 +144,7 @@ def ask(verb: tuple[str, str], name: str) -> None:
             [sys.executable, "-c", MEASURED, *PEXCTL, *verb, DEADLINE, "--url", url],
             capture_output=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
         )
     errors = process.stderr.decode()
     assert process.returncode in (1, 69, 75), (name, errors)

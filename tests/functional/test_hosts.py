@@ -17,10 +17,10 @@ import pytest
 
 from tests.support.daemon import (
     LOOPBACK,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Daemon,
     read_all,
-    read_answer,
+    read_response,
     wait_until,
 )
 
@@ -42,7 +42,7 @@ def status(daemon: Daemon, host: str | None, *lines: str) -> int:
     headers = dict(line.split(": ", 1) for line in lines)
     if host is not None:
         headers["Host"] = host
-    return daemon.ask("/next", "POST", headers)[0].status
+    return daemon.request("/next", "POST", headers)[0].status
 
 
 def test_unknown_host_over_loopback_gets_421_that_names_the_option(
@@ -63,12 +63,12 @@ def test_unknown_host_over_loopback_gets_421_that_names_the_option(
             assert (answer.status, b"--allowed-host" in answer.read()) == (421, True)
         connection.close()
         for path in ("/", "/current", "/events", "/metrics", "/nothing", "/openapi.json"):
-            assert daemon.ask(path, headers={"Host": FOREIGN})[0].status == 421
+            assert daemon.request(path, headers={"Host": FOREIGN})[0].status == 421
         names = (None, "localhost", "PEX.example.org.:8081", "[::1]:1", "127.0.0.1")
         assert [status(daemon, name) for name in (*names, socket.gethostname())] == [
             200
         ] * 6
-        assert daemon.ask("/current")[0].headers["Pex-Revision"] == "6"
+        assert daemon.request("/current")[0].headers["Pex-Revision"] == "6"
         log = daemon.log.read_text()
     assert log.count("--allowed-host attacker.example ") == 1
 
@@ -84,7 +84,7 @@ def test_host_check_depends_on_the_local_address_of_the_connection(
         port = port_of(daemon)
         seen_statuses = []
         for host in ("127.0.0.1", *own_addresses()):
-            connection = HTTPConnection(host, port, timeout=PATIENCE)
+            connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
             connection.request("POST", "/next", headers={"Host": FOREIGN})
             seen_statuses.append(connection.getresponse().status)
             connection.close()
@@ -98,7 +98,7 @@ def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--standby", "1", command="pexservice") as daemon:
 
         def processes() -> dict[str, tuple[int, str]]:
-            body = daemon.ask("/livez", headers={"Accept": "application/json"})[1]
+            body = daemon.request("/livez", headers={"Accept": "application/json"})[1]
             return {
                 process["name"]: (process["pid"], process["state"])
                 for process in json.loads(body)["processes"]
@@ -115,7 +115,7 @@ def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
             "worker-1": (first, "active"),
             "worker-2": (second, "standby"),
         }
-        assert daemon.ask("/livez?verbose")[1].decode() == (
+        assert daemon.request("/livez?verbose")[1].decode() == (
             "[+]reactor ok\n"
             f"[+]supervisor is process {daemon.process.pid}: running\n"
             f"[+]worker-1 is process {first}: active\n"
@@ -138,7 +138,7 @@ def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Pat
     """
 
     def shows_processes(daemon: Daemon) -> bool:
-        return b" is process " in daemon.ask("/livez?verbose")[1]
+        return b" is process " in daemon.request("/livez?verbose")[1]
 
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
@@ -160,7 +160,7 @@ def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Pat
                 connection.sendall(
                     b"%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (request, FOREIGN.encode())
                 )
-                response = read_answer(connection)
+                response = read_response(connection)
             assert response.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b" is process " not in response
 
@@ -178,7 +178,7 @@ def test_trusted_proxy_is_recognized_on_a_dual_stack_listener(
     listener = ("--listen", r"tcp6:0:interface=\:\:")
     with (
         Daemon(tmp_path, *listener, *options, command=command) as daemon,
-        socket.create_connection(("127.0.0.1", port_of(daemon)), PATIENCE) as proxy,
+        socket.create_connection(("127.0.0.1", port_of(daemon)), TIMEOUT_SECONDS) as proxy,
     ):
         # On a busy machine some seconds may pass meanwhile, and so more requests of one
         # client be allowed.

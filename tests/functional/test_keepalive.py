@@ -29,16 +29,16 @@ from tests.labs.failover.lab import CLIENTS, count, failover, serving, until
 from tests.support.clients import Client, check, running
 from tests.support.daemon import (
     LOOPBACK,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Daemon,
     alive,
     children,
-    patiently,
-    read_answer,
+    poll_attempts,
+    read_response,
     runs_a_worker,
     twistd,
-    until_gone,
     wait_until,
+    wait_until_gone,
 )
 from tests.support.forms import amount
 from tests.support.ports import held_ports
@@ -77,7 +77,7 @@ def step(daemon: Daemon) -> int:
     """
     Make a step, and return the revision after it.
     """
-    answer, _ = daemon.ask("/next", "POST")
+    answer, _ = daemon.request("/next", "POST")
     assert answer.status == 200
     return int(answer.headers["Pex-Revision"])
 
@@ -88,8 +88,8 @@ def step_when_ready(daemon: Daemon) -> int:
 
     For a moment after a worker has begun to serve, another one may still refuse.
     """
-    for _ in patiently():
-        answer, body = daemon.ask("/next", "POST")
+    for _ in poll_attempts():
+        answer, body = daemon.request("/next", "POST")
         if answer.status == 200:
             return int(answer.headers["Pex-Revision"])
     raise AssertionError(f"{answer.status} {body!r}\n{daemon.log.read_text()}")
@@ -99,7 +99,7 @@ def wait_for(daemon: Daemon, pattern: str) -> str:
     """
     Wait until the log has C{pattern}.
     """
-    for _ in patiently():
+    for _ in poll_attempts():
         match = re.search(pattern, daemon.log.read_text())
         if match:
             return match[0]
@@ -135,7 +135,7 @@ def test_hanging_worker_is_replaced_and_gone_before_its_successor_serves(
         os.kill(hanging, signal.SIGSTOP)
         # The lock is the right to write, and the kernel gave it up with the process.
         assert step(daemon) == before + 1
-        until_gone(hanging)
+        wait_until_gone(hanging)
         assert step(daemon) == before + 2
         wait_for(daemon, rf"no heartbeat from {name} for [0-9.]+ s; replacing it")
         wait_for(daemon, f"{name} ended by SIGKILL")
@@ -169,7 +169,7 @@ def supervised(path: Path, name: str) -> Iterator[tuple[int, int]]:
     finally:
         # The worker that follows the pipe ends with it.
         os.close(reading)
-        assert process.wait(PATIENCE) in (0, -signal.SIGTERM, -signal.SIGKILL)
+        assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def hear(messages: int, line: str, times: int = 1) -> None:
@@ -178,7 +178,7 @@ def hear(messages: int, line: str, times: int = 1) -> None:
     """
     received = b""
     while received.count(b"%b\n" % line.encode()) < times:
-        assert select.select([messages], [], [], PATIENCE)[0], received
+        assert select.select([messages], [], [], TIMEOUT_SECONDS)[0], received
         chunk = os.read(messages, 65536)
         assert chunk, received
         received += chunk
@@ -205,7 +205,7 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
         first.kill()
         hear(messages, READY)
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(TIMEOUT_SECONDS)
             connection.connect(str(tmp_path / "second"))
             connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
             answer = connection.recv(1000)
@@ -237,12 +237,12 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
         with running(clients):
             for number in range(replacements):
                 daemon.process.send_signal(signal.SIGHUP)
-                for _ in patiently():
+                for _ in poll_attempts():
                     done = daemon.log.read_text().count("the workers are replaced")
                     if done == number + 1:
                         break
                 assert done == number + 1
-            for _ in patiently():
+            for _ in poll_attempts():
                 if (
                     sum(len(client.acknowledged) for client in clients)
                     >= 1000 * replacements
@@ -276,11 +276,11 @@ def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
         socket.socket(socket.AF_UNIX) as connection,
     ):
         hear(active[1], READY)
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(str(tmp_path / "active"))
         # A connection that is answered was accepted.
         connection.sendall(b"GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert read_answer(connection).endswith(b"\r\n0\n")
+        assert read_response(connection).endswith(b"\r\n0\n")
         with supervised(tmp_path, "standby") as standby:
             hear(standby[1], STANDBY)
             for pid, messages in (active, standby):
@@ -292,7 +292,7 @@ def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
                 method = "POST" if path == "next" else "GET"
                 asked = f"{method} /{path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
                 connection.sendall(asked.encode())
-                assert read_answer(connection).startswith(b"HTTP/1.1 200 OK\r\n")
+                assert read_response(connection).startswith(b"HTTP/1.1 200 OK\r\n")
             for _, messages in (active, standby):
                 # What they had sent before.
                 os.read(messages, 65536)
@@ -327,7 +327,7 @@ def test_workers_end_with_their_supervisor_and_the_service_can_restart(
         workers = children(daemon.process.pid)
         daemon.process.kill()
         daemon.process.wait()
-        until_gone(*workers)
+        wait_until_gone(*workers)
         with Daemon(tmp_path, *listen) as again:
             assert step(again) == before + 1
 
@@ -344,7 +344,7 @@ def test_stopped_workers_end_with_their_supervisor(tmp_path: Path) -> None:
         _, standby = children(daemon.process.pid)
         os.kill(standby, signal.SIGKILL)
         starting: list[int] = []
-        for _ in patiently():
+        for _ in poll_attempts():
             starting = [pid for pid in children(daemon.process.pid) if runs_a_worker(pid)]
             if len(starting) == 2 and standby not in starting:
                 break
@@ -352,7 +352,7 @@ def test_stopped_workers_end_with_their_supervisor(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGSTOP)
         daemon.process.kill()
         daemon.process.wait()
-        until_gone(*starting)
+        wait_until_gone(*starting)
         with Daemon(tmp_path, *listen) as again:
             assert step(again) == before + 1
 
@@ -369,12 +369,12 @@ def test_further_signals_do_not_disturb_a_stop(
     # A connection without a request is waited for.
     waiting = daemon.connect()
     waiting.connect()
-    for _ in patiently():
+    for _ in poll_attempts():
         if daemon.process.poll() is not None:
             break
         daemon.process.send_signal(number)
     waiting.close()
-    assert daemon.process.wait(PATIENCE) in (0, -number)
+    assert daemon.process.wait(TIMEOUT_SECONDS) in (0, -number)
     log = daemon.log.read_text()
     assert "Traceback" not in log
     assert "ReactorNotRunning" not in log
@@ -404,7 +404,7 @@ def test_store_that_is_damaged_while_it_runs_ends_the_service(tmp_path: Path) ->
     daemon.process.send_signal(signal.SIGSTOP)
     for pid in children(daemon.process.pid):
         os.kill(pid, signal.SIGKILL)
-        until_gone(pid)
+        wait_until_gone(pid)
     data.write_bytes(garbage)
     daemon.process.send_signal(signal.SIGCONT)
     assert daemon.wait() == 78
@@ -428,7 +428,7 @@ def test_damage_met_by_a_request_ends_the_service_with_78(
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
-        assert daemon.ask("/next", "POST", {"Idempotency-Key": "a"})[0].status == 200
+        assert daemon.request("/next", "POST", {"Idempotency-Key": "a"})[0].status == 200
         step(daemon)
         store = tmp_path / STORE
         with lmdb.open(str(store), max_dbs=3, readonly=True) as env, env.begin() as txn:
@@ -440,7 +440,7 @@ def test_damage_met_by_a_request_ends_the_service_with_78(
         # The file that is mapped is changed.
         with (store / DATA_FILE).open("rb+") as file:
             file.write(damaged)
-        answer, body = daemon.ask(*request_)
+        answer, body = daemon.request(*request_)
         assert (answer.status, b"the store is damaged" in body) == (503, True)
         assert daemon.wait() == 78
         assert f"the store {store} is damaged: " in daemon.log.read_text()
@@ -459,19 +459,19 @@ def test_unopened_store_leaves_the_socket_open_and_says_why(daemon: Daemon) -> N
     (store / "thesis.tex").touch()
     for pid in children(daemon.process.pid):
         os.kill(pid, signal.SIGKILL)
-    answer, body = daemon.ask("/readyz")
+    answer, body = daemon.request("/readyz")
     assert answer.status == 503
     assert b"holds something else (thesis.tex)" in body
-    assert daemon.ask("/livez")[0].status == 200
+    assert daemon.request("/livez")[0].status == 200
     for method, path in (("GET", "/current"), ("POST", "/next"), ("GET", "/history")):
-        answer, body = daemon.ask(path, method)
+        answer, body = daemon.request(path, method)
         assert (answer.status, b"thesis.tex" in body) == (503, True)
     assert count(daemon, "is process") <= 6
     shutil.rmtree(store)
     away.rename(store)
-    for _ in patiently():
+    for _ in poll_attempts():
         # One worker serves already, and another may still be saying why it could not.
-        answer, _ = daemon.ask("/next", "POST")
+        answer, _ = daemon.request("/next", "POST")
         if answer.status == 200:
             break
     assert int(answer.headers["Pex-Revision"]) == before + 1
@@ -501,7 +501,7 @@ def step_with(daemon: Daemon, token: str) -> int:
     """
     Make a step with a token, and return the revision after it.
     """
-    answer, _ = daemon.ask("/next", "POST", {"Authorization": f"Bearer {token}"})
+    answer, _ = daemon.request("/next", "POST", {"Authorization": f"Bearer {token}"})
     return int(answer.headers["Pex-Revision"])
 
 
@@ -515,7 +515,7 @@ def systemd(
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(path))
-        listening.settimeout(PATIENCE)
+        listening.settimeout(TIMEOUT_SECONDS)
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         monkeypatch.setenv("WATCHDOG_USEC", "1000000")
 
@@ -545,7 +545,7 @@ def test_unix_socket_and_its_permissions_outlive_the_workers(tmp_path: Path) -> 
         both_are_up(daemon)
         for number in range(1, 3):
             with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(PATIENCE)
+                connection.settimeout(TIMEOUT_SECONDS)
                 connection.connect(str(path))
                 connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
                 assert b"\r\nPex-Revision: %d\r\n" % number in connection.recv(1000)
@@ -583,13 +583,13 @@ def test_service_as_process_1_reaps_orphans_and_ends_at_sigterm(tmp_path: Path) 
         for _ in range(5):
             subprocess.run([*enter, "sh", "-c", "sleep 0.1 &"], check=True)
         os.kill(children(init)[0], signal.SIGKILL)
-        for _ in patiently():
+        for _ in poll_attempts():
             if len(children(init)) == 2 and not zombies(init):
                 break
         assert len(children(init)) == 2
         assert zombies(init) == []
         os.kill(init, signal.SIGTERM)
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT_SECONDS)
     finally:
         process.kill()
         process.wait()
@@ -622,7 +622,7 @@ def test_process_1_ends_with_0_by_a_sigterm_during_its_start(
         wait_until(lambda: _is_env_or_python(process.pid), "process 1 blocks the signal")
         time.sleep(wait)
         os.kill(children(process.pid)[0], signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     finally:
         process.kill()
         process.wait()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 from tests.support.forms import amount
 
 CONNECTIONS = 50
@@ -42,7 +42,9 @@ def connected(port: int) -> Iterator[list[socket.socket]]:
     """
     with ExitStack() as stack:
         yield [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
+            stack.enter_context(
+                socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
+            )
             for _ in range(CONNECTIONS)
         ]
 

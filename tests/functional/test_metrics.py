@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.labs.failover.lab import serving, until
-from tests.support.daemon import LOOPBACK, PATIENCE, Daemon, patiently
+from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, Daemon, poll_attempts
 from tests.support.daemon import run as run_twistd
 from tests.support.needs import program
 from tests.unit.test_metrics import ROOT, samples
@@ -42,7 +42,7 @@ def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
         input=text,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
     )
     output = ran.stdout.decode()
     assert ran.returncode == 0, output
@@ -62,19 +62,19 @@ def test_counters_of_the_supervisor_outlive_the_worker(
         until(daemon, "serves", 1)
         until(daemon, "stands by", 1)
         for _ in range(5):
-            daemon.ask("/next", "POST")
-        _, before = daemon.ask("/metrics")
+            daemon.request("/next", "POST")
+        _, before = daemon.request("/metrics")
         values = samples(before)
         assert values["pexservice_failovers_total"] == 0
         assert values["pexservice_worker_restarts_total,reason=killed"] == 0
         _, pid = serving(daemon)
         os.kill(pid, signal.SIGKILL)
-        answer, _ = daemon.ask("/next", "POST")
+        answer, _ = daemon.request("/next", "POST")
         assert answer.headers["Pex-Revision"] == "6"
-        for _ in patiently():
+        for _ in poll_attempts():
             # The supervisor learns of the end later than the standby, which goes on at
             # once.
-            _, text = daemon.ask("/metrics")
+            _, text = daemon.request("/metrics")
             values = samples(text)
             if (
                 values["pexservice_standby_workers"]
@@ -117,7 +117,7 @@ def test_worker_without_a_supervisor_has_no_supervisor_metrics(
     tmp_path: Path, promtool: str
 ) -> None:
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
-        _, text = daemon.ask("/metrics")
+        _, text = daemon.request("/metrics")
         assert b"pexservice_revision 0.0\n" in text
         assert b"restarts" not in text
         assert run(promtool, "check", "metrics", text=text) == ""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.daemon import PATIENCE, Daemon, read_all
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, read_all
 from tests.support.nginx import serving
 
 SITE = Path(__file__).parents[2] / "deploy" / "nginx" / "pexservice.conf"
@@ -55,7 +55,7 @@ def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
     with Daemon(tmp_path, *options), serving(proxy, site) as port:
         for value in ("1", "1", "2"):
             connection = HTTPSConnection(
-                "127.0.0.1", port, timeout=PATIENCE, context=trusted
+                "127.0.0.1", port, timeout=TIMEOUT_SECONDS, context=trusted
             )
             connection.request("POST", "/next", headers={"X-Forwarded-For": "192.0.2.1"})
             response = connection.getresponse()

@@ -85,32 +85,32 @@ def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> 
     summary = f"{STORE} is whole: revision {REVISION}, position {POSITION}, "
     assert summary in verified.stdout
     with Daemon(place, *JOURNAL, command=command) as daemon:
-        answer, body = daemon.ask("/current")
+        answer, body = daemon.request("/current")
         assert int(body) == fibonacci(POSITION)
         assert answer.headers["Pex-Revision"] == str(REVISION)
         assert answer.headers["Pex-Position"] == str(POSITION)
         expected = (RELEASE_STORE / "history.txt").read_bytes()
-        assert daemon.ask("/history?limit=1000")[1] == expected
+        assert daemon.request("/history?limit=1000")[1] == expected
         for key, (path, revision, position) in KEYS.items():
             headers = {"Idempotency-Key": key}
-            answer, body = daemon.ask(path, "POST", headers)
+            answer, body = daemon.request(path, "POST", headers)
             assert answer.status == 200
             assert answer.headers["Idempotency-Replayed"] == "true"
             assert answer.headers["Pex-Revision"] == str(revision)
             assert answer.headers["Pex-Position"] == str(position)
             assert int(body) == fibonacci(position)
-            assert daemon.ask("/previous", "POST", headers)[0].status == 422
-        answer, body = daemon.ask("/next", "POST", {"Idempotency-Key": "key-41"})
+            assert daemon.request("/previous", "POST", headers)[0].status == 422
+        answer, body = daemon.request("/next", "POST", {"Idempotency-Key": "key-41"})
         assert "Idempotency-Replayed" not in answer.headers
         assert answer.headers["Pex-Revision"] == str(REVISION + 1)
         assert int(body) == fibonacci(POSITION + 1)
     with Daemon(place, *JOURNAL, command=command) as daemon:
-        answer, body = daemon.ask("/previous", "POST")
+        answer, body = daemon.request("/previous", "POST")
         assert answer.headers["Pex-Revision"] == str(REVISION + 2)
         assert int(body) == fibonacci(POSITION)
-        answer, _ = daemon.ask("/next", "POST", {"Idempotency-Key": "key-41"})
+        answer, _ = daemon.request("/next", "POST", {"Idempotency-Key": "key-41"})
         assert answer.headers["Pex-Revision"] == str(REVISION + 1)
-        history = daemon.ask("/history?limit=1000")[1].splitlines()
+        history = daemon.request("/history?limit=1000")[1].splitlines()
         assert history[2:] == expected.splitlines()[:498]
     verified = run(place, "verify", STORE)
     assert (verified.returncode, verified.stderr) == (0, "")

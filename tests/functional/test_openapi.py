@@ -106,7 +106,7 @@ def test_responses_match_the_openapi_document(tmp_path: Path, kind: str) -> None
             text=True,
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        assert daemon.ask("/current")[0].headers["Pex-Revision"] != "0"
+        assert daemon.request("/current")[0].headers["Pex-Revision"] != "0"
 
 
 #: A program that knows the API by the generated package only.

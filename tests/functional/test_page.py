@@ -18,7 +18,7 @@ import pytest
 from tests.functional.test_wire import worker
 from tests.labs.failover.lab import until
 from tests.support.browser import View, chromium, open_view
-from tests.support.daemon import Daemon, patiently, until_gone
+from tests.support.daemon import Daemon, poll_attempts, wait_until_gone
 from tests.support.forms import amount
 from tests.support.ports import held_ports
 from tests.support.stores import make_store
@@ -103,7 +103,7 @@ def step(daemon: Daemon, name: str = "next", times: int = 1) -> None:
     Move the cursor as another client.
     """
     for _ in range(times):
-        assert daemon.ask(f"/{name}", "POST")[0].status == 200
+        assert daemon.request(f"/{name}", "POST")[0].status == 200
 
 
 def test_each_button_makes_its_step_and_shows_value_and_history(
@@ -124,7 +124,7 @@ def test_each_button_makes_its_step_and_shows_value_and_history(
         view.until("position", str(position))
         view.until("value", str(value))
     view.until("revision", "10")
-    assert single.ask("/current")[0].headers["Pex-Revision"] == "10"
+    assert single.request("/current")[0].headers["Pex-Revision"] == "10"
     view.page.wait_for_selector("#history tr:nth-child(10)")
     view.page.wait_for_function(
         "() => document.querySelector('#history td').textContent === '10'"
@@ -144,7 +144,7 @@ def test_every_click_makes_one_step(single: Daemon, views: Open) -> None:
     for _ in range(30):
         view.press("next")
     view.until("position", "30")
-    assert single.ask("/current")[0].headers["Pex-Revision"] == "30"
+    assert single.request("/current")[0].headers["Pex-Revision"] == "30"
 
 
 def test_steps_of_other_clients_are_shown_and_not_announced(
@@ -176,14 +176,14 @@ def test_the_page_continues_with_the_next_worker_after_a_kill(
     for kill in range(1, 3):
         killed = worker(daemon)
         os.kill(killed, signal.SIGKILL)
-        until_gone(killed)
+        wait_until_gone(killed)
         step(daemon)
         view.until("position", str(2 * kill - 1))
         view.press("next")
         view.until("position", str(2 * kill))
         view.until_connection()
     assert view.page.evaluate("window.untouched")
-    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "4"
+    assert daemon.request("/current")[0].headers["Pex-Revision"] == "4"
 
 
 def test_the_page_follows_to_the_new_worker_of_a_reload(
@@ -226,7 +226,7 @@ def test_a_step_pressed_while_the_service_is_down_is_made_once_it_is_back(
         view.until_connection()
         view.until("position", "4")
         view.until("message", "")
-        assert daemon.ask("/current")[0].headers["Pex-Revision"] == "4"
+        assert daemon.request("/current")[0].headers["Pex-Revision"] == "4"
 
 
 def test_a_step_without_a_response_is_repeated_with_its_key(
@@ -266,7 +266,7 @@ def test_a_step_without_a_response_is_repeated_with_its_key(
     view.until("position", "2")
     assert keys[0] == keys[1] == keys[2]
     assert len(set(keys)) == 2
-    assert single.ask("/current")[0].headers["Pex-Revision"] == "2"
+    assert single.request("/current")[0].headers["Pex-Revision"] == "2"
 
 
 def test_the_page_waits_as_long_as_retry_after_says(
@@ -380,7 +380,7 @@ def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
     """
     view = views(far_daemon, permissions=["clipboard-read", "clipboard-write"])
     view.until("digits", "20,899")
-    text = far_daemon.ask("/current")[1].decode().strip()
+    text = far_daemon.request("/current")[1].decode().strip()
     first, last = view("value").replace(" ", "").split("…")
     assert text.startswith(first)
     assert text.endswith(last)
@@ -439,7 +439,7 @@ def copy(view: View, message: str) -> None:
         new MutationObserver(() => window.messages.push(copied.innerText)).observe(
             copied, { childList: true, characterData: true, subtree: true });
     }""")
-    for _ in patiently():
+    for _ in poll_attempts():
         view["copy"].click()
         view.page.wait_for_function("() => window.messages.some((message) => message)")
         if message in view.page.evaluate("() => window.messages.splice(0)"):
@@ -545,7 +545,7 @@ def test_arrow_keys_make_steps_and_r_asks_before_a_reset(
     keyboard.press("r")
     assert view["token"].input_value() == "r"
     assert not view["sure"].is_visible()
-    assert single.ask("/current")[0].headers["Pex-Revision"] == "5"
+    assert single.request("/current")[0].headers["Pex-Revision"] == "5"
 
 
 @pytest.mark.parametrize("width", amount(short=[390], long=[390, 1400]))
@@ -561,7 +561,7 @@ def test_the_buttons_stay_in_place_for_values_of_any_length(
     for tested_daemon, steps in ((single, 0), (single, 60), (single, 500), (far_daemon, 0)):
         step(tested_daemon, times=steps)
         view = views(tested_daemon, viewport={"width": width, "height": 800})
-        position = int(tested_daemon.ask("/current")[0].headers["Pex-Position"])
+        position = int(tested_daemon.request("/current")[0].headers["Pex-Position"])
         view.until("position", f"{position:,}")
         places.append(view.page.locator("[data-step=next]").bounding_box())
     assert places == places[:1] * 4
@@ -829,7 +829,7 @@ def test_the_small_load_makes_each_step_once_despite_a_kill(
     os.kill(worker(daemon), signal.SIGKILL)
     view.until("position", "40")
     view.page.wait_for_selector("#load:enabled")
-    assert daemon.ask("/current")[0].headers["Pex-Revision"] == "40"
+    assert daemon.request("/current")[0].headers["Pex-Revision"] == "40"
 
 
 def test_without_a_supervisor_the_page_claims_no_standby(
@@ -955,11 +955,11 @@ def test_a_browser_that_has_the_page_gets_304(far_daemon: Daemon) -> None:
     Programs get the text as ever.
     """
     browsers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    answer, body = far_daemon.ask("/", headers=browsers)
+    answer, body = far_daemon.request("/", headers=browsers)
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert b"<title>pexservice" in body
-    again, nothing = far_daemon.ask(
+    again, nothing = far_daemon.request(
         "/", headers={**browsers, "If-None-Match": answer.headers["ETag"]}
     )
     assert (again.status, nothing) == (304, b"")
-    assert far_daemon.ask("/")[0].headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert far_daemon.request("/")[0].headers["Content-Type"] == "text/plain; charset=utf-8"

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from tests.support.clients import Client, running
-from tests.support.daemon import PATIENCE, Daemon, background, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, background, wait_until
 from tests.support.forms import amount
 from tests.support.loads import until_acknowledged
 from tests.support.pexctl import pexctl
@@ -47,7 +47,7 @@ def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
         pid = daemon.process.pid
 
         def status(token: str) -> int:
-            return daemon.ask("/next", "POST", {"Authorization": f"Bearer {token}"})[
+            return daemon.request("/next", "POST", {"Authorization": f"Bearer {token}"})[
                 0
             ].status
 
@@ -84,13 +84,13 @@ def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
         code, output = reload(pid)
         assert code == 1
         assert "token-file is no longer set, so everybody could move the cursor" in output
-        assert (status("new"), daemon.ask("/next", "POST")[0].status) == (200, 401)
+        assert (status("new"), daemon.request("/next", "POST")[0].status) == (200, 401)
         assert reload(pid, "--accept", "token-file") == (
             0,
             "reloaded (5 since the service started)",
         )
-        assert daemon.ask("/next", "POST")[0].status == 200
-        verbose = daemon.ask("/livez?verbose")[1].decode()
+        assert daemon.request("/next", "POST")[0].status == 200
+        verbose = daemon.request("/livez?verbose")[1].decode()
         assert "\n[+]reload 5 succeeded\n" in verbose
 
 
@@ -104,7 +104,7 @@ def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
     config = tmp_path / "pexservice.toml"
     config.write_text("standby = 0\n")
     with Daemon(tmp_path, "--config", "pexservice.toml") as daemon:
-        daemon.ask("/next", "POST")
+        daemon.request("/next", "POST")
         config.write_text('standby = 1\nstore = "lmdb:other"\njournal = 2\n')
         code, refused = reload(daemon.process.pid)
         assert code == 1
@@ -116,11 +116,11 @@ def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
         assert f"warn: {message.partition('; ')[2]}" in daemon.log.read_text()
         wait_until(lambda: "stands by" in daemon.log.read_text(), "there is a standby")
         for _ in range(3):
-            assert daemon.ask("/next", "POST")[0].status == 200
-        assert daemon.ask("/current")[0].headers["Pex-Revision"] == "4"
-        assert len(daemon.ask("/history")[1].splitlines()) == 2
+            assert daemon.request("/next", "POST")[0].status == 200
+        assert daemon.request("/current")[0].headers["Pex-Revision"] == "4"
+        assert len(daemon.request("/history")[1].splitlines()) == 2
         assert not (tmp_path / "other").exists()
-        metrics = daemon.ask("/metrics")[1]
+        metrics = daemon.request("/metrics")[1]
         assert b"pexservice_standby_workers_wanted 1.0" in metrics
         assert b'pexservice_restart_pending{option="--store"} 1.0' in metrics
         config.write_text('standby = 1\nstore = "lmdb:nowhere/other"\njournal = 2\n')
@@ -155,7 +155,9 @@ def test_changed_address_and_log_format_wait_for_a_restart(tmp_path: Path) -> No
                 0,
                 True,
             ), output
-            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as response:
+            with urlopen(
+                f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT_SECONDS
+            ) as response:
                 metrics = response.read().decode()
             for option in ("--listen", "--log-format"):
                 assert f'pexservice_restart_pending{{option="{option}"}} 1.0' in metrics

@@ -100,7 +100,9 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
         assert [(client.broken, client.refused) for client in clients] == [(0, 0)] * 4
         revisions = [step.revision for client in clients for step in client.acknowledged]
         assert sorted(revisions) == [*range(1, len(revisions) + 1)]
-        assert max(revisions) == int(nodes[0].ask("/current")[0].headers["Pex-Revision"])
+        assert max(revisions) == int(
+            nodes[0].request("/current")[0].headers["Pex-Revision"]
+        )
 
 
 def reload_proxy(path: Path) -> None:

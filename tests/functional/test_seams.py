@@ -30,13 +30,13 @@ from tests.functional.test_keepalive import (
 from tests.labs.failover.lab import count, serving, until
 from tests.support.daemon import (
     LOOPBACK,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Daemon,
     children,
-    patiently,
+    poll_attempts,
     twistd,
-    until_gone,
     wait_until,
+    wait_until_gone,
 )
 from tests.support.forms import amount
 from tests.support.pexctl import pexctl
@@ -53,8 +53,8 @@ def wait_for_status(daemon: Daemon, status: int, words: str = "") -> None:
     """
     Wait until C{/readyz} has C{status} and C{words}.
     """
-    for _ in patiently():
-        answer, body = daemon.ask("/readyz?verbose")
+    for _ in poll_attempts():
+        answer, body = daemon.request("/readyz?verbose")
         if answer.status == status and words in body.decode():
             return
     raise AssertionError(f"/readyz: {answer.status} {body!r}\n{daemon.log.read_text()}")
@@ -79,7 +79,7 @@ def test_switched_link_never_makes_two_workers_serve_two_stores(tmp_path: Path) 
         os.kill(standing_by(daemon), signal.SIGKILL)
         wait_for(daemon, f"cannot serve: another store was put in the place of {link}")
         wait_for_status(daemon, 503, "another store was put in the place of")
-        assert daemon.ask("/next", "POST")[0].status == 503
+        assert daemon.request("/next", "POST")[0].status == 503
         assert count(daemon, "serves") == 1
         daemon.process.send_signal(signal.SIGHUP)
         wait_for(daemon, "reload failed: another store was put in the place of")
@@ -112,7 +112,7 @@ def test_later_worker_creates_no_store_and_continues_when_it_is_back(
         wait_for_status(daemon, 503, "was moved away")
         kill_workers(daemon)
         wait_for_status(daemon, 503, "is gone; put it back")
-        answer, body = daemon.ask("/next", "POST")
+        answer, body = daemon.request("/next", "POST")
         assert (answer.status, b"is gone; put it back" in body) == (503, True)
         daemon.process.send_signal(signal.SIGHUP)
         wait_for(daemon, "reload failed: .* is gone; put it back")
@@ -137,8 +137,8 @@ def test_service_whose_store_was_removed_is_not_ready(tmp_path: Path) -> None:
         for path in (tmp_path / STORE).iterdir():
             path.unlink()
         wait_for_status(daemon, 503, "was moved away")
-        assert daemon.ask("/next", "POST")[0].status == 503
-        assert b"\npexservice_ready 0.0\n" in daemon.ask("/metrics")[1]
+        assert daemon.request("/next", "POST")[0].status == 503
+        assert b"\npexservice_ready 0.0\n" in daemon.request("/metrics")[1]
         code, output = pexctl(tmp_path, "status", f"127.0.0.1:{daemon.port}")
         assert (code, "is not ready: " in output) == (1, True), output
         kill_workers(daemon)
@@ -157,7 +157,7 @@ def change_mounts(daemon: Daemon, command: str) -> None:
         ],
         check=True,
         stdin=subprocess.DEVNULL,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
     )
 
 
@@ -206,10 +206,10 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
         before = (tmp_path / "copy" / DATA_FILE).read_bytes()
         change_mounts(daemon, change)
         wait_for_status(daemon, 503, reason)
-        assert daemon.ask("/next", "POST")[0].status == 503
+        assert daemon.request("/next", "POST")[0].status == 503
         kill_workers(daemon)
         wait_for_status(daemon, 503, later_reason)
-        answer, body = daemon.ask("/next", "POST")
+        answer, body = daemon.request("/next", "POST")
         assert (answer.status, later_reason in body.decode()) == (503, True)
         # The directory as the daemon sees it.
         place = Path(f"/proc/{daemon.process.pid}/root{tmp_path / STORE}")
@@ -313,7 +313,7 @@ def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
         try:
             for revision in (1, 2):
                 with socket.socket(socket.AF_UNIX) as client:
-                    client.settimeout(PATIENCE)
+                    client.settimeout(TIMEOUT_SECONDS)
                     client.connect(name)
                     client.sendall(b"POST /next HTTP/1.0\r\n\r\n")
                     assert b"\r\nPex-Revision: %d\r\n" % revision in client.recv(1000)
@@ -322,12 +322,12 @@ def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
                         os.kill(pid, signal.SIGKILL)
             assert "Traceback" not in (tmp_path / "log").read_text()
             process.terminate()
-            assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+            assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
         finally:
             workers = children(process.pid)
             process.kill()
             process.wait()
-            until_gone(*workers)
+            wait_until_gone(*workers)
             log.close()
 
 
@@ -341,7 +341,7 @@ def stranger(path: Path, daemon: Daemon) -> Iterator[subprocess.Popen[bytes]]:
         stdin=subprocess.DEVNULL,
     )
     try:
-        for _ in patiently():
+        for _ in poll_attempts():
             kill_workers(daemon)
             if "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text():
                 break
@@ -363,8 +363,8 @@ def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
         with stranger(tmp_path, daemon) as process:
             wait_for(daemon, f"is in use by process {process.pid}, which is no worker of")
             wait_for_status(daemon, 503, f"is in use by process {process.pid}")
-            assert daemon.ask("/next", "POST")[0].status == 503
-            assert daemon.ask("/livez")[0].status == 200
+            assert daemon.request("/next", "POST")[0].status == 503
+            assert daemon.request("/livez")[0].status == 200
         assert step_when_ready(daemon) == revision + 1
         assert daemon.log.read_text().count("error: cannot serve") <= 2
 
@@ -383,7 +383,7 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
             while not stopping.is_set():
                 key = f"key-{number}"
                 try:
-                    answer, _ = daemon.ask("/next", "POST", {"Idempotency-Key": key})
+                    answer, _ = daemon.request("/next", "POST", {"Idempotency-Key": key})
                 except (OSError, HTTPException):
                     continue
                 if answer.status == 200:
@@ -404,7 +404,7 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
                 wait_for_status(daemon, 200)
         finally:
             stopping.set()
-            loading.join(PATIENCE)
+            loading.join(TIMEOUT_SECONDS)
         assert [*revisions.values()] == [*range(1, len(revisions) + 1)]
         assert step_when_ready(daemon) == len(revisions) + 1
 
@@ -436,7 +436,7 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
         for number in range(80):
             target = b"/current?" + b"x" * 1000 if number % 3 else b"/livez"
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(PATIENCE)
+                client.settimeout(TIMEOUT_SECONDS)
                 client.connect(str(tmp_path / "http.sock"))
                 client.sendall(b"GET %b HTTP/1.0\r\n\r\n" % target)
                 assert b" 200 OK" in client.recv(1000)
@@ -448,12 +448,12 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
         process.terminate()
         output += process.stdout.read()
         assert b"log messages were dropped" in output
-        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+        assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
     finally:
         workers = children(process.pid)
         process.kill()
         process.wait()
-        until_gone(*workers)
+        wait_until_gone(*workers)
         process.stdout.close()
 
 
@@ -471,7 +471,7 @@ def test_log_goes_to_standard_error_if_standard_output_is_closed(tmp_path: Path)
             lambda: "the cursor is at" in (tmp_path / "log").read_text(), "it serves"
         )
         process.terminate()
-        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+        assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
         assert "Traceback" not in (tmp_path / "log").read_text()
     finally:
         process.kill()

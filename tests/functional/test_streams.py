@@ -25,11 +25,11 @@ from tests.functional.test_wire import (
     worker,
 )
 from tests.support.daemon import (
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Daemon,
-    patiently,
+    poll_attempts,
     read_all,
-    read_answer,
+    read_response,
     run,
 )
 from tests.support.stores import make_store
@@ -70,15 +70,15 @@ def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> Non
                 sent += 1
                 if sent < 20:
                     # So that the worker has time to learn the request and to cache it.
-                    daemon.ask("/livez")
+                    daemon.request("/livez")
         except TimeoutError:
             pass
         assert sent < 100_000
         assert memory(daemon) - before < 30
         # A client that reads again is answered again.
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT_SECONDS)
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
-    assert daemon.ask("/livez")[1] == b"ok\n"
+    assert daemon.request("/livez")[1] == b"ok\n"
 
 
 def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -> None:
@@ -97,17 +97,17 @@ def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -
             *resting, kept = (connect(daemon) for _ in range(30))
             for connection in (*resting, kept):
                 connection.sendall(request(b"GET /current HTTP/1.1"))
-                assert read_answer(connection).startswith(b"HTTP/1.1 200 OK\r\n")
+                assert read_response(connection).startswith(b"HTTP/1.1 200 OK\r\n")
             limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             few = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 3
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, limit[1]))
             crowd = [connect(daemon) for _ in range(20)]
             kept.sendall(request(b"POST /next HTTP/1.1"))
-            assert read_answer(kept).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert read_response(kept).startswith(b"HTTP/1.1 200 OK\r\n")
             for connection in (*resting, *crowd):
                 connection.close()
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
-            for _ in patiently():
+            for _ in poll_attempts():
                 if b"200 OK" in exchange(daemon, request(b"GET /current HTTP/1.0")):
                     break
             assert worker(daemon) == pid
@@ -174,7 +174,7 @@ def test_responses_over_tls_are_the_same(
     authority.configure_trust(trusting)
     with Daemon(tmp_path, *files, command=kind) as daemon:
         client = HTTPSConnection(
-            "127.0.0.1", daemon.port, timeout=PATIENCE, context=trusting
+            "127.0.0.1", daemon.port, timeout=TIMEOUT_SECONDS, context=trusting
         )
         for n in range(1, 30):
             client.request("POST", "/next")

@@ -53,7 +53,13 @@ import pytest
 
 from tests.labs.failover.lab import serving, until
 from tests.support.clients import Client
-from tests.support.daemon import PATIENCE, Daemon, children, patiently, until_gone
+from tests.support.daemon import (
+    TIMEOUT_SECONDS,
+    Daemon,
+    children,
+    poll_attempts,
+    wait_until_gone,
+)
 from tests.support.installation import Installation, release_installed
 from tests.support.loads import kept, load, surprises, until_acknowledged
 from tests.unit.test_metrics import samples
@@ -120,7 +126,7 @@ def systemd(
             with suppress(BlockingIOError):
                 while listening.recv(4096):
                     pass
-            listening.settimeout(PATIENCE)
+            listening.settimeout(TIMEOUT_SECONDS)
             return listening.recv(4096).decode().splitlines()
 
         yield hear
@@ -137,7 +143,7 @@ def until_new(daemon: Daemon) -> None:
     """
     Wait until a worker with the new code serves.
     """
-    for _ in patiently():
+    for _ in poll_attempts():
         if serving(daemon)[0] in new_workers(daemon):
             return
     raise AssertionError(daemon.log.read_text())
@@ -150,8 +156,8 @@ def scraped(daemon: Daemon, **expected: float) -> None:
     The worker knows them from the supervisor.
     """
     values: dict[str, float] = {}
-    for _ in patiently():
-        values = samples(daemon.ask("/metrics")[1])
+    for _ in poll_attempts():
+        values = samples(daemon.request("/metrics")[1])
         if {name: values[f"pexservice_{name}"] for name in expected} == expected:
             break
     else:
@@ -176,7 +182,7 @@ def until_replaced(daemon: Daemon, times: int = 1) -> None:
     """
     Wait until the supervisor has replaced its workers C{times} times.
     """
-    for _ in patiently():
+    for _ in poll_attempts():
         if daemon.log.read_text().count("the workers are replaced") == times:
             return
     raise AssertionError(daemon.log.read_text())
@@ -203,7 +209,7 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     assert any("WATCHDOG=1" in message for message in heard)
     scraped(daemon, standby_workers=1, standby_workers_wanted=1, failovers_total=0)
     assert (
-        samples(daemon.ask("/metrics")[1])[
+        samples(daemon.request("/metrics")[1])[
             "pexservice_worker_restarts_total,reason=replaced"
         ]
         == 2
@@ -213,7 +219,7 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     workers = children(daemon.process.pid)
     assert len(workers) == 2
     assert daemon.stop() in (0, -signal.SIGTERM)
-    until_gone(*workers)
+    wait_until_gone(*workers)
 
 
 def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
@@ -273,12 +279,12 @@ def test_new_workers_end_with_the_supervisor_and_leave_the_store_to_the_next_ser
     daemon.process.send_signal(signal.SIGHUP)
     until_replaced(daemon)
     workers = children(daemon.process.pid)
-    assert daemon.ask("/next", "POST")[1] == b"1\n"
+    assert daemon.request("/next", "POST")[1] == b"1\n"
     daemon.process.kill()
     daemon.process.wait()
-    until_gone(*workers)
+    wait_until_gone(*workers)
     with Daemon(daemon.path, python=installation.python) as following:
-        assert following.ask("/next", "POST")[0].headers["Pex-Revision"] == "2"
+        assert following.request("/next", "POST")[0].headers["Pex-Revision"] == "2"
         assert MARK in following.log.read_text()
 
 
@@ -309,7 +315,7 @@ def test_todays_standby_takes_over_when_its_files_are_gone(
         os.kill(pid, signal.SIGKILL)
         until(daemon, "serves", 2)
         for path in ("/next", "/current", "/history", "/", "/readyz", "/metrics"):
-            assert daemon.ask(path)[0].status == 200
+            assert daemon.request(path)[0].status == 200
         # With them there are workers to come again.
         aside.rename(package)
         until(daemon, "stands by", 2)

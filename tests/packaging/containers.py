@@ -17,7 +17,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.support.daemon import PATIENCE, patiently
+from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ class Podman:
 
     path: Path
 
-    def __call__(self, *arguments: str, timeout: float = PATIENCE) -> str:
+    def __call__(self, *arguments: str, timeout: float = TIMEOUT_SECONDS) -> str:
         """
         Run podman, which must end well.
 
@@ -69,7 +69,7 @@ class Podman:
         return done.stdout.strip()
 
     def attempt(
-        self, *arguments: str, timeout: float = PATIENCE
+        self, *arguments: str, timeout: float = TIMEOUT_SECONDS
     ) -> subprocess.CompletedProcess[str]:
         """
         Run podman, which may fail.
@@ -180,7 +180,12 @@ class Container:
 
         @return: the body.
         """
-        asking = ["--max-time", str(PATIENCE), *options, f"http://127.0.0.1:8081{path}"]
+        asking = [
+            "--max-time",
+            str(TIMEOUT_SECONDS),
+            *options,
+            f"http://127.0.0.1:8081{path}",
+        ]
         return _run(
             "nsenter",
             f"--target={self.inspect('.State.Pid')}",
@@ -198,7 +203,7 @@ class Container:
         @return: the log.
         """
         log = ""
-        for _ in patiently():
+        for _ in poll_attempts():
             log = self.log()
             if re.search(pattern, log.removeprefix(after)):
                 return log

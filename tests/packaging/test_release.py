@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ def test_wheel_and_sdist_are_identical_in_each_build(tmp_path: Path) -> None:
                 check=True,
                 stdout=subprocess.PIPE,
                 text=True,
-                timeout=5 * PATIENCE,
+                timeout=5 * TIMEOUT_SECONDS,
                 env={**os.environ, "PACKAGES": "wheel sdist", "PYTHON": sys.executable},
             )
         finally:

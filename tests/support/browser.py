@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
@@ -123,7 +123,7 @@ def open_view(browser: Browser, daemon: Daemon, **options: Any) -> View:
     @param options: of Playwright's C{new_context}.
     """
     context = browser.new_context(**options)
-    context.set_default_timeout(PATIENCE * 1000)
+    context.set_default_timeout(TIMEOUT_SECONDS * 1000)
     context.add_init_script(_TELL_VIOLATIONS)
     view = View(context.new_page())
     view.page.on("console", view.noted)

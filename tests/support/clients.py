@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from attrs import Factory, define, field, frozen
 
 from pexservice.core.cursor import Transition, position_after
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 
 
 @frozen
@@ -66,7 +66,7 @@ def running(threads: Sequence[Stoppable]) -> Iterator[None]:
         for thread in threads:
             thread.stopping.set()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT_SECONDS)
 
 
 @define(eq=False)
@@ -142,7 +142,9 @@ class Client(Stoppable):
         Do as little as can be: the time that the client takes is missing to the service.
         """
         if self._connection is None:
-            self._connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+            self._connection = socket.create_connection(
+                ("127.0.0.1", self.port), TIMEOUT_SECONDS
+            )
             self._last_sent = time.monotonic()
         try:
             self._connection.sendall(sent)
@@ -204,7 +206,7 @@ def whole_history(daemon: Daemon, known: int = 0) -> dict[int, tuple[int, str]]:
     rows: dict[int, tuple[int, str]] = {}
     path = "/history?limit=1000"
     while path:
-        page = json.loads(daemon.ask(path, headers={"Accept": "application/json"})[1])
+        page = json.loads(daemon.request(path, headers={"Accept": "application/json"})[1])
         for row in page["transitions"]:
             if row["revision"] <= known:
                 return rows
@@ -241,7 +243,7 @@ def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
     for step in acknowledged:
         assert rows[step.revision] == (step.position, step.word)
 
-    answer, _ = daemon.ask("/current")
+    answer, _ = daemon.request("/current")
     assert (
         int(answer.headers["Pex-Revision"]),
         int(answer.headers["Pex-Position"]),

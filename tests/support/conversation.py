@@ -13,7 +13,7 @@ from itertools import permutations
 from attrs import define, frozen
 
 from pexservice.core.cursor import Transition, position_after
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 
 #: (revision, position)
 At = tuple[int, int]
@@ -45,7 +45,7 @@ class Conversation:
     """
 
     def __init__(self, port: int) -> None:
-        self._connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
         self._connection.connect()
         self._word = ""
 

@@ -23,7 +23,7 @@ from typing import Self
 
 import trustme
 
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 
 #: An address of this machine that is not the honest client's.
 ATTACKER = "127.0.0.2"
@@ -52,7 +52,7 @@ class Crowd:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self.standing.wait(PATIENCE)
+        assert self.standing.wait(TIMEOUT_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,7 +67,7 @@ class Crowd:
                 for _ in range(min(_BATCH, self._count - len(held))):
                     connection = stack.enter_context(socket.socket())
                     connection.bind((ATTACKER, 0))
-                    connection.settimeout(PATIENCE)
+                    connection.settimeout(TIMEOUT_SECONDS)
                     connection.connect(self._address)
                     connection.sendall(self._piece)
                     connection.setblocking(False)  # noqa: FBT003 its only argument
@@ -114,10 +114,10 @@ def honest(
     for _ in range(tries):
         began = clock()
         if context is None:
-            connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
         else:
             connection = HTTPSConnection(
-                "127.0.0.1", port, timeout=PATIENCE, context=context
+                "127.0.0.1", port, timeout=TIMEOUT_SECONDS, context=context
             )
         connection.request("GET", "/current")
         status = connection.getresponse().status

@@ -20,7 +20,10 @@ from typing import Self
 
 #: How long anything may take before the test gives up.  Seconds; a safety net, far
 #: longer than anything takes.
-PATIENCE = 60
+TIMEOUT_SECONDS = 60
+
+#: The names that the fault-injection tests still use.
+PATIENCE = TIMEOUT_SECONDS
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -71,7 +74,7 @@ class Daemon:
         before = ("-n", "--pidfile=", *reactor)
         if command == "pexservice" and "--watchdog" not in options:
             # A busy machine may stop any worker for longer than the default, 5 seconds.
-            options = ("--watchdog", str(PATIENCE), *options)
+            options = ("--watchdog", str(TIMEOUT_SECONDS), *options)
         with self.log.open("ab") as log:
             start = log.tell()
             self.process = subprocess.Popen(
@@ -98,7 +101,7 @@ class Daemon:
 
         @return: the log, from C{start}.
         """
-        for _ in patiently():
+        for _ in poll_attempts():
             log = self.log.read_bytes()[start:].decode()
             if re.search(pattern, log):
                 return log
@@ -138,7 +141,7 @@ class Daemon:
         @return: the exit status.
         """
         try:
-            return self.process.wait(PATIENCE)
+            return self.process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -150,15 +153,15 @@ class Daemon:
         workers = children(self.process.pid)
         self.process.kill()
         self.process.wait()
-        until_gone(*workers)
+        wait_until_gone(*workers)
 
     def connect(self) -> HTTPConnection:
         """
         Return a connection to the daemon.
         """
-        return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        return HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
 
-    def ask(
+    def request(
         self, path: str, method: str = "GET", headers: dict[str, str] | None = None
     ) -> tuple[HTTPResponse, bytes]:
         """
@@ -171,6 +174,9 @@ class Daemon:
             return response, response.read()
         finally:
             connection.close()
+
+    # The names that the fault-injection tests still use.
+    ask = request
 
 
 def children(pid: int) -> list[int]:
@@ -208,11 +214,14 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until_gone(*pids: int) -> None:
+def wait_until_gone(*pids: int) -> None:
     """
     Wait until these processes are gone.
     """
     wait_until(lambda: not any(map(alive, pids)), f"{pids} are gone")
+
+
+until_gone = wait_until_gone
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -225,7 +234,7 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
-def read_answer(connection: socket.socket) -> bytes:
+def read_response(connection: socket.socket) -> bytes:
     """
     Read one answer, head and body; the two may come in pieces.
     """
@@ -241,16 +250,22 @@ def read_answer(connection: socket.socket) -> bytes:
         received += chunk
 
 
-def patiently() -> Iterator[None]:
+read_answer = read_response
+
+
+def poll_attempts() -> Iterator[None]:
     """
-    Give time to look again, until L{PATIENCE} is over.
+    Give time to look again, until L{TIMEOUT_SECONDS} is over.
     """
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     yield
     while time.monotonic() < end:
         time.sleep(0.01)
         # Also when this process was stopped until after the end.
         yield
+
+
+patiently = poll_attempts
 
 
 def deadlines() -> Iterator[float]:
@@ -270,10 +285,10 @@ def wait_until(condition: Callable[[], object], words: str) -> None:
     @param words: the condition in words, as in "the socket is there".
     @raise AssertionError: it does not hold in time.
     """
-    for _ in patiently():
+    for _ in poll_attempts():
         if condition():
             return
-    raise AssertionError(f"not in {PATIENCE} seconds: {words}")
+    raise AssertionError(f"not in {TIMEOUT_SECONDS} seconds: {words}")
 
 
 def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -287,7 +302,7 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
     )
 
 
@@ -305,4 +320,4 @@ def background(path: Path, *options: str) -> Iterator[int]:
         yield pid
     finally:
         os.kill(pid, signal.SIGTERM)
-        until_gone(pid)
+        wait_until_gone(pid)

@@ -21,7 +21,7 @@ from tests.support.needs import program
 from tests.support.ports import held_ports
 
 #: How long a cluster may take to come up.  Seconds; a safety net.
-PATIENCE = 60
+TIMEOUT_SECONDS = 60
 
 
 @define(eq=False)
@@ -71,7 +71,10 @@ class Member:
             self.process = None
 
     def ask(
-        self, path: str, message: dict[str, Any] | None = None, timeout: float = PATIENCE
+        self,
+        path: str,
+        message: dict[str, Any] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Any:
         """
         Make one call, by POST if there is a message.
@@ -104,7 +107,7 @@ def wait_for_quorum(members: Sequence[Member]) -> None:
     """
     Wait until all of C{members} are healthy.
     """
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not all(member.healthy() for member in members):
         assert time.monotonic() < end, "the cluster does not come up"
         time.sleep(0.02)

@@ -15,7 +15,7 @@ from typing import Any, Self
 import trustme
 from attrs import define
 
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 from tests.support.etcd import Member
 
 
@@ -109,7 +109,7 @@ def as_root(member: Member, path: str, message: dict[str, Any]) -> None:
         {"Authorization": token["token"]},
     )
     with urllib.request.urlopen(  # noqa: S310 ours
-        request, timeout=PATIENCE, context=member.context
+        request, timeout=TIMEOUT_SECONDS, context=member.context
     ) as answer:
         answer.read()
 

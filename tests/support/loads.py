@@ -53,7 +53,7 @@ def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) ->
     @return: how many steps were acknowledged.
     """
     rows = whole_history(daemon)
-    answer, _ = daemon.ask("/current")
+    answer, _ = daemon.request("/current")
     newest, oldest = int(answer.headers["Pex-Revision"]), min(rows)
     assert sorted(rows) == list(range(oldest, newest + 1))
     assert forgets or oldest == 1

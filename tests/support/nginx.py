@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.daemon import PATIENCE, patiently
+from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
 
 #: Where Debian has nginx; a plain user's path does not.
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
@@ -97,7 +97,7 @@ def serving(path: Path, http: Callable[[int], str]) -> Iterator[int]:
             pass_fds=[listening.fileno()],
         )
     try:
-        for _ in patiently():
+        for _ in poll_attempts():
             if (path / "nginx.pid").exists():
                 break
             assert process.poll() is None, (path / "error.log").read_text()
@@ -106,4 +106,4 @@ def serving(path: Path, http: Callable[[int], str]) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT_SECONDS)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 
 PEXCTL = (str(Path(sys.executable).parent / "pexctl"),)
 
@@ -27,7 +27,7 @@ def run(
         capture_output=True,
         text=True,
         # A reload waits for its workers, for as long as any other wait.
-        timeout=2 * PATIENCE,
+        timeout=2 * TIMEOUT_SECONDS,
     )
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
-from tests.support.daemon import PATIENCE, read_answer
+from tests.support.daemon import TIMEOUT_SECONDS, read_response
 
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
@@ -54,11 +54,11 @@ class TroublesomeProxy(threading.Thread):
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self.join(PATIENCE)
+        self.join(TIMEOUT_SECONDS)
 
     def _serve(self, connection: socket.socket) -> None:
         with closing(connection), suppress(OSError):
-            connection.settimeout(PATIENCE)
+            connection.settimeout(TIMEOUT_SECONDS)
             request = b""
             while b"\r\n\r\n" not in request:
                 received = connection.recv(65536)
@@ -74,12 +74,12 @@ class TroublesomeProxy(threading.Thread):
             with closing(socket.create_connection(("127.0.0.1", self._upstream))) as to:
                 to.sendall(request)
                 if key is not None and self.attempts[key[1]] == 1:
-                    read_answer(to)
+                    read_response(to)
                 elif request.startswith(b"GET /events"):
                     while received := to.recv(65536):
                         connection.sendall(received)
                 else:
-                    answer = read_answer(to)
+                    answer = read_response(to)
                     head = b"\r\nConnection: close\r\n"
                     connection.sendall(answer.replace(b"\r\n", head, 1))
 

@@ -33,7 +33,7 @@ from pexservice.process.exit_status import Status
 from pexservice.stores.etcd.records import decode_key_use
 from tests.labs.cluster.proxy import Mood, Proxy
 from tests.labs.histories.lab import RecordingClient, journal_of
-from tests.support.daemon import PATIENCE, Daemon, patiently, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until
 from tests.support.etcd import (
     Member,
     cluster,
@@ -198,7 +198,7 @@ class Laboratory:
         for caller in self.callers:
             caller.stopping.set()
         for caller in self.callers:
-            caller.join(PATIENCE)
+            caller.join(TIMEOUT_SECONDS)
             assert caller.surprises == [], caller.surprises
         return [record for caller in self.callers for record in caller.records]
 
@@ -208,7 +208,7 @@ class Laboratory:
         """
         journal = journal_of(self.daemons[0])
         for daemon in self.daemons:
-            response, _ = daemon.ask("/current")
+            response, _ = daemon.request("/current")
             assert response.headers["Pex-Revision"] == str(len(journal))
         return journal
 
@@ -239,7 +239,7 @@ class Laboratory:
 
         @param by: whether the leader is wanted.
         """
-        for _ in patiently():
+        for _ in poll_attempts():
             leads = [member.leads() for member in self.members]
             if any(leads):
                 return leads.index(by)
@@ -250,7 +250,7 @@ class Laboratory:
         Wait until each node has given L{TRAFFIC} more answers.
         """
         before = [*map(self._answers, self.ports)]
-        for _ in patiently():
+        for _ in poll_attempts():
             now = [*map(self._answers, self.ports)]
             if all(b - a >= TRAFFIC for a, b in zip(before, now, strict=True)):
                 return
@@ -265,7 +265,7 @@ class Laboratory:
         """
         Return how long it took until a step asked for since C{moment} was answered.
         """
-        for _ in patiently():
+        for _ in poll_attempts():
             for caller in self.callers:
                 for called, returned in reversed(caller.step_times[-5:]):
                     if called > moment:
@@ -306,7 +306,7 @@ def without_quorum(laboratory: Laboratory, number: int) -> Iterator[None]:
     with paused(laboratory, number), paused(laboratory, (number + 1) % 3):
         for daemon in laboratory.daemons:
             wait_until(partial(_is_not_ready, daemon), "not ready without a quorum")
-            assert daemon.ask("/livez")[0].status == HTTPStatus.OK
+            assert daemon.request("/livez")[0].status == HTTPStatus.OK
         yield
 
 
@@ -321,7 +321,7 @@ def node_killed(laboratory: Laboratory, number: int) -> Iterator[None]:
 
 
 def _is_not_ready(daemon: Daemon) -> bool:
-    return daemon.ask("/readyz")[0].status == HTTPStatus.SERVICE_UNAVAILABLE
+    return daemon.request("/readyz")[0].status == HTTPStatus.SERVICE_UNAVAILABLE
 
 
 @contextmanager
@@ -336,8 +336,8 @@ def without_space(laboratory: Laboratory, number: int) -> Iterator[None]:
     member.ask("/v3/maintenance/alarm", {"action": "ACTIVATE", **alarm})
     for daemon in laboratory.daemons:
         wait_until(partial(_is_not_ready, daemon), "not ready")
-        assert b"space exceeded" in daemon.ask("/readyz")[1]
-        assert daemon.ask("/current")[0].status == HTTPStatus.OK
+        assert b"space exceeded" in daemon.request("/readyz")[1]
+        assert daemon.request("/current")[0].status == HTTPStatus.OK
     yield
     for alarmed in member.ask("/v3/maintenance/alarm", {"action": "GET"})["alarms"]:
         member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **alarmed})
@@ -561,13 +561,13 @@ def cluster_users(path: Path, changes: int) -> int:
             check=False,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
         )
         assert checked.returncode == Status.MISCONFIGURED
         assert "CommonName of client sending a request" in checked.stderr
         as_root(member, "disable", {})
         with Daemon(path, "--store", tls.store(member.url, "named")) as daemon:
-            assert daemon.ask("/next", "POST")[0].status == HTTPStatus.OK
+            assert daemon.request("/next", "POST")[0].status == HTTPStatus.OK
     return len(records)
 
 

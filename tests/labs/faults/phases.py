@@ -17,7 +17,7 @@ from attrs import frozen
 from pexservice.process.exit_status import Status
 from tests.labs.faults.tampered import Fault, Tracer, Victim, stall
 from tests.support.conversation import Answer, Conversation, Expected
-from tests.support.daemon import patiently
+from tests.support.daemon import poll_attempts
 
 UVLOOP, EPOLL = "uvloop", "epoll"
 
@@ -341,7 +341,7 @@ def connect(victim: Victim, attach: Attach) -> list[Answer]:
     tracer = attach(())
     conversation = victim.connect()
     conversation.send("next")
-    for _ in patiently():
+    for _ in poll_attempts():
         if select.select([conversation.socket], [], [], 0)[0] or tracer.injected():
             break
     # As long as nobody can be accepted, nobody can be answered.

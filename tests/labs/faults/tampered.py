@@ -17,7 +17,7 @@ from typing import Self
 from attrs import frozen
 
 from tests.support.conversation import Conversation
-from tests.support.daemon import LOOPBACK, PATIENCE, children, patiently, twistd
+from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, children, poll_attempts, twistd
 
 WORKER = "pexservice-worker"
 
@@ -106,7 +106,7 @@ class Victim:
         """
         Wait until the worker serves, or has ended; return whether it serves.
         """
-        for _ in patiently():
+        for _ in poll_attempts():
             ended = self.process.poll() is not None
             log = self.log_text()
             if "the cursor is at" in log:
@@ -144,7 +144,7 @@ class Victim:
         @return: how it ended; strace ends as the program that it started.
         """
         try:
-            return self.process.wait(PATIENCE)
+            return self.process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it does not end:\n{self.log_text()}") from None
 
@@ -186,7 +186,7 @@ class Tracer:
             self.process = subprocess.Popen(
                 [*command, "-f", "-p", str(pid)], stdin=subprocess.DEVNULL, stderr=file
             )
-        for _ in patiently():
+        for _ in poll_attempts():
             if " attached" in strace_output.read_text() or self.process.poll() is not None:
                 break
         if " attached" not in strace_output.read_text():
@@ -199,7 +199,7 @@ class Tracer:
         """
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT_SECONDS)
 
     def injected(self) -> bool:
         """

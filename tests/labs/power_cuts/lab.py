@@ -24,7 +24,7 @@ from attrs import Factory, astuple, define, frozen
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
 from tests.labs.power_cuts.witnesses import KEYLESS_WORD, Stepper, Unsynced
 from tests.support.clients import AcknowledgedStep, replayed, whole_history
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 from tests.support.evidence import Evidence, record
 from tests.support.loads import until_acknowledged
 
@@ -125,7 +125,7 @@ class Store:
                 daemon.kill()
                 control.kill()
             for client in clients:
-                client.join(PATIENCE)
+                client.join(TIMEOUT_SECONDS)
                 assert not client.is_alive()
             self.volume.recover()
         with self._start("pexservice-worker") as daemon:
@@ -213,7 +213,7 @@ class Store:
 
 
 def _revision(daemon: Daemon) -> int:
-    answer, _ = daemon.ask("/current")
+    answer, _ = daemon.request("/current")
     return int(answer.headers["Pex-Revision"])
 
 

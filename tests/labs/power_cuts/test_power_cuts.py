@@ -22,7 +22,7 @@ from pexservice.stores.lmdb.transaction import format_of
 from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
-from tests.support.daemon import Daemon, patiently, twistd, wait_until
+from tests.support.daemon import Daemon, poll_attempts, twistd, wait_until
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
 from tests.support.forms import amount
@@ -91,7 +91,7 @@ def test_power_cut_during_the_creation_leaves_no_store_or_a_whole_one(
             _start_and_cut(volume, path, moments.uniform(*LABOUR), *options)
             volume.recover()
             with Daemon(tmp_path, *options, command="pexservice-worker") as daemon:
-                answer, _ = daemon.ask("/next", "POST")
+                answer, _ = daemon.request("/next", "POST")
                 assert (answer.status, answer.headers["Pex-Revision"]) == (200, "1")
             shutil.rmtree(path)
             sync_directory(volume.point)
@@ -175,7 +175,7 @@ def _start_and_cut(volume: Volume, store: Path, seconds: float, *options: str) -
             stderr=subprocess.STDOUT,
         )
     try:
-        for _ in patiently():
+        for _ in poll_attempts():
             if store.exists():
                 break
             assert process.poll() is None

@@ -21,7 +21,7 @@ from typing import Self
 
 from attrs import define, frozen
 
-from tests.support.daemon import PATIENCE, patiently
+from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
 
 #: C{EXT4_IOC_SHUTDOWN} and C{XFS_IOC_GOINGDOWN} are one number.
 _SHUTDOWN = 0x8004587D
@@ -120,13 +120,13 @@ class Volume:
 
     def _unmount(self) -> None:
         message = b""
-        for _ in patiently():
+        for _ in poll_attempts():
             # A process that was killed may take a moment to let go.
             ended = subprocess.run(
                 ["umount", str(self.point)],  # noqa: S607 wherever it is
                 check=False,
                 capture_output=True,
-                timeout=PATIENCE,
+                timeout=TIMEOUT_SECONDS,
             )
             if not ended.returncode:
                 return
@@ -136,6 +136,6 @@ class Volume:
 
 def _run(*command: str) -> None:
     ended = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=PATIENCE
+        command, check=False, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
     )
     assert not ended.returncode, f"{' '.join(command)}: {ended.stderr}"

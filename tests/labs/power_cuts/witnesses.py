@@ -18,7 +18,7 @@ from attrs import Factory, define
 
 from tests.labs.power_cuts import unsynced
 from tests.support.clients import AcknowledgedStep, Client
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 
 #: The step of the clients without keys, and of no others: so the history tells whose step
 #: each was, and a step with a key that was made twice shows as nobody's.
@@ -111,7 +111,7 @@ class Unsynced:
             stderr=subprocess.DEVNULL,
         )
         assert self._process.stdout is not None
-        ready, _, _ = select([self._process.stdout], [], [], PATIENCE)
+        ready, _, _ = select([self._process.stdout], [], [], TIMEOUT_SECONDS)
         # Without syncs the file may be damaged as well, and the writer die of it.
         line = self._process.stdout.readline() if ready else b""
         if before:

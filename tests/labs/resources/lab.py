@@ -36,7 +36,13 @@ from tests.labs.resources.machine import (
     slow_flushes,
     small_disk,
 )
-from tests.support.daemon import PATIENCE, Daemon, alive, patiently, until_gone
+from tests.support.daemon import (
+    TIMEOUT_SECONDS,
+    Daemon,
+    alive,
+    poll_attempts,
+    wait_until_gone,
+)
 from tests.support.evidence import Evidence, record
 from tests.support.loads import kept, load, surprises, until_acknowledged
 
@@ -79,7 +85,7 @@ def full_disk(path: Path) -> int:
             # As long as a process reads, no page can be used again.
             with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
                 for _ in range(50):
-                    assert daemon.ask("/previous", "POST")[0].status == 200
+                    assert daemon.request("/previous", "POST")[0].status == 200
             clients = few + many
             assert surprises(clients) == []
             acknowledged = kept(daemon, clients, forgets=True)
@@ -114,7 +120,7 @@ def no_room_to_grow(path: Path) -> int:
             with load(daemon, keys=False) as others:
                 filler.unlink()
                 until_acknowledged(others)
-            assert daemon.ask("/readyz")[0].status == 200
+            assert daemon.request("/readyz")[0].status == 200
             refused = surprises(clients + others)
             assert all("disk full" in reason for reason in refused), set(refused)
             assert "ended with status 74" not in daemon.log.read_text()
@@ -129,18 +135,18 @@ def _until_full(daemon: Daemon, disk: Path) -> None:
     """
     # As long as a process reads, no page can be used again.
     with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
-        for _ in patiently():
+        for _ in poll_attempts():
             # A batch may need more than there is, and one step less.
-            answer, body = daemon.ask("/next", "POST")
+            answer, body = daemon.request("/next", "POST")
             if answer.status != 200:
                 break
     assert answer.status == 503
     assert b"disk full" in body
     assert b"nothing was moved" in body
-    ready, body = daemon.ask("/readyz")
+    ready, body = daemon.request("/readyz")
     assert (ready.status, b"disk full" in body) == (503, True)
     for page in ("/current", "/history?limit=1", "/livez"):
-        assert daemon.ask(page)[0].status == 200
+        assert daemon.request(page)[0].status == 200
 
 
 def long_reader(path: Path) -> int:
@@ -154,13 +160,13 @@ def long_reader(path: Path) -> int:
     with Daemon(path) as daemon, load(daemon) as clients:
         with lmdb.open(str(path / STORE), readonly=True) as reader, reader.begin():
             wait_for(daemon, rf"process {os.getpid()} has been reading the store {path}/")
-            text = daemon.ask("/metrics")[1]
+            text = daemon.request("/metrics")[1]
             assert metric + b'pid="%d"}' % os.getpid() in text
         # The store rarely grows by a page now.
         grown = (path / STORE / DATA_FILE).stat().st_size
         until_acknowledged(clients)
         assert (path / STORE / DATA_FILE).stat().st_size < grown + (1 << 20)
-        assert metric not in daemon.ask("/metrics")[1]
+        assert metric not in daemon.request("/metrics")[1]
     assert surprises(clients) == []
     return len([step for client in clients for step in client.acknowledged])
 
@@ -222,12 +228,12 @@ def out_of_memory(path: Path) -> int:
                 if not alive(pid):
                     break
                 connection = crowd.enter_context(
-                    socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
+                    socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS)
                 )
                 # The worker may be ended in the middle of this.
                 with suppress(ConnectionError):
                     connection.sendall(asked)
-            until_gone(pid)
+            wait_until_gone(pid)
             assert group.kills == 1
             crowd.close()
             until(daemon, "serves", 2)
@@ -265,12 +271,12 @@ def _went_by(daemon: Daemon, ahead: timedelta) -> None:
     See that a step is in the history with the time of a clock so far ahead.
     """
     before = datetime.now(UTC)
-    answer, _ = daemon.ask(
+    answer, _ = daemon.request(
         "/next", "POST", {"Idempotency-Key": f"ahead-{ahead.total_seconds()}"}
     )
     after, revision = datetime.now(UTC), int(answer.headers["Pex-Revision"])
     page = f"/history?limit=1&before={revision + 1}"
-    (row,) = json.loads(daemon.ask(page, headers={"Accept": "application/json"})[1])[
+    (row,) = json.loads(daemon.request(page, headers={"Accept": "application/json"})[1])[
         "transitions"
     ]
     assert row["revision"] == revision
@@ -291,17 +297,17 @@ def hanging_disk(path: Path) -> int:
         _, pid = serving(daemon)
         with slow_flushes(pid, HANGING), ExitStack() as kept_open:
             # The first flush hangs inline; the service then knows what disk this is.
-            before, _ = daemon.ask("/next", "POST")
+            before, _ = daemon.request("/next", "POST")
             revision, reads = int(before.headers["Pex-Revision"]), 0
             # On a busy machine this process may stand still during a flush.
             while reads < 10 and revision < MAX_HANGING_STEPS:
                 step = kept_open.enter_context(
-                    socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
+                    socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS)
                 )
                 step.sendall(b"POST /next HTTP/1.0\r\n\r\n")
                 while not select([step], [], [], 0)[0]:
-                    answer, _ = daemon.ask("/current")
-                    live, _ = daemon.ask("/livez")
+                    answer, _ = daemon.request("/current")
+                    live, _ = daemon.request("/livez")
                     assert (answer.status, live.status) == (200, 200)
                     # The last reads may have arrived after the flush.
                     reads += int(answer.headers["Pex-Revision"]) == revision
@@ -323,7 +329,7 @@ def hung_disk(path: Path) -> int:
         with load(daemon) as clients:
             until_acknowledged(clients)
             name, pid = serving(daemon)
-            with slow_flushes(pid, 10 * PATIENCE):
+            with slow_flushes(pid, 10 * TIMEOUT_SECONDS):
                 wait_for(daemon, f"no heartbeat from {name} for .* s; replacing it")
                 wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
                 # A process that strace holds is not gone before strace lets go of it.

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from tests.support.daemon import PATIENCE, patiently, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts, wait_until
 from tests.support.needs import faketime_library, memory_controller
 
 
 def _run(*command: str) -> None:
     ended = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=PATIENCE
+        command, check=False, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
     )
     assert ended.returncode == 0, (command, ended.stderr)
 
@@ -175,7 +175,7 @@ def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in patiently():
+        for _ in poll_attempts():
             assert tracer.poll() is None, "strace could not be attached"
             if _traced(pid):
                 break
@@ -184,7 +184,7 @@ def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
         yield
     finally:
         tracer.terminate()
-        tracer.wait(PATIENCE)
+        tracer.wait(TIMEOUT_SECONDS)
 
 
 def _traced(pid: int) -> bool:

@@ -31,8 +31,8 @@ from tests.support.daemon import (
     alive,
     children,
     runs_a_worker,
-    until_gone,
     wait_until,
+    wait_until_gone,
 )
 from tests.support.evidence import Evidence, record
 from tests.support.ports import held_ports
@@ -146,7 +146,7 @@ class Service:
         """
         Ask C{/readyz} for its status and its reasons.
         """
-        answer, body = self.daemon.ask("/readyz?verbose")
+        answer, body = self.daemon.request("/readyz?verbose")
         return answer.status, body.decode()
 
     def wait_for(self, status: int) -> str:
@@ -241,7 +241,7 @@ def stop_all_and_restart(service: Service) -> None:
     service.daemon.process.kill()
     service.daemon.process.wait()
     service.daemon = service.start()
-    until_gone(*workers)
+    wait_until_gone(*workers)
 
 
 def hang_supervisor(service: Service) -> None:
@@ -266,7 +266,7 @@ def restart(service: Service) -> None:
     else:
         service.daemon.stop()
     service.daemon = service.start()
-    until_gone(*workers)
+    wait_until_gone(*workers)
 
 
 @contextmanager
@@ -427,7 +427,7 @@ def settle(service: Service) -> None:
         time.sleep(POLL_SECONDS)
     descriptors = len([*Path(f"/proc/{service.pid}/fd").iterdir()])
     assert descriptors <= MAX_DESCRIPTORS, descriptors
-    answer, body = service.daemon.ask("/next", "POST")
+    answer, body = service.daemon.request("/next", "POST")
     assert answer.status == 200, f"ready, but {body!r}:\n{service.log_tail()}"
 
 
@@ -437,7 +437,7 @@ def has_both_workers(service: Service) -> bool:
     """
     # A stopped worker that the watchdog kills breaks its connections.
     with suppress(OSError):
-        metrics = service.daemon.ask("/metrics")[1]
+        metrics = service.daemon.request("/metrics")[1]
         return (
             b"pexservice_standby_workers 1.0" in metrics and len(children(service.pid)) == 2
         )
@@ -460,7 +460,7 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
     (path / "pexservice.toml").write_text('store = "lmdb:link"\njournal = 10000000\n')
     with held_ports(1) as (port,):
         created = Daemon(path, "--store", "lmdb:link")
-        created.ask("/next", "POST")
+        created.request("/next", "POST")
         created.stop()
         shutil.copytree(path / "right", path / "wrong")
         service = Service(path, port, choose)

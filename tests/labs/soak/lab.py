@@ -33,7 +33,7 @@ from tests.labs.failover.lab import serving
 from tests.labs.soak.ageing import Sample, age, sample
 from tests.labs.soak.onlookers import Follower, Reader, SlowReader
 from tests.support.clients import Client, running
-from tests.support.daemon import Daemon, alive, until_gone, wait_until
+from tests.support.daemon import Daemon, alive, wait_until, wait_until_gone
 from tests.support.evidence import Evidence, record
 
 #: By its number a stepper uses keys or not, and opens a connection for each step or not.
@@ -164,7 +164,7 @@ def mixed_load(daemon: Daemon) -> Iterator[Soak]:
     readers = [
         Reader(port, json=number == 0, fresh=number == 1) for number in range(READERS)
     ]
-    answer, _ = daemon.ask("/current")
+    answer, _ = daemon.request("/current")
     revision, position = (
         int(answer.headers[name]) for name in ("Pex-Revision", "Pex-Position")
     )
@@ -227,7 +227,7 @@ def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10)
                 going.samples.append(sample(daemon))
                 _, pid = serving(daemon)
                 os.kill(pid, signal.SIGKILL)
-                until_gone(pid)
+                wait_until_gone(pid)
                 going.kills += 1
                 if going.kills % replace_every == 0:
                     until_up(daemon)

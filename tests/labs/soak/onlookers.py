@@ -14,7 +14,7 @@ from attrs import Factory, define, field
 
 from pexservice.core.cursor import Transition, position_after
 from tests.support.clients import AcknowledgedStep, Client, Stoppable
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 
 #: How many revisions back an answer may come that is compared: a step that was made
 #: before a kill and repeated after it is answered late.
@@ -89,7 +89,9 @@ class Reader(_Onlooker):
         Read one value.
         """
         if self._connection is None:
-            self._connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+            self._connection = HTTPConnection(
+                "127.0.0.1", self.port, timeout=TIMEOUT_SECONDS
+            )
         headers = {"Accept": "application/json"} if self.json else {}
         self._connection.request("GET", "/current", headers=headers)
         answer = self._connection.getresponse()
@@ -124,7 +126,9 @@ class SlowReader(_Onlooker):
         Read a little.
         """
         if self._connection is None:
-            self._connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+            self._connection = HTTPConnection(
+                "127.0.0.1", self.port, timeout=TIMEOUT_SECONDS
+            )
             self._connection.connect()
             asked = b"GET /history?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
             self._connection.sock.sendall(asked * 50)
@@ -178,7 +182,7 @@ class Follower(_Onlooker):
             del self._rows[revision]
 
     def _new_rows(self) -> dict[int, tuple[int, str]]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         rows: dict[int, tuple[int, str]] = {}
         path, more = "/history?limit=1000", True
         try:

@@ -26,7 +26,7 @@ from attrs import frozen
 
 from tests.labs.failover.lab import JOURNAL
 from tests.support.clients import Client, check, running
-from tests.support.daemon import PATIENCE, Daemon, children, until_gone
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, wait_until_gone
 from tests.support.evidence import Evidence, record
 from tests.support.ports import held_ports
 
@@ -55,7 +55,7 @@ def _kill_child(pid: int) -> None:
 def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     # Otherwise the process may seem to run for a moment more.
-    until_gone(pid)
+    wait_until_gone(pid)
 
 
 #: The troubles that come in the way, by their names.
@@ -142,7 +142,7 @@ def starts(path: Path, count: int) -> Result:
                 trouble = _Trouble(path, name, chance.uniform(0, LATEST))
                 trouble.start()
                 daemon, tried = _start(path, port)
-                trouble.join(PATIENCE)
+                trouble.join(TIMEOUT_SECONDS)
                 if daemon.process.poll() is not None:
                     # The disturbance happened after the start was complete.
                     daemon, more = _start(path, port)

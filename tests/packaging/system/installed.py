@@ -15,7 +15,7 @@ from http.client import HTTPConnection, HTTPResponse
 from attrs import frozen
 
 from tests.support.clients import Client, running
-from tests.support.daemon import PATIENCE, patiently, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts, wait_until
 
 PORT = 8081
 SERVICE = "pexservice.service"
@@ -35,7 +35,7 @@ def run(*command: str, status: int = 0) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=5 * PATIENCE,
+        timeout=5 * TIMEOUT_SECONDS,
     )
     assert ended.returncode == status, f"{command}: {ended.returncode}\n{ended.stdout}"
     return ended.stdout
@@ -74,7 +74,7 @@ def serving() -> int:
     """
     Return the process id of the worker that serves, by the log.
     """
-    for _ in patiently():
+    for _ in poll_attempts():
         log = service_log()
         names = re.findall(r"(worker-\d+) serves", log)
         pids = re.findall(rf"{names[-1]} is process (\d+)", log) if names else []
@@ -89,7 +89,7 @@ def until_another_serves(than: int) -> int:
 
     @return: the process id of the worker that serves then.
     """
-    for _ in patiently():
+    for _ in poll_attempts():
         pid = serving()
         if pid != than:
             return pid
@@ -100,7 +100,7 @@ def ask(path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
     """
     Make one request on its own connection.
     """
-    connection = HTTPConnection("127.0.0.1", PORT, timeout=PATIENCE)
+    connection = HTTPConnection("127.0.0.1", PORT, timeout=TIMEOUT_SECONDS)
     try:
         connection.request(method, path)
         response = connection.getresponse()

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.daemon import PATIENCE, children, patiently
+from tests.support.daemon import TIMEOUT_SECONDS, children, poll_attempts
 
 #: How long a command in the machine may take, an autopkgtest for one.  Seconds; a safety
 #: net.
-LONG = 20 * PATIENCE
+LONG = 20 * TIMEOUT_SECONDS
 
 #: The status with which the container ends, to be started again.
 REBOOT_STATUS = 133
@@ -69,7 +69,7 @@ class Machine:
         """
         Wait until the machine's process 1 has started all that it should.
         """
-        for _ in patiently():
+        for _ in poll_attempts():
             assert self._process.poll() is None, self._console.read_text()
             for pid in children(self._process.pid):
                 self._leader = pid
@@ -110,7 +110,7 @@ class Machine:
         Reboot the machine, and wait until it is up again.
         """
         self.run("systemctl", "reboot")
-        assert self._process.wait(PATIENCE) == REBOOT_STATUS
+        assert self._process.wait(TIMEOUT_SECONDS) == REBOOT_STATUS
         self._process = self._boot()
         self._until_it_runs()
 
@@ -118,7 +118,7 @@ class Machine:
         # systemd-nspawn takes SIGTERM for a power button.
         self._process.terminate()
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -26,7 +26,7 @@ from tests.packaging.system.installed import (
     shown,
     supervisor,
 )
-from tests.support.daemon import PATIENCE, read_all
+from tests.support.daemon import TIMEOUT_SECONDS, read_all
 
 OPTIONS = Path("/etc/default/pexservice")
 
@@ -102,7 +102,7 @@ def elsewhere() -> None:
     try:
         move_socket()
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(TIMEOUT_SECONDS)
             connection.connect(str(there))
             connection.sendall(
                 b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tests.packaging.system.built import BASE, TREE, built
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 
 #: Debian's own Python, for there may be another one in the path.
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
@@ -31,7 +31,7 @@ def run(*command: str, **more: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=20 * PATIENCE,
+        timeout=20 * TIMEOUT_SECONDS,
     )
     assert ended.returncode == 0, f"{command}: {ended.returncode}\n{ended.stdout}"
     return ended.stdout

@@ -33,7 +33,7 @@ from tests.packaging.system.installed import (
     until_another_serves,
 )
 from tests.packaging.system.wrong import CONFIG, caller_gets, more
-from tests.support.daemon import PATIENCE, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, wait_until
 from tests.support.stores import make_long_store
 
 LOG = Path("/var/log/pexservice/access.log")
@@ -232,7 +232,7 @@ def served_certificate() -> str:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
-        socket.create_connection(("127.0.0.1", PORT), PATIENCE) as plain,
+        socket.create_connection(("127.0.0.1", PORT), TIMEOUT_SECONDS) as plain,
         context.wrap_socket(plain) as secure,
     ):
         shown_to_us = secure.getpeercert(binary_form=True)

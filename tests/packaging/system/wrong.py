@@ -32,7 +32,7 @@ from tests.packaging.system.installed import (
     shown,
     supervisor,
 )
-from tests.support.daemon import PATIENCE, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, wait_until
 
 CONFIG = Path("/etc/pexservice/pexservice.toml")
 DEFAULTS = Path("/etc/default/pexservice")
@@ -130,7 +130,7 @@ def caller_gets() -> str:
     Return what a client that connects receives.
     """
     try:
-        with socket.create_connection(("127.0.0.1", PORT), PATIENCE):
+        with socket.create_connection(("127.0.0.1", PORT), TIMEOUT_SECONDS):
             return "a connection"
     except OSError as error:
         return error.strerror or str(error)

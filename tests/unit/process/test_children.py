@@ -29,7 +29,7 @@ print("begun", flush=True)
 """
 
 #: A safety net.  Seconds.
-PATIENCE = 60
+TIMEOUT_SECONDS = 60
 
 
 @pytest.mark.parametrize("end", ["reading", "writing"])
@@ -50,7 +50,7 @@ def test_process_ends_with_its_parent_even_if_it_hangs(end: str, work: str) -> N
         assert process.stdout.readline() == b"begun\n"
         assert process.poll() is None
         os.close(ours)
-        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert process.wait(TIMEOUT_SECONDS) == -signal.SIGKILL
 
 
 #: Starts a child that prints its id and sleeps, and sleeps too.

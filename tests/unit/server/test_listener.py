@@ -28,7 +28,7 @@ from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, Phase
 from pexservice.server.listener import Listener, OneRequestTransport
 from pexservice.server.recognition import Recognizer
 from pexservice.server.response_writer import ResponseWriter
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 from tests.support.wire import Server
 
 CURRENT = b"GET /current HTTP/1.0\r\nHost: h\r\n\r\n"
@@ -146,7 +146,7 @@ class Machine:
         """
         Turn until C{holds}.
         """
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT_SECONDS
         while not holds():
             assert time.monotonic() < end, "it never comes"
             self.turn()

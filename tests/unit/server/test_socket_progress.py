@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from pexservice.server.limits import count_delivered
-from tests.support.daemon import PATIENCE
+from tests.support.daemon import TIMEOUT_SECONDS
 
 
 def _pair(kind: str) -> tuple[socket.socket, socket.socket]:
@@ -34,7 +34,7 @@ def test_number_of_sent_bytes_changes_only_when_the_client_reads(kind: str) -> N
             with suppress(BlockingIOError):
                 while True:
                     server.send(bytes(65536))
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT_SECONDS
         while count_delivered(server) == stuck:
             assert time.monotonic() < ends
             client.recv(65536)

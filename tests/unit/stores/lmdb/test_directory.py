@@ -18,7 +18,7 @@ from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.stores.lmdb import directory, file_system
 from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY, Directory
 from pexservice.stores.lmdb.file_system import file_system_type
-from tests.support.daemon import PATIENCE, patiently
+from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
 
 MOUNTS = r"""
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -94,7 +94,7 @@ def test_directory_replaced_during_the_wait_for_its_lock_is_refused(
     waiting = Directory(str(path))
     with ThreadPoolExecutor(1) as threads:
         waits = threads.submit(waiting.lock, wait=True)
-        for _ in patiently():
+        for _ in poll_attempts():
             if _opened(path) == 2:
                 break
         path.rename(tmp_path / "away")
@@ -102,7 +102,7 @@ def test_directory_replaced_during_the_wait_for_its_lock_is_refused(
             path.mkdir()
         holder.unlock()
         with pytest.raises(StoreError, match=f"{path} was replaced"):
-            waits.result(PATIENCE)
+            waits.result(TIMEOUT_SECONDS)
     assert _opened(tmp_path / "away") == 0
 
 
