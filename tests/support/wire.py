@@ -21,7 +21,7 @@ from pexservice.metrics import Metrics
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.server.access_log import OWN_LOG, AccessLog
 from pexservice.server.connection import Connection
-from pexservice.server.limits import Connections
+from pexservice.server.limits import Connections, Phase
 from pexservice.server.recognition import Template
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server as ConnectionServer
@@ -237,11 +237,11 @@ class Wire:
         host = getattr(peer or IPv4Address("TCP", "192.168.1.1", 54321), "host", None)
         local_host = getattr(local or IPv4Address("TCP", "10.0.0.1", 80), "host", "")
         assert host is not None or isinstance(peer, UNIXAddress)
-        self.protocol = Connection(server.shared, host, local_host)
-        client = server.checker.clients.client_of(host)
-        self.protocol.is_admitted = server.connections.admit(self.protocol, client)
-        if not self.protocol.is_admitted:
+        clients = server.checker.clients
+        self.protocol = Connection(server.shared, clients.peer(host, local_host))
+        if not server.connections.admit(self.protocol, clients.client_of(host)):
             server.connections.add_refused(self.protocol)
+            self.protocol.phase = Phase.REFUSED
         self._waiting: list[bytes] = []
         self.protocol.connection_made(self.transport)
 

@@ -53,7 +53,7 @@ _log = Logger()
 
 # Aliases for speed; see L{Outcome}.
 _HANDSHAKE, _IDLE, _RECEIVING = Phase.HANDSHAKE, Phase.IDLE, Phase.RECEIVING
-_PERFORMING, _PIPELINED = Phase.PERFORMING, Phase.PIPELINED
+_WAITING, _PERFORMING = Phase.WAITING_TO_PARSE, Phase.PERFORMING
 _CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
 _READ, _REPLAYED = Outcome.READ, Outcome.REPLAYED
 _OK = HTTPStatus.OK
@@ -80,26 +80,15 @@ class Connection(asyncio.Protocol):
     The connection is the L{Waiter<pexservice.commit.interface.Waiter>} of its current
     request: the committer calls L{respond} or L{fail}.
 
-    @ivar is_admitted: whether the limits admit the connection.  If not, it gets a 503.
+    @ivar peer: the peer, as L{Clients.peer<pexservice.web.clients.Clients.peer>} returns
+        it.
     """
 
     transport: asyncio.Transport
 
-    def __init__(
-        self, server: Server, address: str | None, local_address: str = ""
-    ) -> None:
-        """
-        Make a connection that has no transport yet.
-
-        @param address: the peer's IP address, as C{accept} returned it; C{None} for a Unix
-            socket.  The socket cannot be asked later, because a reset removes the address.
-        @param local_address: the IP address of this end.
-        """
+    def __init__(self, server: Server, peer: Peer) -> None:
         self._server = server
-        self._peer_address = address
-        self._local_address = local_address
-        self._peer: Peer | None = None
-        self.is_admitted = True
+        self.peer = peer
         # For the limits; see LimitedConnection.
         self.phase = _IDLE
         self.has_responded = False
@@ -112,15 +101,8 @@ class Connection(asyncio.Protocol):
         # bytes, so they are not searched again.
         self._buffer = bytearray()
         self._searched_bytes = 0
-        # The bytes of the last read, if they may be exactly one request; otherwise b"".
-        # Only such a request is recognized or remembered.
-        self._exact_bytes = b""
-        self._skipped_empty_line = False
-        # The parts of the request that is being parsed.
-        self._head: Head | None = None
-        self._body: RequestBody | None = None
-        # Whether parsing was interrupted, to let other connections run; see ParsingBudget.
-        self._waits_to_parse = False
+        # The head of a request whose body is arriving, and the body.
+        self._incomplete_request: tuple[Head, RequestBody] | None = None
         # The request that is being performed, and the Deferred of its handler, if any.
         self._request: PreparedRequest | None = None
         self._handler_result: Deferred[Response] | None = None
@@ -129,15 +111,6 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         self._half_closed = False
         self._linger_timer: IDelayedCall | None = None
-
-    @property
-    def peer(self) -> Peer:
-        # Many requests do not need the peer.  A cached_property would make every access to
-        # an attribute of this object slower in Python 3.11.
-        if self._peer is None:
-            clients = self._server.checker.clients
-            self._peer = clients.peer(self._peer_address, self._local_address)
-        return self._peer
 
     @property
     def recognizer(self) -> Recognizer:
@@ -169,7 +142,7 @@ class Connection(asyncio.Protocol):
         if self.phase is _HANDSHAKE:
             self.phase, self.receiving_since = _IDLE, 0.0
             self.last_active = self._server.seconds()
-        if not self.is_admitted:
+        elif self.phase is Phase.REFUSED:
             self.refuse(problems.too_many_connections(self._server.connections.limit))
 
     def data_received(self, data: bytes) -> None:
@@ -180,18 +153,13 @@ class Connection(asyncio.Protocol):
                 self.perform(request)
                 return
             self.phase = _RECEIVING
-            self._exact_bytes = data
+            self._buffer += data
+            self._parse_input(data)
+        elif phase is _RECEIVING:
             self._buffer += data
             self._parse_input()
-        elif phase is _RECEIVING:
-            self._exact_bytes = b""
-            self._buffer += data
-            if self._waits_to_parse:
-                self._pause_reading()
-            else:
-                self._parse_input()
-        elif phase is _PERFORMING or phase is _PIPELINED:
-            # A pipelined request waits for the end of the previous request.
+        elif phase is _PERFORMING or phase is _WAITING:
+            # This input is parsed later.
             self._buffer += data
             self._pause_reading()
 
@@ -205,7 +173,7 @@ class Connection(asyncio.Protocol):
         if self._stream is not None:
             # A client that half-closes a stream has usually left.
             self._stream.end()
-        elif self.phase not in (_PERFORMING, _PIPELINED) and not self._waits_to_parse:
+        elif self.phase not in (_PERFORMING, _WAITING):
             self.close()
         return self.transport.can_write_eof()
 
@@ -229,7 +197,7 @@ class Connection(asyncio.Protocol):
         self.blocked_since = self._server.seconds() if is_closing else 0.0
         if self._stream is not None:
             self._stream.resume()
-        elif self.phase is _PIPELINED:
+        elif self.phase is _WAITING:
             self._server.call_soon(self._parse_next)
         elif self.phase is not _PERFORMING or not self._buffer:
             # While a request is performed and the next one is in the buffer, nothing more
@@ -251,90 +219,104 @@ class Connection(asyncio.Protocol):
 
     # Parsing.
 
-    def _parse_input(self) -> None:
+    def _parse_input(self, data: bytes = b"") -> None:
         """
         Parse until a request is complete, more input is needed, or the budget is spent.
+
+        @param data: the whole input since the previous request, if it arrived in one read.
         """
-        self._waits_to_parse = False
         budget = self._server.parsing_budget
-        # At least one part is parsed before the budget is checked, so a connection that has
-        # waited makes progress.
         can_continue = True
         while can_continue and self.phase is _RECEIVING:
-            begin = budget.seconds()
+            begin, incomplete = budget.seconds(), self._incomplete_request
             try:
-                can_continue = self._parse_part()
+                if incomplete is None:
+                    can_continue = self._parse_head(data)
+                else:
+                    can_continue = self._parse_body(*incomplete, data)
             except Problem as problem:
                 self.refuse(problem)
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
                 self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
-            # Only the parsing of a body is interrupted.  A head is always parsed at once.
-            if can_continue and self._body is not None and budget.must_wait:
-                self._waits_to_parse = True
-                budget.wait(self._parse_input)
-                return
-        if self.phase is not _RECEIVING:
-            return
-        if self._half_closed:
-            self.close()
-        elif self._buffer or self._head or self._skipped_empty_line:
-            self.receiving_since = self.receiving_since or self._server.seconds()
-            if not self.blocked_since:
-                self._resume_reading()
-        else:
-            self._become_idle()
+            # This check comes after a part was parsed, so a connection that has waited
+            # makes progress.
+            if can_continue and self.phase is _RECEIVING and budget.must_wait:
+                self.phase = _WAITING
+                budget.wait(self._parse_next)
+        if self.phase is _RECEIVING:
+            self._wait_for_input()
 
-    def _parse_part(self) -> bool:
+    def _parse_head(self, data: bytes) -> bool:
         """
-        Parse an empty line, a head, or a part of a body.
+        Parse the head of a request, if it is complete.  Perform a request without a body.
 
-        @return: whether to parse the next part now.  If not, more input is needed.
+        @return: whether the head was complete.
         @raise Problem: the input is refused.
         """
         buffer = self._buffer
-        if self._body is not None:
-            size = len(buffer)
-            self._body.take(buffer)
-            if self._body.complete:
-                self._perform_parsed_request()
-                return True
-            return len(buffer) < size
-        if not self._skipped_empty_line and buffer.startswith(END_OF_LINE):
-            # Old clients send an empty line after a body, so one is skipped.
-            del buffer[: len(END_OF_LINE)]
-            self._skipped_empty_line, self._exact_bytes = True, b""
-        if not buffer or (buffer == b"\r" and not self._skipped_empty_line):
-            return False
         end = find_end_of_head(buffer, self._searched_bytes)
         if end < 0:
             self._searched_bytes = len(buffer)
             return False
-        head = self._head = self._server.reader.read(bytes(buffer[:end]))
+        head = self._server.reader.read(bytes(buffer[:end]).removeprefix(END_OF_LINE))
         del buffer[: end + len(END_OF_HEAD)]
-        self._searched_bytes, self._skipped_empty_line = 0, False
+        self._searched_bytes = 0
         if head.body_length == 0:
-            self._perform_parsed_request()
+            self._perform_parsed_request(head, data)
             return True
-        self._body = RequestBody(head.body_length)
+        self._incomplete_request = head, RequestBody(head.body_length)
         if head.expects_continue and not buffer:
             self._write(CONTINUE)
         return True
 
+    def _parse_body(self, head: Head, body: RequestBody, data: bytes) -> bool:
+        """
+        Parse a part of the body.  If the body is then complete, perform its request.
+
+        @return: whether the next part can be parsed now.  If not, more input is needed.
+        @raise Problem: the input is refused.
+        """
+        size = len(self._buffer)
+        body.take(self._buffer)
+        if body.complete:
+            self._incomplete_request = None
+            self._perform_parsed_request(head, data)
+            return True
+        return len(self._buffer) < size
+
+    def _wait_for_input(self) -> None:
+        """
+        Wait for the rest of a request.
+        """
+        if self._half_closed:
+            self.close()
+            return
+        self.receiving_since = self.receiving_since or self._server.seconds()
+        if not self.blocked_since:
+            self._resume_reading()
+
+    def _parse_next(self) -> None:
+        """
+        Parse the input that had to wait, unless the client takes no responses now.
+        """
+        if self.phase is _WAITING and not self.blocked_since:
+            self.phase = _RECEIVING
+            self._parse_input()
+
     # Performing.
 
-    def _perform_parsed_request(self) -> None:
+    def _perform_parsed_request(self, head: Head, data: bytes) -> None:
         """
-        Perform the request whose head and body have been parsed.
+        Perform a request whose head and body have been parsed.
+
+        @param data: see L{_parse_input}.
         """
-        head, self._head, self._body = self._head, None, None
-        assert head is not None  # noqa: S101 for the type checker
-        data, self._exact_bytes = self._exact_bytes, b""
         self.receiving_since = 0.0
-        if self._buffer:
-            # The input contains more than this request.
+        if self._buffer or data.startswith(END_OF_LINE):
+            # Besides this request, data has another one, or an empty line.
             data = b""
-        elif not (self._is_reading or self.blocked_since):
+        if not (self._buffer or self._is_reading or self.blocked_since):
             # Reading was paused while the buffer had input, so that a client that never
             # stops pipelining takes little memory.  Now the buffer is empty.
             self._resume_reading()
@@ -503,7 +485,7 @@ class Connection(asyncio.Protocol):
         elif self._buffer:
             # The next request waits for the next iteration of the event loop, so that a
             # long pipeline does not delay other connections.
-            self.phase = _PIPELINED
+            self.phase = _WAITING
             server.call_soon(self._parse_next)
         else:
             self._become_idle()
@@ -516,14 +498,6 @@ class Connection(asyncio.Protocol):
             self.close()
         elif not (self._is_reading or self.blocked_since):
             self._resume_reading()
-
-    def _parse_next(self) -> None:
-        """
-        Parse the next request of a pipeline, unless the client takes no responses now.
-        """
-        if self.phase is _PIPELINED and not self.blocked_since:
-            self.phase = _RECEIVING
-            self._parse_input()
 
     def _abort_after_bug(self) -> None:
         """
@@ -544,8 +518,9 @@ class Connection(asyncio.Protocol):
         """
         if self.phase in (_CLOSING, _CLOSED):
             return
-        server, head = self._server, self._head
-        if head is not None:
+        server, incomplete = self._server, self._incomplete_request
+        if incomplete is not None:
+            head, _ = incomplete
             line, headers = head.line, head.headers
         else:
             line, headers = read_refused_head(bytes(self._buffer))
@@ -556,7 +531,7 @@ class Connection(asyncio.Protocol):
         data = write_response(response_format, problem.response(representation))
         self.phase, self.receiving_since = _CLOSING, 0.0
         self._buffer.clear()
-        self._head = self._body = None
+        self._incomplete_request = None
         self._write(data)
         server.requests.without_plan += 1
         response_format.tally.others[problem.status] += 1

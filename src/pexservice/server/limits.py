@@ -65,16 +65,18 @@ _QUEUED = struct.Struct("=i")
 
 
 class Phase(Enum):
+    #: The connection is over the limit, and gets a 503.
+    REFUSED = auto()
     #: The TLS handshake is not complete.
     HANDSHAKE = auto()
     #: No request has begun to arrive since the last response.
     IDLE = auto()
     #: A request is arriving.
     RECEIVING = auto()
+    #: The input in the buffer is parsed in a later iteration of the event loop.
+    WAITING_TO_PARSE = auto()
     #: A request is being performed.
     PERFORMING = auto()
-    #: The response was sent, and the next request is in the buffer.
-    PIPELINED = auto()
     #: The last response was sent, or the connection was aborted.
     CLOSING = auto()
     CLOSED = auto()

@@ -135,14 +135,16 @@ class Listener:
         local_address = self._local_address
         if not (local_address or self._is_unix):
             local_address = sock.getsockname()[0]
-        connection = Connection(self._server, address, local_address)
-        client = self._server.checker.clients.client_of(address)
+        clients = self._server.checker.clients
+        # The socket cannot be asked for the address later, because a reset removes it.
+        connection = Connection(self._server, clients.peer(address, local_address))
+        client = clients.client_of(address)
         if not self._connections.admit(connection, client):
             # Before the TLS handshake, no response is possible.
             if self._tls or not self._connections.add_refused(connection):
                 sock.close()
                 return
-            connection.is_admitted = False
+            connection.phase = Phase.REFUSED
             self._make_transport(sock, connection, connection)
         elif self._tls:
             connection.phase = Phase.HANDSHAKE

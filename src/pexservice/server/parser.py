@@ -368,21 +368,25 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     """
     Return where the head at the beginning of C{buffer} ends, or -1 if it is incomplete.
 
+    Old clients send an empty line after a body, so the buffer may begin with one.
+
     @param searched: how many of the first bytes are known to contain no end of a head.
     @raise Problem: the head is too large, or the bytes cannot be the beginning of a head.
     """
-    end = buffer.find(END_OF_HEAD, max(0, searched - 3), _MAX_HEAD_BYTES)
-    if end >= 0:
+    begin = len(END_OF_LINE) if buffer.startswith(END_OF_LINE) else 0
+    end = buffer.find(END_OF_HEAD, max(begin, searched - 3), begin + _MAX_HEAD_BYTES)
+    if end >= 0 or END_OF_LINE.startswith(buffer):
         return end
-    if not _FIRST_BYTE.match(buffer):
+    if not _FIRST_BYTE.match(buffer, begin):
         if buffer[0] == _TLS_HANDSHAKE:
             raise problems.malformed(
                 "this is a TLS handshake; use http:// here, not https://"
             )
         raise problems.malformed(_BAD_REQUEST_LINE)
-    if len(buffer) > MAX_REQUEST_LINE_BYTES:
-        line = buffer.find(END_OF_LINE, 0, MAX_REQUEST_LINE_BYTES + 2)
-        if line < 0 and len(buffer) > MAX_REQUEST_LINE_BYTES + 1:
+    size = len(buffer) - begin
+    if size > MAX_REQUEST_LINE_BYTES:
+        line = buffer.find(END_OF_LINE, begin, begin + MAX_REQUEST_LINE_BYTES + 2)
+        if line < 0 and size > MAX_REQUEST_LINE_BYTES + 1:
             raise problems.too_long_target(MAX_REQUEST_LINE_BYTES)
         if line >= 0 and len(buffer) - line > MAX_HEADER_BYTES + len(END_OF_HEAD):
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
@@ -396,9 +400,8 @@ def read_refused_head(head: bytes) -> tuple[RequestLine, RequestHeaders]:
     Malformed lines are skipped.  The response and the access log need only the method, the
     logged line and the headers, so the other parts are empty.
     """
-    first, *lines = head[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES].split(
-        END_OF_LINE, MAX_HEADER_LINES
-    )
+    head = head.removeprefix(END_OF_LINE)[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES]
+    first, *lines = head.split(END_OF_LINE, MAX_HEADER_LINES)
     match = _REQUEST_LINE.fullmatch(first)
     method, logged_line = (b"", b"- - -") if match is None else (match[1], escaped(first))
     request_line = RequestLine(method, b"", b"", None, b"HTTP/1.1", logged_line)

@@ -20,7 +20,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address as IPv6
 from ipaddress import ip_address
 
-from attrs import define
+from attrs import frozen
 
 #: How many clients L{RateLimit} remembers.  They take about 10 MiB.  If more clients send
 #: requests, L{RateLimit} forgets those that have sent none for the longest time.
@@ -93,6 +93,9 @@ def _network_of_64_bits(address: str) -> str:
 class Clients:
     """
     The trusted proxies, and the clients behind them.
+
+    @ivar peer: the method L{_make_peer} with a cache.  So the connections of one client
+        share an object.
     """
 
     def __init__(self, proxies: Iterable[str] = ()) -> None:
@@ -100,8 +103,9 @@ class Clients:
         @param proxies: addresses of trusted proxies.
         """
         self._proxies = frozenset(map(normalized, proxies))
+        self.peer = lru_cache(maxsize=1024)(self._make_peer)
 
-    def peer(self, address: str | None, local_address: str) -> Peer:
+    def _make_peer(self, address: str | None, local_address: str) -> Peer:
         """
         Return the peer of a connection.
 
@@ -160,7 +164,7 @@ class Clients:
         return None if address in self._proxies else network(address)
 
 
-@define(eq=False)
+@frozen(eq=False)
 class Peer:
     """
     The peer of a connection: what responses depend on.

@@ -12,6 +12,7 @@ from pexservice.server.limits import (
     KEEP_ALIVE_TIMEOUT_SECONDS,
     REQUEST_TIMEOUT_SECONDS,
     STALL_TIMEOUT_SECONDS,
+    Phase,
 )
 from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.web.access import Access
@@ -462,7 +463,7 @@ def test_connections_share_the_parsing_time_of_a_turn(server: Server) -> None:
     for wire in busy:
         wire.send(body)
     assert all(wire.received == b"" for wire in busy)
-    assert all(wire.protocol._waits_to_parse for wire in busy)
+    assert all(wire.protocol.phase is Phase.WAITING_TO_PARSE for wire in busy)
     known, new = server.connect(), server.connect()
     known.send(CURRENT)
     assert statuses(known) == [200]

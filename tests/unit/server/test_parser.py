@@ -135,7 +135,7 @@ def test_reader_returns_the_range_of_uncached_lines() -> None:
     ("buffer", "status"),
     [
         (b"\x16\x03\x01", 400),
-        (b"\r\n", 400),
+        (b"\r\n\r\n", 400),
         (b" GET", 400),
         (b"GET /" + b"x" * 8200, 414),
         (b"GET / HTTP/1.1\r\n" + b"x" * 16400, 431),

@@ -147,7 +147,8 @@ class Bench:
         @return: the connection, and the transport that gets its responses.
         """
         assert self._server is not None
-        connection, transport = Connection(self._server, "127.0.0.1"), Transport()
+        peer = self._server.checker.clients.peer("127.0.0.1", "")
+        connection, transport = Connection(self._server, peer), Transport()
         self._server.connections.admit(connection)
         connection.connection_made(transport)
         return connection, transport
