@@ -14,8 +14,8 @@ from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, Notifier
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import SupervisorReactor
-from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
+from pexservice.supervisor.supervised_worker import PIPES, SupervisorReactor
+from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.support.processes import ProcessReactor, SpawnedProcess
 
@@ -58,7 +58,9 @@ class Supervised:
             cast(SupervisorReactor, self.reactor),
             reporter,
             setup=setup,
-            inherited=Inherited(),
+            spawn=lambda process, setup: self.reactor.spawnProcess(
+                process, setup.command[0], setup.command, {}, childFDs=PIPES
+            ),
             # The test may replace the function.
             reread_options=lambda _: self.reread_options(),
             end_service=lambda status, reason: self.service_ends.append((status, reason)),

@@ -16,16 +16,12 @@ from twisted.logger import Logger
 
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
 from pexservice.process.supervisor_report import Process, Reload, SupervisorReport
-from pexservice.supervisor.supervised_worker import (
-    STATES_WITH_PROCESS,
-    SupervisedWorker,
-    WorkerState,
-)
+from pexservice.supervisor.supervised_worker import WorkerProcess, WorkerState
 from pexservice.supervisor.worker_setup import WorkerSetup
 
-#: The states of a worker that may have the store's lock.  A worker that is not ready
+#: The states of a worker that cannot have the store's lock.  A worker that is not ready
 #: failed to open the store, or waits for a lock that another program has.
-_MAY_HOLD_LOCK = STATES_WITH_PROCESS - {WorkerState.STANDBY, WorkerState.NOT_READY}
+_WITHOUT_LOCK = (WorkerState.STANDBY, WorkerState.NOT_READY)
 
 
 @define(eq=False)
@@ -68,16 +64,17 @@ class Reporter:
         if self.report.reload is not Reload.UNDER_WAY:
             self._notifier.notify(READY)
 
-    def show_workers(self, workers: Sequence[SupervisedWorker]) -> None:
-        states = [worker.state for worker in workers]
+    def show_processes(self, processes: Sequence[WorkerProcess]) -> None:
+        states = [process.state for process in processes]
         self.report.standby_count = states.count(WorkerState.STANDBY)
-        self.report.possible_lock_holders = sum(state in _MAY_HOLD_LOCK for state in states)
+        self.report.possible_lock_holders = sum(
+            state not in _WITHOUT_LOCK for state in states
+        )
         self.report.processes = (
             Process("supervisor", os.getpid(), "running"),
             *(
-                Process(worker.name, worker.pid, worker.state.label)
-                for worker in workers
-                if worker.pid is not None
+                Process(process.name, process.pid, process.state.label)
+                for process in processes
             ),
         )
         self.publish()

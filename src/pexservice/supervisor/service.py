@@ -20,7 +20,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 
 from pexservice.process import scoreboard
@@ -43,8 +43,12 @@ from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.process.timing import Periodic
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import MESSAGES_FD, SupervisorReactor
-from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
+from pexservice.supervisor.supervised_worker import (
+    MESSAGES_FD,
+    PIPES,
+    SupervisorReactor,
+)
+from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import Workers
 
 #: If the supervisor is process 1 of a container, it reaps orphans at this interval.
@@ -170,7 +174,7 @@ class Supervisor(Service):
             self._reactor,
             reporter,
             setup=self._setup,
-            inherited=self._inherited(),
+            spawn=self._spawn,
             reread_options=lambda setup: self._reread_options(
                 setup, take_consent(self._scoreboard)
             ),
@@ -197,28 +201,31 @@ class Supervisor(Service):
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
-    def _inherited(self) -> Inherited:
+    def _spawn(self, process: ProcessProtocol, setup: WorkerSetup) -> None:
+        """
+        Start a worker process, which inherits the scoreboard and the sockets.
+        """
         board = MESSAGES_FD + 1
         descriptors = {board: self._scoreboard}
-        options = ["--supervisor", str(MESSAGES_FD), "--scoreboard", str(board)]
+        command = [*setup.command, "--supervisor", str(MESSAGES_FD)]
+        command += ["--scoreboard", str(board)]
         for number, (_, port, _) in enumerate(self._ports, board + 1):
             descriptors[number] = port.fileno()  # type: ignore[attr-defined]
-            options += ["--listen", f"fd:{number}"]
+            command += ["--listen", f"fd:{number}"]
         environment = {
             name: value
             for name, value in self._environment.items()
             if not name.startswith(_SYSTEMD_VARIABLES)
         }
-        return Inherited(
-            options=options,
-            environment=environment,
-            descriptors=descriptors,
+        environment["WATCHDOG_USEC"] = f"{setup.watchdog * 1e6:.0f}"
+        self._reactor.spawnProcess(
+            process, command[0], command, environment, childFDs={**PIPES, **descriptors}
         )
 
     def _reap(self) -> None:
-        workers = () if self._workers is None else self._workers.workers
+        processes = () if self._workers is None else self._workers.processes
         # Twisted itself waits for the workers.
-        reap_orphans({worker.pid for worker in workers if worker.pid is not None})
+        reap_orphans({process.pid for process in processes})
 
     # Stopping.
 

@@ -1,13 +1,13 @@
 """
-One worker as its supervisor sees it: its name, its state and its present process.
+A worker and its processes, as the supervisor sees them.
 
-L{SupervisedWorker} starts, watches, stops and kills the process, and reads its output and
-its messages.  If the process ends by itself, L{SupervisedWorker} starts another process
-with the same name.
+A L{SupervisedWorker} has a name, such as C{worker-1}, and one L{WorkerProcess} after
+another: when a process ends by itself, the worker starts the next one.  A L{WorkerProcess}
+reads the messages and the output of one process, and stops or kills this process.
 
-Each process writes systemd's notify messages into its own pipe.  No other process has the
-writing end, so no other process can send messages in its name.  The process ends when the
-supervisor ends; see L{pexservice.process.children}.
+A message is a line of systemd's notify protocol.  Each process writes its messages into its
+own pipe.  No other process has the writing end, so no other process can send messages in
+its name.  The process ends when the supervisor ends; see L{pexservice.process.children}.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IDelayedCall,
-    IProcessTransport,
     IReactorCore,
     IReactorFromThreads,
     IReactorProcess,
@@ -49,8 +48,8 @@ if TYPE_CHECKING:
 #: The file descriptor to which a worker writes its messages.
 MESSAGES_FD = 3
 
-#: The pipes of a worker, as C{spawnProcess} takes them.  Standard input has no data.
-_PIPES = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
+#: The pipes of a process, as C{spawnProcess} takes them.  Standard input has no data.
+PIPES = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
 
 #: A longer line of output is divided into several lines.
 MAX_OUTPUT_LINE_BYTES = 8192
@@ -85,11 +84,9 @@ class SupervisorReactor(IReactorCore, IReactorFromThreads, IReactorProcess, IRea
 
 class WorkerState(Enum):
     """
-    The state of a worker; the value completes the sentence "worker-1 ..." in the log.
+    The state of a process; the value completes the sentence "worker-1 ..." in the log.
     """
 
-    #: There is no process.  The next one will be started.
-    WAITING = "waits to be started"
     #: The process imports modules, opens the store or verifies it.
     STARTING = "starts"
     #: The process waits for the store's lock.
@@ -102,16 +99,11 @@ class WorkerState(Enum):
     STOPPING = "stops"
     #: The process sent no message for too long, and is being killed.
     SILENT = "is silent"
-    #: There is no process, and no other one will be started.
-    ENDED = "has ended"
 
     @property
     def label(self) -> str:
         return self.name.lower().replace("_", " ")
 
-
-#: States of a worker that has a process.
-STATES_WITH_PROCESS = frozenset(WorkerState) - {WorkerState.WAITING, WorkerState.ENDED}
 
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
@@ -124,7 +116,7 @@ _STATE_CHANGES = {
     ),
     STANDBY: (WorkerState.STANDBY, {WorkerState.STARTING, WorkerState.NOT_READY}),
     NOT_READY: (WorkerState.NOT_READY, {WorkerState.STARTING, WorkerState.STANDBY}),
-    STOPPING: (WorkerState.STOPPING, STATES_WITH_PROCESS - {WorkerState.STOPPING}),
+    STOPPING: (WorkerState.STOPPING, {*WorkerState} - {WorkerState.STOPPING}),
 }
 
 
@@ -158,113 +150,147 @@ class OutputLines:
         self._line_received(line.decode("utf-8", "backslashreplace"))
 
 
-class SupervisedWorker(ProcessProtocol):
+class SupervisedWorker:
     """
     A worker: a name, and one process after another.
 
-    The attributes are about the process that runs.  While no process runs, they are about
-    the one that ended last.
-
-    @ivar began_at: when the process began, by the reactor's clock.
+    @ivar process: the process that runs or, while none runs, the one that ended last;
+        C{None} before the first one.
     @ivar retired: whether the worker was asked to end, so that no other process follows.
-    @ivar was_active: whether the process has been active.
-    @ivar was_up: whether the process has been a standby or active.
-    @ivar status_text: the text of the last C{STATUS=} message.  When the process has ended,
-        the text is the reason; it is empty if a signal ended the process.
-    @ivar exit_status: the exit status of the last process that ended or, as in
-        C{subprocess}, the negative number of the signal that ended it; at first 0.
     @ivar backoff_seconds: the next delay before a start.
     """
 
     _log = Logger()
 
-    def __init__(
-        self, name: str, reactor: SupervisorReactor, workers: Workers, watchdog: float
-    ) -> None:
+    def __init__(self, name: str, reactor: SupervisorReactor, workers: Workers) -> None:
         """
         Make a worker that has no process yet.
 
-        @param workers: decides about all workers.  Its C{on_} methods are called.
-        @param watchdog: a process that sends no message for this many seconds is killed.
+        @param workers: decides about all workers.
         """
         self.name = name
-        self.state = WorkerState.WAITING
-        self.retired = self.was_active = self.was_up = False
-        self.status_text = ""
-        self.exit_status = 0
-        self.began_at = 0.0
+        self.workers = workers
+        self.process: WorkerProcess | None = None
+        self.retired = False
         self.backoff_seconds = MIN_BACKOFF_SECONDS
         self._reactor = reactor
-        self._workers = workers
-        self._watchdog = watchdog
         self._start_timer: IDelayedCall | None = None
-        self._kill_timer: IDelayedCall | None = None
-        self._reported_progress = False
-        self._last_heard = 0.0
-        # Each message begins a new time limit: the watchdog's timeout, or a longer time
-        # that the message asks for.
-        self._deadline = 0.0
-        self._streams: dict[int, OutputLines] = {}
 
     @property
-    def is_up(self) -> bool:
-        return self.state in _UP
-
-    @property
-    def is_verifying(self) -> bool:
-        """
-        Return whether the worker is verifying the store, and may still become active.
-        """
-        return self.state is WorkerState.STARTING and self._reported_progress
-
-    @property
-    def pid(self) -> int | None:
-        transport: IProcessTransport | None = self.transport
-        if self.state not in STATES_WITH_PROCESS or transport is None:
-            return None
-        pid: int = transport.pid
-        return pid
-
-    # Starting.
+    def running_process(self) -> WorkerProcess | None:
+        process = self.process
+        return None if process is None or process.exit_status is not None else process
 
     def start(self) -> None:
         """
         Start a process, or wait if another worker is about to become active.
         """
-        if self._workers.start_would_compete:
-            self._start_timer = self._reactor.callLater(
-                COMPETING_START_RETRY_SECONDS, self.start
-            )
+        if self.workers.start_would_compete:
+            self._start_later(COMPETING_START_RETRY_SECONDS)
             return
-        command, inherited = self._workers.worker_command_line(), self._workers.inherited
-        self._start_timer = None
-        self.state, self.status_text = WorkerState.STARTING, ""
-        self.was_active = self.was_up = self._reported_progress = False
-        self.began_at = self._last_heard = self._reactor.seconds()
-        self._deadline = self.began_at + START_TIMEOUT_SECONDS
+        process = self.process = WorkerProcess(self, self._reactor)
+        try:
+            self.workers.spawn(process)
+        except Exception as error:
+            self._log.error("cannot start {name}: {error}", name=self.name, error=error)
+            process.end(Status.CANNOT_START)
+            if not isinstance(error, OSError):
+                # This is a bug.  The caller logs the traceback.
+                raise
+
+    def _start_later(self, seconds: float) -> None:
+        self._start_timer = self._reactor.callLater(seconds, self.start)
+
+    def retire(self) -> None:
+        """
+        Ask the process to stop, kill it if it does not, and start no other process.
+        """
+        if self.retired:
+            return
+        self.retired = True
+        if self.running_process is not None:
+            self.running_process.stop()
+        else:
+            _cancel(self._start_timer)
+            self.workers.on_change()
+
+    def on_process_ended(self, process: WorkerProcess) -> None:
+        """
+        Start the next process, at once or after a delay, unless this worker was retired.
+        """
+        try:
+            self.workers.on_process_ended(process)
+        finally:
+            # A worker that is not retired starts again, even after an exception.
+            if not self.retired:
+                self._start_later(self._restart_delay(process))
+            self.workers.on_change()
+
+    def _restart_delay(self, process: WorkerProcess) -> float:
+        if process.was_up:
+            self.backoff_seconds = MIN_BACKOFF_SECONDS
+            if self._reactor.seconds() - process.started_at >= MIN_LIFE_SECONDS:
+                return 0.0
+        delay = self.backoff_seconds
+        self.backoff_seconds = min(2 * delay, MAX_BACKOFF_SECONDS)
+        return delay
+
+
+class WorkerProcess(ProcessProtocol):
+    """
+    One process of a worker, from its start to its end.
+
+    @ivar started_at: when the process was started, by the reactor's clock.
+    @ivar was_active: whether the process has been active.
+    @ivar was_up: whether the process has been a standby or active.
+    @ivar status_text: the text of the last C{STATUS=} message.  When the process has ended,
+        the text is the reason; it is empty if a signal ended the process.
+    @ivar exit_status: C{None} while the process runs.  Then its exit status or, as in
+        C{subprocess}, the negative number of the signal that ended it.
+    """
+
+    _log = Logger()
+
+    def __init__(self, worker: SupervisedWorker, reactor: SupervisorReactor) -> None:
+        self.worker = worker
+        self.name = worker.name
+        self.pid = 0
+        self.state = WorkerState.STARTING
+        self.was_active = self.was_up = False
+        self.status_text = ""
+        self.exit_status: int | None = None
+        self.started_at = self._last_heard = reactor.seconds()
+        self._reactor = reactor
+        self._workers = worker.workers
+        # A process that sends no message for this many seconds is killed.
+        self._watchdog = self._workers.setup.watchdog
+        # Each message begins a new time limit: the watchdog's timeout, or a longer time
+        # that the message asks for.
+        self._deadline = self.started_at + START_TIMEOUT_SECONDS
+        self._kill_timer: IDelayedCall | None = None
+        self._reported_progress = False
         self._streams = {
             1: OutputLines(self.output_received),
             2: OutputLines(self.output_received),
             MESSAGES_FD: OutputLines(self.message_received),
         }
-        try:
-            self._reactor.spawnProcess(
-                self,
-                command[0],
-                command,
-                {**inherited.environment, "WATCHDOG_USEC": f"{self._watchdog * 1e6:.0f}"},
-                childFDs={**_PIPES, **inherited.descriptors},
-            )
-        except Exception as error:
-            self._log.error("cannot start {name}: {error}", name=self.name, error=error)
-            self._ended(Status.CANNOT_START)
-            if not isinstance(error, OSError):
-                # This is a bug.  The caller logs the traceback.
-                raise
+
+    @property
+    def is_up(self) -> bool:
+        return self.state in _UP and self.exit_status is None
+
+    @property
+    def is_verifying(self) -> bool:
+        """
+        Return whether the process is verifying the store, and may still become active.
+        """
+        return self.state is WorkerState.STARTING and self._reported_progress
 
     def connectionMade(self) -> None:
+        transport: Any = self.transport
+        self.pid = transport.pid
         self._log.info("{name} is process {pid}", name=self.name, pid=self.pid)
-        self._workers.on_change(self)
+        self._workers.on_change()
 
     # Output and messages.
 
@@ -279,7 +305,7 @@ class SupervisedWorker(ProcessProtocol):
         """
         Process one line of a message.
 
-        A worker sends its state again with each heartbeat, because an earlier message may
+        A process sends its state again with each heartbeat, because an earlier message may
         not have fitted into the pipe.
         """
         if self.state is WorkerState.SILENT:
@@ -299,7 +325,7 @@ class SupervisedWorker(ProcessProtocol):
             self.was_up |= state in _UP
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
-            self._workers.on_change(self)
+            self._workers.on_new_state(self)
         if line == ALIVE or name == EXTEND_TIMEOUT:
             self._workers.on_message(self, line)
         elif name == "STATUS" and value != self.status_text:
@@ -308,18 +334,12 @@ class SupervisedWorker(ProcessProtocol):
 
     # Stopping and killing.
 
-    def retire(self) -> None:
+    def stop(self) -> None:
         """
-        Ask the process to stop, kill it if it does not, and start no other process.
+        Send SIGTERM, and SIGKILL after L{STOP_TIMEOUT_SECONDS}.
         """
-        if self.retired:
-            return
-        self.retired = True
-        if self.state is WorkerState.WAITING:
-            _cancel(self._start_timer)
-            self.state = WorkerState.ENDED
-            self._workers.on_change(self)
-        elif self.state in STATES_WITH_PROCESS and self.state is not WorkerState.SILENT:
+        # A silent process gets SIGKILL earlier.
+        if self.state is not WorkerState.SILENT:
             self.state = WorkerState.STOPPING
             self._signal(signal.SIGTERM)
             self._kill_after(STOP_TIMEOUT_SECONDS)
@@ -338,9 +358,7 @@ class SupervisedWorker(ProcessProtocol):
         if supervisor_was_late:
             self._last_heard = now
             self._deadline = max(self._deadline, now + self._watchdog)
-        if now > self._deadline and self.state in STATES_WITH_PROCESS - {
-            WorkerState.SILENT
-        }:
+        if now > self._deadline and self.state is not WorkerState.SILENT:
             self.state = WorkerState.SILENT
             self._log.error(
                 "no heartbeat from {name} for {silence:.1f} s; replacing it",
@@ -349,7 +367,7 @@ class SupervisedWorker(ProcessProtocol):
             )
             self._signal(signal.SIGABRT)
             self._kill_after(TRACEBACK_SECONDS)
-            self._workers.on_change(self)
+            self._workers.on_change()
 
     def _kill_after(self, seconds: float) -> None:
         _cancel(self._kill_timer)
@@ -360,7 +378,7 @@ class SupervisedWorker(ProcessProtocol):
             if self.transport is not None:
                 self.transport.signalProcess(number)
 
-    # The end of the process.
+    # The end.
 
     def childConnectionLost(self, childFD: int) -> None:
         """
@@ -370,40 +388,19 @@ class SupervisedWorker(ProcessProtocol):
             self._workers.on_active_ending(self)
 
     def processEnded(self, reason: Failure) -> None:
-        _cancel(self._kill_timer)
         for stream in self._streams.values():
             stream.end()
         number = getattr(reason.value, "signal", None)
         status = getattr(reason.value, "exitCode", None) or 0
-        self._ended(status if number is None else -number)
-
-    def _ended(self, exit_status: int) -> None:
-        """
-        Start the next process, at once or after a delay, unless this worker was retired.
-        """
-        self.exit_status = exit_status
-        if self.exit_status < 0:
+        if number is not None:
             # The process was killed before it could send the reason.
             self.status_text = ""
-        try:
-            self._workers.on_process_ended(self)
-        finally:
-            # A worker that is not retired starts again, even after an exception.
-            self.state = WorkerState.ENDED if self.retired else WorkerState.WAITING
-            if not self.retired:
-                self._start_timer = self._reactor.callLater(
-                    self._restart_delay(), self.start
-                )
-            self._workers.on_change(self)
+        self.end(status if number is None else -number)
 
-    def _restart_delay(self) -> float:
-        if self.was_up:
-            self.backoff_seconds = MIN_BACKOFF_SECONDS
-            if self._reactor.seconds() - self.began_at >= MIN_LIFE_SECONDS:
-                return 0.0
-        delay = self.backoff_seconds
-        self.backoff_seconds = min(2 * delay, MAX_BACKOFF_SECONDS)
-        return delay
+    def end(self, exit_status: int) -> None:
+        _cancel(self._kill_timer)
+        self.exit_status = exit_status
+        self.worker.on_process_ended(self)
 
 
 def _cancel(timer: IDelayedCall | None) -> None:

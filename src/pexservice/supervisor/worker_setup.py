@@ -4,7 +4,7 @@ How workers are started and watched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from attrs import Factory, frozen
 
@@ -39,18 +39,3 @@ class WorkerSetup:
         if not self.restart_pending:
             return ""
         return f"changing {' and '.join(self.restart_pending)} requires a restart"
-
-
-@frozen(kw_only=True)
-class Inherited:
-    """
-    The things that each worker inherits, in addition to its pipes for output and messages.
-
-    @ivar options: options of the worker's command.
-    @ivar environment: the worker's environment.
-    @ivar descriptors: a mapping from numbers in the worker to the supervisor's descriptors.
-    """
-
-    options: Sequence[str] = ()
-    environment: Mapping[str, str] = {}
-    descriptors: Mapping[int, int] = {}

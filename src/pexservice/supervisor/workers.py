@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 
 from pexservice.process import supervisor_report
@@ -26,13 +27,13 @@ from pexservice.stores.errors import StoreError
 from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import (
     MIN_BACKOFF_SECONDS,
-    STATES_WITH_PROCESS,
     SupervisedWorker,
     SupervisorReactor,
+    WorkerProcess,
     WorkerState,
     describe_end,
 )
-from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
+from pexservice.supervisor.worker_setup import WorkerSetup
 
 #: While one worker starts and none is active, no other worker is started, for at most this
 #: long.  So the first start, which takes half a second, has the processor for itself: if
@@ -63,7 +64,6 @@ class Workers:
 
     @ivar setup: how workers are started and watched; a reload may change the setup.
     @ivar reloading: whether a reload is in progress.
-    @ivar inherited: the options, environment and descriptors that each worker gets.
     @ivar workers: the workers, the oldest first.  A worker that was retired is removed when
         its process has ended.
     """
@@ -76,13 +76,15 @@ class Workers:
         reporter: Reporter,
         *,
         setup: WorkerSetup,
-        inherited: Inherited,
+        spawn: Callable[[ProcessProtocol, WorkerSetup], object],
         reread_options: Callable[[WorkerSetup], WorkerSetup],
         end_service: Callable[[Status, str], object],
     ) -> None:
         """
         Make the object, without starting any worker.
 
+        @param spawn: starts a process with the present setup, and tells the
+            C{ProcessProtocol} what the process does.
         @param reread_options: reads the options again, and returns the new setup.  It is
             called with the present setup, and raises L{CannotStart} or L{StoreError} if the
             new setup must not be used.
@@ -90,10 +92,10 @@ class Workers:
         """
         self._reactor = reactor
         self._reporter = reporter
+        self._spawn = spawn
         self._reread_options = reread_options
         self._end_service = end_service
         self.setup = setup
-        self.inherited = inherited
         self._numbers = itertools.count(1)
         self._any_was_active = False
         self._last_check_at = reactor.seconds()
@@ -106,9 +108,19 @@ class Workers:
         self.workers: list[SupervisedWorker] = []
 
     @property
-    def _active_workers(self) -> list[SupervisedWorker]:
+    def processes(self) -> list[WorkerProcess]:
+        """
+        Return the processes that run, those of the oldest workers first.
+        """
+        processes = [worker.running_process for worker in self.workers]
+        return [process for process in processes if process is not None]
+
+    @property
+    def _active_processes(self) -> list[WorkerProcess]:
         # There may be two for a moment, until the supervisor notices that one has ended.
-        return [worker for worker in self.workers if worker.state is WorkerState.ACTIVE]
+        return [
+            process for process in self.processes if process.state is WorkerState.ACTIVE
+        ]
 
     @property
     def start_would_compete(self) -> bool:
@@ -118,10 +130,13 @@ class Workers:
         That worker stands by, or it started less than L{MAX_HEAD_START_SECONDS} ago.
         """
         earliest_start = self._reactor.seconds() - MAX_HEAD_START_SECONDS
-        return not self._active_workers and any(
-            worker.state is WorkerState.STANDBY
-            or (worker.state is WorkerState.STARTING and worker.began_at > earliest_start)
-            for worker in self.workers
+        return not self._active_processes and any(
+            process.state is WorkerState.STANDBY
+            or (
+                process.state is WorkerState.STARTING
+                and process.started_at > earliest_start
+            )
+            for process in self.processes
         )
 
     # Starting and stopping.
@@ -152,7 +167,7 @@ class Workers:
 
     def _add_worker(self) -> SupervisedWorker:
         name = f"worker-{next(self._numbers)}"
-        worker = SupervisedWorker(name, self._reactor, self, self.setup.watchdog)
+        worker = SupervisedWorker(name, self._reactor, self)
         self.workers.append(worker)
         worker.start()
         return worker
@@ -163,7 +178,7 @@ class Workers:
         """
         self._should_run = False
         self._reload_ended.cancel()
-        await self._retire([*self.workers])
+        await self._retire(self.workers)
         self._watching.stop()
 
     async def _retire(self, retired: list[SupervisedWorker]) -> None:
@@ -188,77 +203,84 @@ class Workers:
         # unread.
         is_late = now - self._last_check_at > self.setup.watchdog / 2
         self._last_check_at = now
-        for worker in [*self.workers]:
-            worker.watch(supervisor_was_late=is_late)
+        for process in self.processes:
+            process.watch(supervisor_was_late=is_late)
 
-    # Called by a SupervisedWorker.
+    # Called by a SupervisedWorker or a WorkerProcess.
 
-    def worker_command_line(self) -> list[str]:
-        return [*self.setup.command, *self.inherited.options]
+    def spawn(self, process: WorkerProcess) -> None:
+        self._spawn(process, self.setup)
 
-    def on_change(self, worker: SupervisedWorker) -> None:
+    def on_new_state(self, process: WorkerProcess) -> None:
         """
-        Publish the new state of C{worker}, and wake the coroutines that wait for it.
+        Notify systemd if the new state of C{process} is the state of the service.
         """
-        if worker.state is WorkerState.ACTIVE:
+        if process.state is WorkerState.ACTIVE:
             self._any_was_active = True
             # The cause of earlier failures is probably gone, so the other workers may try
             # soon.
-            for other in self.workers:
-                other.backoff_seconds = MIN_BACKOFF_SECONDS
-            self._reporter.on_active(worker.name, self._reactor.seconds())
-        elif worker.state is WorkerState.NOT_READY and not self._active_workers:
+            for worker in self.workers:
+                worker.backoff_seconds = MIN_BACKOFF_SECONDS
+            self._reporter.on_active(process.name, self._reactor.seconds())
+        elif process.state is WorkerState.NOT_READY and not self._active_processes:
             # This worker cannot open the store, but it sends clients a 503 with the reason.
             # So the service has started.
-            self._reporter.show_problem(worker.status_text)
+            self._reporter.show_problem(process.status_text)
             self._reporter.notify_started()
-        elif worker.state is WorkerState.ENDED:
-            self.workers.remove(worker)
-        self._reporter.show_workers(self.workers)
+        self.on_change()
+
+    def on_change(self) -> None:
+        """
+        Publish the states of the processes, and wake the coroutines that wait for a change.
+        """
+        self.workers = [
+            worker
+            for worker in self.workers
+            if not worker.retired or worker.running_process is not None
+        ]
+        self._reporter.show_processes(self.processes)
         waiting, self._waiting_for_change = self._waiting_for_change, []
         for deferred in waiting:
             deferred.callback(None)
 
-    def on_message(self, worker: SupervisedWorker, line: str) -> None:
+    def on_message(self, process: WorkerProcess, line: str) -> None:
         """
-        Pass a message of C{worker} on to systemd.
+        Pass a message of C{process} on to systemd.
 
-        Every heartbeat is passed on.  A status is not passed on if it says that C{worker}
-        stands by, or if another worker is active.
+        Every heartbeat is passed on.  A status is not passed on if it says that C{process}
+        stands by, or if another process is active.
         """
-        active = self._active_workers
+        active = self._active_processes
         if line.startswith("STATUS=") and (
-            line == STANDBY or (active and worker not in active)
+            line == STANDBY or (active and process not in active)
         ):
             return
         self._reporter.pass_on(line)
 
-    def on_active_ending(self, worker: SupervisedWorker) -> None:
-        self._reporter.on_active_ending(worker.name, self._reactor.seconds())
+    def on_active_ending(self, process: WorkerProcess) -> None:
+        self._reporter.on_active_ending(process.name, self._reactor.seconds())
 
-    def on_process_ended(self, worker: SupervisedWorker) -> None:
+    def on_process_ended(self, process: WorkerProcess) -> None:
         """
         Count a process that ended, and end the service if the next one would fail too.
-
-        C{worker.state} is the state in which the process ended; the caller changes it
-        after this call.
         """
-        exit_status = worker.exit_status
         if not self._should_run:
             return
-        self._log_end(worker)
+        exit_status = process.exit_status or 0
+        self._log_end(process, exit_status)
         report = self._reporter.report
         if exit_status in _SUSPICIOUS_STATUSES:
             report.suspicious_ends = (report.suspicious_ends or 0) + 1
-        report.ended_by_reason[_end_reason(worker)] += 1
-        report.failovers += worker.was_active and not worker.retired
+        report.ended_by_reason[_end_reason(process, exit_status)] += 1
+        report.failovers += process.was_active and not process.worker.retired
         self._reporter.publish()
-        reason = worker.status_text or f"{worker.name} ended {describe_end(exit_status)}"
-        if not worker.was_up and not self._active_workers:
+        reason = process.status_text or f"{process.name} ended {describe_end(exit_status)}"
+        if not process.was_up and not self._active_processes:
             self._reporter.show_problem(reason)
         cannot_start = exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
-        others = [other for other in self.workers if other is not worker]
-        other_may_succeed = any(other.is_up or other.is_verifying for other in others)
+        other_may_succeed = any(
+            other.is_up or other.is_verifying for other in self.processes
+        )
         # A damaged store needs the operator.  A worker that cannot start ends the service
         # only if no worker has ever been active and none of the others can become active.
         # Once a worker was active, the cause is probably temporary.
@@ -267,17 +289,16 @@ class Workers:
         ):
             self._end_service(Status(exit_status), reason)
 
-    def _log_end(self, worker: SupervisedWorker) -> None:
-        exit_status = worker.exit_status
+    def _log_end(self, process: WorkerProcess, exit_status: int) -> None:
         level, how = LogLevel.info, describe_end(exit_status)
         # If the options of a reload are wrong, its first new worker ends with
         # MISCONFIGURED, and L{_reload} logs the reason.
         fails_reload = exit_status == Status.MISCONFIGURED and self.reloading
-        if exit_status and not (worker.retired or fails_reload):
+        if exit_status and not (process.worker.retired or fails_reload):
             level = LogLevel.warn if exit_status < 0 else LogLevel.error
-            if worker.status_text:
-                how += f": {worker.status_text}"
-        self._log.emit(level, "{name} ended {how}", name=worker.name, how=how)
+            if process.status_text:
+                how += f": {process.status_text}"
+        self._log.emit(level, "{name} ended {how}", name=process.name, how=how)
 
     # Reloading.
 
@@ -334,7 +355,9 @@ class Workers:
         except Exception:
             self._use_setup(before)
             raise
-        active = [worker for worker in old if worker.state is WorkerState.ACTIVE]
+        active = [
+            worker for worker in old if worker.running_process in self._active_processes
+        ]
         # Retire the old standby first.  Otherwise it, and not a new worker, would take
         # over.
         await self._retire([worker for worker in old if worker not in active])
@@ -357,7 +380,8 @@ class Workers:
         worker = self._add_worker()
         if not await self._comes_up(worker):
             worker.retire()
-            raise CannotStart(worker.status_text or f"{worker.name} does not come up")
+            reason = "" if worker.process is None else worker.process.status_text
+            raise CannotStart(reason or f"{worker.name} does not come up")
 
     async def _comes_up(self, worker: SupervisedWorker) -> bool:
         """
@@ -370,25 +394,25 @@ class Workers:
         """
 
         def is_decided() -> bool:
-            # With a wrong option, the next process of this worker would fail, too.
-            is_misconfigured = worker.exit_status == Status.MISCONFIGURED
-            return (
-                worker.is_up
-                or worker.state is WorkerState.NOT_READY
-                or (is_misconfigured and worker.state not in STATES_WITH_PROCESS)
+            process = worker.process
+            return process is not None and (
+                process.is_up
+                or process.state is WorkerState.NOT_READY
+                # The next process of this worker would fail, too.
+                or process.exit_status == Status.MISCONFIGURED
             )
 
         decided = Deferred.fromCoroutine(self._wait_until(is_decided))
         with suppress(DeferredTimeout):
             await decided.addTimeout(RELOAD_TIMEOUT_SECONDS, self._reactor)
-        return worker.is_up
+        return worker.process is not None and worker.process.is_up
 
 
-def _end_reason(worker: SupervisedWorker) -> str:
-    if worker.retired:
+def _end_reason(process: WorkerProcess, exit_status: int) -> str:
+    if process.worker.retired:
         return supervisor_report.REPLACED
-    if worker.state is WorkerState.SILENT:
+    if process.state is WorkerState.SILENT:
         return supervisor_report.SILENT
-    if worker.exit_status < 0:
+    if exit_status < 0:
         return supervisor_report.KILLED
-    return _REASON_BY_STATUS.get(worker.exit_status, supervisor_report.FAILED)
+    return _REASON_BY_STATUS.get(exit_status, supervisor_report.FAILED)

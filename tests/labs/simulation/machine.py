@@ -5,21 +5,18 @@ The machine that the processes run on, and its supervisor.
 from __future__ import annotations
 
 import random
-from typing import Any, cast
+from typing import cast
 
-from twisted.internet.interfaces import (
-    IProcessTransport,
-    IReactorProcess,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.process.sd_notify import Notifier
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import SupervisedWorker, SupervisorReactor
-from pexservice.supervisor.worker_setup import Inherited, WorkerSetup
+from pexservice.supervisor.supervised_worker import SupervisorReactor, WorkerProcess
+from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import Workers
 from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
@@ -44,7 +41,7 @@ class _Supervisor:
             cast(SupervisorReactor, machine),
             reporter,
             setup=setup,
-            inherited=Inherited(),
+            spawn=machine.spawn,
             reread_options=lambda _: setup,
             end_service=lambda status, reason: machine.note(f"{status!r}: {reason}"),
         )
@@ -57,7 +54,7 @@ class _Supervisor:
         return state.name == process.phase.name and process.worker.pid == process.pid
 
 
-@implementer(IReactorProcess, IReactorTime)
+@implementer(IReactorTime)
 class Machine(Turns):
     """
     The simulated machine, which is the supervisor's reactor, too.
@@ -87,21 +84,18 @@ class Machine(Turns):
         self.suspicious_ends = 0
         self.supervisor = _Supervisor(self)
 
-    def spawnProcess(  # type: ignore[override]
-        self, worker: SupervisedWorker, *_: Any, **__: Any
-    ) -> IProcessTransport:
+    def spawn(self, worker: ProcessProtocol, _: WorkerSetup) -> None:
         """
         Begin a process.
         """
         # The process reads this number, and verifies the store if it has grown.
         assert self.supervisor.report.suspicious_ends == self.suspicious_ends
         self.spawned += 1
-        process = Process(self, worker, self.spawned)
+        process = Process(self, cast(WorkerProcess, worker), self.spawned)
         self.note(f"{process} begins")
         self.processes.append(process)
         # Two, one that replaces them, and one that did not come up and is killed soon.
         assert len(self.processes) <= 4, "too many processes"
-        return cast(IProcessTransport, process)
 
     def drops(self) -> bool:
         """

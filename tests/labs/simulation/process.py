@@ -22,7 +22,7 @@ from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING, Notifier
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import HistoryEntry
-from pexservice.supervisor.supervised_worker import MESSAGES_FD, SupervisedWorker
+from pexservice.supervisor.supervised_worker import MESSAGES_FD, WorkerProcess
 from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.support.fakes import MemoryStore, Turns
@@ -118,7 +118,7 @@ class Process:
     @ivar spoke_at: when the supervisor heard of it last.
     """
 
-    def __init__(self, machine: Surroundings, worker: SupervisedWorker, pid: int) -> None:
+    def __init__(self, machine: Surroundings, worker: WorkerProcess, pid: int) -> None:
         self.machine = machine
         self.worker = worker
         self.pid = pid

@@ -28,7 +28,7 @@ from pexservice.settings.options import Settings
 from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
 from pexservice.supervisor import service
 from pexservice.supervisor.service import Supervisor
-from pexservice.supervisor.supervised_worker import SupervisorReactor
+from pexservice.supervisor.supervised_worker import MESSAGES_FD, SupervisorReactor
 from pexservice.supervisor.worker_setup import WorkerSetup
 from tests.support.fakes import now
 from tests.support.processes import ProcessReactor, SpawnedProcess
@@ -169,6 +169,8 @@ def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> N
         *("--listen", "fd:5", "--listen", "fd:6"),
     ]
     assert process.environment == {"PATH": "/bin", "WATCHDOG_USEC": "5000000"}
+    pipes = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
+    assert {number: process.descriptors[number] for number in pipes} == pipes
     assert list(process.descriptors) == [0, 1, 2, 3, 4, 5, 6]
     for number in (5, 6):
         inherited = process.descriptors[number]

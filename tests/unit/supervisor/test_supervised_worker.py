@@ -21,6 +21,7 @@ from pexservice.supervisor.supervised_worker import (
     TRACEBACK_SECONDS,
     OutputLines,
     SupervisedWorker,
+    WorkerProcess,
     WorkerState,
     describe_end,
 )
@@ -47,15 +48,13 @@ def worker(supervised: Supervised) -> SupervisedWorker:
     return worker
 
 
-def test_worker_has_pipes_for_output_and_messages(
-    supervised: Supervised, worker: SupervisedWorker
-) -> None:
+@pytest.fixture
+def process(worker: SupervisedWorker) -> WorkerProcess:
     """
-    A worker has pipes for its output and its messages, and an input that is always empty.
+    Provide the process of this worker, as the supervisor sees it.
     """
-    (process,) = supervised.processes
-    assert process.descriptors == {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
-    assert (worker.state, worker.pid) == (WorkerState.STARTING, process.pid)
+    assert worker.process is not None
+    return worker.process
 
 
 def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> None:
@@ -92,7 +91,7 @@ def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> No
     ],
 )
 def test_state_of_a_worker_follows_from_its_messages(
-    supervised: Supervised, worker: SupervisedWorker, lines: list[str], state: WorkerState
+    supervised: Supervised, process: WorkerProcess, lines: list[str], state: WorkerState
 ) -> None:
     """
     The state of a worker follows from its messages, however they are cut.
@@ -101,8 +100,8 @@ def test_state_of_a_worker_follows_from_its_messages(
         data = f"{line}\n".encode()
         supervised.processes[0].write_output(data[:5], MESSAGES_FD)
         supervised.processes[0].write_output(data[5:], MESSAGES_FD)
-    assert worker.state is state
-    assert worker.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
+    assert process.state is state
+    assert process.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
 
 
 def test_worker_that_was_up_is_followed_at_once(supervised: Supervised) -> None:
@@ -205,10 +204,11 @@ def test_silent_worker_gets_sigabrt_then_sigkill(
     assert process.signals == []
     supervised.reactor.turns(WATCHDOG / 4 + TURN)
     assert process.signals == [signal.SIGABRT]
-    assert worker.state is WorkerState.SILENT
+    assert worker.process is not None
+    assert worker.process.state is WorkerState.SILENT
     # A message now changes nothing.
     process.notify(ALIVE, READY)
-    assert worker.state is WorkerState.SILENT
+    assert worker.process.state is WorkerState.SILENT
     supervised.reactor.turns(TRACEBACK_SECONDS)
     assert process.signals == [signal.SIGABRT, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
@@ -288,7 +288,7 @@ def test_retired_worker_gets_sigterm_then_sigkill(
     supervised.pass_time(STOP_TIMEOUT_SECONDS)
     assert process.signals == [signal.SIGTERM, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
-    assert (worker.state, worker.pid) == (WorkerState.ENDED, None)
+    assert supervised.workers.workers == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
@@ -327,10 +327,9 @@ def test_retired_worker_without_a_process_is_not_started(
     A worker that waits to be started is not started when it is asked to end.
     """
     supervised.processes[0].end(status=1)
-    states = [worker.state]
+    assert supervised.workers.workers == [worker]
     worker.retire()
-    states.append(worker.state)
-    assert states == [WorkerState.WAITING, WorkerState.ENDED]
+    assert supervised.workers.workers == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
@@ -345,7 +344,7 @@ def test_signal_to_an_ended_process_is_no_error(
     process.alive = False
     worker.retire()
     process.end()
-    assert worker.state is WorkerState.ENDED
+    assert worker.running_process is None
 
 
 @pytest.mark.parametrize(
