@@ -190,7 +190,7 @@ class SupervisedWorker:
             return
         process = self.process = WorkerProcess(self, self._reactor)
         try:
-            self.workers.spawn(process)
+            self.workers.spawn(process, self.workers.setup)
         except Exception as error:
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)
             process.end(Status.CANNOT_START)
@@ -385,7 +385,7 @@ class WorkerProcess(ProcessProtocol):
         Report the end of an active worker as soon as its pipe of messages closes.
         """
         if childFD == MESSAGES_FD and self.was_active:
-            self._workers.on_active_ending(self)
+            self._workers.reporter.on_active_ending(self.name, self._reactor.seconds())
 
     def processEnded(self, reason: Failure) -> None:
         for stream in self._streams.values():

@@ -63,7 +63,8 @@ class Workers:
     The workers of one supervisor.
 
     @ivar setup: how workers are started and watched; a reload may change the setup.
-    @ivar reloading: whether a reload is in progress.
+    @ivar spawn: starts a process.
+    @ivar reporter: shows systemd and the workers what happens.
     @ivar workers: the workers, the oldest first.  A worker that was retired is removed when
         its process has ended.
     """
@@ -83,26 +84,26 @@ class Workers:
         """
         Make the object, without starting any worker.
 
-        @param spawn: starts a process with the present setup, and tells the
-            C{ProcessProtocol} what the process does.
+        @param spawn: starts a process with a setup, and calls the C{ProcessProtocol} with
+            its output and its end.
         @param reread_options: reads the options again, and returns the new setup.  It is
             called with the present setup, and raises L{CannotStart} or L{StoreError} if the
             new setup must not be used.
         @param end_service: ends the service, with a status and a reason.
         """
         self._reactor = reactor
-        self._reporter = reporter
-        self._spawn = spawn
+        self.spawn = spawn
         self._reread_options = reread_options
         self._end_service = end_service
         self.setup = setup
+        self.reporter = reporter
         self._numbers = itertools.count(1)
         self._any_was_active = False
         self._last_check_at = reactor.seconds()
         self._watching = Periodic(self._watch, reactor)
         self._waiting_for_change: list[Deferred[None]] = []
-        self._reload_ended: Deferred[None] = succeed(None)
-        self.reloading = self._reload_again = False
+        self._reload_requested = False
+        self._reloading: Deferred[None] = succeed(None)
         # Whether the service has started and is not stopping.
         self._should_run = False
         self.workers: list[SupervisedWorker] = []
@@ -151,8 +152,8 @@ class Workers:
         Use C{setup} for later starts and for the watchdog.  Running workers do not change.
         """
         self.setup = setup
-        self._reporter.report.wanted_standby_count = setup.standby_count
-        self._reporter.publish()
+        self.reporter.report.wanted_standby_count = setup.standby_count
+        self.reporter.publish()
         self._last_check_at = self._reactor.seconds()
         self._watching.stop()
         self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
@@ -177,7 +178,7 @@ class Workers:
         Retire all workers, and wait until their processes have ended.
         """
         self._should_run = False
-        self._reload_ended.cancel()
+        self._reloading.cancel()
         await self._retire(self.workers)
         self._watching.stop()
 
@@ -208,9 +209,6 @@ class Workers:
 
     # Called by a SupervisedWorker or a WorkerProcess.
 
-    def spawn(self, process: WorkerProcess) -> None:
-        self._spawn(process, self.setup)
-
     def on_new_state(self, process: WorkerProcess) -> None:
         """
         Notify systemd if the new state of C{process} is the state of the service.
@@ -221,12 +219,12 @@ class Workers:
             # soon.
             for worker in self.workers:
                 worker.backoff_seconds = MIN_BACKOFF_SECONDS
-            self._reporter.on_active(process.name, self._reactor.seconds())
+            self.reporter.on_active(process.name, self._reactor.seconds())
         elif process.state is WorkerState.NOT_READY and not self._active_processes:
             # This worker cannot open the store, but it sends clients a 503 with the reason.
             # So the service has started.
-            self._reporter.show_problem(process.status_text)
-            self._reporter.notify_started()
+            self.reporter.show_problem(process.status_text)
+            self.reporter.notify_started()
         self.on_change()
 
     def on_change(self) -> None:
@@ -238,7 +236,7 @@ class Workers:
             for worker in self.workers
             if not worker.retired or worker.running_process is not None
         ]
-        self._reporter.show_processes(self.processes)
+        self.reporter.show_processes(self.processes)
         waiting, self._waiting_for_change = self._waiting_for_change, []
         for deferred in waiting:
             deferred.callback(None)
@@ -255,10 +253,7 @@ class Workers:
             line == STANDBY or (active and process not in active)
         ):
             return
-        self._reporter.pass_on(line)
-
-    def on_active_ending(self, process: WorkerProcess) -> None:
-        self._reporter.on_active_ending(process.name, self._reactor.seconds())
+        self.reporter.pass_on(line)
 
     def on_process_ended(self, process: WorkerProcess) -> None:
         """
@@ -268,15 +263,15 @@ class Workers:
             return
         exit_status = process.exit_status or 0
         self._log_end(process, exit_status)
-        report = self._reporter.report
+        report = self.reporter.report
         if exit_status in _SUSPICIOUS_STATUSES:
             report.suspicious_ends = (report.suspicious_ends or 0) + 1
         report.ended_by_reason[_end_reason(process, exit_status)] += 1
         report.failovers += process.was_active and not process.worker.retired
-        self._reporter.publish()
+        self.reporter.publish()
         reason = process.status_text or f"{process.name} ended {describe_end(exit_status)}"
         if not process.was_up and not self._active_processes:
-            self._reporter.show_problem(reason)
+            self.reporter.show_problem(reason)
         cannot_start = exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
         other_may_succeed = any(
             other.is_up or other.is_verifying for other in self.processes
@@ -302,29 +297,38 @@ class Workers:
 
     # Reloading.
 
+    @property
+    def reloading(self) -> bool:
+        """
+        Return whether a reload is in progress.
+        """
+        return not self._reloading.called
+
     def reload(self) -> None:
         """
         Replace the workers.  If a reload is in progress, do this when it has ended.
         """
         if not self._should_run:
             return
-        if self.reloading:
-            self._reload_again = True
-            return
-        self._reload_ended = Deferred.fromCoroutine(self._reload()).addErrback(
-            lambda failure: self._log.failure("a reload failed", failure=failure)
-        )
+        self._reload_requested = True
+        if not self.reloading:
+            self._reloading = Deferred.fromCoroutine(self._reload_while_requested())
+            self._reloading.addErrback(lambda failure: failure.trap(CancelledError))
+
+    async def _reload_while_requested(self) -> None:
+        while self._reload_requested:
+            self._reload_requested = False
+            await self._reload()
 
     async def _reload(self) -> None:
         self._log.info("replacing the workers")
-        self.reloading = True
-        self._reporter.reload_began()
+        self.reporter.reload_began()
         problem: str | None = None
         try:
             await self._replace_all()
         except CancelledError:
             # The service stops.
-            return
+            raise
         except (CannotStart, StoreError) as error:
             problem = f"{error}; the old workers keep running"
             self._log.error("reload failed: {problem}", problem=problem)
@@ -332,11 +336,7 @@ class Workers:
             problem = f"{type(error).__name__}: {error}"
             # Some of the old workers may have ended.
             self._log.failure("a bug ended the reload")
-        self.reloading = False
-        self._reporter.reload_ended(problem, self.setup)
-        if self._reload_again:
-            self._reload_again = False
-            self.reload()
+        self.reporter.reload_ended(problem, self.setup)
 
     async def _replace_all(self) -> None:
         """
