@@ -14,6 +14,7 @@ import trustme
 
 from tests.support.daemon import LOOPBACK, Daemon, poll_attempts, run
 from tests.support.pexctl import pexctl
+from tests.support.ports import held_ports
 from tests.support.stores import make_store
 
 
@@ -79,6 +80,14 @@ def test_mistake_is_one_line_with_the_status_of_a_start(
     assert code == status
     assert expected in words
     assert len(words.splitlines()) == 1
+
+
+def test_address_that_is_listed_twice_is_refused_as_by_a_start(tmp_path: Path) -> None:
+    with held_ports(1) as (port,):
+        address = f"tcp:{port}:interface=127.0.0.1"
+        status, output = check(tmp_path, "--listen", address, "--listen", address)
+    assert status == 1
+    assert f"cannot listen on {address}: Address already in use" in output
 
 
 def test_process_is_asked_where_it_listens(tmp_path: Path) -> None:

@@ -240,10 +240,10 @@ def listen_endpoints(reactor: object, descriptions: Sequence[str]) -> list[Liste
 
 def addresses_in_use(reactor: object, descriptions: Sequence[str]) -> list[str]:
     """
-    Listen on each TCP address for a moment.
+    Return the TCP addresses that another process, or this one, listens on.
 
-    @return: the addresses that another process, or this one, listens on.
-    @raise CannotStart: an address cannot be used.
+    @raise CannotStart: an address cannot be used for another reason, for example because
+        C{descriptions} has it twice.
     """
     in_use = []
     for description in descriptions:
@@ -251,23 +251,29 @@ def addresses_in_use(reactor: object, descriptions: Sequence[str]) -> list[str]:
             require_addresses(reactor, [description])
         except AddressInUse:
             in_use.append(description)
+    require_addresses(reactor, [text for text in descriptions if text not in in_use])
     return in_use
 
 
 def require_addresses(reactor: object, descriptions: Sequence[str]) -> None:
     """
-    Listen on each TCP address for a moment.
+    Listen on all TCP addresses at once, for a moment.
 
     @raise CannotStart: an address cannot be used; L{AddressInUse} if it is in use.
     """
     # Other addresses are not checked: only a child of systemd has systemd's sockets, and
     # listening on a Unix socket would make a file.
     own = [text for text in descriptions if text.startswith(("tcp:", "tcp6:"))]
-    for own_endpoint in listen_endpoints(reactor, own):
-        port: Any = own_endpoint.listen_now(Factory())
-        # stopListening() requires a running reactor.
-        port.stopReading()
-        port.socket.close()
+    sockets: list[socket.socket] = []
+    try:
+        for own_endpoint in listen_endpoints(reactor, own):
+            port: Any = own_endpoint.listen_now(Factory())
+            # stopListening() requires a running reactor.
+            port.stopReading()
+            sockets.append(port.socket)
+    finally:
+        for listening in sockets:
+            listening.close()
 
 
 def _first_environment() -> dict[str, str]:
