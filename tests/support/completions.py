@@ -170,11 +170,11 @@ def service_bash() -> Iterator[str]:
     Yield the lines for bash and C{pexservice}.
     """
     options = sorted(ServiceOptions.declared(), key=lambda option: option.name)
-    files = [f"--{option.name}" for option in options if option.value in _FILES]
+    files = [f"--{option.name}" for option in options if option.metavar in _FILES]
     others = [
         f"--{option.name}"
         for option in options
-        if option.value and option.value not in _FILES
+        if option.metavar and option.metavar not in _FILES
     ]
     words = " ".join([*(f"--{option.name}" for option in options), "--help", "--version"])
     yield "# Completion of pexservice for bash, by python -m tests.support.completions."
@@ -200,7 +200,9 @@ def service_zsh() -> Iterator[str]:
     for option in sorted(ServiceOptions.declared(), key=lambda option: option.name):
         again = "*" if option.repeatable else ""
         tail = (
-            f":{_quoted(option.value)}:{_completed(option.value)}" if option.value else ""
+            f":{_quoted(option.metavar)}:{_completed(option.metavar)}"
+            if option.metavar
+            else ""
         )
         yield f"    '{again}--{option.name}{tail}' \\"
     yield "    '--help' '--version'"

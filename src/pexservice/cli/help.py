@@ -31,7 +31,7 @@ def grouped(description: str, options: Sequence[Option]) -> str:
         section = writer.add_argument_group(group)
         for option in options:
             if option.group == group:
-                name = f"--{option.name} {option.value}".rstrip()
+                name = f"--{option.name} {option.metavar}".rstrip()
                 section.add_argument(name, action="store_true", help=help_of(option))
     section = writer.add_argument_group("Help")
     section.add_argument("--help", action="help", help="Display this help and exit.")

@@ -178,7 +178,7 @@ class CommonOptions(usage.Options):
         if match is None:
             return wrong
         dashes, name, mistake = match.groups()
-        values = {option.name: option.value for option in self.declared()}
+        values = {option.name: option.metavar for option in self.declared()}
         if mistake == "requires argument":
             return f"--{name} requires a value: --{name} {values.get(name, 'VALUE')}"
         hint = _OTHER_NAMES.get(name) or near(name, list(values), "--{}")

@@ -1,9 +1,9 @@
 """
 systemd's notify protocol: messages of a process to the process that started it.
 
-A message is a few C{NAME=VALUE} lines.  It is sent to the socket that C{NOTIFY_SOCKET}
-names.  A worker of our own supervisor writes it into a pipe instead, which no other worker
-has.
+A message is a few lines of the form C{NAME=VALUE}.  A process sends it to the socket that
+the environment variable C{NOTIFY_SOCKET} names.  A worker of a supervisor writes it into
+its own pipe instead.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ RELOADING = "RELOADING=1"
 #: The name of a line with the number of microseconds until the next message.
 EXTEND_TIMEOUT = "EXTEND_TIMEOUT_USEC"
 STANDBY = "STATUS=standing by"
-#: Only our own supervisor understands this line: the worker can neither be active nor stand
-#: by, for the reason in its status.
+#: The worker can neither be active nor stand by, and its status text says why.  Only our
+#: supervisor knows this line.
 NOT_READY = "READY=0"
 
 #: A longer line is cut.  So a message of three lines is shorter than PIPE_BUF, and the
@@ -34,13 +34,13 @@ MAX_MESSAGE_LINE_BYTES = 1000
 
 class Notifier:
     """
-    Sends messages to the process that started this one.  Without C{send} it sends nothing.
+    Sends messages to the process that started this one; without C{send} it sends nothing.
 
-    Its file descriptor stays open.  If each message needed a new descriptor, a process
-    without a free descriptor would look silent.
+    A notifier keeps its file descriptor.  If each message needed a new descriptor, a
+    process without a free descriptor would look silent.
 
-    @ivar watchdog: after this many seconds without a heartbeat, the receiver acts; C{None}
-        if it expects no heartbeats.
+    @ivar watchdog: after this many seconds without a heartbeat, the receiver ends this
+        process; C{None} if it expects no heartbeats.
     """
 
     _log = Logger()
@@ -70,7 +70,8 @@ class Notifier:
         name = environment.get("NOTIFY_SOCKET", "")
         if not name:
             return cls()
-        # A leading @ stands for the null byte of an abstract socket.
+        # A name that begins with @ is one of an abstract socket, which begins with a null
+        # byte.
         address = "\0" + name[1:] if name.startswith("@") else name
         sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         return cls(
@@ -82,7 +83,7 @@ class Notifier:
     @classmethod
     def to_supervisor(cls, descriptor: int, environment: Mapping[str, str]) -> Self:
         """
-        Return the notifier that writes to a pipe.
+        Return the notifier that writes to the pipe from this worker to its supervisor.
 
         @param descriptor: the writing end of the pipe.  Children of this process do not
             inherit it.
@@ -103,7 +104,7 @@ class Notifier:
         except OSError as error:
             # The error is logged once, because it may last while the receiver is stopped.
             if not self._failing:
-                self._log.warn("cannot send a notification: {error}", error=error)
+                self._log.warn("cannot send a message: {error}", error=error)
             self._failing = True
         else:
             self._failing = False

@@ -1,8 +1,8 @@
 """
 The supervisor's report: its counts, and the state of its workers.
 
-A worker responds to C{/metrics}, but only the supervisor knows how often workers ended, and
-why.  So the supervisor writes this report into the scoreboard, and the workers read it.
+A worker responds to C{/metrics}, but only the supervisor knows how often workers ended and
+why.  So the supervisor writes its report into the scoreboard, and the workers read it.
 """
 
 from __future__ import annotations

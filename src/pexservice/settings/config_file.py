@@ -73,4 +73,6 @@ def _single_value(option: Option, value: object, directory: Path) -> Any:
     if isinstance(value, bool):
         return value
     parsed = option.parse(str(value))
-    return parsed if option.absolute is None else option.absolute(parsed, directory)
+    return (
+        parsed if option.make_absolute is None else option.make_absolute(parsed, directory)
+    )

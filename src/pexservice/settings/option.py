@@ -41,45 +41,42 @@ class Option:
     """
     The declaration of one option.
 
-    @ivar value: the word for the option's value in C{--help}; empty for a flag.
+    @ivar metavar: the word for the option's value in C{--help}; empty for a flag.
     @ivar help: one or more sentences.
     @ivar group: one of L{GROUPS}.
     @ivar type: the type of one value in the configuration file: C{bool}, C{int},
         C{float} or C{str}.
     @ivar parse: converts the text on the command line to a value.  It raises C{ValueError}
         with a message that says what is wrong.
-    @ivar name: the option's name on the command line, without the dashes.  By default, the
-        name of the attribute with hyphens.
-    @ivar attribute: the attribute of the settings class; set by L{options_of}.
-    @ivar default: the default of this attribute; set by L{field}.
     @ivar repeatable: whether the attribute is a tuple of all values that were given.
-    @ivar absolute: called with a value and the directory at which a relative path begins;
-        returns the value with an absolute path.  C{None} if the value has no path.
+    @ivar make_absolute: returns a value with an absolute path; its second argument is the
+        directory at which a relative path begins.  C{None} if the value has no path.
+    @ivar name: the option's name on the command line, without the dashes.  By default,
+        L{options_of} makes it from the name of the attribute.
+    @ivar attribute: the attribute of the settings class; set by L{options_of}.
+    @ivar default: the default of this attribute; set by L{options_of}.
     """
 
-    value: str
+    metavar: str
     help: str
     group: str
     type: type = str
     parse: Callable[[str], Any] = str
+    repeatable: bool = False
+    make_absolute: Callable[[str, Path], str] | None = None
     name: str = ""
     attribute: str = ""
     default: Any = None
-    repeatable: bool = False
-    absolute: Callable[[str, Path], str] | None = None
 
     def field(self, default: Any) -> Any:
         """
         Declare an attribute of a settings class as this option.
-
-        @return: the result of C{attrs.field}, of any type to the type checker.
         """
-        declared = attrs.evolve(self, default=default)
-        return attrs.field(default=default, metadata={_METADATA_KEY: declared})
+        return attrs.field(default=default, metadata={_METADATA_KEY: self})
 
     @property
     def is_flag(self) -> bool:
-        return not self.value
+        return not self.metavar
 
     def arguments(self, value: Any) -> Iterator[str]:
         """
@@ -113,8 +110,12 @@ def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
         for attribute in attrs.fields(table):
             declared = attribute.metadata.get(_METADATA_KEY)
             if declared is not None:
-                name = declared.name or attribute.name.replace("_", "-")
-                yield attrs.evolve(declared, attribute=attribute.name, name=name)
+                yield attrs.evolve(
+                    declared,
+                    name=declared.name or attribute.name.replace("_", "-"),
+                    attribute=attribute.name,
+                    default=attribute.default,
+                )
 
 
 def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:

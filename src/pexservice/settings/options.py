@@ -47,7 +47,7 @@ class Settings:
         " be repeated.",
         LISTENING,
         parse=values.endpoint,
-        absolute=values.absolute_endpoint,
+        make_absolute=values.absolute_endpoint,
         repeatable=True,
     ).field(("tcp:8081:interface=127.0.0.1",))
     tls_certificate: str | None = Option(
@@ -55,13 +55,13 @@ class Settings:
         "Serve HTTPS on every listener, with the certificate and its chain in this PEM"
         " file; needs --tls-key.",
         LISTENING,
-        absolute=values.absolute_path,
+        make_absolute=values.absolute_path,
     ).field(None)
     tls_key: str | None = Option(
         "PEM",
         "The PEM file with the certificate's key.",
         LISTENING,
-        absolute=values.absolute_path,
+        make_absolute=values.absolute_path,
     ).field(None)
     store: str = Option(
         "URL",
@@ -69,7 +69,7 @@ class Settings:
         " shared by many nodes, etcd:http://HOST:PORT[,http://HOST:PORT...].",
         STORE,
         parse=values.store_url,
-        absolute=lambda url, directory: store_factory(url).absolute_url(directory),
+        make_absolute=lambda url, directory: store_factory(url).absolute_url(directory),
     ).field("lmdb:pexservice-data")
     no_create: bool = flag(
         "Refuse to create a store: if there is none, it was moved, or its disk is not"
@@ -97,7 +97,7 @@ class Settings:
         "Require a bearer token from this file, one per line, for each step; without"
         " this option any client may move the cursor.",
         ACCESS,
-        absolute=values.absolute_path,
+        make_absolute=values.absolute_path,
     ).field(None)
     cors_origins: tuple[str, ...] = Option(
         "ORIGIN",
@@ -146,7 +146,7 @@ class Settings:
         "FILE",
         "Write an access log in the combined format; - writes to the daemon's log.",
         OUTPUT,
-        absolute=values.absolute_path,
+        make_absolute=values.absolute_path,
     ).field(None)
     log_format: str = Option(
         "text|json",

@@ -40,9 +40,9 @@ from pexservice.web.endpoints import DEFAULT_TABLE, POST_ONLY_TABLE
 from pexservice.web.events import MAX_STREAMS, Events
 from pexservice.web.operations import RequestChecker
 from pexservice.worker.files import read_files
-from pexservice.worker.inactive_reporter import InactiveReporter
+from pexservice.worker.inactive_phase import InactivePhase
 from pexservice.worker.listeners import Listeners
-from pexservice.worker.notifications import VerificationProgress
+from pexservice.worker.messages import VerificationProgress
 
 _log = Logger()
 
@@ -60,7 +60,7 @@ class WorkerParts:
     events: Events
     server: Server
     listeners: Listeners
-    inactive_reporter: InactiveReporter
+    inactive_phase: InactivePhase
     read_report: Callable[[], SupervisorReport | None]
 
 
@@ -104,7 +104,7 @@ def assemble(
         StoreOptions(
             reactor=reactor,
             journal=settings.journal,
-            progress=progress.report,
+            progress=progress.show,
             create=not settings.no_create,
             claim=claim,
             verification=verification,
@@ -158,11 +158,11 @@ def assemble(
         log=_access_log(settings),
     )
     listeners = Listeners(endpoints, server, loop, files.tls)
-    inactive_reporter = InactiveReporter(
+    inactive_phase = InactivePhase(
         reactor, listeners, committer, factory, read_report, notify_state
     )
     return WorkerParts(
-        *(progress, committer, events, server, listeners, inactive_reporter, read_report)
+        *(progress, committer, events, server, listeners, inactive_phase, read_report)
     )
 
 

@@ -20,7 +20,7 @@ from pexservice.process.timing import Periodic
 from pexservice.settings.options import WorkerSettings
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreUnavailable
 from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
-from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG, connect_notifier
+from pexservice.worker.messages import HEARTBEATS_PER_WATCHDOG, connect_notifier
 
 #: The delay before a worker tries again to open the store.  It doubles with each failure,
 #: from the first of these values up to the second one.
@@ -79,9 +79,9 @@ class Worker(Service):
         # The objects that exist now live as long as the process, so the garbage collector
         # need not visit them.
         gc.freeze()
-        parts.inactive_reporter.start()
+        parts.inactive_phase.start()
         await self._open_store(parts)
-        parts.inactive_reporter.stop()
+        parts.inactive_phase.stop()
         await parts.listeners.open()
         state = parts.committer.durable
         cursor = f"revision {state.revision}, position {state.position}"
@@ -118,7 +118,7 @@ class Worker(Service):
         After any other error, the supervisor decides whether to retry, with
         C{retry_opening} in its report.  A worker without a supervisor ends.
         """
-        reporter = parts.inactive_reporter
+        reporter = parts.inactive_phase
         on_standby = reporter.stand_by if self._settings.is_supervised else None
         delay = MIN_OPEN_RETRY_SECONDS
         while True:
@@ -200,7 +200,7 @@ class Worker(Service):
         self._notifier.close()
 
     async def _stop_parts(self, parts: WorkerParts) -> None:
-        parts.inactive_reporter.stop()
+        parts.inactive_phase.stop()
         parts.events.close()
         serves = parts.listeners.are_open and parts.committer.step_refusal is None
         await parts.server.drain(parts.listeners.close, serves=serves)

@@ -23,7 +23,7 @@ from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING, Notifi
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import HistoryEntry
 from pexservice.supervisor.supervised_worker import MESSAGES_FD, WorkerProcess
-from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG
+from pexservice.worker.messages import HEARTBEATS_PER_WATCHDOG
 from tests.labs.simulation.disk import CrashableStore, DiskBroke
 from tests.support.fakes import MemoryStore, Turns
 from tests.support.steps import CallingWaiter, Response, submit

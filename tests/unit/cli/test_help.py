@@ -46,7 +46,7 @@ def row(option: Option) -> str:
     """
     values = list(option.arguments(option.default))
     default = f"`{values[-1]}`" if values else "none"
-    named = f"--{option.name} {option.value}".rstrip().replace("|", r"\|")
+    named = f"--{option.name} {option.metavar}".rstrip().replace("|", r"\|")
     return f"| `{named}` | {default} | {option.help} |"
 
 

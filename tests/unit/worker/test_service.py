@@ -41,7 +41,7 @@ from pexservice.stores.registry import store_factory
 from pexservice.stores.remembered_keys import RememberedKeys
 from pexservice.worker import assembly, listeners, service
 from pexservice.worker.assembly import WorkerReactor
-from pexservice.worker.notifications import HEARTBEATS_PER_WATCHDOG
+from pexservice.worker.messages import HEARTBEATS_PER_WATCHDOG
 from pexservice.worker.service import Worker
 from tests.support.fakes import MemoryStore, now
 from tests.support.processes import ProcessReactor

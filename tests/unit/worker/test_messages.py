@@ -1,5 +1,5 @@
 """
-Tests of the notifications of a worker, of its signals and of its progress.
+The messages of a worker, its signals, and the progress of a verification.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY
 from pexservice.settings.options import WorkerSettings
-from pexservice.worker.notifications import (
+from pexservice.worker.messages import (
     LOG_INTERVAL_SECONDS,
     VerificationProgress,
     connect_notifier,
@@ -86,8 +86,8 @@ def test_progress_is_a_status_and_a_heartbeat() -> None:
     """
     notified: list[tuple[str, ...]] = []
     progress = VerificationProgress(lambda *lines: notified.append(lines))
-    progress.report(41)
-    progress.report(42)
+    progress.show(41)
+    progress.show(42)
     assert [lines[0] for lines in notified] == [
         "STATUS=verifying the store: 41 %",
         "STATUS=verifying the store: 42 %",
@@ -103,7 +103,7 @@ def test_long_verification_is_logged_now_and_then() -> None:
     progress = VerificationProgress(lambda *_: None, clock.seconds)
     with capturedLogs() as events:
         for percent in range(40):
-            progress.report(percent)
+            progress.show(percent)
             clock.advance(LOG_INTERVAL_SECONDS / 4)
     statuses = [event["status"] for event in events]
     assert statuses == [f"verifying the store: {percent} %" for percent in range(4, 40, 4)]

@@ -1,5 +1,5 @@
 """
-A worker's notifications to the process that started it, which is the supervisor or systemd.
+A worker's messages to the process that started it, which is the supervisor or systemd.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pexservice.settings.options import WorkerSettings
 #: How many heartbeats a worker sends in the time after which a silent worker is replaced.
 HEARTBEATS_PER_WATCHDOG = 4
 
-#: Each report of progress gives the worker this much time until its next notification.  A
-#: working disk never takes so long.  If a verification hangs for longer, the supervisor
-#: kills the worker.
+#: Each message on the progress of a verification gives the worker this much time until its
+#: next message.  A working disk never takes so long.  If a verification hangs for longer,
+#: the supervisor kills the worker.
 EXTENSION_SECONDS = 30
 
 #: The time between two log lines about the progress.  A verification that takes less time
@@ -32,10 +32,9 @@ LOG_INTERVAL_SECONDS = 5.0
 
 def connect_notifier(settings: WorkerSettings, environment: Mapping[str, str]) -> Notifier:
     """
-    Return the notifier to the process that started this one.
+    Return the notifier that sends messages to the process that started this one.
 
-    If a supervisor started this process, also set up the handling of signals: only the
-    supervisor gets those of the terminal.
+    If a supervisor started this process, also leave the signals of the terminal to it.
     """
     if settings.supervisor is None:
         return Notifier.to_service_manager(environment)
@@ -56,11 +55,10 @@ def connect_notifier(settings: WorkerSettings, environment: Mapping[str, str]) -
 
 class VerificationProgress:
     """
-    Reports how much of the store was verified.
+    Shows how much of the store was verified, in messages and in the log.
 
-    The log gets a line from time to time.  At each report, the supervisor or systemd gets a
-    notification, which is also a heartbeat.  The worker sends no other heartbeat meanwhile,
-    so if the verification hangs, the heartbeats stop.
+    Each message on the progress is also a heartbeat.  The worker sends no other heartbeat
+    meanwhile, so if the verification hangs, the heartbeats stop.
 
     @ivar in_progress: whether a verification is in progress.
     """
@@ -80,7 +78,7 @@ class VerificationProgress:
         self._next_line_at = monotonic() + LOG_INTERVAL_SECONDS
         self.in_progress = False
 
-    def report(self, percent: int) -> None:
+    def show(self, percent: int) -> None:
         self.in_progress = True
         status = f"verifying the store: {percent} %"
         extension = f"{EXTEND_TIMEOUT}={EXTENSION_SECONDS * 1_000_000}"

@@ -1,5 +1,5 @@
 """
-What a worker that is not active reports to the supervisor and to clients.
+What a worker does until it is active.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ CHECK_INTERVAL_SECONDS = 0.25
 ALONE_SECONDS = 0.5
 
 #: If no worker was active for this long, and no other worker can have the store's lock, a
-#: standby reports that another program has the lock.
+#: standby says that another program has the lock.
 FOREIGN_LOCK_SECONDS = 3.0
 
 
 @define(eq=False)
-class InactiveReporter:
+class InactivePhase:
     """
-    Reports the state of a worker until the worker is active.
+    The time until a worker is active, in which the worker shows its state.
 
-    Such a worker stands by, which means that it waits for the store's lock, or it has a
-    problem, for example that it cannot open the store.  If it has a problem and no other
-    worker is active, it opens its listeners, and requests that need the store get a 503
-    that states the problem.
+    The worker stands by, which means that it waits for the store's lock, or it has a
+    problem, for example that it cannot open the store.  It sends its state to the
+    supervisor.  If it has a problem and no other worker is active, it also opens its
+    listeners, and requests that need the store get a 503 that states the problem.
     """
 
     _log = Logger()
@@ -48,7 +48,7 @@ class InactiveReporter:
     _committer: ICommitter
     _factory: IStoreFactory
     _read_report: Callable[[], SupervisorReport | None]
-    # Sends its arguments, one line each, to the supervisor: now and with each heartbeat.
+    # Sends a message with its arguments, one line each: now and with each heartbeat.
     _notify_state: Callable[..., object]
     _waits_for_lock: bool = field(init=False, default=False)
     _problem: str | None = field(init=False, default=None)
@@ -64,16 +64,16 @@ class InactiveReporter:
 
     def stop(self) -> None:
         """
-        Report nothing any more: the worker becomes active, or stops.
+        End the phase: the worker becomes active, or stops.
         """
         self._checking.stop()
 
     def stand_by(self) -> None:
         """
-        Report that this worker waits for the store's lock.
+        Tell the supervisor that this worker waits for the store's lock.
 
-        If the listeners are open, report nothing yet.  When another worker is active,
-        L{_check} closes the listeners and calls this method again.
+        If the listeners are open, do this later: when another worker is active, L{_check}
+        closes the listeners and calls this method again.
         """
         self._waits_for_lock, self._alone_since = True, None
         if self._listeners.are_open:
@@ -84,9 +84,9 @@ class InactiveReporter:
 
     def store_failed_to_open(self, problem: str) -> None:
         self._waits_for_lock = False
-        self._report_problem(problem)
+        self._show_problem(problem)
 
-    def _report_problem(self, problem: str) -> None:
+    def _show_problem(self, problem: str) -> None:
         if problem != self._problem:
             self._log.error("cannot serve: {problem}; retrying", problem=problem)
         self._problem = problem
@@ -109,7 +109,7 @@ class InactiveReporter:
             and alone_seconds >= FOREIGN_LOCK_SECONDS
             and (report is not None and report.possible_lock_holders == 0)
         ):
-            self._report_problem(
+            self._show_problem(
                 f"{self._factory.name} is in use by {self._factory.lock_holder()}, which is"
                 " no worker of this service"
             )
