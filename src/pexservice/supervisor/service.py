@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
@@ -168,7 +169,7 @@ class Supervisor(Service):
                 address=self._address,
                 has_tls=self._settings.tls is not None,
             ),
-            lambda report: write_report(self._scoreboard, report),
+            partial(write_report, self._scoreboard),
         )
         self._workers = workers = Workers(
             self._reactor,
