@@ -1,18 +1,21 @@
 """
-The HTTP server of one worker: connections, the parser, plans, and responses as bytes.
+The HTTP server of one worker: connections, the parser, and responses as bytes.
 
 A request and its response take this path::
 
-    bytes -> Connection -> HeadReader -> Plans -> RequestChecker -> committer
+    bytes -> Connection -> HeadReader -> Plan -> RequestChecker -> committer
     committer -> Connection.respond(outcome, state) -> ResponseWriter -> bytes
 
-A L{Connection<pexservice.server.connection.Connection>} is an C{asyncio.Protocol}.  The
-L{HeadReader<pexservice.server.parser.HeadReader>} parses the head of a request.  For the
-first of several requests with the same meaning, the server calls a handler of the Klein
-app, and remembers the meaning as a L{Plan<pexservice.server.plans.Plan>}.  The
-L{RequestChecker<pexservice.web.operations.RequestChecker>} checks the request.  The
-connection starts the request's operation on the cursor.  The committer calls the connection
-when the outcome of the operation is durable.
+  1. A L{Connection<pexservice.server.connection.Connection>}, an C{asyncio.Protocol}, gets
+     the bytes.
+  2. The L{HeadReader<pexservice.server.parser.HeadReader>} parses the head of the request.
+  3. The L{Plan<pexservice.server.plans.Plan>} says which operation on the cursor the client
+     asks for.  If there is no plan yet, a handler of the Klein app says it.
+  4. The L{RequestChecker<pexservice.web.operations.RequestChecker>} checks the request.
+  5. The connection starts the operation.  The committer calls the connection when the
+     outcome is durable.
+  6. The L{ResponseWriter<pexservice.server.response_writer.ResponseWriter>} writes the
+     response.
 
-Most requests are not parsed: L{pexservice.server.recognition} knows their bytes.
+Most requests are not parsed: L{pexservice.server.recognition} finds them by their bytes.
 """

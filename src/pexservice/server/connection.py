@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
     def recognizer(self) -> Recognizer:
         # Many connections need no recognizer; see recognize().
         if self._recognizer is None:
-            self._recognizer = Recognizer(self._server.remembered_requests)
+            self._recognizer = Recognizer(self._server.request_cache)
         return self._recognizer
 
     def recognize(self, data: bytes) -> PreparedRequest | None:
@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
         Return the request with the bytes C{data}, if it is recognized.
         """
         # Most requests have the same bytes as an earlier one.
-        request = self._server.remembered_requests.by_bytes.recent.get(data)
+        request = self._server.request_cache.by_bytes.recent.get(data)
         return self.recognizer.recognize(data) if request is None else request
 
     # Calls of the event loop.
@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
             # Reading was paused while the buffer had input, so that a client that never
             # stops pipelining takes little memory.  Now the buffer is empty.
             self._resume_reading()
-        plan = self._server.plans.by_key.get(head.plan_key)
+        plan = self._server.plans.get(head.plan_key)
         if plan is None:
             self._perform_new(head)
             return
@@ -370,7 +370,7 @@ class Connection(asyncio.Protocol):
                 Request(line.method, line.target, line.path, headers, self.peer)
             )
             if isinstance(result, Operation):
-                server.plans.add(head.plan_key, Plan(result, response_format))
+                server.add_plan(head.plan_key, Plan(result, response_format))
                 checked = server.checker.check_operation(result, headers)
                 request.checked_operation = checked
                 checked.start(self)

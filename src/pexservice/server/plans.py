@@ -1,20 +1,25 @@
 """
-Plans, which say what requests mean.
+Plans: what the server remembers, so that it need not call a handler for each request.
 
-The I{plan key} of a request has its method, path and version, and the meanings of the
-headers that decide what the request means.  All requests with the same plan key mean the
-same.
+For example, all these requests have the same meaning: they make a step, and accept JSON::
 
-For the first request with a plan key, the server calls a handler of the Klein app.  If the
-handler returns an operation on the cursor, the server remembers this operation as a plan,
-and calls no handler for later requests with this plan key.
+    POST /next HTTP/1.1         POST /next?x=1 HTTP/1.1
+    Host: localhost             Host: 127.0.0.1:8081
+    Accept: application/json    User-Agent: python-requests/2.32.3
+                                Accept: application/json, */*;q=0.5
+
+They have the same I{plan key}, which consists of the method, the path, the version, and the
+meanings of a few I{deciding headers}, such as C{Accept}.  For the first of them, the server
+calls a handler of the Klein app.  The handler returns an operation on the cursor, and the
+server remembers it as the L{Plan} of this key.  If a handler returns a response and not an
+operation, the server calls it for each request.
 """
 
 from __future__ import annotations
 
 from attrs import define, frozen
 
-from pexservice.server.parser import PlanKey, RequestHeaders
+from pexservice.server.parser import RequestHeaders
 from pexservice.server.response_writer import ResponseFormat
 from pexservice.web.operations import CheckedOperation, Operation
 
@@ -26,7 +31,7 @@ MAX_PLANS = 4096
 @frozen(eq=False)
 class Plan:
     """
-    What the requests with one plan key mean, and the format of their responses.
+    The operation of all requests with one plan key, and the format of their responses.
     """
 
     operation: Operation
@@ -36,13 +41,14 @@ class Plan:
 @define(eq=False)
 class PreparedRequest:
     """
-    A request that a connection can perform.
+    A request that was parsed or recognized, so that a connection can perform it.
+
+    A recognized request may be performed several times.
 
     @ivar logged_line: the request line for the access log.
-    @ivar planned_operation: the operation of the request's plan.  C{None} if there was no
-        plan, so that the request's handler is called.
-    @ivar checked_operation: the operation, if it has passed the check with these headers.
-        If C{None}, the connection checks it.
+    @ivar planned_operation: the operation of the request's plan; C{None} if there was no
+        plan, so that a handler is called.
+    @ivar checked_operation: the operation, if these headers have passed its check.
     """
 
     format: ResponseFormat
@@ -50,26 +56,3 @@ class PreparedRequest:
     logged_line: bytes
     planned_operation: Operation | None = None
     checked_operation: CheckedOperation | None = None
-
-
-class Plans:
-    """
-    The plans of one worker.
-
-    @ivar by_key: the plans by their plan keys.
-    """
-
-    def __init__(self) -> None:
-        self.by_key: dict[PlanKey, Plan] = {}
-        self._is_stopped = False
-
-    def add(self, key: PlanKey, plan: Plan) -> None:
-        if not self._is_stopped and len(self.by_key) < MAX_PLANS:
-            self.by_key[key] = plan
-
-    def stop(self) -> None:
-        """
-        Forget all plans, and remember no more.
-        """
-        self._is_stopped = True
-        self.by_key.clear()

@@ -1,37 +1,38 @@
 """
-Recognition: how a request is understood by its bytes, without parsing it.
+Recognition: the server finds a request by its bytes, and need not parse it.
 
-Recognition only saves time.  A recognized request is performed like a parsed request with
-the same L{plan<pexservice.server.plans.Plan>}.
+This only saves time: the L{plan<pexservice.server.plans.Plan>} and the response are those
+of a parsed request.  A request is recognized in two cases:
 
-A request is recognized by its exact bytes, if these are remembered, or by a L{Template}, if
-it differs from an earlier request in a few neighbouring lines only.  For example::
+  - Its bytes are in the L{RequestCache}, because the same bytes came before.
+  - Its bytes match a L{Template}, because they differ from those of an earlier request in a
+    few neighbouring lines only.  For example::
 
-    prefix          POST /next HTTP/1.1
-                    Host: localhost:8081
-                    User-Agent: python-requests/2.32.3
-                    Accept: application/json
-    varying lines   Idempotency-Key: 8e03978e-40d5-43e8-bc93-6894a57f9324
-                    X-Request-ID: 4f6dc1e2
-    suffix          Content-Type: application/json
-                    Content-Length: 2
+          prefix          POST /next HTTP/1.1
+                          Host: localhost:8081
+                          User-Agent: python-requests/2.32.3
+                          Accept: application/json
+          varying lines   Idempotency-Key: 8e03978e-40d5-43e8-bc93-6894a57f9324
+                          X-Request-ID: 4f6dc1e2
+          suffix          Content-Type: application/json
+                          Content-Length: 2
 
-                    {}
+                          {}
 
-The prefix and the suffix are compared as a whole.  The service reads one of the varying
-lines, the idempotency key, and ignores the other one.
+    The prefix and the suffix are compared as a whole.  Of the varying lines, the service
+    reads the value of the idempotency key, and ignores the other line.
 
-Parsed requests prepare this:
+Parsed requests prepare this.  The parser also has caches, which have single lines:
 
-  - The parser caches lines.  If a request comes a second time and all its lines are cached,
-    its bytes may be remembered.  This is also done for requests that fit a template.
-  - If some lines are not cached, and these have the same header names in two requests in
-    succession, a template may be made from the second request.
+  - If all lines of a request are in the parser's caches, or if it matches a template, and
+    the same bytes come a second time, the request cache may get the request.
+  - If some lines are not in the parser's caches, and lines with the same header names were
+    not in the caches for the previous request either, a template may be made.
 
-Bytes, templates and header names are shared: the earlier request may be another client's.
-This is safe, because only the values of some headers are not compared.  Such a header never
-decides which plan a request has.  If the service reads such a header, it reads the value of
-this request.
+The connections share the cache, and a new connection uses the templates of other ones.  So
+the earlier request may be another client's.  This is safe: the headers of varying lines
+never decide the plan, and if the service reads one of them, it reads the value in each
+request.
 
 The memory for bytes and templates is bounded, whatever clients send.  Lines with a secret
 or an idempotency key are not remembered, except in L{Recognizer.accepted_request}.
@@ -57,7 +58,7 @@ from pexservice.web.operations import RequestChecker
 from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, HeaderRole
 from pexservice.web.problems import Problem
 
-#: How many requests one generation of L{RememberedRequests.by_bytes} has; see
+#: How many requests one generation of L{RequestCache.by_bytes} has; see
 #: L{GenerationalCache}.  The bytes of the requests in both generations take at most 8 MiB.
 MAX_REMEMBERED_REQUESTS = 1024
 
@@ -93,16 +94,16 @@ _NEVER_REMEMBERED = frozenset(
 @frozen(eq=False)
 class Template:
     """
-    The pattern of requests that differ in a few neighbouring header lines only.
+    A pattern of requests that differ in a few neighbouring header lines only.
 
     @ivar prefix: the bytes before the varying lines.
     @ivar suffix: the bytes after the varying lines.
-    @ivar varying_pattern: the pattern of the varying lines.  The pattern has a group for
-        each value that the service reads.
+    @ivar varying_pattern: matches the varying lines, with a group for each value that the
+        service reads.
     @ivar read_names: the names of the headers with these values, in the order of the
         groups.
     @ivar common_request: the request without the headers of the varying lines.
-    @ivar may_repeat: whether a request that comes a second time is remembered.
+    @ivar may_repeat: whether the bytes of a request that matches may be remembered.
     """
 
     prefix: bytes
@@ -134,11 +135,11 @@ class Template:
         )
 
 
-class RememberedRequests:
+class RequestCache:
     """
-    What all connections of one worker remember together.
+    The requests that all connections of one worker remember together.
 
-    @ivar by_bytes: requests by their exact bytes.
+    @ivar by_bytes: the requests by their exact bytes.
     @ivar latest_templates: the latest templates of all connections.  These and the latest
         names help clients that open a connection for each request.
     @ivar latest_names: the latest value of L{Recognizer.latest_names}.
@@ -193,9 +194,10 @@ class RememberedRequests:
         """
         Check the operation of C{request} for all later requests with the same headers.
 
-        A problem is not reported here, because the rate and the C{Host} must be checked
-        first.  L{Connection.perform<pexservice.server.connection.Connection.perform>} does
-        this, and then finds the problem again.
+        A problem is not reported here, because the client must get a problem of the rate or
+        the C{Host} first.  L{Connection.perform
+        <pexservice.server.connection.Connection.perform>} checks these, and then finds the
+        problem of the operation again.
 
         @return: whether C{request} now has the checked operation.
         """
@@ -215,17 +217,18 @@ class Recognizer:
     Recognizes the requests of one connection.
 
     @ivar templates: the templates of the connection's requests, the latest one first.
-    @ivar latest_names: the header names of the lines that varied last.
+    @ivar latest_names: the header names of those lines of the latest parsed request that
+        were not in the parser's caches.
     @ivar accepted_request: the latest request with an accepted token and no key: its exact
         bytes, and the request.  A client sends the same token with every step, and the
         check of the token takes a quarter of the CPU time of such a step.
     """
 
     # There may be 10,000 idle connections.
-    __slots__ = ("_remembered", "accepted_request", "latest_names", "templates")
+    __slots__ = ("_cache", "accepted_request", "latest_names", "templates")
 
-    def __init__(self, remembered: RememberedRequests) -> None:
-        self._remembered = remembered
+    def __init__(self, cache: RequestCache) -> None:
+        self._cache = cache
         self.templates: tuple[Template, ...] = ()
         self.latest_names: tuple[bytes, ...] = ()
         self.accepted_request: tuple[bytes, PreparedRequest] | None = None
@@ -236,15 +239,15 @@ class Recognizer:
 
         A connection without templates uses the latest templates of the worker.
         """
-        remembered = self._remembered
-        if remembered.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
+        cache = self._cache
+        if cache.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
             return None
         accepted = self.accepted_request
         # The duration of compare_digest tells a client nothing about the token.
         if accepted is not None and compare_digest(accepted[0], data):
             return accepted[1]
         templates = self.templates
-        for template in templates or remembered.latest_templates:
+        for template in templates or cache.latest_templates:
             request = template.match(data)
             if request is not None:
                 if not templates or templates[0] is not template:
@@ -252,7 +255,7 @@ class Recognizer:
                 if template.may_repeat:
                     self._remember_match(template, data, request)
                 return request
-        return remembered.by_bytes.get(data)
+        return cache.by_bytes.get(data)
 
     def _move_to_front(self, template: Template) -> None:
         others = [other for other in self.templates if other is not template]
@@ -262,8 +265,8 @@ class Recognizer:
         self, template: Template, data: bytes, request: PreparedRequest
     ) -> None:
         if template.read_names != (AUTHORIZATION,):
-            self._remembered.add_if_repeated(data, request)
-        elif self._remembered.check_once(request):
+            self._cache.add_if_repeated(data, request)
+        elif self._cache.check_once(request):
             self.accepted_request = data, request
 
     def remember(self, data: bytes, head: Head, request: PreparedRequest) -> None:
@@ -272,11 +275,11 @@ class Recognizer:
 
         @param data: the exact bytes of the request.
         """
-        remembered = self._remembered
-        if remembered.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
+        cache = self._cache
+        if cache.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
             return
         if head.uncached_lines is None:
-            remembered.add_if_repeated(data, request)
+            cache.add_if_repeated(data, request)
             return
         first, last = head.uncached_lines
         # A request line never varies in a template.
@@ -291,12 +294,12 @@ class Recognizer:
 
         @param head: all lines of the request's head.
         """
-        remembered, lines = self._remembered, head[begin:end]
+        cache, lines = self._cache, head[begin:end]
         names = tuple([line.partition(b": ")[0] for line in lines])
         # A new connection uses the names of another connection's last request.
-        last_names = self.latest_names or remembered.latest_names
-        self.latest_names = remembered.latest_names = names
-        if names != last_names or remembered.new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
+        last_names = self.latest_names or cache.latest_names
+        self.latest_names = cache.latest_names = names
+        if names != last_names or cache.new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
             return
         prefix = END_OF_LINE.join([*head[:begin], b""])
         suffix = data[len(prefix) + len(END_OF_LINE.join(lines)) :]
@@ -306,9 +309,9 @@ class Recognizer:
             return
         template = _make_template(prefix, suffix, names, request)
         if not template.read_names:
-            remembered.check_once(template.common_request)
+            cache.check_once(template.common_request)
         self._move_to_front(template)
-        remembered.add_template(template)
+        cache.add_template(template)
 
 
 def _make_template(

@@ -15,9 +15,9 @@ from twisted.internet.interfaces import IReactorTime
 from pexservice.process.timing import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
-from pexservice.server.parser import HeadReader, RequestLine
-from pexservice.server.plans import Plans
-from pexservice.server.recognition import RememberedRequests
+from pexservice.server.parser import HeadReader, PlanKey, RequestLine
+from pexservice.server.plans import MAX_PLANS, Plan
+from pexservice.server.recognition import RequestCache
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.response_writer import ResponseFormat, ResponseWriter
 from pexservice.web.clients import Peer
@@ -167,8 +167,8 @@ class Server:
         self.connections = connections
         self.requests = requests
         self.reader = HeadReader(checker.deciding_headers())
-        self.plans = Plans()
-        self.remembered_requests = RememberedRequests(checker)
+        self.plans: dict[PlanKey, Plan] = {}
+        self.request_cache = RequestCache(checker)
         self.writer = ResponseWriter()
         self.parsing_budget = ParsingBudget(call_soon)
         self.log = log
@@ -240,14 +240,18 @@ class Server:
         While the worker stops, every response must have C{Connection: close}.  Remembered
         plans would send responses without this header.
         """
-        self.plans.stop()
-        self.remembered_requests.stop()
+        self.plans.clear()
+        self.request_cache.stop()
+
+    def add_plan(self, key: PlanKey, plan: Plan) -> None:
+        if len(self.plans) < MAX_PLANS and not self.request_cache.is_stopped:
+            self.plans[key] = plan
 
     def tick(self) -> None:
         self.writer.tick()
         if self.log is not None:
             self.log.tick()
-        self.remembered_requests.tick()
+        self.request_cache.tick()
 
     def response_format(self, line: RequestLine, headers: RequestHeaders) -> ResponseFormat:
         """

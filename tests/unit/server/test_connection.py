@@ -30,7 +30,7 @@ def server() -> Server:
     new_server = Server()
     for request in (NEXT, CURRENT):
         ask(new_server, request)
-    assert len(new_server.shared.plans.by_key) == 2
+    assert len(new_server.shared.plans) == 2
     return new_server
 
 

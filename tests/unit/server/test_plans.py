@@ -114,7 +114,7 @@ def test_body_in_one_piece_with_its_head_is_found_by_its_bytes(server: Server) -
     """
     body = NEXT + b"Content-Length: 2\r\n\r\n"
     assert ask(server, *[body + b"{}"] * 4) == [200] * 4
-    exact = server.shared.remembered_requests.by_bytes.recent
+    exact = server.shared.request_cache.by_bytes.recent
     assert (body + b"{}" in exact, body + b"[]" in exact) == (True, False)
     assert ask(server, body + b"[]", NEXT + b"\r\n") == [200, 200]
     assert server.committer.durable.revision == 7
@@ -261,9 +261,9 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     assert server.shared.requests.without_plan <= 4
     assert asked(server, *identified(BROWSER, 3), CURRENT + b"\r\n", wire=honest) == 0
     shared = server.shared
-    assert len(shared.plans.by_key) <= 6
+    assert len(shared.plans) <= 6
     for cache, limit in (
-        (shared.remembered_requests.by_bytes, MAX_REMEMBERED_REQUESTS),
+        (shared.request_cache.by_bytes, MAX_REMEMBERED_REQUESTS),
         (shared.reader._request_lines, MAX_REMEMBERED_LINES),
         (shared.reader._header_lines, MAX_REMEMBERED_LINES),
     ):
@@ -280,7 +280,7 @@ def test_new_templates_in_a_second_are_bounded(server: Server) -> None:
     for number, start in enumerate(starts):
         wire = wires[number % len(wires)]
         assert ask(server, *identified(start, 3), wire=wire) == [200] * 3
-    assert server.shared.remembered_requests.new_templates == MAX_NEW_TEMPLATES_PER_SECOND
+    assert server.shared.request_cache.new_templates == MAX_NEW_TEMPLATES_PER_SECOND
     last = server.connect()
     ask(server, *identified(NEXT, 4), wire=last)
     assert not any(template.prefix == NEXT for template in last.templates)
@@ -295,7 +295,7 @@ def kept(server: Server, wire: Wire) -> Iterator[bytes]:
     """
     seen: set[int] = set()
     shared = server.shared
-    waiting: list[object] = [shared.plans, shared.reader, shared.remembered_requests]
+    waiting: list[object] = [shared.plans, shared.reader, shared.request_cache]
     waiting.append(wire.templates)
     while waiting:
         item = waiting.pop()
@@ -395,7 +395,7 @@ def test_repeated_if_none_match_is_recognized_by_its_bytes(server: Server) -> No
     ask(server, *identified(CURRENT, 3), wire=wire)
     ask(server, *[CURRENT + b'If-None-Match: "%d"\r\n\r\n' % n for n in (7, 8)], wire=wire)
     assert ask(server, *[request] * 6, wire=wire) == [304] * 6
-    assert request in server.shared.remembered_requests.by_bytes.recent
+    assert request in server.shared.request_cache.by_bytes.recent
     assert ask(server, NEXT + b"\r\n", request, wire=wire) == [200, 200]
 
 
