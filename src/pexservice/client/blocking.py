@@ -139,7 +139,7 @@ def wait(
         while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
             if time.monotonic() > give_up_at:
                 raise Unanswered(  # noqa: TRY301 handled like an interrupt
-                    f"no response within {timeout:g} s: the reactor is blocked"
+                    f"no response within {timeout:g} s: the reactor is blocked", sent=True
                 )
     except (KeyboardInterrupt, SystemExit, Unanswered):
         reactor.callFromThread(lambda: list(map(Deferred.cancel, calls)))
@@ -165,7 +165,7 @@ def _blocking(
     ) -> Value:
         parameters: dict[str, Any] = {"deadline": None, **options}
         if parameters["deadline"] is None:
-            parameters["deadline"] = self._call_timeout
+            parameters["deadline"] = self._cursor.deadline
         if method_name != "current" and parameters.get("key") is None:
             parameters["key"] = new_key()
         try:
@@ -202,7 +202,6 @@ class BlockingCursor:
 
         @param on_retry: called in the reactor's thread.
         """
-        self._call_timeout = deadline
         self._cursor = Cursor(
             *urls,
             token=token,
@@ -247,9 +246,8 @@ class BlockingCursor:
         """
         Yield the steps that were made, newest first; see L{Cursor.history}.
         """
-        return _iterate(
-            self._cursor.history(before=before, limit=limit), self._call_timeout
-        )
+        steps = self._cursor.history(before=before, limit=limit)
+        return _iterate(steps, self._cursor.deadline)
 
     def watch(self) -> Iterator[State]:
         """

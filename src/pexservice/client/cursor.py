@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 from twisted.internet.defer import DeferredList
@@ -17,7 +18,7 @@ from pexservice.client.connecting import make_endpoint, make_pool
 from pexservice.client.errors import BadAddress, CursorError, OutcomeUnknown, Unanswered
 from pexservice.client.events import EventStream, watch
 from pexservice.client.responses import ReceivedResponse, read_response, state_of, steps_of
-from pexservice.client.retrying import RetryingClient
+from pexservice.client.retrying import Content, RetryingClient
 from pexservice.client.state import State, Step
 from pexservice.core.base_url import DEFAULT_BASE_URL, BaseURL
 
@@ -47,6 +48,8 @@ class Cursor:
     response arrives or the deadline ends.  So the step is never made twice, whatever
     happens to connections and workers.  After
     L{OutcomeUnknown<pexservice.client.OutcomeUnknown>}, it was made once or not at all.
+
+    @ivar deadline: how long a call may take with all its attempts, in seconds.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class Cursor:
         self._client = RetryingClient(
             reactor, servers, headers, timeout, on_retry or (lambda _: None)
         )
-        self._call_timeout = deadline
+        self.deadline = deadline
         self._streams: set[EventStream] = set()
 
     def __repr__(self) -> str:
@@ -130,7 +133,7 @@ class Cursor:
         """
         Whether the cursor is closed, and no server can have performed a request of it.
         """
-        return self._client.closed and not self._client.possibly_performed
+        return self._client.closed and self._client.sent_count == 0
 
     async def current(self, *, deadline: float | None = None) -> State:
         """
@@ -140,7 +143,7 @@ class Cursor:
         @raise Unanswered: no final response arrived.
         @raise CursorError: the response contains no state.
         """
-        return state_of(await self._call(b"GET", "/current", {}, deadline))
+        return await self._call(b"GET", "/current", {}, deadline, state_of)
 
     async def next(
         self,
@@ -204,7 +207,8 @@ class Cursor:
             path = f"/history?limit={size}"
             if before is not None:
                 path += f"&before={before}"
-            steps, more = steps_of(await self._call(b"GET", path, {}, None), before)
+            read = partial(steps_of, before=before)
+            steps, more = await self._call(b"GET", path, {}, None, read)
             for step in steps:
                 yield step
             if not more:
@@ -225,14 +229,20 @@ class Cursor:
         return watch(self._client, self._streams)
 
     async def _call(
-        self, method: bytes, path: str, headers: Mapping[str, str], seconds: float | None
-    ) -> ReceivedResponse:
-        if seconds is None:
-            seconds = self._call_timeout
-        return await self._client.call(method, path, headers, read_response, seconds)
+        self,
+        method: bytes,
+        path: str,
+        headers: Mapping[str, str],
+        deadline: float | None,
+        read: Callable[[ReceivedResponse], Content],
+    ) -> Content:
+        seconds = self.deadline if deadline is None else deadline
+        return await self._client.call(
+            method, path, headers, seconds, receive=read_response, read=read
+        )
 
     async def _step(
-        self, name: str, if_revision: int | None, key: str | None, seconds: float | None
+        self, name: str, if_revision: int | None, key: str | None, deadline: float | None
     ) -> State:
         if key is None:
             key = new_key()
@@ -242,7 +252,7 @@ class Cursor:
         if if_revision is not None:
             headers["If-Match"] = f'"{if_revision}"'
         try:
-            return state_of(await self._call(b"POST", f"/{name}", headers, seconds))
+            return await self._call(b"POST", f"/{name}", headers, deadline, state_of)
         except Unanswered as error:
             raise outcome_unknown(name, key, error) from error
         except CursorError as error:

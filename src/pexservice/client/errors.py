@@ -20,10 +20,13 @@ class CursorError(Exception):
     @ivar message: one line for people.
     @ivar key: the idempotency key of the call, if it was a step.  Repeating the step with
         this key never makes it twice.
+    @ivar sent: whether a server may have performed the request.  False if no attempt got a
+        connection, or if each response said that the request was not performed.
     """
 
     message: str
     key: str | None = field(default=None, kw_only=True)
+    sent: bool = field(default=False, kw_only=True)
 
     def __str__(self) -> str:
         return self.message
@@ -46,16 +49,10 @@ class Moved(CursorError):
     state: State
 
 
-@define(eq=False)
 class Unanswered(CursorError):
     """
     The call received no final response before its deadline.
-
-    @ivar sent: whether a server may have performed the request.  False if no attempt got a
-        connection, or if each response said that the request was not performed.
     """
-
-    sent: bool = field(default=True, kw_only=True)
 
 
 class OutcomeUnknown(Unanswered):
@@ -80,25 +77,13 @@ class Refused(CursorError):
     name: str
 
 
-@define(eq=False)
 class UnexpectedAnswer(CursorError):
     """
     The response is not from a pexservice, or the client cannot read it.
-
-    @ivar sent: whether a server may have performed the request.  False if the server does
-        not speak TLS, and no earlier attempt of the call was sent.
     """
 
-    sent: bool = field(default=True, kw_only=True)
 
-
-@define(eq=False)
 class CertificateRefused(CursorError):
     """
     The client does not trust the server's certificate, or it is for another name.
-
-    @ivar sent: whether another server may have performed the request in an earlier attempt
-        of the call.
     """
-
-    sent: bool = field(default=False, kw_only=True)

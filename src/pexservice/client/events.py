@@ -118,11 +118,12 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     """
     latest: State | None = None
     failures = 0
-    open_stream = partial(_open_stream, client.clock)
+    receive = partial(_receive_stream, client.clock)
     while not client.closed:
         try:
-            current = await client.call(b"GET", "/current", {}, read_response, math.inf)
-            state = state_of(current)
+            state = await client.call(
+                b"GET", "/current", {}, math.inf, receive=read_response, read=state_of
+            )
             if state != latest:
                 latest = state
                 yield state
@@ -130,13 +131,13 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
                 "Accept": "text/event-stream",
                 "Last-Event-ID": str(latest.revision),
             }
-            stream = await client.call(b"GET", "/events", headers, open_stream, math.inf)
+            stream = await client.call(
+                b"GET", "/events", headers, math.inf, receive=receive, read=_stream_of
+            )
         except CursorError:
             if client.closed:
                 return
             raise
-        if isinstance(stream, ReceivedResponse):
-            raise error_of(stream)
         streams.add(stream)
         try:
             while (message := await stream.messages.get()) is not None:
@@ -153,7 +154,7 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
         failures += 1
 
 
-def _open_stream(clock: IReactorTime, response: IResponse, url: str) -> Deferred[Any]:
+def _receive_stream(clock: IReactorTime, response: IResponse, url: str) -> Deferred[Any]:
     """
     Return the stream, or the response that arrived instead of a stream.
     """
@@ -163,3 +164,9 @@ def _open_stream(clock: IReactorTime, response: IResponse, url: str) -> Deferred
     stream = EventStream(clock, url)
     response.deliverBody(stream)
     return succeed(stream)
+
+
+def _stream_of(received: EventStream | ReceivedResponse) -> EventStream:
+    if isinstance(received, ReceivedResponse):
+        raise error_of(received)
+    return received

@@ -61,7 +61,8 @@ class ReceivedResponse:
         """
         Return the exception for a response that is not the expected one.
         """
-        return UnexpectedAnswer(f"{self.url}: expected {expected}, got {received}")
+        message = f"{self.url}: expected {expected}, got {received}"
+        return UnexpectedAnswer(message, sent=True)
 
 
 class _BodyCollector(Protocol):

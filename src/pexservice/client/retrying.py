@@ -2,6 +2,8 @@
 One call: the client sends the same request until a final response, or until the deadline.
 
 A request that moves the cursor has an idempotency key, so the repetition is safe.
+
+An attempt was *sent* if a server may have performed its request.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from itertools import count
+from typing import TypeVar
 
 from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
@@ -40,13 +43,30 @@ from pexservice.core.base_url import BaseURL
 from pexservice.core.failures import causes, describe
 from pexservice.core.text import quoted
 
-#: The result of a call: what the parameter C{read} of L{RetryingClient.call} returns.
+#: What an attempt receives: a response with its body, or a stream of events.
+Received = TypeVar("Received")
+
+#: The result of a call: what the response means, for example a state.
 Content = TypeVar("Content")
 
 #: These statuses are not final: another attempt may get another response.
 RETRIED_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
 
 _TOO_MANY_REQUESTS = 429
+
+#: A response with one of these problems says that the request was not performed.
+_UNSENT_PROBLEMS = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
+
+#: The errors of an attempt that got no connection.
+_UNSENT_ERRORS = (ConnectError, ConnectingCancelledError, DNSLookupError)
+
+#: The errors after which another attempt may succeed.
+_RETRIED_ERRORS = (
+    *_UNSENT_ERRORS,
+    ConnectionClosed,
+    ResponseFailed,
+    RequestTransmissionFailed,
+)
 
 #: The delay doubles with each failure, from the first delay to the longest.  A standby
 #: takes over within milliseconds, so the first delay is short.
@@ -61,42 +81,21 @@ _UNTRUSTED = "certificate verify failed"
 _NO_TLS = ("wrong version number", "packet length too long", "http request")
 
 
-class TimedOut(Exception):
-    """
-    An attempt received no complete response within its timeout.
-    """
-
-
-class TimedOutConnecting(TimedOut):
-    """
-    An attempt got no connection within its timeout.
-    """
-
-
-#: A response with one of these problems says that the request was not performed.
-_SURE_REFUSALS = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
-
-#: The errors of an attempt that did not reach the server.
-_UNSENT = (TimedOutConnecting, ConnectError, ConnectingCancelledError, DNSLookupError)
-
-#: The errors after which another attempt may succeed.
-_RETRIED = (*_UNSENT, TimedOut, ConnectionClosed, ResponseFailed, RequestTransmissionFailed)
-
-
+@define(eq=False)
 class _AttemptFailed(Exception):
     """
     An attempt failed, and another one may succeed.
 
     @ivar reason: why it failed.
-    @ivar sent: whether the server may have performed the request.
+    @ivar sent: whether a server may have performed the request.
     @ivar retry_after: the delay that the server asks for, in seconds.
+    @ivar timed_out: whether the reason is the timeout of the attempt.
     """
 
-    def __init__(self, reason: str, *, sent: bool, retry_after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.sent = sent
-        self.retry_after = retry_after
+    reason: str
+    sent: bool
+    retry_after: float = 0.0
+    timed_out: bool = False
 
 
 @define(eq=False)
@@ -114,8 +113,7 @@ class RetryingClient:
     @ivar attempt_timeout: how long one attempt may take, in seconds.
     @ivar on_retry: called with one line after each failed attempt that is repeated.
     @ivar closed: true when no attempt may begin any more.
-    @ivar possibly_performed: how many attempts a server has performed, or may have
-        performed or still perform, as far as this client knows.
+    @ivar sent_count: how many attempts were sent, or may still be.
     """
 
     clock: IReactorTime
@@ -124,7 +122,7 @@ class RetryingClient:
     attempt_timeout: float
     on_retry: Callable[[str], object]
     closed: bool = False
-    possibly_performed: int = 0
+    sent_count: int = 0
     _last_server: int = 0
 
     async def call(
@@ -132,15 +130,18 @@ class RetryingClient:
         method: bytes,
         path: str,
         headers: Mapping[str, str],
-        read: Callable[[IResponse, str], Deferred[Content]],
         seconds: float,
+        *,
+        receive: Callable[[IResponse, str], Deferred[Received]],
+        read: Callable[[Received], Content],
     ) -> Content:
         """
-        Send a request until a final response arrives, and return what C{read} makes of it.
+        Send a request until a final response arrives, and return what the response means.
 
         @param path: the path with the query.
-        @param read: reads a response; it receives the response and the URL.
         @param seconds: how long all attempts may take together.
+        @param receive: receives the body of a response from the URL in its second argument.
+        @param read: returns what a final response means, or raises L{CursorError}.
         @raise Unanswered: no final response arrived in time.
         @raise CursorError: this client is closed, or the error is permanent, such as a
             refused certificate.
@@ -151,105 +152,97 @@ class RetryingClient:
         all_headers = Headers(
             {header: [value] for header, value in {**self.headers, **headers}.items()}
         )
-        first_index, attempts, sent, reason = self._last_server, 0, False, ""
-        while True:
-            index = (first_index + attempts) % len(self.servers)
+        first_server, server_count = self._last_server, len(self.servers)
+        sent, reason = False, ""
+        for attempts_before in count():
+            index = (first_server + attempts_before) % server_count
             server, agent = self.servers[index]
             remaining = max(end - self.clock.seconds(), 0.0)
-            # Every server has its turn before the delay grows.
-            delay = backoff(attempts // len(self.servers))
-            attempts += 1
-            self.possibly_performed += 1
+            # A silent server leaves time for the servers that were not tried yet.
+            share = remaining / max(server_count - attempts_before, 1)
+            timeout = min(self.attempt_timeout, share)
+            self.sent_count += 1
             request = agent.request(method, f"{server.url}{path}".encode(), all_headers)
             url = f"{server.text.rstrip('/')}{path}"
             try:
-                content = await self._attempt(
-                    request.addCallback(read, url), url, remaining
+                received = await self._attempt(
+                    request.addCallback(receive, url), url, timeout
                 )
-            except (CertificateRefused, UnexpectedAnswer) as error:
+                self._last_server = index
+                return read(received)
+            except CursorError as error:
                 error.sent = error.sent or sent
                 raise
             except _AttemptFailed as failure:
-                if not failure.sent:
-                    self.possibly_performed -= 1
+                self.sent_count -= not failure.sent
                 sent = sent or failure.sent
-                # If the deadline of the call cut this attempt short, the reason of the
-                # attempt before it says more.
-                cut_short = remaining < self.attempt_timeout and isinstance(
-                    failure.__cause__, TimedOut
-                )
-                reason = reason if reason and cut_short else failure.reason
+                # If the deadline shortened this timeout, an earlier reason says more.
+                was_shortened = failure.timed_out and timeout < self.attempt_timeout
+                reason = reason if reason and was_shortened else failure.reason
                 asked_delay = failure.retry_after
-                delay = max(delay, asked_delay)
-            else:
-                self._last_server = index
-                return content
+            # Every server has its turn before the delay grows.
+            delay = max(backoff(attempts_before // server_count), asked_delay)
             if self.closed or self.clock.seconds() + delay >= end:
                 break
             self.on_retry(reason)
             await deferLater(self.clock, delay)
             if self.closed:
                 break
-        fault = f"no final response within {seconds:g} s"
-        if delay == asked_delay:
+        if self.closed:
+            fault = "the client was closed before a final response"
+        elif delay == asked_delay:
             fault = f"no final response, and the server asks to wait {delay:g} s"
-        fault = "the client was closed before a final response" if self.closed else fault
-        fault += f" ({attempts} attempt{'s' * (attempts > 1)})"
-        raise Unanswered(f"{fault}: {reason}", sent=sent)
+        else:
+            fault = f"no final response within {seconds:g} s"
+        attempts = f"{attempts_before + 1} attempt{'s' * (attempts_before > 0)}"
+        raise Unanswered(f"{fault} ({attempts}): {reason}", sent=sent)
 
     async def _attempt(
-        self, result: Deferred[Content], url: str, remaining: float
-    ) -> Content:
+        self, request: Deferred[Received], url: str, seconds: float
+    ) -> Received:
         """
-        Wait for the C{result} of one attempt, and return it if it is final.
+        Wait for what one attempt receives, and return it if it is final.
 
         @raise _AttemptFailed: another attempt may succeed.
         @raise CursorError: another attempt would fail in the same way.
         """
+
+        def time_out(result: object, _: float) -> Received:
+            reason, sent = f"no response within {seconds:.3g} s", True
+            if isinstance(result, Failure) and result.check(*_UNSENT_ERRORS):
+                reason, sent = f"no connection, and {reason}", False
+            raise _AttemptFailed(f"{url}: {reason}", sent, timed_out=True)
+
+        request.addTimeout(seconds, self.clock, time_out)
+        # If C{request} is cancelled, Twisted may end it with another error, for example an
+        # unknown host.  So this method waits for a second Deferred, whose cancellation
+        # always gives CancelledError.
+        ended: Deferred[Received] = Deferred()
+        request.chainDeferred(ended)
         try:
-            content = await self._wait(result, min(self.attempt_timeout, remaining))
-        except _RETRIED as error:
+            received = await ended
+        except CancelledError:
+            request.cancel()
+            raise
+        except _RETRIED_ERRORS as error:
             _raise_if_permanent(url, error)
-            reason, sent = f"{url}: {describe(error)}", not isinstance(error, _UNSENT)
-            raise _AttemptFailed(reason, sent=sent) from error
+            sent = not isinstance(error, _UNSENT_ERRORS)
+            raise _AttemptFailed(f"{url}: {describe(error)}", sent) from error
         if (
-            not isinstance(content, ReceivedResponse)
-            or content.status not in RETRIED_STATUSES
+            not isinstance(received, ReceivedResponse)
+            or received.status not in RETRIED_STATUSES
         ):
-            return content
-        name, detail = problem_of(content) or (None, quoted(content.body))
+            return received
+        name, detail = problem_of(received) or (None, quoted(received.body))
         described = f"{name}: {detail}" if name else detail
         # Retry-After is about one server, so it only counts if the next attempt goes to the
         # same server.  A rate limit may apply to all servers.
-        heeds_delay = len(self.servers) == 1 or content.status == _TOO_MANY_REQUESTS
+        heeds_delay = len(self.servers) == 1 or received.status == _TOO_MANY_REQUESTS
         raise _AttemptFailed(
-            f"{url}: status {content.status}: {described}",
-            sent=name not in _SURE_REFUSALS,
-            retry_after=retry_after(content.headers) if heeds_delay else 0.0,
+            f"{url}: status {received.status}: {described}",
+            sent=name not in _UNSENT_PROBLEMS,
+            retry_after=retry_after(received.headers) if heeds_delay else 0.0,
         )
-
-    async def _wait(self, result: Deferred[Content], seconds: float) -> Content:
-        """
-        Wait for C{result} for at most C{seconds}, and cancel it if this call is cancelled.
-        """
-        result.addTimeout(seconds, self.clock, _time_out)
-        # If C{result} is cancelled, Twisted may end it with another error, for example an
-        # unknown host.  So this method waits for a second Deferred, whose cancellation
-        # always gives CancelledError.
-        ended: Deferred[Content] = Deferred()
-        result.chainDeferred(ended)
-        try:
-            return await ended
-        except CancelledError:
-            result.cancel()
-            raise
-
-
-def _time_out(result: Any, timeout: float) -> Any:
-    text = f"no response within {timeout:.3g} s"
-    if isinstance(result, Failure) and result.check(*_UNSENT):
-        raise TimedOutConnecting(f"no connection, and {text}")
-    raise TimedOut(text)
 
 
 def backoff(failed_rounds: int) -> float:
@@ -292,7 +285,7 @@ def _raise_if_permanent(url: str, error: BaseException) -> None:
         # pyOpenSSL and service_identity may not be installed.
         module = type(cause).__module__.partition(".")[0]
         if isinstance(cause, BadHead):
-            raise UnexpectedAnswer(f"{url}: {cause}")
+            raise UnexpectedAnswer(f"{url}: {cause}", sent=True)
         if module == "service_identity":
             raise CertificateRefused(
                 f"{url}: expected a certificate for this host, got one for another name"
@@ -303,5 +296,4 @@ def _raise_if_permanent(url: str, error: BaseException) -> None:
                 " name its authority in a CA file"
             )
         if module == "OpenSSL" and any(phrase in text for phrase in _NO_TLS):
-            message = f"{url}: expected TLS, got something else ({text})"
-            raise UnexpectedAnswer(message, sent=False)
+            raise UnexpectedAnswer(f"{url}: expected TLS, got something else ({text})")

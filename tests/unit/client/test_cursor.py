@@ -340,6 +340,29 @@ def test_refused_certificate_does_not_hide_that_an_earlier_attempt_was_sent(
     assert caught.value.sent == sent
 
 
+@pytest.mark.parametrize("sent", [True, False])
+def test_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
+    service: FakeService, *, sent: bool
+) -> None:
+    first = "outcome-unknown" if sent else "not-taken"
+    service.disturbances = [problem(503, first), problem(401, "unauthorized")]
+    with pytest.raises(Refused) as caught:
+        service.after(cursor(service).next())
+    assert caught.value.sent == sent
+
+
+def test_silent_servers_leave_time_for_the_last_one(service: FakeService) -> None:
+    """
+    Each server gets its share of a deadline that is too short for all timeouts.
+    """
+    service.disturbances = [Disturbance(silent=True)] * 2
+    client = cursor(service, "http://a", "http://b", "http://c", timeout=10)
+    assert service.after(client.next(deadline=6)).revision == 1
+    first, second, third = (request.time for request in service.asked)
+    assert 2 <= second - first < 2.1
+    assert 2 <= third - second < 2.1
+
+
 def test_cancelled_call_sends_nothing_more(service: FakeService) -> None:
     """
     Either while it waits for a response or between two attempts.

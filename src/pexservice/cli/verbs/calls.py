@@ -4,7 +4,6 @@ The verbs that call a service: C{current}, the three steps, C{history}, C{watch}
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed, write
+from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed
 from pexservice.cli.verb import (
     CALL_STATUSES,
     NODES,
@@ -139,7 +138,7 @@ def _interrupted(
     "pexctl history --limit 3",
     "pexctl history --before 41",
 )
-def history(arguments: Namespace) -> None:
+def history(arguments: Namespace) -> Iterator[Result]:
     """
     List the latest steps, newest first.
 
@@ -152,11 +151,11 @@ def history(arguments: Namespace) -> None:
             time = step.time.isoformat(timespec="microseconds").replace("+00:00", "Z")
             line = f"{time} revision {step.revision} {step.transition}"
             line = f"{line} to position {step.position}"
-            write(json.dumps({**asdict(step), "time": time}) if arguments.json else line)
+            yield Result(line, {**asdict(step), "time": time})
 
 
 @verb("watch", CALL_STATUSES, NODES, "pexctl watch", "pexctl watch --json")
-def watch(arguments: Namespace) -> None:
+def watch(arguments: Namespace) -> Iterator[Result]:
     """
     Print the cursor whenever it has moved, until Ctrl-C.
 
@@ -170,7 +169,7 @@ def watch(arguments: Namespace) -> None:
                 ends = f"{digits[:_END_DIGITS]}...{digits[-_END_DIGITS:]}"
                 digits = f"{ends} ({len(digits)} digits)"
             line = f"revision {state.revision} position {state.position}: {digits}"
-            write(json.dumps(_object_of(state)) if arguments.json else line)
+            yield Result(line, _object_of(state))
 
 
 @verb(
@@ -270,23 +269,24 @@ def _client_errors(arguments: Namespace) -> Iterator[None]:
     except client.BadAddress as error:
         raise VerbFailed(str(error), exit_status=WRONG_ARGUMENTS) from error
     except client.Moved as error:
-        fields = {"revision": error.state.revision, "position": error.state.position}
+        present = {"revision": error.state.revision, "position": error.state.position}
         message = f"{error}; no step was made"
-        raise VerbFailed(message, "precondition-failed", fields) from error
-    except client.Refused as error:
-        raise VerbFailed(str(error), "refused", {"problem": error.name}) from error
+        raise VerbFailed(message, "precondition-failed", present) from error
     except client.CursorError as error:
-        message, key = str(error), {} if error.key is None else {"key": error.key}
-        sent = getattr(error, "sent", False)
-        if key and (sent or is_repeated):
-            if not sent:
-                message += "; an earlier call with this key may have made it, so repeat it"
-            elif not isinstance(error, client.OutcomeUnknown):
+        message, outcome = str(error), "unreachable"
+        fields = {} if error.key is None else {"key": error.key}
+        if isinstance(error, client.Refused):
+            outcome, fields["problem"] = "refused", error.name
+        if error.sent and error.key is not None:
+            outcome = "outcome-unknown"
+            if not isinstance(error, client.OutcomeUnknown):
                 # A proxy may have sent this response in the place of the service, or an
                 # earlier attempt has reached another server.
                 message += f"; it is unknown whether the step was made (key {error.key})"
-            raise VerbFailed(message, "outcome-unknown", key) from error
-        raise VerbFailed(message, "unreachable", key) from error
+        elif is_repeated and outcome == "unreachable":
+            outcome = "outcome-unknown"
+            message += "; an earlier call with this key may have made it, so repeat it"
+        raise VerbFailed(message, outcome, fields) from error
 
 
 def _object_of(state: State) -> dict[str, object]:
