@@ -1,8 +1,9 @@
 """
-The load of C{pexctl load}, and the comparison of its outcomes with the history.
+The load of C{pexctl load}, and the comparison of its responses with the history.
 
-Every answered step must have a unique revision, and the history has the step of each
-revision.  So the history shows a lost or doubled step, even if the client did not notice.
+Every acknowledged step must have its own revision, and the history must have a step with
+this revision and its position.  So the history shows a lost or doubled step, even if the
+client did not notice.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from pexservice.client import Cursor, OutcomeUnknown
 @frozen(kw_only=True)
 class Report:
     """
-    The result of a load; times are in milliseconds.
+    The result of a load; times without another unit are in milliseconds.
 
-    @ivar answered: how many steps were answered.
+    @ivar answered: how many steps were acknowledged.
     @ivar seconds: how long the load took.
-    @ivar rate: answered steps per second.
+    @ivar rate: acknowledged steps per second.
     @ivar pause: the longest time without a response.
     @ivar replayed: how many steps an earlier attempt had already made.
     @ivar unknown: how many steps had no response before their deadline.
-    @ivar lost: how many responses the history contradicts, or had a revision that another
-        response had, too.
-    @ivar doubled: how many steps of the history had no response: they were made twice, have
-        an unknown outcome, or are another client's.
-    @ivar unseen: how many answered steps the history no longer keeps.
+    @ivar lost: how many acknowledged steps are not in the history, have another position
+        there, or have the revision of another acknowledged step.
+    @ivar doubled: how many steps of the history were not acknowledged: they were made
+        twice, have an unknown outcome, or are another client's.
+    @ivar unseen: how many acknowledged steps the history no longer keeps.
 
     C{lost} and C{doubled} are C{None} if the load was interrupted before the comparison.
     """
@@ -114,9 +115,11 @@ class Load:
         kept = [revision for revision in self._positions if revision >= oldest]
         wrong = sum(history.get(revision) != self._positions[revision] for revision in kept)
         repeated = len(self._arrivals) - len(self._positions)
+        # Revisions above the present one are of steps that the store has lost.
+        made = sum(revision <= after.revision for revision in self._positions)
         return self.report(
             lost=repeated + wrong,
-            doubled=steps - len(self._positions),
+            doubled=steps - made,
             unseen=len(self._positions) - len(kept),
         )
 

@@ -4,6 +4,8 @@ A load, whose outcomes are compared with the history.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from twisted.internet.task import Clock
 
@@ -22,15 +24,17 @@ def service() -> FakeService:
     return FakeService(Clock())
 
 
-def load(service: FakeService, connections: int = 1) -> Report:
+def load(
+    service: FakeService,
+    connections: int = 1,
+    show: Callable[[str, float], object] = lambda *_: None,
+) -> Report:
     """
     Make a load for two seconds; time passes only where requests are sent again.
     """
     service.every_other = problem(503, "not-taken")
     cursor = Cursor(URL, reactor=service.clock, agent=service.agent, deadline=3)
-    return service.after(
-        Load(2.0, lambda *_: None, service.clock.seconds).run(cursor, connections)
-    )
+    return service.after(Load(2.0, show, service.clock.seconds).run(cursor, connections))
 
 
 def test_load_without_faults_reports_nothing_lost_or_doubled(service: FakeService) -> None:
@@ -60,6 +64,22 @@ def test_step_that_the_service_takes_back_is_lost(service: FakeService) -> None:
     service.clock.callLater(1.0, lose)
     report = load(service)
     assert 0 < (report.lost or 0) < report.answered
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_acknowledged_steps_that_the_store_has_lost_are_lost_and_not_doubled(
+    service: FakeService, count: int
+) -> None:
+    """
+    With --synchronous-commit off, a crash may lose the newest steps.
+    """
+
+    def crash(text: str, _: float) -> None:
+        if text == "reading the history":
+            del service.rows[:count]
+
+    report = load(service, show=crash)
+    assert (report.lost, report.doubled, report.unseen) == (count, 0, 0)
 
 
 def test_steps_that_the_history_no_longer_keeps_are_unseen_and_not_lost(
