@@ -24,6 +24,9 @@ _EXIT_STATUSES = {
     "damaged": 78,
 }
 
+#: The outcomes by the exit status that a service would have.
+_STORE_OUTCOMES = {64: "misconfigured", 78: "damaged"}
+
 _BAR_CHARACTERS = 30
 
 _STANDARD_ERROR = 2
@@ -66,9 +69,28 @@ class VerbFailed(Exception):
         return self.message
 
 
+def failure_of(error: Exception) -> VerbFailed:
+    """
+    Return the failure for an error of a verb, of a store or of another part of the service.
+
+    Any other error is a bug, and raised again.
+    """
+    if isinstance(error, VerbFailed):
+        return error
+    # A verb that uses no store must not wait for these imports.
+    from pexservice.process.exit_status import CannotStart  # noqa: PLC0415
+    from pexservice.stores.errors import StoreError, StoreIncompatible  # noqa: PLC0415
+
+    if isinstance(error, StoreIncompatible):
+        return VerbFailed(str(error), "incompatible")
+    if isinstance(error, StoreError | CannotStart):
+        return VerbFailed(str(error), _STORE_OUTCOMES.get(error.exit_status, "failed"))
+    raise error
+
+
 def write(line: str) -> None:
     """
-    Write a line of the result.
+    Write a line to standard output.
 
     @raise BrokenPipeError: nothing reads standard output.
     @raise VerbFailed: the line cannot be written.

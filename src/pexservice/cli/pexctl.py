@@ -16,13 +16,15 @@ import re
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from pexservice.cli.output import (
     Result,
     VerbFailed,
     discard_output,
+    failure_of,
     open_closed_streams,
     write,
 )
@@ -43,13 +45,14 @@ _ADDRESS_OPTIONS = dict.fromkeys(("--address", "--host", "--port", "-p"), "--url
     [argument("verb", "VERB", "the verb to explain", str, nargs="?")],
     "pexctl help next",
 )
-def _help(arguments: Namespace) -> None:
+def _help(arguments: Namespace) -> Result:
     """
     Explain a verb, or list all.
     """
     if arguments.verb:
         _require_verb(arguments.verb)
-    VERBS.get(arguments.verb, PARSER).print_help()
+    text = VERBS.get(arguments.verb, PARSER).format_help().rstrip("\n")
+    return Result(text, {"help": text})
 
 
 @verb("version", (0, 2), (), "pexctl version")
@@ -99,21 +102,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     # SIGTERM raises SystemExit, so that a verb cleans up what it began.
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        result: Result | None = arguments.run(arguments)
-        if result is not None:
-            write(json.dumps(result.fields) if arguments.json else result.line)
-    except VerbFailed as failure:
-        if arguments.json:
-            outcome = {"outcome": failure.outcome, "error": str(failure), **failure.fields}
-            write(json.dumps(outcome))
-        sys.stderr.write(f"pexctl: {failure}\n")
-        return failure.exit_status
+        return _run(arguments)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         discard_output()
         return 128 + signal.SIGPIPE
-    return 0
+
+
+def _run(arguments: Namespace) -> int:
+    """
+    Run the verb, print its results or its failure, and return the exit status.
+    """
+    try:
+        results: Result | Iterator[Result] = arguments.run(arguments)
+        for result in [results] if isinstance(results, Result) else results:
+            write(json.dumps(result.fields) if arguments.json else result.line)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 failure_of raises bugs again
+        failure = failure_of(error)
+    else:
+        return 0
+    sys.stderr.write(f"pexctl: {failure}\n")
+    if arguments.json:
+        outcome = {"outcome": failure.outcome, "error": str(failure), **failure.fields}
+        # If the disk is full, standard error still has the failure.
+        with suppress(VerbFailed):
+            write(json.dumps(outcome))
+    return failure.exit_status
 
 
 def _terminate(*_: object) -> NoReturn:

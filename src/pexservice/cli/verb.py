@@ -15,7 +15,7 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,9 +47,9 @@ CALL_STATUSES = (0, 1, 2, 69, 130)
 STEP_STATUSES = (0, 1, 2, 69, 75, 130)
 STORE_STATUSES = (0, 1, 2, 64, 78, 130)
 
-#: A function that runs a verb.  It returns its result, or C{None} if it has written its
-#: results itself, and raises L{VerbFailed}.
-Run = TypeVar("Run", bound=Callable[[Namespace], Result | None])
+#: A function that runs a verb.  It returns its result, or yields several results one by
+#: one.
+Run = TypeVar("Run", bound=Callable[[Namespace], Result | Iterator[Result]])
 
 #: Adds an argument to the parser of a verb.
 Argument = Callable[[ArgumentParser], object]
@@ -221,11 +221,16 @@ def urls_of(arguments: Namespace) -> list[BaseURL]:
     """
     if arguments.url:
         return list(arguments.url)
-    texts = os.environ.get("PEXSERVICE_URL", "").split() or [DEFAULT_BASE_URL]
+    variable = os.environ.get("PEXSERVICE_URL", "")
     try:
-        return [base_url(text) for text in texts]
+        return [base_url(text) for text in variable.split() or [DEFAULT_BASE_URL]]
     except ValueError as error:
-        raise VerbFailed(f"PEXSERVICE_URL: {error}", exit_status=WRONG_ARGUMENTS) from error
+        reason = str(error)
+        if "@" in variable:
+            # A blank in a password has split the URL, so the reason may show a part of it.
+            reason = f"a base URL has no user and no password; use {BASE_URL_FORMS}"
+        message = f"PEXSERVICE_URL: {reason}"
+        raise VerbFailed(message, exit_status=WRONG_ARGUMENTS) from error
 
 
 def token_of(arguments: Namespace) -> str | None:

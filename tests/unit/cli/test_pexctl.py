@@ -8,17 +8,18 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from pexservice.cli.output import VerbFailed
+from pexservice.cli.output import failure_of
 from pexservice.cli.pexctl import PARSER, main
-from pexservice.cli.store_access import store_errors
 from pexservice.cli.verb import STORE_STATUSES, VERBS, base_url
 from pexservice.process.exit_status import Status
 from pexservice.stores.errors import StoreError
@@ -263,9 +264,7 @@ def test_error_of_a_store_ends_with_a_status_that_the_help_lists(
     """
     Also one whose verification was killed from outside ends so.
     """
-    with pytest.raises(VerbFailed) as caught, store_errors():
-        raise error("the store")
-    assert caught.value.exit_status in STORE_STATUSES
+    assert failure_of(error("the store")).exit_status in STORE_STATUSES
 
 
 def test_verify_of_a_missing_store_creates_no_directory(
@@ -382,6 +381,58 @@ def test_status_of_a_service_that_cannot_be_reached_is_69(
     out, err = capsys.readouterr()
     assert err == f"pexctl: unix:{tmp_path}/socket: No such file or directory\n"
     assert json.loads(out)["outcome"] == "unreachable"
+
+
+def test_status_of_a_server_that_closes_each_connection_is_shown(capsys: Captured) -> None:
+    """
+    The server does not announce that it will close the connection.
+    """
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nPex-Revision: 8\r\nPex-Position: 5"
+
+    def serve(listening: socket.socket) -> None:
+        for _ in range(3):
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(response + b"\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = threading.Thread(target=serve, args=(listening,), daemon=True)
+        serving.start()
+        assert main(["status", f"127.0.0.1:{listening.getsockname()[1]}"]) == 0
+        serving.join()
+    assert capsys.readouterr().out == "ready: revision 8, position 5\n"
+
+
+@pytest.mark.parametrize("url", ["http://user:ge heim@h", "http://user:geheim@h"])
+def test_error_for_a_url_of_the_environment_shows_no_password(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("PEXSERVICE_URL", f"http://127.0.0.1:1 {url}")
+    assert main(["status"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "pexctl: PEXSERVICE_URL: a base URL has no user and no password"
+    )
+    assert "user:" not in error
+
+
+def test_failure_that_standard_output_cannot_take_is_still_on_standard_error(
+    tmp_path: Path,
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pexservice", "verify", "--json", "store"],
+            cwd=tmp_path,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("/store: No such file or directory\n")
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["missing.pem", "empty.pem"])

@@ -16,6 +16,8 @@ from pexservice.core.text import without_password
         "http://user:geheim@h",
         "user:geheim@h:1",
         "http:user:geheim@h",
+        "http://user:ge geheim@h",
+        "user:ge geheim@h:1",
         "http+unix://user:geheim@%2Ftmp%2Fx",
     ],
 )

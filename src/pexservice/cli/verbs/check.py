@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
 from pexservice.cli.verb import STORE_STATUSES, verb
+from pexservice.cli.verbs.stores import options_for
 
 
 @verb(
@@ -29,7 +30,6 @@ def check(arguments: Namespace) -> Result:
     for example --config FILE.
     """
     from pexservice.cli.sandbox import problems, properties_of, unit_of
-    from pexservice.cli.store_access import options_for, store_errors
     from pexservice.cli.twistd import service_options
     from pexservice.client.blocking import wait
     from pexservice.process.listening import addresses_in_use
@@ -40,15 +40,14 @@ def check(arguments: Namespace) -> Result:
 
     options = service_options(arguments.options)
     settings = options.settings()
-    with store_errors():
-        read_files(settings)
-        _check_access_log(settings.access_log)
-        in_use = [*addresses_in_use(the_reactor(), settings.listen)]
-        store, facts = store_factory(settings.store), []
-        try:
-            facts = wait(lambda: store.inspect(options_for(settings)))
-        except StoreBusy:
-            in_use.append(f"the store {store.name}")
+    read_files(settings)
+    _check_access_log(settings.access_log)
+    in_use = [*addresses_in_use(the_reactor(), settings.listen)]
+    store, facts = store_factory(settings.store), []
+    try:
+        facts = wait(lambda: store.inspect(options_for(settings)))
+    except StoreBusy:
+        in_use.append(f"the store {store.name}")
     if unit := unit_of(options.given.get("config")):
         for problem in problems(settings, unit, properties_of(unit)):
             raise VerbFailed(problem, "misconfigured")

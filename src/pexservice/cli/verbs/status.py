@@ -119,12 +119,10 @@ def _status_in_time(url: BaseURL, timeout: float, context: SSLContext | None) ->
 
 
 def _status_of(url: BaseURL, context: SSLContext | None) -> Result:
-    prefix = urlsplit(url.url).path
     try:
-        with closing(_connection(url, context)) as connection:
-            ready, body = _ask(connection, "GET", f"{prefix}/readyz?verbose")
-            current, _ = _ask(connection, "HEAD", f"{prefix}/current")
-            _, checks = _ask(connection, "GET", f"{prefix}/livez?verbose")
+        ready, body = _ask(url, context, "GET", "/readyz?verbose")
+        current, _ = _ask(url, context, "HEAD", "/current")
+        _, checks = _ask(url, context, "GET", "/livez?verbose")
     except ConnectionRefusedError as error:
         raise _unreachable(f"{url}: {error.strerror}") from error
     except (HTTPException, ConnectionError) as error:
@@ -185,8 +183,12 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _ask(connection: HTTPConnection, method: str, path: str) -> tuple[HTTPResponse, str]:
-    connection.request(method, path)
-    response = connection.getresponse()
-    # If the server is no pexservice, its body may have no end.
-    return response, response.read(_MAX_CONTENT_BYTES).decode(errors="replace")
+def _ask(
+    url: BaseURL, context: SSLContext | None, method: str, path: str
+) -> tuple[HTTPResponse, str]:
+    # Each request has its own connection, because a server may close it after a response.
+    with closing(_connection(url, context)) as connection:
+        connection.request(method, f"{urlsplit(url.url).path}{path}")
+        response = connection.getresponse()
+        # If the server is no pexservice, its body may have no end.
+        return response, response.read(_MAX_CONTENT_BYTES).decode(errors="replace")

@@ -20,13 +20,41 @@ from pexservice.cli.verb import (
 from pexservice.settings.option import number
 
 if TYPE_CHECKING:
-    from pexservice.stores.factory_interface import IOfflineStore
+    from twisted.internet.defer import Deferred
+
+    from pexservice.settings.options import Settings
+    from pexservice.stores.factory_interface import (
+        IOfflineStore,
+        StoreOptions,
+        StoreSummary,
+    )
 
 #: The value of C{--beyond} without a number: the revision of the replaced store is used.
 _FROM_STORE = -1
 
 #: The restored store then continues at this distance above that revision.
 _MARGIN = 1_000_000
+
+
+def options_for(settings: Settings) -> StoreOptions:
+    """
+    Return the options of a store that this process opens only for a moment.
+    """
+    from pexservice.process.timing import the_reactor
+    from pexservice.stores.factory_interface import StoreOptions
+
+    return StoreOptions(
+        reactor=the_reactor(),
+        journal=settings.journal,
+        create=not settings.no_create,
+    )
+
+
+def _contents(summary: StoreSummary) -> str:
+    line = f"revision {summary.revision}, position {summary.position}, {summary.size} bytes"
+    if summary.witness is None:
+        line += "; it has no witness, so this may not be its newest state"
+    return line
 
 
 @verb(
@@ -46,7 +74,6 @@ def create(arguments: Namespace) -> Result:
     """
     from attrs import evolve
 
-    from pexservice.cli.store_access import options_for, store_errors
     from pexservice.cli.twistd import service_options
     from pexservice.client.blocking import wait
     from pexservice.stores.registry import store_factory
@@ -54,8 +81,7 @@ def create(arguments: Namespace) -> Result:
     # This verb creates a store even if C{no-create} is set for the service.
     settings = evolve(service_options(arguments.options).settings(), no_create=False)
     factory = store_factory(settings.store)
-    with store_errors():
-        wait(lambda: factory.create(options_for(settings)))
+    wait(lambda: factory.create(options_for(settings)))
     return Result(
         f"{factory.name}: a new store was created, at revision 0, position 0",
         {"outcome": "created", "store": factory.name},
@@ -76,12 +102,10 @@ def verify(arguments: Namespace) -> Result:
     """
     from attrs import asdict
 
-    from pexservice.cli.store_access import contents, store_errors
-
-    with store_errors(), ProgressBar() as bar:
+    with ProgressBar() as bar:
         summary = arguments.store.verify(bar.show)
     return Result(
-        f"{summary.store} is whole: {contents(summary)}",
+        f"{summary.store} is whole: {_contents(summary)}",
         {"outcome": "whole", **asdict(summary)},
     )
 
@@ -132,26 +156,41 @@ def backup(arguments: Namespace) -> Result:
     """
     from attrs import asdict
 
-    from pexservice.cli.store_access import configured_store, contents, store_errors
-
     if (arguments.store is None) is (arguments.config is None):
         message = "name the STORE or --config FILE, and not both"
         raise VerbFailed(message, exit_status=WRONG_ARGUMENTS)
     if arguments.textfile is not None and arguments.keep is None:
         raise VerbFailed("--textfile requires --keep")
-    store = arguments.store or configured_store(arguments.config)
+    store = arguments.store or _configured_store(arguments.config)
     failed = True
     try:
-        with store_errors(), ProgressBar() as bar:
+        with ProgressBar() as bar:
             copy = store.backup(arguments.to, arguments.keep, bar.show)
         failed = False
     finally:
         if arguments.textfile is not None:
             _write_textfile(arguments.textfile, store, arguments.to, failed=failed)
     return Result(
-        f"{copy.store} is a verified backup: {contents(copy)}",
+        f"{copy.store} is a verified backup: {_contents(copy)}",
         {"outcome": "backed-up", **asdict(copy)},
     )
+
+
+def _configured_store(path: str) -> IOfflineStore:
+    """
+    Return the store that the configuration file C{path} names.
+
+    @raise VerbFailed: the file is wrong, or its store is not on this machine's disk.
+    """
+    from pexservice.cli.twistd import service_options
+    from pexservice.stores.registry import store_factory
+
+    store = service_options(["--config", path]).given.get("store")
+    try:
+        return store_factory(store or "").offline()
+    except ValueError as error:
+        reason = f"the configuration file {path}: store = {store!r}: {error}"
+        raise VerbFailed(reason, "misconfigured") from error
 
 
 def _write_textfile(
@@ -215,19 +254,25 @@ def restore(arguments: Namespace) -> Result:
     """
     from attrs import asdict
 
-    from pexservice.cli.store_access import contents, store_errors
+    from pexservice.stores.errors import StoreError
 
-    with store_errors(), ProgressBar() as bar:
-        beyond, origin = arguments.beyond, ""
-        if beyond == _FROM_STORE:
-            highest, origin = _highest_revision(arguments.to)
-            beyond = highest + _MARGIN
-            origin = f"; beyond revision {beyond}: {highest} {origin}, plus {_MARGIN:,}"
+    beyond, origin = arguments.beyond, ""
+    if beyond == _FROM_STORE:
+        try:
+            highest, origin = arguments.to.highest_revision()
+        except (OSError, StoreError) as error:
+            raise VerbFailed(
+                "--beyond requires a number: the revision of"
+                f" {arguments.to.directory} cannot be read: {error}"
+            ) from error
+        beyond = highest + _MARGIN
+        origin = f"; beyond revision {beyond}: {highest} {origin}, plus {_MARGIN:,}"
+    with ProgressBar() as bar:
         restored = arguments.to.restore(arguments.directory, beyond, bar.show)
     store, kept = restored.summary, restored.kept
     replaced = "" if kept is None else f"; the replaced store is {kept}"
     return Result(
-        f"{store.store} is restored: {contents(store)}{origin}{replaced}",
+        f"{store.store} is restored: {_contents(store)}{origin}{replaced}",
         {
             "outcome": "restored",
             "steps": restored.steps,
@@ -236,21 +281,6 @@ def restore(arguments: Namespace) -> Result:
             **asdict(store),
         },
     )
-
-
-def _highest_revision(store: IOfflineStore) -> tuple[int, str]:
-    """
-    Return the highest revision of the store that is replaced, and its origin in words.
-    """
-    from pexservice.stores.errors import StoreError
-
-    try:
-        return store.highest_revision()
-    except (OSError, StoreError) as error:
-        raise StoreError(
-            f"--beyond requires a number: the revision of {store.directory} cannot be read:"
-            f" {error}"
-        ) from error
 
 
 @verb(
@@ -269,17 +299,15 @@ def advance(arguments: Namespace) -> Result:
     The position does not change. Stop all nodes first. Choose the highest revision that any
     client or log has seen, so that no revision is used for two states.
     """
-    from pexservice.cli.store_access import options_for, store_errors
     from pexservice.client.blocking import wait
     from pexservice.settings.options import Settings
     from pexservice.stores.interface import ISharedStore
 
-    with store_errors():
-        revision, position = wait(
-            lambda: ISharedStore(arguments.store.make(options_for(Settings()))).advance(
-                arguments.revision
-            )
-        )
+    def advance_cursor() -> Deferred[tuple[int, int]]:
+        store = ISharedStore(arguments.store.make(options_for(Settings())))
+        return store.advance(arguments.revision)
+
+    revision, position = wait(advance_cursor)
     return Result(
         f"the cursor is at revision {revision}, position {position}",
         {"outcome": "advanced", "revision": revision, "position": position},
