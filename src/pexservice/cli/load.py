@@ -73,9 +73,9 @@ class Load:
     """
     A load of one service, and the outcomes of its steps.
 
-    @ivar seconds: how long new steps begin.
+    @ivar seconds: how long to begin new steps.
     @ivar show: called with the progress in words and in percent.
-    @ivar start: when the first step began, by the clock; C{None} before.
+    @ivar start: when the first step began, by C{clock}; C{None} before.
     """
 
     seconds: float

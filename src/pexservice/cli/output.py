@@ -11,7 +11,7 @@ from typing import Self, TextIO
 
 from attrs import define, field, frozen
 
-#: The exit status for wrong arguments, even if the verb notices the mistake while it runs.
+#: The exit status for wrong arguments, also for a mistake that only the verb notices.
 WRONG_ARGUMENTS = 2
 
 #: The exit statuses by outcome.  Any other failure has the exit status 1.

@@ -3,10 +3,10 @@ The program C{pexctl}: an operator's commands for a service and its store.
 
 C{python -m pexservice VERB} is the same program.
 
-A result is a line on standard output; with C{--json}, an object.  A failure is also a line
-on standard error.  The modules of L{pexservice.cli.verbs} declare the verbs.  A verb
-imports other modules only when it runs, so that it does not wait for the imports of other
-verbs.
+A result is a line on standard output, or an object with C{--json}.  A failure is a line on
+standard error, and also an object on standard output with C{--json}.  The modules of
+L{pexservice.cli.verbs} declare the verbs.  A verb imports other modules only when it runs,
+so that it does not wait for the imports of other verbs.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def store_on_disk(name: str) -> IOfflineStore:
 
 def directory(name: str) -> str:
     """
-    Return the directory of the store or backup C{name}, which may not exist.
+    Return the directory of the store or backup C{name}, which need not exist.
     """
     return store_on_disk(name).directory
 
@@ -186,8 +186,8 @@ def base_url(text: str) -> BaseURL:
 #: The parser of a number of seconds.
 duration = seconds(0.001)
 
-#: Arguments for the address of one service; for the addresses of all its nodes; and for
-#: calls that have a deadline.
+#: Arguments of verbs that call one server; of those that call all nodes in turn and may
+#: need a token; and of those that also have a deadline.
 SERVER = (
     argument(
         "--url",

@@ -37,12 +37,12 @@ from pexservice.client.state import State, Step
 Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
 
-#: A call waits many times, for at most this long each time.  A signal that arrives just
-#: before a wait begins does not end that wait.
+#: A call waits in intervals of this length, because a signal that arrives just before a
+#: wait begins does not end that wait.
 POLL_INTERVAL_SECONDS = 0.1
 
-#: How long a call waits after its timeout, in case the reactor is late, and how long an
-#: interrupted call waits until it is cancelled.
+#: A call waits longer than its timeout, in case the reactor is late.  An interrupted call
+#: also waits for this long until it is cancelled.
 LATE_REACTOR_SECONDS = 2.0
 
 _START_POLL_SECONDS = 0.001
@@ -56,7 +56,7 @@ _process_id = 0
 
 def running_reactor() -> IReactorFromThreads:
     """
-    Return the reactor, which runs in a thread from now on.
+    Return the reactor.  The first call starts it in a thread.
 
     @raise RuntimeError: another thread runs the reactor or has run it, or this process was
         forked from a process in which the reactor runs.

@@ -36,8 +36,8 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 #: default is 0.3 s.
 NEXT_ADDRESS_DELAY_SECONDS = 0.05
 
-#: How long an idle connection stays open.  A service and nginx keep an idle connection for
-#: a longer time.  So the client rarely writes to a connection that the server is closing.
+#: How long an idle connection stays open.  A service and nginx keep it open for longer, so
+#: the client rarely writes to a connection that the server is closing.
 IDLE_CONNECTION_SECONDS = 30
 
 #: The limit for a response's status line and headers, including all interim responses.
@@ -113,7 +113,7 @@ class BoundingFactory(WrappingFactory):
 @frozen
 class ServerEndpoint:
     """
-    The endpoint of one server, for all requests of an agent.
+    The endpoint of one server, which an agent uses for every URL.
     """
 
     _endpoint: IStreamClientEndpoint

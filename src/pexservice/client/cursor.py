@@ -131,7 +131,7 @@ class Cursor:
     @property
     def sent_nothing(self) -> bool:
         """
-        Whether the cursor is closed, and no server can have performed a request of it.
+        Whether this client is closed, and no server can have performed one of its requests.
         """
         return self._client.closed and self._client.sent_count == 0
 

@@ -58,8 +58,8 @@ class EventStream(Protocol, TimeoutMixin):
     The body of a response that is a stream of events.
 
     @ivar url: the URL of the request, for messages.
-    @ivar messages: the newest message, if it was not read yet; then C{None} if the stream
-        has ended.
+    @ivar messages: a queue with the newest message that was not read yet, and with C{None}
+        when the stream has ended.
     @ivar ended: whether there will be no more messages.
     """
 
@@ -109,9 +109,9 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     """
     Yield the present state of the cursor, and then each newer one.
 
-    Before each stream, a read returns the present state.  The read is never behind, but the
-    stream of a node may be, so states of the stream with lower revisions are skipped.  If
-    the store was restored, the read has a lower revision than the states before.
+    It reads the present state before it opens a stream.  The stream of a node may be behind
+    this state, so a state of the stream with a lower revision is skipped.  A read is never
+    behind: if its revision is lower than before, the store was restored.
 
     @param streams: the open streams.  C{Cursor.close} ends them.
     @raise CursorError: the server has no such streams.

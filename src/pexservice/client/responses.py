@@ -27,10 +27,10 @@ from pexservice.core.text import printable, quoted
 
 OK = 200
 
-#: How much is read of the body of a successful response: three values of 80 million digits.
+#: The limit for the body of a successful response: three values of 80 million digits.
 MAX_CONTENT_BYTES = 256 << 20
 
-#: How much is read of the body of any other response.
+#: The limit for the body of any other response.  The rest is not read.
 MAX_ERROR_CONTENT_BYTES = 64 << 10
 
 _PROBLEM_TYPE = "urn:problem-type:pexservice:"

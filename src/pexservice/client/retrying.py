@@ -176,9 +176,9 @@ class RetryingClient:
             except _AttemptFailed as failure:
                 self.sent_count -= not failure.sent
                 sent = sent or failure.sent
-                # If the deadline shortened this timeout, an earlier reason says more.
-                was_shortened = failure.timed_out and timeout < self.attempt_timeout
-                reason = reason if reason and was_shortened else failure.reason
+                # If the deadline ended this attempt, an earlier reason says more.
+                if not (reason and failure.timed_out and timeout == remaining):
+                    reason = failure.reason
                 asked_delay = failure.retry_after
             # Every server has its turn before the delay grows.
             delay = max(backoff(attempts_before // server_count), asked_delay)

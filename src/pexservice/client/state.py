@@ -12,8 +12,8 @@ from attrs import field, frozen
 
 from pexservice.core.sequence import term_at
 
-#: How many digits are converted at a time.  Every limit that the interpreter can have
-#: allows more digits.
+#: How many digits are converted at a time.  The interpreter's limit can be set to 640
+#: digits, and no lower.
 _PIECE_DIGITS = 512
 
 

@@ -177,8 +177,8 @@ def watch(arguments: Namespace) -> Iterator[Result]:
     STEP_STATUSES,
     [
         *SERVICE,
-        argument("--connections", "N", "how many steps are under way", number(1, 1000), 10),
-        argument("--seconds", "SECONDS", "how long new steps begin", duration, 10),
+        argument("--connections", "N", "how many steps at a time", number(1, 1000), 10),
+        argument("--seconds", "SECONDS", "how long to begin new steps", duration, 10),
     ],
     "pexctl load --seconds 3 --connections 16",
 )

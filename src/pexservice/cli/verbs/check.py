@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
 from pexservice.cli.verb import STORE_STATUSES, verb
-from pexservice.cli.verbs.stores import options_for
 
 
 @verb(
@@ -31,6 +30,7 @@ def check(arguments: Namespace) -> Result:
     """
     from pexservice.cli.sandbox import problems, properties_of, unit_of
     from pexservice.cli.twistd import service_options
+    from pexservice.cli.verbs.stores import options_for
     from pexservice.client.blocking import wait
     from pexservice.process.listening import addresses_in_use
     from pexservice.process.timing import the_reactor

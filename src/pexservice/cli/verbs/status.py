@@ -1,8 +1,8 @@
 """
 C{pexctl status}: whether a running service accepts steps, and where its cursor is.
 
-This module does not import Twisted, because health checks run it every few seconds.  It
-asks the service over HTTP, and never for a value.
+Health checks run it every few seconds.  So this module does not import Twisted, and never
+asks for the value, which may be long.
 """
 
 from __future__ import annotations
