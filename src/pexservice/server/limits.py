@@ -8,7 +8,7 @@ Every connection counts from the moment it is accepted, because it has a file de
 If a connection arrives when the limit is reached, L{Connections.displace} closes another
 one.  If some clients have more connections than their share, only they lose connections.
 
-Connections have no timers.  A connection only stores a few times.  Once a second,
+A connection has no timer for its timeouts, but stores a few times.  Once a second,
 L{Connections.sweep} checks all connections.  For 10,000 connections, this check takes a
 millisecond.
 """
@@ -31,6 +31,9 @@ from twisted.logger import Logger
 #: How long a connection may be idle between two requests.
 KEEP_ALIVE_TIMEOUT_SECONDS = 60
 
+#: How long a TLS handshake may take.
+HANDSHAKE_TIMEOUT_SECONDS = 10
+
 #: How long a request may take to arrive, head and body.
 REQUEST_TIMEOUT_SECONDS = 20
 
@@ -52,7 +55,8 @@ MIN_SHARE = 16
 #: are closed without a response.
 MAX_REFUSALS = 32
 
-#: Why the service closes connections.  The first three reasons are the timeouts above.
+#: Why the service closes connections.  The first three reasons are timeouts: C{slow} is a
+#: handshake or a request that does not arrive in time.
 #: C{displaced}: another connection needed the place.  C{flooding}: the client sends only
 #: bytes that are no request.
 CLOSE_REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
@@ -305,10 +309,14 @@ class Connections:
     def _check_timeouts(self, connection: LimitedConnection, now: float) -> None:
         is_idle = connection.phase is Phase.IDLE
         receiving_since = connection.receiving_since
+        waited = now - receiving_since if receiving_since else 0
         if connection.blocked_since and self._is_stalled(connection, now):
             self.closed["stalled"] += 1
             connection.abort()
-        elif receiving_since and now - receiving_since > REQUEST_TIMEOUT_SECONDS:
+        elif waited > HANDSHAKE_TIMEOUT_SECONDS and connection.phase is Phase.HANDSHAKE:
+            self.closed["slow"] += 1
+            connection.abort()
+        elif waited > REQUEST_TIMEOUT_SECONDS:
             self.closed["slow"] += 1
             connection.time_out()
         elif is_idle and now - connection.last_active > KEEP_ALIVE_TIMEOUT_SECONDS:

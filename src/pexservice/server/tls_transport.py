@@ -14,8 +14,6 @@ import asyncio
 import ssl
 from contextlib import suppress
 
-from twisted.internet.interfaces import IDelayedCall
-
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
 from pexservice.server.server import Server
@@ -32,8 +30,6 @@ MAX_BYTES_WITHOUT_DATA = 32768
 
 #: How many bytes of data one record may contain.
 _MAX_RECORD_BYTES = 16384
-
-HANDSHAKE_TIMEOUT_SECONDS = 10
 
 
 class TlsTransport(asyncio.Protocol):
@@ -71,9 +67,6 @@ class TlsTransport(asyncio.Protocol):
         # Whether the peer sends no more, and whether this end sends no more.
         self._input_ended = self._output_ended = False
         self._eof_reported = False
-        self._timeout: IDelayedCall = server.call_later(
-            HANDSHAKE_TIMEOUT_SECONDS, self.abort
-        )
 
     # Calls of the event loop.
 
@@ -109,7 +102,6 @@ class TlsTransport(asyncio.Protocol):
             self._connection.resume_writing()
 
     def connection_lost(self, error: BaseException | None) -> None:
-        self._stop_timeout()
         self._output_ended = True
         self._encrypted.clear()
         # This frees the memory of OpenSSL now.  Otherwise the garbage collector of Python
@@ -191,7 +183,6 @@ class TlsTransport(asyncio.Protocol):
             if not self._handshake_done:
                 self._tls.do_handshake()
                 self._handshake_done = True
-                self._stop_timeout()
                 self._flush()
                 self._connection.connection_made(self)  # type: ignore[arg-type]
             self._has_decrypted = True
@@ -226,10 +217,6 @@ class TlsTransport(asyncio.Protocol):
     def _flush(self) -> None:
         if self._socket_transport is not None and self._outgoing.pending:
             self._socket_transport.write(self._outgoing.read())
-
-    def _stop_timeout(self) -> None:
-        if self._timeout.active():
-            self._timeout.cancel()
 
     # The methods of a transport, as far as a connection calls them.
 

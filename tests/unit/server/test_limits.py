@@ -10,6 +10,7 @@ from attrs import define, field
 from twisted.logger import capturedLogs
 
 from pexservice.server.limits import (
+    HANDSHAKE_TIMEOUT_SECONDS,
     KEEP_ALIVE_TIMEOUT_SECONDS,
     MAX_REFUSALS,
     REQUEST_TIMEOUT_SECONDS,
@@ -154,6 +155,23 @@ def test_sweep_ends_idle_late_and_blocked_connections_only() -> None:
     for fate, fake in fates.items():
         assert fake.fate == ([fate] if fate else [])
     assert busy.fate == slow.fate == []
+
+
+def test_handshake_that_takes_too_long_ends_the_connection() -> None:
+    """
+    A request on another connection has more time.
+    """
+    clock = Turns()
+    handshake = Fake(phase=Phase.HANDSHAKE, receiving_since=1.0)
+    request = Fake(phase=Phase.RECEIVING, receiving_since=1.0)
+    connections = table(2, handshake, request, clock=clock)
+    clock.rightNow = 1.0 + HANDSHAKE_TIMEOUT_SECONDS
+    connections.sweep()
+    assert handshake.fate == []
+    clock.rightNow += 1
+    connections.sweep()
+    assert (handshake.fate, request.fate) == (["aborted"], [])
+    assert connections.closed["slow"] == 1
 
 
 def test_a_client_that_reads_slowly_is_waited_for() -> None:

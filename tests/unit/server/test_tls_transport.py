@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from twisted.internet.task import Clock
 
 from pexservice.server import tls_transport
 from pexservice.server.connection import Connection
@@ -19,7 +18,6 @@ from pexservice.server.limits import Phase
 from pexservice.server.server import MAX_SECONDS_PER_ITERATION, ParsingBudget, Server
 from pexservice.server.tls_transport import (
     DECRYPT_STEP_BYTES,
-    HANDSHAKE_TIMEOUT_SECONDS,
     TlsTransport,
 )
 from pexservice.worker.files import tls_context
@@ -61,7 +59,6 @@ class Worker:
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         self.tls = tls
-        self.clock = Clock()
         self.cost = 0.0
         self._now = 0.0
         self._calls: list[Callable[[], object]] = []
@@ -84,7 +81,6 @@ class Worker:
     def transport(self, connection: Recorder, client: str) -> TlsTransport:
         server = SimpleNamespace(
             parsing_budget=self.parsing_budget,
-            call_later=self.clock.callLater,
             call_soon=self._calls.append,
             connections=SimpleNamespace(closed=self.closed),
         )
@@ -374,30 +370,17 @@ def test_changed_record_ends_the_connection(peer: Peer) -> None:
         peer.tls.read(100)
 
 
-def test_handshake_that_takes_too_long_ends_the_connection(
-    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
-) -> None:
-    """
-    A client has ten seconds; one that has agreed on TLS is not timed by this.
-    """
-    slow, prompt = (Peer(worker, contexts[1]) for _ in range(2))
-    prompt.shake_hands()
-    worker.clock.advance(HANDSHAKE_TIMEOUT_SECONDS)
-    assert (slow.raw.aborted, prompt.raw.aborted) == (True, False)
-
-
 def test_client_that_leaves_in_the_handshake_is_released(
     worker: Worker, contexts: tuple[ssl.SSLContext, ...]
 ) -> None:
     """
-    The connection, which has not begun, learns of the end; no timer is left.
+    The connection, which has not begun, learns of the end.
     """
     peer = Peer(worker, contexts[1])
     peer.transport.eof_received()
     assert peer.raw.aborted
     peer.transport.connection_lost(None)
     assert peer.connection.calls == ["lost"]
-    assert worker.clock.getDelayedCalls() == []
 
 
 def test_connection_that_is_closed_before_it_has_a_socket_is_aborted(
