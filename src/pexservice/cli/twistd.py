@@ -1,8 +1,9 @@
 """
 The command lines of C{twistd pexservice} and C{twistd pexservice-worker}.
 
-They read the configuration file and open no other file.  They check what can be checked in
-this way, and report an error in one line.
+A wrong option or a wrong configuration file ends a start with one line.  So does another
+service in the same directory and, before a daemon forks, an address or a store that cannot
+be used.
 """
 
 from __future__ import annotations
@@ -82,11 +83,11 @@ def _handler(option: Option) -> Callable[..., None]:
             message = without_password(f"--{option.name} {text}: {error}")
             raise usage.UsageError(message) from error
         if option.repeatable:
-            value = (*self.given.get(option.name, ()), value)
-        self.given[option.name] = value
+            value = (*self.on_command_line.get(option.name, ()), value)
+        self.on_command_line[option.name] = value
 
     def take_flag(self: CommonOptions) -> None:
-        self.given[option.name] = True
+        self.on_command_line[option.name] = True
 
     return take_flag if option.is_flag else take
 
@@ -96,8 +97,8 @@ class CommonOptions(usage.Options):
     The options of a command, made from the tables of L{pexservice.settings.options}.
 
     @cvar process: the name of this process in the log.
-    @ivar given: the values that were given, by the names of their options.
-    @ivar on_command_line: those of them that were given on the command line.
+    @ivar on_command_line: the values on the command line, by the names of their options.
+    @ivar given: these values and those of the configuration file; set by L{read}.
     """
 
     command: ClassVar[str]
@@ -118,8 +119,8 @@ class CommonOptions(usage.Options):
 
     def __init__(self) -> None:
         super().__init__()
-        self.given: dict[str, Any] = {}
         self.on_command_line: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
 
     @property
     def foreground(self) -> bool:
@@ -185,7 +186,6 @@ class CommonOptions(usage.Options):
         return f"there is no option {dashes}{name}{hint}"
 
     def postOptions(self) -> None:
-        self.on_command_line = self.given
         try:
             settings = self.read()
         except ValueError as error:
@@ -204,9 +204,8 @@ class CommonOptions(usage.Options):
             message is one line that says what is wrong.
         """
         path = self.on_command_line.get("config")
-        if path is not None:
-            in_file = read_config(path, options_of(*FILE_TABLES))
-            self.given = {**in_file, **self.on_command_line}
+        in_file = {} if path is None else read_config(path, options_of(*FILE_TABLES))
+        self.given = {**in_file, **self.on_command_line}
         return self.settings()
 
     def parseArgs(self, *arguments: str) -> None:
@@ -331,11 +330,11 @@ def service_options(arguments: list[str]) -> ServiceOptions:
 
 def refuse_second_start(pid_file: str | None) -> None:
     """
-    Refuse to start next to the process that C{pid_file} names.
+    Refuse a start if the process runs whose process id is in C{pid_file}.
 
     If the process has ended, remove the file.
 
-    @raise CannotStart: the process runs, or the file could not be written.
+    @raise CannotStart: the process runs, or the file cannot be written.
     """
     if not pid_file:
         return
@@ -347,14 +346,16 @@ def refuse_second_start(pid_file: str | None) -> None:
         )
     try:
         pid = int(path.read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if not command:
-            # The process has ended, and its parent has not read its status yet.
-            raise ProcessLookupError(pid)
     except (OSError, ValueError):
-        # A file that contains no number stays: twistd reports an error that names the file.
-        with suppress(OSError, ValueError):
-            int(path.read_text())
+        # There is no file, or it contains no number.  Then twistd reports an error that
+        # names the file.
+        return
+    command = b""
+    with suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    if not command:
+        # The process has ended.  Until its parent reads its status, its command is empty.
+        with suppress(OSError):
             path.unlink()
         return
     arguments = command.decode(errors="replace").split("\0")

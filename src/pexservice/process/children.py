@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 _log = Logger()
 
-#: How long a start waits for an address or a store that the workers of a killed supervisor
-#: still hold.
+#: How long a start waits until the workers of a killed supervisor release an address or the
+#: store.
 ORPHANS_TIMEOUT_SECONDS = 3.0
 ORPHANS_RETRY_SECONDS = 0.1
 
@@ -95,7 +95,7 @@ def retry_while_orphans_end(
 
 def reap_orphans(own: Container[int]) -> None:
     """
-    Wait for each child that has ended, up to the first one in C{own}.
+    Reap the orphans that have ended, until the next child is one of C{own}.
 
     @param own: ids of processes that other code of this process waits for.
     """

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from pexservice.process.scoreboard import CONSENT
 
-#: What a reload would lose if it removed these options.  It needs the operator's consent:
-#: it may read a file of which an editor has written only the first half, and this half may
-#: be valid TOML.
+#: What is lost if a reload finds one of these options removed, or C{journal} lowered.  An
+#: editor may have written only the first half of the configuration file, and this half may
+#: be valid TOML, so such a reload needs the operator's consent.
 LOSSES = {
     "token-file": "everybody could move the cursor",
     "tls-certificate": "requests would be sent in plain text",
@@ -23,7 +23,7 @@ LOSSES = {
 
 def give_consent(descriptor: int, options: Sequence[str]) -> None:
     """
-    Allow the next reload to lose what C{options} protect; see L{LOSSES}.
+    Allow the next reload to lose what C{options} protect.
 
     @param descriptor: the supervisor's scoreboard, open for writing.
     """

@@ -29,7 +29,7 @@ from zope.interface import implementer
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
 
-#: The description of all sockets that systemd passes.
+#: The value of C{--listen} for all sockets that systemd passes.
 ALL_OF_SYSTEMD = "systemd:all"
 
 #: How many connections may wait to be accepted, for example during a takeover.  The
@@ -68,7 +68,7 @@ _EXCEPTION_BY_ERRNO: Mapping[int | None, type[CannotStart]] = {
 
 def _lock_holder(path: str | bytes) -> str:
     """
-    Say in words which process has Twisted's lock for the Unix socket C{path}.
+    Return in words which process has Twisted's lock for the Unix socket C{path}.
     """
     lock = f"{os.fsdecode(path)}.lock"
     try:
@@ -116,8 +116,6 @@ class InheritedEndpoint:
     The endpoint of a listening socket that another process opened: C{fd:N}.
 
     It can listen, stop and listen again: each port has a copy of the descriptor.
-
-    @ivar descriptor: the file descriptor of the listening stream socket.
     """
 
     def __init__(self, reactor: Any, descriptor: int) -> None:
@@ -126,9 +124,9 @@ class InheritedEndpoint:
 
         Children of this process do not inherit the descriptor.
 
+        @param descriptor: the file descriptor of a listening stream socket.
         @raise OSError: there is no such descriptor, or it is no listening stream socket.
         """
-        self.descriptor = descriptor
         self._reactor = reactor
         self._socket = socket.socket(fileno=descriptor)
         fdesc.setNonBlocking(descriptor)

@@ -6,9 +6,10 @@ the time itself.  It expects a priority first, C{<6>worker-1 info: ...}; see sd-
 A worker writes its lines to its supervisor with the priority and no other prefix: the
 supervisor knows which worker each line comes from.
 
-Lines of the access log have the combined format and no prefix.  In the priority that a
-worker writes to its supervisor, they have syslog's facility local0, C{<134>}.  The journal
-does not remove a facility from the message, so the supervisor writes only the level.
+Lines of the access log have the combined format and no prefix.  A worker marks them for its
+supervisor: their priority C{<134>} contains syslog's facility local0.  The supervisor
+writes a priority without a facility, because the journal would show the facility in the
+message.
 
 If the program that reads the log stops reading, for example a paused C{less}, lines are
 lost.  The service does not wait.
@@ -128,8 +129,6 @@ class LogLines:
         facility = event.get("facility", 0)
         prefix = ""
         if self.journal or self.piped:
-            # journald removes a prefix with a level, but not one with a facility.  The
-            # supervisor recognizes a line of the access log by its facility.
             shown_facility = facility if self.piped else 0
             prefix = f"<{8 * shown_facility + _SEVERITIES.get(level, 6)}>"
         lines = self._json(event) if self.as_json else self._text(event, level, facility)

@@ -1,9 +1,11 @@
 """
-What has to work before Twisted is imported: signals, and the end of the parent.
+Signals before the reactor handles them, and the end of a process whose parent has ended.
 
-Before the reactor handles signals, SIGHUP would kill the process, and SIGTERM would leave
-its pid file behind.  So L{StartSignals} only records these signals, and the service looks
-at the record while it starts.
+Without L{StartSignals}, a SIGHUP during the start would kill the process, and a SIGTERM
+would leave its pid file behind.  L{StartSignals} only records these signals, and the
+service looks at the record while it starts.
+
+C{__main__} imports this module before Twisted, whose import takes the most time.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
-#: The longest time from a signal to the end of a wait.
+#: How soon after a signal L{StartSignals.sleep} ends, at the latest.
 _POLL_SECONDS = 0.05
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from attrs import define, field
 from twisted.logger import Logger
 
+from pexservice.process import supervisor_report
+from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
 from pexservice.process.supervisor_report import Process, Reload, SupervisorReport
 from pexservice.supervisor.supervised_worker import WorkerProcess, WorkerState
@@ -23,27 +25,34 @@ from pexservice.supervisor.worker_setup import WorkerSetup
 #: failed to open the store, or waits for a lock that another program has.
 _WITHOUT_LOCK = (WorkerState.STANDBY, WorkerState.NOT_READY)
 
+#: A bad disk can cause these exit statuses; see L{pexservice.stores.verification}.
+_SUSPICIOUS_STATUSES = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
+
+#: A mapping from an exit status to the reason why a process ended by itself.
+_REASON_BY_STATUS: dict[int, str] = {
+    Status.STORE_FAILED: supervisor_report.STORE_FAILED,
+    Status.CANNOT_START: supervisor_report.CANNOT_START,
+    Status.MISCONFIGURED: supervisor_report.MISCONFIGURED,
+}
+
 
 @define(eq=False)
 class Reporter:
-    """
-    @ivar report: the workers see a change of the report after L{publish}.
-    """
-
     _log = Logger()
 
     _notifier: Notifier
-    report: SupervisorReport
+    # The workers see a change of the report after L{_publish}.
+    _report: SupervisorReport
     # Writes the report into the memory that the workers read.
-    _publish: Callable[[SupervisorReport], object]
+    _write_report: Callable[[SupervisorReport], object]
     _has_started: bool = field(init=False, default=False)
     _status_line: str = field(init=False, default="")
     _status_suffix: str = field(init=False, default="")
     # When the last active worker ended; C{None} if a worker is active, or if none was yet.
     _active_ended_at: float | None = field(init=False, default=None)
 
-    def publish(self) -> None:
-        self._publish(self.report)
+    def _publish(self) -> None:
+        self._write_report(self._report)
 
     def pass_on(self, line: str) -> None:
         """
@@ -61,23 +70,27 @@ class Reporter:
         Notify systemd that clients get responses: now or, during a reload, when it ends.
         """
         self._has_started = True
-        if self.report.reload is not Reload.UNDER_WAY:
+        if self._report.reload is not Reload.UNDER_WAY:
             self._notifier.notify(READY)
+
+    def show_wanted_standbys(self, count: int) -> None:
+        self._report.wanted_standby_count = count
+        self._publish()
 
     def show_processes(self, processes: Sequence[WorkerProcess]) -> None:
         states = [process.state for process in processes]
-        self.report.standby_count = states.count(WorkerState.STANDBY)
-        self.report.possible_lock_holders = sum(
+        self._report.standby_count = states.count(WorkerState.STANDBY)
+        self._report.possible_lock_holders = sum(
             state not in _WITHOUT_LOCK for state in states
         )
-        self.report.processes = (
+        self._report.processes = (
             Process("supervisor", os.getpid(), "running"),
             *(
                 Process(process.name, process.pid, process.state.label)
                 for process in processes
             ),
         )
-        self.publish()
+        self._publish()
 
     def on_active(self, name: str, at: float) -> None:
         """
@@ -85,7 +98,7 @@ class Reporter:
 
         @param at: the time, by the clock of L{on_active_ending}.
         """
-        report = self.report
+        report = self._report
         # If the supervisor has not yet noticed the end of the worker that was active
         # before, the pause is unknown.
         pause = 0.0 if self._active_ended_at is None else at - self._active_ended_at
@@ -97,31 +110,42 @@ class Reporter:
         report.retry_opening = True
         report.active_since_ms = time.time_ns() // 1_000_000
         report.takeover_us = round(pause * 1e6)
-        self.publish()
+        self._publish()
         self.notify_started()
 
     def show_problem(self, reason: str) -> None:
         """
         Show the reason why no worker is active.
         """
-        self.report.problem = reason
-        self.publish()
+        self._report.problem = reason
+        self._publish()
         self._notifier.notify(f"STATUS={reason}")
 
     def on_active_ending(self, name: str, at: float) -> None:
         """
         Show that the worker C{name}, which was active, has ended or is ending.
         """
-        self.report.previous_worker = name
-        if self.report.active_worker == name:
-            self.report.active_worker = ""
+        self._report.previous_worker = name
+        if self._report.active_worker == name:
+            self._report.active_worker = ""
             self._active_ended_at = at
-        self.publish()
+        self._publish()
+
+    def count_end(self, process: WorkerProcess) -> None:
+        """
+        Count a process that has ended while workers should run.
+        """
+        report = self._report
+        if process.exit_status in _SUSPICIOUS_STATUSES:
+            report.suspicious_ends = (report.suspicious_ends or 0) + 1
+        report.ended_by_reason[_end_reason(process)] += 1
+        report.failovers += process.was_active and not process.worker.retired
+        self._publish()
 
     def reload_began(self) -> None:
-        self.report.reloads += 1
-        self.report.reload = Reload.UNDER_WAY
-        self.publish()
+        self._report.reloads += 1
+        self._report.reload = Reload.UNDER_WAY
+        self._publish()
         # systemd requires the time by its own clock, which is CLOCK_MONOTONIC.
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.notify(RELOADING, f"MONOTONIC_USEC={now}")
@@ -133,13 +157,13 @@ class Reporter:
         @param problem: why the workers were not replaced, or C{None} if they were.
         @param setup: how workers are started from now on.
         """
-        report = self.report
+        report = self._report
         report.reload = Reload.SUCCEEDED if problem is None else Reload.FAILED
         report.note = setup.note if problem is None else problem
         report.restart_pending = setup.restart_pending
         report.has_tls = setup.settings.tls is not None
         self._status_suffix = f"; {setup.note}" if setup.note else ""
-        self.publish()
+        self._publish()
         # For systemd, READY ends the reload.  But a service that has not started must not
         # look started now.
         lines = [READY] if self._has_started else []
@@ -148,3 +172,13 @@ class Reporter:
         elif self._status_line:
             lines.append(self._status_line + self._status_suffix)
         self._notifier.notify(*lines)
+
+
+def _end_reason(process: WorkerProcess) -> str:
+    if process.worker.retired:
+        return supervisor_report.REPLACED
+    if process.state is WorkerState.SILENT:
+        return supervisor_report.SILENT
+    if process.exit_status < 0:
+        return supervisor_report.KILLED
+    return _REASON_BY_STATUS.get(process.exit_status, supervisor_report.FAILED)

@@ -55,8 +55,8 @@ from pexservice.supervisor.workers import Workers
 #: If the supervisor is process 1 of a container, it reaps orphans at this interval.
 REAP_INTERVAL_SECONDS = 1.0
 
-#: How the names of the variables begin that systemd sets for the supervisor.  A worker must
-#: not have them.
+#: systemd sets environment variables for the supervisor whose names begin with these texts.
+#: A worker must not have them.
 _SYSTEMD_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
@@ -102,7 +102,7 @@ class Supervisor(Service):
 
     def privilegedStartService(self) -> None:
         """
-        Open the sockets, before twistd drops privileges that they may need.
+        Open the sockets, before twistd drops the privileges that this may need.
         """
         super().privilegedStartService()
         self._notifier = Notifier.to_service_manager(self._environment)

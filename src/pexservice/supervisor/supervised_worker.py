@@ -107,8 +107,8 @@ class WorkerState(Enum):
 
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
-#: For each message: the state after the message, and the states before it.  In any other
-#: state, the message changes nothing.
+#: A mapping from a message to the state that it leads to, and to the states in which it
+#: has this effect.
 _STATE_CHANGES = {
     READY: (
         WorkerState.ACTIVE,
@@ -178,8 +178,7 @@ class SupervisedWorker:
 
     @property
     def running_process(self) -> WorkerProcess | None:
-        process = self.process
-        return None if process is None or process.exit_status is not None else process
+        return None if self.process is None or self.process.ended else self.process
 
     def start(self) -> None:
         """
@@ -245,8 +244,9 @@ class WorkerProcess(ProcessProtocol):
     @ivar was_up: whether the process has been a standby or active.
     @ivar status_text: the text of the last C{STATUS=} message.  When the process has ended,
         the text is the reason; it is empty if a signal ended the process.
-    @ivar exit_status: C{None} while the process runs.  Then its exit status or, as in
-        C{subprocess}, the negative number of the signal that ended it.
+    @ivar ended: whether the process has ended, or could not be started.
+    @ivar exit_status: how the process ended: its exit status or, as in C{subprocess}, the
+        negative number of the signal that ended it.
     """
 
     _log = Logger()
@@ -258,7 +258,8 @@ class WorkerProcess(ProcessProtocol):
         self.state = WorkerState.STARTING
         self.was_active = self.was_up = False
         self.status_text = ""
-        self.exit_status: int | None = None
+        self.ended = False
+        self.exit_status = 0
         self.started_at = self._last_heard = reactor.seconds()
         self._reactor = reactor
         self._workers = worker.workers
@@ -277,7 +278,7 @@ class WorkerProcess(ProcessProtocol):
 
     @property
     def is_up(self) -> bool:
-        return self.state in _UP and self.exit_status is None
+        return self.state in _UP and not self.ended
 
     @property
     def is_verifying(self) -> bool:
@@ -399,7 +400,7 @@ class WorkerProcess(ProcessProtocol):
 
     def end(self, exit_status: int) -> None:
         _cancel(self._kill_timer)
-        self.exit_status = exit_status
+        self.ended, self.exit_status = True, exit_status
         self.worker.on_process_ended(self)
 
 

@@ -19,8 +19,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 
-from pexservice.process import supervisor_report
-from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, CannotStart, Status
+from pexservice.process.exit_status import CannotStart, Status
 from pexservice.process.sd_notify import STANDBY
 from pexservice.process.timing import Periodic
 from pexservice.stores.errors import StoreError
@@ -47,24 +46,14 @@ RELOAD_TIMEOUT_SECONDS = 15.0
 #: The supervisor looks for silent workers this many times per timeout of the watchdog.
 CHECKS_PER_WATCHDOG = 4
 
-#: A bad disk can cause these exit statuses; see L{pexservice.stores.verification}.
-_SUSPICIOUS_STATUSES = {-number for number in SIGNALS_OF_DAMAGE} | {Status.STORE_FAILED}
-
-#: A mapping from the exit status of a worker to the reason why it ended by itself.
-_REASON_BY_STATUS: dict[int, str] = {
-    Status.STORE_FAILED: supervisor_report.STORE_FAILED,
-    Status.CANNOT_START: supervisor_report.CANNOT_START,
-    Status.MISCONFIGURED: supervisor_report.MISCONFIGURED,
-}
-
 
 class Workers:
     """
     The workers of one supervisor.
 
     @ivar setup: how workers are started and watched; a reload may change the setup.
-    @ivar spawn: starts a process.
-    @ivar reporter: shows systemd and the workers what happens.
+    @ivar spawn: starts a process with a setup, and calls the C{ProcessProtocol} with its
+        output and its end.
     @ivar workers: the workers, the oldest first.  A worker that was retired is removed when
         its process has ended.
     """
@@ -84,8 +73,6 @@ class Workers:
         """
         Make the object, without starting any worker.
 
-        @param spawn: starts a process with a setup, and calls the C{ProcessProtocol} with
-            its output and its end.
         @param reread_options: reads the options again, and returns the new setup.  It is
             called with the present setup, and raises L{CannotStart} or L{StoreError} if the
             new setup must not be used.
@@ -152,8 +139,7 @@ class Workers:
         Use C{setup} for later starts and for the watchdog.  Running workers do not change.
         """
         self.setup = setup
-        self.reporter.report.wanted_standby_count = setup.standby_count
-        self.reporter.publish()
+        self.reporter.show_wanted_standbys(setup.standby_count)
         self._last_check_at = self._reactor.seconds()
         self._watching.stop()
         self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
@@ -211,7 +197,7 @@ class Workers:
 
     def on_new_state(self, process: WorkerProcess) -> None:
         """
-        Notify systemd if the new state of C{process} is the state of the service.
+        Show the new state of C{process}, which it has sent.
         """
         if process.state is WorkerState.ACTIVE:
             self._any_was_active = True
@@ -261,14 +247,9 @@ class Workers:
         """
         if not self._should_run:
             return
-        exit_status = process.exit_status or 0
-        self._log_end(process, exit_status)
-        report = self.reporter.report
-        if exit_status in _SUSPICIOUS_STATUSES:
-            report.suspicious_ends = (report.suspicious_ends or 0) + 1
-        report.ended_by_reason[_end_reason(process, exit_status)] += 1
-        report.failovers += process.was_active and not process.worker.retired
-        self.reporter.publish()
+        exit_status = process.exit_status
+        self._log_end(process)
+        self.reporter.count_end(process)
         reason = process.status_text or f"{process.name} ended {describe_end(exit_status)}"
         if not process.was_up and not self._active_processes:
             self.reporter.show_problem(reason)
@@ -284,7 +265,8 @@ class Workers:
         ):
             self._end_service(Status(exit_status), reason)
 
-    def _log_end(self, process: WorkerProcess, exit_status: int) -> None:
+    def _log_end(self, process: WorkerProcess) -> None:
+        exit_status = process.exit_status
         level, how = LogLevel.info, describe_end(exit_status)
         # If the options of a reload are wrong, its first new worker ends with
         # MISCONFIGURED, and L{_reload} logs the reason.
@@ -406,13 +388,3 @@ class Workers:
         with suppress(DeferredTimeout):
             await decided.addTimeout(RELOAD_TIMEOUT_SECONDS, self._reactor)
         return worker.process is not None and worker.process.is_up
-
-
-def _end_reason(process: WorkerProcess, exit_status: int) -> str:
-    if process.worker.retired:
-        return supervisor_report.REPLACED
-    if process.state is WorkerState.SILENT:
-        return supervisor_report.SILENT
-    if exit_status < 0:
-        return supervisor_report.KILLED
-    return _REASON_BY_STATUS.get(exit_status, supervisor_report.FAILED)

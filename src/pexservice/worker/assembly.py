@@ -21,7 +21,7 @@ from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart, cannot_use
 from pexservice.process.listening import affordable_connections, listen_endpoints
-from pexservice.process.supervisor_report import SupervisorReport, report_reader
+from pexservice.process.supervisor_report import report_reader
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.reactor import event_loop
@@ -61,7 +61,6 @@ class WorkerParts:
     server: Server
     listeners: Listeners
     inactive_phase: InactivePhase
-    read_report: Callable[[], SupervisorReport | None]
 
 
 def assemble(
@@ -161,9 +160,7 @@ def assemble(
     inactive_phase = InactivePhase(
         reactor, listeners, committer, factory, read_report, notify_state
     )
-    return WorkerParts(
-        *(progress, committer, events, server, listeners, inactive_phase, read_report)
-    )
+    return WorkerParts(progress, committer, events, server, listeners, inactive_phase)
 
 
 def _connections(wanted: int) -> Connections:

@@ -82,6 +82,14 @@ class InactivePhase:
         self._problem = None
         self._notify_state(STANDBY)
 
+    @property
+    def retries_opening(self) -> bool:
+        """
+        Return whether the supervisor wants this worker to retry if the store fails to open.
+        """
+        report = self._read_report()
+        return report is not None and report.retry_opening
+
     def store_failed_to_open(self, problem: str) -> None:
         self._waits_for_lock = False
         self._show_problem(problem)

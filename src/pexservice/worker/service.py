@@ -118,21 +118,18 @@ class Worker(Service):
         After any other error, the supervisor decides whether to retry, with
         C{retry_opening} in its report.  A worker without a supervisor ends.
         """
-        reporter = parts.inactive_phase
-        on_standby = reporter.stand_by if self._settings.is_supervised else None
+        phase = parts.inactive_phase
+        on_standby = phase.stand_by if self._settings.is_supervised else None
         delay = MIN_OPEN_RETRY_SECONDS
         while True:
             try:
                 await parts.committer.start(on_standby)
-            except StoreUnavailable as error:
-                reporter.store_failed_to_open(str(error))
             except StoreDamaged:
                 raise
             except StoreError as error:
-                report = parts.read_report()
-                if report is None or not report.retry_opening:
+                if not (isinstance(error, StoreUnavailable) or phase.retries_opening):
                     raise
-                reporter.store_failed_to_open(str(error))
+                phase.store_failed_to_open(str(error))
             else:
                 return
             finally:

@@ -34,7 +34,7 @@ from twisted.internet.task import Clock
 from pexservice.process.listening import listen_endpoints
 try:
     endpoints = listen_endpoints(Clock(), ["systemd:all"])
-    print(*[each.endpoint.descriptor for each in endpoints])
+    print(*[each.endpoint._socket.fileno() for each in endpoints])
 except Exception as error:
     print(error)
 """
