@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.daemon import LOOPBACK, Daemon, poll_attempts, run
+from tests.support.daemon import LOOPBACK, WORKER, Daemon, poll_attempts, run
 from tests.support.pexctl import pexctl
 from tests.support.ports import held_ports
 from tests.support.stores import make_store
@@ -34,7 +34,7 @@ def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> N
     It names the address and the store that the service uses.
     """
     make_store(tmp_path / "store", 3)
-    with Daemon(tmp_path, "--store", "lmdb:store") as daemon:
+    with Daemon(tmp_path, "--store", "lmdb:store", command=WORKER) as daemon:
         before = sorted(file.name for file in tmp_path.iterdir())
         address = f"tcp:{daemon.port}:interface=127.0.0.1"
         code, output = check(tmp_path, "--listen", address, "--store", "lmdb:store")
@@ -103,7 +103,7 @@ def test_process_is_asked_where_it_listens(tmp_path: Path) -> None:
         ("--listen", r"tcp6:0:interface=\:\:1"),
         ("--listen", "unix:socket"),
     ):
-        with Daemon(tmp_path, *options) as daemon:
+        with Daemon(tmp_path, *options, "--standby", "0") as daemon:
             ended = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
             assert ended[0] == 0
             assert ended[1].startswith("ready: revision 0, position 0")
@@ -142,7 +142,7 @@ def test_status_of_a_service_with_tls_suggests_https(tmp_path: Path) -> None:
     issued = trustme.CA().issue_cert("127.0.0.1")
     issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
     options = ("--tls-certificate", "both.pem", "--tls-key", "both.pem")
-    with Daemon(tmp_path, *options, command="pexservice-worker") as daemon:
+    with Daemon(tmp_path, *options, command=WORKER) as daemon:
         code, words = pexctl(tmp_path, "status", f"127.0.0.1:{daemon.port}")
     assert code == 69
     assert f"if it speaks TLS, use https://127.0.0.1:{daemon.port}" in words
@@ -186,6 +186,6 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     assert (code, output) == (1, f"pexctl: there is a store in {store} already")
     assert (store / "data.mdb").read_bytes() == before
     assert check(tmp_path, "--config", str(config))[0] == 0
-    with Daemon(tmp_path, "--config", str(config)) as daemon:
+    with Daemon(tmp_path, "--config", str(config), command=WORKER) as daemon:
         assert daemon.request("/next", "POST")[0].headers["Pex-Revision"] == "1"
         assert "created a new store" not in daemon.log.read_text()

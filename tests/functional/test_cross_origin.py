@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.browser import chromium
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -85,7 +85,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """
     Provide one service for all tests in which nothing moves.
     """
-    with Daemon(tmp_path_factory.mktemp("daemon")) as daemon:
+    with Daemon(tmp_path_factory.mktemp("daemon"), command=WORKER) as daemon:
         yield daemon
 
 
@@ -135,7 +135,7 @@ def test_page_of_an_allowed_origin_succeeds(
     """
     origin = f"http://127.0.0.1:{other_port}"
     with (
-        Daemon(tmp_path, "--cors-origin", origin) as daemon,
+        Daemon(tmp_path, "--cors-origin", origin, command=WORKER) as daemon,
         page_at(browser, origin) as page,
     ):
         outcomes = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
@@ -191,7 +191,7 @@ def test_page_of_an_allowed_rebound_name_reads_and_moves(
 
     So the attack is a real one.
     """
-    with Daemon(tmp_path, "--allowed-host", "*") as daemon:
+    with Daemon(tmp_path, "--allowed-host", "*", command=WORKER) as daemon:
         outcomes = rebinding(browser, daemon)
         assert outcomes["read"] == "200 0\n"
         # The second and the third step: F(2) and F(3).
@@ -205,7 +205,7 @@ def test_page_of_an_allowed_rebound_name_reads_and_moves(
 def test_post_only_stops_an_image_whose_request_has_no_origin(
     tmp_path: Path, browser: Browser, other_port: int
 ) -> None:
-    with Daemon(tmp_path, "--post-only") as daemon:
+    with Daemon(tmp_path, "--post-only", command=WORKER) as daemon:
         base = f"http://127.0.0.1:{daemon.port}"
         assert daemon.request("/next")[0].status == 405
         with page_at(browser, f"http://127.0.0.1:{other_port}/") as page:

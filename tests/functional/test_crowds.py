@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_keepalive import both_are_up
 from tests.support.crowd import Crowd, certified, honest
 from tests.support.daemon import Daemon, children
 
@@ -28,8 +27,7 @@ def test_one_address_cannot_lock_others_out(tmp_path: Path, piece: bytes) -> Non
     The crowd has twice as many connections as there is room for.  Their requests never
     arrive, and they come again when they are closed.
     """
-    with Daemon(tmp_path, "--max-connections", "100") as daemon:
-        both_are_up(daemon)
+    with Daemon(tmp_path, "--max-connections", "100", "--standby", "0") as daemon:
         workers = children(daemon.process.pid)
         with Crowd(daemon.port, 200, piece) as crowd:
             assert len([*honest(daemon.port, TRIES, None)]) == TRIES
@@ -45,8 +43,7 @@ def test_connections_without_a_tls_handshake_do_not_stop_the_worker(tmp_path: Pa
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nulimit -n 300\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    with Daemon(tmp_path, *options, python=str(python)) as daemon:
-        both_are_up(daemon)
+    with Daemon(tmp_path, *options, "--standby", "0", python=str(python)) as daemon:
         workers = children(daemon.process.pid)
         with Crowd(daemon.port, 400, b""):
             assert len([*honest(daemon.port, TRIES, context)]) == TRIES

@@ -20,7 +20,7 @@ from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
-from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, Daemon, poll_attempts
+from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, WORKER, Daemon, poll_attempts
 from tests.support.loads import load, until_acknowledged
 from tests.support.pexctl import PEXCTL, run
 from tests.support.stores import make_store
@@ -35,7 +35,7 @@ def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
-    with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
+    with Daemon(tmp_path, *listen, command=WORKER) as daemon:
         url = f"http://127.0.0.1:{daemon.port}"
         for path in ("/next", "/next", "/previous"):
             daemon.request(path, "POST")
@@ -65,7 +65,7 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
     cursor, keys included.
     """
     oldest: dict[str, int] = {}
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, command=WORKER) as daemon:
         with load(daemon) as clients:
             for name in ("first", "second"):
                 until_acknowledged(clients, 200)
@@ -83,7 +83,7 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
             DATA_FILE,
             WITNESS_FILE,
         }
-        with Daemon(tmp_path, "--store", f"lmdb:{name}") as daemon:
+        with Daemon(tmp_path, "--store", f"lmdb:{name}", command=WORKER) as daemon:
             answer, _ = daemon.request("/current")
             revision = int(answer.headers["Pex-Revision"])
             assert least <= revision < len(rows)

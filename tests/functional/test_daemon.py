@@ -21,6 +21,7 @@ from tests.labs.failover.lab import serving
 from tests.support.daemon import (
     LOOPBACK,
     TIMEOUT_SECONDS,
+    WORKER,
     Daemon,
     background,
     poll_attempts,
@@ -33,7 +34,7 @@ from tests.support.daemon import (
 
 STORE = "pexservice-data"
 
-COMMANDS = ["pexservice", "pexservice-worker"]
+COMMANDS = ["pexservice", WORKER]
 
 
 def value(daemon: Daemon, path: str) -> bytes:
@@ -108,7 +109,7 @@ def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
         *("--store", "lmdb:elsewhere", "--journal", "5", "--token-file", "tokens"),
         *("--cors-origin", "https://example.org", "--access-log", "access.log"),
         *("--synchronous-commit", "off", "--max-connections", "10"),
-        *("--listen", LOOPBACK, "--listen", "unix:socket"),
+        *("--listen", LOOPBACK, "--listen", "unix:socket", "--standby", "0"),
     ) as daemon:
         assert daemon.request("/next")[0].status == 401
         headers = {"Authorization": "Bearer secret", "Origin": "https://example.org"}
@@ -127,7 +128,7 @@ def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
     lines = (tmp_path / "access.log").read_text().splitlines()
     assert '"POST /next HTTP/1.1" 200 3 "-" "-"' in lines[8]
     assert '"GET /next HTTP/1.1" 401 ' in lines[0]
-    with Daemon(tmp_path, "--store", "lmdb:elsewhere") as daemon:
+    with Daemon(tmp_path, "--store", "lmdb:elsewhere", command=WORKER) as daemon:
         assert value(daemon, "/current") == b"21\n"
 
 
@@ -139,13 +140,13 @@ def test_hyphen_writes_the_access_log_into_the_daemons_log_without_values(
 
     Neither has a value of the sequence, at a position with many digits.
     """
-    with Daemon(tmp_path, "--access-log", "-") as daemon:
+    with Daemon(tmp_path, "--access-log", "-", "--standby", "0") as daemon:
         for _ in range(100):
             answer = value(daemon, "/next")
     log = daemon.log.read_bytes()
     assert b'"GET /next HTTP/1.1" 200 2' in log
     daemon.log.unlink()
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, command=WORKER) as daemon:
         assert value(daemon, "/current") == answer == b"354224848179261915075\n"
     assert b"/current" not in daemon.log.read_bytes()
     assert answer.strip() not in log + daemon.log.read_bytes()
@@ -156,7 +157,7 @@ def test_sighup_opens_a_new_access_log_and_loses_no_line(tmp_path: Path) -> None
     No line is in both files.
     """
     log, moved = tmp_path / "access.log", tmp_path / "access.log.1"
-    with Daemon(tmp_path, "--access-log", log.name, command="pexservice-worker") as daemon:
+    with Daemon(tmp_path, "--access-log", log.name, command=WORKER) as daemon:
         value(daemon, "/current")
         log.rename(moved)
         value(daemon, "/history")
@@ -234,7 +235,7 @@ def test_address_of_another_machine_is_named(tmp_path: Path) -> None:
 
 
 def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> None:
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, "--standby", "0") as daemon:
         line = refused(tmp_path, "--listen", LOOPBACK)
         owner = serving(daemon)[1]
         assert line == (
@@ -245,7 +246,7 @@ def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> No
 
 
 def test_damaged_store_ends_with_status_78_and_stays_unchanged(tmp_path: Path) -> None:
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, command=WORKER) as daemon:
         value(daemon, "/next")
     data = tmp_path / STORE / DATA_FILE
     data.write_bytes(data.read_bytes()[:8192])
@@ -323,7 +324,7 @@ def test_refused_daemon_writes_the_whole_reason_to_the_terminal(tmp_path: Path) 
 
 def test_daemon_has_pid_file_and_log_and_removes_the_pid_file(tmp_path: Path) -> None:
     socket_path = tmp_path / "socket"
-    with background(tmp_path, "--listen", "unix:socket") as pid:
+    with background(tmp_path, "--listen", "unix:socket", "--standby", "0") as pid:
         for _ in poll_attempts():
             if socket_path.exists():
                 break
@@ -365,7 +366,7 @@ def test_second_start_in_one_directory_says_what_runs_and_how_to_stop_it(
     A file that names no running process is removed without a critical line.
     """
     (tmp_path / "twistd.pid").write_text("4194304")
-    with background(tmp_path, "--listen", "unix:socket") as pid:
+    with background(tmp_path, "--listen", "unix:socket", "--standby", "0") as pid:
         again = run(tmp_path, "pexservice", "--listen", "unix:socket")
         assert again.returncode == 1
         (line,) = again.stderr.splitlines()
@@ -416,7 +417,7 @@ def test_sigterm_answers_requests_in_progress(tmp_path: Path) -> None:
     """
     The process ends by the signal. An idle keep-alive connection is closed.
     """
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, "--standby", "0") as daemon:
         resting, begun = (
             socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS)
             for _ in "12"

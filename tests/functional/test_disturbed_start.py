@@ -151,8 +151,11 @@ def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
     log = until_logged(tmp_path, "worker-1 stands by")
     *_, standby = re.findall(r"worker-1 is process (\d+)", log)
     (active,) = re.findall(r"worker-2 is process (\d+)", log)
+    # A standby that the supervisor started between the kills would take over.
+    process.send_signal(signal.SIGSTOP)
     for pid in (standby, active):
         os.kill(int(pid), signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     os.kill(held_verification(process, but=first), signal.SIGCONT)
     for _ in poll_attempts():
         if (tmp_path / "log").read_text().count("the cursor is at revision 3") == 3:
@@ -213,7 +216,7 @@ def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Pa
     The workers are replaced when there are some.
     """
     make_store(tmp_path / "pexservice-data", 3)
-    process = begin()
+    process = begin("--standby", "0")
     verification = held_verification(process)
     process.send_signal(signal.SIGHUP)
     os.kill(verification, signal.SIGCONT)
@@ -258,7 +261,7 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
             workers = children(daemon.process.pid)
             daemon.process.kill()
             daemon.process.wait()
-        with Daemon(tmp_path, *listen) as daemon:
+        with Daemon(tmp_path, *listen, "--standby", "0") as daemon:
             assert daemon.request("/current")[0].headers["Pex-Revision"] == str(starts)
         wait_until_gone(*workers)
 

@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 
 from tests.functional.test_wire import connect, request, worker
-from tests.support.daemon import Daemon, read_all, wait_until_gone
+from tests.support.daemon import REACTORS, WORKER, Daemon, read_all, wait_until_gone
 
 WATCH = b"GET /events HTTP/1.1"
 
 
-@pytest.fixture(params=["pexservice", "pexservice-worker"])
+@pytest.fixture(params=REACTORS)
 def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
     """
-    Provide a daemon on uvloop's transports, and one on Twisted's own.
+    Provide a daemon on each event loop.
     """
-    with Daemon(tmp_path, command=request.param) as daemon:
+    with Daemon(tmp_path, command=WORKER, reactor=request.param) as daemon:
         yield daemon
         assert "Traceback" not in daemon.log.read_text()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import WORKER, Daemon
 from tests.support.forms import amount
 from tests.support.stores import make_store
 from tests.unit.core.test_sequence import fibonacci
@@ -39,7 +39,7 @@ def test_values_beyond_4300_digits_are_exact(tmp_path: Path) -> None:
     Every value is the sum of the two before it. An independent computation checks the last.
     """
     make_store(tmp_path / "pexservice-data", START)
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, command=WORKER) as daemon:
         connection = daemon.connect()
         value, before = fibonacci(START)
         before -= value
@@ -56,5 +56,5 @@ def test_values_beyond_4300_digits_are_exact(tmp_path: Path) -> None:
         connection.close()
     assert body.decode() == f"{fibonacci(STEPS)[0]}\n"
     assert len(body) == 4306
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, command=WORKER) as daemon:
         assert daemon.request("/current")[1] == body

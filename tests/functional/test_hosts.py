@@ -11,13 +11,14 @@ import signal
 import socket
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.daemon import (
     LOOPBACK,
+    REACTORS,
     TIMEOUT_SECONDS,
+    WORKER,
     Daemon,
     read_all,
     read_response,
@@ -27,12 +28,7 @@ from tests.support.daemon import (
 FOREIGN = "attacker.example:8081"
 
 
-@pytest.fixture(params=["pexservice", "pexservice-worker"])
-def command(request: pytest.FixtureRequest) -> Any:
-    """
-    Provide both commands: on uvloop and on Twisted's own reactor.
-    """
-    return request.param
+on_each_reactor = pytest.mark.parametrize("reactor", REACTORS)
 
 
 def status(daemon: Daemon, host: str | None, *lines: str) -> int:
@@ -45,8 +41,9 @@ def status(daemon: Daemon, host: str | None, *lines: str) -> int:
     return daemon.request("/next", "POST", headers)[0].status
 
 
+@on_each_reactor
 def test_unknown_host_over_loopback_gets_421_that_names_the_option(
-    tmp_path: Path, command: str
+    tmp_path: Path, reactor: str
 ) -> None:
     """
     The refusal is logged once.
@@ -55,7 +52,7 @@ def test_unknown_host_over_loopback_gets_421_that_names_the_option(
     names in the option are accepted.
     """
     options = ("--allowed-host", "Pex.example.org")
-    with Daemon(tmp_path, *options, command=command) as daemon:
+    with Daemon(tmp_path, *options, command=WORKER, reactor=reactor) as daemon:
         connection = daemon.connect()
         for _ in range(3):
             connection.request("POST", "/next", headers={"Host": FOREIGN})
@@ -73,14 +70,15 @@ def test_unknown_host_over_loopback_gets_421_that_names_the_option(
     assert log.count("--allowed-host attacker.example ") == 1
 
 
+@on_each_reactor
 @pytest.mark.parametrize("listener", ["tcp:0", r"tcp6:0:interface=\:\:"])
 def test_host_check_depends_on_the_local_address_of_the_connection(
-    tmp_path: Path, command: str, listener: str
+    tmp_path: Path, reactor: str, listener: str
 ) -> None:
     """
     The listener has a wildcard address. The local address may be IPv4 or IPv4-mapped IPv6.
     """
-    with Daemon(tmp_path, "--listen", listener, command=command) as daemon:
+    with Daemon(tmp_path, "--listen", listener, command=WORKER, reactor=reactor) as daemon:
         port = port_of(daemon)
         seen_statuses = []
         for host in ("127.0.0.1", *own_addresses()):
@@ -95,7 +93,7 @@ def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
     """
     The process ids are those of the log, and the active worker's is the one to kill.
     """
-    with Daemon(tmp_path, "--standby", "1", command="pexservice") as daemon:
+    with Daemon(tmp_path) as daemon:
 
         def processes() -> dict[str, tuple[int, str]]:
             body = daemon.request("/livez", headers={"Accept": "application/json"})[1]
@@ -147,11 +145,11 @@ def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Pat
         ("--allowed-host", "*"),
         ("--token-file", "tokens"),
     ):
-        with Daemon(tmp_path, *options) as daemon:
+        with Daemon(tmp_path, *options, command=WORKER) as daemon:
             assert status(daemon, FOREIGN, "Authorization: Bearer secret") == 200
             assert not shows_processes(daemon)
     listeners = ("--listen", "unix:socket", "--listen", LOOPBACK)
-    with Daemon(tmp_path, *listeners) as daemon:
+    with Daemon(tmp_path, *listeners, "--standby", "0") as daemon:
         assert status(daemon, FOREIGN) == 421
         assert shows_processes(daemon)
         for request in (b"POST /next", b"GET /livez?verbose"):
@@ -165,8 +163,9 @@ def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Pat
             assert b" is process " not in response
 
 
+@on_each_reactor
 def test_trusted_proxy_is_recognized_on_a_dual_stack_listener(
-    tmp_path: Path, command: str
+    tmp_path: Path, reactor: str
 ) -> None:
     """
     C{--trusted-proxy 127.0.0.1} is known on a listener of both IPv4 and IPv6.
@@ -177,7 +176,7 @@ def test_trusted_proxy_is_recognized_on_a_dual_stack_listener(
     options = ("--rate-limit", "1", "--trusted-proxy", "127.0.0.1")
     listener = ("--listen", r"tcp6:0:interface=\:\:")
     with (
-        Daemon(tmp_path, *listener, *options, command=command) as daemon,
+        Daemon(tmp_path, *listener, *options, command=WORKER, reactor=reactor) as daemon,
         socket.create_connection(("127.0.0.1", port_of(daemon)), TIMEOUT_SECONDS) as proxy,
     ):
         # On a busy machine some seconds may pass meanwhile, and so more requests of one

@@ -56,6 +56,12 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
+@pytest.fixture
+def daemon_without_standby(tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon(tmp_path, "--standby", "0") as daemon:
+        yield daemon
+
+
 def both_are_up(daemon: Daemon) -> None:
     """
     Wait until one worker serves and one stands by.
@@ -212,13 +218,15 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
         assert b"\r\nPex-Revision: %d\r\n" % (before + 2) in answer
 
 
-def test_sigabrt_writes_the_traceback_of_every_thread_to_the_log(daemon: Daemon) -> None:
-    name, pid = serving(daemon)
+def test_sigabrt_writes_the_traceback_of_every_thread_to_the_log(
+    daemon_without_standby: Daemon,
+) -> None:
+    name, pid = serving(daemon_without_standby)
     os.kill(pid, signal.SIGABRT)
-    wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
-    wait_for(daemon, rf"{name} \w+: +File .*(epoll|asyncio)reactor.*")
-    wait_for(daemon, f"{name} ended by SIGABRT")
-    step(daemon)
+    wait_for(daemon_without_standby, rf"{name} \w+: Fatal Python error: Aborted")
+    wait_for(daemon_without_standby, rf"{name} \w+: +File .*(epoll|asyncio)reactor.*")
+    wait_for(daemon_without_standby, f"{name} ended by SIGABRT")
+    step(daemon_without_standby)
 
 
 def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
@@ -259,12 +267,14 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
     assert made_steps == acknowledged
 
 
-def test_worker_that_ends_by_an_unnamed_signal_is_replaced(daemon: Daemon) -> None:
-    _, pid = serving(daemon)
+def test_worker_that_ends_by_an_unnamed_signal_is_replaced(
+    daemon_without_standby: Daemon,
+) -> None:
+    _, pid = serving(daemon_without_standby)
     os.kill(pid, 40)
-    wait_for(daemon, "ended by signal 40")
-    until(daemon, "stands by", 2)
-    step(daemon)
+    wait_for(daemon_without_standby, "ended by signal 40")
+    until(daemon_without_standby, "serves", 2)
+    step(daemon_without_standby)
 
 
 def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
@@ -328,7 +338,7 @@ def test_workers_end_with_their_supervisor_and_the_service_can_restart(
         daemon.process.kill()
         daemon.process.wait()
         wait_until_gone(*workers)
-        with Daemon(tmp_path, *listen) as again:
+        with Daemon(tmp_path, *listen, "--standby", "0") as again:
             assert step(again) == before + 1
 
 
@@ -353,7 +363,7 @@ def test_stopped_workers_end_with_their_supervisor(tmp_path: Path) -> None:
         daemon.process.kill()
         daemon.process.wait()
         wait_until_gone(*starting)
-        with Daemon(tmp_path, *listen) as again:
+        with Daemon(tmp_path, *listen, "--standby", "0") as again:
             assert step(again) == before + 1
 
 
@@ -530,7 +540,8 @@ def systemd(
 def test_service_notifies_systemd_when_ready_alive_and_stopping(
     tmp_path: Path, systemd: Callable[[str], None], command: str
 ) -> None:
-    with Daemon(tmp_path, command=command):
+    options = ("--standby", "0") if command == "pexservice" else ()
+    with Daemon(tmp_path, *options, command=command):
         systemd("READY=1")
         systemd("WATCHDOG=1")
         systemd("WATCHDOG=1")
@@ -539,10 +550,8 @@ def test_service_notifies_systemd_when_ready_alive_and_stopping(
 
 def test_unix_socket_and_its_permissions_outlive_the_workers(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    with Daemon(
-        tmp_path, "--listen", "unix:socket:mode=600", "--listen", LOOPBACK
-    ) as daemon:
-        both_are_up(daemon)
+    listen = ("--listen", "unix:socket:mode=600", "--listen", LOOPBACK)
+    with Daemon(tmp_path, *listen, "--standby", "0") as daemon:
         for number in range(1, 3):
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(TIMEOUT_SECONDS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon, read_all
+from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, read_all
 from tests.support.nginx import serving
 
 SITE = Path(__file__).parents[2] / "deploy" / "nginx" / "pexservice.conf"
@@ -52,7 +52,7 @@ def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
         return configuration
 
     options = ("--listen", f"unix:{listener}", "--access-log", "access.log")
-    with Daemon(tmp_path, *options), serving(proxy, site) as port:
+    with Daemon(tmp_path, *options, command=WORKER), serving(proxy, site) as port:
         for value in ("1", "1", "2"):
             connection = HTTPSConnection(
                 "127.0.0.1", port, timeout=TIMEOUT_SECONDS, context=trusted

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.lmdb.pages import check_pages
-from tests.support.daemon import Daemon
+from tests.support.daemon import WORKER, Daemon
 from tests.support.forms import amount
 from tests.support.installation import RELEASE_STORE
 from tests.support.pexctl import run
@@ -44,15 +44,7 @@ def fibonacci(position: int) -> int:
     return value
 
 
-#: The ways to bring the store to a service, and the command that serves it then.
-KINDS = {
-    "with its witness": "pexservice",
-    "data.mdb alone": "pexservice-worker",
-    "a backup made today": "pexservice-worker",
-}
-
-
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["with its witness", "data.mdb alone", "a backup made today"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """
     Provide a directory with the store in it.
@@ -72,8 +64,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.parametrize(("place", "command"), KINDS.items(), indirect=["place"])
-def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> None:
+def test_cursor_history_and_keys_are_as_they_were(place: Path) -> None:
     """
     The service continues from there, and again after a restart.
 
@@ -84,7 +75,7 @@ def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> 
     assert (verified.returncode, verified.stderr) == (0, "")
     summary = f"{STORE} is whole: revision {REVISION}, position {POSITION}, "
     assert summary in verified.stdout
-    with Daemon(place, *JOURNAL, command=command) as daemon:
+    with Daemon(place, *JOURNAL, command=WORKER) as daemon:
         answer, body = daemon.request("/current")
         assert int(body) == fibonacci(POSITION)
         assert answer.headers["Pex-Revision"] == str(REVISION)
@@ -104,7 +95,7 @@ def test_cursor_history_and_keys_are_as_they_were(place: Path, command: str) -> 
         assert "Idempotency-Replayed" not in answer.headers
         assert answer.headers["Pex-Revision"] == str(REVISION + 1)
         assert int(body) == fibonacci(POSITION + 1)
-    with Daemon(place, *JOURNAL, command=command) as daemon:
+    with Daemon(place, *JOURNAL, command=WORKER) as daemon:
         answer, body = daemon.request("/previous", "POST")
         assert answer.headers["Pex-Revision"] == str(REVISION + 2)
         assert int(body) == fibonacci(POSITION)

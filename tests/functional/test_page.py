@@ -18,7 +18,7 @@ import pytest
 from tests.functional.test_wire import worker
 from tests.labs.failover.lab import until
 from tests.support.browser import View, chromium, open_view
-from tests.support.daemon import Daemon, poll_attempts, wait_until_gone
+from tests.support.daemon import WORKER, Daemon, poll_attempts, wait_until_gone
 from tests.support.forms import amount
 from tests.support.ports import held_ports
 from tests.support.stores import make_store
@@ -63,9 +63,15 @@ def views(browser: Browser) -> Iterator[Open]:
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """
-    Provide a daemon at the beginning of the sequence.
+    Provide a service with a standby.
     """
     with Daemon(tmp_path) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def daemon_without_standby(tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon(tmp_path, "--standby", "0") as daemon:
         yield daemon
 
 
@@ -74,7 +80,7 @@ def single(tmp_path: Path) -> Iterator[Daemon]:
     """
     Provide a worker without a supervisor, which starts faster.
     """
-    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+    with Daemon(tmp_path, command=WORKER) as daemon:
         yield daemon
 
 
@@ -85,7 +91,7 @@ def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """
     path = tmp_path_factory.mktemp("far")
     make_store(path / "pexservice-data", FAR)
-    with Daemon(path, command="pexservice-worker") as daemon:
+    with Daemon(path, command=WORKER) as daemon:
         yield daemon
 
 
@@ -168,35 +174,35 @@ def test_steps_of_other_clients_are_shown_and_not_announced(
 
 
 def test_the_page_continues_with_the_next_worker_after_a_kill(
-    daemon: Daemon, views: Open
+    daemon_without_standby: Daemon, views: Open
 ) -> None:
-    view = views(daemon)
+    view = views(daemon_without_standby)
     view.until_connection()
     view.page.evaluate("window.untouched = true")
     for kill in range(1, 3):
-        killed = worker(daemon)
+        killed = worker(daemon_without_standby)
         os.kill(killed, signal.SIGKILL)
         wait_until_gone(killed)
-        step(daemon)
+        step(daemon_without_standby)
         view.until("position", str(2 * kill - 1))
         view.press("next")
         view.until("position", str(2 * kill))
         view.until_connection()
     assert view.page.evaluate("window.untouched")
-    assert daemon.request("/current")[0].headers["Pex-Revision"] == "4"
+    assert daemon_without_standby.request("/current")[0].headers["Pex-Revision"] == "4"
 
 
 def test_the_page_follows_to_the_new_worker_of_a_reload(
-    daemon: Daemon, views: Open
+    daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
     SIGHUP ends the streams, and the page is back with the new worker.
     """
-    view = views(daemon)
+    view = views(daemon_without_standby)
     view.until_connection()
-    daemon.process.send_signal(signal.SIGHUP)
-    until(daemon, "serves", 2)
-    step(daemon)
+    daemon_without_standby.process.send_signal(signal.SIGHUP)
+    until(daemon_without_standby, "serves", 2)
+    step(daemon_without_standby)
     view.until("position", "1")
     view.until_connection()
 
@@ -210,7 +216,7 @@ def test_a_step_pressed_while_the_service_is_down_is_made_once_it_is_back(
     It makes the step once when the service is back.
     """
     listen = ("--listen", f"tcp:{held_port}:interface=127.0.0.1")
-    with Daemon(tmp_path, *listen) as daemon:
+    with Daemon(tmp_path, *listen, command=WORKER) as daemon:
         view = views(daemon)
         view.until_connection()
         step(daemon, times=3)
@@ -222,7 +228,7 @@ def test_a_step_pressed_while_the_service_is_down_is_made_once_it_is_back(
         "() => document.getElementById('message').innerText.includes('is repeated')"
     )
     assert view("position") == "3"
-    with Daemon(tmp_path, *listen) as daemon:
+    with Daemon(tmp_path, *listen, command=WORKER) as daemon:
         view.until_connection()
         view.until("position", "4")
         view.until("message", "")
@@ -332,16 +338,16 @@ def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
 
 
 def test_the_trace_has_a_gap_after_a_kill_and_continues(
-    daemon: Daemon, views: Open
+    daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
     The trace continues with a gap when the worker has died and the cursor has not moved.
     """
-    view = views(daemon)
+    view = views(daemon_without_standby)
     view.until_connection()
-    step(daemon)
+    step(daemon_without_standby)
     view.until("position", "1")
-    os.kill(worker(daemon), signal.SIGKILL)
+    os.kill(worker(daemon_without_standby), signal.SIGKILL)
     view.page.wait_for_function(
         "() => document.querySelector('#positions .line').getAttribute('d')"
         ".split('M').length >= 3"
@@ -463,12 +469,12 @@ def violations(view: View) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation_in_any_state(
-    scheme: str, daemon: Daemon, far_daemon: Daemon, views: Open
+    scheme: str, daemon_without_standby: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
-    view = views(daemon, color_scheme=scheme)
+    view = views(daemon_without_standby, color_scheme=scheme)
     view.until("value", "0")
     assert violations(view) == []
-    step(daemon, times=20)
+    step(daemon_without_standby, times=20)
     view.until("position", "20")
     view.page.wait_for_selector("#history tr:nth-child(10)")
     view.page.route("**/next", lambda route: route.abort())
@@ -680,7 +686,7 @@ def test_nothing_says_that_a_worker_is_active_while_the_service_is_down(
     assert view("takeover") == "The connection to the service is lost …"
     words = view.page.locator("body").inner_text()
     assert not re.search(r"worker-\d|\bLive\b|\bserv(es|ing)\b", words)
-    with Daemon(tmp_path, *listen):
+    with Daemon(tmp_path, *listen, "--standby", "0"):
         view.until("worker", "worker-1")
         view.until_connection()
         # The page did not see the pause.
@@ -699,14 +705,14 @@ _WATCH = """() => {
 
 
 def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
-    daemon: Daemon, views: Open
+    daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
     After 40 seconds without an event the page reconnects, until a stream opens.
 
     A stream that does not open, for the network is gone, is given up too.
     """
-    view = views(daemon)
+    view = views(daemon_without_standby)
     view.until_connection()
     view.until("value", "0")
     streams: list[Route] = []
@@ -741,21 +747,21 @@ def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
 
 
 def test_the_page_notices_that_the_network_goes_and_comes(
-    daemon: Daemon, views: Open
+    daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
     C{offline} shows that the connection is lost, and C{online} opens a new stream.
 
     The page then says that the worker is the same, and never that another took over.
     """
-    view = views(daemon)
+    view = views(daemon_without_standby)
     view.until_connection()
     view.until("worker", "worker-1")
     view.page.evaluate(_WATCH)
     view.page.context.set_offline(True)
     view.until_connection("lost")
     assert view("worker") == "not known"
-    step(daemon)
+    step(daemon_without_standby)
     view.page.context.set_offline(False)
     view.until_connection()
     view.until("position", "1")
@@ -808,14 +814,14 @@ def test_page_reports_lost_steps(daemon: Daemon, views: Open) -> None:
 
 
 def test_the_small_load_makes_each_step_once_despite_a_kill(
-    daemon: Daemon, views: Open
+    daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
     Twenty steps are made, each once, also when the worker is killed meanwhile.
 
     The page shows the batches in which they were committed.
     """
-    view = views(daemon)
+    view = views(daemon_without_standby)
     view.until_connection()
     view["load"].click()
     view.until("position", "20")
@@ -826,10 +832,10 @@ def test_the_small_load_makes_each_step_once_despite_a_kill(
     assert sum(sizes) == 20
     assert view["batches"].locator("span").count() == len(sizes)
     view["load"].click()
-    os.kill(worker(daemon), signal.SIGKILL)
+    os.kill(worker(daemon_without_standby), signal.SIGKILL)
     view.until("position", "40")
     view.page.wait_for_selector("#load:enabled")
-    assert daemon.request("/current")[0].headers["Pex-Revision"] == "40"
+    assert daemon_without_standby.request("/current")[0].headers["Pex-Revision"] == "40"
 
 
 def test_without_a_supervisor_the_page_claims_no_standby(
@@ -838,7 +844,7 @@ def test_without_a_supervisor_the_page_claims_no_standby(
     """
     Without a supervisor the page does not make up a standby.
     """
-    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+    with Daemon(tmp_path, command=WORKER) as daemon:
         view = views(daemon)
         view.until("worker", "one worker")
         assert view("standing-by") == view("takeovers") == "not known"
@@ -868,7 +874,7 @@ def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, views: Open) ->
     tokens = tmp_path / "tokens"
     tokens.write_text("opensesame\n")
     tokens.chmod(0o600)
-    with Daemon(tmp_path, "--token-file", str(tokens)) as daemon:
+    with Daemon(tmp_path, "--token-file", str(tokens), command=WORKER) as daemon:
         view = views(daemon)
         view.until_connection()
         assert not view["access"].is_visible()
@@ -936,7 +942,7 @@ def test_a_page_beyond_the_limit_connects_when_another_is_closed(
     """
     A page says that it has no connection, and has one when another page is closed.
     """
-    with Daemon(tmp_path, "--max-connections", "8") as daemon:
+    with Daemon(tmp_path, "--max-connections", "8", command=WORKER) as daemon:
         first, second = views(daemon), views(daemon)
         first.until_connection()
         second.until_connection()

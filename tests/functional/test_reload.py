@@ -43,7 +43,7 @@ def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
     tokens.write_text("old\n")
     tokens.chmod(0o600)
     config.write_text('token-file = "tokens"\n')
-    with Daemon(tmp_path, "--config", "pexservice.toml") as daemon:
+    with Daemon(tmp_path, "--config", "pexservice.toml", "--standby", "0") as daemon:
         pid = daemon.process.pid
 
         def status(token: str) -> int:
@@ -51,7 +51,6 @@ def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
                 0
             ].status
 
-        wait_until(lambda: "stands by" in daemon.log.read_text(), "both are up")
         worker = re.findall(r"is process (\d+)", daemon.log.read_text())[0]
         assert reload(worker) == (
             1,
@@ -139,7 +138,8 @@ def test_changed_address_and_log_format_wait_for_a_restart(tmp_path: Path) -> No
             config.write_text(f'listen = ["{address}"]\n{more}')
 
         listen_on(f"tcp:{port}:interface=127.0.0.1")
-        with background(tmp_path, "--config", "pexservice.toml") as pid:
+        options = ("--config", "pexservice.toml", "--standby", "0")
+        with background(tmp_path, *options) as pid:
             # The documentation of RFC 5737 has this address; no machine does.
             listen_on(f"tcp:{other_port}:interface=192.0.2.1")
             code, output = reload(pid)
@@ -188,7 +188,7 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
     The file is moved away before each reload, like logrotate does.
     """
     path = tmp_path / "access.log"
-    rounds = amount(short=3, long=10)
+    rounds = amount(short=2, long=10)
     with Daemon(tmp_path, "--access-log", "access.log") as daemon:
         clients = [
             Client(2 * number + 1, daemon.port, fresh=number % 2 == 0)
@@ -213,16 +213,14 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
 
 def kill_worker(daemon: Daemon) -> None:
     """
-    Kill the worker that serves, and wait until a new one stands by.
+    Kill the active worker, and wait until a new one is active.
     """
     log = daemon.log.read_text()
     name = re.findall(r"(worker-\d+) serves", log)[-1]
     pid = int(re.findall(rf"{name} is process (\d+)", log)[-1])
-    before = log.count("stands by")
+    before = log.count("serves")
     os.kill(pid, signal.SIGKILL)
-    wait_until(
-        lambda: daemon.log.read_text().count("stands by") > before, "another stands by"
-    )
+    wait_until(lambda: daemon.log.read_text().count("serves") > before, "a new worker")
 
 
 def test_nothing_writes_the_configuration_file(tmp_path: Path) -> None:
@@ -235,7 +233,7 @@ def test_nothing_writes_the_configuration_file(tmp_path: Path) -> None:
     before = (config.stat(), config.read_bytes())
     option = ("--config", "pexservice.toml")
     assert pexctl(tmp_path, "create", *option)[0] == 0
-    with Daemon(tmp_path, *option) as daemon:
+    with Daemon(tmp_path, *option, "--standby", "0") as daemon:
         assert reload(daemon.process.pid)[0] == 0
         assert pexctl(tmp_path, "check", *option)[0] == 0
         assert pexctl(tmp_path, "backup", *option, "--keep", "2", "backups")[0] == 0

@@ -132,8 +132,7 @@ def test_service_whose_store_was_removed_is_not_ready(tmp_path: Path) -> None:
     """
     C{/readyz}, the metric and C{pexctl status} say so, and no file is created.
     """
-    with Daemon(tmp_path) as daemon:
-        both_are_up(daemon)
+    with Daemon(tmp_path, "--standby", "0") as daemon:
         for path in (tmp_path / STORE).iterdir():
             path.unlink()
         wait_for_status(daemon, 503, "was moved away")
@@ -199,8 +198,7 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
         (tmp_path / name).mkdir()
     private = ("unshare", "--mount", "--propagation", "private")
     wrapper = (*private, "/bin/sh", "-c", f'{BIND_STORE} && exec "$@"', "sh")
-    with Daemon(tmp_path, wrapper=wrapper) as daemon:
-        both_are_up(daemon)
+    with Daemon(tmp_path, "--standby", "0", wrapper=wrapper) as daemon:
         revision = step(daemon)
         shutil.copytree(tmp_path / "disk", tmp_path / "copy")
         before = (tmp_path / "copy" / DATA_FILE).read_bytes()
@@ -216,7 +214,6 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
         assert reason == OTHER_STORE or [*place.iterdir()] == []
         change_mounts(daemon, undo)
         assert step_when_ready(daemon) == revision + 1
-        until(daemon, "stands by", 2)
         assert count(daemon, "serves") == 2
         assert (tmp_path / "copy" / DATA_FILE).read_bytes() == before
 
@@ -249,8 +246,8 @@ def test_replaced_socket_file_is_not_removed_at_the_end(tmp_path: Path) -> None:
     A service that stops removes no Unix socket's file except its own.
     """
     path = tmp_path / "http.sock"
-    with Daemon(tmp_path, "--listen", f"unix:{path}", "--listen", LOOPBACK) as daemon:
-        both_are_up(daemon)
+    options = ("--listen", f"unix:{path}", "--listen", LOOPBACK, "--standby", "0")
+    with Daemon(tmp_path, *options) as daemon:
         path.unlink()
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(str(path))
@@ -298,7 +295,8 @@ def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
         listening.bind(name)
         listening.listen()
         log = (tmp_path / "log").open("wb")
-        command = twistd("-n", "--pidfile=", "pexservice", "--listen", "systemd:all")
+        options = ("--listen", "systemd:all", "--standby", "0")
+        command = twistd("-n", "--pidfile=", "pexservice", *options)
         shell = (
             f'exec 3<&{listening.fileno()}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
         )
@@ -440,7 +438,7 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
                 client.connect(str(tmp_path / "http.sock"))
                 client.sendall(b"GET %b HTTP/1.0\r\n\r\n" % target)
                 assert b" 200 OK" in client.recv(1000)
-            if number % 10 == 0:
+            if number % 20 == 0:
                 for pid in children(process.pid):
                     os.kill(pid, signal.SIGKILL)
         # Now the pipe takes the next line.
@@ -458,7 +456,8 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
 
 
 def test_log_goes_to_standard_error_if_standard_output_is_closed(tmp_path: Path) -> None:
-    command = twistd("-n", "--pidfile=", "pexservice", "--listen", LOOPBACK)
+    options = ("--listen", LOOPBACK, "--standby", "0")
+    command = twistd("-n", "--pidfile=", "pexservice", *options)
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             ["/bin/bash", "-c", 'exec "$@" >&-', "bash", *command],

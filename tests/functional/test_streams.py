@@ -25,7 +25,9 @@ from tests.functional.test_wire import (
     worker,
 )
 from tests.support.daemon import (
+    REACTORS,
     TIMEOUT_SECONDS,
+    WORKER,
     Daemon,
     poll_attempts,
     read_all,
@@ -36,10 +38,8 @@ from tests.support.stores import make_store
 
 FAR = 100_000
 
-KINDS = ("pexservice", "pexservice-worker")
 
-
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=REACTORS)
 def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
@@ -48,7 +48,7 @@ def daemon(
     """
     path = tmp_path_factory.mktemp("streams")
     make_store(path / "pexservice-data", FAR)
-    with Daemon(path, command=request.param) as daemon:
+    with Daemon(path, command=WORKER, reactor=request.param) as daemon:
         yield daemon
         assert "Traceback" not in daemon.log.read_text()
 
@@ -87,10 +87,10 @@ def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -
 
     All clients are served when there are descriptors again.
     """
-    for kind in KINDS:
-        path = tmp_path / kind
+    for reactor in REACTORS:
+        path = tmp_path / reactor
         path.mkdir()
-        with Daemon(path, command=kind) as daemon:
+        with Daemon(path, command=WORKER, reactor=reactor) as daemon:
             pid = worker(daemon)
             # An idle connection makes room each time that none can be accepted, so
             # the last one has a while to ask.
@@ -121,14 +121,14 @@ def test_limit_of_descriptors_is_raised_for_the_connections(tmp_path: Path) -> N
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, limit[1]))
-        with Daemon(tmp_path, "--max-connections", "300") as daemon:
+        with Daemon(tmp_path, "--max-connections", "300", "--standby", "0") as daemon:
             raised, _ = resource.prlimit(worker(daemon), resource.RLIMIT_NOFILE)
             assert raised == 300 + RESERVED_DESCRIPTORS
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     wanted = str(limit[1])
     if limit[1] < 1_000_000:
-        with Daemon(tmp_path, "--max-connections", wanted) as daemon:
+        with Daemon(tmp_path, "--max-connections", wanted, command=WORKER) as daemon:
             assert f"--max-connections {wanted}: the limit" in daemon.log.read_text()
 
 
@@ -160,9 +160,9 @@ def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> li
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reactor", REACTORS)
 def test_responses_over_tls_are_the_same(
-    kind: str, tmp_path: Path, files: list[str], authority: trustme.CA
+    reactor: str, tmp_path: Path, files: list[str], authority: trustme.CA
 ) -> None:
     """
     On keep-alive connections, and large ones too.
@@ -172,7 +172,7 @@ def test_responses_over_tls_are_the_same(
     make_store(tmp_path / "pexservice-data", FAR)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with Daemon(tmp_path, *files, command=kind) as daemon:
+    with Daemon(tmp_path, *files, command=WORKER, reactor=reactor) as daemon:
         client = HTTPSConnection(
             "127.0.0.1", daemon.port, timeout=TIMEOUT_SECONDS, context=trusting
         )
@@ -197,9 +197,9 @@ def test_responses_over_tls_are_the_same(
         assert "Traceback" not in daemon.log.read_text()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reactor", REACTORS)
 def test_client_that_offers_http_2_gets_http_1_1_over_tls(
-    kind: str, tmp_path: Path, files: list[str], authority: trustme.CA
+    reactor: str, tmp_path: Path, files: list[str], authority: trustme.CA
 ) -> None:
     """
     Two packages give Twisted HTTP/2.  This test has empty ones with their names.
@@ -212,7 +212,7 @@ def test_client_that_offers_http_2_gets_http_1_1_over_tls(
     trusting = ssl.create_default_context()
     trusting.set_alpn_protocols(["h2", "http/1.1"])
     authority.configure_trust(trusting)
-    with Daemon(tmp_path, *files, command=kind) as daemon:
+    with Daemon(tmp_path, *files, command=WORKER, reactor=reactor) as daemon:
         raw = connect(daemon)
         with trusting.wrap_socket(raw, server_hostname="localhost") as secure:
             assert secure.selected_alpn_protocol() == "http/1.1"

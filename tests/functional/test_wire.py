@@ -16,6 +16,8 @@ from tests.labs.attacks.attacking import Front
 from tests.labs.attacks.lab import PROMPT
 from tests.support.daemon import (
     PATIENCE,
+    REACTORS,
+    WORKER,
     Daemon,
     children,
     read_all,
@@ -23,17 +25,16 @@ from tests.support.daemon import (
 from tests.support.forms import amount
 
 
-@pytest.fixture(scope="module", params=["pexservice", "pexservice-worker"])
+@pytest.fixture(scope="module", params=REACTORS)
 def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
     """
-    Provide one daemon for all tests, as a refused request changes nothing.
-
-    The supervisor's worker is on uvloop, and a worker by itself on asyncio's own loop.
+    Provide one daemon on each event loop for all tests.
     """
     path = tmp_path_factory.mktemp("wire")
-    with Daemon(path, "--max-connections", "500", command=request.param) as daemon:
+    options = ("--max-connections", "500")
+    with Daemon(path, *options, command=WORKER, reactor=request.param) as daemon:
         yield daemon
         assert "Traceback" not in daemon.log.read_text()
 

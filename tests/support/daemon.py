@@ -1,5 +1,5 @@
 """
-A daemon of the test's own.
+Start and stop a real service in a test's own directory.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-#: How long anything may take before the test gives up.  Seconds; a safety net, far
-#: longer than anything takes.
+#: A test fails when it has waited this long.  No wait takes nearly as long, unless the code
+#: under test hangs.
 TIMEOUT_SECONDS = 60
 
 #: The names that the fault-injection tests still use.
@@ -27,29 +27,35 @@ PATIENCE = TIMEOUT_SECONDS
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
+#: One worker without a supervisor.  It starts in a third of the time of a service.
+WORKER = "pexservice-worker"
+
+#: The event loops that a worker runs on: by default, and where uvloop is not installed.
+REACTORS = ("uvloop", "asyncio")
+
 
 def twistd(*arguments: str, python: str = sys.executable) -> list[str]:
     """
     Return the command line of C{twistd}.
 
-    @param python: the interpreter, of the tests' environment or of another.
+    @param python: the interpreter of the tests' environment or of another one.
     """
     code = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
-    # Twisted leaves a socket that it could not bind to the garbage collector.
+    # If Twisted cannot bind a socket, it leaves the socket to the garbage collector.
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
-    # Twisted 24.11's asyncio reactor asks for an event loop before there is one.
+    # The asyncio reactor of Twisted 24.11 gets the event loop before one exists.
     warnings += ["-W", "ignore:There is no current event loop:DeprecationWarning"]
     if python != sys.executable:
-        # Deprecated calls in another environment are not ours to mend.
+        # The packages of another environment may make deprecated calls.
         warnings = []
     return [python, *warnings, "-c", code, *arguments]
 
 
 class Daemon:
     """
-    C{twistd -n} with one of our services, in its own directory.
+    C{twistd -n} with a pexservice command, in its own directory.
 
-    @ivar port: where it listens.
+    @ivar port: the TCP port on 127.0.0.1 that the service listens on, or 0.
     """
 
     def __init__(
@@ -57,23 +63,25 @@ class Daemon:
         path: Path,
         *options: str,
         command: str = "pexservice",
+        reactor: str = "asyncio",
         python: str = sys.executable,
         wrapper: Sequence[str] = (),
     ) -> None:
         """
-        Start the service, and wait until it serves.
+        Start the service, and wait until a worker has opened the store.
 
+        @param reactor: the reactor of C{pexservice-worker}.  A supervisor chooses the
+            reactor of its workers itself.
         @param wrapper: a command that executes the service's command in its own process.
         """
         self.path = path
         self.log = path / "log"
         listen = [] if "--listen" in options else ["--listen", LOOPBACK]
-        # A worker by itself runs on asyncio's own event loop, and the supervisor's on
-        # uvloop's: so both are tested.
-        reactor = ("--reactor=asyncio",) if command == "pexservice-worker" else ()
-        before = ("-n", "--pidfile=", *reactor)
+        choice = (f"--reactor={reactor}",) if command == WORKER else ()
+        before = ("-n", "--pidfile=", *choice)
         if command == "pexservice" and "--watchdog" not in options:
-            # A busy machine may stop any worker for longer than the default, 5 seconds.
+            # On a busy machine a worker may stand still for longer than the default of 5
+            # seconds.
             options = ("--watchdog", str(TIMEOUT_SECONDS), *options)
         with self.log.open("ab") as log:
             start = log.tell()
@@ -97,9 +105,9 @@ class Daemon:
 
     def _wait_for(self, pattern: str, start: int = 0) -> str:
         """
-        Wait until the log has C{pattern}.
+        Wait until the log matches C{pattern}.
 
-        @return: the log, from C{start}.
+        @return: the log from offset C{start} on.
         """
         for _ in poll_attempts():
             log = self.log.read_bytes()[start:].decode()
@@ -119,7 +127,7 @@ class Daemon:
         __: TracebackType | None,
     ) -> None:
         """
-        Stop the daemon, and check that it stopped well, unless the test has stopped it.
+        Stop the daemon if it still runs, and check its exit status.
         """
         if self.process.poll() is None:
             status = self.stop()
@@ -127,18 +135,14 @@ class Daemon:
 
     def stop(self) -> int:
         """
-        Send SIGTERM, and wait until the daemon ends.
-
-        @return: the exit status.
+        Send SIGTERM, wait until the daemon ends, and return its exit status.
         """
         self.process.terminate()
         return self.wait()
 
     def wait(self) -> int:
         """
-        Wait until the daemon ends.
-
-        @return: the exit status.
+        Wait until the daemon ends, and return its exit status.
         """
         try:
             return self.process.wait(TIMEOUT_SECONDS)
@@ -148,7 +152,7 @@ class Daemon:
 
     def kill(self) -> None:
         """
-        Send SIGKILL.  A supervisor's workers end by themselves.
+        Send SIGKILL, and wait until the daemon and its workers are gone.
         """
         workers = children(self.process.pid)
         self.process.kill()
@@ -156,16 +160,13 @@ class Daemon:
         wait_until_gone(*workers)
 
     def connect(self) -> HTTPConnection:
-        """
-        Return a connection to the daemon.
-        """
         return HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
 
     def request(
         self, path: str, method: str = "GET", headers: dict[str, str] | None = None
     ) -> tuple[HTTPResponse, bytes]:
         """
-        Make one request on its own connection.
+        Make one request on a new connection.
         """
         connection = self.connect()
         try:
@@ -181,7 +182,7 @@ class Daemon:
 
 def children(pid: int) -> list[int]:
     """
-    Return the children of a process.
+    Return the process ids of the children of a process.
     """
     try:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
@@ -192,7 +193,7 @@ def children(pid: int) -> list[int]:
 
 def runs_a_worker(pid: int) -> bool:
     """
-    Return whether the process has begun to run Python for a worker.
+    Return whether the process is a worker that has begun to run Python.
     """
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -203,10 +204,9 @@ def runs_a_worker(pid: int) -> bool:
 
 def alive(pid: int) -> bool:
     """
-    Return whether there is such a process.
+    Return whether the process exists and is no zombie.
 
-    A process that is dead and not buried is none: not every process 1 of a container buries
-    what others leave.
+    In some containers, process 1 does not reap the zombies that it inherits.
     """
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
@@ -215,9 +215,6 @@ def alive(pid: int) -> bool:
 
 
 def wait_until_gone(*pids: int) -> None:
-    """
-    Wait until these processes are gone.
-    """
     wait_until(lambda: not any(map(alive, pids)), f"{pids} are gone")
 
 
@@ -226,7 +223,7 @@ until_gone = wait_until_gone
 
 def read_all(connection: socket.socket) -> bytes:
     """
-    Read until the other side closes.
+    Read until the peer closes the connection.
     """
     received = b""
     while chunk := connection.recv(65536):
@@ -236,7 +233,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 def read_response(connection: socket.socket) -> bytes:
     """
-    Read one answer, head and body; the two may come in pieces.
+    Read one response: the head, and as many bytes as its Content-Length.
     """
     received = b""
     while True:
@@ -255,13 +252,13 @@ read_answer = read_response
 
 def poll_attempts() -> Iterator[None]:
     """
-    Give time to look again, until L{TIMEOUT_SECONDS} is over.
+    Yield every 10 ms until L{TIMEOUT_SECONDS} have passed, for a loop that polls.
     """
     end = time.monotonic() + TIMEOUT_SECONDS
     yield
     while time.monotonic() < end:
         time.sleep(0.01)
-        # Also when this process was stopped until after the end.
+        # If this process was suspended until after the end, the loop polls once more.
         yield
 
 
@@ -270,20 +267,20 @@ patiently = poll_attempts
 
 def deadlines() -> Iterator[float]:
     """
-    Yield ever longer deadlines for a call that must fail by its deadline.
+    Yield growing deadlines for a call that must fail at its deadline.
 
-    On a busy machine a short one may be over before the call has done what the test is
-    about.
+    On a busy machine, a short deadline may pass before the call reaches the point that the
+    test examines.
     """
     yield from (0.5, 2.0, 8.0, 32.0)
 
 
 def wait_until(condition: Callable[[], object], words: str) -> None:
     """
-    Wait until C{condition} holds.
+    Poll C{condition} until it is true.
 
-    @param words: the condition in words, as in "the socket is there".
-    @raise AssertionError: it does not hold in time.
+    @param words: the condition in words, such as "the socket is there".
+    @raise AssertionError: the condition was not true within L{TIMEOUT_SECONDS}.
     """
     for _ in poll_attempts():
         if condition():
@@ -293,7 +290,7 @@ def wait_until(condition: Callable[[], object], words: str) -> None:
 
 def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """
-    Run C{twistd} to its end.
+    Run C{twistd}, and wait until it ends.
     """
     return subprocess.run(
         twistd(*arguments),
@@ -309,9 +306,7 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def background(path: Path, *options: str) -> Iterator[int]:
     """
-    Run a daemonised service until the end of the block.
-
-    @return: its process id.
+    Start a daemonized service, yield its process id, and stop it after the block.
     """
     started = run(path, "pexservice", *options)
     assert (started.returncode, started.stderr) == (0, "")
