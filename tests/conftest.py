@@ -1,5 +1,5 @@
 """
-The options, marks and reports of all tests.
+Command-line options, markers and reports for all tests.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from hypothesis import settings
 from tests.support.forms import set_long
 from tests.support.needs import NEEDS, advice, missing
 
-# A busy machine is no failure of the code under test.
+# On a busy machine an example may take longer than Hypothesis's default deadline.
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
 
 
-_LABORATORIES = Path(__file__).parent / "labs"
+_FAULT_INJECTION_TESTS = Path(__file__).parent / "labs"
 
-#: Where C{-n} shares the tests out to processes: the tests that go to the same process, by
-#: how their names begin.  Laboratories take the machine's memory, mounts and clock, and the
-#: image's layers are mounts; the others prepare much for all the tests of a module.
-_TOGETHER = {
+#: With C{pytest -n}, tests whose ids begin alike and share a group run in one process, one
+#: after the other.  Fault-injection tests and the image test change the machine's memory,
+#: mounts and clock.  The tests of the page share a browser.
+_GROUPS = {
     "tests/labs/": "the machine",
     "tests/packaging/test_image.py": "the machine",
     "tests/functional/test_page.py": "the browser",
@@ -35,9 +35,6 @@ _TOGETHER = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """
-    Add the options of these tests.
-    """
     parser.addoption("--long", action="store_true", help="run tests in their long form")
     parser.addoption(
         "--system",
@@ -48,21 +45,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """
-    Choose the form of the tests, and let the processes that they start heed SIGINT.
+    Choose the short or long form of the tests, and make their processes react to SIGINT.
     """
     set_long(config.getoption("long"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell makes the commands that it starts in the background ignore it.
+        # A shell makes its background commands ignore SIGINT, and child processes inherit
+        # this.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
-    Mark the laboratories, and leave out the tests that have a long form only.
+    Mark the fault-injection tests, and deselect the tests that have only a long form.
     """
     for item in items:
-        if item.path.is_relative_to(_LABORATORIES):
+        if item.path.is_relative_to(_FAULT_INJECTION_TESTS):
             item.add_marker(pytest.mark.lab)
     if not config.getoption("long"):
         long = [item for item in items if item.get_closest_marker("long")]
@@ -72,7 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """
-    Leave the tests of the system alone where they were not asked for.
+    Ignore the tests of the whole system unless C{--system} was given.
     """
     system = collection_path == Path(__file__).parent / "packaging" / "system"
     return True if system and not config.getoption("system") else None
@@ -81,7 +79,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """
-    Skip a test that needs something this machine lacks, before its fixtures are set up.
+    Skip a test whose requirements this machine lacks, before its fixtures are set up.
     """
     needed = {name for marker in item.iter_markers("needs") for name in marker.args}
     if lacking := missing(sorted(needed)):
@@ -92,37 +90,36 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
-    Share the tests out one by one, except for the tests that stay together.
+    Distribute single tests to the processes, except that a group stays in one process.
     """
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
     scheduler = LoadScopeScheduling(config, log)
-    # Subclasses of the scheduler are documented to override this method.
-    scheduler._split_scope = _shared_out_as
+    # The scheduler's documentation lets subclasses override this method.
+    scheduler._split_scope = _group
     return scheduler
 
 
-def _shared_out_as(nodeid: str) -> str:
+def _group(nodeid: str) -> str:
     """
-    Return the name of all the tests that stay with this one, or the test's own.
+    Return the group of the test, or the test's own id if it is in no group.
     """
     return next(
-        (name for start, name in _TOGETHER.items() if nodeid.startswith(start)), nodeid
+        (name for start, name in _GROUPS.items() if nodeid.startswith(start)), nodeid
     )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """
-    Fail a test that was skipped where C{CI} is set: nothing was shown by it.
+    If C{CI} is set, turn a skipped test into a failure, because it has checked nothing.
 
-    A test that is expected to fail, and did, is reported as skipped too; such a test is let
-    through because it names the issue that it waits for.
+    pytest also reports an expected failure as skipped.  It stays as it is, because the test
+    names the issue that it waits for.
     """
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and "CI" in os.environ:
-        report.outcome = "failed"
-        report.longrepr = f"skipped: {report.longrepr}"
+    if not hasattr(report, "wasxfail"):
+        _fail_if_skipped_in_ci(report)
     return report
 
 
@@ -131,13 +128,17 @@ def pytest_make_collect_report() -> Generator[
     None, pytest.CollectReport, pytest.CollectReport
 ]:
     """
-    Fail a module that skips itself where C{CI} is set.
+    If C{CI} is set, turn a module that skips itself into a failure.
     """
     report = yield
+    _fail_if_skipped_in_ci(report)
+    return report
+
+
+def _fail_if_skipped_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
     if report.skipped and "CI" in os.environ:
         report.outcome = "failed"
         report.longrepr = f"skipped: {report.longrepr}"
-    return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -145,7 +146,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter,
 ) -> Generator[None, None, None]:
     """
-    Say at the end what was skipped, and how this machine would get what tests lacked.
+    List the requirements that skipped tests lacked, and how to install each of them.
     """
     yield
     reports = [
@@ -161,7 +162,7 @@ def pytest_terminal_summary(
     )
     if not lacking:
         return
-    terminalreporter.section("skipped for what this machine lacks")
+    terminalreporter.section("skipped because this machine lacks")
     width = max(map(len, lacking))
     for name, count in lacking.most_common():
         terminalreporter.line(f"{count:5}  {name:{width}}  {NEEDS[name].remedy}")

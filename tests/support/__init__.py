@@ -1,3 +1,3 @@
 """
-The parts that tests share: fakes, a daemon of the test's own, clients that keep records.
+What tests share: fakes, real daemons, and clients that keep records.
 """

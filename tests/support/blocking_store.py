@@ -1,7 +1,8 @@
 """
-A store that waits for its answers.
+A store whose calls block until they have finished.
 
-With it the tests of the promises of every store can use a store that speaks over a network.
+The contract tests of all stores call each method and use its result at once.  With this
+wrapper they also run against etcd.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 def running_reactor() -> Any:
     """
-    Return the reactor, which runs in the one thread that the client has for it too.
+    Return the reactor, which runs in the thread that C{BlockingCursor} uses too.
     """
     return blocking.running_reactor()
 
@@ -32,7 +33,7 @@ def running_reactor() -> Any:
 @implementer(ISharedStore)
 class Blocking:
     """
-    A store whose calls come back when they are done, and when what follows from them is.
+    A wrapper of L{EtcdStore} that makes each call in the reactor's thread and waits for it.
     """
 
     def __init__(self, store: EtcdStore) -> None:
@@ -47,20 +48,14 @@ class Blocking:
         return done
 
     def open(self) -> Deferred[tuple[int, int]]:
-        """
-        Open the store, and wait until it is open; see L{IStore}.
-        """
         return self._wait(self._store.open)
 
     def turn(self) -> Deferred[tuple[int, int]]:
-        """
-        Wait for a turn.
-        """
         return self._wait(self._store.turn)
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        Commit C{batch}, and wait until it is durable and the store is trimmed.
+        Wait until C{batch} is durable and the store has removed old rows.
         """
 
         def commit() -> Deferred[None]:
@@ -73,43 +68,22 @@ class Blocking:
         cursor_moved: Callable[[int, int], None],
         cursor_went_back: Callable[[int, int], None],
     ) -> None:
-        """
-        Have C{cursor_moved} called with news; see L{ISharedStore}.
-        """
         self._store.watch(cursor_moved, cursor_went_back)
 
     def probe(self) -> Deferred[Refusal | None]:
-        """
-        Find out whether a batch would be taken; see L{ISharedStore}.
-        """
         return self._wait(self._store.probe)
 
     def read(self) -> Deferred[tuple[int, int]]:
-        """
-        Read the cursor, and wait for it; see L{ISharedStore}.
-        """
         return self._wait(self._store.read)
 
     def advance(self, revision: int) -> Deferred[tuple[int, int]]:
-        """
-        Give the cursor a higher revision; see L{ISharedStore}.
-        """
         return self._wait(self._store.advance, revision)
 
     def recall(self, key: bytes) -> Deferred[KeyUse | None]:
-        """
-        Wait for what the store remembers of C{key}; see L{IStore}.
-        """
         return self._wait(self._store.recall, key)
 
     def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        """
-        Wait for rows of the history; see L{IStore}.
-        """
         return self._wait(self._store.history, before, limit)
 
     def close(self) -> Deferred[None]:
-        """
-        Close the store, and wait until it is closed; see L{IStore}.
-        """
         return self._wait(self._store.close)

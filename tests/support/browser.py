@@ -1,5 +1,5 @@
 """
-Debian's Chromium, and the live page in it.
+The live page in Debian's Chromium.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 CHROMIUM = Path("/usr/bin/chromium")
 
-#: The begin of Chromium's own message when a server goes away, or refuses.
+#: How Chromium's message begins when a server closes or refuses a connection.
 NETWORK = "Failed to load resource:"
 
-# A script that tells each violation of the page's policy as an error.
-_TELL_VIOLATIONS = """
+# A script that reports each violation of the content security policy as an error.
+_REPORT_VIOLATIONS = """
     window.violations = []
     addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
         violations.push(violatedDirective)
@@ -34,7 +34,7 @@ _TELL_VIOLATIONS = """
 @contextmanager
 def chromium(*arguments: str) -> Iterator[Browser]:
     """
-    Start the browser, with more C{arguments} for its command line.
+    Start Chromium with additional C{arguments} on its command line.
     """
     from playwright.sync_api import sync_playwright
 
@@ -47,11 +47,11 @@ def chromium(*arguments: str) -> Iterator[Browser]:
         browser.close()
 
 
-# Playwright keeps notes in the object whose method it is given.
+# Playwright sets attributes on the object whose method is a callback.
 @define(slots=False)
 class View:
     """
-    The page in its own context.
+    The live page in its own browser context.
 
     @ivar errors: the errors and warnings on the console.
     """
@@ -61,19 +61,19 @@ class View:
 
     def __getitem__(self, name: str) -> Locator:
         """
-        Return the element with that id.
+        Return the element with the id C{name}.
         """
         return self.page.locator(f"#{name}")
 
     def __call__(self, name: str) -> str:
         """
-        Return the text of the element with that id.
+        Return the text of the element with the id C{name}.
         """
         return self[name].inner_text()
 
     def press(self, name: str) -> None:
         """
-        Click the button that makes this step; a reset is asked for first.
+        Click the button of a step.  A reset has to be confirmed.
         """
         if name == "reset":
             self["ask-reset"].click()
@@ -81,7 +81,7 @@ class View:
 
     def until(self, name: str, text: str) -> None:
         """
-        Wait until the element C{name} has this text.
+        Wait until the element with the id C{name} has this text.
         """
         self.page.wait_for_function(
             "([name, text]) => document.getElementById(name).innerText === text",
@@ -90,20 +90,20 @@ class View:
 
     def until_connection(self, state: str = "live") -> None:
         """
-        Wait until the connection is in this state.
+        Wait until the page shows this state of its connection.
         """
         self.page.wait_for_selector(f"#connection[data-state={state}]")
 
     def stop_clock(self) -> None:
         """
-        Let no time pass for the page from now on, except by C{page.clock}.
+        Stop the page's clock.  From then on only C{page.clock} moves it.
         """
         self.page.clock.install()
         self.page.clock.pause_at(self.page.evaluate("Date.now() / 1000 + 1"))
 
     def noted(self, message: ConsoleMessage) -> None:
         """
-        Keep a line of the console that is an error or a warning.
+        Keep a console message if it is an error or a warning.
         """
         if message.type in ("error", "warning"):
             self.errors.append(message.text)
@@ -111,20 +111,20 @@ class View:
     @property
     def own_errors(self) -> list[str]:
         """
-        Return the errors that are not the network's.
+        The errors except those that Chromium reports about the network.
         """
         return [error for error in self.errors if not error.startswith(NETWORK)]
 
 
 def open_view(browser: Browser, daemon: Daemon, **options: Any) -> View:
     """
-    Open the page of C{daemon}.
+    Open the live page of C{daemon}.
 
-    @param options: of Playwright's C{new_context}.
+    @param options: arguments of Playwright's C{new_context}.
     """
     context = browser.new_context(**options)
     context.set_default_timeout(TIMEOUT_SECONDS * 1000)
-    context.add_init_script(_TELL_VIOLATIONS)
+    context.add_init_script(_REPORT_VIOLATIONS)
     view = View(context.new_page())
     view.page.on("console", view.noted)
     view.page.on("pageerror", lambda error: view.errors.append(str(error)))

@@ -1,5 +1,5 @@
 """
-A caller of the API, without a network.
+A client of the API that calls the Klein app without a network.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tests.support.wire import Server
 @frozen
 class Answer:
     """
-    The answer to a request.
+    A response.
 
-    @ivar length: what C{Content-Length} said; Twisted takes it out of the headers.
+    @ivar length: the value of C{Content-Length}, which Twisted removes from the headers.
     """
 
     status: int
@@ -31,7 +31,7 @@ class Answer:
 
     def __getitem__(self, name: str) -> str | None:
         """
-        Return the value of the header C{name}, which must not be there twice.
+        Return the value of the header C{name}, or C{None}; fail if it has several values.
         """
         values = self.headers.getRawHeaders(name)
         if values is None:
@@ -41,22 +41,19 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """
-        Return what the body means as JSON.
-        """
         return json.loads(self.body)
 
 
 class Caller:
     """
-    A caller of the API of a server, without its connections.
+    A client that calls the API of a L{Server} directly.
 
-    @ivar store: below the API; may hold its commits.
+    @ivar store: the server's store, which can hold its commits back.
     """
 
     def __init__(self, access: Access | None = None, **options: Any) -> None:
         """
-        @param options: of the L{Server}.
+        @param options: arguments of the L{Server}.
         """
         server = Server(access=access, **options)
         self.store, self.clock = server.store, server.clock
@@ -68,7 +65,7 @@ class Caller:
         """
         Send a request; C{Accept_Language="de"} becomes C{Accept-Language: de}.
 
-        @return: a list that gets the answer when it is there.
+        @return: a list to which the response is added when it arrives.
         """
         answers: list[Answer] = []
         raw = Headers()
@@ -92,7 +89,7 @@ class Caller:
 
     def turn(self) -> None:
         """
-        Let a batch that gathers be committed, and answers arrive.
+        Let the committer commit the open batch, and let responses arrive.
         """
         self._treq.flush()
         self.clock.turn(1.0)
@@ -100,7 +97,7 @@ class Caller:
 
     def __call__(self, method: str, path: str, **headers: str | list[str]) -> Answer:
         """
-        Send a request and get its answer.
+        Send a request, and return its response.
         """
         (answer,) = self.begin(method, path, **headers)
         return answer

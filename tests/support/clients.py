@@ -1,5 +1,5 @@
 """
-Clients that keep their own records, and the check of the records.
+Clients that record every response, and a check of these records against the history.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class AcknowledgedStep:
     """
     A step whose response arrived.
 
-    @ivar began: when the request was begun, on the monotonic clock.
-    @ivar ended: when the response had arrived.
+    @ivar began: when the client began the request, on the monotonic clock.
+    @ivar ended: when the response had arrived, on the monotonic clock.
     """
 
     revision: int
@@ -35,16 +35,16 @@ class AcknowledgedStep:
     ended: float
 
 
-#: A client that sends nothing for longer may find its connection closed by a reload: a
-#: worker that is replaced drains for 0.3 seconds.  On a busy machine a thread waits that
-#: long, also between the arrival of a response and the moment at which it reads it.
+#: A reload may close the connection of a client that sends nothing for longer than this,
+#: because a replaced worker drains for 0.3 seconds.  On a busy machine, a thread may wait
+#: that long before it sends a request or reads a response.
 MAX_IDLE_SECONDS = 0.1
 
 
 @define(eq=False)
 class Stoppable(threading.Thread):
     """
-    A thread that goes on until it is told to stop.
+    A thread that runs until C{stopping} is set.
     """
 
     stopping: threading.Event = field(init=False, factory=threading.Event)
@@ -56,7 +56,7 @@ class Stoppable(threading.Thread):
 @contextmanager
 def running(threads: Sequence[Stoppable]) -> Iterator[None]:
     """
-    Have threads run until the end of the block.
+    Run the threads until the end of the block.
     """
     try:
         for thread in threads:
@@ -72,16 +72,16 @@ def running(threads: Sequence[Stoppable]) -> Iterator[None]:
 @define(eq=False)
 class Client(Stoppable):
     """
-    A client that steps as fast as it gets responses, and waits while there is no service.
+    A client that makes steps as fast as it gets responses, and waits for a service.
 
-    @ivar fresh: open a connection for each request.
+    @ivar fresh: open a new connection for each request.
     @ivar acknowledged: the steps whose responses arrived.
-    @ivar refused: how many connections were refused.
-    @ivar broken: how many connections ended without an answer.
-    @ivar late: how many connections were closed when the client had sent nothing for
-        L{MAX_IDLE_SECONDS} or longer.
-    @ivar replayed: how many steps had been made when they were repeated.
-    @ivar surprises: answers that were not 200.
+    @ivar refused: the number of refused connections.
+    @ivar broken: the number of connections that ended without a response.
+    @ivar late: the number of connections that ended without a response after the client had
+        sent nothing for at least L{MAX_IDLE_SECONDS}.
+    @ivar replayed: the number of steps that had been made before the client repeated them.
+    @ivar surprises: the responses with another status than 200.
     """
 
     number: int
@@ -99,15 +99,12 @@ class Client(Stoppable):
     _idle_seconds: float = 0.0
 
     def run(self) -> None:
-        """
-        Step until told to stop.
-        """
         choose = random.Random(self.number)  # noqa: S311 nothing secret
         count = 0
         while not self.stopping.is_set():
             count += 1
             word = choose.choices(["next", "previous", "reset"], [90, 9, 1])[0]
-            # Every other client uses keys, and repeats a step that it got no answer to.
+            # Every other client uses keys, and repeats a step that got no response.
             self._step(word, f"{self.number}-{count}" if self.number % 2 else None)
         self._close()
 
@@ -137,9 +134,10 @@ class Client(Stoppable):
 
     def _exchange(self, sent: bytes) -> bytes:
         """
-        Send a request and return its answer.
+        Send a request, and return its response.
 
-        Do as little as can be: the time that the client takes is missing to the service.
+        This method does as little work as possible, because the clients and the service
+        share the processors.
         """
         if self._connection is None:
             self._connection = socket.create_connection(
@@ -191,7 +189,7 @@ def _number(name: bytes, head: bytes) -> int:
 
 def highest(clients: Sequence[Client]) -> int:
     """
-    Return the highest revision that one of the clients got.
+    Return the highest revision in the clients' records.
     """
     return max(
         (client.acknowledged[-1].revision for client in clients if client.acknowledged),
@@ -201,7 +199,9 @@ def highest(clients: Sequence[Client]) -> int:
 
 def whole_history(daemon: Daemon, known: int = 0) -> dict[int, tuple[int, str]]:
     """
-    Return by revision where each transition after C{known} led, followed page by page.
+    Read the history page by page, down to the revision C{known}.
+
+    @return: position and transition by revision.
     """
     rows: dict[int, tuple[int, str]] = {}
     path = "/history?limit=1000"
@@ -220,7 +220,9 @@ def replayed(
     rows: Mapping[int, tuple[int, str]], revision: int = 0, position: int = 0
 ) -> int:
     """
-    Return where the transitions after C{revision} lead, which must follow from each other.
+    Apply the transitions in C{rows}, and check the position after each one.
+
+    @return: the last position.
     """
     for number in range(revision + 1, revision + len(rows) + 1):
         after, word = rows[number]
@@ -233,12 +235,12 @@ def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
     """
     Compare the clients' records with the history, and the history with the cursor.
 
-    @return: how many steps were acknowledged, and how many were made.
+    @return: the number of acknowledged steps, and the number of steps in the history.
     """
     rows = whole_history(daemon)
     acknowledged = [step for client in clients for step in client.acknowledged]
     assert [surprise for client in clients for surprise in client.surprises] == []
-    # No client got another client's step, or a step that was not made.
+    # No two clients got the same step, and every acknowledged step is in the history.
     assert len({step.revision for step in acknowledged}) == len(acknowledged)
     for step in acknowledged:
         assert rows[step.revision] == (step.position, step.word)

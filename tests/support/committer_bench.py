@@ -1,5 +1,5 @@
 """
-A committer whose commits and turns a test makes one at a time.
+A committer whose commits and event-loop iterations are controlled by a test.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.steps import Response, submit
 
 class Bench:
     """
-    A committer on a store whose commits the test ends, and a clock it turns.
+    A committer with a store whose commits the test finishes, and with the test's clock.
     """
 
     def __init__(
@@ -43,8 +43,7 @@ class Bench:
         """
         Submit a step.
 
-        @return: a list that gets the outcome, (outcome, revision, position), or the
-            exception.
+        @return: a list that gets the tuple (outcome, revision, position) or the exception.
         """
         results: list[object] = []
 
@@ -61,14 +60,14 @@ class Bench:
 
     def turn(self) -> None:
         """
-        Make the reactor's turn that brought the submissions, and one that brings nothing.
+        Run two iterations of the event loop: the second one brings no more steps.
         """
         self.clock.turn()
         self.clock.turn()
 
     def commit(self, count: int = 1) -> None:
         """
-        Submit C{count} steps and let them become durable.
+        Submit C{count} steps, and make them durable.
         """
         for _ in range(count):
             self.submit()
@@ -78,19 +77,19 @@ class Bench:
     @property
     def latest(self) -> State:
         """
-        Return the state that the disk will have when all applied moves are durable.
+        The state after all accepted steps.
         """
         return self.committer._latest
 
     def sizes(self) -> list[int]:
         """
-        Return how many transitions each batch had.
+        Return the number of transitions in each batch.
         """
         return [len(batch.transitions) for batch in self.store.batches]
 
     def counted(self) -> dict[str, int]:
         """
-        Return the counts of outcomes, by outcome word and first letter of the transition.
+        Return the number of steps by outcome and first letter of the transition.
         """
         return {
             f"{outcome} {kind.word[0]}": count

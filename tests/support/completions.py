@@ -21,7 +21,7 @@ ZSH = _PLACE / "zsh" / "_pexctl"
 SERVICE_BASH = _PLACE / "bash" / "pexservice"
 SERVICE_ZSH = _PLACE / "zsh" / "_pexservice"
 
-#: The names of values that are files, and of values that are directories.
+#: The names of option values that are files, and of those that are directories.
 _FILES = {"FILE", "PEM"}
 _DIRECTORIES = {"STORE", "TO", "DIRECTORY", "BACKUP"}
 
@@ -29,7 +29,7 @@ _DIRECTORIES = {"STORE", "TO", "DIRECTORY", "BACKUP"}
 @frozen
 class Verb:
     """
-    A verb, as far as a shell has to know it.
+    A verb of C{pexctl} with its options.
     """
 
     name: str
@@ -39,9 +39,6 @@ class Verb:
 
 
 def verbs(parser: ArgumentParser) -> list[Verb]:
-    """
-    Return the verbs of C{pexctl}.
-    """
     (commands,) = (
         action for action in parser._actions if isinstance(action, _SubParsersAction)
     )
@@ -69,14 +66,14 @@ def _long(option: Action) -> str:
 
 def _value(option: Action) -> str | None:
     """
-    Return the name of an option's value, if it has one.
+    Return the name of the option's value, or C{None} if it takes none.
     """
     return None if option.nargs == 0 else str(option.metavar or option.dest.upper())
 
 
 def bash() -> Iterator[str]:
     """
-    Yield the lines for bash.
+    Yield the lines of the bash completion of C{pexctl}.
     """
     known = verbs(PARSER)
     options = {_long(option): option for verb in known for option in verb.options}
@@ -129,7 +126,7 @@ def _completed(value: str) -> str:
 
 def zsh() -> Iterator[str]:
     """
-    Yield the lines for zsh.
+    Yield the lines of the zsh completion of C{pexctl}.
     """
     known = verbs(PARSER)
     yield "#compdef pexctl"
@@ -150,7 +147,7 @@ def zsh() -> Iterator[str]:
         for option in verb.options:
             value = _value(option)
             text = f"{_long(option)}[{_quoted(option.help or '')}]"
-            # An option that may be repeated is completed again.
+            # A repeatable option is offered again.
             again = "*" if type(option).__name__ == "_AppendAction" else ""
             tail = "" if value is None else f":{value}:{_completed(value)}"
             arguments.append(f"'{again}{text}{tail}'")
@@ -167,7 +164,7 @@ def zsh() -> Iterator[str]:
 
 def service_bash() -> Iterator[str]:
     """
-    Yield the lines for bash and C{pexservice}.
+    Yield the lines of the bash completion of C{pexservice}.
     """
     options = sorted(ServiceOptions.declared(), key=lambda option: option.name)
     files = [f"--{option.name}" for option in options if option.metavar in _FILES]
@@ -192,7 +189,7 @@ def service_bash() -> Iterator[str]:
 
 def service_zsh() -> Iterator[str]:
     """
-    Yield the lines for zsh and C{pexservice}.
+    Yield the lines of the zsh completion of C{pexservice}.
     """
     yield "#compdef pexservice"
     yield "# Completion of pexservice for zsh, by python -m tests.support.completions."
@@ -209,9 +206,6 @@ def service_zsh() -> Iterator[str]:
 
 
 def main() -> None:
-    """
-    Write the files.
-    """
     for path, lines in (
         (BASH, bash()),
         (ZSH, zsh()),

@@ -1,5 +1,5 @@
 """
-Steps, their answers, and where the cursor may be by these.
+Steps, their responses, and the states of the cursor that the responses allow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.daemon import TIMEOUT_SECONDS
 #: (revision, position)
 At = tuple[int, int]
 
-#: How a 503 ends.
+#: The end of the body of a 503, and the outcome that it states.
 _REFUSALS = {
     b"; nothing was moved, try again\n": "not taken",
     b" or repeat the step with the same Idempotency-Key\n": "outcome unknown",
@@ -28,10 +28,10 @@ _REFUSALS = {
 @frozen
 class Answer:
     """
-    The answer to a step.
+    The response to a step.
 
     @ivar kind: C{answered}, C{not taken}, C{outcome unknown} or C{broken}.
-    @ivar at: where the answer says that the cursor is, when the step was answered.
+    @ivar at: revision and position in the response, if the step was answered.
     """
 
     word: str
@@ -41,7 +41,7 @@ class Answer:
 
 class Conversation:
     """
-    A conversation on one connection.
+    One connection, on which a test sends a step and reads its response later.
     """
 
     def __init__(self, port: int) -> None:
@@ -51,27 +51,29 @@ class Conversation:
 
     def send(self, word: str, **headers: str) -> None:
         """
-        Ask for a step, and do not wait.  An error now shows in the answer.
+        Send a step without waiting for its response.
+
+        If the connection is broken, C{receive} reports it.
         """
         self._word = word
-        asked = {name.replace("_", "-"): value for name, value in headers.items()}
+        request_headers = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            self._connection.request("POST", f"/{word}", headers=asked)
+            self._connection.request("POST", f"/{word}", headers=request_headers)
         except OSError:
             self.close()
 
     @property
     def socket(self) -> socket.socket:
         """
-        Return the socket, to wait for it.
+        The socket, for a caller that waits until it is readable.
         """
         return self._connection.sock
 
     def receive(self) -> Answer:
         """
-        Return the answer to the step.
+        Return the response to the step.
 
-        @raise AssertionError: there is none, or none of those that may be.
+        @raise AssertionError: there was no response, or one with an unexpected status.
         """
         try:
             response = self._connection.getresponse()
@@ -89,18 +91,14 @@ class Conversation:
         raise AssertionError(f"{self._word} was answered {response.status} {body!r}")
 
     def ask(self, word: str, **headers: str) -> Answer:
-        """
-        Ask for a step, and return its answer.
-        """
         self.send(word, **headers)
         return self.receive()
 
     def read(self, path: str) -> tuple[At, list[dict[str, object]]] | None:
         """
-        Look at C{/current} or C{/history}.
+        Read C{/current} or C{/history}.
 
-        @return: where the cursor is and the transitions, or L{None} if the connection
-            broke.
+        @return: the cursor and the transitions, or L{None} if the connection broke.
         """
         try:
             self._connection.request("GET", path, headers={"Accept": "application/json"})
@@ -116,25 +114,22 @@ class Conversation:
         return (body["revision"], body["position"]), []
 
     def close(self) -> None:
-        """
-        Close the connection.
-        """
         self._connection.close()
 
 
 @define
 class Expected:
     """
-    The states that the cursor may have on disk, by all that was answered.
+    The states that the cursor may have on disk according to all responses.
     """
 
     possible: set[At]
 
     def heard(self, *answers: Answer) -> None:
         """
-        Take in answers to steps that were asked for together, so in any order.
+        Take responses to steps that were sent concurrently, and so were made in any order.
 
-        @raise AssertionError: one of them is not true.
+        @raise AssertionError: no order of the steps explains the responses.
         """
         reachable = {at for order in permutations(answers) for at in self._after(order)}
         assert reachable, f"from {self.possible}, {answers}"
@@ -152,7 +147,7 @@ class Expected:
 
     def shown(self, at: At) -> None:
         """
-        Take in that a reader was shown C{at}, so that a crash cannot take it back.
+        Take a state that a client has read.  From then on no crash may undo it.
         """
         assert at in self.possible, f"{at} was shown, possible were {self.possible}"
         self.possible = {state for state in self.possible if state >= at}

@@ -1,9 +1,8 @@
 """
 Conversations with the service, generated from a seed.
 
-Most requests are such as clients send, each repeated, varied in one header, pipelined or
-cut in pieces, so that they come to every way in which the server handles a request.  Some
-are malformed.
+Most requests are typical ones.  They are repeated, varied in one header, pipelined or cut
+in pieces, so that they use all code paths of the server.  Some are malformed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from tests.support.chance import Chance
 from tests.support.seam import SETUPS, TOKEN
 
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "get", "BREW")
-#: The request lines that most clients send.
+#: The most common request lines.
 _USUAL = (
     *(("GET", "/current"), ("GET", "/next")) * 4,
     *(("POST", "/next"),) * 8,
@@ -103,9 +102,9 @@ class Conversation:
     What one client sends on one connection.
 
     @ivar setup: the name of the server's setup, one of L{SETUPS}.
-    @ivar chunks: the bytes that arrive together.
+    @ivar chunks: the pieces in which the bytes arrive.
     @ivar patient: the client waits for responses between two chunks.
-    @ivar ends: the client closes its half of the connection in the end.
+    @ivar ends: the client closes its half of the connection after the last chunk.
     """
 
     setup: str
@@ -120,7 +119,7 @@ class Conversation:
 
 def conversation(seed: int) -> Conversation:
     """
-    Return the conversation of a seed.
+    Return the conversation that belongs to C{seed}.
     """
     chance = Chance(seed)
     requests = chance.choose(_ORDERS)(chance)
@@ -159,7 +158,7 @@ def _with_a_varying_header(chance: Chance) -> list[bytes]:
         return [first] * 3
     vary = chance.choose(_VARYING)
     if chance.happens(0.3):
-        # Behind the other headers, where a proxy adds its own.
+        # After the other headers, where a proxy adds its own.
         head, end, body = first.partition(b"\r\n\r\n")
         before, after = head, body
         separator, body_separator = b"\r\n", end
@@ -197,7 +196,7 @@ _ORDERS = (
 
 def valid_request(chance: Chance) -> bytes:
     """
-    Return a request of HTTP/1.1, with a target in origin form, that no parser refuses.
+    Return an HTTP/1.1 request with a target in origin form that every parser accepts.
     """
     method, path = chance.choose(_USUAL)
     if path not in _ORIGIN_FORMS or chance.happens(0.2):
@@ -277,7 +276,7 @@ _BYTES = (
 
 def _damaged(chance: Chance, data: bytes) -> bytes:
     """
-    Return a request that is malformed, or at least odd.
+    Return a changed request, which is usually malformed.
     """
     kind = chance.below(6)
     head, end, body = data.partition(b"\r\n\r\n")

@@ -1,9 +1,9 @@
 """
-Connections of one client by the hundred, which never ask for anything; an honest client.
+Hundreds of connections that never send a whole request, and an honest client.
 
-C{python -m tests.support.crowd PORT PID [AUTHORITY]} is the honest client: it asks until
-its standard input ends.  Then it prints the longest wait for a response, in seconds of
-processor time that the process C{PID} used meanwhile.
+C{python -m tests.support.crowd PORT PID [AUTHORITY]} is the honest client: it sends
+requests until its standard input ends.  Then it prints the longest wait for a response, in
+seconds of processor time that the process C{PID} used meanwhile.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ import trustme
 
 from tests.support.daemon import TIMEOUT_SECONDS
 
-#: An address of this machine that is not the honest client's.
+#: The crowd's address, which differs from that of the honest client.
 ATTACKER = "127.0.0.2"
 
-#: The file with the certificate of the authority that L{certified} makes.
+#: The file into which L{certified} writes the certificate of the authority.
 AUTHORITY = "authority.pem"
 
-#: How many connections a crowd opens before it looks which ones were closed.
+#: A crowd opens at most this many connections before it checks which ones were closed.
 _BATCH = 50
 
 
 class Crowd:
     """
-    Connections from one address that send a piece of a request, or nothing.
+    Connections from one address that send a part of a request, or nothing.
 
-    They come again as soon as they are closed.
+    If the server closes a connection, the crowd opens another one.
     """
 
     def __init__(self, port: int, count: int, piece: bytes) -> None:
@@ -81,7 +81,7 @@ class Crowd:
 
 def _is_closed(connection: socket.socket) -> bool:
     """
-    Return whether the server has closed C{connection}, and close our end too then.
+    Return whether the server has closed C{connection}; if so, close it here too.
     """
     try:
         while connection.recv(4096):
@@ -95,9 +95,6 @@ def _is_closed(connection: socket.socket) -> bool:
 
 
 def processor_seconds(pid: int) -> float:
-    """
-    Return the processor time that the process has used.
-    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
@@ -109,7 +106,9 @@ def honest(
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[float]:
     """
-    Yield how many seconds an honest client waits for an answer, on a new connection each.
+    Yield how many seconds each request of an honest client waits for its response.
+
+    Each request uses a new connection.
     """
     for _ in range(tries):
         began = clock()
@@ -130,8 +129,7 @@ def certified(place: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
     """
     Make a certificate for the loopback address.
 
-    @return: the service's options for the certificate, and a context by which a client
-        trusts it.
+    @return: the service's options for the certificate, and a TLS context that trusts it.
     """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(place / AUTHORITY)

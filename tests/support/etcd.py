@@ -1,5 +1,5 @@
 """
-An etcd cluster of the test's own: Debian's etcd-server, on loopback.
+A real etcd cluster on loopback, from Debian's etcd-server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attrs import define
 from tests.support.needs import program
 from tests.support.ports import held_ports
 
-#: How long a cluster may take to come up.  Seconds; a safety net.
+#: A cluster must be healthy after this time.
 TIMEOUT_SECONDS = 60
 
 
@@ -29,7 +29,7 @@ class Member:
     """
     One member of an etcd cluster.
 
-    @ivar url: where its clients come.
+    @ivar url: the address for clients.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Member:
 
     def start(self) -> None:
         """
-        Start the member, or start it again with the same data.
+        Start the member, with the data of its last run if there is any.
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -50,14 +50,11 @@ class Member:
 
     def option(self, name: str) -> str:
         """
-        Return the value of one of its options.
+        Return the value of the command-line option C{name}.
         """
         return self.command[self.command.index(name) + 1]
 
     def signal(self, number: int) -> None:
-        """
-        Send the member a signal.
-        """
         assert self.process is not None
         self.process.send_signal(number)
 
@@ -77,7 +74,7 @@ class Member:
         timeout: float = TIMEOUT_SECONDS,
     ) -> Any:
         """
-        Make one call, by POST if there is a message.
+        Call etcd's gateway: by POST if there is a message, else by GET.
         """
         data = None if message is None else json.dumps(message).encode()
         with urllib.request.urlopen(  # noqa: S310 ours
@@ -104,9 +101,6 @@ class Member:
 
 
 def wait_for_quorum(members: Sequence[Member]) -> None:
-    """
-    Wait until all of C{members} are healthy.
-    """
     end = time.monotonic() + TIMEOUT_SECONDS
     while not all(member.healthy() for member in members):
         assert time.monotonic() < end, "the cluster does not come up"
@@ -129,7 +123,7 @@ def save_snapshot(member: Member, file: Path) -> None:
 @contextmanager
 def emptied(members: Sequence[Member]) -> Iterator[None]:
     """
-    Kill all of C{members}, remove their data, and start them after the block.
+    Kill all members, remove their data, and start them again after the block.
     """
     for member in members:
         member.kill()
@@ -148,10 +142,10 @@ def restore_snapshot(
     stopped: Callable[[], object] = lambda: None,
 ) -> None:
     """
-    Restore all of C{members} from C{file}, as the documentation says.
+    Restore all members from C{file}, as docs/cluster.md describes it.
 
-    @param bump: by how much etcd's revision is raised.
-    @param stopped: called when none of them runs.
+    @param bump: the number by which etcd's revision is raised.
+    @param stopped: a function to call while no member runs.
     """
     bumped = ("--bump-revision", str(bump), "--mark-compacted") if bump else ()
     with emptied(members):
@@ -171,10 +165,10 @@ def cluster(
     context: ssl.SSLContext | None = None,
 ) -> Iterator[list[Member]]:
     """
-    Provide a cluster of C{size} members, all of them healthy.
+    Start a cluster of C{size} healthy members, and stop it after the block.
 
-    @param options: for each of them.
-    @param context: to speak TLS with them.
+    @param options: command-line options of each member.
+    @param context: the TLS context for calls to the members.
     """
     etcd = program("etcd")
     assert etcd is not None, "apt install etcd-server"

@@ -1,5 +1,5 @@
 """
-Users of etcd, and the certificates and tokens that they show.
+Users of etcd, with their certificates and tokens.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tests.support.etcd import Member
 @define
 class TlsFiles:
     """
-    The files for TLS with etcd, and for its tokens.
+    The files for TLS with etcd and for its tokens.
 
-    @ivar nodes: a certificate and key file for each kind of client.
+    @ivar nodes: certificate and key file by kind of client.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class TlsFiles:
     @classmethod
     def make(cls, path: Path) -> Self:
         """
-        Make certificates without and with a CN, and one that ends soon, in C{path}.
+        Write certificates with and without a CN, and one that expires soon, to C{path}.
         """
         authority = trustme.CA()
         authority.cert_pem.write_to_path(path / "ca")
@@ -54,7 +54,7 @@ class TlsFiles:
 
     def options(self) -> list[str]:
         """
-        Return etcd's options for TLS with certificates of clients, and for JWT.
+        Return etcd's options for client certificates and for JSON Web Tokens.
         """
         private, public = self.path / "jwt.private", self.path / "jwt.public"
         for arguments in (
@@ -74,9 +74,9 @@ class TlsFiles:
 
     def store(self, urls: str, node: str, user: str | None = None) -> str:
         """
-        Return the URL of the store for a node with one of the certificates.
+        Return the store URL of a node with one of the certificates.
 
-        @param urls: of the members of etcd, joined by commas.
+        @param urls: the addresses of the members, joined by commas.
         """
         certificate, key = self.nodes[node]
         url = f"etcd:{urls}?ca={self.ca}&certificate={certificate}&key={key}"
@@ -87,7 +87,7 @@ class TlsFiles:
 
     def context(self) -> ssl.SSLContext:
         """
-        Return the context of a client of etcd.
+        Return the TLS context of a client of etcd.
         """
         context = ssl.create_default_context(cafile=str(self.ca))
         context.load_cert_chain(*self.nodes["plain"])
@@ -100,7 +100,7 @@ RANGE = {"key": "cGV4c2VydmljZS8=", "range_end": "cGV4c2VydmljZTA="}
 
 def as_root(member: Member, path: str, message: dict[str, Any]) -> None:
     """
-    Make a call of C{root}, with a new token: each change of users makes the others old.
+    Call etcd as C{root} with a new token, because a change of users invalidates all tokens.
     """
     token = member.ask("/v3/auth/authenticate", {"name": "root", "password": "root"})
     request = urllib.request.Request(  # noqa: S310 ours
@@ -116,7 +116,7 @@ def as_root(member: Member, path: str, message: dict[str, Any]) -> None:
 
 def enable_users(member: Member) -> None:
     """
-    Allow C{pex} what the service needs, and C{root} everything.
+    Turn on authentication.  C{pex} gets the rights that the service needs, C{root} all.
     """
     steps: list[tuple[str, dict[str, Any]]] = [
         ("user/add", {"name": "root", "password": "root"}),

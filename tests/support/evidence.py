@@ -1,8 +1,8 @@
 """
-The findings of the laboratories, for docs/reliability.md.
+The results of the fault-injection tests for docs/reliability.md.
 
-A laboratory calls L{record} at its end, in whatever size it was run.  C{python -m
-tests.support.evidence} puts the largest run of each into the page.
+Each fault-injection test calls L{record} at its end.  C{python -m tests.support.evidence}
+writes the largest run of each test into the page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attrs import asdict, frozen
 
 ROOT = Path(__file__).parents[2]
 
-#: One file for each laboratory, of its largest run so far.
+#: One file for each fault-injection test, with its largest run so far.
 KEPT = ROOT / "build" / "evidence"
 
 PAGE = ROOT / "docs" / "reliability.md"
@@ -29,13 +29,13 @@ _END = "<!-- and this is its end -->"
 @frozen(kw_only=True)
 class Evidence:
     """
-    The findings of one run of a laboratory.
+    The result of one run of a fault-injection test.
 
-    @ivar name: the name of the laboratory; a word.
-    @ivar promise: the promise that it stands for, as a caller would put it.
-    @ivar size: how much was tried, the larger the better.
+    @ivar name: the name of the test, one word.
+    @ivar promise: the guarantee that the test checks, in the words of a user.
+    @ivar size: how much was tried.
     @ivar unit: what C{size} counts.
-    @ivar result: what was found, with figures.
+    @ivar result: what the run found, with numbers.
     @ivar command: the command that repeats the run.
     """
 
@@ -51,7 +51,7 @@ class Evidence:
 
 def record(evidence: Evidence) -> None:
     """
-    Keep the findings, unless a larger run is kept already.
+    Keep this result unless the result of a larger run is kept.
     """
     path = KEPT / f"{evidence.name}.json"
     if path.exists() and json.loads(path.read_text())["size"] > evidence.size:
@@ -66,7 +66,7 @@ def record(evidence: Evidence) -> None:
 
 def table() -> list[str]:
     """
-    Return all that is kept, in Markdown.
+    Return all kept results as a Markdown table.
     """
     lines = ["| promise | size of the run | result | command |", "|---|---:|---|---|"]
     machines, dates = set(), set()
@@ -84,7 +84,7 @@ def table() -> list[str]:
 
 def main() -> None:
     """
-    Write the page.
+    Write the table into the page.
     """
     before, _, rest = PAGE.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)

@@ -1,5 +1,5 @@
 """
-As much of etcd as the store uses, in memory, and a network that a test controls.
+A fake of etcd in memory, and a network between it and a store that a test controls.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from twisted.internet.task import Clock, deferLater
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
 from pexservice.stores.etcd.records import Message
 
-#: The most operations of a transaction's branch, and the most comparisons.
-MOST_OPERATIONS = 128
+#: The maximum number of operations in a branch of a transaction, and of comparisons.
+MAX_OPERATIONS = 128
 
-#: The words of etcd's refusals.
+#: Messages of etcd.
 NO_SPACE = "etcdserver: mvcc: database space exceeded"
 DUPLICATE_KEY = "etcdserver: duplicate key given in txn request"
 
-#: gRPC's codes.
+#: Status codes of gRPC.
 INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 3, 5, 7, 8
 
 
@@ -38,7 +38,7 @@ def _drop(key: str) -> Message:
     return {"request_delete_range": {"key": b64encode(key.encode()).decode()}}
 
 
-#: Transactions that etcd refuses, by the code and why.
+#: Transactions that etcd refuses, by status code and reason.
 WRONG: dict[str, Message] = {
     "3 a key twice": {"success": [_put("k"), _put("k")]},
     "3 a key put and deleted": {"success": [_drop("k"), _put("k")]},
@@ -58,7 +58,7 @@ WRONG: dict[str, Message] = {
     "5 a lease that is not there": {"success": [_put("k"), _put("l", lease="77")]},
 }
 
-#: Transactions that etcd takes.
+#: Transactions that etcd accepts.
 RIGHT: list[Message] = [
     {"success": [_put(str(number)) for number in range(128)]},
     {
@@ -74,7 +74,7 @@ RIGHT: list[Message] = [
 @define
 class Value:
     """
-    The value under a key, with its revisions and its lease.
+    The value of a key, with its revisions and its lease.
     """
 
     value: str
@@ -86,13 +86,14 @@ class Value:
 @define(eq=False)
 class FakeEtcd:
     """
-    An etcd that is always right, and as particular as the real one.
+    A fake of etcd that refuses the same transactions as the real one.
 
     @ivar changes: the transactions that changed something.
-    @ivar watchers: keys, and what is called with each change of them.
-    @ivar alarmed: it is out of space, and refuses transactions that put anything.
-    @ivar filling: it runs out of space with the next transaction, which it makes and then
-        says that it refuses it.
+    @ivar watchers: pairs of a key and a function that is called with each change of the
+        key.
+    @ivar alarmed: etcd is out of space, and refuses transactions that put a key.
+    @ivar filling: the next transaction that puts a key is applied and refused all the same,
+        because etcd runs out of space.
     @ivar read_only: the user may read, but not write.
     """
 
@@ -107,21 +108,18 @@ class FakeEtcd:
     read_only: bool = False
 
     def snapshot(self) -> tuple[int, dict[bytes, Value]]:
-        """
-        Return the contents of a snapshot.
-        """
         return self.revision, deepcopy(self.values)
 
     def restore(self, snapshot: tuple[int, dict[bytes, Value]], bump: int = 0) -> None:
         """
-        Go back to a snapshot, with revisions that are C{bump} higher than its own.
+        Restore a snapshot, and raise its revision by C{bump}.
         """
         revision, values = snapshot
         self.revision, self.values = revision + bump, deepcopy(values)
 
     def apply(self, path: str, message: Message) -> Message:
         """
-        Do what a message asks for, and return the answer.
+        Carry out a call, and return the response.
         """
         return {
             "kv/range": self._range,
@@ -137,7 +135,7 @@ class FakeEtcd:
 
     def expire(self, lease: str) -> Message:
         """
-        End a lease, and its keys with it.
+        End a lease, and delete its keys.
         """
         self.ended.add(lease)
         for key in [key for key, stored in self.values.items() if stored.lease == lease]:
@@ -180,7 +178,7 @@ class FakeEtcd:
     def _holds(self, compare: Message) -> bool:
         value = self.values.get(b64decode(compare["key"]))
         if compare["target"] == "VALUE":
-            # A key that is not there has no value that another one could equal.
+            # A missing key has no value, so it equals none.
             return value is not None and value.value == compare["value"]
         if compare["target"] == "MOD":
             actual, wanted = value.mod if value else 0, int(compare["mod_revision"])
@@ -199,7 +197,7 @@ class FakeEtcd:
             raise CallRefused(
                 RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"
             )
-        # Which branches are taken is decided before anything is done.
+        # etcd chooses all branches before it applies an operation.
         taken = self._taken(message)
         operations = [*_flat(taken)]
         for operation in operations:
@@ -268,7 +266,7 @@ class FakeEtcd:
 @define
 class Taken:
     """
-    The branch of a transaction that is made, and the branches of the transactions in it.
+    The branch of a transaction that is applied; nested transactions are L{Taken} as well.
     """
 
     succeeded: bool
@@ -295,7 +293,7 @@ def _nested(operations: list[Message]) -> Iterator[Message]:
 
 def _puts(message: Message) -> bool:
     """
-    Return whether a transaction puts anything, whichever branch is taken.
+    Return whether one of the branches of a transaction puts a key.
     """
     return any(
         any("request_put" in operation for operation in branch)
@@ -306,7 +304,7 @@ def _puts(message: Message) -> bool:
 
 def _check_size(message: Message) -> None:
     for branch in (message.get("compare", []), *_branches(message)):
-        if len(branch) > MOST_OPERATIONS:
+        if len(branch) > MAX_OPERATIONS:
             raise CallRefused(
                 INVALID_ARGUMENT, "etcdserver: too many operations in txn request"
             )
@@ -320,7 +318,7 @@ Deletion = tuple[bytes, bytes]
 
 def _check_overlaps(operations: list[Message]) -> tuple[set[bytes], list[Deletion]]:
     """
-    Check that in one way through a transaction no key is put twice, nor put and deleted.
+    Check that no path through the branches puts a key twice, or puts and deletes it.
 
     @return: the keys that are put, and the ranges that are deleted.
     """
@@ -356,9 +354,9 @@ def _check_apart(puts: set[bytes], more: set[bytes], deletions: list[Deletion]) 
 @define(eq=False)
 class Sent:
     """
-    A message under way.
+    A message on its way to etcd.
 
-    @ivar answer: the answer of etcd, which is under way back then.
+    @ivar answer: etcd's response, if etcd has got the message.
     """
 
     path: str
@@ -370,14 +368,13 @@ class Sent:
 @define(eq=False)
 class FakeGateway:
     """
-    A way to the fake etcd.
+    A connection to the fake etcd.
 
-    Messages wait until the test decides their fate, unless the way is C{open}.
+    While C{open} is false, messages wait until the test decides what happens to them.
 
-    @ivar waiting: the messages whose sender waits.
-    @ivar loose: the messages whose sender was told that there is no answer, and which may
-        arrive yet.
-    @ivar news: the news of the watch, under way.
+    @ivar waiting: the messages whose sender waits for a response.
+    @ivar loose: the messages that their sender has given up, and that may still arrive.
+    @ivar news: the events of the watch that have not arrived.
     """
 
     etcd: FakeEtcd
@@ -391,13 +388,13 @@ class FakeGateway:
 
     async def survey(self) -> dict[str, str]:
         """
-        Find no member that has a fault; see L{Gateway.survey}.
+        Report no faulty member.
         """
         return {}
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
-        Watch until the test ends.
+        Watch a key until the test ends.
         """
         key = b64decode(message["create_request"]["key"])
         self._take_news = take
@@ -406,21 +403,18 @@ class FakeGateway:
 
     def hear(self) -> None:
         """
-        Let the first piece of news arrive.
+        Deliver the first event of the watch.
         """
         assert self._take_news is not None
         self._take_news(self.news.pop(0))
 
     def miss(self) -> None:
         """
-        Lose the first piece of news.
+        Lose the first event of the watch.
         """
         del self.news[0]
 
     async def call(self, path: str, message: Message) -> Message:
-        """
-        Send a message, and wait for its answer; see L{Gateway.call}.
-        """
         if self.open:
             return self.etcd.apply(path, message)
         sent = Sent(path, message, Deferred())
@@ -429,13 +423,13 @@ class FakeGateway:
 
     async def pause(self, attempt: int) -> None:
         """
-        Wait for a tenth of a second, whatever the attempt.
+        Wait for 0.1 seconds before any attempt.
         """
         await deferLater(self.clock, 0.1)
 
     async def close(self) -> None:
         """
-        Do nothing, as there are no connections.
+        There are no connections to close.
         """
 
     def _take(self) -> Sent:
@@ -443,7 +437,7 @@ class FakeGateway:
 
     def answer(self) -> None:
         """
-        Let the first message arrive, and its answer too.
+        Deliver the first message and its response.
         """
         answer = self.reach()
         if isinstance(answer, CallRefused):
@@ -453,9 +447,9 @@ class FakeGateway:
 
     def reach(self) -> Message | CallRefused:
         """
-        Let the first message arrive, if it has not, and return its answer.
+        Deliver the first message if etcd has not got it, and return etcd's response.
 
-        The answer is under way then.
+        The sender still waits for the response.
         """
         sent = self.waiting[0]
         if sent.answer is None:
@@ -467,14 +461,14 @@ class FakeGateway:
 
     def lose_answer(self) -> None:
         """
-        Let the first message arrive, and lose its answer.
+        Deliver the first message, and lose its response.
         """
         self.reach()
         self.fail(CallUnanswered("lost", sent=True))
 
     def lose(self, *, sent: bool = True) -> None:
         """
-        Give up the first message, which may arrive later if it was C{sent}.
+        Lose the first message.  If it was C{sent}, it may still arrive later.
         """
         message = self._take()
         if sent and message.answer is None:
@@ -489,9 +483,9 @@ class FakeGateway:
 
     def arrive(self) -> Any:
         """
-        Let the first loose message arrive.
+        Deliver the first message that its sender has given up.
 
-        @return: the response, which no client gets.
+        @return: etcd's response, which is not delivered.
         """
         sent = self.loose.pop(0)
         with suppress(CallRefused):

@@ -1,7 +1,7 @@
 """
-A service in memory, to test clients with.
+A fake of the service for tests of clients.
 
-It treats its callers badly when a test asks for it.
+A test can disturb its responses.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PROBLEM = "application/problem+json"
 @frozen(kw_only=True)
 class Disturbance:
     """
-    The treatment of one request instead of its answer.
+    What the fake does with one request instead of responding normally.
 
-    @ivar makes_step: whether the step is made nevertheless.
-    @ivar status: the status of another answer; or else
-    @ivar silent: there is no answer, or
-    @ivar cut: half of the answer comes, and the connection ends.
+    @ivar makes_step: the step is made all the same.
+    @ivar status: the status of the response.
+    @ivar silent: there is no response.
+    @ivar cut: the connection ends after half of the response.
     """
 
     makes_step: bool = False
@@ -49,7 +49,7 @@ class Disturbance:
 
 def problem(status: int, name: str, **also: Any) -> Disturbance:
     """
-    Return a disturbance that answers with one of the service's own problems.
+    Return a disturbance that responds with one of the service's problems.
     """
     body = {"type": f"urn:problem-type:pexservice:{name}", "detail": f"about {name}"}
     headers = {"Content-Type": PROBLEM, **also.pop("headers", {})}
@@ -61,7 +61,7 @@ def problem(status: int, name: str, **also: Any) -> Disturbance:
 @frozen
 class Asked:
     """
-    One request, as it arrived.
+    A request that the fake has received.
     """
 
     method: str
@@ -75,12 +75,12 @@ class FakeService(Resource):
     """
     A fake of the service: a cursor, its history and its keys.
 
-    @ivar disturbances: what happens to the next requests, one each; C{None} is an answer.
-    @ivar always: what happens to all other requests, or
+    @ivar disturbances: what happens to the next requests; C{None} is a normal response.
+    @ivar always: what happens to all requests after C{disturbances}.
     @ivar every_other: what happens to every second one of them.
-    @ivar kept: how many steps the history has, if it is not all of them.
+    @ivar kept: the number of steps in the history, or C{None} for all steps.
     @ivar asked: every request.
-    @ivar streams: the requests for events that are open.
+    @ivar streams: the open event streams.
     """
 
     clock: Clock
@@ -103,15 +103,12 @@ class FakeService(Resource):
 
     @property
     def revision(self) -> int:
-        """
-        Return how many steps were made.
-        """
         return len(self.rows)
 
     @property
     def keys(self) -> list[str]:
         """
-        Return the keys of all the steps that were asked for, in their order.
+        The keys of all requested steps, in their order.
         """
         return [
             request.headers["idempotency-key"]
@@ -121,7 +118,7 @@ class FakeService(Resource):
 
     def render(self, request: Request) -> bytes | int:
         """
-        Answer one request, or disturb it as arranged.
+        Respond to a request, or disturb it.
         """
         headers = {
             name.decode().lower(): values[-1].decode()
@@ -178,9 +175,6 @@ class FakeService(Resource):
         return state(revision, position)
 
     def step(self, word: str) -> None:
-        """
-        Make a step.
-        """
         self.position = position_after(self.position, Transition[word.upper()])
         self.rows.insert(
             0,
@@ -208,7 +202,7 @@ class FakeService(Resource):
 
     def tell(self, data: bytes) -> None:
         """
-        Send C{data} on every stream.
+        Send C{data} on every event stream.
         """
         for stream in self.streams:
             stream.write(data)
@@ -226,7 +220,7 @@ class FakeService(Resource):
         seconds: float = 200.0,
     ) -> T:
         """
-        Let time pass until a call ends, and return its result, or raise its error.
+        Advance the clock until a call has finished; return its result or raise its error.
         """
         called = Deferred.fromCoroutine(asks() if callable(asks) else asks)
         results: list[T] = []
@@ -245,7 +239,7 @@ class FakeService(Resource):
 
 def state(revision: int, position: int) -> bytes:
     """
-    Return a state as the service writes it.
+    Return a state as the service writes it in JSON.
     """
     term = term_at(position)
     preceding = term.preceding_text

@@ -1,5 +1,5 @@
 """
-Stand-ins that implement the interfaces they stand in for.
+Fakes that implement the interfaces of the service.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 @implementer(IReactorFromThreads)
 class Mailbox:
     """
-    A reactor that keeps what threads send to it until the test takes it.
+    A fake of the reactor that keeps the calls from other threads for the test.
     """
 
     def __init__(self) -> None:
@@ -35,15 +35,12 @@ class Mailbox:
     def callFromThread(
         self, callable: Callable[..., object], *args: object, **kwargs: object
     ) -> None:
-        """
-        Keep a call for the test; see L{IReactorFromThreads}.
-        """
         self._calls.append(lambda: callable(*args, **kwargs))
         self._arrived.release()
 
     def take(self) -> None:
         """
-        Wait for one call and run it.
+        Wait for a call from another thread, and run it.
         """
         assert self._arrived.acquire(timeout=60)
         self._calls.pop(0)()
@@ -51,15 +48,17 @@ class Mailbox:
 
 class Turns(Clock):
     """
-    A clock that makes one turn at a time.
+    A clock that runs one iteration of the event loop at a time.
 
-    C{Clock.advance} would never come back from a call that asks for the next turn again and
-    again.
+    C{Clock.advance} would never return if a call schedules itself again for the next
+    iteration.
     """
 
     def turn(self, seconds: float = 0.0) -> None:
         """
-        Let C{seconds} pass, then make the calls that are due and no later ones.
+        Advance the clock by C{seconds}, and run the calls that are due by then.
+
+        A call that one of these schedules waits for the next turn.
         """
         self.rightNow += seconds
         for call in [call for call in self.calls if call.getTime() <= self.rightNow]:
@@ -71,7 +70,7 @@ class Turns(Clock):
 
 def now(deferred: Deferred[T]) -> T:
     """
-    Return the result of C{deferred}, or raise its error.
+    Return the result of a fired Deferred, or raise its error.
     """
     results: list[T] = []
     failures: list[BaseException] = []
@@ -97,12 +96,12 @@ def replay(batch: Batch) -> Iterator[HistoryEntry]:
 @define(eq=False)
 class MemoryStore:
     """
-    A store that forgets with the process.
+    A store in memory.
 
-    A test may hold its commits and then end them one at a time.
+    A test can hold its commits back, and finish them one at a time.
 
-    @ivar held: while true, commits wait for L{finish}.
-    @ivar batches: the batches that were committed.
+    @ivar held: while true, a commit waits for L{finish}.
+    @ivar batches: the committed batches.
     """
 
     kept_keys: int = KEPT_KEYS
@@ -117,18 +116,12 @@ class MemoryStore:
     _under_way: tuple[Batch, Deferred[None]] | None = None
 
     def open(self, _: Callable[[], object] | None = None) -> Deferred[StoredState]:
-        """
-        Return the cursor and the remembered keys at once; see L{IExclusiveStore}.
-        """
         remembered_keys = RememberedKeys(self.kept_keys)
         for batch in self.batches:
             remembered_keys.add(batch.keys)
         return succeed(StoredState(self.revision, self.position, remembered_keys))
 
     def commit(self, batch: Batch) -> Deferred[None]:
-        """
-        Take C{batch}, unless commits are held or fail; see L{IStore}.
-        """
         assert self._under_way is None, "a commit while another is under way"
         assert batch.transitions, "an empty batch"
         if self.held:
@@ -154,13 +147,13 @@ class MemoryStore:
     @property
     def under_way(self) -> Batch | None:
         """
-        Return the batch of the commit that is held.
+        The batch of the commit that is held back.
         """
         return self._under_way and self._under_way[0]
 
     def finish(self, failure: Exception | None = None) -> None:
         """
-        End the commit under way.
+        Finish the commit that is held back.
         """
         assert self._under_way is not None
         (batch, done), self._under_way = self._under_way, None
@@ -172,20 +165,14 @@ class MemoryStore:
 
     def commit_refusal(self) -> Refusal | None:
         """
-        Return C{None}, as while there is enough room; see L{IExclusiveStore}.
+        Return C{None}: there is enough space.
         """
         return None
 
     def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        """
-        Return the newest rows before a revision, newest first; see L{IStore}.
-        """
         rows = [row for row in self.rows if before is None or row.revision < before]
         return succeed(rows[::-1][:limit])
 
     def close(self) -> Deferred[None]:
-        """
-        Note that the store is closed; see L{IStore}.
-        """
         self.closed = True
         return succeed(None)

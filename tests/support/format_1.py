@@ -1,5 +1,5 @@
 """
-Stores of format 1, which version 1.0.0 writes.
+Stores in format 1, the format of version 1.0.0.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def seal(key: bytes, payload: bytes) -> bytes:
 
 def turn_back(path: Path) -> dict[bytes, bytes]:
     """
-    Turn the store in C{path}, which no process uses, into one of format 1.
+    Convert the store in C{path}, which no process uses, to format 1.
 
-    @return: its idempotency keys, with their packed uses.
+    @return: its idempotency keys with their packed uses.
     """
     keys: dict[bytes, bytes] = {}
     with lmdb.open(str(path), map_size=1 << 28, max_dbs=len(DATABASES), lock=False) as env:

@@ -1,5 +1,5 @@
 """
-The forms of tests that have a short one for each day and a long one for C{--long}.
+The size of a test: many tests have a short form, and a long one for C{--long}.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _long = False
 
 def set_long(long: bool) -> None:  # noqa: FBT001 the option's value
     """
-    Choose the forms, before the tests are imported.
+    Choose the form.  This must happen before pytest imports the tests.
     """
     global _long  # noqa: PLW0603 a run has one form
     _long = long
@@ -21,8 +21,8 @@ def set_long(long: bool) -> None:  # noqa: FBT001 the option's value
 
 def amount(*, short: _Amount, long: _Amount) -> _Amount:
     """
-    Return how much of something a test does, in the form that was asked for.
+    Return the value of the chosen form.
 
-    The short form shows the same; it has fewer turns to find what is rare.
+    Both forms check the same.  The long form repeats it more often, to find rare faults.
     """
     return long if _long else short

@@ -1,11 +1,11 @@
 """
-h11 as the oracle for framing: both parsers must find the same requests in a stream.
+Compare the framing of requests with h11: both parsers must find the same requests.
 
-A stream is a pipeline of requests whose bodies contain request lines, some of it damaged.
-A parser that ends a body elsewhere finds another request: so the request lines that the
-service writes to its access log are compared with those that h11 finds.
+A stream is a pipeline of requests whose bodies contain request lines.  Some streams are
+damaged.  If a parser ends a body at the wrong place, it finds another request.  So the
+request lines in the service's access log are compared with those that h11 finds.
 
-    python -m tests.support.framing [SECONDS]    # try streams for so long
+    python -m tests.support.framing [SECONDS]    # compare for this long
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tests.support.chance import Chance
 from tests.support.recorded import split
 from tests.support.seam import converse
 
-#: Statuses after which the service does not parse on.
+#: The service parses nothing after a response with one of these statuses.
 _REFUSALS = frozenset({b"400", b"413", b"414", b"417", b"431", b"501", b"505"})
 
 # Streams.
 
 _BAIT = b"GET /bait HTTP/1.1\r\nHost: h\r\n\r\n"
 
-#: Parts of a chunked body, as a client sends them and as it should not.
+#: Chunks of a body, valid and invalid ones.
 _CHUNKS = (
     *(b"5\r\nabcde\r\n", b"1\r\nx\r\n", b"A\r\n0123456789\r\n", b"05\r\nabcde\r\n"),
     *(
@@ -142,8 +142,8 @@ class Parsed:
     What a parser found in a stream.
 
     @ivar lines: the request lines of complete requests.
-    @ivar refused: whether the parser refused the bytes behind them.
-    @ivar ended: whether the last request ends the connection.
+    @ivar refused: the parser refused the bytes after these requests.
+    @ivar ended: the last request ends the connection.
     """
 
     lines: tuple[bytes, ...]
@@ -153,7 +153,7 @@ class Parsed:
 
 def by_h11(data: bytes) -> Parsed:
     """
-    Return what h11 finds.
+    Return what h11 finds in the stream.
     """
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=16_384)
     lines: list[bytes] = []
@@ -181,7 +181,7 @@ def by_h11(data: bytes) -> Parsed:
 
 def by_service(chunks: Sequence[bytes]) -> Parsed:
     """
-    Return what the service finds.
+    Return what the service finds in the stream.
     """
     exchange = converse("remote", chunks, patient=False, ends=False)
     lines = [line.split(b'"')[3] for line in exchange.log_lines]
@@ -200,11 +200,11 @@ def by_service(chunks: Sequence[bytes]) -> Parsed:
 @frozen
 class Known:
     """
-    A difference between the two that is right.
+    A kind of difference that is right.
 
-    @ivar reason: why, with the rule that says so.
-    @ivar explains: whether a difference is of this kind, given the stream, h11's result
-        and the service's.
+    @ivar reason: why it is right, with the rule of the standard.
+    @ivar explains: return whether a difference is of this kind, given the stream, h11's
+        result and the service's result.
     """
 
     reason: str
@@ -223,8 +223,8 @@ def _waits_to_refuse(data: bytes, theirs: Parsed, ours: Parsed) -> bool:
     return waits and by_service([data, b"\r\n\r\n"]).refused
 
 
-#: One of the two refuses more: the requests before agree.  Where both accept a stream,
-#: nothing is excused.
+#: In each of these, one parser refuses more than the other, and both find the same requests
+#: before that.  If both accept a stream, no difference is accepted.
 KNOWN: tuple[Known, ...] = (
     Known(
         "the service is stricter: it refuses what h11 accepts, and closes",
@@ -255,7 +255,7 @@ KNOWN: tuple[Known, ...] = (
 @frozen
 class Difference:
     """
-    A stream in which the two find different requests.
+    A stream in which the two parsers find different requests.
     """
 
     seed: int
@@ -267,7 +267,7 @@ class Difference:
 
 def difference(seed: int) -> Difference | None:
     """
-    Try the stream of a seed, whole or in pieces.
+    Compare both parsers on the stream of a seed, sent at once or in pieces.
     """
     data = stream(seed)
     chunks = [data] if seed % 3 else Chance(seed).pieces(data, 5)
@@ -280,7 +280,7 @@ def difference(seed: int) -> Difference | None:
 
 def differences(seeds: Sequence[int]) -> Iterator[Difference]:
     """
-    Yield the streams in which the two differ.
+    Yield the streams in which the two parsers differ.
     """
     for seed in seeds:
         found_difference = difference(seed)
@@ -290,7 +290,7 @@ def differences(seeds: Sequence[int]) -> Iterator[Difference]:
 
 def main(seconds: float, first: int = 1_000_000) -> None:
     """
-    Try streams for C{seconds}, and print how many there were and how they differed.
+    Compare streams for C{seconds}, and print their number and the differences.
     """
     counts: dict[str, int] = {}
     end, seed = time.monotonic() + seconds, first

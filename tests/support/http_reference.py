@@ -23,7 +23,7 @@ _BEGINNING = """\
 
 """
 
-#: The longest example that is shown.  Characters.
+#: Examples with more characters are left out.
 _SHORT = 300
 
 Json = dict[str, Any]
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 def reference(whole: Json) -> str:
     """
-    Return the page.
+    Return the text of the page.
     """
     about, *sections = whole["info"]["description"].split("\n## ")
     prose = "".join(f"\n## {section}" for section in sections)
@@ -62,7 +62,7 @@ def _endpoints(whole: Json) -> Iterator[str]:
 
 
 def _details(whole: Json) -> Iterator[str]:
-    # The first path with these parameters, or these examples: they are not repeated.
+    # Parameters and examples are shown for the first path that has them.
     shown: dict[str, str] = {}
     common = _common_statuses(whole)
     for path, item in whole["paths"].items():
@@ -173,9 +173,6 @@ def _headers(whole: Json) -> Iterator[str]:
 
 
 def main() -> None:
-    """
-    Write the page.
-    """
     PAGE.write_text(reference(document()))
     sys.stdout.write(f"{PAGE}\n")
 

@@ -1,5 +1,5 @@
 """
-An executor of commits that hands nothing over to a thread.
+An executor that commits in the calling thread.
 """
 
 from __future__ import annotations
@@ -10,6 +10,6 @@ from tests.support.fakes import Mailbox
 
 def inline() -> CommitExecutor:
     """
-    Return an executor that runs each call where it is made.
+    Return an executor that runs each call at once.
     """
     return CommitExecutor(Mailbox(), monotonic=lambda: 0.0)

@@ -1,9 +1,9 @@
 """
-Install a version of this package in its own environment, next to the tests' environment.
+Install a version of this package in an environment next to that of the tests.
 
-The environment has every dependency that the tests' environment has, as links to the
-same files, so nothing is downloaded and both versions run on the same libraries.  Of this
-package, its plugin included, it has what was put there.
+The new environment links to the dependencies of the tests' environment.  So nothing is
+downloaded, and both versions run with the same libraries.  Only this package and its
+Twisted plugin are the environment's own files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
-#: The last release, from which an upgrade is promised; see C{tests/nets/README.md}.
+#: The last release.  An upgrade from it is promised; see C{tests/nets/README.md}.
 RELEASE = "1.0.0"
 NETS = Path(__file__).parents[1] / "nets"
 RELEASE_WHEEL = NETS / f"pexservice-{RELEASE}-py3-none-any.whl"
@@ -24,7 +24,7 @@ RELEASE_STORE = NETS / f"store-{RELEASE}"
 
 _PLUGIN = Path("twisted", "plugins", "pexservice_plugin.py")
 
-#: Entries of a C{site-packages} that are not linked: this package, and what belongs to
+#: Entries of C{site-packages} that are not linked: this package, and files that belong to
 #: one environment.
 _OURS = ("pexservice", "__editable__", "__pycache__")
 
@@ -39,7 +39,7 @@ class Installation:
 
     def __init__(self, path: Path) -> None:
         """
-        Make the environment in the directory C{path}, without this package.
+        Create the environment in the directory C{path}, without this package.
         """
         venv.EnvBuilder(symlinks=True, with_pip=False).create(path)
         self.python = str(path / "bin" / "python")
@@ -102,7 +102,8 @@ class Installation:
         """
         Compile the package, as pip and dpkg do.
 
-        A worker of a reload has 15 seconds to start, also on a busy machine.
+        On a busy machine, a worker that compiles it could miss the 15 seconds that it has
+        to start.
         """
         compileall.compile_dir(self._package, quiet=1)
 
@@ -125,7 +126,7 @@ def _origin(module: str) -> Path:
 
 def _link(original: Path, to: Path) -> None:
     """
-    Link all that is in one directory into another, except for this package.
+    Link all entries of one directory into another, except this package.
     """
     for path in original.iterdir():
         link = to / path.name

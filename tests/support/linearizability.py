@@ -1,18 +1,15 @@
 """
-The check whether many clients were served by one cursor.
+Check that the responses to many clients are consistent with one cursor.
 
-Each client records its requests, their times, and its responses.  Such records are
-right if one cursor could have told all of it, making one step at a time: each operation
-took its place at one moment between its call and its return, and saw what the cursor was
-then.
+Each client records its requests, their times and its responses.  The records are right if
+one cursor could have given all responses by making one operation at a time: each operation
+happens at one moment between its call and its return, and sees the cursor of that moment.
+This property is called linearizability.
 
-There are two ways to find that out, which share nothing but the cursor's rules.  L{faults}
-takes the steps that were made in the end, in order, and so knows every place: sorting is
-all that is left, n log n, and it says what is wrong.  L{linearizable} knows nothing and
-searches all orders, as Wing and Gong do, with a memory of where it has been; for short
-records.
-
-Pure: no clock, no service.
+Two independent functions check it.  L{faults} knows the steps that were made, in their
+order.  So it only has to sort, in n log n, and it says what is wrong.  L{linearizable} does
+not know them.  It searches all orders, as Wing and Gong do, and remembers the states that
+it has visited; it is for short records.
 """
 
 from __future__ import annotations
@@ -31,12 +28,12 @@ class Record:
     """
     One operation of one client.
 
-    @ivar operation: L{None} for a look at the cursor; an unmet precondition is one.
-    @ivar called: when it began, on any clock that all clients share.
-    @ivar returned: when its end was known; infinite if it never was.
-    @ivar seen: the revision and the position in its response.  Without, nobody
-        knows whether it was made, or when: maybe after it was given up.
-    @ivar refused: its response says that no step was made, and none may have been.
+    @ivar operation: L{None} for a read, and for a step whose precondition was not met.
+    @ivar called: when the operation began, on a clock that all clients share.
+    @ivar returned: when its outcome was known; infinite if it never was.
+    @ivar seen: the revision and the position in its response.  If there was none, the step
+        may have been made at any time after C{called}, or never.
+    @ivar refused: the response says that no step was made.
     """
 
     client: int
@@ -57,20 +54,20 @@ class Record:
 
 def positions(journal: Sequence[Transition]) -> list[int]:
     """
-    Return by revision, from 0, where C{journal} leads.
+    Return the position at each revision, from revision 0.
     """
     return list(accumulate(journal, position_after, initial=0))
 
 
 def faults(records: Sequence[Record], journal: Sequence[Transition]) -> list[str]:
     """
-    Find what no single cursor can have told.
+    Find records that contradict a single cursor.
 
     @param journal: the transitions that were made, from revision 1 to the last.
-    @return: each fault in words; empty if all is well.
+    @return: a sentence for each fault.
     """
     contradictions = [*_contradictions(records, journal)]
-    # A record that contradicts the journal has no place in the order.
+    # The order of records that contradict the journal cannot be checked.
     return contradictions or [*_disorder(records, journal)]
 
 
@@ -78,9 +75,9 @@ def _contradictions(
     records: Sequence[Record], journal: Sequence[Transition]
 ) -> Iterator[str]:
     """
-    Yield contradictions between each record and the steps that were made.
+    Yield the records whose response contradicts the steps that were made.
 
-    The order in time does not count here.
+    The times are not considered.
     """
     led_to = positions(journal)
     owners: dict[int, Record] = {}
@@ -101,13 +98,13 @@ def _contradictions(
 
 def _disorder(records: Sequence[Record], journal: Sequence[Transition]) -> Iterator[str]:
     """
-    Yield contradictions between the order of the revisions and that of the time.
+    Yield the records whose order in time contradicts the order of their revisions.
 
-    Also yield revisions that no client asked for.
+    Also yield the revisions that no client requested.
     """
     size = len(journal) + 1
-    # By revision, the record that shows best when the revision was not made yet (when it
-    # was called), and the record that shows best when it was made (when it returned).
+    # For each revision, the record that gives the latest time before the step was made (the
+    # time of its call), and the one that gives the earliest time after it (of its return).
     not_before: list[Record | None] = [None] * (size + 1)
     not_after: list[Record | None] = [None] * size
     owned: set[int] = set()
@@ -139,10 +136,10 @@ def _unasked(
     not_after: Sequence[Record | None],
 ) -> Iterator[str]:
     """
-    Yield faults of revisions that no response has.
+    Yield the revisions that no response has and no client can have requested.
 
-    Each must be of an operation whose end is not known, and which was asked for before
-    anybody saw the revision.
+    Each must belong to an operation with an unknown outcome that was requested before any
+    client saw the revision.
     """
     deadlines = [*accumulate(reversed(not_after), _sooner)][::-1]
     unknown = [record for record in records if record.seen is None and not record.refused]
@@ -156,10 +153,10 @@ def _unasked(
         for revision, transition_made in enumerate(journal, 1):
             if transition_made is not transition or revision in owned:
                 continue
-            # If the operation that was called first came too late, so did all others.
+            # If the operation that was called first was too late, so were all others.
             asking, seen = next(asked, None), deadlines[revision]
             if asking is None:
-                yield f"revision {revision}, {transition_made.word}: nobody asked for it"
+                yield f"revision {revision}, {transition_made.word}: no client requested it"
             elif seen is not None and asking.called > seen.returned:
                 yield f"{seen}: from the future, {asking} began after it had ended"
 
@@ -180,9 +177,9 @@ def linearizable(
     records: Sequence[Record], journal: Sequence[Transition] | None = None
 ) -> bool:
     """
-    Return whether there is an order in which one cursor can have told C{records}.
+    Return whether one cursor can have given all responses in C{records}, in some order.
 
-    @param journal: the steps that the order has to make, if they are known.
+    @param journal: the steps that the order must make, if they are known.
     """
     pending = [
         record
@@ -199,9 +196,9 @@ def _search(
     been: set[tuple[frozenset[Record], tuple[int, int]]],
 ) -> bool:
     """
-    Return whether C{pending} can follow when the cursor is at C{state}.
+    Return whether the records in C{pending} can follow when the cursor is at C{state}.
 
-    @param been: the pending records and states from which they could not.
+    @param been: the pairs of pending records and state from which they cannot.
     """
     if all(record.seen is None for record in pending) and (
         journal is None or state[0] == len(journal)
@@ -210,7 +207,7 @@ def _search(
     if (pending, state) in been:
         return False
     been.add((pending, state))
-    # The operation that ends first is not preceded by operations that begin after its end.
+    # An operation that begins after the first end cannot precede the one that ends first.
     first_end = min(
         (record.returned for record in pending if record.seen), default=math.inf
     )

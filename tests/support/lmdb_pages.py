@@ -1,5 +1,5 @@
 """
-The pages of a store's file, to damage one.
+The pages of a store's file, for tests that damage one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import PAGE_HEADER
 from pexservice.stores.lmdb.pages import Contents, check_pages
 
-#: The page size of every file that is made on a machine whose memory has such pages.
+#: LMDB uses the page size of the machine that creates the file; this is the usual one.
 SIZE = 4096
 
 META, BRANCH, LEAF, OVERFLOW = "meta", "branch", "leaf", "overflow"
@@ -25,9 +25,6 @@ _KINDS = {1: BRANCH, 2: LEAF}
 
 @contextmanager
 def opened(store: Path) -> Iterator[int]:
-    """
-    Open the file of C{store}, for reading.
-    """
     file = os.open(store / DATA_FILE, os.O_RDONLY)
     try:
         yield file
@@ -36,15 +33,12 @@ def opened(store: Path) -> Iterator[int]:
 
 
 def check(store: Path) -> Contents:
-    """
-    Walk through the pages of C{store}.
-    """
     return check_pages(store, lambda _: None)
 
 
 def pages_in_use(store: Path) -> dict[str, list[int]]:
     """
-    Return the numbers of all used pages of a sound store by kind, in the order of the walk.
+    Return the numbers of the used pages of an undamaged store, by kind.
     """
     numbers_by_kind: dict[str, list[int]] = {
         META: [0, 1],

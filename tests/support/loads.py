@@ -1,7 +1,5 @@
 """
-A load from clients that keep records.
-
-The check of the records is one for a history that forgets.
+Load from recording clients, and a check of their records against a trimmed history.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from tests.support.daemon import Daemon, wait_until
 
 CLIENTS = 8
 
-#: How many steps show that the service continues.
+#: After this many more steps, a test assumes that the service continues.
 ENOUGH = 3000
 
 
@@ -24,9 +22,9 @@ def load(
     daemon: Daemon, number: int = CLIENTS, *, keys: bool = True
 ) -> Iterator[list[Client]]:
     """
-    Have clients step as fast as they are answered, until the end of the block.
+    Run clients that make steps as fast as they get responses, until the end of the block.
     """
-    # The clients with an odd number use keys.
+    # Clients with an odd number use keys.
     numbers = range(0, number if keys else 2 * number, 1 if keys else 2)
     clients = [Client(n, daemon.port, fresh=n % 4 < 2) for n in numbers]
     with running(clients):
@@ -35,7 +33,7 @@ def load(
 
 def until_acknowledged(clients: Sequence[Client], more: int = ENOUGH) -> None:
     """
-    Wait until the clients have got so many more responses.
+    Wait until the clients have got C{more} responses.
     """
 
     def count() -> int:
@@ -47,10 +45,10 @@ def until_acknowledged(clients: Sequence[Client], more: int = ENOUGH) -> None:
 
 def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) -> int:
     """
-    Check that no acknowledged step is lost, and that the history is of one piece.
+    Check that no acknowledged step is lost, and that the history has no gap.
 
-    @param forgets: the history may not go back to the first of the steps.
-    @return: how many steps were acknowledged.
+    @param forgets: the history may have lost its oldest steps.
+    @return: the number of acknowledged steps.
     """
     rows = whole_history(daemon)
     answer, _ = daemon.request("/current")
@@ -64,7 +62,7 @@ def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) ->
         if revision >= oldest:
             assert rows[revision] == (step.position, step.word)
         rows[revision] = (step.position, step.word)
-    # Older steps without a response leave gaps.
+    # Steps that are no longer in the history and had no response leave gaps.
     for revision in rows.keys() - {1}:
         if revision - 1 in rows:
             (before, _), (after, word) = rows[revision - 1], rows[revision]
@@ -76,6 +74,6 @@ def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) ->
 
 def surprises(clients: Sequence[Client]) -> list[str]:
     """
-    Return the answers that were not 200.
+    Return the responses with another status than 200.
     """
     return [surprise for client in clients for surprise in client.surprises]

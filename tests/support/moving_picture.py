@@ -1,12 +1,12 @@
 """
-The moving picture of the README.
+Record the moving picture of the README.
 
-It shows the live page and a terminal, a load, C{kill -9} of the worker that serves, and the
-outcome of the load.
+It shows the live page and a terminal: a load starts, C{kill -9} ends the active worker, and
+the load prints its outcome.
 
-Everything in it happens: the commands are run, the page is Chromium's, and the log is the
-service's own.  Chromium draws the terminal too.  A picture is of this moment's speed, so
-it is made by hand (C{make moving-picture}) and looked at.
+Nothing is staged: the commands run, Chromium shows the page, and the log is the service's.
+Chromium also draws the terminal.  The picture shows the speed of one run, so C{make
+moving-picture} is called by hand, and somebody looks at the result.
 """
 
 from __future__ import annotations
@@ -32,18 +32,17 @@ from tests.support.daemon import Daemon, wait_until
 
 PICTURE = Path("docs/page/kill.webp")
 
-#: The size of the browser's window, and its size in the picture.
+#: The size of the browser's window, and the size of its picture.
 WINDOW = {"width": 920, "height": 860}
 SHOWN = (612, 572)
 
 #: The size of the terminal, next to the window.
 TERMINAL: ViewportSize = {"width": 428, "height": 572}
 
-#: How long the load runs, and when the worker is killed.  Seconds.
-LOAD = 6
-KILL_AT = 2.5
-#: How long the last frame stays, so that it can be read.  Seconds.
-STILL = 3.5
+LOAD_SECONDS = 6
+KILL_AFTER_SECONDS = 2.5
+#: The last frame is shown for this long, so that it can be read.
+LAST_FRAME_SECONDS = 3.5
 
 _STYLE = """
 body { margin: 0; display: grid; grid-template-rows: 1fr 1fr; height: 572px;
@@ -59,22 +58,19 @@ b { color: #e3b659; }
 @define
 class Terminal:
     """
-    Two panes: the service's log, and the commands with what they print.
+    Two panes: the service's log, and the commands with their output.
     """
 
     log: Path
     typed: str = ""
 
     def html(self) -> str:
-        """
-        Return the panes' text.
-        """
         lines = self.log.read_text().splitlines()
         log_lines = [re.sub(r"^\S+T(\S+?)Z ", r"\1 ", line) for line in lines]
         log_lines = [
             line for line in log_lines if not re.search("starting up|reactor class", line)
         ]
-        # Only what is typed is bold.
+        # The typed commands are bold.
         typed = re.sub(r"(?m)^(\$ .*)$", r"<b>\1</b>", escape(self.typed))
         return (
             f"<style>{_STYLE}</style><section><h1>the log of the service</h1><pre>"
@@ -86,7 +82,7 @@ class Terminal:
 @define
 class Recording:
     """
-    The frames: the moment, the page, and the terminal's text.
+    The frames: the time, the page, and the terminal's HTML.
     """
 
     view: View
@@ -95,7 +91,7 @@ class Recording:
 
     def take(self) -> None:
         """
-        Take one frame.
+        Record one frame.
         """
         html = self.terminal.html()
         now = time.monotonic()
@@ -103,7 +99,7 @@ class Recording:
 
     def go_on(self, seconds: float) -> None:
         """
-        Take frames for some time.
+        Record frames for C{seconds}.
         """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -111,7 +107,7 @@ class Recording:
 
     def type(self, command: str) -> None:
         """
-        Type a command.
+        Record frames while a command is typed.
         """
         self.terminal.typed += "$ "
         for part in re.findall(r".{1,7}", command):
@@ -123,30 +119,32 @@ class Recording:
 
 def record(recording: Recording, daemon: Daemon) -> None:
     """
-    Have everything happen, and take the frames.
+    Run everything, and record the frames.
     """
     url = f"http://127.0.0.1:{daemon.port}"
     pexctl = [sys.executable, "-m", "pexservice.cli.pexctl"]
-    command = f"load --url {url} --seconds {LOAD}"
+    command = f"load --url {url} --seconds {LOAD_SECONDS}"
     recording.go_on(0.5)
     recording.type(f"pexctl {command} &")
     began = time.monotonic()
     with subprocess.Popen([*pexctl, *command.split()], stdout=subprocess.PIPE) as load:
-        recording.go_on(KILL_AT)
+        recording.go_on(KILL_AFTER_SECONDS)
         pids = re.findall(r"worker-1 is process (\d+)", daemon.log.read_text())
         recording.type(f"kill -9 {pids[-1]}")
         os.kill(int(pids[-1]), 9)
-        recording.go_on(began + LOAD + 0.5 - time.monotonic())
+        recording.go_on(began + LOAD_SECONDS + 0.5 - time.monotonic())
         output = load.communicate()[0].decode()
     assert load.returncode == 0, output
     recording.terminal.typed += output
     recording.go_on(0.3)
-    recording.frames.append((time.monotonic() + STILL, *recording.frames[-1][1:]))
+    recording.frames.append(
+        (time.monotonic() + LAST_FRAME_SECONDS, *recording.frames[-1][1:])
+    )
 
 
 def pictures(browser: Browser, recording: Recording) -> Iterator[Image.Image]:
     """
-    Put the terminal next to the page, in each frame.
+    Put page and terminal of each frame next to each other.
     """
     page = browser.new_page(viewport=TERMINAL)
     drawn: dict[str, bytes] = {}
@@ -162,9 +160,6 @@ def pictures(browser: Browser, recording: Recording) -> Iterator[Image.Image]:
 
 
 def main() -> None:
-    """
-    Make the picture.
-    """
     with TemporaryDirectory() as path, chromium() as browser, Daemon(Path(path)) as daemon:
         view = open_view(browser, daemon, viewport=WINDOW)
         view.until("standing-by", "1 of 1")

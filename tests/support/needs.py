@@ -1,9 +1,9 @@
 """
-The programs, rights and libraries that some tests need, and how a machine gets them.
+The programs, rights and libraries that some tests need, and how to get them.
 
-A test says what it needs by the marker C{needs}: C{@pytest.mark.needs("etcd", "root")}.
-L{tests.conftest} asks L{missing} before the test's fixtures are set up, and nothing else
-decides that a test is skipped.
+A test names its requirements with a marker: C{@pytest.mark.needs("etcd", "root")}.
+L{tests.conftest} calls L{missing} before the test's fixtures are set up, and skips the test
+if something is missing.  No test is skipped for another reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-#: Where Debian has the programs of administrators; a plain user's path lacks it.
+#: Debian has programs for administrators in C{sbin}, which a user's PATH lacks.
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 #: The capability to mount file systems, as a bit of C{CapEff}; see capabilities(7).
@@ -28,10 +28,10 @@ _CAP_SYS_ADMIN = 21
 @frozen
 class Need:
     """
-    Something that not every machine has.
+    A requirement that not every machine meets.
 
-    @ivar remedy: how a machine gets it, to be read after "needs NAME:".
-    @ivar met: tells whether this machine has it.
+    @ivar remedy: how to get it, as text after "needs NAME:".
+    @ivar met: return whether this machine meets it.
     """
 
     remedy: str
@@ -39,9 +39,6 @@ class Need:
 
 
 def program(name: str) -> str | None:
-    """
-    Return the path of an installed program, or C{None}.
-    """
     return shutil.which(name, path=_PATH)
 
 
@@ -65,7 +62,7 @@ def _pseudo_terminals() -> bool:
 
 def _runs(*command: str) -> bool:
     """
-    Return whether a command can be run, and ends well.
+    Return whether a command can be run and ends with status 0.
     """
     try:
         ended = subprocess.run(
@@ -82,15 +79,12 @@ def _runs(*command: str) -> bool:
 
 
 def is_root() -> bool:
-    """
-    Return whether the tests run as root.
-    """
     return os.geteuid() == 0
 
 
 def _mounts() -> bool:
     """
-    Return whether file systems in files can be mounted.
+    Return whether this process can mount a file that contains a file system.
     """
     status = Path("/proc/self/status").read_text()
     (capabilities,) = (
@@ -105,13 +99,13 @@ def _mount_table() -> list[str]:
     return Path("/proc/self/mountinfo").read_text().splitlines()
 
 
-#: The rights that C{unshare} takes to make namespaces.
+#: Options of C{unshare} for a process that may not create namespaces otherwise.
 UNSHARE_RIGHTS = [] if is_root() else ["--user", "--map-root-user"]
 
 
 def memory_controller() -> tuple[Path, int] | None:
     """
-    Return where the kernel's memory controller is mounted, and its version: 1 or 2.
+    Return where the kernel's memory controller is mounted, and its version, 1 or 2.
     """
     for line in _mount_table():
         mount, _, source = line.partition(" - ")
@@ -130,7 +124,7 @@ def memory_controller() -> tuple[Path, int] | None:
 
 def _memory_groups() -> bool:
     """
-    Return whether a group of processes can be given little memory.
+    Return whether the memory of a group of processes can be limited.
     """
     controller = memory_controller()
     return controller is not None and os.access(controller[0], os.W_OK)
@@ -138,14 +132,14 @@ def _memory_groups() -> bool:
 
 def faketime_library() -> Path | None:
     """
-    Return Debian's libfaketime, whatever the architecture.
+    Return the path of Debian's libfaketime, which depends on the architecture.
     """
     return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
-#: Everything that a test may need, by the name that the marker has.
+#: All requirements by their names in the marker.
 NEEDS = {
-    # Rights, and what the kernel lets this process do.
+    # Rights of this process.
     "root": Need("run the tests as root", is_root),
     "mounts": Need("let root mount loop devices", _mounts),
     "memory controller": Need("a writable memory cgroup", _memory_groups),
@@ -160,7 +154,7 @@ NEEDS = {
         lambda: "/" in {line.split(" ")[4] for line in _mount_table()},
     ),
     "pseudo-terminal": Need("mount -t devpts devpts /dev/pts", _pseudo_terminals),
-    # Debian's packages.
+    # Packages of Debian.
     "chromium": _program("chromium", "chromium"),
     "curl": _program("curl", "curl"),
     "etcd": _program("etcd", "etcd-server"),
@@ -184,9 +178,9 @@ NEEDS = {
         "apt install strace, and let it trace",
         lambda: _runs("strace", "-qq", "-o", os.devnull, "true"),
     ),
-    # Python's packages, which Debian 13 lacks or has too old.
+    # Packages of Python that Debian 13 lacks, or of which it has an old version.
     "axe": _library("axe_playwright_python", "browser"),
-    # A directory called build would pass for a module of that name.
+    # find_spec("build") would find a directory with this name.
     "build": _library("pyproject_hooks", "test"),
     "fastapi": _library("fastapi", "test"),
     "httpx": _library("httpx", "test"),
@@ -207,15 +201,15 @@ def _met(name: str) -> bool:
 
 def missing(names: Iterable[str]) -> list[str]:
     """
-    Return the needs that this machine does not meet, each asked once.
+    Return those of C{names} that this machine lacks.  Each is checked only once.
 
-    @raise KeyError: there is no such need.
+    @raise KeyError: there is no requirement with this name.
     """
     return [name for name in names if not _met(name)]
 
 
 def advice(name: str) -> str:
     """
-    Return a need with its remedy, as one line for people.
+    Return the message about a missing requirement.
     """
     return f"needs {name}: {NEEDS[name].remedy}"

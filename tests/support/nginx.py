@@ -1,5 +1,5 @@
 """
-Debian's nginx, in front of a service.
+Debian's nginx as a proxy in front of a service.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
 
-#: Where Debian has nginx; a plain user's path does not.
+#: Debian has nginx in C{/usr/sbin}, which a user's PATH lacks.
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 _CONFIGURATION = """
@@ -35,8 +35,8 @@ http {{
 }}
 """
 
-#: A proxy that keeps its connections to the service, sends nothing twice, and is not
-#: patient.
+#: A proxy that keeps its connections to the service open, does not repeat requests, and has
+#: short timeouts.
 _PROXY = """
     client_header_timeout 300ms;
     client_body_timeout 300ms;
@@ -61,11 +61,10 @@ _PROXY = """
 @contextmanager
 def nginx(path: Path, upstream: Path) -> Iterator[int]:
     """
-    Run nginx as a proxy in front of the service.
+    Run nginx as a proxy, and yield its port.
 
-    @param path: its own directory.
+    @param path: a directory for nginx alone.
     @param upstream: a Unix socket that the service listens on.
-    @return: the port.
     """
     with serving(path, lambda port: _PROXY.format(upstream=upstream, port=port)) as port:
         yield port
@@ -74,11 +73,10 @@ def nginx(path: Path, upstream: Path) -> Iterator[int]:
 @contextmanager
 def serving(path: Path, http: Callable[[int], str]) -> Iterator[int]:
     """
-    Run nginx with a configuration.
+    Run nginx with a configuration, and yield its port.
 
-    @param path: its own directory.
-    @param http: what is configured, for a port of 127.0.0.1.
-    @return: the port.
+    @param path: a directory for nginx alone.
+    @param http: return the configuration for a port of 127.0.0.1.
     """
     assert NGINX is not None
     # The kernel chooses the port; nginx takes the socket over as if it were from an

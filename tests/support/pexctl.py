@@ -1,5 +1,5 @@
 """
-The program C{pexctl}, run to its end.
+Run C{pexctl} until it ends.
 """
 
 from __future__ import annotations
@@ -26,16 +26,14 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        # A reload waits for its workers, for as long as any other wait.
+        # A reload itself waits up to the usual timeout for its workers.
         timeout=2 * TIMEOUT_SECONDS,
     )
 
 
 def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
     """
-    Run C{pexctl} in the directory C{path}.
-
-    @return: its exit status and its output.
+    Run C{pexctl} in the directory C{path}, and return its exit status and output.
     """
     ended = run(path, *arguments)
     return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")

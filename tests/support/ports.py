@@ -1,5 +1,5 @@
 """
-Ports for servers that cannot choose one themselves and tell which.
+Free ports for servers that must know their port before they start.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import ExitStack, contextmanager
 @contextmanager
 def held_ports(count: int) -> Iterator[list[int]]:
     """
-    Give ports of 127.0.0.1 that no other process gets until the end of the block.
+    Reserve ports of 127.0.0.1 until the end of the block.
 
-    Each stays bound to a socket that does not listen.  Linux gives such a port to no
-    process that asks for any free port, and lets it be bound and listened on, again and
-    again, by a process that names it and sets C{SO_REUSEADDR}, as servers do.
+    Each port stays bound to a socket that does not listen.  Linux gives such a port to no
+    process that binds port 0.  A process that binds it by its number with C{SO_REUSEADDR},
+    as servers do, can listen on it, also repeatedly.
     """
     with ExitStack() as stack:
         ports = []

@@ -1,19 +1,20 @@
 """
-The recorded responses: what version 1.0.0 sent in 20,000 generated conversations.
+The responses of version 1.0.0 in 20,000 generated conversations.
 
-C{tests/nets/responses.txt} has a line for each seed of L{tests.support.conversations}: for
-each response its status and a digest, and last whether the connection was closed and a
-digest of the access log.  A response's digest covers its headers in any order, and the body
-of a response about the cursor.  It does not cover the date, the reason phrase (Python's
-names of statuses change), the words of problems and documents, and the headers that follow
-from those words.
+C{tests/nets/responses.txt} has one line for each seed of L{tests.support.conversations}.
+The line has the status and a digest of each response.  Its last word says whether the
+connection was closed, and has a digest of the access log.
+
+The digest of a response covers its headers in any order, and the body of a response about
+the cursor.  It does not cover the date, the reason phrase (which depends on the version of
+Python), the texts of problems and documents, and the headers that depend on these texts.
 
     python -m tests.support.recorded            # list differences from the record
     python -m tests.support.recorded SEED ...   # show these conversations
     python -m tests.support.recorded --record   # write the record again
 
-To see what the recorded version answered in a conversation, show it in a checkout of that
-version.  A difference that is right belongs in L{ACCEPTED}, with the reason.
+To see the responses of the recorded version, show the conversation in a checkout of that
+version.  Add a difference that is right to L{ACCEPTED}, with the reason.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ _LENGTH_IN_LOG = re.compile(rb'(" \d{3}) (?:\d+|-) ')
 @frozen
 class Summary:
     """
-    What is recorded of a conversation.
+    The summary of a conversation, as in the record.
 
-    @ivar responses: for each response its status and digest, as in C{200:a1b2}.
+    @ivar responses: status and digest of each response, such as C{200:a1b2}.
     @ivar end: C{closed:DIGEST} or C{open:DIGEST}, with a digest of the access log.
     """
 
@@ -54,7 +55,7 @@ class Summary:
     @classmethod
     def parse(cls, line: str) -> Summary:
         """
-        Return the summary that a line of the record has.
+        Return the summary in a line of the record.
         """
         *responses, end = line.split()
         return cls(tuple(responses), end)
@@ -64,23 +65,17 @@ class Summary:
 
     @property
     def statuses(self) -> tuple[str, ...]:
-        """
-        Return the statuses of the responses.
-        """
         return tuple(response.partition(":")[0] for response in self.responses)
 
     @property
     def last_status(self) -> str:
         """
-        Return the status of the last response; C{""} if there is none.
+        The status of the last response, or C{""} if there is none.
         """
         return self.statuses[-1] if self.responses else ""
 
     @property
     def is_closed(self) -> bool:
-        """
-        Return whether the server closed the connection.
-        """
         return self.end.startswith("closed")
 
 
@@ -89,7 +84,7 @@ class Summary:
 
 def summary(exchange: Exchange) -> Summary:
     """
-    Return what is recorded of C{exchange}.
+    Return the summary of C{exchange}.
     """
     lines = [_LENGTH_IN_LOG.sub(rb"\1 ", line) for line in exchange.log_lines]
     return Summary(
@@ -102,7 +97,7 @@ def split(received: bytes) -> Iterator[tuple[bytes, bytes]]:
     """
     Yield the head and the body of each response.
 
-    The body of a response to C{HEAD} is not there, whatever its length says: another
+    A response to C{HEAD} has no body, whatever its C{Content-Length} says: the next
     response follows at once, and no body begins like one.
     """
     while received:
@@ -129,7 +124,7 @@ def _digest_of_response(head: bytes, body: bytes) -> str:
     if not is_value:
         follows_from_words += (b"Content-Length:", b"ETag:")
     kept = [header for header in headers if not header.startswith(follows_from_words)]
-    # A health check's "ok" is part of the contract.
+    # The text of a successful health check is part of the contract.
     shown = body if is_value or body == b"ok\n" else b""
     return f"{status}:{_digest(version.encode(), *sorted(kept), shown)}"
 
@@ -146,9 +141,9 @@ class Accepted:
     """
     A kind of difference from the record that is right.
 
-    @ivar reason: why, with the rule that says so.
-    @ivar explains: returns whether a difference is of this kind, given the conversation,
-        the recorded summary and the present one.
+    @ivar reason: why it is right, with the rule of the standard.
+    @ivar explains: return whether a difference is of this kind, given the conversation, the
+        recorded summary and the present summary.
     """
 
     reason: str
@@ -157,9 +152,9 @@ class Accepted:
 
 def _ends_with(status: str, pattern: bytes) -> Callable[..., bool]:
     """
-    Return a function that explains the recorded responses up to a final one of C{status}.
+    Return a function that accepts the recorded responses followed by one with C{status}.
 
-    @param pattern: something that the conversation must contain.
+    @param pattern: the conversation must match this.
     """
     search = re.compile(pattern).search
 
@@ -177,7 +172,7 @@ def _ends_with(status: str, pattern: bytes) -> Callable[..., bool]:
 
 def _waits(held: Conversation, recorded: Summary, present: Summary) -> bool:
     """
-    Explain a refusal that is missing because the head that it refused is incomplete.
+    Accept that a refusal is missing because the refused head is incomplete.
     """
     unfinished = held.sent.rpartition(b"\r\n\r\n")[2]
     return (
@@ -189,7 +184,7 @@ def _waits(held: Conversation, recorded: Summary, present: Summary) -> bool:
 
 def _no_continue(held: Conversation, recorded: Summary, present: Summary) -> bool:
     """
-    Explain a missing C{100 Continue}.
+    Accept a missing C{100 Continue}.
     """
     first, other = (
         [response for response in responses if not response.startswith("100:")]
@@ -200,10 +195,10 @@ def _no_continue(held: Conversation, recorded: Summary, present: Summary) -> boo
 
 def _refused_by_all_lines(_: Conversation, recorded: Summary, present: Summary) -> bool:
     """
-    Explain the last refusal of a connection.
+    Accept another refusal at the end of a connection.
 
-    Its representation and its line of the log may differ; so may its status, where a head
-    has several faults.
+    Its representation and its log line may differ.  If a head has several faults, its
+    status may differ too.
     """
     refusals = {"400", "413", "414", "429", "431"}
     return (
@@ -217,7 +212,7 @@ def _refused_by_all_lines(_: Conversation, recorded: Summary, present: Summary) 
 
 def _refused_earlier(_: Conversation, recorded: Summary, present: Summary) -> bool:
     """
-    Explain the refusal of a body whose chunks say that they are too large together.
+    Accept that a body is refused because its chunks announce too many bytes together.
     """
     *before, last = present.responses or ("",)
     return (
@@ -261,7 +256,7 @@ ACCEPTED: tuple[Accepted, ...] = (
 @frozen
 class Difference:
     """
-    A conversation that goes otherwise than recorded.
+    A conversation with another summary than the recorded one.
 
     @ivar accepted: the kind of difference, or C{None} if no kind explains it.
     """
@@ -282,7 +277,7 @@ class Difference:
 
 def record() -> list[Summary]:
     """
-    Return the recorded summaries, by seed.
+    Return the recorded summaries by seed.
     """
     return [Summary.parse(line) for line in RECORD.read_text("ascii").splitlines()]
 
@@ -296,7 +291,7 @@ def hold(held: Conversation) -> Exchange:
 
 def differences(recorded: Sequence[Summary], seeds: Sequence[int]) -> Iterator[Difference]:
     """
-    Yield the differences of the present server from the record.
+    Yield the differences between the present server and the record.
     """
     for seed in seeds:
         held = conversation(seed)

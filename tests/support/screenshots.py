@@ -1,10 +1,10 @@
 """
-Pictures of the live page for C{docs/page/}.
+Take the screenshots of the live page for C{docs/page/}.
 
-They show it at the start, under way, after a kill, and when the service has gone.
+They show the page after the start, during use, after a kill, and without the service.
 
-A picture is of this moment's fonts and speed, so it is made by hand (C{make
-screenshots}) and looked at.
+Screenshots depend on fonts and on timing.  So C{make screenshots} is called by hand, and
+somebody looks at the result.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ PICTURES = Path("docs/page")
 
 SIZE = {"width": 1100, "height": 1590}
 
-#: How long the cursor goes about.  Seconds.
-WALK = 50
+WALK_SECONDS = 50
 
 
 def _walk(daemon: Daemon) -> None:
     """
-    Move the cursor up and down, at a changing pace.
+    Move the cursor up and down at a changing speed.
     """
     chance = random.Random(1)  # noqa: S311 no secret
     connection = daemon.connect()
     begun = time.monotonic()
-    while (gone := time.monotonic() - begun) < WALK:
+    while (gone := time.monotonic() - begun) < WALK_SECONDS:
         up = 0.9 if gone % 20 < 14 else 0.2
         path = "/next" if chance.random() < up else "/previous"
         connection.request("POST", path)
@@ -45,9 +44,6 @@ def _walk(daemon: Daemon) -> None:
 
 
 def main() -> None:
-    """
-    Make the pictures.
-    """
     PICTURES.mkdir(exist_ok=True)
     with TemporaryDirectory() as path, chromium() as browser:
         with Daemon(Path(path)) as daemon:

@@ -1,10 +1,9 @@
 """
-The seam between the nets and the server: the one module of the nets that knows its classes.
+The only module through which the recorded conversations use classes of the server.
 
-The nets are L{tests.support.recorded}, L{tests.support.framing} and the tests that use
-L{hold}, and L{converse_with_site} for the test that Twisted's own C{Site} can serve the
-Klein app.  If the server's classes change, these functions are rewritten, in ten lines
-each, and the nets stay as they are.
+Its functions serve L{tests.support.recorded}, L{tests.support.framing}, the tests that use
+L{hold}, and the test that Twisted's own C{Site} can serve the Klein app.  If the server's
+classes change, only these short functions change.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _LISTENER = IPv4Address("TCP", "192.0.2.80", 8081)
 _LOOPBACK = IPv4Address("TCP", "127.0.0.1", 50_000)
 _LOCAL = IPv4Address("TCP", "127.0.0.1", 8081)
 
-#: By name: the options of the server, and the two addresses of its connections.
+#: For each setup: the options of the server, and peer and local address of a connection.
 _SETUPS: dict[str, tuple[dict[str, Any], object, object]] = {
     "remote": ({"logs": True}, _REMOTE, _LISTENER),
     "loopback": ({"logs": True, "hosts": ("allowed.example",)}, _LOOPBACK, _LOCAL),
@@ -51,7 +50,7 @@ _SETUPS: dict[str, tuple[dict[str, Any], object, object]] = {
 
 SETUPS = tuple(_SETUPS)
 
-#: Turns of the reactor that a patient client waits between two chunks.
+#: A patient client waits for this many iterations of the event loop between two chunks.
 _TURNS = 12
 
 
@@ -61,8 +60,8 @@ class Exchange:
     What happened on one connection.
 
     @ivar received: the bytes that the client received, without the C{Date} headers.
-    @ivar closed: whether the server closed the connection, or its half of it.
-    @ivar log_lines: the access log's lines, where the setup has an access log.
+    @ivar closed: the server closed the connection, or its half of it.
+    @ivar log_lines: the lines of the access log, if the setup has one.
     """
 
     received: bytes
@@ -74,14 +73,14 @@ def serve(setup: str, **options: Any) -> Server:
     """
     Return a new server with an empty store.
 
-    @param options: of the server, besides those of the setup.
+    @param options: arguments of the server in addition to those of the setup.
     """
     return Server(**{**_SETUPS[setup][0], **options})
 
 
 def converse(setup: str, chunks: Sequence[bytes], *, patient: bool, ends: bool) -> Exchange:
     """
-    Send C{chunks} on the first connection of a new server, see L{hold}.
+    Send C{chunks} on the first connection of a new server; see L{hold}.
     """
     _, peer, local = _SETUPS[setup]
     return hold(serve(setup).connect(peer, local), chunks, patient=patient, ends=ends)
@@ -89,10 +88,10 @@ def converse(setup: str, chunks: Sequence[bytes], *, patient: bool, ends: bool) 
 
 def hold(wire: Wire, chunks: Sequence[bytes], *, patient: bool, ends: bool) -> Exchange:
     """
-    Send C{chunks} on a connection, which ends then.
+    Send C{chunks} on a connection, and then close it.
 
     @param patient: the client waits for responses between two chunks.
-    @param ends: the client closes its half of the connection behind the last chunk.
+    @param ends: the client closes its half of the connection after the last chunk.
     """
     for chunk in chunks:
         wire.send(chunk)
@@ -109,9 +108,9 @@ def hold(wire: Wire, chunks: Sequence[bytes], *, patient: bool, ends: bool) -> E
 
 def converse_with_site(setup: str, chunks: Sequence[bytes]) -> bytes:
     """
-    Have Twisted's own C{Site} serve the Klein app, and send C{chunks} one by one.
+    Send C{chunks} one by one to Twisted's own C{Site}, which serves the Klein app.
 
-    @return: what the client received.
+    @return: the bytes that the client received.
     """
     _, peer, local = _SETUPS[setup]
     server = serve(setup)

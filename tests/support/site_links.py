@@ -1,7 +1,7 @@
 """
-A hook of mkdocs that keeps the name alone of a link out of C{docs/}.
+A hook of mkdocs that replaces links to files outside C{docs/} by their text.
 
-The target of such a link, as one to code, is not on the site.
+The site does not contain these files.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-#: A link that leaves the folder in which its page lies.
+#: A link to a folder above that of its page.
 _UPWARDS = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+)([^)]*)\)")
 
 
 def on_page_markdown(markdown: str, *, page: object, **_: object) -> str:
     """
-    Return the page's text without the links that lead out of C{docs/}.
+    Return the page's text without the links to files outside C{docs/}.
     """
     path = PurePosixPath(page.file.src_uri)  # type: ignore[attr-defined]
     depth = len(path.parts) - 1

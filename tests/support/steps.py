@@ -1,5 +1,5 @@
 """
-Steps whose outcome is a Deferred, for tests.
+Make steps and reads whose outcome is a Deferred.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pexservice.core.cursor import State
 
 class Response(NamedTuple):
     """
-    What a waiter was called with.
+    The arguments of C{Waiter.respond}.
     """
 
     outcome: Outcome
@@ -33,21 +33,15 @@ class CallingWaiter:
     failed: Callable[[Exception], object]
 
     def respond(self, outcome: Outcome, state: State, /) -> None:
-        """
-        Call C{responded}.
-        """
         self.responded(Response(outcome, state))
 
     def fail(self, error: Exception, /) -> None:
-        """
-        Call C{failed}.
-        """
         self.failed(error)
 
 
 def submit(committer: ICommitter, step: Step) -> Deferred[Response]:
     """
-    Make C{step}, and return its outcome; cancelling the Deferred takes nothing back.
+    Submit C{step}, and return its outcome.  Cancelling the Deferred does not undo the step.
     """
     deferred: Deferred[Response] = Deferred()
     committer.step(step, CallingWaiter(deferred.callback, deferred.errback))
@@ -55,9 +49,6 @@ def submit(committer: ICommitter, step: Step) -> Deferred[Response]:
 
 
 def read(committer: ICommitter) -> Deferred[Response]:
-    """
-    Read the cursor.
-    """
     deferred: Deferred[Response] = Deferred()
     committer.read(CallingWaiter(deferred.callback, deferred.errback))
     return deferred

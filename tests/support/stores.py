@@ -1,5 +1,5 @@
 """
-Stores made for a test.
+Make LMDB stores for tests.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 def copied(make: Callable[[Path, int], T]) -> Callable[[Path, int], T]:
     """
-    Return C{make}, which makes a store of some size, so that it makes each size only once.
+    Wrap C{make} so that it makes a store of each size only once.
 
-    From then on the store is copied, which takes no flushes of the disk.
+    Later calls copy that store, which needs no flush of the disk.
     """
     made: dict[int, tuple[Path, T]] = {}
 
@@ -47,7 +47,7 @@ def copied(make: Callable[[Path, int], T]) -> Callable[[Path, int], T]:
 @copied
 def make_store(path: Path, position: int) -> None:
     """
-    Make a store in C{path} whose cursor went up to C{position} in one batch.
+    Make a store in C{path} whose cursor moved to C{position} in one batch.
     """
     store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())
@@ -58,9 +58,9 @@ def make_store(path: Path, position: int) -> None:
 
 def make_long_store(path: Path, rows: int) -> None:
     """
-    Make a store in C{path} with C{rows} rows in its journal, a reset in each.
+    Make a store in C{path} with C{rows} rows in its journal, each with one reset.
 
-    The rows are written past the committer, which would flush each.
+    The rows are written without the committer, which would flush each of them.
     """
     make_store(path, 0)
     (path / "newest").unlink()

@@ -1,5 +1,5 @@
 """
-A proxy that loses what it should pass on, so that callers show how they get over that.
+A proxy that loses responses, for tests of clients that repeat their requests.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ _BUSY = (
 
 class TroublesomeProxy(threading.Thread):
     """
-    A proxy that loses the answer to the first attempt of each step, and refuses the second.
+    A proxy that loses the response to the first attempt of each step.
 
-    It passes the first attempt on, and passes the others on as they are.
+    It forwards the first attempt to the service.  It responds to the second attempt with
+    503 itself, and forwards the later ones and their responses.
 
-    @ivar port: where it listens.
-    @ivar attempts: how often each key was received.
+    @ivar port: the port that it listens on.
+    @ivar attempts: the number of attempts by key.
     """
 
     def __init__(self, upstream: int) -> None:
@@ -48,9 +49,9 @@ class TroublesomeProxy(threading.Thread):
 
     def close(self) -> None:
         """
-        Take no more connections.
+        Accept no more connections.
         """
-        # Closing alone does not wake the thread that waits for a connection.
+        # Closing the socket would not wake the thread that accepts connections.
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -87,7 +88,7 @@ class TroublesomeProxy(threading.Thread):
 @contextmanager
 def troublesome_proxy(upstream: int) -> Iterator[TroublesomeProxy]:
     """
-    Provide a proxy to a port of 127.0.0.1.
+    Run a proxy in front of the port C{upstream} of 127.0.0.1.
     """
     proxy = TroublesomeProxy(upstream)
     proxy.start()

@@ -1,5 +1,5 @@
 """
-A page of commands and what they print, run as a newcomer would: on an empty system.
+Run the commands of the tutorial in a new Debian system, and compare their output.
 
 C{python -m tests.support.tutorial} prints the transcript.
 """
@@ -23,15 +23,15 @@ ROOT = Path(__file__).parents[2]
 
 PAGE = ROOT / "docs" / "tutorial.md"
 
-#: Where the parts begin that need no network, and may not have one, for other services
-#: may have the port on this machine.
+#: From this heading on, the commands need no network.  They run without one, because
+#: another service on this machine may use the port.
 OFFLINE = "## Run"
 
-#: Stands for anything in what is printed; on a line by itself, for any lines.
+#: Matches any text in the output; on its own line, any number of lines.
 ANYTHING = "…"
 
-#: How long it may take to make an empty system.  Seconds; a safety net.
-BOOTSTRAP_PATIENCE = 900
+#: Creating the system must not take longer.
+BOOTSTRAP_TIMEOUT_SECONDS = 900
 
 USER = "newcomer"
 
@@ -39,10 +39,10 @@ USER = "newcomer"
 @frozen
 class Command:
     """
-    A command of a page, and what it must print.
+    A command of the page.
 
     @ivar root: root runs the command.
-    @ivar prints: the lines that must come back.
+    @ivar prints: the lines that it must print.
     """
 
     root: bool
@@ -51,9 +51,9 @@ class Command:
 
     def matches(self, printed: str) -> bool:
         """
-        Return whether C{printed} matches the text of the page.
+        Return whether C{printed} matches the output on the page.
 
-        JSON comes without a newline at its end.
+        JSON from the service has no newline at its end.
         """
         if printed and not printed.endswith("\n"):
             printed += "\n"
@@ -68,7 +68,7 @@ class Command:
 
 def commands(page: str) -> list[Command]:
     """
-    Return the commands in a page's C{console} blocks.
+    Return the commands in the page's C{console} blocks.
     """
     commands_of_page: list[Command] = []
     for block in re.findall(r"^```console\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
@@ -87,11 +87,11 @@ def commands(page: str) -> list[Command]:
 
 class Shell:
     """
-    A shell of one user, in an empty system.
+    A shell of one user in the new system.
     """
 
     def __init__(self, tree: Path, user: str, *, online: bool) -> None:
-        # Processes that are started in the shell end with it.
+        # The shell's processes end with it.
         spaces = ["unshare", "--pid", "--fork", "--kill-child", f"--mount-proc={tree}/proc"]
         begin = (
             f"cd ~{user} && exec setpriv --reuid={user} --regid={user} --init-groups bash"
@@ -120,16 +120,14 @@ class Shell:
 
     def __exit__(self, *_: object) -> None:
         """
-        End the shell and all that runs in it.
+        End the shell and all its processes.
         """
         self._process.kill()
         self._process.communicate()
 
     def run(self, line: str) -> tuple[str, int]:
         """
-        Run a line.
-
-        @return: what was printed, and the exit status.
+        Run a line, and return its output and its exit status.
         """
         tell, hear = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
         mark = "the command has ended with"
@@ -146,7 +144,11 @@ class Shell:
 
 def _run(*command: str) -> str:
     done = subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=BOOTSTRAP_PATIENCE
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=BOOTSTRAP_TIMEOUT_SECONDS,
     )
     return done.stdout
 
@@ -154,7 +156,7 @@ def _run(*command: str) -> str:
 @contextmanager
 def empty_system() -> Iterator[Path]:
     """
-    Provide a Debian with what every server has, and this source in a user's home.
+    Create a Debian system with common programs, and with this source in a user's home.
     """
     with tempfile.TemporaryDirectory(prefix="tutorial-") as path:
         tree = Path(path) / "tree"
@@ -182,9 +184,7 @@ def empty_system() -> Iterator[Path]:
 
 def transcript() -> Iterator[tuple[Command, str, int]]:
     """
-    Run the page.
-
-    @return: each command, what it printed and its exit status.
+    Run the page, and return each command with its output and its exit status.
     """
     before, _, after = PAGE.read_text().partition(f"{OFFLINE}\n")
     with empty_system() as tree:
@@ -199,7 +199,7 @@ def transcript() -> Iterator[tuple[Command, str, int]]:
 
 def main() -> None:
     """
-    Write the transcript to standard output.
+    Print the transcript.
     """
     for command, printed, status in transcript():
         as_told = "" if command.matches(printed) and not status else "  <-- not as told"

@@ -1,5 +1,5 @@
 """
-A connection without a network: bytes in, bytes out, turn by turn.
+A connection without a network, whose event loop runs one iteration at a time.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from tests.support.fakes import MemoryStore, Turns, now
 
 _DATE = re.compile(rb"(?m)^Date: [^\r]*\r\n")
 
-#: More turns than any conversation here takes.
+#: More iterations of the event loop than any conversation needs.
 ENOUGH = 200
 
 
 class KeptLog(AccessLog):
     """
-    An access log that keeps the written lines, or fails to write.
+    An access log that keeps its lines in memory, or fails to write.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class KeptLog(AccessLog):
 
 class Server:
     """
-    One worker's web and connections over a store in memory.
+    The API and the connections of one worker, with a store in memory.
     """
 
     def __init__(
@@ -79,16 +79,16 @@ class Server:
         etcd: FakeGateway | None = None,
     ) -> None:
         """
-        Make the worker's parts, and start its committer.
+        Create the worker's parts, and start its committer.
 
-        @param remembers: C{False} to have a handler asked for every request.
-        @param etcd: a caller of an etcd for its store instead, which answers at first.
-        @param logs: whether it has an access log, whose lines are in L{lines}.
-        @param hosts: the host names that are answered over loopback.
-        @param report: the supervisor's report, for tests that have one.
+        @param remembers: whether a request that was handled before skips its handler.
+        @param etcd: use a store on this etcd, which must respond during the start.
+        @param logs: write an access log, see L{lines}.
+        @param hosts: the accepted host names on loopback connections.
+        @param report: the supervisor's report.
         """
         self.clock = Turns()
-        # 0 stands for "not" with some times.
+        # Some times use 0 for "never".
         self.clock.rightNow = 1000.0
         self.store = MemoryStore()
         self.log = KeptLog() if logs else None
@@ -102,7 +102,7 @@ class Server:
         self.committer = make(
             self.clock,
             fatal=self.failures.append,
-            # Two servers that did the same tell the same history.
+            # Two servers with the same steps have the same history.
             time_ns=lambda: 1_795_000_000_123_456_789,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
@@ -127,7 +127,7 @@ class Server:
             checker,
             self.events,
             table=table,
-            # No page of the history waits.
+            # There is no pause between two pages of the history.
             later=lambda _, call: call(),
             scrape=scrape,
         )
@@ -145,7 +145,7 @@ class Server:
 
     def begin_at(self, revision: int, position: int) -> None:
         """
-        Have the cursor there, as if the process had begun so.
+        Start again with the cursor at this revision and position.
         """
         self.store.revision, self.store.position = revision, position
         now(Deferred.fromCoroutine(self.committer.start()))
@@ -153,7 +153,7 @@ class Server:
     @property
     def lines(self) -> list[bytes]:
         """
-        Return the lines of the access log.
+        The lines of the access log.
         """
         if self.log is None:
             return []
@@ -161,14 +161,11 @@ class Server:
         return self.log.written
 
     def connect(self, peer: object = None, local: object = None) -> Wire:
-        """
-        Return a new connection.
-        """
         return Wire(self, peer, local)
 
     def turns(self, count: int = ENOUGH) -> None:
         """
-        Let everything happen that can.
+        Run C{count} iterations of the event loop: enough for everything to finish.
         """
         for _ in range(count):
             self.clock.turn()
@@ -176,7 +173,7 @@ class Server:
 
 class Transport(asyncio.Transport):
     """
-    A transport that keeps what is written, and reads when the test says so.
+    A transport that keeps the written bytes, and whose client sends when the test says so.
     """
 
     def __init__(self) -> None:
@@ -186,15 +183,9 @@ class Transport(asyncio.Transport):
         self.aborted = self.half_closed = self._closing = False
 
     def value(self) -> bytes:
-        """
-        Return what was written.
-        """
         return bytes(self._written)
 
     def clear(self) -> None:
-        """
-        Forget what was written.
-        """
         self._written.clear()
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
@@ -247,7 +238,7 @@ class Wire:
 
     def send(self, *chunks: bytes) -> None:
         """
-        Have C{chunks} arrive, each when the other end reads.
+        Send C{chunks}.  Each arrives as soon as the server reads.
         """
         self._waiting += chunks
         self._arrive()
@@ -262,7 +253,7 @@ class Wire:
 
     def turns(self, count: int = ENOUGH) -> None:
         """
-        Let everything happen that can.
+        Run C{count} iterations of the event loop: enough for everything to finish.
         """
         for _ in range(count):
             self.server.clock.turn()
@@ -270,41 +261,35 @@ class Wire:
 
     def end(self) -> None:
         """
-        Close the client's half, after all that can happen: the client will send no more.
+        Close the client's half of the connection after everything has finished.
         """
         self.turns()
         self.half_close()
 
     def half_close(self) -> None:
         """
-        Close the client's half now.
+        Close the client's half of the connection now.
         """
         if not self.transport.is_closing():
             self.protocol.eof_received()
 
     def lose(self) -> None:
-        """
-        Lose the connection.
-        """
         self.protocol.connection_lost(None)
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """
-        Return the templates of the connection.
-        """
         return self.protocol.recognizer.templates
 
     @property
     def received(self) -> bytes:
         """
-        Return what the client has received, without the dates.
+        The bytes that the client has received, without the C{Date} headers.
         """
         return _DATE.sub(b"", self.transport.value())
 
     @property
     def closed(self) -> bool:
         """
-        Return whether the other end has closed, or will send no more.
+        Whether the server has closed the connection, or its half of it.
         """
         return self.transport.is_closing() or self.transport.half_closed

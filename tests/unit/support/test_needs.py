@@ -57,7 +57,7 @@ def test_run_with_skipped_tests_succeeds_and_lists_the_remedies(
     ran.stdout.fnmatch_lines(
         [
             "*needs steam: apt install steamd; needs water: apt install waterd",
-            "*skipped for what this machine lacks*",
+            "*skipped because this machine lacks*",
             "    2  water  apt install waterd",
             "    1  steam  apt install steamd",
         ]

@@ -25,7 +25,7 @@ from pexservice.stores.etcd.records import (
 )
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.etcd.turn_queue import MAX_REMOVED_MARKS, TurnQueue
-from tests.support.fake_etcd import MOST_OPERATIONS, WRONG, FakeEtcd, FakeGateway
+from tests.support.fake_etcd import MAX_OPERATIONS, WRONG, FakeEtcd, FakeGateway
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch
 
@@ -404,7 +404,7 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
         journal=9,
         expired=7,
     )
-    assert len(message["success"]) <= MOST_OPERATIONS
+    assert len(message["success"]) <= MAX_OPERATIONS
     assert etcd.apply("kv/txn", message)["succeeded"]
     assert b"p/waiting/dead-0" not in etcd.values
     assert (b"p/waiting/me" in etcd.values) is again
