@@ -215,12 +215,12 @@ def asked_for_too_late(records: list[Record], _: list[Transition]) -> None:
 PLANTS: dict[Plant, str] = {
     lost_acknowledgement: "there is no such revision",
     stale_read: "stale, it began after",
-    doubled_step: "nobody asked for it",
+    doubled_step: "no client requested it",
     responded_twice: "that was client",
     wrong_position: "the position is",
     wrong_step: "that was next",
     from_the_future: "from the future",
-    refused_but_made: "nobody asked for it",
+    refused_but_made: "no client requested it",
     asked_for_too_late: "from the future",
 }
 
@@ -270,5 +270,5 @@ def test_step_with_unknown_outcome_may_have_been_made_or_not() -> None:
 def test_records_with_an_empty_journal_are_right_only_without_steps() -> None:
     assert faults([], []) == []
     assert linearizable([], [])
-    assert faults([], [NEXT]) == ["revision 1, next: nobody asked for it"]
+    assert faults([], [NEXT]) == ["revision 1, next: no client requested it"]
     assert not linearizable([], [NEXT])
