@@ -200,7 +200,7 @@ class OnDisk:  # type: ignore[misc]  # no more of a store than metrics read
 
     def space(self) -> Space:
         """
-        Return the room that there is.
+        Return the free and the used space.
         """
         return Space(1, 2, 3, 4)
 

@@ -17,15 +17,12 @@ from argparse import (
 )
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
 from pexservice.core.base_url import BASE_URL_FORMS, DEFAULT_BASE_URL, BaseURL
 from pexservice.core.text import without_password
 from pexservice.settings.option import seconds
-
-if TYPE_CHECKING:
-    from pexservice.stores.factory_interface import IOfflineStore, IStoreFactory
 
 _HELP_WIDTH = 80
 
@@ -131,7 +128,7 @@ def verb(
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        command.add_argument("--json", action="store_true", help="print objects")
+        command.add_argument("--json", action="store_true", help="print JSON objects")
         command.set_defaults(run=run, parser=command)
         if usage is not None:
             command.usage = f"{command.prog} [-h] [--json] {usage}"
@@ -142,34 +139,6 @@ def verb(
         return run
 
     return add
-
-
-def store_on_disk(name: str) -> IOfflineStore:
-    """
-    Return the store C{name}: a directory, or a URL as C{--store} takes it.
-    """
-    from pexservice.stores.registry import offline_store  # noqa: PLC0415 Twisted
-
-    return offline_store(name)
-
-
-def directory(name: str) -> str:
-    """
-    Return the directory of the store or backup C{name}, which need not exist.
-    """
-    return store_on_disk(name).directory
-
-
-def store_on_etcd(url: str) -> IStoreFactory:
-    """
-    Return the factory of the store at C{url}, which many nodes share.
-    """
-    from pexservice.stores.registry import store_factory  # noqa: PLC0415 Twisted
-
-    factory = store_factory(url)
-    if not factory.shared:
-        raise ValueError("must be a store on etcd, etcd:http://HOST:PORT")
-    return factory
 
 
 def base_url(text: str) -> BaseURL:
@@ -209,7 +178,9 @@ NODES = (
 )
 SERVICE = (
     *NODES,
-    argument("--deadline", "SECONDS", "how long to try, with all attempts", duration, 30),
+    argument(
+        "--deadline", "SECONDS", "how long a call may take with all attempts", duration, 30
+    ),
 )
 
 

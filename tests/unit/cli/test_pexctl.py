@@ -54,7 +54,7 @@ def test_a_verb_imports_only_the_modules_it_needs(
     tmp_path: Path, arguments: list[str]
 ) -> None:
     """
-    Reading a store takes no web client, and the help nothing of Twisted at all.
+    A verb that reads a store imports no web client, and the help imports no Twisted.
     """
     program = (
         "import sys; from pexservice.cli.pexctl import main\n"
@@ -100,7 +100,7 @@ def test_help_of_a_verb_has_an_example_and_only_its_own_statuses(
     assert main(["help", verb]) == 0
     assert capsys.readouterr().out == shown
     assert re.search(rf"^  pexctl {verb}\b", shown, re.MULTILINE)
-    # Only steps may be of unknown outcome, and only stores may be damaged.
+    # Only steps have an unknown outcome, and only stores are damaged.
     assert (75 in statuses(shown)) == (verb in ("next", "previous", "reset", "load"))
     assert (78 in statuses(shown)) == (
         verb in ("check", "create", "verify", "backup", "restore", "advance")
@@ -223,7 +223,7 @@ def test_verify_of_a_store_of_another_format_ends_with_64(
     store: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    It is not damaged.  The numbers of both formats are reported.
+    The store is not damaged.  The error names the versions of both formats.
     """
     with monkeypatch.context() as another, lmdb.open(str(store), max_dbs=3) as env:
         another.setattr(records, "FORMAT_VERSION", 7)
@@ -261,9 +261,6 @@ def test_verify_refuses_a_fifo_instead_of_waiting_for_it(
 def test_error_of_a_store_ends_with_a_status_that_the_help_lists(
     error: type[StoreError],
 ) -> None:
-    """
-    Also one whose verification was killed from outside ends so.
-    """
     assert failure_of(error("the store")).exit_status in STORE_STATUSES
 
 

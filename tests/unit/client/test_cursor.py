@@ -55,9 +55,6 @@ def service() -> FakeService:
 
 
 def cursor(service: FakeService, *urls: str, **options: Any) -> Cursor:
-    """
-    Return a client of the service.
-    """
     return Cursor(
         *urls or (URL,), reactor=service.clock, **{"agent": service.agent, **options}
     )
@@ -207,7 +204,7 @@ REDIRECT = {"Location": "https://elsewhere.example/next"}
 
 
 @pytest.mark.parametrize(
-    ("came", "words"),
+    ("response", "words"),
     [
         (Disturbance(status=307, headers=REDIRECT), "307: redirects to 'https://elsewhere"),
         (Disturbance(status=302, headers=REDIRECT), "the client follows no redirect"),
@@ -225,12 +222,12 @@ REDIRECT = {"Location": "https://elsewhere.example/next"}
     ],
 )
 def test_response_of_another_service_is_an_error_and_not_repeated(
-    service: FakeService, came: Disturbance, words: str
+    service: FakeService, response: Disturbance, words: str
 ) -> None:
     """
     The request is not sent again, neither to the same server nor to another one.
     """
-    service.always = came
+    service.always = response
     with pytest.raises(UnexpectedAnswer, match=re.escape(words)) as caught:
         service.after(cursor(service, token=TOKEN).next())
     assert str(caught.value).startswith(f"{URL}/next: expected ")
@@ -300,7 +297,7 @@ class Routed:
         return sent
 
 
-def test_servers_are_asked_in_turn_beginning_with_the_last_that_answered(
+def test_servers_are_tried_in_turn_beginning_with_the_last_that_responded(
     service: FakeService,
 ) -> None:
     routed = Routed(service.agent)
@@ -314,7 +311,7 @@ def test_servers_are_asked_in_turn_beginning_with_the_last_that_answered(
     service.after(client.next())
     assert routed.hosts[3:] == ["b", "c", "a"]
     assert service.revision == len(set(service.keys)) == 3
-    # A turn takes no longer than a pause: another server may be well.
+    # Every server is tried before the delay grows.
     assert service.clock.seconds() < 1
 
 
@@ -365,7 +362,7 @@ def test_silent_servers_leave_time_for_the_last_one(service: FakeService) -> Non
 
 def test_cancelled_call_sends_nothing_more(service: FakeService) -> None:
     """
-    Either while it waits for a response or between two attempts.
+    It waits for a response, or for the delay between two attempts.
     """
     for disturbance in (Disturbance(silent=True), problem(503, "not-taken")):
         service.always = disturbance
@@ -430,7 +427,9 @@ def test_error_has_the_last_reason_on_one_line(service: FakeService) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_unsent_step_says_that_it_was_not_sent(service: FakeService) -> None:
+def test_step_of_which_no_attempt_got_a_connection_was_not_made(
+    service: FakeService,
+) -> None:
     routed = Routed(service.agent)
     routed.down = {b"a": Refusal, b"b": DNSLookupError}
     client = cursor(service, "http://a", "http://b", agent=routed, deadline=2)
@@ -446,7 +445,7 @@ def test_unsent_step_says_that_it_was_not_sent(service: FakeService) -> None:
 
 def test_step_that_was_refused_each_time_was_not_made(service: FakeService) -> None:
     """
-    A refusal by which nothing was moved leaves no doubt; one that says nothing of it does.
+    Some problems say that the step was not made, and others do not.
     """
     service.always = problem(503, "not-taken")
     with pytest.raises(OutcomeUnknown, match="next was not made by this call: ") as caught:
@@ -523,11 +522,11 @@ def test_delay_that_lasts_longer_than_planned_ends_with_the_deadline() -> None:
     assert failure.check(OutcomeUnknown)
 
 
-def test_program_hears_of_each_attempt_that_is_repeated(service: FakeService) -> None:
+def test_on_retry_is_called_for_each_attempt_that_is_repeated(service: FakeService) -> None:
     service.disturbances = [problem(503, "not-taken"), problem(429, "too-many-requests")]
-    heard: list[str] = []
-    service.after(cursor(service, on_retry=heard.append).next())
-    assert heard == [
+    reasons: list[str] = []
+    service.after(cursor(service, on_retry=reasons.append).next())
+    assert reasons == [
         f"{URL}/next: status 503: not-taken: about not-taken",
         f"{URL}/next: status 429: too-many-requests: about too-many-requests",
     ]

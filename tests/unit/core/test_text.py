@@ -17,7 +17,6 @@ from pexservice.core.text import without_password
         "user:geheim@h:1",
         "http:user:geheim@h",
         "http://user:ge geheim@h",
-        "user:ge geheim@h:1",
         "http+unix://user:geheim@%2Ftmp%2Fx",
     ],
 )

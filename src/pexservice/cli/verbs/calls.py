@@ -8,9 +8,9 @@ import math
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed
 from pexservice.cli.verb import (
@@ -29,6 +29,9 @@ from pexservice.settings.option import number
 if TYPE_CHECKING:
     from pexservice.cli.load import Report
     from pexservice.client import BlockingCursor, State
+
+#: A class of clients: C{Cursor} or C{BlockingCursor}.
+Client = TypeVar("Client")
 
 #: If a value has more than C{_MAX_DIGITS}, C{watch} prints only the first and the last
 #: C{_END_DIGITS}.
@@ -200,8 +203,7 @@ def load(arguments: Namespace) -> Result:
     async def run() -> Report:
         # One thread draws and removes the bar, so that no bar remains after an interrupt.
         with bar:
-            urls = map(str, urls_of(arguments))
-            async with Cursor(*urls, **_options(arguments)) as cursor:
+            async with _make_client(Cursor, arguments) as cursor:
                 return await running.run(cursor, arguments.connections)
 
     try:
@@ -223,18 +225,18 @@ def load(arguments: Namespace) -> Result:
 @contextmanager
 def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
     """
-    Provide a client of the service that C{arguments} name.
+    Provide a client of the service that C{arguments} name, and handle its errors.
     """
     from pexservice.client import BlockingCursor
 
     with (
         _client_errors(arguments),
-        BlockingCursor(*map(str, urls_of(arguments)), **_options(arguments)) as cursor,
+        _make_client(BlockingCursor, arguments) as cursor,
     ):
         yield cursor
 
 
-def _options(arguments: Namespace) -> dict[str, Any]:
+def _make_client(client_class: Callable[..., Client], arguments: Namespace) -> Client:
     notices: list[str] = []
     # C{watch} has no deadline.  It retries for ever, so it always says why it retries.
     deadline = getattr(arguments, "deadline", math.inf)
@@ -244,12 +246,13 @@ def _options(arguments: Namespace) -> dict[str, Any]:
             notices.append(reason)
             sys.stderr.write(f"pexctl: {reason}; retrying\n")
 
-    return {
-        "token": token_of(arguments),
-        "ca_file": arguments.ca_file,
-        "deadline": deadline,
-        "on_retry": on_retry,
-    }
+    return client_class(
+        *map(str, urls_of(arguments)),
+        token=token_of(arguments),
+        ca_file=arguments.ca_file,
+        deadline=deadline,
+        on_retry=on_retry,
+    )
 
 
 @contextmanager

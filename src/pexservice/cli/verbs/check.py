@@ -1,5 +1,5 @@
 """
-C{pexctl check}: tell whether the service would start with these options.
+C{pexctl check}: whether the service would start with these options.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pexservice.cli.verb import STORE_STATUSES, verb
 )
 def check(arguments: Namespace) -> Result:
     """
-    Read options, files, addresses and store as a start would.
+    Check whether the service would start with these options.
 
-    It changes nothing: it creates no store and keeps no address. Run it as the user of the
-    service, because another user may have other permissions. An address or a store that a
-    running service uses is listed and is no error. OPTIONS are the options of the service,
-    for example --config FILE.
+    It reads the options, files, addresses and the store, and changes nothing. Run it as the
+    user of the service, because another user may have other permissions. An address or a
+    store that a running service uses is listed and is no error. OPTIONS are the options of
+    the service, for example --config FILE.
     """
     from pexservice.cli.sandbox import problems, properties_of, unit_of
     from pexservice.cli.twistd import service_options

@@ -47,8 +47,8 @@ _process_id = number(1, (1 << 22) - 1)
         argument(
             "--accept",
             "OPTION",
-            f"let this reload lose what OPTION protects: {', '.join(LOSSES)}; may be"
-            " repeated",
+            f"allow this reload to lose what OPTION protects: {', '.join(LOSSES)}; may"
+            " be repeated",
             str,
             [],
             action="append",

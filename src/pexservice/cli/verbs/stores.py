@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed
-from pexservice.cli.verb import (
-    STORE_STATUSES,
-    argument,
-    directory,
-    store_on_disk,
-    store_on_etcd,
-    verb,
-)
+from pexservice.cli.verb import STORE_STATUSES, argument, verb
 from pexservice.settings.option import number
 
 if TYPE_CHECKING:
@@ -25,6 +18,7 @@ if TYPE_CHECKING:
     from pexservice.settings.options import Settings
     from pexservice.stores.factory_interface import (
         IOfflineStore,
+        IStoreFactory,
         StoreOptions,
         StoreSummary,
     )
@@ -34,6 +28,34 @@ _FROM_STORE = -1
 
 #: The restored store then continues at this distance above that revision.
 _MARGIN = 1_000_000
+
+
+def _store_on_disk(name: str) -> IOfflineStore:
+    """
+    Return the store C{name}: a directory, or a URL as C{--store} takes it.
+    """
+    from pexservice.stores.registry import offline_store
+
+    return offline_store(name)
+
+
+def _directory(name: str) -> str:
+    """
+    Return the directory of the store or backup C{name}, which need not exist.
+    """
+    return _store_on_disk(name).directory
+
+
+def _store_on_etcd(url: str) -> IStoreFactory:
+    """
+    Return the factory of the store at C{url}, which many nodes share.
+    """
+    from pexservice.stores.registry import store_factory
+
+    factory = store_factory(url)
+    if not factory.shared:
+        raise ValueError("must be a store on etcd, etcd:http://HOST:PORT")
+    return factory
 
 
 def options_for(settings: Settings) -> StoreOptions:
@@ -69,8 +91,8 @@ def create(arguments: Namespace) -> Result:
     """
     Create an empty store.
 
-    It refuses if there is a store. A service with no-create in its configuration file
-    creates no store, so create the store with this command.
+    It refuses if there is a store. A service with no-create in its configuration file does
+    not create its store itself, so it needs this command.
     """
     from attrs import evolve
 
@@ -91,7 +113,7 @@ def create(arguments: Namespace) -> Result:
 @verb(
     "verify",
     STORE_STATUSES,
-    [argument("store", "STORE", "the store's directory", store_on_disk)],
+    [argument("store", "STORE", "the store's directory", _store_on_disk)],
     "pexctl verify pexservice-data",
 )
 def verify(arguments: Namespace) -> Result:
@@ -118,14 +140,14 @@ def verify(arguments: Namespace) -> Result:
             "store",
             "STORE",
             "the store's directory, unless --config names it",
-            store_on_disk,
+            _store_on_disk,
             nargs="?",
         ),
         argument(
             "to",
             "TO",
-            "the copy's directory, to be made; with --keep, the directory of all copies",
-            directory,
+            "the new directory for the copy; with --keep, the directory of all copies",
+            _directory,
         ),
         argument(
             "--config",
@@ -135,13 +157,13 @@ def verify(arguments: Namespace) -> Result:
         argument(
             "--keep",
             "N",
-            "name the copy by the time, and remove all but the newest N",
+            "name the copy by the time, and remove all copies but the newest N",
             number(1),
         ),
         argument(
             "--textfile",
             "FILE",
-            "write how it went for Prometheus' node exporter; takes --keep",
+            "write metrics of the backups for Prometheus' node exporter; requires --keep",
         ),
     ],
     "pexctl backup pexservice-data monday",
@@ -229,8 +251,8 @@ def _write_textfile(
     "restore",
     STORE_STATUSES,
     [
-        argument("directory", "DIRECTORY", "the backup's directory", directory),
-        argument("--to", "STORE", "the store's directory", store_on_disk, required=True),
+        argument("directory", "DIRECTORY", "the backup's directory", _directory),
+        argument("--to", "STORE", "the store's directory", _store_on_disk, required=True),
         argument(
             "--beyond",
             "N",
@@ -247,10 +269,11 @@ def restore(arguments: Namespace) -> Result:
     """
     Put a backup in the place of a store that no service uses.
 
-    It verifies a copy of the backup, and keeps the replaced directory under another name.
-    At every moment, there is a store. Without --beyond, revisions that clients saw after
-    the backup are used again for other steps. With --beyond and the highest of these
-    revisions, steps are made until the revision is higher. The position does not change.
+    It verifies a copy of the backup, puts the copy in the place of the store in one atomic
+    step, and keeps the replaced directory under another name. Without --beyond, revisions
+    that clients saw after the backup are used again for other steps. With --beyond and the
+    highest of these revisions, restore makes steps until the revision is higher. These
+    steps do not change the position.
     """
     from attrs import asdict
 
@@ -287,7 +310,7 @@ def restore(arguments: Namespace) -> Result:
     "advance",
     STORE_STATUSES,
     [
-        argument("--store", "URL", "etcd:http://HOST:PORT", store_on_etcd, required=True),
+        argument("--store", "URL", "etcd:http://HOST:PORT", _store_on_etcd, required=True),
         argument("revision", "REVISION", "the new revision", int),
     ],
     "pexctl advance --store etcd:http://10.0.0.1:2379 6391",
