@@ -48,7 +48,7 @@ class Reporter:
     _has_started: bool = field(init=False, default=False)
     _status_line: str = field(init=False, default="")
     _status_suffix: str = field(init=False, default="")
-    # When the last active worker ended; C{None} if a worker is active, or if none was yet.
+    # When the last active worker ended; C{None} if a worker is active, or none was before.
     _active_ended_at: float | None = field(init=False, default=None)
 
     def _publish(self) -> None:
@@ -58,7 +58,7 @@ class Reporter:
         """
         Send a worker's C{line} to systemd.
 
-        If the line is a status, append the options whose change requires a restart.
+        A status text gets the names of the options whose change requires a restart.
         """
         if line.startswith("STATUS="):
             self._status_line = line
@@ -67,15 +67,11 @@ class Reporter:
 
     def notify_started(self) -> None:
         """
-        Notify systemd that clients get responses: now or, during a reload, when it ends.
+        Notify systemd that clients get responses.  A reload sends this when it ends.
         """
         self._has_started = True
         if self._report.reload is not Reload.UNDER_WAY:
             self._notifier.notify(READY)
-
-    def show_wanted_standbys(self, count: int) -> None:
-        self._report.wanted_standby_count = count
-        self._publish()
 
     def show_processes(self, processes: Sequence[WorkerProcess]) -> None:
         states = [process.state for process in processes]
@@ -161,6 +157,7 @@ class Reporter:
         report.reload = Reload.SUCCEEDED if problem is None else Reload.FAILED
         report.note = setup.note if problem is None else problem
         report.restart_pending = setup.restart_pending
+        report.wanted_standby_count = setup.standby_count
         report.has_tls = setup.settings.tls is not None
         self._status_suffix = f"; {setup.note}" if setup.note else ""
         self._publish()

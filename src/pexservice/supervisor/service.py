@@ -83,11 +83,10 @@ class Supervisor(Service):
         """
         self._reactor = reactor
         self._setup = setup
-        self._settings = setup.settings
         self._reread_options = reread_options
         self._environment = environment
         self._exit = process_exit or ProcessExit(
-            reactor, terminal=self._settings.foreground
+            reactor, terminal=setup.settings.foreground
         )
         self._signals = signals
         # For a Unix socket with a file, the third element is the inode of that file.
@@ -109,7 +108,7 @@ class Supervisor(Service):
         self._exit.watch_reactor()
         try:
             check_open_file_limit()
-            for endpoint in listen_endpoints(self._reactor, self._settings.listen):
+            for endpoint in listen_endpoints(self._reactor, self._setup.settings.listen):
                 self._open(endpoint)
         except CannotStart as error:
             self._refuse(error)
@@ -150,7 +149,7 @@ class Supervisor(Service):
         try:
             # Workers of an earlier supervisor that was killed may still have the store.
             retry_while_orphans_end(
-                self._settings.check_store, StoreBusy, self._signals.sleep
+                self._setup.settings.check_store, StoreBusy, self._signals.sleep
             )
         except StoreError as error:
             if self._signals.terminated:
@@ -167,7 +166,7 @@ class Supervisor(Service):
                 wanted_standby_count=self._setup.standby_count,
                 retry_opening=self._has_sockets_of_systemd,
                 address=self._address,
-                has_tls=self._settings.tls is not None,
+                has_tls=self._setup.settings.tls is not None,
             ),
             partial(write_report, self._scoreboard),
         )
@@ -191,7 +190,8 @@ class Supervisor(Service):
     @property
     def _has_sockets_of_systemd(self) -> bool:
         return any(
-            description.startswith("systemd:") for description in self._settings.listen
+            description.startswith("systemd:")
+            for description in self._setup.settings.listen
         )
 
     def _refuse(self, error: CannotStart | StoreError) -> None:

@@ -139,7 +139,6 @@ class Workers:
         Use C{setup} for later starts and for the watchdog.  Running workers do not change.
         """
         self.setup = setup
-        self.reporter.show_wanted_standbys(setup.standby_count)
         self._last_check_at = self._reactor.seconds()
         self._watching.stop()
         self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
