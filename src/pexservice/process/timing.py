@@ -1,5 +1,5 @@
 """
-Timers that stay right when the wall clock is set, and calls that are repeated.
+A reactor whose timers ignore the wall clock, and functions that are called periodically.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ _REACTOR = "twisted.internet.reactor"
 
 def the_reactor() -> Any:
     """
-    Return the process's reactor, and install a steady one if none is chosen yet.
+    Return the reactor of this process.
 
-    The timers of Twisted's own reactors use the wall clock.  If an operator set the clock
-    forward, all workers would seem silent at once.  If an operator set it back by an hour,
-    no worker would seem silent for an hour.  The reactor on uvloop is steady, too.  Any
-    other reactor that C{twistd --reactor} names uses its own clock.
+    If none is chosen yet, install one with a monotonic clock.  Twisted's own reactors use
+    the wall clock: if an operator set it forward, all workers would seem silent at once,
+    and if an operator set it back by an hour, no worker would seem silent for an hour.  The
+    reactor on uvloop has a monotonic clock, too.  Any other reactor that C{twistd
+    --reactor} names has its own clock.
     """
     if _REACTOR not in sys.modules:
         from twisted.internet.epollreactor import EPollReactor  # noqa: PLC0415 rarely needed
@@ -42,12 +43,12 @@ def the_reactor() -> Any:
 
 class Periodic:
     """
-    A function that is called again and again, whatever it raises.
+    A function that is called again and again, even after an exception.
 
     A C{LoopingCall} ends when its function raises an exception.  One error must not end the
     heartbeats, so this class logs the exception, and makes the next call at its time.
 
-    If the function returns a C{Deferred}, the next call waits until it has fired.  A
+    If the function returns a C{Deferred}, the next call waits until this has fired.  A
     C{Deferred} that fails counts as an exception.
     """
 

@@ -1,11 +1,12 @@
 """
 The workers of a supervisor, and the decisions about all of them.
 
-One worker is active, and another worker stands by.  When a worker ends, the supervisor
-starts a new process in its place.  If the exit status shows that the new process would fail
-too, the supervisor ends the service instead.  A reload replaces all workers; the new ones
-read the code, the options and the files again.  During a reload, each
-request that has arrived completely gets its response.
+One worker is active, and another worker stands by.  When the process of a worker ends, the
+worker starts another one.  If the exit status shows that this one would fail too, the
+supervisor ends the service instead.
+
+A reload replaces all workers; the new ones read the code, the options and the files again.
+During a reload, each request that has arrived completely gets its response.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class Workers:
         for process in self.processes:
             process.watch(supervisor_was_late=is_late)
 
-    # Called by a SupervisedWorker or a WorkerProcess.
+    # Called by a worker or its process.
 
     def on_new_state(self, process: WorkerProcess) -> None:
         """
@@ -242,7 +243,7 @@ class Workers:
 
     def on_process_ended(self, process: WorkerProcess) -> None:
         """
-        Count a process that ended, and end the service if the next one would fail too.
+        Log and count the end, and end the service if the next process would fail too.
         """
         if not self._should_run:
             return

@@ -20,13 +20,13 @@ _log = Logger()
 #: A worker that starts warns if the certificate expires in fewer days.
 EXPIRY_WARNING_DAYS = 14
 
-#: What the two TLS files must contain, and a part of the line that begins it.
+#: What the two TLS files must contain, and a part of its first line.
 _CONTENTS = (
     ("certificate", b"BEGIN CERTIFICATE-----"),
     ("private key", b"PRIVATE KEY-----"),
 )
 
-#: Why OpenSSL refuses a certificate or a key.  The keys are OpenSSL's names of the reasons.
+#: A mapping from OpenSSL's name of an error to the reason in words.
 _OPENSSL_REASONS = {
     "KEY_VALUES_MISMATCH": "they do not belong together",
     "PEM_LIB": "one of them is damaged",

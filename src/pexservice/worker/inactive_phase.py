@@ -20,13 +20,13 @@ from pexservice.worker.listeners import Listeners
 #: The interval at which an inactive worker checks whether another worker is active.
 CHECK_INTERVAL_SECONDS = 0.25
 
-#: A worker that has a problem opens its listeners after no worker was active for this long.
-#: A takeover takes less time, so it causes no 503.  The timeout of a client is longer, so
-#: the client gets a 503 and no timeout.
+#: A worker that has a problem opens its listeners when no worker has been active for this
+#: long.  A takeover takes less time, so it causes no 503.  Clients wait longer, so they get
+#: the 503 before their timeout.
 ALONE_SECONDS = 0.5
 
-#: If no worker was active for this long, and no other worker can have the store's lock, a
-#: standby says that another program has the lock.
+#: If no worker has been active for this long, and no worker of this service can have the
+#: store's lock, a standby says that another program has the lock.
 FOREIGN_LOCK_SECONDS = 3.0
 
 
