@@ -3,17 +3,19 @@ A connection, from its first byte to its last.
 
 A connection handles one request after the other:
 
-  1. The connection buffers the input, parses the request, and looks for its
-     L{plan<pexservice.server.plans.Plan>}: the operation of earlier requests like this one.
-  2. The connection checks the client's rate and the C{Host}.  If there is no plan, it calls
-     the request's handler.  If the plan or the handler gives an operation on the cursor,
-     the connection checks and starts it.
-  3. The committer calls L{Connection.respond} or L{Connection.fail}, or the result of the
-     handler is passed to L{Connection.send}.  These methods write the response.
+  1. Parsing: the connection buffers the input until a request is complete.  Then it looks
+     for the L{plan<pexservice.server.plans.Plan>} of the request, which is the operation of
+     earlier requests with the same meaning.
+  2. Performing: the connection checks the client's rate and the C{Host}.  If there is no
+     plan, it calls the handler of the request.  If the plan or the handler gives an
+     operation on the cursor, the connection checks the operation and starts it.
+  3. Responding: the committer calls L{Connection.respond} or L{Connection.fail} when the
+     operation has ended.  If the handler has returned a response, L{Connection.send} gets
+     it.  These methods write the response.
 
-There is a shortcut: if L{recognition<pexservice.server.recognition>} knows the bytes of a
-request, the connection skips item 1 and the check of the operation.  It checks the rate and
-the C{Host} again if their results can change.
+There is a shortcut.  If L{recognition<pexservice.server.recognition>} finds the request by
+its bytes, the connection does not parse it, and does not repeat checks that it has passed.
+The rate and the C{Host} are checked again if their results can change.
 """
 
 from __future__ import annotations
@@ -97,8 +99,8 @@ class Connection(asyncio.Protocol):
         self.blocked_since = 0.0
 
         self._recognizer: Recognizer | None = None
-        # The input that was not parsed yet.  No head ends in its first _searched_bytes
-        # bytes, so they are not searched again.
+        # The input that was not parsed yet.  Its first _searched_bytes bytes contain no end
+        # of a head, so they are not searched again.
         self._buffer = bytearray()
         self._searched_bytes = 0
         # The head of a request whose body is arriving, and the body.

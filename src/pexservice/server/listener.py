@@ -1,10 +1,10 @@
 """
 The listener, which accepts the connections of a port that Twisted has opened.
 
-A server of the event loop would accept one connection in each iteration of the loop, and
-would make a transport for each connection.  This listener accepts several connections in an
-iteration.  If a connection ends after its first request, a L{OneRequestTransport} replaces
-the transport.
+A server of asyncio would accept one connection in each iteration of the event loop, and
+make a transport for it.  This listener accepts several connections in an iteration.  Many
+connections end after one request.  These need no transport of the event loop, because a
+L{OneRequestTransport} carries the request and its response.
 """
 
 from __future__ import annotations
@@ -186,12 +186,12 @@ class OneRequestTransport(asyncio.Protocol):
     """
     The first transport of a connection, which carries a single request.
 
-    A client such as C{ab} opens a connection for each request.  A transport of the event
-    loop would cost as much as the request itself.  So this class reads the first input
-    directly from the socket.  If the input is a recognized request after which the
-    connection ends, this class also sends the response and closes the socket.  Otherwise
-    the event loop makes a transport and calls L{connection_made} of this class.  From then
-    on, the connection uses the transport of the event loop.
+    A client such as C{ab} opens a connection for each request.  For such a client, a
+    transport of the event loop would cost as much as the request itself.  So this class
+    reads the first input directly from the socket.  If the input is a recognized request
+    after which the connection ends, this class also sends the response and closes the
+    socket.  Otherwise, the event loop makes a transport and calls L{connection_made} of
+    this class.  From then on, the connection uses that transport.
     """
 
     def __init__(

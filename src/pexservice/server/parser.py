@@ -41,11 +41,11 @@ MAX_CHUNK_SIZE_DIGITS = 16
 #: microseconds.
 MAX_PARTS_PER_CALL = 64
 
-#: How many lines one generation of a cache remembers.  There is a cache of request lines
-#: and a cache of header lines.  The lines in each cache have at most 1 MiB together.
+#: How many lines one generation of a cache has.  There is a cache of request lines and a
+#: cache of header lines.  The lines in each cache have at most 1 MiB together.
 MAX_REMEMBERED_LINES = 1024
 
-#: A longer line is not remembered.
+#: A longer line is not cached.
 MAX_REMEMBERED_LINE_BYTES = 512
 
 END_OF_LINE = b"\r\n"
@@ -95,8 +95,8 @@ class GenerationalCache(Generic[K, V]):
     generation is dropped.  C{get} copies an entry of the old generation into the recent
     one.  So a flood of new entries drops only entries that are not used.
 
-    @ivar recent: the entries of the recent generation.  The request path reads this
-        dictionary without a call.  When it is full, a new dictionary replaces it.
+    @ivar recent: the recent generation, which connections also read directly, without
+        C{get}.
     """
 
     __slots__ = ("_old", "_size", "recent")
@@ -171,8 +171,8 @@ class Head(NamedTuple):
         header is missing.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: the lines without their line ends.
-    @ivar uncached_lines: the indexes of the first and the last line that the reader had not
-        remembered in its caches; C{None} if it had remembered all lines.
+    @ivar uncached_lines: the indexes of the first and the last line that were not in the
+        reader's caches; C{None} if all lines were.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
@@ -188,9 +188,7 @@ class Head(NamedTuple):
 
 class HeadReader:
     """
-    Reads heads, and remembers their lines.
-
-    Lines with a secret or an idempotency key are never remembered.
+    Reads heads, and caches their lines, except lines with a secret or an idempotency key.
     """
 
     def __init__(

@@ -1,12 +1,12 @@
 """
 Responses as bytes.
 
-All responses about the cursor that have the same L{ResponseFormat} and the same kind have
-the same bytes, except the revision, the position, the length and the value.  So for the
-first of these responses, a pattern of its bytes is made.  For each response, the values are
-inserted into this pattern.  Reads of the same state get exactly the same bytes, which are
-remembered.  Patterns and bytes contain the date, so they are dropped after at most one
-second.
+Two responses about the cursor that have the same L{ResponseFormat} and L{ResponseKind
+<pexservice.web.representations.ResponseKind>} differ only in the revision, the position,
+the length and the value.  So the writer makes a pattern of the bytes for the first such
+response, and inserts these four into the pattern for each response.  Two reads of the same
+state have the same response, so the writer remembers its bytes.  Patterns and bytes contain
+the date, so the writer drops them each second.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ Writer = Callable[[State], bytes]
 @frozen(eq=False)
 class ResponseFormat:
     """
-    What the request line and the headers of a request require of every response to it.
+    What all possible responses to a request have in common.
+
+    This depends on the request line and the headers.  Requests with the same plan share an
+    object.
 
     @ivar tally: counts the responses.
     @ivar version: the version of HTTP, such as C{b"HTTP/1.1"}.

@@ -1,5 +1,5 @@
 """
-What all connections of one worker share: their objects, parsing budget and shutdown.
+The L{Server}: the objects that all connections of one worker share, and its shutdown.
 """
 
 from __future__ import annotations
@@ -36,22 +36,12 @@ from pexservice.web.parameters import (
 #: first response.
 MAX_SECONDS_PER_ITERATION = 0.01
 
-#: A stopping worker accepts connections and requests for at most this long, and stops
-#: earlier when no connection is left.  Each response closes its connection, so the client
-#: sends its next request on a new one.  The time is divided into rounds.  If a commit
-#: blocks the process, one round passes without reading requests, and the others read them.
+#: The times of L{Server.drain}.  The first one is divided into rounds: if a commit blocks
+#: the process, one round passes without reading requests, and the other rounds read them.
 DRAIN_TIMEOUT_SECONDS = 0.3
 DRAIN_ROUNDS = 6
-
-#: A stopping worker then closes its listeners, and runs the event loop once more.  So it
-#: reads the requests that arrived while the process was blocked.
 READ_AGAIN_SECONDS = 0.001
-
-#: A stopping worker then closes the idle connections, and waits at most this long for the
-#: first request of each connection that has not sent any yet.
 FIRST_REQUEST_TIMEOUT_SECONDS = 0.5
-
-#: A stopping worker then waits at most this long until all requests have their responses.
 LAST_RESPONSE_TIMEOUT_SECONDS = 2
 
 
@@ -203,9 +193,21 @@ class Server:
         """
         Respond to the requests that clients have sent, and close all connections.
 
-        Every response from now on is the last one of its connection.
+        Every response from now on closes its connection, so a client that sends another
+        request opens a new connection.
 
-        @param serves: whether the worker accepts connections, and would accept steps.
+          1. The worker accepts connections for another L{DRAIN_TIMEOUT_SECONDS}, or until
+             no connection is left.
+          2. It closes its listeners, and runs the event loop once more.  So it reads the
+             requests that arrived while the process was blocked.
+          3. It closes the idle connections, except those that have not sent any request
+             yet.  After L{FIRST_REQUEST_TIMEOUT_SECONDS}, it closes all connections on
+             which it waits for the client.
+          4. It waits until all requests have their responses, but at most
+             L{LAST_RESPONSE_TIMEOUT_SECONDS}.  Then it aborts the remaining connections.
+
+        @param serves: whether the worker accepts connections, and would accept steps.  If
+            not, item 1 is left out.
         """
         connections = self.connections
         connections.is_draining = True
