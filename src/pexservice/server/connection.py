@@ -108,10 +108,13 @@ class Connection(asyncio.Protocol):
         # The request that is being performed, and the Deferred of its handler, if any.
         self._request: PreparedRequest | None = None
         self._handler_result: Deferred[Response] | None = None
+        # The stream that sends the response, if any, and how many bytes it has sent.
         self._stream: Stream | None = None
         self._stream_length = 0
+        # Whether the transport reads, and whether the client has closed its half.
         self._is_reading = True
         self._half_closed = False
+        # See LINGER_SECONDS.
         self._linger_timer: IDelayedCall | None = None
 
     @property

@@ -148,14 +148,12 @@ class HeaderLine(NamedTuple):
     @ivar slot: the index of the header's meaning in L{Head.plan_key}; C{None} if the header
         does not decide which plan the request has.
     @ivar meaning: the meaning of the value, if C{slot} is not C{None}.
-    @ivar is_framing: whether the header tells where the request ends.
     """
 
     name: bytes
     value: bytes
     slot: int | None = None
     meaning: Hashable = None
-    is_framing: bool = False
 
 
 #: Stands for all lines with headers that the service does not use.
@@ -199,14 +197,12 @@ class HeadReader:
         """
         self._meanings = meanings
         slots = {name: slot for slot, name in enumerate(meanings, 3)}
-        # For each header: whether the service uses it, its slot, whether it tells where the
-        # request ends, and whether its lines are remembered.  Testing a Flag is slow, so
-        # these tests are made only once.
+        # For each header: whether the service uses it, its slot, and whether its lines are
+        # remembered.  Testing a Flag is slow, so these tests are made only once.
         self._rules = {
             name: (
                 role is not HeaderRole.NEVER_REMEMBERED,
                 slots.get(name),
-                HeaderRole.FRAMES in role,
                 HeaderRole.NEVER_REMEMBERED not in role,
             )
             for name, role in HEADERS.items()
@@ -244,7 +240,6 @@ class HeadReader:
             *self._no_meanings,
         ]
         headers: RequestHeaders = {}
-        has_framing = False
         get_remembered = self._header_lines.get
         for index in range(1, len(lines)):
             header = get_remembered(lines[index])
@@ -253,8 +248,7 @@ class HeadReader:
                 header = self._parse_header_line(lines[index])
             if header is _IGNORED:
                 continue
-            name, value, slot, meaning, is_framing = header
-            has_framing = has_framing or is_framing
+            name, value, slot, meaning = header
             values = headers.setdefault(name, [])
             values.append(value)
             if slot is not None:
@@ -267,7 +261,9 @@ class HeadReader:
             # RFC 9112, section 3.2.2, requires that the header is ignored.
             headers[HOST] = [line.host]
         uncached_lines = None if last < 0 else (first, last)
-        body, expects = _framing(headers, line.version) if has_framing else (0, False)
+        body, expects = 0, False
+        if CONTENT_LENGTH in headers or TRANSFER_ENCODING in headers:
+            body, expects = _framing(headers, line.version)
         return Head(line, tuple(plan_key), headers, lines, uncached_lines, body, expects)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
@@ -308,14 +304,14 @@ class HeadReader:
         header, is_remembered = _IGNORED, True
         rule = self._rules.get(name)
         if rule is not None:
-            is_used, slot, is_framing, is_remembered = rule
+            is_used, slot, is_remembered = rule
             if name == HOST and not _HOST_VALUE.fullmatch(value):
                 raise problems.malformed(
                     "malformed Host header; send a host name and maybe a port"
                 )
             if is_used:
                 meaning = None if slot is None else self._meanings[name]([value])
-                header = HeaderLine(name, value, slot, meaning, is_framing)
+                header = HeaderLine(name, value, slot, meaning)
         if is_remembered and len(line) <= MAX_REMEMBERED_LINE_BYTES:
             self._header_lines.put(line, header)
         return header
