@@ -174,18 +174,15 @@ class Server:
         """
         Start the timers, or restart them.
         """
-        self._stop_timers()
         for timer in self._timers:
+            timer.stop()
             timer.start(1.0)
 
     def stop(self) -> None:
-        self._stop_timers()
-        if self.log is not None:
-            self.log.close()
-
-    def _stop_timers(self) -> None:
         for timer in self._timers:
             timer.stop()
+        if self.log is not None:
+            self.log.close()
 
     async def drain(
         self, close_listeners: Callable[[], Awaitable[None]], *, serves: bool
