@@ -292,6 +292,7 @@ def commit_milliseconds(path: Path, size: int) -> float:
     from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
     from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone
 
+    from pexservice.core.cursor import Cursor  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.interface import Batch  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 for this measurement alone
@@ -304,7 +305,8 @@ def commit_milliseconds(path: Path, size: int) -> float:
     now(store.open())
     durations = []
     for number in range(2000):
-        batch = Batch(1 + number * size, 0, b"np" * (size // 2), 0, time.time_ns())
+        before, after = Cursor(number * size, 0), Cursor((number + 1) * size, 0)
+        batch = Batch(before, b"np" * (size // 2), after, time.time_ns())
         started = time.perf_counter()
         now(store.commit(batch))
         durations.append(time.perf_counter() - started)

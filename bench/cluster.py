@@ -28,7 +28,7 @@ from twisted.internet.task import react
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import ICommitter, Outcome, Step
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.core.cursor import State, Transition
+from pexservice.core.cursor import Cursor, State, Transition
 from pexservice.stores.errors import Conflict, OutcomeUnknown, Refusal
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.factory_interface import StoreOptions
@@ -78,8 +78,9 @@ def _one_each(store: EtcdStore) -> MakeStep:
 
     async def step() -> None:
         while True:
-            base = store._known_cursor  # noqa: SLF001 what a separate client would keep
-            batch = Batch(base.revision + 1, base.position, b"n", base.position + 1, 0)
+            before = store._known_record.cursor  # noqa: SLF001 what a separate client would keep
+            after = Cursor(before.revision + 1, before.position + 1)
+            batch = Batch(before, b"n", after, 0)
             try:
                 await store.commit(batch)
             except Conflict:

@@ -166,6 +166,7 @@ def _store_with_keys(path: Path) -> None:
     from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
     from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone
 
+    from pexservice.core.cursor import Cursor  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.interface import Batch  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 for this measurement alone
@@ -179,7 +180,8 @@ def _store_with_keys(path: Path) -> None:
             b"%032x" % random.getrandbits(128): pack_use(b"r", revision, 0)
             for revision in range(first, first + size)
         }
-        now(store.commit(Batch(first, 0, b"r" * size, 0, time.time_ns(), keys)))
+        before, after = Cursor(first - 1, 0), Cursor(first - 1 + size, 0)
+        now(store.commit(Batch(before, b"r" * size, after, time.time_ns(), keys)))
     now(store.close())
 
 

@@ -33,7 +33,7 @@ from pexservice.commit.interface import ICommitter
 from pexservice.process.supervisor_report import Reload, SupervisorReport
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
-from pexservice.stores.interface import IOnDisk, ISharedStore, IStore
+from pexservice.stores.interface import IExclusiveStore, ISharedStore, IStore
 from pexservice.web.responses import Response
 
 #: A number for each set of label values.
@@ -87,7 +87,7 @@ class Metrics(Collector):
         self._committer = committer
         self._request_counters = requests
         self._open_connections = connections
-        self._on_disk: IOnDisk | None = IOnDisk(store, None)
+        self._on_disk: IExclusiveStore | None = IExclusiveStore(store, None)
         self._shared: ISharedStore | None = ISharedStore(store, None)
         self._read_report = read_report
         self._certificate_expires = certificate_expires
@@ -227,7 +227,7 @@ class Metrics(Collector):
         )
 
 
-def _store(on_disk: IOnDisk) -> Iterator[Metric]:
+def _store(on_disk: IExclusiveStore) -> Iterator[Metric]:
     space = on_disk.space()
     if space is not None:
         yield _gauge(

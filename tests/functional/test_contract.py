@@ -17,6 +17,7 @@ from urllib.parse import quote
 import pytest
 from twisted.internet.threads import blockingCallFromThread
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.etcd.address import parse
 from pexservice.stores.etcd.http_gateway import HttpGateway
 from pexservice.stores.etcd.store import EtcdStore
@@ -25,7 +26,7 @@ from tests.support.daemon import poll_attempts
 from tests.support.etcd import Member, cluster
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import *  # noqa: F403 its tests, and those to come
-from tests.unit.stores.test_contract import KEPT, Maker, batch, end
+from tests.unit.stores.test_contract import KEPT, Maker, batch
 
 pytestmark = pytest.mark.needs("etcd")
 
@@ -65,12 +66,12 @@ def make_on_etcd(tmp_path: Path) -> Maker:
 
 def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
     first_store, second_store = (cast(Blocking, make()) for _ in range(2))
-    heard: list[tuple[int, int]] = []
+    heard: list[Cursor] = []
     for opened_store in (first_store, second_store):
         now(opened_store.open())
     blockingCallFromThread(
         running_reactor(),
-        lambda: first_store.watch(lambda *cursor: heard.append(cursor), lambda *_: None),
+        lambda: first_store.watch(heard.append, lambda _: None),
     )
     taken = batch((0, 0), b"nn")
     now(second_store.commit(taken))
@@ -78,8 +79,8 @@ def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
     for _ in poll_attempts():
         if heard:
             break
-        taken = batch(end(taken), b"n")
+        taken = batch(taken.after, b"n")
         now(second_store.commit(taken))
-    assert heard[0][0] in range(2, taken.revision + 1)
+    assert heard[0][0] in range(2, taken.after.revision + 1)
     for closed_store in (first_store, second_store):
         now(closed_store.close())

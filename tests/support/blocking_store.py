@@ -15,6 +15,7 @@ from twisted.internet.threads import blockingCallFromThread
 from zope.interface import implementer
 
 from pexservice.client import blocking
+from pexservice.core.cursor import Cursor
 from pexservice.stores.errors import Refusal
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Batch, HistoryEntry, ISharedStore
@@ -47,10 +48,10 @@ class Blocking:
         done: Deferred[T] = execute(blockingCallFromThread, running_reactor(), call, *args)
         return done
 
-    def open(self) -> Deferred[tuple[int, int]]:
+    def open(self) -> Deferred[Cursor]:
         return self._wait(self._store.open)
 
-    def turn(self) -> Deferred[tuple[int, int]]:
+    def turn(self) -> Deferred[Cursor]:
         return self._wait(self._store.turn)
 
     def commit(self, batch: Batch) -> Deferred[None]:
@@ -65,24 +66,24 @@ class Blocking:
 
     def watch(
         self,
-        cursor_moved: Callable[[int, int], None],
-        cursor_went_back: Callable[[int, int], None],
+        cursor_moved: Callable[[Cursor], None],
+        cursor_went_back: Callable[[Cursor], None],
     ) -> None:
         self._store.watch(cursor_moved, cursor_went_back)
 
     def probe(self) -> Deferred[Refusal | None]:
         return self._wait(self._store.probe)
 
-    def read(self) -> Deferred[tuple[int, int]]:
+    def read(self) -> Deferred[Cursor]:
         return self._wait(self._store.read)
 
-    def advance(self, revision: int) -> Deferred[tuple[int, int]]:
+    def advance(self, revision: int) -> Deferred[Cursor]:
         return self._wait(self._store.advance, revision)
 
     def recall(self, key: bytes) -> Deferred[KeyUse | None]:
         return self._wait(self._store.recall, key)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
+    def history(self, before: int, limit: int) -> Deferred[list[HistoryEntry]]:
         return self._wait(self._store.history, before, limit)
 
     def close(self) -> Deferred[None]:

@@ -14,12 +14,21 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from pexservice.core.cursor import Transition, position_after
+from pexservice.core.cursor import INITIAL, Cursor, Transition, position_after
 from pexservice.stores.errors import Refusal
-from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore, StoredState
+from pexservice.stores.interface import (
+    Batch,
+    HistoryEntry,
+    IExclusiveStore,
+    OldStateReader,
+    Space,
+)
 from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
 
 T = TypeVar("T")
+
+#: Above the revision of every store.
+ABOVE_ALL = 2**63
 
 
 @implementer(IReactorFromThreads)
@@ -85,8 +94,8 @@ def replay(batch: Batch) -> Iterator[HistoryEntry]:
     """
     Yield the rows of C{batch}, oldest first.
     """
-    position = batch.start_position
-    for revision, code in enumerate(batch.transitions, batch.first_revision):
+    before, position = batch.before
+    for revision, code in enumerate(batch.transitions, before + 1):
         transition = Transition(bytes((code,)))
         position = position_after(position, transition)
         yield HistoryEntry(revision, position, transition, batch.time_ns)
@@ -109,17 +118,17 @@ class MemoryStore:
     held: bool = False
     failure: Exception | None = None
     batches: list[Batch] = field(factory=list)
-    revision: int = 0
-    position: int = 0
+    cursor: Cursor = INITIAL.cursor
     rows: list[HistoryEntry] = field(factory=list)
     closed: bool = False
+    remembered_keys: RememberedKeys = field(init=False, factory=RememberedKeys)
     _under_way: tuple[Batch, Deferred[None]] | None = None
 
-    def open(self, _: Callable[[], object] | None = None) -> Deferred[StoredState]:
-        remembered_keys = RememberedKeys(self.kept_keys)
+    def open(self, _: Callable[[], object] | None = None) -> Deferred[Cursor]:
+        self.remembered_keys = RememberedKeys(self.kept_keys)
         for batch in self.batches:
-            remembered_keys.add(batch.keys)
-        return succeed(StoredState(self.revision, self.position, remembered_keys))
+            self.remembered_keys.add(batch.keys)
+        return succeed(self.cursor)
 
     def commit(self, batch: Batch) -> Deferred[None]:
         assert self._under_way is None, "a commit while another is under way"
@@ -135,12 +144,9 @@ class MemoryStore:
 
     def _take(self, batch: Batch) -> None:
         rows = list(replay(batch))
-        assert (batch.first_revision, batch.start_position) == (
-            self.revision + 1,
-            self.position,
-        )
-        self.revision, self.position = batch.revision, batch.position
-        assert rows[-1][:2] == (self.revision, self.position)
+        assert batch.before == self.cursor
+        self.cursor = batch.after
+        assert rows[-1][:2] == self.cursor
         self.batches.append(batch)
         self.rows = [*self.rows, *rows][-self.journal :]
 
@@ -169,8 +175,14 @@ class MemoryStore:
         """
         return None
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        rows = [row for row in self.rows if before is None or row.revision < before]
+    def space(self) -> Space | None:
+        return None
+
+    def oldest_reader(self) -> OldStateReader | None:
+        return None
+
+    def history(self, before: int, limit: int) -> Deferred[list[HistoryEntry]]:
+        rows = [row for row in self.rows if row.revision < before]
         return succeed(rows[::-1][:limit])
 
     def close(self) -> Deferred[None]:

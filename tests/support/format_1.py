@@ -38,9 +38,7 @@ def turn_back(path: Path) -> dict[bytes, bytes]:
                 by_name, by_age = b"k" + name, b"r" + use[1:9]
                 txn.put(by_name, seal(by_name, use), db=rows)
                 txn.put(by_age, seal(by_age, name), db=rows)
-            _, *state, _ = records.decode_cursor(
-                txn.get(records.CURSOR_KEY, b"", db=cursor)
-            )
-            value = seal(records.CURSOR_KEY, struct.pack(">HQQ", 1, *state))
+            record = records.decode_cursor(txn.get(records.CURSOR_KEY, b"", db=cursor))
+            value = seal(records.CURSOR_KEY, struct.pack(">HQQ", 1, *record.cursor))
             txn.put(records.CURSOR_KEY, value, db=cursor)
     return keys

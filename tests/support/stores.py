@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import lmdb
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
@@ -52,7 +53,8 @@ def make_store(path: Path, position: int) -> None:
     store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())
     if position:
-        now(store.commit(Batch(1, 0, b"n" * position, position, time_ns=0)))
+        after = Cursor(position, position)
+        now(store.commit(Batch(Cursor(0, 0), b"n" * position, after, time_ns=0)))
     now(store.close())
 
 
@@ -70,10 +72,11 @@ def make_long_store(path: Path, rows: int) -> None:
         cursor, journal, _ = (env.open_db(name) for name in DATABASES)
         with env.begin(write=True) as txn:
             for revision in range(1, rows + 1):
-                row = records.encode_journal_row(
-                    Batch(revision, 0, b"r", 0, time_ns=revision)
-                )
-                txn.put(*row, db=journal, append=True)
-            txn.put(records.CURSOR_KEY, records.encode_cursor(rows, 0, 1), db=cursor)
+                before, after = Cursor(revision - 1, 0), Cursor(revision, 0)
+                batch = Batch(before, b"r", after, time_ns=revision)
+                txn.put(*records.encode_journal_row(batch), db=journal, append=True)
+            txn.put(
+                records.CURSOR_KEY, records.encode_cursor(Cursor(rows, 0), 1), db=cursor
+            )
         env.sync(True)  # noqa: FBT003 its only argument
     (path / "lock.mdb").unlink()

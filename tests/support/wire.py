@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from pexservice.commit.asynchronous import AsynchronousCommitter
 from pexservice.commit.committer import Committer
 from pexservice.commit.optimistic import OptimisticCommitter
+from pexservice.core.cursor import Cursor
 from pexservice.metrics import Metrics
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.server.access_log import OWN_LOG, AccessLog
@@ -147,7 +148,7 @@ class Server:
         """
         Start again with the cursor at this revision and position.
         """
-        self.store.revision, self.store.position = revision, position
+        self.store.cursor = Cursor(revision, position)
         now(Deferred.fromCoroutine(self.committer.start()))
 
     @property

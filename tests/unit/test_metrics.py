@@ -18,7 +18,13 @@ from pexservice.process.supervisor_report import END_REASONS, Reload, Supervisor
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.errors import Refusal
-from pexservice.stores.interface import IOnDisk, ISharedStore, IStore, OldStateReader, Space
+from pexservice.stores.interface import (
+    IExclusiveStore,
+    ISharedStore,
+    IStore,
+    OldStateReader,
+    Space,
+)
 from tests.support.caller import Caller
 from tests.support.wire import Server
 
@@ -190,7 +196,7 @@ def test_process_metrics_are_those_of_prometheus_client() -> None:
     assert values["process_open_fds"] >= 3
 
 
-@implementer(IOnDisk, ISharedStore)
+@implementer(IExclusiveStore, ISharedStore)
 class OnDisk:  # type: ignore[misc]  # no more of a store than metrics read
     """
     A store on a disk, with a reader that holds an old state, and a store of many nodes.

@@ -17,6 +17,7 @@ _CLIENT = "the client exports this name, and it means what it means in the servi
 
 #: Names that two modules may define, and why.
 SHARED_NAMES = {
+    "Cursor": _CLIENT,
     "T": _TYPE_VARIABLES,
     "OutcomeUnknown": _CLIENT,
     "State": _CLIENT,

@@ -70,9 +70,9 @@ class Committer(GroupCommit):
         self._next_refusal_log = -math.inf
 
     async def start(self, on_standby: Callable[[], object] | None = None) -> None:
-        opened = await self._store.open(on_standby)
-        revision, position, self._remembered_keys = opened
-        self._continue_from(state_at(revision, position))
+        cursor = await self._store.open(on_standby)
+        self._remembered_keys = self._store.remembered_keys
+        self._continue_from(state_at(*cursor))
         self._stopped = self.read_refusal = None
 
     def wait_for_commit(self) -> Deferred[None]:
@@ -85,11 +85,7 @@ class Committer(GroupCommit):
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        # The store may have newer rows, from a commit in its thread.  They are not shown.
-        above_durable = self.durable.revision + 1
-        before = above_durable if before is None else min(before, above_durable)
-
+    def history(self, before: int, limit: int) -> Deferred[list[HistoryEntry]]:
         def failed(failure: Failure) -> Failure:
             if not failure.check(StoreDamaged):
                 return failure

@@ -372,12 +372,11 @@ class GroupCommit:
         maybeDeferred(
             self._store.commit,
             Batch(
-                first_revision=batch.before.revision + 1,
-                start_position=batch.before.position,
-                transitions=bytes(batch.transitions),
-                position=after.position,
-                time_ns=self._time_ns(),
-                keys=batch.keys,
+                batch.before.cursor,
+                bytes(batch.transitions),
+                after.cursor,
+                self._time_ns(),
+                batch.keys,
             ),
         ).addBoth(handle_result).addErrback(self._end_process_after_bug)
 

@@ -182,12 +182,11 @@ class ICommitter(Interface):
         @raise Refusal: the store cannot be read.
         """
 
-    def history(before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
+    def history(before: int, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Read at most C{limit} durable transitions, newest first.
 
-        @param before: return only transitions with lower revisions; C{None} begins with the
-            newest transition.
-
+        @param before: return only transitions with lower revisions.  The store may have
+            newer transitions than the durable state that this process knows.
         @raise Refusal: the store cannot be read.
         """

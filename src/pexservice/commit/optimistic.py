@@ -34,7 +34,7 @@ from zope.interface import implementer
 from pexservice.commit.counters import NOT_STORED
 from pexservice.commit.group_commit import GroupCommit, PendingBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
-from pexservice.core.cursor import State, state_at
+from pexservice.core.cursor import Cursor, State, state_at
 from pexservice.process.timing import Periodic
 from pexservice.stores.errors import Conflict, OutcomeUnknown, Refusal
 from pexservice.stores.interface import HistoryEntry, ISharedStore
@@ -133,19 +133,19 @@ class OptimisticCommitter(GroupCommit):
         error = self.read_refusal or self._outage
         return self._read_store() if error is None else fail(error)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
+    def history(self, before: int, limit: int) -> Deferred[list[HistoryEntry]]:
         return self._store.history(before, limit)
 
-    def _cursor_moved(self, revision: int, position: int) -> None:
+    def _cursor_moved(self, cursor: Cursor) -> None:
         # The revision is checked first, because to compute a state is expensive, and a
         # node that was suspended gets thousands of these calls.
-        if self._should_continue_from(revision):
-            self._continue_from(self._state_at(revision, position))
+        if self._should_continue_from(cursor.revision):
+            self._continue_from(self._state_at(*cursor))
 
-    def _cursor_went_back(self, revision: int, position: int) -> None:
+    def _cursor_went_back(self, cursor: Cursor) -> None:
         # If steps wait, their commit fails and shows the present cursor.
         if self._is_idle:
-            self._continue_from(self._state_at(revision, position))
+            self._continue_from(self._state_at(*cursor))
 
     def _should_continue_from(self, revision: int) -> bool:
         """
@@ -213,7 +213,7 @@ class OptimisticCommitter(GroupCommit):
 
         self._store.read().addCallbacks(self._has_read, self._cannot_read).addBoth(deliver)
 
-    def _has_read(self, cursor: tuple[int, int]) -> State:
+    def _has_read(self, cursor: Cursor) -> State:
         state = self._state_at(*cursor)
         if self._should_continue_from(state.revision):
             self._continue_from(state)
@@ -390,28 +390,25 @@ class OptimisticCommitter(GroupCommit):
             self._end_process_after_bug
         )
 
-    def _has_turn(self, cursor: tuple[int, int]) -> None:
+    def _has_turn(self, cursor: Cursor) -> None:
         """
         Apply the steps of the open batch to the present C{cursor}, and write the batch.
 
         The steps whose condition is no longer met leave the batch.
         """
-        if cursor != (self.durable.revision, self.durable.position):
-            self._rebase([self._open_batch], *cursor, {})
+        if cursor != self.durable.cursor:
+            self._rebase([self._open_batch], cursor, {})
         super()._write_open_batch()
 
     def _rebase(
         self,
         batches: Iterable[PendingBatch],
-        revision: int,
-        position: int,
+        cursor: Cursor,
         used: Mapping[bytes, KeyUse | Refusal],
     ) -> None:
         """
-        Apply the steps of C{batches}, which are not stored, to the present cursor.
+        Apply the steps of C{batches}, which are not stored, to the present C{cursor}.
 
-        @param revision: the revision of the present cursor.
-        @param position: the position of the present cursor.
         @param used: see L{_place_again}.
         """
         steps = [
@@ -419,7 +416,7 @@ class OptimisticCommitter(GroupCommit):
             for batch in batches
             for waiter, step, _, _ in batch.waiting_requests
         ]
-        self._continue_from(self._state_at(revision, position))
+        self._continue_from(self._state_at(*cursor))
         self._place_again(steps, used)
 
     def _commit_failed(self, batch: PendingBatch, failure: Failure) -> None:
@@ -428,8 +425,7 @@ class OptimisticCommitter(GroupCommit):
         """
         error = failure.value
         if isinstance(error, Conflict):
-            batches = [batch, self._open_batch]
-            self._rebase(batches, error.revision, error.position, error.used)
+            self._rebase([batch, self._open_batch], error.cursor, error.used)
             if self._open_batch.transitions:
                 self._begin_commit()
             return

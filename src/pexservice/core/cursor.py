@@ -37,14 +37,25 @@ class Transition(Enum):
         return self.name.lower()
 
 
-class State(NamedTuple):
+class Cursor(NamedTuple):
     """
-    A state of the cursor.
+    The cursor as a store keeps it.
 
     @ivar revision: the number of steps since the store was created.  A step counts even if
         the position did not change.
-    @ivar term: the value at the position and the next value; see L{Term}.  The store keeps
-        only the position of the term, because the value follows from the position.
+    @ivar position: n, 0 or more.
+    """
+
+    revision: int
+    position: int
+
+
+class State(NamedTuple):
+    """
+    The cursor in the memory of a process, together with its value.
+
+    @ivar revision: see L{Cursor}.
+    @ivar term: the value at the position and the next value; see L{Term}.
     """
 
     revision: int
@@ -53,6 +64,10 @@ class State(NamedTuple):
     @property
     def position(self) -> int:
         return self.term.position
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.revision, self.term.position)
 
     def __repr__(self) -> str:
         return f"<State revision={self.revision} position={self.term.position}>"

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from pexservice.core.cursor import Cursor
 from pexservice.process.exit_status import Status
 from pexservice.stores.remembered_keys import KeyUse
 
@@ -104,16 +105,12 @@ class Conflict(Exception):
     Either the batch does not begin at the cursor's state, or one of its idempotency keys
     was used before.  Only a shared store raises this error.
 
-    @ivar revision: the cursor's revision, as far as the store knows.
-    @ivar position: the cursor's position, as far as the store knows.
+    @ivar cursor: the cursor, as far as the store knows.
     @ivar used: for each idempotency key of the batch that was used before, its first use,
         or the L{Refusal} that prevented reading it.
     """
 
-    def __init__(
-        self, revision: int, position: int, used: Mapping[bytes, KeyUse | Refusal]
-    ) -> None:
-        super().__init__(f"the cursor is at revision {revision}")
-        self.revision = revision
-        self.position = position
+    def __init__(self, cursor: Cursor, used: Mapping[bytes, KeyUse | Refusal]) -> None:
+        super().__init__(f"the cursor is at revision {cursor.revision}")
+        self.cursor = cursor
         self.used = used

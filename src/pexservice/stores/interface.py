@@ -5,25 +5,15 @@ The interfaces of a store, and the objects that its methods take and return.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from attrs import Factory, frozen
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from pexservice.core.cursor import Transition
+from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.errors import Refusal
 from pexservice.stores.remembered_keys import KeyUse, RememberedKeys
-
-
-class StoredState(NamedTuple):
-    """
-    The cursor and the newest keys of an exclusive store when it was opened.
-    """
-
-    revision: int
-    position: int
-    remembered_keys: RememberedKeys
 
 
 class HistoryEntry(NamedTuple):
@@ -42,30 +32,98 @@ class HistoryEntry(NamedTuple):
 @frozen
 class Batch:
     """
-    The content of one transaction: consecutive transitions, and the state after them.
+    The content of one transaction: consecutive transitions, and the keys used for them.
 
-    @ivar first_revision: the revision of the first transition.
-    @ivar start_position: the position before the first transition.
+    @ivar before: the cursor before the first transition.
     @ivar transitions: the codes of the transitions, one byte each; never empty.
-    @ivar position: the position after the last transition.
+    @ivar after: the cursor after the last transition.
     @ivar time_ns: nanoseconds since the epoch.
     @ivar keys: a mapping from each idempotency key of this batch, oldest first, to its use,
         packed by C{pexservice.stores.remembered_keys.pack_use}.
     """
 
-    first_revision: int
-    start_position: int
+    before: Cursor
     transitions: bytes
-    position: int
+    after: Cursor
     time_ns: int
     keys: Mapping[bytes, bytes] = Factory(dict)
 
-    @property
-    def revision(self) -> int:
+
+class IStore(Interface):
+    """
+    A store of one cursor, which one committer uses.
+    """
+
+    def open() -> Deferred[Cursor]:
         """
-        Return the revision after the last transition.
+        Open the store, and create it if there is none.  A failed call may be repeated.
+
+        @return: fires with the cursor: revision 0 and position 0 in a new store.
+        @raise StoreError: or one of its subclasses.
         """
-        return self.first_revision + len(self.transitions) - 1
+
+    def commit(batch: Batch) -> Deferred[None]:
+        """
+        Write the whole batch durably, or nothing of it.
+
+        A commit has one of three outcomes: the batch is stored, it is not stored, or this
+        is unknown.  The caller waits for each commit before it begins the next one.
+
+        @raise Refusal: the batch is not stored.  The store remains usable.
+        @raise StoreError: the batch is not stored.  The store can only be closed.
+            L{StoreDamaged} is such an error.
+        @raise OutcomeUnknown: it is unknown whether the batch is stored.  An exclusive
+            store can only be closed.
+        """
+
+    def history(before: int, limit: int) -> Deferred[list[HistoryEntry]]:
+        """
+        Return at most C{limit} durable transitions, newest first.
+
+        @param before: return only revisions below this one.
+        @raise Refusal: the store cannot be read now.
+        @raise StoreDamaged: the store can only be closed.
+        """
+
+    def close() -> Deferred[None]:
+        """
+        Close the store, which may not have been opened.
+        """
+
+
+class IExclusiveStore(IStore):
+    """
+    A store on a disk of this machine, which only this process writes to.
+    """
+
+    remembered_keys: RememberedKeys = Attribute(
+        "The keys that the store had when it was opened.  The committer adds newer keys."
+    )
+
+    def open(on_standby: Callable[[], object] | None = None) -> Deferred[Cursor]:
+        """
+        Lock the store, and open it; see L{IStore.open}.
+
+        @param on_standby: called before this process waits, as a standby, for a store that
+            another process has locked.  If it is C{None}, L{StoreBusy} is raised instead.
+        """
+
+    def commit_refusal() -> Refusal | None:
+        """
+        Return why commits are refused now: the disk is full, or the store was moved.
+
+        C{None} means that commits are accepted.  Each call makes a few system calls.
+        """
+
+    def space() -> Space | None:
+        """
+        Return the disk space of the store, for metrics; C{None} if it is not open.
+        """
+
+    def oldest_reader() -> OldStateReader | None:
+        """
+        Return the process that reads the oldest state, for metrics; C{None} if none reads.
+        """
 
 
 class Space(NamedTuple):
@@ -95,88 +153,6 @@ class OldStateReader(NamedTuple):
     commits_behind: int
 
 
-class IOnDisk(Interface):
-    """
-    A store on a disk of this machine.
-    """
-
-    def oldest_reader() -> OldStateReader | None:
-        """
-        Return the process that reads the oldest state; C{None} if no process reads any.
-
-        This does not block.
-        """
-
-    def space() -> Space | None:
-        """
-        Return the space of the store; C{None} if it is not open.  This does not block.
-        """
-
-
-class IStore(Interface):
-    """
-    A store of one cursor, which one committer uses.
-    """
-
-    def open() -> Deferred[Any]:
-        """
-        Open the store, and create it if there is none.  A failed call may be repeated.
-
-        @return: fires with L{StoredState} from an exclusive store, and with (revision,
-            position) from a shared store.  A new store has (0, 0).
-        @raise StoreError: or one of its subclasses.
-        """
-
-    def commit(batch: Batch) -> Deferred[None]:
-        """
-        Write the whole batch durably, or nothing of it.
-
-        A commit has one of three outcomes: the batch is stored, it is not stored, or this
-        is unknown.  The caller waits for each commit before it begins the next one.
-
-        @raise Refusal: the batch is not stored.  The store remains usable.
-        @raise StoreError: the batch is not stored.  The store can only be closed.
-            L{StoreDamaged} is such an error.
-        @raise OutcomeUnknown: it is unknown whether the batch is stored.  An exclusive
-            store can only be closed.
-        """
-
-    def history(before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        """
-        Return at most C{limit} durable transitions, newest first.
-
-        @param before: return only revisions below this one; C{None} begins with the newest.
-        @raise Refusal: the store cannot be read now.
-        @raise StoreDamaged: the store can only be closed.
-        """
-
-    def close() -> Deferred[None]:
-        """
-        Close the store, which may not have been opened.
-        """
-
-
-class IExclusiveStore(IStore):
-    """
-    A store that only this process writes to.
-    """
-
-    def open(on_standby: Callable[[], object] | None = None) -> Deferred[StoredState]:
-        """
-        Lock the store, create it if there is none, and read it; see L{IStore.open}.
-
-        @param on_standby: called before this process waits, as a standby, for a store that
-            another process has locked.  If it is C{None}, such a store raises L{StoreBusy}.
-        """
-
-    def commit_refusal() -> Refusal | None:
-        """
-        Return why commits are refused now: the disk is full, or the store was moved.
-
-        C{None} means that commits are accepted.  Each call makes a few system calls.
-        """
-
-
 class ISharedStore(IStore):
     """
     A store that several nodes write to.  It remains usable after a failure.
@@ -184,27 +160,7 @@ class ISharedStore(IStore):
 
     max_batch_keys: int = Attribute("How many idempotency keys one batch may have.")
 
-    def turn() -> Deferred[tuple[int, int]]:
-        """
-        Wait until it is this node's turn to commit.  The caller should commit next.
-
-        Turns make conflicts rare, and give each node its share.  A turn is no lock, and a
-        commit out of turn is safe.  So this node waits for a limited time only, and then
-        commits out of turn.
-
-        @return: fires with the newest known (revision, position) of the cursor.
-        """
-
-    def commit(batch: Batch) -> Deferred[None]:
-        """
-        Write the whole batch durably, or nothing of it; see L{IStore.commit}.
-
-        @raise Conflict: another node moved the cursor, or a key of the batch was used
-            before.  The batch is not stored.
-        @raise OutcomeUnknown: the batch may be stored, now or later.  A batch is stored
-            only if the cursor is where the batch begins.  So as soon as another batch is
-            stored, this one is certainly not stored later, and the caller need not wait.
-        """
+    # For metrics.
 
     went_back_count: int = Attribute(
         "How often the cursor was found at an earlier revision than before."
@@ -218,6 +174,57 @@ class ISharedStore(IStore):
         "When this node's client certificate expires, in seconds since the epoch, if any."
     )
 
+    def turn() -> Deferred[Cursor]:
+        """
+        Wait until it is this node's turn to commit.  The caller should commit next.
+
+        Turns make conflicts rare, and give each node its share.  A turn is no lock, and a
+        commit out of turn is safe.  So this node waits for a limited time only, and then
+        commits out of turn.
+
+        @return: fires with the newest known cursor.
+        """
+
+    def commit(batch: Batch) -> Deferred[None]:
+        """
+        Write the whole batch durably, or nothing of it; see L{IStore.commit}.
+
+        @raise Conflict: the cursor is not where the batch begins, because another node
+            moved it, or a key of the batch was used before.  The batch is not stored.
+        @raise OutcomeUnknown: the batch may be stored, now or later.  It is stored only if
+            the cursor is where the batch begins.  So as soon as another batch is stored,
+            this one is certainly not stored later, and the caller need not wait.
+        """
+
+    def read() -> Deferred[Cursor]:
+        """
+        Read the cursor.
+
+        @return: fires with the cursor at some moment between this call and the firing.
+        @raise Refusal: the cursor cannot be read.
+        """
+
+    def recall(key: bytes) -> Deferred[KeyUse | None]:
+        """
+        Return what the first use of C{key} did.
+
+        @return: fires with C{None} if C{key} is not among the last L{KEPT_KEYS} keys.
+        @raise Refusal: the store does not answer.
+        """
+
+    def watch(
+        cursor_moved: Callable[[Cursor], None],
+        cursor_went_back: Callable[[Cursor], None],
+    ) -> None:
+        """
+        Call C{cursor_moved} with the newest cursor when any node has moved the cursor.
+
+        Calls may come late, and may be missing.
+
+        @param cursor_went_back: called when the cursor is at an earlier revision than
+            before, because an operator restored or emptied the store.
+        """
+
     def probe() -> Deferred[Refusal | None]:
         """
         Ask the store whether it would accept a batch now, without changing anything.
@@ -226,44 +233,12 @@ class ISharedStore(IStore):
         @raise Refusal: the store does not answer.
         """
 
-    def advance(revision: int) -> Deferred[tuple[int, int]]:
+    def advance(revision: int) -> Deferred[Cursor]:
         """
         Give the cursor a higher revision at the same position.  All nodes must be stopped.
 
         This is necessary after a restore.  Without it, the store would use revisions again
         that clients have already seen.
 
-        @return: fires with (revision, position).
         @raise StoreError: there is no cursor, or its revision is C{revision} or higher.
-        """
-
-    def watch(
-        cursor_moved: Callable[[int, int], None],
-        cursor_went_back: Callable[[int, int], None],
-    ) -> None:
-        """
-        Call C{cursor_moved} with (revision, position) when any node has moved the cursor.
-
-        Calls may come late, and may be missing.
-
-        @param cursor_went_back: called with (revision, position) when the cursor is at an
-            earlier revision than before, because an operator restored or emptied the store.
-        """
-
-    def recall(key: bytes) -> Deferred[KeyUse | None]:
-        """
-        Return what the first use of C{key} did.
-
-        @return: fires with C{None} if C{key} is not among the last L{KEPT_KEYS} keys.
-
-        @raise Refusal: the store does not answer.
-        """
-
-    def read() -> Deferred[tuple[int, int]]:
-        """
-        Read the cursor.
-
-        @return: fires with the (revision, position) that the cursor had at some moment
-            between this call and the firing.
-        @raise Refusal: the cursor cannot be read.
         """

@@ -15,12 +15,13 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from pexservice.core.cursor import Transition, position_after
+from pexservice.core.cursor import Cursor, Transition, position_after
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
 from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.remembered_keys import KeyUse, pack_use
+from tests.support.fakes import ABOVE_ALL
 from tests.support.format_1 import turn_back
 from tests.support.inline_executor import inline
 
@@ -109,11 +110,9 @@ def read(store: LmdbStore, names: tuple[bytes, ...]) -> Contents:
     """
     Return all that C{store} says.
     """
-    history = tuple(result(store.history(None, 10 * KEPT)))
+    history = tuple(result(store.history(ABOVE_ALL, 10 * KEPT)))
     cursor = (history[0].revision, history[0].position)
-    return Contents(
-        cursor, history, tuple(map(store._key_reader.remembered_keys.find, names))
-    )
+    return Contents(cursor, history, tuple(map(store.remembered_keys.find, names)))
 
 
 class Writer:
@@ -130,7 +129,7 @@ class Writer:
         """
         Return the next batch, with C{keys} new keys.
         """
-        first, start = self._revision + 1, self._position
+        before = Cursor(self._revision, self._position)
         codes, used = bytearray(), {}
         for number in range(length):
             transition = self._chance.choices(list(Transition), (8, 4, 1))[0]
@@ -141,7 +140,8 @@ class Writer:
                 name = b"%0*d" % (name_length, self._chance.getrandbits(60))
                 self.names.append(name)
                 used[name] = pack_use(transition.code, self._revision, self._position)
-        return Batch(first, start, bytes(codes), self._position, first, used)
+        after = Cursor(self._revision, self._position)
+        return Batch(before, bytes(codes), after, before.revision + 1, used)
 
 
 def original(path: Path, seed: int) -> Original:
@@ -221,7 +221,7 @@ def go_on(store: LmdbStore) -> None:
     """
     Make some more commits, the same ones each time.
     """
-    newest = result(store.history(None, 1))[0]
+    newest = result(store.history(ABOVE_ALL, 1))[0]
     chance = random.Random(newest.revision)  # noqa: S311 to be repeated
     writer = Writer(chance, (newest.revision, newest.position))
     for _ in range(LATER):

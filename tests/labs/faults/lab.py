@@ -26,7 +26,7 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from pexservice.core.cursor import Transition
+from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
@@ -63,7 +63,8 @@ def prepare(path: Path) -> None:
     now(store.open())
     for number in range(1, PREPARED + 1):
         keys = {b"%d" % number: pack_use(Transition.NEXT.code, number, number)}
-        now(store.commit(Batch(number, number - 1, b"n", number, time_ns=0, keys=keys)))
+        before, after = Cursor(number - 1, number - 1), Cursor(number, number)
+        now(store.commit(Batch(before, b"n", after, time_ns=0, keys=keys)))
     now(store.close())
 
 

@@ -23,11 +23,11 @@ from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, add, laboratory
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
 from tests.support.daemon import Daemon, poll_attempts, twistd, wait_until
-from tests.support.fakes import now
+from tests.support.fakes import ABOVE_ALL, now
 from tests.support.format_1 import turn_back
 from tests.support.forms import amount
 from tests.unit.stores.lmdb.test_store import at
-from tests.unit.stores.test_contract import batch, end
+from tests.unit.stores.test_contract import batch
 
 pytestmark = pytest.mark.once
 
@@ -108,11 +108,11 @@ def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
     moments = random.Random(kind.name)  # noqa: S311 nothing secret
     old = tmp_path / "old"
     store = at(old, map_size=1 << 28)
-    state = now(store.open())[:2]
+    state = now(store.open())
     for first in range(0, REWRITTEN_KEYS, 100):
         taken = batch(state, b"n" * 100, *(b"%032d" % (first + n) for n in range(100)))
         now(store.commit(taken))
-        state = end(taken)
+        state = taken.after
     now(store.close())
     keys = turn_back(old)
     assert len(keys) == REWRITTEN_KEYS
@@ -130,11 +130,10 @@ def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
             volume.recover()
             assert format_of(path) in (1, 2)
             store = at(path)
-            opened = now(store.open())
-            assert opened[:2] == state
-            assert len(now(store.history(None, REWRITTEN_KEYS))) == state[0]
+            assert now(store.open()) == state
+            assert len(now(store.history(ABOVE_ALL, REWRITTEN_KEYS))) == state[0]
             for key, use in keys.items():
-                assert opened.remembered_keys.find(key) == unpack_use(use)
+                assert store.remembered_keys.find(key) == unpack_use(use)
             now(store.close())
             shutil.rmtree(path)
             sync_directory(volume.point)

@@ -10,8 +10,9 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.errors import OutcomeUnknown
-from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore, StoredState
+from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore
 from tests.support.fakes import MemoryStore
 
 
@@ -34,11 +35,11 @@ class CrashableStore(MemoryStore):
 
     disk: MemoryStore = field(kw_only=True)
     held: bool = True
-    opened: Deferred[StoredState] = field(factory=Deferred)
+    opened: Deferred[Cursor] = field(factory=Deferred)
     written: bool = False
     broke: bool = False
 
-    def open(self, _: Callable[[], object] | None = None) -> Deferred[StoredState]:
+    def open(self, _: Callable[[], object] | None = None) -> Deferred[Cursor]:
         """
         Return a deferred that fires when the process has the lock; see L{IStore.open}.
         """
@@ -48,7 +49,9 @@ class CrashableStore(MemoryStore):
         """
         Give the process the lock, and have it read the disk.
         """
-        self.disk.open().chainDeferred(self.opened)
+        cursor = self.disk.open()
+        self.remembered_keys = self.disk.remembered_keys
+        cursor.chainDeferred(self.opened)
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
@@ -72,7 +75,7 @@ class CrashableStore(MemoryStore):
         if not self.written:
             self.disk._take(batch)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
+    def history(self, before: int, limit: int) -> Deferred[list[HistoryEntry]]:
         """
         Return rows of the disk's history.
         """

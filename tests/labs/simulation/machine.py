@@ -117,7 +117,7 @@ class Machine(Turns):
         """
         if process.store.under_way is not None and self.choose.random() < 1 / 2:
             process.store.write()
-        self.note(f"{process} ends, the disk is at {self.disk.revision}")
+        self.note(f"{process} ends, the disk is at {self.disk.cursor.revision}")
         self.processes.remove(process)
         self.suspicious_ends += suspicious
         if self.owner is process:

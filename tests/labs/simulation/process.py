@@ -230,7 +230,7 @@ class Process:
             done((response.state.revision, response.state.position))
 
         if step is None and request.way:
-            committer.history(None, 1).addCallback(seen)
+            committer.history(committer.durable.revision + 1, 1).addCallback(seen)
         elif step is None:
             committer.read(CallingWaiter(shown, done))
         elif step.key is None and request.way:

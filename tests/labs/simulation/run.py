@@ -223,7 +223,7 @@ class Simulation:
         """
         store = self._writing()
         if store is not None:
-            self.machine.note(f"the disk breaks, at {self.machine.disk.revision}")
+            self.machine.note(f"the disk breaks, at {self.machine.disk.cursor.revision}")
             store.broke = True
             store.finish(DiskBroke("Input/output error"))
 

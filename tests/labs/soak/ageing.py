@@ -10,7 +10,7 @@ from pathlib import Path
 import lmdb
 from attrs import frozen
 
-from pexservice.core.cursor import Transition
+from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory
@@ -58,9 +58,11 @@ def age(path: Path) -> None:
             (b"%d-before-%d" % (n % 6, n), pack_use(Transition.NEXT.code, n, n))
             for n in range(first, first + BATCH)
         )
-        batch = Batch(first, first - 1, b"n" * BATCH, first + BATCH - 1, 0, dict(keys))
+        last = first + BATCH - 1
+        before, after = Cursor(first - 1, first - 1), Cursor(last, last)
+        batch = Batch(before, b"n" * BATCH, after, 0, dict(keys))
         now(store.commit(batch))
-    now(store.commit(Batch(batch.revision + 1, batch.position, b"r", 0, 0)))
+    now(store.commit(Batch(after, b"r", Cursor(after.revision + 1, 0), 0)))
     now(store.close())
 
 

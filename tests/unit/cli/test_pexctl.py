@@ -21,6 +21,7 @@ import pytest
 from pexservice.cli.output import failure_of
 from pexservice.cli.pexctl import PARSER, main
 from pexservice.cli.verb import STORE_STATUSES, VERBS, base_url
+from pexservice.core.cursor import Cursor
 from pexservice.process.exit_status import Status
 from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import records
@@ -228,7 +229,7 @@ def test_verify_of_a_store_of_another_format_ends_with_64(
     with monkeypatch.context() as another, lmdb.open(str(store), max_dbs=3) as env:
         another.setattr(records, "FORMAT_VERSION", 7)
         with env.begin(write=True, db=env.open_db(b"cursor")) as txn:
-            txn.put(records.CURSOR_KEY, records.encode_cursor(7, 7, 1))
+            txn.put(records.CURSOR_KEY, records.encode_cursor(Cursor(7, 7), 1))
     assert main(["verify", "--json", str(store)]) == 64
     out, err = capsys.readouterr()
     assert "it has version 7, this program reads 1" in err

@@ -14,6 +14,7 @@ from pexservice.commit.asynchronous import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.interface import Outcome
 from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreError
 from tests.support.committer_bench import Bench
+from tests.support.fakes import ABOVE_ALL
 from tests.unit.commit.test_committer import UnreadableStore
 
 
@@ -197,7 +198,7 @@ def test_acknowledged_steps_that_are_lost_with_the_process_are_logged() -> None:
     bench.submit()
     bench.submit()
     with capturedLogs() as events:
-        bench.committer.history(None, 1).addErrback(lambda _: None)
+        bench.committer.history(ABOVE_ALL, 1).addErrback(lambda _: None)
         bench.store.finish()
     assert _lost_steps(events) == ["the store is damaged: 2 acknowledged steps are lost"]
     assert bench.committer.durable.revision == 1

@@ -29,7 +29,7 @@ from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
 from pexservice.stores.etcd.records import text
 from pexservice.stores.etcd.store import EtcdStore
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
-from tests.support.fakes import Turns, now
+from tests.support.fakes import ABOVE_ALL, Turns, now
 from tests.support.forms import amount
 from tests.support.linearizability import Record, faults
 from tests.support.steps import Response, submit
@@ -784,7 +784,7 @@ def test_random_network_faults_of_three_nodes_leave_one_linearizable_cursor(
     chance.run(1500)
     node = Node(chance.etcd, chance.clock)
     node.gateway.open = True
-    rows = now(node.committer.history(None, 100_000))
+    rows = now(node.committer.history(ABOVE_ALL, 100_000))
     journal = [row.transition for row in reversed(rows)]
     assert len(chance.records) == chance.requests
     assert faults(chance.records, journal) == []

@@ -253,7 +253,7 @@ def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -
     assert brief[2] == parsed
     assert b"Pex-Revision: 1\r\n" in brief[0]
     assert b"Pex-Revision: 2\r\n" in brief[1]
-    assert machine.server.store.revision == 2
+    assert machine.server.store.cursor.revision == 2
     assert len(machine.server.connections) == 0
 
 
@@ -309,7 +309,7 @@ def test_step_in_progress_is_read_once_and_not_in_each_turn(machine: Machine) ->
     assert b"Pex-Revision: 2\r\n" in machine.received(client)
     assert len(seen) == 1
     assert failed == []
-    assert machine.server.store.revision == 2
+    assert machine.server.store.cursor.revision == 2
 
 
 @pytest.mark.parametrize(
@@ -475,7 +475,7 @@ def test_step_of_a_client_that_left_is_made(machine: Machine) -> None:
     machine.server.store.finish()
     assert b"Pex-Revision: 3\r\n" in machine.received(other)
     machine.until(lambda: not len(machine.server.connections))
-    assert machine.server.store.revision == 3
+    assert machine.server.store.cursor.revision == 3
 
 
 def test_bytes_behind_the_last_request_are_ignored(machine: Machine) -> None:
@@ -489,7 +489,7 @@ def test_bytes_behind_the_last_request_are_ignored(machine: Machine) -> None:
     client.send(b"\r\n" + NEXT)
     machine.server.store.finish()
     assert machine.received(client).count(b"200 OK") == 1
-    assert machine.server.store.revision == 2
+    assert machine.server.store.cursor.revision == 2
 
 
 def test_idle_connection_is_closed_by_the_sweep_and_by_a_stop(machine: Machine) -> None:

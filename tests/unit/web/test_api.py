@@ -11,7 +11,9 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, capturedLogs, globalLogPublisher
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.errors import OutcomeUnknown, Refusal
+from pexservice.stores.interface import Batch
 from pexservice.web.endpoints import ENDPOINTS, POST_ONLY_TABLE
 from pexservice.web.operations import RequestChecker
 from tests.support.caller import Answer, Caller
@@ -456,6 +458,20 @@ class TestHistory:
         page = call("GET", "/history?before=5&limit=2", Accept=JSON).json
         assert [transition["revision"] for transition in page["transitions"]] == [4, 3]
         assert page["next"] == "/history?before=3&limit=2"
+
+    @pytest.mark.parametrize("query", ["", "?before=3", "?before=4", "?before=99"])
+    def test_history_has_no_transition_above_the_state_in_its_headers(
+        self, call: Caller, query: str
+    ) -> None:
+        """
+        The store may have committed a batch of which the committer has not heard.
+        """
+        values(call, "/next", "/next")
+        batch = Batch(call.store.cursor, b"n", Cursor(3, 3), time_ns=0)
+        call.store.commit(batch)
+        answer = call("GET", f"/history{query}", Accept=JSON)
+        assert answer["Pex-Revision"] == "2"
+        assert [entry["revision"] for entry in answer.json["transitions"]] == [2, 1]
 
     @pytest.mark.parametrize(
         "query",

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import LogLevel, capturedLogs
 
 from pexservice.commit.counters import Counts
+from pexservice.core.cursor import Cursor
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import (
@@ -36,9 +37,7 @@ from pexservice.stores.errors import (
     StoreMisconfigured,
 )
 from pexservice.stores.factory_interface import StoreOptions
-from pexservice.stores.interface import StoredState
 from pexservice.stores.registry import store_factory
-from pexservice.stores.remembered_keys import RememberedKeys
 from pexservice.worker import assembly, listeners, service
 from pexservice.worker.assembly import WorkerReactor
 from pexservice.worker.messages import HEARTBEATS_PER_WATCHDOG
@@ -266,7 +265,7 @@ class Verified(MemoryStore):
         super().__init__()
         self.verification: Deferred[None] = Deferred()
 
-    def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[StoredState]:
+    def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[Cursor]:
         """
         Open the store when its verification has ended.
         """
@@ -336,7 +335,7 @@ class Unusable(MemoryStore):
         self.error: Exception | None = error
         self.attempts = 0
 
-    def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[StoredState]:
+    def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[Cursor]:
         """
         Fail with the error, while there is one.
         """
@@ -385,7 +384,7 @@ def test_later_worker_responds_with_the_reason_until_its_store_opens(
     bench.reactor.turns(6.0)
     assert READY in bench.messages
     assert len(bench.reactor.tcpServers) == 1
-    assert bench.store.revision == 0
+    assert bench.store.cursor.revision == 0
     answer = bench.ask_for_a_step()
     bench.reactor.turns(0.1)
     assert answer.value().startswith(b"HTTP/1.1 200 ")
@@ -421,9 +420,7 @@ def test_worker_that_refuses_stands_by_when_it_no_longer_listens(
     """
 
     class Returning(Unusable):
-        def open(
-            self, on_standby: Callable[[], object] | None = None
-        ) -> Deferred[StoredState]:
+        def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[Cursor]:
             if self.error is not None:
                 return super().open()
             assert on_standby is not None
@@ -453,9 +450,7 @@ def test_standby_names_the_stranger_that_has_its_lock(
     """
 
     class Waiting(MemoryStore):
-        def open(
-            self, on_standby: Callable[[], object] | None = None
-        ) -> Deferred[StoredState]:
+        def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[Cursor]:
             assert on_standby is not None
             on_standby()
             return Deferred()
@@ -597,17 +592,15 @@ def test_exception_after_the_lock_ends_the_process(make: Callable[..., Bench]) -
     """
 
     class Waiting(MemoryStore):
-        def open(
-            self, on_standby: Callable[[], object] | None = None
-        ) -> Deferred[StoredState]:
+        def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[Cursor]:
             return opened
 
-    opened: Deferred[StoredState] = Deferred()
+    opened: Deferred[Cursor] = Deferred()
     bench = make(store=Waiting())
     bench.worker.startService()
     assert bench.statuses == []
     bench.reactor.refusal = RuntimeError("a bug")
-    opened.callback(StoredState(0, 0, RememberedKeys()))
+    opened.callback(Cursor(0, 0))
     assert bench.statuses == [Status.CANNOT_START]
 
 

@@ -15,6 +15,7 @@ from pexservice.settings.option import number
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from pexservice.core.cursor import Cursor
     from pexservice.settings.options import Settings
     from pexservice.stores.factory_interface import (
         IOfflineStore,
@@ -326,7 +327,7 @@ def advance(arguments: Namespace) -> Result:
     from pexservice.settings.options import Settings
     from pexservice.stores.interface import ISharedStore
 
-    def advance_cursor() -> Deferred[tuple[int, int]]:
+    def advance_cursor() -> Deferred[Cursor]:
         store = ISharedStore(arguments.store.make(options_for(Settings())))
         return store.advance(arguments.revision)
 

@@ -126,7 +126,7 @@ class Attempt:
             observation = await self._observe()
             if (
                 observation.operation != self.operation.number
-                and observation.cursor == self.base
+                and observation.record == self.base
             ):
                 # No copy has succeeded so far.
                 raise
@@ -168,7 +168,7 @@ class Attempt:
             return BatchOutcome.STORED
         # Without the operation key no copy can succeed any more, but one may have done so.
         gone = observation.operation is None
-        moved = observation.cursor != self.base
+        moved = observation.record != self.base
         if copies_left and (gone if moved else observation.used):
             # Either nothing shows any more whether a copy succeeded, or a copy may still
             # succeed: if the used idempotency keys are removed before it arrives.

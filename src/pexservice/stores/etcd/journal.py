@@ -20,7 +20,7 @@ _PAGE_ROWS = 100
 async def history(
     read: Callable[[Message], Coroutine[Any, Any, Message]],
     layout: Layout,
-    before: int | None,
+    before: int,
     limit: int,
     kept: int,
 ) -> list[HistoryEntry]:
@@ -30,44 +30,40 @@ async def history(
     @param read: sends a transaction, and returns its answer.
     @param kept: only this many of the newest transitions are returned.
     """
-    history_rows: list[HistoryEntry] = []
-    # The key of a row has the row's last revision.  So a row below the key of a revision
-    # ends before that revision, and the first row from that key on contains it.
-    end = layout.rows_end
-    if before is not None:
-        end = layout.row(min(before - 1, records.MAX_NUMBER))
-    whole: Message = {
-        "request_range": messages.get(
-            *(layout.row(0), end),
-            limit=str(_PAGE_ROWS),
-            sort_order="DESCEND",
-            sort_target="KEY",
-        )
-    }
-    partly: Message = {
+    entries: list[HistoryEntry] = []
+    # The key of a row has the row's last revision.  So a row below this key ends before the
+    # revision C{before - 1}, and the first row from this key on contains that revision.
+    end = layout.row(before - 1)
+    cursor: Message = {"request_range": messages.get(layout.cursor)}
+    first_row: Message = {
         "request_range": messages.get(end, layout.rows_end, limit="1", sort_order="ASCEND")
     }
-    cursor: Message = {"request_range": messages.get(layout.cursor)}
-    asked = [cursor, whole] if before is None else [cursor, partly, whole]
-    answer = await read({"success": asked})
+    asked = [cursor, first_row]
     newest: int | None = None
     while True:
-        at, *pages = messages.ranges(answer)
+        page: Message = {
+            "request_range": messages.get(
+                *(layout.row(0), end),
+                limit=str(_PAGE_ROWS),
+                sort_order="DESCEND",
+                sort_target="KEY",
+            )
+        }
+        record, *pages = messages.ranges(await read({"success": [*asked, page]}))
         if newest is None:
-            newest = records.decode_cursor(at[0]).revision if at else 0
-        for row in _rows(layout, pages):
-            if row.revision <= newest - kept or len(history_rows) >= limit:
-                return history_rows
-            if before is None or row.revision < before:
-                history_rows.append(row)
+            newest = records.decode_cursor(record[0]).cursor.revision if record else 0
+        for entry in _entries(layout, pages):
+            if entry.revision <= newest - kept or len(entries) >= limit:
+                return entries
+            if entry.revision < before:
+                entries.append(entry)
         if len(pages[-1]) < _PAGE_ROWS:
-            return history_rows
+            return entries
         end = b64decode(pages[-1][-1]["key"])
-        whole["request_range"]["range_end"] = records.text(end)
-        answer = await read({"success": [cursor, whole]})
+        asked = [cursor]
 
 
-def _rows(layout: Layout, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
+def _entries(layout: Layout, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
     """
     Yield the transitions of the pages, newest first.
     """

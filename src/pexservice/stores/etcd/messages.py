@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attrs import frozen
 
+from pexservice.core.cursor import INITIAL, Cursor
 from pexservice.stores.errors import Refusal
 from pexservice.stores.etcd import records
 from pexservice.stores.etcd.records import CursorRecord, Layout, Mark, Message
@@ -107,9 +108,10 @@ def create(layout: Layout, journal: int) -> Message:
     """
     Return the transaction that creates a store, unless one exists.
     """
+    value = records.encode_cursor(INITIAL.cursor, 0, "", journal)
     return {
         "compare": [_is_new(layout.cursor)],
-        "success": [_put(layout.cursor, records.encode_cursor(0, 0, 0, "", journal))],
+        "success": [_put(layout.cursor, value)],
     }
 
 
@@ -155,7 +157,7 @@ def set_cursor(layout: Layout, base: CursorRecord, revision: int, journal: int) 
     All nodes are stopped, so their marks and operation keys are removed.
     """
     value = records.encode_cursor(
-        revision, base.position, base.key_count, "", base.journal or journal
+        Cursor(revision, base.cursor.position), base.key_count, "", base.journal or journal
     )
     return {
         "compare": _is_still(layout, base),
@@ -193,12 +195,10 @@ def transaction(
     """
     names = batch.keys
     ordinal = base.key_count + len(names)
-    value = records.encode_cursor(
-        batch.revision, batch.position, ordinal, queue.node, journal
-    )
+    value = records.encode_cursor(batch.after, ordinal, queue.node, journal)
     success = [
         _put(layout.cursor, value),
-        _put(layout.row(batch.revision), records.encode_journal_row(batch)),
+        _put(layout.row(batch.after.revision), records.encode_journal_row(batch)),
         _put(operation.name, records.dump(operation.number), lease=operation.lease),
         *(
             _put(layout.key_use(name), records.encode_key_use(unpack_use(use)))
@@ -287,7 +287,7 @@ class Observation:
     The state of etcd in the answer to the transaction of a batch.
 
     @ivar revision: etcd's revision in the answer.
-    @ivar cursor: the cursor.
+    @ivar record: the cursor's record.
     @ivar operation: the number of the last batch of this process that was stored; C{None}
         if the operation key is gone, so that a new one is needed.
     @ivar used: the batch's idempotency keys that were used before, each with what its first
@@ -296,7 +296,7 @@ class Observation:
     """
 
     revision: int
-    cursor: CursorRecord
+    record: CursorRecord
     operation: int | None
     used: Mapping[bytes, KeyUse | Refusal]
     marks: Sequence[Mark]

@@ -31,7 +31,7 @@ from typing import Any
 
 from attrs import frozen
 
-from pexservice.core.cursor import Transition, position_after
+from pexservice.core.cursor import Cursor, Transition, position_after
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import KeyUse
 
@@ -73,8 +73,7 @@ class CursorRecord:
     """
 
     mod_revision: int
-    revision: int
-    position: int
+    cursor: Cursor
     key_count: int
     author: str = ""
     journal: int | None = None
@@ -82,13 +81,13 @@ class CursorRecord:
 
     def went_back_from(self, earlier: CursorRecord) -> bool:
         """
-        Return whether etcd was restored or emptied after it had the cursor C{earlier}.
+        Return whether etcd was restored or emptied after it had the record C{earlier}.
 
         Each batch increases the cursor's revision, and etcd's revision of its last change.
         """
         return (
             self.mod_revision < earlier.mod_revision
-            or self.revision < earlier.revision
+            or self.cursor.revision < earlier.cursor.revision
             or (self.mod_revision == earlier.mod_revision and self.value != earlier.value)
         )
 
@@ -222,13 +221,11 @@ def decode_mark(layout: Layout, pair: Message) -> Mark:
         return Mark(node, False, 0.0, mod_revision)  # noqa: FBT003 positional, as others
 
 
-def encode_cursor(
-    revision: int, position: int, key_count: int, author: str, journal: int
-) -> str:
+def encode_cursor(cursor: Cursor, key_count: int, author: str, journal: int) -> str:
     return _record(
         format=ETCD_FORMAT_VERSION,
-        revision=revision,
-        position=position,
+        revision=cursor.revision,
+        position=cursor.position,
         keys=key_count,
         author=author,
         journal=journal,
@@ -241,20 +238,19 @@ def decode_cursor(pair: Message) -> CursorRecord:
 
     @raise ForeignRecord: also for a format of another version.
     """
-    with _content(pair) as cursor:
-        version = _number(cursor["format"])
+    with _content(pair) as record:
+        version = _number(record["format"])
         if version != ETCD_FORMAT_VERSION:
             raise ForeignRecord(
                 f"it has format {version}, this program knows {ETCD_FORMAT_VERSION}"
             )
         # Older versions of this program write neither the author nor the journal's length.
-        journal = cursor.get("journal")
+        journal = record.get("journal")
         return CursorRecord(
             int(pair["mod_revision"]),
-            _number(cursor["revision"]),
-            _number(cursor["position"], MAX_POSITION),
-            _number(cursor["keys"]),
-            author=str(cursor.get("author", "")),
+            Cursor(_number(record["revision"]), _number(record["position"], MAX_POSITION)),
+            _number(record["keys"]),
+            author=str(record.get("author", "")),
             journal=journal if type(journal) is int and journal > 0 else None,
             value=pair["value"],
         )
@@ -280,7 +276,7 @@ def decode_key_use(pair: Message) -> KeyUse:
 def encode_journal_row(batch: Batch) -> str:
     return _record(
         time_ns=batch.time_ns,
-        position=batch.start_position,
+        position=batch.before.position,
         transitions=batch.transitions.decode(),
     )
 

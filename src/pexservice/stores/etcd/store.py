@@ -21,6 +21,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from pexservice.core.cursor import INITIAL, Cursor
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import (
     Conflict,
@@ -133,35 +134,35 @@ class EtcdStore:
         self._cursor_learned: Deferred[None] | None = None
         self._watching: Watch | None = None
         # The newest record that this node knows.  The first value is older than any record.
-        self._known_cursor = CursorRecord(0, 0, 0, 0)
-        self._cursor_went_back: Callable[[int, int], None] = lambda *_: None
+        self._known_record = CursorRecord(0, INITIAL.cursor, 0)
+        self._cursor_went_back: Callable[[Cursor], None] = lambda _: None
         self._operation: OperationKey | None = None
         self._trimming: Deferred[None] = succeed(None)
 
     @as_deferred
-    async def open(self) -> tuple[int, int]:
+    async def open(self) -> Cursor:
         """
         Read or create the cursor, and make an operation key; see L{IStore.open}.
         """
         await self._gateway.survey()
         is_claimed = self._claim is not None and self._claim.identity() is not None
         create = self._create and not is_claimed
-        base = self._known_cursor = await self._open_cursor(create=create)
+        record = self._known_record = await self._open_cursor(create=create)
         if self._claim is not None:
             self._claim.take(self._layout.prefix.decode(), replace=False)
-        if base.journal not in (None, self._journal):
+        if record.journal not in (None, self._journal):
             self._log.warn(
                 "--journal {ours} is not used: all nodes keep the {kept} transitions that"
                 " the cursor's record says",
                 ours=self._journal,
-                kept=base.journal,
+                kept=record.journal,
             )
         # If etcd has no space, or if its user may only read, reads are possible without an
         # operation key.  The first batch tries again to make a key, and fails with the
         # reason.
         with suppress(CallRefused, CallUnanswered):
             self._operation = await self._begin_operations()
-        return base.revision, base.position
+        return record.cursor
 
     async def _open_cursor(self, *, create: bool) -> CursorRecord:
         """
@@ -170,9 +171,9 @@ class EtcdStore:
         @param create: whether to create a cursor; otherwise a missing cursor is an error.
         @raise StoreError: or one of its subclasses.
         """
-        cursor = await self._find_cursor()
-        if cursor is not None:
-            return cursor
+        record = await self._find_cursor()
+        if record is not None:
+            return record
         prefix = self._layout.prefix.decode()
         if not create:
             raise StoreError(
@@ -260,10 +261,10 @@ class EtcdStore:
 
     @property
     def _kept_transitions(self) -> int:
-        return self._known_cursor.journal or self._journal
+        return self._known_record.journal or self._journal
 
     @as_deferred
-    async def turn(self) -> tuple[int, int]:
+    async def turn(self) -> Cursor:
         """
         Wait until no other node is ahead in the queue; see L{ISharedStore.turn}.
         """
@@ -278,7 +279,7 @@ class EtcdStore:
             self._cursor_learned = None
         self.turns += 1
         self.turn_seconds += seconds() - began
-        return self._known_cursor.revision, self._known_cursor.position
+        return self._known_record.cursor
 
     @as_deferred
     async def commit(self, batch: Batch) -> None:
@@ -286,18 +287,15 @@ class EtcdStore:
         Write C{batch} if it begins at the cursor's state; see L{ISharedStore.commit}.
         """
         operation = await self._next_operation()
-        base, queue, seconds = self._known_cursor, self._queue, self._gateway.clock.seconds
-        if (base.revision + 1, base.position) != (
-            batch.first_revision,
-            batch.start_position,
-        ):
+        base, queue, seconds = self._known_record, self._queue, self._gateway.clock.seconds
+        if base.cursor != batch.before:
             # The cursor has moved since the batch was begun, as the watch has reported.
-            raise Conflict(base.revision, base.position, {})
-        if batch.position > records.MAX_POSITION:
+            raise Conflict(base.cursor, {})
+        if batch.after.position > records.MAX_POSITION:
             # No node could read a cursor with a higher position.
             raise Refusal(f"position {records.MAX_POSITION} is the highest; use /reset")
-        revision = batch.revision
-        trims = revision // TRIM_INTERVAL != base.revision // TRIM_INTERVAL
+        revision = batch.after.revision
+        trims = revision // TRIM_INTERVAL != base.cursor.revision // TRIM_INTERVAL
         message = messages.transaction(
             self._layout,
             base,
@@ -317,13 +315,11 @@ class EtcdStore:
         (queue.note_success if stored else queue.note_failure)(
             now, now - began, observation.revision, observation.marks
         )
-        self._learn(observation.cursor, base)
+        self._learn(observation.record, base)
         if outcome is BatchOutcome.UNKNOWN:
             raise OutcomeUnknown("etcd does not show whether a batch is stored")
         if not stored:
-            raise Conflict(
-                observation.cursor.revision, observation.cursor.position, observation.used
-            )
+            raise Conflict(observation.record.cursor, observation.used)
         self._committed_at = now
         ordinal = base.key_count + len(batch.keys)
         if ordinal // TRIM_INTERVAL != base.key_count // TRIM_INTERVAL:
@@ -339,32 +335,32 @@ class EtcdStore:
         self._operation = evolve(self._operation, number=self._operation.number + 1)
         return self._operation
 
-    def _learn(self, cursor: CursorRecord, known: CursorRecord | None = None) -> None:
+    def _learn(self, record: CursorRecord, known: CursorRecord | None = None) -> None:
         """
-        Remember C{cursor} if it is newer than the known record, or if etcd was restored.
+        Remember C{record} if it is newer than the known record, or if etcd was restored.
 
-        @param known: the record that was known when this node asked etcd for C{cursor}.
-            C{None} if C{cursor} is from the watch, which may report a record after an
+        @param known: the record that was known when this node asked etcd for C{record}.
+            C{None} if C{record} is from the watch, which may report a record after an
             answer has shown a newer one.
         """
-        base = self._known_cursor
-        newer = cursor.mod_revision > base.mod_revision
-        lower = cursor.revision < base.revision
-        if (known is base and cursor.went_back_from(base)) or (newer and lower):
+        base = self._known_record
+        newer = record.mod_revision > base.mod_revision
+        lower = record.cursor.revision < base.cursor.revision
+        if (known is base and record.went_back_from(base)) or (newer and lower):
             self.went_back_count += 1
             self._log.critical(
                 "{name}: the cursor went back from revision {old} to {new}: etcd was"
                 " restored from a snapshot or emptied, and acknowledged steps are lost",
                 name=self.name,
-                old=base.revision,
-                new=cursor.revision,
+                old=base.cursor.revision,
+                new=record.cursor.revision,
             )
-            self._known_cursor = cursor
-            self._cursor_went_back(cursor.revision, cursor.position)
+            self._known_record = record
+            self._cursor_went_back(record.cursor)
         elif newer:
-            self._known_cursor = cursor
+            self._known_record = record
         self._queue.note_commit(
-            self._gateway.clock.seconds(), cursor.author, cursor.mod_revision
+            self._gateway.clock.seconds(), record.author, record.mod_revision
         )
         learned, self._cursor_learned = self._cursor_learned, None
         if learned is not None:
@@ -372,14 +368,14 @@ class EtcdStore:
 
     def watch(
         self,
-        cursor_moved: Callable[[int, int], None],
-        cursor_went_back: Callable[[int, int], None],
+        cursor_moved: Callable[[Cursor], None],
+        cursor_went_back: Callable[[Cursor], None],
     ) -> None:
         self._cursor_went_back = cursor_went_back
 
-        def on_record(cursor: CursorRecord) -> None:
-            self._learn(cursor)
-            cursor_moved(self._known_cursor.revision, self._known_cursor.position)
+        def on_record(record: CursorRecord) -> None:
+            self._learn(record)
+            cursor_moved(self._known_record.cursor)
 
         self._watching = Watch(self._gateway, self._layout.cursor, on_record)
 
@@ -401,21 +397,21 @@ class EtcdStore:
         )
 
     @as_deferred
-    async def read(self) -> tuple[int, int]:
+    async def read(self) -> Cursor:
         """
         Read the cursor from etcd, and remember it; see L{ISharedStore.read}.
         """
-        known = self._known_cursor
+        known = self._known_record
         answer = await self._ask("kv/range", messages.get(self._layout.cursor))
-        cursor = self._only_cursor(answer)
-        if cursor.went_back_from(known):
+        record = self._only_cursor(answer)
+        if record.went_back_from(known):
             # Some versions of etcd may answer a read with an old state.  A transaction that
             # contains writes always gets the present state.
-            known = self._known_cursor
+            known = self._known_record
             answer = await self._ask("kv/txn", messages.check(self._layout))
-            cursor = self._only_cursor(answer["responses"][0]["response_range"])
-        self._learn(cursor, known)
-        return cursor.revision, cursor.position
+            record = self._only_cursor(answer["responses"][0]["response_range"])
+        self._learn(record, known)
+        return record.cursor
 
     def _only_cursor(self, answer: Message) -> CursorRecord:
         try:
@@ -456,7 +452,7 @@ class EtcdStore:
         <pexservice.stores.factory_interface.IStoreFactory.inspect>}.
         """
         report = await self._gateway.survey()
-        cursor = await self._find_cursor()
+        record = await self._find_cursor()
         refusal = await self.probe()
         if refusal is not None:
             raise StoreUnavailable(f"{self.name}: {refusal}")
@@ -464,8 +460,8 @@ class EtcdStore:
         return [
             *(f"{endpoint}: {words}" for endpoint, words in report.items()),
             f"no cursor with the prefix {prefix}"
-            if cursor is None
-            else f"the cursor is at revision {cursor.revision}, position {cursor.position}",
+            if record is None
+            else "the cursor is at revision {}, position {}".format(*record.cursor),
         ]
 
     @as_deferred
@@ -482,28 +478,28 @@ class EtcdStore:
         await self._open_cursor(create=True)
 
     @as_deferred
-    async def advance(self, revision: int) -> tuple[int, int]:
-        cursor = await self._find_cursor()
-        if cursor is None:
+    async def advance(self, revision: int) -> Cursor:
+        record = await self._find_cursor()
+        if record is None:
             raise StoreError(f"{self.name} has no cursor; create one with pexctl create")
         if revision > MAX_ADVANCED_REVISION:
             raise StoreError(
                 f"revision {revision}: {MAX_ADVANCED_REVISION} is the highest that this"
                 " command accepts"
             )
-        if revision <= cursor.revision:
+        if revision <= record.cursor.revision:
             raise StoreError(
-                f"{self.name} is at revision {cursor.revision}; choose a higher one than"
-                f" {revision}"
+                f"{self.name} is at revision {record.cursor.revision}; choose a higher one"
+                f" than {revision}"
             )
-        message = messages.set_cursor(self._layout, cursor, revision, self._journal)
+        message = messages.set_cursor(self._layout, record, revision, self._journal)
         try:
             answer = await self._gateway.call("kv/txn", message)
         except (CallRefused, CallUnanswered) as error:
             raise self._unusable(error) from error
         if not answer.get("succeeded"):
             raise StoreError(f"{self.name}: the cursor moved; stop all nodes first")
-        return revision, cursor.position
+        return Cursor(revision, record.cursor.position)
 
     @as_deferred
     async def recall(self, key: bytes) -> KeyUse | None:
@@ -518,7 +514,7 @@ class EtcdStore:
         return use
 
     @as_deferred
-    async def history(self, before: int | None, limit: int) -> list[HistoryEntry]:
+    async def history(self, before: int, limit: int) -> list[HistoryEntry]:
         read = partial(self._ask, "kv/txn")
         try:
             return await history(read, self._layout, before, limit, self._kept_transitions)

@@ -15,6 +15,7 @@ from pathlib import Path
 import lmdb
 from attrs import frozen
 
+from pexservice.core.cursor import INITIAL
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
 from pexservice.stores.interface import OldStateReader
 from pexservice.stores.lmdb import records
@@ -135,8 +136,9 @@ def make_store(path: Path) -> None:
             str(path), map_size=MIN_MAP_BYTES, max_dbs=len(DATABASES), mode=0o600
         ) as env:
             cursor, _, _ = (env.open_db(name) for name in DATABASES)
+            record = records.encode_cursor(INITIAL.cursor, 1)
             with env.begin(write=True) as txn:
-                txn.put(records.CURSOR_KEY, records.encode_cursor(0, 0, 1), db=cursor)
+                txn.put(records.CURSOR_KEY, record, db=cursor)
     except lmdb.Error as error:
         raise StoreError(f"the store {path.parent} cannot be made: {error}") from error
 

@@ -87,22 +87,22 @@ def rewrite(source: Path, new: Path, progress: Progress) -> None:
 
 def _copy(old: Databases, new: Databases, progress: Progress) -> None:
     with old.env.begin() as txn:
-        _, revision, position, _ = read_cursor(txn, old)
+        cursor = read_cursor(txn, old).cursor
         for rows in _in_groups(rows_from(txn, old.journal, 0), _TRANSACTION_ITEMS):
             progress(40)
             with new.env.begin(write=True, db=new.journal) as writing:
                 for key, value in rows:
                     writing.put(key, value, append=True)
         newest = records.NO_KEYS
-        keys = keys_of_format_1(txn, old.keys, txn.cursor(old.keys), revision)
+        keys = keys_of_format_1(txn, old.keys, txn.cursor(old.keys), cursor.revision)
         for group in _in_groups(keys, _TRANSACTION_ITEMS):
             progress(50)
             with new.env.begin(write=True) as writing:
                 for row in _in_groups(group, _ROW_KEYS):
                     newest = write_keys(writing, new.keys, dict(row), newest)
         with new.env.begin(write=True, db=new.cursor) as writing:
-            cursor = records.encode_cursor(revision, position, newest.next_ordinal)
-            writing.put(records.CURSOR_KEY, cursor)
+            record = records.encode_cursor(cursor, newest.next_ordinal)
+            writing.put(records.CURSOR_KEY, record)
 
 
 def _in_groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

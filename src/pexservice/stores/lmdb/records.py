@@ -39,7 +39,7 @@ from operator import lt
 from typing import NamedTuple, cast
 from zlib import crc32
 
-from pexservice.core.cursor import Transition, position_after, position_after_all
+from pexservice.core.cursor import Cursor, Transition, position_after, position_after_all
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import (
     MAX_IDEMPOTENCY_KEY_BYTES,
@@ -130,17 +130,15 @@ class StoredCursor(NamedTuple):
     """
 
     version: int
-    revision: int
-    position: int
-    next_ordinal: int = 1
+    cursor: Cursor
+    next_ordinal: int
 
 
-def encode_cursor(revision: int, position: int, next_ordinal: int) -> bytes:
+def encode_cursor(cursor: Cursor, next_ordinal: int) -> bytes:
     """
     Return the cursor's record, which always has 30 bytes.
     """
-    record = StoredCursor(FORMAT_VERSION, revision, position, next_ordinal)
-    return _seal(CURSOR_KEY, _CURSOR.pack(*record))
+    return _seal(CURSOR_KEY, _CURSOR.pack(FORMAT_VERSION, *cursor, next_ordinal))
 
 
 def decode_cursor(value: bytes) -> StoredCursor:
@@ -159,8 +157,12 @@ def decode_cursor(value: bytes) -> StoredCursor:
             f"it has version {version}, this program reads"
             f" {READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}"
         )
-    form = _CURSOR_1 if version == 1 else _CURSOR
-    return StoredCursor(*_unpack(form, CURSOR_KEY, payload))
+    if version == 1:
+        _, revision, position = _unpack(_CURSOR_1, CURSOR_KEY, payload)
+        next_ordinal = 1
+    else:
+        _, revision, position, next_ordinal = _unpack(_CURSOR, CURSOR_KEY, payload)
+    return StoredCursor(version, Cursor(revision, position), next_ordinal)
 
 
 class WitnessRecord(NamedTuple):
@@ -215,8 +217,9 @@ def encode_journal_row(batch: Batch) -> tuple[bytes, bytes]:
 
     The value has 20 bytes, and one for each transition.
     """
-    key = row_key(batch.first_revision)
-    payload = _JOURNAL.pack(batch.time_ns, batch.start_position) + batch.transitions
+    revision, position = batch.before
+    key = row_key(revision + 1)
+    payload = _JOURNAL.pack(batch.time_ns, position) + batch.transitions
     return key, _seal(key, payload)
 
 
@@ -250,21 +253,20 @@ def decode_journal_row(
     return entries
 
 
-def decode_journal_row_ends(
-    key: bytes, value: bytes
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def decode_journal_row_ends(key: bytes, value: bytes) -> tuple[Cursor, Cursor]:
     """
-    Return the (revision, position) before a journal row, and that after the row.
+    Return the cursor before a journal row, and the cursor after it.
 
-    This is faster than L{decode_journal_row}, which follows the transitions one by one.
+    This is faster than L{decode_journal_row}, which applies the transitions one by one.
     """
     payload = _journal_payload(key, value)
     _, position = _JOURNAL.unpack_from(payload)
-    first, codes = decode_row_key(key), payload[_JOURNAL.size :]
+    before = Cursor(decode_row_key(key) - 1, position)
+    codes = payload[_JOURNAL.size :]
     if unknown := codes.translate(None, _TRANSITIONS):
         raise BadRecord(f"there is no transition {unknown[:1]!r}")
-    after = (first - 1 + len(codes), position_after_all(position, codes))
-    return (first - 1, position), after
+    revision = before.revision + len(codes)
+    return before, Cursor(revision, position_after_all(position, codes))
 
 
 class KeyRow(NamedTuple):

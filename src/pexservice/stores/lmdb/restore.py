@@ -25,7 +25,7 @@ from pathlib import Path
 
 import lmdb
 
-from pexservice.core.cursor import Transition
+from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.errors import Refusal, StoreBusy, StoreDamaged, StoreError
 from pexservice.stores.factory_interface import Restored, ShowProgress, StoreSummary
 from pexservice.stores.interface import Batch
@@ -153,17 +153,15 @@ def _make_steps(directory: Directory, copied: StoreSummary, steps: int) -> None:
         reserve = Reserve(directory, databases.env, time.monotonic)
         with databases.env.begin() as txn:
             bounds = read_bounds(txn, databases, copied.revision)
+        before = Cursor(copied.revision, copied.position)
         for begin in range(0, steps, _BATCH_STEPS):
-            batch = Batch(
-                first_revision=copied.revision + begin + 1,
-                start_position=copied.position,
-                transitions=to_and_fro * (min(_BATCH_STEPS, steps - begin) // 2),
-                position=copied.position,
-                time_ns=time.time_ns(),
-            )
+            count = min(_BATCH_STEPS, steps - begin)
+            after = Cursor(before.revision + count, before.position)
+            batch = Batch(before, to_and_fro * (count // 2), after, time.time_ns())
             reserve.ensure_space(reserve.needed_bytes(batch))
             with databases.env.begin(write=True) as txn:
                 bounds = write_batch(txn, databases, batch, bounds, _KEEP_ALL)
+            before = after
     except (Refusal, lmdb.Error) as error:
         raise StoreError(f"--beyond: {steps} steps cannot be made: {error}") from error
     finally:

@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.errors import (
     OutcomeUnknown,
     Refusal,
@@ -36,10 +37,8 @@ from pexservice.stores.interface import (
     Batch,
     HistoryEntry,
     IExclusiveStore,
-    IOnDisk,
     OldStateReader,
     Space,
-    StoredState,
 )
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import (
@@ -72,7 +71,7 @@ from pexservice.stores.lmdb.transaction import (
 )
 from pexservice.stores.lmdb.verify import verify_in_child
 from pexservice.stores.lmdb.witness import Witness
-from pexservice.stores.remembered_keys import KEPT_KEYS
+from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
 from pexservice.stores.verification import VerificationRecord
 
 #: The time between two checks that the store was not moved.  The check also warns if the
@@ -84,7 +83,7 @@ PATH_CHECK_INTERVAL_SECONDS = 0.1
 MAP_BYTES_PER_TRANSITION = 128
 
 
-@implementer(IExclusiveStore, IOnDisk)
+@implementer(IExclusiveStore)
 class LmdbStore:
     """
     A store in a local directory.  Only one process at a time can lock it and write to it.
@@ -142,10 +141,14 @@ class LmdbStore:
             raise StoreError(f"the store {self.directory.real_path} is not open")
         return self._open_databases
 
-    def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[StoredState]:
+    @property
+    def remembered_keys(self) -> RememberedKeys:
+        return self._key_reader.remembered_keys
+
+    def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[Cursor]:
         return Deferred.fromCoroutine(self._open(on_standby))
 
-    async def _open(self, on_standby: Callable[[], object] | None) -> StoredState:
+    async def _open(self, on_standby: Callable[[], object] | None) -> Cursor:
         """
         Lock the directory, prepare the files in it, and let LMDB open them.
         """
@@ -224,7 +227,7 @@ class LmdbStore:
             await self._run_blocking(partial(migrate, directory, self._progress))
             directory.remember_identity()
 
-    def _open_files(self, *, verified: bool) -> StoredState:
+    def _open_files(self, *, verified: bool) -> Cursor:
         """
         Open the store with LMDB, read it and claim it, and begin to witness its commits.
 
@@ -239,16 +242,16 @@ class LmdbStore:
         databases = self._open_databases = open_for_writing(path, map_size)
         databases.env.reader_check()
         with databases.env.begin() as txn:
-            _, revision, position, _ = read_cursor(txn, databases)
-            self._bounds = read_bounds(txn, databases, revision)
+            cursor = read_cursor(txn, databases).cursor
+            self._bounds = read_bounds(txn, databases, cursor.revision)
             self._read_keys(txn, databases.keys)
         self.directory.claim_store()
-        self._witness.open(path, revision, verified=verified)
+        self._witness.open(path, cursor.revision, verified=verified)
         self._reserve = Reserve(self.directory, databases.env, self._monotonic)
         self._reserve.allocate_first()
         if verified and self._verification is not None:
             self._verification.complete()
-        return StoredState(revision, position, self._key_reader.remembered_keys)
+        return cursor
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
         """
@@ -361,12 +364,8 @@ class LmdbStore:
             )
         return Refusal(reason)
 
-    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        """
-        Read durable transitions in this thread, newest first; see L{IStore.history}.
-        """
+    def history(self, before: int, limit: int) -> Deferred[list[HistoryEntry]]:
         newest = self._bounds.revision
-        before = newest + 1 if before is None else min(before, newest + 1)
 
         def read() -> list[HistoryEntry]:
             try:
@@ -374,7 +373,7 @@ class LmdbStore:
                     return read_history(
                         txn,
                         self._databases.journal,
-                        before=before,
+                        before=min(before, newest + 1),
                         newest_expired=newest - self._retention.transitions,
                         limit=limit,
                     )

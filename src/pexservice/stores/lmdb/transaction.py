@@ -54,25 +54,24 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> StoredCur
     @raise BadRecord: the last row of journal or keys does not lead to the cursor.
     """
     record = _read_record(txn, databases.cursor)
-    _, revision, position, next_ordinal = record
+    cursor = record.cursor
     with txn.cursor(databases.journal) as rows:
         if rows.last():
-            _, (last_revision, last_position) = records.decode_journal_row_ends(
-                *rows.item()
-            )
-            if (last_revision, last_position) != (revision, position):
+            _, end = records.decode_journal_row_ends(*rows.item())
+            if end != cursor:
                 raise BadRecord(
-                    f"the journal ends at revision {last_revision} and position"
-                    f" {last_position}, the cursor is at {revision} and {position}"
+                    f"the journal ends at revision {end.revision} and position"
+                    f" {end.position}, the cursor is at {cursor.revision} and"
+                    f" {cursor.position}"
                 )
-        elif (revision, position) != (0, 0):
-            raise BadRecord(f"the journal of {revision} transitions is empty")
+        elif cursor != (0, 0):
+            raise BadRecord(f"the journal of {cursor.revision} transitions is empty")
     if record.version == records.FORMAT_VERSION:
         newest = _newest_key_row(txn, databases.keys)
-        if newest.next_ordinal != next_ordinal:
+        if newest.next_ordinal != record.next_ordinal:
             raise BadRecord(
                 f"the rows of keys end at ordinal {newest.next_ordinal - 1}, the cursor is"
-                f" at ordinal {next_ordinal - 1}"
+                f" at ordinal {record.next_ordinal - 1}"
             )
     return record
 
@@ -176,12 +175,11 @@ def write_batch(
     newest_key_row = bounds.newest_key_row
     if batch.keys:
         newest_key_row = write_keys(txn, databases.keys, batch.keys, newest_key_row)
-    cursor = records.encode_cursor(
-        batch.revision, batch.position, newest_key_row.next_ordinal
-    )
+    revision = batch.after.revision
+    cursor = records.encode_cursor(batch.after, newest_key_row.next_ordinal)
     txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
     oldest_journal_row, oldest_key_row = bounds.oldest_journal_row, bounds.oldest_key_row
-    newest_expired = batch.revision - retention.transitions
+    newest_expired = revision - retention.transitions
     if newest_expired >= oldest_journal_row + TRIM_SLACK:
         oldest_journal_row = _trim(
             txn, databases.journal, newest_expired, MAX_TRIMMED_TRANSITIONS
@@ -192,7 +190,7 @@ def write_batch(
         # keys would never decrease.
         max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
         oldest_key_row = _trim(txn, databases.keys, newest_expired, max_keys)
-    return StoreBounds(batch.revision, oldest_journal_row, oldest_key_row, newest_key_row)
+    return StoreBounds(revision, oldest_journal_row, oldest_key_row, newest_key_row)
 
 
 def write_keys(

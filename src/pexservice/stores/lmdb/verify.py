@@ -19,6 +19,7 @@ from pathlib import Path
 import lmdb
 from attrs import define
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.factory_interface import StoreSummary
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress, run_child
@@ -62,17 +63,15 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
             path, lambda percent: progress(percent * _PAGES_PERCENT // 100)
         )
         with open_for_reading(path) as env:
-            revision = _read_records(env, contents, progress)
-        check_not_older(path, revision, read_witness(path))
+            cursor = _read_records(env, contents, progress)
+        check_not_older(path, cursor.revision, read_witness(path))
     except LOW_LEVEL_ERRORS as error:
         raise as_store_error(path, error) from error
 
 
-def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress) -> int:
+def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress) -> Cursor:
     """
-    Read every record of the store.
-
-    @return: the cursor's revision.
+    Read every record of the store, and return its cursor.
     """
     transaction = env.info()["last_txnid"]
     if transaction != contents.transaction:
@@ -88,18 +87,18 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
     databases = databases_of(env)
     with env.begin() as txn:
         reader = _Reader(txn, sum(contents.entries.values()), progress)
-        version, revision, position, _ = read_cursor(txn, databases)
+        version, cursor, _ = read_cursor(txn, databases)
         if [key for key, _ in reader.items(databases.cursor)] != [records.CURSOR_KEY]:
             raise BadRecord("it has more than one cursor")
-        _check_journal(reader.items(databases.journal), (revision, position))
+        _check_journal(reader.items(databases.journal), cursor)
         keys = reader.items(databases.keys)
         if version == FORMAT_VERSION:
-            _check_keys(keys, revision)
+            _check_keys(keys, cursor.revision)
         else:
             # This generator checks each row that it yields.
-            for _ in keys_of_format_1(txn, databases.keys, keys, revision):
+            for _ in keys_of_format_1(txn, databases.keys, keys, cursor.revision):
                 pass
-    return revision
+    return cursor
 
 
 @define(eq=False)
@@ -137,15 +136,15 @@ class _Reader:
             raise BadRecord(f"there are {count} records where LMDB counts {entries}")
 
 
-def _check_journal(rows: Iterator[tuple[bytes, bytes]], cursor: tuple[int, int]) -> None:
+def _check_journal(rows: Iterator[tuple[bytes, bytes]], cursor: Cursor) -> None:
     """
     Check that each row begins where the row before ends, and the last row at the cursor.
     """
-    expected: tuple[int, int] | None = None
+    expected: Cursor | None = None
     for key, value in rows:
         before, after = records.decode_journal_row_ends(key, value)
         if expected not in (None, before):
-            raise BadRecord(f"the journal breaks off after revision {before[0]}")
+            raise BadRecord(f"the journal breaks off after revision {before.revision}")
         expected = after
     if expected not in (None, cursor):
         raise BadRecord("the journal does not lead to the cursor")
@@ -181,12 +180,12 @@ def summary(path: Path) -> StoreSummary:
     with open_for_reading(path) as env:
         databases = databases_of(env)
         with env.begin() as txn:
-            _, revision, position, _ = read_cursor(txn, databases)
+            cursor = read_cursor(txn, databases).cursor
     witness = read_witness(path)
     return StoreSummary(
         store=str(path),
-        revision=revision,
-        position=position,
+        revision=cursor.revision,
+        position=cursor.position,
         size=(path / DATA_FILE).stat().st_size,
         witness=None if witness is None else witness.revision,
     )

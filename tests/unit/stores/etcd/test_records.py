@@ -39,8 +39,8 @@ def _pair(value: Any) -> Message:
 
 
 def test_sound_records_are_read() -> None:
-    cursor = decode_cursor(_pair(CURSOR | {"position": MAX_POSITION}))
-    assert (cursor.revision, cursor.position, cursor.key_count) == (9, MAX_POSITION, 2)
+    record = decode_cursor(_pair(CURSOR | {"position": MAX_POSITION}))
+    assert (record.cursor, record.key_count) == ((9, MAX_POSITION), 2)
     assert decode_key_use(_pair(USE)) == KeyUse(Transition.NEXT, 9, 4)
     assert decode_journal_row(_pair(ROW), 9) == [
         HistoryEntry(8, 5, Transition.NEXT, 1),

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from pexservice.core.cursor import Transition
+from pexservice.core.cursor import Cursor, Transition
 from pexservice.process import scoreboard
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import (
@@ -30,7 +30,7 @@ from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import KeyUse
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
-from tests.support.fakes import now
+from tests.support.fakes import ABOVE_ALL, now
 from tests.unit.stores.test_contract import batch
 
 LAYOUT = Layout(b"p/")
@@ -49,7 +49,7 @@ class Bench:
         self.store = EtcdStore(self.gateway, "p/")
         self.other = EtcdStore(FakeGateway(self.etcd, self.clock), "p/")
         for store in (self.store, self.other):
-            assert now(store.open())[:2] == (0, 0)
+            assert now(store.open()) == (0, 0)
         self.gateway.open = False
 
     def commit(self, taken: Batch = FIRST) -> list[object]:
@@ -73,7 +73,7 @@ class Bench:
         """
         Return the states that the history shows, oldest first.
         """
-        rows = now(self.other.history(None, 100))
+        rows = now(self.other.history(ABOVE_ALL, 100))
         return [(row.revision, row.position) for row in reversed(rows)]
 
 
@@ -135,7 +135,7 @@ def test_lost_response_of_a_transaction_is_found_after_others_moved(bench: Bench
     # A batch on a cursor that is known to be old fails without asking etcd.
     (conflict,) = bench.commit(batch((2, 2), b"n"))
     assert isinstance(conflict, Conflict)
-    assert (conflict.revision, conflict.position) == (3, 0)
+    assert conflict.cursor == (3, 0)
 
 
 def test_node_that_loses_the_race_learns_the_cursor(bench: Bench) -> None:
@@ -144,7 +144,7 @@ def test_node_that_loses_the_race_learns_the_cursor(bench: Bench) -> None:
     bench.gateway.answer()
     (conflict,) = ended
     assert isinstance(conflict, Conflict)
-    assert (conflict.revision, conflict.position, conflict.used) == (1, 1, {})
+    assert (conflict.cursor, conflict.used) == ((1, 1), {})
     assert bench.moved == [(1, 1)]
 
 
@@ -343,12 +343,12 @@ def test_late_message_does_not_remove_keys_that_were_used_again(bench: Bench) ->
     etcd, clock = bench.etcd, bench.clock
     gateway = FakeGateway(etcd, clock)
     forgetful = EtcdStore(gateway, "p/", kept_keys=1)
-    assert now(forgetful.open())[:2] == (0, 0)
+    assert now(forgetful.open()) == (0, 0)
     state = (0, 0)
     for number in range(127):
         taken = batch(state, b"n", b"%d" % number)
         now(forgetful.commit(taken))
-        state = (taken.revision, taken.position)
+        state = taken.after
     now(forgetful.commit(batch(state, b"n", b"last")))
     now(forgetful._trimming)
     late = next(change for change in etcd.changes if len(change["success"]) > 100)
@@ -359,7 +359,7 @@ def test_late_message_does_not_remove_keys_that_were_used_again(bench: Bench) ->
     assert now(bench.other.recall(b"0")) == KeyUse(Transition.PREVIOUS, 129, 127)
 
 
-def _open(etcd: FakeEtcd) -> Deferred[tuple[int, int]]:
+def _open(etcd: FakeEtcd) -> Deferred[Cursor]:
     return EtcdStore(FakeGateway(etcd, Clock()), "p/", name="etcd at x").open()
 
 
@@ -409,10 +409,10 @@ def test_reused_etcd_revision_with_another_cursor_takes_no_batch(bench: Bench) -
     # The new operation key took the revision of the lost batch; go back to that revision.
     bench.etcd.revision = snapshot[0]
     now(third.commit(batch((0, 0), b"p")))
-    assert bench.store._known_cursor.mod_revision == third._known_cursor.mod_revision
+    assert bench.store._known_record.mod_revision == third._known_record.mod_revision
     with pytest.raises(Conflict) as conflict:
         now(bench.store.commit(batch((3, 3), b"n")))
-    assert (conflict.value.revision, conflict.value.position) == (1, 0)
+    assert conflict.value.cursor == (1, 0)
     assert now(third.read()) == (1, 0)
 
 
@@ -421,7 +421,7 @@ def _watched(store: EtcdStore) -> list[tuple[int, int]]:
     Return a list that gets the cursor each time that it has gone back.
     """
     reported: list[tuple[int, int]] = []
-    store.watch(lambda *_: None, lambda *cursor: reported.append(cursor))
+    store.watch(lambda _: None, reported.append)
     return reported
 
 
@@ -465,7 +465,7 @@ def test_restored_etcd_is_reported_by_a_commit(bench: Bench, bump: int) -> None:
     bench.etcd.restore(snapshot, bump)
     with pytest.raises(Conflict) as conflict:
         now(bench.store.commit(batch((2, 2), b"n")))
-    assert (conflict.value.revision, conflict.value.position) == (0, 0)
+    assert conflict.value.cursor == (0, 0)
     assert reported == [(0, 0)]
     now(bench.store.commit(batch((0, 0), b"p")))
     assert bench.moved == [(1, 0)]
@@ -533,7 +533,7 @@ def test_damaged_cursor_is_one_refusal_and_no_failure(bench: Bench) -> None:
     with pytest.raises(Refusal, match="not of this program"):
         now(bench.store.commit(FIRST))
     with pytest.raises(Refusal, match="not of this program"):
-        now(bench.store.history(None, 1))
+        now(bench.store.history(ABOVE_ALL, 1))
 
 
 def test_check_fails_if_a_batch_would_be_refused(bench: Bench) -> None:
@@ -619,8 +619,8 @@ def test_journal_length_is_kept_with_the_cursor() -> None:
     for _ in range(200):
         taken = batch(state, b"n")
         now(second_store.commit(taken))
-        state = (taken.revision, taken.position)
-    assert len(now(second_store.history(None, 1000))) == 3
+        state = taken.after
+    assert len(now(second_store.history(ABOVE_ALL, 1000))) == 3
     rows = [key for key in etcd.values if key.startswith(b"p/journal/")]
     assert len(rows) < 3 + 128
 
@@ -662,7 +662,7 @@ def test_advanced_cursor_has_the_revision_and_the_old_position(bench: Bench) -> 
     assert not [key for key in bench.etcd.values if key.startswith(b"p/operations/")]
     assert now(fresh.open()) == (1000, 2)
     now(fresh.commit(batch((1000, 2), b"n")))
-    assert [row.revision for row in now(fresh.history(None, 2))] == [1001, 2]
+    assert [row.revision for row in now(fresh.history(ABOVE_ALL, 2))] == [1001, 2]
     assert now(bench.store.read()) == (1001, 3)
     assert reported == []
 
@@ -713,7 +713,10 @@ def test_revision_beyond_the_highest_is_refused(bench: Bench) -> None:
 
 
 def test_batch_beyond_the_highest_position_is_refused(bench: Bench) -> None:
-    cursor = {"key": text(LAYOUT.cursor), "value": encode_cursor(7, 10**8, 0, "", 9)}
+    cursor = {
+        "key": text(LAYOUT.cursor),
+        "value": encode_cursor(Cursor(7, 10**8), 0, "", 9),
+    }
     bench.etcd.apply("kv/txn", {"success": [{"request_put": cursor}]})
     now(bench.other.read())
     with pytest.raises(Refusal, match="position 100000000 is the highest"):

@@ -10,6 +10,7 @@ from base64 import b64decode
 import pytest
 from twisted.internet.task import Clock
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.errors import Conflict
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import CallRefused
@@ -72,8 +73,7 @@ class Node:
         """
         Return the cursor as the node knows it.
         """
-        base = self.store._known_cursor
-        return base.revision, base.position
+        return self.store._known_record.cursor
 
     def step(self) -> None:
         """
@@ -225,7 +225,7 @@ def test_node_without_news_waits_no_longer_than_the_turns_of_others(
     assert outcomes == [(1, 1)]
     (conflict,) = lose(node)
     assert isinstance(conflict, Conflict)
-    assert (conflict.revision, conflict.position) == (2, 2)
+    assert conflict.cursor == (2, 2)
     assert node.turn() == [(2, 2)]
 
 
@@ -318,7 +318,7 @@ def test_node_of_a_version_without_a_queue_is_not_waited_for(
     It does not name itself.
     """
     node, *_ = nodes
-    cursor = {"key": text(LAYOUT.cursor), "value": encode_cursor(7, 7, 0, "", 9)}
+    cursor = {"key": text(LAYOUT.cursor), "value": encode_cursor(Cursor(7, 7), 0, "", 9)}
     value = json.loads(b64decode(cursor["value"]))
     del value["author"]
     cursor["value"] = text(json.dumps(value).encode())
@@ -412,7 +412,7 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
     observation = messages.read_observation(
         LAYOUT, answer, [b"%d" % index for index in range(MAX_BATCH_KEYS)]
     )
-    assert (observation.cursor.author, observation.operation) == ("me", 1)
+    assert (observation.record.author, observation.operation) == ("me", 1)
     assert len(observation.used) == MAX_BATCH_KEYS
     assert [mark.node for mark in observation.marks] == ["me"]
 

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.etcd.gateway import CallUnanswered
 from pexservice.stores.etcd.http_gateway import _LineReceiver
 from pexservice.stores.etcd.records import (
@@ -27,7 +28,7 @@ from tests.support.fake_etcd import FakeEtcd, FakeGateway
 
 
 def _value(revision: int) -> str:
-    return encode_cursor(revision, 1, 0, "a", 9)
+    return encode_cursor(Cursor(revision, 1), 0, "a", 9)
 
 
 def _line(revision: int) -> bytes:
@@ -84,7 +85,7 @@ def test_watch_starts_again_after_a_delay_until_it_is_stopped() -> None:
     way.pauses[0].callback(None)
     way.streams[1].errback(CallUnanswered("broken", sent=True))
     way.pauses[1].callback(None)
-    assert [cursor.revision for cursor in heard] == [1, 2, 3]
+    assert [record.cursor.revision for record in heard] == [1, 2, 3]
     watch.stop()
     assert len(way.pauses) == 2
 
@@ -119,7 +120,7 @@ def test_cursor_is_heard_whatever_the_pieces_and_the_other_lines(size: int) -> N
     for start in range(0, len(answer), size):
         receiver.dataReceived(answer[start : start + size])
     assert heard == [
-        CursorRecord(8, 1, 1, 0, "a", 9, _value(1)),
-        CursorRecord(9, 2, 1, 0, "a", 9, _value(2)),
+        CursorRecord(8, Cursor(1, 1), 0, "a", 9, _value(1)),
+        CursorRecord(9, Cursor(2, 1), 0, "a", 9, _value(2)),
     ]
     watch.stop()

@@ -19,7 +19,7 @@ from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import summary
 from tests.support.fakes import now
 from tests.unit.stores.lmdb.test_store import at, filled, mode
-from tests.unit.stores.test_contract import batch, end
+from tests.unit.stores.test_contract import batch
 
 BATCHES = 30
 
@@ -73,7 +73,7 @@ def test_store_in_use_can_be_copied(tmp_path: Path) -> None:
     """
     filled(tmp_path / "store", BATCHES)
     store = at(tmp_path / "store")
-    state = now(store.open())[:2]
+    state = now(store.open())
     copy = backup(str(tmp_path / "store"), str(tmp_path / "copy"))
     assert (copy.revision, copy.position) == state
     now(store.commit(batch(state, b"n")))
@@ -156,13 +156,13 @@ def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None
     Otherwise no page would ever be used again.
     """
     store = at(tmp_path / "store", journal=1)
-    state = now(store.open())[:2]
+    state = now(store.open())
     killed_reader(tmp_path / "store")
     assert store._databases.env.info()["num_readers"] > 0
     for _ in range(3):
         taken = batch(state, b"n" * TRIM_SLACK)
         now(store.commit(taken))
-        state = end(taken)
+        state = taken.after
     assert store._databases.env.reader_check() == 0
     now(store.close())
 
@@ -175,7 +175,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_is_full(
     """
     monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
     store = at(tmp_path / "store", map_size=1 << 18)
-    state = now(store.open())[:2]
+    state = now(store.open())
     killed_reader(tmp_path / "store")
 
     def step(count: int) -> None:
@@ -183,7 +183,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_is_full(
         for _ in range(count):
             taken = batch(state, b"n")
             now(store.commit(taken))
-            state = end(taken)
+            state = taken.after
 
     with pytest.raises(Refusal):
         step(1000)

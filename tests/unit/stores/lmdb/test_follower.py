@@ -31,7 +31,7 @@ from tests.support.fakes import now
 from tests.support.format_1 import turn_back
 from tests.support.lmdb_pages import BRANCH, pages_in_use
 from tests.unit.stores.lmdb.test_store import at, filled
-from tests.unit.stores.test_contract import batch, end
+from tests.unit.stores.test_contract import batch
 
 
 class Service:
@@ -42,7 +42,7 @@ class Service:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store = at(path)
-        self.state = now(self.store.open())[:2]
+        self.state = now(self.store.open())
         self.clock = Clock()
         self.log = KeyReader(100_000)
         self.follower = Follower(path, self.log, self.clock)
@@ -56,8 +56,8 @@ class Service:
         taken = batch(self.state, b"n" * len(names), *names)
         now(self.store.commit(taken))
         # Some file systems have coarse times.
-        os.utime(self.path / DATA_FILE, ns=(0, taken.revision))
-        self.state = end(taken)
+        os.utime(self.path / DATA_FILE, ns=(0, taken.after.revision))
+        self.state = taken.after
 
     def poll(self) -> None:
         """
@@ -79,7 +79,7 @@ class Service:
         self.follower.stop()
         self.store = at(self.path, verify=None)
         self.store._key_reader = self.log
-        self.state = now(self.store.open())[:2]
+        self.state = now(self.store.open())
         return self.store
 
 
@@ -244,7 +244,7 @@ def test_keys_of_a_store_that_was_replaced_are_forgotten(
     filled(tmp_path / "other", 30)
     restore(str(tmp_path / "other"), str(service.path))
     service.take_over()
-    keys = service.store._key_reader.remembered_keys
+    keys = service.store.remembered_keys
     assert keys.find(b"key-29") is not None
     assert keys.find(b"5") is None
     assert len(keys) == 30

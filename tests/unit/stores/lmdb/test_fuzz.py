@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pexservice.core.cursor import Transition
+from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb import records
 from pexservice.stores.remembered_keys import pack_use
@@ -43,7 +43,10 @@ payloads = (
 
 #: Records that were written, by kind: key and value.
 cursors = st.builds(
-    lambda *content: (records.CURSOR_KEY, records.encode_cursor(*content)),
+    lambda revision, position, ordinal: (
+        records.CURSOR_KEY,
+        records.encode_cursor(Cursor(revision, position), ordinal),
+    ),
     numbers,
     numbers,
     numbers,
@@ -167,12 +170,9 @@ def test_journal_row_is_read_as_written_or_refused(record: Drawn) -> None:
     def write(entries: list[HistoryEntry]) -> tuple[bytes, bytes]:
         return records.encode_journal_row(
             Batch(
-                first_revision=entries[0].revision,
-                start_position=records.decode_journal_row_ends(record.key, record.value)[0][
-                    1
-                ],
+                *records.decode_journal_row_ends(record.key, record.value)[:1],
                 transitions=b"".join(row.transition.code for row in entries),
-                position=entries[-1].position,
+                after=Cursor(entries[-1].revision, entries[-1].position),
                 time_ns=entries[0].time_ns,
             )
         )
@@ -184,7 +184,7 @@ def test_journal_row_is_read_as_written_or_refused(record: Drawn) -> None:
 @given(drawn(rows))
 def test_ends_of_a_row_are_those_of_the_replayed_row(record: Drawn) -> None:
 
-    def write(ends: tuple[tuple[int, int], tuple[int, int]]) -> tuple[bytes, bytes]:
+    def write(ends: tuple[Cursor, Cursor]) -> tuple[bytes, bytes]:
         before, after = ends
         replayed = records.decode_journal_row(record.key, record.value)
         assert before[0] + 1 == replayed[0].revision

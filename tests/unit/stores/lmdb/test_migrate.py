@@ -20,7 +20,7 @@ from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.transaction import format_of
 from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import unpack_use
-from tests.support.fakes import now
+from tests.support.fakes import ABOVE_ALL, now
 from tests.support.format_1 import seal, turn_back
 from tests.unit.stores.lmdb.test_store import at, filled, put
 from tests.unit.stores.test_contract import batch
@@ -75,20 +75,21 @@ def test_store_of_format_1_is_rewritten_with_its_cursor_history_and_keys(
     A standby that takes over without verifying the store rewrites it too.
     """
     store = at(path, verify=verification)
-    opened = now(store.open())
-    assert opened[:2] == (4 * BATCHES, 2 * BATCHES)
-    assert len(opened.remembered_keys) == len(keys) == BATCHES
+    cursor = now(store.open())
+    assert cursor == (4 * BATCHES, 2 * BATCHES)
+    assert len(store.remembered_keys) == len(keys) == BATCHES
     for name, use in keys.items():
-        assert opened.remembered_keys.find(name) == unpack_use(use)
-    rows = now(store.history(None, 10_000))
+        assert store.remembered_keys.find(name) == unpack_use(use)
+    rows = now(store.history(ABOVE_ALL, 10_000))
     assert [row.revision for row in rows] == [*range(4 * BATCHES, 0, -1)]
     # More keys follow those that were rewritten.
-    now(store.commit(batch(opened[:2], b"nn", b"more")))
+    now(store.commit(batch(cursor, b"nn", b"more")))
     now(store.close())
     verify(path)
     assert format_of(path) == records.FORMAT_VERSION
     again = at(path)
-    assert now(again.open()).remembered_keys.find(b"more") is not None
+    now(again.open())
+    assert again.remembered_keys.find(b"more") is not None
     now(again.close())
     assert not (path / STAGING_DIRECTORY).exists()
 
@@ -199,7 +200,8 @@ def test_backup_keeps_format_1_and_restore_rewrites_it(
     assert restored.summary.revision == 4 * BATCHES + 10
     assert format_of(place) == 2
     store = at(place)
-    assert len(now(store.open()).remembered_keys) == len(keys)
+    now(store.open())
+    assert len(store.remembered_keys) == len(keys)
     now(store.close())
 
 

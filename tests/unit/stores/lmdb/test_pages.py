@@ -15,6 +15,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import BadPage, OtherFile, read_meta
@@ -47,7 +48,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     path = tmp_path_factory.mktemp("pages") / "store"
     store = at(path, journal=3_000_000)
-    position, _ = now(store.open())[:2]
+    position, _ = now(store.open())
 
     def commit(length: int, *keys: bytes) -> None:
         nonlocal position
@@ -56,7 +57,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
             key: pack_use(b"n", before + ordinal, before + ordinal)
             for ordinal, key in enumerate(keys, 1)
         }
-        now(store.commit(Batch(before + 1, before, b"n" * length, position, 0, used)))
+        after = Cursor(position, position)
+        now(store.commit(Batch(Cursor(before, before), b"n" * length, after, 0, used)))
 
     for number in range(BATCHES):
         length = 2_200_000 if number == 0 else 6_000 if number % 100 == 1 else 5

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pexservice.core.cursor import Transition
+from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.lmdb import records
 from pexservice.stores.remembered_keys import pack_use
 from tests.support.fakes import replay
@@ -22,13 +22,13 @@ small = st.integers(0, 2**40)
 def test_cursor_record_is_read_as_written_in_30_bytes(
     revision: int, position: int, ordinal: int
 ) -> None:
-    written = records.encode_cursor(revision, position, ordinal)
+    written = records.encode_cursor(Cursor(revision, position), ordinal)
     assert len(written) == 30
-    assert records.decode_cursor(written) == (2, revision, position, ordinal)
+    assert records.decode_cursor(written) == (2, (revision, position), ordinal)
 
 
 def test_cursor_record_has_the_same_bytes_in_every_version() -> None:
-    assert records.encode_cursor(258, 7, 3).hex() == (
+    assert records.encode_cursor(Cursor(258, 7), 3).hex() == (
         "0002000000000000010200000000000000070000000000000003a7d5cad3"
     )
 
@@ -76,7 +76,7 @@ def test_flipped_bit_in_a_record_is_noticed(data: st.DataObject) -> None:
     read, value = data.draw(
         st.sampled_from(
             [
-                (records.decode_cursor, records.encode_cursor(3, 2, 1)),
+                (records.decode_cursor, records.encode_cursor(Cursor(3, 2), 1)),
                 (lambda value: records.decode_journal_row(row_key, value), row),
             ]
         )

@@ -32,9 +32,9 @@ from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.file_system import READER_TABLE_BYTES, READER_TABLE_FILE
 from pexservice.stores.lmdb.reserve import ALLOCATION_RETRY_SECONDS, RESERVE_BYTES
 from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS
-from tests.support.fakes import now
+from tests.support.fakes import ABOVE_ALL, now
 from tests.unit.stores.lmdb.test_store import at, filled
-from tests.unit.stores.test_contract import batch, end
+from tests.unit.stores.test_contract import batch
 
 #: A program that reads one state of a store as long as its standard input is open.
 READER = """
@@ -106,13 +106,13 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
     state = filled(path, 2)
     disk.free = 0
     store = at(path, monotonic=clock.seconds)
-    assert now(store.open())[:2] == state
+    assert now(store.open()) == state
     tries = disk.tries
     for _ in range(3):
         with pytest.raises(Refusal, match=f"disk full: the store {path}"):
             now(store.commit(batch(state, b"n")))
     assert str(store.commit_refusal()).startswith("disk full")
-    assert len(now(store.history(None, 100))) == 8
+    assert len(now(store.history(ABOVE_ALL, 100))) == 8
     assert disk.tries == tries
     disk.free = None
     with pytest.raises(Refusal):
@@ -162,7 +162,7 @@ def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
         now(at(path).open())
     monkeypatch.undo()
     store = at(path)
-    assert now(store.open())[:2] == state
+    assert now(store.open()) == state
     file_status = (path / READER_TABLE_FILE).stat()
     assert file_status.st_size == READER_TABLE_BYTES <= file_status.st_blocks * 512
     now(store.close())
@@ -189,14 +189,14 @@ def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) 
     filled(path)
     disk.free = (path / "data.mdb").stat().st_size + RESERVE_BYTES
     store = at(path)
-    state, env = now(store.open())[:2], store._databases.env
+    state, env = now(store.open()), store._databases.env
     with reader(path) as pid:
         commits = 0
         while store.commit_refusal() is None:
             taken = batch(state, b"n", b"%d" % commits)
             with suppress(Refusal):
                 now(store.commit(taken))
-                state, commits = end(taken), commits + 1
+                state, commits = taken.after, commits + 1
             assert used_bytes(env) <= disk.taken <= disk.free
         assert str(store.commit_refusal()).startswith("disk full")
         assert disk.free - used_bytes(env) < RESERVE_BYTES // 4
@@ -216,7 +216,7 @@ def test_commit_adds_no_more_to_the_file_than_was_reserved(
     dice = random.Random(7)  # noqa: S311 nothing secret
     path = tmp_path / "store"
     store = at(path, journal=2000, kept_keys=2000)
-    state, env = now(store.open())[:2], store._databases.env
+    state, env = now(store.open()), store._databases.env
     assert store._reserve is not None
 
     def fresh(count: int) -> list[bytes]:
@@ -224,7 +224,7 @@ def test_commit_adds_no_more_to_the_file_than_was_reserved(
 
     filling = batch(state, b"n" * 2000, *fresh(2000))
     now(store.commit(filling))
-    state = end(filling)
+    state = filling.after
     with reader(path):
         for size, keys in (
             *((512, 512), (400_000, 0), (64, 64), (64, 64), (2, 2), (1, 0)),
@@ -234,7 +234,7 @@ def test_commit_adds_no_more_to_the_file_than_was_reserved(
             needed = store._reserve.needed_bytes(taken)
             before = used_bytes(env)
             now(store.commit(taken))
-            state = end(taken)
+            state = taken.after
             assert used_bytes(env) - before <= needed
     now(store.close())
 
@@ -248,7 +248,7 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(reserve, "READER_CHECK_BYTES", 1 << 20)
     path, clock = tmp_path / "store", Clock()
     store = at(path, monotonic=clock.seconds)
-    state = now(store.open())[:2]
+    state = now(store.open())
     events: list[LogEvent] = []
     observe = cast(ILogObserver, events.append)
 
@@ -257,7 +257,7 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for _ in range(count):
             taken = batch(state, b"n")
             now(store.commit(taken))
-            state = end(taken)
+            state = taken.after
 
     globalLogPublisher.addObserver(observe)
     try:
@@ -284,7 +284,7 @@ def test_a_full_map_names_the_reader(
     path = tmp_path / "store"
     monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
     store = at(path, map_size=1 << 18)
-    state = now(store.open())[:2]
+    state = now(store.open())
     with reader(path) as pid:
         refusals: list[Refusal] = []
         while not refusals:
@@ -294,7 +294,7 @@ def test_a_full_map_names_the_reader(
             except Refusal as refusal:
                 refusals.append(refusal)
             else:
-                state = end(taken)
+                state = taken.after
     assert f"is full, and process {pid} has been reading it for" in str(refusals[0])
     # The reader has let go of its pages: all but those of the last state are free.
     now(store.commit(batch(state, b"n")))
@@ -318,10 +318,10 @@ def test_nearly_full_disk_causes_one_warning(tmp_path: Path, disk: Disk) -> None
         disk.free = free
         store = at(path)
         with capturedLogs() as events:
-            state = now(store.open())[:2]
+            state = now(store.open())
             for _ in range(3):
                 now(store.commit(batch(state, b"n")))
-                state = end(batch(state, b"n"))
+                state = batch(state, b"n").after
         now(store.close())
         logged_warnings = [
             formatEvent(event) for event in events if event["log_level"].name == "warn"
@@ -341,7 +341,7 @@ def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
     monkeypatch.setattr(Directory, "file_system", lambda _: file_system)
     clock = Clock()
     store = at(tmp_path / "store", monotonic=clock.seconds)
-    state = now(store.open())[:2]
+    state = now(store.open())
     with capturedLogs() as events:
         for free, warnings in (
             (10 * RESERVE_BYTES, 0),
@@ -353,7 +353,7 @@ def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
             file_system.f_bavail = free
             clock.advance(PATH_CHECK_INTERVAL_SECONDS)
             now(store.commit(batch(state, b"n")))
-            state = end(batch(state, b"n"))
+            state = batch(state, b"n").after
             lines = [formatEvent(event) for event in events]
             assert len([line for line in lines if "is nearly full" in line]) == warnings
         # Without steps, the check for readiness notices it.

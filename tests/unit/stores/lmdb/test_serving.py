@@ -27,7 +27,7 @@ from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.lmdb.witness import read_witness
 from pexservice.stores.verification import VerificationRecord
-from tests.support.fakes import Mailbox, now
+from tests.support.fakes import ABOVE_ALL, Mailbox, now
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
 from tests.unit.stores.lmdb.test_store import at, filled
 from tests.unit.stores.test_contract import batch
@@ -101,7 +101,7 @@ def history(store: LmdbStore) -> Deferred[object]:
     """
     Read the whole history.
     """
-    return store.history(None, NEWEST).addCallback(lambda rows: rows)
+    return store.history(ABOVE_ALL, NEWEST).addCallback(lambda rows: rows)
 
 
 def commit(store: LmdbStore) -> Deferred[object]:
@@ -158,7 +158,7 @@ def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
     with databases.env.begin(write=True) as txn:
         assert txn.delete(records.row_key(9), db=databases.journal)
     with pytest.raises(StoreDamaged, match="breaks off before revision 13"):
-        now(store.history(None, 100))
+        now(store.history(ABOVE_ALL, 100))
     now(store.close())
 
 
@@ -298,13 +298,13 @@ def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> 
     whole = (path / DATA_FILE).read_bytes()
     in_value(row(BATCHES - 1))(path)
     with pytest.raises(StoreDamaged):
-        now(store.history(None, 10))
+        now(store.history(ABOVE_ALL, 10))
     now(store.close())
     (path / DATA_FILE).write_bytes(whole)
     with pytest.raises(StoreDamaged, match="was found damaged while it was served"):
         now(at(path, verify=None).open())
     for verification in (verify, None):
         store = at(path, verify=verification)
-        assert now(store.open())[:2] == state
+        assert now(store.open()) == state
         now(store.close())
     assert read_witness(path) == WitnessRecord(state[0])

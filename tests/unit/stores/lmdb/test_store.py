@@ -18,7 +18,7 @@ import pytest
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from pexservice.core.cursor import Transition, position_after
+from pexservice.core.cursor import Cursor, Transition, position_after
 from pexservice.stores.errors import (
     OutcomeUnknown,
     Refusal,
@@ -26,7 +26,7 @@ from pexservice.stores.errors import (
     StoreDamaged,
     StoreError,
 )
-from pexservice.stores.interface import Batch, IOnDisk
+from pexservice.stores.interface import IExclusiveStore
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import (
@@ -41,10 +41,10 @@ from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS, LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import pack_use
-from tests.support.fakes import now
+from tests.support.fakes import ABOVE_ALL, now
 from tests.support.inline_executor import inline
 from tests.support.stores import copied
-from tests.unit.stores.test_contract import batch, end
+from tests.unit.stores.test_contract import batch
 
 
 def at(path: Path, *, map_size: int | None = None, **kwargs: object) -> LmdbStore:
@@ -70,11 +70,11 @@ def filled(path: Path, count: int = 500) -> tuple[int, int]:
 @copied
 def fill(path: Path, count: int) -> tuple[int, int]:
     store = at(path)
-    state = now(store.open())[:2]
+    state = now(store.open())
     for number in range(count):
         taken = batch(state, b"nnnp", b"key-%d" % number)
         now(store.commit(taken))
-        state = end(taken)
+        state = taken.after
     now(store.close())
     return state
 
@@ -102,7 +102,7 @@ def test_open_store_reports_its_size_and_its_limit(
     filled(tmp_path / "store")
     monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
     store = at(tmp_path / "store", map_size=1 << 24)
-    assert verifyObject(IOnDisk, store)
+    assert verifyObject(IExclusiveStore, store)
     assert store.space() is None
     now(store.open())
     space = store.space()
@@ -176,7 +176,7 @@ def test_interrupted_creation_is_cleaned_up_and_repeated(
     (tmp_path / STAGING_DIRECTORY / DATA_FILE).write_bytes(leftover)
     (tmp_path / "lost+found").mkdir()
     store = at(tmp_path)
-    assert now(store.open())[:2] == (0, 0)
+    assert now(store.open()) == (0, 0)
     now(store.close())
     assert {file.name for file in tmp_path.iterdir()} == {
         *(DATA_FILE, READER_TABLE_FILE, WITNESS_FILE),
@@ -200,7 +200,7 @@ def test_store_that_cannot_be_created_is_refused_in_one_line(
         now(at(path).open())
     monkeypatch.undo()
     store = at(path)
-    assert now(store.open())[:2] == (0, 0)
+    assert now(store.open()) == (0, 0)
     now(store.close())
 
 
@@ -226,7 +226,7 @@ def test_trouble_around_a_store_is_no_damage(tmp_path: Path) -> None:
             now(at(path, verify=failing).open())
         assert caught.type is StoreError
     store = at(path)
-    assert now(store.open())[:2] == state
+    assert now(store.open()) == state
     now(store.close())
 
 
@@ -276,7 +276,7 @@ def test_damaged_store_is_reported_and_unchanged(
 def test_child_process_accepts_an_undamaged_store(tmp_path: Path) -> None:
     state = filled(tmp_path / "store")
     store = at(tmp_path / "store", verify=verify_in_child)
-    assert now(store.open())[:2] == state
+    assert now(store.open()) == state
     now(store.close())
 
 
@@ -319,7 +319,7 @@ def cursor(revision: int, position: int) -> bytes:
     """
     Return the record of a cursor, in a store with 500 keys.
     """
-    return records.encode_cursor(revision, position, 501)
+    return records.encode_cursor(Cursor(revision, position), 501)
 
 
 CONTRADICTIONS = {
@@ -396,7 +396,7 @@ def test_reader_table_that_cannot_be_locked_is_no_damage(tmp_path: Path) -> None
         assert not isinstance(caught.value, StoreDamaged)
         holder.communicate()
     store = at(path)
-    assert now(store.open())[:2] == state
+    assert now(store.open()) == state
     now(store.close())
 
 
@@ -439,11 +439,11 @@ def test_map_grows_within_the_share_of_the_disk(
     The store continues, also when it is opened again.
     """
     store = at(tmp_path / "store", map_size=128 * 1024)
-    state = now(store.open())[:2]
+    state = now(store.open())
     for _ in range(3):
         large = batch(state, b"n" * 200_000)
         now(store.commit(large))
-        state = end(large)
+        state = large.after
     space = store.space()
     assert space is not None
     assert space.used > 128 * 1024
@@ -453,7 +453,7 @@ def test_map_grows_within_the_share_of_the_disk(
     now(store.close())
     monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
     again = at(tmp_path / "store", map_size=128 * 1024)
-    assert now(again.open())[:2] == state
+    assert now(again.open()) == state
     now(again.commit(batch(state, b"n")))
     now(again.close())
 
@@ -466,15 +466,15 @@ def test_batch_that_does_not_fit_never_happened(
     """
     monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
     store = at(tmp_path / "store", map_size=128 * 1024)
-    state = now(store.open())[:2]
+    state = now(store.open())
     with pytest.raises(Refusal, match="is full"):
         now(store.commit(batch(state, b"n" * 200_000)))
     taken = batch(state, b"nn", b"key")
     now(store.commit(taken))
-    assert [row.revision for row in now(store.history(None, 10))] == [2, 1]
+    assert [row.revision for row in now(store.history(ABOVE_ALL, 10))] == [2, 1]
     now(store.close())
     again = at(tmp_path / "store")
-    assert now(again.open())[:2] == (2, 2)
+    assert now(again.open()) == (2, 2)
     now(again.close())
 
 
@@ -484,13 +484,13 @@ def test_a_steady_store_needs_no_reserve(tmp_path: Path) -> None:
     """
     path = tmp_path / "store"
     store = at(path, journal=300, kept_keys=300)
-    state = now(store.open())[:2]
+    state = now(store.open())
     sizes = []
     for _ in range(4):
         for number in range(3 * TRIM_SLACK):
             taken = batch(state, b"n", b"key-%d-%d" % (state[0], number))
             now(store.commit(taken))
-            state = end(taken)
+            state = taken.after
         sizes.append((path / DATA_FILE).stat().st_size)
     assert sizes[-1] == sizes[1]
     now(store.close())
@@ -503,11 +503,11 @@ def test_store_stops_growing_with_the_default_journal(tmp_path: Path) -> None:
     """
     path = tmp_path / "store"
     store = at(path)
-    state, sizes = now(store.open())[:2], []
+    state, sizes = now(store.open()), []
     for count in range(1, 1001):
         taken = batch(state, b"nnnp" * 250)
         now(store.commit(taken))
-        state = end(taken)
+        state = taken.after
         if count in (200, 1000):
             sizes.append((path / DATA_FILE).stat().st_size)
     now(store.close())
@@ -523,7 +523,7 @@ def test_store_reserves_disk_space_beyond_its_used_pages(tmp_path: Path) -> None
     """
     path = tmp_path / "store"
     store = at(path, journal=TRIM_SLACK)
-    state = now(store.open())[:2]
+    state = now(store.open())
 
     def taken_beyond() -> int:
         file_status = (path / DATA_FILE).stat()
@@ -532,7 +532,7 @@ def test_store_reserves_disk_space_beyond_its_used_pages(tmp_path: Path) -> None
     assert taken_beyond() >= RESERVE_BYTES
     assert state == (0, 0)
     steps = 2 * RESERVE_BYTES
-    now(store.commit(Batch(1, 0, b"n" * steps, steps, time_ns=0)))
+    now(store.commit(batch((0, 0), b"n" * steps)))
     assert taken_beyond() >= RESERVE_BYTES
     size = (path / DATA_FILE).stat().st_size
     now(store.close())
@@ -549,10 +549,10 @@ def test_first_commit_with_a_shorter_journal_trims_the_store(tmp_path: Path) -> 
     path = tmp_path / "store"
     state = filled(path, 2 * TRIM_SLACK)
     store = at(path, journal=4)
-    assert now(store.open())[:2] == state
+    assert now(store.open()) == state
     taken = batch(state, b"n")
     now(store.commit(taken))
-    assert len(now(store.history(None, 1000))) == 4
+    assert len(now(store.history(ABOVE_ALL, 1000))) == 4
     now(store.close())
     with lmdb.open(str(path), max_dbs=3) as env, env.begin() as txn:
         assert txn.stat(env.open_db(b"journal", txn))["entries"] == 2
@@ -575,11 +575,11 @@ def test_shorter_journal_is_reached_in_bounded_commits(tmp_path: Path) -> None:
     rows = 3 * MAX_TRIMMED_ROWS
     while rows > TRIM_SLACK:
         store = at(path, journal=4, kept_keys=4)
-        assert now(store.open())[:2] == state
+        assert now(store.open()) == state
         taken = batch(state, b"n")
         now(store.commit(taken))
-        state = end(taken)
-        assert len(now(store.history(None, 1000))) == 4
+        state = taken.after
+        assert len(now(store.history(ABOVE_ALL, 1000))) == 4
         now(store.close())
         verify(path)
         before, rows = rows, counted(path)[b"journal"]
@@ -609,12 +609,12 @@ def test_commit_removes_fewer_long_rows(
 def test_number_of_keys_stays_bounded_with_large_batches(tmp_path: Path) -> None:
     path = tmp_path / "store"
     store = at(path, kept_keys=10)
-    state = now(store.open())[:2]
+    state = now(store.open())
     for number in range(5):
         names = [b"%d-%d" % (number, index) for index in range(2 * MAX_TRIMMED_ROWS)]
         taken = batch(state, b"n" * len(names), *names)
         now(store.commit(taken))
-        state = end(taken)
+        state = taken.after
     now(store.close())
     # A row for each batch, of which the newest is enough for ten keys.
     assert counted(path)[b"keys"] == 1
@@ -636,7 +636,7 @@ def test_no_more_of_a_row_is_replayed_than_asked_for(
         return position_after(position, transition)
 
     monkeypatch.setattr(records, "position_after", replay)
-    assert [row.revision for row in now(store.history(None, 1))] == [10_000]
+    assert [row.revision for row in now(store.history(ABOVE_ALL, 1))] == [10_000]
     assert replayed == [9_999]
     now(store.close())
 
@@ -654,10 +654,10 @@ def test_moved_store_takes_nothing_and_can_be_read(tmp_path: Path) -> None:
     clock.advance(PATH_CHECK_INTERVAL_SECONDS)
     for _ in range(2):
         with pytest.raises(Refusal, match=f"{path} was moved away"):
-            now(store.commit(batch(end(first), b"n")))
-    assert len(now(store.history(None, 10))) == 1
+            now(store.commit(batch(first.after, b"n")))
+    assert len(now(store.history(ABOVE_ALL, 10))) == 1
     (tmp_path / "away").rename(path)
-    now(store.commit(batch(end(first), b"n")))
+    now(store.commit(batch(first.after, b"n")))
     now(store.close())
 
 
@@ -678,7 +678,7 @@ def test_store_takes_nothing_while_another_is_in_its_place(
         (tmp_path / "other" / DATA_FILE).rename(path / DATA_FILE)
     clock.advance(PATH_CHECK_INTERVAL_SECONDS)
     with pytest.raises(Refusal, match=f"in the place of {path}"):
-        now(store.commit(batch(end(taken), b"n")))
+        now(store.commit(batch(taken.after, b"n")))
     assert store.commit_refusal() is not None
     now(store.close())
 
@@ -756,7 +756,7 @@ def test_after_an_error_while_lmdb_writes_the_outcome_is_unknown(
     opened = store._databases
     monkeypatch.setattr(store, "_open_databases", type(opened)(Broken(), None, None, None))  # type: ignore[arg-type]
     with pytest.raises(OutcomeUnknown, match=re.escape(str(error))) as raised:
-        now(store.commit(Batch(1, 0, b"n", 1, 0)))
+        now(store.commit(batch((0, 0), b"n")))
     assert raised.value.__cause__ is error
     monkeypatch.undo()
     now(store.close())
@@ -794,7 +794,7 @@ def test_after_an_error_before_anything_is_written_the_batch_is_not_stored(
     opened = store._databases
     monkeypatch.setattr(store, "_open_databases", type(opened)(env, None, None, None))  # type: ignore[arg-type]
     with pytest.raises(StoreError, match=f"{path} .* Input/output error"):
-        now(store.commit(Batch(1, 0, b"n", 1, 0)))
+        now(store.commit(batch((0, 0), b"n")))
     assert env.aborted == (fails == "put")
     monkeypatch.undo()
     now(store.close())
@@ -812,7 +812,7 @@ def test_after_an_error_of_the_reserve_the_batch_is_not_stored(
 
     monkeypatch.setattr(Reserve, method, broken)
     with pytest.raises(StoreError, match="Input/output error"):
-        now(store.commit(Batch(1, 0, b"n", 1, 0)))
+        now(store.commit(batch((0, 0), b"n")))
     now(store.close())
 
 
@@ -838,6 +838,6 @@ def test_history_that_cannot_be_read_is_refused(
     replaced = type(store._databases)(Unreadable(), None, None, None)  # type: ignore[arg-type]
     monkeypatch.setattr(store, "_open_databases", replaced)
     with pytest.raises(Refusal):
-        now(store.history(None, 1))
+        now(store.history(ABOVE_ALL, 1))
     monkeypatch.undo()
     now(store.close())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from twisted.logger import capturedLogs
 
+from pexservice.core.cursor import Cursor
 from pexservice.stores.errors import StoreDamaged
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
@@ -59,7 +60,7 @@ def reopened(path: Path) -> tuple[int, int]:
     Open a store, close it again, and return its state.
     """
     store = at(path, verify=None)
-    state = now(store.open())[:2]
+    state = now(store.open())
     now(store.close())
     return state
 
@@ -200,7 +201,7 @@ def test_failed_witness_does_not_undo_a_commit(
     One log line reports it.
     """
     opened_store = at(store)
-    state = now(opened_store.open())[:2]
+    state = now(opened_store.open())
 
     def failing(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -209,7 +210,7 @@ def test_failed_witness_does_not_undo_a_commit(
     with capturedLogs() as events:
         for _ in range(2):
             now(opened_store.commit(batch(state, b"n")))
-            state = (state[0] + 1, state[1] + 1)
+            state = Cursor(state.revision + 1, state.position + 1)
         now(opened_store.close())
     assert [event["reason"] for event in events] == ["Input/output error"]
     monkeypatch.undo()
