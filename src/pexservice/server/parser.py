@@ -43,10 +43,10 @@ MAX_PARTS_PER_CALL = 64
 
 #: How many lines one generation of a cache has.  There is a cache of request lines and a
 #: cache of header lines.  The lines in each cache have at most 1 MiB together.
-MAX_REMEMBERED_LINES = 1024
+MAX_CACHED_LINES = 1024
 
 #: A longer line is not cached.
-MAX_REMEMBERED_LINE_BYTES = 512
+MAX_CACHED_LINE_BYTES = 512
 
 END_OF_LINE = b"\r\n"
 END_OF_HEAD = b"\r\n\r\n"
@@ -193,27 +193,27 @@ class HeadReader:
         self, meanings: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]
     ) -> None:
         """
-        @param meanings: L{pexservice.web.parameters.MEANINGS}, and the same for C{Origin}.
+        @param meanings: see L{pexservice.web.operations.RequestChecker.deciding_headers}.
         """
         self._meanings = meanings
         slots = {name: slot for slot, name in enumerate(meanings, 3)}
         # For each header: whether the service uses it, its slot, and whether its lines are
-        # remembered.  Testing a Flag is slow, so these tests are made only once.
+        # cached.  Testing a Flag is slow, so these tests are made only once.
         self._rules = {
             name: (
-                role is not HeaderRole.NEVER_REMEMBERED,
+                role is not HeaderRole.NEVER_CACHED,
                 slots.get(name),
-                HeaderRole.NEVER_REMEMBERED not in role,
+                HeaderRole.NEVER_CACHED not in role,
             )
             for name, role in HEADERS.items()
         }
         self._no_meanings: list[Hashable] = [None] * len(meanings)
         # There are two caches, so that a request line is not accepted as a header line.
         self._request_lines: GenerationalCache[bytes, RequestLine] = GenerationalCache(
-            MAX_REMEMBERED_LINES
+            MAX_CACHED_LINES
         )
         self._header_lines: GenerationalCache[bytes, HeaderLine] = GenerationalCache(
-            MAX_REMEMBERED_LINES
+            MAX_CACHED_LINES
         )
 
     def read(self, head: bytes) -> Head:
@@ -240,9 +240,9 @@ class HeadReader:
             *self._no_meanings,
         ]
         headers: RequestHeaders = {}
-        get_remembered = self._header_lines.get
+        get_cached = self._header_lines.get
         for index in range(1, len(lines)):
-            header = get_remembered(lines[index])
+            header = get_cached(lines[index])
             if header is None:
                 first, last = min(first, index), index
                 header = self._parse_header_line(lines[index])
@@ -290,7 +290,7 @@ class HeadReader:
         path = target.partition(b"?")[0]
         logged_line = escaped(b" ".join((method, target, version)))
         request_line = RequestLine(method, target, path, host, version, logged_line)
-        if len(line) <= MAX_REMEMBERED_LINE_BYTES:
+        if len(line) <= MAX_CACHED_LINE_BYTES:
             self._request_lines.put(line, request_line)
         return request_line
 
@@ -301,10 +301,10 @@ class HeadReader:
                 "malformed header line; send a name, a colon and a value on one line"
             )
         name, value = match[1].lower(), match[2].rstrip(b" \t")
-        header, is_remembered = _IGNORED, True
+        header, is_cached = _IGNORED, True
         rule = self._rules.get(name)
         if rule is not None:
-            is_used, slot, is_remembered = rule
+            is_used, slot, is_cached = rule
             if name == HOST and not _HOST_VALUE.fullmatch(value):
                 raise problems.malformed(
                     "malformed Host header; send a host name and maybe a port"
@@ -312,7 +312,7 @@ class HeadReader:
             if is_used:
                 meaning = None if slot is None else self._meanings[name]([value])
                 header = HeaderLine(name, value, slot, meaning)
-        if is_remembered and len(line) <= MAX_REMEMBERED_LINE_BYTES:
+        if is_cached and len(line) <= MAX_CACHED_LINE_BYTES:
             self._header_lines.put(line, header)
         return header
 

@@ -60,7 +60,7 @@ from pexservice.web.problems import Problem
 
 #: How many requests one generation of L{RequestCache.by_bytes} has; see
 #: L{GenerationalCache}.  The bytes of the requests in both generations take at most 8 MiB.
-MAX_REMEMBERED_REQUESTS = 1024
+MAX_CACHED_REQUESTS = 1024
 
 #: A larger request is not recognized.
 MAX_RECOGNIZED_BYTES = 4096
@@ -85,9 +85,9 @@ _FIXED_HEADERS = frozenset(
     if name == HOST or role & (HeaderRole.DECIDES | HeaderRole.FRAMES)
 )
 
-#: A request with these headers is not remembered by its bytes.
-_NEVER_REMEMBERED = frozenset(
-    name for name, role in HEADERS.items() if HeaderRole.NEVER_REMEMBERED in role
+#: The bytes of a request with these headers are not cached.
+_NEVER_CACHED = frozenset(
+    name for name, role in HEADERS.items() if HeaderRole.NEVER_CACHED in role
 )
 
 
@@ -103,7 +103,8 @@ class Template:
     @ivar read_names: the names of the headers with these values, in the order of the
         groups.
     @ivar common_request: the request without the headers of the varying lines.
-    @ivar may_repeat: whether the bytes of a request that matches may be remembered.
+    @ivar may_repeat: whether the bytes of a request that matches may come again, so that
+        they are remembered.
     """
 
     prefix: bytes
@@ -150,12 +151,12 @@ class RequestCache:
     def __init__(self, checker: RequestChecker) -> None:
         self._checker = checker
         self.by_bytes: GenerationalCache[bytes, PreparedRequest] = GenerationalCache(
-            MAX_REMEMBERED_REQUESTS
+            MAX_CACHED_REQUESTS
         )
         # The hashes of requests that have arrived once.  Requests that are never repeated
-        # do not displace remembered requests.
+        # do not displace cached requests.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
-            MAX_REMEMBERED_REQUESTS
+            MAX_CACHED_REQUESTS
         )
         self.latest_templates: tuple[Template, ...] = ()
         self.latest_names: tuple[bytes, ...] = ()
@@ -325,7 +326,7 @@ def _make_template(
     headers, keys = request.headers, [name.lower() for name in names]
     read_names = tuple([key for key in keys if key in headers])
     common_headers = {key: headers[key] for key in headers if key not in read_names}
-    is_remembered = bool(read_names) and _NEVER_REMEMBERED.isdisjoint(keys)
+    is_cached = bool(read_names) and _NEVER_CACHED.isdisjoint(keys)
     return Template(
         prefix,
         suffix,
@@ -334,7 +335,7 @@ def _make_template(
         common_request=PreparedRequest(
             request.format, common_headers, request.logged_line, request.planned_operation
         ),
-        may_repeat=is_remembered or read_names == (AUTHORIZATION,),
+        may_repeat=is_cached or read_names == (AUTHORIZATION,),
     )
 
 

@@ -26,9 +26,9 @@ from pexservice.web import problems
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.clients import Clients, Peer, RateLimit
 from pexservice.web.parameters import (
+    DECIDING_HEADERS,
     FORWARDED_FOR,
     HOST,
-    MEANINGS,
     ORIGIN,
     PREFETCH_HEADERS,
     RequestHeaders,
@@ -167,7 +167,7 @@ class RequestChecker:
             # All origins that are not allowed have the same meaning.
             return values[0] if self.access.is_allowed(values) else b""
 
-        return {**MEANINGS, ORIGIN: allowed_origin}
+        return {**DECIDING_HEADERS, ORIGIN: allowed_origin}
 
     def count_request(self, headers: RequestHeaders, peer: Peer) -> Problem | None:
         """

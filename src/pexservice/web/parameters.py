@@ -32,9 +32,9 @@ class HeaderRole(Flag):
     LOGGED = auto()
     #: The header tells where the request ends, or how its body is sent.
     FRAMES = auto()
-    #: The parser does not remember lines with this header, because their values are secrets
-    #: or rarely come twice.
-    NEVER_REMEMBERED = auto()
+    #: The parser does not cache lines with this header, because their values are secrets or
+    #: rarely come twice.
+    NEVER_CACHED = auto()
 
 
 ACCEPT = b"accept"
@@ -63,7 +63,7 @@ PREFETCH_HEADERS = (b"sec-purpose", b"purpose", b"x-moz")
 
 #: Every header that the service reads, by its name in small letters.  The service does not
 #: read C{Cookie} and C{Proxy-Authorization}.  They are in this table so that the parser
-#: does not remember these secrets.
+#: does not cache these secrets.
 HEADERS: Mapping[bytes, HeaderRole] = {
     ACCEPT: HeaderRole.DECIDES,
     CONNECTION: HeaderRole.DECIDES,
@@ -75,16 +75,16 @@ HEADERS: Mapping[bytes, HeaderRole] = {
     SEC_FETCH_SITE: HeaderRole.VALUE,
     LAST_EVENT_ID: HeaderRole.VALUE,
     REQUEST_METHOD: HeaderRole.VALUE,
-    AUTHORIZATION: HeaderRole.VALUE | HeaderRole.NEVER_REMEMBERED,
-    FORWARDED_FOR: HeaderRole.VALUE | HeaderRole.NEVER_REMEMBERED,
-    IDEMPOTENCY_KEY: HeaderRole.VALUE | HeaderRole.NEVER_REMEMBERED,
+    AUTHORIZATION: HeaderRole.VALUE | HeaderRole.NEVER_CACHED,
+    FORWARDED_FOR: HeaderRole.VALUE | HeaderRole.NEVER_CACHED,
+    IDEMPOTENCY_KEY: HeaderRole.VALUE | HeaderRole.NEVER_CACHED,
     REFERER: HeaderRole.LOGGED,
     USER_AGENT: HeaderRole.LOGGED,
     CONTENT_LENGTH: HeaderRole.FRAMES,
     TRANSFER_ENCODING: HeaderRole.FRAMES,
     EXPECT: HeaderRole.FRAMES,
-    COOKIE: HeaderRole.NEVER_REMEMBERED,
-    PROXY_AUTHORIZATION: HeaderRole.NEVER_REMEMBERED,
+    COOKIE: HeaderRole.NEVER_CACHED,
+    PROXY_AUTHORIZATION: HeaderRole.NEVER_CACHED,
 }
 
 #: The values of a request's headers, by the name of the header in small letters.  Each line
@@ -267,7 +267,7 @@ def preconditions_of(headers: RequestHeaders) -> Preconditions:
 #: The headers that decide which plan a request has, each with the function that returns the
 #: meaning of its values.  The meaning of L{ORIGIN} depends on the options, so
 #: L{pexservice.web.operations.RequestChecker.deciding_headers} adds it.
-MEANINGS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
+DECIDING_HEADERS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
     ACCEPT: lambda values: preferences({ACCEPT: values}),
     CONNECTION: persistence,
     **dict.fromkeys(PREFETCH_HEADERS, is_prefetch),

@@ -11,10 +11,10 @@ from itertools import count
 
 import pytest
 
-from pexservice.server.parser import MAX_HEADER_LINES, MAX_REMEMBERED_LINES
+from pexservice.server.parser import MAX_CACHED_LINES, MAX_HEADER_LINES
 from pexservice.server.recognition import (
+    MAX_CACHED_REQUESTS,
     MAX_NEW_TEMPLATES_PER_SECOND,
-    MAX_REMEMBERED_REQUESTS,
     MAX_TEMPLATES,
 )
 from pexservice.web.access import Access
@@ -255,7 +255,7 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     honest, attacker = server.connect(), server.connect()
     ask(server, *identified(BROWSER, 4), wire=honest)
     make = FLOODS[flood]
-    for number in range(3 * MAX_REMEMBERED_LINES):
+    for number in range(3 * MAX_CACHED_LINES):
         for _ in range(3):
             attacker.send(make(number))
     assert server.shared.requests.without_plan <= 4
@@ -263,9 +263,9 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     shared = server.shared
     assert len(shared.plans) <= 6
     for cache, limit in (
-        (shared.request_cache.by_bytes, MAX_REMEMBERED_REQUESTS),
-        (shared.reader._request_lines, MAX_REMEMBERED_LINES),
-        (shared.reader._header_lines, MAX_REMEMBERED_LINES),
+        (shared.request_cache.by_bytes, MAX_CACHED_REQUESTS),
+        (shared.reader._request_lines, MAX_CACHED_LINES),
+        (shared.reader._header_lines, MAX_CACHED_LINES),
     ):
         assert max(len(cache.recent), len(cache._old)) <= limit
     assert len(attacker.templates) <= MAX_TEMPLATES
