@@ -18,7 +18,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import NoReturn
 
 from pexservice.cli.output import (
     Result,
@@ -100,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.parser.error(f"there is no argument {printable(wrong)}{hint}")
     arguments.options = unknown_arguments
     # SIGTERM raises SystemExit, so that a verb cleans up what it began.
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -131,10 +130,6 @@ def _run(arguments: Namespace) -> int:
         with suppress(VerbFailed):
             write(json.dumps(outcome))
     return failure.exit_status
-
-
-def _terminate(*_: object) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -236,9 +236,10 @@ class Cursor:
         deadline: float | None,
         read: Callable[[ReceivedResponse], Content],
     ) -> Content:
-        seconds = self.deadline if deadline is None else deadline
+        if deadline is None:
+            deadline = self.deadline
         return await self._client.call(
-            method, path, headers, seconds, receive=read_response, read=read
+            method, path, headers, deadline, receive=read_response, read=read
         )
 
     async def _step(

@@ -105,7 +105,7 @@ class RetryingClient:
 
     Each attempt goes to one server.  The first attempt of a call goes to the server that
     sent the last final response.  After a failed attempt, the next one goes to the next
-    server.
+    server.  If little time is left, the servers that were not tried yet share it.
 
     @ivar clock: the clock of delays and timeouts.
     @ivar servers: the servers, each with the agent that sends requests to it.
@@ -130,7 +130,7 @@ class RetryingClient:
         method: bytes,
         path: str,
         headers: Mapping[str, str],
-        seconds: float,
+        deadline: float,
         *,
         receive: Callable[[IResponse, str], Deferred[Received]],
         read: Callable[[Received], Content],
@@ -139,7 +139,7 @@ class RetryingClient:
         Send a request until a final response arrives, and return what the response means.
 
         @param path: the path with the query.
-        @param seconds: how long all attempts may take together.
+        @param deadline: how long all attempts may take together, in seconds.
         @param receive: receives the body of a response from the URL in its second argument.
         @param read: returns what a final response means, or raises L{CursorError}.
         @raise Unanswered: no final response arrived in time.
@@ -148,7 +148,7 @@ class RetryingClient:
         """
         if self.closed:
             raise CursorError("this client is closed")
-        end = self.clock.seconds() + seconds
+        end = self.clock.seconds() + deadline
         all_headers = Headers(
             {header: [value] for header, value in {**self.headers, **headers}.items()}
         )
@@ -158,7 +158,6 @@ class RetryingClient:
             index = (first_server + attempts_before) % server_count
             server, agent = self.servers[index]
             remaining = max(end - self.clock.seconds(), 0.0)
-            # A silent server leaves time for the servers that were not tried yet.
             share = remaining / max(server_count - attempts_before, 1)
             timeout = min(self.attempt_timeout, share)
             self.sent_count += 1
@@ -193,7 +192,7 @@ class RetryingClient:
         elif delay == asked_delay:
             fault = f"no final response, and the server asks to wait {delay:g} s"
         else:
-            fault = f"no final response within {seconds:g} s"
+            fault = f"no final response within {deadline:g} s"
         attempts = f"{attempts_before + 1} attempt{'s' * (attempts_before > 0)}"
         raise Unanswered(f"{fault} ({attempts}): {reason}", sent=sent)
 
