@@ -274,11 +274,11 @@ class HostPolicy:
         self._logged: set[str] = set()
         self.allows_all_peers = lru_cache(maxsize=256)(self._allows_all_peers)
 
-    def protects(self, peer: Peer) -> bool:
+    def checks(self, peer: Peer) -> bool:
         """
         Return whether C{peer} gets a response only if C{Host} is an allowed name.
         """
-        return self._needed and peer.needs_known_host
+        return self._needed and peer.is_local
 
     def _allows_all_peers(self, host: bytes | None) -> bool:
         # Only an HTTP/1.0 request may have no Host, and no browser speaks HTTP/1.0.
@@ -293,7 +293,7 @@ class HostPolicy:
 
         @raise Problem: 421.
         """
-        if self.allows_all_peers(host) or not peer.needs_known_host:
+        if self.allows_all_peers(host) or not peer.is_local:
             return
         name, logged = host_name(host or b""), self._logged
         if name not in logged and len(logged) < MAX_LOGGED_HOSTS:

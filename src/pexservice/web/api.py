@@ -198,10 +198,10 @@ class Api:
         report = self._read_report()
         reload = last_reload(report)
         notes = [] if reload is None else [reload]
-        # Only a local client whose Host was checked may see process ids.  Without this
-        # check, a web page could read them by DNS rebinding.
-        is_local = self._checker.hosts.protects(request.peer)
-        processes = report.processes if report is not None and is_local else None
+        # Only a local client whose Host was checked may see process ids.  Otherwise, a web
+        # page could read them by DNS rebinding.
+        may_see = self._checker.hosts.checks(request.peer)
+        processes = report.processes if report is not None and may_see else None
         return _health(request, "livez", "reactor", None, notes=notes, processes=processes)
 
     @app.route("/readyz")

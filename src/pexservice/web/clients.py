@@ -115,7 +115,7 @@ class Clients:
         @param local_address: the IP address of this end.
         """
         if address is None:
-            return Peer("", trusted=True, needs_known_host=False)
+            return Peer("", trusted=True, is_local=False)
         if ":" in address:
             address = normalized(address)
         trusted = address in self._proxies
@@ -171,14 +171,14 @@ class Peer:
 
     @ivar address: the peer's IP address; C{""} if the peer has none, as on a Unix socket.
     @ivar trusted: whether the peer is a trusted proxy.
-    @ivar needs_known_host: whether the C{Host} of this peer's requests is checked, which
-        protects against DNS rebinding; see L{pexservice.web.access}.  The check is made for
-        loopback connections, except those of a trusted proxy.
+    @ivar is_local: whether the connection is over loopback, and the peer is not a trusted
+        proxy.  Then a web browser on this machine may have sent the requests, so their
+        C{Host} is checked; see L{pexservice.web.access}.
     """
 
     address: str
     trusted: bool
-    needs_known_host: bool
+    is_local: bool
 
 
 class RateLimit:

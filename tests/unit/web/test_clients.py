@@ -85,7 +85,7 @@ def test_an_unknown_address_is_never_trusted() -> None:
     A TCP peer without an address is no proxy, and its C{Host} is checked over loopback.
     """
     peer = Clients(["10.0.0.9"]).peer("", LOCAL)
-    assert (peer.trusted, peer.needs_known_host) == (False, True)
+    assert (peer.trusted, peer.is_local) == (False, True)
 
 
 def test_each_ipv4_address_is_one_client() -> None:
@@ -142,4 +142,4 @@ def test_host_is_checked_on_loopback_except_for_proxies(
     Whatever the listener.
     """
     clients = Clients(["10.0.0.9"])
-    assert peer_of(clients, peer, local).needs_known_host is checked
+    assert peer_of(clients, peer, local).is_local is checked

@@ -24,7 +24,7 @@ def refusal(rules: HostPolicy, host: bytes) -> Problem:
     Return the problem of a request for C{host} over loopback.
     """
     with pytest.raises(Problem) as caught:
-        rules.check(host, Peer("127.0.0.1", trusted=False, needs_known_host=True))
+        rules.check(host, Peer("127.0.0.1", trusted=False, is_local=True))
     return caught.value
 
 
