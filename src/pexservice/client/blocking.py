@@ -165,12 +165,12 @@ def _blocking(
     ) -> Value:
         parameters: dict[str, Any] = {"deadline": None, **options}
         if parameters["deadline"] is None:
-            parameters["deadline"] = self._cursor.deadline
+            parameters["deadline"] = self.cursor.deadline
         if method_name != "current" and parameters.get("key") is None:
             parameters["key"] = new_key()
         try:
             return wait(
-                lambda: cursor_method(self._cursor, *arguments, **parameters),
+                lambda: cursor_method(self.cursor, *arguments, **parameters),
                 parameters["deadline"],
             )
         except Unanswered as error:
@@ -185,6 +185,8 @@ def _blocking(
 class BlockingCursor:
     """
     A L{Cursor} whose calls block until they have ended.  Every thread may make calls.
+
+    @ivar cursor: this cursor, for functions in the reactor's thread.
     """
 
     def __init__(
@@ -202,7 +204,7 @@ class BlockingCursor:
 
         @param on_retry: called in the reactor's thread.
         """
-        self._cursor = Cursor(
+        self.cursor = Cursor(
             *urls,
             token=token,
             deadline=deadline,
@@ -214,7 +216,7 @@ class BlockingCursor:
         )
 
     def __repr__(self) -> str:
-        return repr(self._cursor).replace("<", "<Blocking", 1)
+        return repr(self.cursor).replace("<", "<Blocking", 1)
 
     def __enter__(self) -> Self:
         return self
@@ -226,14 +228,14 @@ class BlockingCursor:
         """
         Close all connections, and end all watches; see L{Cursor.close}.
         """
-        wait(self._cursor.close, CLOSE_TIMEOUT_SECONDS)
+        wait(self.cursor.close, CLOSE_TIMEOUT_SECONDS)
 
     @property
     def sent_nothing(self) -> bool:
         """
         See L{Cursor.sent_nothing}.
         """
-        return self._cursor.sent_nothing
+        return self.cursor.sent_nothing
 
     current = _blocking(Cursor.current)
     next = _blocking(Cursor.next)
@@ -246,14 +248,14 @@ class BlockingCursor:
         """
         Yield the steps that were made, newest first; see L{Cursor.history}.
         """
-        steps = self._cursor.history(before=before, limit=limit)
-        return _iterate(steps, self._cursor.deadline)
+        steps = self.cursor.history(before=before, limit=limit)
+        return _iterate(steps, self.cursor.deadline)
 
     def watch(self) -> Iterator[State]:
         """
         Yield the present state, and then each newer one; see L{Cursor.watch}.
         """
-        return _iterate(self._cursor.watch(), math.inf)
+        return _iterate(self.cursor.watch(), math.inf)
 
 
 def _iterate(items: AsyncIterator[Value], timeout: float) -> Iterator[Value]:

@@ -8,9 +8,9 @@ import math
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed
 from pexservice.cli.verb import (
@@ -28,10 +28,7 @@ from pexservice.settings.option import number
 
 if TYPE_CHECKING:
     from pexservice.cli.load import Report
-    from pexservice.client import BlockingCursor, State
-
-#: A class of clients: C{Cursor} or C{BlockingCursor}.
-Client = TypeVar("Client")
+    from pexservice.client import BlockingCursor, Cursor, CursorError, State
 
 #: If a value has more than C{_MAX_DIGITS}, C{watch} prints only the first and the last
 #: C{_END_DIGITS}.
@@ -194,21 +191,19 @@ def load(arguments: Namespace) -> Result:
     from attrs import asdict
 
     from pexservice.cli.load import Load
-    from pexservice.client import Cursor
     from pexservice.client.blocking import wait
 
     bar = ProgressBar()
     running = Load(arguments.seconds, bar.show)
 
-    async def run() -> Report:
+    async def run(cursor: Cursor) -> Report:
         # One thread draws and removes the bar, so that no bar remains after an interrupt.
         with bar:
-            async with _make_client(Cursor, arguments) as cursor:
-                return await running.run(cursor, arguments.connections)
+            return await running.run(cursor, arguments.connections)
 
     try:
-        with _client_errors(arguments):
-            report = wait(run)
+        with _service(arguments) as service:
+            report = wait(lambda: run(service.cursor))
     except (KeyboardInterrupt, SystemExit) as interrupt:
         if running.start is None:
             raise
@@ -225,71 +220,66 @@ def load(arguments: Namespace) -> Result:
 @contextmanager
 def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
     """
-    Provide a client of the service that C{arguments} name, and handle its errors.
+    Provide a client of the service that C{arguments} name.
+
+    @raise VerbFailed: instead of an error of the client.
     """
-    from pexservice.client import BlockingCursor
+    from pexservice.client import BlockingCursor, CursorError
 
-    with (
-        _client_errors(arguments),
-        _make_client(BlockingCursor, arguments) as cursor,
-    ):
-        yield cursor
-
-
-def _make_client(client_class: Callable[..., Client], arguments: Namespace) -> Client:
-    notices: list[str] = []
+    # Without this line, SIGINT is ignored if a shell started this process in the
+    # background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # C{watch} has no deadline.  It retries for ever, so it always says why it retries.
     deadline = getattr(arguments, "deadline", math.inf)
+    notices: list[str] = []
 
     def on_retry(reason: str) -> None:
         if not notices and (deadline == math.inf or sys.stderr.isatty()):
             notices.append(reason)
             sys.stderr.write(f"pexctl: {reason}; retrying\n")
 
-    return client_class(
-        *map(str, urls_of(arguments)),
-        token=token_of(arguments),
-        ca_file=arguments.ca_file,
-        deadline=deadline,
-        on_retry=on_retry,
-    )
-
-
-@contextmanager
-def _client_errors(arguments: Namespace) -> Iterator[None]:
-    """
-    Raise L{VerbFailed} for an error of the client.
-    """
-    from pexservice import client
-
-    # Without this line, SIGINT is ignored if a shell started this process in the
-    # background.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # With --key, the outcome of the earlier step is unknown even if nothing was sent now.
-    is_repeated = getattr(arguments, "key", None) is not None
     try:
-        yield
-    except client.BadAddress as error:
-        raise VerbFailed(str(error), exit_status=WRONG_ARGUMENTS) from error
-    except client.Moved as error:
+        with BlockingCursor(
+            *map(str, urls_of(arguments)),
+            token=token_of(arguments),
+            ca_file=arguments.ca_file,
+            deadline=deadline,
+            on_retry=on_retry,
+        ) as cursor:
+            yield cursor
+    except CursorError as error:
+        is_repeated = getattr(arguments, "key", None) is not None
+        raise _client_failure(error, is_repeated=is_repeated) from error
+
+
+def _client_failure(error: CursorError, *, is_repeated: bool) -> VerbFailed:
+    """
+    Return the failure for an error of the client.
+
+    @param is_repeated: whether C{--key} repeats an earlier step.  The outcome of this step
+        is unknown even if nothing was sent now.
+    """
+    from pexservice.client import BadAddress, Moved, OutcomeUnknown, Refused
+
+    if isinstance(error, BadAddress):
+        return VerbFailed(str(error), exit_status=WRONG_ARGUMENTS)
+    if isinstance(error, Moved):
         present = {"revision": error.state.revision, "position": error.state.position}
-        message = f"{error}; no step was made"
-        raise VerbFailed(message, "precondition-failed", present) from error
-    except client.CursorError as error:
-        message, outcome = str(error), "unreachable"
-        fields = {} if error.key is None else {"key": error.key}
-        if isinstance(error, client.Refused):
-            outcome, fields["problem"] = "refused", error.name
-        if error.sent and error.key is not None:
-            outcome = "outcome-unknown"
-            if not isinstance(error, client.OutcomeUnknown):
-                # A proxy may have sent this response in the place of the service, or an
-                # earlier attempt has reached another server.
-                message += f"; it is unknown whether the step was made (key {error.key})"
-        elif is_repeated and outcome == "unreachable":
-            outcome = "outcome-unknown"
-            message += "; an earlier call with this key may have made it, so repeat it"
-        raise VerbFailed(message, outcome, fields) from error
+        return VerbFailed(f"{error}; no step was made", "precondition-failed", present)
+    message, outcome = str(error), "unreachable"
+    fields = {} if error.key is None else {"key": error.key}
+    if isinstance(error, Refused):
+        outcome, fields["problem"] = "refused", error.name
+    if error.sent and error.key is not None:
+        outcome = "outcome-unknown"
+        if not isinstance(error, OutcomeUnknown):
+            # A proxy may have sent this response in the place of the service, or an
+            # earlier attempt has reached another server.
+            message += f"; it is unknown whether the step was made (key {error.key})"
+    elif is_repeated and outcome == "unreachable":
+        outcome = "outcome-unknown"
+        message += "; an earlier call with this key may have made it, so repeat it"
+    return VerbFailed(message, outcome, fields)
 
 
 def _object_of(state: State) -> dict[str, object]:
