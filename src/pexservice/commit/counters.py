@@ -13,11 +13,12 @@ from math import inf
 
 from pexservice.core.cursor import Transition
 
-#: The outcomes of a requested transition.  L{pexservice.commit.interface.Outcome} explains
-#: the first three.  C{not_taken}: the step failed, and its transition is not stored.
-#: C{unknown}: the step failed, and it is unknown whether its transition is stored.
-OUTCOMES = ("moved", "replayed", "unmet", "not_taken", "unknown")
-APPLIED, REPLAYED, PRECONDITION_FAILED, NOT_STORED, UNKNOWN = OUTCOMES
+#: The outcomes of a step that failed: it is not stored, or it is unknown whether it is
+#: stored.
+NOT_STORED, UNKNOWN = "not_taken", "unknown"
+
+#: The outcomes of a step.  L{pexservice.commit.interface.Outcome} explains the others.
+OUTCOMES = ("moved", "replayed", "unmet", NOT_STORED, UNKNOWN)
 
 #: The upper bounds of the buckets of commit durations, in seconds.  The first bound is less
 #: than half of a commit on the reference disk.  The last bound is the default of

@@ -217,8 +217,8 @@ class GroupCommit:
         stored.
 
         @param refusal: why the steps of the open batch, and later steps, are refused.
-        @param batch: see L{_roll_back}.
-        @param error: see L{_roll_back}.
+        @param batch: the batch whose commit failed, if any.
+        @param error: the error that the requests of C{batch} get.
         """
         self._stopped = refusal
         self._roll_back(refusal, batch, error)
@@ -261,10 +261,10 @@ class GroupCommit:
         self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
         """
-        Respond to C{request}, whose step does not move the cursor.
+        Respond to C{request}, whose step is not applied.
 
-        @param batch: the batch whose commit makes the state for the response durable.  The
-            request waits for this commit.  C{None} if the state is durable.
+        @param batch: the response waits for the commit of this batch, which makes the
+            state in the response durable.  C{None} if the state is durable already.
         """
         if batch is None:
             self._finish(request)
@@ -413,13 +413,14 @@ class GroupCommit:
         error: Exception | None = None,
     ) -> None:
         """
-        Set the latest state back, and refuse the open batch.
+        Refuse the open batch, and set the latest state back to the state before it.
 
         The open batch was never sent to the store.
 
         @param refusal: why the open batch is refused.
-        @param batch: the batch whose commit failed, if any.  It is rolled back too, and its
-            requests get C{error}.
+        @param batch: the batch whose commit failed, if any.  The latest state is set back
+            to the state before this batch.
+        @param error: the error that the requests of C{batch} get.
         """
         open_batch = self._open_batch
         self._latest = (batch or open_batch).before

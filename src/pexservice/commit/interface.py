@@ -186,7 +186,7 @@ class ICommitter(Interface):
         """
         Read at most C{limit} durable transitions, newest first.
 
-        @param before: return only transitions with lower revisions.  The store may have
-            newer transitions than the durable state that this process knows.
+        @param before: return only transitions with lower revisions.  Without a limit, the
+            first transitions may be newer than L{durable}, which can lag behind the store.
         @raise Refusal: the store cannot be read.
         """

@@ -2,9 +2,9 @@
 The committer of a store that several nodes write to.
 
 Another node may have moved the cursor, and this node may not know that yet.  So no response
-comes from the memory of this node alone.  A read gets a state that the store had after the
-request arrived.  A condition that the latest state of this node does not meet is checked
-again with a state of the store, or after a commit.
+comes from the memory of this node alone.  A read asks the store after the request arrived.
+If the latest state of this node does not meet a step's condition, the condition is checked
+again: with a state that was read from the store, or after a commit.
 
 A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
 batch begins.  If another node has moved the cursor first, the batch is not stored.  Then

@@ -1,5 +1,5 @@
 """
-The cursor: its states, its transitions, and the function that applies a transition.
+The cursor, its transitions, and the function that applies a transition.
 
 This module uses no Twisted, no store and no clock.
 """
@@ -113,9 +113,9 @@ def position_after_all(position: int, transitions: bytes) -> int:
     """
     Return the position after all C{transitions}, given as one code byte each.
 
-    Only the transitions after the last reset matter.  If there are not more C{previous}
-    than C{position}, the position cannot fall below 0, so the transitions are only counted.
-    Otherwise they are applied one by one, because a C{previous} at position 0 does nothing.
+    Only the transitions after the last reset matter.  If at most C{position} of them are
+    C{previous}, the position never falls below 0, so they are only counted.  Otherwise they
+    are applied one by one, because a C{previous} at position 0 does nothing.
     """
     last_reset = transitions.rfind(Transition.RESET.code)
     if last_reset >= 0:

@@ -40,9 +40,8 @@ class Term:
     """
     One term of the sequence, together with the following term.
 
-    A step in either direction needs only these two values.  A term is immutable by
-    convention.  The texts of a term and of its neighbours are computed when they are first
-    needed, and only once.
+    A step in either direction needs only these two values.  No code changes a term.  The
+    texts of a term and of its neighbours are computed once, when they are first needed.
 
     @ivar position: n, 0 or more.
     @ivar value: F(n).
@@ -128,9 +127,9 @@ class Term:
 
 FIRST_TERM = Term(0, Decimal(0), Decimal(1))
 
-#: A L{TermCache} has at most this many terms, and these have together at most this many
-#: digits.  A value and its text take about 1.5 bytes for each digit.  A response in JSON
-#: also needs the texts of both neighbours.  Then a term takes 3.5 bytes for each digit.
+#: The limits of a L{TermCache}: the number of its terms, and the sum of their digits.  A
+#: value and its text take about 1.5 bytes for each digit.  After a response in JSON, which
+#: also needs the texts of both neighbours, a term takes 3.5 bytes for each digit.
 MAX_CACHED_TERMS = 1024
 MAX_CACHED_DIGITS = 4_000_000
 
@@ -142,8 +141,8 @@ class TermCache:
     """
     A cache of the terms that were computed last.
 
-    If the cursor moves back and forth, each term is computed only once.  When the cache is
-    full, it drops the oldest term.
+    If the cursor moves back and forth, each term is computed only once.  A full cache drops
+    the term that was added first.
     """
 
     def __init__(self) -> None:

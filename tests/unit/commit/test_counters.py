@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pexservice.commit.counters import (
-    APPLIED,
     DURATIONS,
     NOT_STORED,
-    PRECONDITION_FAILED,
     SIZES,
     Counts,
     Histogram,
@@ -47,9 +45,9 @@ def test_every_pair_of_transition_and_outcome_is_counted_from_0() -> None:
     pairs = {(kind, outcome): count for kind, outcome, count in counts.transitions()}
     assert len(pairs) == 3 * 5
     assert set(pairs.values()) == {0}
-    counts.count(APPLIED, b"nnpnr")
-    counts.count(APPLIED, b"n")
-    counts.count(PRECONDITION_FAILED, b"p")
+    counts.count("moved", b"nnpnr")
+    counts.count("moved", b"n")
+    counts.count("unmet", b"p")
     counts.count(NOT_STORED, bytearray(b"r"))
     assert [transition for transition in counts.transitions() if transition[2]] == [
         (Transition.NEXT, "moved", 4),

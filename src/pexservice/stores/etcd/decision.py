@@ -166,11 +166,14 @@ class Attempt:
         """
         if observation.operation == self.operation.number:
             return BatchOutcome.STORED
-        # Without the operation key no copy can succeed any more, but one may have done so.
-        gone = observation.operation is None
-        moved = observation.record != self.base
-        if copies_left and (gone if moved else observation.used):
-            # Either nothing shows any more whether a copy succeeded, or a copy may still
-            # succeed: if the used idempotency keys are removed before it arrives.
-            return BatchOutcome.UNKNOWN
-        return BatchOutcome.NOT_STORED
+        if not copies_left:
+            return BatchOutcome.NOT_STORED
+        if observation.record != self.base:
+            # The cursor has moved, so no copy can succeed any more.  Only the operation key
+            # shows whether an earlier copy has succeeded.
+            is_known = observation.operation is not None
+        else:
+            # No copy has succeeded.  The batch has idempotency keys that were used before.
+            # If these are removed from etcd, a copy that arrives later may succeed.
+            is_known = not observation.used
+        return BatchOutcome.NOT_STORED if is_known else BatchOutcome.UNKNOWN

@@ -339,9 +339,12 @@ class EtcdStore:
         """
         Remember C{record} if it is newer than the known record, or if etcd was restored.
 
-        @param known: the record that was known when this node asked etcd for C{record}.
-            C{None} if C{record} is from the watch, which may report a record after an
-            answer has shown a newer one.
+        This node may get records in another order than that in which they were written.  So
+        an older record shows a restore only if this node asked for it, and has learned no
+        other record since.
+
+        @param known: the record that was known when this node asked etcd for C{record};
+            C{None} if the watch has reported C{record}.
         """
         base = self._known_record
         newer = record.mod_revision > base.mod_revision

@@ -18,11 +18,11 @@ But a node may die, sleep, or have no steps when its turn comes.  So the other n
 only as long as a turn of that node can take; see L{TurnQueue.delay}.  Then they pass the
 node over, and the next transaction that succeeds removes its mark.
 
-A node far from etcd is slow: if the other nodes waited for its turn, each wait would cost
-them many turns.  So they first skip a slow mark, which keeps its place.  When the mark has
-been in the queue for twice the time of a wait, they do wait for its node.  All nodes saw
-the mark at about the same time, so all wait at about the same time, and the slow node's
-transaction succeeds.
+A node far from etcd is slow: in the time of its turn, the other nodes could have many
+turns.  So they first skip the mark of a slow node, which keeps its place.  They wait for
+the node when its mark has been in the queue for twice the time of such a wait.  All nodes
+saw the mark at about the same time, so all of them wait at about the same time, and the
+transaction of the slow node succeeds.
 
 A mark is I{hard} if steps wait at its node, and I{soft} if the node will probably have
 steps.
@@ -40,9 +40,9 @@ from pexservice.stores.etcd.records import Mark
 #: The weight of the newest transaction in the usual duration of a transaction.
 NEWEST_TURN_WEIGHT = 0.1
 
-#: Other nodes wait for a node with a soft mark, and with a hard mark, for the time of this
-#: many usual transactions of that node.  In the time of one transaction the node learns
-#: that its turn has come, and another transaction is its turn.
+#: Other nodes wait for a node with a soft mark, or with a hard mark, for the time of this
+#: many usual transactions of that node.  The news that its turn has come takes the time of
+#: one transaction, and its turn takes that of another one.
 SOFT_TRANSACTIONS = 2
 HARD_TRANSACTIONS = 4
 

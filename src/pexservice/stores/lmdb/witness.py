@@ -77,19 +77,18 @@ class Witness:
             # The disk may be full.  The service can still commit into its disk reserve.
             self._continue_without_file(error)
 
-    def write(self, witnessed: WitnessRecord) -> None:
+    def write(self, record: WitnessRecord) -> None:
         """
-        Record that a revision is durable, or that the store was found damaged at it.
+        Write C{record} into the file.  After a record of damage, only such records follow.
 
-        Recorded damage stays recorded.  If this fails, it raises no exception, because the
-        commit is already durable.
+        This raises no exception, because the commit is already durable.
         """
         with self._lock:
-            self._found_damage |= not witnessed.sound
-            if self._file is None or (self._found_damage and witnessed.sound):
+            self._found_damage |= not record.sound
+            if self._file is None or (self._found_damage and record.sound):
                 return
             try:
-                os.pwrite(self._file, records.encode_witness(witnessed), 0)
+                os.pwrite(self._file, records.encode_witness(record), 0)
             except OSError as error:
                 self._continue_without_file(error)
 
