@@ -30,7 +30,7 @@ from pexservice.cli.output import (
 from pexservice.cli.verb import PARSER, VERBS, argument, verb
 from pexservice.cli.verbs import calls, check, reload, status, stores  # noqa: F401 verbs
 from pexservice.core.text import printable
-from pexservice.settings.option import near
+from pexservice.settings.option import did_you_mean
 
 __all__ = ["PARSER", "main"]
 
@@ -75,7 +75,7 @@ def _require_verb(name: str) -> None:
 
 
 def _hint(word: str, words: list[str], verb_name: str) -> str:
-    return near(word, words) or f"; see pexctl help {verb_name}".rstrip()
+    return did_you_mean(word, words) or f"; see pexctl help {verb_name}".rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,7 +36,7 @@ from pexservice.process.exit_status import CannotStart, Misconfigured, Status
 from pexservice.process.listening import (
     AddressInUse,
     addresses_in_use,
-    require_addresses,
+    check_addresses,
 )
 from pexservice.process.log_lines import LogLines, error_line
 from pexservice.process.sd_notify import Notifier
@@ -46,7 +46,7 @@ from pexservice.settings.config_file import read_config
 from pexservice.settings.option import (
     Option,
     command_line,
-    near,
+    did_you_mean,
     options_of,
 )
 from pexservice.settings.options import Settings, Source, Supervision, WorkerSettings
@@ -182,7 +182,7 @@ class CommonOptions(usage.Options):
         values = {option.name: option.metavar for option in self.declared()}
         if mistake == "requires argument":
             return f"--{name} requires a value: --{name} {values.get(name, 'VALUE')}"
-        hint = _OTHER_NAMES.get(name) or near(name, list(values), "--{}")
+        hint = _OTHER_NAMES.get(name) or did_you_mean(name, list(values), "--{}")
         return f"there is no option {dashes}{name}{hint}"
 
     def postOptions(self) -> None:
@@ -290,7 +290,7 @@ class ServiceOptions(CommonOptions):
         try:
             # Workers of a supervisor that was killed may still have the addresses.
             retry_while_orphans_end(
-                partial(require_addresses, the_reactor(), settings.listen),
+                partial(check_addresses, the_reactor(), settings.listen),
                 AddressInUse,
                 START_SIGNALS.sleep,
             )

@@ -246,14 +246,14 @@ def addresses_in_use(reactor: object, descriptions: Sequence[str]) -> list[str]:
     in_use = []
     for description in descriptions:
         try:
-            require_addresses(reactor, [description])
+            check_addresses(reactor, [description])
         except AddressInUse:
             in_use.append(description)
-    require_addresses(reactor, [text for text in descriptions if text not in in_use])
+    check_addresses(reactor, [text for text in descriptions if text not in in_use])
     return in_use
 
 
-def require_addresses(reactor: object, descriptions: Sequence[str]) -> None:
+def check_addresses(reactor: object, descriptions: Sequence[str]) -> None:
     """
     Listen on all TCP addresses at once, for a moment.
 

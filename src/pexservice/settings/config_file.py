@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pexservice.settings.option import Option, near
+from pexservice.settings.option import Option, did_you_mean
 
 _TYPE_NAMES = {
     bool: "true or false",
@@ -47,7 +47,7 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
     values = {}
     for key, value in table.items():
         if key not in known:
-            hint = near(key.replace("_", "-"), list(known))
+            hint = did_you_mean(key.replace("_", "-"), list(known))
             raise ValueError(f"the configuration file {path}: there is no {key}{hint}")
         try:
             values[key] = _value(known[key], value, Path(path).absolute().parent)

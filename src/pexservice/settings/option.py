@@ -126,9 +126,9 @@ def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:
         yield from option.arguments(getattr(settings, option.attribute))
 
 
-def near(word: str, words: list[str], form: str = "{}") -> str:
+def did_you_mean(word: str, words: list[str], form: str = "{}") -> str:
     """
-    Suggest the one of C{words} that the operator probably meant by C{word}.
+    Return the question whether the operator meant another one of C{words} by C{word}.
 
     @return: the end of a sentence; empty if no word is similar.
     """
@@ -179,7 +179,9 @@ def one_of(*words: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in words:
-            raise ValueError(f"must be {' or '.join(words)}{near(text, list(words))}")
+            raise ValueError(
+                f"must be {' or '.join(words)}{did_you_mean(text, list(words))}"
+            )
         return text
 
     return parse

@@ -14,7 +14,7 @@ from pathlib import Path
 from twisted.internet import endpoints
 
 from pexservice.process.listening import ALL_OF_SYSTEMD
-from pexservice.settings.option import near
+from pexservice.settings.option import did_you_mean
 from pexservice.stores.registry import store_factory
 
 #: The kinds of endpoints that a worker can listen on, and their forms.  C{fd:} is a socket
@@ -105,7 +105,7 @@ def _meant(description: str) -> str:
     elif description.startswith("/"):
         likely = f"unix:{description}"
     elif get_close_matches(head, ENDPOINT_FORMS, 1):
-        return near(head, list(ENDPOINT_FORMS), "{}:")
+        return did_you_mean(head, list(ENDPOINT_FORMS), "{}:")
     elif match := _HOST_AND_PORT.fullmatch(description):
         host, port = match.groups()
         escaped = "127.0.0.1" if host in ("", "localhost") else host.replace(":", "\\:")

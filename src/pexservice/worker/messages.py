@@ -1,5 +1,5 @@
 """
-A worker's messages to the process that started it, which is the supervisor or systemd.
+A worker and the process that started it, which is the supervisor or systemd.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ LOG_INTERVAL_SECONDS = 5.0
 def connect_notifier(settings: WorkerSettings, environment: Mapping[str, str]) -> Notifier:
     """
     Return the notifier that sends messages to the process that started this one.
-
-    If a supervisor started this process, also leave the signals of the terminal to it.
     """
     if settings.supervisor is None:
         return Notifier.to_service_manager(environment)
-    notifier = Notifier.to_supervisor(settings.supervisor, environment)
+    return Notifier.to_supervisor(settings.supervisor, environment)
+
+
+def handle_signals_as_supervised() -> None:
+    """
+    Set the handling of signals of a process that a supervisor started.
+    """
     # At Ctrl-C, the terminal sends SIGINT to a whole process group.  In its own group, this
     # worker does not get it; the supervisor stops the worker by SIGTERM.  SIGHUP is also
     # for the supervisor alone.
@@ -50,7 +54,6 @@ def connect_notifier(settings: WorkerSettings, environment: Mapping[str, str]) -
     faulthandler.enable(sys.__stderr__ or 2)
     for number in SIGNALS_OF_DAMAGE - {signal.SIGABRT}:
         signal.signal(number, signal.SIG_DFL)
-    return notifier
 
 
 class VerificationProgress:

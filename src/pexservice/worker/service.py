@@ -20,7 +20,11 @@ from pexservice.process.timing import Periodic
 from pexservice.settings.options import WorkerSettings
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreUnavailable
 from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
-from pexservice.worker.messages import HEARTBEATS_PER_WATCHDOG, connect_notifier
+from pexservice.worker.messages import (
+    HEARTBEATS_PER_WATCHDOG,
+    connect_notifier,
+    handle_signals_as_supervised,
+)
 
 #: The delay before a worker tries again to open the store.  It doubles with each failure,
 #: from the first of these values up to the second one.
@@ -66,6 +70,8 @@ class Worker(Service):
         socket, must be checked before that report: L{assemble} does this.
         """
         self._notifier = connect_notifier(self._settings, os.environ)
+        if self._settings.is_supervised:
+            handle_signals_as_supervised()
         if self._notifier.watchdog is not None:
             interval = self._notifier.watchdog / HEARTBEATS_PER_WATCHDOG
             Periodic(self._send_heartbeat, self._reactor).start(interval, now=True)

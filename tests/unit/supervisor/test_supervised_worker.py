@@ -82,10 +82,10 @@ def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> No
         ([STANDBY], WorkerState.STANDBY),
         ([READY, "STATUS=serving"], WorkerState.ACTIVE),
         ([STANDBY, READY], WorkerState.ACTIVE),
-        # An earlier message may come again with a sign of life.
+        # A heartbeat may repeat an earlier message.
         ([READY, STANDBY], WorkerState.ACTIVE),
         ([READY, STOPPING], WorkerState.STOPPING),
-        # A process that stops serves no more, whatever it says.
+        # A process that stops does not become active again.
         ([STOPPING, READY], WorkerState.STOPPING),
         (["nonsense", "=", "", "\xff"], WorkerState.STARTING),
     ],
@@ -219,7 +219,7 @@ def test_silent_worker_gets_sigabrt_then_sigkill(
 
 def test_worker_with_heartbeats_is_left_alone(supervised: Supervised) -> None:
     """
-    A process that gives signs of life is left alone.
+    A process that sends heartbeats gets no signal.
     """
     (process,) = supervised.processes
     process.notify(READY)

@@ -7,7 +7,9 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from twisted.internet.task import Clock
@@ -19,6 +21,7 @@ from pexservice.worker.messages import (
     LOG_INTERVAL_SECONDS,
     VerificationProgress,
     connect_notifier,
+    handle_signals_as_supervised,
 )
 
 
@@ -36,7 +39,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.fixture
-def followed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+def changes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """
     Provide a record of the changes that a supervised worker would make to its process.
 
@@ -50,39 +53,41 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     signal.signal(signal.SIGHUP, before)
 
 
-def test_worker_of_a_supervisor_leaves_the_signals_to_it(
-    pipe: tuple[int, int], followed: list[object]
+def test_worker_of_a_supervisor_sends_its_messages_into_its_pipe(
+    pipe: tuple[int, int],
 ) -> None:
-    """
-    A worker below a supervisor speaks through its pipe.
-
-    The worker has its own process group, leaves SIGHUP to the supervisor, and writes
-    its traceback at SIGABRT.
-    """
     reading, writing = pipe
     environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": "@not-this-one"}
     notifier = connect_notifier(WorkerSettings(supervisor=writing), environment)
     notifier.notify(READY)
     assert os.read(reading, 100) == b"READY=1\n"
     assert notifier.watchdog == 4.0
-    assert followed == [(0, 0), "traceback"]
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     assert not os.get_inheritable(writing)
 
 
-def test_worker_without_a_supervisor_notifies_systemd(followed: list[object]) -> None:
-    """
-    A worker without a supervisor speaks to systemd, if any, and follows no process.
-    """
-    connect_notifier(WorkerSettings(), {}).notify(READY)
-    assert followed == []
+def test_worker_without_a_supervisor_sends_its_messages_to_systemd() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")
+        name = "@" + manager.getsockname()[1:].decode()
+        with closing(connect_notifier(WorkerSettings(), {"NOTIFY_SOCKET": name})) as sender:
+            sender.notify(READY)
+        assert manager.recv(100) == b"READY=1\n"
 
 
-def test_progress_is_a_status_and_a_heartbeat() -> None:
+def test_worker_of_a_supervisor_leaves_the_signals_of_the_terminal_to_it(
+    changes: list[object],
+) -> None:
     """
-    Progress is passed on in systemd's words.
+    The worker has its own process group, ignores SIGHUP, and writes a traceback at SIGABRT.
+    """
+    handle_signals_as_supervised()
+    assert changes == [(0, 0), "traceback"]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
-    The words are a status, more time to start, and a sign that the process is alive.
+
+def test_progress_is_shown_in_messages_that_are_heartbeats() -> None:
+    """
+    Each message on the progress has a status text, is a heartbeat, and asks for more time.
     """
     notified: list[tuple[str, ...]] = []
     progress = VerificationProgress(lambda *lines: notified.append(lines))

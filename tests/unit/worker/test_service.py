@@ -104,6 +104,7 @@ class Bench:
             lambda message: self.messages.extend(message.decode().splitlines()), watchdog
         )
         monkeypatch.setattr(service, "connect_notifier", lambda *_: notifier)
+        monkeypatch.setattr(service, "handle_signals_as_supervised", lambda: None)
         monkeypatch.setattr(assembly, "event_loop", lambda _: self)
         monkeypatch.setattr(listeners, "Listener", self._listen)
         monkeypatch.setattr(assembly, "store_factory", lambda _: self)
