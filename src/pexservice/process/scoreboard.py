@@ -86,9 +86,6 @@ VERIFICATION = Record(38912, 2048)
 
 
 def create() -> int:
-    """
-    Return the descriptor of a new scoreboard.
-    """
     return os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC)
 
 

@@ -76,7 +76,6 @@ class Supervisor(Service):
         """
         Make the service, without starting anything.
 
-        @param setup: how workers are started and watched.
         @param reread_options: reads the options again, for a reload.  It is called with the
             present setup, and with the options whose loss the operator accepts; see
             C{pexservice.cli.twistd.RunningOptions.reread}.

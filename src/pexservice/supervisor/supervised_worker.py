@@ -163,11 +163,6 @@ class SupervisedWorker:
     _log = Logger()
 
     def __init__(self, name: str, reactor: SupervisorReactor, workers: Workers) -> None:
-        """
-        Make a worker that has no process yet.
-
-        @param workers: decides about all workers.
-        """
         self.name = name
         self.workers = workers
         self.process: WorkerProcess | None = None

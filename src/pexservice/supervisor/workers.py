@@ -145,9 +145,6 @@ class Workers:
         self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
 
     def _add_missing_workers(self) -> list[SupervisedWorker]:
-        """
-        Add the workers that are missing, and return them.
-        """
         staying = [worker for worker in self.workers if not worker.retired]
         missing = 1 + self.setup.standby_count - len(staying)
         return [self._add_worker() for _ in range(missing)]
@@ -281,9 +278,6 @@ class Workers:
 
     @property
     def reloading(self) -> bool:
-        """
-        Return whether a reload is in progress.
-        """
         return not self._reloading.called
 
     def reload(self) -> None:

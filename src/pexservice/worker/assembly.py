@@ -21,7 +21,7 @@ from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart, cannot_use
 from pexservice.process.listening import affordable_connections, listen_endpoints
-from pexservice.process.supervisor_report import report_reader
+from pexservice.process.supervisor_report import SupervisorReport, report_reader
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.reactor import event_loop
@@ -80,36 +80,15 @@ def assemble(
     @raise CannotStart: an option, a file or a socket cannot be used.
     """
     connections = _connections(settings.max_connections)
-    claim = verification = None
-    read_report = report_reader(settings.scoreboard)
-    if settings.scoreboard is not None:
-        try:
-            scoreboard.keep_from_children(settings.scoreboard)
-        except OSError as error:
-            raise CannotStart(
-                f"--scoreboard {settings.scoreboard}: {error.strerror}"
-            ) from error
-        claim = StoreClaim(settings.scoreboard)
-        verification = VerificationRecord(
-            settings.scoreboard, read_report, quick_check=settings.quick_check
-        )
     files = read_files(settings)
     files.warn_of_expiry(time.time())
     endpoints = listen_endpoints(reactor, settings.listen)
     loop = event_loop(reactor)
+    read_report = report_reader(settings.scoreboard)
     progress = VerificationProgress(notify)
     factory = store_factory(settings.store)
-    store = factory.make(
-        StoreOptions(
-            reactor=reactor,
-            journal=settings.journal,
-            progress=progress.show,
-            create=not settings.no_create,
-            claim=claim,
-            verification=verification,
-        )
-    )
-    committer = _committer(settings, store)(
+    store = factory.make(_store_options(settings, reactor, read_report, progress))
+    committer = _committer_class(settings, store)(
         store, reactor, fatal=fatal, call_soon=loop.call_soon
     )
     # A new connection can replace an idle connection, but not a stream of events.  So
@@ -175,7 +154,34 @@ def _connections(wanted: int) -> Connections:
     return Connections(allowed)
 
 
-def _committer(settings: Settings, store: IStore) -> Callable[..., ICommitter]:
+def _store_options(
+    settings: WorkerSettings,
+    reactor: WorkerReactor,
+    read_report: Callable[[], SupervisorReport | None],
+    progress: VerificationProgress,
+) -> StoreOptions:
+    board = settings.scoreboard
+    claim = verification = None
+    if board is not None:
+        try:
+            scoreboard.keep_from_children(board)
+        except OSError as error:
+            raise CannotStart(f"--scoreboard {board}: {error.strerror}") from error
+        claim = StoreClaim(board)
+        verification = VerificationRecord(
+            board, read_report, quick_check=settings.quick_check
+        )
+    return StoreOptions(
+        reactor=reactor,
+        journal=settings.journal,
+        progress=progress.show,
+        create=not settings.no_create,
+        claim=claim,
+        verification=verification,
+    )
+
+
+def _committer_class(settings: Settings, store: IStore) -> Callable[..., ICommitter]:
     if ISharedStore.providedBy(store):
         from pexservice.commit import optimistic  # noqa: PLC0415 rarely used
 
