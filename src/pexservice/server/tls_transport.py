@@ -59,7 +59,7 @@ class TlsTransport(asyncio.Protocol):
         # Whether OpenSSL may have more decrypted data.
         self._has_decrypted = False
         self._bytes_without_data = 0
-        self._handshake_done = self._decryption_scheduled = self._is_decrypting = False
+        self._handshake_done = self._decryption_scheduled = False
         self._is_reading = True
         # Whether reading from the socket is paused, because the budget is spent or because
         # the connection has paused reading.
@@ -136,9 +136,6 @@ class TlsTransport(asyncio.Protocol):
         Decrypt input until there is no more, the budget is spent, or reading is paused.
         """
         self._decryption_scheduled = False
-        if self._is_decrypting:
-            return
-        self._is_decrypting = True
         try:
             while self._can_decrypt:
                 begin = self._budget.seconds()
@@ -152,8 +149,6 @@ class TlsTransport(asyncio.Protocol):
             self._flush()
             self._close_socket()
             return
-        finally:
-            self._is_decrypting = False
         if self._is_reading and not self._output_ended:
             if self._input_ended:
                 self._end_input()
@@ -274,7 +269,7 @@ class TlsTransport(asyncio.Protocol):
         if self._output_ended:
             if (transport := self._open_socket) is not None:
                 transport.resume_reading()
-        elif not (self._decryption_scheduled or self._is_decrypting):
+        elif not self._decryption_scheduled:
             # The connection first parses its own buffer, so decryption waits for the next
             # iteration.
             self._decryption_scheduled = True
