@@ -416,13 +416,17 @@ def test_signal_ends_a_load_which_removes_its_bar_and_prints_its_counts(
     assert "outcome unknown: 10\r\nnot compared with the history\r\n" in report
 
 
-def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(worker: Daemon) -> None:
+@pytest.mark.parametrize("verb", ["current", "history", "watch"])
+def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(
+    worker: Daemon, verb: str
+) -> None:
+    pexctl(worker, "next")
     reading, writing = os.pipe()
     os.close(reading)
     url = f"http://127.0.0.1:{worker.port}"
     with os.fdopen(writing, "w") as pipe:
         ended = subprocess.run(
-            [*PEXCTL, "current", "--url", url],
+            [*PEXCTL, verb, "--url", url],
             check=False,
             stdout=pipe,
             stderr=subprocess.PIPE,
@@ -432,7 +436,7 @@ def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(worker: Daemon) -> 
     assert (ended.returncode, ended.stderr) == (141, "")
     with Path("/dev/full").open("w") as full:
         failed = subprocess.run(
-            [*PEXCTL, "current", "--url", url],
+            [*PEXCTL, verb, "--url", url],
             check=False,
             stdout=full,
             stderr=subprocess.PIPE,

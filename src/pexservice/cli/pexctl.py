@@ -16,8 +16,8 @@ import re
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 
 from pexservice.cli.output import (
     Result,
@@ -109,14 +109,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
+def _results_of(arguments: Namespace) -> Generator[Result]:
+    results: Result | Iterator[Result] = arguments.run(arguments)
+    if isinstance(results, Result):
+        yield results
+    else:
+        yield from results
+
+
 def _run(arguments: Namespace) -> int:
     """
     Run the verb, print its results or its failure, and return the exit status.
     """
     try:
-        results: Result | Iterator[Result] = arguments.run(arguments)
-        for result in [results] if isinstance(results, Result) else results:
-            write(json.dumps(result.fields) if arguments.json else result.line)
+        # If the output fails, the verb closes its connections now, and not at the exit.
+        with closing(_results_of(arguments)) as results:
+            for result in results:
+                write(json.dumps(result.fields) if arguments.json else result.line)
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 failure_of raises bugs again
