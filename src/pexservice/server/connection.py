@@ -483,7 +483,7 @@ class Connection(asyncio.Protocol):
         self._request = None
         if request.planned_operation is None:
             self._handler_result = None
-            server.requests.without_plan += 1
+            server.counters.without_plan += 1
         self.has_responded = True
         if response_format.closes_connection:
             self.close()
@@ -538,7 +538,7 @@ class Connection(asyncio.Protocol):
         self._buffer.clear()
         self._incomplete_request = None
         self._write(data)
-        server.requests.without_plan += 1
+        server.counters.without_plan += 1
         response_format.tally.others[problem.status] += 1
         length = _body_length(data)
         server.log_response(self.peer, headers, line.logged_line, problem.status, length)

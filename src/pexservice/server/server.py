@@ -146,7 +146,7 @@ class Server:
         call_handler: Callable[[Request], HandlerResult],
         checker: RequestChecker,
         connections: Connections,
-        requests: RequestCounters,
+        counters: RequestCounters,
         reactor: IReactorTime,
         *,
         call_soon: Callable[[Callable[[], None]], object],
@@ -155,7 +155,7 @@ class Server:
         self.call_handler = call_handler
         self.checker = checker
         self.connections = connections
-        self.requests = requests
+        self.counters = counters
         self.reader = HeadReader(checker.deciding_headers())
         self.plans: dict[PlanKey, Plan] = {}
         self.request_cache = RequestCache(checker)
@@ -265,7 +265,7 @@ class Server:
             keeps, connection_header = not requested.closes, None
         closes = not keeps or self.connections.is_draining
         return ResponseFormat(
-            tally=self.requests.tally(line.path, line.method),
+            tally=self.counters.tally(line.path, line.method),
             version=line.version,
             connection_header=b"close" if closes else connection_header,
             closes_connection=closes,
@@ -280,7 +280,7 @@ class Server:
         """
         return evolve(
             self.response_format(line, headers),
-            tally=self.requests.refused_tally,
+            tally=self.counters.refused_tally,
             version=b"HTTP/1.1",
             connection_header=b"close",
             closes_connection=True,

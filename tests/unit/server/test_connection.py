@@ -188,7 +188,7 @@ def test_client_that_accepts_json_for_problems_only_gets_values_as_text(
     server.committer.refuse_all("it is full")
     wire = ask(server, request)
     assert b"Content-Type: application/problem+json" in wire.received
-    assert server.shared.requests.with_plan() == 1
+    assert server.shared.counters.with_plan() == 1
 
 
 def test_late_request_gets_408_when_its_time_is_over(server: Server) -> None:
@@ -266,7 +266,7 @@ def test_every_response_of_a_stopping_worker_closes_its_connection(server: Serve
     server.shared.stop_remembering()
     for _ in range(2):
         assert b"Connection: close" in ask(server, NEXT).received
-    assert server.shared.requests.with_plan() == 0
+    assert server.shared.counters.with_plan() == 0
 
 
 def test_step_with_a_known_plan_closes_its_connection_during_a_drain(
@@ -508,8 +508,8 @@ def test_body_of_two_bytes_costs_a_step_no_handler(server: Server) -> None:
     """
     A request with a body has the plan of one without.
     """
-    asked = server.shared.requests.without_plan
+    asked = server.shared.counters.without_plan
     step = NEXT[:-2] + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
     wire = ask(server, *[step] * 4, step[:-1], step[-1:])
     assert statuses(wire) == [200] * 5
-    assert server.shared.requests.without_plan == asked
+    assert server.shared.counters.without_plan == asked

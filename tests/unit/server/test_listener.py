@@ -243,10 +243,10 @@ def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -
     The response is that of any other connection.
     """
     shared = machine.server.shared
-    planned = shared.requests.with_plan()
+    planned = shared.counters.with_plan()
     brief = [machine.ask(request) for request in (CURRENT, NEXT, CURRENT)]
     assert machine.passed == 0
-    assert shared.requests.with_plan() == planned + 3
+    assert shared.counters.with_plan() == planned + 3
     shared.stop_remembering()
     parsed = machine.ask(CURRENT)
     assert machine.passed == 1

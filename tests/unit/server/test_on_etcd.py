@@ -55,7 +55,7 @@ def test_reads_on_etcd_use_their_plan_and_share_a_read_of_etcd(etcd: FakeGateway
     Each read waits for the response of etcd.
     """
     server = begun(etcd)
-    parsed = server.shared.requests.without_plan
+    parsed = server.shared.counters.without_plan
     first, *others = wires = [server.connect() for _ in range(5)]
     first.send(CURRENT % 1)
     assert len(etcd.waiting) == 1
@@ -69,12 +69,12 @@ def test_reads_on_etcd_use_their_plan_and_share_a_read_of_etcd(etcd: FakeGateway
     etcd.answer()
     assert all(b"Pex-Revision: 1\r\n" in wire.received for wire in wires)
     assert not etcd.waiting
-    assert server.shared.requests.without_plan == parsed
+    assert server.shared.counters.without_plan == parsed
 
 
 def test_keyed_step_on_etcd_uses_its_plan_and_is_replayed(etcd: FakeGateway) -> None:
     server = begun(etcd)
-    parsed = server.shared.requests.without_plan
+    parsed = server.shared.counters.without_plan
     wire = server.connect()
     for number in (1, 2, 1):
         wire.send(STEP % number)
@@ -84,12 +84,12 @@ def test_keyed_step_on_etcd_uses_its_plan_and_is_replayed(etcd: FakeGateway) -> 
     ]
     assert revisions == [b"Pex-Revision: %d" % number for number in (2, 3, 2)]
     assert wire.received.count(b"Idempotency-Replayed: true") == 1
-    assert server.shared.requests.without_plan == parsed
+    assert server.shared.counters.without_plan == parsed
 
 
 def test_request_without_etcd_is_refused_and_keeps_its_plan(etcd: FakeGateway) -> None:
     server = begun(etcd)
-    parsed = server.shared.requests.without_plan
+    parsed = server.shared.counters.without_plan
     wire = server.connect()
     for head in (CURRENT % 1, STEP % 1):
         wire.send(head)
@@ -99,4 +99,4 @@ def test_request_without_etcd_is_refused_and_keeps_its_plan(etcd: FakeGateway) -
             etcd.clock.advance(0.1)
             server.clock.turn(0.1)
     assert wire.received.count(b"HTTP/1.1 503 ") == 2
-    assert server.shared.requests.without_plan == parsed
+    assert server.shared.counters.without_plan == parsed

@@ -55,9 +55,9 @@ def asked(server: Server, *heads: bytes, wire: Wire | None = None) -> int:
     """
     Return for how many of C{heads} a handler was asked; all of them get a response.
     """
-    before = server.shared.requests.without_plan
+    before = server.shared.counters.without_plan
     assert len(ask(server, *heads, wire=wire)) == len(heads)
-    return server.shared.requests.without_plan - before
+    return server.shared.counters.without_plan - before
 
 
 _ids = count()
@@ -258,7 +258,7 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     for number in range(3 * MAX_CACHED_LINES):
         for _ in range(3):
             attacker.send(make(number))
-    assert server.shared.requests.without_plan <= 4
+    assert server.shared.counters.without_plan <= 4
     assert asked(server, *identified(BROWSER, 3), CURRENT + b"\r\n", wire=honest) == 0
     shared = server.shared
     assert len(shared.plans) <= 6

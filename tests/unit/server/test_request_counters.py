@@ -41,7 +41,7 @@ def counted(server: Server) -> dict[tuple[str, str, int], int]:
     """
     return {
         (endpoint, method, status): count
-        for endpoint, method, status, count in server.shared.requests.responses()
+        for endpoint, method, status, count in server.shared.counters.responses()
         if count
     }
 
@@ -50,7 +50,7 @@ def hits_and_misses(server: Server) -> tuple[int, int]:
     """
     Return how many requests the plan cache knew, and how many were parsed.
     """
-    return server.shared.requests.with_plan(), server.shared.requests.without_plan
+    return server.shared.counters.with_plan(), server.shared.counters.without_plan
 
 
 def test_request_counts_the_same_with_and_without_a_plan(server: Server) -> None:
@@ -73,7 +73,7 @@ def test_step_that_fails_by_a_bug_counts_under_its_status(server: Server) -> Non
     server.store.failure = LookupError("a bug")
     send(server, NEXT)
     assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 1}
-    tally = server.shared.requests.tally(b"/next", b"POST")
+    tally = server.shared.counters.tally(b"/next", b"POST")
     for _ in range(2):
         tally.others[507] += 1
     assert counted(server)[(*COUNTED_NEXT, 507)] == 2

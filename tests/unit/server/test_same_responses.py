@@ -66,7 +66,7 @@ def test_workers_with_and_without_plans_respond_log_and_count_the_same(setup: st
             for server in pair:
                 server.clock.turn(0.3)
                 server.shared.tick()
-        fast, slow = (server.shared.requests for server in pair)
+        fast, slow = (server.shared.counters for server in pair)
         assert [*fast.responses()] == [*slow.responses()]
         assert len({repr(server.committer.durable) for server in pair}) == 1
         with_plan, without_plan = (
@@ -98,7 +98,7 @@ def test_requests_split_at_any_byte_get_the_same_responses() -> None:
             answers.add((wire.received, wire.closed))
             wire.lose()
         assert len(answers) == 1, cut
-    assert servers[0].shared.requests.with_plan() > servers[0].shared.requests.without_plan
+    assert servers[0].shared.counters.with_plan() > servers[0].shared.counters.without_plan
 
 
 @pytest.mark.parametrize("setup", SETUPS)
