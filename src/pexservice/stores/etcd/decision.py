@@ -69,7 +69,7 @@ class Attempt:
     """
     The transaction of a batch, which is sent until its outcome is known.
 
-    @ivar message: the transaction, as L{messages.transaction} makes it.
+    @ivar message: the transaction, as L{messages.commit} makes it.
     @ivar base: the cursor that the transaction requires.
     """
 

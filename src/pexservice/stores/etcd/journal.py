@@ -78,7 +78,7 @@ def _entries(layout: Layout, pages: list[list[Message]]) -> Iterator[HistoryEntr
 MAX_TRIMMED_KEYS = 100
 
 
-async def trim(gateway: Gateway, layout: Layout, expired: int) -> None:
+async def trim_keys(gateway: Gateway, layout: Layout, expired: int) -> None:
     """
     Remove the first C{expired} idempotency keys, but no key of a batch that has later keys.
 
@@ -109,5 +109,5 @@ async def trim(gateway: Gateway, layout: Layout, expired: int) -> None:
         if not ages:
             return
         await call_until_answered(
-            gateway, "kv/txn", messages.trimming(layout, ages[0], ages[-1], names)
+            gateway, "kv/txn", messages.trim_keys(layout, ages[0], ages[-1], names)
         )

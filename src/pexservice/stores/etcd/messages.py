@@ -95,12 +95,15 @@ class OperationKey:
     lease: str
 
 
+def _put_operation(operation: OperationKey) -> Message:
+    number = records.encode_operation(operation.number)
+    return _put(operation.name, number, lease=operation.lease)
+
+
 def begin_operations(operation: OperationKey) -> Message:
     return {
         "compare": [_is_new(operation.name)],
-        "success": [
-            _put(operation.name, records.dump(operation.number), lease=operation.lease),
-        ],
+        "success": [_put_operation(operation)],
     }
 
 
@@ -134,7 +137,7 @@ def find_cursor(layout: Layout) -> Message:
     }
 
 
-def check(layout: Layout) -> Message:
+def probe(layout: Layout) -> Message:
     """
     Return a transaction that etcd refuses if it would refuse a batch.  It changes nothing.
 
@@ -142,15 +145,15 @@ def check(layout: Layout) -> Message:
     permission.  But its condition never holds.  It passes through etcd's log, so its answer
     has the present cursor, even from a member that answers reads with an old state.
     """
-    probe = (layout.cursor, layout.row(0), layout.operation(""), layout.mark(""))
+    keys = (layout.cursor, layout.row(0), layout.operation(""), layout.mark(""))
     return {
         "compare": [_compare(layout.cursor, "MOD", "LESS", 0)],
-        "success": [_put(key, "") for key in probe],
+        "success": [_put(key, "") for key in keys],
         "failure": [{"request_range": get(layout.cursor)}],
     }
 
 
-def set_cursor(layout: Layout, base: CursorRecord, revision: int, journal: int) -> Message:
+def advance(layout: Layout, base: CursorRecord, revision: int, journal: int) -> Message:
     """
     Return the transaction that gives the cursor another revision, if it still is C{base}.
 
@@ -169,7 +172,7 @@ def set_cursor(layout: Layout, base: CursorRecord, revision: int, journal: int) 
     }
 
 
-def transaction(
+def commit(
     layout: Layout,
     base: CursorRecord,
     batch: Batch,
@@ -199,7 +202,7 @@ def transaction(
     success = [
         _put(layout.cursor, value),
         _put(layout.row(batch.after.revision), records.encode_journal_row(batch)),
-        _put(operation.name, records.dump(operation.number), lease=operation.lease),
+        _put_operation(operation),
         *(
             _put(layout.key_use(name), records.encode_key_use(unpack_use(use)))
             for name, use in batch.keys.items()
@@ -243,7 +246,7 @@ def transaction(
 
 def observe(layout: Layout, operation: OperationKey, names: Iterable[bytes]) -> Message:
     """
-    Return a transaction that only reads what a failed L{transaction} reads.
+    Return a transaction that only reads what a failed L{commit} reads.
     """
     return {"success": [*_state(layout, operation, names), _marks(layout)]}
 
@@ -306,7 +309,7 @@ def read_observation(
     layout: Layout, answer: Message, names: Iterable[bytes]
 ) -> Observation:
     """
-    Read the answer to a L{transaction} that did not succeed, or to a L{observe}.
+    Read the answer to a L{commit} that did not succeed, or to a L{observe}.
 
     @param names: the batch's idempotency keys.
     @raise ForeignRecord: this program did not write a record, or the cursor is missing.
@@ -352,7 +355,7 @@ def only_cursor(layout: Layout, found: Sequence[Message]) -> CursorRecord:
 
 def read_marks(layout: Layout, answer: Message) -> list[Mark]:
     """
-    Read the marks in the queue, in its order, in the answer to a L{transaction}.
+    Read the marks in the queue, in its order, in the answer to a L{commit}.
     """
     marks = pairs(answer["responses"][-1]["response_range"])
     return [records.decode_mark(layout, pair) for pair in marks]
@@ -377,7 +380,7 @@ def ranges(answer: Message) -> Iterator[list[Message]]:
             yield pairs(response["response_range"])
 
 
-def trimming(
+def trim_keys(
     layout: Layout, oldest: bytes, newest: bytes, names: Iterable[bytes]
 ) -> Message:
     """

@@ -170,12 +170,8 @@ def text(data: bytes) -> str:
     return b64encode(data).decode()
 
 
-def dump(value: object) -> str:
-    return text(json.dumps(value, separators=(",", ":")).encode())
-
-
 def _record(**fields: object) -> str:
-    return dump(fields)
+    return text(json.dumps(fields, separators=(",", ":")).encode())
 
 
 @contextmanager
@@ -201,7 +197,7 @@ def _number(value: object, maximum: int = MAX_NUMBER) -> int:
 
 
 def encode_mark(usual_seconds: float, *, hard: bool) -> str:
-    return dump({"hard": hard, "usual": round(usual_seconds, 6)})
+    return _record(hard=hard, usual=round(usual_seconds, 6))
 
 
 def decode_mark(layout: Layout, pair: Message) -> Mark:
@@ -256,11 +252,11 @@ def decode_cursor(pair: Message) -> CursorRecord:
         )
 
 
-def encode_key_use(remembered: KeyUse) -> str:
+def encode_key_use(use: KeyUse) -> str:
     return _record(
-        transition=remembered.transition.code.decode(),
-        revision=remembered.revision,
-        position=remembered.position,
+        transition=use.transition.code.decode(),
+        revision=use.revision,
+        position=use.position,
     )
 
 
@@ -301,12 +297,16 @@ def decode_journal_row(pair: Message, last: int) -> list[HistoryEntry]:
 
 
 def encode_names(names: Iterable[bytes]) -> str:
-    return dump({"names": [name.decode() for name in names]})
+    return _record(names=[name.decode() for name in names])
 
 
 def decode_names(pair: Message) -> list[bytes]:
     with _content(pair) as content:
         return [name.encode() for name in content["names"]]
+
+
+def encode_operation(number: int) -> str:
+    return text(str(number).encode())
 
 
 def decode_operation(pair: Message) -> int:

@@ -44,7 +44,7 @@ from pexservice.stores.etcd.gateway import (
     explain,
     retry_until_answered,
 )
-from pexservice.stores.etcd.journal import history, trim
+from pexservice.stores.etcd.journal import history, trim_keys
 from pexservice.stores.etcd.messages import OperationKey
 from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Layout, Message
 from pexservice.stores.etcd.turn_queue import TurnQueue
@@ -296,7 +296,7 @@ class EtcdStore:
             raise Refusal(f"position {records.MAX_POSITION} is the highest; use /reset")
         revision = batch.after.revision
         trims = revision // TRIM_INTERVAL != base.cursor.revision // TRIM_INTERVAL
-        message = messages.transaction(
+        message = messages.commit(
             self._layout,
             base,
             batch,
@@ -389,7 +389,7 @@ class EtcdStore:
         if not self._trimming.called:
             return
         self._trimming = Deferred.fromCoroutine(
-            trim(self._gateway, self._layout, expired)
+            trim_keys(self._gateway, self._layout, expired)
         ).addErrback(
             # The next call removes the keys that this call did not remove.
             lambda failure: self._log.warn(
@@ -411,7 +411,7 @@ class EtcdStore:
             # Some versions of etcd may answer a read with an old state.  A transaction that
             # contains writes always gets the present state.
             known = self._known_record
-            answer = await self._ask("kv/txn", messages.check(self._layout))
+            answer = await self._ask("kv/txn", messages.probe(self._layout))
             record = self._only_cursor(answer["responses"][0]["response_range"])
         self._learn(record, known)
         return record.cursor
@@ -430,7 +430,7 @@ class EtcdStore:
         if self._gateway.clock.seconds() < self._committed_at + PROBE_DELAY_SECONDS:
             return None
         try:
-            await call_until_answered(self._gateway, "kv/txn", messages.check(self._layout))
+            await call_until_answered(self._gateway, "kv/txn", messages.probe(self._layout))
         except CallRefused as error:
             return Refusal(explain(error))
         except CallUnanswered as error:
@@ -495,7 +495,7 @@ class EtcdStore:
                 f"{self.name} is at revision {record.cursor.revision}; choose a higher one"
                 f" than {revision}"
             )
-        message = messages.set_cursor(self._layout, record, revision, self._journal)
+        message = messages.advance(self._layout, record, revision, self._journal)
         try:
             answer = await self._gateway.call("kv/txn", message)
         except (CallRefused, CallUnanswered) as error:

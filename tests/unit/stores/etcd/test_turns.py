@@ -391,7 +391,7 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
     cursor = etcd.apply("kv/range", messages.get(LAYOUT.cursor))
     queue = TurnQueue("me")
     queue._passed_over, queue._others_active, queue.usual_seconds = dead, again, 0.1
-    message = messages.transaction(
+    message = messages.commit(
         LAYOUT,
         messages.only_cursor(LAYOUT, messages.pairs(cursor)),
         batch(
