@@ -21,9 +21,9 @@ import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import STORE
-from tests.labs.attacks.attacking import request, whole
-from tests.labs.attacks.lab import PROMPT
-from tests.support.daemon import PATIENCE, Daemon, patiently, read_all
+from tests.labs.attacks.attacking import in_one_piece, request
+from tests.labs.attacks.lab import COMPLETE
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, read_all
 
 #: Paths that might lead out of the service.
 PATHS = (
@@ -59,8 +59,8 @@ def everything() -> Iterator[bytes]:
         yield request(b"GET " + path + b" HTTP/1.1", b"Connection: close")
     for header in HEADERS:
         yield request(b"POST /next HTTP/1.1", header, b"Connection: close")
-    for attack in PROMPT:
-        yield from whole(attack)
+    for attack in COMPLETE:
+        yield from in_one_piece(attack)
 
 
 def ask(daemon: Daemon, sent: bytes) -> bytes:
@@ -70,7 +70,7 @@ def ask(daemon: Daemon, sent: bytes) -> bytes:
     @return: the response until its end.
     """
     with (
-        socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) as connection,
+        socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS) as connection,
         suppress(ConnectionError),
     ):
         connection.sendall(sent)
@@ -98,7 +98,7 @@ def traced(pid: int, to: Path) -> Iterator[None]:
     ]
     with subprocess.Popen(command) as tracer:
         try:
-            for _ in patiently():
+            for _ in poll_attempts():
                 status = Path(f"/proc/{pid}/status").read_text()
                 assert tracer.poll() is None, "strace could not be attached"
                 if f"TracerPid:\t{tracer.pid}\n" in status:
@@ -108,7 +108,7 @@ def traced(pid: int, to: Path) -> Iterator[None]:
             yield
         finally:
             tracer.send_signal(signal.SIGINT)
-            tracer.wait(PATIENCE)
+            tracer.wait(TIMEOUT_SECONDS)
 
 
 def test_no_response_contains_versions_paths_or_tracebacks(tmp_path: Path) -> None:

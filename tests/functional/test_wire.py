@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.labs.attacks.attacking import Front
-from tests.labs.attacks.lab import PROMPT
+from tests.labs.attacks.lab import COMPLETE
 from tests.support.daemon import (
-    PATIENCE,
     REACTORS,
+    TIMEOUT_SECONDS,
     WORKER,
     Daemon,
     children,
@@ -43,7 +43,7 @@ def connect(daemon: Daemon) -> socket.socket:
     """
     Return a raw connection.
     """
-    return socket.create_connection(("127.0.0.1", daemon.port), PATIENCE)
+    return socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS)
 
 
 def exchange(daemon: Daemon, sent: bytes) -> bytes:
@@ -66,7 +66,7 @@ def revision(daemon: Daemon) -> int:
     """
     Return the revision of the cursor.
     """
-    return int(daemon.ask("/current")[0].headers["Pex-Revision"])
+    return int(daemon.request("/current")[0].headers["Pex-Revision"])
 
 
 def test_every_attack_gets_the_response_of_its_rule_and_moves_nothing_unanswered(
@@ -75,7 +75,7 @@ def test_every_attack_gets_the_response_of_its_rule_and_moves_nothing_unanswered
     """
     The bytes behind a refused request are not read as a request.
     """
-    wrong = Front(daemon.port, lambda: revision(daemon)).try_all(PROMPT)
+    wrong = Front(daemon.port, lambda: revision(daemon)).try_all(COMPLETE)
     assert not wrong, "\n".join(wrong)
 
 
@@ -100,7 +100,7 @@ def test_unread_responses_do_not_pile_up_in_memory(daemon: Daemon) -> None:
         )
         # Others have their turn all the while.
         for _ in range(20):
-            assert daemon.ask("/livez")[1] == b"ok\n"
+            assert daemon.request("/livez")[1] == b"ok\n"
         assert memory(daemon) - before < half
         received = 0
         while chunk := connection.recv(1 << 20):
@@ -165,8 +165,8 @@ def test_response_has_exactly_these_bytes(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/nothing"])
 def test_head_has_the_length_of_the_get_and_no_body(daemon: Daemon, path: str) -> None:
-    get, body = daemon.ask(path)
-    head, nothing = daemon.ask(path, "HEAD")
+    get, body = daemon.request(path)
+    head, nothing = daemon.request(path, "HEAD")
     assert (head.status, nothing) == (get.status, b"")
     assert head.headers["Content-Length"] == str(len(body))
 

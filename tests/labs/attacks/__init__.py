@@ -1,3 +1,3 @@
 """
-Malformed requests by the hundred, and slow clients.
+Hundreds of malformed requests, hostile clients and slow clients.
 """

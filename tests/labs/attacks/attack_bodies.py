@@ -1,29 +1,29 @@
 """
-Attacks on where a request ends: lengths, codings, chunks, pipelines, half-closes.
+Attacks on the end of a request: lengths, codings, chunks, pipelines, half-closes.
 """
 
 from __future__ import annotations
 
 from tests.labs.attacks.attacking import (
     Attack,
-    answered,
+    accepted,
     attacks,
-    hanging,
-    left,
+    half_closed,
     refused,
     request,
     step,
+    timed_out,
 )
 
 CHUNKED = b"Transfer-Encoding: chunked"
 FIVE = b"Content-Length: 5"
-ASKS = b"Expect: 100-continue"
+EXPECT = b"Expect: 100-continue"
 END = b"0\r\n\r\n"
 
 
 def length(value: bytes, body: bytes = b"12345") -> bytes:
     """
-    Return a step with such a C{Content-Length}.
+    Return a step with this C{Content-Length}.
     """
     return step(b"Content-Length: " + value, body=body)
 
@@ -63,7 +63,7 @@ LENGTHS: list[Attack] = [
             "a superscript": length(b"\xb2", b"12"),
             "quotes": length(b'"5"'),
             "a semicolon": length(b"5;a"),
-            "a null behind": length(b"5\0"),
+            "a null after": length(b"5\0"),
             "a vertical tab": length(b"\x0b5"),
             "a CR": length(b"5\r"),
             "a LF": length(b"5\n"),
@@ -80,12 +80,14 @@ LENGTHS: list[Attack] = [
             "two lengths": step(b"Content-Length: 5", b"Content-Length: 6", body=b"123456"),
             "two lengths, 0 first": step(b"Content-Length: 0", b"Content-Length: 5"),
             "two equal lengths": step(*[b"Content-Length: 5"] * 2, body=b"12345"),
-            "a good one and a bad one": step(b"Content-Length: 0", b"Content-Length: x"),
+            "a valid length and an invalid one": step(
+                b"Content-Length: 0", b"Content-Length: x"
+            ),
             "lengths in two spellings": step(b"content-length: 0", b"CONTENT-LENGTH: 1"),
         },
     ),
     *refused(
-        "RFC 9110 15.5.14: more than is read is 413",
+        "RFC 9110 15.5.14: a body larger than the limit is 413",
         413,
         {
             "65537": length(b"65537", b""),
@@ -94,11 +96,11 @@ LENGTHS: list[Attack] = [
             "2^63": length(b"9223372036854775808", b""),
             "2^64 + 5": length(b"18446744073709551621"),
             "5000 digits": length(b"9" * 5000, b""),
-            "more than one asks for": step(b"Content-Length: 65537", ASKS),
+            "too long, with an expectation": step(b"Content-Length: 65537", EXPECT),
         },
     ),
-    *answered(
-        "RFC 9110 8.6: any number of digits is a length; a body is dropped",
+    *accepted(
+        "RFC 9110 8.6: a length may have any number of digits; the body is ignored",
         200,
         {
             "0": length(b"0", b""),
@@ -113,11 +115,11 @@ LENGTHS: list[Attack] = [
             "parts without a boundary": step(
                 b"Content-Type: multipart/form-data", FIVE, body=b"12345"
             ),
-            "a type that is none": step(b"Content-Type: \xff;;=/", FIVE, body=b"12345"),
+            "an invalid content type": step(b"Content-Type: \xff;;=/", FIVE, body=b"12345"),
             "a coding of the content": step(b"Content-Encoding: gzip", FIVE, body=b"12345"),
             "a body with GET": request(b"GET /next HTTP/1.1", FIVE, body=b"12345"),
         },
-        moves=1,
+        steps=1,
     ),
 ]
 
@@ -136,7 +138,7 @@ CODINGS: list[Attack] = [
         },
     ),
     *refused(
-        "RFC 9112 6.1: a coding that is not known, or twice chunked, is an error",
+        "RFC 9112 6.1: an unknown coding, or chunked twice, is an error",
         400,
         {
             "gzip": coding(b"Transfer-Encoding: gzip"),
@@ -148,15 +150,15 @@ CODINGS: list[Attack] = [
             "chunked twice": coding(CHUNKED, CHUNKED),
             "chunked twice in one": coding(b"Transfer-Encoding: chunked, chunked"),
             "a comma before": coding(b"Transfer-Encoding: , chunked"),
-            "a comma behind": coding(b"Transfer-Encoding: chunked,"),
+            "a comma after": coding(b"Transfer-Encoding: chunked,"),
             "no coding": coding(b"Transfer-Encoding:"),
             "a parameter": coding(b"Transfer-Encoding: chunked;q=1"),
             "in quotes": coding(b'Transfer-Encoding: "chunked"'),
             "xchunked": coding(b"Transfer-Encoding: xchunked"),
             "chunke d": coding(b"Transfer-Encoding: chunke d"),
             "a vertical tab before chunked": coding(b"Transfer-Encoding: \x0bchunked"),
-            "a null behind chunked": coding(b"Transfer-Encoding: chunked\0"),
-            "a CR behind chunked": coding(b"Transfer-Encoding: chunked\r"),
+            "a null after chunked": coding(b"Transfer-Encoding: chunked\0"),
+            "a CR after chunked": coding(b"Transfer-Encoding: chunked\r"),
             "a LF before chunked": coding(b"Transfer-Encoding:\nchunked"),
             "a space before the colon of a coding": coding(b"Transfer-Encoding : chunked"),
             "a space before the coding's name": coding(
@@ -177,15 +179,15 @@ CODINGS: list[Attack] = [
             ),
         },
     ),
-    *answered(
-        "RFC 9112 7: the names of codings have no case",
+    *accepted(
+        "RFC 9112 7: the names of codings are case-insensitive",
         200,
         {
             "CHUNKED": coding(b"TRANSFER-ENCODING: CHUNKED"),
             "blanks around chunked": coding(b"Transfer-Encoding: \tchunked \t"),
-            "named as a hop's own": coding(b"Connection: transfer-encoding", CHUNKED),
+            "named in Connection": coding(b"Connection: transfer-encoding", CHUNKED),
         },
-        moves=1,
+        steps=1,
     ),
 ]
 
@@ -202,14 +204,14 @@ CHUNKS: list[Attack] = [
             "a minus before 0": chunks(b"-0\r\n\r\n"),
             "an underscore in a size": chunks(b"0_5\r\n12345\r\n" + END),
             "a space before a size": chunks(b" 5\r\n12345\r\n" + END),
-            "a space behind a size": chunks(b"5 \r\n12345\r\n" + END),
-            "a tab behind a size": chunks(b"5\t\r\n12345\r\n" + END),
-            "a null behind a size": chunks(b"5\0\r\n12345\r\n" + END),
-            "a CR behind a size": chunks(b"5\r\r\n12345\r\n" + END),
+            "a space after a size": chunks(b"5 \r\n12345\r\n" + END),
+            "a tab after a size": chunks(b"5\t\r\n12345\r\n" + END),
+            "a null after a size": chunks(b"5\0\r\n12345\r\n" + END),
+            "a CR after a size": chunks(b"5\r\r\n12345\r\n" + END),
             "two sizes": chunks(b"5 5\r\n12345\r\n" + END),
             "a dot": chunks(b"5.0\r\n12345\r\n" + END),
             "other digits": chunks(b"\xd9\xa5\r\n12345\r\n" + END),
-            "only an extension": chunks(b";a=b\r\n12345\r\n" + END),
+            "an extension without a size": chunks(b";a=b\r\n12345\r\n" + END),
         },
     ),
     *refused(
@@ -219,15 +221,15 @@ CHUNKS: list[Attack] = [
             "no end": chunks(b"5\r\n12345" + END),
             "a chunk too long": chunks(b"5\r\n123456\r\n" + END),
             "a chunk too short": chunks(b"5\r\n1234\r\n" + END),
-            "a LF behind a size": chunks(b"5\n12345\r\n" + END),
+            "a LF after a size": chunks(b"5\n12345\r\n" + END),
             "LF only, in chunks": chunks(b"5\n12345\n0\n\n"),
-            "a LF behind a chunk": chunks(b"5\r\n12345\n" + END),
-            "a CR behind a chunk": chunks(b"5\r\n12345\r" + END),
-            "CRs behind a chunk": chunks(b"5\r\n12345\r\r\n" + END),
-            "LF and CR behind a chunk": chunks(b"5\r\n12345\n\r" + END),
-            "a LF behind the last size": chunks(b"0\n\r\n"),
+            "a LF after a chunk": chunks(b"5\r\n12345\n" + END),
+            "a CR after a chunk": chunks(b"5\r\n12345\r" + END),
+            "CRs after a chunk": chunks(b"5\r\n12345\r\r\n" + END),
+            "LF and CR after a chunk": chunks(b"5\r\n12345\n\r" + END),
+            "a LF after the last size": chunks(b"0\n\r\n"),
             "no chunks but a step": chunks(b""),
-            "any two bytes behind a chunk": chunks(b"5\r\n12345XX0\r\n\r\n"),
+            "any two bytes after a chunk": chunks(b"5\r\n12345XX0\r\n\r\n"),
         },
     ),
     *refused(
@@ -245,7 +247,7 @@ CHUNKS: list[Attack] = [
         },
     ),
     *refused(
-        "RFC 9110 15.5.14: chunks of more than is read are 413",
+        "RFC 9110 15.5.14: chunks larger than the limit in all are 413",
         413,
         {
             "17 chunks of 4096": chunks(b"1000\r\n%b\r\n" % (b"x" * 4096) * 17 + END),
@@ -280,8 +282,8 @@ CHUNKS: list[Attack] = [
             "a trailer without an end": chunks(b"0\r\na: " + b"x" * 70_000),
         },
     ),
-    *answered(
-        "RFC 9112 7.1: chunks, extensions and trailers are read over",
+    *accepted(
+        "RFC 9112 7.1: chunks, extensions and trailers are ignored",
         200,
         {
             "chunks": chunks(b"5\r\n12345\r\n" + END),
@@ -297,11 +299,12 @@ CHUNKS: list[Attack] = [
             "a step in a chunk": chunks(b"%x\r\n%b\r\n" % (len(step()), step()) + END),
             "1000 chunks": chunks(b"1\r\nx\r\n" * 1000 + END),
         },
-        moves=1,
+        steps=1,
     ),
 ]
 
-#: A pipeline's second request, which is refused with this status.
+#: Second requests of a pipeline: their names, their bytes, and the status that refuses
+#: them.
 REFUSED = (
     ("no Host", b"POST /next HTTP/1.1\r\n\r\n", 400),
     ("nonsense", b"nonsense\r\n\r\n", 400),
@@ -319,89 +322,97 @@ PIPELINES: list[Attack] = [
         attack
         for name, bad, status in REFUSED
         for attack in attacks(
-            "RFC 9112 9.3.2: in order; what is behind a refused request is not executed",
+            "RFC 9112 9.3.2: in order; nothing after a refused request is executed",
             [200, status],
             {f"a step, then {name}, then a step": step() + bad + step()},
-            ends=True,
-            moves=1,
+            closes=True,
+            steps=1,
         )
     ),
     *attacks(
-        "RFC 9112 9.3.2: in order, each once",
+        "RFC 9112 9.3.2: in order, and each once",
         [*[200] * 100, 400],
         {
             "100 steps, no Host, 100 steps": step() * 100
             + b"POST /next HTTP/1.1\r\n\r\n"
             + step() * 100
         },
-        ends=True,
-        moves=100,
+        closes=True,
+        steps=100,
     ),
     *attacks(
-        "RFC 9112 9.3, 9.6: nothing behind a connection's last request is executed",
+        "RFC 9112 9.3, 9.6: nothing after a connection's last request is executed",
         [200],
         {
             "the last one, then steps": step(b"Connection: close"),
             "HTTP/1.0, then steps": request(b"POST /next HTTP/1.0"),
         },
-        behind=step() * 10,
-        ends=True,
-        moves=1,
+        following=step() * 10,
+        closes=True,
+        steps=1,
     ),
     *attacks(
-        "RFC 9112 9.3: what was understood leaves the connection in order",
+        "RFC 9112 9.3: a refused request that was parsed does not close the connection",
         [404, 405, 200],
         {
             "404, 405 and a step": request(b"GET /nothing HTTP/1.1")
             + request(b"PUT /next HTTP/1.1")
             + step()
         },
-        moves=1,
+        steps=1,
     ),
-    *answered(
-        "RFC 9110 7.8: a change of protocol that is not known is not made",
+    *accepted(
+        "RFC 9110 7.8: an upgrade to an unknown protocol is ignored",
         200,
         {
             "to HTTP/2": step(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c"),
             "to a web socket": step(b"Connection: Upgrade", b"Upgrade: websocket"),
         },
-        moves=1,
+        steps=1,
     ),
 ]
 
 EXPECTATIONS: list[Attack] = [
-    *answered(
-        "RFC 9110 10.1.1: 100 (Continue) before the body, or the answer at once",
+    *accepted(
+        "RFC 9110 10.1.1: 100 (Continue) before the body, or the response at once",
         200,
         {
-            "asking, and not waiting": step(ASKS, FIVE, body=b"12345"),
-            "asking in capitals": step(b"Expect: 100-CONTINUE", FIVE, body=b"12345"),
-            "asking, with chunks": step(ASKS, CHUNKED, body=b"5\r\n12345\r\n" + END),
-            "asking without a body": step(ASKS),
-            "expecting something else": step(b"Expect: 200-ok"),
+            "an expectation, without waiting": step(EXPECT, FIVE, body=b"12345"),
+            "an expectation in capitals": step(
+                b"Expect: 100-CONTINUE", FIVE, body=b"12345"
+            ),
+            "an expectation, with chunks": step(
+                EXPECT, CHUNKED, body=b"5\r\n12345\r\n" + END
+            ),
+            "an expectation without a body": step(EXPECT),
+            "another expectation": step(b"Expect: 200-ok"),
         },
-        moves=1,
+        steps=1,
     ),
-    *answered(
-        "RFC 9110 10.1.1: an expectation in HTTP/1.0 is passed over",
+    *accepted(
+        "RFC 9110 10.1.1: an expectation in HTTP/1.0 is ignored",
         200,
-        {"asking in HTTP/1.0": request(b"POST /next HTTP/1.0", ASKS, FIVE, body=b"12345")},
-        moves=1,
-        ends=True,
+        {
+            "an expectation in HTTP/1.0": request(
+                b"POST /next HTTP/1.0", EXPECT, FIVE, body=b"12345"
+            )
+        },
+        steps=1,
+        closes=True,
     ),
     *refused(
-        "RFC 9110 10.1.1: a bad request that expects 100 is told so, and not to go on",
+        "RFC 9110 10.1.1: a bad request with an expectation gets 400, and no 100",
         400,
         {
-            "asking without a Host": b"POST /next HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
-            "asking with two lengths": step(ASKS, FIVE, b"Content-Length: 2"),
+            "an expectation, no Host": step()[:21] + EXPECT + b"\r\n\r\n",
+            "an expectation with two lengths": step(EXPECT, FIVE, b"Content-Length: 2"),
         },
     ),
 ]
 
 UNFINISHED: list[Attack] = [
     *refused(
-        "RFC 9112 7.1: a size must not overflow: it is refused, not made smaller",
+        "RFC 9112 7.1: a size must not overflow: it is refused, not truncated",
         413,
         {
             "a size of 2^64 + 5": chunks(b"10000000000000005\r\n12345\r\n" + END),
@@ -410,16 +421,16 @@ UNFINISHED: list[Attack] = [
             "a size of f's": chunks(b"f" * 1000 + b"\r\n12345\r\n" + END),
         },
     ),
-    *hanging(
-        "RFC 9110 15.5.9: a request that does not come in time is 408",
+    *timed_out(
+        "RFC 9110 15.5.9: a request that does not arrive in time is 408",
         {
             "half a line": b"POST /ne",
             "a line": b"POST /next HTTP/1.1\r\n",
             "a head without its end": step()[:-2],
-            "bare LF and no more": b"POST /next HTTP/1.1\nHost: localhost\n\n",
+            "bare LF only": b"POST /next HTTP/1.1\nHost: localhost\n\n",
             "a length and no body": length(b"5", b""),
             "half a body": length(b"5", b"12"),
-            "asking and not sending": step(ASKS, FIVE),
+            "an expectation and no body": step(EXPECT, FIVE),
             "no chunk": chunks(b""),
             "half a size": chunks(b"5"),
             "half a chunk": chunks(b"5\r\n12"),
@@ -427,38 +438,38 @@ UNFINISHED: list[Attack] = [
             "no end of the trailers": chunks(b"0\r\na: b\r\n"),
         },
     ),
-    *left(
-        "RFC 9112 8: a client that leaves within a request has sent none",
+    *half_closed(
+        "RFC 9112 8: an incomplete request is not executed",
         [],
         {
-            "leaving at once": b"",
-            "leaving within a line": b"POST /ne",
-            "leaving within a head": step()[:-2],
-            "leaving within a body": length(b"5", b"12"),
-            "leaving within a chunk": chunks(b"5\r\n12"),
-            "leaving before the last chunk": chunks(b"5\r\n12345\r\n"),
-            "leaving within the trailers": chunks(b"0\r\na: b\r\n"),
+            "half-closed at once": b"",
+            "half-closed within a line": b"POST /ne",
+            "half-closed within a head": step()[:-2],
+            "half-closed within a body": length(b"5", b"12"),
+            "half-closed within a chunk": chunks(b"5\r\n12"),
+            "half-closed before the last chunk": chunks(b"5\r\n12345\r\n"),
+            "half-closed within the trailers": chunks(b"0\r\na: b\r\n"),
         },
     ),
-    *left(
-        "RFC 9112 9.6: a client that has sent all and says so gets the answers",
+    *half_closed(
+        "RFC 9112 9.6: half-closed after all requests: the responses come",
         [200] * 3,
         {
-            "three steps, leaving": step() * 3,
-            "three steps with bodies, leaving": length(b"5") * 3,
+            "three steps, half-closed": step() * 3,
+            "three steps with bodies, half-closed": length(b"5") * 3,
         },
     ),
-    *left(
-        "RFC 9112 9.6: half a request behind a whole one is none",
+    *half_closed(
+        "RFC 9112 9.6: half a request after a complete one is not executed",
         [200],
-        {"a step and a half, leaving": step() + step()[:-2]},
+        {"a step and a half, half-closed": step() + step()[:-2]},
     ),
-    *left(
-        "RFC 9112 9.6: a client that leaves behind a bad request is still told",
+    *half_closed(
+        "RFC 9112 9.6: half-closed after a bad request: the response comes",
         [400],
         {
-            "nonsense, leaving": b"nonsense\r\n\r\n",
-            "no Host, leaving": step()[:21] + b"\r\n",
+            "nonsense, half-closed": b"nonsense\r\n\r\n",
+            "no Host, half-closed": step()[:21] + b"\r\n",
         },
     ),
 ]

@@ -1,10 +1,10 @@
 """
-Attacks in a request's head: its line, its target, its Host, its other headers.
+Attacks in the head of a request: request line, target, Host and other headers.
 """
 
 from __future__ import annotations
 
-from tests.labs.attacks.attacking import Attack, answered, refused, request, step
+from tests.labs.attacks.attacking import Attack, accepted, refused, request, step
 
 LONG = b"x" * 20_000
 
@@ -18,7 +18,7 @@ def post(target: bytes) -> bytes:
 
 def host(*lines: bytes) -> bytes:
     """
-    Return a step with these lines in place of its Host.
+    Return a step with these lines instead of its Host.
     """
     return b"\r\n".join([b"POST /next HTTP/1.1", *lines, b"", b""])
 
@@ -35,7 +35,7 @@ REQUEST_LINES: list[Attack] = [
             "two spaces": request(b"POST  /next HTTP/1.1"),
             "two spaces before the version": request(b"POST /next  HTTP/1.1"),
             "a space before the method": request(b" POST /next HTTP/1.1"),
-            "a space behind the version": request(b"POST /next HTTP/1.1 "),
+            "a space after the version": request(b"POST /next HTTP/1.1 "),
             "a tab between": request(b"POST\t/next HTTP/1.1"),
             "a tab before the version": request(b"POST /next\tHTTP/1.1"),
             "a vertical tab between": request(b"POST\x0b/next HTTP/1.1"),
@@ -47,15 +47,15 @@ REQUEST_LINES: list[Attack] = [
         },
     ),
     *refused(
-        "RFC 9112 2.2: at least one empty line is passed over, not a flood of them",
+        "RFC 9112 2.2: at least one empty line is ignored, but not many",
         400,
         {"two empty lines": b"\r\n\r\n" + step(), "many": b"\r\n" * 1000 + step()},
     ),
-    *answered(
-        "RFC 9112 2.2: an empty line before a request line is passed over",
+    *accepted(
+        "RFC 9112 2.2: an empty line before a request line is ignored",
         200,
         {"an empty line": b"\r\n" + step()},
-        moves=1,
+        steps=1,
     ),
     *refused(
         "RFC 9112 2.2: a bare CR is no line end: 400 or a space",
@@ -68,10 +68,10 @@ REQUEST_LINES: list[Attack] = [
         },
     ),
     *refused(
-        "RFC 9112 2.2: a bare LF may be taken for a line end; here it is refused",
+        "RFC 9112 2.2: a bare LF may end a line; here it is refused",
         400,
         {
-            "a LF behind the line": b"POST /next HTTP/1.1\nHost: localhost\r\n\r\n",
+            "a LF after the line": b"POST /next HTTP/1.1\nHost: localhost\r\n\r\n",
             "LF only": b"POST /next HTTP/1.1\nHost: localhost\n\n",
             "a LF within the line": request(b"POST /next\nHTTP/1.1"),
             "a LF before the method": b"\n" + step(),
@@ -88,8 +88,8 @@ REQUEST_LINES: list[Attack] = [
             "a colon in the method": request(b"POST: /next HTTP/1.1"),
         },
     ),
-    *answered(
-        "RFC 9110 9.1, 15.5.6: a method that the resource does not take is 405",
+    *accepted(
+        "RFC 9110 9.1, 15.5.6: a method that the resource does not have is 405",
         405,
         {
             "lower case": request(b"post /next HTTP/1.1"),
@@ -101,8 +101,8 @@ REQUEST_LINES: list[Attack] = [
             "TRACE": request(b"TRACE /next HTTP/1.1", b"Secret: 1"),
             "CONNECT to a path": request(b"CONNECT /next HTTP/1.1"),
             "HEAD of a step": request(b"HEAD /next HTTP/1.1"),
-            "a POST to a reading": request(b"POST /current HTTP/1.1"),
-            "a method of every sign": request(b"!#$%&'*+-.^_`|~9a /next HTTP/1.1"),
+            "a POST to a read": request(b"POST /current HTTP/1.1"),
+            "a method of every character": request(b"!#$%&'*+-.^_`|~9a /next HTTP/1.1"),
             "a long method": request(b"X" * 8000 + b" /next HTTP/1.1"),
         },
     ),
@@ -129,15 +129,15 @@ REQUEST_LINES: list[Attack] = [
             "SOCKS": b"\x05\x01\x00\r\n\r\n",
         },
     ),
-    *answered(
-        "RFC 9112 9.3: HTTP/1.0 is one request a connection, without a Host too",
+    *accepted(
+        "RFC 9112 9.3: HTTP/1.0 has one request per connection, and needs no Host",
         200,
         {
             "HTTP/1.0": request(b"POST /next HTTP/1.0"),
             "HTTP/1.0 without a Host": b"POST /next HTTP/1.0\r\n\r\n",
         },
-        moves=1,
-        ends=True,
+        steps=1,
+        closes=True,
     ),
     *refused(
         "RFC 9112 3: a request line that is too long is 414",
@@ -147,24 +147,24 @@ REQUEST_LINES: list[Attack] = [
             "a long target": post(b"/next?" + LONG),
             "a long line of nothing": LONG + b"\r\n\r\n",
             "a line without an end": b"POST /next?" + LONG,
-            "a long method and no more": LONG,
+            "a long method only": LONG,
         },
     ),
-    *answered(
-        "RFC 9112 3: a request line of 8000 bytes is one",
+    *accepted(
+        "RFC 9112 3: a request line of 8000 bytes is accepted",
         200,
         {"a line of 8192 bytes": post(b"/next?" + b"x" * 8172)},
-        moves=1,
+        steps=1,
     ),
 ]
 
 TARGETS: list[Attack] = [
-    *answered(
-        "RFC 9110 15.5.5: what is not there is 404; paths are matched literally",
+    *accepted(
+        "RFC 9110 15.5.5: an unknown path is 404; paths are matched literally",
         404,
         {
             "two slashes": post(b"//next"),
-            "a slash behind": post(b"/next/"),
+            "a slash after": post(b"/next/"),
             "an encoded letter": post(b"/%6eext"),
             "an encoded slash": post(b"/%2fnext"),
             "encoded twice": post(b"/%256eext"),
@@ -174,7 +174,7 @@ TARGETS: list[Attack] = [
             "an overlong slash": post(b"/%c0%afnext"),
             "a dot in the path": post(b"/./next"),
             "two dots": post(b"/../next"),
-            "two dots behind": post(b"/next/../next"),
+            "two dots after": post(b"/next/../next"),
             "a file of the machine": post(b"/../../../../etc/passwd"),
             "a file, encoded": post(b"/%2e%2e/%2e%2e/etc/passwd"),
             "a file, with backslashes": post(b"/..\\..\\etc\\passwd"),
@@ -187,7 +187,7 @@ TARGETS: list[Attack] = [
         },
     ),
     *refused(
-        "RFC 9110 9.3.6: what is no proxy opens no tunnel",
+        "RFC 9110 9.3.6: a server that is no proxy opens no tunnel",
         405,
         {"CONNECT to a host": request(b"CONNECT localhost:80 HTTP/1.1")},
     ),
@@ -224,7 +224,7 @@ TARGETS: list[Attack] = [
             "a byte of 128 in a query": post(b"/next?\x80"),
         },
     ),
-    *answered(
+    *accepted(
         "RFC 9112 3.2.2: a server takes the absolute form, and its host instead of Host",
         200,
         {
@@ -237,9 +237,9 @@ TARGETS: list[Attack] = [
             "a query": post(b"/next?limit=%00&&&=&%zz;a"),
             "a long query of parameters": post(b"/next?" + b"a=b&" * 1900),
         },
-        moves=1,
+        steps=1,
     ),
-    *answered(
+    *accepted(
         "RFC 9112 3.2.1: an absolute form without a path is the root",
         405,
         {
@@ -247,8 +247,8 @@ TARGETS: list[Attack] = [
             "absolute, with a query alone": post(b"http://localhost?a"),
         },
     ),
-    *answered(
-        "RFC 9112 3.2.4: OPTIONS * is about the server",
+    *accepted(
+        "RFC 9112 3.2.4: OPTIONS * asks about the server",
         204,
         {"OPTIONS of all": request(b"OPTIONS * HTTP/1.1")},
     ),
@@ -256,7 +256,7 @@ TARGETS: list[Attack] = [
 
 HOSTS: list[Attack] = [
     *refused(
-        "RFC 9112 3.2: not exactly one valid Host is 400",
+        "RFC 9112 3.2: anything but exactly one valid Host is 400",
         400,
         {
             "no Host": host(),
@@ -280,11 +280,11 @@ HOSTS: list[Attack] = [
             "a Host with markup": host(b"Host: <a>"),
             "a Host with a space before the colon": host(b"Host : localhost"),
             "a Host of two lines": host(b"Host: a", b" b"),
-            "a Host behind a space": host(b" Host: localhost"),
+            "a Host after a space": host(b" Host: localhost"),
         },
     ),
-    *answered(
-        "RFC 9110 7.2: names that nobody else can have",
+    *accepted(
+        "RFC 9110 7.2: names that no attacker can own",
         200,
         {
             "a Host in capitals": host(b"HOST: LOCALHOST"),
@@ -294,28 +294,28 @@ HOSTS: list[Attack] = [
             "another address": host(b"Host: 192.0.2.7"),
             "a port without a number": host(b"Host: localhost:"),
         },
-        moves=1,
+        steps=1,
     ),
-    *answered(
-        "RFC 9110 7.4: over loopback a name that may be anybody's is 421",
+    *accepted(
+        "RFC 9110 7.4: on loopback, a name that an attacker may own is 421",
         421,
         {
             "an empty Host": host(b"Host:"),
-            "another's name": host(b"Host: metadata.example.internal"),
-            "a name that turned to 127.0.0.1": host(b"Host: attacker.example:8081"),
+            "a foreign name": host(b"Host: metadata.example.internal"),
+            "a name that resolves to 127.0.0.1": host(b"Host: attacker.example:8081"),
             "an address and a name": host(b"Host: 127.0.0.1.attacker.example"),
-            "a name that ends alike": host(b"Host: notlocalhost"),
+            "a name with the suffix localhost": host(b"Host: notlocalhost"),
             "a number that is an address": host(b"Host: 2130706433"),
             "a Host of two dots": host(b"Host: localhost.."),
-            "another's name in the target": post(b"http://attacker.example:99/next"),
+            "a foreign name in the target": post(b"http://attacker.example:99/next"),
         },
     ),
 ]
 
-#: Requests that browsers send for pages of other origins, and before their users ask.
+#: Requests that a browser sends for a page of another origin, or before its user asks.
 PAGES: list[Attack] = [
-    *answered(
-        "Fetch Metadata: a page of another origin moves nothing",
+    *accepted(
+        "Fetch Metadata: a page of another origin makes no step",
         403,
         {
             "a form of another site": step(
@@ -342,17 +342,17 @@ PAGES: list[Attack] = [
             ),
         },
     ),
-    *answered(
-        "Fetch Metadata: the service's own page moves, and so does an address bar",
+    *accepted(
+        "Fetch Metadata: the service's own page and an address bar may make steps",
         200,
         {
-            "the own page": step(
+            "the service's page": step(
                 b"Sec-Fetch-Site: same-origin", b"Origin: http://localhost"
             ),
-            "the own page in an old browser": step(b"Origin: https://LOCALHOST"),
+            "the service's page in an old browser": step(b"Origin: https://LOCALHOST"),
             "an address bar": request(b"GET /next HTTP/1.1", b"Sec-Fetch-Site: none"),
         },
-        moves=1,
+        steps=1,
     ),
 ]
 
@@ -401,29 +401,27 @@ HEADERS: list[Attack] = [
         },
     ),
     *refused(
-        "RFC 9112 5.2: a folded line is refused or taken as a space; here it is refused",
+        "RFC 9112 5.2: a folded line is a space or refused; here it is refused",
         400,
         {
             "folded": step(b"Name: a", b" b"),
             "folded with a tab": step(b"Name: a", b"\tb"),
             "folded, empty": step(b"Name:", b" "),
-            "folded, what looks like a length": step(b"Name: a", b" Content-Length: 5"),
-            "folded, what looks like a step": step(b"X: a", b" POST /next HTTP/1.1"),
+            "folded, like a length": step(b"Name: a", b" Content-Length: 5"),
+            "folded, like a step": step(b"X: a", b" POST /next HTTP/1.1"),
         },
     ),
     *refused(
-        "RFC 9112 5.2: a folded line brings nothing in that a line does not",
+        "RFC 9112 5.2: a folded line smuggles nothing in",
         400,
         {
             "folded, with a null": step(b"Name: a", b" \0"),
             "folded, with a CR": step(b"Name: a", b" b\rc"),
-            "a folded length that is none": step(
-                b"Content-Length: 1", b" 2", body=b"x" * 12
-            ),
+            "a folded length": step(b"Content-Length: 1", b" 2", body=b"x" * 12),
         },
     ),
-    *answered(
-        "RFC 9110 5.5: obs-text and tabs in a value are taken",
+    *accepted(
+        "RFC 9110 5.5: obs-text and tabs in a value are accepted",
         200,
         {
             "bytes over 127": step(b"Name: \x80\xff"),
@@ -434,10 +432,10 @@ HEADERS: list[Attack] = [
             "a name of underscores": step(b"Content_Length: 5"),
             "a hundred headers": step(*[b"Name: value"] * 99),
         },
-        moves=1,
+        steps=1,
     ),
     *refused(
-        "RFC 6585 5: too large a header section is 431",
+        "RFC 6585 5: a header section that is too large is 431",
         431,
         {
             "a long header": step(b"Name: " + LONG),
@@ -451,8 +449,8 @@ HEADERS: list[Attack] = [
             "long cookies": step(*[b"Cookie: " + LONG[:4000]] * 5),
         },
     ),
-    *answered(
-        "what the API itself refuses leaves the connection in order",
+    *accepted(
+        "a request that only the API refuses does not close the connection",
         400,
         {
             "two keys": step(b"Idempotency-Key: a", b"Idempotency-Key: b"),
@@ -460,7 +458,7 @@ HEADERS: list[Attack] = [
             "a long key": step(b"Idempotency-Key: " + b"k" * 256),
             "a key with a space": step(b"Idempotency-Key: a b"),
             "a key over 127": step(b"Idempotency-Key: \xc3\xa9"),
-            "a condition that is none": step(b"If-Match: 1"),
+            "an invalid precondition": step(b"If-Match: 1"),
             "a limit of letters": request(b"GET /history?limit=x HTTP/1.1"),
             "a limit of 5000 digits": request(
                 b"GET /history?limit=" + b"9" * 5000 + b" HTTP/1.1"

@@ -1,10 +1,10 @@
 """
-Attacks: how they are made, sent and judged.
+Raw attacks: how they are built and sent, and how their responses are checked.
 
-- Each attack gets a status or a close, never silence, and never a 5xx of the service.
-- A refused request does not move the cursor, and its answer is the connection's last: the
-  bytes behind it, in the same packet or later, are never executed.
-- The cursor moves exactly as often as the answers say.
+- Each attack gets a response or the end of its connection, and never a 5xx of the service.
+- A refused request makes no step, and its response is the last one of the connection: the
+  bytes after it, in the same packet or later, are never executed.
+- The number of steps agrees with the responses.
 """
 
 from __future__ import annotations
@@ -21,54 +21,51 @@ from typing import Any
 
 from attrs import frozen
 
-from tests.support.daemon import PATIENCE, read_all
+from tests.support.daemon import TIMEOUT_SECONDS, read_all
 
-#: The step that is sent behind each attack, and must be made or must not.
-BEHIND = b"POST /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+#: The step that is sent after each attack, and must be made or must not be made.
+FOLLOWING_STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
-#: Statuses after which the two sides may differ about where a request begins.
+#: After these statuses, the client and the service may disagree about where the next
+#: request begins.
 REFUSALS = frozenset({400, 408, 413, 414, 431})
 
 
 @frozen(kw_only=True)
 class Attack:
     """
-    Raw bytes to send, and what must come back.
+    Raw bytes to send, and the responses that are allowed.
 
-    @ivar rule: the source that says what must come back, and its words.
-    @ivar statuses: for each final answer, the statuses that are allowed.
-    @ivar ends: the connection ends with the last of these answers; otherwise C{behind} is
-        answered too.
-    @ivar behind: the bytes that are sent behind the attack.
-    @ivar moves: how many steps of the attack must be made.
-    @ivar hangs: the attack is not whole, and nothing is sent behind it.
-    @ivar leaves: the client closes its half of the connection.
+    @ivar rule: the source of the rule, and the rule.
+    @ivar statuses: the allowed statuses of each final response.
+    @ivar closes: the service closes the connection after these responses; otherwise
+        C{following} gets a response too.
+    @ivar following: the bytes that are sent after the attack.
+    @ivar steps: how many steps of the attack the service must make.
+    @ivar is_incomplete: the request has no end, and nothing is sent after it.
+    @ivar half_closes: the client closes its half of the connection after the attack.
     """
 
     name: str
     rule: str
     sent: bytes
     statuses: Sequence[frozenset[int]]
-    ends: bool = False
-    behind: bytes = BEHIND
-    moves: int = 0
-    hangs: bool = False
-    leaves: bool = False
+    closes: bool = False
+    following: bytes = FOLLOWING_STEP
+    steps: int = 0
+    is_incomplete: bool = False
+    half_closes: bool = False
 
     @property
-    def understood(self) -> bool:
+    def is_understood(self) -> bool:
         """
-        Return whether the attack ends with an answer that is no refusal.
+        Return whether the service parses the attack and then closes the connection.
         """
-        return self.ends and not self.hangs and not self.statuses[-1] & REFUSALS
+        return self.closes and not self.is_incomplete and not self.statuses[-1] & REFUSALS
 
 
 @frozen
-class Answer:
-    """
-    One response.
-    """
-
+class Response:
     status: int
     head: bytes
     body: bytes
@@ -76,15 +73,15 @@ class Answer:
     @property
     def revision(self) -> int | None:
         """
-        Return the cursor's revision, if the answer names it.
+        Return the revision in the response, if there is one.
         """
         match = re.search(rb"\r\nPex-Revision: (\d+)", self.head)
         return None if match is None else int(match[1])
 
     @property
-    def last(self) -> bool:
+    def is_last(self) -> bool:
         """
-        Return whether the answer says that the connection ends.
+        Return whether the response announces the end of the connection.
         """
         return re.search(rb"(?i)\r\nConnection: close(\r\n|$)", self.head) is not None
 
@@ -98,7 +95,7 @@ def request(line: bytes, *headers: bytes, body: bytes = b"") -> bytes:
 
 def step(*headers: bytes, body: bytes = b"") -> bytes:
     """
-    Return a step that is right except for C{headers} and C{body}.
+    Return a step that is valid except for C{headers} and C{body}.
     """
     return request(b"POST /next HTTP/1.1", *headers, body=body)
 
@@ -107,7 +104,7 @@ def attacks(
     rule: str, statuses: Sequence[int | set[int]], cases: Mapping[str, bytes], **more: Any
 ) -> list[Attack]:
     """
-    Return attacks of one rule.
+    Return the attacks that test one rule.
 
     @param more: the other attributes of each L{Attack}.
     """
@@ -122,51 +119,61 @@ def attacks(
 
 def refused(rule: str, status: int | set[int], cases: Mapping[str, bytes]) -> list[Attack]:
     """
-    Return attacks that are answered with a status that ends the connection.
+    Return attacks whose response has this status and closes the connection.
     """
-    return attacks(rule, [status], cases, ends=True)
+    return attacks(rule, [status], cases, closes=True)
 
 
-def answered(
+def accepted(
     rule: str,
     status: int,
     cases: Mapping[str, bytes],
     *,
-    moves: int = 0,
-    ends: bool = False,
+    steps: int = 0,
+    closes: bool = False,
 ) -> list[Attack]:
     """
-    Return attacks that are understood, whatever their answers are.
+    Return attacks that the service parses, whatever the statuses of their responses.
     """
-    return attacks(rule, [status], cases, moves=moves, ends=ends)
+    return attacks(rule, [status], cases, steps=steps, closes=closes)
 
 
-def hanging(rule: str, cases: Mapping[str, bytes]) -> list[Attack]:
+def timed_out(rule: str, cases: Mapping[str, bytes]) -> list[Attack]:
     """
-    Return attacks that are not whole: each gets 408 when its time is over.
+    Return incomplete requests: each gets 408 after the request timeout.
     """
-    return attacks(rule, [408], cases, ends=True, hangs=True)
+    return attacks(rule, [408], cases, closes=True, is_incomplete=True)
 
 
-def left(rule: str, statuses: Sequence[int], cases: Mapping[str, bytes]) -> list[Attack]:
+def half_closed(
+    rule: str, statuses: Sequence[int], cases: Mapping[str, bytes]
+) -> list[Attack]:
     """
-    Return attacks behind which the client closes its half of the connection.
+    Return attacks after which the client closes its half of the connection.
     """
-    moves = statuses.count(200)
-    return attacks(rule, statuses, cases, ends=True, moves=moves, hangs=True, leaves=True)
+    steps = statuses.count(200)
+    return attacks(
+        rule,
+        statuses,
+        cases,
+        closes=True,
+        steps=steps,
+        is_incomplete=True,
+        half_closes=True,
+    )
 
 
-def split(received: bytes, *, bodiless: bool = False) -> list[Answer]:
+def parse_responses(received: bytes, *, bodiless: bool = False) -> list[Response]:
     """
-    Return the final answers in C{received}.
+    Return the final responses in C{received}.
 
-    @param bodiless: the first answer is to a HEAD.
-    @raise AssertionError: these are not answers.
+    @param bodiless: the first response is to a HEAD.
+    @raise AssertionError: C{received} has something else.
     """
-    answers: list[Answer] = []
+    responses: list[Response] = []
     while received:
         if received.startswith(b"<html>"):
-            # nginx answers a request without a version with a body only, and ends.
+            # To a request without a version, nginx sends only a body, and closes.
             break
         head, end, rest = received.partition(b"\r\n\r\n")
         line = re.match(rb"HTTP/1\.[01] (\d{3}) [ -~]*(\r\n|$)", head)
@@ -177,106 +184,103 @@ def split(received: bytes, *, bodiless: bool = False) -> list[Answer]:
             received = rest
             continue
         length = re.search(rb"(?i)\r\nContent-Length: (\d+)(\r\n|$)", head)
-        empty = status in (204, 304) or (bodiless and not answers)
+        empty = status in (204, 304) or (bodiless and not responses)
         assert empty or length is not None, head
         size = 0 if empty or length is None else int(length[1])
         assert len(rest) >= size, received
-        answers.append(Answer(status, head, rest[:size]))
+        responses.append(Response(status, head, rest[:size]))
         received = rest[size:]
-    return answers
+    return responses
 
 
-def exchange(port: int, attack: Attack, pieces: Iterable[bytes]) -> list[Answer]:
+def exchange(port: int, attack: Attack, pieces: Iterable[bytes]) -> list[Response]:
     """
-    Send an attack in pieces, and a step more after its end; return all answers.
+    Send an attack in pieces, and one more step after the end; return all responses.
 
     @raise AssertionError: no response arrived in time.
     """
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(ConnectionError):
             for number, piece in enumerate(pieces):
                 if number:
-                    # So that most pieces arrive by themselves; nothing depends on it.
+                    # This makes most pieces arrive separately; no check depends on it.
                     time.sleep(0.0005)
                 connection.sendall(piece)
-            if attack.leaves:
+            if attack.half_closes:
                 connection.shutdown(socket.SHUT_WR)
         try:
             received = read_all(connection)
         except TimeoutError:
-            raise AssertionError("silence") from None
-        if not attack.leaves:
-            # The last answer ended the connection: a client that sends on gets nothing.
+            raise AssertionError("no response") from None
+        if not attack.half_closes:
+            # After the last response, another request must get no response.
             with suppress(OSError):
-                connection.sendall(BEHIND)
+                connection.sendall(FOLLOWING_STEP)
                 connection.shutdown(socket.SHUT_WR)
                 received += read_all(connection)
-    return split(received, bodiless=attack.sent.startswith(b"HEAD "))
+    return parse_responses(received, bodiless=attack.sent.startswith(b"HEAD "))
 
 
-def whole(attack: Attack) -> list[bytes]:
+def in_one_piece(attack: Attack) -> list[bytes]:
     """
-    Return an attack, and the bytes behind it, in one piece.
+    Return an attack and the bytes after it, in one piece.
     """
-    return [attack.sent if attack.hangs else attack.sent + attack.behind]
+    return [attack.sent if attack.is_incomplete else attack.sent + attack.following]
 
 
-def in_pieces(attack: Attack, chance: random.Random, most: int = 6) -> list[bytes]:
+def in_pieces(attack: Attack, rng: random.Random, max_cuts: int = 6) -> list[bytes]:
     """
-    Return an attack, and the bytes behind it, cut at some places.
+    Return an attack and the bytes after it, cut at random places.
     """
-    (sent,) = whole(attack)
-    # A client that sends on behind its own last request may have the answer overtaken by
-    # a reset, as with every server that does not wait for bytes it does not expect.
-    most_cut = len(attack.sent) if attack.understood else len(sent)
-    cuts = sorted(chance.randint(0, most_cut) for _ in range(chance.randint(1, most)))
+    (sent,) = in_one_piece(attack)
+    # If a client sends more bytes after its own last request, a reset may overtake the
+    # response.  This is so with every server that does not wait for unexpected bytes.
+    last_cut = len(attack.sent) if attack.is_understood else len(sent)
+    cuts = sorted(rng.randint(0, last_cut) for _ in range(rng.randint(1, max_cuts)))
     edges = [0, *cuts, len(sent)]
-    if attack.understood:
+    if attack.is_understood:
         edges = [edge for edge in edges if edge != len(attack.sent)]
     pieces = [sent[a:b] for a, b in pairwise(edges)]
     return [piece for piece in pieces if piece]
 
 
-def judge(attack: Attack, answers: Sequence[Answer]) -> None:
+def check_responses(attack: Attack, responses: Sequence[Response]) -> None:
     """
-    Check the answers of the service itself.
+    Check the responses of the service itself.
 
-    @raise AssertionError: they are not what must come back.
+    @raise AssertionError: they are not the allowed ones.
     """
-    got = [answer.status for answer in answers]
-    expected = [*attack.statuses, *([] if attack.ends else [frozenset({200})])]
-    assert len(got) == len(expected), got
-    for status, allowed in zip(got, expected, strict=True):
-        assert status in allowed, got
-        assert status < 500, got
-    for earlier_answer in answers[:-1]:
-        assert not earlier_answer.last, got
-    if answers and not attack.leaves:
-        assert answers[-1].last, answers[-1].head
-    for seen_answer in answers:
-        if seen_answer.status in REFUSALS and seen_answer.last and seen_answer.body:
-            assert seen_answer.body.index(b"\n") == len(seen_answer.body) - 1, (
-                seen_answer.body
-            )
+    statuses = [response.status for response in responses]
+    expected = [*attack.statuses, *([] if attack.closes else [frozenset({200})])]
+    assert len(statuses) == len(expected), statuses
+    for status, allowed in zip(statuses, expected, strict=True):
+        assert status in allowed, statuses
+        assert status < 500, statuses
+    assert not any(response.is_last for response in responses[:-1]), statuses
+    if responses and not attack.half_closes:
+        assert responses[-1].is_last, responses[-1].head
+    for response in responses:
+        if response.status in REFUSALS and response.is_last and response.body:
+            assert response.body.index(b"\n") == len(response.body) - 1, response.body
 
 
-def judge_nginx(answers: Sequence[Answer]) -> None:
+def check_nginx_responses(responses: Sequence[Response]) -> None:
     """
-    Check answers through nginx, which has its own rules and may answer by itself.
+    Check responses through nginx, which has its own rules and sends its own responses.
     """
-    got = [answer.status for answer in answers]
-    # With these nginx would say that the service left it without an answer.
-    assert not {500, 502, 503, 504} & {*got}, got
+    statuses = [response.status for response in responses]
+    # nginx sends these if the service sent no response.
+    assert not {500, 502, 503, 504} & {*statuses}, statuses
 
 
-def judge_moves(answers: Iterable[Answer], before: int, after: int) -> None:
+def check_revisions(responses: Iterable[Response], before: int, after: int) -> None:
     """
-    Check that every move of the cursor was answered, and that each step was made once.
-
-    The response may have passed through nginx.
+    Check that each step was made once and had a response, perhaps through nginx.
     """
-    revisions = {answer.revision for answer in answers if answer.revision is not None}
+    revisions = {
+        response.revision for response in responses if response.revision is not None
+    }
     steps = sorted(revision for revision in revisions if revision > before)
     assert steps == [*range(before + 1, after + 1)], (before, steps, after)
 
@@ -286,8 +290,8 @@ class Front:
     """
     A port that attacks are sent to.
 
-    @ivar revision: asks the service itself where the cursor is.
-    @ivar nginx: nginx listens there, with the service behind.
+    @ivar revision: asks the service itself for the revision.
+    @ivar nginx: whether nginx listens on the port, and passes the requests to the service.
     """
 
     port: int
@@ -295,43 +299,43 @@ class Front:
     nginx: bool = False
 
     def try_all(
-        self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = whole
+        self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = in_one_piece
     ) -> list[str]:
         """
-        Try attacks one after the other.
-
-        @return: what went wrong.
+        Try attacks one after the other, and return what went wrong.
         """
         return [
-            trouble for attack in attacks for trouble in self.try_at_once([attack], cut)
+            failure for attack in attacks for failure in self.try_at_once([attack], cut)
         ]
 
     def try_at_once(
-        self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = whole
+        self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = in_one_piece
     ) -> list[str]:
         """
-        Try attacks at the same time, such as those that take long.
+        Try attacks at the same time, because each of them takes long.
         """
         if self.nginx:
-            # nginx takes a client that closes its half for one that is gone, and a step
-            # that it has passed on by then is made and not answered.
-            attacks = [attack for attack in attacks if not (attack.leaves and attack.moves)]
+            # If a client half-closes, nginx drops the connection.  A step that nginx has
+            # already passed on is then made without a response.
+            attacks = [
+                attack for attack in attacks if not (attack.half_closes and attack.steps)
+            ]
         before = self.revision()
-        wrong: list[str] = []
-        come: list[Answer] = []
+        failures: list[str] = []
+        all_responses: list[Response] = []
 
         def try_attack(attack: Attack) -> None:
             pieces = cut(attack)
             try:
-                answers = exchange(self.port, attack, pieces)
-                come.extend(answers)
+                responses = exchange(self.port, attack, pieces)
+                all_responses.extend(responses)
                 if self.nginx:
-                    judge_nginx(answers)
+                    check_nginx_responses(responses)
                 else:
-                    judge(attack, answers)
+                    check_responses(attack, responses)
             except (AssertionError, OSError) as error:
                 sizes = [*map(len, pieces)]
-                wrong.append(f"{attack.name} ({attack.rule}), {sizes} bytes: {error!r}")
+                failures.append(f"{attack.name} ({attack.rule}), {sizes} bytes: {error!r}")
 
         if len(attacks) > 1:
             with ThreadPoolExecutor(len(attacks)) as threads:
@@ -339,11 +343,15 @@ class Front:
         else:
             list(map(try_attack, attacks))
         after = self.revision()
-        due = sum(attack.moves + (not attack.ends) for attack in attacks)
+        expected_steps = sum(attack.steps + (not attack.closes) for attack in attacks)
         try:
-            assert self.nginx or after - before == due, (before, due, after)
-            judge_moves(come, before, after)
+            assert self.nginx or after - before == expected_steps, (
+                before,
+                expected_steps,
+                after,
+            )
+            check_revisions(all_responses, before, after)
         except AssertionError as error:
             names = ", ".join(attack.name for attack in attacks)
-            wrong.append(f"{names}: the cursor: {error!r}")
-        return wrong
+            failures.append(f"{names}: the cursor: {error!r}")
+        return failures

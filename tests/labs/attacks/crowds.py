@@ -1,8 +1,9 @@
 """
-Ten thousand connections of one address, and how long an honest client of another waits.
+Ten thousand incomplete requests of one address, and the waits of a client with another.
 
-Each connection sends half of a head, plain and over TLS, with as many connections allowed
-as by default and with few descriptors; a connection that is closed is opened again.
+Each connection of the crowd sends half of a head, plain or over TLS.  The service has its
+default limit of connections, or few file descriptors.  A connection that the service closes
+is opened again.
 """
 
 from __future__ import annotations
@@ -16,47 +17,47 @@ from tests.support.crowd import Crowd, certified, honest
 from tests.support.daemon import Daemon, children
 from tests.support.evidence import Evidence, record
 
-#: Half of a request's head.
+#: Half of the head of a request.
 HALF = b"GET /current HTTP/1.1\r\nHost: x\r\n"
 
-#: By name: whether over TLS, how many connections, and how many descriptors there are.
-WAYS = {
+#: By name: whether over TLS, the number of connections, and the limit of file descriptors.
+CROWDS = {
     "plain": (False, 10_000, None),
     "over TLS": (True, 10_000, None),
     "plain, with 700 descriptors": (False, 900, 700),
     "over TLS, with 700 descriptors": (True, 900, 700),
 }
 
-#: Requests of the honest client, each on its own connection.
-TRIES = 200
+#: How many requests the honest client makes, each on its own connection.
+REQUEST_COUNT = 200
 
 
-def _python(place: Path, descriptors: int | None) -> str:
+def _python(directory: Path, descriptors: int | None) -> str:
     """
-    Return an interpreter that has so many descriptors.
+    Return the path of an interpreter with this limit of file descriptors.
     """
     if descriptors is None:
         return sys.executable
-    script = place / "python"
+    script = directory / "python"
     script.write_text(f'#!/bin/sh\nulimit -n {descriptors}\nexec {sys.executable} "$@"\n')
     script.chmod(0o755)
     return str(script)
 
 
-def beside(name: str) -> list[float]:
+def waits_next_to_crowd(name: str) -> list[float]:
     """
-    Return the waits of an honest client next to the crowd of this name.  Seconds.
+    Return how long the honest client waited for each response, in seconds.
     """
-    tls, count, descriptors = WAYS[name]
-    with tempfile.TemporaryDirectory() as directory:
-        place = Path(directory)
-        options, context = certified(place) if tls else ((), None)
-        python = _python(place, descriptors)
-        with Daemon(place, *options, python=python) as daemon:
+    tls, count, descriptors = CROWDS[name]
+    with tempfile.TemporaryDirectory() as path:
+        directory = Path(path)
+        options, context = certified(directory) if tls else ((), None)
+        python = _python(directory, descriptors)
+        with Daemon(directory, *options, python=python) as daemon:
             workers = children(daemon.process.pid)
-            # Over TLS, half of a head is half of a greeting.
+            # Over TLS, half of a head is half of a handshake.
             with Crowd(daemon.port, count, b"" if tls else HALF):
-                waits = [*honest(daemon.port, TRIES, context)]
+                waits = [*honest(daemon.port, REQUEST_COUNT, context)]
             assert children(daemon.process.pid)[: len(workers)] == workers
     return waits
 
@@ -66,9 +67,9 @@ def main() -> None:
     Try each crowd, and record the waits.
     """
     waits_by_name = {}
-    for name in WAYS:
-        waits = waits_by_name[name] = beside(name)
-        print(f"{name}: the longest wait was {1000 * max(waits):.0f} ms", flush=True)
+    for name in CROWDS:
+        waits = waits_by_name[name] = waits_next_to_crowd(name)
+        print(f"{name}: longest wait {1000 * max(waits):.0f} ms", flush=True)
     figures = "; ".join(
         f"{name}: {1000 * percentile(waits, 0.5):.0f} and {1000 * max(waits):.0f} ms"
         for name, waits in waits_by_name.items()
@@ -77,7 +78,7 @@ def main() -> None:
         Evidence(
             name="crowds",
             promise="One address cannot exclude others.",
-            size=TRIES * len(WAYS),
+            size=REQUEST_COUNT * len(CROWDS),
             unit="requests next to up to 10,000 incomplete requests of another address",
             result=f"all answered by the same worker; median and longest wait: {figures}",
             command="make attacks",

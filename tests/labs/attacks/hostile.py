@@ -1,8 +1,8 @@
 """
 Hostile clients: resets, forged addresses, tiny pieces, key updates, long queues, streams.
 
-Each kind is tried on a plain listener and over TLS, with the access log and the rate limit
-on, from one address.  An honest client at another address asks meanwhile.
+All attacks come from one address, plain and over TLS, with the access log and the rate
+limit enabled.  Meanwhile, an honest client at another address makes requests.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from attrs import define, field, frozen
 
 from tests.labs.failover.lab import serving
 from tests.support.crowd import ATTACKER, AUTHORITY, certified
-from tests.support.daemon import PATIENCE, Daemon, children, read_all, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, read_all, wait_until
 from tests.support.evidence import ROOT, Evidence, record
 
-#: How much processor time the worker may use while an honest client waits.  Seconds; it is
-#: less than half a second.  A busy machine makes the wait longer, but not this time.
+#: How much processor time the worker may use while an honest client waits.  The real figure
+#: is less than half a second, and it does not depend on the load of the machine.
 MAX_WAIT_SECONDS = 3.0
 
-#: Steps of each resetting client.
+#: The step that a resetting client sends, without the end of its head.
 STEP = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
 
-# More requests per second than any test sends.
+# More requests per second than any attack sends.
 _NO_LIMIT = ("--rate-limit", "1000000")
 
 
@@ -78,7 +78,7 @@ class Target:
         traceback: TracebackType | None,
     ) -> None:
         """
-        Stop the service, and check that the attack has broken nothing.
+        Stop the service, and check that the attack has done no damage.
         """
         try:
             if error is None:
@@ -88,7 +88,7 @@ class Target:
 
     def check(self) -> None:
         """
-        Check that the workers are those of the beginning, and that nothing was logged.
+        Check that no worker was replaced, and that no error was logged.
         """
         assert children(self.daemon.process.pid) == self._workers, "a worker was replaced"
         log = self.daemon.log.read_text()
@@ -102,7 +102,7 @@ class Target:
         Return a connection from C{address}.
         """
         connection = socket.socket()
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT_SECONDS)
         connection.bind((address, 0))
         connection.connect(("127.0.0.1", self.daemon.port))
         if self._context is None:
@@ -111,7 +111,7 @@ class Target:
 
     def ask(self, request: bytes, address: str = "127.0.0.1") -> bytes:
         """
-        Return the response to a request, which is the connection's last.
+        Send a request with C{Connection: close}, and return the response.
         """
         with self.connect(address) as connection:
             connection.sendall(request)
@@ -128,27 +128,24 @@ class Target:
         return self.read("/metrics").decode()
 
     def metric(self, name: str) -> int:
-        """
-        Return the value of a metric without labels.
-        """
         values = re.findall(rf"(?m)^{name} (\S+)$", self.metrics())
         return int(float(values[0]))
 
     def reset_after(self, sent: bytes) -> None:
         """
-        Send C{sent} on its own connection, and reset the connection at once.
+        Send C{sent} on a new connection, and reset the connection at once.
         """
         connection = self.connect()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.sendall(sent)
         connection.close()
 
-    def longest_wait(self, attack: Callable[[], object]) -> float:
+    def processor_time_of_longest_wait(self, attack: Callable[[], object]) -> float:
         """
-        Return the processor time of the worker in an honest client's longest wait.
+        Return the processor time of the worker during the longest wait of an honest client.
 
-        The wait is for a response during C{attack}.  The client is a process: a thread
-        would also wait for the attacking threads.
+        The honest client makes its requests during C{attack}.  It is a process, because a
+        thread would have to wait for the attacking threads.
         """
         _, worker = serving(self.daemon)
         command = [sys.executable, "-m", "tests.support.crowd"]
@@ -165,7 +162,7 @@ class Target:
             assert client.stdout is not None
             assert client.stdout.readline(), "the honest client was not served"
             attack()
-            waited, _ = client.communicate(timeout=PATIENCE)
+            waited, _ = client.communicate(timeout=TIMEOUT_SECONDS)
         assert client.returncode == 0, "the honest client was not served"
         return float(waited)
 
@@ -175,7 +172,7 @@ class Target:
 
 def reset_after_step(target: Target, size: int) -> None:
     """
-    Reset connections right after a step: each of them must be released.
+    Reset connections right after a step: the service must release each of them.
     """
     for _ in range(size):
         target.reset_after(STEP + b"\r\n")
@@ -187,21 +184,21 @@ def reset_after_step(target: Target, size: int) -> None:
 
 def reset_with_forged_address(target: Target, size: int) -> None:
     """
-    Reset connections whose requests name another client each: the rate limit holds.
+    Reset connections, each with another forged client address: the rate limit must hold.
     """
     began = time.monotonic()
     for number in range(size):
         address = b"X-Forwarded-For: 198.51.%d.%d\r\n\r\n" % divmod(number, 256)
         target.reset_after(STEP + address)
     steps = target.metric("pexservice_revision")
-    # One second's worth at once, and then as many in each second.
+    # The limit allows a burst of one second's worth.
     allowed = 5 * (time.monotonic() - began + 1)
     assert steps <= allowed, f"{steps} steps, and the rate limit allows {allowed:.0f}"
 
 
 def reset_with_foreign_host(target: Target, size: int) -> None:
     """
-    Reset connections whose requests have another site's name: none of them steps.
+    Reset connections with a foreign C{Host} in each request: no step may be made.
     """
     for _ in range(size):
         target.reset_after(
@@ -215,7 +212,7 @@ def reset_with_foreign_host(target: Target, size: int) -> None:
 
 _CHUNKED = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-#: By name, what each connection of a flood sends.
+#: By name: the bytes that each connection of a flood sends.
 PIECES = {
     "one-byte chunks": _CHUNKED + b"1\r\nx\r\n" * 65_000,
     "empty lines": b"\r\n" * 131_072,
@@ -225,7 +222,7 @@ PIECES = {
 
 async def _flood(target: Target, sent: bytes, count: int) -> None:
     """
-    Send C{sent} on C{count} connections at once, each until the service closes it.
+    Send C{sent} on C{count} connections at once, until the service closes them.
     """
 
     async def send() -> None:
@@ -239,7 +236,7 @@ async def _flood(target: Target, sent: bytes, count: int) -> None:
             try:
                 writer.write(sent)
                 await writer.drain()
-                # Incomplete requests are left to their timeout.
+                # The service closes an incomplete request only after its timeout.
                 await asyncio.wait_for(reader.read(), 2)
             finally:
                 writer.transport.abort()
@@ -249,11 +246,11 @@ async def _flood(target: Target, sent: bytes, count: int) -> None:
 
 def flood(pieces: str) -> Callable[[Target, int], None]:
     """
-    Return an attack by so many connections, each of which sends C{pieces}.
+    Return an attack with many connections, each of which sends C{PIECES[pieces]}.
     """
 
     def attack(target: Target, size: int) -> None:
-        wait = target.longest_wait(
+        wait = target.processor_time_of_longest_wait(
             lambda: asyncio.run(_flood(target, PIECES[pieces], size))
         )
         print(f"{size} connections of {pieces}: {1000 * wait:.0f} ms", flush=True)
@@ -264,7 +261,7 @@ def flood(pieces: str) -> Callable[[Target, int], None]:
 
 class KeyUpdates:
     """
-    A client of TLS 1.3 that sends KeyUpdate messages, by OpenSSL's own library.
+    A client of TLS 1.3 that sends KeyUpdate messages by calling OpenSSL.
 
     Python's C{ssl} has no function for them.
     """
@@ -284,7 +281,7 @@ class KeyUpdates:
         library.SSL_set_bio(self._connection, self._in, self._out)
         library.SSL_set_connect_state(self._connection)
         self.socket = socket.create_connection(
-            ("127.0.0.1", port), PATIENCE, source_address=(ATTACKER, 0)
+            ("127.0.0.1", port), TIMEOUT_SECONDS, source_address=(ATTACKER, 0)
         )
         while library.SSL_do_handshake(self._connection) != 1:
             self.socket.sendall(self._encrypted())
@@ -304,7 +301,7 @@ class KeyUpdates:
 
     def records(self, size: int) -> bytes:
         """
-        Return KeyUpdate records of C{size} bytes or a little more.
+        Return KeyUpdate records of at least C{size} bytes.
         """
         data = b""
         while len(data) < size:
@@ -318,7 +315,7 @@ class KeyUpdates:
 
 def update_keys(count: int) -> Callable[[Target, int], None]:
     """
-    Return an attack by KeyUpdate records on C{count} connections: each of them must end.
+    Return an attack by KeyUpdate records on C{count} connections, which the service closes.
     """
 
     def attack(target: Target, size: int) -> None:
@@ -328,7 +325,7 @@ def update_keys(count: int) -> Callable[[Target, int], None]:
         def send(client: KeyUpdates, data: bytes) -> None:
             with client.socket as connection, suppress(ConnectionError):
                 connection.sendall(data)
-                # What the service sends before the end: session tickets, an alert.
+                # Before the end, the service sends session tickets and an alert.
                 read_all(connection)
 
         def send_all() -> None:
@@ -336,9 +333,9 @@ def update_keys(count: int) -> Callable[[Target, int], None]:
                 try:
                     list(threads.map(send, clients, records))
                 except TimeoutError:
-                    raise AssertionError("a connection has not ended") from None
+                    raise AssertionError("the service did not close a connection") from None
 
-        wait = target.longest_wait(send_all)
+        wait = target.processor_time_of_longest_wait(send_all)
         size = sum(map(len, records))
         print(f"{size:,} bytes of KeyUpdates: {1000 * wait:.0f} ms", flush=True)
         assert wait < MAX_WAIT_SECONDS, f"an honest client waited for {wait:.1f} s"
@@ -346,12 +343,12 @@ def update_keys(count: int) -> Callable[[Target, int], None]:
     return attack
 
 
-# Queues and places.
+# Queues and limits.
 
 
 def ask_for_pages(target: Target, size: int) -> None:
     """
-    Ask for long pages of the history on many connections: another address waits for one.
+    Request many long pages of the history: another address must not wait for all of them.
     """
     ask = b"GET /history?limit=1000 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     pipeline = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000
@@ -361,7 +358,7 @@ def ask_for_pages(target: Target, size: int) -> None:
     with ExitStack() as stack:
         connections = [stack.enter_context(target.connect()) for _ in range(size)]
         other = stack.enter_context(target.connect("127.0.0.1"))
-        # The worker finds all requests at once, whatever else the machine does.
+        # The stopped worker finds all requests at once when it continues.
         os.kill(worker, signal.SIGSTOP)
         try:
             for connection in connections:
@@ -380,7 +377,7 @@ def ask_for_pages(target: Target, size: int) -> None:
 
 def hold_streams(target: Target, size: int) -> None:
     """
-    Open more streams than there are places: another address still gets one.
+    Open more event streams than one address may have: another address must still get one.
     """
     ask = b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with ExitStack() as stack:
@@ -399,10 +396,11 @@ class Kind:
     """
     A kind of attack.
 
-    @ivar attack: tries it, with a size.
-    @ivar short: the size in the short form; C{long} the same in the long form.
-    @ivar options: the service's options.
-    @ivar listeners: the listeners that it is tried on.
+    @ivar attack: makes the attack, with a size.
+    @ivar short: the size in the short form.
+    @ivar long: the size in the long form.
+    @ivar options: the options of the service.
+    @ivar listeners: the kinds of listeners that are attacked.
     """
 
     attack: Callable[[Target, int], None]
@@ -413,9 +411,9 @@ class Kind:
 
     def run(self, place: Path, listener: str, size: int) -> None:
         """
-        Try the attack on its own service.
+        Start a service, and attack it.
 
-        @raise AssertionError: it succeeds.
+        @raise AssertionError: the attack succeeded.
         """
         with Target(place, listener == "TLS", self.options) as target:
             self.attack(target, size)
@@ -449,7 +447,7 @@ KINDS = {
 
 def main() -> None:
     """
-    Try each kind in its long form.
+    Make each attack in its long form.
     """
     tried = 0
     for name, kind in KINDS.items():

@@ -1,10 +1,9 @@
 """
 HTTP under attack: raw requests, the rules of the RFCs, and the responses that are right.
 
-C{python -m tests.labs.attacks.lab [ROUNDS]} runs the whole table against both
-reactors and through nginx, first in one piece and then ROUNDS times cut anywhere;
-after that the crowds, the hostile clients and the slow ones of L{crowds}, L{hostile} and
-L{slow}.  The tests do the same in small.
+C{python -m tests.labs.attacks.lab [ROUNDS]} tries the whole table on both reactors and
+through nginx: first in one piece, and then ROUNDS times cut at random places.  After that,
+it tries L{crowds}, L{hostile} and L{slow}.  The tests are the short form.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ TABLE = [
     *attack_bodies.UNFINISHED,
 ]
 
-#: The attacks that the service waits for until their time is over.
-PATIENT = [attack for attack in TABLE if attack.hangs and not attack.leaves]
+#: Attacks whose response comes only after the request timeout.
+INCOMPLETE = [attack for attack in TABLE if attack.is_incomplete and not attack.half_closes]
 
-PROMPT = [attack for attack in TABLE if attack not in PATIENT]
+COMPLETE = [attack for attack in TABLE if attack not in INCOMPLETE]
 
 ROUNDS = 10
 
@@ -48,10 +47,10 @@ ROUNDS = 10
 @contextmanager
 def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
     """
-    Provide three fronts, by their names.
+    Start three fronts, and provide them by name.
 
-    They are the supervised service, on uvloop; a worker by itself, on Twisted's own
-    reactor; and nginx in front of a third service.
+    They are a supervised service on uvloop, a single worker on Twisted's reactor, and nginx
+    in front of a third service.
     """
     with ExitStack() as stack:
         daemons: list[Daemon] = []
@@ -65,9 +64,9 @@ def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
 
         supervised = start("supervised", "pexservice")
         worker = start("worker", "pexservice-worker")
-        listener = path / "behind" / "socket"
-        behind = start(
-            *("behind", "pexservice", "--listen", LOOPBACK),
+        listener = path / "proxied" / "socket"
+        proxied = start(
+            *("proxied", "pexservice", "--listen", LOOPBACK),
             *("--listen", f"unix:{listener}"),
         )
         (path / "nginx").mkdir()
@@ -75,7 +74,7 @@ def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
         yield {
             "supervised": Front(supervised.port, lambda: revision(supervised)),
             "worker": Front(worker.port, lambda: revision(worker)),
-            "nginx": Front(port, lambda: revision(behind), nginx=True),
+            "nginx": Front(port, lambda: revision(proxied), nginx=True),
         }
         for daemon in daemons:
             log = daemon.log.read_text()
@@ -84,39 +83,35 @@ def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
 
 
 def revision(daemon: Daemon) -> int:
-    """
-    Return the revision of the daemon's cursor.
-    """
-    return int(daemon.ask("/current")[0].headers["Pex-Revision"])
+    return int(daemon.request("/current")[0].headers["Pex-Revision"])
 
 
-def try_cut(front: Front, attacks: Sequence[Attack], seed: int) -> list[str]:
-    """
-    Try each attack cut at random places.
-    """
-    chance = random.Random(seed)  # noqa: S311 nothing secret
-    return front.try_all(attacks, lambda attack: in_pieces(attack, chance))
+def try_in_pieces(front: Front, attacks: Sequence[Attack], seed: int) -> list[str]:
+    rng = random.Random(seed)  # noqa: S311 nothing secret
+    return front.try_all(attacks, lambda attack: in_pieces(attack, rng))
 
 
-def wait_all(fronts: Sequence[Front]) -> list[str]:
+def try_incomplete(fronts: Sequence[Front]) -> list[str]:
     """
-    Try the attacks that take their time on all fronts at once.
+    Try the incomplete requests on all fronts at once, because each waits for the timeout.
     """
     with ThreadPoolExecutor(len(fronts)) as threads:
-        troubles_of_fronts = threads.map(lambda front: front.try_at_once(PATIENT), fronts)
-    return [trouble for troubles in troubles_of_fronts for trouble in troubles]
+        failures_by_front = threads.map(lambda front: front.try_at_once(INCOMPLETE), fronts)
+    return [
+        failure for failures_of_front in failures_by_front for failure in failures_of_front
+    ]
 
 
-def keep(tried: int) -> None:
+def record_attacks(attack_count: int) -> None:
     """
-    Record how many attacks were tried; all of them went well.
+    Record how many attacks were tried, all of them without a failure.
     """
     record(
         Evidence(
             name="attacks",
             promise="Every request gets a status or the end of its connection; a refused"
             " request moves nothing, and the bytes after it are not executed.",
-            size=tried,
+            size=attack_count,
             unit="raw requests",
             result=f"{len(TABLE)} kinds, on uvloop, on Twisted's reactor and through"
             " nginx, whole and in pieces: no 5xx, no silence, no step without a"
@@ -128,23 +123,23 @@ def keep(tried: int) -> None:
 
 def main() -> None:
     """
-    Run the whole table, the crowds and the slow clients.
+    Try the whole table, and then crowds, hostile clients and slow clients.
     """
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    tried = 0
-    with tempfile.TemporaryDirectory() as path, fronts(Path(path)) as them:
-        for name, front in them.items():
-            wrong = front.try_all(PROMPT)
+    attack_count = 0
+    with tempfile.TemporaryDirectory() as path, fronts(Path(path)) as fronts_by_name:
+        for name, front in fronts_by_name.items():
+            failures = front.try_all(COMPLETE)
             for seed in range(rounds):
-                wrong += try_cut(front, PROMPT, seed)
-            tried += len(PROMPT) * (rounds + 1)
-            print(f"{name}: {len(PROMPT) * (rounds + 1):,} attacks", flush=True)
-            assert not wrong, "\n".join(wrong)
-        wrong = wait_all([*them.values()])
-        tried += len(PATIENT) * len(them)
-        assert not wrong, "\n".join(wrong)
-    print(f"{tried:,} attacks of {len(TABLE)} kinds, as they should be", flush=True)
-    keep(tried)
+                failures += try_in_pieces(front, COMPLETE, seed)
+            attack_count += len(COMPLETE) * (rounds + 1)
+            print(f"{name}: {len(COMPLETE) * (rounds + 1):,} attacks", flush=True)
+            assert not failures, "\n".join(failures)
+        failures = try_incomplete([*fronts_by_name.values()])
+        attack_count += len(INCOMPLETE) * len(fronts_by_name)
+        assert not failures, "\n".join(failures)
+    print(f"{attack_count:,} attacks of {len(TABLE)} kinds, without a failure", flush=True)
+    record_attacks(attack_count)
     crowds.main()
     hostile.main()
     slow.main()

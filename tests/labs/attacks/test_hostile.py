@@ -1,5 +1,5 @@
 """
-Hostile clients, in small: each kind on each listener.
+Hostile clients in the short form: each attack on each kind of listener.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.once
 
 def cases(names: Iterable[str], listener: str) -> list[Any]:
     """
-    Return the parameters of tests of these kinds on C{listener}.
+    Return the parameters of the tests of these attacks on C{listener}.
     """
     return [(name, listener) for name in names if listener in KINDS[name].listeners]
 
@@ -25,11 +25,11 @@ def cases(names: Iterable[str], listener: str) -> list[Any]:
 @pytest.mark.parametrize(
     ("name", "listener"), [*cases(KINDS, "plain"), *cases(KINDS, "TLS")]
 )
-def test_attack_keeps_nobody_out_and_breaks_nothing(
+def test_attack_excludes_no_other_client_and_does_no_damage(
     tmp_path: Path, name: str, listener: str
 ) -> None:
     """
-    An honest client is served meanwhile, by the same workers, and nothing is logged.
+    An honest client is served by the same workers meanwhile, and no error is logged.
     """
     kind = KINDS[name]
     kind.run(tmp_path, listener, kind.short)

@@ -1,5 +1,5 @@
 """
-A thousand slow clients, for a few seconds.
+A thousand slow clients for a few seconds.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.attacks.slow import attack_all, keep
+from tests.labs.attacks.slow import attack_all, record_waits
 
 pytestmark = pytest.mark.once
 
@@ -17,7 +17,4 @@ SECONDS = 8
 
 @pytest.mark.needs("slowhttptest")
 def test_slow_clients_do_not_delay_others(tmp_path: Path) -> None:
-    """
-    They send headers or bodies slowly, or read slowly.
-    """
-    keep(SECONDS, [attack_all(tmp_path, "pexservice", SECONDS)])
+    record_waits(SECONDS, [attack_all(tmp_path, "pexservice", SECONDS)])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs
 
 from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
-from tests.labs.attacks.attacking import Answer, judge_moves, split
+from tests.labs.attacks.attacking import Response, check_revisions, parse_responses
 from tests.labs.attacks.lab import TABLE
 from tests.support.forms import amount
 from tests.support.wire import Server, Wire
@@ -131,11 +131,11 @@ def hold(server: Server, chunks: list[bytes], ending: str) -> tuple[bytes, bool]
     return result
 
 
-def answers(wire: Wire) -> list[Answer]:
+def responses(wire: Wire) -> list[Response]:
     """
     Return the responses; fail if they are not HTTP.
     """
-    return split(wire.received)
+    return parse_responses(wire.received)
 
 
 @settings(
@@ -164,14 +164,14 @@ def test_random_input_never_fails_and_plans_change_no_response(
             received, closed = hold(with_cache, chunks, ending)
             assert hold(without, chunks, ending) == (received, closed)
             if b"HEAD" not in b"".join(chunks):
-                came = split(received)
+                came = parse_responses(received)
                 assert all(response.status < 500 for response in came)
-                judge_moves(came, before, with_cache.committer.durable.revision)
+                check_revisions(came, before, with_cache.committer.durable.revision)
         for server in (with_cache, without):
             wire = server.connect()
             wire.send(b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n")
             wire.turns()
-            (answer,) = answers(wire)
-            assert answer.status == 200
+            (response,) = responses(wire)
+            assert response.status == 200
             assert server.failures == []
     assert len(with_cache.connections) == 1

@@ -21,8 +21,14 @@ from pexservice.server.parser import (
     read_refused_head,
 )
 from pexservice.web.problems import Problem
-from tests.labs.attacks.attacking import Attack, judge, judge_moves, split, whole
-from tests.labs.attacks.lab import PROMPT
+from tests.labs.attacks.attacking import (
+    Attack,
+    check_responses,
+    check_revisions,
+    in_one_piece,
+    parse_responses,
+)
+from tests.labs.attacks.lab import COMPLETE
 from tests.support.wire import Server
 
 LINE = b"POST /next?x=1 HTTP/1.1"
@@ -43,24 +49,24 @@ def read(*lines: bytes) -> Head:
     return reader().read(b"\r\n".join(lines))
 
 
-@pytest.mark.parametrize("attack", PROMPT, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", COMPLETE, ids=lambda attack: attack.name)
 def test_every_attack_gets_the_response_of_its_rule(attack: Attack) -> None:
     """
     The cursor moves as often as the responses say.
     """
     server, loopback = Server(), IPv4Address("TCP", "127.0.0.1", 1)
     wire = server.connect(loopback, loopback)
-    wire.send(*whole(attack))
-    if attack.leaves:
+    wire.send(*in_one_piece(attack))
+    if attack.half_closes:
         wire.end()
     # One of them is a pipeline of a hundred steps.
     wire.turns(1000)
     assert wire.closed
-    answers = split(wire.received, bodiless=attack.sent.startswith(b"HEAD "))
-    judge(attack, answers)
+    responses = parse_responses(wire.received, bodiless=attack.sent.startswith(b"HEAD "))
+    check_responses(attack, responses)
     revision = server.committer.durable.revision
-    judge_moves(answers, 0, revision)
-    assert revision == attack.moves + (not attack.ends)
+    check_revisions(responses, 0, revision)
+    assert revision == attack.steps + (not attack.closes)
 
 
 def test_head_has_the_request_line_and_the_arguments() -> None:
