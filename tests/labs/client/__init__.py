@@ -1,3 +1,3 @@
 """
-The client, while the services that it calls are killed again and again.
+Steps of the Python client while workers, supervisors and nodes are killed.
 """

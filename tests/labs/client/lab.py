@@ -1,10 +1,10 @@
 """
-Steps by the client while workers and supervisors are killed, or whole nodes of a cluster.
+Steps of the Python client while workers and supervisors, or nodes of a cluster, are killed.
 
-The laboratory counts by the history: every call is answered, and made once.
+Afterwards, the history must have exactly one step for each call, and each call a response.
 
 C{python -m tests.labs.client.lab [SECONDS]} is the long form; the tests call L{one_machine}
-and L{three_nodes} for some seconds.
+and L{three_nodes} for a few seconds.
 """
 
 from __future__ import annotations
@@ -23,39 +23,38 @@ from pathlib import Path
 from attrs import frozen
 
 from pexservice.client import BlockingCursor
-from tests.labs.client.callers import Calls
+from tests.labs.client.clients import ClientRecord
 from tests.labs.failover.lab import JOURNAL, serving
 from tests.support.clients import replayed
-from tests.support.daemon import PATIENCE, Daemon, children, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, wait_until
 from tests.support.etcd import cluster
 from tests.support.evidence import Evidence, record
 from tests.support.nginx import nginx
 from tests.support.ports import held_ports
 
-#: How many steps are under way at a time, by each way to the service.
-CALLERS = 64
+#: How many clients make steps at the same time, for each group of URLs.
+CLIENTS = 64
 
-#: How often the worker that serves is killed, and its supervisor.  Seconds.
-WORKERS = 2.0
-SUPERVISORS = 20.0
+#: The intervals between two kills of the active worker, and of its supervisor.
+WORKER_KILL_INTERVAL_SECONDS = 2.0
+SUPERVISOR_KILL_INTERVAL_SECONDS = 20.0
 
-#: How long a node of a cluster is gone, and how long all are there.  Seconds.
-GONE = 5.0
-THERE = 5.0
+#: How long a killed node of a cluster is down, and how long all nodes are up after that.
+NODE_DOWN_SECONDS = 5.0
+NODE_UP_SECONDS = 5.0
 
 
 @frozen
 class Result:
     """
-    The figures of the callers' records, which the history has borne out.
+    The figures of a run, checked against the history.
 
-    @ivar kills: workers, or nodes, that were killed.
-    @ivar restarts: supervisors that were killed.
-    @ivar calls: calls, all of which were answered.
-    @ivar requests: how often the calls were sent.
-    @ivar replayed: calls that had been made when they were sent again.
-    @ivar longest: the longest time that a call took, in seconds.
-    @ivar median: half of the calls took no longer.
+    @ivar kills: how many workers or nodes were killed.
+    @ivar restarts: how many supervisors were killed and started again.
+    @ivar calls: how many calls were made.
+    @ivar requests: how many requests the calls took.
+    @ivar replayed: how many calls got a replay.
+    @ivar longest_seconds: the duration of the longest call.
     """
 
     kills: int
@@ -63,142 +62,164 @@ class Result:
     calls: int
     requests: int
     replayed: int
-    longest: float
-    median: float
+    longest_seconds: float
 
 
 @contextmanager
-def calling(
-    path: Path, seconds: float, ways: Sequence[Sequence[str]]
-) -> Iterator[list[Calls]]:
+def running_clients(
+    path: Path, seconds: float, url_groups: Sequence[Sequence[str]]
+) -> Iterator[list[ClientRecord]]:
     """
-    Have callers step by each of several ways, until the end of the block.
+    Run a process with clients for each group of URLs, until the end of the block.
 
-    @param ways: the base URLs of each way.
-    @return: the callers' records, at the end of the block.
+    @return: a list that has the records of the clients after the block.
     """
-    calls: list[Calls] = []
-    files = [path / f"calls-{number}.json" for number in range(len(ways))]
+    records: list[ClientRecord] = []
+    files = [path / f"calls-{number}.json" for number in range(len(url_groups))]
     processes = []
     try:
-        for file, urls in zip(files, ways, strict=True):
-            command = [sys.executable, "-m", "tests.labs.client.callers"]
-            arguments = [str(seconds), str(CALLERS), str(file), *urls]
+        for file, urls in zip(files, url_groups, strict=True):
+            command = [sys.executable, "-m", "tests.labs.client.clients"]
+            arguments = [str(seconds), str(CLIENTS), str(file), *urls]
             processes.append(subprocess.Popen([*command, *arguments]))
-        yield calls
+        yield records
         for process in processes:
-            assert process.wait(seconds + 2 * PATIENCE) == 0
+            assert process.wait(seconds + 2 * TIMEOUT_SECONDS) == 0
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    calls += [Calls(**json.loads(file.read_text())) for file in files]
+    records += [ClientRecord(**json.loads(file.read_text())) for file in files]
 
 
-def check(calls: Sequence[Calls], url: str) -> None:
+def check(records: Sequence[ClientRecord], url: str) -> None:
     """
-    Compare the responses of the callers with the history of the service at C{url}.
+    Compare the records of the clients with the history of the service at C{url}.
 
-    @raise AssertionError: a call was not answered, or was not made once.
+    @raise AssertionError: a call has no response, or not exactly one step.
     """
-    assert [failure for caller in calls for failure in caller.failures] == []
-    answers = {
-        revision: (position, word)
-        for caller in calls
-        for revision, position, word, _ in caller.answers
+    assert [failure for client in records for failure in client.failures] == []
+    responses = {
+        revision: (position, transition)
+        for client in records
+        for revision, position, transition, _ in client.responses
     }
-    begun = sum(caller.begun for caller in calls)
-    # Each call was answered, and no two by one step; no key was used for two calls.
-    assert len(answers) == sum(len(caller.answers) for caller in calls) == begun
-    assert sum(caller.keys for caller in calls) == begun
+    call_count = sum(client.call_count for client in records)
+    # Each call has a response and its own key, and no two calls have the same step.
+    assert len(responses) == sum(len(client.responses) for client in records) == call_count
+    assert sum(client.key_count for client in records) == call_count
     with BlockingCursor(url) as cursor:
         history = {
             step.revision: (step.position, step.transition) for step in cursor.history()
         }
-    assert len(history) == begun, f"{len(history)} steps for {begun} calls"
-    assert history == answers
+    assert len(history) == call_count, f"{len(history)} steps for {call_count} calls"
+    assert history == responses
     replayed(history)
 
 
-def result(calls: Sequence[Calls], kills: int, restarts: int) -> Result:
+def evaluate(
+    records: Sequence[ClientRecord],
+    url: str,
+    kills: int,
+    restarts: int = 0,
+    *,
+    name: str,
+    promise: str,
+    faults: str,
+) -> Result:
     """
-    Return the figures of a run.
+    Check the records, write down the evidence, and return the figures.
+
+    @param faults: describes the clients and the faults.
     """
-    times = sorted(took for caller in calls for *_, took in caller.answers)
-    return Result(
+    check(records, url)
+    durations = [seconds for client in records for *_, seconds in client.responses]
+    result = Result(
         kills=kills,
         restarts=restarts,
-        calls=len(times),
-        requests=sum(caller.requests for caller in calls),
-        replayed=sum(caller.replayed for caller in calls),
-        longest=times[-1],
-        median=times[len(times) // 2],
+        calls=len(durations),
+        requests=sum(client.requests for client in records),
+        replayed=sum(client.replayed for client in records),
+        longest_seconds=max(durations),
     )
+    record(
+        Evidence(
+            name=name,
+            promise=promise,
+            size=result.calls,
+            unit="calls",
+            result=f"{faults}: every call answered, steps = calls,"
+            f" {result.requests - result.calls:,} repetitions, {result.replayed:,} of them"
+            f" replayed, longest wait {result.longest_seconds:.1f} s",
+            command="make exactly-once",
+        )
+    )
+    return result
 
 
 def one_machine(
-    path: Path, seconds: float, *, proxied: bool = False, supervisors: float = SUPERVISORS
+    path: Path,
+    seconds: float,
+    *,
+    proxied: bool = False,
+    supervisor_interval: float = SUPERVISOR_KILL_INTERVAL_SECONDS,
 ) -> Result:
     """
-    Kill the serving worker every L{WORKERS} seconds, its supervisor every C{supervisors}.
+    Kill the active worker at regular intervals, and sometimes its supervisor.
 
-    The supervisor is then started again.
+    A killed supervisor is started again.
 
-    @param proxied: half of the callers come through nginx.
-    @raise AssertionError: a call was not answered, or was not made once.
+    @param proxied: whether half of the clients connect through nginx.
+    @raise AssertionError: see L{check}.
     """
     kills = restarts = 0
     with ExitStack() as stack:
         (port,) = stack.enter_context(held_ports(1))
         url = f"http://127.0.0.1:{port}"
-        ways = [[url]]
+        url_groups = [[url]]
         options = (
             *("--listen", f"tcp:{port}:interface=127.0.0.1", "--listen", "unix:socket"),
             *("--journal", JOURNAL),
         )
         if proxied:
-            place = path / "nginx"
-            place.mkdir()
-            there = stack.enter_context(nginx(place, path / "socket"))
-            ways.append([f"http://127.0.0.1:{there}"])
+            directory = path / "nginx"
+            directory.mkdir()
+            nginx_port = stack.enter_context(nginx(directory, path / "socket"))
+            url_groups.append([f"http://127.0.0.1:{nginx_port}"])
         daemon = Daemon(path, *options)
         try:
-            with calling(path, seconds, ways) as calls:
+            with running_clients(path, seconds, url_groups) as records:
                 end = time.monotonic() + seconds
-                next_restart = time.monotonic() + supervisors
-                while time.monotonic() + WORKERS < end or not (kills and restarts):
-                    time.sleep(WORKERS)
+                next_restart = time.monotonic() + supervisor_interval
+                while time.monotonic() + WORKER_KILL_INTERVAL_SECONDS < end or not (
+                    kills and restarts
+                ):
+                    time.sleep(WORKER_KILL_INTERVAL_SECONDS)
                     if time.monotonic() >= next_restart:
                         daemon.kill()
                         daemon = Daemon(path, *options)
                         restarts += 1
-                        next_restart = time.monotonic() + supervisors
+                        next_restart = time.monotonic() + supervisor_interval
                     else:
                         kills += kill_worker(daemon)
-            check(calls, url)
+            return evaluate(
+                records,
+                url,
+                kills,
+                restarts,
+                name="exactly-once-proxied" if proxied else "exactly-once",
+                promise="The client's steps are made once, although processes are killed"
+                + (", also through nginx." if proxied else "."),
+                faults=f"{len(url_groups) * CLIENTS} clients, {kills} SIGKILLs of the"
+                f" active worker and {restarts} of the supervisor",
+            )
         finally:
             daemon.stop()
-    summary = result(calls, kills, restarts)
-    record(
-        Evidence(
-            name="exactly-once-proxied" if proxied else "exactly-once",
-            promise="The client's steps are made once, although processes are killed"
-            + (", also through nginx." if proxied else "."),
-            size=summary.calls,
-            unit="calls",
-            result=f"{len(ways) * CALLERS} clients, {kills} SIGKILLs of the active"
-            f" worker and {restarts} of the supervisor: every call answered, steps ="
-            f" calls, {summary.requests - summary.calls:,} repetitions,"
-            f" {summary.replayed:,} of them replayed, longest wait {summary.longest:.1f} s",
-            command="make exactly-once",
-        )
-    )
-    return summary
 
 
 def kill_worker(daemon: Daemon) -> bool:
     """
-    Kill the worker that serves, if it is not one that was killed before.
+    Kill the active worker, unless the log still names a worker that was killed before.
     """
     with suppress(ValueError, ProcessLookupError):
         _, pid = serving(daemon)
@@ -210,9 +231,9 @@ def kill_worker(daemon: Daemon) -> bool:
 
 def three_nodes(path: Path, seconds: float) -> Result:
     """
-    Kill one of three nodes at a time, with its etcd, and start it again.
+    Kill one of three nodes at a time together with its etcd, and start both again.
 
-    @raise AssertionError: a call was not answered, or was not made once.
+    @raise AssertionError: see L{check}.
     """
     kills = 0
     with ExitStack() as stack:
@@ -222,10 +243,10 @@ def three_nodes(path: Path, seconds: float) -> Result:
         store = ",".join(member.url for member in members)
 
         def start(number: int) -> Daemon:
-            place = path / f"node-{number}"
-            place.mkdir(exist_ok=True)
+            directory = path / f"node-{number}"
+            directory.mkdir(exist_ok=True)
             return Daemon(
-                place,
+                directory,
                 *("--listen", f"tcp:{ports[number]}:interface=127.0.0.1"),
                 *("--store", f"etcd:{store}", "--journal", JOURNAL),
                 command="pexservice-worker",
@@ -233,52 +254,40 @@ def three_nodes(path: Path, seconds: float) -> Result:
 
         nodes = [start(number) for number in range(3)]
         try:
-            with calling(path, seconds, [urls]) as calls:
+            with running_clients(path, seconds, [urls]) as records:
                 end = time.monotonic() + seconds
-                while time.monotonic() + GONE < end:
+                while time.monotonic() + NODE_DOWN_SECONDS < end:
                     number = kills % 3
                     nodes[number].kill()
                     members[number].kill()
                     kills += 1
-                    time.sleep(GONE)
+                    time.sleep(NODE_DOWN_SECONDS)
                     members[number].start()
                     wait_until(members[number].healthy, "etcd is healthy again")
                     nodes[number] = start(number)
-                    time.sleep(min(THERE, max(end - time.monotonic(), 0)))
-            check(calls, urls[0])
+                    time.sleep(min(NODE_UP_SECONDS, max(end - time.monotonic(), 0)))
+            return evaluate(
+                records,
+                urls[0],
+                kills,
+                name="exactly-once-etcd",
+                promise="The client's steps are made once, while nodes of a cluster are"
+                " killed.",
+                faults=f"{CLIENTS} clients of three nodes, a node and its etcd killed"
+                f" {kills} times",
+            )
         finally:
             for node in nodes:
                 node.kill()
-    summary = result(calls, kills, 0)
-    record(
-        Evidence(
-            name="exactly-once-etcd",
-            promise="The client's steps are made once, while nodes of a cluster are"
-            " killed.",
-            size=summary.calls,
-            unit="calls",
-            result=f"{CALLERS} clients of three nodes, a node and its etcd killed"
-            f" {kills} times: every call answered, steps = calls,"
-            f" {summary.requests - summary.calls:,} repetitions, {summary.replayed:,}"
-            f" replayed, longest wait {summary.longest:.1f} s",
-            command="make exactly-once",
-        )
-    )
-    return summary
 
 
 def main() -> None:
-    """
-    Run the long form.
-    """
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
     for title, run in (
         ("one machine", one_machine),
         ("one machine, half through nginx", lambda *args: one_machine(*args, proxied=True)),
         ("three nodes on etcd", three_nodes),
     ):
-        if len(sys.argv) > 2 and sys.argv[2] not in title:
-            continue
         with tempfile.TemporaryDirectory() as path:
             print(f"{title}: {run(Path(path), seconds)}", flush=True)
 

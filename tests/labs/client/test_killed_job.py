@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.support.calling_page import command
-from tests.support.daemon import PATIENCE, Daemon, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, wait_until
 from tests.support.forms import amount
 from tests.support.troublesome_proxy import troublesome_proxy
 
@@ -22,13 +22,13 @@ HEADING = "A job that may be killed"
 
 KILLS = amount(short=8, long=100)
 
-#: A job makes a step within this time: the proxy loses two attempts of each.
+#: The job makes a step within this time: the proxy loses two requests of each step.
 STEP_SECONDS = 0.2
 
 
 def test_job_that_is_killed_leaves_no_gap_and_no_duplicate(tmp_path: Path) -> None:
     """
-    After the last start every customer has a number, and the service made no other step.
+    After the last run, every customer has a number, and the service made no other step.
     """
     seed = random.randrange(2**32)  # noqa: S311 nothing secret
     print("seed", seed)
@@ -53,16 +53,21 @@ def test_job_that_is_killed_leaves_no_gap_and_no_duplicate(tmp_path: Path) -> No
             with subprocess.Popen(job, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
                 wait_until(partial(has_sent, process, before), "the job has sent a step")
                 if process.poll() is not None:
-                    # On a busy machine this process may look too late.
+                    # On a busy machine, the job may end before this process checks it.
                     break
                 time.sleep(moments.uniform(0, STEP_SECONDS))
                 process.kill()
             kills += 1
         ended = subprocess.run(
-            job, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=PATIENCE
+            job,
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
         )
         replayed = ended.stdout.count("replayed: True")
-        steps = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+        steps = int(daemon.request("/current")[0].headers["Pex-Revision"])
     with closing(sqlite3.connect(tmp_path / "invoices.db")) as database:
         rows = database.execute("SELECT customer, number FROM invoices ORDER BY number")
         invoices = rows.fetchall()

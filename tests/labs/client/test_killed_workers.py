@@ -13,19 +13,19 @@ import pytest
 
 from tests.labs.client.lab import kill_worker
 from tests.support.calling_page import command
-from tests.support.daemon import PATIENCE, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 from tests.support.forms import amount
 
 KILLS = amount(short=3, long=20)
 
-#: How long a program runs between two kills; a standby is ready again within this time on a
-#: quiet machine.  A worker that is killed before it serves shows less, and is no mistake.
+#: How long a program runs between two kills.  On a quiet machine, the standby is ready
+#: again by then.  A kill before that tests less, but does no harm.
 INTERVAL_SECONDS = 1.0
 
-#: The Python program prints every value; the last one has 4,180 digits.
+#: The Python program prints every value, and the last one has 4,180 digits.
 MAX_STEPS = 20_000
 
-#: Eight clients of the FastAPI program, each of which repeats every second request.
+#: Eight clients of the FastAPI program, each of which sends every second request twice.
 TICKETS = """
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +53,7 @@ with TestClient(app) as client, ThreadPoolExecutor(8) as pool:
 )
 def test_program_leaves_no_gap_and_no_duplicate(tmp_path: Path, heading: str) -> None:
     """
-    Every position is printed once, and the service made no other step.
+    The program prints every position once, and the service made no other step.
     """
     steps = min(800 * KILLS, MAX_STEPS)
     kills = 0
@@ -67,14 +67,14 @@ def test_program_leaves_no_gap_and_no_duplicate(tmp_path: Path, heading: str) ->
                 [*python, program], cwd=tmp_path, stdout=output, stderr=subprocess.PIPE
             ) as process,
         ):
-            # The first kill comes before the first step, so there is one in any case.
+            # The first kill comes before the first step, so at least one kill is certain.
             while kills < KILLS and process.poll() is None:
                 kills += kill_worker(daemon)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(INTERVAL_SECONDS)
-            _, errors = process.communicate(timeout=PATIENCE + KILLS * 20)
+            _, errors = process.communicate(timeout=TIMEOUT_SECONDS + KILLS * 20)
             assert process.returncode == 0, errors.decode()
-        revision = int(daemon.ask("/current")[0].headers["Pex-Revision"])
+        revision = int(daemon.request("/current")[0].headers["Pex-Revision"])
     text = (tmp_path / "output").read_text()
     positions = [
         int(number) for number in re.findall(r"^position (\d+)", text, re.MULTILINE)

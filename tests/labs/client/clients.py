@@ -1,0 +1,166 @@
+"""
+A program that makes steps with many clients at once, and records the outcome of each call.
+
+L{tests.labs.client.lab} starts it as C{python -m tests.labs.client.clients SECONDS CLIENTS
+FILE URL...}.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import Factory, asdict, define
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import react
+from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
+from zope.interface import implementer
+
+from pexservice.client import Cursor, CursorError
+from pexservice.client.connecting import make_endpoint, make_pool
+from pexservice.core.base_url import BaseURL
+
+#: Much longer than any call should take, so that no call fails by its deadline.
+DEADLINE_SECONDS = 120.0
+
+
+@define(eq=False)
+class ClientRecord:
+    """
+    The record of all clients of one process.
+
+    @ivar call_count: how many calls were made.
+    @ivar responses: of each call with a response, the revision, the position, the
+        transition and the duration in seconds.
+    @ivar replayed: how many of these responses were replays.
+    @ivar requests: how many requests were sent.
+    @ivar key_count: how many different idempotency keys they had.
+    @ivar failures: the errors of the calls that failed.
+    """
+
+    call_count: int = 0
+    responses: list[tuple[int, int, str, float]] = Factory(list)
+    replayed: int = 0
+    requests: int = 0
+    key_count: int = 0
+    failures: list[str] = Factory(list)
+
+
+@implementer(IAgent)
+class RecordingAgent:
+    """
+    An agent that records the idempotency keys of the requests that it sends.
+    """
+
+    def __init__(self, agents: Mapping[bytes, IAgent]) -> None:
+        """
+        @param agents: the agents that send the requests, by host and port.
+        """
+        self._agents = agents
+        self.keys: list[bytes] = []
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: Any = None,
+    ) -> Deferred[Any]:
+        """
+        Record the key of a request, and send the request with the agent for its address.
+        """
+        assert headers is not None
+        agent = self._agents[uri.split(b"/")[2]]
+        self.keys += headers.getRawHeaders(b"idempotency-key", [])
+        sent: Deferred[Any] = agent.request(method, uri, headers, bodyProducer)
+        return sent
+
+
+async def make_steps(
+    cursor: Cursor, record: ClientRecord, end: float, client_number: int
+) -> None:
+    """
+    Make steps until the time C{end}.
+    """
+    rng = random.Random(client_number)  # noqa: S311 nothing secret
+    while time.monotonic() < end:
+        transition = rng.choices(["next", "previous", "reset"], [60, 39, 1])[0]
+        record.call_count += 1
+        began = time.monotonic()
+        try:
+            state = await getattr(cursor, transition)()
+        except CursorError as error:
+            record.failures.append(f"{type(error).__name__}: {error}")
+            continue
+        seconds = time.monotonic() - began
+        record.responses.append((state.revision, state.position, transition, seconds))
+        record.replayed += state.replayed
+
+
+async def run_clients(
+    reactor: Any, seconds: float, client_count: int, urls: Sequence[str]
+) -> ClientRecord:
+    """
+    Make steps with all clients, and return their record.
+    """
+    record, pools = ClientRecord(), [make_pool(reactor, client_count) for _ in urls]
+    agent = RecordingAgent(
+        {
+            urlsplit(url).netloc.encode(): Agent.usingEndpointFactory(
+                reactor, make_endpoint(BaseURL.parse(url), reactor, None), pool
+            )
+            for url, pool in zip(urls, pools, strict=True)
+        }
+    )
+    # Each cursor tries another address first.
+    cursors = [
+        Cursor(
+            *urls[offset:],
+            *urls[:offset],
+            reactor=reactor,
+            agent=agent,
+            deadline=DEADLINE_SECONDS,
+        )
+        for offset in range(len(urls))
+    ]
+    end = time.monotonic() + seconds
+    await gatherResults(
+        [
+            Deferred.fromCoroutine(
+                make_steps(
+                    cursors[client_number % len(cursors)], record, end, client_number
+                )
+            )
+            for client_number in range(client_count)
+        ]
+    )
+    for pool in pools:
+        await pool.closeCachedConnections()
+    record.requests, record.key_count = len(agent.keys), len(set(agent.keys))
+    return record
+
+
+def main(
+    reactor: Any, seconds: str, client_count: str, file: str, *urls: str
+) -> Deferred[Any]:
+    """
+    Make steps, and write the record to a file.
+    """
+    stepping = Deferred.fromCoroutine(
+        run_clients(reactor, float(seconds), int(client_count), urls)
+    )
+    return stepping.addCallback(
+        lambda record: Path(file).write_text(json.dumps(asdict(record)))
+    )
+
+
+if __name__ == "__main__":
+    react(main, sys.argv[1:])
