@@ -1,3 +1,3 @@
 """
-Three etcd and three nodes, and every fault between them.
+Faults of three members of etcd, of three nodes, and of the connections between them.
 """

@@ -1,13 +1,13 @@
 """
-Three etcd and several daemons, which fail and lose their connections under clients.
+Three members of etcd and several nodes, which fail or lose connections under load.
 
-The clients ask all of the daemons and write down the answers.  L{cluster_faults} has faults
-that only clients in the middle of a request may notice; L{cluster_restores} goes
-back to a snapshot, or to nothing, which every daemon must report; L{cluster_users} changes
-the users of an etcd with TLS and JWT.
+The clients make requests to all nodes and record the responses.  L{cluster_faults} causes
+faults that a client notices only if it waits for a response.  L{cluster_restores} restores
+a snapshot of etcd or removes all its data, which every node must report.  L{cluster_users}
+changes the users of an etcd with TLS and JWT.
 
-C{python -m tests.labs.cluster.lab [ROUNDS]} is the long form, with five daemons, one of
-them far from etcd; the tests run one round.
+C{python -m tests.labs.cluster.lab [ROUNDS]} is the long form, with five nodes, one of them
+far from etcd; the tests run one round with three nodes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from attrs import Factory, define, evolve, frozen
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
 from pexservice.stores.etcd.records import decode_key_use
-from tests.labs.cluster.proxy import Mood, Proxy
+from tests.labs.cluster.proxy import Disturbance, Proxy
 from tests.labs.histories.lab import RecordingClient, journal_of
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until
 from tests.support.etcd import (
@@ -48,119 +48,118 @@ from tests.support.ports import held_ports
 
 CLIENTS = 24
 
-#: How long each fault lasts, and how much traffic there is before the next one, on
-#: each node.  Seconds, answers.
-LASTS = 1.5
-TRAFFIC = 30
+#: How long each fault lasts, and how many responses each node sends between two faults.
+FAULT_SECONDS = 1.5
+MIN_RESPONSES = 30
 
-#: How often etcd's users are changed, in the short form.
-CHANGES = 4
+#: How often the users of etcd are changed in the short form.
+USER_CHANGES = 4
 
-#: How late the messages of a daemon that is far from etcd are, in each direction.  Seconds.
-FAR = 0.025
+#: The delay of messages between the far node and etcd, in each direction.
+FAR_DELAY_SECONDS = 0.025
 
-#: How long the service may take to respond after the leader's death, in the long form.
-#: Seconds.
-RECOVERY = 3.0
+#: After the death of etcd's leader, a step gets its response within this time, in the long
+#: form.
+MAX_RECOVERY_SECONDS = 3.0
 
-_WORDS = ["current", *(transition.word for transition in Transition)]
+OPERATIONS = ["current", *(transition.word for transition in Transition)]
 
 
 @define(eq=False)
-class Caller(RecordingClient):
+class ClusterClient(RecordingClient):
     """
-    A client that writes down its requests and the answers to them.
+    A client that records its requests and the responses.
 
-    It repeats a request with a key until the request is answered, at the next node each
+    It repeats a request that has a key until it gets a response, at the next node each
     time.
 
     @ivar ports: the ports of the nodes.
-    @ivar prefix: what its keys begin with.
-    @ivar step_times: of each answered step, when it was begun and when it was answered.
-    @ivar keys: by key, the revision in the client's response.
-    @ivar answers: by port, how many answers there were.
+    @ivar prefix: the beginning of its keys.
+    @ivar step_times: of each step with a response, when it began and when the response
+        arrived.
+    @ivar keys: by key, the revision in the response.
+    @ivar response_counts: how many responses arrived from each port.
+    @ivar unavailable: how many responses were 503.
     """
 
     ports: Sequence[int] = ()
     prefix: str = ""
     keys: dict[str, int] = Factory(dict)
-    answers: dict[int, int] = Factory(dict)
+    response_counts: dict[int, int] = Factory(dict)
     step_times: list[tuple[float, float]] = Factory(list)
-    unready: int = 0
+    unavailable: int = 0
 
     def run(self) -> None:
-        """
-        Ask until told to stop.
-        """
-        choose = random.Random(self.number)  # noqa: S311 nothing secret
+        rng = random.Random(self.number)  # noqa: S311 nothing secret
         count = 0
         while not self.stopping.is_set():
             count += 1
-            if choose.random() < 1 / 30:
-                # Clients that left a node that failed come back.
+            if rng.random() < 1 / 30:
+                # Sometimes return to a node that failed before.
                 self._close()
-                self.port = choose.choice(self.ports)
-            word = choose.choices(_WORDS, [30, 50, 19, 1])[0]
-            if word == "current":
+                self.port = rng.choice(self.ports)
+            name = rng.choices(OPERATIONS, [30, 50, 19, 1])[0]
+            if name == "current":
                 self._ask(None, "GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n", None)
                 continue
             key = f"{self.prefix}{self.number}-{count}" if self.number % 2 else None
             header = "" if key is None else f"Idempotency-Key: {key}\r\n"
-            # Every fourth step is for the revision that was seen last only, also among
-            # the steps that have a key and are repeated.
-            if choose.random() < 1 / 4:
+            # Every fourth step has the precondition that the cursor is still at the last
+            # known revision.  Such a step may have a key too, and be repeated.
+            if rng.random() < 1 / 4:
                 header += f'If-Match: "{self.last}"\r\n'
-            sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"
-            self._ask(Transition[word.upper()], sent, key)
+            request = f"POST /{name} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"
+            self._ask(Transition[name.upper()], request, key)
         self._close()
 
-    def _ask(self, operation: Transition | None, sent: str, key: str | None) -> None:
-        called, refused = time.monotonic(), False
+    def _ask(self, operation: Transition | None, request: str, key: str | None) -> None:
+        began, refused = time.monotonic(), False
         while not self.stopping.is_set():
             refused = False
             try:
-                answer = self._exchange(sent.encode())
+                response = self._exchange(request.encode())
             except OSError:
                 self.broken += 1
-                self._elsewhere()
+                self._switch_node()
             else:
-                if not answer.startswith(b"HTTP/1.1 503 "):
-                    self._note_answer(operation, called, answer, key)
+                if not response.startswith(b"HTTP/1.1 503 "):
+                    self._note_response(operation, began, response, key)
                     return
-                refused = b"nothing was moved" in answer
-                self.unready += 1
-                self._elsewhere()
+                refused = b"nothing was moved" in response
+                self.unavailable += 1
+                self._switch_node()
             if key is None:
                 break
         self.records.append(
-            Record(client=self.number, operation=operation, called=called, refused=refused)
+            Record(client=self.number, operation=operation, called=began, refused=refused)
         )
 
-    def _elsewhere(self) -> None:
+    def _switch_node(self) -> None:
         self._close()
         self.port = self.ports[(self.ports.index(self.port) + 1) % len(self.ports)]
-        # A client that is refused at once must not ask a thousand times a second.
+        # A client that is refused at once must not send a thousand requests per second.
         time.sleep(0.02)
 
-    def _note_answer(
-        self, operation: Transition | None, called: float, answer: bytes, key: str | None
+    def _note_response(
+        self, operation: Transition | None, began: float, response: bytes, key: str | None
     ) -> None:
-        status = self.write_down(operation, called, answer)
-        self.answers[self.port] = self.answers.get(self.port, 0) + 1
+        status = self.record_response(operation, began, response)
+        self.response_counts[self.port] = self.response_counts.get(self.port, 0) + 1
         if status == HTTPStatus.OK and key is not None:
             self.keys[key] = self.last
         if status == HTTPStatus.OK and operation is not None:
-            self.step_times.append((called, self.records[-1].returned))
+            self.step_times.append((began, self.records[-1].returned))
 
 
 @define(eq=False)
-class Laboratory:
+class ClusterSetup:
     """
-    The etcd members, proxies, daemons and clients that run.
+    The members of etcd, the proxies, the nodes and the clients of one run.
 
-    @ivar far: the proxies of the last daemon, if it is far from etcd.
-    @ivar tls: the certificates that the daemons show, if etcd has users.
-    @ivar started: how often the clients were started.
+    @ivar daemons: the nodes.
+    @ivar far_proxies: the slow proxies of the last node, if it is far from etcd.
+    @ivar tls: the certificates of the nodes, if etcd has users.
+    @ivar start_count: how often the clients were started.
     """
 
     path: Path
@@ -168,43 +167,43 @@ class Laboratory:
     proxies: Sequence[Proxy]
     daemons: list[Daemon]
     ports: Sequence[int]
-    far: Sequence[Proxy] = ()
+    far_proxies: Sequence[Proxy] = ()
     tls: TlsFiles | None = None
-    callers: Sequence[Caller] = ()
-    started: int = 0
+    clients: Sequence[ClusterClient] = ()
+    start_count: int = 0
 
-    def start_callers(self) -> None:
+    def start_clients(self) -> None:
         """
-        Start the clients, each with a daemon first.
+        Start the clients; they try different nodes first.
         """
         ports = self.ports
-        self.started += 1
-        self.callers = [
-            Caller(
+        self.start_count += 1
+        self.clients = [
+            ClusterClient(
                 *(n, ports[n % len(ports)]),
                 fresh=n % 4 == 0,
                 ports=ports,
-                prefix=f"{self.started}-",
+                prefix=f"{self.start_count}-",
             )
             for n in range(CLIENTS)
         ]
-        for caller in self.callers:
-            caller.start()
+        for client in self.clients:
+            client.start()
 
-    def stop_callers(self) -> list[Record]:
+    def stop_clients(self) -> list[Record]:
         """
-        Stop the clients, and return what they have recorded.
+        Stop the clients, and return their records.
         """
-        for caller in self.callers:
-            caller.stopping.set()
-        for caller in self.callers:
-            caller.join(TIMEOUT_SECONDS)
-            assert caller.surprises == [], caller.surprises
-        return [record for caller in self.callers for record in caller.records]
+        for client in self.clients:
+            client.stopping.set()
+        for client in self.clients:
+            client.join(TIMEOUT_SECONDS)
+            assert client.surprises == [], client.surprises
+        return [record for client in self.clients for record in client.records]
 
     def journal(self) -> Sequence[Transition]:
         """
-        Return the steps that were made, and check that all daemons are at their end.
+        Return all steps, and check that every node is at the last one.
         """
         journal = journal_of(self.daemons[0])
         for daemon in self.daemons:
@@ -214,11 +213,11 @@ class Laboratory:
 
     def start_daemon(self, number: int) -> Daemon:
         """
-        Start one of our daemons, each with another etcd first.
+        Start a node; each one tries another member of etcd first.
         """
         proxies = self.proxies
-        if self.far and number == len(self.ports) - 1:
-            proxies = self.far
+        if self.far_proxies and number == len(self.ports) - 1:
+            proxies = self.far_proxies
         order = [proxies[(number + turn) % 3].port for turn in range(3)]
         path = self.path / f"d{number}"
         path.mkdir(exist_ok=True)
@@ -233,91 +232,89 @@ class Laboratory:
             command="pexservice-worker",
         )
 
-    def led(self, *, by: bool = True) -> int:
+    def find_member(self, *, leader: bool = True) -> int:
         """
-        Return the number of the etcd member that leads, or of one that does not.
-
-        @param by: whether the leader is wanted.
+        Return the number of the member that is the leader, or of one that is not.
         """
         for _ in poll_attempts():
             leads = [member.leads() for member in self.members]
             if any(leads):
-                return leads.index(by)
+                return leads.index(leader)
         raise AssertionError("there is no leader")
 
-    def traffic(self) -> None:
+    def wait_for_traffic(self) -> None:
         """
-        Wait until each node has given L{TRAFFIC} more answers.
+        Wait until each node has sent L{MIN_RESPONSES} more responses.
         """
-        before = [*map(self._answers, self.ports)]
+        before = [*map(self._response_count, self.ports)]
         for _ in poll_attempts():
-            now = [*map(self._answers, self.ports)]
-            if all(b - a >= TRAFFIC for a, b in zip(before, now, strict=True)):
+            now = [*map(self._response_count, self.ports)]
+            if all(b - a >= MIN_RESPONSES for a, b in zip(before, now, strict=True)):
                 return
-            for caller in self.callers:
-                assert caller.is_alive()
+            for client in self.clients:
+                assert client.is_alive()
         raise AssertionError(f"after {before} answers only {now}")
 
-    def _answers(self, port: int) -> int:
-        return sum(caller.answers.get(port, 0) for caller in self.callers)
+    def _response_count(self, port: int) -> int:
+        return sum(client.response_counts.get(port, 0) for client in self.clients)
 
-    def first_since(self, moment: float) -> float:
+    def seconds_until_next_step(self, moment: float) -> float:
         """
-        Return how long it took until a step asked for since C{moment} was answered.
+        Return how long after C{moment} the first step arrived that began after C{moment}.
         """
         for _ in poll_attempts():
-            for caller in self.callers:
-                for called, returned in reversed(caller.step_times[-5:]):
-                    if called > moment:
+            for client in self.clients:
+                for began, returned in reversed(client.step_times[-5:]):
+                    if began > moment:
                         return returned - moment
-        raise AssertionError("nothing goes on")
+        raise AssertionError("no step gets a response")
 
 
-Fault = Callable[[Laboratory, int], AbstractContextManager[None]]
+Fault = Callable[[ClusterSetup, int], AbstractContextManager[None]]
 
 
 @contextmanager
-def killed(laboratory: Laboratory, number: int) -> Iterator[None]:
+def killed(setup: ClusterSetup, number: int) -> Iterator[None]:
     """
-    Kill a member by SIGKILL, and start it again.
+    Kill a member of etcd by SIGKILL, and start it again.
     """
-    laboratory.members[number].kill()
+    setup.members[number].kill()
     yield
-    laboratory.members[number].start()
+    setup.members[number].start()
 
 
 @contextmanager
-def paused(laboratory: Laboratory, number: int) -> Iterator[None]:
+def paused(setup: ClusterSetup, number: int) -> Iterator[None]:
     """
-    Stop a member by SIGSTOP for a while.
+    Stop a member of etcd by SIGSTOP, and continue it.
     """
-    laboratory.members[number].signal(signal.SIGSTOP)
+    setup.members[number].signal(signal.SIGSTOP)
     yield
-    laboratory.members[number].signal(signal.SIGCONT)
+    setup.members[number].signal(signal.SIGCONT)
 
 
 @contextmanager
-def without_quorum(laboratory: Laboratory, number: int) -> Iterator[None]:
+def without_quorum(setup: ClusterSetup, number: int) -> Iterator[None]:
     """
-    Stop two members, for longer than a node waits.
+    Stop two members of etcd, for longer than the timeout of a node.
 
-    Each node says so, lives, and takes nothing.
+    Each node must be alive, but not ready.
     """
-    with paused(laboratory, number), paused(laboratory, (number + 1) % 3):
-        for daemon in laboratory.daemons:
+    with paused(setup, number), paused(setup, (number + 1) % 3):
+        for daemon in setup.daemons:
             wait_until(partial(_is_not_ready, daemon), "not ready without a quorum")
             assert daemon.request("/livez")[0].status == HTTPStatus.OK
         yield
 
 
 @contextmanager
-def node_killed(laboratory: Laboratory, number: int) -> Iterator[None]:
+def node_killed(setup: ClusterSetup, number: int) -> Iterator[None]:
     """
-    Kill one of our daemons by SIGKILL, and start it again.
+    Kill a node by SIGKILL, and start it again.
     """
-    laboratory.daemons[number].kill()
+    setup.daemons[number].kill()
     yield
-    laboratory.daemons[number] = laboratory.start_daemon(number)
+    setup.daemons[number] = setup.start_daemon(number)
 
 
 def _is_not_ready(daemon: Daemon) -> bool:
@@ -325,16 +322,16 @@ def _is_not_ready(daemon: Daemon) -> bool:
 
 
 @contextmanager
-def without_space(laboratory: Laboratory, number: int) -> Iterator[None]:
+def without_space(setup: ClusterSetup, number: int) -> Iterator[None]:
     """
-    Have etcd refuse all writes.
+    Make etcd refuse all writes.
 
-    Each node says so, is not ready, and answers reads.
+    Each node must report the reason, be not ready, and respond to reads.
     """
-    member = laboratory.members[number]
+    member = setup.members[number]
     alarm = {"alarm": "NOSPACE", "memberID": 0}
     member.ask("/v3/maintenance/alarm", {"action": "ACTIVATE", **alarm})
-    for daemon in laboratory.daemons:
+    for daemon in setup.daemons:
         wait_until(partial(_is_not_ready, daemon), "not ready")
         assert b"space exceeded" in daemon.request("/readyz")[1]
         assert daemon.request("/current")[0].status == HTTPStatus.OK
@@ -343,21 +340,25 @@ def without_space(laboratory: Laboratory, number: int) -> Iterator[None]:
         member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **alarmed})
 
 
-def moody(mood: Mood) -> Fault:
+def disturbed_connections(disturbance: Disturbance) -> Fault:
     """
-    Return a fault that has a member's connections suffer C{mood}.
+    Return a fault that disturbs the connections to one member of etcd.
     """
-    return lambda laboratory, number: laboratory.proxies[number].being(mood)
+    return lambda setup, number: setup.proxies[number].disturbed(disturbance)
 
 
-#: The faults, each for the leader and for a member that does not lead.
+#: The faults.  Each one is caused at the leader, and some at a follower too.
 FAULTS: dict[str, Fault] = {
     "killed": killed,
     "paused": paused,
     "without_quorum": without_quorum,
     "node_killed": node_killed,
     "without_space": without_space,
-    **{mood.name.lower(): moody(mood) for mood in Mood if mood is not Mood.FAIR},
+    **{
+        disturbance.name.lower(): disturbed_connections(disturbance)
+        for disturbance in Disturbance
+        if disturbance is not Disturbance.NONE
+    },
 }
 
 
@@ -367,36 +368,36 @@ class Result:
     The figures of a run.
 
     @ivar unknown: operations with an unknown outcome.
-    @ivar replayed: steps that had been made when they were repeated.
-    @ivar unready: answers 503.
-    @ivar recovery: after each death of a leader, seconds to the first answer to a step that
-        was asked for since.
+    @ivar replayed: steps whose repetition got a replay.
+    @ivar unavailable: responses with status 503.
+    @ivar recovery: after each death of a leader, how many seconds it took until a new step
+        got its response.
     """
 
     faults: int
     operations: int
-    looks: int
+    reads: int
     unknown: int
     replayed: int
-    unready: int
+    unavailable: int
     recovery: tuple[float, ...]
 
 
-def _stop(lab: Laboratory, number: int) -> None:
-    daemon = lab.daemons[number]
+def _stop(setup: ClusterSetup, number: int) -> None:
+    daemon = setup.daemons[number]
     if daemon.process.poll() is None:
         daemon.stop()
 
 
 @contextmanager
-def laboratory(
-    path: Path, nodes: int, *, distant: bool = False, tls: TlsFiles | None = None
-) -> Iterator[Laboratory]:
+def running_cluster(
+    path: Path, nodes: int, *, one_far: bool = False, tls: TlsFiles | None = None
+) -> Iterator[ClusterSetup]:
     """
-    Provide three etcd, C{nodes} daemons and twenty-four clients.
+    Start three members of etcd, C{nodes} nodes and the clients.
 
-    @param distant: whether the last daemon is far from etcd.
-    @param tls: makes etcd ask for certificates, users and passwords.
+    @param one_far: whether the last node is far from etcd.
+    @param tls: makes etcd require certificates, users and passwords.
     """
     with ExitStack() as stack:
         options, context = ([], None) if tls is None else (tls.options(), tls.context())
@@ -407,21 +408,24 @@ def laboratory(
         for proxy in proxies:
             stack.callback(proxy.close)
         ports = stack.enter_context(held_ports(nodes))
-        lab = Laboratory(path, members, proxies, [], ports, tls=tls)
-        if distant:
-            lab.far = [Proxy(int(member.url.rpartition(":")[2]), FAR) for member in members]
-            for proxy in lab.far:
+        setup = ClusterSetup(path, members, proxies, [], ports, tls=tls)
+        if one_far:
+            setup.far_proxies = [
+                Proxy(int(member.url.rpartition(":")[2]), FAR_DELAY_SECONDS)
+                for member in members
+            ]
+            for proxy in setup.far_proxies:
                 stack.callback(proxy.close)
-                stack.enter_context(proxy.being(Mood.SLOW))
+                stack.enter_context(proxy.disturbed(Disturbance.SLOW))
         for number in range(nodes):
-            lab.daemons.append(lab.start_daemon(number))
-            # By its number, for another daemon may be in its place then.
-            stack.callback(_stop, lab, number)
-        lab.start_callers()
+            setup.daemons.append(setup.start_daemon(number))
+            # By its number, because the daemon may have been replaced by then.
+            stack.callback(_stop, setup, number)
+        setup.start_clients()
         try:
-            yield lab
+            yield setup
         finally:
-            lab.stop_callers()
+            setup.stop_clients()
 
 
 def cluster_faults(
@@ -430,43 +434,43 @@ def cluster_faults(
     *,
     followers: Container[str],
     nodes: int = 3,
-    distant: bool = False,
+    one_far: bool = False,
 ) -> Result:
     """
-    Disturb a cluster, and check the responses of its clients.
+    Cause faults in a cluster, and check the records of the clients.
 
-    @param rounds: how often each of L{FAULTS} befalls the leader.
-    @param followers: the faults that befall a member that does not lead, too.
-    @param nodes: how many daemons there are.
-    @param distant: whether the last of them is far from etcd.
-    @raise AssertionError: no single cursor can have told all this.
+    @param rounds: how often each of L{FAULTS} is caused at the leader.
+    @param followers: the names of the faults that are caused at a follower too.
+    @param nodes: the number of nodes.
+    @param one_far: whether the last node is far from etcd.
+    @raise AssertionError: the records are not linearizable.
     """
     recovery: list[float] = []
     faults_made = 0
-    with laboratory(path, nodes, distant=distant) as lab:
-        lab.traffic()
+    with running_cluster(path, nodes, one_far=one_far) as setup:
+        setup.wait_for_traffic()
         for _ in range(rounds):
             for kind, fault in FAULTS.items():
                 for leader in (True, False) if kind in followers else (True,):
-                    number = lab.led(by=leader)
+                    number = setup.find_member(leader=leader)
                     began = time.monotonic()
-                    with fault(lab, number):
+                    with fault(setup, number):
                         if kind == "killed" and leader:
-                            recovery.append(lab.first_since(began))
-                        time.sleep(LASTS)
+                            recovery.append(setup.seconds_until_next_step(began))
+                        time.sleep(FAULT_SECONDS)
                     faults_made += 1
-                    lab.traffic()
-        records = lab.stop_callers()
-        journal = lab.journal()
-        _check_keys(lab)
+                    setup.wait_for_traffic()
+        records = setup.stop_clients()
+        journal = setup.journal()
+        _check_keys(setup)
     _check(records, journal)
     return Result(
         faults_made,
         len(records),
         sum(record.operation is None for record in records),
         sum(record.seen is None and not record.refused for record in records),
-        sum(caller.replayed for caller in lab.callers),
-        sum(caller.unready for caller in lab.callers),
+        sum(client.replayed for client in setup.clients),
+        sum(client.unavailable for client in setup.clients),
         tuple(round(seconds, 2) for seconds in recovery),
     )
 
@@ -480,81 +484,82 @@ def _check(records: Sequence[Record], journal: Sequence[Transition]) -> None:
 
 class Restore(Enum):
     """
-    The ways in which etcd goes back, by how much etcd's revision is raised.
+    The ways in which etcd loses its newest data.  The value is added to etcd's revision.
     """
 
     PLAIN = 0
     BUMPED = 1_000_000
-    #: All data is removed, and nothing put in its place.
+    #: Remove all data.
     EMPTIED = -1
 
 
 def cluster_restores(path: Path, ways: Sequence[Restore]) -> int:
     """
-    Restore etcd under clients; check that each daemon reports it and continues from there.
+    Restore etcd under load; check that each node reports it and continues from there.
 
-    The responses to steps after the snapshot belong to another history; all the rest is of
-    the one that goes on.
+    The responses to steps after the snapshot belong to a lost history.  All other responses
+    must agree with the history that continues.
 
     @return: how many operations there were.
-    @raise AssertionError: a daemon did not report it, or no single cursor can have told the
-        rest.
+    @raise AssertionError: a node did not report the loss, or the records are not
+        linearizable.
     """
     operations = 0
-    # What was written down of the history that etcd has now.
+    # The records that belong to the history that etcd has now.
     records: list[Record] = []
-    with laboratory(path, 3) as lab:
+    with running_cluster(path, 3) as setup:
         for number, way in enumerate(ways, 1):
-            lab.traffic()
-            records += lab.stop_callers()
-            kept = lab.journal()
+            setup.wait_for_traffic()
+            records += setup.stop_clients()
+            kept = setup.journal()
             _check(records, kept)
             file = path / f"snapshot-{number}"
-            save_snapshot(lab.members[0], file)
-            lab.start_callers()
-            lab.traffic()
-            began = _go_back(lab, way, file)
+            save_snapshot(setup.members[0], file)
+            setup.start_clients()
+            setup.wait_for_traffic()
+            began = _go_back(setup, way, file)
             revision = 0 if way is Restore.EMPTIED else len(kept)
-            for daemon in lab.daemons[way is Restore.EMPTIED :]:
+            for daemon in setup.daemons[way is Restore.EMPTIED :]:
                 _wait_for_lines(daemon, "the cursor went back", number)
-            lab.traffic()
-            records += lab.stop_callers()
+            setup.wait_for_traffic()
+            records += setup.stop_clients()
             operations += len(records)
             records = [
                 record
-                # On a busy machine, a client may read a response of the old etcd late.
+                # On a busy machine, a client may read a response from before the restore
+                # late.
                 if record.called > began or _is_of_kept_history(record, revision)
                 else evolve(record, seen=None)
                 for record in records
                 if record.returned > began or _is_of_kept_history(record, revision)
             ]
-            _check(records, lab.journal())
-            lab.start_callers()
+            _check(records, setup.journal())
+            setup.start_clients()
     return operations
 
 
 def cluster_users(path: Path, changes: int) -> int:
     """
-    Change etcd's users under clients, so that the tokens of all daemons are old each time.
+    Change the users of etcd under load, so that the tokens of all nodes become invalid.
 
-    Each second time the leader is killed as well.  At last a certificate with a CN is
-    refused as long as etcd has users, and then it is accepted.
+    Before every second change, the leader is killed.  At the end, etcd must refuse a
+    certificate with a CN as long as it has users, and accept it without users.
 
     @return: how many operations there were.
-    @raise AssertionError: no single cursor can have told all this.
+    @raise AssertionError: the records are not linearizable.
     """
     tls = TlsFiles.make(path)
-    with laboratory(path, 3, tls=tls) as lab:
-        lab.traffic()
+    with running_cluster(path, 3, tls=tls) as setup:
+        setup.wait_for_traffic()
         for number in range(changes):
-            with killed(lab, lab.led()) if number % 2 else nullcontext():
-                survivor = lab.members[lab.led()]
+            with killed(setup, setup.find_member()) if number % 2 else nullcontext():
+                survivor = setup.members[setup.find_member()]
                 as_root(survivor, "user/add", {"name": f"u{number}", "password": "p"})
-                lab.traffic()
-            lab.traffic()
-        records = lab.stop_callers()
-        _check(records, lab.journal())
-        member = lab.members[lab.led()]
+                setup.wait_for_traffic()
+            setup.wait_for_traffic()
+        records = setup.stop_clients()
+        _check(records, setup.journal())
+        member = setup.members[setup.find_member()]
         store = tls.store(member.url, "named", "pex")
         checked = subprocess.run(
             [sys.executable, "-m", "pexservice", "check", "--store", store],
@@ -578,29 +583,30 @@ def _is_of_kept_history(record: Record, revision: int) -> bool:
     return record.seen is None or record.seen[0] <= revision
 
 
-def _go_back(lab: Laboratory, way: Restore, file: Path) -> float:
+def _go_back(setup: ClusterSetup, way: Restore, file: Path) -> float:
     """
-    Have etcd go back C{way}.
+    Make etcd lose its newest data in the way C{way}.
 
-    @return: a moment between the last answer of the old etcd and the first one of the new.
+    @return: a moment between the last response of the old etcd and the first one of the
+        new.
     """
     moments: list[float] = []
 
     def stopped() -> None:
-        # What the old etcd has answered reaches the clients before that.
-        for daemon in lab.daemons:
+        # By then, the responses of the old etcd have reached the clients.
+        for daemon in setup.daemons:
             wait_until(partial(_is_not_ready, daemon), "not ready")
         moments.append(time.monotonic())
 
     if way is not Restore.EMPTIED:
-        restore_snapshot(lab.members, file, way.value, stopped=stopped)
+        restore_snapshot(setup.members, file, way.value, stopped=stopped)
         return moments[0]
-    with emptied(lab.members):
+    with emptied(setup.members):
         stopped()
-    # A running daemon creates no cursor, and one that starts does.
-    for daemon in lab.daemons:
+    # A running node creates no cursor, but a node that starts does.
+    for daemon in setup.daemons:
         _wait_for_lines(daemon, "etcd has lost the key", 1)
-    with node_killed(lab, 0):
+    with node_killed(setup, 0):
         pass
     return moments[0]
 
@@ -609,12 +615,12 @@ def _wait_for_lines(daemon: Daemon, words: str, count: int) -> None:
     wait_until(lambda: daemon.log.read_text().count(words) >= count, words)
 
 
-def _check_keys(lab: Laboratory) -> None:
+def _check_keys(setup: ClusterSetup) -> None:
     """
-    Check that each key that was answered is in etcd with what was answered.
+    Check that etcd has each key of a response, with the revision of that response.
     """
     prefix = b"pexservice/keys/"
-    answer = lab.members[0].ask(
+    response = setup.members[0].ask(
         "/v3/kv/range",
         {
             "key": b64encode(prefix).decode(),
@@ -623,33 +629,30 @@ def _check_keys(lab: Laboratory) -> None:
     )
     kept = {
         b64decode(pair["key"]).removeprefix(prefix).decode(): decode_key_use(pair).revision
-        for pair in answer["kvs"]
+        for pair in response["kvs"]
     }
     acknowledged = {
-        key: revision for caller in lab.callers for key, revision in caller.keys.items()
+        key: revision for client in setup.clients for key, revision in client.keys.items()
     }
     assert acknowledged
     assert {key: kept.get(key) for key in acknowledged} == acknowledged
-    # No two keys claim the same step.
+    # No two keys have the same step.
     assert len(set(kept.values())) == len(kept)
 
 
 def main() -> None:
-    """
-    Run the long form.
-    """
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as path:
-        result = cluster_faults(Path(path), rounds, followers=FAULTS, nodes=5, distant=True)
+        result = cluster_faults(Path(path), rounds, followers=FAULTS, nodes=5, one_far=True)
     print(result)
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as path:
             operations = cluster_restores(Path(path), [*Restore])
         print(operations, "operations,", len(Restore), "restores reported", flush=True)
         with tempfile.TemporaryDirectory() as path:
-            operations = cluster_users(Path(path), 2 * CHANGES)
-        print(operations, "operations,", 2 * CHANGES, "changes of users", flush=True)
-    assert max(result.recovery) < RECOVERY
+            operations = cluster_users(Path(path), 2 * USER_CHANGES)
+        print(operations, "operations,", 2 * USER_CHANGES, "changes of users", flush=True)
+    assert max(result.recovery) < MAX_RECOVERY_SECONDS
     record(
         Evidence(
             name="cluster",

@@ -1,5 +1,5 @@
 """
-C{make cluster}: three etcd and three nodes on loopback, to play with.
+C{make cluster}: three members of etcd and three nodes on loopback, to play with.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from tests.support.daemon import Daemon
 from tests.support.etcd import cluster
 
-#: Where the nodes listen.
+#: The ports of the nodes.
 PORTS = (8081, 8082, 8083)
 
-#: For C{nginx -c FILE}.
+#: A configuration for C{nginx -c FILE}.
 NGINX = """\
 daemon off; pid nginx.pid; error_log stderr;
 events {}
@@ -41,20 +41,20 @@ def main() -> None:
     """
     Run the cluster until Ctrl-C.
     """
-    say = sys.stdout.write
+    write = sys.stdout.write
     with ExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        say("three etcd begin ...\n")
+        write("starting three members of etcd ...\n")
         members = stack.enter_context(cluster(path, 3))
         urls = [member.url for member in members]
         for number, port in enumerate(PORTS):
-            order = urls[number:] + urls[:number]
-            place = path / str(port)
-            place.mkdir()
+            urls_in_order = urls[number:] + urls[:number]
+            directory = path / str(port)
+            directory.mkdir()
             stack.enter_context(
                 Daemon(
-                    place,
-                    *("--store", "etcd:" + ",".join(order)),
+                    directory,
+                    *("--store", "etcd:" + ",".join(urls_in_order)),
                     *("--listen", f"tcp:{port}:interface=127.0.0.1"),
                 )
             )
@@ -63,14 +63,14 @@ def main() -> None:
         )
         for member, url in zip(members, urls, strict=True):
             assert member.process is not None
-            say(f"etcd {member.name}, process {member.process.pid}: {url}\n")
+            write(f"etcd {member.name}, process {member.process.pid}: {url}\n")
         for port in PORTS:
-            say(f"node http://127.0.0.1:{port}, log {path}/{port}/log\n")
-        say(f"all of them at http://127.0.0.1:8080: nginx -p {path} -c nginx.conf\n")
-        say(
-            "what is kept: etcdctl --endpoints "
+            write(f"node http://127.0.0.1:{port}, log {path}/{port}/log\n")
+        write(f"all nodes at http://127.0.0.1:8080: nginx -p {path} -c nginx.conf\n")
+        write(
+            "the stored keys: etcdctl --endpoints "
             + ",".join(urls)
-            + " get --prefix pexservice/\nCtrl-C ends it all.\n"
+            + " get --prefix pexservice/\nCtrl-C stops everything.\n"
         )
         sys.stdout.flush()
         with suppress(KeyboardInterrupt):

@@ -1,5 +1,5 @@
 """
-A TCP proxy that disturbs the connections it passes on.
+A TCP proxy that disturbs its connections.
 """
 
 from __future__ import annotations
@@ -12,42 +12,42 @@ from contextlib import contextmanager, suppress
 from enum import Enum, auto
 
 
-class Mood(Enum):
+class Disturbance(Enum):
     """
-    The ways in which a proxy treats what comes.
+    The ways in which a proxy disturbs its connections.
     """
 
-    #: Pass it on.
-    FAIR = auto()
-    #: Pass it on, later.
+    #: Pass all bytes on.
+    NONE = auto()
+    #: Pass all bytes on after a delay.
     SLOW = auto()
-    #: Take it, and no more.
-    SILENT = auto()
-    #: Pass requests on, and keep the answers.
-    DEAF = auto()
-    #: Tell the server that the client has nothing more to say, and keep the answers.
+    #: Receive bytes, and discard them.
+    BLACK_HOLE = auto()
+    #: Pass requests on, and discard the responses.
+    NO_RESPONSES = auto()
+    #: Close the sending half towards the server, and discard the responses.
     HALF_CLOSED = auto()
-    #: Break the connections, and take none.
+    #: Close all connections, and accept no other.
     CUT = auto()
 
 
-#: How late a slow proxy passes on what comes.  Seconds.
-DELAY = 0.2
+#: How long a slow proxy delays each chunk of bytes.
+DELAY_SECONDS = 0.2
 
 
 class Proxy:
     """
-    A proxy in front of one port.
+    A proxy for one port.
 
-    @ivar port: where it listens.
+    @ivar port: the port on which it listens.
     """
 
-    def __init__(self, behind: int, delay: float = DELAY) -> None:
+    def __init__(self, target_port: int, delay_seconds: float = DELAY_SECONDS) -> None:
         """
-        @param delay: how late it passes on what comes, when it is slow.  Seconds.
+        @param delay_seconds: how long a slow proxy delays each chunk of bytes.
         """
-        self._behind, self._delay = behind, delay
-        self._mood = Mood.FAIR
+        self._target_port, self._delay_seconds = target_port, delay_seconds
+        self._disturbance = Disturbance.NONE
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
@@ -55,34 +55,34 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     @contextmanager
-    def being(self, mood: Mood) -> Iterator[None]:
+    def disturbed(self, disturbance: Disturbance) -> Iterator[None]:
         """
-        Be in a mood until the end of the block.
+        Disturb the connections until the end of the block.
         """
-        self._mood = mood
-        if mood is Mood.CUT:
-            self._break()
-        if mood is Mood.HALF_CLOSED:
-            for _, server in self._taken():
+        self._disturbance = disturbance
+        if disturbance is Disturbance.CUT:
+            self._shut_down_all()
+        if disturbance is Disturbance.HALF_CLOSED:
+            for _, server in self._open_pairs():
                 with suppress(OSError):
                     server.shutdown(socket.SHUT_WR)
         try:
             yield
         finally:
-            self._mood = Mood.FAIR
-            # Bytes that these connections have lost are gone.
-            if mood is not Mood.SLOW:
-                self._break()
+            self._disturbance = Disturbance.NONE
+            # The bytes that these connections have lost are gone.
+            if disturbance is not Disturbance.SLOW:
+                self._shut_down_all()
 
-    def _taken(self) -> list[tuple[socket.socket, socket.socket]]:
+    def _open_pairs(self) -> list[tuple[socket.socket, socket.socket]]:
         with self._lock:
             return list(self._pairs)
 
-    def _break(self) -> None:
-        for pair in self._taken():
-            self._end(pair)
+    def _shut_down_all(self) -> None:
+        for pair in self._open_pairs():
+            self._shut_down(pair)
 
-    def _end(self, pair: tuple[socket.socket, socket.socket]) -> None:
+    def _shut_down(self, pair: tuple[socket.socket, socket.socket]) -> None:
         with self._lock:
             self._pairs.discard(pair)
         for end in pair:
@@ -96,9 +96,9 @@ class Proxy:
             except OSError:
                 return
             try:
-                if self._mood is Mood.CUT:
+                if self._disturbance is Disturbance.CUT:
                     raise ConnectionRefusedError
-                server = socket.create_connection(("127.0.0.1", self._behind), 5)
+                server = socket.create_connection(("127.0.0.1", self._target_port), 5)
                 server.settimeout(None)
             except OSError:
                 client.close()
@@ -107,14 +107,21 @@ class Proxy:
             with self._lock:
                 self._pairs.add(pair)
             pumps = [
-                threading.Thread(target=self._pump, args=(*way, pair, answers), daemon=True)
-                for way, answers in (((client, server), False), ((server, client), True))
+                threading.Thread(
+                    target=self._pump, args=(*direction, pair, from_server), daemon=True
+                )
+                for direction, from_server in (
+                    ((client, server), False),
+                    ((server, client), True),
+                )
             ]
             for pump in pumps:
                 pump.start()
-            threading.Thread(target=self._bury, args=(pumps, pair), daemon=True).start()
+            threading.Thread(
+                target=self._close_when_done, args=(pumps, pair), daemon=True
+            ).start()
 
-    def _bury(
+    def _close_when_done(
         self, pumps: list[threading.Thread], pair: tuple[socket.socket, socket.socket]
     ) -> None:
         for pump in pumps:
@@ -125,25 +132,23 @@ class Proxy:
     def _pump(
         self,
         source: socket.socket,
-        sink: socket.socket,
+        destination: socket.socket,
         pair: tuple[socket.socket, socket.socket],
-        answers: bool,  # noqa: FBT001 a thread's arguments
+        from_server: bool,  # noqa: FBT001 a thread's arguments
     ) -> None:
         with suppress(OSError):
             while chunk := source.recv(65536):
-                mood = self._mood
-                if mood is Mood.SLOW:
-                    time.sleep(self._delay)
-                if mood is Mood.SILENT or (
-                    answers and mood in (Mood.DEAF, Mood.HALF_CLOSED)
+                disturbance = self._disturbance
+                if disturbance is Disturbance.SLOW:
+                    time.sleep(self._delay_seconds)
+                if disturbance is Disturbance.BLACK_HOLE or (
+                    from_server
+                    and disturbance in (Disturbance.NO_RESPONSES, Disturbance.HALF_CLOSED)
                 ):
                     continue
-                sink.sendall(chunk)
-        self._end(pair)
+                destination.sendall(chunk)
+        self._shut_down(pair)
 
     def close(self) -> None:
-        """
-        Close the proxy for good.
-        """
         self._listener.close()
-        self._break()
+        self._shut_down_all()

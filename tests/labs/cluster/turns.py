@@ -1,9 +1,9 @@
 """
-How three nodes share one cursor: how many steps each makes, and how long callers wait.
+The shares of three nodes in one cursor: steps per node, and the waits of the clients.
 
-C{python -m tests.labs.cluster.turns [SECONDS]} measures that on three etcd: as many
-connections on each node, few next to many, a node that is killed, one that is paused, and
-one that is far from its etcd.
+C{python -m tests.labs.cluster.turns [SECONDS]} measures them with three members of etcd:
+with as many connections on each node, with few connections next to many, with a node that
+is killed, with one that is paused, and with one that is far from etcd.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ from pathlib import Path
 from attrs import Factory, define, frozen
 
 from tests.labs.attacks.slow import percentile
-from tests.labs.cluster.proxy import Mood, Proxy
+from tests.labs.cluster.proxy import Disturbance, Proxy
 from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.etcd import Member, cluster
 from tests.support.evidence import Evidence, record
 
-#: How long each measurement lasts.  Seconds.
-SECONDS = 10.0
+#: How long one measurement lasts.
+MEASUREMENT_SECONDS = 10.0
 
-#: The time before a measurement begins: connections are made, batches find their size.
-#: Seconds.
-WARM_UP = 1.0
+#: Before a measurement, connections are made, and batches reach their usual size.
+WARM_UP_SECONDS = 1.0
 
-#: Half the way to an etcd that is 30 ms away.  Seconds.
-FAR = 0.015
+#: The delay in each direction of an etcd with a round trip of 30 ms.
+FAR_DELAY_SECONDS = 0.015
 
 _STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @define
-class Node:
+class NodeResult:
     """
-    The observations of the callers of one node.
+    What the clients of one node measured.
 
-    @ivar waits: the wait for each answer.  Seconds.
-    @ivar broken: how many requests had no answer.
-    @ivar refused: how many answers were 503.
+    @ivar waits: the wait for each response, in seconds.
+    @ivar broken: how many requests had no response.
+    @ivar refused: how many responses were 503.
     """
 
     waits: list[float] = Factory(list)
@@ -54,42 +53,42 @@ class Node:
 
 
 @frozen
-class Turns:
+class Measurement:
     """
-    A measurement of nodes that share a cursor.
+    The result of one measurement.
 
-    @ivar nodes: what the callers of each saw.
-    @ivar seconds: how long it lasted.
+    @ivar nodes: the results of the nodes.
+    @ivar seconds: how long the measurement lasted.
     """
 
     name: str
-    nodes: Sequence[Node]
+    nodes: Sequence[NodeResult]
     seconds: float
 
     @property
     def rates(self) -> list[float]:
         """
-        Return the steps a second, by node.
+        Return the steps per second of each node.
         """
         return [len(node.waits) / self.seconds for node in self.nodes]
 
     @property
     def percentiles(self) -> list[float]:
         """
-        Return the wait that 99 of 100 answers do not exceed, by node.  Seconds.
+        Return the 99th percentile of the waits at each node, in seconds.
         """
         return [percentile(node.waits or [0.0], 0.99) for node in self.nodes]
 
     @property
-    def longest(self) -> float:
+    def longest_wait(self) -> float:
         """
-        Return the longest wait of all.  Seconds.
+        Return the longest of all waits, in seconds.
         """
         return max(max(node.waits, default=0.0) for node in self.nodes)
 
     def row(self) -> str:
         """
-        Return the measurement as a row of a table.
+        Return the measurement as a row of a Markdown table.
         """
         rates = " + ".join(f"{rate:,.0f}" for rate in self.rates)
         percentiles = ", ".join(
@@ -97,16 +96,18 @@ class Turns:
         )
         return (
             f"| {self.name} | {rates} | {sum(self.rates):,.0f} | {percentiles} |"
-            f" {1000 * self.longest:.0f} |"
+            f" {1000 * self.longest_wait:.0f} |"
         )
 
 
-async def _call(port: int, begins: float, ends: float, node: Node) -> None:
+async def _send_steps(
+    port: int, measurement_begins: float, measurement_ends: float, node: NodeResult
+) -> None:
     """
-    Step on one connection until C{ends}.
+    Make steps on one connection until C{measurement_ends}.
     """
     writer: asyncio.StreamWriter | None = None
-    while (began := time.monotonic()) < ends:
+    while (request_began := time.monotonic()) < measurement_ends:
         try:
             if writer is None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -121,10 +122,10 @@ async def _call(port: int, begins: float, ends: float, node: Node) -> None:
                 writer = None
             await asyncio.sleep(0.05)
             continue
-        if began < begins:
+        if request_began < measurement_begins:
             continue
         if head.startswith(b"HTTP/1.1 200 "):
-            node.waits.append(time.monotonic() - began)
+            node.waits.append(time.monotonic() - request_began)
         else:
             node.refused += 1
             await asyncio.sleep(0.02)
@@ -134,44 +135,48 @@ async def _call(port: int, begins: float, ends: float, node: Node) -> None:
 
 async def _load(
     ports: Sequence[int], counts: Sequence[int], seconds: float, fault: Callable[[], object]
-) -> list[Node]:
-    nodes = [Node() for _ in ports]
-    begins = time.monotonic() + WARM_UP
-    calls = [
-        asyncio.create_task(_call(port, begins, begins + seconds, node))
+) -> list[NodeResult]:
+    nodes = [NodeResult() for _ in ports]
+    measurement_begins = time.monotonic() + WARM_UP_SECONDS
+    clients = [
+        asyncio.create_task(
+            _send_steps(port, measurement_begins, measurement_begins + seconds, node)
+        )
         for port, count, node in zip(ports, counts, nodes, strict=True)
         for _ in range(count)
     ]
-    asyncio.get_running_loop().call_later(WARM_UP + seconds / 4, fault)
-    # A node that is paused answers when it is resumed.
-    await asyncio.gather(*calls)
+    asyncio.get_running_loop().call_later(WARM_UP_SECONDS + seconds / 4, fault)
+    # A paused node responds after it is resumed.
+    await asyncio.gather(*clients)
     return nodes
 
 
 @contextmanager
 def _nodes(
-    path: Path, members: Sequence[Member], count: int, *, distant: bool = False
+    path: Path, members: Sequence[Member], count: int, *, one_far: bool = False
 ) -> Iterator[list[Daemon]]:
     """
-    Start C{count} nodes, of which the last may be far from all etcd.
+    Start C{count} nodes; the last one may be far from etcd.
     """
     path.mkdir()
     with ExitStack() as stack:
         daemons = []
         for number in range(count):
             urls = [member.url for member in (*members[number:], *members[:number])]
-            if distant and number == count - 1:
-                proxies = [Proxy(int(url.rpartition(":")[2]), FAR) for url in urls]
+            if one_far and number == count - 1:
+                proxies = [
+                    Proxy(int(url.rpartition(":")[2]), FAR_DELAY_SECONDS) for url in urls
+                ]
                 for started_proxy in proxies:
                     stack.callback(started_proxy.close)
-                    stack.enter_context(started_proxy.being(Mood.SLOW))
+                    stack.enter_context(started_proxy.disturbed(Disturbance.SLOW))
                 urls = [f"http://127.0.0.1:{proxy.port}" for proxy in proxies]
-            place = path / f"n{number}"
-            place.mkdir()
+            directory = path / f"n{number}"
+            directory.mkdir()
             daemons.append(
                 stack.enter_context(
                     Daemon(
-                        place,
+                        directory,
                         *("--store", "etcd:" + ",".join(urls), "--listen", LOOPBACK),
                         command="pexservice-worker",
                     )
@@ -182,7 +187,7 @@ def _nodes(
 
 def _nothing(_: Sequence[Daemon]) -> None:
     """
-    Let all go well.
+    Cause no fault.
     """
 
 
@@ -204,45 +209,51 @@ def measure(
     seconds: float,
     *,
     fault: Callable[[Sequence[Daemon]], None] = _nothing,
-    distant: bool = False,
-) -> Turns:
+    one_far: bool = False,
+) -> Measurement:
     """
-    Load nodes with C{counts} connections each.
+    Put load on nodes, with C{counts} connections each.
 
-    @param fault: what happens to the nodes after a quarter of the time.
-    @param distant: whether the last node is far from all etcd.
+    @param fault: causes a fault after a quarter of the time.
+    @param one_far: whether the last node is far from etcd.
     """
-    place = path / name.replace(" ", "-")
-    with _nodes(place, members, len(counts), distant=distant) as daemons:
+    directory = path / name.replace(" ", "-")
+    with _nodes(directory, members, len(counts), one_far=one_far) as daemons:
         ports = [daemon.port for daemon in daemons]
         nodes = asyncio.run(_load(ports, counts, seconds, lambda: fault(daemons)))
-    turns = Turns(name, nodes, seconds)
-    print(turns.row(), flush=True)
-    return turns
+    measurement = Measurement(name, nodes, seconds)
+    print(measurement.row(), flush=True)
+    return measurement
 
 
 def main() -> None:
     """
-    Make all measurements, and record how fair the nodes are.
+    Make all measurements, and record how evenly the nodes share the cursor.
     """
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else MEASUREMENT_SECONDS
     print("| nodes, connections | steps/s | together | 99 % within, ms | longest, ms |")
     print("|---|---:|---:|---:|---:|")
-    fairness, longest = [], []
+    fairness, longest_waits = [], []
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
         (path / "etcd").mkdir()
         with cluster(path / "etcd", 3) as members:
             for count in (1, 5, 21):
                 measure(path, members, f"one, {count}", [count], seconds)
-                turns = measure(path, members, f"three, {count} each", [count] * 3, seconds)
-                fairness.append(max(turns.rates) * 3 / sum(turns.rates))
-                longest.append(turns.longest)
+                measurement = measure(
+                    path, members, f"three, {count} each", [count] * 3, seconds
+                )
+                fairness.append(max(measurement.rates) * 3 / sum(measurement.rates))
+                longest_waits.append(measurement.longest_wait)
             measure(path, members, "three, 1 beside 21 and 21", [1, 21, 21], seconds)
-            five = [5] * 3
-            measure(path, members, "three, 5, one killed", five, seconds, fault=_kill)
-            measure(path, members, "three, 5, one paused 2 s", five, seconds, fault=_pause)
-            measure(path, members, "three, 5, one 30 ms away", five, seconds, distant=True)
+            five_each = [5] * 3
+            measure(path, members, "three, 5, one killed", five_each, seconds, fault=_kill)
+            measure(
+                path, members, "three, 5, one paused 2 s", five_each, seconds, fault=_pause
+            )
+            measure(
+                path, members, "three, 5, one 30 ms away", five_each, seconds, one_far=True
+            )
     record(
         Evidence(
             name="turns",
@@ -250,7 +261,7 @@ def main() -> None:
             size=int(seconds * 3 * 3),
             unit="seconds of three nodes with 1, 5 and 21 connections each",
             result=f"the busiest node made at most {max(fairness):.2f} times the mean;"
-            f" longest wait {1000 * max(longest):.0f} ms",
+            f" longest wait {1000 * max(longest_waits):.0f} ms",
             command="make turns",
         )
     )

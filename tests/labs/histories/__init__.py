@@ -1,3 +1,3 @@
 """
-Check the whole record of many clients for linearizability.
+Linearizability of the records of many clients while workers are killed.
 """

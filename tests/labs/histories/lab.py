@@ -1,11 +1,11 @@
 """
-Kills of the worker that serves, and one check of all answers together.
+Kills of the active worker, and one check of the records of all clients.
 
-The clients step, look and step on a precondition.  Their answers are checked as a record of
-one cursor.
+The clients make reads, steps, and steps with a precondition.  Their records must be
+linearizable, with the history as the order of the steps.
 
-C{python -m tests.labs.histories.lab [KILLS]} is the long form; the test calls
-L{histories} with fewer kills.
+C{python -m tests.labs.histories.lab [KILLS]} is the long form; the test calls L{histories}
+with fewer kills.
 """
 
 from __future__ import annotations
@@ -31,46 +31,48 @@ from tests.support.linearizability import Record, faults, positions
 
 CLIENTS = 16
 
-#: How long the load runs before each kill, at least and at most.  Seconds.
+#: The shortest and the longest time of load before each kill, in seconds.
 LOAD = (0.05, 0.25)
 
-#: How many operations there are before that.
+#: How many operations there are before each kill.
 MIN_OPERATIONS = 50
 
-_WORDS = ["current", *(transition.word for transition in Transition)]
+OPERATIONS = ["current", *(transition.word for transition in Transition)]
 
 
 @define(eq=False)
 class RecordingClient(Client):
     """
-    A client that writes down when it asked for which operation, and the answer.
+    A client that records the times of its requests, and the responses.
 
-    @ivar records: each operation, also those whose outcome it does not know.
+    @ivar records: all operations, also those with an unknown outcome.
     @ivar last: the revision in its last response.
     """
 
     records: list[Record] = Factory(list)
     last: int = 0
 
-    def write_down(self, operation: Transition | None, called: float, answer: bytes) -> int:
+    def record_response(
+        self, operation: Transition | None, began: float, response: bytes
+    ) -> int:
         """
-        Keep the record of an answered operation, and return the answer's status.
+        Record an operation and its response, and return the status of the response.
         """
-        returned, status = time.monotonic(), int(answer[9:12])
+        ended, status = time.monotonic(), int(response[9:12])
         if status not in (200, 412):
-            self.surprises.append(answer.decode())
+            self.surprises.append(response.decode())
             return status
         self.last, position = (
-            _number(name, answer) for name in (rb"Pex-Revision", rb"Pex-Position")
+            _number(name, response) for name in (rb"Pex-Revision", rb"Pex-Position")
         )
-        self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in answer
+        self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in response
         self.records.append(
             Record(
                 client=self.number,
-                # A client that learns that the cursor is elsewhere has read it.
+                # A client whose precondition failed has read the cursor.
                 operation=operation if status == HTTPStatus.OK else None,
-                called=called,
-                returned=returned,
+                called=began,
+                returned=ended,
                 seen=(self.last, position),
             )
         )
@@ -80,64 +82,62 @@ class RecordingClient(Client):
 @define(eq=False)
 class Historian(RecordingClient):
     """
-    A client that repeats a step without an answer only if the step has a key.
+    A client that repeats a step without a response only if the step has a key.
     """
 
     def run(self) -> None:
-        """
-        Ask until told to stop.
-        """
-        choose = random.Random(self.number)  # noqa: S311 nothing secret
-        count = 0
+        rng = random.Random(self.number)  # noqa: S311 nothing secret
+        operation_count = 0
         while not self.stopping.is_set():
-            count += 1
-            word = choose.choices(_WORDS, [40, 45, 14, 1])[0]
-            if word == "current":
+            operation_count += 1
+            name = rng.choices(OPERATIONS, [40, 45, 14, 1])[0]
+            if name == "current":
                 self._ask(None, b"GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 continue
-            # A third of the clients have keys and repeat a step without an answer; of the
-            # others every fourth step is for the revision that was seen last only.
+            # A third of the clients have keys, and repeat a step without a response.  Of
+            # the other clients, every fourth step has the precondition that the cursor is
+            # at the last known revision.
             header, repeats = "", self.number % 3 == 0
             if repeats:
-                header = f"Idempotency-Key: {self.number}-{count}\r\n"
-            elif choose.random() < 1 / 4:
+                header = f"Idempotency-Key: {self.number}-{operation_count}\r\n"
+            elif rng.random() < 1 / 4:
                 header = f'If-Match: "{self.last}"\r\n'
-            sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
-            self._ask(Transition[word.upper()], sent, repeats=repeats)
+            request = f"POST /{name} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
+            self._ask(Transition[name.upper()], request, repeats=repeats)
         self._close()
 
     def _ask(
-        self, operation: Transition | None, sent: bytes, *, repeats: bool = False
+        self, operation: Transition | None, request: bytes, *, repeats: bool = False
     ) -> None:
-        called = time.monotonic()
+        began = time.monotonic()
         while not self.stopping.is_set():
             try:
-                answer = self._exchange(sent)
+                response = self._exchange(request)
             except OSError:
                 self.broken += 1
                 self._close()
                 if not repeats:
                     break
                 continue
-            if self.fresh or b"\r\nConnection: close\r\n" in answer:
+            if self.fresh or b"\r\nConnection: close\r\n" in response:
                 self._close()
-            self.write_down(operation, called, answer)
+            self.record_response(operation, began, response)
             return
-        self.records.append(Record(client=self.number, operation=operation, called=called))
+        self.records.append(Record(client=self.number, operation=operation, called=began))
 
 
 @frozen
 class Result:
     """
-    The figures of the clients' records.
+    The figures of a run.
 
-    @ivar unknown: of the operations, those with an unknown outcome.
-    @ivar replayed: steps that had been made when they were repeated.
+    @ivar unknown: operations with an unknown outcome.
+    @ivar replayed: steps whose repetition got a replay.
     """
 
     kills: int
     operations: int
-    looks: int
+    reads: int
     unknown: int
     replayed: int
 
@@ -147,16 +147,16 @@ def until_recorded(clients: Sequence[Historian], more: int) -> None:
     Wait until the clients have recorded so many more operations.
     """
 
-    def count() -> int:
+    def operation_count() -> int:
         return sum(len(client.records) for client in clients)
 
-    before = count()
-    wait_until(lambda: count() >= before + more, f"{more} more operations")
+    before = operation_count()
+    wait_until(lambda: operation_count() >= before + more, f"{more} more operations")
 
 
 def journal_of(daemon: Daemon) -> Sequence[Transition]:
     """
-    Return the transitions that were made, by the daemon's own history.
+    Return the transitions in the history of a daemon.
 
     @raise AssertionError: the history contradicts itself.
     """
@@ -168,12 +168,12 @@ def journal_of(daemon: Daemon) -> Sequence[Transition]:
 
 def histories(path: Path, kills: int, *options: str) -> Result:
     """
-    Kill the worker that serves so often, and check the clients' records.
+    Kill the active worker so often, and check the records of the clients.
 
-    @param options: the daemon's options.
-    @raise AssertionError: no single cursor can have told all this.
+    @param options: options of the daemon.
+    @raise AssertionError: the records are not linearizable.
     """
-    moments = random.Random(kills)  # noqa: S311 nothing secret
+    rng = random.Random(kills)  # noqa: S311 nothing secret
     with Daemon(path, "--journal", JOURNAL, *options) as daemon:
         clients = [Historian(n, daemon.port, fresh=n % 4 == 0) for n in range(CLIENTS)]
         with running(clients):
@@ -181,15 +181,17 @@ def histories(path: Path, kills: int, *options: str) -> Result:
                 until(daemon, "serves", number + 1)
                 until(daemon, "stands by", number + 1)
                 until_recorded(clients, MIN_OPERATIONS)
-                time.sleep(moments.uniform(*LOAD))
+                time.sleep(rng.uniform(*LOAD))
                 _, pid = serving(daemon)
                 os.kill(pid, signal.SIGKILL)
             until(daemon, "serves", kills + 1)
         journal = journal_of(daemon)
     assert [surprise for client in clients for surprise in client.surprises] == []
     records = [record for client in clients for record in client.records]
-    found_faults = faults(records, journal)
-    assert not found_faults, "\n".join([f"{len(found_faults)} faults", *found_faults[:20]])
+    contradictions = faults(records, journal)
+    assert not contradictions, "\n".join(
+        [f"{len(contradictions)} faults", *contradictions[:20]]
+    )
     result = Result(
         kills,
         len(records),
@@ -205,7 +207,7 @@ def histories(path: Path, kills: int, *options: str) -> Result:
             size=result.operations,
             unit="operations",
             result=f"{CLIENTS} concurrent clients, {kills} SIGKILLs of the active"
-            f" worker, {result.looks:,} reads, {result.unknown:,} outcomes unknown:"
+            f" worker, {result.reads:,} reads, {result.unknown:,} outcomes unknown:"
             " the record is linearizable",
             command="make histories",
         )
@@ -214,9 +216,6 @@ def histories(path: Path, kills: int, *options: str) -> Result:
 
 
 def main() -> None:
-    """
-    Run the long form.
-    """
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     with tempfile.TemporaryDirectory() as path:
         print(histories(Path(path), kills))
