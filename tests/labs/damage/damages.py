@@ -1,5 +1,5 @@
 """
-Damages that can happen to a store's file.
+The ways in which a test damages the data file of a store.
 """
 
 from __future__ import annotations
@@ -9,128 +9,126 @@ from collections.abc import Callable
 
 from tests.labs.damage.originals import Original
 
-#: The size of a page on the machine that the laboratory runs on.  Bytes.
-SIZE = 4096
+#: The size of a page on the test's machine.
+PAGE_SIZE = 4096
 
 Damage = Callable[[bytearray, int, Original, random.Random], None]
 
-#: Offsets in a page that mean the most: its header, and where its records begin.
-_HEAD = 48
+#: The most important bytes of a page: its header and the offsets of its records.
+_HEAD_BYTES = 48
 
 
-def one_bit(data: bytearray, page: int, _: Original, chance: random.Random) -> None:
+def one_bit(data: bytearray, page: int, _: Original, rng: random.Random) -> None:
     """
-    Turn one bit over.
+    Flip one bit.
     """
-    data[page * SIZE + chance.randrange(SIZE)] ^= 1 << chance.randrange(8)
+    data[page * PAGE_SIZE + rng.randrange(PAGE_SIZE)] ^= 1 << rng.randrange(8)
 
 
 def one_bit_of_the_head(
-    data: bytearray, page: int, _: Original, chance: random.Random
+    data: bytearray, page: int, _: Original, rng: random.Random
 ) -> None:
     """
-    Turn one bit over where a page says what it is; of a meta page, anywhere in it.
+    Flip one bit in the head of a page, or anywhere in the records of a meta page.
     """
-    length = 152 if page < 2 else _HEAD
-    data[page * SIZE + chance.randrange(length)] ^= 1 << chance.randrange(8)
+    length = 152 if page < 2 else _HEAD_BYTES
+    data[page * PAGE_SIZE + rng.randrange(length)] ^= 1 << rng.randrange(8)
 
 
-def bits(data: bytearray, page: int, original: Original, chance: random.Random) -> None:
+def bits(data: bytearray, page: int, original: Original, rng: random.Random) -> None:
     """
-    Turn some bits over, the first of them in the page.
+    Flip some bits, the first one in this page.
     """
-    for _ in range(chance.randrange(2, 6)):
-        one_bit(data, page, original, chance)
-        page = chance.randrange(len(data) // SIZE)
+    for _ in range(rng.randrange(2, 6)):
+        one_bit(data, page, original, rng)
+        page = rng.randrange(len(data) // PAGE_SIZE)
 
 
-def zero_byte(data: bytearray, page: int, _: Original, chance: random.Random) -> None:
+def zero_byte(data: bytearray, page: int, _: Original, rng: random.Random) -> None:
     """
     Zero one byte that is not zero.
     """
-    begin = page * SIZE
-    there = [at for at in range(begin, begin + SIZE) if data[at]]
-    if there:
-        data[chance.choice(there)] = 0
+    page_start = page * PAGE_SIZE
+    nonzero_offsets = [
+        offset for offset in range(page_start, page_start + PAGE_SIZE) if data[offset]
+    ]
+    if nonzero_offsets:
+        data[rng.choice(nonzero_offsets)] = 0
 
 
-def zero_page(data: bytearray, page: int, _: Original, chance: random.Random) -> None:
+def zero_page(data: bytearray, page: int, _: Original, rng: random.Random) -> None:
     """
     Zero the page, or the end of it.
     """
-    begin = page * SIZE + chance.choice((0, 0, 512, 2048))
-    data[begin : (page + 1) * SIZE] = bytes((page + 1) * SIZE - begin)
+    page_start = page * PAGE_SIZE + rng.choice((0, 0, 512, 2048))
+    data[page_start : (page + 1) * PAGE_SIZE] = bytes((page + 1) * PAGE_SIZE - page_start)
 
 
-def swap(data: bytearray, page: int, _: Original, chance: random.Random) -> None:
+def swap(data: bytearray, page: int, _: Original, rng: random.Random) -> None:
     """
-    Exchange two pages; often each gets the other's number.
+    Exchange two pages; in half of the cases, each keeps its page number.
     """
-    other = chance.randrange(len(data) // SIZE)
-    keep = chance.choice((0, 8))
-    first, second = page * SIZE + keep, other * SIZE + keep
-    length = SIZE - keep
+    other = rng.randrange(len(data) // PAGE_SIZE)
+    kept_bytes = rng.choice((0, 8))
+    first, second = page * PAGE_SIZE + kept_bytes, other * PAGE_SIZE + kept_bytes
+    length = PAGE_SIZE - kept_bytes
     data[first : first + length], data[second : second + length] = (
         data[second : second + length],
         data[first : first + length],
     )
 
 
-def overwrite(data: bytearray, page: int, _: Original, chance: random.Random) -> None:
+def overwrite(data: bytearray, page: int, _: Original, rng: random.Random) -> None:
     """
-    Put a copy of another page in the place of this one; often with its number.
+    Overwrite this page with a copy of another page; sometimes it keeps its number.
     """
-    other = chance.randrange(len(data) // SIZE)
-    keep = chance.choice((0, 8))
-    data[page * SIZE + keep : (page + 1) * SIZE] = data[
-        other * SIZE + keep : (other + 1) * SIZE
+    other = rng.randrange(len(data) // PAGE_SIZE)
+    kept_bytes = rng.choice((0, 8))
+    data[page * PAGE_SIZE + kept_bytes : (page + 1) * PAGE_SIZE] = data[
+        other * PAGE_SIZE + kept_bytes : (other + 1) * PAGE_SIZE
     ]
 
 
-def older_page(
-    data: bytearray, page: int, original: Original, chance: random.Random
-) -> None:
+def older_page(data: bytearray, page: int, original: Original, rng: random.Random) -> None:
     """
-    Put back what the page was some commits ago, as after a write that was lost.
+    Restore this page from some commits ago, as if a write had been lost.
     """
-    _put_back(data, [page], chance.choice(original.earlier))
+    _put_back(data, [page], rng.choice(original.earlier))
 
 
-def older_pages(
-    data: bytearray, page: int, original: Original, chance: random.Random
-) -> None:
+def older_pages(data: bytearray, page: int, original: Original, rng: random.Random) -> None:
     """
-    Put back this page and some of the pages that the last commits changed.
+    Restore this page and some of the pages that the last commits changed.
 
-    The result is like a store after some writes that were lost.
+    The result is like a store after some lost writes.
 
-    Never put back both meta pages of more than one commit.  With the others they are a
-    whole store of that time, like a copy that an operator made.
+    If several commits are undone, one of the meta pages stays.  With both meta pages, the
+    damaged file could be a complete store of that time, like a copy that an operator made.
     """
-    earlier = chance.choice(original.earlier)
+    earlier = rng.choice(original.earlier)
     changed = [
         number
-        for number in range(min(len(earlier), len(data)) // SIZE)
-        if data[number * SIZE : (number + 1) * SIZE]
-        != earlier[number * SIZE : (number + 1) * SIZE]
+        for number in range(min(len(earlier), len(data)) // PAGE_SIZE)
+        if data[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
+        != earlier[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
     ]
-    lost = {page, *chance.sample(changed, chance.randrange(len(changed) + 1))}
+    lost = {page, *rng.sample(changed, rng.randrange(len(changed) + 1))}
     if earlier is not original.earlier[0] and {0, 1} <= lost:
-        lost.discard(chance.randrange(2))
+        lost.discard(rng.randrange(2))
     _put_back(data, sorted(lost), earlier)
 
 
 def _put_back(data: bytearray, pages: list[int], earlier: bytes) -> None:
     for page in pages:
-        then = earlier[page * SIZE : (page + 1) * SIZE]
-        data[page * SIZE : page * SIZE + len(then)] = then
+        earlier_page = earlier[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+        data[page * PAGE_SIZE : page * PAGE_SIZE + len(earlier_page)] = earlier_page
 
 
-def cut(data: bytearray, page: int, _: Original, chance: random.Random) -> None:
+def cut(data: bytearray, page: int, _: Original, rng: random.Random) -> None:
     """
-    End the file where the page begins, or within the page.
+    Truncate the file at the begin of the page, or within the page.
     """
-    del data[page * SIZE + chance.choice((0, chance.randrange(SIZE))) :]
+    del data[page * PAGE_SIZE + rng.choice((0, rng.randrange(PAGE_SIZE))) :]
 
 
 DAMAGES: tuple[Damage, ...] = (

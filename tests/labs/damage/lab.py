@@ -1,11 +1,11 @@
 """
-Damage to every page of a store: none is accepted and different.
+Damage to every page of a store: a damaged store is refused, or it has the same state.
 
-A store is damaged in one of many ways, once with its witness and once as a bare copy.  Then
-it is verified as a service does before it starts.  Each damage must be refused, or do no
-harm: the store says what it said, also after some more commits, which must leave a whole
-store.  A bare copy may also say what it said before the last commit; or before some of the
-last ones, where the writes of all of them are gone, which nothing tells.
+A store is damaged in one of many ways, and half of the copies have no witness.  Then it is
+verified as in a start of the service.  The damage must be found or do no harm: the store
+has the same contents, also after some more commits, which leave a valid store.  Without a
+witness, the store may have the state before the last commit.  It may also have a state from
+some commits ago if all later writes are undone, because nothing in the file shows this.
 
 C{python -m tests.labs.damage.lab [DAMAGES] [FIRST]} is the long form.
 """
@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from enum import IntEnum
 from pathlib import Path
 from unittest.mock import patch
@@ -34,147 +34,151 @@ from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.pages import Contents as PageContents
 from pexservice.stores.lmdb.verify import verify
-from tests.labs.damage.damages import DAMAGES, SIZE, older_pages
-from tests.labs.damage.originals import Original, go_on, opened, original, read, result
+from tests.labs.damage.damages import DAMAGES, PAGE_SIZE, older_pages
+from tests.labs.damage.originals import (
+    Original,
+    make_later_commits,
+    make_original,
+    open_unverified,
+    read,
+)
 from tests.support.evidence import Evidence, record
+from tests.support.fakes import now
 
-#: How many damages are tried on one store before another is made.
-EACH = 100
+#: How many damages are tried on one store before another store is made.
+DAMAGES_PER_STORE = 100
 
-#: Where files need no disk.
-_MEMORY = Path("/dev/shm")  # noqa: S108 a directory of our own is made in it
+#: A directory in memory, if there is one.
+_MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108 the test makes its own directory in it
 
 
 class Outcome(IntEnum):
     """
-    The outcome of a damage; also the exit status of the process that tried it.
+    The outcome of a damage, which is also the exit status of the process that tried it.
     """
 
-    #: The store is not used.
+    #: The store is refused.
     REFUSED = 10
-    #: The store is used, and says what it said.
+    #: The store is used, and has the same contents.
     HARMLESS = 11
-    #: The store is used, and says what it said before the last commit.
+    #: The store is used, and has the contents before the last commit.
     STATE_BEFORE = 12
-    #: The store is used, and says what it said some commits ago.
+    #: The store is used, and has the contents from some commits ago.
     EARLIER_STATE = 13
-    #: The store is used, and says something else, at once or after some more commits.
+    #: The store is used, and has other contents, at once or after some more commits.
     DIFFERENT = 14
-    #: The store is used, and that ends by an error or a signal; or verifying it ends by an
-    #: error that does not name the damage.
+    #: An error or a signal ended the use of the store, or the verification failed with an
+    #: error that does not report damage.
     BROKEN = 15
 
 
 class Undetected(AssertionError):
     """
-    A damage that was accepted and should not have been.
+    Raised if a damaged store was accepted.
     """
 
 
 @frozen
-class Tried:
+class Trial:
     """
-    One damage that was tried.
-
-    @ivar bare: the copy had no witness.
+    One damage and its outcome.
     """
 
     seed: int
     name: str
     page: int
-    bare: bool
+    without_witness: bool
     outcome: Outcome
 
     @property
     def is_good(self) -> bool:
-        """
-        Return whether the outcome is allowed.
-        """
         good = {Outcome.REFUSED, Outcome.HARMLESS}
-        if self.bare:
+        if self.without_witness:
             good.add(Outcome.STATE_BEFORE)
-        if self.bare and self.name == older_pages.__name__:
+        if self.without_witness and self.name == older_pages.__name__:
             good.add(Outcome.EARLIER_STATE)
         return self.outcome in good
 
 
-def run(first: int, count: int, *, checks: bool = True) -> Iterator[Tried]:
+def try_damages(first: int, count: int, *, checks: bool = True) -> Iterator[Trial]:
     """
     Try damages.
 
-    @param first: the number of the first damage; its number decides about all of a damage.
-    @param checks: if false, pages and witness are not looked at, nor are records looked up,
-        as before these checks were there.
+    @param first: the number of the first damage; everything about a damage follows from its
+        number.
+    @param checks: if false, neither pages nor the witness are checked, and no records are
+        looked up, as in a version without these checks.
     """
     latest_original: tuple[int, Original] | None = None
-    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as place:
+    with tempfile.TemporaryDirectory(
+        dir=_MEMORY_DIRECTORY if _MEMORY_DIRECTORY.is_dir() else None
+    ) as directory:
         for seed in range(first, first + count):
-            number = seed // EACH
+            number = seed // DAMAGES_PER_STORE
             if latest_original is None or latest_original[0] != number:
-                shutil.rmtree(Path(place, "original"), ignore_errors=True)
-                Path(place, "original").mkdir()
-                latest_original = number, original(Path(place, "original"), number)
-            yield _try(Path(place, "damaged"), latest_original[1], seed, checks=checks)
+                shutil.rmtree(Path(directory, "original"), ignore_errors=True)
+                Path(directory, "original").mkdir()
+                latest_original = number, make_original(Path(directory, "original"), number)
+            yield _try(Path(directory, "damaged"), latest_original[1], seed, checks=checks)
 
 
-def _try(path: Path, whole: Original, seed: int, *, checks: bool) -> Tried:
-    chance = random.Random(seed)  # noqa: S311 to be repeated
+def _try(path: Path, original: Original, seed: int, *, checks: bool) -> Trial:
+    rng = random.Random(seed)  # noqa: S311 to be repeated
     damage = DAMAGES[seed % len(DAMAGES)]
-    data = bytearray(whole.data)
-    # One page after the other, and the meta pages more often.
-    page = (seed // len(DAMAGES)) % (len(data) // SIZE)
-    page = chance.choice((page, page, page, chance.randrange(2)))
-    damage(data, page, whole, chance)
-    bare = chance.random() < 0.5
+    data = bytearray(original.data)
+    # One page after the other, but the meta pages more often.
+    page = (seed // len(DAMAGES)) % (len(data) // PAGE_SIZE)
+    page = rng.choice((page, page, page, rng.randrange(2)))
+    damage(data, page, original, rng)
+    without_witness = rng.random() < 0.5
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     (path / DATA_FILE).write_bytes(data)
-    if not bare:
-        (path / WITNESS_FILE).write_bytes(whole.witness)
-    with _all_checks() if checks else _no_checks():
-        outcome = _in_child(lambda accepted: _use(path, whole, accepted))
-    return Tried(seed, damage.__name__, page, bare, outcome)
+    if not without_witness:
+        (path / WITNESS_FILE).write_bytes(original.witness)
+    with nullcontext() if checks else _no_checks():
+        outcome = _in_child(lambda accepted: _use(path, original, accepted))
+    return Trial(seed, damage.__name__, page, without_witness, outcome)
 
 
-def _use(path: Path, whole: Original, accepted: Callable[[], object]) -> Outcome:
+def _use(path: Path, original: Original, accepted: Callable[[], object]) -> Outcome:
     """
-    Verify a damaged store, and use it if it is accepted.
+    Verify a damaged store, and use it if the verification succeeds.
     """
     try:
         verify(path)
     except (StoreDamaged, StoreIncompatible):
         return Outcome.REFUSED
     accepted()
-    store = opened(path)
-    contents = read(store, whole.names)
-    if contents == whole.earlier_contents[0]:
+    store = open_unverified(path)
+    contents = read(store, original.used_keys)
+    if contents == original.earlier_contents[0]:
         return Outcome.STATE_BEFORE
-    if contents in whole.earlier_contents:
+    if contents in original.earlier_contents:
         return Outcome.EARLIER_STATE
-    if contents != whole.contents:
+    if contents != original.contents:
         return Outcome.DIFFERENT
-    go_on(store)
-    contents = read(store, whole.names)
-    result(store.close())
+    make_later_commits(store)
+    contents = read(store, original.used_keys)
+    now(store.close())
     verify(path)
-    return Outcome.HARMLESS if contents == whole.later else Outcome.DIFFERENT
+    return Outcome.HARMLESS if contents == original.later else Outcome.DIFFERENT
 
 
 def _in_child(use: Callable[[Callable[[], object]], Outcome]) -> Outcome:
     """
-    Use a store in its own process, which may die of it.
+    Use a store in a child process, because the damage may kill the process.
     """
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         status: int = Outcome.BROKEN
         try:
-            # How a process dies of a damage is no news.
+            # Write no traceback for a signal or an exception: the outcome is enough.
             faulthandler.disable()
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             status = use(lambda: os.write(writing, b"1"))
         finally:
-            # Without the traceback of an exception: the outcome tells enough.
             os._exit(status)
     os.close(writing)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -182,13 +186,8 @@ def _in_child(use: Callable[[Callable[[], object]], Outcome]) -> Outcome:
     os.close(reading)
     if status > 0:
         return Outcome(status)
-    # A service, too, has its store verified by a process that may die of it.
+    # In a service, too, a child process verifies the store.
     return Outcome.BROKEN if accepted else Outcome.REFUSED
-
-
-@contextmanager
-def _all_checks() -> Iterator[None]:
-    yield
 
 
 @contextmanager
@@ -212,21 +211,21 @@ def _no_checks() -> Iterator[None]:
         yield
 
 
-def lab(count: int, first: int = 0) -> Counter[Outcome]:
+def damage_stores(count: int, first: int = 0) -> Counter[Outcome]:
     """
-    Try C{count} damages.
+    Try C{count} damages, and write down the evidence.
 
-    @raise Undetected: one of them was accepted and should not have been.
+    @raise Undetected: a damaged store was accepted.
     """
     outcomes: Counter[Outcome] = Counter()
-    bad: list[Tried] = []
-    for tried in run(first, count):
-        outcomes[tried.outcome] += 1
-        if not tried.is_good:
-            bad.append(tried)
-            print(tried, flush=True)
-    if bad:
-        raise Undetected(bad)
+    undetected: list[Trial] = []
+    for trial in try_damages(first, count):
+        outcomes[trial.outcome] += 1
+        if not trial.is_good:
+            undetected.append(trial)
+            print(trial, flush=True)
+    if undetected:
+        raise Undetected(undetected)
     record(
         Evidence(
             name="damage",
@@ -246,11 +245,8 @@ def lab(count: int, first: int = 0) -> Counter[Outcome]:
 
 
 def main() -> None:
-    """
-    Run the long form.
-    """
-    numbers = [int(argument) for argument in sys.argv[1:]]
-    outcomes = lab(*(numbers or [10_000]))
+    arguments = [int(argument) for argument in sys.argv[1:]]
+    outcomes = damage_stores(*(arguments or [10_000]))
     print({outcome.name: number for outcome, number in sorted(outcomes.items())})
 
 

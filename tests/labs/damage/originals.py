@@ -1,5 +1,5 @@
 """
-Whole stores, what they say, and what they would say later.
+Undamaged stores, their contents, and their contents after some more commits.
 """
 
 from __future__ import annotations
@@ -8,12 +8,9 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from pexservice.core.cursor import Cursor, Transition, position_after
 from pexservice.stores.interface import Batch, HistoryEntry
@@ -21,31 +18,33 @@ from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
 from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.remembered_keys import KeyUse, pack_use
-from tests.support.fakes import ABOVE_ALL
+from tests.support.fakes import ABOVE_ALL, now
 from tests.support.format_1 import turn_back
 from tests.support.inline_executor import inline
 
-#: How many transitions and keys a store keeps: so few that trimming is at work.
-KEPT = 600
+#: How many transitions and keys a store keeps.  The number is small, so that the store
+#: trims.
+KEPT_ENTRIES = 600
 
-#: How many of the last commits' files are kept, to put pages of them back.
-EARLIER = 5
+#: From how many of the last commits the data file is kept, so that its pages can be
+#: restored.
+EARLIER_COUNT = 5
 
 #: How many commits are made on a damaged store that was accepted.
-LATER = 12
+LATER_COMMITS = 12
 
-#: How many commits fill a store to the limits of its journal and its keys, and more: the
-#: oldest rows are trimmed, and their pages are free.
+#: After so many commits, the journal and the keys have exceeded their limits: the oldest
+#: rows are trimmed, and their pages are free.
 FULL_COMMITS = 1500
 
-#: Of so many originals, one has each combination of format and size.
+#: Each combination of format and size occurs once in so many stores.
 KINDS = 4
 
 
 @frozen
 class Contents:
     """
-    All that a store says: its cursor, its history and its keys.
+    The contents of a store: its cursor, its history and its keys.
     """
 
     cursor: tuple[int, int]
@@ -56,15 +55,15 @@ class Contents:
 @frozen
 class Original:
     """
-    A whole store.
+    An undamaged store.
 
-    @ivar data: its file.
+    @ivar data: its data file.
     @ivar witness: its witness.
-    @ivar earlier: the file after each of the commits before the last, newest first.
-    @ivar contents: what it says.
-    @ivar earlier_contents: the contents before each of the last commits, newest first.
-    @ivar later: what it says after some more commits.
-    @ivar names: every idempotency key that was used.
+    @ivar earlier: the data file after each of the commits before the last, newest first.
+    @ivar contents: its contents.
+    @ivar earlier_contents: the contents of C{earlier}.
+    @ivar later: the contents after some more commits.
+    @ivar used_keys: all idempotency keys that were used.
     """
 
     data: bytes
@@ -73,21 +72,25 @@ class Original:
     contents: Contents
     earlier_contents: tuple[Contents, ...]
     later: Contents
-    names: tuple[bytes, ...]
+    used_keys: tuple[bytes, ...]
 
 
-def opened(path: Path) -> LmdbStore:
+def open_unverified(path: Path) -> LmdbStore:
     """
-    Return a store that is opened without being verified.
+    Open a store without a verification.
 
-    One of format 1 is rewritten by this process: the start of another one takes longer than
-    all the rest.
+    A store of format 1 is rewritten in this process, because starting another process would
+    take most of the time of the test.
     """
     store = LmdbStore(
-        Directory(str(path)), inline(), journal=KEPT, kept_keys=KEPT, verify=None
+        Directory(str(path)),
+        inline(),
+        journal=KEPT_ENTRIES,
+        kept_keys=KEPT_ENTRIES,
+        verify=None,
     )
     with patch("pexservice.stores.lmdb.migrate.run_child", _rewrite_here):
-        result(store.open())
+        now(store.open())
     return store
 
 
@@ -95,134 +98,125 @@ def _rewrite_here(_: object, source: Path, new: Path, **__: object) -> None:
     rewrite(source, new, lambda _: None)
 
 
-def result(deferred: Deferred[Any]) -> Any:
-    """
-    Return the result that C{deferred} has already, or raise its failure.
-    """
-    results: list[Any] = []
-    deferred.addBoth(results.append)
-    if isinstance(results[0], Failure):
-        results[0].raiseException()
-    return results[0]
+def read(store: LmdbStore, used_keys: tuple[bytes, ...]) -> Contents:
+    entries = now(store.history(ABOVE_ALL, 10 * KEPT_ENTRIES))
+    cursor = (entries[0].revision, entries[0].position)
+    return Contents(
+        cursor,
+        tuple(entries),
+        tuple(map(store.remembered_keys.find, used_keys)),
+    )
 
 
-def read(store: LmdbStore, names: tuple[bytes, ...]) -> Contents:
+class BatchMaker:
     """
-    Return all that C{store} says.
-    """
-    history = tuple(result(store.history(ABOVE_ALL, 10 * KEPT)))
-    cursor = (history[0].revision, history[0].position)
-    return Contents(cursor, history, tuple(map(store.remembered_keys.find, names)))
-
-
-class Writer:
-    """
-    A maker of batches that chance chooses.
+    Makes random batches.
     """
 
-    def __init__(self, chance: random.Random, cursor: tuple[int, int]) -> None:
-        self.names: list[bytes] = []
-        self._chance = chance
+    def __init__(self, rng: random.Random, cursor: tuple[int, int]) -> None:
+        self.used_keys: list[bytes] = []
+        self._rng = rng
         self._revision, self._position = cursor
 
-    def batch(self, length: int, keys: int, name_length: int) -> Batch:
+    def batch(self, length: int, keys: int, key_length: int) -> Batch:
         """
         Return the next batch, with C{keys} new keys.
         """
         before = Cursor(self._revision, self._position)
-        codes, used = bytearray(), {}
+        transition_codes, uses = bytearray(), {}
         for number in range(length):
-            transition = self._chance.choices(list(Transition), (8, 4, 1))[0]
-            codes += transition.code
+            transition = self._rng.choices(list(Transition), (8, 4, 1))[0]
+            transition_codes += transition.code
             self._revision += 1
             self._position = position_after(self._position, transition)
             if number < keys:
-                name = b"%0*d" % (name_length, self._chance.getrandbits(60))
-                self.names.append(name)
-                used[name] = pack_use(transition.code, self._revision, self._position)
+                key = b"%0*d" % (key_length, self._rng.getrandbits(60))
+                self.used_keys.append(key)
+                uses[key] = pack_use(transition.code, self._revision, self._position)
         after = Cursor(self._revision, self._position)
-        return Batch(before, bytes(codes), after, before.revision + 1, used)
+        return Batch(before, bytes(transition_codes), after, before.revision + 1, uses)
 
 
-def original(path: Path, seed: int) -> Original:
+def make_original(path: Path, seed: int) -> Original:
     """
-    Make a store in the directory C{path}, another one for each seed.
+    Make a store in the directory C{path}; each seed gives another store.
 
-    Every second store has format 1, in which version 1.0.0 has left it.  Two stores of four
-    are full, with long keys: their journal and their keys have been trimmed, and their
-    trees have pages of all kinds, in format 1 on three levels.  The others have from a few
-    pages to hundreds, with long rows and short ones.
+    Every second store has format 1, as version 1.0.0 left it.  Half of the stores are full
+    and have long keys: their journal and their keys have been trimmed, and their trees have
+    pages of all kinds, in format 1 on three levels.  The others have from a few pages to
+    hundreds, with long rows and short ones.
     """
-    chance = random.Random(seed)  # noqa: S311 to be repeated
+    rng = random.Random(seed)  # noqa: S311 to be repeated
     is_old, is_full = bool(seed % 2), seed % KINDS >= KINDS // 2
-    store = opened(path / "store")
-    writer = Writer(chance, (0, 0))
-    name_length = 250 if is_full else chance.choice((20, 20, 60, 250))
-    commits = FULL_COMMITS if is_full else chance.choice((5, 60, 300))
+    store = open_unverified(path / "store")
+    batch_maker = BatchMaker(rng, (0, 0))
+    key_length = 250 if is_full else rng.choice((20, 20, 60, 250))
+    commits = FULL_COMMITS if is_full else rng.choice((5, 60, 300))
     files: list[bytes] = []
     for number in range(commits):
-        length = chance.choice((1, 1, 2, 5, 20, 6000 if chance.random() < 0.02 else 3))
-        keys = chance.randrange(min(length, 8) + 1)
+        length = rng.choice((1, 1, 2, 5, 20, 6000 if rng.random() < 0.02 else 3))
+        keys = rng.randrange(min(length, 8) + 1)
         if is_full:
-            # In format 1 only a row of the journal is long.  Older rows are trimmed.
-            is_long = is_old and number == commits - 2 * EARLIER
-            length = 6000 if is_long else chance.choice((1, 1, 2, 3))
+            # In format 1, only a row of the journal can be long.  It is made near the end,
+            # because older rows are trimmed.
+            is_long = is_old and number == commits - 2 * EARLIER_COUNT
+            length = 6000 if is_long else rng.choice((1, 1, 2, 3))
             keys = min(length, 8)
-        result(store.commit(writer.batch(length, keys, name_length)))
-        if number >= commits - EARLIER - 1:
-            files = [(path / "store" / DATA_FILE).read_bytes(), *files[:EARLIER]]
-    result(store.close())
+        now(store.commit(batch_maker.batch(length, keys, key_length)))
+        if number >= commits - EARLIER_COUNT - 1:
+            files = [(path / "store" / DATA_FILE).read_bytes(), *files[:EARLIER_COUNT]]
+    now(store.close())
     if is_old:
         files = [_in_format_1(path / "old", data) for data in files]
-    names = tuple(writer.names)
-    contents = _contents(path, files[0], names)
+    used_keys = tuple(batch_maker.used_keys)
+    contents = _contents(path, files[0], used_keys)
     return Original(
         data=files[0],
         witness=(path / "store" / WITNESS_FILE).read_bytes(),
         earlier=tuple(files[1:]),
         contents=contents,
-        earlier_contents=tuple(_contents(path, file, names) for file in files[1:]),
-        later=_contents(path, files[0], names, go_on),
-        names=names,
+        earlier_contents=tuple(_contents(path, file, used_keys) for file in files[1:]),
+        later=_contents(path, files[0], used_keys, make_later_commits),
+        used_keys=used_keys,
     )
 
 
-def _in_format_1(place: Path, data: bytes) -> bytes:
+def _in_format_1(directory: Path, data: bytes) -> bytes:
     """
-    Return the file of a store with the same contents in format 1.
+    Return the data file of a store with the same contents in format 1.
     """
-    place.mkdir()
-    (place / DATA_FILE).write_bytes(data)
-    turn_back(place)
-    data = (place / DATA_FILE).read_bytes()
-    shutil.rmtree(place)
+    directory.mkdir()
+    (directory / DATA_FILE).write_bytes(data)
+    turn_back(directory)
+    data = (directory / DATA_FILE).read_bytes()
+    shutil.rmtree(directory)
     return data
 
 
 def _contents(
     path: Path,
     data: bytes,
-    names: tuple[bytes, ...],
+    used_keys: tuple[bytes, ...],
     change: Callable[[LmdbStore], None] | None = None,
 ) -> Contents:
-    place = path / "read"
-    place.mkdir()
-    (place / DATA_FILE).write_bytes(data)
-    store = opened(place)
+    directory = path / "read"
+    directory.mkdir()
+    (directory / DATA_FILE).write_bytes(data)
+    store = open_unverified(directory)
     if change is not None:
         change(store)
-    contents = read(store, names)
-    result(store.close())
-    shutil.rmtree(place)
+    contents = read(store, used_keys)
+    now(store.close())
+    shutil.rmtree(directory)
     return contents
 
 
-def go_on(store: LmdbStore) -> None:
+def make_later_commits(store: LmdbStore) -> None:
     """
     Make some more commits, the same ones each time.
     """
-    newest = result(store.history(ABOVE_ALL, 1))[0]
-    chance = random.Random(newest.revision)  # noqa: S311 to be repeated
-    writer = Writer(chance, (newest.revision, newest.position))
-    for _ in range(LATER):
-        result(store.commit(writer.batch(20, 5, 40)))
+    newest = now(store.history(ABOVE_ALL, 1))[0]
+    rng = random.Random(newest.revision)  # noqa: S311 to be repeated
+    batch_maker = BatchMaker(rng, (newest.revision, newest.position))
+    for _ in range(LATER_COMMITS):
+        now(store.commit(batch_maker.batch(20, 5, 40)))

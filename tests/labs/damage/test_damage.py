@@ -1,5 +1,5 @@
 """
-Damage to every page of a store.
+The short form: damage to every page of a store.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import pytest
 from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.transaction import format_of
 from pexservice.stores.lmdb.verify import verify
-from tests.labs.damage.lab import Outcome, lab, run
-from tests.labs.damage.originals import KEPT, KINDS, original
+from tests.labs.damage.lab import Outcome, damage_stores, try_damages
+from tests.labs.damage.originals import KEPT_ENTRIES, KINDS, make_original
 from tests.support.forms import amount
 from tests.support.lmdb_pages import BRANCH, LEAF, OVERFLOW, pages_in_use
 
 #: How many damages are tried; C{make damage} tries 10,000.
 COUNT = amount(short=400, long=1000)
 
-#: How many damages are tried for the control.
-CONTROL = 200
+#: How many damages the negative control tries.
+CONTROL_COUNT = 200
 
 
 def test_no_damaged_store_is_accepted_with_another_state() -> None:
     """
-    Each damage is refused, does no harm, or leaves a bare copy at the state before.
+    Without a witness, an accepted store may have the state before the last commit.
     """
-    outcomes = lab(COUNT)
+    outcomes = damage_stores(COUNT)
     print(outcomes)
-    # There was enough of each.
+    # Both outcomes were frequent.
     assert outcomes[Outcome.REFUSED] > COUNT / 4
     assert outcomes[Outcome.HARMLESS] > COUNT / 10
 
@@ -38,17 +38,19 @@ def test_no_damaged_store_is_accepted_with_another_state() -> None:
 @pytest.mark.parametrize("seed", [3212, 3213])
 def test_damage_that_was_once_accepted_is_refused(seed: int) -> None:
     """
-    Each puts back an earlier version of the newest row of keys.
+    These damages restore an older version of the newest row of keys.
     """
-    (tried,) = run(seed, 1)
-    assert tried.is_good, tried
+    (trial,) = try_damages(seed, 1)
+    assert trial.is_good, trial
 
 
 def test_damage_is_accepted_when_the_checks_are_switched_off() -> None:
     """
-    The control: damages of several kinds are accepted and have another state.
+    The negative control: damages of several kinds are accepted and have another state.
     """
-    bad = [trial for trial in run(0, CONTROL, checks=False) if not trial.is_good]
+    bad = [
+        trial for trial in try_damages(0, CONTROL_COUNT, checks=False) if not trial.is_good
+    ]
     accepted = [trial for trial in bad if trial.outcome is not Outcome.BROKEN]
     print(Counter((trial.name, trial.outcome.name) for trial in bad))
     assert len(accepted) > 1
@@ -59,15 +61,15 @@ def test_damage_is_accepted_when_the_checks_are_switched_off() -> None:
 def test_originals_have_both_formats_and_full_ones_have_all_kinds_of_pages(
     tmp_path: Path, seed: int
 ) -> None:
-    whole = original(tmp_path, seed)
-    place = tmp_path / "whole"
-    place.mkdir()
-    (place / DATA_FILE).write_bytes(whole.data)
-    assert format_of(place) == (1 if seed % 2 else 2)
-    verify(place)
+    original = make_original(tmp_path, seed)
+    directory = tmp_path / "whole"
+    directory.mkdir()
+    (directory / DATA_FILE).write_bytes(original.data)
+    assert format_of(directory) == (1 if seed % 2 else 2)
+    verify(directory)
     if seed >= KINDS // 2:
-        pages = pages_in_use(place)
+        pages = pages_in_use(directory)
         assert all(pages[kind] for kind in (BRANCH, LEAF, OVERFLOW))
-        # The oldest keys were trimmed, the newest are there.
-        assert whole.contents.keys[0] is None
-        assert None not in whole.contents.keys[-KEPT:]
+        # The oldest keys were trimmed, and the newest ones were not.
+        assert original.contents.keys[0] is None
+        assert None not in original.contents.keys[-KEPT_ENTRIES:]
