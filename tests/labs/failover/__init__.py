@@ -1,3 +1,3 @@
 """
-Kill the serving worker again and again, and measure the pauses.
+Repeated kills of the active worker, and the pauses that clients notice.
 """

@@ -1,11 +1,11 @@
 """
-Kills of the worker that serves, again and again, under load.
+Kills of the active worker under load.
 
-The clients open a connection for each request.  The laboratory measures the pauses and
-failures that the clients notice.
+The clients open a connection for each request.  The pauses and the failures that they
+notice are measured.
 
-C{python -m tests.labs.failover.lab [KILLS]} prints the table of
-C{docs/performance.md}; the tests call L{failover} with fewer kills.
+C{python -m tests.labs.failover.lab [KILLS]} prints the table of C{docs/performance.md}; the
+tests call L{failover} with fewer kills.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from tests.support.loads import until_acknowledged
 
 CLIENTS = 32
 
-#: How long the load runs before each kill, at least and at most.  Seconds.
+#: The shortest and the longest time of load before each kill, in seconds.
 LOAD = (0.05, 0.25)
 
-#: How many steps are answered before that.
+#: How many steps get a response before each kill.
 MIN_ACKNOWLEDGED = 20
 
 JOURNAL = "10000000"
@@ -44,12 +44,11 @@ JOURNAL = "10000000"
 @frozen
 class Result:
     """
-    The figures of what the clients noticed.
+    What the clients noticed.
 
-    @ivar pauses: from each kill to the first answer to a request that was begun after it.
-        Seconds.
-    @ivar broken: connections that ended without an answer, of those in the hands of a
-        worker that was killed.
+    @ivar pauses: the time from each kill to the first response to a request that began
+        after it, in seconds.
+    @ivar broken: how many connections of a killed worker ended without a response.
     """
 
     kills: int
@@ -61,55 +60,49 @@ class Result:
 
     @property
     def median(self) -> float:
-        """
-        Return the median of the pauses.
-        """
         return statistics.median(self.pauses)
 
     @property
     def percentile_99(self) -> float:
-        """
-        Return the pause that 99 of 100 pauses do not exceed.
-        """
         return sorted(self.pauses)[math.ceil(0.99 * len(self.pauses)) - 1]
 
 
-#: The beginning of a supervisor's line.
-_SAYS = r"supervisor \w+:"
+#: The beginning of the supervisor's log lines.
+_LOG_PREFIX = r"supervisor \w+:"
 
 
 def serving(daemon: Daemon) -> tuple[str, int]:
     """
-    Return the name and the process id of the worker that serves, by the log.
+    Return the name and the process id of the active worker, according to the log.
     """
     log = daemon.log.read_text()
-    (*_, name) = re.findall(rf"{_SAYS} (worker-\d+) serves", log)
-    (*_, pid) = re.findall(rf"{_SAYS} {name} is process (\d+)", log)
+    (*_, name) = re.findall(rf"{_LOG_PREFIX} (worker-\d+) serves", log)
+    (*_, pid) = re.findall(rf"{_LOG_PREFIX} {name} is process (\d+)", log)
     return name, int(pid)
 
 
 def count(daemon: Daemon, words: str) -> int:
     """
-    Return how often the log says C{words} of a worker.
+    Return how many log lines say C{words} about a worker.
     """
-    return len(re.findall(rf"{_SAYS} worker-\d+ {words}", daemon.log.read_text()))
+    return len(re.findall(rf"{_LOG_PREFIX} worker-\d+ {words}", daemon.log.read_text()))
 
 
 def until(daemon: Daemon, words: str, times: int) -> None:
     """
-    Wait until the log has said C{words} of a worker so often.
+    Wait until so many log lines say C{words} about a worker.
     """
     wait_until(lambda: count(daemon, words) >= times, f"{words} {times} times")
 
 
 def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
     """
-    Kill the worker that serves so often, and return what the clients noticed.
+    Kill the active worker so often, and return what the clients noticed.
 
-    @raise AssertionError: an acknowledged step was lost, or one was made twice.
+    @raise AssertionError: an acknowledged step was lost, or a step was made twice.
     """
-    moments = random.Random(kills)  # noqa: S311 nothing secret
-    moment_of: list[float] = []
+    rng = random.Random(kills)  # noqa: S311 nothing secret
+    kill_times: list[float] = []
     with Daemon(path, "--journal", JOURNAL, "--standby", str(standby)) as daemon:
         clients = [Client(n, daemon.port, fresh=True) for n in range(CLIENTS)]
         with running(clients):
@@ -118,9 +111,9 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
                 if standby:
                     until(daemon, "stands by", number + 1)
                 until_acknowledged(clients, MIN_ACKNOWLEDGED)
-                time.sleep(moments.uniform(*LOAD))
+                time.sleep(rng.uniform(*LOAD))
                 _, pid = serving(daemon)
-                moment_of.append(time.monotonic())
+                kill_times.append(time.monotonic())
                 os.kill(pid, signal.SIGKILL)
             until(daemon, "serves", kills + 1)
         acknowledged, _ = check(daemon, clients)
@@ -130,20 +123,25 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
         sum(client.refused for client in clients),
         sum(client.broken for client in clients),
         sum(client.replayed for client in clients),
-        pauses(moment_of, [step for client in clients for step in client.acknowledged]),
+        pauses(kill_times, [step for client in clients for step in client.acknowledged]),
     )
 
 
-def pauses(moments: Sequence[float], answers: Sequence[AcknowledgedStep]) -> list[float]:
+def pauses(
+    kill_times: Sequence[float], responses: Sequence[AcknowledgedStep]
+) -> list[float]:
     """
-    Return the time from each of C{moments} to the first answer to a request begun after it.
+    Return the time from each kill to the first response to a request that began after it.
     """
-    answers = sorted(answers, key=lambda step: step.began)
-    # By position among the answers, the earliest to that request or to a later one.
-    earliest = [*accumulate((answer.ended for answer in reversed(answers)), min)][::-1]
+    responses = sorted(responses, key=lambda step: step.began)
+    # At the index of each response: the earliest end of this response and all later ones.
+    earliest_end = [*accumulate((response.ended for response in reversed(responses)), min)][
+        ::-1
+    ]
     return [
-        earliest[bisect_right(answers, moment, key=lambda step: step.began)] - moment
-        for moment in moments
+        earliest_end[bisect_right(responses, kill_time, key=lambda step: step.began)]
+        - kill_time
+        for kill_time in kill_times
     ]
 
 

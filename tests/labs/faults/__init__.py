@@ -1,3 +1,3 @@
 """
-Every system call fails once, and for good.
+Failing system calls: each one fails once, and each one fails from then on.
 """

@@ -1,18 +1,16 @@
 """
-Every system call that matters fails once, and once for good.
+Each important system call fails once, and from then on.
 
-For each thing that a worker does, the first call of each kind fails, then the second,
-and so on until one run meets no such call any more.  After each of them the answers must
-be true, and an untouched worker must find on disk the state before or after, never
-another.
+In each phase of a worker, the first call of a kind fails, then the second, and so on, until
+a run has fewer calls.  After each run, all responses must be true, and a worker without
+faults must find the state before or after the step on disk.
 
-C{python -m tests.labs.faults.lab} tries all calls and prints the outcomes; the tests try
+C{python -m tests.labs.faults.lab} tries all calls and prints the outcomes; the test tries
 some.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -32,7 +30,7 @@ from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.remembered_keys import pack_use
 from tests.labs.faults.phases import KEY, PHASES, PREPARED, Case, Kind, Phase
-from tests.labs.faults.tampered import WORKER, Fault, injected, store_option
+from tests.labs.faults.strace import WORKER, Fault, injected, store_option
 from tests.support.clients import whole_history
 from tests.support.conversation import At, Conversation, Expected
 from tests.support.daemon import Daemon
@@ -40,24 +38,24 @@ from tests.support.evidence import Evidence, record
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
 
-#: No column has so many calls; one that has would never end.
-LONGEST = 300
+#: A safety net: no phase makes so many calls of one kind.
+MAX_CALLS = 300
 
-#: How many runs at a time.
-PARALLEL = 3
+#: How many runs there are at a time.
+CONCURRENT_RUNS = 3
 
-#: The words on the page, by the words in an outcome.
+#: The words of the summary, by words in the outcomes.
 _SUMMARY = {
-    "did not start": "starts refused with one line that says why",
+    "did not start": "starts refused with one line that gives the reason",
     "outcome unknown": "times 503 outcome-unknown",
     "broken": "broken connections",
     "WRONG": "wrong",
 }
 
 
-def prepare(path: Path) -> None:
+def make_prepared_store(path: Path) -> None:
     """
-    Make a store in C{path} that went up to L{PREPARED}, step by step, each with a key.
+    Make a store in C{path} at position L{PREPARED}, with one step and one key per revision.
     """
     store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())
@@ -68,14 +66,14 @@ def prepare(path: Path) -> None:
     now(store.close())
 
 
-# What must hold afterwards.
+# The checks after a run.
 
 
 def check_disk(path: Path, expected: Expected, options: Sequence[str]) -> None:
     """
-    Check that an untouched worker starts, with a state that may be.
+    Check that a worker without faults starts with one of the expected states.
 
-    @raise AssertionError: the state is another.
+    @raise AssertionError: the state is another one.
     """
     with (
         Daemon(path, *store_option(path), *options, command=WORKER) as daemon,
@@ -86,12 +84,12 @@ def check_disk(path: Path, expected: Expected, options: Sequence[str]) -> None:
         at = shown[0]
         assert at in expected.possible, f"{at} is on disk, possible: {expected.possible}"
         _check_history(daemon, at)
-        # Taken or not, with its key a step is made once.
-        known = conversation.ask("next", Idempotency_Key=KEY)
-        again = conversation.ask("next", Idempotency_Key=KEY)
-        assert known == again
-        assert known.at is not None
-        assert known.at[0] <= at[0] + 1
+        # Whether the step with this key was stored before or not, it is made only once.
+        first_response = conversation.ask("next", Idempotency_Key=KEY)
+        second_response = conversation.ask("next", Idempotency_Key=KEY)
+        assert first_response == second_response
+        assert first_response.at is not None
+        assert first_response.at[0] <= at[0] + 1
 
 
 def _check_history(daemon: Daemon, at: At) -> None:
@@ -103,9 +101,9 @@ def _check_history(daemon: Daemon, at: At) -> None:
         assert at == (0, 0)
 
 
-def _description(error: AssertionError) -> str:
+def describe_failure(error: AssertionError) -> str:
     """
-    Return where C{error} was raised, and the end of the log.
+    Return where C{error} was raised, and the end of its message.
     """
     *_, where = traceback.extract_tb(error.__traceback__)
     return "\n".join(
@@ -114,55 +112,55 @@ def _description(error: AssertionError) -> str:
 
 
 @define
-class Laboratory:
+class FaultRuns:
     """
-    The runs, each with one fault, and their outcomes.
+    All runs, each with one fault, and their outcomes.
 
     @ivar prepared: a store to start with.
-    @ivar outcomes: by phase and reactor, the outcomes of the injections.
-    @ivar wrong: the outcomes that must not be.
+    @ivar outcomes: the outcomes, by phase and reactor.
+    @ivar failures: the descriptions of the runs that failed a check.
     """
 
     prepared: Path
     outcomes: dict[tuple[str, str], Counter[str]] = Factory(dict)
-    wrong: list[str] = Factory(list)
+    failures: list[str] = Factory(list)
     _lock: threading.Lock = Factory(threading.Lock)
 
     @property
-    def injections(self) -> int:
+    def injection_count(self) -> int:
         """
-        Return how many injections there were.
+        Return how many calls have failed by injection.
         """
         return sum(outcome.total() for outcome in self.outcomes.values())
 
-    def column(self, phase: Phase, kind: Kind, longest: int) -> None:
+    def fail_each_call(self, phase: Phase, kind: Kind, max_calls: int) -> None:
         """
-        Fail the first call, then the second, and so on, until there is none.
+        Make the first call of a kind fail, then the second, and so on, until there is none.
         """
         failed = 0
-        for error, forever in kind.failures():
+        for error, forever in kind.errors_with_duration():
             number = 1
-            while number <= longest and self.try_fault(
-                phase, Fault(kind.call, error, number, forever), kind.on
+            while number <= max_calls and self.try_fault(
+                phase, Fault(kind.call, error, number, forever), kind.target
             ):
                 number += 1
             failed += number - 1
             if not failed:
-                # There is no such call.
+                # The phase makes no such call.
                 break
-        name = f"{phase.name}, {phase.reactor}: {kind.call} on the {kind.on}"
+        name = f"{phase.name}, {phase.reactor}: {kind.call} on the {kind.target}"
         print(f"{name}: {failed}", file=sys.stderr, flush=True)
 
-    def try_fault(self, phase: Phase, fault: Fault, on: str) -> bool:
+    def try_fault(self, phase: Phase, fault: Fault, target: str) -> bool:
         """
-        Make one injection.
+        Run a phase with one fault.
 
         @return: whether there was such a call.
         """
         with tempfile.TemporaryDirectory(prefix="faults-") as name:
-            # strace compares paths as the kernel has them.
+            # strace compares resolved paths.
             path = Path(name).resolve()
-            case = Case(path, phase, fault, on)
+            case = Case(path, phase, fault, target)
             (path / "disk").mkdir()
             expected = Expected({(0, 0)})
             if phase.prepared:
@@ -173,55 +171,51 @@ class Laboratory:
                 outcome = phase.run(case, expected)
                 check_disk(path, expected, phase.options)
             except AssertionError as error:
-                outcome, problem = "WRONG", _description(error)
-            met = injected(case.trace)
+                outcome, problem = "WRONG", describe_failure(error)
+            was_injected = injected(case.trace)
             with self._lock:
                 if problem:
-                    title = f"{phase.name}, {phase.reactor}: {fault} on the {on}"
-                    self.wrong.append(f"{title}\n{problem}")
-                    print(self.wrong[-1], flush=True)
-                if met or problem:
+                    title = f"{phase.name}, {phase.reactor}: {fault} on the {target}"
+                    self.failures.append(f"{title}\n{problem}")
+                    print(self.failures[-1], flush=True)
+                if was_injected or problem:
                     row = self.outcomes.setdefault((phase.name, phase.reactor), Counter())
                     row[outcome] += 1
-            return met
+            return was_injected
 
     def totals(self) -> Counter[str]:
         """
-        Return the outcomes of all phases.
+        Return the outcomes of all phases together.
         """
         return sum(self.outcomes.values(), Counter())
 
-    def keep(self) -> None:
-        """
-        Record the outcomes for the page.
-        """
+    def record_outcomes(self) -> None:
         summary: Counter[str] = Counter()
         for outcome, count in self.totals().items():
             effect = (words for mark, words in _SUMMARY.items() if mark in outcome)
-            summary[next(effect, "as if nothing had been")] += count
+            summary[next(effect, "without an effect")] += count
         counted = ", ".join(f"{count:,} {words}" for words, count in summary.most_common())
         record(
             Evidence(
                 name="faults",
                 promise="Any system call may fail: no response is wrong, no state is lost,"
                 " and a restart recovers.",
-                size=self.injections,
+                size=self.injection_count,
                 unit="failed calls",
-                result=f"{len(self.wrong)} wrong; {counted}",
+                result=f"{len(self.failures)} wrong; {counted}",
                 command="make faults",
             )
         )
 
 
-def run(
-    laboratory: Laboratory, columns: Sequence[tuple[Phase, Kind]], longest: int
-) -> None:
+def run(runs: FaultRuns, call_kinds: Sequence[tuple[Phase, Kind]], max_calls: int) -> None:
     """
-    Try all C{columns}, a few at a time, with the first C{longest} calls of each.
+    Try all C{call_kinds}, a few at a time, with the first C{max_calls} calls of each.
     """
-    with ThreadPoolExecutor(PARALLEL) as pool:
+    with ThreadPoolExecutor(CONCURRENT_RUNS) as pool:
         for done in [
-            pool.submit(laboratory.column, *column, longest) for column in columns
+            pool.submit(runs.fail_each_call, *call_kind, max_calls)
+            for call_kind in call_kinds
         ]:
             done.result()
 
@@ -230,30 +224,19 @@ def main() -> None:
     """
     Try all calls, and print the outcomes.
     """
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--phase", default="", help="only phases whose name has this")
-    parser.add_argument("--call", default="", help="only this call")
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
-        laboratory = Laboratory(Path(name).resolve() / "store")
-        prepare(laboratory.prepared)
-        columns = [
-            (phase, kind)
-            for phase in PHASES
-            if arguments.phase in phase.name
-            for kind in phase.kinds
-            if arguments.call in ("", kind.call)
-        ]
-        run(laboratory, columns, LONGEST)
-    for (phase, reactor), row in sorted(laboratory.outcomes.items()):
+        runs = FaultRuns(Path(name).resolve() / "store")
+        make_prepared_store(runs.prepared)
+        call_kinds = [(phase, kind) for phase in PHASES for kind in phase.kinds]
+        run(runs, call_kinds, MAX_CALLS)
+    for (phase, reactor), row in sorted(runs.outcomes.items()):
         print(f"{phase}, {reactor}: {row.total():,}")
         for outcome, count in row.most_common():
             print(f"    {count:6,} {outcome}")
-    print(f"{laboratory.injections:,} failed calls, {len(laboratory.wrong)} wrong")
-    if laboratory.wrong:
+    print(f"{runs.injection_count:,} failed calls, {len(runs.failures)} wrong")
+    if runs.failures:
         sys.exit(1)
-    if not (arguments.phase or arguments.call):
-        laboratory.keep()
+    runs.record_outcomes()
 
 
 if __name__ == "__main__":

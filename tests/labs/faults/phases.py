@@ -1,7 +1,5 @@
 """
-The phases of a worker, and the system calls that may fail in them.
-
-In each phase the worker does one thing.
+The phases of a worker, and the system calls that may fail in each.
 """
 
 from __future__ import annotations
@@ -15,57 +13,55 @@ from pathlib import Path
 from attrs import frozen
 
 from pexservice.process.exit_status import Status
-from tests.labs.faults.tampered import Fault, Tracer, Victim, stall
+from tests.labs.faults.strace import Fault, Tracer, Victim, slow_flushes
 from tests.support.conversation import Answer, Conversation, Expected
 from tests.support.daemon import poll_attempts
 
 UVLOOP, EPOLL = "uvloop", "epoll"
 
-#: Where a prepared store's cursor is, revision and position.
+#: The revision and the position of a prepared store.
 PREPARED = 257
 
 #: With these options, the next step trims a prepared store.
-ROTATING = ("--journal", "1")
+TRIMMING = ("--journal", "1")
 
-#: The statuses of a worker that was asked to end.
-STOPPED = (0, -signal.SIGTERM)
+#: The exit statuses of a worker that was asked to stop.
+STOP_STATUSES = (0, -signal.SIGTERM)
 
-# The things that a failing call is made on.
+# The targets of a failing call.
 STORE, CONNECTION, LOG, BOTH, ANY = "store", "connection", "log", "store and log", "any"
 
 
 @frozen
 class Kind:
     """
-    Calls that fail alike.
+    A kind of system call, and its errors.
 
-    @ivar call: strace's name, or several with commas.
-    @ivar once: errors that pass.
-    @ivar ever: errors that may stay.
+    @ivar call: strace's name of the call, or several names with commas.
+    @ivar target: the files or connections of the call.
+    @ivar permanent_errors: errors that may last.
+    @ivar transient_errors: errors that occur only once.
     """
 
     call: str
-    on: str
-    ever: tuple[str, ...] = ()
-    once: tuple[str, ...] = ()
+    target: str
+    permanent_errors: tuple[str, ...] = ()
+    transient_errors: tuple[str, ...] = ()
 
-    def first(self) -> Kind:
-        """
-        Return the same kind, with its first error only.
-        """
-        return Kind(self.call, self.on, once=self.ever[:1])
+    def with_first_error_only(self) -> Kind:
+        return Kind(self.call, self.target, transient_errors=self.permanent_errors[:1])
 
-    def failures(self) -> Iterator[tuple[str, bool]]:
+    def errors_with_duration(self) -> Iterator[tuple[str, bool]]:
         """
-        Yield each error, and whether it is for ever.
+        Yield each error, and whether all later calls fail too.
         """
-        for error in (*self.ever, *self.once):
+        for error in (*self.permanent_errors, *self.transient_errors):
             yield error, False
-        for error in self.ever:
+        for error in self.permanent_errors:
             yield error, True
 
 
-#: The calls that write.  LMDB chooses among the first three by how it was built.
+#: Calls that write.  The build of LMDB decides which of the first three it uses.
 WRITING = (
     Kind("pwrite64", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
     Kind("pwritev", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
@@ -98,18 +94,18 @@ TALKING = (
     Kind("recvfrom", CONNECTION, ("ECONNRESET",), ("EINTR", "EAGAIN")),
     Kind("write", CONNECTION, ("EPIPE", "ENOBUFS"), ("EINTR", "EAGAIN")),
     Kind("writev", CONNECTION, ("EPIPE", "ENOBUFS"), ("EINTR", "EAGAIN")),
-    # Twisted waits as long as there are no buffers.
+    # Twisted retries without an end while there are no buffers.
     Kind("sendto", CONNECTION, ("EPIPE",), ("ENOBUFS", "EINTR", "EAGAIN")),
     Kind("sendmsg", CONNECTION, ("EPIPE", "ENOBUFS"), ("EINTR", "EAGAIN")),
 )
 
-#: A full disk has the log on it too.
+#: A full disk that also has the log.
 LOGGING = (
     Kind("write", LOG, ("ENOSPC", "EIO")),
     Kind("write,writev,pwrite64,pwritev", BOTH, ("ENOSPC", "EIO")),
 )
 
-#: While a worker serves, Python still imports now and then.
+#: While a worker serves, Python still imports a module sometimes.
 FILES = (Kind("openat", ANY, ("EMFILE", "ENFILE")),)
 
 ACCEPTING = (
@@ -120,19 +116,15 @@ ACCEPTING = (
 
 
 #: The files of a store.
-OWN = ("data.mdb", "lock.mdb", "newest", "creating")
+STORE_FILES = ("data.mdb", "lock.mdb", "newest", "creating")
 
 
 @frozen
 class Case:
-    """
-    One run of a phase with a fault.
-    """
-
     path: Path
     phase: Phase
     fault: Fault
-    on: str
+    target: str
 
     @property
     def trace(self) -> Path:
@@ -142,24 +134,27 @@ class Case:
         return self.path / "trace"
 
     def strace(self, *, connection: Sequence[str] = ()) -> list[str]:
-        """
-        Return the command line of strace.
-        """
         store = self.path / "disk" / "store"
-        files = [store, *(store / name for name in OWN)]
+        files = [store, *(store / name for name in STORE_FILES)]
         files += [store / "creating" / name for name in ("data.mdb", "lock.mdb")]
         disk = [str(self.path / "disk"), *map(str, files)]
         log = [str(self.path / "victim")]
-        on = {STORE: disk, CONNECTION: [*connection], LOG: log, BOTH: disk + log, ANY: []}
-        return self.fault.strace(self.trace, on[self.on])
+        paths = {
+            STORE: disk,
+            CONNECTION: [*connection],
+            LOG: log,
+            BOTH: disk + log,
+            ANY: [],
+        }
+        return self.fault.strace(self.trace, paths[self.target])
 
 
 @frozen
 class Phase:
     """
-    One thing that a worker does.
+    A phase of a worker.
 
-    @ivar run: does the phase once; returns the outcome.
+    @ivar run: goes through the phase once, and returns the outcome.
     """
 
     name: str
@@ -170,7 +165,7 @@ class Phase:
     options: tuple[str, ...] = ()
 
 
-# What a worker does before it serves.
+# Phases before the worker serves.
 
 
 def start(case: Case, expected: Expected, *more: str) -> str:
@@ -191,38 +186,38 @@ def start(case: Case, expected: Expected, *more: str) -> str:
         shown = conversation.read("/current")
         assert shown is not None
         expected.shown(shown[0])
-        answer = conversation.ask("next")
-        expected.heard(answer)
-        if answer.kind == "outcome unknown":
+        response = conversation.ask("next")
+        expected.heard(response)
+        if response.kind == "outcome unknown":
             assert victim.wait() == Status.STORE_FAILED, victim.log_text()
         else:
             victim.terminate()
-            assert victim.wait() in STOPPED, victim.log_text()
-        return f"started; {answer.kind}"
+            assert victim.wait() in STOP_STATUSES, victim.log_text()
+        return f"started; {response.kind}"
 
 
 def start_with_children(case: Case, expected: Expected) -> str:
     """
-    Start a worker with faults in the process that verifies its store, too.
+    Start a worker, with faults also in the child process that verifies the store.
     """
     return start(case, expected, "-f", "--seccomp-bpf")
 
 
-# What a worker does while it serves.
+# Phases of a worker that serves.
 
 
-#: Attaches strace; is given strace's names of a connection.
+#: Attaches strace, with strace's names of the connections that may fail.
 Attach = Callable[[Sequence[str]], Tracer]
 
 
 def serving(
-    act: Callable[[Victim, Attach], Sequence[Answer]],
+    action: Callable[[Victim, Attach], Sequence[Answer]],
 ) -> Callable[[Case, Expected], str]:
     """
-    Return a run with a worker that serves before anything fails.
+    Return a run that attaches strace to a worker that serves.
 
-    @param act: is given how to attach strace; returns the answers to steps that were asked
-        for together.
+    @param action: makes requests, and returns the responses to steps that were sent
+        together.
     """
 
     def run(case: Case, expected: Expected) -> str:
@@ -236,41 +231,45 @@ def serving(
         with Victim(case.path, *case.phase.options, reactor=case.phase.reactor) as victim:
             assert victim.serves(), victim.log_text()
             try:
-                answers = act(victim, attach)
+                responses = action(victim, attach)
             finally:
                 for tracer in tracers:
                     tracer.detach()
-            expected.heard(*answers)
-            kinds = " and ".join(sorted({answer.kind for answer in answers}))
-            return f"{kinds or 'read'}; {_goes_on(victim, expected, answers)}"
+            expected.heard(*responses)
+            kinds = " and ".join(sorted({response.kind for response in responses}))
+            return f"{kinds or 'read'}; {_check_afterwards(victim, expected, responses)}"
 
     return run
 
 
-def _goes_on(victim: Victim, expected: Expected, answers: Sequence[Answer]) -> str:
+def _check_afterwards(
+    victim: Victim, expected: Expected, responses: Sequence[Answer]
+) -> str:
     """
-    Check that without faults the worker serves as if nothing had been, or ends by itself.
+    Check that the worker continues without faults, or ends by itself for a reason.
     """
-    if victim.process.poll() in STOPPED:
+    if victim.process.poll() in STOP_STATUSES:
         return "stopped"
-    if not any(answer.kind == "outcome unknown" for answer in answers):
-        # A worker that is ending takes no connection.
+    if not any(response.kind == "outcome unknown" for response in responses):
+        # A worker that ends accepts no connection.
         with suppress(ConnectionError):
-            answer = victim.connect().ask("next")
-            expected.heard(answer)
-            if answer.kind == "answered":
+            response = victim.connect().ask("next")
+            expected.heard(response)
+            if response.kind == "answered":
                 victim.terminate()
-                assert victim.wait() in STOPPED, victim.log_text()
-                return "went on"
+                assert victim.wait() in STOP_STATUSES, victim.log_text()
+                return "continued"
     assert victim.wait() == Status.STORE_FAILED, victim.log_text()
-    # A worker that knew that nothing was taken could have gone on.
-    assert {answer.kind for answer in answers} & {"outcome unknown", "broken"}, answers
+    # A worker that knows that no step was stored has no reason to end.
+    assert {response.kind for response in responses} & {"outcome unknown", "broken"}, (
+        responses
+    )
     return "ended"
 
 
-def _known(victim: Victim) -> tuple[Conversation, list[str]]:
+def _used_connection(victim: Victim) -> tuple[Conversation, list[str]]:
     """
-    Return a connection that has been used, and strace's names of it.
+    Return a connection that was used before, and strace's names of it.
     """
     before = victim.sockets()
     conversation = victim.connect()
@@ -279,53 +278,47 @@ def _known(victim: Victim) -> tuple[Conversation, list[str]]:
 
 
 def step(victim: Victim, attach: Attach) -> list[Answer]:
-    """
-    Make a step with a key.
-    """
-    conversation, connection = _known(victim)
+    conversation, connection = _used_connection(victim)
     attach(connection)
     return [conversation.ask("next", Idempotency_Key=KEY)]
 
 
-#: The key of a step that is repeated when an untouched worker is there.
+#: The key of a step that is repeated at a worker without faults.
 KEY = "once"
 
 
 def reset(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    Reset twice, by the same bytes, so that the second answer comes from the cache.
+    Reset twice with the same bytes, so that the second response comes from the plan cache.
     """
-    conversation, connection = _known(victim)
+    conversation, connection = _used_connection(victim)
     before = conversation.ask("reset")
     assert before.kind == "answered"
     attach(connection)
     return [before, conversation.ask("reset")]
 
 
-def together(victim: Victim, attach: Attach) -> list[Answer]:
+def steps_in_batches(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    Make commits in the store's thread, with steps that come while one is under way.
+    Make a commit in the store's thread, and meanwhile send steps that share the next batch.
     """
-    conversation, connection = _known(victim)
+    conversation, connection = _used_connection(victim)
     others = [victim.connect() for _ in range(2)]
-    slow = stall(victim)
-    answers = [conversation.ask("next")]
+    slow = slow_flushes(victim)
+    responses = [conversation.ask("next")]
     slow.detach()
     attach(connection)
-    for conversation_of_word, word in zip(
-        (conversation, *others), ("next", "previous", "reset"), strict=True
-    ):
-        conversation_of_word.send(word)
-    return answers + [
-        asked_conversation.receive() for asked_conversation in (conversation, *others)
-    ]
+    conversations = (conversation, *others)
+    for waiting, word in zip(conversations, ("next", "previous", "reset"), strict=True):
+        waiting.send(word)
+    return responses + [waiting.receive() for waiting in conversations]
 
 
 def history(victim: Victim, attach: Attach) -> list[Answer]:
     """
     Read a whole page of the history.
     """
-    conversation, connection = _known(victim)
+    conversation, connection = _used_connection(victim)
     attach(connection)
     response = conversation.read("/history?limit=1000")
     if response is not None:
@@ -344,23 +337,23 @@ def connect(victim: Victim, attach: Attach) -> list[Answer]:
     for _ in poll_attempts():
         if select.select([conversation.socket], [], [], 0)[0] or tracer.injected():
             break
-    # As long as nobody can be accepted, nobody can be answered.
+    # While the worker cannot accept connections, there is no response.
     tracer.detach()
     return [conversation.receive()]
 
 
 def shut_down(victim: Victim, attach: Attach) -> list[Answer]:
     """
-    Send SIGTERM with a step under way.
+    Send SIGTERM while a step is in progress.
     """
-    conversation, connection = _known(victim)
+    conversation, connection = _used_connection(victim)
     attach(connection)
     conversation.send("next")
     victim.terminate()
-    answer = conversation.receive()
-    # A worker that is asked to stop says that it did, also when the last commit fails.
-    assert victim.wait() in (*STOPPED, Status.STORE_FAILED), victim.log_text()
-    return [answer]
+    response = conversation.receive()
+    # A worker that is asked to stop reports this, even if the last commit fails.
+    assert victim.wait() in (*STOP_STATUSES, Status.STORE_FAILED), victim.log_text()
+    return [response]
 
 
 WHILE_SERVING = (*WRITING, *OPENING[:6], *TALKING, *LOGGING, *FILES)
@@ -372,10 +365,10 @@ PHASES = (
     Phase("step", UVLOOP, WHILE_SERVING, serving(step)),
     Phase("step", EPOLL, (*TALKING, *FILES), serving(step)),
     Phase("reset", UVLOOP, WHILE_SERVING, serving(reset)),
-    Phase("steps, in the thread", UVLOOP, WHILE_SERVING, serving(together)),
+    Phase("steps, in the thread", UVLOOP, WHILE_SERVING, serving(steps_in_batches)),
     Phase("history", UVLOOP, WHILE_SERVING, serving(history)),
     Phase("history", EPOLL, TALKING, serving(history)),
-    Phase("rotation", UVLOOP, WRITING + LOGGING, serving(step), options=ROTATING),
+    Phase("rotation", UVLOOP, WRITING + LOGGING, serving(step), options=TRIMMING),
     Phase("connection", UVLOOP, ACCEPTING, serving(connect)),
     Phase("connection", EPOLL, ACCEPTING, serving(connect)),
     Phase("shutdown", UVLOOP, WHILE_SERVING, serving(shut_down)),

@@ -1,5 +1,5 @@
 """
-System calls that fail, a sample of them; C{make faults} tries them all.
+The short form: a sample of the failing system calls; C{make faults} tries all.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.faults.lab import Laboratory, prepare, run
+from tests.labs.faults.lab import FaultRuns, make_prepared_store, run
 from tests.labs.faults.phases import BOTH, CONNECTION, PHASES, STORE, UVLOOP
 
 pytestmark = pytest.mark.once
 
-#: By phase, calls and what they are on.
+#: By phase: the calls, and their targets.
 SAMPLE = {
     "start, new store": {("pwrite64", STORE), ("fsync", STORE), ("flock", STORE)},
     "start, its store": {("openat", STORE), ("mmap", STORE)},
@@ -32,18 +32,18 @@ def test_no_failing_system_call_causes_a_wrong_response(tmp_path: Path) -> None:
     """
     The disk has the state before or after the step, and a restart serves that state.
     """
-    laboratory = Laboratory(tmp_path / "store")
-    prepare(laboratory.prepared)
-    columns = [
-        (phase, kind.first())
+    runs = FaultRuns(tmp_path / "store")
+    make_prepared_store(runs.prepared)
+    call_kinds = [
+        (phase, kind.with_first_error_only())
         for phase in PHASES
         if phase.reactor == UVLOOP
         for kind in phase.kinds
-        if (kind.call, kind.on) in SAMPLE.get(phase.name, ())
+        if (kind.call, kind.target) in SAMPLE.get(phase.name, ())
     ]
-    assert len(columns) == sum(map(len, SAMPLE.values()))
-    run(laboratory, columns, longest=2)
-    assert laboratory.wrong == []
-    assert laboratory.injections > len(columns)
-    assert laboratory.totals()["outcome unknown; ended"] > 0
-    laboratory.keep()
+    assert len(call_kinds) == sum(map(len, SAMPLE.values()))
+    run(runs, call_kinds, max_calls=2)
+    assert runs.failures == []
+    assert runs.injection_count > len(call_kinds)
+    assert runs.totals()["outcome unknown; ended"] > 0
+    runs.record_outcomes()

@@ -1,3 +1,3 @@
 """
-Generated conversations with the daemon, against a model.
+Generated conversations with the daemon, compared with a model.
 """

@@ -1,7 +1,7 @@
 """
-The answer that each request should get, by docs/http-api.md, from a few plain values.
+The response that docs/http-api.md promises for each request, computed from plain values.
 
-Pure, and nothing here is the service's: its Fibonacci numbers are sums of integers.
+Nothing here uses the code of the service; even the Fibonacci numbers are sums of integers.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from attrs import Factory, define, frozen
 
 WORDS = ("next", "previous", "reset")
 
-#: How many transitions the service keeps by default, and answers by default.
-JOURNAL = 100_000
-ROWS = 100
+#: How many transitions the service keeps by default, and how many it lists by default.
+KEPT_TRANSITIONS = 100_000
+DEFAULT_LIMIT = 100
 
 
 @frozen(kw_only=True)
-class Wish:
+class Request:
     """
     A request without its path.
 
-    @ivar key: its idempotency key.
-    @ivar match: the tags of its C{If-Match}, as they are written.
-    @ivar none_match: the tags of its C{If-None-Match}.
+    @ivar key: the idempotency key.
+    @ivar match: the tags of C{If-Match}, as they are sent.
+    @ivar none_match: the tags of C{If-None-Match}.
     """
 
     method: str = "GET"
@@ -35,9 +35,6 @@ class Wish:
     none_match: tuple[str, ...] | None = None
 
     def headers(self) -> dict[str, str]:
-        """
-        Return the headers as they are sent.
-        """
         headers = {"Accept": "application/json"} if self.json else {}
         if self.key is not None:
             headers["Idempotency-Key"] = self.key
@@ -49,12 +46,13 @@ class Wish:
 
 
 @frozen
-class Expected:
+class ExpectedResponse:
     """
-    An answer as it should be.
+    A response that the service should send.
 
-    @ivar headers: the headers that the answer must have; with L{None}, must not have.
-    @ivar body: L{None} where the body is checked in another way only.
+    @ivar headers: the headers of the response; a header with the value L{None} must be
+        absent.
+    @ivar body: the body, or L{None} if it is checked in another way.
     """
 
     status: int
@@ -79,10 +77,10 @@ class Model:
     """
     A model of the cursor.
 
-    @ivar revision: as the service has it.
-    @ivar base: the revision that the model began with; the steps before are not known.
-    @ivar rows: by revision, the position that it led to, and by which step.
-    @ivar keys: what the first use of each did: the step, the revision, the position.
+    @ivar base: the revision at which the model began; it does not know earlier steps.
+    @ivar rows: by revision, the position and the kind of the step.
+    @ivar keys: by key, the kind, the revision and the position of the step of its first
+        use.
     """
 
     revision: int
@@ -91,123 +89,138 @@ class Model:
     rows: dict[int, tuple[int, str]] = Factory(dict)
     keys: dict[str, tuple[str, int, int]] = Factory(dict)
 
-    def move(self, word: str, wish: Wish) -> Expected:
+    def try_step(self, word: str, request: Request) -> ExpectedResponse:
         """
-        Make a step, if it is to be made, and return the answer.
+        Make a step if its key and its preconditions allow it, and return the response.
         """
-        if wish.key in self.keys:
-            used, revision, position = self.keys[wish.key]
+        if request.key in self.keys:
+            used, revision, position = self.keys[request.key]
             if used != word:
-                return problem(422, "key-reused", wish)
-            return self.state(wish, revision, position, replayed=True)
-        if not self._matches(wish.match, weakly=False):
-            return self._unmet(wish)
-        if wish.none_match is not None and self._matches(wish.none_match, weakly=True):
-            # A GET whose precondition fails is a read of a state that the client has.
-            return self._known(wish) if wish.method == "GET" else self._unmet(wish)
-        self.step(word)
-        if wish.key is not None:
-            self.keys[wish.key] = (word, self.revision, self.position)
-        return self.state(wish, self.revision, self.position)
+                return problem(422, "key-reused", request)
+            return self.state(request, revision, position, replayed=True)
+        if not self._matches(request.match, weakly=False):
+            return self._precondition_failed(request)
+        if request.none_match is not None and self._matches(
+            request.none_match, weakly=True
+        ):
+            # A GET whose precondition fails is a read of a state that the client already
+            # has.
+            return (
+                self._not_modified(request)
+                if request.method == "GET"
+                else self._precondition_failed(request)
+            )
+        self.apply_step(word)
+        if request.key is not None:
+            self.keys[request.key] = (word, self.revision, self.position)
+        return self.state(request, self.revision, self.position)
 
-    def step(self, word: str) -> None:
+    def apply_step(self, word: str) -> None:
         """
-        Move up by one, down by one but not below 0, or to 0.
+        Add one to the position, subtract one down to 0, or set it to 0.
         """
         up_or_down = {"next": self.position + 1, "previous": max(self.position - 1, 0)}
         self.position = up_or_down.get(word, 0)
         self.revision += 1
         self.rows[self.revision] = (self.position, word)
 
-    def current(self, wish: Wish) -> Expected:
+    def current(self, request: Request) -> ExpectedResponse:
         """
-        Return the answer to a look.
+        Return the response to a read.
         """
-        return self._unless_known(wish) or self.state(wish, self.revision, self.position)
-
-    def history(self, wish: Wish) -> Expected:
-        """
-        Return the headers and status of a history; see L{listed} for its rows.
-        """
-        return self._unless_known(wish) or Expected(
-            200, self._present(wish, self.revision, self.position)
+        return self._check_preconditions(request) or self.state(
+            request, self.revision, self.position
         )
 
-    def listed(self, before: int | None, limit: int | None) -> tuple[range, int | None]:
+    def history(self, request: Request) -> ExpectedResponse:
         """
-        Choose the revisions of a history.
+        Return the status and the headers of a history; L{page_revisions} gives its rows.
+        """
+        return self._check_preconditions(request) or ExpectedResponse(
+            200, self._state_headers(request, self.revision, self.position)
+        )
 
-        @return: the revisions that a history has, and where the next page begins.
+    def page_revisions(
+        self, before: int | None, limit: int | None
+    ) -> tuple[range, int | None]:
+        """
+        Return the revisions on a page of the history, and where the next page begins.
         """
         end = self.revision + 1 if before is None else min(before, self.revision + 1)
-        oldest = max(self.revision - JOURNAL, 0) + 1
-        first = max(end - (ROWS if limit is None else limit), oldest)
+        oldest = max(self.revision - KEPT_TRANSITIONS, 0) + 1
+        first = max(end - (DEFAULT_LIMIT if limit is None else limit), oldest)
         revisions = range(end - 1, first - 1, -1)
         more = bool(revisions) and first > oldest
         return revisions, first if more else None
 
     def state(
-        self, wish: Wish, revision: int, position: int, *, replayed: bool = False
-    ) -> Expected:
+        self, request: Request, revision: int, position: int, *, replayed: bool = False
+    ) -> ExpectedResponse:
         """
-        Return the answer that shows the cursor at C{revision} and C{position}.
+        Return the response that shows the cursor at C{revision} and C{position}.
         """
-        headers = self._present(wish, revision, position)
+        headers = self._state_headers(request, revision, position)
         headers["Idempotency-Replayed"] = "true" if replayed else None
         value = str(fibonacci(position))
         body = f"{value}\n"
-        if wish.json:
-            shown = {
+        if request.json:
+            fields = {
                 "position": position,
                 "current": value,
                 "previous": str(fibonacci(position - 1)) if position else None,
                 "next": str(fibonacci(position + 1)),
                 "revision": revision,
             }
-            body = json.dumps(shown, separators=(",", ":")) + "\n"
-        return Expected(200, headers, body.encode())
+            body = json.dumps(fields, separators=(",", ":")) + "\n"
+        return ExpectedResponse(200, headers, body.encode())
 
-    def _present(self, wish: Wish, revision: int, position: int) -> dict[str, str | None]:
-        kind = "application/json" if wish.json else "text/plain; charset=utf-8"
+    def _state_headers(
+        self, request: Request, revision: int, position: int
+    ) -> dict[str, str | None]:
+        content_type = "application/json" if request.json else "text/plain; charset=utf-8"
         return {
             "Pex-Revision": str(revision),
             "Pex-Position": str(position),
-            "ETag": f'"{revision}-json"' if wish.json else f'"{revision}"',
+            "ETag": f'"{revision}-json"' if request.json else f'"{revision}"',
             "Cache-Control": "no-store",
             "Vary": "Accept",
-            "Content-Type": kind,
+            "Content-Type": content_type,
         }
 
     def _matches(self, tags: Sequence[str] | None, *, weakly: bool) -> bool:
         if tags is None or tags == ("*",):
             return True
-        ours = {f'"{self.revision}"', f'"{self.revision}-json"'}
+        current_tags = {f'"{self.revision}"', f'"{self.revision}-json"'}
         if weakly:
-            ours |= {f"W/{tag}" for tag in ours}
-        return not ours.isdisjoint(tags)
+            current_tags |= {f"W/{tag}" for tag in current_tags}
+        return not current_tags.isdisjoint(tags)
 
-    def _unless_known(self, wish: Wish) -> Expected | None:
-        if not self._matches(wish.match, weakly=False):
-            return self._unmet(wish)
-        if wish.none_match is not None and self._matches(wish.none_match, weakly=True):
-            return self._known(wish)
+    def _check_preconditions(self, request: Request) -> ExpectedResponse | None:
+        if not self._matches(request.match, weakly=False):
+            return self._precondition_failed(request)
+        if request.none_match is not None and self._matches(
+            request.none_match, weakly=True
+        ):
+            return self._not_modified(request)
         return None
 
-    def _known(self, wish: Wish) -> Expected:
-        headers = self._present(wish, self.revision, self.position)
-        return Expected(304, headers | {"Content-Type": None}, b"")
+    def _not_modified(self, request: Request) -> ExpectedResponse:
+        headers = self._state_headers(request, self.revision, self.position)
+        return ExpectedResponse(304, headers | {"Content-Type": None}, b"")
 
-    def _unmet(self, wish: Wish) -> Expected:
-        expected = problem(412, "precondition-failed", wish)
-        present = self._present(wish, self.revision, self.position)
-        return Expected(412, present | expected.headers)
+    def _precondition_failed(self, request: Request) -> ExpectedResponse:
+        expected = problem(412, "precondition-failed", request)
+        state_headers = self._state_headers(request, self.revision, self.position)
+        return ExpectedResponse(412, state_headers | expected.headers)
 
 
-def problem(status: int, name: str, wish: Wish) -> Expected:
+def problem(status: int, name: str, request: Request) -> ExpectedResponse:
     """
-    Return a refusal; C{name} is in the body for clients that read JSON.
+    Return a refusal; its body has C{name} for clients that accept JSON.
     """
-    kind = "application/problem+json" if wish.json else "text/plain; charset=utf-8"
-    return Expected(
-        status, {"Content-Type": kind, "Cache-Control": "no-store", "X-Name": name}
+    content_type = (
+        "application/problem+json" if request.json else "text/plain; charset=utf-8"
+    )
+    return ExpectedResponse(
+        status, {"Content-Type": content_type, "Cache-Control": "no-store", "X-Name": name}
     )

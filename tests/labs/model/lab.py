@@ -1,11 +1,11 @@
 """
-Conversations with the real daemon that Hypothesis makes up, against a model of it.
+Conversations with the real daemon that Hypothesis generates, compared with a model.
 
-One daemon serves all of them, so a conversation begins with a reset and everything in
-it is relative to the revision that the reset led to.
+One daemon serves all conversations.  So each conversation begins with a reset, and
+everything in it is relative to the revision of this reset.
 
-C{python -m tests.labs.model.lab [EXAMPLES]} is the long form; the test calls
-L{converse} with fewer.
+C{python -m tests.labs.model.lab [EXAMPLES]} is the long form; the test calls L{converse}
+with fewer examples.
 """
 
 from __future__ import annotations
@@ -27,23 +27,28 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.labs.model.asking import WORKER, Asking, Tags, World
+from tests.labs.model.conversation import (
+    WORKER,
+    CheckedConversation,
+    ServiceUnderTest,
+    Tags,
+)
 from tests.labs.model.expected import (
     WORDS,
-    Expected,
+    ExpectedResponse,
     Model,
-    Wish,
+    Request,
     fibonacci,
     problem,
 )
 from tests.support.daemon import Daemon, read_all
 from tests.support.evidence import Evidence, record
 
-#: Requests in one conversation, at most.
-STEPS = 40
+#: How many requests a conversation has at most.
+MAX_REQUESTS = 40
 
-_READS = st.sampled_from(["GET", "GET", "HEAD"])
-_MOVES = st.sampled_from(["POST", "POST", "GET"])
+_READ_METHODS = st.sampled_from(["GET", "GET", "HEAD"])
+_STEP_METHODS = st.sampled_from(["POST", "POST", "GET"])
 _KEYS = st.none() | st.integers(0, 2)
 #: See L{Tags}.
 _TAGS = st.none() | st.lists(
@@ -55,15 +60,15 @@ _TAGS = st.none() | st.lists(
 _PATHS = ("/", "/current", "/next", "/previous", "/reset", "/history", "/livez", "/readyz")
 
 
-class Conversation(Asking):
+class Conversation(CheckedConversation):
     """
-    A conversation in which every response is the model's, after any earlier requests.
+    A conversation in which every response must be the model's.
     """
 
     @initialize()
     def begin(self) -> None:
         """
-        Reset the cursor to 0, at whatever position the last conversation ended.
+        Reset the cursor, because the last conversation may have ended anywhere.
         """
         self.connection.request("POST", "/reset")
         response = self.connection.getresponse()
@@ -74,13 +79,13 @@ class Conversation(Asking):
 
     @rule(
         word=st.sampled_from(WORDS),
-        method=_MOVES,
+        method=_STEP_METHODS,
         json=st.booleans(),
         key=_KEYS,
         match=st.none() | _TAGS,
         none_match=st.none() | st.none() | _TAGS,
     )
-    def move(
+    def step(
         self,
         *,
         word: str,
@@ -91,73 +96,77 @@ class Conversation(Asking):
         none_match: Tags | None,
     ) -> None:
         """
-        Make a step, maybe with a key that was used before, maybe on preconditions.
+        Make a step, perhaps with a used key, and perhaps with preconditions.
         """
-        wish = Wish(
+        request = Request(
             method=method,
             json=json,
-            key=None if key is None else f"{self.world.conversations}-{key}",
+            key=None if key is None else f"{self.service.conversations}-{key}",
             match=self._tags(match),
             none_match=self._tags(none_match),
         )
-        self._ask(f"/{word}", wish, self.model.move(word, wish))
+        self._ask(f"/{word}", request, self.model.try_step(word, request))
 
     @rule(words=st.lists(st.sampled_from(WORDS[:1] * 8 + WORDS), max_size=200))
     def pipeline(self, *, words: list[str]) -> None:
         """
-        Send many steps at once, in one piece and without a look at the answers.
+        Send many requests in one piece, and then read all responses.
         """
-        *most, last = ["current", *words, "current"]
+        *first_words, last_word = ["current", *words, "current"]
         head = "HTTP/1.1\r\nHost: localhost\r\n"
-        sent = "".join(f"GET /{word} {head}\r\n" for word in most)
-        sent += f"GET /{last} {head}Connection: close\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", self.world.daemon.port)) as raw:
-            raw.sendall(sent.encode())
-            answers = read_all(raw)
-        bodies = re.findall(rb"\r\n\r\n(\d+)\n", answers)
+        sent = "".join(f"GET /{word} {head}\r\n" for word in first_words)
+        sent += f"GET /{last_word} {head}Connection: close\r\n\r\n"
+        with socket.create_connection(
+            ("127.0.0.1", self.service.daemon.port)
+        ) as connection:
+            connection.sendall(sent.encode())
+            responses = read_all(connection)
+        bodies = re.findall(rb"\r\n\r\n(\d+)\n", responses)
         values = []
-        for word in (*most, last):
+        for word in (*first_words, last_word):
             if word != "current":
-                self.model.step(word)
+                self.model.apply_step(word)
             values.append(b"%d" % fibonacci(self.model.position))
         assert bodies == values
-        assert answers.count(b"HTTP/1.1 200 OK\r\n") == len(values)
-        self.world.answers["200"] += len(values)
+        assert responses.count(b"HTTP/1.1 200 OK\r\n") == len(values)
+        self.service.responses["200"] += len(values)
 
     @rule(word=st.sampled_from(WORDS), count=st.integers(2, 8))
     def together(self, *, word: str, count: int) -> None:
         """
-        Make the same step by many clients at once, which share commits.
+        Make the same step with many clients at once, which share commits.
 
-        Each client gets the response to one step.
+        Each client must get the response to a different step.
         """
         sent = f"POST /{word} HTTP/1.0\r\n\r\n".encode()
-        address = ("127.0.0.1", self.world.daemon.port)
+        address = ("127.0.0.1", self.service.daemon.port)
         with ExitStack() as stack:
             crowd = [
                 stack.enter_context(socket.create_connection(address)) for _ in range(count)
             ]
             for connection in crowd:
                 connection.sendall(sent)
-            answers = [read_all(connection) for connection in crowd]
+            responses = [read_all(connection) for connection in crowd]
         seen_states = []
-        for answer in answers:
+        for response in responses:
             match = re.search(
-                rb"\r\nPex-Revision: (\d+)\r\nPex-Position: (\d+)\r\n", answer
+                rb"\r\nPex-Revision: (\d+)\r\nPex-Position: (\d+)\r\n", response
             )
-            assert match is not None, answer
+            assert match is not None, response
             seen_states.append(
-                (int(match[1]), int(match[2]), answer.rpartition(b"\r\n")[2])
+                (int(match[1]), int(match[2]), response.rpartition(b"\r\n")[2])
             )
         expected_states = []
         for _ in range(count):
-            self.model.step(word)
+            self.model.apply_step(word)
             value = b"%d\n" % fibonacci(self.model.position)
             expected_states.append((self.model.revision, self.model.position, value))
         assert sorted(seen_states) == expected_states
-        self.world.answers["200"] += count
+        self.service.responses["200"] += count
 
-    @rule(method=_READS, json=st.booleans(), match=st.none() | _TAGS, none_match=_TAGS)
+    @rule(
+        method=_READ_METHODS, json=st.booleans(), match=st.none() | _TAGS, none_match=_TAGS
+    )
     def current(
         self,
         *,
@@ -167,18 +176,18 @@ class Conversation(Asking):
         none_match: Tags | None,
     ) -> None:
         """
-        Look at the cursor.
+        Read the cursor.
         """
-        wish = Wish(
+        request = Request(
             method=method,
             json=json,
             match=self._tags(match),
             none_match=self._tags(none_match),
         )
-        self._ask("/current", wish, self.model.current(wish))
+        self._ask("/current", request, self.model.current(request))
 
     @rule(
-        method=_READS,
+        method=_READ_METHODS,
         json=st.booleans(),
         limit=st.none() | st.integers(1, 20) | st.integers(1, 1000),
         back=st.none() | st.integers(-3, 50),
@@ -194,59 +203,63 @@ class Conversation(Asking):
         none_match: Tags | None,
     ) -> None:
         """
-        Read the latest steps, or the steps before a revision.
+        Read the newest steps, or the steps before a revision.
         """
         before = None if back is None else max(self.model.revision + 1 - back, 1)
         query = [
             *([] if limit is None else [f"limit={limit}"]),
             *([] if before is None else [f"before={before}"]),
         ]
-        wish = Wish(method=method, json=json, none_match=self._tags(none_match))
-        expected = self.model.history(wish)
-        revisions, following = self.model.listed(before, limit)
-        page = f"/history?before={following}&limit={limit or 100}" if following else None
+        request = Request(method=method, json=json, none_match=self._tags(none_match))
+        expected = self.model.history(request)
+        revisions, next_page = self.model.page_revisions(before, limit)
+        page = f"/history?before={next_page}&limit={limit or 100}" if next_page else None
         if expected.status == 200:
             expected.headers["Link"] = page and f'<{page}>; rel="next"'
-        body = self._ask(f"/history?{'&'.join(query)}", wish, expected)
+        body = self._ask(f"/history?{'&'.join(query)}", request, expected)
         if expected.status == 200 and method == "GET":
-            self._see_rows(body, revisions, page, as_json=json)
+            self._check_rows(body, revisions, page, as_json=json)
 
-    @rule(method=_READS, json=st.booleans())
+    @rule(method=_READ_METHODS, json=st.booleans())
     def index(self, *, method: str, json: bool) -> None:
         """
-        Check that the description names every path.
+        Check that the index names every path.
         """
-        wish = Wish(method=method, json=json)
-        body = self._ask("/", wish, Expected(200, {"Vary": "Accept"}))
+        request = Request(method=method, json=json)
+        body = self._ask("/", request, ExpectedResponse(200, {"Vary": "Accept"}))
         assert method == "HEAD" or all(path.encode() in body for path in _PATHS)
 
-    @rule(path=st.sampled_from(["livez", "readyz"]), verbose=st.booleans(), method=_READS)
+    @rule(
+        path=st.sampled_from(["livez", "readyz"]),
+        verbose=st.booleans(),
+        method=_READ_METHODS,
+    )
     def health(self, *, path: str, verbose: bool, method: str) -> None:
         """
-        Check that the daemon says that it is well.
+        Check the response of the health checks.
         """
         check = {"livez": "reactor", "readyz": "store"}[path]
         body = f"[+]{check} ok\n{path} check passed\n" if verbose else "ok\n"
-        expected = Expected(200, {"Cache-Control": "no-store"}, body.encode())
+        expected = ExpectedResponse(200, {"Cache-Control": "no-store"}, body.encode())
         query = "?verbose" if verbose else ""
-        self._ask(f"/{path}{query}", Wish(method=method), expected)
+        self._ask(f"/{path}{query}", Request(method=method), expected)
 
     @rule(path=st.sampled_from(_PATHS), method=st.sampled_from(["OPTIONS", "DELETE"]))
     def methods(self, *, path: str, method: str) -> None:
         """
-        Check that each path says which methods it takes, and does nothing else.
+        Check that each path names its methods, and that other methods have no effect.
         """
         allow = "POST, GET" if path[1:] in WORDS else "GET, HEAD"
         headers: dict[str, str | None] = {"Allow": f"{allow}, OPTIONS"}
-        expected = Expected(204, headers, b"")
-        wish = Wish(method=method)
+        expected = ExpectedResponse(204, headers, b"")
+        request = Request(method=method)
         if method == "DELETE":
-            refused = problem(405, "method-not-allowed", wish)
-            expected = Expected(405, refused.headers | headers)
-        self._ask(path, wish, expected)
+            refused = problem(405, "method-not-allowed", request)
+            expected = ExpectedResponse(405, refused.headers | headers)
+        self._ask(path, request, expected)
 
     @rule(
-        asked=st.sampled_from(
+        case=st.sampled_from(
             [
                 (405, "method-not-allowed", "HEAD", "/next", None),
                 (405, "method-not-allowed", "HEAD", "/reset", None),
@@ -265,81 +278,78 @@ class Conversation(Asking):
     def refused(
         self,
         *,
-        asked: tuple[int, str, str, str, str | None],
+        case: tuple[int, str, str, str, str | None],
         json: bool,
     ) -> None:
         """
-        Check that a request that is not understood moves nothing.
+        Check that a bad request has no effect.
         """
-        status, name, method, path, key = asked
-        wish = Wish(method=method, json=json, key=key)
-        self._ask(path, wish, problem(status, name, wish))
+        status, name, method, path, key = case
+        request = Request(method=method, json=json, key=key)
+        self._ask(path, request, problem(status, name, request))
 
     @precondition(lambda self: not self.restarted)
-    @rule(how=st.sampled_from([*["not"] * 20, "SIGTERM", "SIGKILL"]))
-    def restart(self, *, how: str) -> None:
+    @rule(signal_name=st.sampled_from([*["not"] * 20, "SIGTERM", "SIGKILL"]))
+    def restart(self, *, signal_name: str) -> None:
         """
-        Restart the daemon, rarely, once in a conversation.
+        Restart the daemon, in few conversations and at most once in each.
 
-        The daemon continues with all that it knew.
+        The daemon must still know everything.
         """
-        if how == "not":
+        if signal_name == "not":
             return
         self.restarted = True
         self.connection.close()
-        daemon = self.world.daemon
-        if how == "SIGKILL":
+        daemon = self.service.daemon
+        if signal_name == "SIGKILL":
             daemon.kill()
         else:
             assert daemon.stop() in (0, -15)
-        self.world.restart()
-        self.connection = self.world.daemon.connect()
-        self.world.answers["restarts"] += 1
+        self.service.restart()
+        self.connection = self.service.daemon.connect()
+        self.service.responses["restarts"] += 1
 
 
 def converse(path: Path, examples: int) -> Counter[str]:
     """
     Hold generated conversations with a daemon.
 
-    @return: by status, how many answers there were; and how many restarts.
-    @raise AssertionError: an answer was another than the model's.
+    @return: how many responses there were with each status, and how many restarts.
+    @raise AssertionError: a response was not the model's.
     """
-    world = World(path, Daemon(path, command=WORKER))
+    service = ServiceUnderTest(path, Daemon(path, command=WORKER))
     try:
         run_state_machine_as_test(
-            lambda: Conversation(world),  # type: ignore[arg-type]  # any maker will do
+            lambda: Conversation(service),  # type: ignore[arg-type]  # any callable will do
             settings=settings(
                 max_examples=examples,
-                stateful_step_count=STEPS,
+                stateful_step_count=MAX_REQUESTS,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow],
             ),
         )
-        status = world.daemon.stop()
+        status = service.daemon.stop()
         assert status in (0, -15), status
     finally:
-        world.daemon.kill()
-    restarts = world.answers["restarts"]
-    answers = world.answers.total() - restarts
+        service.daemon.kill()
+    restarts = service.responses["restarts"]
+    responses = service.responses.total() - restarts
     record(
         Evidence(
             name="model",
             promise="Every response is the one that the documentation describes, after any"
             " earlier requests.",
-            size=answers,
+            size=responses,
             unit="responses",
-            result=f"{world.conversations:,} generated conversations on every endpoint,"
+            result=f"{service.conversations:,} generated conversations on every endpoint,"
             f" {restarts:,} restarts by SIGKILL or SIGTERM: each response is the model's",
             command="make model",
         )
     )
-    return world.answers
+    return service.responses
 
 
 def main() -> None:
-    """
-    Run the long form.
-    """
     examples = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory() as path:
         print(converse(Path(path), examples))

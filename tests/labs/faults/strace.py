@@ -1,5 +1,5 @@
 """
-A worker whose system calls fail, by strace.
+A worker whose system calls fail, because strace injects errors.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, children, poll_attem
 
 WORKER = "pexservice-worker"
 
-#: The word that strace writes behind a call that it made fail.
+#: The mark of strace after a call that it made fail.
 INJECTED = "(INJECTED)"
 
 
 @frozen
 class Fault:
     """
-    A failure of the C{number}-th such call of each thread.
+    A failure of one system call in each thread, and perhaps of all later ones.
 
-    With C{forever} all calls that follow it fail too.
-
-    @ivar call: strace's name of the call, or several with commas.
-    @ivar error: the error's name, as C{errno.h} has it.
+    @ivar call: strace's name of the call, or several names with commas.
+    @ivar error: the name of the error in C{errno.h}.
+    @ivar number: the number of the call that fails.
+    @ivar forever: whether all later calls fail too.
     """
 
     call: str
@@ -48,7 +48,7 @@ class Fault:
         """
         Return the command line of strace.
 
-        @param paths: only calls on these paths count; none for all calls.
+        @param paths: the paths of the calls that count; without a path, all calls count.
         """
         when = f"{self.number}{'+' if self.forever else ''}"
         inject = f"inject={self.call}:error={self.error}:when={when}"
@@ -62,9 +62,9 @@ def _trace(call: str) -> list[str]:
 
 class Victim:
     """
-    A worker that serves the store C{path/disk/store}.  Its log is C{path/victim}.
+    A worker with the store C{path/disk/store} and the log C{path/victim}.
 
-    The store has its own parent, so that no file of Python's is in the way.
+    The store has its own parent directory, so that no other file is affected.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Victim:
         for conversation in self._conversations:
             conversation.close()
         if self.process.poll() is None:
-            # strace passes on no signal, and the worker that it started would stay.
+            # strace forwards no signal, so the worker would survive it.
             for pid in children(self.process.pid) if self._traced else []:
                 _signal(pid, signal.SIGKILL)
             self.process.kill()
@@ -104,7 +104,7 @@ class Victim:
 
     def serves(self) -> bool:
         """
-        Wait until the worker serves, or has ended; return whether it serves.
+        Wait until the worker serves or has ended; return whether it serves.
         """
         for _ in poll_attempts():
             ended = self.process.poll() is not None
@@ -114,25 +114,19 @@ class Victim:
                 return True
             if ended:
                 return False
-        raise AssertionError(f"it neither serves nor ends:\n{log}")
+        raise AssertionError(f"the worker neither serves nor ends:\n{log}")
 
     def connect(self) -> Conversation:
         """
-        Return a connection, which is closed when this ends.
+        Return a connection, which C{__exit__} closes.
         """
         self._conversations.append(Conversation(self.port))
         return self._conversations[-1]
 
     def log_text(self) -> str:
-        """
-        Return the worker's log.
-        """
         return self.log.read_text(errors="replace")
 
     def terminate(self) -> None:
-        """
-        Send SIGTERM to the worker.
-        """
         pid = self.process.pid
         (pid,) = children(pid) if self._traced else (pid,)
         _signal(pid, signal.SIGTERM)
@@ -141,16 +135,16 @@ class Victim:
         """
         Wait until the worker has ended.
 
-        @return: how it ended; strace ends as the program that it started.
+        @return: its exit status; strace ends with the status of its program.
         """
         try:
             return self.process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end:\n{self.log_text()}") from None
+            raise AssertionError(f"the worker does not end:\n{self.log_text()}") from None
 
     def sockets(self) -> set[str]:
         """
-        Return the sockets that the worker has open, as strace names them.
+        Return strace's names of the worker's open sockets.
         """
         names = set()
         for descriptor in Path(f"/proc/{self.process.pid}/fd").iterdir():
@@ -169,7 +163,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 def store_option(path: Path) -> list[str]:
     """
-    Return the option that says where the store is.
+    Return the option C{--store} with the path of the store.
     """
     return ["--store", f"lmdb:{path / 'disk' / 'store'}"]
 
@@ -181,7 +175,7 @@ class Tracer:
 
     def __init__(self, command: Sequence[str], pid: int, output: Path) -> None:
         self._output = output
-        strace_output = output.with_suffix(".said")
+        strace_output = output.with_suffix(".stderr")
         with strace_output.open("wb") as file:
             self.process = subprocess.Popen(
                 [*command, "-f", "-p", str(pid)], stdin=subprocess.DEVNULL, stderr=file
@@ -191,11 +185,11 @@ class Tracer:
                 break
         if " attached" not in strace_output.read_text():
             self.detach()
-            raise CannotTrace(strace_output.read_text().strip())
+            raise AssertionError(strace_output.read_text().strip())
 
     def detach(self) -> None:
         """
-        Let the worker go on by itself.
+        Let the worker continue without strace.
         """
         if self.process.poll() is None:
             self.process.terminate()
@@ -208,22 +202,16 @@ class Tracer:
         return injected(self._output)
 
 
-class CannotTrace(Exception):
-    """
-    The error of a user that may not attach to a process.
-    """
-
-
 def injected(output: Path) -> bool:
     """
-    Return whether a call has failed, by strace's output.
+    Return whether a call has failed, according to strace's output.
     """
     return output.exists() and INJECTED in output.read_text(errors="replace")
 
 
-def stall(victim: Victim) -> Tracer:
+def slow_flushes(victim: Victim) -> Tracer:
     """
-    Return a tracer that slows the disk down as long as it is attached.
+    Return a tracer that delays each flush until it is detached.
     """
     slow = [*_trace("fdatasync"), "-e", "inject=fdatasync:delay_enter=20000"]
     output = victim.log.with_name("stall")

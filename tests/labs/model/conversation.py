@@ -1,5 +1,5 @@
 """
-The part of a conversation with the real daemon that is the same for all requests.
+The common part of all requests in a conversation with the real daemon.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from attrs import Factory, define
 from hypothesis.stateful import RuleBasedStateMachine
 
-from tests.labs.model.expected import Expected, Model, Wish
+from tests.labs.model.expected import ExpectedResponse, Model, Request
 from tests.support.daemon import Daemon
 
 WORKER = "pexservice-worker"
@@ -21,72 +21,70 @@ WORKER = "pexservice-worker"
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 _LINE = re.compile(rf"({_TIME}) revision (\d+) (\w+) to position (\d+)")
 
-#: Entity tags by how far behind the cursor they are, their suffix, and whether they
-#: are weak; C{None} is C{*}.
+#: Entity tags: by how many revisions a tag is behind the cursor, its suffix, and whether it
+#: is weak.  C{None} stands for C{*}.
 Tags = list[tuple[int, str, bool] | None]
 
 
 @define
-class World:
+class ServiceUnderTest:
     """
-    The state that outlives a conversation.
+    The daemon and the counts of all conversations.
 
-    @ivar path: where the daemon has its store.
-    @ivar conversations: how many there were, so that each has its own keys.
-    @ivar answers: by status, how many there were; and restarts.
+    @ivar path: the directory of the store.
+    @ivar conversations: how many conversations there were; the number makes their keys
+        different.
+    @ivar responses: how many responses there were with each status, and how many restarts.
     """
 
     path: Path
     daemon: Daemon
     conversations: int = 0
-    answers: Counter[str] = Factory(Counter)
+    responses: Counter[str] = Factory(Counter)
 
     def restart(self) -> None:
         """
-        Start a new daemon on the same store, after the last has ended.
+        Start another daemon on the same store.
         """
         self.daemon = Daemon(self.path, command=WORKER)
 
 
-class Asking(RuleBasedStateMachine):
+class CheckedConversation(RuleBasedStateMachine):
     """
-    A state machine that asks the daemon, and checks its answers.
+    A state machine that sends requests to the daemon, and checks the responses.
 
-    @ivar model: what the daemon should be like.
+    @ivar model: predicts the responses.
     """
 
     model: Model
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, service: ServiceUnderTest) -> None:
         super().__init__()
-        self.world = world
+        self.service = service
         self.restarted = False
-        world.conversations += 1
-        self.connection: HTTPConnection = world.daemon.connect()
+        service.conversations += 1
+        self.connection: HTTPConnection = service.daemon.connect()
 
     def teardown(self) -> None:
-        """
-        Close the connection, for the next conversation has its own.
-        """
         self.connection.close()
 
-    def _ask(self, path: str, wish: Wish, expected: Expected) -> bytes:
+    def _ask(self, path: str, request: Request, expected: ExpectedResponse) -> bytes:
         """
-        Send a request, and check the answer.
+        Send a request, and check the response.
 
         @return: the body.
-        @raise AssertionError: the answer is another.
+        @raise AssertionError: the response is not the expected one.
         """
-        self.connection.request(wish.method, path, headers=wish.headers())
+        self.connection.request(request.method, path, headers=request.headers())
         response = self.connection.getresponse()
         body = response.read()
-        self.world.answers[str(response.status)] += 1
-        assert response.status == expected.status, (path, wish, body)
+        self.service.responses[str(response.status)] += 1
+        assert response.status == expected.status, (path, request, body)
         name = expected.headers.pop("X-Name", None)
         for header, value in expected.headers.items():
-            assert response.headers[header] == value, (path, wish, header)
+            assert response.headers[header] == value, (path, request, header)
         assert response.headers["Transfer-Encoding"] is None
-        if wish.method == "HEAD":
+        if request.method == "HEAD":
             assert body == b""
             if expected.body and expected.status != 304:
                 assert response.headers["Content-Length"] == str(len(expected.body))
@@ -94,8 +92,8 @@ class Asking(RuleBasedStateMachine):
         if expected.status not in (204, 304):
             assert response.headers["Content-Length"] == str(len(body))
         if expected.body is not None:
-            assert body == expected.body, (path, wish)
-        if name is not None and wish.json:
+            assert body == expected.body, (path, request)
+        if name is not None and request.json:
             problem = json.loads(body)
             assert problem["type"] == f"urn:problem-type:pexservice:{name}"
             assert problem["status"] == expected.status
@@ -103,23 +101,21 @@ class Asking(RuleBasedStateMachine):
             assert re.fullmatch(rb"[^\n]+\n", body)
         return body
 
-    def _tags(self, behind: Tags | None) -> tuple[str, ...] | None:
-        if behind is None:
+    def _tags(self, tags: Tags | None) -> tuple[str, ...] | None:
+        if tags is None:
             return None
-        if None in behind:
+        if None in tags:
             return ("*",)
         return tuple(
             f'{"W/" if weak else ""}"{max(self.model.revision - back, 0)}{suffix}"'
-            for back, suffix, weak in filter(None, behind)
+            for back, suffix, weak in filter(None, tags)
         )
 
-    def _see_rows(
+    def _check_rows(
         self, body: bytes, revisions: range, page: str | None, *, as_json: bool
     ) -> None:
         """
-        Check that C{body} lists C{revisions} and names C{page}.
-
-        C{page} is the page of the rows before these revisions.
+        Check that C{body} lists C{revisions} and links to C{page} as its next page.
         """
         if as_json:
             page_content = json.loads(body)
