@@ -1,3 +1,3 @@
 """
-Cut the power under load on file systems of the test's own.
+Power cuts under load, on file systems that the test creates.
 """

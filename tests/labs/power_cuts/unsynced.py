@@ -1,8 +1,8 @@
 """
-The negative control of the power cuts: a writer that trusts LMDB without syncs.
+The negative control of the power cuts: a writer that uses LMDB without flushes.
 
-C{python unsynced.py DIRECTORY} prints the number that it found there, and then each number
-that LMDB, told not to sync, says it has committed.
+C{python unsynced.py DIRECTORY} prints the last number in the database.  Then it commits
+higher numbers without flushes, and prints each one after its commit.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import lmdb
 
-#: Between two commits, so that the writer is no load of its own.  Seconds.
-_PAUSE = 0.002
+#: The pause between two commits, so that the writer causes little load.
+PAUSE_SECONDS = 0.002
 
 
 def main(path: Path) -> None:
     """
-    Commit one number after the other, until killed or until the power is cut.
+    Commit one number after the other, until the process is killed or the power is cut.
     """
     with lmdb.open(str(path), sync=False) as env:
         with env.begin() as reading:
@@ -33,7 +33,7 @@ def main(path: Path) -> None:
                 txn.put(b"number", str(number).encode())
                 txn.commit()
                 print(number, flush=True)
-                time.sleep(_PAUSE)
+                time.sleep(PAUSE_SECONDS)
 
 
 if __name__ == "__main__":

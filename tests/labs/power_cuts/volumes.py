@@ -1,11 +1,11 @@
 """
-File systems of the test's own whose power can be cut.
+File systems whose power can be cut.
 
-Each is in a file, mounted by a loop device.  The cut is the file systems' own way to
-be tested (C{FS_IOC_SHUTDOWN} without a flush of the log): from that moment nothing
-reaches the file any more, and what had not been flushed is gone with the mount.  The
-next mount recovers by the journal, as after a real cut.  A loss of a drive's own cache is
-not part of the cut.
+Each is in a file that a loop device mounts.  To cut the power, the tests call an interface
+that file systems have for their own tests, C{FS_IOC_SHUTDOWN} without a flush of the log:
+from that moment, nothing reaches the file any more, and everything that was not flushed is
+lost.  The next mount recovers from the journal, as after a real power cut.  The loss of a
+drive's write cache is not simulated.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from attrs import define, frozen
 
 from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
 
-#: C{EXT4_IOC_SHUTDOWN} and C{XFS_IOC_GOINGDOWN} are one number.
+#: C{EXT4_IOC_SHUTDOWN} and C{XFS_IOC_GOINGDOWN} are the same number.
 _SHUTDOWN = 0x8004587D
 
-#: C{EXT4_GOING_FLAGS_NOLOGFLUSH} and C{XFS_FSOP_GOING_FLAGS_NOLOGFLUSH} are one, too.
+#: So are C{EXT4_GOING_FLAGS_NOLOGFLUSH} and C{XFS_FSOP_GOING_FLAGS_NOLOGFLUSH}.
 _NOLOGFLUSH = struct.pack("I", 2)
 
-#: More than mkfs.xfs asks for; the file is sparse.  Bytes.
-_SIZE = 512 << 20
+#: More than mkfs.xfs requires; the file is sparse.
+_SIZE_BYTES = 512 << 20
 
 
 @frozen
@@ -38,8 +38,8 @@ class Kind:
     """
     A kind of file system.
 
-    @ivar make: the command that makes it, without the file.
-    @ivar options: for mount.
+    @ivar make: the command that creates it, without the path of the file.
+    @ivar options: the mount options.
     """
 
     name: str
@@ -57,7 +57,7 @@ KINDS = (
 @define
 class Volume:
     """
-    A file system in a file, mounted from entering to leaving.
+    A file system in a file, mounted inside the C{with} block.
 
     @ivar path: an empty directory for the file and the mount point.
     """
@@ -66,10 +66,7 @@ class Volume:
     kind: Kind
 
     @property
-    def point(self) -> Path:
-        """
-        Return where the file system is mounted.
-        """
+    def mount_point(self) -> Path:
         return self.path / "mounted"
 
     @property
@@ -78,11 +75,11 @@ class Volume:
 
     def __enter__(self) -> Self:
         """
-        Make the file system, and mount it.
+        Create the file system, and mount it.
         """
-        self.point.mkdir()
+        self.mount_point.mkdir()
         with self._file.open("wb") as image:
-            image.truncate(_SIZE)
+            image.truncate(_SIZE_BYTES)
         _run(*self.kind.make, str(self._file))
         self._mount()
         return self
@@ -93,16 +90,16 @@ class Volume:
         error: BaseException | None,
         __: TracebackType | None,
     ) -> None:
-        # An error from before must not be hidden by one of unmounting.
+        # If the block has failed, its error must not be replaced by an error of unmounting.
         with suppress(*([] if error is None else [AssertionError])):
             self._unmount()
         self._file.unlink()
 
     def cut(self) -> None:
         """
-        Make the power fail.
+        Simulate a power cut.
         """
-        descriptor = os.open(self.point, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self.mount_point, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(descriptor, _SHUTDOWN, _NOLOGFLUSH)
         finally:
@@ -110,32 +107,38 @@ class Volume:
 
     def recover(self) -> None:
         """
-        Bring the power back.  No process may have a file open.
+        Recover from a power cut.  No process may have a file open.
         """
         self._unmount()
         self._mount()
 
     def _mount(self) -> None:
-        _run("mount", "-o", f"loop,{self.kind.options}", str(self._file), str(self.point))
+        _run(
+            "mount",
+            "-o",
+            f"loop,{self.kind.options}",
+            str(self._file),
+            str(self.mount_point),
+        )
 
     def _unmount(self) -> None:
         message = b""
         for _ in poll_attempts():
-            # A process that was killed may take a moment to let go.
-            ended = subprocess.run(
-                ["umount", str(self.point)],  # noqa: S607 wherever it is
+            # A process that was killed may need a moment to close its files.
+            finished = subprocess.run(
+                ["umount", str(self.mount_point)],  # noqa: S607 found by the PATH
                 check=False,
                 capture_output=True,
                 timeout=TIMEOUT_SECONDS,
             )
-            if not ended.returncode:
+            if not finished.returncode:
                 return
-            message = ended.stderr
-        raise AssertionError(f"{self.point} stays mounted: {message.decode()}")
+            message = finished.stderr
+        raise AssertionError(f"{self.mount_point} stays mounted: {message.decode()}")
 
 
 def _run(*command: str) -> None:
-    ended = subprocess.run(
+    finished = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
     )
-    assert not ended.returncode, f"{' '.join(command)}: {ended.stderr}"
+    assert not finished.returncode, f"{' '.join(command)}: {finished.stderr}"
