@@ -1,3 +1,3 @@
 """
-A machine short of disk, memory, descriptors or time.
+Shortages of disk space, memory and descriptors, a changed clock, and a hanging disk.
 """

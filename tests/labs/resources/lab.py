@@ -1,11 +1,10 @@
 """
-Shortages of the machine, each tried on the whole service under load.
+Shortages of the machine, each tried on a complete service under load.
 
-The shortages are of disk, memory, descriptors, a clock that can be trusted, and a disk that
-answers.
+They concern the disk, the memory, the descriptors and the clock.
 
-C{python -m tests.labs.resources.lab [ROUNDS]} tries all of them again and again;
-the tests try each once.
+C{python -m tests.labs.resources.lab [ROUNDS]} tries all shortages several times; the tests
+try each one once.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from tests.labs.failover.lab import count, serving, until
 from tests.labs.resources.machine import (
     fill,
     memory_group,
-    own_clock,
+    settable_clock,
     slow_flushes,
     small_disk,
 )
@@ -46,63 +45,63 @@ from tests.support.daemon import (
 from tests.support.evidence import Evidence, record
 from tests.support.loads import kept, load, surprises, until_acknowledged
 
-MANY = 32
+MANY_CLIENTS = 32
 
-#: The memory that a worker may take beyond what it has, so that it has less than 64.  MiB.
-ROOM = 8
+#: How much more memory a worker may use, so that it has less than 64 MiB in all.
+EXTRA_MEBIBYTES = 8
 
-#: At most so many connections make a worker take more than L{ROOM}.
-CROWD = 900
+#: At most so many connections exceed L{EXTRA_MEBIBYTES}.
+MAX_CONNECTIONS = 900
 
-#: For a clock that jumps.  Seconds.
-WATCHDOG = 6
+#: The watchdog's timeout while the clock jumps.
+WATCHDOG_SECONDS = 6
 
-#: A flush that hangs for a while.  Seconds.
-HANGING = 3.0
+#: How long a flush hangs.
+FLUSH_SECONDS = 3.0
 
-#: How many steps are made meanwhile, at most.
+#: How many steps are made at most while flushes hang.
 MAX_HANGING_STEPS = 10
 
 
 def full_disk(path: Path) -> int:
     """
-    Have another program's file take the last block while the service steps.
+    Fill the disk with a file of another program while the service makes steps.
 
-    The service goes on.  Its records and its retention have a constant size, and there is
-    room set aside for the pages that it needs more now and then.  On a disk that is still
-    full it can be started again, has all that it told, and steps on.
+    The service must continue: its journal has a constant size, and its reserve has space
+    for the pages of the next commits.  After a restart on the full disk, it must have all
+    acknowledged steps, and take more.
     """
     with small_disk(path, 64) as disk:
         store = ("--store", f"lmdb:{disk}/store", "--journal", "1000")
-        with Daemon(path, *store) as daemon, load(daemon, 2, keys=False) as few:
-            # The history is replaced some times, and all the pages that it needs for
-            # these few are there.
-            until_acknowledged(few, 5000)
+        with Daemon(path, *store) as daemon, load(daemon, 2, keys=False) as few_clients:
+            # The journal is replaced several times, and so gets all pages that these few
+            # clients need.
+            until_acknowledged(few_clients, 5000)
             fill(disk)
-            with load(daemon, MANY, keys=False) as many:
-                until_acknowledged(many, 10_000)
+            with load(daemon, MANY_CLIENTS, keys=False) as many_clients:
+                until_acknowledged(many_clients, 10_000)
         with Daemon(path, *store) as daemon:
-            # As long as a process reads, no page can be used again.
+            # While a process reads, LMDB reuses no page.
             with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
                 for _ in range(50):
                     assert daemon.request("/previous", "POST")[0].status == 200
-            clients = few + many
+            clients = few_clients + many_clients
             assert surprises(clients) == []
             acknowledged = kept(daemon, clients, forgets=True)
-            with load(daemon, MANY, keys=False) as others:
-                until_acknowledged(others)
+            with load(daemon, MANY_CLIENTS, keys=False) as other_clients:
+                until_acknowledged(other_clients)
             assert os.statvfs(disk).f_bavail == 0
-            assert surprises(others) == []
-            return acknowledged + kept(daemon, others, forgets=True)
+            assert surprises(other_clients) == []
+            return acknowledged + kept(daemon, other_clients, forgets=True)
 
 
-def no_room_to_grow(path: Path) -> int:
+def no_space_to_grow(path: Path) -> int:
     """
-    Fill the disk before the history is full.
+    Fill the disk before the journal has reached its limit.
 
-    No step is tried that might find no room, so a refused step surely never happened.  The
-    worker goes on and its history is read.  The same holds for a worker that is started
-    then, or takes over.  When there is room again the service goes on by itself.
+    The service must try no commit that could fail for lack of space, so a refused step is
+    surely not made.  Reads must continue.  The same holds for a worker that starts later or
+    takes over.  When space is free again, steps must continue without a restart.
     """
     with small_disk(path, 32) as disk:
         store = ("--store", f"lmdb:{disk}/store", "--journal", "10000000")
@@ -117,30 +116,30 @@ def no_room_to_grow(path: Path) -> int:
                 _until_full(daemon, disk)
         with Daemon(path, *store) as daemon:
             _until_full(daemon, disk)
-            with load(daemon, keys=False) as others:
+            with load(daemon, keys=False) as other_clients:
                 filler.unlink()
-                until_acknowledged(others)
+                until_acknowledged(other_clients)
             assert daemon.request("/readyz")[0].status == 200
-            refused = surprises(clients + others)
-            assert all("disk full" in reason for reason in refused), set(refused)
+            reasons = surprises(clients + other_clients)
+            assert all("disk full" in reason for reason in reasons), set(reasons)
             assert "ended with status 74" not in daemon.log.read_text()
-            return kept(daemon, clients + others)
+            return kept(daemon, clients + other_clients)
 
 
 def _until_full(daemon: Daemon, disk: Path) -> None:
     """
-    Step until the service takes no step for a full disk.
+    Make steps until the service refuses one because the disk is full.
 
-    Then check that the service is not ready, and can be read.
+    Then check that the service is not ready, and that reads continue.
     """
-    # As long as a process reads, no page can be used again.
+    # While a process reads, LMDB reuses no page.
     with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
         for _ in poll_attempts():
-            # A batch may need more than there is, and one step less.
-            answer, body = daemon.request("/next", "POST")
-            if answer.status != 200:
+            # A single step needs less space than a batch.
+            response, body = daemon.request("/next", "POST")
+            if response.status != 200:
                 break
-    assert answer.status == 503
+    assert response.status == 503
     assert b"disk full" in body
     assert b"nothing was moved" in body
     ready, body = daemon.request("/readyz")
@@ -151,10 +150,10 @@ def _until_full(daemon: Daemon, disk: Path) -> None:
 
 def long_reader(path: Path) -> int:
     """
-    Have a process read one state of the store and stop.
+    Read one state of the store in a process that does not continue.
 
-    The process is named, in the log and among the metrics.  The store grows, and every step
-    is taken.  When the process has ended the store grows no more.
+    The log and the metrics must name this process.  The store grows, and takes every step.
+    When the process has ended, the store must not grow any more.
     """
     metric = b"\npexservice_store_oldest_snapshot_commits{"
     with Daemon(path) as daemon, load(daemon) as clients:
@@ -162,7 +161,7 @@ def long_reader(path: Path) -> int:
             wait_for(daemon, rf"process {os.getpid()} has been reading the store {path}/")
             text = daemon.request("/metrics")[1]
             assert metric + b'pid="%d"}' % os.getpid() in text
-        # The store rarely grows by a page now.
+        # Now the store grows by a page only rarely.
         grown = (path / STORE / DATA_FILE).stat().st_size
         until_acknowledged(clients)
         assert (path / STORE / DATA_FILE).stat().st_size < grown + (1 << 20)
@@ -173,10 +172,10 @@ def long_reader(path: Path) -> int:
 
 def no_descriptors(path: Path) -> int:
     """
-    Have the supervisor open nothing any more.
+    Let the supervisor open no more file descriptors.
 
-    The standby takes over as ever, and no third worker can be started.  When there are
-    descriptors again a worker is started.
+    The standby must take over, and no other worker can start.  When the limit is raised
+    again, a worker must start.
     """
     with Daemon(path) as daemon:
         both_are_up(daemon)
@@ -210,29 +209,33 @@ def _kill(daemon: Daemon) -> None:
 
 def out_of_memory(path: Path) -> int:
     """
-    Make the worker larger than it may be, so that the kernel ends it.
+    Make the worker exceed its limit of memory, so that the kernel kills it.
 
-    A crowd of large requests, each without its last line, makes it large.  The standby
-    takes over.
+    Many connections with large incomplete heads use the memory.  The standby must take
+    over.
     """
-    asked = (
+    head = (
         b"POST /next HTTP/1.1\r\nHost: localhost\r\n" + b"Name: %b\r\n" % (b"x" * 200) * 70
     )
-    with memory_group(ROOM) as group, Daemon(path) as daemon, ExitStack() as crowd:
+    with (
+        memory_group(EXTRA_MEBIBYTES) as group,
+        Daemon(path) as daemon,
+        ExitStack() as crowd,
+    ):
         both_are_up(daemon)
         with load(daemon) as clients:
             until_acknowledged(clients)
             name, pid = serving(daemon)
-            group.take_in(pid)
-            for _ in range(CROWD):
+            group.add_process(pid)
+            for _ in range(MAX_CONNECTIONS):
                 if not alive(pid):
                     break
                 connection = crowd.enter_context(
                     socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS)
                 )
-                # The worker may be ended in the middle of this.
+                # The kernel may kill the worker meanwhile.
                 with suppress(ConnectionError):
-                    connection.sendall(asked)
+                    connection.sendall(head)
             wait_until_gone(pid)
             assert group.kills == 1
             crowd.close()
@@ -245,19 +248,22 @@ def out_of_memory(path: Path) -> int:
 
 def jumping_clock(path: Path) -> int:
     """
-    Set the wall clock an hour forward, two back, and right again.
+    Set the wall clock one hour ahead, one hour back, and to the right time.
 
-    Steps continue, in order, and no worker is taken for silent.  The history has the times
-    that the clock showed.
+    Steps must continue in order, the history must have the times of the clock, and the
+    watchdog must not replace a worker.
     """
-    with own_clock(path) as clock, Daemon(path, "--watchdog", str(WATCHDOG)) as daemon:
+    with (
+        settable_clock(path) as clock,
+        Daemon(path, "--watchdog", str(WATCHDOG_SECONDS)) as daemon,
+    ):
         both_are_up(daemon)
         with load(daemon) as clients:
             for hours in (1, -1, 0):
                 clock.jump(hours)
-                _went_by(daemon, timedelta(hours=hours))
-                # Enough time for a worker to be taken for silent.
-                end = time.monotonic() + WATCHDOG
+                _check_clock(daemon, timedelta(hours=hours))
+                # This is long enough for the watchdog.
+                end = time.monotonic() + WATCHDOG_SECONDS
                 while time.monotonic() < end:
                     until_acknowledged(clients, 100)
         assert (count(daemon, "serves"), count(daemon, "is process")) == (1, 2)
@@ -266,51 +272,52 @@ def jumping_clock(path: Path) -> int:
         return kept(daemon, clients)
 
 
-def _went_by(daemon: Daemon, ahead: timedelta) -> None:
+def _check_clock(daemon: Daemon, ahead: timedelta) -> None:
     """
-    See that a step is in the history with the time of a clock so far ahead.
+    Check that a new step is in the history with the time of a clock that is so far ahead.
     """
     before = datetime.now(UTC)
-    answer, _ = daemon.request(
+    response, _ = daemon.request(
         "/next", "POST", {"Idempotency-Key": f"ahead-{ahead.total_seconds()}"}
     )
-    after, revision = datetime.now(UTC), int(answer.headers["Pex-Revision"])
+    after, revision = datetime.now(UTC), int(response.headers["Pex-Revision"])
     page = f"/history?limit=1&before={revision + 1}"
     (row,) = json.loads(daemon.request(page, headers={"Accept": "application/json"})[1])[
         "transitions"
     ]
     assert row["revision"] == revision
-    # Microseconds, cut off.
+    # The history truncates to microseconds.
     time = datetime.fromisoformat(row["time"]) + timedelta(microseconds=1)
     assert before <= time - ahead <= after + timedelta(microseconds=1)
 
 
 def hanging_disk(path: Path) -> int:
     """
-    Make flushes take seconds.
+    Make flushes hang for seconds.
 
-    A flush holds up the step that waits for it, but neither readers nor the signs of life.
-    Readers see the state that was durable before.
+    A hanging flush must delay only the step that waits for it.  Reads and heartbeats
+    continue, and reads show the last durable state.
     """
     with Daemon(path, "--watchdog", "30") as daemon:
         both_are_up(daemon)
         _, pid = serving(daemon)
-        with slow_flushes(pid, HANGING), ExitStack() as kept_open:
-            # The first flush hangs inline; the service then knows what disk this is.
+        with slow_flushes(pid, FLUSH_SECONDS), ExitStack() as connections:
+            # The first flush hangs in the reactor's thread.  After it, commits use another
+            # thread.
             before, _ = daemon.request("/next", "POST")
             revision, reads = int(before.headers["Pex-Revision"]), 0
-            # On a busy machine this process may stand still during a flush.
+            # On a busy machine, this process may not run during a flush.
             while reads < 10 and revision < MAX_HANGING_STEPS:
-                step = kept_open.enter_context(
+                step = connections.enter_context(
                     socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS)
                 )
                 step.sendall(b"POST /next HTTP/1.0\r\n\r\n")
                 while not select([step], [], [], 0)[0]:
-                    answer, _ = daemon.request("/current")
+                    response, _ = daemon.request("/current")
                     live, _ = daemon.request("/livez")
-                    assert (answer.status, live.status) == (200, 200)
+                    assert (response.status, live.status) == (200, 200)
                     # The last reads may have arrived after the flush.
-                    reads += int(answer.headers["Pex-Revision"]) == revision
+                    reads += int(response.headers["Pex-Revision"]) == revision
                 revision += 1
                 assert b"\r\nPex-Revision: %d\r\n" % revision in step.recv(1000)
         assert reads >= 10
@@ -320,9 +327,9 @@ def hanging_disk(path: Path) -> int:
 
 def hung_disk(path: Path) -> int:
     """
-    Make a flush take longer than the watchdog has patience.
+    Make a flush hang for longer than the watchdog's timeout.
 
-    The worker is replaced, and the next one continues.
+    The worker must be replaced, and the next one continues.
     """
     with Daemon(path, "--watchdog", "1") as daemon:
         both_are_up(daemon)
@@ -332,7 +339,7 @@ def hung_disk(path: Path) -> int:
             with slow_flushes(pid, 10 * TIMEOUT_SECONDS):
                 wait_for(daemon, f"no heartbeat from {name} for .* s; replacing it")
                 wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
-                # A process that strace holds is not gone before strace lets go of it.
+                # strace keeps the process until it detaches.
             until(daemon, "serves", 2)
             until_acknowledged(clients)
             assert not alive(pid)
@@ -340,10 +347,10 @@ def hung_disk(path: Path) -> int:
         return kept(daemon, clients)
 
 
-#: By shortage, what its test needs of the machine; see L{tests.support.needs}.
+#: The shortages, and what each one needs; see L{tests.support.needs}.
 SHORTAGES: Mapping[Callable[[Path], int], Sequence[str]] = {
     full_disk: ("root", "mounts", "mkfs.ext4"),
-    no_room_to_grow: ("root", "mounts", "mkfs.ext4"),
+    no_space_to_grow: ("root", "mounts", "mkfs.ext4"),
     long_reader: (),
     no_descriptors: (),
     out_of_memory: ("root", "memory controller"),
@@ -357,29 +364,23 @@ def main() -> None:
     """
     Try all shortages so often.
     """
-    tried = acknowledged = 0
+    shortage_count = acknowledged = 0
     for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 10):
         for shortage in SHORTAGES:
             with tempfile.TemporaryDirectory() as path:
                 acknowledged += shortage(Path(path))
-            tried += 1
-            print(
-                f"{shortage.__name__}: {tried} tried, {acknowledged:,} steps told",
-                flush=True,
-            )
-        keep_result(tried, acknowledged)
+            shortage_count += 1
+            print(f"{shortage.__name__}: {acknowledged:,} steps acknowledged", flush=True)
+        record_result(shortage_count, acknowledged)
 
 
-def keep_result(tried: int, acknowledged: int) -> None:
-    """
-    Record the figures for the page.
-    """
+def record_result(shortage_count: int, acknowledged: int) -> None:
     record(
         Evidence(
             name="resources",
             promise="A full or hanging disk, a lack of descriptors or memory, and a wall"
             " clock that jumps delay steps only while they last, and lose none.",
-            size=tried,
+            size=shortage_count,
             unit="shortages",
             result=f"{acknowledged:,} steps acknowledged meanwhile, 0 lost, 0 connections"
             " refused",

@@ -1,7 +1,7 @@
 """
-Short rations: disks, memory and clocks that belong to a test, and a disk that hangs.
+Small disks, limited memory, a clock that a test can set, and a disk that hangs.
 
-The needs of each shortage stand next to it in L{tests.labs.resources.lab.SHORTAGES}.
+L{tests.labs.resources.lab.SHORTAGES} names what each of them needs.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from tests.support.needs import faketime_library, memory_controller
 
 
 def _run(*command: str) -> None:
-    ended = subprocess.run(
+    finished = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
     )
-    assert ended.returncode == 0, (command, ended.stderr)
+    assert finished.returncode == 0, (command, finished.stderr)
 
 
 @contextmanager
 def small_disk(path: Path, mebibytes: int) -> Iterator[Path]:
     """
-    Mount an ext4 of its own on a file, without the blocks that are kept for root.
+    Create an ext4 file system in a file, without blocks reserved for root, and mount it.
 
-    @return: where it is mounted.
+    @return: the mount point.
     """
     image, mounted = path / "disk.img", path / "disk"
     mounted.mkdir()
@@ -43,19 +43,18 @@ def small_disk(path: Path, mebibytes: int) -> Iterator[Path]:
     try:
         yield mounted
     finally:
-        # Lazily, should something of a test that failed still be there; with the
-        # mount the loop device goes too.
+        # Lazily, because processes of a failed test may still use it.  The loop device is
+        # removed with the mount.
         _run("umount", "--lazy", str(mounted))
         image.unlink()
 
 
 def fill(disk: Path, leaving: int = 0) -> Path:
     """
-    Take all the room there is on C{disk}, to the last block.
+    Fill the disk to the last block.
 
     @param leaving: how many bytes stay free.
-
-    @return: the file that took it.
+    @return: the file that fills the disk.
     """
     filler, size = disk / "filler", 1 << 20
     with filler.open("wb") as file:
@@ -65,15 +64,15 @@ def fill(disk: Path, leaving: int = 0) -> Path:
             except OSError:
                 size //= 2
         file.truncate(file.tell() - leaving)
-    left = os.statvfs(disk)
-    assert left.f_bavail * left.f_frsize == leaving, left
+    free = os.statvfs(disk)
+    assert free.f_bavail * free.f_frsize == leaving, free
     return filler
 
 
 @frozen
 class MemoryGroup:
     """
-    A memory control group.
+    A control group that limits memory.
 
     @ivar limit: the name of the file with the limit.
     @ivar events: the name of the file that counts kills.
@@ -83,16 +82,16 @@ class MemoryGroup:
     limit: str
     events: str
 
-    def take_in(self, pid: int) -> None:
+    def add_process(self, pid: int) -> None:
         """
-        Count what C{pid} takes here, from now on.
+        Limit the memory that C{pid} uses from now on.
         """
         (self.path / "cgroup.procs").write_text(str(pid))
 
     @property
     def kills(self) -> int:
         """
-        Return how many processes the kernel has ended here because memory was short.
+        Return how many processes of the group the kernel has killed for lack of memory.
         """
         words = (self.path / self.events).read_text().split()
         return int(words[words.index("oom_kill") + 1])
@@ -101,7 +100,7 @@ class MemoryGroup:
 @contextmanager
 def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
     """
-    Provide a group with so much memory, of version 1 or 2, whichever there is.
+    Provide a control group with this limit, of version 1 or 2.
     """
     controller = memory_controller()
     assert controller is not None
@@ -119,14 +118,14 @@ def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
         (path / limit).write_text(str(mebibytes << 20))
         yield group
     finally:
-        # The group can go when the last of its processes is buried.
+        # The group can be removed when its last process has been reaped.
         wait_until(lambda: not (path / "cgroup.procs").read_text(), "the group is empty")
         path.rmdir()
 
 
 class Clock:
     """
-    A wall clock of a test's own.
+    A wall clock that a test can set.
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,20 +134,20 @@ class Clock:
 
     def jump(self, hours: int) -> None:
         """
-        Be so far ahead of the machine's clock, at once and for every process that looks.
+        Set the clock so far ahead of the machine's, at once and for all its processes.
         """
-        beside = self._path.with_suffix(".new")
-        beside.write_text(f"{hours:+d}h\n")
-        beside.rename(self._path)
+        temporary_file = self._path.with_suffix(".new")
+        temporary_file.write_text(f"{hours:+d}h\n")
+        temporary_file.rename(self._path)
 
 
 @contextmanager
-def own_clock(path: Path) -> Iterator[Clock]:
+def settable_clock(path: Path) -> Iterator[Clock]:
     """
-    Have every process that is started meanwhile go by the clock of this test.
+    Let all processes that start inside the block use the clock of this test.
 
-    The monotonic clock of the process is the machine's, as a wall clock that is set does
-    not move that.
+    Their monotonic clock stays the machine's, because setting a wall clock does not change
+    it.
     """
     library = faketime_library()
     assert library is not None
@@ -165,7 +164,7 @@ def own_clock(path: Path) -> Iterator[Clock]:
 @contextmanager
 def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
     """
-    Have each flush that the process begins hang for so long.
+    Delay each flush that the process begins.
     """
     inject = f"inject=fdatasync,fsync:delay_enter={int(seconds * 1e6)}"
     command = ["strace", "-f", "-q", "-o", os.devnull, "-e", inject, "-p", str(pid)]

@@ -1,5 +1,5 @@
 """
-In any shortage, no acknowledged step is lost, and the service continues.
+In every shortage, no acknowledged step is lost, and the service continues.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.resources.lab import SHORTAGES, keep_result
+from tests.labs.resources.lab import SHORTAGES, record_result
 
 pytestmark = pytest.mark.once
 
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.once
 @pytest.fixture(scope="module")
 def acknowledged() -> Iterator[list[int]]:
     """
-    Provide a list of how many steps were acknowledged in each shortage so far.
+    Provide a list for the number of steps that each shortage had acknowledged.
     """
     steps: list[int] = []
     yield steps
     if steps:
-        keep_result(len(steps), sum(steps))
+        record_result(len(steps), sum(steps))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,4 @@ def acknowledged() -> Iterator[list[int]]:
 def test_each_shortage_has_only_the_documented_effect(
     shortage: Callable[[Path], int], tmp_path: Path, acknowledged: list[int]
 ) -> None:
-    """
-    L{tests.labs.resources.lab} has a function for each.
-    """
     acknowledged.append(shortage(tmp_path))

@@ -1,3 +1,3 @@
 """
-Operations on the processes, the files and the store of a service under clients.
+Random operations on the processes, the files and the store of a service under load.
 """

@@ -1,10 +1,10 @@
 """
-Random operations on the processes, the files and the store of a service under clients.
+Random operations on the processes, the files and the store of a service under load.
 
-Each operation disturbs the service, is undone, and the service has to recover by itself.
+Each operation disturbs the service and is undone, and the service must recover by itself.
 
-C{python -m tests.labs.seams.lab [OPERATIONS] [SEED]} is the long form, in which several
-services are disturbed side by side; the test calls L{seams} with fewer operations.
+C{python -m tests.labs.seams.lab [OPERATIONS] [SEED]} is the long form, with several
+services at a time; the test calls L{seams} with fewer operations.
 """
 
 from __future__ import annotations
@@ -39,49 +39,51 @@ from tests.support.ports import held_ports
 
 CLIENTS = 3
 
-#: The delay between two steps of a client: the processors are for the disturbances.
+#: The pause of a client between two steps, so that the processors are free for the
+#: operations.
 STEP_INTERVAL_SECONDS = 0.02
 
-#: The delay between two questions whether a service is ready.
+#: The delay between two readiness checks.
 POLL_SECONDS = 0.03
 
-#: How many services the long form disturbs, and how many of them at once: an operation
-#: usually waits, but more services start so slowly that the watchdog replaces them.
-SERVICES = 20
-CONCURRENT = 4
+#: How many services the long form disturbs, and how many at a time.  An operation usually
+#: waits, but with more services at a time, starts are so slow that the watchdog replaces
+#: workers.
+SERVICE_COUNT = 20
+CONCURRENT_SERVICES = 4
 
-#: How long a recovery may take.  Services that start at once are slow, and a worker
-#: that is stopped during its start is noticed after 30 seconds.
+#: How long a recovery may take.  Several services start at the same time, and a worker that
+#: is stopped during its start is noticed only after 30 seconds.
 MAX_RECOVERY_SECONDS = 180
 
-#: How many file descriptors a supervisor has at most, with all that it needs for a reload.
+#: How many file descriptors a supervisor has at most, including those for a reload.
 MAX_DESCRIPTORS = 40
 
-#: How many errors one disturbance may log: two workers, each with its reasons.
+#: How many errors one operation may log: two workers, each with several reasons.
 MAX_ERRORS = 12
 
 
 class Refused(OSError):
     """
-    A response with status 503, after which a client repeats its step.
+    Raised for a response with status 503, so that the client repeats its step.
     """
 
 
 class PatientClient(Client):
     """
-    A client that repeats a refused step with the same key until the step is made.
+    A client that repeats a refused step with its key until the step is made.
     """
 
     def _step(self, word: str, key: str | None) -> None:
         super()._step(word, key)
         time.sleep(STEP_INTERVAL_SECONDS)
 
-    def _exchange(self, sent: bytes) -> bytes:
-        answer = super()._exchange(sent)
-        if answer.startswith(b"HTTP/1.1 503 "):
+    def _exchange(self, request: bytes) -> bytes:
+        response = super()._exchange(request)
+        if response.startswith(b"HTTP/1.1 503 "):
             time.sleep(STEP_INTERVAL_SECONDS)
             raise Refused
-        return answer
+        return response
 
 
 @frozen
@@ -89,9 +91,9 @@ class Result:
     """
     The figures of one run.
 
-    @ivar operations: how often each was done, by name.
-    @ivar acknowledged: steps that were answered.
-    @ivar made_steps: steps in the history.
+    @ivar operations: by name, how often each operation was done.
+    @ivar acknowledged: how many steps got a response.
+    @ivar made_steps: how many steps the history has.
     """
 
     operations: Counter[str]
@@ -102,32 +104,23 @@ class Result:
 @define(eq=False)
 class Service:
     """
-    A service whose store is a symbolic link, and whose options are in a file.
+    A service with a configuration file, whose store is a symbolic link.
     """
 
     path: Path
     port: int
-    choose: random.Random
+    rng: random.Random
     daemon: Daemon = Factory(lambda self: self.start(), takes_self=True)
 
     @property
     def link(self) -> Path:
-        """
-        Return the configured name of the store.
-        """
         return self.path / "link"
 
     @property
     def config(self) -> Path:
-        """
-        Return the configuration file.
-        """
         return self.path / "pexservice.toml"
 
     def start(self) -> Daemon:
-        """
-        Start the supervisor.
-        """
         return Daemon(
             self.path,
             *("--config", str(self.config), "--no-create", "--watchdog", "2"),
@@ -137,36 +130,30 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """
-        Return the supervisor's process id.
-        """
         return self.daemon.process.pid
 
     def readiness(self) -> tuple[int, str]:
         """
-        Ask C{/readyz} for its status and its reasons.
+        Return the status and the reasons of C{/readyz}.
         """
-        answer, body = self.daemon.request("/readyz?verbose")
-        return answer.status, body.decode()
+        response, body = self.daemon.request("/readyz?verbose")
+        return response.status, body.decode()
 
     def wait_for(self, status: int) -> str:
         """
-        Wait until C{/readyz} has C{status}, and return its reasons.
+        Wait until C{/readyz} has this status, and return its reasons.
         """
         end = time.monotonic() + MAX_RECOVERY_SECONDS
         while time.monotonic() < end:
-            # A worker that was killed breaks its connections.
+            # A killed worker closes its connections.
             with suppress(OSError):
-                present_status, reasons = self.readiness()
-                if present_status == status:
+                current_status, reasons = self.readiness()
+                if current_status == status:
                     return reasons
             time.sleep(POLL_SECONDS)
         raise AssertionError(f"/readyz was not {status}:\n{self.log_tail()}")
 
     def log_tail(self) -> str:
-        """
-        Return the end of the daemon's log.
-        """
         return self.daemon.log.read_text()[-5000:]
 
     def kill_workers(self) -> None:
@@ -174,57 +161,54 @@ class Service:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def maybe_disturb_workers(self, *, surely: bool) -> None:
+    def maybe_disturb_workers(self, *, kill_all_workers: bool) -> None:
         """
-        Mostly do nothing; or kill all workers, kill one, or have them replaced.
+        In three of ten cases, kill all workers, kill one, or replace the workers.
 
-        @param surely: kill all.
+        @param kill_all_workers: always kill all workers.
         """
-        what = self.choose.randrange(10)
-        if surely or what == 0:
+        choice = self.rng.randrange(10)
+        if kill_all_workers or choice == 0:
             self.kill_workers()
-        elif what == 1:
+        elif choice == 1:
             kill_one(self)
-        elif what == 2:
-            hang_up(self)
+        elif choice == 2:
+            replace_workers(self)
 
 
 def kill_one(service: Service) -> None:
     """
-    Kill the active worker or the standby.
+    Kill one of the workers.
     """
     workers = children(service.pid)
     if workers:
         with suppress(ProcessLookupError):
-            os.kill(service.choose.choice(workers), signal.SIGKILL)
+            os.kill(service.rng.choice(workers), signal.SIGKILL)
 
 
 def kill_all(service: Service) -> None:
-    """
-    Kill both workers.
-    """
     service.kill_workers()
 
 
-def hang_up(service: Service) -> None:
+def replace_workers(service: Service) -> None:
     """
-    Have the workers replaced.
+    Send SIGHUP, so that the workers are replaced.
     """
     service.daemon.process.send_signal(signal.SIGHUP)
 
 
 def stop_one(service: Service) -> None:
     """
-    Stop a worker, and continue it or, rarely, leave it to the watchdog.
+    Stop a worker, and continue it; in one of ten cases, leave it to the watchdog.
     """
     workers = children(service.pid)
     if not workers:
         return
-    pid = service.choose.choice(workers)
+    pid = service.rng.choice(workers)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
-        if service.choose.random() < 0.9:
-            time.sleep(service.choose.uniform(0, 0.5))
+        if service.rng.random() < 0.9:
+            time.sleep(service.rng.uniform(0, 0.5))
             os.kill(pid, signal.SIGCONT)
 
 
@@ -235,7 +219,8 @@ def stop_all_and_restart(service: Service) -> None:
     workers = children(service.pid)
     for pid in workers:
         with suppress(ProcessLookupError):
-            # Only setpriv's process, which runs for a millisecond, would outlive this.
+            # A stopped setpriv, which runs for a millisecond before a worker, would survive
+            # the supervisor.
             if runs_a_worker(pid):
                 os.kill(pid, signal.SIGSTOP)
     service.daemon.process.kill()
@@ -246,21 +231,21 @@ def stop_all_and_restart(service: Service) -> None:
 
 def hang_supervisor(service: Service) -> None:
     """
-    Stop the supervisor, kill a worker in that time or not, and continue it.
+    Stop the supervisor, sometimes kill a worker meanwhile, and continue the supervisor.
     """
     os.kill(service.pid, signal.SIGSTOP)
-    if service.choose.random() < 0.2:
+    if service.rng.random() < 0.2:
         kill_one(service)
-    time.sleep(service.choose.uniform(0, 0.5))
+    time.sleep(service.rng.uniform(0, 0.5))
     os.kill(service.pid, signal.SIGCONT)
 
 
 def restart(service: Service) -> None:
     """
-    End the supervisor, in order or not, and start it again.
+    Kill or end the supervisor, and start it again.
     """
     workers = children(service.pid)
-    if service.choose.random() < 0.5:
+    if service.rng.random() < 0.5:
         service.daemon.process.kill()
         service.daemon.process.wait()
     else:
@@ -270,7 +255,7 @@ def restart(service: Service) -> None:
 
 
 @contextmanager
-def away(service: Service) -> Iterator[None]:
+def store_moved_away(service: Service) -> Iterator[None]:
     """
     Move the store's directory away; nothing may be created in its place.
     """
@@ -281,7 +266,7 @@ def away(service: Service) -> Iterator[None]:
 
 
 @contextmanager
-def emptied(service: Service) -> Iterator[None]:
+def store_emptied(service: Service) -> Iterator[None]:
     """
     Move the store's files out of its directory; nothing may be created there.
     """
@@ -297,15 +282,15 @@ def emptied(service: Service) -> Iterator[None]:
 
 
 @contextmanager
-def switched(service: Service) -> Iterator[None]:
+def link_switched(service: Service) -> Iterator[None]:
     """
-    Switch the link to an older copy of the store, which must stay as it is.
+    Switch the link to an older copy of the store, which must not change.
     """
-    wrong = service.path / "wrong" / "data.mdb"
-    before = wrong.read_bytes()
+    older_copy = service.path / "wrong" / "data.mdb"
+    before = older_copy.read_bytes()
     _switch(service, "wrong")
     yield
-    assert wrong.read_bytes() == before
+    assert older_copy.read_bytes() == before
     _switch(service, "right")
 
 
@@ -315,9 +300,9 @@ def _switch(service: Service, target: str) -> None:
 
 
 @contextmanager
-def locked(service: Service) -> Iterator[None]:
+def store_locked(service: Service) -> Iterator[None]:
     """
-    Have a process that is none of the service's workers take the store's lock.
+    Let a foreign process take the lock of the store.
     """
     process = subprocess.Popen(
         ["/usr/bin/flock", "--no-fork", str(service.path / "right"), "sleep", "1000"],
@@ -337,23 +322,23 @@ def locked(service: Service) -> Iterator[None]:
 
 
 @contextmanager
-def half_written(service: Service) -> Iterator[None]:
+def config_half_written(service: Service) -> Iterator[None]:
     """
-    Leave half of the configuration file, and have the workers replaced.
+    Truncate the configuration file, and replace the workers.
     """
-    whole = service.config.read_text()
-    service.config.write_text(whole[: whole.index("journal")])
-    hang_up(service)
+    complete = service.config.read_text()
+    service.config.write_text(complete[: complete.index("journal")])
+    replace_workers(service)
     time.sleep(0.1)
     yield
-    service.config.write_text(whole)
+    service.config.write_text(complete)
 
 
-#: Operations after which the service serves on by itself, whatever they did.
-MOMENTS: dict[str, Callable[[Service], None]] = {
+#: Operations after which the service recovers by itself.
+MOMENTARY_OPERATIONS: dict[str, Callable[[Service], None]] = {
     "a worker killed": kill_one,
     "both workers killed": kill_all,
-    "workers replaced": hang_up,
+    "workers replaced": replace_workers,
     "a worker stopped": stop_one,
     "supervisor restarted": restart,
     "workers stopped, supervisor killed": stop_all_and_restart,
@@ -363,17 +348,17 @@ MOMENTS: dict[str, Callable[[Service], None]] = {
     ),
 }
 
-#: Operations during which no step may be taken, and that are undone.
-CONDITIONS = {
-    "store moved": away,
-    "store emptied": emptied,
-    "link switched": switched,
-    "store locked by another": locked,
+#: Operations that prevent steps while they last, and are then undone.
+LASTING_OPERATIONS = {
+    "store moved": store_moved_away,
+    "store emptied": store_emptied,
+    "link switched": link_switched,
+    "store locked by another": store_locked,
 }
 
 
-#: How often each operation is chosen.  Those that start processes cost half a second of a
-#: processor for each and are rarer, so that 10,000 operations take 40 minutes.
+#: How often each operation is chosen.  Starting a process takes 0.5 seconds of a processor,
+#: so operations with starts are rarer; 10,000 operations take 40 minutes.
 WEIGHTS = {
     "a worker killed": 8,
     "both workers killed": 3,
@@ -391,34 +376,34 @@ WEIGHTS = {
 }
 
 
-def disturb(service: Service, name: str, *, surely: bool = False) -> None:
+def disturb(service: Service, name: str, *, kill_all_workers: bool = False) -> None:
     """
     Do one operation, undo it, and wait until the service is ready again.
 
-    @param surely: kill all workers while it lasts.
-    @raise AssertionError: an invariant does not hold.
+    @param kill_all_workers: kill all workers while the operation lasts.
+    @raise AssertionError: the service does not behave as promised.
     """
-    begin = service.daemon.log.stat().st_size
-    if name in MOMENTS:
-        MOMENTS[name](service)
+    log_size = service.daemon.log.stat().st_size
+    if name in MOMENTARY_OPERATIONS:
+        MOMENTARY_OPERATIONS[name](service)
     elif name == "configuration half written":
-        with half_written(service):
-            service.maybe_disturb_workers(surely=surely)
+        with config_half_written(service):
+            service.maybe_disturb_workers(kill_all_workers=kill_all_workers)
     else:
-        with CONDITIONS[name](service):
-            service.maybe_disturb_workers(surely=surely)
+        with LASTING_OPERATIONS[name](service):
+            service.maybe_disturb_workers(kill_all_workers=kill_all_workers)
             reasons = service.wait_for(503)
             assert "[-]store" in reasons, reasons
-            # It lasts, whatever the workers do meanwhile.
-            time.sleep(service.choose.uniform(0, 0.5))
+            # Keep the condition for a while, whatever happens to the workers.
+            time.sleep(service.rng.uniform(0, 0.5))
     service.wait_for(200)
-    errors = service.daemon.log.read_bytes()[begin:].count(b" error: ")
-    assert errors <= MAX_ERRORS, service.daemon.log.read_bytes()[begin:].decode()
+    errors = service.daemon.log.read_bytes()[log_size:].count(b" error: ")
+    assert errors <= MAX_ERRORS, service.daemon.log.read_bytes()[log_size:].decode()
 
 
-def settle(service: Service) -> None:
+def wait_and_check_workers(service: Service) -> None:
     """
-    Wait until both workers are up, and check what they and the supervisor hold.
+    Wait until both workers are up, and check their number and the supervisor's descriptors.
     """
     service.wait_for(200)
     end = time.monotonic() + MAX_RECOVERY_SECONDS
@@ -427,15 +412,15 @@ def settle(service: Service) -> None:
         time.sleep(POLL_SECONDS)
     descriptors = len([*Path(f"/proc/{service.pid}/fd").iterdir()])
     assert descriptors <= MAX_DESCRIPTORS, descriptors
-    answer, body = service.daemon.request("/next", "POST")
-    assert answer.status == 200, f"ready, but {body!r}:\n{service.log_tail()}"
+    response, body = service.daemon.request("/next", "POST")
+    assert response.status == 200, f"ready, but {body!r}:\n{service.log_tail()}"
 
 
 def has_both_workers(service: Service) -> bool:
     """
-    Return whether one worker serves and one stands by.
+    Return whether there is one active worker and one standby.
     """
-    # A stopped worker that the watchdog kills breaks its connections.
+    # A stopped worker that the watchdog kills closes its connections.
     with suppress(OSError):
         metrics = service.daemon.request("/metrics")[1]
         return (
@@ -446,15 +431,15 @@ def has_both_workers(service: Service) -> bool:
 
 def seams(path: Path, count: int, seed: int = 1) -> Result:
     """
-    Disturb a service under clients C{count} times.
+    Do C{count} operations on a service under load.
 
-    @raise AssertionError: an acknowledged step is lost or was made twice, another store was
-        served, the service did not recover, or something was left.
+    @raise AssertionError: an acknowledged step was lost or made twice, the service used
+        another store or did not recover, or processes or files were left.
     """
     path = path.resolve()
-    choose = random.Random(seed)  # noqa: S311 nothing secret
+    rng = random.Random(seed)  # noqa: S311 nothing secret
     names, weights = [*WEIGHTS], [*WEIGHTS.values()]
-    done: Counter[str] = Counter()
+    operation_counts: Counter[str] = Counter()
     (path / "right").mkdir()
     (path / "link").symlink_to("right")
     (path / "pexservice.toml").write_text('store = "lmdb:link"\njournal = 10000000\n')
@@ -463,45 +448,47 @@ def seams(path: Path, count: int, seed: int = 1) -> Result:
         created.request("/next", "POST")
         created.stop()
         shutil.copytree(path / "right", path / "wrong")
-        service = Service(path, port, choose)
+        service = Service(path, port, rng)
         clients = [
             PatientClient(2 * number + 1, port, fresh=number % 2 == 0)
             for number in range(CLIENTS)
         ]
         with running(clients):
             for number in range(count):
-                # Each once, and then in any order.
+                # First each operation once, and then in random order.
                 first = number < len(names)
-                name = names[number] if first else choose.choices(names, weights)[0]
-                disturb(service, name, surely=first)
-                done[name] += 1
+                name = names[number] if first else rng.choices(names, weights)[0]
+                disturb(service, name, kill_all_workers=first)
+                operation_counts[name] += 1
                 if number % 20 == 19:
-                    settle(service)
-            settle(service)
+                    wait_and_check_workers(service)
+            wait_and_check_workers(service)
         acknowledged, made_steps = check(service.daemon, clients)
         workers = children(service.pid)
         service.daemon.stop()
         assert not any(map(alive, workers))
     assert not (path / "http.sock").exists()
-    return Result(done, acknowledged, made_steps)
+    return Result(operation_counts, acknowledged, made_steps)
 
 
 def main() -> None:
     """
-    Disturb several services 10,000 times in all, and record the figures.
+    Do 10,000 operations on several services, and record the figures.
     """
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as path,
-        ProcessPoolExecutor(CONCURRENT) as pool,
+        ProcessPoolExecutor(CONCURRENT_SERVICES) as pool,
     ):
         runs = []
-        for number in range(SERVICES):
-            place = Path(path) / str(number)
-            place.mkdir()
-            runs.append(pool.submit(seams, place, -(-count // SERVICES), seed + number))
+        for number in range(SERVICE_COUNT):
+            directory = Path(path) / str(number)
+            directory.mkdir()
+            runs.append(
+                pool.submit(seams, directory, -(-count // SERVICE_COUNT), seed + number)
+            )
         for run in as_completed(runs):
             print(
                 f"{time.monotonic() - began:.0f} s",

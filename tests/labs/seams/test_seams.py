@@ -1,5 +1,5 @@
 """
-Operations on processes, files and the store.
+The short form: operations on processes, files and the store.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tests.support.forms import amount
 
 def test_service_recovers_after_each_operation_and_serves_one_store(tmp_path: Path) -> None:
     """
-    No step that was answered is lost or made twice, and nothing is left.
+    No acknowledged step is lost or made twice, and no process or file is left.
     """
     each_once = len(WEIGHTS)
     result = seams(tmp_path, amount(short=each_once, long=100))

@@ -1,3 +1,3 @@
 """
-Starts that something comes in the way of, again and again, under clients.
+Starts that are disturbed, under load.
 """

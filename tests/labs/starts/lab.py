@@ -1,11 +1,11 @@
 """
-Starts of a service that was killed under clients, each disturbed at a random moment.
+Starts of a service that was killed under load, each disturbed at a random moment.
 
-The disturbance is a SIGHUP, the death of the child that verifies the store or of a worker,
-or the death of the supervisor.
+The disturbance is a SIGHUP, a kill of the process that verifies the store or of a worker,
+or a kill of the supervisor.
 
 C{python -m tests.labs.starts.lab [STARTS]} is the long form; the test calls L{starts} with
-fewer.
+fewer starts.
 """
 
 from __future__ import annotations
@@ -32,19 +32,15 @@ from tests.support.ports import held_ports
 
 CLIENTS = 8
 
-#: The latest moment of a start at which something comes in its way, and how long the load
-#: goes on before the next kill.  Seconds.
-LATEST = 1.5
-LOAD = (0.1, 0.4)
-
-
-def _hang_up(pid: int) -> None:
-    os.kill(pid, signal.SIGHUP)
+#: The latest moment of a disturbance after the begin of a start, and the shortest and the
+#: longest time of load before the next kill.
+MAX_DELAY_SECONDS = 1.5
+LOAD_SECONDS = (0.1, 0.4)
 
 
 def _kill_child(pid: int) -> None:
     """
-    Kill the youngest child: the check, the process that verifies for it, or a worker.
+    Kill the youngest child and its children: a worker, or a process that verifies.
     """
     for child in sorted(children(pid))[-1:]:
         for grandchild in children(child):
@@ -54,13 +50,13 @@ def _kill_child(pid: int) -> None:
 
 def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    # Otherwise the process may seem to run for a moment more.
+    # A killed process may seem to run for a moment.
     wait_until_gone(pid)
 
 
-#: The troubles that come in the way, by their names.
-TROUBLES: dict[str, Callable[[int], None]] = {
-    "SIGHUP": _hang_up,
+#: The disturbances by name.
+DISTURBANCES: dict[str, Callable[[int], None]] = {
+    "SIGHUP": lambda pid: os.kill(pid, signal.SIGHUP),
     "a child killed": _kill_child,
     "the supervisor killed": _kill,
 }
@@ -69,90 +65,81 @@ TROUBLES: dict[str, Callable[[int], None]] = {
 @frozen
 class Result:
     """
-    The figures of what was done, and of the clients' responses.
+    The figures of a run.
 
-    @ivar troubles: by name, how often.
-    @ivar starts: how many it took, with those that were ended.
-    @ivar acknowledged: steps that were answered.
-    @ivar made_steps: steps in the history.
+    @ivar disturbances: by name, how often each was caused.
+    @ivar starts: how many starts there were, including those that failed.
+    @ivar acknowledged: how many steps got a response.
+    @ivar made_steps: how many steps the history has.
     """
 
-    troubles: Counter[str]
+    disturbances: Counter[str]
     starts: int
     acknowledged: int
     made_steps: int
 
 
-class _Trouble(threading.Thread):
+def _disturb(path: Path, name: str) -> None:
     """
-    A trouble that comes in the way of a start in C{path}.
-
-    It comes C{moment} seconds after the begin of the start.
+    Disturb the start of the service in C{path}.
     """
-
-    def __init__(self, path: Path, name: str, moment: float) -> None:
-        super().__init__(daemon=True)
-        self._path, self._name, self._moment = path, name, moment
-
-    def run(self) -> None:
-        """
-        Wait for the moment, and make the trouble.
-        """
-        time.sleep(self._moment)
-        for pid in children(os.getpid()):
-            with suppress(ProcessLookupError, FileNotFoundError):
-                if Path(f"/proc/{pid}/cwd").readlink() == self._path:
-                    TROUBLES[self._name](pid)
+    for pid in children(os.getpid()):
+        with suppress(ProcessLookupError, FileNotFoundError):
+            if Path(f"/proc/{pid}/cwd").readlink() == path:
+                DISTURBANCES[name](pid)
 
 
 def _start(path: Path, port: int) -> tuple[Daemon, int]:
     """
-    Start the service, again if it does not come to serve.
+    Start the service, again if the start fails.
 
-    @return: the daemon, and how many starts it took.
+    @return: the daemon, and the number of starts.
     """
-    for tried in range(1, 6):
-        # Before our first line, a SIGHUP ends a process; so does SIGKILL at any time.
+    for attempts in range(1, 6):
+        # A start may fail: SIGHUP ends a process that has not yet set its handler, and so
+        # does SIGKILL.
         with suppress(AssertionError):
             listen = f"tcp:{port}:interface=127.0.0.1"
-            return Daemon(path, "--listen", listen, "--journal", JOURNAL), tried
-    raise AssertionError("it does not start:\n" + (path / "log").read_text())
+            return Daemon(path, "--listen", listen, "--journal", JOURNAL), attempts
+    raise AssertionError("the service does not start:\n" + (path / "log").read_text())
 
 
 def starts(path: Path, count: int) -> Result:
     """
-    Kill the service under clients, and start it again with trouble in the way.
+    Kill the service under load, start it again, and disturb each start.
 
-    @param count: how often it is killed and started again.
-    @raise AssertionError: an acknowledged step is lost, or was made twice.
+    @param count: how often the service is killed.
+    @raise AssertionError: an acknowledged step was lost or made twice.
     """
     path = path.resolve()
-    chance = random.Random(count)  # noqa: S311 nothing secret
-    troubles: Counter[str] = Counter()
-    begun = 0
+    rng = random.Random(count)  # noqa: S311 nothing secret
+    disturbances: Counter[str] = Counter()
+    start_count = 0
     with held_ports(1) as (port,):
         daemon, _ = _start(path, port)
         clients = [Client(n, port, fresh=n % 4 < 2) for n in range(CLIENTS)]
         with running(clients):
             for number in range(count):
-                time.sleep(chance.uniform(*LOAD))
+                time.sleep(rng.uniform(*LOAD_SECONDS))
                 daemon.process.kill()
                 daemon.process.wait()
-                name = [*TROUBLES][number % len(TROUBLES)]
-                trouble = _Trouble(path, name, chance.uniform(0, LATEST))
-                trouble.start()
-                daemon, tried = _start(path, port)
-                trouble.join(TIMEOUT_SECONDS)
+                name = [*DISTURBANCES][number % len(DISTURBANCES)]
+                delay = rng.uniform(0, MAX_DELAY_SECONDS)
+                disturbance = threading.Timer(delay, _disturb, (path, name))
+                disturbance.daemon = True
+                disturbance.start()
+                daemon, attempts = _start(path, port)
+                disturbance.join(TIMEOUT_SECONDS)
                 if daemon.process.poll() is not None:
-                    # The disturbance happened after the start was complete.
-                    daemon, more = _start(path, port)
-                    tried += more
-                troubles[name] += 1
-                begun += tried
-            time.sleep(chance.uniform(*LOAD))
+                    # The disturbance happened after the end of the start.
+                    daemon, more_attempts = _start(path, port)
+                    attempts += more_attempts
+                disturbances[name] += 1
+                start_count += attempts
+            time.sleep(rng.uniform(*LOAD_SECONDS))
         acknowledged, made_steps = check(daemon, clients)
         daemon.stop()
-    return Result(troubles, begun, acknowledged, made_steps)
+    return Result(disturbances, start_count, acknowledged, made_steps)
 
 
 def main() -> None:

@@ -1,19 +1,19 @@
 """
-Starts that something comes in the way of.
+The short form: starts that are disturbed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.labs.starts.lab import TROUBLES, starts
+from tests.labs.starts.lab import DISTURBANCES, starts
 
 
 def test_service_comes_up_although_its_start_is_disturbed(tmp_path: Path) -> None:
     """
-    It was killed under clients. No answered step is lost or made twice.
+    The service was killed under load, and no acknowledged step is lost or made twice.
     """
-    result = starts(tmp_path, len(TROUBLES))
+    result = starts(tmp_path, len(DISTURBANCES))
     print(result)
-    assert set(result.troubles) == set(TROUBLES)
-    assert result.acknowledged > len(TROUBLES)
+    assert set(result.disturbances) == set(DISTURBANCES)
+    assert result.acknowledged > len(DISTURBANCES)
