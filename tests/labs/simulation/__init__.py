@@ -1,8 +1,8 @@
 """
-A machine that is not there: a disk, a clock, processes that die, clients.
+A simulated machine: a disk, a clock, processes that die, and clients.
 
-The code that decides is real: each process has its own committer on the disk that all
-share, beats as a worker does, and is kept by the real supervisor.  Only the disk, the clock
-and the processes are simulated, and nothing here happens by itself: a process gets on when
-it is given a turn, a commit ends when it is ended.
+The code under test is real: each process has its own committer, sends heartbeats as a
+worker does, and is controlled by the real supervisor.  Only the disk, the clock and the
+processes are simulated.  Nothing happens by itself: the simulation gives each process its
+turns, and ends each commit.
 """

@@ -12,7 +12,7 @@ from pexservice.commit.interface import KeyReused, Outcome, Step
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.errors import OutcomeUnknown, Refusal
 from tests.labs.simulation.machine import Machine
-from tests.labs.simulation.process import Answer, Request
+from tests.labs.simulation.process import Request, Result
 from tests.support.linearizability import Record
 from tests.support.steps import Response
 
@@ -20,69 +20,69 @@ CLIENTS = 5
 
 
 @define(eq=False)
-class Asking:
+class PendingOperation:
     """
-    One operation of one client, however often it is sent.
+    One operation of one client, which may be sent several times.
 
-    @ivar sent: how many requests for it have no answer yet.
-    @ivar doubt: one of the requests broke off.
-    @ivar again: its key has made its step before.
-    @ivar moved: an answer said that it moved; other answers say that it had.
-    @ivar seen: what the first answer said.
+    @ivar open_requests: how many of its requests have no result yet.
+    @ivar may_be_stored: one of the requests had an unknown outcome.
+    @ivar is_finished: the client waits for it no longer.
+    @ivar key_was_used: its key was used by an earlier operation.
+    @ivar is_applied: one response was not a replay; only one may be.
+    @ivar seen: the revision and the position in the first response.
     """
 
     client: int
     operation: Transition | None
     called: int
     step: Step | None
-    sent: int = 0
-    doubt: bool = False
-    over: bool = False
-    again: bool = False
-    moved: bool = False
+    open_requests: int = 0
+    may_be_stored: bool = False
+    is_finished: bool = False
+    key_was_used: bool = False
+    is_applied: bool = False
     seen: tuple[int, int] | None = None
 
     @property
     def key(self) -> bytes | None:
-        """
-        Return the idempotency key of the operation.
-        """
         return None if self.step is None else self.step.key
 
 
 @define(eq=False)
 class Client:
     """
-    A client that does one thing at a time.
+    A client that makes one operation at a time.
 
-    @ivar asking: the operation that it waits for.
+    @ivar pending: the operation that it waits for.
     @ivar last: the revision in its last response.
-    @ivar known: the operations by which its keys made their steps.
+    @ivar keyed_operations: the first operation of each of its used keys.
     """
 
     number: int
-    asking: Asking | None = None
+    pending: PendingOperation | None = None
     last: int = 0
     keys: int = 0
-    known: list[Asking] = Factory(list)
+    keyed_operations: list[PendingOperation] = Factory(list)
 
-    def first_use(self, key: bytes | None) -> Asking | None:
+    def first_use(self, key: bytes | None) -> PendingOperation | None:
         """
-        Return the operation that C{key} made, as far as the client knows.
+        Return the first operation with this key, as far as the client knows.
         """
-        return next((asking for asking in self.known if asking.key == key), None)
+        return next(
+            (pending for pending in self.keyed_operations if pending.key == key), None
+        )
 
 
 class Clients:
     """
     All clients of a run.
 
-    @ivar records: what they wrote down.
+    @ivar records: what they recorded.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.choose = machine.choose
+        self.rng = machine.rng
         self.records: list[Record] = []
         self.clients = [Client(number) for number in range(CLIENTS)]
         self.requests = 0
@@ -90,158 +90,166 @@ class Clients:
     @property
     def waiting(self) -> int:
         """
-        Return how many clients wait for an answer.
+        Return how many clients wait for a result.
         """
-        return sum(client.asking is not None for client in self.clients)
+        return sum(client.pending is not None for client in self.clients)
 
     def ask(self) -> None:
         """
-        Have a client that waits for nothing ask for something.
+        Let a client that waits for nothing begin an operation.
         """
-        choose = self.choose
-        client = choose.choice(self.clients)
-        if client.asking is not None:
+        rng = self.rng
+        client = rng.choice(self.clients)
+        if client.pending is not None:
             return
-        operation = choose.choice([None, *Transition, Transition.NEXT])
+        operation = rng.choice([None, *Transition, Transition.NEXT])
         step, key, condition = None, None, None
         if operation is not None:
-            kind = choose.randrange(6)
+            kind = rng.randrange(6)
             if kind < 3:
                 client.keys += 1
                 key = b"%d-%d" % (client.number, client.keys)
-            elif kind == 3 and client.known:
-                key = choose.choice(client.known).key
+            elif kind == 3 and client.keyed_operations:
+                key = rng.choice(client.keyed_operations).key
             elif kind == 4:
                 condition = partial(_is_at, client.last)
             step = Step(operation, key, condition)
-        client.asking = Asking(client.number, operation, self.machine.tick, step)
-        client.asking.again = client.first_use(key) is not None
+        client.pending = PendingOperation(client.number, operation, self.machine.tick, step)
+        client.pending.key_was_used = client.first_use(key) is not None
         request = "current" if operation is None else operation.word
         request += "" if key is None else f", key {key.decode()}"
         request += "" if condition is None else f", at {client.last}"
         self.machine.note(f"client {client.number} asks for {request}")
-        self._send(client, client.asking)
+        self._send(client, client.pending)
 
-    def _send(self, client: Client, asking: Asking) -> None:
+    def _send(self, client: Client, pending: PendingOperation) -> None:
         self.requests += 1
-        asking.sent += 1
+        pending.open_requests += 1
         self.machine.backlog.append(
             Request(
                 self.requests,
-                asking.step,
-                partial(self._answered, client, asking),
-                self.choose.randrange(2),
+                pending.step,
+                partial(self._deliver_result, client, pending),
+                self.rng.randrange(2),
             )
         )
 
-    def _answered(self, client: Client, asking: Asking, answer: Answer) -> None:
+    def _deliver_result(
+        self, client: Client, pending: PendingOperation, result: Result
+    ) -> None:
         """
-        Give a client an answer, or none.
+        Give a client the result of a request; C{None} means that the connection broke.
         """
-        self.machine.note(f"client {client.number} is told {answer!r}")
-        asking.sent -= 1
+        self.machine.note(f"client {client.number} gets {result!r}")
+        pending.open_requests -= 1
         if (
-            isinstance(answer, Response)
-            and answer.outcome is not Outcome.PRECONDITION_FAILED
+            isinstance(result, Response)
+            and result.outcome is not Outcome.PRECONDITION_FAILED
         ):
-            self._moved(client, asking, answer)
-        elif asking.over:
+            self._succeeded(client, pending, result)
+        elif pending.is_finished:
             return
-        elif isinstance(answer, Response):
-            # A client that learns that the cursor is elsewhere has read it.
-            self._end(client, asking, None, (answer.state.revision, answer.state.position))
-        elif isinstance(answer, tuple):
-            self._end(client, asking, None, answer)
-        elif isinstance(answer, KeyReused):
-            self._reused(client, asking, answer)
-        elif asking.operation is None:
-            # A client that looked in vain has seen nothing.
-            self._give_up(client, asking)
+        elif isinstance(result, Response):
+            # A client whose precondition failed has read the cursor.
+            self._end(client, pending, None, (result.state.revision, result.state.position))
+        elif isinstance(result, tuple):
+            self._end(client, pending, None, result)
+        elif isinstance(result, KeyReused):
+            self._key_reused(client, pending, result)
+        elif pending.operation is None:
+            # A failed read has seen nothing.
+            self._give_up(client, pending)
         else:
-            self._failed(client, asking, answer)
+            self._failed(client, pending, result)
 
-    def _failed(self, client: Client, asking: Asking, answer: Answer) -> None:
-        assert answer is None or isinstance(answer, (Refusal, OutcomeUnknown)), answer
-        asking.doubt |= not isinstance(answer, Refusal)
-        if asking.key is not None and self.choose.random() < 0.8:
-            self._send(client, asking)
-        elif asking.doubt or asking.sent:
-            self._give_up(client, asking)
+    def _failed(self, client: Client, pending: PendingOperation, result: Result) -> None:
+        assert result is None or isinstance(result, (Refusal, OutcomeUnknown)), result
+        pending.may_be_stored |= not isinstance(result, Refusal)
+        if pending.key is not None and self.rng.random() < 0.8:
+            self._send(client, pending)
+        elif pending.may_be_stored or pending.open_requests:
+            self._give_up(client, pending)
         else:
-            self._end(client, asking, asking.operation, None)
+            self._end(client, pending, pending.operation, None)
 
-    def _moved(self, client: Client, asking: Asking, response: Response) -> None:
+    def _succeeded(
+        self, client: Client, pending: PendingOperation, response: Response
+    ) -> None:
         seen = (response.state.revision, response.state.position)
-        first = client.first_use(asking.key)
+        first = client.first_use(pending.key)
         if response.outcome is Outcome.APPLIED:
-            assert not asking.moved, f"{asking.key!r} moved twice"
-            assert not asking.again, f"{asking.key!r} moved again"
-            asking.moved = True
+            assert not pending.is_applied, f"{pending.key!r} made two steps"
+            assert not pending.key_was_used, f"{pending.key!r} made another step"
+            pending.is_applied = True
         if first is not None:
-            assert first.operation is asking.operation, f"{asking.key!r} for another step"
-            assert first.seen == seen, f"{asking.key!r} replayed another step"
-        if asking.over:
+            assert first.operation is pending.operation, f"{pending.key!r} for another step"
+            assert first.seen == seen, f"{pending.key!r} replayed another step"
+        if pending.is_finished:
             return
-        if asking.key is not None and first is None:
-            asking.seen = seen
-            client.known.append(asking)
-        self._end(client, asking, asking.operation, seen)
+        if pending.key is not None and first is None:
+            pending.seen = seen
+            client.keyed_operations.append(pending)
+        self._end(client, pending, pending.operation, seen)
 
-    def _reused(self, client: Client, asking: Asking, reused: KeyReused) -> None:
-        first = client.first_use(asking.key)
+    def _key_reused(
+        self, client: Client, pending: PendingOperation, reused: KeyReused
+    ) -> None:
+        first = client.first_use(pending.key)
         assert first is not None
-        assert first.operation is reused.used is not asking.operation
-        self._end(client, asking, asking.operation, None)
+        assert first.operation is reused.used is not pending.operation
+        self._end(client, pending, pending.operation, None)
 
     def _end(
         self,
         client: Client,
-        asking: Asking,
+        pending: PendingOperation,
         operation: Transition | None,
         seen: tuple[int, int] | None,
     ) -> None:
         """
-        Record a response; without C{seen}, it is a refusal.
+        Record a response, or a refusal if there is no C{seen}.
         """
         if seen is not None:
             client.last = seen[0]
-        self._write(
-            asking,
+        self._record(
+            pending,
             Record(
                 client=client.number,
                 operation=operation,
-                called=asking.called,
+                called=pending.called,
                 returned=self.machine.tick,
                 seen=seen,
                 refused=seen is None,
             ),
         )
-        client.asking = None
+        client.pending = None
 
-    def _give_up(self, client: Client, asking: Asking) -> None:
+    def _give_up(self, client: Client, pending: PendingOperation) -> None:
         """
         Record an operation with an unknown outcome.
         """
-        self._write(
-            asking,
-            Record(client=client.number, operation=asking.operation, called=asking.called),
+        self._record(
+            pending,
+            Record(
+                client=client.number, operation=pending.operation, called=pending.called
+            ),
         )
-        client.asking = None
+        client.pending = None
 
-    def _write(self, asking: Asking, record: Record) -> None:
-        asking.over = True
-        # A step that was made before is written down already.
-        if not asking.again:
+    def _record(self, pending: PendingOperation, record: Record) -> None:
+        pending.is_finished = True
+        # A step that was made before has its record already.
+        if not pending.key_was_used:
             self.records.append(record)
 
     def repeat(self) -> None:
         """
-        Have a client send the same request again without waiting for the answer.
+        Let a client send its request again while it waits.
         """
-        client = self.choose.choice(self.clients)
-        if client.asking is not None and client.asking.key is not None:
+        client = self.rng.choice(self.clients)
+        if client.pending is not None and client.pending.key is not None:
             self.machine.note(f"client {client.number} repeats")
-            self._send(client, client.asking)
+            self._send(client, client.pending)
 
 
 def _is_at(revision: int, state: State) -> bool:

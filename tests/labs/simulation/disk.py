@@ -1,5 +1,5 @@
 """
-A disk that outlives the processes.
+A disk that survives the processes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore
 from tests.support.fakes import MemoryStore
 
 
-class DiskBroke(OutcomeUnknown):
+class DiskError(OutcomeUnknown):
     """
-    The error of a commit that may have reached the disk or not.
+    The error of a commit that may or may not have reached the disk.
     """
 
 
@@ -26,28 +26,28 @@ class DiskBroke(OutcomeUnknown):
 @define(eq=False)
 class CrashableStore(MemoryStore):
     """
-    One process's way to the disk.
+    The store of one process on the common disk.
 
-    @ivar disk: what outlives the process.
+    @ivar disk: survives the process.
     @ivar opened: fires when the process has the lock.
-    @ivar written: the batch under way is on the disk.
+    @ivar is_written: the batch in progress is on the disk.
     """
 
     disk: MemoryStore = field(kw_only=True)
     held: bool = True
     opened: Deferred[Cursor] = field(factory=Deferred)
-    written: bool = False
-    broke: bool = False
+    is_written: bool = False
+    is_broken: bool = False
 
     def open(self, _: Callable[[], object] | None = None) -> Deferred[Cursor]:
         """
-        Return a deferred that fires when the process has the lock; see L{IStore.open}.
+        Return a Deferred that fires when the process has the lock; see L{IStore.open}.
         """
         return self.opened
 
     def give_lock(self) -> None:
         """
-        Give the process the lock, and have it read the disk.
+        Give the process the lock, and let it read the disk.
         """
         cursor = self.disk.open()
         self.remembered_keys = self.disk.remembered_keys
@@ -55,24 +55,24 @@ class CrashableStore(MemoryStore):
 
     def commit(self, batch: Batch) -> Deferred[None]:
         """
-        Begin a commit, which must not follow a failed one or the end.
+        Begin a commit; there must be none after a failed commit or after the end.
         """
-        assert not self.broke, "a commit after one that failed"
+        assert not self.is_broken, "a commit after one that failed"
         assert not self.closed, "a commit after the end"
-        self.written = False
+        self.is_written = False
         return super().commit(batch)
 
     def write(self) -> None:
         """
-        Put the batch under way on the disk.
+        Put the batch in progress on the disk.
         """
         assert self.under_way is not None
-        if not self.written:
-            self.written = True
+        if not self.is_written:
+            self.is_written = True
             self.disk._take(self.under_way)
 
     def _take(self, batch: Batch) -> None:
-        if not self.written:
+        if not self.is_written:
             self.disk._take(batch)
 
     def history(self, before: int, limit: int) -> Deferred[list[HistoryEntry]]:

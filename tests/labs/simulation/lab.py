@@ -1,17 +1,14 @@
 """
-Everything that can happen to a few clients, a disk and a supervised service.
+Everything that can happen to clients, a disk and a supervised service, in a random order.
 
-It happens in an order that a seed chooses.
+A run has a few hundred events.  Clients make reads, steps, repetitions and steps with a
+precondition, and close connections.  Commits are slow, are refused, or fail with or without
+the batch on the disk.  Processes are killed at any moment, hang, fail to start, and are
+replaced.  Then the faults end: the service must recover, every client must get a result,
+and the records of all clients must be linearizable (see L{tests.support.linearizability}).
 
-A run is a few hundred events.  Clients step, look, repeat, step on a condition, hang
-up.  Commits are slow, are refused, or fail with the batch on the disk or without.
-Processes are killed at any point, hang, do not come up, are replaced.  After that the
-faults end; then the service must recover, every client must be answered, and the
-record of all clients must be one that a single cursor can have made (see
-L{tests.support.linearizability}).
-
-The same seed is the same run, event by event: C{python -m tests.labs.simulation.lab SEED}
-prints it, C{python -m tests.labs.simulation.lab FIRST LAST} tries many.
+A seed always gives the same run: C{python -m tests.labs.simulation.lab SEED} prints its
+trace, and C{python -m tests.labs.simulation.lab FIRST LAST} tries many seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ class Result:
     """
     The figures of all runs.
 
-    @ivar unknown: of the operations, those with an unknown outcome.
+    @ivar unknown: operations with an unknown outcome.
     """
 
     seeds: int
@@ -43,7 +40,7 @@ def simulate(first: int, last: int) -> Result:
     """
     Run the seeds from C{first} to C{last}.
 
-    @raise Wrong: a run went as it must not.
+    @raise FailedRun: a run failed a check.
     """
     operations = unknown = processes = 0
     for seed in range(first, last + 1):
@@ -72,7 +69,7 @@ def simulate(first: int, last: int) -> Result:
 
 def main() -> None:
     """
-    Print one seed's trace, or try many seeds.
+    Print the trace of one seed, or try many seeds.
     """
     first, *rest = map(int, sys.argv[1:])
     if not rest:

@@ -1,5 +1,5 @@
 """
-The machine that the processes run on, and its supervisor.
+The simulated machine and its supervisor.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import SupervisorReactor, WorkerProcess
 from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.workers import Workers
-from tests.labs.simulation.process import WATCHDOG, Phase, Process, Request
+from tests.labs.simulation.process import WATCHDOG_SECONDS, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
 
-#: More transitions and keys than a simulation makes.
-MANY = 1_000_000
+#: More transitions and keys than a run has.
+NO_LIMIT = 1_000_000
 
 
 class _Supervisor:
     """
-    The supervisor's decisions, without sockets and a check.
+    The supervisor's decisions, without its sockets and its first verification.
 
-    @ivar workers: the workers, which a SIGHUP replaces.
-    @ivar report: what the workers can read.
+    @ivar workers: the workers, which SIGHUP replaces.
+    @ivar report: the report that the workers read.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.report = SupervisorReport(wanted_standby_count=1)
         reporter = Reporter(Notifier(), self.report, lambda _: None)
-        setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG, standby_count=1)
+        setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG_SECONDS, standby_count=1)
         self.workers = Workers(
             cast(SupervisorReactor, machine),
             reporter,
@@ -48,7 +48,7 @@ class _Supervisor:
 
     def knows(self, process: Process) -> bool:
         """
-        Return whether the supervisor knows what C{process} does.
+        Return whether the supervisor knows the present state of C{process}.
         """
         state = process.worker.state
         return state.name == process.phase.name and process.worker.pid == process.pid
@@ -57,28 +57,28 @@ class _Supervisor:
 @implementer(IReactorTime)
 class Machine(Turns):
     """
-    The simulated machine, which is the supervisor's reactor, too.
+    The simulated machine, which is also the supervisor's reactor.
 
-    @ivar tick: how many events there were.
-    @ivar trace: what happened.
-    @ivar disk: the disk that outlives the processes.
+    @ivar tick: the number of the present event.
+    @ivar trace: a line for everything that happened.
+    @ivar disk: survives the processes.
     @ivar owner: the process that has the lock.
     @ivar backlog: requests that no worker has accepted.
-    @ivar lossy: the share of the notifications that are lost.
+    @ivar loss_rate: the share of notifications that are lost.
     @ivar suspicious_ends: how many processes ended in a way that a bad disk can cause.
-    @ivar bugs: failures that should not have been raised.
+    @ivar bugs: failures that must not happen.
     """
 
-    def __init__(self, choose: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         super().__init__()
         self.tick = 0
         self.trace: list[str] = []
-        self.choose = choose
-        self.disk = MemoryStore(journal=MANY, kept_keys=MANY)
+        self.rng = rng
+        self.disk = MemoryStore(journal=NO_LIMIT, kept_keys=NO_LIMIT)
         self.owner: Process | None = None
         self.processes: list[Process] = []
         self.backlog: list[Request] = []
-        self.lossy = 0.0
+        self.loss_rate = 0.0
         self.bugs: list[Failure] = []
         self.spawned = 0
         self.suspicious_ends = 0
@@ -86,7 +86,7 @@ class Machine(Turns):
 
     def spawn(self, worker: ProcessProtocol, _: WorkerSetup) -> None:
         """
-        Begin a process.
+        Start a process.
         """
         # The process reads this number, and verifies the store if it has grown.
         assert self.supervisor.report.suspicious_ends == self.suspicious_ends
@@ -94,18 +94,19 @@ class Machine(Turns):
         process = Process(self, cast(WorkerProcess, worker), self.spawned)
         self.note(f"{process} begins")
         self.processes.append(process)
-        # Two, one that replaces them, and one that did not come up and is killed soon.
+        # Two workers, one that replaces them, and one that did not start and will be
+        # killed.
         assert len(self.processes) <= 4, "too many processes"
 
-    def drops(self) -> bool:
+    def loses_notification(self) -> bool:
         """
-        Return whether this notification is lost.
+        Return whether a notification is lost.
         """
-        return self.lossy > 0 and self.choose.random() < self.lossy
+        return self.loss_rate > 0 and self.rng.random() < self.loss_rate
 
     def note(self, line: str) -> None:
         """
-        Put C{line} into the trace.
+        Add C{line} to the trace.
         """
         self.trace.append(f"{self.tick:4} {self.seconds():8.3f} {line}")
 
@@ -113,9 +114,9 @@ class Machine(Turns):
         """
         Remove a process that has ended.
 
-        The batch that the process was writing is on the disk, or is not.
+        The batch that it was writing may or may not be on the disk.
         """
-        if process.store.under_way is not None and self.choose.random() < 1 / 2:
+        if process.store.under_way is not None and self.rng.random() < 1 / 2:
             process.store.write()
         self.note(f"{process} ends, the disk is at {self.disk.cursor.revision}")
         self.processes.remove(process)
@@ -125,7 +126,7 @@ class Machine(Turns):
 
     def pass_lock(self) -> None:
         """
-        Give the lock, if no process has it, to a process that waits.
+        If the lock is free, give it to a process that waits for it.
         """
         if self.owner is not None:
             return
@@ -135,6 +136,6 @@ class Machine(Turns):
             if process.runs and process.phase is Phase.STANDBY
         ]
         if waiting:
-            self.owner = self.choose.choice(waiting)
+            self.owner = self.rng.choice(waiting)
             self.note(f"{self.owner} owns the store")
             self.owner.store.give_lock()

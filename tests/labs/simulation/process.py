@@ -1,14 +1,13 @@
 """
-A process that takes its turns when it is given them.
+A simulated worker process, which runs only in its turns.
 """
 
 from __future__ import annotations
 
-import random
 import signal as signals
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -24,31 +23,35 @@ from pexservice.process.timing import Periodic
 from pexservice.stores.interface import HistoryEntry
 from pexservice.supervisor.supervised_worker import MESSAGES_FD, WorkerProcess
 from pexservice.worker.messages import HEARTBEATS_PER_WATCHDOG
-from tests.labs.simulation.disk import CrashableStore, DiskBroke
-from tests.support.fakes import MemoryStore, Turns
+from tests.labs.simulation.disk import CrashableStore, DiskError
+from tests.support.fakes import Turns
 from tests.support.steps import CallingWaiter, Response, submit
 
-#: Seconds of silence that are too long.
-WATCHDOG = 5.0
+if TYPE_CHECKING:
+    from tests.labs.simulation.machine import Machine
 
-#: What a client gets: a response to a step, an error, the revision and the position for a
-#: read, or nothing because the connection broke.
-Answer = Response | Exception | tuple[int, int] | None
+#: After so many seconds without a message, the supervisor kills a worker.
+WATCHDOG_SECONDS = 5.0
+
+#: What a client gets: the response to a step, an error, the revision and the position for a
+#: read, or C{None} if the connection broke.
+Result = Response | Exception | tuple[int, int] | None
 
 
 @define(eq=False)
 class Request:
     """
-    A request on its way to a process, in one, or answered.
+    A request on its way to a process, in a process, or on its way back.
 
     @ivar step: C{None} for a read.
-    @ivar answered: called once, with the answer to the client.
+    @ivar deliver: called once, with the result for the client.
+    @ivar variant: which of two ways of handling the request is used.
     """
 
     number: int
     step: Step | None
-    answered: Callable[[Answer], None]
-    way: int = 0
+    deliver: Callable[[Result], None]
+    variant: int = 0
     submitted: Deferred[None] | None = None
 
 
@@ -66,59 +69,28 @@ class Phase(Enum):
 
 class Hang(Enum):
     """
-    The ways in which a process does not get on.
+    The ways in which a process hangs.
 
-    A process may be asleep, and deaf to all but SIGKILL.  Or a process may be awake and
-    busy, so that SIGABRT ends it.
+    A stopped process reacts only to SIGKILL; a process that is stuck is ended by SIGABRT
+    too.
     """
 
     STOPPED = auto()
     STUCK = auto()
 
 
-class Surroundings(Protocol):
-    """
-    The surroundings of a process.
-
-    @ivar choose: the random choices, by the seed.
-    @ivar disk: the disk that outlives the process.
-    @ivar bugs: failures that should not have been raised.
-    """
-
-    choose: random.Random
-    disk: MemoryStore
-    bugs: list[Failure]
-
-    def seconds(self) -> float:
-        """
-        Return the time.
-        """
-
-    def drops(self) -> bool:
-        """
-        Return whether this notification is lost.
-        """
-
-    def ended(self, process: Process, *, suspicious: bool) -> None:
-        """
-        Remove a process that has ended.
-
-        @param suspicious: whether a bad disk can cause this end.
-        """
-
-
 class Process:
     """
-    A worker, as far as the supervisor and callers notice.
+    A worker, as the supervisor and the clients see it.
 
-    @ivar worker: the supervisor's record of it.
-    @ivar signals: the signals that it has not taken yet.
-    @ivar requests: the requests that it has accepted and not answered.
-    @ivar sent: answers on their way.
-    @ivar spoke_at: when the supervisor heard of it last.
+    @ivar worker: the supervisor's object for it.
+    @ivar signals: signals that it has not handled yet.
+    @ivar requests: requests that it has accepted, without a result.
+    @ivar pending_results: results on their way to the clients.
+    @ivar last_message_at: when the supervisor got the last message from it.
     """
 
-    def __init__(self, machine: Surroundings, worker: WorkerProcess, pid: int) -> None:
+    def __init__(self, machine: Machine, worker: WorkerProcess, pid: int) -> None:
         self.machine = machine
         self.worker = worker
         self.pid = pid
@@ -129,13 +101,13 @@ class Process:
         self.status = 0
         self.signals: list[int] = []
         self.requests: list[Request] = []
-        self.sent: list[tuple[Request, Answer]] = []
-        self.spoke_at = machine.seconds()
+        self.pending_results: list[tuple[Request, Result]] = []
+        self.last_message_at = machine.seconds()
         self.store = CrashableStore(disk=machine.disk)
         self.committer = Committer(
             self.store, self.clock, fatal=self._failed, time_ns=lambda: 0
         )
-        self._notifier = Notifier(self._send, WATCHDOG)
+        self._notifier = Notifier(self._send, WATCHDOG_SECONDS)
         self._state: tuple[str, ...] = ()
         worker.makeConnection(cast(IProcessTransport, self))
 
@@ -145,25 +117,25 @@ class Process:
     @property
     def runs(self) -> bool:
         """
-        Return whether the process gets on when it is given a turn.
+        Return whether the process can run in its turn.
         """
         return self.alive and self.hang is None
 
     def signalProcess(self, which: str | int) -> None:
         """
-        Keep a signal until the process takes it; see L{IProcessTransport}.
+        Keep a signal until the process handles it; see L{IProcessTransport}.
         """
         if not self.alive:
             raise ProcessExitedAlready
         number = signals.Signals[f"SIG{which}"] if isinstance(which, str) else which
         if number == signals.SIGABRT:
-            silence = self.machine.seconds() - self.spoke_at
-            assert silence > WATCHDOG, f"{self} was heard {silence} seconds ago"
+            silence = self.machine.seconds() - self.last_message_at
+            assert silence > WATCHDOG_SECONDS, f"{self} was heard {silence} seconds ago"
         self.signals.append(number)
 
     def take_signals(self) -> None:
         """
-        Act on the signals, as far as the process can.
+        Handle the signals, if the process can.
         """
         for number in sorted(self.signals, reverse=True):
             if number == signals.SIGKILL or (
@@ -177,13 +149,13 @@ class Process:
 
     def boot(self) -> None:
         """
-        Start as far as the lock.
+        Start, until the process waits for the lock.
         """
         self.phase = Phase.STANDBY
         started = Deferred.fromCoroutine(self.committer.start())
         started.addCallback(self._serve).addErrback(self.machine.bugs.append)
-        self._say(STANDBY)
-        interval = WATCHDOG / HEARTBEATS_PER_WATCHDOG
+        self._notify(STANDBY)
+        interval = WATCHDOG_SECONDS / HEARTBEATS_PER_WATCHDOG
         Periodic(self._send_heartbeat, self.clock).start(interval, now=True)
 
     async def _send_heartbeat(self) -> None:
@@ -192,36 +164,36 @@ class Process:
 
     def _serve(self, _: None) -> None:
         self.phase = Phase.ACTIVE
-        self._say(READY, "STATUS=serving")
+        self._notify(READY, "STATUS=serving")
 
-    def _say(self, *state: str) -> None:
+    def _notify(self, *state: str) -> None:
         self._state = state
         self._notifier.notify(*state)
 
     def _send(self, message: bytes) -> None:
-        if self.machine.drops():
+        if self.machine.loses_notification():
             return
-        self.spoke_at = self.machine.seconds()
+        self.last_message_at = self.machine.seconds()
         self.worker.childDataReceived(MESSAGES_FD, message)
 
     def turn(self) -> None:
         """
-        Take one turn of the process's reactor.
+        Run one iteration of the process's reactor.
         """
         self.clock.rightNow = self.machine.seconds()
         self.clock.turn()
 
     def accept(self, request: Request) -> None:
         """
-        Hand C{request} to the committer, in one of the ways that there are.
+        Give C{request} to the committer, in one of the possible ways.
         """
         self.requests.append(request)
         committer, step = self.committer, request.step
 
-        def done(answer: Answer) -> None:
+        def done(result: Result) -> None:
             if request in self.requests:
                 self.requests.remove(request)
-                self.sent.append((request, answer))
+                self.pending_results.append((request, result))
 
         def seen(rows: list[HistoryEntry]) -> None:
             done((rows[0].revision, rows[0].position) if rows else (0, 0))
@@ -229,11 +201,11 @@ class Process:
         def shown(response: Response) -> None:
             done((response.state.revision, response.state.position))
 
-        if step is None and request.way:
+        if step is None and request.variant:
             committer.history(committer.durable.revision + 1, 1).addCallback(seen)
         elif step is None:
             committer.read(CallingWaiter(shown, done))
-        elif step.key is None and request.way:
+        elif step.key is None and request.variant:
             committer.step(step, CallingWaiter(done, done))
         else:
             request.submitted = submit(committer, step).addCallbacks(
@@ -242,15 +214,15 @@ class Process:
 
     def hang_up(self, request: Request) -> None:
         """
-        Forget C{request}, whose client is gone.
+        Close the connection of C{request}, as its client would.
         """
         self.requests.remove(request)
         if request.submitted is not None:
             request.submitted.cancel()
-        request.answered(None)
+        request.deliver(None)
 
     def _failed(self, failure: Failure) -> None:
-        if not failure.check(DiskBroke):
+        if not failure.check(DiskError):
             self.machine.bugs.append(failure)
         self._leave(Status.STORE_FAILED)
 
@@ -260,11 +232,11 @@ class Process:
         elif self.phase is Phase.ACTIVE:
             self.phase = Phase.LEAVING
             self.status = status
-            self._say(STOPPING)
+            self._notify(STOPPING)
 
     def drain(self) -> None:
         """
-        Stop the committer, and end; the process has said its farewells.
+        Stop the committer, and end; all connections are drained.
         """
         self.phase = Phase.DRAINING
         stopped = Deferred.fromCoroutine(self.committer.stop())
@@ -282,9 +254,9 @@ class Process:
         self.machine.ended(self, suspicious=suspicious)
         requests, self.requests = self.requests, []
         for request in requests:
-            request.answered(None)
-        sent, self.sent = self.sent, []
-        for request, answer in sent:
-            request.answered(answer if self.machine.choose.random() < 1 / 2 else None)
+            request.deliver(None)
+        pending_results, self.pending_results = self.pending_results, []
+        for request, result in pending_results:
+            request.deliver(result if self.machine.rng.random() < 1 / 2 else None)
         reason = ProcessTerminated(status, signal) if status or signal else ProcessDone(0)
         self.worker.processEnded(Failure(reason))

@@ -13,19 +13,19 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from pexservice.process.exit_status import Status
 from pexservice.stores.errors import Refusal
 from tests.labs.simulation.clients import CLIENTS, Clients
-from tests.labs.simulation.disk import CrashableStore, DiskBroke
+from tests.labs.simulation.disk import CrashableStore, DiskError
 from tests.labs.simulation.machine import Machine
 from tests.labs.simulation.process import Hang, Phase, Process
 from tests.support.linearizability import faults
 
 #: How many events a run has before the faults end.
-EVENTS = 400
+EVENT_COUNT = 400
 
-#: How long the service may take to recover when the faults have ended.  Seconds of
-#: simulated time: a worker that hangs before its first word is waited for for 60.
-RECOVERY = 120.0
+#: How long the service may take to recover after the faults, in simulated seconds.  The
+#: supervisor waits 60 seconds for the first message of a worker that hangs.
+MAX_RECOVERY_SECONDS = 120.0
 
-#: How often each thing happens, and each fault if it is one of those of the run.
+#: How often each event happens, and how often each fault if the run has it.
 _EVENTS = {
     "ask": 20,
     "accept": 20,
@@ -48,9 +48,9 @@ _FAULTS = {
 }
 
 
-class Wrong(AssertionError):
+class FailedRun(AssertionError):
     """
-    A run that must not be.  The message names the seed.
+    A run that failed a check.  The message has the seed.
     """
 
 
@@ -64,115 +64,118 @@ class Simulation:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.choose = random.Random(seed)  # noqa: S311 nothing secret
-        self.machine = Machine(self.choose)
+        self.rng = random.Random(seed)  # noqa: S311 nothing secret
+        self.machine = Machine(self.rng)
         self.clients = Clients(self.machine)
 
     def run(self) -> None:
         """
-        Run until the faults have ended and the service has recovered; judge the records.
+        Run until the service has recovered after the faults, and check the records.
 
-        @raise Wrong: the run went as it must not.
+        @raise FailedRun: a check failed.
         """
         globalLogPublisher.addObserver(cast(ILogObserver, self._logged))
         try:
             self._run()
         except Exception as error:
             self.machine.note(f"WRONG: {error}")
-            raise Wrong(
+            raise FailedRun(
                 f"seed {self.seed}: {error}\n(python -m tests.labs.simulation.lab"
-                f" {self.seed} prints what happened)"
+                f" {self.seed} prints the trace)"
             ) from error
         finally:
             globalLogPublisher.removeObserver(cast(ILogObserver, self._logged))
 
     def _logged(self, event: LogEvent) -> None:
         failure = event.get("log_failure")
-        if failure is not None and not failure.check(DiskBroke):
+        if failure is not None and not failure.check(DiskError):
             self.machine.bugs.append(failure)
 
     def _run(self) -> None:
-        choose, machine = self.choose, self.machine
-        # Not every run has every fault: some are seen only where others are not.
-        some = choose.sample(sorted(_FAULTS), choose.randrange(len(_FAULTS) + 1))
-        weights = _EVENTS | {name: _FAULTS[name] for name in sorted(some)}
-        machine.lossy = choose.choice([0.0, 0.0, 0.1])
+        rng, machine = self.rng, self.machine
+        # A run has only some of the faults, because some bugs show only without the others.
+        fault_names = rng.sample(sorted(_FAULTS), rng.randrange(len(_FAULTS) + 1))
+        weights = _EVENTS | {name: _FAULTS[name] for name in sorted(fault_names)}
+        machine.loss_rate = rng.choice([0.0, 0.0, 0.1])
         self.machine.note(
-            f"seed {self.seed}, with {', '.join(sorted(some)) or 'no faults'}"
+            f"seed {self.seed}, with {', '.join(sorted(fault_names)) or 'no faults'}"
         )
         machine.supervisor.workers.start()
         names = [*weights]
-        for name in choose.choices(names, [*weights.values()], k=EVENTS):
+        for name in rng.choices(names, [*weights.values()], k=EVENT_COUNT):
             machine.tick += 1
             getattr(self, f"_{name}")()
             machine.pass_lock()
-            self._see_bugs()
+            self._raise_bugs()
         self._recover()
-        self._judge()
+        self._check_records()
 
-    def _see_bugs(self) -> None:
+    def _raise_bugs(self) -> None:
         for failure in self.machine.bugs:
             raise AssertionError(failure.getTraceback())
 
-    # What happens.
+    # Events.
 
     def _ask(self) -> None:
         self.clients.ask()
 
-    def _some(self, *phases: Phase) -> Process | None:
+    def _choose_process(self, *phases: Phase) -> Process | None:
         """
-        Return one of the processes that get on and are in C{phases}.
+        Return one of the running processes in C{phases}, or in any phase.
         """
-        some = [
+        processes = [
             process
             for process in self.machine.processes
             if process.runs and (not phases or process.phase in phases)
         ]
-        return self.choose.choice(some) if some else None
+        return self.rng.choice(processes) if processes else None
 
     def _accept(self) -> None:
-        process, backlog = self._some(Phase.ACTIVE, Phase.LEAVING), self.machine.backlog
+        process, backlog = (
+            self._choose_process(Phase.ACTIVE, Phase.LEAVING),
+            self.machine.backlog,
+        )
         if process is not None and backlog:
-            process.accept(backlog.pop(self.choose.randrange(len(backlog))))
+            process.accept(backlog.pop(self.rng.randrange(len(backlog))))
 
     def _turn(self) -> None:
-        process = self._some()
+        process = self._choose_process()
         if process is not None:
             process.turn()
 
     def _commit(self) -> None:
         """
-        Have the commit under way get on: to the disk, or to its end.
+        Continue the commit in progress: write the batch to the disk, or end the commit.
         """
         owner = self.machine.owner
         if owner is None or owner.store.under_way is None:
             return
-        if self.choose.random() < 1 / 2:
+        if self.rng.random() < 1 / 2:
             owner.store.write()
         elif owner.runs:
             owner.store.finish()
 
     def _deliver(self) -> None:
         for process in self.machine.processes:
-            if process.sent:
-                index = self.choose.randrange(len(process.sent))
-                request, answer = process.sent.pop(index)
-                request.answered(answer)
+            if process.pending_results:
+                index = self.rng.randrange(len(process.pending_results))
+                request, result = process.pending_results.pop(index)
+                request.deliver(result)
                 return
 
     def _pass_time(self) -> None:
-        self.machine.turn(self.choose.choice([0.0001, 0.002, 0.02, 0.3, 1.0]))
+        self.machine.turn(self.rng.choice([0.0001, 0.002, 0.02, 0.3, 1.0]))
 
     def _step_process(self) -> None:
         """
-        Have a process take its signals, or get on with beginning or ending.
+        Let a process handle its signals, or continue its start or its end.
         """
         processes = [
             process for process in self.machine.processes if process.signals or process.runs
         ]
         if not processes:
             return
-        process = self.choose.choice(processes)
+        process = self.rng.choice(processes)
         if process.signals:
             process.take_signals()
         elif process.phase is Phase.BOOTING:
@@ -183,49 +186,49 @@ class Simulation:
     # Faults.
 
     def _kill(self) -> None:
-        process = self._some()
+        process = self._choose_process()
         if process is not None:
             self.machine.note(f"{process} is killed")
             process.end(signal=signal.SIGKILL)
 
     def _hang(self) -> None:
-        process = self._some()
+        process = self._choose_process()
         if process is not None:
-            process.hang = self.choose.choice([*Hang])
+            process.hang = self.rng.choice([*Hang])
             self.machine.note(f"{process} is {process.hang.name.lower()}")
 
     def _resume(self) -> None:
         for process in self.machine.processes:
             if process.hang is not None:
                 process.hang = None
-                self.machine.note(f"{process} goes on")
+                self.machine.note(f"{process} continues")
                 return
 
     def _replace(self) -> None:
         """
-        Have all workers replaced, as by SIGHUP.
+        Replace all workers, as SIGHUP does.
         """
-        self.machine.note("the workers are to be replaced")
+        self.machine.note("SIGHUP")
         self.machine.supervisor.workers.reload()
 
     def _refuse(self) -> None:
         """
-        Have the store refuse the batch under way.
+        Let the store refuse the batch in progress.
         """
         store = self._writing()
-        if store is not None and not store.written:
+        if store is not None and not store.is_written:
             self.machine.note("a batch is refused")
             store.finish(Refusal("full"))
 
     def _break_disk(self) -> None:
         """
-        Fail the commit in progress, in whatever phase it is.
+        Let the commit in progress fail.
         """
         store = self._writing()
         if store is not None:
             self.machine.note(f"the disk breaks, at {self.machine.disk.cursor.revision}")
-            store.broke = True
-            store.finish(DiskBroke("Input/output error"))
+            store.is_broken = True
+            store.finish(DiskError("Input/output error"))
 
     def _writing(self) -> CrashableStore | None:
         owner = self.machine.owner
@@ -234,44 +237,44 @@ class Simulation:
         return owner.store
 
     def _hang_up(self) -> None:
-        process = self._some(Phase.ACTIVE, Phase.LEAVING, Phase.DRAINING)
+        process = self._choose_process(Phase.ACTIVE, Phase.LEAVING, Phase.DRAINING)
         if process is not None and process.requests:
-            process.hang_up(self.choose.choice(process.requests))
+            process.hang_up(self.rng.choice(process.requests))
 
     def _repeat(self) -> None:
         self.clients.repeat()
 
     def _fail_to_boot(self) -> None:
-        process = self._some(Phase.BOOTING)
+        process = self._choose_process(Phase.BOOTING)
         if process is not None:
             self.machine.note(f"{process} cannot start")
             process.end(status=Status.CANNOT_START)
 
-    # The end.
+    # The end of a run.
 
     def _recover(self) -> None:
         """
-        Let everything get on without faults, until all is well.
+        Let everything run without faults until the service has recovered.
         """
         self.machine.note("the faults end")
         machine = self.machine
-        machine.lossy = 0.0
-        end = machine.seconds() + RECOVERY
-        while not self._is_well():
+        machine.loss_rate = 0.0
+        end = machine.seconds() + MAX_RECOVERY_SECONDS
+        while not self._has_recovered():
             assert machine.seconds() < end, f"no recovery, {self._state()}"
             machine.tick += 1
             machine.turn(0.25)
             for _ in range(3):
                 for process in [*machine.processes]:
                     if process.alive and (process.signals or process.runs):
-                        self._get_on(process)
+                        self._run_process(process)
             machine.pass_lock()
             for _ in range(CLIENTS):
                 self._accept()
                 self._deliver()
-            self._see_bugs()
+            self._raise_bugs()
 
-    def _get_on(self, process: Process) -> None:
+    def _run_process(self, process: Process) -> None:
         if process.signals:
             process.take_signals()
         elif process.phase is Phase.BOOTING:
@@ -285,12 +288,12 @@ class Simulation:
         if store.under_way is not None:
             store.finish()
 
-    def _is_well(self) -> bool:
+    def _has_recovered(self) -> bool:
         """
-        Return whether all is well again.
+        Return whether the service has recovered.
 
-        Then every client has its answer, one worker serves, one stands by, and the
-        supervisor knows which and has nothing in hand.
+        Then every client has its result, there are one active worker and one standby, and
+        the supervisor knows them and has nothing left to do.
         """
         machine = self.machine
         phases = sorted(process.phase.name for process in machine.processes)
@@ -312,7 +315,7 @@ class Simulation:
             descriptions.append("the workers are being replaced")
         return ", ".join([*descriptions, f"{self.clients.waiting} clients wait"])
 
-    def _judge(self) -> None:
+    def _check_records(self) -> None:
         disk = self.machine.disk
-        found_faults = faults(self.clients.records, [row.transition for row in disk.rows])
-        assert not found_faults, "; ".join(found_faults[:5])
+        contradictions = faults(self.clients.records, [row.transition for row in disk.rows])
+        assert not contradictions, "; ".join(contradictions[:5])

@@ -1,5 +1,5 @@
 """
-Simulated runs, whatever happens, in whatever order.
+Simulated runs with random faults.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import pytest
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import Outcome, Waiter
 from tests.labs.simulation.lab import Result, simulate
-from tests.labs.simulation.run import Simulation, Wrong
+from tests.labs.simulation.run import FailedRun, Simulation
 
 #: The first seeds; C{make simulate} tries more.
 SEEDS = 1000
@@ -17,7 +17,7 @@ SEEDS = 1000
 
 def trace_of(seed: int) -> list[str]:
     """
-    Return the trace of a seed's run.
+    Return the trace of the run with this seed.
     """
     simulation = Simulation(seed)
     simulation.run()
@@ -28,7 +28,7 @@ def test_every_simulated_run_is_linearizable_and_recovers() -> None:
     result = simulate(1, SEEDS)
     print(result)
     assert isinstance(result, Result)
-    # There was enough to go wrong.
+    # There were enough faults.
     assert result.operations > 10 * SEEDS
     assert result.processes > 3 * SEEDS
     assert result.unknown > SEEDS
@@ -37,7 +37,7 @@ def test_every_simulated_run_is_linearizable_and_recovers() -> None:
 @pytest.mark.parametrize("seed", range(1, 20))
 def test_same_seed_makes_the_same_run(seed: int) -> None:
     """
-    So a fault that was found is found again.
+    So a bug that was found can be found again.
     """
     assert trace_of(seed) == trace_of(seed)
 
@@ -46,16 +46,16 @@ def test_simulation_finds_reads_of_states_that_are_not_on_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """
-    The control: some seed fails, names itself, and fails again.
+    The negative control: some seed fails with its number, and fails again in the same way.
     """
 
     def read_latest(committer: Committer, waiter: Waiter) -> None:
         waiter.respond(Outcome.READ, committer._latest)
 
     monkeypatch.setattr(Committer, "read", read_latest)
-    with pytest.raises(Wrong, match=r"seed \d+: ") as caught:
+    with pytest.raises(FailedRun, match=r"seed \d+: ") as caught:
         simulate(1, SEEDS)
     seed = int(str(caught.value).split()[1].rstrip(":"))
-    with pytest.raises(Wrong) as again:
+    with pytest.raises(FailedRun) as repeated:
         Simulation(seed).run()
-    assert str(again.value) == str(caught.value)
+    assert str(repeated.value) == str(caught.value)

@@ -1,3 +1,3 @@
 """
-Mixed load with kills for an hour: see what grows.
+Mixed load for a long time, with kills and replacements of the workers.
 """

@@ -1,5 +1,5 @@
 """
-Figures that may grow with time, and a store that has some time behind it.
+The figures that must not grow, and a store with a past.
 """
 
 from __future__ import annotations
@@ -21,58 +21,59 @@ from tests.support.daemon import Daemon, children
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
 
-#: How many steps an aged store took at a time.
-BATCH = 250
+#: How many steps each commit of an aged store has.
+BATCH_SIZE = 250
 
 
 @frozen
 class Sample:
     """
-    The resources that the service takes, all processes together.
+    The resources of the service, all processes together.
 
-    @ivar memory: MiB, proportional.
-    @ivar own: the part of C{memory} that is no file's: a map of the store counts as far as
-        it was touched, and each worker begins with none.  MiB.
-    @ivar file: MiB.
-    @ivar rows: the rows in the journal; a file with pages to spare does not show them.
+    @ivar memory: the proportional memory, in MiB.
+    @ivar anonymous: the part of C{memory} that belongs to no file, in MiB.  The other part
+        depends on how much of the store a worker has read.
+    @ivar file: the size of the store's file, in MiB.
+    @ivar rows: the rows of the journal, because a file with free pages does not show their
+        growth.
     """
 
     memory: float
-    own: float
+    anonymous: float
     descriptors: int
     file: float
     rows: int
 
 
-def age(path: Path) -> None:
+def make_aged_store(path: Path) -> None:
     """
-    Make a store that has forgotten idempotency keys already.
+    Make a store that has already trimmed its idempotency keys.
 
-    So only data that it should not keep makes it larger.
+    After that, only a leak can make it larger.
     """
     store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())
-    for first in range(1, 2 * KEPT_KEYS, BATCH):
+    for first in range(1, 2 * KEPT_KEYS, BATCH_SIZE):
         keys = (
-            # As clients have keys: those of one client have a common beginning.
+            # Like real clients, each client's keys have the same prefix.
             (b"%d-before-%d" % (n % 6, n), pack_use(Transition.NEXT.code, n, n))
-            for n in range(first, first + BATCH)
+            for n in range(first, first + BATCH_SIZE)
         )
-        last = first + BATCH - 1
+        last = first + BATCH_SIZE - 1
         before, after = Cursor(first - 1, first - 1), Cursor(last, last)
-        batch = Batch(before, b"n" * BATCH, after, 0, dict(keys))
+        batch = Batch(before, b"n" * BATCH_SIZE, after, 0, dict(keys))
         now(store.commit(batch))
     now(store.commit(Batch(after, b"r", Cursor(after.revision + 1, 0), 0)))
     now(store.close())
 
 
-def sample(daemon: Daemon) -> Sample:
+def take_sample(daemon: Daemon) -> Sample:
     """
-    Take a sample, when a worker serves and one stands by.
+    Measure the resources while there are an active worker and a standby.
     """
     processes = [daemon.process.pid, *children(daemon.process.pid)]
     text = "".join(rollup(pid) for pid in processes)
-    whole, own = (
+    whole, anonymous = (
         sum(map(int, re.findall(rf"^{name}: +(\d+) kB", text, re.MULTILINE))) / 1024
         for name in ("Pss", "Pss_Anon")
     )
@@ -84,7 +85,7 @@ def sample(daemon: Daemon) -> Sample:
         rows = txn.stat(env.open_db(b"journal", txn, create=False))["entries"]
     return Sample(
         whole,
-        own,
+        anonymous,
         sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in processes),
         (store / DATA_FILE).stat().st_size / (1 << 20),
         rows,

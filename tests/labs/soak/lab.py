@@ -1,15 +1,13 @@
 """
-An hour of mixed load on the whole service, with kills and replacements.
+An hour of mixed load on the whole service, with kills and replacements of the workers.
 
-The laboratory looks at everything that grows.
+C{python -m tests.labs.soak.lab [MINUTES] [KILL_INTERVAL]} prints a sample before each kill,
+and the growth at the end; the test calls L{soak} for half a minute.
 
-C{python -m tests.labs.soak.lab [MINUTES] [KILL_EVERY]} prints a line each minute and
-the figures at the end; the tests call L{soak} for half a minute.
-
-Steps come from clients that keep records, with keys and without, on new connections
-and on kept ones.  A reader of the history follows it, compares it with the records, and
-has them forgotten, so an hour of them needs no room.  Others read values, as text and
-as JSON, and one asks for much and reads slowly.
+Some clients make steps and keep records, with and without keys, on new and on kept
+connections.  Another client follows the history and compares it with the records, which are
+then deleted, so that a long run needs no more memory.  Others read values as text and as
+JSON, and one reads long responses slowly.
 """
 
 from __future__ import annotations
@@ -30,90 +28,77 @@ from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from tests.functional.test_keepalive import STORE
 from tests.labs.failover.lab import serving
-from tests.labs.soak.ageing import Sample, age, sample
+from tests.labs.soak.ageing import Sample, make_aged_store, take_sample
 from tests.labs.soak.onlookers import Follower, Reader, SlowReader
 from tests.support.clients import Client, running
 from tests.support.daemon import Daemon, alive, wait_until, wait_until_gone
 from tests.support.evidence import Evidence, record
 
-#: By its number a stepper uses keys or not, and opens a connection for each step or not.
-STEPPERS = 6
-READERS = 3
+#: The number of a client decides whether it uses keys, and whether it opens a connection
+#: for each step.
+STEPPER_COUNT = 6
+READER_COUNT = 3
 
-#: The most that the second half may have more than the first, as a part of it and
-#: besides.  A worker's memory differs by some MiB with what it was doing.
+#: The maximum of the second half may exceed the maximum of the first half by this factor,
+#: and by this number of MiB or descriptors in addition.  A worker's memory varies by a few
+#: MiB with its load.
 TOLERANCE = 0.05
 MEMORY_SLACK = 4.0
 DESCRIPTOR_SLACK = 16
 FILE_SLACK = 1.0
 
-#: The memory that a worker may take in a life of a minute beyond what it began with.  A
-#: short test may find it busy once and idle once, and allows more.  MiB.
-LIFE_SLACK = 6.0
+#: How much memory a worker may add in one minute, in MiB.  A short test may find it busy
+#: once and idle once, and allows more.
+WORKER_MEMORY_SLACK = 6.0
 
-#: How many kills there are, however little time there is.
-LEAST = 4
+#: How many kills there are at least.
+MIN_KILLS = 4
 
-#: How many transitions the history has; it is that long after a minute.
+#: How many transitions the history keeps; it reaches this length after a minute.
 JOURNAL = 20_000
 
 
 @define
 class Soak:
     """
-    The state of a soak, so far.
+    The clients and the samples of a soak.
 
-    @ivar young: samples of workers that began to serve a moment ago.
-    @ivar samples: samples of the same workers, before they were killed.
+    @ivar first_samples: samples of workers that have just become active.
+    @ivar samples: samples of the same workers, just before their kill.
     """
 
     steppers: Sequence[Client]
     readers: Sequence[Reader]
     follower: Follower
     kills: int = 0
-    replaced: int = 0
-    young: list[Sample] = Factory(list)
+    replacements: int = 0
+    first_samples: list[Sample] = Factory(list)
     samples: list[Sample] = Factory(list)
 
     @property
     def refused(self) -> int:
-        """
-        Return how many connections were refused.
-        """
         return sum(
             [stepper.refused for stepper in self.steppers]
             + [reader.refused for reader in self.readers]
-        )
-
-    def line(self, seconds: float) -> str:
-        """
-        Return a line that says how the soak is going.
-        """
-        newest = self.samples[-1]
-        return (
-            f"{seconds / 60:5.1f} min: {self.follower.confirmed:,} steps told,"
-            f" {sum(reader.reads for reader in self.readers):,} reads, {self.kills} kills,"
-            f" {self.replaced} replaced, {self.refused} refused,"
-            f" {len(self.follower.lost)} lost, {newest.memory:.1f} MiB,"
-            f" {newest.descriptors} descriptors, store {newest.file:.2f} MiB"
         )
 
     def check(self) -> None:
         """
         Check the records of all clients.
 
-        @raise AssertionError: something was lost, refused, or answered wrongly.
+        @raise AssertionError: a step was lost, a connection was refused, or a response was
+            wrong.
         """
         assert self.follower.lost == []
         assert [surprise for client in self.steppers for surprise in client.surprises] == []
         assert [surprise for reader in self.readers for surprise in reader.surprises] == []
         assert self.refused == 0
-        # A row has a transition or more, and they are trimmed a slice at a time.
+        # A row has at least one transition, and rows are trimmed in portions.
         assert max(sample.rows for sample in self.samples) <= JOURNAL + 2 * TRIM_SLACK
 
     def growth(self) -> str:
         """
-        Return the most in the first half, and in the second.
+        Return the maxima of the first half and of the second half.
         """
         return ", ".join(
             f"{name} {first:.1f} then {second:.1f}"
@@ -124,32 +109,38 @@ class Soak:
         self, times: float = 1 + TOLERANCE, *, file_slack: float = FILE_SLACK
     ) -> None:
         """
-        Check that nothing grows.
+        Check that no figure grows.
 
-        @param times: how many times its first size something may become.
-        @param file_slack: MiB that the store's file may grow by besides.
-        @raise AssertionError: something grows.
+        @param times: by which factor a figure may grow.
+        @param file_slack: by how many MiB more the store's file may grow.
+        @raise AssertionError: a figure has grown.
         """
         for name, first, second, slack in self._halves(file_slack):
             assert second <= first * times + slack, (name, self.samples)
-        for young, old in zip(self.young, self.samples, strict=True):
-            # A worker's leaks are gone with it, and all workers leak the same.
-            assert old.descriptors <= young.descriptors + DESCRIPTOR_SLACK, (young, old)
-            assert old.own <= young.own + times * LIFE_SLACK, (young, old)
+        for first_sample, last_sample in zip(self.first_samples, self.samples, strict=True):
+            # A worker's leaks end with it, but all workers leak alike.
+            assert last_sample.descriptors <= first_sample.descriptors + DESCRIPTOR_SLACK, (
+                first_sample,
+                last_sample,
+            )
+            assert (
+                last_sample.anonymous
+                <= first_sample.anonymous + times * WORKER_MEMORY_SLACK
+            ), (first_sample, last_sample)
 
     def _halves(
         self, file_slack: float = FILE_SLACK
     ) -> Iterator[tuple[str, float, float, float]]:
         half = len(self.samples) // 2
-        for name, of, slack in (
+        for name, figure, slack in (
             ("MiB", lambda sample: sample.memory, MEMORY_SLACK),
             ("descriptors", lambda sample: sample.descriptors, DESCRIPTOR_SLACK),
             ("MiB of store", lambda sample: sample.file, file_slack),
         ):
             yield (
                 name,
-                max(map(of, self.samples[:half])),
-                max(map(of, self.samples[half:])),
+                max(map(figure, self.samples[:half])),
+                max(map(figure, self.samples[half:])),
                 slack,
             )
 
@@ -157,27 +148,27 @@ class Soak:
 @contextmanager
 def mixed_load(daemon: Daemon) -> Iterator[Soak]:
     """
-    Load the daemon by all clients, until the end of the block.
+    Put load on the daemon with all clients, until the end of the block.
     """
     port = daemon.port
-    steppers = [Client(n, port, fresh=n % 4 < 2) for n in range(STEPPERS)]
+    steppers = [Client(n, port, fresh=n % 4 < 2) for n in range(STEPPER_COUNT)]
     readers = [
-        Reader(port, json=number == 0, fresh=number == 1) for number in range(READERS)
+        Reader(port, json=number == 0, fresh=number == 1) for number in range(READER_COUNT)
     ]
-    answer, _ = daemon.request("/current")
+    response, _ = daemon.request("/current")
     revision, position = (
-        int(answer.headers[name]) for name in ("Pex-Revision", "Pex-Position")
+        int(response.headers[name]) for name in ("Pex-Revision", "Pex-Position")
     )
     follower = Follower(port, clients=steppers, compared=revision, position=position)
     with running([*steppers, *readers, follower, SlowReader(port)]):
         yield Soak(steppers, readers, follower)
-    # Compare the answers that arrived since the last time.
-    follower.look()
+    # Compare the responses since the last comparison.
+    follower.observe()
 
 
-def states(daemon: Daemon) -> set[str]:
+def worker_states(daemon: Daemon) -> set[str]:
     """
-    Return what the workers do, by the log.
+    Return the last known states of the workers, according to the log.
     """
     pattern = r"supervisor \w+: (worker-\d+) (is process|stands by|serves|ended)"
     return {*dict(re.findall(pattern, daemon.log.read_text())).values()}
@@ -185,20 +176,20 @@ def states(daemon: Daemon) -> set[str]:
 
 def until_up(daemon: Daemon) -> None:
     """
-    Wait until one worker serves and one stands by.
+    Wait until there are an active worker and a standby.
     """
 
     def is_up() -> bool:
-        up = states(daemon) - {"ended"} == {"serves", "stands by"}
-        # The log may not have heard of a death yet.
+        up = worker_states(daemon) - {"ended"} == {"serves", "stands by"}
+        # The log may not yet have the end of a worker.
         return up and alive(serving(daemon)[1])
 
     wait_until(is_up, "one worker serves and one stands by")
 
 
-def replace(daemon: Daemon) -> None:
+def replace_workers(daemon: Daemon) -> None:
     """
-    Have the workers replaced.
+    Replace the workers, as SIGHUP does.
     """
     done = "the workers are replaced"
     before = daemon.log.read_text().count(done)
@@ -206,47 +197,44 @@ def replace(daemon: Daemon) -> None:
     wait_until(lambda: daemon.log.read_text().count(done) > before, done)
 
 
-def soak(path: Path, minutes: float, kill_every: float, replace_every: int = 10) -> Soak:
+def soak(
+    path: Path, minutes: float, kill_interval: float, kills_per_replacement: int = 10
+) -> Soak:
     """
-    Load the service, kill its workers again and again, and check the clients' records.
+    Put load on the service, kill its workers regularly, and check the records.
 
-    @param kill_every: seconds.
-    @param replace_every: kills.
-    @raise AssertionError: something was lost, refused, or answered wrongly.
+    @param kill_interval: the time between two kills, in seconds.
+    @param kills_per_replacement: after how many kills the workers are replaced once.
+    @raise AssertionError: see L{Soak.check}.
     """
-    line = began = time.monotonic()
+    began = time.monotonic()
     with Daemon(path, "--journal", str(JOURNAL)) as daemon:
         until_up(daemon)
-        with mixed_load(daemon) as going:
-            while going.kills < LEAST or time.monotonic() < began + 60 * minutes:
+        with mixed_load(daemon) as running_soak:
+            while running_soak.kills < MIN_KILLS or time.monotonic() < began + 60 * minutes:
                 until_up(daemon)
-                going.young.append(sample(daemon))
-                # The worker lives for so long, however long it took to come up.
-                time.sleep(kill_every)
+                running_soak.first_samples.append(take_sample(daemon))
+                # From now on, because the worker must live for so long.
+                time.sleep(kill_interval)
                 until_up(daemon)
-                going.samples.append(sample(daemon))
+                running_soak.samples.append(take_sample(daemon))
+                print(running_soak.samples[-1], flush=True)
                 _, pid = serving(daemon)
                 os.kill(pid, signal.SIGKILL)
                 wait_until_gone(pid)
-                going.kills += 1
-                if going.kills % replace_every == 0:
+                running_soak.kills += 1
+                if running_soak.kills % kills_per_replacement == 0:
                     until_up(daemon)
-                    replace(daemon)
-                    going.replaced += 1
-                if time.monotonic() >= line + min(60, 60 * minutes / 2):
-                    line = time.monotonic()
-                    print(going.line(line - began), flush=True)
+                    replace_workers(daemon)
+                    running_soak.replacements += 1
             until_up(daemon)
-        going.check()
+        running_soak.check()
     verify(path / STORE)
-    return going
+    return running_soak
 
 
-def keep(going: Soak, minutes: float) -> None:
-    """
-    Record the soak for the page.
-    """
-    acknowledged = going.follower.confirmed
+def record_soak(soak: Soak, minutes: float) -> None:
+    acknowledged = soak.follower.confirmed
     record(
         Evidence(
             name="soak",
@@ -254,10 +242,10 @@ def keep(going: Soak, minutes: float) -> None:
             " acknowledged step is lost, no connection is refused, and nothing grows.",
             size=round(60 * minutes),
             unit="seconds",
-            result=f"{acknowledged:,} steps acknowledged, {going.kills} kills"
-            f" and {going.replaced} replacements: {len(going.follower.lost)} lost,"
-            f" {going.refused} refused; maxima of the first and the second half:"
-            f" {going.growth()}",
+            result=f"{acknowledged:,} steps acknowledged, {soak.kills} kills"
+            f" and {soak.replacements} replacements: {len(soak.follower.lost)} lost,"
+            f" {soak.refused} refused; maxima of the first and the second half:"
+            f" {soak.growth()}",
             command="make soak",
         )
     )
@@ -265,16 +253,16 @@ def keep(going: Soak, minutes: float) -> None:
 
 def main() -> None:
     """
-    Soak for so many minutes, with a kill every so many seconds.
+    Run the long form.
     """
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 60
-    kill_every = float(sys.argv[2]) if len(sys.argv) > 2 else 60
+    kill_interval = float(sys.argv[2]) if len(sys.argv) > 2 else 60
     with tempfile.TemporaryDirectory() as path:
-        age(Path(path) / STORE)
-        going = soak(Path(path), minutes, kill_every)
-    keep(going, minutes)
-    print(going.growth())
-    going.check_flatness()
+        make_aged_store(Path(path) / STORE)
+        finished = soak(Path(path), minutes, kill_interval)
+    record_soak(finished, minutes)
+    print(finished.growth())
+    finished.check_flatness()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """
-The other users of the service during a soak.
-
-One follows the history, some read, and one reads slowly.
+Other clients during a soak: one follows the history, some read, and one reads slowly.
 """
 
 from __future__ import annotations
@@ -16,19 +14,19 @@ from pexservice.core.cursor import Transition, position_after
 from tests.support.clients import AcknowledgedStep, Client, Stoppable
 from tests.support.daemon import TIMEOUT_SECONDS
 
-#: How many revisions back an answer may come that is compared: a step that was made
-#: before a kill and repeated after it is answered late.
-REMEMBERED = 200_000
+#: How many older revisions are kept for a comparison: a step that was made before a kill
+#: and repeated after it gets a late response.
+KEPT_REVISIONS = 200_000
 
 
 @define(eq=False)
-class _Onlooker(Stoppable):
+class _Observer(Stoppable):
     """
-    A user of the service that does something again and again.
+    A client that makes the same request again and again.
 
-    @ivar pause: between two times.  Seconds.
+    @ivar pause: the pause between two requests, in seconds.
     @ivar refused: how many connections were refused.
-    @ivar broken: how many connections ended without an answer.
+    @ivar broken: how many connections ended without a response.
     """
 
     port: int
@@ -38,12 +36,9 @@ class _Onlooker(Stoppable):
     _connection: HTTPConnection | None = None
 
     def run(self) -> None:
-        """
-        Look again and again, until told to stop.
-        """
         while not self.stopping.wait(self.pause):
             try:
-                self.look()
+                self.observe()
             except ConnectionRefusedError:
                 self.refused += 1
             except (OSError, HTTPException):
@@ -51,15 +46,15 @@ class _Onlooker(Stoppable):
                 self.close()
         self.close()
 
-    def look(self) -> None:
+    def observe(self) -> None:
         """
-        Look once.
+        Make one request.
         """
         raise NotImplementedError
 
     def close(self) -> None:
         """
-        Close the connection, if one is kept.
+        Close the connection, if there is one.
         """
         if self._connection is not None:
             self._connection.close()
@@ -67,13 +62,13 @@ class _Onlooker(Stoppable):
 
 
 @define(eq=False)
-class Reader(_Onlooker):
+class Reader(_Observer):
     """
-    A reader of values, which must be right, and never of an earlier revision than before.
+    A client that reads values and checks them; no revision may be older than the last one.
 
-    @ivar json: ask for JSON.
-    @ivar fresh: open a connection for each request.
-    @ivar surprises: answers that were not right.
+    @ivar json: whether it reads JSON.
+    @ivar fresh: whether it opens a connection for each request.
+    @ivar surprises: responses that were wrong.
     """
 
     json: bool = False
@@ -84,25 +79,22 @@ class Reader(_Onlooker):
     _revision: int = 0
     _values: list[int] = Factory(lambda: [0, 1])
 
-    def look(self) -> None:
-        """
-        Read one value.
-        """
+    def observe(self) -> None:
         if self._connection is None:
             self._connection = HTTPConnection(
                 "127.0.0.1", self.port, timeout=TIMEOUT_SECONDS
             )
         headers = {"Accept": "application/json"} if self.json else {}
         self._connection.request("GET", "/current", headers=headers)
-        answer = self._connection.getresponse()
-        body = answer.read().decode()
+        response = self._connection.getresponse()
+        body = response.read().decode()
         if self.fresh:
             self.close()
-        if answer.status != 200:
-            self.surprises.append(f"{answer.status} {body}")
+        if response.status != 200:
+            self.surprises.append(f"{response.status} {body}")
             return
         revision, position = (
-            int(answer.headers[name]) for name in ("Pex-Revision", "Pex-Position")
+            int(response.headers[name]) for name in ("Pex-Revision", "Pex-Position")
         )
         value = json.loads(body)["current"] if self.json else body.removesuffix("\n")
         while len(self._values) <= position:
@@ -114,39 +106,36 @@ class Reader(_Onlooker):
 
 
 @define(eq=False)
-class SlowReader(_Onlooker):
+class SlowReader(_Observer):
     """
-    A reader that asks for much at once and takes a little at a time.
+    A client that requests much at once, and reads the responses slowly.
     """
 
     pause: float = 0.1
 
-    def look(self) -> None:
-        """
-        Read a little.
-        """
+    def observe(self) -> None:
         if self._connection is None:
             self._connection = HTTPConnection(
                 "127.0.0.1", self.port, timeout=TIMEOUT_SECONDS
             )
             self._connection.connect()
-            asked = b"GET /history?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            self._connection.sock.sendall(asked * 50)
+            request = b"GET /history?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            self._connection.sock.sendall(request * 50)
         if not self._connection.sock.recv(2000):
             raise ConnectionResetError
 
 
 @define(eq=False)
-class Follower(_Onlooker):
+class Follower(_Observer):
     """
-    A reader that compares the history with the answers that the clients got.
+    A client that compares the history with the responses of other clients.
 
-    The clients may forget these answers then.
+    After that, the other clients may forget these responses.
 
     @ivar compared: the last revision that it has seen.
-    @ivar position: the position that this revision led to.
-    @ivar confirmed: how many steps it has found in the history.
-    @ivar lost: the answers that it has not, and where the history is not of one piece.
+    @ivar position: the position at this revision.
+    @ivar confirmed: how many of the responses it has found in the history.
+    @ivar lost: the responses that it has not found, and the gaps in the history.
     """
 
     clients: Sequence[Client] = field(kw_only=True)
@@ -157,31 +146,31 @@ class Follower(_Onlooker):
     lost: list[str] = Factory(list)
 
     _rows: dict[int, tuple[int, str]] = Factory(dict)
-    _unseen: list[AcknowledgedStep] = Factory(list)
+    _unchecked: list[AcknowledgedStep] = Factory(list)
 
-    def look(self) -> None:
+    def observe(self) -> None:
         """
-        Compare all that is new.
+        Compare everything new.
         """
         for client in self.clients:
-            # The clients continue meanwhile, at the other end of the list.
+            # Meanwhile, the clients append to the end of the list.
             count = len(client.acknowledged)
-            self._unseen += client.acknowledged[:count]
+            self._unchecked += client.acknowledged[:count]
             del client.acknowledged[:count]
-        self._follow(self._new_rows())
-        for step in self._unseen:
-            # Each response that arrived before the history was read is in it, and once.
+        self._check_rows(self._read_new_rows())
+        for step in self._unchecked:
+            # Each response that arrived before the history was read is in the history once.
             if self._rows.pop(step.revision, None) == (step.position, step.word):
                 self.confirmed += 1
             else:
                 self.lost.append(f"{step}")
-        self._unseen.clear()
+        self._unchecked.clear()
         for revision in [*self._rows]:
-            if revision > self.compared - REMEMBERED:
+            if revision > self.compared - KEPT_REVISIONS:
                 break
             del self._rows[revision]
 
-    def _new_rows(self) -> dict[int, tuple[int, str]]:
+    def _read_new_rows(self) -> dict[int, tuple[int, str]]:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         rows: dict[int, tuple[int, str]] = {}
         path, more = "/history?limit=1000", True
@@ -196,9 +185,9 @@ class Follower(_Onlooker):
             connection.close()
         return rows
 
-    def _follow(self, rows: dict[int, tuple[int, str]]) -> None:
+    def _check_rows(self, rows: dict[int, tuple[int, str]]) -> None:
         """
-        Check that C{rows} continue the history that was there before.
+        Check that C{rows} continue the part of the history that was read before.
         """
         for revision in range(self.compared + 1, max(rows, default=0) + 1):
             after, word = rows.get(revision, (-1, "next"))
