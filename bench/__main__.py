@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench import cells, chart, costs, peers, report
 from bench.cells import PEER, Cell, Row
-from bench.load import BadAnswers, Load, Measured, Target, measure
+from bench.load import BadResponses, Load, Measured, Target, measure
 from bench.peers import OFF, OURS
 
 
@@ -31,106 +31,108 @@ def say(line: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
 
-def _peer(text: str) -> Target:
+def parse_peer(text: str) -> Target:
     name, _, url = text.partition("=")
     if not name or not url.startswith("http://"):
         raise argparse.ArgumentTypeError("must be NAME=http://HOST:PORT")
     return Target(name, url.rstrip("/"))
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=2, help="of a run (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="runs per load and server (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=2, help="length of a run (%(default)s)"
+    )
     parser.add_argument(
         "--peer",
-        type=_peer,
+        type=parse_peer,
         action="append",
         default=[],
         metavar="NAME=URL",
-        help="another server with /current, /next and /previous, running already",
+        help="a running server with /current, /next and /previous to compare with",
     )
     parser.add_argument(
         "--one-core-peer",
-        type=_peer,
+        type=parse_peer,
         action="append",
         default=[],
         metavar="NAME=URL",
-        help="one that is bound to the first core (taskset -c 0)",
+        help="the same, for a server that is bound to the first core (taskset -c 0)",
     )
     parser.add_argument(
         "--only",
         default="",
         metavar="WORDS",
-        help="the loads that have these words in their name, and no page",
+        help="measure only the loads with these words in their names; write no page",
     )
     parser.add_argument(
         "--costs",
         action="store_true",
-        help="what requests cost that carry something, and nothing else",
+        help="measure only the costs of headers, bodies and options",
     )
     parser.add_argument(
         "--cost-seconds",
         type=int,
         default=1,
-        help="of a run of those, whole ones (%(default)s)",
+        help="length of a run for these costs, in whole seconds (%(default)s)",
     )
     parser.add_argument(
         "--page",
         type=Path,
         default=Path("bench/results.md"),
-        help="the page to write the results into (%(default)s)",
+        help="the page that gets the results (%(default)s)",
     )
     return parser.parse_args()
 
 
-def _median(found: Sequence[Measured]) -> Measured:
+def median_of(measurements: Sequence[Measured]) -> Measured:
     percentiles: dict[float, list[float]] = defaultdict(list)
-    for each in found:
-        for percentile, milliseconds in each.percentiles.items():
+    for measurement in measurements:
+        for percentile, milliseconds in measurement.percentiles.items():
             percentiles[percentile].append(milliseconds)
     return Measured(
-        statistics.median(each.rate for each in found),
-        {percentile: statistics.median(each) for percentile, each in percentiles.items()},
+        statistics.median(measurement.rate for measurement in measurements),
+        {percentile: statistics.median(times) for percentile, times in percentiles.items()},
     )
 
 
-def in_turns(
+def measure_in_turns(
     targets: Iterable[Target], load: Load, rounds: int, seconds: float
 ) -> dict[str, Measured]:
     """
-    Put C{load} on each of C{targets} in turns, A B A B.
+    Put C{load} on C{targets} in turns, A B A B.
 
-    @return: medians by name, without those of other servers that broke down under the load.
-    @raise BadAnswers: pexservice broke down.
+    @return: the medians by name, without servers that failed under the load.
+    @raise BadResponses: pexservice failed.
     """
-    found: dict[str, list[Measured]] = defaultdict(list)
-    left = list(targets)
+    measurements: dict[str, list[Measured]] = defaultdict(list)
+    remaining = list(targets)
     for _ in range(rounds):
-        for target in list(left):
+        for target in list(remaining):
             try:
-                found[target.name].append(measure(target, load, seconds))
-            except BadAnswers as error:
+                measurements[target.name].append(measure(target, load, seconds))
+            except BadResponses as error:
                 if target.counts:
                     raise
                 say(f"{load}: {target.name} is left out: {error}")
-                left.remove(target)
-                found.pop(target.name, None)
-    medians = {name: _median(each) for name, each in found.items()}
-    rates = ", ".join(f"{name} {each.rate:,.0f}" for name, each in medians.items())
+                remaining.remove(target)
+                measurements.pop(target.name, None)
+    medians = {name: median_of(runs) for name, runs in measurements.items()}
+    rates = ", ".join(f"{name} {median.rate:,.0f}" for name, median in medians.items())
     say(f"{load}: {rates}")
     return medians
 
 
 class Session:
-    """
-    One run of the whole benchmark.
-    """
-
     def __init__(self, options: argparse.Namespace, path: Path) -> None:
         self._options = options
         self._path = path
-        self._turns = partial(in_turns, rounds=options.rounds, seconds=options.seconds)
+        self._measure_in_turns = partial(
+            measure_in_turns, rounds=options.rounds, seconds=options.seconds
+        )
         self._rows: list[Row] = []
         self._medians: dict[Load, dict[str, Measured]] = {}
 
@@ -138,7 +140,7 @@ class Session:
         """
         Measure everything, write the page, and return the rows of its table.
 
-        With C{--only}, measure some loads and write no page.
+        With C{--only}, measure some of the loads, and write no page.
         """
         with peers.all_of_them(self._path, say) as targets:
             self._table(cells.CELLS, [*targets, *self._options.peer], self._options.peer)
@@ -156,15 +158,18 @@ class Session:
         return self._rows
 
     def _table(
-        self, wanted: Iterable[Cell], targets: Sequence[Target], named: Sequence[Target]
+        self,
+        wanted_cells: Iterable[Cell],
+        targets: Sequence[Target],
+        named: Sequence[Target],
     ) -> None:
         names = [peer.name for peer in named]
-        for cell in wanted:
+        for cell in wanted_cells:
             if self._options.only not in str(cell.load):
                 continue
-            asked = {*cell.names, *(names if PEER in cell.names else [])}
-            present = [each for each in targets if each.name in asked]
-            medians = self._turns(present, cell.load)
+            wanted_names = {*cell.names, *(names if PEER in cell.names else [])}
+            present_targets = [target for target in targets if target.name in wanted_names]
+            medians = self._measure_in_turns(present_targets, cell.load)
             self._medians[cell.load] = medians
             self._rows += cells.rows(cell, medians, names)
 
@@ -175,17 +180,17 @@ class Session:
                 continue
             ours, theirs = (medians[name].percentiles[99] for name in (OURS, peer.name))
             load = f"{cells.LATENCY}, 99th percentile"
-            least = 1 / cells.MOST_LATENCY
-            self._rows.append(Row(load, ours, peer.name, theirs, least, unit="ms"))
+            min_ratio = 1 / cells.MAX_LATENCY_RATIO
+            self._rows.append(Row(load, ours, peer.name, theirs, min_ratio, unit="ms"))
 
     def _bound(self) -> None:
         """
-        Add a row that compares durable steps with the bound that a commit sets.
+        Add a row that compares durable steps on few connections with their upper bound.
 
-        The row says how near the steps of few connections come to that bound.
+        A step takes at least a commit, and a request without a commit.
         """
         commit = commit_milliseconds(self._path / "commit", cells.BOUND.connections)
-        # The same steps, answered without waiting for the store.
+        # The same steps, with a response before the commit.
         request = self._medians[cells.BOUND][OFF].percentiles[50]
         bound = 1000 * cells.BOUND.connections / (commit + request)
         say(
@@ -193,19 +198,21 @@ class Session:
         )
         rate = self._medians[cells.BOUND][OURS].rate
         name = f"the bound: {commit:.2f} ms for a commit, {request:.2f} ms for a request"
-        self._rows.append(Row(str(cells.BOUND), rate, name, bound, cells.LEAST_OF_BOUND))
+        self._rows.append(Row(str(cells.BOUND), rate, name, bound, cells.MIN_BOUND_RATIO))
 
     def _by_connections(
         self, targets: Sequence[Target]
     ) -> dict[str, list[tuple[float, float]]]:
         points: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        wanted = [each for each in targets if each.name in (OURS, OFF, cells.WEBDIS)]
+        compared = [
+            target for target in targets if target.name in (OURS, OFF, cells.WEBDIS)
+        ]
         for connections in cells.CONNECTIONS:
             load = Load("wrk", connections)
-            for name, each in in_turns(
-                [*wanted, *self._options.peer], load, 1, self._options.seconds
+            for name, median in measure_in_turns(
+                [*compared, *self._options.peer], load, 1, self._options.seconds
             ).items():
-                points[name].append((connections, each.rate))
+                points[name].append((connections, median.rate))
         return points
 
     def _by_position(self) -> dict[str, list[tuple[float, float]]]:
@@ -216,7 +223,7 @@ class Session:
                 ("to and fro", Load("wrk", 10)),
                 ("/next", Load("wrk", 10, up_only=True)),
             ):
-                medians = self._far(position, load)
+                medians = self._measure_at(position, load)
                 points[title].append((position or 1, medians[OURS].rate))
                 points[f"{title}, constant text"].append(
                     (position or 1, medians["constant"].rate)
@@ -228,12 +235,12 @@ class Session:
                             medians[OURS].rate,
                             "itself with a constant text",
                             medians["constant"].rate,
-                            cells.LEAST_OF_CONSTANT,
+                            cells.MIN_CONSTANT_RATIO,
                         )
                     )
         return points
 
-    def _far(self, position: int, load: Load) -> dict[str, Measured]:
+    def _measure_at(self, position: int, load: Load) -> dict[str, Measured]:
         name = f"far {position} {load.steps} {load.up_only}"
         digits = max(1, int(position * 0.20898764))
         started: list[AbstractContextManager[Target]] = [
@@ -241,7 +248,7 @@ class Session:
             peers.far(self._path / f"{name} constant", position, digits),
         ]
         with started[0] as ours, started[1] as constant:
-            return self._turns([ours, constant], load)
+            return self._measure_in_turns([ours, constant], load)
 
     def _write(
         self,
@@ -251,9 +258,9 @@ class Session:
         page: Path = self._options.page
         plots = chart.PICTURES
         latencies = {
-            name: sorted(each.percentiles.items())
-            for name, each in self._medians[cells.LATENCY].items()
-            if each.percentiles and name != peers.FLOOR
+            name: sorted(median.percentiles.items())
+            for name, median in self._medians[cells.LATENCY].items()
+            if median.percentiles and name != peers.FLOOR
         }
         report.plot(
             plots / "connections.svg",
@@ -287,7 +294,7 @@ class Session:
 
 def commit_milliseconds(path: Path, size: int) -> float:
     """
-    Return the median milliseconds that the store itself takes to commit C{size} steps.
+    Return the median duration of a commit of C{size} steps in the store, in milliseconds.
     """
     from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
     from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone
@@ -316,9 +323,9 @@ def commit_milliseconds(path: Path, size: int) -> float:
 
 def write_costs(options: argparse.Namespace, path: Path) -> None:
     """
-    Measure the costs of requests that carry something, and write them into the page.
+    Measure the costs of headers, bodies and options, and write them into the page.
     """
-    lines = costs.written(
+    lines = costs.measure_all(
         path,
         options.peer,
         rounds=options.rounds,
@@ -330,10 +337,7 @@ def write_costs(options: argparse.Namespace, path: Path) -> None:
 
 
 def main() -> int:
-    """
-    Run the command, and return its exit status.
-    """
-    options = _arguments()
+    options = parse_arguments()
     build = Path("build")
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as name:

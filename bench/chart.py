@@ -1,9 +1,8 @@
 """
-The chart of docs/performance.md: reads and steps per second at 64 connections.
+The chart of docs/performance.md: reads and steps per second on 64 connections.
 
-The chart is drawn from the table that C{make bench} writes into bench/results.md, and
-not from the measurements.  So chart and table agree, also when the chart is drawn
-again: C{python -m bench.chart}.
+It is drawn from the table in bench/results.md, not from the measurements.  So the chart
+always agrees with the table, also if it is drawn again: C{python -m bench.chart}.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ CHART = "overview.svg"
 
 OURS = "pexservice"
 
-#: The two loads, as the table calls them, and their titles in the chart.
+#: The two loads as the table names them, and their titles in the chart.
 PANELS = {
     "`/current`, wrk c64": "Reads per second (GET /current)",
     "steps, wrk c64": "Steps per second (next and previous)",
 }
 
-#: The servers whose step is on disk before its answer.
+#: The servers that store a step on disk before the response.
 DURABLE = (OURS, "webdis + Redis")
 
 _ROW = re.compile(r"\| ([^|]+) \| ([\d,]+)/s \| ([^|]+) \| ([\d,]+)/s \|.*")
@@ -34,24 +33,24 @@ def rates(page: str) -> dict[str, dict[str, float]]:
     """
     Read the table.
 
-    @return: by load, the requests a second by the server's name, ours among them.
+    @return: by load, the requests per second of each server.
     """
-    found: dict[str, dict[str, float]] = {load: {} for load in PANELS}
+    rates_by_load: dict[str, dict[str, float]] = {load: {} for load in PANELS}
     for line in page.splitlines():
         row = _ROW.fullmatch(line)
-        if row is not None and row[1] in found:
-            found[row[1]][OURS] = _number(row[2])
-            found[row[1]][row[3]] = _number(row[4])
-    return found
+        if row is not None and row[1] in rates_by_load:
+            rates_by_load[row[1]][OURS] = _number(row[2])
+            rates_by_load[row[1]][row[3]] = _number(row[4])
+    return rates_by_load
 
 
 def _number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def draw(path: Path, found: Mapping[str, Mapping[str, float]]) -> None:
+def draw(path: Path, rates_by_load: Mapping[str, Mapping[str, float]]) -> None:
     """
-    Draw one SVG with a panel for each load.
+    Draw an SVG with one panel for each load.
     """
     import matplotlib as mpl  # noqa: PLC0415 half a second
 
@@ -59,13 +58,15 @@ def draw(path: Path, found: Mapping[str, Mapping[str, float]]) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415 matplotlib is slow to import
 
     mpl.rcParams.update({"svg.hashsalt": "pexservice", "svg.fonttype": "none"})
-    figure, axes = plt.subplots(1, len(found), figsize=(9.5, 2.9), layout="constrained")
-    for axis, (load, servers) in zip(axes, found.items(), strict=True):
+    figure, axes = plt.subplots(
+        1, len(rates_by_load), figsize=(9.5, 2.9), layout="constrained"
+    )
+    for axis, (load, servers) in zip(axes, rates_by_load.items(), strict=True):
         names: Sequence[str] = sorted(servers, key=lambda name: servers[name])
         reads = load.startswith("`")
         for name in names:
             colour = "#b7791f" if name == OURS else "#8f959e"
-            # A step that is only in memory is another thing: its bar is hollow.
+            # A hollow bar means that a step is only in memory.
             hollow = not reads and name not in DURABLE
             bar = axis.barh(
                 name,
@@ -88,7 +89,7 @@ def draw(path: Path, found: Mapping[str, Mapping[str, float]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None}, facecolor="white")
     plt.close(figure)
-    # Trailing blanks, which matplotlib leaves.
+    # matplotlib leaves blanks at the ends of lines.
     path.write_text(re.sub(r"[ \t]+\n", "\n", path.read_text()))
 
 

@@ -1,12 +1,12 @@
 """
 The gain of group commit on etcd: steps per second, and the duration of a step.
 
-The service's committer is compared with one compare-and-swap per request, for two numbers
-of concurrent clients.
+It compares the service's committer with one compare-and-swap per step, for two numbers of
+concurrent clients.
 
-The command is C{python -m bench.cluster etcd:http://HOST:PORT [SECONDS]}.  The etcd may be
-filled: the benchmark uses its own prefix.  The clients are in this process, so only the
-committer, the store and etcd are measured.
+The command is C{python -m bench.cluster etcd:http://HOST:PORT [SECONDS]}.  The etcd may
+have other data, because the benchmark uses its own prefix.  The clients run in this
+process, so only the committer, the store and etcd are measured.
 """
 
 from __future__ import annotations
@@ -38,42 +38,42 @@ from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.registry import store_factory
 
-CALLERS = (64, 256)
-NODES = (1, 3)
+CLIENT_COUNTS = (64, 256)
+NODE_COUNTS = (1, 3)
 
 #: A function that makes one step.
 MakeStep = Callable[[], Coroutine[Any, Any, object]]
 
 
-async def _load(callers: int, seconds: float, steps: list[MakeStep]) -> list[float]:
+async def _load(client_count: int, seconds: float, steps: list[MakeStep]) -> list[float]:
     """
-    Have C{callers} make steps for C{seconds}, each caller at one node of C{steps}.
+    Let clients make steps for C{seconds}, each client with one of the functions C{steps}.
 
-    @return: how long each step took, in seconds.
+    @return: the duration of each step, in seconds.
     """
-    end, took = time.perf_counter() + seconds, list[float]()
+    end, durations = time.perf_counter() + seconds, list[float]()
 
-    async def caller(step: MakeStep) -> None:
-        while (began := time.perf_counter()) < end:
+    async def client(step: MakeStep) -> None:
+        while (started := time.perf_counter()) < end:
             try:
                 await step()
             except (Refusal, OutcomeUnknown):
-                # With hundreds of transactions at once, etcd does not answer in time.
+                # With hundreds of transactions at once, etcd does not respond in time.
                 continue
-            took.append(time.perf_counter() - began)
+            durations.append(time.perf_counter() - started)
 
     await gatherResults(
         [
-            Deferred.fromCoroutine(caller(steps[number % len(steps)]))
-            for number in range(callers)
+            Deferred.fromCoroutine(client(steps[number % len(steps)]))
+            for number in range(client_count)
         ]
     )
-    return took
+    return durations
 
 
 def _one_each(store: EtcdStore) -> MakeStep:
     """
-    Return a step by one compare-and-swap, retried until no other client was faster.
+    Return a function that makes a step with a compare-and-swap, and repeats a conflict.
     """
 
     async def step() -> None:
@@ -112,22 +112,21 @@ async def _submit(committer: ICommitter, step: Step) -> object:
     return await waiter.state
 
 
-def _row(nodes: str, callers: int, how: str, took: list[float], seconds: float) -> None:
-    cuts = statistics.quantiles(took, n=100) if len(took) > 1 else [0.0] * 99
+def _row(
+    node_count: str, client_count: int, method: str, durations: list[float], seconds: float
+) -> None:
+    cuts = statistics.quantiles(durations, n=100) if len(durations) > 1 else [0.0] * 99
     sys.stdout.write(
-        f"| {nodes} | {callers} | {how} | {len(took) / seconds:,.0f}"
+        f"| {node_count} | {client_count} | {method} | {len(durations) / seconds:,.0f}"
         f" | {1e3 * cuts[49]:.1f} ms | {1e3 * cuts[98]:.1f} ms |\n"
     )
     sys.stdout.flush()
 
 
 async def measure(reactor: Any, url: str, seconds: float) -> None:
-    """
-    Measure everything, and write the table.
-    """
-    sys.stdout.write("| nodes | callers | how | steps/s | median | 99% |\n")
+    sys.stdout.write("| nodes | clients | method | steps/s | median | 99% |\n")
     sys.stdout.write("|---:|---:|---|---:|---:|---:|\n")
-    for callers in CALLERS:
+    for client_count in CLIENT_COUNTS:
         with TemporaryDirectory() as path:
             directory = Directory(f"{path}/store")
             embedded = Committer(
@@ -136,43 +135,40 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
                 fatal=lambda _: None,
             )
             await embedded.start()
-            took = await _load(callers, seconds, [_grouped(embedded)])
+            durations = await _load(client_count, seconds, [_grouped(embedded)])
             await embedded.stop()
-        _row("embedded", callers, "grouped", took, seconds)
-    for nodes in NODES:
-        for callers in CALLERS:
-            for how in ("one each", "grouped"):
-                prefix = f"{url}?prefix=bench/{nodes}/{callers}/{how.replace(' ', '-')}/"
+        _row("embedded", client_count, "grouped", durations, seconds)
+    for node_count in NODE_COUNTS:
+        for client_count in CLIENT_COUNTS:
+            for method in ("one each", "grouped"):
+                name = f"{node_count}/{client_count}/{method.replace(' ', '-')}"
                 stores = [
                     cast(
                         EtcdStore,
-                        store_factory(prefix).make(
+                        store_factory(f"{url}?prefix=bench/{name}/").make(
                             StoreOptions(reactor=reactor, journal=1000)
                         ),
                     )
-                    for _ in range(nodes)
+                    for _ in range(node_count)
                 ]
                 committers = [
-                    OptimisticCommitter(each, reactor, fatal=lambda _: None)
-                    for each in stores
+                    OptimisticCommitter(store, reactor, fatal=lambda _: None)
+                    for store in stores
                 ]
-                for each in committers:
-                    await each.start()
+                for committer in committers:
+                    await committer.start()
                 steps = (
                     [*map(_grouped, committers)]
-                    if how == "grouped"
+                    if method == "grouped"
                     else [*map(_one_each, stores)]
                 )
-                took = await _load(callers, seconds, steps)
-                _row(str(nodes), callers, how, took, seconds)
-                for each in committers:
-                    await each.stop()
+                durations = await _load(client_count, seconds, steps)
+                _row(str(node_count), client_count, method, durations, seconds)
+                for committer in committers:
+                    await committer.stop()
 
 
 def main() -> None:
-    """
-    Run the command.
-    """
     url = sys.argv[1]
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0  # noqa: PLR2004 the number of arguments
     react(lambda reactor: Deferred.fromCoroutine(measure(reactor, url, seconds)))

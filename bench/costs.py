@@ -1,9 +1,8 @@
 """
 The costs of headers, bodies and options: the servers, the requests, the table.
 
-The same header goes to each server, and the compared servers take turns.  Cheap requests
-are limited by the client that sends them, so the table also has the processor time of the
-server.
+All servers get the same headers, in turns.  The rate of cheap requests is limited by the
+client, so the table also has the processor time of the server.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ import trustme
 from attrs import evolve, frozen
 
 from bench import peers
-from bench.load import BadAnswers, Load, Target, measure
+from bench.load import BadResponses, Load, Target, measure
 from bench.processors import Processes
 
 ORIGIN = "https://app.example.com"
 TOKEN = "a-token-of-the-bench"  # noqa: S105 it opens nothing
 
-#: How many keys the store has before the fresh ones come, so that each commit forgets some.
+#: How many keys the store has at the beginning, so that each commit trims some.
 USED_KEYS = 150_000
 
 PLAIN, LOG, CORS, PROXY, TOKENS, KEYS, TLS = (
@@ -63,24 +62,25 @@ class Request:
     A kind of request.
 
     @ivar heads: see L{Load.heads}.
-    @ivar carries: the words for what the request carries.
-    @ivar server: which of our servers the request is sent to.
-    @ivar least: the least ratio to the rate of identical bytes, on keep-alive connections.
+    @ivar carries: describes the headers, the body or the option in the table.
+    @ivar server: the server that gets the request.
+    @ivar min_ratio: the minimum of its rate divided by the rate of identical bytes, on kept
+        connections.
     @ivar moves: whether the request moves the cursor, if it is a step.
-    @ivar body: the body; a request with one is a POST.
+    @ivar body: the body; a request with a body is a POST.
     """
 
     carries: str
     heads: Sequence[Sequence[str]]
     server: str = PLAIN
-    least: float | None = None
+    min_ratio: float | None = None
     moves: bool = True
     body: str = ""
 
     @property
     def differs(self) -> bool:
         """
-        Tell whether only C{wrk} can send them: they differ, or have a body.
+        Return whether only C{wrk} can send the requests: they differ, or have a body.
         """
         heads = str(self.heads)
         return bool(self.body) or len(self.heads) > 1 or "{" in heads
@@ -88,58 +88,60 @@ class Request:
 
 SAME = Request("nothing: identical bytes", [[]])
 
-#: The name of the runs of identical bytes that accompany those of each kind of request.
-_BESIDE = "beside it"
+#: The name of the runs of identical bytes next to those of each kind of request.
+_IDENTICAL = "identical bytes"
 
 READS = (
     SAME,
-    Request("a unique `X-Request-ID`", [[_ID]], least=0.85),
-    Request("Chrome's head and a unique id", [[*_CHROME, _ID]], least=0.8),
+    Request("a unique `X-Request-ID`", [[_ID]], min_ratio=0.85),
+    Request("Chrome's head and a unique id", [[*_CHROME, _ID]], min_ratio=0.8),
     Request(
-        "a unique id, two heads in turns", [[*_CURL, _ID], [*_CHROME, _ID]], least=0.45
+        "a unique id, two heads in turns", [[*_CURL, _ID], [*_CHROME, _ID]], min_ratio=0.45
     ),
-    Request("a header whose name is unique", [["X-{id}: 1"]], least=0.4),
-    Request("`Accept: application/json`", [["Accept: application/json"]], least=0.9),
+    Request("a header whose name is unique", [["X-{id}: 1"]], min_ratio=0.4),
+    Request("`Accept: application/json`", [["Accept: application/json"]], min_ratio=0.9),
     Request(
-        "`If-None-Match`, a miss that differs", [['If-None-Match: "{id}"']], least=0.58
+        "`If-None-Match`, a miss that differs", [['If-None-Match: "{id}"']], min_ratio=0.58
     ),
     Request(
         "`If-None-Match`, a miss that differs, and a unique id",
         [['If-None-Match: "{id}"', _ID]],
-        least=0.45,
+        min_ratio=0.45,
     ),
-    Request("`Origin`, with `--cors-origin`", [[f"Origin: {ORIGIN}"]], CORS, least=0.85),
-    Request("nothing, with `--access-log`", [[]], LOG, least=0.6),
     Request(
-        "nginx's headers, `--trusted-proxy`, `--rate-limit`", [_NGINX], PROXY, least=0.4
+        "`Origin`, with `--cors-origin`", [[f"Origin: {ORIGIN}"]], CORS, min_ratio=0.85
+    ),
+    Request("nothing, with `--access-log`", [[]], LOG, min_ratio=0.6),
+    Request(
+        "nginx's headers, `--trusted-proxy`, `--rate-limit`", [_NGINX], PROXY, min_ratio=0.4
     ),
     Request("nothing, over TLS", [[]], TLS),
 )
 
 STEPS = (
     SAME,
-    Request("a unique `X-Request-ID`", [[_ID]], least=0.9),
-    Request("`Accept: application/json`", [["Accept: application/json"]], least=0.9),
-    Request("a JSON body", [["Content-Type: application/json"]], least=0.7, body="{}"),
+    Request("a unique `X-Request-ID`", [[_ID]], min_ratio=0.9),
+    Request("`Accept: application/json`", [["Accept: application/json"]], min_ratio=0.9),
+    Request("a JSON body", [["Content-Type: application/json"]], min_ratio=0.7, body="{}"),
     Request(
         "a token, with `--token-file`",
         [[f"Authorization: Bearer {TOKEN}"]],
         TOKENS,
-        least=0.85,
+        min_ratio=0.85,
     ),
-    Request("nothing, with `--access-log`", [[]], LOG, least=0.9),
-    Request("`Origin`, with `--cors-origin`", [[f"Origin: {ORIGIN}"]], CORS, least=0.9),
-    Request("`If-Match: *`", [["If-Match: *"]], least=0.75),
+    Request("nothing, with `--access-log`", [[]], LOG, min_ratio=0.9),
+    Request("`Origin`, with `--cors-origin`", [[f"Origin: {ORIGIN}"]], CORS, min_ratio=0.9),
+    Request("`If-Match: *`", [["If-Match: *"]], min_ratio=0.75),
     Request(
         "a fresh random `Idempotency-Key`, 100,000 kept",
         [["Idempotency-Key: {key}"]],
         KEYS,
-        least=0.6,
+        min_ratio=0.6,
     ),
     Request(
         "an `Idempotency-Key` that was used",
         [["Idempotency-Key: the-first"]],
-        least=0.8,
+        min_ratio=0.8,
         moves=False,
     ),
     Request("nothing, over TLS", [[]], TLS),
@@ -151,8 +153,8 @@ class Cost:
     """
     The cost of one kind of request at one server.
 
-    @ivar rate: requests a second, the median.
-    @ivar microseconds: the processor time of the server for one request.
+    @ivar rate: requests per second, as a median.
+    @ivar microseconds: the server's processor time for one request.
     """
 
     rate: float
@@ -188,13 +190,13 @@ def _store_with_keys(path: Path) -> None:
 @contextmanager
 def servers(path: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Target]]:
     """
-    Run pexservice once for each set of options that a request needs.
+    Run pexservice with each set of options that a request needs.
     """
     path.mkdir(parents=True, exist_ok=True)
     issued = trustme.CA().issue_cert("127.0.0.1", "localhost")
     issued.private_key_pem.write_to_path(path / "key.pem")
     (path / "chain.pem").write_bytes(
-        b"".join(one.bytes() for one in issued.cert_chain_pems)
+        b"".join(certificate.bytes() for certificate in issued.cert_chain_pems)
     )
     (path / "tokens").write_text(f"{TOKEN}\n")
     options = {
@@ -210,7 +212,7 @@ def servers(path: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Tar
         ),
     }
     with ExitStack() as stack:
-        found = {}
+        targets = {}
         for number, (name, words) in enumerate(options.items()):
             say(f"starting pexservice, {name}")
             home = path / str(number)
@@ -219,27 +221,28 @@ def servers(path: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Tar
                 _store_with_keys(home / "pexservice-data")
             target = stack.enter_context(peers.ours(home, *words))
             if name == TLS:
-                # The revision is not read: the client does not trust this certificate.
+                # The revision cannot be read, because the client does not trust this
+                # certificate.
                 secure = target.url.replace("http:", "https:")
                 target = evolve(target, url=secure, counts=False)
-            found[name] = target
-        yield found
+            targets[name] = target
+        yield targets
 
 
-def loads(request: Request, *, steps: bool, keeps: bool) -> Load:
+def load_of(request: Request, *, steps: bool, kept_alive: bool) -> Load:
     """
-    Return the load that C{request} is sent as.
+    Return the load that sends C{request}.
 
-    @param keeps: whether on 64 keep-alive connections, or else on one for each request, 10
-        at a time.
+    @param kept_alive: whether to keep 64 connections; otherwise each request has its own
+        connection, 10 at a time.
     """
     return Load(
-        "wrk" if keeps or request.differs else "ab",
-        64 if keeps else 10,
+        "wrk" if kept_alive or request.differs else "ab",
+        64 if kept_alive else 10,
         steps,
         carries=request.carries,
         heads=request.heads,
-        closes=not keeps and request.differs,
+        closes=not kept_alive and request.differs,
         up_only=steps and not request.moves,
         moves=request.moves,
         body=request.body,
@@ -248,7 +251,7 @@ def loads(request: Request, *, steps: bool, keeps: bool) -> Load:
 
 class Costs:
     """
-    One run of all measurements of costs.
+    The measurements of all costs.
     """
 
     def __init__(
@@ -267,14 +270,18 @@ class Costs:
         self._say = say
         self._processes = Processes()
 
-    def table(self, *, steps: bool, keeps: bool) -> list[str]:
+    def table(self, *, steps: bool, kept_alive: bool) -> list[str]:
         """
-        Measure one kind of connection, and return the table in Markdown.
+        Measure requests on one kind of connection, and return the table in Markdown.
         """
         requests = STEPS if steps else READS
-        wanted = [(each, loads(each, steps=steps, keeps=keeps)) for each in requests]
-        if not keeps:
-            # The requests that wrk makes are compared with identical bytes, also by wrk.
+        wanted = [
+            (request, load_of(request, steps=steps, kept_alive=kept_alive))
+            for request in requests
+        ]
+        if not kept_alive:
+            # Requests that only wrk can send are compared with identical bytes that wrk
+            # sends.
             same = evolve(wanted[0][1], tool="wrk", closes=True)
             wanted.insert(1, (evolve(SAME, carries="the same, by wrk"), same))
         plain = self._ours[PLAIN]
@@ -283,23 +290,23 @@ class Costs:
             for request, load in wanted
             if (request.heads, request.server) == (SAME.heads, SAME.server)
         }
-        found: dict[tuple[str, str], list[Cost]] = {}
+        costs: dict[tuple[str, str], list[Cost]] = {}
         for number in range(self._rounds):
             for request, load in wanted:
                 runs = [(target.name, target, load) for target in self._targets(request)]
-                # A noisy machine is slow for some seconds, so the rate of identical bytes
-                # is taken next to each.
-                runs.append((_BESIDE, plain, identical[load.tool]))
-                for name, target, one in runs if number % 2 else runs[::-1]:
-                    # A peer that knows no keys would really move, and so far up that its
-                    # values fill its memory.
-                    up_only = one.up_only and target.name == peers.OURS
-                    cost = self._cost(target, evolve(one, up_only=up_only))
+                # A busy machine may be slow for some seconds, so identical bytes are
+                # measured next to each kind of request.
+                runs.append((_IDENTICAL, plain, identical[load.tool]))
+                for name, target, run_load in runs if number % 2 else runs[::-1]:
+                    # A peer without idempotency would make all these steps, and reach
+                    # values that fill its memory.
+                    up_only = run_load.up_only and target.name == peers.OURS
+                    cost = self._cost(target, evolve(run_load, up_only=up_only))
                     if cost is not None:
-                        found.setdefault((request.carries, name), []).append(cost)
+                        costs.setdefault((request.carries, name), []).append(cost)
             self._say(f"{wanted[0][1]} and the others: round {number + 1}")
-        medians = {key: _median(each) for key, each in found.items()}
-        return self._lines(wanted, medians, steps=steps, keeps=keeps)
+        medians = {key: _median(runs) for key, runs in costs.items()}
+        return self._lines(wanted, medians, steps=steps, kept_alive=kept_alive)
 
     def _targets(self, request: Request) -> list[Target]:
         others = [] if request.server == TLS else self._others
@@ -307,13 +314,13 @@ class Costs:
 
     def _cost(self, target: Target, load: Load) -> Cost | None:
         """
-        Return the cost of C{load} on C{target}, or say why it failed and return C{None}.
+        Return the cost of C{load} at C{target}; if the measurement fails, report the error.
         """
         port = int(target.url.rpartition(":")[2])
         before = self._processes.seconds(port)
         try:
             measured = measure(target, load, self._seconds)
-        except (BadAnswers, OSError) as error:
+        except (BadResponses, OSError) as error:
             self._say(f"{load}: {target.name}: {error}")
             return None
         spent = self._processes.seconds(port) - before
@@ -325,23 +332,23 @@ class Costs:
         medians: Mapping[tuple[str, str], Cost],
         *,
         steps: bool,
-        keeps: bool,
+        kept_alive: bool,
     ) -> list[str]:
-        # One comparison with others is enough: that of open connections.
-        others = [each.name for each in self._others] if keeps else []
+        # Other servers are compared only on kept connections.
+        others = [target.name for target in self._others] if kept_alive else []
         kind = "step" if steps else "read"
-        head = [f"a {kind} that carries", *(() if keeps else ("by",)), "requests/s"]
-        head += ["of identical bytes", *(("at least",) if keeps else ())]
+        head = [f"a {kind} that carries", *(() if kept_alive else ("by",)), "requests/s"]
+        head += ["of identical bytes", *(("at least",) if kept_alive else ())]
         head += ["server CPU, µs"]
         for name in others:
             head += [f"{name}, requests/s", "ours to it", "its CPU, µs"]
         lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
         for request, load in wanted:
             ours = medians.get((request.carries, peers.OURS))
-            same = medians.get((request.carries, _BESIDE))
-            cells = [request.carries, *(() if keeps else (load.tool,))]
+            same = medians.get((request.carries, _IDENTICAL))
+            cells = [request.carries, *(() if kept_alive else (load.tool,))]
             cells += [_rate(ours), _ratio(ours, same)]
-            cells += [f"{request.least or ''}"] if keeps else []
+            cells += [f"{request.min_ratio or ''}"] if kept_alive else []
             cells += [f"{ours.microseconds:.1f}" if ours else "-"]
             for name in others:
                 theirs = medians.get((request.carries, name))
@@ -353,8 +360,8 @@ class Costs:
 
 def _median(costs: Sequence[Cost]) -> Cost:
     return Cost(
-        statistics.median(each.rate for each in costs),
-        statistics.median(each.microseconds for each in costs),
+        statistics.median(cost.rate for cost in costs),
+        statistics.median(cost.microseconds for cost in costs),
     )
 
 
@@ -366,7 +373,7 @@ def _ratio(cost: Cost | None, other: Cost | None) -> str:
     return "-" if cost is None or other is None else f"{cost.rate / other.rate:.2f}"
 
 
-def written(
+def measure_all(
     path: Path,
     others: Sequence[Target],
     *,
@@ -383,11 +390,11 @@ def written(
             f"Each figure is the median of {rounds} runs of {seconds:g} seconds in turns,"
             f" client and server on the same {len(os.sched_getaffinity(0))} cores."
         ]
-        for keeps, where in (
+        for kept_alive, where in (
             (True, "On 64 kept connections, by wrk:"),
             (False, "With a connection for each request, 10 at a time:"),
         ):
             lines += ["", where]
             for steps in (False, True):
-                lines += ["", *costs.table(steps=steps, keeps=keeps)]
+                lines += ["", *costs.table(steps=steps, kept_alive=kept_alive)]
     return lines

@@ -1,8 +1,8 @@
 """
 The cost of a small durable commit in several storage engines, in turns, on one disk.
 
-C{python bench/engines.py [DIRECTORY]} prints a table for docs/decisions: medians of a
-commit of one record of 64 bytes, and of a commit of a hundred of them, as a batch has.
+C{python bench/engines.py [DIRECTORY]} prints a table for docs/decisions: the medians of a
+commit of one record of 64 bytes, and of a commit of a hundred such records.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Commit = Callable[[Sequence[bytes]], None]
 
 def append(path: Path) -> Commit:
     """
-    Return commits to a file that grows, each with one flush: the least cost of durability.
+    Return commits that append to a file and flush it once: the lowest cost of durability.
     """
     file = os.open(path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -40,7 +40,7 @@ def append(path: Path) -> Commit:
 
 def overwrite(path: Path) -> Commit:
     """
-    Return commits to a file whose room is there already, each with one flush.
+    Return commits that overwrite reserved space in a file and flush it once.
     """
     file = os.open(path / "ring", os.O_RDWR | os.O_CREAT)
     os.write(file, bytes(1 << 20))
@@ -55,7 +55,7 @@ def overwrite(path: Path) -> Commit:
 
 def in_lmdb(path: Path) -> Commit:
     """
-    Return commits to LMDB with its defaults: the data, then the page that makes them count.
+    Return commits to LMDB with its defaults: it flushes the data, and then the meta page.
     """
     environment = lmdb.open(str(path / "lmdb"), map_size=1 << 28)
     number = 0
@@ -93,7 +93,7 @@ def in_sqlite(path: Path) -> Commit:
 
 ENGINES: dict[str, Callable[[Path], Commit]] = {
     "a file that grows": append,
-    "a file with room": overwrite,
+    "a file with space": overwrite,
     "LMDB": in_lmdb,
     "SQLite, WAL, full": in_sqlite,
 }
@@ -112,19 +112,16 @@ def median(commit: Commit, size: int) -> float:
 
 
 def main() -> None:
-    """
-    Measure all engines, and print the table.
-    """
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if sys.argv[1:] else ".") as place:
-        commits = {name: make(Path(place)) for name, make in ENGINES.items()}
-        found: dict[tuple[str, int], list[float]] = {}
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if sys.argv[1:] else ".") as directory:
+        commits = {name: make(Path(directory)) for name, make in ENGINES.items()}
+        durations: dict[tuple[str, int], list[float]] = {}
         for _ in range(ROUNDS):
             for name, commit in commits.items():
                 for size in (SMALL, LARGE):
-                    found.setdefault((name, size), []).append(median(commit, size))
+                    durations.setdefault((name, size), []).append(median(commit, size))
     print("| engine | a commit of 1 | a commit of 100 |\n|---|---:|---:|")
     for name in ENGINES:
-        one, many = (statistics.median(found[name, size]) for size in (SMALL, LARGE))
+        one, many = (statistics.median(durations[name, size]) for size in (SMALL, LARGE))
         print(f"| {name} | {one:.3f} ms | {many:.3f} ms |")
 
 

@@ -1,5 +1,5 @@
 """
-The load: Debian's C{ab} and C{wrk} are run, and their output is read.
+The load: runs Debian's C{ab} and C{wrk}, and parses their output.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from urllib.request import urlopen
 
 from attrs import Factory, frozen
 
-#: ab cannot alternate, so it makes so many steps up and then as many down.
+#: ab cannot alternate, so it makes so many steps up, and then as many down.
 AB_STEPS = 1000
 
 _LUA = str(Path(__file__).with_name("requests.lua"))
 
 
-class BadAnswers(Exception):
+class BadResponses(Exception):
     """
-    Answers that are no success, or not as many as the steps that were made.
+    Raised if a response is an error, or if responses and steps differ in number.
     """
 
 
@@ -31,10 +31,10 @@ class Target:
     A server under load.
 
     @ivar url: the URL without a path.
-    @ivar read: the path of a look.
-    @ivar up: the path of a step.
-    @ivar down: the path of a step back.
-    @ivar counts: whether its answers tell the revision.
+    @ivar read: the path of a read.
+    @ivar up: the path of a step up.
+    @ivar down: the path of a step down.
+    @ivar counts: whether its responses have the revision.
     """
 
     name: str
@@ -44,11 +44,9 @@ class Target:
     down: str = "/previous"
     counts: bool = False
 
-    def resting(self) -> int:
+    def settled_revision(self) -> int:
         """
-        Return how many steps the server has acknowledged, once no more come.
-
-        When a load ends, some steps are under way.
+        Return the revision after the last step in progress when a load ends.
         """
         before, revision = -1, self.revision()
         while before != revision:
@@ -58,7 +56,7 @@ class Target:
 
     def revision(self) -> int:
         """
-        Return how many steps the server has acknowledged.
+        Return the number of steps that the server has made.
         """
         with urlopen(self.url + self.read) as answer:  # noqa: S310 our own URL
             return int(answer.headers["Pex-Revision"])
@@ -67,18 +65,18 @@ class Target:
 @frozen
 class Load:
     """
-    One kind of load.
+    A kind of load.
 
-    @ivar tool: C{ab}, which opens a connection for each request, or C{wrk}.
+    @ivar tool: C{wrk}, or C{ab}, which opens a connection for each request.
     @ivar connections: the number of concurrent connections.
-    @ivar steps: whether requests are steps, back and forth; otherwise they are reads.
-    @ivar one_core: whether the client is on the first core, where the server is.
-    @ivar up_only: whether steps always go up.
-    @ivar carries: the name of the headers in the table.
-    @ivar heads: the header lines, as C{requests.lua} takes them; several heads take turns.
+    @ivar steps: whether the requests are steps up and down, or else reads.
+    @ivar one_core: whether the client runs on the first core, as the server does.
+    @ivar up_only: whether all steps go up.
+    @ivar carries: describes the headers in the table.
+    @ivar heads: lists of header lines, see C{requests.lua}; the requests use them in turns.
     @ivar closes: whether C{wrk} too opens a connection for each request.
     @ivar moves: whether each step moves the cursor.
-    @ivar body: the body of each request, which is a POST then; needs C{wrk}.
+    @ivar body: the body of each request, which makes it a POST; only for C{wrk}.
     """
 
     tool: str
@@ -93,11 +91,11 @@ class Load:
     body: str = ""
 
     def __str__(self) -> str:
-        asked = "steps" if self.steps else "`/current`"
+        subject = "steps" if self.steps else "`/current`"
         where = ", one core" if self.one_core else ""
         carries = self.carries and f", {self.carries}"
         closes = ", closing" if self.closes else ""
-        return f"{asked}, {self.tool} c{self.connections}{closes}{where}{carries}"
+        return f"{subject}, {self.tool} c{self.connections}{closes}{where}{carries}"
 
 
 @frozen
@@ -105,7 +103,7 @@ class Measured:
     """
     The result of a run.
 
-    @ivar rate: requests a second.
+    @ivar rate: requests per second.
     @ivar percentiles: milliseconds by percentile.
     @ivar requests: how many requests there were.
     """
@@ -117,41 +115,43 @@ class Measured:
 
 def measure(target: Target, load: Load, seconds: float) -> Measured:
     """
-    Run C{load} on C{target} for about C{seconds}, and check the answers.
+    Put C{load} on C{target} for about C{seconds}, and check the responses.
 
-    @raise BadAnswers: an answer was no success, or there are not as many steps as
-        answers.
+    @raise BadResponses: see L{BadResponses}.
     """
-    counted = target.counts and load.steps and load.moves
-    before = target.resting() if counted else 0
+    is_counted = target.counts and load.steps and load.moves
+    before = target.settled_revision() if is_counted else 0
     measured = (_ab if load.tool == "ab" else _wrk)(target, load, seconds)
-    if counted:
+    if is_counted:
         requests = measured.requests
-        grown = target.resting() - before
-        # Steps that were under way when wrk stopped were made, and wrk does not count them.
-        spare = load.connections if load.tool == "wrk" else 0
-        if not requests <= grown <= requests + spare:
-            raise BadAnswers(f"{requests} answers of {target.name}, {grown} steps")
+        steps = target.settled_revision() - before
+        # When wrk stops, it does not count the requests in progress, but their steps are
+        # made.
+        uncounted = load.connections if load.tool == "wrk" else 0
+        if not requests <= steps <= requests + uncounted:
+            raise BadResponses(f"{requests} answers of {target.name}, {steps} steps")
     return measured
 
 
 def _run(load: Load, command: Sequence[str]) -> str:
     pinned = ["taskset", "-c", "0"] if load.one_core else []
-    done = subprocess.run([*pinned, *command], check=False, capture_output=True, text=True)
-    if done.returncode or re.search(r"Non-2xx|Socket errors", done.stdout):
-        raise BadAnswers(f"{' '.join(command)}: {done.stdout}{done.stderr}")
-    return done.stdout
+    finished = subprocess.run(
+        [*pinned, *command], check=False, capture_output=True, text=True
+    )
+    if finished.returncode or re.search(r"Non-2xx|Socket errors", finished.stdout):
+        raise BadResponses(f"{' '.join(command)}: {finished.stdout}{finished.stderr}")
+    return finished.stdout
 
 
-def _found(pattern: str, said: str) -> float:
-    found = re.search(pattern, said)
-    if found is None:
-        raise BadAnswers(said)
-    return float(found[1])
+def parse_number(pattern: str, output: str) -> float:
+    match = re.search(pattern, output)
+    if match is None:
+        raise BadResponses(output)
+    return float(match[1])
 
 
 def _wrk(target: Target, load: Load, seconds: float) -> Measured:
-    # wrk takes whole seconds.
+    # wrk needs whole seconds.
     command = ["wrk", "-t1", f"-c{load.connections}", f"-d{max(1, round(seconds))}s"]
     paths = [target.up] if load.up_only else [target.up, target.down]
     closing = ["Connection: close"] if load.closes else []
@@ -160,38 +160,38 @@ def _wrk(target: Target, load: Load, seconds: float) -> Measured:
         for lines in load.heads:
             heads += ["|"] * bool(heads) + [path, *lines, *closing]
     run = str(time.time_ns() // 1000 % 10**9)
-    said = _run(
+    output = _run(
         load, [*command, "--latency", "-s", _LUA, target.url, "--", run, load.body, *heads]
     )
-    percentiles = re.search(r"percentiles(.*)", said)
+    percentiles = re.search(r"percentiles(.*)", output)
     return Measured(
-        _found(r"Requests/sec: +([\d.]+)", said),
+        parse_number(r"Requests/sec: +([\d.]+)", output),
         {
             float(percentile): int(microseconds) / 1000
             for percentile, microseconds in re.findall(
                 r"([\d.]+)=(\d+)", percentiles[1] if percentiles else ""
             )
         },
-        int(_found(r"(\d+) requests in", said)),
+        int(parse_number(r"(\d+) requests in", output)),
     )
 
 
 def _ab(target: Target, load: Load, seconds: float) -> Measured:
     (lines,) = load.heads
     headers = [word for line in lines for word in ("-H", line)]
-    taken, requests = 0.0, 0
-    turn = 0
-    while taken < seconds or turn % 2:
-        back = turn % 2 and not load.up_only
-        path = (target.down if back else target.up) if load.steps else target.read
-        said = _run(
+    seconds_taken, requests = 0.0, 0
+    run_number = 0
+    while seconds_taken < seconds or run_number % 2:
+        is_step_back = run_number % 2 and not load.up_only
+        path = (target.down if is_step_back else target.up) if load.steps else target.read
+        output = _run(
             load,
             [
                 *("ab", "-q", "-l", "-c", str(load.connections)),
                 *("-n", str(AB_STEPS), *headers, target.url + path),
             ],
         )
-        requests += int(_found(r"Complete requests: +(\d+)", said))
-        taken += _found(r"Time taken for tests: +([\d.]+)", said)
-        turn += 1
-    return Measured(requests / taken, requests=requests)
+        requests += int(parse_number(r"Complete requests: +(\d+)", output))
+        seconds_taken += parse_number(r"Time taken for tests: +([\d.]+)", output)
+        run_number += 1
+    return Measured(requests / seconds_taken, requests=requests)

@@ -1,5 +1,5 @@
 """
-The servers: ours, started as a user would, and those that it is compared with.
+The servers: pexservice, started as a user would, and the servers to compare it with.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from bench.load import Target
 
 OURS, OFF, FLOOR, CEILING = "pexservice", "answer first", "plain Klein", "bare uvloop"
 
-#: How long a server may take to answer the first time.  Seconds.
+#: How long a server may take until it accepts a connection, in seconds.
 PATIENCE = 30
 
 
 def free_port() -> int:
     """
-    Return a port that no process listens on now.
+    Return a port on which no process listens.
     """
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -37,9 +37,9 @@ def running(
     command: Sequence[str], path: Path, port: int, *, one_core: bool = False
 ) -> Iterator[str]:
     """
-    Run C{command} in C{path} until the block ends.
+    Run C{command} in the directory C{path} until the block ends.
 
-    @return: the URL of the server that C{command} starts.
+    @return: the URL of the server.
     """
     path.mkdir(parents=True, exist_ok=True)
     pinned = ["taskset", "-c", "0"] if one_core else []
@@ -61,8 +61,8 @@ def running(
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > end:
-                    said = (path / "log").read_text()[-2000:]
-                    raise RuntimeError(f"{command[0]} does not answer: {said}") from None
+                    output = (path / "log").read_text()[-2000:]
+                    raise RuntimeError(f"{command[0]} does not respond: {output}") from None
                 time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -72,7 +72,7 @@ def running(
 
 def twistd(*arguments: str) -> list[str]:
     """
-    Return the command line of C{twistd}, with this interpreter.
+    Return a command line for C{twistd} with this interpreter.
     """
     return [sys.executable, "-m", "pexservice", "-n", "--pidfile=", *arguments]
 
@@ -82,7 +82,7 @@ def ours(
     path: Path, *options: str, name: str = OURS, one_core: bool = False
 ) -> Iterator[Target]:
     """
-    Run the whole service with its defaults: supervisor, standby, journal.
+    Run the whole service with its defaults: supervisor, standby and journal.
     """
     port = free_port()
     listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
@@ -96,8 +96,8 @@ def far(path: Path, position: int, constant: int | None) -> Iterator[Target]:
     """
     Run one worker whose cursor is at C{position}.
 
-    @param constant: the number of digits of a text that stands for every value, or C{None}
-        for the values themselves.
+    @param constant: the number of digits of a constant text, or C{None} for the real
+        values.
     """
     from tests.support.stores import make_store  # noqa: PLC0415 needs the tests
 
@@ -128,7 +128,7 @@ def program(name: str, module: str, path: Path) -> Iterator[Target]:
 @contextmanager
 def nginx(path: Path) -> Iterator[Target]:
     """
-    Run Debian's nginx with two workers and a constant answer.
+    Run Debian's nginx with two workers and a constant response.
     """
     port = free_port()
     path.mkdir(parents=True)
@@ -157,7 +157,7 @@ def nginx(path: Path) -> Iterator[Target]:
 @contextmanager
 def granian(path: Path) -> Iterator[Target]:
     """
-    Run Granian with one worker and a constant answer, by Granian's own interface.
+    Run Granian with one worker and a constant response, through Granian's own interface.
     """
     port = free_port()
     command = [
@@ -171,7 +171,7 @@ def granian(path: Path) -> Iterator[Target]:
 @contextmanager
 def uvicorn(path: Path) -> Iterator[Target]:
     """
-    Run Uvicorn with one worker and a constant answer.
+    Run Uvicorn with one worker and a constant response.
     """
     port = free_port()
     command = [
@@ -187,7 +187,7 @@ def webdis(path: Path) -> Iterator[Target]:
     """
     Run a durable counter: Redis behind webdis.
 
-    There is one fsync for each command, or one for the commands of one turn.
+    Redis flushes after the commands of each iteration of its event loop.
     """
     port, store = free_port(), free_port()
     path.mkdir(parents=True)
@@ -220,26 +220,20 @@ def webdis(path: Path) -> Iterator[Target]:
 
 def off(path: Path) -> AbstractContextManager[Target]:
     """
-    Run the whole service with the answer before the commit.
+    Run the whole service with responses before the commit.
     """
     return ours(path, "--synchronous-commit", "off", name=OFF)
 
 
 def floor(path: Path) -> AbstractContextManager[Target]:
-    """
-    Run plain Klein.
-    """
     return program(FLOOR, "bench.servers.floor", path)
 
 
 def ceiling(path: Path) -> AbstractContextManager[Target]:
-    """
-    Run bare uvloop.
-    """
     return program(CEILING, "bench.servers.ceiling", path)
 
 
-#: Each server after the program that it takes, or C{None} where that is Python.
+#: Each server, and the program that it needs in addition to Python.
 SERVERS: Sequence[tuple[str | None, Callable[[Path], AbstractContextManager[Target]]]] = (
     (None, ours),
     (None, off),
@@ -255,9 +249,9 @@ SERVERS: Sequence[tuple[str | None, Callable[[Path], AbstractContextManager[Targ
 @contextmanager
 def all_of_them(path: Path, progress: Callable[[str], None]) -> Iterator[list[Target]]:
     """
-    Run ours and the other servers that are installed, all at once.
+    Run pexservice and all other servers that are installed.
 
-    A server does nothing unless it is asked.
+    A server without requests uses no processor time.
     """
     with ExitStack() as stack:
         targets = []

@@ -14,7 +14,7 @@ _LISTENS = "0A"
 
 class Processes:
     """
-    The processes that listen on a port, also those that inherited the socket.
+    The processes that listen on a port, including those that inherited the socket.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Processes:
 
     def seconds(self, port: int) -> float:
         """
-        Return the processor time of the processes that listen on C{port}, until now.
+        Return how many seconds of processor time the processes on C{port} have used.
         """
         if port not in self._listening:
             self._listening[port] = [*_holders({*_sockets(port)})]
@@ -40,9 +40,9 @@ def _sockets(port: int) -> Iterator[str]:
 def _holders(sockets: set[str]) -> Iterator[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            held = {str(each.readlink()) for each in (process / "fd").iterdir()}
+            held = {str(descriptor.readlink()) for descriptor in (process / "fd").iterdir()}
         except OSError:
-            # The process is gone, or belongs to another user.
+            # The process has ended, or belongs to another user.
             continue
         if held & sockets:
             yield int(process.name)
@@ -53,6 +53,6 @@ def _spent(process: int) -> float:
         stat = Path(f"/proc/{process}/stat").read_text()
     except OSError:
         return 0.0
-    # The fields are counted from behind the name, which may have anything in it.
+    # The fields are counted after the name, which may contain spaces.
     user, system = stat.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / _TICKS

@@ -1,5 +1,5 @@
 """
-The measurements as a page: a table and plots.
+The page with the results: tables and plots.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.cells import Row
 _BEGIN = "<!-- what follows is written by make bench{} -->"
 _END = "<!-- and this is its end -->"
 
-#: The part of the page with the costs of requests that carry something.
+#: The part of the page about the costs of headers, bodies and options.
 COSTS = ": what requests cost"
 
 
@@ -35,31 +35,31 @@ def table(rows: Sequence[Row]) -> list[str]:
             f"{value:,.2f} ms" if row.unit == "ms" else f"{value:,.0f}/s"
             for value in (row.ours, row.theirs)
         )
-        least = held = ""
-        if row.least is not None:
-            least = f"{row.least:.2f}"
-            held = "held" if row.ratio >= row.least else "**not held**"
+        min_ratio = verdict = ""
+        if row.min_ratio is not None:
+            min_ratio = f"{row.min_ratio:.2f}"
+            verdict = "held" if row.ratio >= row.min_ratio else "**not held**"
         lines.append(
             f"| {row.cell} | {ours} | {row.against} | {theirs}"
-            f" | {row.ratio:.2f} | {least} | {held} |"
+            f" | {row.ratio:.2f} | {min_ratio} | {verdict} |"
         )
     return lines
 
 
 def machine(rounds: int, seconds: float) -> list[str]:
     """
-    Return the lines that say where and with which versions the measurements were made.
+    Return lines about the machine and the versions.
     """
     model = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     names = ("twisted", "klein", "lmdb", "uvloop", "granian", "uvicorn")
     versions = [f"{name} {_version(name)}" for name in names]
     for command in (["nginx", "-v"], ["redis-server", "--version"], ["wrk", "-v"]):
         try:
-            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            finished = subprocess.run(command, check=False, capture_output=True, text=True)
         except FileNotFoundError:
             continue
-        found = re.search(r"\d+\.\d+[\d.]*", done.stdout + done.stderr)
-        versions.append(f"{command[0]} {found[0] if found else ''}")
+        match = re.search(r"\d+\.\d+[\d.]*", finished.stdout + finished.stderr)
+        versions.append(f"{command[0]} {match[0] if match else ''}")
     system = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
     return [
         f"Taken on {datetime.now(UTC):%Y-%m-%d} on {len(os.sched_getaffinity(0))} cores of"
@@ -80,7 +80,7 @@ def _version(name: str) -> str:
 
 def write(page: Path, lines: Sequence[str], part: str = "") -> None:
     """
-    Put C{lines} into the page, between the marks of C{part}.
+    Replace one part of the page by C{lines}.
     """
     text = page.read_text()
     begin = _BEGIN.format(part)
@@ -118,5 +118,5 @@ def plot(
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
-    # Trailing blanks, which matplotlib leaves.
+    # matplotlib leaves blanks at the ends of lines.
     path.write_text(re.sub(r"[ \t]+\n", "\n", path.read_text()))

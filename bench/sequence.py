@@ -1,8 +1,8 @@
 """
-The cost of a step far along the sequence: the first table of docs/performance.md.
+The cost of a step at far positions: the first table of docs/performance.md.
 
-Each figure is the median of as many runs as fit into a quarter of a second.  The last
-two columns are the costs of L{int} instead of L{decimal.Decimal}.
+Each figure is the median of as many runs as fit into a quarter of a second.  The last two
+columns are the costs with L{int} instead of L{decimal.Decimal}.
 """
 
 from __future__ import annotations
@@ -33,10 +33,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """
-    Print the table.
-    """
-    # Without this, Python refuses the text of an int beyond 4,300 digits.
+    # By default, Python refuses to convert an int of more than 4,300 digits.
     sys.set_int_max_str_digits(0)
     print(
         "| position | digits | getting there | a step | its text | int: a step | its text |"

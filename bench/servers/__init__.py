@@ -1,3 +1,3 @@
 """
-Small servers to compare pexservice with, each a program.
+Small servers to compare pexservice with; each is a program.
 """

@@ -1,8 +1,7 @@
 """
-The ceiling: uvloop and nothing else.
+The upper bound: uvloop, with a constant response to each request.
 
-Every request gets a constant answer.  The command is
-C{python -m bench.servers.ceiling PORT}.
+The command is C{python -m bench.servers.ceiling PORT}.
 """
 
 import asyncio
@@ -17,18 +16,18 @@ ANSWERS = {version: _HEAD % version for version in (b"0", b"1")}
 
 class Constant(asyncio.Protocol):
     """
-    A connection that takes each chunk for a request.
+    A connection that counts each chunk of bytes as one request.
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """
-        Keep the transport for the answers.
+        Keep the transport for the responses.
         """
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """
-        Answer a request, and close the connection after one of HTTP/1.0.
+        Respond to a request, and close the connection after HTTP/1.0.
         """
         if b"HTTP/1.0" in data:
             self.transport.write(ANSWERS[b"0"])
@@ -39,7 +38,7 @@ class Constant(asyncio.Protocol):
 
 async def main() -> None:
     """
-    Serve on the port that the command line names.
+    Serve on the port in the command line.
     """
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Constant, "127.0.0.1", int(sys.argv[1]), backlog=4096)

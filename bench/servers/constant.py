@@ -1,8 +1,8 @@
 """
-Constant answers: an ASGI and an RSGI application, and our own worker.
+Constant responses: an ASGI and an RSGI application, and a worker of pexservice.
 
-Our worker answers with a constant text.  Its command is
-C{python -m bench.servers.constant DIGITS twistd's arguments ...}.
+The worker uses one constant text for all values.  Its command is C{python -m
+bench.servers.constant DIGITS twistd's arguments ...}.
 """
 
 import sys
@@ -18,7 +18,7 @@ async def asgi(
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
     """
-    Answer a request with a constant, for uvicorn and granian.
+    Respond with a constant, for uvicorn and granian.
     """
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
@@ -27,7 +27,7 @@ async def asgi(
 
 async def rsgi(_: object, protocol: Any) -> None:
     """
-    Answer a request with a constant, for granian.
+    Respond with a constant, for granian.
     """
     headers = [(name.decode(), value.decode()) for name, value in HEADERS]
     protocol.response_bytes(200, headers, b"0\n")
@@ -35,13 +35,13 @@ async def rsgi(_: object, protocol: Any) -> None:
 
 def main() -> None:
     """
-    Run C{twistd} in this process, where every term has the same text.
+    Run C{twistd} in this process, with the same text for every term.
     """
     from twisted.scripts.twistd import run  # noqa: PLC0415 not for the others
 
     from pexservice.core.sequence import Term  # noqa: PLC0415 for one of the servers
 
-    # The character is nowhere else in an answer.
+    # This character occurs nowhere else in a response.
     text = b"~" * int(sys.argv[1])
     Term.text = property(lambda _: text)  # type: ignore[method-assign,assignment]
     sys.argv[:] = ["twistd", *sys.argv[2:]]

@@ -1,8 +1,7 @@
 """
-The floor: a plain Klein application with the cursor in memory.
+The lower bound: a plain Klein application with the cursor in memory.
 
-Anybody would write this server first.  The command is
-C{python -m bench.servers.floor PORT}.
+Its command is C{python -m bench.servers.floor PORT}.
 """
 
 import sys
@@ -16,17 +15,11 @@ before, value = 1, 0
 
 @app.route("/current")
 def current(_: IRequest) -> str:
-    """
-    Answer the value at the cursor.
-    """
     return f"{value}\n"
 
 
 @app.route("/next")
 def forward(_: IRequest) -> str:
-    """
-    Move the cursor one up, and answer the value there.
-    """
     global before, value
     before, value = value, before + value
     return f"{value}\n"
@@ -35,7 +28,7 @@ def forward(_: IRequest) -> str:
 @app.route("/previous")
 def backward(_: IRequest) -> str:
     """
-    Move the cursor one down, not below 0, and answer the value there.
+    Move the cursor down, but not below 0.
     """
     global before, value
     if value:
