@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pexservice.process.scoreboard import CONSENT
 
-#: What is lost if a reload finds one of these options removed, or C{journal} lowered.  An
+#: What is lost when a reload finds one of these options removed, or C{journal} lowered.  An
 #: editor may have written only the first half of the configuration file, and this half may
 #: be valid TOML, so such a reload needs the operator's consent.
 LOSSES = {

@@ -51,7 +51,7 @@ MESSAGES_FD = 3
 #: The pipes of a process, as C{spawnProcess} takes them.  Standard input has no data.
 PIPES = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
 
-#: A longer line of output is divided into several lines.
+#: A longer line of output or of a message is divided into several lines.
 MAX_OUTPUT_LINE_BYTES = 8192
 
 #: How long a process may take until its first message.
@@ -121,11 +121,12 @@ _STATE_CHANGES = {
 
 
 @define(eq=False)
-class OutputLines:
+class LineBuffer:
     """
     Divides a stream of bytes into lines, in bounded memory.
     """
 
+    # Called with each line.
     _line_received: Callable[[str], object]
     _rest: bytes = field(init=False, default=b"")
 
@@ -234,6 +235,7 @@ class WorkerProcess(ProcessProtocol):
     """
     One process of a worker, from its start to its end.
 
+    @ivar pid: the process id; 0 if the process could not be started.
     @ivar started_at: when the process was started, by the reactor's clock.
     @ivar was_active: whether the process has been active.
     @ivar was_up: whether the process has been a standby or active.
@@ -266,9 +268,9 @@ class WorkerProcess(ProcessProtocol):
         self._kill_timer: IDelayedCall | None = None
         self._reported_progress = False
         self._streams = {
-            1: OutputLines(self.output_received),
-            2: OutputLines(self.output_received),
-            MESSAGES_FD: OutputLines(self.message_received),
+            1: LineBuffer(self.output_received),
+            2: LineBuffer(self.output_received),
+            MESSAGES_FD: LineBuffer(self.message_received),
         }
 
     @property

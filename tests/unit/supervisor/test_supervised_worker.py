@@ -19,7 +19,7 @@ from pexservice.supervisor.supervised_worker import (
     START_TIMEOUT_SECONDS,
     STOP_TIMEOUT_SECONDS,
     TRACEBACK_SECONDS,
-    OutputLines,
+    LineBuffer,
     SupervisedWorker,
     WorkerProcess,
     WorkerState,
@@ -366,7 +366,7 @@ def test_output_is_cut_into_whole_lines(chunks: list[bytes]) -> None:
     However the stream is cut, its lines come out whole, and nothing is lost.
     """
     received: list[str] = []
-    lines = OutputLines(received.append)
+    lines = LineBuffer(received.append)
     for chunk in chunks:
         lines.feed(chunk)
     lines.end()
@@ -385,7 +385,7 @@ def test_too_long_a_line_is_cut(length: int, end: bytes) -> None:
     A line that is too long is cut into lines of bounded length.
     """
     received: list[str] = []
-    lines = OutputLines(received.append)
+    lines = LineBuffer(received.append)
     for _ in range(length // 1000):
         lines.feed(b"x" * 1000)
     lines.feed(b"x" * (length % 1000) + end)
