@@ -25,7 +25,7 @@ WATCHDOG = 5.0
 @define(eq=False)
 class Supervised:
     """
-    The workers, what they spawn and what they report.
+    The workers of a supervisor, their processes and their reports.
 
     @ivar messages: the messages to the process that started the supervisor.
     @ivar shown: the reports that the workers could read, one after the other.
@@ -84,7 +84,7 @@ class Supervised:
         """
         Start the service, and have its workers come up.
 
-        @return: the process that serves, and those that stand by.
+        @return: the active process and the standbys.
         """
         self.workers.start()
         self.processes[0].notify(READY, "STATUS=serving")
@@ -95,7 +95,7 @@ class Supervised:
 
     def pass_time(self, seconds: float, *, silent: tuple[SpawnedProcess, ...] = ()) -> None:
         """
-        Let time pass in which all processes but C{silent} give signs of life.
+        Let time pass in which all processes but C{silent} send heartbeats.
         """
         for _ in range(round(2 * seconds)):
             self.reactor.turns(0.5)

@@ -1,5 +1,5 @@
 """
-The replacement of all workers.
+Reloads, which replace all workers.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def supervised() -> Supervised:
 
 def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
     """
-    Have a replacement that is under way succeed.
+    Have the reload in progress succeed.
 
     @return: the new processes.
     """
-    serving, standby, first = supervised.processes
+    active, standby, first = supervised.processes
     first.notify(STANDBY)
-    assert (serving.signals, standby.signals) == ([], [signal.SIGTERM])
+    assert (active.signals, standby.signals) == ([], [signal.SIGTERM])
     standby.end(by=signal.SIGTERM)
-    assert serving.signals == [signal.SIGTERM]
-    assert supervised.processes == [serving, first]
-    serving.end(by=signal.SIGTERM)
+    assert active.signals == [signal.SIGTERM]
+    assert supervised.processes == [active, first]
+    active.end(by=signal.SIGTERM)
     first.notify(READY, "STATUS=serving anew")
     supervised.reactor.turns(0.1)
     _, second = supervised.processes
@@ -54,9 +54,7 @@ def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
 
 def test_reload_replaces_the_active_worker_last(supervised: Supervised) -> None:
     """
-    A replacement starts a worker, then ends the standby, and then the serving worker.
-
-    After that the replacement starts another standby.
+    A reload starts a worker, ends the standby and the active worker, and starts a standby.
     """
     supervised.workers.reload()
     new = replace_all(supervised)
@@ -71,8 +69,8 @@ def test_worker_that_becomes_active_during_a_reload_is_replaced_last(
     supervised: Supervised,
 ) -> None:
     supervised.workers.reload()
-    serving, standby, first = supervised.processes
-    serving.end(by=signal.SIGKILL)
+    active, standby, first = supervised.processes
+    active.end(by=signal.SIGKILL)
     standby.notify(READY, "STATUS=serving")
     supervised.reactor.turns(1)
     again = supervised.processes[-1]
@@ -82,11 +80,9 @@ def test_worker_that_becomes_active_during_a_reload_is_replaced_last(
     assert standby.signals == [signal.SIGTERM]
 
 
-def test_service_manager_hears_of_a_reload_and_its_end(supervised: Supervised) -> None:
+def test_systemd_is_notified_of_a_reload_and_its_end(supervised: Supervised) -> None:
     """
-    The service manager is notified when a replacement begins and when it has ended.
-
-    The service manager is notified that the service is ready at the end and not before.
+    READY is sent at the end of a reload, and not before.
     """
     supervised.workers.reload()
     replace_all(supervised)
@@ -96,27 +92,22 @@ def test_service_manager_hears_of_a_reload_and_its_end(supervised: Supervised) -
     assert others == [["STATUS=serving anew"], [READY, "STATUS=serving anew"]]
 
 
-def test_reload_without_a_standby_has_one_meanwhile() -> None:
-    """
-    A service without a standby has one for as long as the replacement takes.
-    """
+def test_service_without_a_standby_has_one_during_a_reload() -> None:
     supervised = Supervised(standby=0)
-    (serving,) = supervised.started()
+    (active,) = supervised.started()
     supervised.workers.reload()
     _, new = supervised.processes
     new.notify(STANDBY)
-    serving.end(by=signal.SIGTERM)
+    active.end(by=signal.SIGTERM)
     assert supervised.processes == [new]
     assert supervised.report.reload is Reload.SUCCEEDED
 
 
 def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) -> None:
     """
-    A replacement whose new worker does not come up is given up after a while.
-
     The old workers stay.
     """
-    serving, standby = supervised.processes
+    active, standby = supervised.processes
     supervised.workers.reload()
     new = supervised.processes[-1]
     with capturedLogs() as events:
@@ -125,8 +116,8 @@ def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) 
     assert new.signals == [signal.SIGTERM]
     new.end(by=signal.SIGTERM)
     supervised.pass_time(10.0)
-    assert supervised.processes == [serving, standby]
-    assert (serving.signals, standby.signals) == ([], [])
+    assert supervised.processes == [active, standby]
+    assert (active.signals, standby.signals) == ([], [])
     report = supervised.report
     assert (report.reloads, report.reload) == (1, Reload.FAILED)
     assert [
@@ -137,9 +128,9 @@ def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) 
 
 def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> None:
     """
-    A misconfigured new worker is not started again, and its reason is reported.
+    The reload fails with the reason of the new worker.
     """
-    serving, standby = supervised.processes
+    active, standby = supervised.processes
     supervised.workers.reload()
     new = supervised.processes[-1]
     new.notify("STATUS=the token file is missing")
@@ -159,7 +150,7 @@ def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> 
     ]
     assert "worker-3 ended with status 64" in map(formatEvent, events)
     supervised.pass_time(10.0)
-    assert supervised.processes == [serving, standby]
+    assert supervised.processes == [active, standby]
     assert supervised.service_ends == []
     assert supervised.messages[1] == [
         READY,
@@ -167,25 +158,22 @@ def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> 
     ]
 
 
-def test_worker_that_cannot_serve_retires_nobody(supervised: Supervised) -> None:
+def test_new_worker_that_is_not_ready_fails_the_reload(supervised: Supervised) -> None:
     """
-    A new worker that says it is not ready ends the replacement with its reason.
+    The old workers stay, and the report has the reason.
     """
-    serving, standby = supervised.processes
+    active, standby = supervised.processes
     supervised.workers.reload()
     supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
     assert supervised.report.note == (
         "another store is there; the old workers keep running"
     )
-    assert (serving.signals, standby.signals) == ([], [])
+    assert (active.signals, standby.signals) == ([], [])
 
 
 def test_options_that_wait_for_a_restart_are_part_of_the_status(
     supervised: Supervised,
 ) -> None:
-    """
-    Systemd and the workers show which options wait for a restart.
-    """
     supervised.reread_options = lambda: evolve(
         supervised.workers.setup, restart_pending=("--listen", "--store")
     )
@@ -199,7 +187,7 @@ def test_options_that_wait_for_a_restart_are_part_of_the_status(
 
 def test_new_worker_that_dies_is_tried_again(supervised: Supervised) -> None:
     """
-    A new worker that dies is started again, and may still come up within its time.
+    The next process of this worker may come up before the timeout of the reload.
     """
     supervised.workers.reload()
     supervised.processes[-1].end(by=signal.SIGKILL)
@@ -208,10 +196,7 @@ def test_new_worker_that_dies_is_tried_again(supervised: Supervised) -> None:
     assert supervised.report.reload is Reload.SUCCEEDED
 
 
-def test_requests_during_a_reload_lead_to_one_more(supervised: Supervised) -> None:
-    """
-    Any number of requests during a replacement lead to one more replacement.
-    """
+def test_requests_during_a_reload_lead_to_one_more_reload(supervised: Supervised) -> None:
     for _ in range(3):
         supervised.workers.reload()
     replace_all(supervised)
@@ -226,12 +211,12 @@ def test_requests_during_a_reload_lead_to_one_more(supervised: Supervised) -> No
 def test_standby_that_does_not_come_up_is_named_at_the_end_of_a_reload(
     supervised: Supervised, how: str
 ) -> None:
-    serving, standby = supervised.processes
+    active, standby = supervised.processes
     supervised.workers.reload()
     first = supervised.processes[-1]
     first.notify(STANDBY)
     standby.end(by=signal.SIGTERM)
-    serving.end(by=signal.SIGTERM)
+    active.end(by=signal.SIGTERM)
     first.notify(READY)
     supervised.reactor.turns(0.1)
     with capturedLogs() as events:
@@ -251,16 +236,16 @@ def test_stop_during_a_reload_ends_all_processes(
     supervised: Supervised, stage: str
 ) -> None:
     """
-    A stop at any stage of a replacement ends all processes, and none begins.
+    No other process is started.
     """
-    serving, standby = supervised.processes
+    active, standby = supervised.processes
     supervised.workers.reload()
     new = supervised.processes[-1]
     if stage != "the new one begins":
         new.notify(STANDBY)
     if stage == "the last":
         standby.end(by=signal.SIGTERM)
-        serving.end(by=signal.SIGTERM)
+        active.end(by=signal.SIGTERM)
         new.notify(READY)
         supervised.reactor.turns(0.1)
         assert len(supervised.processes) == 2
@@ -277,10 +262,7 @@ def test_stop_during_a_reload_ends_all_processes(
 
 def test_reload_during_the_start_does_not_announce_readiness() -> None:
     """
-    A replacement requested before any worker is up waits for the first ones.
-
-    The message to systemd that the service is ready does not come before the service is
-    ready.
+    A reload may begin before any worker is up.
     """
     supervised = Supervised()
     supervised.workers.start()
@@ -292,7 +274,7 @@ def test_reload_during_the_start_does_not_announce_readiness() -> None:
 
 def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
     """
-    Wrong options start no worker, the old workers stay, and the reason is reported.
+    The old workers stay, and the report has the reason.
     """
     before = supervised.processes
 
@@ -317,22 +299,20 @@ def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
     def broken() -> None:
         raise RuntimeError("a bug")
 
-    serving, standby = supervised.processes
+    active, standby = supervised.processes
     supervised.workers.reload()
     supervised.processes[-1].notify(STANDBY)
     monkeypatch.setattr(supervised.workers, "_add_missing_workers", broken)
     standby.end(by=signal.SIGTERM)
     with capturedLogs() as events:
-        serving.end(by=signal.SIGTERM)
+        active.end(by=signal.SIGTERM)
     assert "a bug ended the reload" in map(formatEvent, events)
     assert supervised.messages[-1][-1] == "STATUS=reload failed: RuntimeError: a bug"
 
 
 def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) -> None:
     """
-    New options are taken back if no worker comes up with them.
-
-    If one does, the note tells which changes were not taken.
+    After a later reload that succeeds, the note has the options that wait for a restart.
     """
     before = supervised.workers.setup
     now = evolve(before, command=["another"], restart_pending=("--store",))
@@ -353,12 +333,10 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
 
 def test_bug_during_a_reload_keeps_the_old_options(supervised: Supervised) -> None:
     """
-    An unexpected exception is logged with its traceback, and the reload fails.
-
-    The watchdog of the old options continues.
+    The bug is logged with its traceback, and the watchdog of the old options continues.
     """
     before = supervised.workers.setup
-    serving, _ = supervised.processes
+    active, _ = supervised.processes
     # No timer takes a negative interval.
     supervised.reread_options = lambda: evolve(before, command=["another"], watchdog=-1.0)
     with capturedLogs() as events:
@@ -371,5 +349,5 @@ def test_bug_during_a_reload_keeps_the_old_options(supervised: Supervised) -> No
     assert [event["log_level"] for event in events if "log_failure" in event] == [
         LogLevel.critical
     ]
-    supervised.pass_time(2 * WATCHDOG, silent=(serving,))
-    assert signal.SIGABRT in serving.signals
+    supervised.pass_time(2 * WATCHDOG, silent=(active,))
+    assert signal.SIGABRT in active.signals

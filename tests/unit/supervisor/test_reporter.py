@@ -1,5 +1,5 @@
 """
-The supervisor's reports on its workers.
+The supervisor's reporter.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
 
 
-def test_a_takeover_is_logged_with_its_pause_and_the_first_start_is_none() -> None:
+def test_takeover_is_logged_with_its_pause() -> None:
     """
-    The pause goes from the end of one worker to the readiness of the next.
+    The pause lasts from the end of one worker until the next one is active.
     """
     reporter = Reporter(Notifier(), SupervisorReport(), lambda _: None)
     with capturedLogs() as events:

@@ -59,9 +59,7 @@ def process(worker: SupervisedWorker) -> WorkerProcess:
 
 def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> None:
     """
-    A worker's output is logged line by line, also its last words without a newline.
-
-    A long line is cut into pieces, and the output after it is not lost.
+    A line that is too long is divided, and a last line needs no newline.
     """
     (process,) = supervised.processes
     with capturedLogs() as events:
@@ -94,7 +92,7 @@ def test_state_of_a_worker_follows_from_its_messages(
     supervised: Supervised, process: WorkerProcess, lines: list[str], state: WorkerState
 ) -> None:
     """
-    The state of a worker follows from its messages, however they are cut.
+    A message may arrive in parts.
     """
     for line in lines:
         data = f"{line}\n".encode()
@@ -104,9 +102,9 @@ def test_state_of_a_worker_follows_from_its_messages(
     assert process.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
 
 
-def test_worker_that_was_up_is_followed_at_once(supervised: Supervised) -> None:
+def test_worker_that_was_up_starts_its_next_process_at_once(supervised: Supervised) -> None:
     """
-    A worker that stood by and lived for a second is followed in the next turn.
+    The process was a standby and lived for a second.
     """
     supervised.processes[0].notify(STANDBY)
     supervised.pass_time(1.0)
@@ -130,11 +128,11 @@ def restart_delay(supervised: Supervised, start_seconds: float = 0.0) -> float:
     return supervised.reactor.seconds() - ended
 
 
-def test_worker_that_did_not_come_up_is_followed_with_backoff(
+def test_worker_that_did_not_come_up_restarts_with_backoff(
     supervised: Supervised,
 ) -> None:
     """
-    A worker that ended early is followed after delays that double, until a worker serves.
+    The delays double until a process is active.
     """
     delays = [restart_delay(supervised) for _ in range(3)]
     assert delays == pytest.approx([0.05, 0.1, 0.2], abs=0.02)
@@ -146,19 +144,16 @@ def test_worker_that_did_not_come_up_is_followed_with_backoff(
 def test_backoff_grows_although_each_start_takes_seconds_to_fail(
     supervised: Supervised,
 ) -> None:
-    """
-    A slow machine, on which a start needs long to fail, would otherwise restart for ever.
-    """
     delays = [restart_delay(supervised, start_seconds=3.0) for _ in range(9)]
     assert delays == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5], abs=0.02)
 
 
 def test_active_worker_resets_the_backoff_of_all() -> None:
     """
-    A worker that serves shows that starting works, and makes the others' delays short too.
+    An active worker shows that the cause of the failures is gone.
     """
     supervised = Supervised(standby=1)
-    serving, standby = supervised.started()
+    active, standby = supervised.started()
     supervised.pass_time(1.0)
     for _ in range(6):
         standby.end(status=1)
@@ -167,10 +162,10 @@ def test_active_worker_resets_the_backoff_of_all() -> None:
             standby = supervised.processes[-1] if supervised.processes[1:] else standby
     # Now its delay is long, and after the other worker's READY short again.
     standby.notify(STOPPING)
-    serving.end(by=signal.SIGKILL)
+    active.end(by=signal.SIGKILL)
     supervised.reactor.turns(0.125)
-    _, serving = supervised.processes
-    serving.notify(READY)
+    _, active = supervised.processes
+    active.notify(READY)
     standby.end(status=1)
     supervised.reactor.turns(0.125)
     assert len(supervised.processes) == 2
@@ -178,7 +173,7 @@ def test_active_worker_resets_the_backoff_of_all() -> None:
 
 def test_process_that_cannot_be_spawned_is_tried_again(supervised: Supervised) -> None:
     """
-    A process that cannot be spawned is tried again, and counts as one that could not start.
+    Each attempt is counted as an end with CANNOT_START.
     """
     supervised.reactor.refuses = True
     supervised.processes[0].end(by=signal.SIGKILL)
@@ -194,9 +189,7 @@ def test_silent_worker_gets_sigabrt_then_sigkill(
     supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
-    A process that was silent for the watchdog's time gets SIGABRT, and then is killed.
-
-    The signal makes the process say where it hangs.  The process is killed a second later.
+    After SIGABRT, the process writes its tracebacks.  It gets SIGKILL a second later.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -218,9 +211,6 @@ def test_silent_worker_gets_sigabrt_then_sigkill(
 
 
 def test_worker_with_heartbeats_is_left_alone(supervised: Supervised) -> None:
-    """
-    A process that sends heartbeats gets no signal.
-    """
     (process,) = supervised.processes
     process.notify(READY)
     supervised.pass_time(5 * WATCHDOG)
@@ -228,9 +218,6 @@ def test_worker_with_heartbeats_is_left_alone(supervised: Supervised) -> None:
 
 
 def test_first_message_may_take_longer_than_the_watchdog(supervised: Supervised) -> None:
-    """
-    A process may take longer until its first message than between two.
-    """
     (process,) = supervised.processes
     supervised.reactor.turns(START_TIMEOUT_SECONDS)
     assert process.signals == []
@@ -240,9 +227,7 @@ def test_first_message_may_take_longer_than_the_watchdog(supervised: Supervised)
 
 def test_worker_can_ask_for_more_time(supervised: Supervised) -> None:
     """
-    A process with a long task can ask for more time, as with systemd.
-
-    Nonsense is no request for more time.
+    A line with a wrong number does not extend the timeout.
     """
     (process,) = supervised.processes
     process.notify("EXTEND_TIMEOUT_USEC=30000000", ALIVE, "EXTEND_TIMEOUT_USEC=30000000")
@@ -258,9 +243,7 @@ def test_supervisor_that_was_late_blames_no_worker(
     supervised: Supervised, late: float
 ) -> None:
     """
-    A supervisor that was stopped itself does not blame its workers.
-
-    The supervisor gives them the watchdog's time to be heard again.
+    After a delay of the supervisor itself, each worker has the whole timeout again.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -277,8 +260,6 @@ def test_retired_worker_gets_sigterm_then_sigkill(
     supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
-    A worker is ended by SIGTERM, and by SIGKILL if it takes too long.
-
     No other process follows.
     """
     (process,) = supervised.processes
@@ -297,7 +278,7 @@ def test_ended_process_gets_no_sigkill(
     supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
-    A process that has ended is sent no SIGKILL, because its process id may be another's.
+    Another process may have its process id by now.
     """
     (process,) = supervised.processes
     worker.retire()
@@ -310,7 +291,7 @@ def test_retired_silent_worker_gets_sigkill_no_later(
     supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
-    A silent process gets its SIGKILL no later if it is also asked to end.
+    A retired worker has longer until its SIGKILL than a silent one.
     """
     (process,) = supervised.processes
     process.notify(READY)
@@ -323,9 +304,6 @@ def test_retired_silent_worker_gets_sigkill_no_later(
 def test_retired_worker_without_a_process_is_not_started(
     supervised: Supervised, worker: SupervisedWorker
 ) -> None:
-    """
-    A worker that waits to be started is not started when it is asked to end.
-    """
     supervised.processes[0].end(status=1)
     assert supervised.workers.workers == [worker]
     worker.retire()
@@ -338,7 +316,7 @@ def test_signal_to_an_ended_process_is_no_error(
     supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     """
-    A signal to a process whose end has not been noticed yet is no error.
+    The supervisor may not have noticed the end yet.
     """
     (process,) = supervised.processes
     process.alive = False
@@ -356,14 +334,14 @@ def test_signal_to_an_ended_process_is_no_error(
         (-40, "by signal 40"),
     ],
 )
-def test_end_of_a_process_is_described_in_words(exit_status: int, text: str) -> None:
+def test_end_of_a_process_is_a_status_or_a_signal(exit_status: int, text: str) -> None:
     assert describe_end(exit_status) == text
 
 
 @given(st.lists(st.binary(max_size=30)))
-def test_output_is_cut_into_whole_lines(chunks: list[bytes]) -> None:
+def test_line_buffer_returns_whole_lines(chunks: list[bytes]) -> None:
     """
-    However the stream is cut, its lines come out whole, and nothing is lost.
+    No byte is lost, however the data is divided.
     """
     received: list[str] = []
     lines = LineBuffer(received.append)
@@ -380,10 +358,7 @@ def test_output_is_cut_into_whole_lines(chunks: list[bytes]) -> None:
     "length", [MAX_OUTPUT_LINE_BYTES, MAX_OUTPUT_LINE_BYTES + 1, 1_000_000]
 )
 @pytest.mark.parametrize("end", [b"", b"\n"])
-def test_too_long_a_line_is_cut(length: int, end: bytes) -> None:
-    """
-    A line that is too long is cut into lines of bounded length.
-    """
+def test_line_that_is_too_long_is_divided(length: int, end: bytes) -> None:
     received: list[str] = []
     lines = LineBuffer(received.append)
     for _ in range(length // 1000):

@@ -29,9 +29,9 @@ def supervised() -> Supervised:
     return Supervised()
 
 
-def test_standby_is_started_when_the_first_worker_serves(supervised: Supervised) -> None:
+def test_standby_is_started_when_the_first_worker_is_active(supervised: Supervised) -> None:
     """
-    The first worker has the processors for itself until it serves.
+    Until then, the first worker has the processors for itself.
     """
     supervised.workers.start()
     supervised.reactor.turns(1.0)
@@ -60,11 +60,11 @@ def test_first_worker_that_does_not_come_up_delays_no_other(
 
 def test_successor_is_started_after_the_takeover(supervised: Supervised) -> None:
     """
-    A successor is started when the standby serves, and does not get in its way.
+    The start of the next process does not slow down the takeover.
     """
-    serving, standby = supervised.started()
+    active, standby = supervised.started()
     supervised.pass_time(MAX_HEAD_START_SECONDS)
-    serving.end(by=signal.SIGKILL)
+    active.end(by=signal.SIGKILL)
     supervised.reactor.turns(0.5)
     assert supervised.processes == [standby]
     standby.notify(READY)
@@ -73,15 +73,13 @@ def test_successor_is_started_after_the_takeover(supervised: Supervised) -> None
     assert supervised.report.failovers == 1
 
 
-def test_service_manager_gets_readiness_heartbeats_and_status(
+def test_systemd_gets_readiness_heartbeats_and_status_texts(
     supervised: Supervised,
 ) -> None:
     """
-    The service manager is notified that the service is ready, and that a worker is alive.
-
-    It is also told the status of the serving worker.
+    It gets the status texts of the active worker and the heartbeats of all workers.
     """
-    serving, standby = supervised.started()
+    active, standby = supervised.started()
     assert supervised.messages == [[READY], ["STATUS=serving"]]
     del supervised.messages[:]
     for lines, messages in (
@@ -90,22 +88,24 @@ def test_service_manager_gets_readiness_heartbeats_and_status(
         (["EXTEND_TIMEOUT_USEC=1000"], [["EXTEND_TIMEOUT_USEC=1000"]]),
         ([STOPPING, "MAINPID=7"], []),
     ):
-        serving.notify(*lines)
+        active.notify(*lines)
         assert supervised.messages == messages
         del supervised.messages[:]
     standby.notify(ALIVE, STANDBY)
     assert supervised.messages == [[ALIVE]]
 
 
-def test_status_of_the_service_is_the_active_workers(supervised: Supervised) -> None:
+def test_status_text_of_the_service_is_that_of_the_active_worker(
+    supervised: Supervised,
+) -> None:
     """
-    The status of a standby is not told for the service, unless no worker serves.
+    Without an active worker, the service has the status text of the standby.
     """
-    serving, standby = supervised.started()
+    active, standby = supervised.started()
     del supervised.messages[:]
     standby.notify("STATUS=not now")
     assert supervised.messages == []
-    serving.notify(STOPPING)
+    active.notify(STOPPING)
     standby.notify("STATUS=verifying the store: 41 %", STANDBY)
     assert supervised.messages == [["STATUS=verifying the store: 41 %"]]
 
@@ -143,9 +143,6 @@ def test_each_end_of_a_worker_counts_by_its_reason(
 def test_end_of_a_worker_is_logged_by_its_severity(
     supervised: Supervised, how: dict[str, Any], level: LogLevel, line: str
 ) -> None:
-    """
-    A kill from outside is a warning, an error of the worker is one, and its end is none.
-    """
     _, standby = supervised.started()
     with capturedLogs() as events:
         standby.end(**how)
@@ -153,33 +150,30 @@ def test_end_of_a_worker_is_logged_by_its_severity(
 
 
 def test_end_of_a_retired_worker_is_no_warning(supervised: Supervised) -> None:
-    serving, *_ = supervised.started()
+    active, *_ = supervised.started()
     supervised.workers.reload()
     supervised.processes[-1].notify(STANDBY)
     with capturedLogs() as events:
         supervised.processes[1].end(by=signal.SIGTERM)
-        serving.end(by=signal.SIGKILL)
+        active.end(by=signal.SIGKILL)
     assert {event["log_level"] for event in events} == {LogLevel.info}
 
 
 def test_only_the_end_of_an_active_worker_is_a_failover(supervised: Supervised) -> None:
     """
-    A standby that dies counts as a restart only.
-
-    A worker that says that it is stopping before it ends by itself has served all the same,
-    and counts as a failover.
+    A worker that sends STOPPING before it ends by itself was active, so its end counts.
     """
-    serving, standby = supervised.started()
+    active, standby = supervised.started()
     standby.end(by=signal.SIGKILL)
     assert supervised.report.failovers == 0
-    serving.notify(STOPPING)
-    serving.end(status=Status.STORE_FAILED)
+    active.notify(STOPPING)
+    active.end(status=Status.STORE_FAILED)
     assert supervised.report.failovers == 1
 
 
 def succession(supervised: Supervised) -> tuple[str, str, int]:
     """
-    Return the worker before, the serving one, and the pause between them in milliseconds.
+    Return the previous worker, the active worker, and the pause between them in ms.
     """
     report = supervised.report
     return report.previous_worker, report.active_worker, report.takeover_us // 1000
@@ -187,14 +181,11 @@ def succession(supervised: Supervised) -> tuple[str, str, int]:
 
 def test_report_shows_the_takeover_and_its_pause(supervised: Supervised) -> None:
     """
-    The report has the serving worker, its predecessor, and the pause between them.
-
-    The pause lasts from the end of the predecessor to the service of the other worker.  It
-    is shown whether the predecessor was killed or told to end.
+    The pause lasts from the end of one worker until the next one is active.
     """
-    serving, standby = supervised.started()
+    active, standby = supervised.started()
     assert succession(supervised) == ("", "worker-1", 0)
-    serving.end(by=signal.SIGKILL)
+    active.end(by=signal.SIGKILL)
     assert succession(supervised) == ("worker-1", "", 0)
     supervised.reactor.turn(0.25)
     standby.notify(READY)
@@ -210,24 +201,24 @@ def test_report_shows_the_takeover_and_its_pause(supervised: Supervised) -> None
 
 def test_takeover_before_the_end_was_noticed_has_no_pause(supervised: Supervised) -> None:
     """
-    A worker that serves before its predecessor's end was noticed remains the serving one.
+    The end of the previous worker, which is noticed later, changes nothing.
     """
-    serving, standby = supervised.started()
+    active, standby = supervised.started()
     standby.notify(READY)
     supervised.reactor.turn(0.25)
-    serving.end(by=signal.SIGKILL)
+    active.end(by=signal.SIGKILL)
     assert succession(supervised) == ("worker-1", "worker-2", 0)
 
 
 def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
-    serving, standby = supervised.started()
+    active, standby = supervised.started()
     supervisor, *workers = supervised.report.processes
     assert supervisor == Process("supervisor", os.getpid(), "running")
     assert workers == [
-        Process("worker-1", serving.pid, "active"),
+        Process("worker-1", active.pid, "active"),
         Process("worker-2", standby.pid, "standby"),
     ]
-    serving.end(by=signal.SIGKILL)
+    active.end(by=signal.SIGKILL)
     assert supervised.report.processes == (supervisor, workers[1])
     standby.notify(READY)
     supervised.reactor.turns(MAX_HEAD_START_SECONDS)
@@ -239,9 +230,6 @@ def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
 
 
 def test_report_shows_how_many_standbys_there_are(supervised: Supervised) -> None:
-    """
-    The report has the present number of standbys, and how many there should be.
-    """
     _, standby = supervised.started()
     assert (supervised.report.standby_count, supervised.report.wanted_standby_count) == (
         1,
@@ -263,7 +251,7 @@ DAMAGE_SIGNALS = [
 
 def test_signals_of_damage_are_those_of_the_documentation() -> None:
     """
-    Each of them is counted as a suspicious end, see the next test.
+    The next test shows that each of them counts as a suspicious end.
     """
     page = (Path(__file__).parents[3] / "docs" / "how-it-works.md").read_text()
     (row,) = [line for line in page.splitlines() if "SIGBUS" in line]
@@ -276,20 +264,20 @@ def test_signals_of_damage_are_those_of_the_documentation() -> None:
     [{"status": Status.STORE_FAILED}, *({"by": number} for number in DAMAGE_SIGNALS)],
     ids=str,
 )
-def test_end_that_hints_at_the_disk_is_counted_for_the_next_process(
+def test_end_that_a_bad_disk_can_cause_is_counted_as_suspicious(
     supervised: Supervised, how: dict[str, Any]
 ) -> None:
-    serving, standby = supervised.started()
-    serving.end(**how)
+    active, standby = supervised.started()
+    active.end(**how)
     assert supervised.report.suspicious_ends == 1
     standby.notify(READY)
     standby.end(**how)
     assert supervised.report.suspicious_ends == 2
 
 
-def test_killed_worker_says_nothing_of_the_disk(supervised: Supervised) -> None:
-    serving, standby = supervised.started()
-    serving.end(by=signal.SIGKILL)
+def test_killed_worker_is_not_counted_as_suspicious(supervised: Supervised) -> None:
+    active, standby = supervised.started()
+    active.end(by=signal.SIGKILL)
     standby.notify(READY)
     assert supervised.report.suspicious_ends == 0
 
@@ -301,10 +289,9 @@ def test_damaged_store_ends_the_service_with_the_reason(supervised: Supervised) 
     assert supervised.service_ends == [(Status.DAMAGED, "the store is damaged")]
 
 
-def test_damaged_store_without_a_reason_ends_the_service(supervised: Supervised) -> None:
-    """
-    A worker's status is enough to tell that the store is damaged.
-    """
+def test_exit_status_of_a_damaged_store_is_enough_to_end_the_service(
+    supervised: Supervised,
+) -> None:
     supervised.workers.start()
     supervised.processes[0].end(status=Status.DAMAGED)
     assert supervised.service_ends == [(Status.DAMAGED, "worker-1 ended with status 78")]
@@ -328,9 +315,9 @@ def test_service_whose_first_worker_cannot_start_ends(
     supervised: Supervised, status: Status
 ) -> None:
     """
-    Before any worker has served, the operator who starts the service gets the reason.
+    The operator who starts the service gets the reason.
 
-    A worker that verifies the store may come to serve, so the service waits for it.
+    The service waits for a worker that verifies the store, because it may become active.
     """
     supervised.workers.start()
     supervised.pass_time(MAX_HEAD_START_SECONDS + 1.0)
@@ -345,13 +332,13 @@ def test_service_whose_first_worker_cannot_start_ends(
 
 
 @pytest.mark.parametrize("status", [Status.MISCONFIGURED, Status.CANNOT_START])
-def test_service_that_has_served_tries_again(
+def test_service_that_was_active_does_not_end(
     supervised: Supervised, status: Status
 ) -> None:
     """
-    Once a worker has served, what prevents the next one may go away, as half a file does.
+    Once a worker was active, the cause is probably temporary, such as a half-written file.
 
-    The reason is shown until a worker serves.
+    The reason is shown until a worker is active.
     """
     for process in supervised.started():
         process.end(by=signal.SIGKILL)
@@ -370,7 +357,7 @@ def test_service_that_has_served_tries_again(
 
 def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervised) -> None:
     """
-    Systemd hears that the service is up and why no step is taken.
+    The service has started: systemd gets READY, and the reason.
     """
     supervised.workers.start()
     supervised.processes[0].notify("STATUS=the disk is not mounted", NOT_READY)
@@ -382,9 +369,7 @@ def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervis
 
 def test_stop_sends_sigterm_to_all_and_counts_no_restart(supervised: Supervised) -> None:
     """
-    A stop sends SIGTERM to all workers, and is done when they have ended.
-
-    None of them counts as a restart.
+    The stop is complete when all processes have ended.
     """
     processes = supervised.started()
     stopped = Deferred.fromCoroutine(supervised.workers.stop())
