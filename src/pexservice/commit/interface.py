@@ -186,7 +186,8 @@ class ICommitter(Interface):
         """
         Read at most C{limit} durable transitions, newest first.
 
-        @param before: return only transitions with lower revisions.  Without a limit, the
-            first transitions may be newer than L{durable}, which can lag behind the store.
+        @param before: return only transitions with lower revisions.  The store may have
+            newer transitions than C{durable}.  To leave them out, pass at most its revision
+            plus 1.
         @raise Refusal: the store cannot be read.
         """

@@ -43,8 +43,8 @@ from pexservice.stores.remembered_keys import KeyUse
 #: How often the node checks whether the store responds and would accept a batch.
 PROBE_INTERVAL_SECONDS = 1.0
 
-#: Over this many positions at most, computing a term step by step is faster than computing
-#: it from its position.
+#: A term that is at most this many positions away is computed step by step, which is then
+#: faster than to compute it from its position.
 MAX_NEAR_STEPS = 100
 
 
@@ -158,9 +158,9 @@ class OptimisticCommitter(GroupCommit):
     # Reads of the store.
 
     def _probe(self) -> Deferred[None]:
-        return self._store.probe().addCallbacks(self._has_checked, self._note_outage)
+        return self._store.probe().addCallbacks(self._has_probed, self._note_outage)
 
-    def _has_checked(self, refusal: Refusal | None) -> Deferred[None]:
+    def _has_probed(self, refusal: Refusal | None) -> Deferred[None]:
         if refusal is not None:
             self._note_commit_refusal(refusal)
         # The read shows whether an operator has restored the store.  Steps are accepted
@@ -293,7 +293,7 @@ class OptimisticCommitter(GroupCommit):
         """
         if step.key is not None or self._is_idle:
             self.read_durable().addCallbacks(
-                self._decide,
+                self._check_condition_again,
                 lambda failure: waiter.fail(_as_refusal(failure.value)),
                 callbackArgs=(step, waiter),
             ).addErrback(self._waiter_failed)
@@ -305,9 +305,11 @@ class OptimisticCommitter(GroupCommit):
             # If so, another node may have moved the cursor again.
             self._postpone(step, waiter)
 
-    def _decide(self, state: State, step: Step, waiter: Waiter) -> Deferred[None] | None:
+    def _check_condition_again(
+        self, state: State, step: Step, waiter: Waiter
+    ) -> Deferred[None] | None:
         """
-        Handle C{step} with a C{state} that the store had after the request arrived.
+        Check the condition of C{step} with a C{state} read after the request arrived.
         """
         if step.condition is not None and not step.condition(state):
             return self._respond_to_unmet_condition(state, step, waiter)

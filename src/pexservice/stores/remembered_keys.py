@@ -1,8 +1,8 @@
 """
 The idempotency keys that a committer remembers.
 
-An exclusive store only appends keys, and never looks up a key: the process that has locked
-the store keeps all keys that must be remembered in memory.
+An exclusive store only appends keys, and never looks up a key.  The process that has locked
+the store has in its memory all keys that must be remembered.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ _log = Logger()
 #: A client certificate that expires in fewer days causes a warning.
 MIN_CERTIFICATE_DAYS = 14
 
-#: Makes the TLS of a connection to a host, and requires its name in its certificate.
+#: Called with the name of a host, which the host's certificate must contain; returns what
+#: makes TLS connections to this host.
 Policy = Callable[[str], IOpenSSLClientConnectionCreator]
 
 

@@ -8,8 +8,8 @@ measures how long commits take.
 
 The first commits run I{inline}, which means in the reactor's thread.  The executor moves
 the commits to the other thread if they are usually slow, if they stall often, or if one
-commit hangs.  Rare stalls, as every shared disk has them, cost less time than the thread
-would.
+commit hangs.  Every shared disk stalls now and then.  Such rare stalls cost less time than
+to pass every commit to the thread.
 
 The executor moves the commits back after a number of short commits in the thread.  This
 number doubles with each move to the thread.  So on a disk that is sometimes slow, the moves
@@ -50,7 +50,8 @@ STALL_WINDOW_COMMITS = 256
 #: The weight of the newest commit in the average duration.
 NEWEST_COMMIT_WEIGHT = 0.1
 
-#: Commits return inline after this many short commits in the thread: at first, and at most.
+#: After how many short commits in the thread the commits run inline again: the first
+#: number, and the limit for its doubling.
 MIN_SHORT_COMMITS = 16
 MAX_SHORT_COMMITS = 4096
 

@@ -122,8 +122,8 @@ class _Pages(DataFile):
         """
         Check the pages that are neither in a tree nor in a list of free pages.
 
-        LMDB may lose pages in this way, so such a page is a sign of damage only together
-        with an empty list.
+        LMDB itself may lose pages in this way.  So such a page shows damage only if there
+        is also an empty list of free pages, which may have had the page.
         """
         if len(self._visited) + len(self._free_beyond) != self._last + 1:
             raise BadPage(f"the file ends before page {self._last}, its last")

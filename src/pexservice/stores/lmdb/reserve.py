@@ -39,8 +39,8 @@ ALLOCATION_RETRY_SECONDS = 1.0
 #: The map is enlarged by this much at a time.
 MAP_STEP_BYTES = 64 << 20
 
-#: The map may have at most this part of the bytes that the store could have, which are the
-#: pages in use and the free space of the disk.
+#: The map may have at most this part of the sum of the pages in use and the free space of
+#: the disk.
 MAX_DISK_FRACTION = 0.25
 
 #: When the pages in use have grown by this much, the log names the process that reads the
@@ -73,10 +73,9 @@ class Reserve:
 
     A commit in the executor's thread calls L{ensure_space}.  At the same time, the
     reactor's thread may call L{commit_refusal}, and both threads may allocate.  This is
-    safe without a lock: each thread records only bytes that it has allocated itself.  If
-    the thread with the smaller number writes last, the file is allocated again a little too
-    early.  Also, a shortage may be reported until the next attempt although it is over, and
-    a line may be logged twice.
+    safe without a lock.  Each thread records only bytes that it has allocated itself, so
+    the recorded number may be too low, but never too high.  Otherwise, a shortage may be
+    reported for a while although it is over, and a line may be logged twice.
     """
 
     _log = Logger()

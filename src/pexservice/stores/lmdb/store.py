@@ -205,9 +205,10 @@ class LmdbStore:
         """
         Make a store if there is none.  Otherwise verify the store, and migrate it.
 
-        An operator may replace the files before LMDB opens them.  So the L{Directory}
-        remembers the identity of the verified files.  When LMDB has opened the files,
-        L{Directory.claim_store} compares it with the store at the configured path.
+        An operator may replace the files after their verification and before LMDB opens
+        them.  So the L{Directory} remembers the identity of the verified files.  When LMDB
+        has opened the files, L{Directory.claim_store} compares this identity with that of
+        the store at the configured path.
         """
         directory = self.directory
         existed = directory.holds_store()
