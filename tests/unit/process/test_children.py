@@ -36,7 +36,7 @@ TIMEOUT_SECONDS = 60
 @pytest.mark.parametrize("work", ["time.sleep(1000)", "while True: pass"])
 def test_process_ends_with_its_parent_even_if_it_hangs(end: str, work: str) -> None:
     """
-    A process ends with its parent, even if it hangs, and whichever end of the pipe it has.
+    The process may have either end of the pipe.
     """
     pipe = os.pipe()
     theirs, ours = pipe if end == "reading" else pipe[::-1]
@@ -79,7 +79,7 @@ def test_setpriv_that_fails_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Busybox's lacks the option, and a sandbox of systemd can forbid what setpriv calls.
+    It may be missing or that of busybox, and a sandbox of systemd may forbid what it calls.
     """
     monkeypatch.setenv("PATH", str(tmp_path))
     killed_with_parent.cache_clear()
@@ -116,7 +116,7 @@ def test_attempt_is_retried_until_the_orphans_have_ended(
 
 def ended_child() -> int:
     """
-    Return the id of a child that has ended and was not waited for.
+    Return the process id of a child that has ended and was not reaped.
     """
     pid = os.fork()
     if not pid:
@@ -136,7 +136,7 @@ def test_all_ended_orphans_are_reaped_and_none_is_no_error() -> None:
 
 def test_own_children_are_not_reaped() -> None:
     """
-    A child of this process is not reaped, because other code of this process waits for it.
+    Other code of this process waits for them.
     """
     pid = ended_child()
     reap_orphans({pid})

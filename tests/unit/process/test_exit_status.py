@@ -43,10 +43,7 @@ class Stopping(MemoryReactor):
 
 def test_failure_while_the_reactor_stops_is_reported() -> None:
     """
-    A failure of the last commit is reported, and raises no other error.
-
-    The reactor is stopping by then.  With an error, the client that requested the step
-    would get no answer.
+    An exception would keep the response from the client whose commit failed.
     """
     at_exit: list[object] = []
     process_exit = ProcessExit(
@@ -72,9 +69,7 @@ class Full(io.StringIO):
 
 def test_process_that_cannot_write_its_reason_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A process that cannot write its reason ends all the same.
-
-    If the process continued, it would refuse every step for good.
+    If the process continued, it would refuse every step.
     """
     monkeypatch.setattr(sys, "__stderr__", Full())
     reactor = MemoryReactor()
@@ -86,9 +81,6 @@ def test_process_that_cannot_write_its_reason_ends(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_reason_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    The reason is one line on standard error where an operator reads it, and none elsewhere.
-    """
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "__stderr__", terminal)
     for seen in (True, False):
@@ -136,9 +128,7 @@ def test_error_number_decides_whether_a_restart_may_help(
 @pytest.mark.parametrize(("loop", "status"), [("reactor.stop()", 0), ("1 / 0", 1)])
 def test_broken_reactor_ends_the_process_with_status_1(loop: str, status: int) -> None:
     """
-    A reactor that breaks down ends the process with status 1.
-
-    By itself, twistd logs the error and ends with status 0.
+    Without this, twistd would end with status 0.
     """
     program = f"""
 from contextlib import suppress

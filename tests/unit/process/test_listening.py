@@ -65,9 +65,6 @@ def passed(*sockets: socket.socket) -> str:
 
 
 def test_every_socket_of_systemd_is_served() -> None:
-    """
-    Every listening socket that systemd passes is served, however many there are.
-    """
     with (
         socket.create_server(("127.0.0.1", 0)) as first_socket,
         socket.create_server(("127.0.0.1", 0)) as second_socket,
@@ -77,9 +74,6 @@ def test_every_socket_of_systemd_is_served() -> None:
 
 
 def test_socket_of_systemd_that_does_not_listen_is_refused() -> None:
-    """
-    A socket that is no listening stream socket is refused with a line that names it.
-    """
     with (
         socket.create_server(("127.0.0.1", 0)) as listening_socket,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
@@ -94,9 +88,7 @@ def test_socket_of_systemd_that_does_not_listen_is_refused() -> None:
 @pytest.mark.parametrize("count", ["", "0", "x"])
 def test_service_without_sockets_of_systemd_is_misconfigured(count: str) -> None:
     """
-    Without sockets, or with those of another process, the service is misconfigured.
-
-    Nothing would be served.  The remedy is another unit and not another start.
+    Another unit is needed, so a restart does not help.
     """
     ours = {"LISTEN_FDS": count, "LISTEN_PID": str(os.getpid())}
     with pytest.raises(Misconfigured, match="systemd has passed no socket"):
@@ -106,9 +98,6 @@ def test_service_without_sockets_of_systemd_is_misconfigured(count: str) -> None
 
 
 def test_command_line_accepts_systemd_all() -> None:
-    """
-    C{systemd:all} is one of the endpoints that the command line takes.
-    """
     assert endpoint(ALL_OF_SYSTEMD) == "systemd:all"
 
 
@@ -162,7 +151,7 @@ def test_limit_of_open_files_is_raised_as_far_as_allowed(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, room: int, then: int
 ) -> None:
     """
-    The limit of open files is raised as far as allowed, and never lowered.
+    It is never lowered.
     """
     limits = limited(monkeypatch, soft, hard)
     assert affordable_connections(10_000) == room
@@ -173,7 +162,7 @@ def test_too_low_a_limit_of_open_files_ends_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """
-    A process whose limit is too low even for the start names the number that it needs.
+    The message has the number that is needed.
     """
     limited(monkeypatch, MIN_OPEN_FILES, MIN_OPEN_FILES)
     check_open_file_limit()

@@ -46,9 +46,6 @@ def report(number: int) -> SupervisorReport:
 
 
 def test_written_report_is_read(descriptor: int) -> None:
-    """
-    A reader gets the last report that was written, with all counts in their places.
-    """
     write_report(descriptor, report(1))
     counts = {reason: number for number, reason in enumerate(END_REASONS, 4)}
     names = ("worker-1234567", "worker-2")
@@ -64,9 +61,6 @@ def test_written_report_is_read(descriptor: int) -> None:
 
 
 def test_reader_returns_the_present_report_or_none(descriptor: int) -> None:
-    """
-    A reader returns the present report, or L{None} without a supervisor.
-    """
     read = report_reader(descriptor)
     write_report(descriptor, report(3))
     assert read() == report(3)
@@ -92,7 +86,7 @@ def test_record_that_is_not_whole_is_not_guessed(descriptor: int) -> None:
 )
 def test_report_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> None:
     """
-    An upgrade leaves the supervisor running, and its new workers know who serves.
+    An upgrade leaves the supervisor running, and its workers have the new version.
     """
     program = (
         "from pexservice.process.scoreboard import REASONS, Reload, Score, write\n"
@@ -170,10 +164,7 @@ def test_first_claim_of_a_store_wins_until_its_owner_renews_it(descriptor: int) 
     os.close(second._descriptor)
 
 
-def test_operator_accepts_a_change_once(descriptor: int) -> None:
-    """
-    What was accepted holds for one reload.
-    """
+def test_consent_holds_for_one_reload(descriptor: int) -> None:
     assert take_consent(descriptor) == []
     give_consent(descriptor, ["journal"])
     assert take_consent(descriptor) == ["journal"]
@@ -181,9 +172,6 @@ def test_operator_accepts_a_change_once(descriptor: int) -> None:
 
 
 def test_descriptor_that_is_no_file_is_an_error() -> None:
-    """
-    A file descriptor that is no file is an error when the worker starts.
-    """
     reading, writing = os.pipe()
     try:
         with pytest.raises(OSError, match="Illegal seek"):

@@ -33,9 +33,6 @@ def pipe() -> Iterator[tuple[int, int]]:
 def test_socket_of_the_service_manager_has_a_path_or_an_abstract_name(
     tmp_path: Path, name: str
 ) -> None:
-    """
-    The socket of the service manager has a path, or a name in the abstract namespace.
-    """
     name = name.format(pid=os.getpid())
     path = name if name.startswith("@") else str(tmp_path / name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -53,7 +50,7 @@ def test_socket_of_the_service_manager_has_a_path_or_an_abstract_name(
 
 def test_messages_to_a_supervisor_go_into_its_pipe(pipe: tuple[int, int]) -> None:
     """
-    Messages go into the pipe, whose writing end no child of this process inherits.
+    No child of this process inherits the writing end.
     """
     reading, writing = pipe
     os.set_inheritable(writing, True)  # noqa: FBT003 its only argument
@@ -65,9 +62,6 @@ def test_messages_to_a_supervisor_go_into_its_pipe(pipe: tuple[int, int]) -> Non
 def test_message_with_newlines_is_one_line_and_a_long_one_is_cut(
     pipe: tuple[int, int],
 ) -> None:
-    """
-    A reason with newlines in it is sent as one line, and a line that is too long is cut.
-    """
     reading, writing = pipe
     notifier = Notifier.to_supervisor(writing, {})
     notifier.notify("STATUS=the file a\nREADY=1\r\nis missing", "STATUS=" + "\u20ac" * 5000)
@@ -80,9 +74,7 @@ def test_no_message_waits_for_a_supervisor_that_does_not_read(
     pipe: tuple[int, int],
 ) -> None:
     """
-    No message waits for a supervisor that does not read.
-
-    A message that does not fit is not torn, and the failure is logged once.
+    A message is sent as a whole or not at all, and the failure is logged once.
     """
     reading, writing = pipe
     notifier = Notifier.to_supervisor(writing, {})
@@ -99,9 +91,7 @@ def test_no_message_waits_for_a_supervisor_that_does_not_read(
 
 def test_without_a_socket_nothing_is_sent(tmp_path: Path) -> None:
     """
-    Without a socket nothing is sent.
-
-    A socket that is gone, or comes later, is no failure.
+    A missing socket may appear later.
     """
     Notifier().notify(READY)
     Notifier.to_service_manager({}).notify(READY)
@@ -119,7 +109,7 @@ def test_without_a_socket_nothing_is_sent(tmp_path: Path) -> None:
 
 def test_no_descriptor_is_needed_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A socket that was opened at the start serves for the life of the process.
+    The notifier keeps the descriptor that it opened at first.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
@@ -149,7 +139,7 @@ def test_environment_gives_the_interval_of_the_watchdog(
     environment: dict[str, str], watchdog: float | None, pipe: tuple[int, int]
 ) -> None:
     """
-    The environment gives the watchdog's interval, unless it is meant for another process.
+    Variables for another process do not count.
     """
     named = {"NOTIFY_SOCKET": "@nobody", **environment}
     with closing(Notifier.to_service_manager(named)) as notifier:

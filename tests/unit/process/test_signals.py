@@ -16,7 +16,7 @@ from pexservice.process.signals import StartSignals
 @pytest.fixture
 def signals() -> Iterator[StartSignals]:
     """
-    Provide an instance that notes the signals of this process.
+    Provide an instance that records the signals of this process.
     """
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
@@ -29,15 +29,12 @@ def signals() -> Iterator[StartSignals]:
 
 def send(number: int) -> None:
     """
-    Send a signal to this process, and have it arrive.
+    Send a signal to this process, which gets it at once.
     """
     os.kill(os.getpid(), number)
 
 
 def test_signal_ends_a_wait_early(signals: StartSignals) -> None:
-    """
-    A wait is short in a process that is asked to end.
-    """
     assert signals.sleep(0.01)
     send(signal.SIGTERM)
     assert not signals.sleep(1e9)
@@ -45,7 +42,7 @@ def test_signal_ends_a_wait_early(signals: StartSignals) -> None:
 
 def test_sighup_before_there_is_a_handler_is_remembered(signals: StartSignals) -> None:
     """
-    A SIGHUP is remembered until there is a handler, and handled each time from then on.
+    Two early SIGHUPs are one reload.
     """
     send(signal.SIGHUP)
     send(signal.SIGHUP)
@@ -69,9 +66,7 @@ def test_signal_before_the_hand_over_stops_the_service(
 
 def test_reactor_takes_the_signals_after_the_hand_over(signals: StartSignals) -> None:
     """
-    After the hand-over SIGTERM stops the reactor, and SIGINT has Python's own handler.
-
-    Python's own handler is the only one that the reactor replaces.
+    Twisted replaces Python's default handler of SIGINT only, so this handler is restored.
     """
     stopped: list[None] = []
     signals.hand_over(lambda: stopped.append(None))

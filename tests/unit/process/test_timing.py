@@ -33,7 +33,7 @@ class Failing:
 
 def test_an_exception_does_not_end_the_calls() -> None:
     """
-    A call that raises is logged with its traceback, and the next call is made at its time.
+    The exception is logged with its traceback.
     """
     with capturedLogs() as events:
         clock, function = Clock(), Failing()
@@ -48,9 +48,7 @@ def test_an_exception_does_not_end_the_calls() -> None:
 
 def test_a_failed_deferred_does_not_end_the_calls() -> None:
     """
-    A C{Deferred} that fails counts as an error too.
-
-    No other call is made before the C{Deferred} has fired.
+    The next call waits until the C{Deferred} has fired.
     """
     clock, results = Clock(), list[Deferred[None]]()
 
@@ -69,7 +67,7 @@ def test_a_failed_deferred_does_not_end_the_calls() -> None:
 
 def test_stopped_periodic_makes_no_call() -> None:
     """
-    After a stop no call is made, and another stop is no error.
+    It may be stopped again.
     """
     clock, function = Clock(), Failing()
     periodic = Periodic(function, clock)
@@ -84,7 +82,7 @@ def test_stopped_periodic_makes_no_call() -> None:
 
 def test_steady_reactor_is_installed_unless_another_is_chosen() -> None:
     """
-    Its seconds are those of the monotonic clock, whatever the wall clock does.
+    Its clock is monotonic.
     """
     for choice, expected in (
         ("", ["SteadyReactor", "True"]),

@@ -78,7 +78,7 @@ def test_unusable_file_is_a_misconfiguration_that_names_it(
     settings: Settings, message: str
 ) -> None:
     """
-    A file that cannot be used is named in a misconfiguration, because no restart mends it.
+    A restart does not help.
     """
     with pytest.raises(Misconfigured, match=message):
         read_files(settings)
@@ -87,10 +87,7 @@ def test_unusable_file_is_a_misconfiguration_that_names_it(
 @pytest.mark.parametrize(
     ("days", "words"), [(15, None), (13, "expires on"), (-1, "expired on")]
 )
-def test_certificate_that_ends_soon_is_a_warning(days: int, words: str | None) -> None:
-    """
-    The warning says when the certificate ends, or has ended.
-    """
+def test_certificate_that_expires_soon_is_a_warning(days: int, words: str | None) -> None:
     ends = 1_795_000_000.0
     files = Files(tokens=None, tls=None, certificate_expires=ends)
     with capturedLogs() as events:
@@ -101,9 +98,6 @@ def test_certificate_that_ends_soon_is_a_warning(days: int, words: str | None) -
 
 
 def test_damaged_certificate_is_reported_in_plain_words(tmp_path: Path) -> None:
-    """
-    A certificate that OpenSSL cannot read is reported without OpenSSL's words.
-    """
     certificate, key = tmp_path / "certificate", tmp_path / "key"
     certificate.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
     key.write_text("-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n")
@@ -126,7 +120,7 @@ def test_lack_of_descriptors_is_no_misconfiguration(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    It says nothing about the file, and may be over soon.
+    A restart may help.
     """
 
     def full(*_: object, **__: object) -> NoReturn:

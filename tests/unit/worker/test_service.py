@@ -189,11 +189,9 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
             bench.stop()
 
 
-def test_worker_that_serves_notifies_readiness(make: Callable[..., Bench]) -> None:
+def test_active_worker_notifies_readiness(make: Callable[..., Bench]) -> None:
     """
-    A worker that has opened its store and listens says that it is ready.
-
-    The worker says so again with each sign of life.
+    Each heartbeat repeats READY.
     """
     bench = make()
     bench.worker.startService()
@@ -204,10 +202,9 @@ def test_worker_that_serves_notifies_readiness(make: Callable[..., Bench]) -> No
     assert bench.messages[3:] == [ALIVE, *ready]
 
 
-def test_stopping_worker_closes_the_store(make: Callable[..., Bench]) -> None:
-    """
-    A worker that stops says so, listens no more, and closes the store.
-    """
+def test_stopping_worker_sends_stopping_and_closes_the_store(
+    make: Callable[..., Bench],
+) -> None:
     bench = make()
     bench.worker.startService()
     bench.stop()
@@ -219,9 +216,7 @@ def test_drain_during_a_blocking_commit_ends_with_a_response(
     make: Callable[..., Bench],
 ) -> None:
     """
-    A connection in use is closed by an answer.
-
-    This holds even if the process read no request for longer than it accepts them.
+    A connection in use gets its response, even if the process read no request for a while.
     """
     bench = make()
     bench.worker.startService()
@@ -240,7 +235,7 @@ def test_drain_during_a_blocking_commit_ends_with_a_response(
 
 def test_each_heartbeat_repeats_the_state(make: Callable[..., Bench]) -> None:
     """
-    A worker sends several heartbeats within the watchdog's time.
+    A worker sends several heartbeats within the timeout of the watchdog.
     """
     bench = make()
     bench.worker.startService()
@@ -276,9 +271,6 @@ class Verified(MemoryStore):
 def test_worker_whose_verification_hangs_sends_no_heartbeat(
     make: Callable[..., Bench],
 ) -> None:
-    """
-    A verification that hangs must not be taken for a worker that lives.
-    """
     store = Verified()
     bench = make(store=store)
     bench.worker.startService()
@@ -292,9 +284,6 @@ def test_worker_whose_verification_hangs_sends_no_heartbeat(
 
 
 def test_worker_sends_no_heartbeat_while_a_commit_hangs(make: Callable[..., Bench]) -> None:
-    """
-    A worker sends no sign of life while a commit hangs.
-    """
     bench = make()
     bench.worker.startService()
     del bench.messages[:]
@@ -316,9 +305,6 @@ def test_worker_sends_no_heartbeat_while_a_commit_hangs(make: Callable[..., Benc
 def test_worker_whose_store_is_unusable_ends_with_the_reason(
     make: Callable[..., Bench], error: Exception, status: Status
 ) -> None:
-    """
-    A worker whose store cannot be used ends, and says why.
-    """
     bench = make(store=Unusable(error))
     bench.worker.startService()
     assert (bench.statuses, bench.exit.reason) == ([status], str(error))
@@ -348,7 +334,7 @@ def test_first_worker_whose_store_cannot_be_opened_ends(
     make: Callable[..., Bench], board: int
 ) -> None:
     """
-    Before anything was served, the operator who starts the service sees the reason.
+    The operator who starts the service gets the reason.
     """
     error = StoreError("it holds something else")
     show(board, retry_opening=False)
@@ -362,9 +348,6 @@ def test_first_worker_whose_store_cannot_be_opened_ends(
 def test_later_worker_responds_with_the_reason_until_its_store_opens(
     make: Callable[..., Bench], board: int, kind: type[StoreError]
 ) -> None:
-    """
-    A worker whose store cannot be opened says why, listens, and tries again.
-    """
     store = Unusable(kind("it holds something else"))
     show(board)
     bench = make(store=store, supervisor=3, scoreboard=board)
@@ -391,12 +374,10 @@ def test_later_worker_responds_with_the_reason_until_its_store_opens(
     assert answer.value().startswith(b"HTTP/1.1 200 ")
 
 
-def test_worker_that_cannot_serve_does_not_listen_next_to_an_active_one(
+def test_worker_with_a_problem_does_not_listen_next_to_an_active_worker(
     make: Callable[..., Bench], board: int
 ) -> None:
     """
-    Clients of a service that serves never get the 503 of another worker.
-
     The worker listens while no worker is active, and stops when one is.
     """
     show(board, active_worker="worker-1")
@@ -417,7 +398,7 @@ def test_worker_that_refuses_stands_by_when_it_no_longer_listens(
     make: Callable[..., Bench], board: int
 ) -> None:
     """
-    A client that sees a standby next to an active worker no longer gets a 503.
+    A worker that the supervisor shows as a standby sends no client a 503.
     """
 
     class Returning(Unusable):
@@ -443,11 +424,11 @@ def test_worker_that_refuses_stands_by_when_it_no_longer_listens(
     assert (listeners.are_open, STANDBY in bench.messages) == (False, True)
 
 
-def test_standby_names_the_stranger_that_has_its_lock(
+def test_standby_names_another_program_that_has_the_lock(
     make: Callable[..., Bench], board: int
 ) -> None:
     """
-    A standby refuses requests when none of the service's workers can have the lock.
+    No worker of the service can have the lock, so another program has it.
     """
 
     class Waiting(MemoryStore):
@@ -468,12 +449,9 @@ def test_standby_names_the_stranger_that_has_its_lock(
     assert len(bench.reactor.tcpServers) == 1
 
 
-def test_stopped_worker_tries_its_store_no_more(
+def test_stopped_worker_does_not_retry_to_open_its_store(
     make: Callable[..., Bench], board: int
 ) -> None:
-    """
-    A worker that is stopped while it waits for its next try ends in order.
-    """
     store = Unusable(StoreError("gone"))
     show(board)
     bench = make(store=store, supervisor=3, scoreboard=board)
@@ -511,9 +489,7 @@ def test_damaged_store_is_reported_to_the_supervisor_at_once(
 
 def test_missing_file_is_a_misconfiguration(make: Callable[..., Bench]) -> None:
     """
-    A worker with a missing file ends as misconfigured, because no restart mends that.
-
-    The worker does not touch the store.
+    A restart does not help.  The worker does not open the store.
     """
     bench = make(access_log="/nowhere/log")
     bench.worker.startService()
@@ -523,9 +499,6 @@ def test_missing_file_is_a_misconfiguration(make: Callable[..., Bench]) -> None:
 
 
 def test_wrong_scoreboard_names_the_option(make: Callable[..., Bench]) -> None:
-    """
-    A wrong file descriptor of the scoreboard is reported with the name of the option.
-    """
     bench = make(scoreboard=999_999)
     bench.worker.startService()
     assert bench.exit.reason == "--scoreboard 999999: Bad file descriptor"
@@ -534,9 +507,6 @@ def test_wrong_scoreboard_names_the_option(make: Callable[..., Bench]) -> None:
 def test_children_of_a_worker_do_not_inherit_the_scoreboard(
     make: Callable[..., Bench],
 ) -> None:
-    """
-    A worker's own children do not inherit the scoreboard.
-    """
     descriptor = scoreboard.create()
     try:
         os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
@@ -570,9 +540,7 @@ def test_exception_while_the_store_is_open_ends_the_worker(
     make: Callable[..., Bench], error: Exception, reason: str, levels: list[LogLevel]
 ) -> None:
     """
-    Any exception while the worker owns the store ends the process.
-
-    The end gives the lock to another process.  A traceback is logged for a bug only.
+    The kernel gives the lock to another process.  Only a bug is logged with a traceback.
     """
     bench = make()
     bench.reactor.refusal = error
@@ -588,9 +556,6 @@ def test_exception_while_the_store_is_open_ends_the_worker(
 
 
 def test_exception_after_the_lock_ends_the_process(make: Callable[..., Bench]) -> None:
-    """
-    An exception after the wait for the lock, which no caller sees, ends the process too.
-    """
 
     class Waiting(MemoryStore):
         def open(self, on_standby: Callable[[], object] | None = None) -> Deferred[Cursor]:
@@ -607,7 +572,7 @@ def test_exception_after_the_lock_ends_the_process(make: Callable[..., Bench]) -
 
 def test_failed_store_ends_the_worker(make: Callable[..., Bench]) -> None:
     """
-    A worker whose store fails ends, and the next worker reads the disk.
+    The next worker reads the store from the disk.
     """
     bench = make()
     bench.worker.startService()
@@ -640,9 +605,6 @@ def test_bug_in_the_committer_is_not_reported_as_a_failed_store(
 def test_store_is_the_one_that_the_options_name(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """
-    The worker's store is the one that the options name.
-    """
     bench = make()
     monkeypatch.setattr(assembly, "store_factory", store_factory)
     bench.worker = Worker(
@@ -660,7 +622,7 @@ def test_too_few_descriptors_allow_fewer_connections(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A worker with too few file descriptors takes fewer connections, and says so.
+    A warning has the number of connections.
     """
     monkeypatch.setattr(assembly, "affordable_connections", lambda _: 17)
     bench = make()
