@@ -67,7 +67,7 @@ def test_line_is_the_same_with_and_without_a_plan(
     head: bytes, line: bytes, *, remembers: bool
 ) -> None:
     """
-    Also for a request that was refused early.
+    The same is true of a request that was refused early.
     """
     server = Server(remembers=remembers, logs=True)
     written_lines = lines(server, *[head + b"\r\n\r\n"] * 3, peer=PEER)
@@ -92,7 +92,7 @@ def test_lines_follow_the_order_of_the_responses() -> None:
 
 def test_line_names_the_client_behind_a_proxy() -> None:
     """
-    A Unix socket has no address.
+    A client on a Unix socket has no address.
     """
     server = Server(logs=True)
     forwarded = STEP[:-2] + b"X-Forwarded-For: 192.0.2.7\r\n\r\n"

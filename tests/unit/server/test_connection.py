@@ -25,7 +25,7 @@ CURRENT = b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n"
 @pytest.fixture
 def server() -> Server:
     """
-    Return a server whose plan cache knows both requests.
+    Return a server that has a plan for each of the two requests.
     """
     new_server = Server()
     for request in (NEXT, CURRENT):
@@ -46,7 +46,7 @@ def ask(server: Server, *chunks: bytes, peer: object = None) -> Wire:
 
 def statuses(wire: Wire) -> list[int]:
     """
-    Return the statuses of the answers that C{wire} got.
+    Return the statuses of the responses that C{wire} got.
     """
     return [
         int(line.split()[1]) for line in wire.received.split(b"\n") if line[:5] == b"HTTP/"
@@ -94,9 +94,7 @@ def test_a_client_that_does_not_read_is_not_read_from(
     server: Server, request_: bytes
 ) -> None:
     """
-    A client that takes no answers can send no more requests until it takes them.
-
-    This holds whether the connection has a channel or not.
+    If a client takes no responses, no more of its requests are read until it takes them.
     """
     wire = server.connect()
     wire.protocol.pause_writing()
@@ -217,7 +215,7 @@ def test_idle_connection_is_closed_and_each_request_restarts_its_time(
     server: Server, request_: bytes
 ) -> None:
     """
-    Also a request whose plan is known: a read, or a step, taken or not.
+    The request may have a plan, and a step may be refused.
     """
     wires = [
         *(ask(server, request_) for _ in range(3)),
@@ -282,7 +280,7 @@ def test_step_with_a_known_plan_closes_its_connection_during_a_drain(
 
 def test_rate_limit_counts_each_address_with_and_without_a_plan() -> None:
     """
-    The allowance grows again.
+    After a fifth of a second, a client may send another request.
     """
     server = Server(rate=5)
     peer_of_one_client, other = (
@@ -314,7 +312,7 @@ def test_rate_limit_counts_each_address_with_and_without_a_plan() -> None:
 )
 def test_malformed_request_counts_once_for_the_rate_limit(sent: bytes, status: int) -> None:
     """
-    Over the limit it gets 429.
+    Above the limit, the client gets 429 instead.
     """
     server = Server(rate=3)
     peer = IPv4Address("TCP", "10.0.0.1", 1)
@@ -354,7 +352,7 @@ def test_page_of_a_named_origin_may_read_early_refusals() -> None:
 
 def test_refusal_after_a_head_request_has_a_body() -> None:
     """
-    The refusal of a HEAD request has none.
+    The refusal of the HEAD request itself has no body.
     """
     server = Server()
     head = CURRENT.replace(b"GET", b"HEAD")
@@ -369,7 +367,7 @@ def test_refusal_after_a_head_request_has_a_body() -> None:
 
 def test_rate_limit_counts_the_client_that_the_proxy_names() -> None:
     """
-    Through a Unix socket, with and without a plan.
+    The proxy is on a Unix socket.  The requests have a plan or not.
     """
     server = Server(rate=1)
     for peer, expected in (
@@ -385,7 +383,7 @@ def test_rate_limit_counts_the_client_that_the_proxy_names() -> None:
 
 def test_tls_handshake_is_refused_at_its_first_byte(server: Server) -> None:
     """
-    A client that speaks TLS to a plain listener need not wait until its time is over.
+    A client that speaks TLS to a plain listener need not wait for a timeout.
     """
     wire = ask(server, b"\x16")
     assert statuses(wire) == [400]
@@ -407,7 +405,7 @@ def test_bug_in_the_parser_ends_the_connection_after_one_try(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    An event loop reports the end of an aborted connection in a later turn only.
+    The event loop reports the end of an aborted connection only in a later iteration.
     """
     heads = []
 
@@ -432,7 +430,7 @@ def test_bug_in_a_problem_ends_the_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A connection that stayed open would perform its request for ever: no timeout applies.
+    No timeout applies to a request that is being performed.
     """
 
     def fails(_: Exception) -> None:
@@ -489,7 +487,7 @@ def test_client_that_leaves_while_it_waits_for_the_budget_is_forgotten(
     server: Server,
 ) -> None:
     """
-    Its place in the queue does nothing.
+    The call that waits in the queue then does nothing.
     """
     server.shared.parsing_budget.spend(1.0)
     wires = [server.connect() for _ in range(3)]
@@ -506,7 +504,7 @@ def test_client_that_leaves_while_it_waits_for_the_budget_is_forgotten(
 
 def test_body_of_two_bytes_costs_a_step_no_handler(server: Server) -> None:
     """
-    A request with a body has the plan of one without.
+    A request with a body has the same plan as a request without a body.
     """
     asked = server.shared.counters.without_plan
     step = NEXT[:-2] + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"

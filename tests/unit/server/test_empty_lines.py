@@ -1,5 +1,5 @@
 """
-The single empty line before a request that is ignored.
+Tests of the empty line that a client may send before a request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def test_one_empty_line_before_a_request_is_ignored(
     remembers: bool,  # noqa: FBT001 pytest passes it by its name
 ) -> None:
     """
-    With a plan and without.
+    The request may have a plan or not.
     """
     wire = Server(remembers=remembers).connect()
     for chunk in chunks:
@@ -45,7 +45,7 @@ def test_one_empty_line_before_a_request_is_ignored(
 
 def test_connection_with_only_an_empty_line_gets_408() -> None:
     """
-    It is not idle.
+    The connection counts as one whose request is arriving, and not as idle.
     """
     server = Server()
     wire = server.connect()

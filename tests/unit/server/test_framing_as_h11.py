@@ -17,7 +17,7 @@ _FRAMED = b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(_HI
 
 def test_requests_end_where_h11_ends_them() -> None:
     """
-    Where both accept a stream, complete or in pieces.
+    The streams are those that both parsers accept.  They arrive complete or in pieces.
     """
     wrong = [
         f"seed {difference.seed}: {difference.data!r:.800}\n  h11 {difference.h11}\n"
@@ -41,7 +41,7 @@ def test_request_inside_a_body_is_not_found(parse: object) -> None:
 
 def test_half_of_the_streams_are_accepted_by_both() -> None:
     """
-    The comparison compares something: most streams are accepted, some are refused.
+    The other tests would pass if both parsers refused everything.
     """
     refused = sum(by_h11(stream(seed)).refused for seed in range(200))
     assert 20 < refused < 150

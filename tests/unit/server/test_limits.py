@@ -1,5 +1,5 @@
 """
-Tests of the connections that are closed: for room, for time, and at the end of a worker.
+Tests of the connections that the limits close, and of the order in which they do it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def test_connection_that_became_busy_after_the_search_stays() -> None:
 
 def test_flood_of_new_connections_does_not_cost_a_search_each() -> None:
     """
-    All others are busy.
+    All other connections are busy.
     """
     looked = 0
 
@@ -239,7 +239,7 @@ def test_connection_that_cannot_be_closed_does_not_stop_the_sweep() -> None:
 
 def test_closing_connection_counts_and_makes_room_when_needed() -> None:
     """
-    It holds a file descriptor.
+    Until it is closed, it holds a file descriptor.
     """
     closing = Fake(phase=Phase.CLOSING)
     connections = table(1, closing)
@@ -264,7 +264,7 @@ def test_a_request_that_does_not_arrive_makes_room() -> None:
 
 def test_new_connection_goes_after_those_with_late_requests() -> None:
     """
-    Otherwise a new client would be closed before it can ask.
+    Otherwise, a new client would lose its connection before it can send a request.
     """
     new = Fake(has_responded=False, last_active=9.0)
     slow = Fake(phase=Phase.RECEIVING, receiving_since=8.0)
@@ -277,7 +277,9 @@ def test_new_connection_goes_after_those_with_late_requests() -> None:
 
 def test_client_above_its_share_makes_room_for_all_others() -> None:
     """
-    And for itself. The connections of others stay, however long they are idle.
+    It also loses a connection for its own new one.
+
+    The connections of other clients stay, however long they are idle.
     """
     connections = Connections(100, Turns().seconds)
     honest = [Fake(last_active=1.0) for _ in range(3)]
@@ -328,7 +330,7 @@ def test_client_that_reads_nothing_cannot_hold_more_than_its_share() -> None:
 
 def test_client_that_keeps_all_its_connections_busy_keeps_no_other_client_out() -> None:
     """
-    Its newest connection goes, and it gets none of the others' places back.
+    Its newest connection is closed, and it gets no place of the other clients.
     """
     connections = Connections(40, Turns().seconds)
     busy = [Fake(phase=BUSY, last_active=float(n)) for n in range(40)]
@@ -392,7 +394,7 @@ def test_connections_of_a_proxy_have_no_share() -> None:
 
 def test_only_some_connections_get_a_refusal_at_the_limit() -> None:
     """
-    A connection that is being refused holds a descriptor.
+    A connection that gets a 503 holds a file descriptor.
     """
     connections = table(1, Fake(phase=BUSY))
     refused_connections = [Fake(phase=Phase.CLOSING) for _ in range(MAX_REFUSALS)]
@@ -407,7 +409,7 @@ def test_only_some_connections_get_a_refusal_at_the_limit() -> None:
 
 def test_connection_makes_room_when_no_descriptor_is_left() -> None:
     """
-    Although the table is not full.
+    The limit is not reached.
     """
     idle = Fake()
     connections = table(10, idle, Fake(phase=BUSY))
@@ -430,7 +432,7 @@ def test_emptied_fires_when_the_last_connection_leaves() -> None:
 
 def test_closed_connection_is_counted_once_by_its_reason() -> None:
     """
-    Also when it is slow to close.
+    A connection that closes slowly is counted once, too.
     """
     clock = Turns()
     clock.rightNow = 1000.0

@@ -240,7 +240,7 @@ def running(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Machine
 
 def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -> None:
     """
-    The response is that of any other connection.
+    The response is the same as on any other connection.
     """
     shared = machine.server.shared
     planned = shared.counters.with_plan()
@@ -326,7 +326,7 @@ def test_other_input_is_handed_over_to_the_event_loop(
     machine: Machine, sent: bytes
 ) -> None:
     """
-    A pipeline, half a request, nonsense, or an end without a request.
+    Such input is a pipeline, half a request, nonsense, or the end of the input.
     """
     client = machine.connect(sent)
     if not sent or sent == CURRENT[:20]:
@@ -339,7 +339,7 @@ def test_other_input_is_handed_over_to_the_event_loop(
 
 def test_foreign_host_with_a_known_plan_is_refused_over_loopback(machine: Machine) -> None:
     """
-    The plan is from a connection whose Host is not checked.
+    The plan was made by a connection whose Host is not checked.
     """
     foreign = NEXT.replace(b"Host: h", b"Host: attacker.example")
     for _ in range(3):
@@ -358,7 +358,7 @@ def test_bug_while_a_response_is_sent_closes_the_connection(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A bug costs only the request that it shows in, and leaves no connection behind.
+    A bug affects only the request in which it occurs, and leaves no connection open.
     """
 
     def fails(*_: object) -> None:
@@ -377,7 +377,7 @@ def test_bug_in_the_first_turn_closes_the_connection(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    No sweep would see the connection.
+    The sweep would not close such a connection.
     """
 
     def fails(*_: object) -> None:
@@ -392,7 +392,7 @@ def test_bug_in_the_first_turn_closes_the_connection(
 
 def test_keep_alive_connection_gets_a_transport_of_the_event_loop(machine: Machine) -> None:
     """
-    Also when the plan of its request is known.
+    There may be a plan for its request.
     """
     for _ in range(2):
         client = machine.connect(KEPT)
@@ -417,7 +417,7 @@ def test_response_that_does_not_fit_is_handed_over_to_the_event_loop(
     machine: Machine,
 ) -> None:
     """
-    It sends the rest and closes the connection.
+    The event loop sends the rest, and closes the connection.
     """
     committer = machine.server.committer
     machine.server.begin_at(1, 1_000_000)
@@ -462,7 +462,7 @@ def test_abort_does_not_wait_for_a_client_that_reads_nothing(machine: Machine) -
 
 def test_step_of_a_client_that_left_is_made(machine: Machine) -> None:
     """
-    Other clients do not notice.
+    Other clients are not affected.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)
@@ -494,7 +494,7 @@ def test_bytes_behind_the_last_request_are_ignored(machine: Machine) -> None:
 
 def test_idle_connection_is_closed_by_the_sweep_and_by_a_stop(machine: Machine) -> None:
     """
-    In whatever state it is.
+    Its transport may be in any state.
     """
     connections = machine.server.connections
     client = machine.connect()
@@ -614,7 +614,7 @@ def test_listener_retries_while_descriptors_or_memory_are_missing(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """
-    New clients are served then. The log gives the reason once.
+    When they are available again, new clients are served.  The log gives the reason once.
     """
     monkeypatch.setattr(accepting, "RETRY_DELAY_SECONDS", 0.001)
     machine.listening.error = OSError(number, "none left")
@@ -646,7 +646,7 @@ def test_error_of_one_connection_at_accept_does_not_affect_the_others(
 
 def test_stopped_listener_accepts_no_client(machine: Machine) -> None:
     """
-    Not during its retry delay either. Connected clients get their responses.
+    It may stop during its retry delay.  Connected clients get their responses.
     """
     machine.server.store.held = True
     client = machine.connect(NEXT)

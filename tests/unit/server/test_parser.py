@@ -37,14 +37,14 @@ HOST = b"Host: h"
 
 def reader() -> HeadReader:
     """
-    Return a reader that remembers nothing yet.
+    Return a reader with empty caches.
     """
     return HeadReader(Server().checker.deciding_headers())
 
 
 def read(*lines: bytes) -> Head:
     """
-    Return what a head of these lines means.
+    Return the head that consists of these lines.
     """
     return reader().read(b"\r\n".join(lines))
 
@@ -71,7 +71,7 @@ def test_every_attack_gets_the_response_of_its_rule(attack: Attack) -> None:
 
 def test_head_has_the_request_line_and_the_arguments() -> None:
     """
-    Blanks around a value do not count, and names are in small letters.
+    Blanks around a value are removed, and names are in small letters.
     """
     head = read(LINE, HOST, b"IDEMPOTENCY-KEY:\t k \t", b"X-Unknown: y")
     assert head.line.method == b"POST"
@@ -98,7 +98,7 @@ def test_http_1_0_request_without_host_has_the_host_of_its_target() -> None:
 
 def test_heads_of_one_meaning_have_one_plan_key() -> None:
     """
-    Values that decide nothing, the query, and other spellings of a value do not count.
+    The query, other headers, and the spelling of a deciding header change no plan key.
     """
     keys = {
         read(LINE, HOST, *lines).plan_key
@@ -122,7 +122,7 @@ def test_heads_of_one_meaning_have_one_plan_key() -> None:
 
 def test_reader_returns_the_range_of_uncached_lines() -> None:
     """
-    A remembered request line does not pass as a header line, nor the reverse.
+    A cached request line is not accepted as a header line, nor the reverse.
     """
     head_reader = reader()
     head = b"\r\n".join([LINE, HOST, b"A: 1"])
@@ -152,7 +152,7 @@ def test_incomplete_head_is_refused_as_soon_as_it_can_be(
     buffer: bytes, status: int
 ) -> None:
     """
-    That is at its first byte for what begins like no request, as a TLS handshake.
+    If no request begins with the first byte, as in a TLS handshake, this byte is enough.
     """
     with pytest.raises(Problem) as caught:
         find_end_of_head(bytearray(buffer), 0)
@@ -176,7 +176,7 @@ def test_head_has_the_length_of_its_body(lines: tuple[bytes, ...], body: int) ->
 
 def test_readable_lines_of_a_refused_head_shape_its_refusal() -> None:
     """
-    Lines that can be read count, and those that cannot are skipped.
+    Malformed lines are skipped.
     """
     head = b"HEAD / HTTP/1.1\r\nbad\r\nAccept: a/b \r\n\xff\r\nX: y\r\nOrigin: http://a\r\n\r\n"
     line, headers = read_refused_head(head)
@@ -219,7 +219,7 @@ def test_chunked_body_ends_at_the_same_byte_however_it_arrives(
 
 def test_one_call_skips_a_bounded_number_of_chunks() -> None:
     """
-    So a connection with tiny chunks takes a bounded part of a turn.
+    So a connection with tiny chunks takes a bounded part of an iteration.
     """
     chunk = b"1\r\nx\r\n"
     buffer, taken = bytearray(chunk * 900), RequestBody(CHUNKED)
@@ -239,7 +239,7 @@ def test_body_with_a_length_ends_there() -> None:
 
 def seconds_for(size: int) -> float:
     """
-    Return the processor time of a head that arrives in single bytes, the best of a few.
+    Return the CPU time for a head that arrives in single bytes: the best of five runs.
     """
     head = b"GET / HTTP/1.1\r\n" + b"a:" + b"b" * size
 

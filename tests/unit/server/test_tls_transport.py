@@ -172,7 +172,7 @@ def peer(worker: Worker, contexts: tuple[ssl.SSLContext, ...]) -> Peer:
 
 def test_connection_begins_after_the_handshake_and_data_goes_both_ways(peer: Peer) -> None:
     """
-    The connection receives the client's bytes, and the client the connection's.
+    The connection and the client receive the bytes of each other.
     """
     assert peer.connection.calls == ["made"]
     peer.send_encrypted(peer.encrypt(b"a request"))
@@ -193,7 +193,7 @@ def test_input_in_single_bytes_is_decrypted(peer: Peer) -> None:
 
 def test_input_beyond_the_budget_waits_for_later_turns(peer: Peer) -> None:
     """
-    When a turn's time is used up, the rest is decrypted in the turns that follow.
+    When the time of an iteration is used up, the rest is decrypted in later iterations.
     """
     sent = b"x" * DECRYPT_STEP_BYTES * 10
     records = b"".join(peer.encrypt(sent[i : i + 100]) for i in range(0, len(sent), 100))
@@ -212,7 +212,7 @@ def test_new_input_goes_before_the_rest_of_a_flood(
     worker: Worker, contexts: tuple[ssl.SSLContext, ...]
 ) -> None:
     """
-    However many connections flood the worker, a client that sends little is next.
+    However many connections flood the worker, a client with new input is next.
     """
     floods = [Peer(worker, contexts[1]) for _ in range(20)]
     honest = Peer(worker, contexts[1])
@@ -237,7 +237,7 @@ def test_no_client_waits_behind_all_handshakes_of_another(
     worker: Worker, contexts: tuple[ssl.SSLContext, ...]
 ) -> None:
     """
-    Clients take turns with the first piece of their input, and all get theirs at last.
+    Clients take turns with the first part of their input, and none is forgotten.
     """
     worker.cost = MAX_SECONDS_PER_ITERATION
     flood = [Peer(worker, contexts[1]) for _ in range(50)]
@@ -273,7 +273,7 @@ def test_client_that_sends_no_data_is_cut_off(
 
 def test_socket_is_not_read_while_much_waits(peer: Peer) -> None:
     """
-    Memory is bounded: the client has to wait too.
+    So the memory is bounded, and the client has to wait.
     """
     peer.worker.cost = MAX_SECONDS_PER_ITERATION
     sent = b"x" * 10_000
@@ -288,7 +288,7 @@ def test_socket_is_not_read_while_much_waits(peer: Peer) -> None:
 
 def test_paused_connection_receives_nothing_until_it_reads_again(peer: Peer) -> None:
     """
-    A connection that pauses in the middle of a record's neighbours gets the rest later.
+    Records that arrived together with the last one are passed on later.
     """
     peer.connection.react = lambda _: peer.transport.pause_reading()
     peer.send_encrypted(peer.encrypt(b"one ") + peer.encrypt(b"two ") + peer.encrypt(b"3"))
@@ -318,7 +318,7 @@ def test_close_sends_close_notify_to_the_client(peer: Peer) -> None:
 
 def test_input_behind_the_end_of_output_is_dropped(peer: Peer) -> None:
     """
-    After a refusal the rest of the client's input is not even decrypted.
+    After a refusal, the rest of the client's input is not decrypted.
     """
     peer.transport.write_eof()
     assert (peer.raw.half_closed, peer.raw.is_closing()) == (True, False)
@@ -328,7 +328,7 @@ def test_input_behind_the_end_of_output_is_dropped(peer: Peer) -> None:
 
 def test_half_close_reaches_the_connection_behind_its_data(peer: Peer) -> None:
     """
-    The connection may send a response then, and gets one call.
+    The connection is told once, and may still send a response.
     """
     records = peer.encrypt(b"a request")
     with pytest.raises(ssl.SSLWantReadError):
@@ -374,7 +374,7 @@ def test_client_that_leaves_in_the_handshake_is_released(
     worker: Worker, contexts: tuple[ssl.SSLContext, ...]
 ) -> None:
     """
-    The connection, which has not begun, learns of the end.
+    The connection has not begun, but is told of the end.
     """
     peer = Peer(worker, contexts[1])
     peer.transport.eof_received()

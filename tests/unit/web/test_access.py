@@ -156,7 +156,7 @@ class TestOrigins:
         self, call: Caller, method: str, path: str
     ) -> None:
         """
-        Errors too.
+        Errors are responses, too.
         """
         answer = call(method, path, Origin=ORIGIN)
         assert answer["Access-Control-Allow-Origin"] == ORIGIN

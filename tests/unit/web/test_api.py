@@ -649,7 +649,7 @@ def test_json_ends_with_a_newline_as_text_does(path: str, call: Caller) -> None:
 
 def test_health_as_json_has_each_check_by_name(call: Caller) -> None:
     """
-    Also when one fails. Other clients get text.
+    The checks may fail.  Clients that do not accept JSON get text.
     """
     answer = call("GET", "/readyz", Accept="application/json")
     assert answer.status == 200

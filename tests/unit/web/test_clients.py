@@ -72,7 +72,7 @@ def test_client_is_the_last_forwarded_address_that_is_no_trusted_proxy(
 
 def test_trusted_proxy_is_recognized_in_any_spelling() -> None:
     """
-    Also as a dual-stack listener has it.
+    A dual-stack listener has another spelling.
     """
     clients = Clients(["::ffff:10.0.0.9", "2001:DB8:0::9"])
     assert clients.peer(PROXY, "").trusted
@@ -139,7 +139,7 @@ def test_host_is_checked_on_loopback_except_for_proxies(
     local: str, peer: str | None, *, checked: bool
 ) -> None:
     """
-    Whatever the listener.
+    The local address decides, and not the listener.
     """
     clients = Clients(["10.0.0.9"])
     assert peer_of(clients, peer, local).is_local is checked

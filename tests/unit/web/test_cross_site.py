@@ -71,7 +71,7 @@ def test_sec_fetch_site_decides_and_origin_only_without_it(
     sites: list[bytes], origins: list[bytes], *, own: bool
 ) -> None:
     """
-    Of several values each counts.
+    If there are several values, all of them must pass.
     """
     problem = refusal(POLICY, HOST, origins, sites)
     assert (problem is None) is own

@@ -60,7 +60,7 @@ def test_work_is_done_one_by_one_with_a_pause_after_each_piece() -> None:
 
 def test_client_with_much_work_delays_another_by_one_piece() -> None:
     """
-    Clients take turns, in whatever order they arrived and however much they wait for.
+    Clients take turns, whatever the order and the number of their pieces.
     """
     work = Work()
     for number in range(300):
@@ -95,7 +95,7 @@ def test_cancelled_work_takes_no_time_and_leaves_nothing_behind() -> None:
 
 def test_work_that_fails_is_followed_by_a_pause_too() -> None:
     """
-    A piece that fails has had its time, and the next one gets its own.
+    A piece of work that fails takes its turn like any other one.
     """
     work = Work()
     with pytest.raises(ZeroDivisionError):

@@ -29,7 +29,7 @@ PARAMETERS = st.sampled_from(
 @st.composite
 def well_formed(draw: st.DrawFn) -> str:
     """
-    Draw a value as RFC 9110 has them.
+    Draw a well-formed value of C{Accept}, as RFC 9110 defines it.
     """
     elements = []
     for _ in range(draw(st.integers(1, 6))):
@@ -86,7 +86,7 @@ def test_malformed_range_is_ignored_and_the_first_offer_is_the_default(
 
 def test_too_long_accept_is_ignored() -> None:
     """
-    In one line or in several.
+    The value may be in one line or in several lines.
     """
     blanks = b" " * (MAX_ACCEPT_BYTES - len(b"application/json"))
     assert preferred_type(OFFERS, [b"application/json" + blanks]) == OFFERS[1]

@@ -15,7 +15,7 @@ ONE = "10.0.0.1"
 @pytest.mark.parametrize("rate", [1, 3, 7, 10, 1000])
 def test_client_may_send_its_rate_at_once_or_spread(rate: int) -> None:
     """
-    Afterwards, the client may send one request each time that one is due.
+    Afterwards, the client may send a request each time its allowance has grown by one.
     """
     clock = Turns()
     limit = RateLimit(rate, clock.seconds)
