@@ -165,14 +165,6 @@ def _status_of(url: BaseURL, context: SSLContext | None) -> Result:
     return Result(line, fields)
 
 
-def _connection(url: BaseURL, context: SSLContext | None) -> HTTPConnection:
-    if url.socket is not None:
-        return _UnixConnection(url.socket)
-    if url.is_https:
-        return HTTPSConnection(url.host, url.port, context=context)
-    return HTTPConnection(url.host, url.port)
-
-
 class _UnixConnection(HTTPConnection):
     def __init__(self, path: str) -> None:
         super().__init__("localhost")
@@ -186,8 +178,13 @@ class _UnixConnection(HTTPConnection):
 def _ask(
     url: BaseURL, context: SSLContext | None, method: str, path: str
 ) -> tuple[HTTPResponse, str]:
+    connection = HTTPConnection(url.host, url.port)
+    if url.socket is not None:
+        connection = _UnixConnection(url.socket)
+    elif url.is_https:
+        connection = HTTPSConnection(url.host, url.port, context=context)
     # Each request has its own connection, because a server may close it after a response.
-    with closing(_connection(url, context)) as connection:
+    with closing(connection):
         connection.request(method, f"{urlsplit(url.url).path}{path}")
         response = connection.getresponse()
         # If the server is no pexservice, its body may have no end.
