@@ -117,12 +117,14 @@ class IExclusiveStore(IStore):
 
     def space() -> Space | None:
         """
-        Return the disk space of the store, for metrics; C{None} if it is not open.
+        Return the disk space of the store; C{None} if it is not open.
+
+        Metrics use this method and L{oldest_reader}.  Neither blocks.
         """
 
     def oldest_reader() -> OldStateReader | None:
         """
-        Return the process that reads the oldest state, for metrics; C{None} if none reads.
+        Return the process that reads the oldest state; C{None} if no process reads any.
         """
 
 

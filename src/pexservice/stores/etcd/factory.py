@@ -86,6 +86,7 @@ class EtcdFactory:
 
         address = self._address
         if address.password_file is not None:
+            # If the file cannot be read, the start fails now, and not at the first call.
             address.password()
         return EtcdStore(
             HttpGateway(address, options.reactor),
