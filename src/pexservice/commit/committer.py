@@ -29,12 +29,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.commit.counters import NOT_STORED
-from pexservice.commit.group_commit import GroupCommit, PendingBatch, cached_state_at
+from pexservice.commit.group_commit import GroupCommit, PendingBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
-from pexservice.core.cursor import State, Transition, state_at
+from pexservice.core.cursor import State, state_at
 from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
 from pexservice.stores.interface import HistoryEntry, IExclusiveStore
-from pexservice.stores.remembered_keys import RememberedKeys
+from pexservice.stores.remembered_keys import KeyUse, RememberedKeys
 
 #: The minimum time between two log lines about refused steps.  While the disk is full,
 #: thousands of steps a second are refused, and the log may be on the same disk.
@@ -115,17 +115,17 @@ class Committer(GroupCommit):
         else:
             self._add(step, waiter)
 
-    def _find_key(self, key: bytes) -> tuple[Transition, State, PendingBatch | None] | None:
+    def _find_key(self, key: bytes) -> tuple[KeyUse, PendingBatch | None] | None:
         """
         Find the first use of an idempotency key.
 
-        @return: the transition, the state after it, and its batch, which is C{None} if the
-            transition is durable.  If the key was not used, the method returns C{None}.
+        @return: the first use, and its batch, which is C{None} if the first use is durable;
+            C{None} if the key was not used.
         """
         in_batch = self._find_key_in_batches(key)
         if in_batch is not None or (use := self._remembered_keys.find(key)) is None:
             return in_batch
-        return use.transition, cached_state_at(use.revision, use.position), None
+        return use, None
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         # From now on, _find_key_in_batches does not find the keys of this batch.

@@ -60,15 +60,15 @@ from pexservice.commit.interface import (
     Step,
     Waiter,
 )
-from pexservice.core.cursor import INITIAL, State, Transition, apply, state_at
+from pexservice.core.cursor import INITIAL, State, apply, state_at
 from pexservice.core.sequence import TermCache
 from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.stores.interface import Batch, IStore
-from pexservice.stores.remembered_keys import pack_use, unpack_use
+from pexservice.stores.remembered_keys import KeyUse, pack_use, unpack_use
 
 # Computing a state at a high position takes milliseconds.  The cache saves this time when a
 # client repeats the same step several times.
-cached_state_at = lru_cache(maxsize=8)(state_at)
+_cached_state_at = lru_cache(maxsize=8)(state_at)
 
 # An alias for speed; see L{Outcome}.
 _APPLIED = Outcome.APPLIED
@@ -119,7 +119,7 @@ class GroupCommit:
     missing here: for example, C{start} opens the store, and C{step} decides which steps to
     L{_add}.  A subclass may override these methods, which this class calls:
 
-      - L{_schedule_commit}, L{_write_open_batch} and L{_commit_succeeded};
+      - L{_schedule_commit}, L{_write_open_batch}, L{_commit_succeeded} and L{_state_at};
       - L{_commit_failed}, which every subclass must have;
       - L{_add}, L{_respond_without_step} and L{_roll_back}, which the subclasses call too.
 
@@ -276,36 +276,35 @@ class GroupCommit:
         self,
         waiter: Waiter,
         step: Step,
-        first_transition: Transition,
-        state: State,
+        first_use: KeyUse,
         batch: PendingBatch | None = None,
     ) -> None:
         """
-        Give C{waiter} the outcome of the first use of the key of C{step}.
+        Give C{waiter} the state after the first use of the key of C{step}.
 
         If the key was first used for another transition, the waiter gets a L{KeyReused}.
 
-        @param first_transition: the transition of the first use.
-        @param state: the state after the first use.
-        @param batch: see L{_respond_without_step}.
+        @param batch: the batch with the first use; C{None} if the first use is durable.
         """
+        first_transition, revision, position = first_use
         is_replay = first_transition is step.transition
         outcome = Outcome.REPLAYED if is_replay else KeyReused(first_transition)
+        state = self._state_at(revision, position)
         self._respond_without_step((waiter, step, outcome, state), batch)
 
-    def _find_key_in_batches(
-        self, key: bytes
-    ) -> tuple[Transition, State, PendingBatch] | None:
+    def _state_at(self, revision: int, position: int) -> State:
+        return _cached_state_at(revision, position)
+
+    def _find_key_in_batches(self, key: bytes) -> tuple[KeyUse, PendingBatch] | None:
         """
         Find an idempotency key in the open batch and in the committing batch.
 
-        @return: the transition that the key was used for, the state after this transition,
-            and the batch that contains it; C{None} if neither batch has the key.
+        @return: the first use of the key, and its batch; C{None} if neither batch has the
+            key.
         """
         for batch in (self._open_batch, self._committing_batch):
             if batch is not None and key in batch.keys:
-                first, revision, position = unpack_use(batch.keys[key])
-                return first, cached_state_at(revision, position), batch
+                return unpack_use(batch.keys[key]), batch
         return None
 
     # One commit.

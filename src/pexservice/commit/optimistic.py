@@ -337,8 +337,7 @@ class OptimisticCommitter(GroupCommit):
                 request = (waiter, step, Outcome.PRECONDITION_FAILED, state)
                 self._respond_without_step(request, None)
             else:
-                used = self._state_at(first.revision, first.position)
-                self._respond_to_used_key(waiter, step, first.transition, used)
+                self._respond_to_used_key(waiter, step, first)
 
         def failed(failure: Failure) -> None:
             waiter.fail(_as_refusal(failure.value))
@@ -379,8 +378,7 @@ class OptimisticCommitter(GroupCommit):
                     self.counts.count(NOT_STORED, step.transition.code)
                     waiter.fail(first)
                 else:
-                    state = self._state_at(first.revision, first.position)
-                    self._respond_to_used_key(waiter, step, first.transition, state)
+                    self._respond_to_used_key(waiter, step, first)
             except Exception:  # noqa: BLE001 it is logged, and the other steps are placed
                 self._log.failure("a waiter failed")
 
