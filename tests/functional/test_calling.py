@@ -1,5 +1,5 @@
 """
-The programs of docs/calling.md, run where responses are lost.
+Run the programs of docs/calling.md behind a proxy that loses responses.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run_program(
             "",
             "position 1 value 1\nthe cursor is at revision 1\n1 next to 1\n"
             "seen at revision 1\n",
-            # The condition of the second step does not hold.
+            # The precondition of the second step is not met.
             [3, 3],
         ),
         pytest.param(

@@ -1,5 +1,5 @@
 """
-C{pexctl check} with real files, addresses and a running service.
+C{pexctl check} and C{pexctl status} with real files, addresses and services.
 """
 
 from __future__ import annotations
@@ -20,18 +20,14 @@ from tests.support.stores import make_store
 
 def check(path: Path, *options: str) -> tuple[int, str]:
     """
-    Run C{pexctl check}.
-
-    @return: its exit status and its output.
+    Run C{pexctl check}, and return its exit status and output.
     """
     return pexctl(path, "check", *options)
 
 
 def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> None:
     """
-    A check next to a running service succeeds and leaves nothing behind.
-
-    It names the address and the store that the service uses.
+    The check succeeds and creates no file.
     """
     make_store(tmp_path / "store", 3)
     with Daemon(tmp_path, "--store", "lmdb:store", command=WORKER) as daemon:
@@ -92,7 +88,7 @@ def test_address_that_is_listed_twice_is_refused_as_by_a_start(tmp_path: Path) -
 
 def test_process_is_asked_where_it_listens(tmp_path: Path) -> None:
     """
-    The scheme is https where the service speaks TLS, whatever name its certificate has.
+    The URL begins with https if the service uses TLS, whatever name its certificate has.
     """
     issued = trustme.CA().issue_cert("pex.example.org")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -111,7 +107,7 @@ def test_process_is_asked_where_it_listens(tmp_path: Path) -> None:
 
 def test_process_that_systemd_gave_its_socket_is_asked_there(tmp_path: Path) -> None:
     """
-    No option has the address of an inherited socket.
+    No option contains the address of an inherited socket.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         program = (
@@ -160,9 +156,10 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     tmp_path: Path,
 ) -> None:
     """
-    With C{no-create} a missing store is an error that names it, until it was created.
+    With C{no-create}, a missing store is an error that names the store.
 
-    C{pexctl check} reports the same as a start, and a second creation is refused.
+    C{pexctl check} and a start report the same.  C{pexctl create} refuses a store that
+    exists.
     """
     config = tmp_path / "pexservice.toml"
     config.write_text('store = "lmdb:store"\nno-create = true\n')

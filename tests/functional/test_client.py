@@ -1,5 +1,5 @@
 """
-The client with the real daemon.
+The Python client with a real service.
 """
 
 from __future__ import annotations
@@ -44,16 +44,13 @@ from tests.support.nginx import nginx
 
 
 def url(daemon: Daemon, scheme: str = "http") -> str:
-    """
-    Return the base URL of a daemon.
-    """
     return f"{scheme}://127.0.0.1:{daemon.port}"
 
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Daemon]:
     """
-    Provide one worker, which also listens on a Unix socket.
+    Provide a worker that listens on TCP and on a Unix socket.
     """
     listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
     with Daemon(tmp_path, *listen, command="pexservice-worker") as daemon:
@@ -113,7 +110,7 @@ def test_unix_socket_that_answers_is_not_taken_for_another(tmp_path: Path) -> No
             assert cursor.next().revision == 1
             with Daemon(tmp_path / "two", *listen, command="pexservice-worker"):
                 worker.stop()
-                # Another store, where this key was not used.
+                # This is another store, in which the key was not used.
                 assert cursor.next().revision == 1
 
 
@@ -227,7 +224,7 @@ def test_step_behind_nginx_is_made_when_the_service_is_back(
 
 def test_only_the_client_repeats_a_step_whose_connection_ended(worker: Daemon) -> None:
     """
-    Nothing below the client sends the step again.
+    No HTTP library below the client repeats it.
     """
     heard: list[bytes] = []
 
@@ -260,7 +257,7 @@ def test_only_the_client_repeats_a_step_whose_connection_ended(worker: Daemon) -
         ("http", b"SSH-2.0-OpenSSH\r\n", UnexpectedAnswer, "expected HTTP, got 'SSH-2.0-"),
         ("http", bytes(range(256)), UnexpectedAnswer, "expected HTTP, got "),
         ("https", b"HTTP/1.1 400 No\r\n\r\n", UnexpectedAnswer, "expected TLS, got "),
-        # A failure that may pass in a moment is tried again until the deadline.
+        # The client repeats a request whose failure may be temporary.
         ("http", b"", OutcomeUnknown, "closed before the complete"),
         ("http", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", OutcomeUnknown, "b'x'"),
         (
@@ -288,7 +285,7 @@ def test_response_of_no_service_is_one_exception_and_the_key_is_kept(
         thread = threading.Thread(target=answer, args=(listening,))
         thread.start()
         port = listening.getsockname()[1]
-        # A request whose answer would be the same is sent once.
+        # The client does not repeat a request that would get the same response.
         is_final = expected is UnexpectedAnswer
         with BlockingCursor(f"{scheme}://127.0.0.1:{port}") as cursor:
             for deadline in [TIMEOUT_SECONDS] if is_final else deadlines():
@@ -305,8 +302,8 @@ def test_response_of_no_service_is_one_exception_and_the_key_is_kept(
     assert "\n" not in str(caught.value)
 
 
-#: A shell has the commands that it starts in the background ignore SIGINT, and so all that
-#: these start.
+#: The script restores the handler of SIGINT, because a shell's background commands, and
+#: their children, ignore this signal.
 INTERRUPTED = """
 import _thread, signal, sys
 from twisted.internet import reactor
@@ -324,7 +321,7 @@ with BlockingCursor(sys.argv[1], deadline=60) as cursor:
 @pytest.mark.parametrize("way", ["signal", "unnoticed"])
 def test_ctrl_c_ends_a_script_that_waits_for_a_response(worker: Daemon, way: str) -> None:
     """
-    Ctrl-C just before the wait begins only sets Python's mark and ends no system call.
+    Just before the wait begins, Ctrl-C interrupts no system call and only sets a flag.
     """
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, url(worker)],
@@ -337,7 +334,7 @@ def test_ctrl_c_ends_a_script_that_waits_for_a_response(worker: Daemon, way: str
         assert process.stdout.readline() == "0\n"
         worker.stop()
         assert process.stdin is not None
-        # The script waits for this line, or for an answer that does not come.
+        # The script waits for this line, and then for a response that does not arrive.
         process.stdin.write(f"{way}\n")
         process.stdin.flush()
         if way == "signal":
@@ -482,7 +479,7 @@ def test_deadline_ends_the_wait_for_a_reactor_that_is_blocked(worker: Daemon) ->
 
 def test_close_does_not_wait_for_a_tls_peer_that_is_silent(tmp_path: Path) -> None:
     """
-    The server never answers the end of the TLS connection, so closing has a timeout.
+    The server does not respond to the client's close_notify.
     """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

@@ -1,5 +1,5 @@
 """
-Nodes on a real etcd.
+Nodes with a store on a real etcd.
 """
 
 from __future__ import annotations
@@ -39,9 +39,6 @@ from tests.support.ports import held_ports
 
 @pytest.fixture
 def member(tmp_path: Path) -> Iterator[Member]:
-    """
-    Provide one etcd.
-    """
     with cluster(tmp_path) as (member,):
         yield member
 
@@ -85,9 +82,9 @@ def test_fake_etcd_refuses_what_etcd_refuses(member: Member) -> None:
 @pytest.mark.needs("etcd")
 def test_supervisor_has_one_worker_and_replaces_it(member: Member, tmp_path: Path) -> None:
     """
-    Beside a store on etcd there is no standby by default, as there is no lock to wait for.
+    With a store on etcd there is no standby by default, because no lock keeps it waiting.
 
-    A version of etcd with stale reads is a warning.
+    A version of etcd with stale reads causes a warning.
     """
     version = member.ask("/version")["etcdserver"]
     with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
@@ -106,7 +103,7 @@ def test_supervisor_has_one_worker_and_replaces_it(member: Member, tmp_path: Pat
 @pytest.mark.needs("etcd")
 def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path) -> None:
     """
-    History and keys are the same at both.
+    Both nodes have the same history and keys.
     """
     store = f"etcd:{member.url}?prefix=another/"
     with two_nodes(tmp_path, store) as (first_node, second_node):
@@ -121,14 +118,14 @@ def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path
         assert (stale.status, stale.headers["Pex-Revision"]) == (412, "2")
         assert first_node.request("/history")[1] == second_node.request("/history")[1]
     keys = member.ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="})["kvs"]
-    # A node that stops leaves none of its keys.
+    # A stopped node has deleted its own keys.
     assert len(keys) == 5
 
 
 @pytest.mark.needs("etcd")
 def test_store_is_created_once_where_etcd_has_none(member: Member, tmp_path: Path) -> None:
     """
-    Nodes with no-create serve it, and another creation is refused and changes nothing.
+    A node with C{--no-create} uses this store.  Another C{pexctl create} changes nothing.
     """
     everything = {"key": "AA==", "range_end": "AA=="}
     store = ("--store", f"etcd:{member.url}")
@@ -171,11 +168,11 @@ def test_stream_of_one_node_reports_steps_of_another(
 
 def _refused(path: Path, store: str) -> str:
     """
-    Return the line that is written when the service does not start.
+    Start a service that cannot start, and return its line on standard error.
     """
     options = ("--listen", "tcp:0:interface=127.0.0.1", "--store", store)
     ended = run(path, "-n", "--pidfile=", "pexservice", *options)
-    # A wrong URL is a wrong option; a store that is away may be there the next time.
+    # 64 is the status of a wrong option, such as a wrong URL; 1 that of a missing store.
     assert ended.returncode in (1, 64), ended.stdout
     (line,) = ended.stderr.splitlines()
     return line
@@ -210,7 +207,7 @@ def test_node_that_starts_without_a_quorum_stays_up_and_serves_later(
     tmp_path: Path,
 ) -> None:
     """
-    The node lives and gives the reason with 503 until etcd has a quorum.
+    Until etcd has a quorum, the node gives the reason with 503.
     """
     with cluster(tmp_path, 3) as members, held_ports(1) as (port,):
         for member in members[:2]:
@@ -218,7 +215,7 @@ def test_node_that_starts_without_a_quorum_stays_up_and_serves_later(
         store = "etcd:" + ",".join(member.url for member in members)
         options = ("--store", store, "--listen", f"tcp:{port}:interface=127.0.0.1")
         with ThreadPoolExecutor(1) as pool:
-            # It waits until the node knows the cursor.
+            # Daemon() waits until the node has read the cursor.
             starting = pool.submit(Daemon, tmp_path, *options)
             try:
                 wait_until(lambda: _get(port, "/livez")[0] == 200, "alive")
@@ -236,7 +233,7 @@ def test_node_that_starts_without_a_quorum_stays_up_and_serves_later(
 
 def _get(port: int, path: str) -> tuple[int, str]:
     """
-    Return the status and the body of a response; status 0 if there is none.
+    Return status and body of the response, or status 0 if there is none.
     """
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as response:
@@ -273,7 +270,7 @@ def test_full_etcd_makes_the_service_not_ready_but_still_readable(
 
 def _until_not_ready(daemon: Daemon, reason: str) -> None:
     """
-    Wait until C{/readyz} is 503 with C{reason}, and check that the metric says the same.
+    Wait until C{/readyz} is 503 with C{reason}, and check that the metric agrees.
     """
     wait_until(lambda: daemon.request("/readyz")[0].status == 503, "not ready")
     assert reason in daemon.request("/readyz?verbose")[1].decode()
@@ -291,9 +288,9 @@ def test_restored_etcd_is_reported_by_each_node(
     member: Member, tmp_path: Path, bump: int
 ) -> None:
     """
-    After a restore each node logs one critical line, ends its streams, and counts it.
+    After a restore, each node logs one critical line, ends its streams, and counts it.
 
-    All of them show the restored state, and continue from it.
+    All nodes show the restored state, and continue from it.
     """
     with (
         two_nodes(tmp_path, f"etcd:{member.url}") as (first_node, second_node),
@@ -333,7 +330,7 @@ def test_restored_etcd_is_reported_by_each_node(
 @pytest.mark.needs("etcd")
 def test_pexctl_checks_and_advances_a_store_on_etcd(member: Member, tmp_path: Path) -> None:
     """
-    C{pexctl check} tells what etcd says; C{advance} continues after a restore.
+    C{pexctl advance} gives the cursor a higher revision after a restore.
     """
     with held_ports(1) as (port,):
         away = f"http://127.0.0.1:{port}"
@@ -370,7 +367,7 @@ def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
     member: Member, tmp_path: Path
 ) -> None:
     """
-    A running node refuses requests, and reports that, until an operator creates a cursor.
+    A running node refuses requests with the reason until an operator creates a cursor.
     """
     store = ("--store", f"etcd:{member.url}")
     with Daemon(tmp_path, *store, command="pexservice-worker") as daemon:
@@ -397,9 +394,9 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
     tmp_path: Path,
 ) -> None:
     """
-    The user may write below the prefix only.
+    The user may write only below the prefix.
 
-    The service also works after etcd has forgotten the user's token.
+    The service gets a new token after etcd has forgotten the old one.
     """
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
@@ -412,7 +409,7 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
     options = [
         *("--cert-file", str(certificate), "--key-file", str(key)),
         *("--trusted-ca-file", str(ca), "--client-cert-auth"),
-        # Tokens that end within the test.
+        # The tokens expire within the test.
         *("--auth-token-ttl", "1"),
     ]
     (tmp_path / "password").write_text("secret\n")
@@ -438,7 +435,7 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
             assert response.headers["Pex-Position"] == "40"
         assert "authentication failed" in _refused(tmp_path, f"{url}{ours}{user}/wrong")
         assert "permission denied" in _refused(tmp_path, url + ours)
-        # These may be mended without a restart, so a node would stay up.
+        # A node would not end, because these faults can be repaired without a restart.
         for wrong, words in {
             url: "TLS: ",
             f"etcd:{member.url}": "TLS: certificate verify failed",
@@ -451,7 +448,7 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
 @pytest.fixture
 def tls_files(tmp_path: Path) -> TlsFiles:
     """
-    Provide certificates without and with a CN, and one that ends soon.
+    Provide certificates with and without a CN, and one that expires soon.
     """
     return TlsFiles.make(tmp_path)
 
@@ -459,9 +456,9 @@ def tls_files(tmp_path: Path) -> TlsFiles:
 @pytest.mark.needs("etcd")
 def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Path) -> None:
     """
-    A token is renewed when users change; a user who may only read is served reads.
+    The node renews its token when users change.  A user who may only read is served reads.
 
-    A certificate with a CN is refused by etcd's gateway, whose words are shown.
+    etcd's gateway refuses a certificate with a CN, and the node shows etcd's message.
     """
     context = tls_files.context()
     (tmp_path / "etcd").mkdir()
@@ -478,7 +475,7 @@ def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Pa
             metric = b"pexservice_store_certificate_expiry_timestamp_seconds "
             assert metric in daemon.request("/metrics")[1]
             assert daemon.request("/next", "POST")[0].status == 200
-            # Each change of users makes the tokens of all users old.
+            # Each change of users invalidates the tokens of all users.
             for number in range(3):
                 as_root(member, "user/add", {"name": f"u{number}", "password": "p"})
                 response, body = daemon.request("/next", "POST")

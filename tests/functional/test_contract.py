@@ -1,7 +1,5 @@
 """
-The promises of every store, tested with a real etcd.
-
-The tests are those of L{tests.unit.stores.test_contract}, unchanged.
+Run the contract tests of all stores, L{tests.unit.stores.test_contract}, on a real etcd.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ pytestmark = pytest.mark.needs("etcd")
 @cache
 def member() -> Member:
     """
-    Return the one etcd for all tests of this process.
+    Return the etcd that all tests of this process share.
     """
     stack = ExitStack()
     atexit.register(stack.close)
@@ -46,7 +44,7 @@ def member() -> Member:
 @pytest.fixture(name="make")
 def make_on_etcd(tmp_path: Path) -> Maker:
     """
-    Provide a factory of stores below a prefix of the test's own.
+    Provide a factory of stores with a prefix that no other test uses.
     """
     address = parse(f"etcd:{member().url}?prefix={quote(str(tmp_path))}/")
 
@@ -75,7 +73,7 @@ def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
     )
     taken = batch((0, 0), b"nn")
     now(second_store.commit(taken))
-    # A watch that began late hears the next one.
+    # The watch may have begun after the first step, so further steps are made.
     for _ in poll_attempts():
         if heard:
             break

@@ -1,8 +1,8 @@
 """
 C{kill -9} under load.
 
-The clients keep their own records, which are the check.  Each acknowledged step must be in
-the history, once, as its response described it.
+The clients record each response.  Each acknowledged step must be in the history, once, as
+its response described it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.support.clients import Client, check, highest, running
-from tests.support.daemon import Daemon
+from tests.support.daemon import WORKER, Daemon
 from tests.support.forms import amount
 from tests.support.loads import until_acknowledged
 from tests.support.ports import held_ports
@@ -20,21 +20,18 @@ from tests.support.ports import held_ports
 KILLS = amount(short=4, long=100)
 CLIENTS = 32
 
-#: How long the load runs before each kill, at least and at most.  Seconds.
-LOAD = (0.02, 0.3)
+#: The load runs before each kill for a random time between these.
+LOAD_SECONDS = (0.02, 0.3)
 
-#: The only process that matters here; test_keepalive covers the supervisor.
-WORKER = "pexservice-worker"
-
-#: More than the test can make.
+#: More steps than the test can make.
 JOURNAL = "10000000"
 
 
 def test_kills_lose_no_acknowledged_step(tmp_path: Path) -> None:
     """
-    Each acknowledged revision was acknowledged once, or again to its key.
+    The history contains each acknowledged step, and leads to the state of the cursor.
 
-    The history has every one of them and replays to the cursor.
+    No two steps have the same revision.
     """
     moments = random.Random(1)  # noqa: S311 nothing secret
     kills = 0
@@ -45,11 +42,11 @@ def test_kills_lose_no_acknowledged_step(tmp_path: Path) -> None:
         clients = [Client(number, port) for number in range(CLIENTS)]
         try:
             with running(clients):
-                # Until a step that was made just before a kill was repeated by its key.
+                # The test continues until a client has repeated a step that was made.
                 while kills < KILLS or not any(client.replayed for client in clients):
                     assert kills < 10 * KILLS, "no step was repeated by its key"
                     until_acknowledged(clients, 50)
-                    time.sleep(moments.uniform(*LOAD))
+                    time.sleep(moments.uniform(*LOAD_SECONDS))
                     daemon.kill()
                     kills += 1
                     acknowledged = highest(clients)
@@ -60,5 +57,5 @@ def test_kills_lose_no_acknowledged_step(tmp_path: Path) -> None:
         finally:
             daemon.kill()
 
-    # Steps made but not answered: at most those under way at each kill.
+    # At each kill, each client may lose the response to one step.
     assert made_steps - acknowledged_steps <= kills * CLIENTS

@@ -1,7 +1,7 @@
 """
-Pages of other origins in a browser, and a page whose name turns to the service's address.
+Pages of other origins in a browser, and DNS rebinding.
 
-Neither can move the cursor, read it, or take a stream.
+Neither can move the cursor, read it, or open an event stream.
 """
 
 from __future__ import annotations
@@ -24,22 +24,19 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.needs("chromium", "playwright"), pytest.mark.once]
 
-#: The attacker's name, which turns to this machine.
+#: The attacker's host name, which the browser resolves to this machine.
 ATTACKER = "attacker.example"
 
-#: The tries of a page against an address; each returns its result.
+#: What a page tries against an address.  Each attempt returns its outcome.
 TRIES = (Path(__file__).with_name("cross_origin_tries.js")).read_text()
 
 
 class _Page(BaseHTTPRequestHandler):
     """
-    A page of another origin.
+    A server with an empty page, on another origin than the service.
     """
 
     def do_GET(self) -> None:
-        """
-        Answer an empty page.
-        """
         body = b"<!doctype html><title>page</title><body></body>"
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
@@ -49,14 +46,14 @@ class _Page(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """
-        Say nothing.
+        Log nothing.
         """
 
 
 @pytest.fixture(scope="module")
 def other_port() -> Iterator[int]:
     """
-    Serve the page on another port of this machine, and provide the port.
+    Serve the empty page on another port of this machine, and provide the port.
     """
     with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -69,11 +66,11 @@ def other_port() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """
-    Provide a browser in which the attacker's names are this machine.
+    Provide a browser for which the attacker's host name is this machine.
     """
     arguments = (
         f"--host-resolver-rules=MAP {ATTACKER} 127.0.0.1",
-        # Chromium would ask its user first, as not every browser does.
+        # Other browsers do not ask the user before such requests.
         "--disable-features=LocalNetworkAccessChecks",
     )
     with chromium(*arguments) as browser:
@@ -83,7 +80,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """
-    Provide one service for all tests in which nothing moves.
+    Provide one service for all tests that must not change it.
     """
     with Daemon(tmp_path_factory.mktemp("daemon"), command=WORKER) as daemon:
         yield daemon
@@ -92,7 +89,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 @contextmanager
 def page_at(browser: Browser, address: str) -> Iterator[Page]:
     """
-    Open a page in its own context.
+    Open a page in its own browser context.
     """
     context = browser.new_context()
     context.set_default_timeout(TIMEOUT_SECONDS * 1000)
@@ -104,7 +101,7 @@ def page_at(browser: Browser, address: str) -> Iterator[Page]:
 
 def moved(daemon: Daemon) -> tuple[int, int]:
     """
-    Return how often the cursor moved, and how many event streams have ended.
+    Return the revision and the number of event streams that have ended.
     """
     revision = int(daemon.request("/current")[0].headers["Pex-Revision"])
     metrics = daemon.request("/metrics")[1].decode()
@@ -116,7 +113,7 @@ def test_page_of_another_origin_moves_nothing_and_reads_nothing(
     daemon: Daemon, browser: Browser, other_port: int, host: str
 ) -> None:
     """
-    It tries this by fetch, form, image, script, frame, beacon, hint and EventSource.
+    The page tries fetch, form, image, script, frame, beacon, resource hint and EventSource.
     """
     with page_at(browser, f"http://{host}:{other_port}/") as page:
         outcomes = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
@@ -131,7 +128,7 @@ def test_page_of_an_allowed_origin_succeeds(
     tmp_path: Path, browser: Browser, other_port: int
 ) -> None:
     """
-    So the attempts of the other test are real ones.
+    Without the checks, all attempts in the test above would succeed.
     """
     origin = f"http://127.0.0.1:{other_port}"
     with (
@@ -144,15 +141,15 @@ def test_page_of_an_allowed_origin_succeeds(
         assert outcomes["fetch with a key"] == "200 2\n"
         assert '"revision":' in outcomes["events"]
         assert moved(daemon)[0] >= 3
-        # The count above would include a stream.
+        # This shows that C{moved} counts streams.
         assert moved(daemon)[1] == 1
 
 
 def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
     """
-    Load a page of the attacker's, and return the outcome of its tries.
+    Load a page of the attacker, and return the outcomes of its attempts.
 
-    The name of the page turns to the daemon after the page is loaded.
+    After the page is loaded, its host name resolves to the service.
     """
     address = f"http://{ATTACKER}:{daemon.port}"
 
@@ -173,7 +170,7 @@ def test_page_whose_name_resolves_to_the_service_is_refused(
     daemon: Daemon, browser: Browser
 ) -> None:
     """
-    DNS rebinding: for the browser such a page has the service's own origin.
+    The attack is DNS rebinding: to the browser, page and service have the same origin.
     """
     outcomes = rebinding(browser, daemon)
     assert moved(daemon) == (0, 0), outcomes
@@ -187,14 +184,12 @@ def test_page_of_an_allowed_rebound_name_reads_and_moves(
     tmp_path: Path, browser: Browser
 ) -> None:
     """
-    Without the check of the host such a page would read and move.
-
-    So the attack is a real one.
+    Without the check of the Host, the attack in the test above would succeed.
     """
     with Daemon(tmp_path, "--allowed-host", "*", command=WORKER) as daemon:
         outcomes = rebinding(browser, daemon)
         assert outcomes["read"] == "200 0\n"
-        # The second and the third step: F(2) and F(3).
+        # These are the second and the third step, so the values are F(2) and F(3).
         assert (outcomes["fetch POST"], outcomes["fetch with a key"]) == (
             "200 1\n",
             "200 2\n",

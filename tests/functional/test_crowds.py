@@ -1,8 +1,5 @@
 """
-More connections than there is room for.
-
-The tests look at the choice of the connections to be closed, and at the service to the
-others.
+More connections than the service may keep: which ones it closes, and who is still served.
 """
 
 from __future__ import annotations
@@ -15,17 +12,17 @@ import pytest
 from tests.support.crowd import Crowd, certified, honest
 from tests.support.daemon import Daemon, children
 
-#: Requests of the honest client, each on its own connection.
+#: The honest client sends this many requests, each on its own connection.
 TRIES = 25
 
 
 @pytest.mark.parametrize("piece", [b"", b"G", b"GET /current HTTP/1.1\r\nHost: x\r\n"])
 def test_one_address_cannot_lock_others_out(tmp_path: Path, piece: bytes) -> None:
     """
-    Clients of other addresses are served each time next to a crowd from one address.
+    A crowd at one address has twice as many connections as the limit allows.
 
-    The crowd has twice as many connections as there is room for.  Their requests never
-    arrive, and they come again when they are closed.
+    Its requests stay incomplete, and it opens a new connection for each one that is closed.
+    Every request from another address gets its response.
     """
     with Daemon(tmp_path, "--max-connections", "100", "--standby", "0") as daemon:
         workers = children(daemon.process.pid)
@@ -37,7 +34,7 @@ def test_one_address_cannot_lock_others_out(tmp_path: Path, piece: bytes) -> Non
 
 def test_connections_without_a_tls_handshake_do_not_stop_the_worker(tmp_path: Path) -> None:
     """
-    They hold file descriptors too. Other clients are served meanwhile.
+    Such connections hold file descriptors.  Other clients are served meanwhile.
     """
     options, context = certified(tmp_path)
     python = tmp_path / "python"

@@ -1,5 +1,5 @@
 """
-C{pexctl} with the real daemon.
+The verbs C{status}, C{backup} and C{restore} of C{pexctl} with a real service.
 """
 
 from __future__ import annotations
@@ -59,10 +59,9 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
     tmp_path: Path,
 ) -> None:
     """
-    A service on a backup that was made under load has a cursor that a client has seen.
+    The backup has a state that a client has got, and that is no older than the backup.
 
-    The cursor is no older than the backup.  The service has the whole history up to the
-    cursor, keys included.
+    It has the whole history up to this state, and the keys.
     """
     oldest: dict[str, int] = {}
     with Daemon(tmp_path, command=WORKER) as daemon:
@@ -102,7 +101,7 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
 
 def test_closed_standard_streams_get_no_output_and_do_no_harm(tmp_path: Path) -> None:
     """
-    No file of the copy gets the descriptor of a closed stream, and with it messages.
+    If a file of the copy got the descriptor of a closed stream, output would damage it.
     """
     make_store(tmp_path / STORE, 7)
     script = '"$0" backup pexservice-data copy <&- >&- 2>&-'
@@ -116,7 +115,7 @@ def test_closed_standard_streams_get_no_output_and_do_no_harm(tmp_path: Path) ->
 @contextmanager
 def small_disk(path: Path) -> Iterator[Path]:
     """
-    Mount a disk of 1 MiB.
+    Mount a file system of 1 MiB.
     """
     disk = path / "disk"
     disk.mkdir()
@@ -151,9 +150,7 @@ def test_backup_that_is_ended_leaves_a_whole_backup_or_nothing(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """
-    A backup that is ended leaves all of it at its place or nothing.
-
-    Its leftovers next to that place do not hinder the next backup.
+    The files that it leaves behind do not prevent the next backup.
     """
     make_store(tmp_path / "store", 1000)
     with subprocess.Popen([*PEXCTL, "backup", "store", "copy"], cwd=tmp_path) as ended:
@@ -175,9 +172,9 @@ def test_backup_that_is_ended_leaves_a_whole_backup_or_nothing(
 @contextmanager
 def server(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
     """
-    Run a server that answers C{answers}, by path, and 404 to the rest.
+    Run a server with the responses in C{answers}, by path, and yield its URL.
 
-    @return: the URL.
+    It responds with 404 to other paths.
     """
 
     class Handler(BaseHTTPRequestHandler):

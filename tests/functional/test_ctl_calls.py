@@ -1,5 +1,5 @@
 """
-The verbs of C{pexctl} that call a service, with the real daemon.
+The verbs of C{pexctl} that read or move the cursor, with a real service.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def pexctl(
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """
-    Run one verb to its end.
+    Run a verb against a service or a URL.
     """
     at = daemon if isinstance(daemon, str) else f"http://127.0.0.1:{daemon.port}"
     return subprocess.run(
@@ -49,7 +49,7 @@ def until_printed(
     words: str, url: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """
-    Run one verb with ever longer deadlines until its standard error has C{words}.
+    Run a verb with growing deadlines until its standard error contains C{words}.
     """
     for deadline in deadlines():
         ended = pexctl(url, *arguments, "--deadline", str(deadline))
@@ -60,9 +60,6 @@ def until_printed(
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Daemon]:
-    """
-    Provide one worker.
-    """
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
         yield daemon
 
@@ -100,7 +97,7 @@ def test_each_step_prints_its_value_or_the_state_as_an_object(worker: Daemon) ->
 
 def test_empty_key_is_refused_and_makes_no_step(worker: str) -> None:
     """
-    A shell variable without a value must not make a new key for each attempt.
+    In a script, an unset shell variable would otherwise cause a new key for each attempt.
     """
     refused = pexctl(worker, "next", "--key", "")
     assert refused.returncode != 0
@@ -116,7 +113,7 @@ def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() ->
     printed = json.loads(step.stdout)
     assert printed["outcome"] == "unreachable"
     assert printed["key"]
-    # What happened to an earlier request with this key is still unknown.
+    # An earlier call with this key may have made the step.
     repeated = pexctl(nobody, "next", "--deadline", "0.5", "--key", "k", "--json")
     assert repeated.returncode == 75
     assert json.loads(repeated.stdout)["outcome"] == "outcome-unknown"
@@ -244,7 +241,7 @@ def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
     number: signal.Signals, status: int, verb: tuple[str, ...]
 ) -> None:
     """
-    A shell makes its background commands ignore SIGINT; these end too.
+    Background commands of a shell ignore SIGINT; C{pexctl} must end all the same.
     """
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(TIMEOUT_SECONDS)
@@ -291,7 +288,7 @@ def read_line(terminal: int) -> str:
 @pytest.mark.needs("pseudo-terminal")
 def test_step_on_a_terminal_reports_the_first_refusal_at_once() -> None:
     """
-    The line appears long before the deadline, and only once.
+    The line appears once, long before the deadline.
     """
     with held_ports(1) as (port,):
         ours, theirs = pty.openpty()
@@ -322,7 +319,7 @@ def test_interrupted_step_that_the_service_has_refused_so_far_was_not_made(
     is_repeated: bool,
 ) -> None:
     """
-    With --key, an earlier call may have made it.
+    With C{--key}, the outcome is unknown: an earlier call may have made the step.
     """
     problem = {"type": "urn:problem-type:pexservice:too-many-requests", "detail": ""}
     body = json.dumps(problem).encode()
@@ -367,7 +364,7 @@ def load_on_a_terminal(
     """
     Run C{pexctl load} with its progress bar on a terminal.
 
-    @return: yields the process, and a descriptor that reads what the bar draws.
+    @return: yields the process, and a descriptor that reads the terminal.
     """
     ours, theirs = pty.openpty()
     url = f"http://127.0.0.1:{daemon.port}"
@@ -452,7 +449,7 @@ def test_load_is_compared_with_the_history_also_while_workers_are_killed(
     tmp_path: Path,
 ) -> None:
     """
-    On a terminal it draws a bar.
+    On a terminal, C{pexctl load} draws a progress bar.
     """
     with Daemon(tmp_path) as daemon:
         ended = pexctl(daemon, "load", "--seconds", "1", "--connections", "4", "--json")

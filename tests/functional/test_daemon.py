@@ -1,5 +1,5 @@
 """
-The start and the stop of the daemon, and starts that fail.
+Start and stop the service, and check the messages of starts that fail.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COMMANDS = ["pexservice", WORKER]
 
 def value(daemon: Daemon, path: str) -> bytes:
     """
-    Return the answer of C{path}.
+    Return the body of the response to a GET.
     """
     return daemon.request(path)[1]
 
@@ -47,7 +47,7 @@ def value(daemon: Daemon, path: str) -> bytes:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_service_continues_where_it_stopped(tmp_path: Path, command: str) -> None:
     """
-    Only the first start creates a store, which is private, and warns of that.
+    Only the first start creates a store.  It logs a warning, and the store is private.
     """
     store = tmp_path / STORE
     with Daemon(tmp_path, command=command) as daemon:
@@ -83,7 +83,7 @@ def test_twistd_lists_the_commands_and_shows_their_help(tmp_path: Path) -> None:
 
 def test_help_that_is_not_read_to_its_end(tmp_path: Path) -> None:
     """
-    A reader that closes the pipe before the end of the help causes no error.
+    It causes no error if the reader closes the pipe early.
     """
     reading, writing = os.pipe()
     os.close(reading)
@@ -120,7 +120,7 @@ def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
             connection.connect(str(tmp_path / "socket"))
             connection.sendall(b"GET /current HTTP/1.0\r\n\r\n")
             assert read_all(connection).endswith(b"\r\n\r\n21\n")
-        # The history has committed steps only, a moment after the answer here.
+        # With asynchronous commit, the history has a step only after its response.
         for _ in poll_attempts():
             if value(daemon, "/history").count(b"\n") == 5:
                 break
@@ -136,9 +136,9 @@ def test_hyphen_writes_the_access_log_into_the_daemons_log_without_values(
     tmp_path: Path,
 ) -> None:
     """
-    C{-} writes the access log into the daemon's own, and without the option there is none.
+    Without the option there is no access log.
 
-    Neither has a value of the sequence, at a position with many digits.
+    No log contains a value of the sequence, which may have many digits.
     """
     with Daemon(tmp_path, "--access-log", "-", "--standby", "0") as daemon:
         for _ in range(100):
@@ -154,7 +154,7 @@ def test_hyphen_writes_the_access_log_into_the_daemons_log_without_values(
 
 def test_sighup_opens_a_new_access_log_and_loses_no_line(tmp_path: Path) -> None:
     """
-    No line is in both files.
+    Each line is in exactly one of the two files.
     """
     log, moved = tmp_path / "access.log", tmp_path / "access.log.1"
     with Daemon(tmp_path, "--access-log", log.name, command=WORKER) as daemon:
@@ -172,9 +172,7 @@ def test_sighup_opens_a_new_access_log_and_loses_no_line(tmp_path: Path) -> None
 
 def refused(path: Path, *options: str, status: int = 1, command: str = "pexservice") -> str:
     """
-    Start a service that cannot start.
-
-    @return: the line on standard error.
+    Start a service that cannot start, and return its line on standard error.
     """
     ended = run(path, "-n", "--pidfile=", command, *options)
     assert ended.returncode == status, ended
@@ -195,9 +193,9 @@ def test_wrong_option_is_named_in_one_line(
     tmp_path: Path, option: str, value: str, message: str
 ) -> None:
     """
-    The start creates nothing.
+    The service creates no file.
     """
-    # The commands read these options alike.
+    # Both commands handle these options with the same code, so each case tries one.
     command = COMMANDS[len(option + value) % 2]
     listen = [] if option == "--listen" else ["--listen", LOOPBACK]
     line = refused(tmp_path, *listen, option, value, status=64, command=command)
@@ -227,7 +225,7 @@ def test_an_address_in_use_is_named_with_the_option_that_changes_it(
 
 def test_address_of_another_machine_is_named(tmp_path: Path) -> None:
     """
-    Also as the second of two.
+    It is the second of two addresses.
     """
     listen = "tcp:0:interface=192.0.2.1"
     line = refused(tmp_path, "--listen", LOOPBACK, "--listen", listen)
@@ -270,8 +268,8 @@ def test_directory_with_other_files_is_refused_as_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        # The first socket is number 3, and the process id that they are for is known
-        # only once there is the process.
+        # LISTEN_PID must be the id of the process itself, so the process sets it.  The
+        # first inherited socket has descriptor 3.
         hand_down = (
             "import os, sys; os.dup2(int(sys.argv[1]), 3);"
             " os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='pexservice.socket',"
@@ -295,7 +293,7 @@ def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: st
                 server.getsockname(), TIMEOUT_SECONDS
             ) as connection:
                 connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
-                # Nobody but the service would answer.
+                # No other process accepts connections on this socket.
                 for _ in poll_attempts():
                     assert process.poll() is None, log.read_text()
                     if select.select([connection], [], [], 0.1)[0]:
@@ -310,7 +308,7 @@ def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: st
 
 def test_refused_daemon_writes_the_whole_reason_to_the_terminal(tmp_path: Path) -> None:
     """
-    Without this, twistd would cut it after a hundred bytes.
+    By default, twistd cuts the reason after 100 bytes.
     """
     store = tmp_path / ("long" * 50) / "store"
     started = run(tmp_path, "pexservice", "--listen", LOOPBACK, "--store", f"lmdb:{store}")
@@ -345,7 +343,7 @@ def test_daemon_that_is_refused_writes_one_line_to_the_terminal_and_one_to_the_l
     tmp_path: Path,
 ) -> None:
     """
-    It leaves no pid file and no traceback, and its exit status is not 0.
+    It leaves no pid file, and its exit status is 1.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
@@ -363,7 +361,7 @@ def test_second_start_in_one_directory_says_what_runs_and_how_to_stop_it(
     tmp_path: Path,
 ) -> None:
     """
-    A file that names no running process is removed without a critical line.
+    A pid file of a process that no longer runs is removed without a critical message.
     """
     (tmp_path / "twistd.pid").write_text("4194304")
     with background(tmp_path, "--listen", "unix:socket", "--standby", "0") as pid:
@@ -406,7 +404,7 @@ def test_lock_of_a_unix_socket_names_the_process_that_has_it(tmp_path: Path) -> 
 
 def test_wrong_option_of_a_daemon_is_reported_as_in_the_foreground(tmp_path: Path) -> None:
     """
-    Except for the status.
+    Only the exit status differs.
     """
     ended = run(tmp_path, "pexservice", "--journal", "0")
     assert ended.returncode == 1
@@ -415,7 +413,7 @@ def test_wrong_option_of_a_daemon_is_reported_as_in_the_foreground(tmp_path: Pat
 
 def test_sigterm_answers_requests_in_progress(tmp_path: Path) -> None:
     """
-    The process ends by the signal. An idle keep-alive connection is closed.
+    The service closes idle connections, and then ends by the signal.
     """
     with Daemon(tmp_path, "--standby", "0") as daemon:
         resting, begun = (

@@ -1,5 +1,5 @@
 """
-Starts that are disturbed.
+Starts that are disturbed by signals, kills and limits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROGRAMS = {
 }
 
 
-#: Python runs this first: a child that verifies the store stops itself.
+#: Python imports this module first: a child that verifies the store stops itself.
 HOLD = """
 import os, signal, sys
 if "pexservice.stores.lmdb.verify.verify" in sys.orig_argv:
@@ -52,7 +52,7 @@ def begin(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """
-    Provide a function that begins to start a service; it is gone when the test ends.
+    Provide a function that starts the service and does not wait for it.
     """
     program = PROGRAMS[getattr(request, "param", "command")]
     started: list[subprocess.Popen[bytes]] = []
@@ -87,7 +87,7 @@ def begin(
 
 def until_logged(path: Path, words: str) -> str:
     """
-    Wait until the log has C{words}, and return it.
+    Wait until the log contains C{words}, and return the log.
     """
     for _ in poll_attempts():
         log = (path / "log").read_text()
@@ -98,13 +98,13 @@ def until_logged(path: Path, words: str) -> str:
 
 def held_verification(process: subprocess.Popen[bytes], *, but: int = 0) -> int:
     """
-    Wait for the child of a worker that verifies the store and has stopped itself.
+    Return the process id of a child that verifies the store and has stopped itself.
 
     @param but: the process id of an earlier child.
     """
     for _ in poll_attempts():
         for worker in children(process.pid):
-            # A thread of the worker waits for the child.
+            # The child belongs to a thread of the worker.
             tasks = Path(f"/proc/{worker}/task").glob("*/children")
             for pid in [int(word) for task in tasks for word in task.read_text().split()]:
                 with suppress(FileNotFoundError, ProcessLookupError):
@@ -120,7 +120,9 @@ Begin = Callable[..., subprocess.Popen[bytes]]
 
 def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
     """
-    A verification that is killed, as when memory is short, is repeated by the next worker.
+    If the child that verifies the store is killed, the next worker verifies the store.
+
+    The kernel kills processes when memory is short.
     """
     make_store(tmp_path / "pexservice-data", 3)
     process = begin()
@@ -138,7 +140,7 @@ def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
     begin: Begin, tmp_path: Path
 ) -> None:
     """
-    The standby takes over at once, and the next worker without a predecessor verifies.
+    The standby takes over at once.  The next worker that gets the lock at once verifies.
     """
     make_store(tmp_path / "pexservice-data", 3)
     process = begin()
@@ -168,7 +170,7 @@ def test_sigterm_during_the_verification_ends_the_service(
     begin: Begin, tmp_path: Path
 ) -> None:
     """
-    A SIGTERM during the verification ends the process in order, and nothing is left.
+    No process and no pid file is left.
     """
     make_store(tmp_path / "pexservice-data", 3)
     process = begin()
@@ -183,9 +185,6 @@ def test_sigterm_during_the_verification_ends_the_service(
 def test_stopped_verification_ends_with_its_supervisor(
     begin: Begin, tmp_path: Path
 ) -> None:
-    """
-    A verification that was stopped leaves no process behind.
-    """
     make_store(tmp_path / "pexservice-data", 3)
     process = begin()
     verification = held_verification(process)
@@ -199,7 +198,7 @@ def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_h
     begin: Begin, tmp_path: Path
 ) -> None:
     """
-    The worker that waits for it is replaced after half a minute.
+    The supervisor replaces the worker that waits for it after half a minute.
     """
     make_store(tmp_path / "pexservice-data", 3)
     process = begin()
@@ -213,7 +212,7 @@ def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_h
 
 def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Path) -> None:
     """
-    The workers are replaced when there are some.
+    The supervisor replaces the workers when they are active.
     """
     make_store(tmp_path / "pexservice-data", 3)
     process = begin("--standby", "0")
@@ -228,7 +227,7 @@ def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Pa
 @in_all_ways
 def test_sighup_at_any_moment_of_the_start_is_handled(begin: Begin, tmp_path: Path) -> None:
     """
-    From the first line of the program's code on.
+    The program handles SIGHUP from its first line of code on.
     """
     process = begin()
     for _ in poll_attempts():
@@ -249,7 +248,7 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
     tmp_path: Path, held: str
 ) -> None:
     """
-    They hold the address and the store for a moment.
+    These workers hold the address and the store for a moment.
     """
     starts = amount(short=1, long=3)
     with held_ports(1) as (port,):
@@ -278,7 +277,7 @@ def test_start_with_too_few_descriptors_ends_with_64_and_the_needed_number(
     tmp_path: Path, command: str, limit: int
 ) -> None:
     """
-    No restart raises the limit.
+    A restart would not raise the limit, so the status is that of a wrong option.
     """
     ended = subprocess.run(
         [*PROGRAMS["module"], "-n", "--pidfile=", *command.split(), "--listen", LOOPBACK],

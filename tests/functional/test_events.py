@@ -1,5 +1,5 @@
 """
-Server-Sent Events over real sockets.
+Event streams over real sockets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
 
 def read_until(connection: socket.socket, pattern: bytes) -> bytes:
     """
-    Read up to C{pattern}, and return all that was read.
+    Read until the input matches C{pattern}, and return the input.
     """
     received = b""
     while not re.search(pattern, received):
@@ -43,9 +43,6 @@ def read_until(connection: socket.socket, pattern: bytes) -> bytes:
 
 
 def test_streams_end_properly_when_the_service_stops(daemon: Daemon) -> None:
-    """
-    The stop waits for none of them.
-    """
     with connect(daemon) as connection:
         connection.sendall(request(WATCH))
         read_until(connection, rb"id: 0\n")

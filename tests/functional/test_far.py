@@ -1,5 +1,5 @@
 """
-Positions far along the sequence, over HTTP.
+Values with more digits than Python converts by default.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from tests.support.forms import amount
 from tests.support.stores import make_store
 from tests.unit.core.test_sequence import fibonacci
 
-#: Beyond F(20,578), the first with more digits than Python makes a text of an int.
+#: F(20,578) is the first value with more digits than str() converts by default.
 STEPS = 20_600
 
-#: The position that the steps begin at.
+#: The test starts at this position.
 START = amount(short=20_500, long=0)
 
 
 @pytest.fixture
 def unlimited_int_digits() -> Iterator[None]:
     """
-    Lift the limit of digits for the independent computation.
+    Lift Python's limit of digits, which the independent computation would exceed.
     """
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
@@ -36,7 +36,7 @@ def unlimited_int_digits() -> Iterator[None]:
 @pytest.mark.usefixtures("unlimited_int_digits")
 def test_values_beyond_4300_digits_are_exact(tmp_path: Path) -> None:
     """
-    Every value is the sum of the two before it. An independent computation checks the last.
+    Each value is the sum of the two before it.  An independent computation checks the last.
     """
     make_store(tmp_path / "pexservice-data", START)
     with Daemon(tmp_path, command=WORKER) as daemon:
@@ -50,7 +50,7 @@ def test_values_beyond_4300_digits_are_exact(tmp_path: Path) -> None:
             before, value = value, before + value
             assert int(response.headers["Pex-Position"]) == position
             assert int(response.headers["Content-Length"]) == len(body)
-            # The text of an int is quadratic, so not each of them.
+            # Converting an int takes quadratic time, so not every value is compared.
             if position % 100 == 0:
                 assert body == b"%d\n" % value
         connection.close()

@@ -1,7 +1,7 @@
 """
-Clients that reset, forge, flood and hog, and an honest client next to them.
+Hostile clients, and an honest client that must be served meanwhile.
 
-The tests in L{tests.labs.attacks.test_hostile} try more kinds, on more listeners.
+L{tests.labs.attacks.test_hostile} tries more kinds of attack, and all of them over TLS.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from tests.labs.attacks.hostile import KINDS
 from tests.labs.attacks.test_hostile import cases
 
-#: The kinds that take few seconds.
+#: The kinds of attack that take only a few seconds.
 _QUICK = [name for name in KINDS if not name.startswith("1,000 ")]
 
 
@@ -24,7 +24,7 @@ def test_attack_keeps_nobody_out_and_breaks_nothing(
     tmp_path: Path, name: str, listener: str
 ) -> None:
     """
-    An honest client is served meanwhile, by the same workers, and nothing is logged.
+    The same workers serve an honest client meanwhile, and log no error.
     """
     kind = KINDS[name]
     kind.run(tmp_path, listener, kind.short)

@@ -1,5 +1,5 @@
 """
-C{pexctl} and the client against servers that are broken or hostile.
+C{pexctl} with servers that are broken or hostile.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tests.support.pexctl import PEXCTL
 MAX_LINE_CHARACTERS = 1000
 MAX_MEMORY_KIB = 256 << 10
 
-#: Runs a command and writes its peak memory behind its output.  A process inherits the peak
-#: of the one that started it, which here may be a large process of the tests.
+#: Runs a command and prints its peak memory after its output.  A process inherits the peak
+#: of its parent, so the parent must be a small process.
 MEASURED = """\
 import resource, subprocess, sys
 status = subprocess.run(sys.argv[1:]).returncode
@@ -34,15 +34,14 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(status)
 """
 
-#: How long C{pexctl} is asked to wait.  Seconds.
-DEADLINE = "2"
+DEADLINE_SECONDS = "1"
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
 def problem(body: bytes) -> bytes:
     """
-    Return a response that has C{body} as its problem.
+    Return a response with C{body} as its problem.
     """
     return (
         b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\n"
@@ -52,7 +51,7 @@ def problem(body: bytes) -> bytes:
 
 def detailed(detail: object) -> bytes:
     """
-    Return a response with one of the service's problems.
+    Return a response with a problem of the service that has this C{detail}.
     """
     name = "urn:problem-type:pexservice:cross-origin"
     return problem(json.dumps({"type": name, "detail": detail}).encode())
@@ -60,7 +59,7 @@ def detailed(detail: object) -> bytes:
 
 def slowly(data: bytes) -> Iterator[bytes]:
     """
-    Yield C{data} again and again, a byte at a time.
+    Yield C{data} endlessly, one byte at a time.
     """
     for byte in itertools.cycle(data):
         time.sleep(0.1)
@@ -70,9 +69,7 @@ def slowly(data: bytes) -> Iterator[bytes]:
 @contextmanager
 def serving(pieces: Callable[[], Iterable[bytes]]) -> Iterator[str]:
     """
-    Run a server that sends C{pieces} on each connection, whatever the request.
-
-    @return: the URL.
+    Run a server that sends C{pieces} on each connection, and yield its URL.
     """
 
     def answer(connection: socket.socket) -> None:
@@ -137,11 +134,20 @@ RESPONSES: dict[str, Callable[[], Iterable[bytes]]] = {
 
 def ask(verb: tuple[str, str], name: str) -> None:
     """
-    Run C{pexctl} against a server with this response, and check what it prints.
+    Run C{pexctl} against a server with this response, and check its output.
     """
     with serving(RESPONSES[name]) as url:
         process = subprocess.run(
-            [sys.executable, "-c", MEASURED, *PEXCTL, *verb, DEADLINE, "--url", url],
+            [
+                sys.executable,
+                "-c",
+                MEASURED,
+                *PEXCTL,
+                *verb,
+                DEADLINE_SECONDS,
+                "--url",
+                url,
+            ],
             capture_output=True,
             check=False,
             timeout=TIMEOUT_SECONDS,
@@ -152,15 +158,15 @@ def ask(verb: tuple[str, str], name: str) -> None:
     assert errors.endswith("\n"), name
     assert errors[:-1].isprintable(), (name, errors)
     assert len(errors) < MAX_LINE_CHARACTERS, name
-    # pexctl wrote nothing to its standard output, so the number stands alone.
+    # pexctl has written nothing to standard output, so it contains only the number.
     assert int(process.stdout) < MAX_MEMORY_KIB, name
 
 
 @pytest.mark.parametrize("verb", [("status", "--timeout"), ("next", "--deadline")])
 def test_hostile_response_ends_in_one_short_printable_line(verb: tuple[str, str]) -> None:
     """
-    The deadline ends the wait, the memory is bounded, and no byte reaches the terminal raw.
+    C{pexctl} ends at its deadline, uses bounded memory, and escapes control characters.
     """
-    # Most of the time they wait for the deadline.
+    # The calls mostly wait for their deadline.
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(partial(ask, verb), RESPONSES))

@@ -1,5 +1,5 @@
 """
-The check of Host and of the client's address, on real listeners.
+The checks of the C{Host} header and of the client's address, on real listeners.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ on_each_reactor = pytest.mark.parametrize("reactor", REACTORS)
 
 def status(daemon: Daemon, host: str | None, *lines: str) -> int:
     """
-    Make a step by IPv4 over loopback, and return the answer's status.
+    Make a step over IPv4 loopback, and return the status of the response.
     """
     headers = dict(line.split(": ", 1) for line in lines)
     if host is not None:
@@ -46,10 +46,9 @@ def test_unknown_host_over_loopback_gets_421_that_names_the_option(
     tmp_path: Path, reactor: str
 ) -> None:
     """
-    The refusal is logged once.
+    The refusal is logged once, and the connection stays open.
 
-    A second request on the same connection is refused too. The machine's own names and the
-    names in the option are accepted.
+    The machine's own names and the names in the option are accepted.
     """
     options = ("--allowed-host", "Pex.example.org")
     with Daemon(tmp_path, *options, command=WORKER, reactor=reactor) as daemon:
@@ -76,7 +75,7 @@ def test_host_check_depends_on_the_local_address_of_the_connection(
     tmp_path: Path, reactor: str, listener: str
 ) -> None:
     """
-    The listener has a wildcard address. The local address may be IPv4 or IPv4-mapped IPv6.
+    The listener has a wildcard address, IPv4 or IPv6.
     """
     with Daemon(tmp_path, "--listen", listener, command=WORKER, reactor=reactor) as daemon:
         port = port_of(daemon)
@@ -91,7 +90,7 @@ def test_host_check_depends_on_the_local_address_of_the_connection(
 
 def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
     """
-    The process ids are those of the log, and the active worker's is the one to kill.
+    The process ids are those of the log.  SIGKILL to the active worker causes a takeover.
     """
     with Daemon(tmp_path) as daemon:
 
@@ -132,7 +131,7 @@ def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
 
 def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Path) -> None:
     """
-    Nor with C{--allowed-host *}. There, no process id is shown.
+    It is not checked with C{--allowed-host *} either.  These services show no process ids.
     """
 
     def shows_processes(daemon: Daemon) -> bool:
@@ -168,10 +167,10 @@ def test_trusted_proxy_is_recognized_on_a_dual_stack_listener(
     tmp_path: Path, reactor: str
 ) -> None:
     """
-    C{--trusted-proxy 127.0.0.1} is known on a listener of both IPv4 and IPv6.
+    C{--trusted-proxy 127.0.0.1} also applies to a listener for both IPv4 and IPv6.
 
-    So clients behind the proxy have an allowance each, also when the proxy gives their
-    ports.
+    So the rate limit counts each client behind the proxy, also if the proxy adds the
+    client's port to the address.
     """
     options = ("--rate-limit", "1", "--trusted-proxy", "127.0.0.1")
     listener = ("--listen", r"tcp6:0:interface=\:\:")
@@ -179,8 +178,8 @@ def test_trusted_proxy_is_recognized_on_a_dual_stack_listener(
         Daemon(tmp_path, *listener, *options, command=WORKER, reactor=reactor) as daemon,
         socket.create_connection(("127.0.0.1", port_of(daemon)), TIMEOUT_SECONDS) as proxy,
     ):
-        # On a busy machine some seconds may pass meanwhile, and so more requests of one
-        # client be allowed.
+        # On a busy machine this takes some seconds, and the rate limit allows one client
+        # more requests.
         clients = [f"9.9.9.1:{4000 + number}" for number in range(100)]
         for client in (*clients, "[2001:db8::1]:443", "9.9.9.2"):
             lines = f"Host: localhost\r\nX-Forwarded-For: {client}"
@@ -195,7 +194,7 @@ def test_trusted_proxy_is_recognized_on_a_dual_stack_listener(
 
 def port_of(daemon: Daemon) -> int:
     """
-    Return the port of a listener that is not on 127.0.0.1.
+    Return the port of a listener on another address than 127.0.0.1.
     """
     match = re.search(r"listening on \S+:(\d+)", daemon.log.read_text())
     assert match is not None
@@ -204,11 +203,11 @@ def port_of(daemon: Daemon) -> int:
 
 def own_addresses() -> list[str]:
     """
-    Return the addresses of this machine that are not loopback, at most one.
+    Return at most one address of this machine that is not a loopback address.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chooser:
         try:
-            # Nothing is sent: the call only makes the kernel choose an address.
+            # The call sends nothing; it only makes the kernel choose an address.
             chooser.connect(("192.0.2.1", 9))
         except OSError:
             return []

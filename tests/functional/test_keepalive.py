@@ -1,5 +1,5 @@
 """
-Failures of workers, of which clients notice a pause at most.
+Failures of workers: clients notice at most a pause.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ STORE = "pexservice-data"
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """
-    Provide a supervisor with its two workers up.
+    Provide a service whose active worker and standby are ready.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
@@ -64,7 +64,7 @@ def daemon_without_standby(tmp_path: Path) -> Iterator[Daemon]:
 
 def both_are_up(daemon: Daemon) -> None:
     """
-    Wait until one worker serves and one stands by.
+    Wait until one worker is active and one is a standby.
     """
     until(daemon, "serves", 1)
     until(daemon, "stands by", 1)
@@ -81,7 +81,7 @@ def standing_by(daemon: Daemon) -> int:
 
 def step(daemon: Daemon) -> int:
     """
-    Make a step, and return the revision after it.
+    Make a step, and return the new revision.
     """
     answer, _ = daemon.request("/next", "POST")
     assert answer.status == 200
@@ -90,9 +90,9 @@ def step(daemon: Daemon) -> int:
 
 def step_when_ready(daemon: Daemon) -> int:
     """
-    Make a step as soon as one is taken, and return the revision after it.
+    Repeat a step until it is made, and return the new revision.
 
-    For a moment after a worker has begun to serve, another one may still refuse.
+    When one worker is active already, another may still refuse steps for a moment.
     """
     for _ in poll_attempts():
         answer, body = daemon.request("/next", "POST")
@@ -103,7 +103,7 @@ def step_when_ready(daemon: Daemon) -> int:
 
 def wait_for(daemon: Daemon, pattern: str) -> str:
     """
-    Wait until the log has C{pattern}.
+    Wait until the log matches C{pattern}, and return the matching text.
     """
     for _ in poll_attempts():
         match = re.search(pattern, daemon.log.read_text())
@@ -124,7 +124,7 @@ def test_kills_under_load_lose_no_step_and_refuse_no_connection(
     result = failover(tmp_path, kills, standby=standby)
     print(result.kills, "kills, pause", result.median, "median", result.percentile_99)
     assert result.refused == 0
-    # Only the requests of a worker that was killed were cut off.
+    # At each kill, each client loses at most one connection.
     assert result.broken <= kills * CLIENTS
 
 
@@ -132,14 +132,14 @@ def test_hanging_worker_is_replaced_and_gone_before_its_successor_serves(
     tmp_path: Path,
 ) -> None:
     """
-    So it cannot write any more.
+    When it is gone, it cannot write any more.
     """
     with Daemon(tmp_path, "--watchdog", "2") as daemon:
         both_are_up(daemon)
         before = step(daemon)
         name, hanging = serving(daemon)
         os.kill(hanging, signal.SIGSTOP)
-        # The lock is the right to write, and the kernel gave it up with the process.
+        # The kernel has freed the lock of the dead worker, so the standby got it.
         assert step(daemon) == before + 1
         wait_until_gone(hanging)
         assert step(daemon) == before + 2
@@ -150,10 +150,10 @@ def test_hanging_worker_is_replaced_and_gone_before_its_successor_serves(
 @contextmanager
 def supervised(path: Path, name: str) -> Iterator[tuple[int, int]]:
     """
-    Run a worker whose supervisor is the test, and which listens on the Unix socket C{name}.
+    Run a worker that listens on the Unix socket C{name}, and whose supervisor is the test.
 
-    It sends ten heartbeats a second.  Yield its process id, and the descriptor that reads
-    its messages.
+    The worker sends ten heartbeats per second.  Yield its process id, and the descriptor
+    from which the test reads its messages.
     """
     reading, writing = os.pipe()
     with (path / f"{name}.log").open("wb") as log:
@@ -173,14 +173,14 @@ def supervised(path: Path, name: str) -> Iterator[tuple[int, int]]:
     try:
         yield process.pid, reading
     finally:
-        # The worker that follows the pipe ends with it.
+        # A worker ends when the pipe to its supervisor is closed.
         os.close(reading)
         assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def hear(messages: int, line: str, times: int = 1) -> None:
     """
-    Read a worker's messages until it has sent C{line} so often.
+    Read a worker's messages until it has sent C{line} C{times} times.
     """
     received = b""
     while received.count(b"%b\n" % line.encode()) < times:
@@ -192,10 +192,10 @@ def hear(messages: int, line: str, times: int = 1) -> None:
 
 def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
     """
-    A worker that was stopped keeps the store from its successor for as long as it lives.
+    A stopped worker holds the lock, so its successor does not open the store.
 
-    So it may continue when it is resumed.  Once the successor has begun, the stopped worker
-    is dead.
+    When the stopped worker is resumed, it continues.  It has to be dead before its
+    successor becomes active.
     """
     with (
         Daemon(tmp_path, command="pexservice-worker") as first,
@@ -231,9 +231,7 @@ def test_sigabrt_writes_the_traceback_of_every_thread_to_the_log(
 
 def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
     """
-    Each replacement meets a thousand requests or more.
-
-    Half of them are on keep-alive connections.
+    There are 1,000 steps or more for each reload, half of them on keep-alive connections.
     """
     replacements = amount(short=2, long=20)
     with Daemon(tmp_path, "--journal", "10000000") as daemon:
@@ -279,7 +277,7 @@ def test_worker_that_ends_by_an_unnamed_signal_is_replaced(
 
 def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
     """
-    Both workers continue to send them. A connected client gets responses.
+    A client that was connected before is still served.
     """
     with (
         supervised(tmp_path, "active") as active,
@@ -288,13 +286,14 @@ def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
         hear(active[1], READY)
         connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(str(tmp_path / "active"))
-        # A connection that is answered was accepted.
+        # A response shows that the connection was accepted.
         connection.sendall(b"GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert read_response(connection).endswith(b"\r\n0\n")
         with supervised(tmp_path, "standby") as standby:
             hear(standby[1], STANDBY)
             for pid, messages in (active, standby):
-                # The first heartbeat may precede the reactor's loop, which loads modules.
+                # The first heartbeat may be sent before the event loop, which loads
+                # modules.
                 hear(messages, ALIVE, 3)
                 _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
@@ -304,7 +303,7 @@ def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
                 connection.sendall(asked.encode())
                 assert read_response(connection).startswith(b"HTTP/1.1 200 OK\r\n")
             for _, messages in (active, standby):
-                # What they had sent before.
+                # Discard earlier messages.
                 os.read(messages, 65536)
                 hear(messages, ALIVE, 10)
 
@@ -344,7 +343,9 @@ def test_workers_end_with_their_supervisor_and_the_service_can_restart(
 
 def test_stopped_workers_end_with_their_supervisor(tmp_path: Path) -> None:
     """
-    One is stopped as soon as it runs Python, and one serves.  The address is free again.
+    The standby is stopped as soon as it runs Python.
+
+    Afterwards address and store are free.
     """
     with held_ports(1) as (port,):
         listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
@@ -376,7 +377,7 @@ def test_further_signals_do_not_disturb_a_stop(
 ) -> None:
     daemon = Daemon(tmp_path, command=command)
     step(daemon)
-    # A connection without a request is waited for.
+    # The service waits for the request on this connection.
     waiting = daemon.connect()
     waiting.connect()
     for _ in poll_attempts():
@@ -401,16 +402,14 @@ def test_sigterm_ends_the_workers_before_the_supervisor(tmp_path: Path) -> None:
 
 def test_store_that_is_damaged_while_it_runs_ends_the_service(tmp_path: Path) -> None:
     """
-    The supervisor gives up on a damaged store with status 78, and the file stays as it is.
-
-    The supervisor reports the worker's reason in one line.
+    The service ends with status 78 and one line, and it does not change the file.
     """
     daemon = Daemon(tmp_path)
     both_are_up(daemon)
     step(daemon)
     data = tmp_path / STORE / DATA_FILE
     garbage = b"\xa5" * data.stat().st_size
-    # No worker has the file mapped while it is written over.
+    # While the file is overwritten, no worker runs and none is started.
     daemon.process.send_signal(signal.SIGSTOP)
     for pid in children(daemon.process.pid):
         os.kill(pid, signal.SIGKILL)
@@ -434,7 +433,7 @@ def test_damage_met_by_a_request_ends_the_service_with_78(
     tmp_path: Path, database: bytes, key: bytes, request_: tuple[Any, ...]
 ) -> None:
     """
-    The client gets 503. No worker takes over, and the file stays as it is.
+    The client gets 503.  No worker takes over, and the file is not changed.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
@@ -447,7 +446,7 @@ def test_damage_met_by_a_request_ends_the_service_with_78(
         data = (store / DATA_FILE).read_bytes()
         damaged = data.replace(value, bytes(len(value)))
         assert damaged != data
-        # The file that is mapped is changed.
+        # This changes the file in place, which the worker has mapped.
         with (store / DATA_FILE).open("rb+") as file:
             file.write(damaged)
         answer, body = daemon.request(*request_)
@@ -460,7 +459,9 @@ def test_damage_met_by_a_request_ends_the_service_with_78(
 
 def test_unopened_store_leaves_the_socket_open_and_says_why(daemon: Daemon) -> None:
     """
-    The workers do not spin. When the store is back, the service continues.
+    The supervisor does not start workers in a loop.
+
+    When the store is back, the service continues.
     """
     before = step(daemon)
     store, away = daemon.path / STORE, daemon.path / "away"
@@ -480,7 +481,7 @@ def test_unopened_store_leaves_the_socket_open_and_says_why(daemon: Daemon) -> N
     shutil.rmtree(store)
     away.rename(store)
     for _ in poll_attempts():
-        # One worker serves already, and another may still be saying why it could not.
+        # While one worker is active, another may still respond with the old reason.
         answer, _ = daemon.request("/next", "POST")
         if answer.status == 200:
             break
@@ -489,9 +490,10 @@ def test_unopened_store_leaves_the_socket_open_and_says_why(daemon: Daemon) -> N
 
 def test_file_that_is_missing_is_waited_for(tmp_path: Path) -> None:
     """
-    A worker that is up continues, whatever its successor reports.
+    The active worker continues although the standby cannot start.
 
-    Without any worker the service tries again until the file is there.
+    If there is no active worker either, the supervisor starts workers until the file is
+    back.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("secret\n")
@@ -509,7 +511,7 @@ def test_file_that_is_missing_is_waited_for(tmp_path: Path) -> None:
 
 def step_with(daemon: Daemon, token: str) -> int:
     """
-    Make a step with a token, and return the revision after it.
+    Make a step with a token, and return the new revision.
     """
     answer, _ = daemon.request("/next", "POST", {"Authorization": f"Bearer {token}"})
     return int(answer.headers["Pex-Revision"])
@@ -520,7 +522,7 @@ def systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], None]]:
     """
-    Provide a service manager: a function that waits until the manager hears a line.
+    Provide a service manager: a function that waits until a certain line was sent to it.
     """
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
@@ -588,7 +590,7 @@ def test_service_as_process_1_reaps_orphans_and_ends_at_sigterm(tmp_path: Path) 
         enter = ["nsenter", f"--target={init}", "--pid", "--mount"]
         if rights:
             enter += ["--user", "--preserve-credentials"]
-        # Each of these leaves an orphan behind that ends a moment later.
+        # Each of these leaves an orphan, which ends a moment later.
         for _ in range(5):
             subprocess.run([*enter, "sh", "-c", "sleep 0.1 &"], check=True)
         os.kill(children(init)[0], signal.SIGKILL)
@@ -611,10 +613,10 @@ def test_process_1_ends_with_0_by_a_sigterm_during_its_start(
     tmp_path: Path, wait: float
 ) -> None:
     """
-    A process that the image starts ends with 0 at a SIGTERM before Python has begun.
+    The image starts the service with SIGTERM blocked until Python has its handler.
 
-    The same holds for a SIGTERM while Python begins.  Without a handler the kernel would
-    drop the signal.
+    Otherwise the kernel would discard the signal, because process 1 has no default
+    handlers.
     """
     rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     process = subprocess.Popen(
@@ -639,9 +641,9 @@ def test_process_1_ends_with_0_by_a_sigterm_during_its_start(
 
 def _is_env_or_python(pid: int) -> bool:
     """
-    Return whether the child of C{unshare} is C{env} with SIGTERM blocked, or Python by now.
+    Return whether the child of C{unshare} is Python, or C{env} with SIGTERM blocked.
 
-    Before that it is C{unshare} itself, which blocks the signal for a moment only.
+    Before that, the child is C{unshare} itself, which blocks the signal only for a moment.
     """
     for child in children(pid):
         command = Path(f"/proc/{child}/cmdline").read_text().split("\0")[0]
@@ -663,7 +665,7 @@ def zombies(pid: int) -> list[int]:
 
 def test_three_processes_hold_at_most_110_mib_after_many_requests(daemon: Daemon) -> None:
     """
-    The figures are their proportional set sizes, from the kernel.
+    The test adds the proportional set sizes of the processes.
     """
     connections = [daemon.connect() for _ in range(10)]
     for number in range(amount(short=500, long=10_000)):
@@ -685,6 +687,6 @@ def test_three_processes_hold_at_most_110_mib_after_many_requests(daemon: Daemon
 
 def rollup(pid: int) -> str:
     """
-    Return the kernel's sum over a process's maps.
+    Return the kernel's summary of a process's memory maps.
     """
     return Path(f"/proc/{pid}/smaps_rollup").read_text()

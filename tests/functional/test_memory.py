@@ -1,5 +1,5 @@
 """
-The memory of a worker whose clients send lines that no other request had.
+The memory of a worker whose clients send a new header line in each request.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tests.support.forms import amount
 
 CONNECTIONS = 50
 
-#: The numbers of requests; the first fill all bounded caches.
+#: Numbers of requests.  After the first one, all bounded caches are full.
 FEW = 10_000
 MANY = amount(short=40_000, long=1_000_000)
 FEWER = amount(short=20_000, long=200_000)
 
-#: The memory that the allocator may take or give back meanwhile.  Bytes.
-SPARE = 2 << 20
+#: The allocator may take this much memory for other reasons.
+MAX_GROWTH_BYTES = 2 << 20
 
 _HEAD = b"GET /current HTTP/1.1\r\nHost: localhost\r\nUser-Agent: a/1\r\n%b\r\n\r\n"
 
-#: The part of a request that differs, and the number of requests.
+#: For each kind of new header line: the line, and the number of requests.
 KINDS = {
     "value": (b"X-Request-ID: %032d", MANY),
     "name": (b"X-%032d: 1", FEWER),
@@ -38,7 +38,7 @@ KINDS = {
 @contextmanager
 def connected(port: int) -> Iterator[list[socket.socket]]:
     """
-    Provide as many connections as there are concurrent requests.
+    Open C{CONNECTIONS} connections.
     """
     with ExitStack() as stack:
         yield [
@@ -51,7 +51,7 @@ def connected(port: int) -> Iterator[list[socket.socket]]:
 
 def ask(connections: list[socket.socket], line: bytes, numbers: range) -> None:
     """
-    Send requests with C{line}, a number in each, and take their answers.
+    Send requests that have C{line} with different numbers, and read their responses.
     """
     step = len(connections)
     for first in numbers[::step]:
@@ -63,7 +63,7 @@ def ask(connections: list[socket.socket], line: bytes, numbers: range) -> None:
 
 def memory(daemon: Daemon) -> int:
     """
-    Return how many bytes the process has for itself.
+    Return the private memory of the process in bytes.
     """
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     match = re.search(r"RssAnon:\s+(\d+) kB", status)
@@ -73,9 +73,6 @@ def memory(daemon: Daemon) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_of_a_worker_does_not_grow_with_requests(tmp_path: Path, kind: str) -> None:
-    """
-    Each request has its own header line.
-    """
     line, count = KINDS[kind]
     with (
         Daemon(tmp_path, command="pexservice-worker") as daemon,
@@ -86,4 +83,4 @@ def test_memory_of_a_worker_does_not_grow_with_requests(tmp_path: Path, kind: st
         ask(connections, line, range(FEW, count))
         after = memory(daemon)
     print(f"{kind}: {before:,} bytes after {FEW:,}, {after:,} after {count:,}")
-    assert after - before <= SPARE
+    assert after - before <= MAX_GROWTH_BYTES

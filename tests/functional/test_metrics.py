@@ -1,5 +1,5 @@
 """
-C{/metrics} of the real daemon, and the judgement of Prometheus' own tool.
+C{/metrics} of a real service, and the alerts and the dashboard, checked by promtool.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RULES = ROOT / "deploy" / "prometheus"
 @pytest.fixture
 def promtool() -> str:
     """
-    Provide the program, of Debian's package prometheus.
+    Provide the path of promtool, from Debian's package prometheus.
     """
     path = program("promtool")
     assert path is not None
@@ -33,7 +33,7 @@ def promtool() -> str:
 
 def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
     """
-    Return the output of C{command}, which ends well.
+    Run C{command}, and return its output; fail if its status is not 0.
     """
     ran = subprocess.run(
         command,
@@ -54,9 +54,7 @@ def test_counters_of_the_supervisor_outlive_the_worker(
     tmp_path: Path, promtool: str
 ) -> None:
     """
-    The worker's own counters start again, and the revision is the store's.
-
-    promtool accepts all of them.
+    The worker's own counters start again at 0, and the revision comes from the store.
     """
     with Daemon(tmp_path) as daemon:
         until(daemon, "serves", 1)
@@ -72,8 +70,7 @@ def test_counters_of_the_supervisor_outlive_the_worker(
         answer, _ = daemon.request("/next", "POST")
         assert answer.headers["Pex-Revision"] == "6"
         for _ in poll_attempts():
-            # The supervisor learns of the end later than the standby, which goes on at
-            # once.
+            # The standby takes over before the supervisor knows that the worker has ended.
             _, text = daemon.request("/metrics")
             values = samples(text)
             if (
@@ -134,7 +131,7 @@ def test_wrong_scoreboard_is_one_line_that_names_the_option(tmp_path: Path) -> N
 def test_alerts_fire_when_they_should_and_not_otherwise(promtool: str) -> None:
     run(promtool, "check", "rules", "--lint-fatal", "alerts.yml", path=RULES)
     run(promtool, "test", "rules", "alerts_test.yml", path=RULES)
-    # None of them is left out there.
+    # Every alert is tested.
     alerts = [
         line.partition("alert: ")[2]
         for line in (RULES / "alerts.yml").read_text().splitlines()
@@ -157,7 +154,7 @@ def test_dashboard_has_valid_queries_and_no_overlapping_panels(
         {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "5m")}
         for number, expression in enumerate(asked)
     ]
-    # Every JSON is a YAML.
+    # JSON is valid YAML.
     (tmp_path / "rules.yml").write_text(
         json.dumps({"groups": [{"name": "panels", "rules": rules}]})
     )

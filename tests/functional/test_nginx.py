@@ -1,5 +1,5 @@
 """
-C{deploy/nginx/pexservice.conf}, as Debian's nginx understands it.
+C{deploy/nginx/pexservice.conf} with Debian's nginx.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ SITE = Path(__file__).parents[2] / "deploy" / "nginx" / "pexservice.conf"
 @pytest.mark.needs("nginx")
 def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
     """
-    A step arrives through TLS and nginx, and its client is the one that nginx names.
+    The service logs the client address that nginx reports, not one that the client invents.
 
-    An address that the client made up does not count.  Without TLS there is only a redirect
-    to TLS.
+    A request without TLS gets a redirect.
     """
     authority = trustme.CA()
     listener = tmp_path / "http.sock"
@@ -38,7 +37,7 @@ def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
 
     def site(port: int) -> str:
         """
-        Return the site with our places instead of those that it names.
+        Return the site's configuration with the paths and ports of this test.
         """
         configuration = SITE.read_text()
         for theirs, ours in (

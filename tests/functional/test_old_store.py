@@ -1,5 +1,5 @@
 """
-A store that the last release wrote is opened; see C{tests/nets/README.md}.
+Open a store that the last release wrote; see C{tests/nets/README.md}.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ STORE = "pexservice-data"
 
 REVISION, POSITION = 2050, 2040
 
-#: The length of the journal with which the store was written.
+#: The store was written with this option.
 JOURNAL = ("--journal", "500")
 
-#: For each key: the path that it was used for, and the revision and position of the
-#: response.
+#: For each key: its path, and revision and position of its response.
 KEYS = {
     "first": ("/next", 9, 7),
     "second": ("/reset", 10, 0),
@@ -35,9 +34,6 @@ KEYS = {
 
 
 def fibonacci(position: int) -> int:
-    """
-    Return the value at C{position}.
-    """
     value, following = 0, 1
     for _ in range(position):
         value, following = following, value + following
@@ -47,7 +43,7 @@ def fibonacci(position: int) -> int:
 @pytest.fixture(params=["with its witness", "data.mdb alone", "a backup made today"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """
-    Provide a directory with the store in it.
+    Provide a directory that contains the store.
     """
     old = tmp_path / "old"
     old.mkdir(mode=0o700)
@@ -66,10 +62,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_cursor_history_and_keys_are_as_they_were(place: Path) -> None:
     """
-    The service continues from there, and again after a restart.
+    The service continues from the stored state, and again after a restart.
 
-    A repeated key gets the response that it got before, and 422 on another endpoint.
-    pexctl finds no fault in the store before and after.
+    A repeated key gets its earlier response, or 422 on another path.  C{pexctl verify}
+    finds no damage before and after.
     """
     verified = run(place, "verify", STORE)
     assert (verified.returncode, verified.stderr) == (0, "")

@@ -1,5 +1,5 @@
 """
-The OpenAPI document, judged by the programs that read such documents.
+Check the OpenAPI document with a validator, schemathesis and a client generator.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.once
 
 HERE = Path(__file__).parent
 
-#: How many requests of each operation are generated, of each kind.
+#: Schemathesis generates this many requests of each kind for each operation.
 EXAMPLES = amount(short=3, long=8)
 
 
 @pytest.mark.needs("openapi-spec-validator")
 def test_served_document_is_valid_openapi_3_1() -> None:
     """
-    With C{--post-only} too.
+    It is valid with C{--post-only} too.
     """
     from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -39,7 +39,7 @@ def test_served_document_is_valid_openapi_3_1() -> None:
 
 def examples(part: Any) -> Iterator[tuple[Any, Any]]:
     """
-    Yield every schema with an example that stands next to it.
+    Yield each schema with each of its examples.
     """
     if isinstance(part, list):
         for item in part:
@@ -67,7 +67,7 @@ def test_each_example_is_valid_by_its_schema() -> None:
             for example in schema.get("examples", ())
         ]
     for schema, example in all_examples:
-        # The validator looks its references up in the schema itself.
+        # The validator resolves references within the schema.
         Draft202012Validator(
             {"components": whole["components"], **schema}, format_checker=FormatChecker()
         ).validate(example)
@@ -79,7 +79,7 @@ def test_each_example_is_valid_by_its_schema() -> None:
 )
 def test_responses_match_the_openapi_document(tmp_path: Path, kind: str) -> None:
     """
-    In status, headers and body, for right and wrong requests that schemathesis generates.
+    Schemathesis sends valid and invalid requests, and compares status, headers and body.
     """
     (tmp_path / "tokens").write_text("secret\n")
     (tmp_path / "tokens").chmod(0o600)
@@ -96,7 +96,7 @@ def test_responses_match_the_openapi_document(tmp_path: Path, kind: str) -> None
                     "Authorization: Bearer secret",
                 ),
                 *("--max-examples", str(EXAMPLES), "--seed", "1"),
-                # How long an answer takes is not the question, on any machine.
+                # This test does not measure how long a response takes.
                 *("--request-timeout", "60", "--suppress-health-check", "all"),
             ],
             cwd=tmp_path,
@@ -109,7 +109,7 @@ def test_responses_match_the_openapi_document(tmp_path: Path, kind: str) -> None
         assert daemon.request("/current")[0].headers["Pex-Revision"] != "0"
 
 
-#: A program that knows the API by the generated package only.
+#: A program that knows the API only from the generated package.
 _PROGRAM = """
 import sys
 from generated import Client
@@ -128,9 +128,6 @@ print(post_reset.sync(client=client).strip())
 
 @pytest.mark.needs("openapi-python-client")
 def test_generated_client_steps_the_cursor(tmp_path: Path) -> None:
-    """
-    A common generator makes it from the whole document.
-    """
     (tmp_path / "document.json").write_bytes(rendered().body)
     generate = ("generate", "--path", "document.json", "--output-path", "generated")
     generated = subprocess.run(
@@ -140,7 +137,7 @@ def test_generated_client_steps_the_cursor(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    # The generator says so when it leaves something out.
+    # The generator reports the parts of the document that it leaves out.
     assert "unsupported" not in generated.stdout.lower()
     modules = {module.stem for module in (tmp_path / "generated/api/default").glob("*.py")}
     operations = {

@@ -1,5 +1,5 @@
 """
-The live page, in a browser.
+The live page in a browser.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Open = Callable[..., View]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """
-    Provide one browser for all tests; each page has its own context.
+    Provide one browser for all tests; each page has its own browser context.
     """
     with chromium() as browser:
         yield browser
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def views(browser: Browser) -> Iterator[Open]:
     """
-    Provide a function that opens pages, which must report no error but the network's.
+    Provide a function that opens a page.  Afterwards no page may have reported an error.
     """
     opened: list[View] = []
 
@@ -78,7 +78,7 @@ def daemon_without_standby(tmp_path: Path) -> Iterator[Daemon]:
 @pytest.fixture
 def single(tmp_path: Path) -> Iterator[Daemon]:
     """
-    Provide a worker without a supervisor, which starts faster.
+    Provide a worker without a supervisor.
     """
     with Daemon(tmp_path, command=WORKER) as daemon:
         yield daemon
@@ -87,7 +87,7 @@ def single(tmp_path: Path) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """
-    Provide a daemon far along the sequence.
+    Provide a worker whose values have more than 20,000 digits.
     """
     path = tmp_path_factory.mktemp("far")
     make_store(path / "pexservice-data", FAR)
@@ -98,7 +98,7 @@ def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 @pytest.fixture
 def held_port() -> Iterator[int]:
     """
-    Provide a port for a service that is stopped and started again.
+    Provide a port for a service that stops and starts again.
     """
     with held_ports(1) as (port,):
         yield port
@@ -115,9 +115,6 @@ def step(daemon: Daemon, name: str = "next", times: int = 1) -> None:
 def test_each_button_makes_its_step_and_shows_value_and_history(
     single: Daemon, views: Open
 ) -> None:
-    """
-    Each button makes its step, whose result and history are shown.
-    """
     view = views(single)
     view.until("value", "0")
     for name, position, value in (
@@ -143,9 +140,6 @@ def test_each_button_makes_its_step_and_shows_value_and_history(
 
 
 def test_every_click_makes_one_step(single: Daemon, views: Open) -> None:
-    """
-    No click is lost, and none makes a step twice.
-    """
     view = views(single)
     for _ in range(30):
         view.press("next")
@@ -157,7 +151,7 @@ def test_steps_of_other_clients_are_shown_and_not_announced(
     single: Daemon, views: Open
 ) -> None:
     """
-    Steps of other clients are seen at once, and not read out.
+    A screen reader does not read these steps out.
     """
     first_view, other = views(single), views(single)
     first_view.until_connection()
@@ -167,7 +161,7 @@ def test_steps_of_other_clients_are_shown_and_not_announced(
     other.press("next")
     first_view.until("value", "233")
     assert first_view("announcement") == ""
-    # The trace has the steps too.
+    # The chart shows the steps too.
     first_view.until("position-range", "0 to 13")
     assert first_view.page.get_attribute("#positions .line", "d")
     assert first_view.errors == other.errors == []
@@ -196,7 +190,7 @@ def test_the_page_follows_to_the_new_worker_of_a_reload(
     daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
-    SIGHUP ends the streams, and the page is back with the new worker.
+    SIGHUP ends the page's event stream, and the page opens one at the new worker.
     """
     view = views(daemon_without_standby)
     view.until_connection()
@@ -211,9 +205,7 @@ def test_a_step_pressed_while_the_service_is_down_is_made_once_it_is_back(
     tmp_path: Path, held_port: int, views: Open
 ) -> None:
     """
-    The page says that the service is gone, and keeps the step that was pressed.
-
-    It makes the step once when the service is back.
+    The page shows that the service is down, keeps the step, and makes it once.
     """
     listen = ("--listen", f"tcp:{held_port}:interface=127.0.0.1")
     with Daemon(tmp_path, *listen, command=WORKER) as daemon:
@@ -239,9 +231,9 @@ def test_a_step_without_a_response_is_repeated_with_its_key(
     single: Daemon, views: Open
 ) -> None:
     """
-    A step that was made, but whose answer was lost, is repeated with its key.
+    The page repeats a step if its response was lost or says that the outcome is unknown.
 
-    It is made once.  A step whose outcome the service does not know is repeated too.
+    The step is made once.
     """
     view = views(single)
     view.until_connection()
@@ -279,9 +271,9 @@ def test_the_page_waits_as_long_as_retry_after_says(
     far_daemon: Daemon, views: Open
 ) -> None:
     """
-    The page waits for the seconds or until the date of the header, a minute at most.
+    The header contains seconds or a date.  The page waits a minute at most.
 
-    A header that is neither does not make the page send a step again at once.
+    If the header contains neither, the page waits for its own retry delay.
     """
     view = views(far_daemon)
     for value, least, most in (
@@ -305,9 +297,10 @@ def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
     single: Daemon, views: Open
 ) -> None:
     """
-    After a minute the page says that the outcome is not known.
+    The page shows that the outcome is unknown.
 
-    It continues when the user agrees, with the same key and with the waiting steps.
+    If the user agrees, the page repeats the step with the same key, and then makes the
+    waiting steps.
     """
     view = views(single)
     view.until_connection()
@@ -341,7 +334,7 @@ def test_the_trace_has_a_gap_after_a_kill_and_continues(
     daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
-    The trace continues with a gap when the worker has died and the cursor has not moved.
+    It continues although the cursor has not moved.
     """
     view = views(daemon_without_standby)
     view.until_connection()
@@ -358,7 +351,7 @@ def test_a_refused_step_shows_the_reason_and_the_next_step_follows(
     single: Daemon, views: Open
 ) -> None:
     """
-    A refusal is shown in the service's words, and the next step has its turn.
+    The page shows the C{detail} of the problem.
     """
     view = views(single)
     view.until_connection()
@@ -380,9 +373,7 @@ def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
     far_daemon: Daemon, views: Open
 ) -> None:
     """
-    The page shows the ends and the length of a long value; a copy has all digits.
-
-    On demand the page shows the digits, but not all of them.
+    The page shows the number of digits.  It shows more digits on demand, but not all.
     """
     view = views(far_daemon, permissions=["clipboard-read", "clipboard-write"])
     view.until("digits", "20,899")
@@ -402,7 +393,7 @@ def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
     assert view["expand"].get_attribute("aria-expanded") == "true"
     copy(view, "F(100,000) is copied.")
     copied = view.page.evaluate("navigator.clipboard.readText()")
-    # Not the texts, which a failure would print.
+    # A failing comparison of the texts would print them.
     assert (len(copied), hash(copied)) == (len(text), hash(text))
     assert view.page.evaluate("document.body.innerText.length") < 15_000
     view.press("next")
@@ -416,9 +407,7 @@ def test_copying_works_in_a_browser_without_navigator_clipboard(
     single: Daemon, views: Open
 ) -> None:
     """
-    Copying works where the browser has no clipboard of the new kind.
-
-    Over plain HTTP from elsewhere it has none.
+    Browsers have no C{navigator.clipboard} on a page from another machine without TLS.
     """
     view = views(single, permissions=["clipboard-read"])
     step(single, times=150)
@@ -434,10 +423,10 @@ def test_copying_works_in_a_browser_without_navigator_clipboard(
 
 def copy(view: View, message: str) -> None:
     """
-    Click on the button that copies, until the page has shown C{message}.
+    Click the copy button until the page shows C{message}.
 
-    The browser allows the copy for some seconds after a click, and the page shows the
-    message for some seconds; the test may be stopped for longer.
+    The browser allows a copy only for some seconds after a click, and the page shows the
+    message only for some seconds.  On a busy machine, the test may pause for longer.
     """
     view.page.evaluate("""() => {
         window.messages = [];
@@ -455,7 +444,7 @@ def copy(view: View, message: str) -> None:
 
 def violations(view: View) -> list[str]:
     """
-    Return what axe finds.
+    Return the violations that axe finds.
     """
     from axe_playwright_python import sync_playwright  # type: ignore[import-untyped]
 
@@ -493,9 +482,9 @@ def test_axe_finds_no_violation_in_any_state(
 
 def test_every_control_works_with_the_keyboard(single: Daemon, views: Open) -> None:
     """
-    Every control is reached by the Tab key, and is pressed by Enter and Space.
+    Tab reaches the controls in their visible order, and shows a focus ring.
 
-    The controls are reached in the order in which they are seen, and show their focus.
+    Enter and Space press them.
     """
     view = views(single)
     view.until_connection()
@@ -520,9 +509,7 @@ def test_arrow_keys_make_steps_and_r_asks_before_a_reset(
     single: Daemon, views: Open
 ) -> None:
     """
-    The arrows make steps, and R asks before it resets.
-
-    Neither works where something is written, or with Ctrl, which belongs to the browser.
+    The keys do nothing in a text field, and nothing together with Ctrl.
     """
     view = views(single)
     view.until_connection()
@@ -559,8 +546,6 @@ def test_the_buttons_stay_in_place_for_values_of_any_length(
     width: int, single: Daemon, far_daemon: Daemon, views: Open
 ) -> None:
     """
-    The buttons stay where they are, however long the value is.
-
     So a second click hits the same button.
     """
     places = []
@@ -577,10 +562,9 @@ def test_a_kill_is_reported_with_both_workers_and_the_pause(
     daemon: Daemon, views: Open
 ) -> None:
     """
-    The page says which worker is gone, which took over and after how long.
+    The page names the worker that ended and the one that took over, as in the log.
 
-    It also says that nothing is missing.  The trace has a mark, and the names are those of
-    the log.
+    It shows the pause, and says that no step is lost.  The chart has a mark.
     """
     view = views(daemon)
     view.until("worker", "worker-1")
@@ -609,9 +593,9 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
     size: tuple[int, int], daemon: Daemon, views: Open
 ) -> None:
     """
-    The message stands next to the cursor, and moves nothing.
+    The message is next to the cursor, and no other element moves.
 
-    A second kill within ten seconds has its own line below the first.
+    A second takeover within ten seconds gets its own line below the first.
     """
     width, height = size
     view = views(daemon, viewport={"width": width, "height": height})
@@ -626,7 +610,7 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
         line.filter(has_text="nothing lost").wait_for()
         assert line.inner_text().startswith(f"{successor} took over")
         view.until("standing-by", "1 of 1")
-    # The chart is drawn.
+    # Let the page draw the chart.
     view.page.clock.run_for(200)
     assert view.page.evaluate("scrollY") == 0
     first, second = (view["news"].locator("span").nth(n).bounding_box() for n in (0, 1))
@@ -640,7 +624,7 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
     for text in ("was started again after 10,000 ms", "took over after less than 1 ms"):
         view.page.evaluate("text => void flash(text)", f"worker-2 {text}; nothing lost")
     assert button.bounding_box() == place
-    # The chart's list of takeovers is text that flows, so its names cannot overlap.
+    # The names of the takeovers are normal text, so they cannot overlap.
     assert len(re.findall(r"worker-\d at ", view("mark-names"))) == 2
     view.page.clock.fast_forward(10_000)
     view.until("news", "")
@@ -672,9 +656,6 @@ def test_the_processes_are_not_shown_where_the_host_is_not_checked(
 def test_nothing_says_that_a_worker_is_active_while_the_service_is_down(
     tmp_path: Path, held_port: int, views: Open
 ) -> None:
-    """
-    A stopped service has no active worker, and the page does not claim one.
-    """
     listen = ("--listen", f"tcp:{held_port}:interface=127.0.0.1")
     with Daemon(tmp_path, *listen) as daemon:
         view = views(daemon)
@@ -689,11 +670,11 @@ def test_nothing_says_that_a_worker_is_active_while_the_service_is_down(
     with Daemon(tmp_path, *listen, "--standby", "0"):
         view.until("worker", "worker-1")
         view.until_connection()
-        # The page did not see the pause.
+        # The page does not know how long the service was down.
         view.until("takeover", "The service was started again, nothing lost")
 
 
-#: Keeps each state of the connection and each text of C{#takeover} that was ever shown.
+#: Records each state of the connection and each text of C{#takeover}.
 _WATCH = """() => {
     window.states = [];
     window.reports = [];
@@ -708,9 +689,7 @@ def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
     daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
-    After 40 seconds without an event the page reconnects, until a stream opens.
-
-    A stream that does not open, for the network is gone, is given up too.
+    After 40 seconds without an event, the page tries to open a stream until it succeeds.
     """
     view = views(daemon_without_standby)
     view.until_connection()
@@ -719,8 +698,8 @@ def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
     view.page.route("**/events?workers", lambda route: streams.append(route))  # noqa: PLW0108 Playwright sets attributes on it
     view.stop_clock()
     view.page.evaluate(_WATCH)
-    # The timer that runs belongs to the time before the clock was replaced.
-    # Each jump is a millisecond longer than a timeout: the page's clock has fractions.
+    # The running timer uses the clock that was replaced, so the loop starts new timers.
+    # Each jump is 1 ms longer than a timeout, because the page's clock has fractions of it.
     beat = "source.dispatchEvent(new MessageEvent('heartbeat', { data: '{}' }))"
     for _ in range(3):
         view.page.evaluate(beat)
@@ -735,7 +714,7 @@ def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
     with view.page.expect_request("**/events?workers"):
         view.page.clock.fast_forward(10_001)
     view.until_connection("lost")
-    # Chromium has a request wait up to 20 seconds for each earlier one of the same address.
+    # A request waits up to 20 seconds in Chromium for an earlier one with the same URL.
     for stream in streams:
         stream.abort()
     view.page.unroute("**/events?workers")
@@ -750,9 +729,9 @@ def test_the_page_notices_that_the_network_goes_and_comes(
     daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
-    C{offline} shows that the connection is lost, and C{online} opens a new stream.
+    The event C{offline} ends the stream, and C{online} opens a new one.
 
-    The page then says that the worker is the same, and never that another took over.
+    The page then says that the worker is the same, and reports no takeover.
     """
     view = views(daemon_without_standby)
     view.until_connection()
@@ -774,15 +753,15 @@ def test_a_second_break_takes_back_that_the_worker_is_the_same(
     daemon: Daemon, views: Open
 ) -> None:
     """
-    The page waits until a new stream has settled, so that it claims nothing too early.
+    A worker accepts streams a moment before the supervisor records its takeover.
 
-    The supervisor records a takeover a moment after the new worker accepts the stream.
+    So the page waits before it says that the worker is the same.
     """
     view = views(daemon)
     view.until_connection()
     view.until("standing-by", "1 of 1")
     view.page.evaluate(_WATCH)
-    # So that the kill comes before the stream has settled.
+    # The kill must come before the page reports that the worker is the same.
     view.stop_clock()
     view.page.evaluate("reconnect()")
     view.until_connection()
@@ -797,7 +776,7 @@ def test_a_second_break_takes_back_that_the_worker_is_the_same(
 
 def test_page_reports_lost_steps(daemon: Daemon, views: Open) -> None:
     """
-    A service without synchronous commit may lose answered steps.
+    Without synchronous commit, a service may lose answered steps.
     """
     view = views(daemon)
     view.until("worker", "worker-1")
@@ -817,9 +796,7 @@ def test_the_small_load_makes_each_step_once_despite_a_kill(
     daemon_without_standby: Daemon, views: Open
 ) -> None:
     """
-    Twenty steps are made, each once, also when the worker is killed meanwhile.
-
-    The page shows the batches in which they were committed.
+    The page shows the sizes of the batches in which the steps were committed.
     """
     view = views(daemon_without_standby)
     view.until_connection()
@@ -841,9 +818,6 @@ def test_the_small_load_makes_each_step_once_despite_a_kill(
 def test_without_a_supervisor_the_page_claims_no_standby(
     tmp_path: Path, views: Open
 ) -> None:
-    """
-    Without a supervisor the page does not make up a standby.
-    """
     with Daemon(tmp_path, command=WORKER) as daemon:
         view = views(daemon)
         view.until("worker", "one worker")
@@ -867,9 +841,7 @@ def test_no_element_is_wider_than_a_narrow_screen(
 
 def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, views: Open) -> None:
     """
-    A page without a token asks for it, and the step waits.
-
-    The page keeps the token to itself.
+    The page does not store the token.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("opensesame\n")
@@ -919,7 +891,7 @@ def test_a_hidden_page_closes_its_stream_and_catches_up(
     single: Daemon, views: Open
 ) -> None:
     """
-    A hidden page takes no stream, and is up to date when it is shown again.
+    When it is shown again, it opens a stream and shows the newest state.
     """
     view = views(single)
     view.until_connection()
@@ -940,7 +912,7 @@ def test_a_page_beyond_the_limit_connects_when_another_is_closed(
     tmp_path: Path, views: Open
 ) -> None:
     """
-    A page says that it has no connection, and has one when another page is closed.
+    Until then it shows that it has no connection.
     """
     with Daemon(tmp_path, "--max-connections", "8", command=WORKER) as daemon:
         first, second = views(daemon), views(daemon)
@@ -956,9 +928,7 @@ def test_a_page_beyond_the_limit_connects_when_another_is_closed(
 
 def test_a_browser_that_has_the_page_gets_304(far_daemon: Daemon) -> None:
     """
-    The page has a tag, and a browser that has the page gets no second one.
-
-    Programs get the text as ever.
+    Other clients get plain text.
     """
     browsers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     answer, body = far_daemon.request("/", headers=browsers)

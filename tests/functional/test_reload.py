@@ -1,5 +1,5 @@
 """
-A reload: its effects, its limits, and its reports.
+The effects, the limits and the messages of a reload.
 """
 
 from __future__ import annotations
@@ -24,20 +24,17 @@ from tests.support.ports import held_ports
 
 def reload(pid: int | str, *options: str) -> tuple[int, str]:
     """
-    Run C{pexctl reload}.
-
-    @return: its exit status and its output.
+    Run C{pexctl reload}, and return its exit status and output.
     """
     return pexctl(Path(), "reload", str(pid), *options)
 
 
 def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
     """
-    A reload that succeeds says so and ends with 0.
+    A successful reload ends with status 0, a failed one with status 1 and the reason.
 
-    A reload fails if the configuration file, or a file that it names, is wrong.  Then it
-    says why and ends with 1.  The old workers serve on, and a worker that dies then is
-    followed by one with the old options.
+    A reload fails if the configuration file, or a file that it names, is wrong.  The old
+    workers continue.  If one of them ends, its successor has the old options.
     """
     config, tokens = tmp_path / "pexservice.toml", tmp_path / "tokens"
     tokens.write_text("old\n")
@@ -78,7 +75,7 @@ def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
         kill_worker(daemon)
         assert status("new") == 200
 
-        # Half of a file that is being written is valid TOML.
+        # A half-written file can be valid TOML.
         config.write_text("")
         code, output = reload(pid)
         assert code == 1
@@ -95,10 +92,9 @@ def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
 
 def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
     """
-    A reload leaves listeners and the store as they were.
+    A reload applies the number of standbys.
 
-    It says that a change of these waits for a restart.  It takes the number of workers and
-    the watchdog.
+    It does not change the store, and says that this requires a restart.
     """
     config = tmp_path / "pexservice.toml"
     config.write_text("standby = 0\n")
@@ -129,7 +125,7 @@ def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
 
 def test_changed_address_and_log_format_wait_for_a_restart(tmp_path: Path) -> None:
     """
-    A reload says so, and refuses an address that the next start would not get.
+    A reload fails if the service could not listen on the new address after a restart.
     """
     config = tmp_path / "pexservice.toml"
     with held_ports(2) as (port, other_port):
@@ -140,7 +136,7 @@ def test_changed_address_and_log_format_wait_for_a_restart(tmp_path: Path) -> No
         listen_on(f"tcp:{port}:interface=127.0.0.1")
         options = ("--config", "pexservice.toml", "--standby", "0")
         with background(tmp_path, *options) as pid:
-            # The documentation of RFC 5737 has this address; no machine does.
+            # RFC 5737 reserves this address for documentation, so no machine has it.
             listen_on(f"tcp:{other_port}:interface=192.0.2.1")
             code, output = reload(pid)
             assert (code, "192.0.2.1" in output) == (1, True), output
@@ -169,9 +165,9 @@ def test_changed_address_and_log_format_wait_for_a_restart(tmp_path: Path) -> No
 
 def test_reload_of_a_missing_process_differs_from_a_failed_reload() -> None:
     """
-    The same holds for a process that is no supervisor.
+    A process that is no supervisor counts as missing.
     """
-    # Not this process, which may have a scoreboard by another test.
+    # The test's own process may have a scoreboard from another test.
     with subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
     ) as other:
@@ -183,9 +179,9 @@ def test_reload_of_a_missing_process_differs_from_a_failed_reload() -> None:
 
 def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
     """
-    Under load there are as many lines in all log files as there were answers.
+    Under load, the log files have one line for each response.
 
-    The file is moved away before each reload, like logrotate does.
+    The file is renamed before each reload, as logrotate does.
     """
     path = tmp_path / "access.log"
     rounds = amount(short=2, long=10)
@@ -225,7 +221,7 @@ def kill_worker(daemon: Daemon) -> None:
 
 def test_nothing_writes_the_configuration_file(tmp_path: Path) -> None:
     """
-    The file is the operator's: the service and every verb that takes it only read it.
+    The service and each verb with C{--config} only read it.
     """
     config = tmp_path / "pexservice.toml"
     config.write_text('store = "lmdb:store"\n')

@@ -1,5 +1,5 @@
 """
-A rollout of nodes on etcd behind a proxy, in the order that Kubernetes keeps.
+A rolling update of nodes on etcd behind a proxy, in the order in which Kubernetes makes it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ DEPLOYMENT = (
     Path(__file__).parents[2] / "deploy" / "kubernetes" / "etcd" / "deployment.yaml"
 )
 
-#: How long a proxy of the test may take to hear of a node that goes.  Seconds; on
-#: Kubernetes a moment more.
-HEARS_WITHIN = 0.5
+#: The test's proxy knows after this time that a node ends.  On Kubernetes it takes longer.
+PROXY_DELAY_SECONDS = 0.5
 
 _UPSTREAM = """
     upstream nodes {{
@@ -49,9 +48,7 @@ _UPSTREAM = """
 
 def written(path: Path, nodes: Sequence[Daemon], port: int) -> str:
     """
-    Write an nginx configuration of C{nodes} as a file, and return a line that includes it.
-
-    The file can be changed.
+    Write the nginx configuration of C{nodes} to a file, and return a line that includes it.
     """
     servers = " ".join(f"server 127.0.0.1:{node.port};" for node in nodes)
     (path / "upstream").write_text(_UPSTREAM.format(servers=servers, port=port))
@@ -64,13 +61,13 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
     """
     A new node is ready before an old one ends.
 
-    The proxy learns that the old node ends; the old node takes requests for as long as
-    preStop says, and only then is stopped. The clients step, and each step is made once.
+    The proxy learns that the old node ends.  The old node accepts requests as long as
+    preStop says, and then it is stopped.  Each step is made once.
     """
     container = yaml.safe_load(DEPLOYMENT.read_text())["spec"]["template"]["spec"]
     (container,) = container["containers"]
     _, pause = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert float(pause) >= 2 * HEARS_WITHIN
+    assert float(pause) >= 2 * PROXY_DELAY_SECONDS
     proxy = tmp_path / "nginx"
     proxy.mkdir()
     with ExitStack() as stack:
@@ -84,7 +81,7 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
 
         nodes = [node(number) for number in range(3)]
         port = stack.enter_context(serving(proxy, lambda at: written(proxy, nodes, at)))
-        # Keep-alive connections are closed by nginx itself when it is reloaded.
+        # nginx closes keep-alive connections when it is reloaded.
         clients = [Client(2 * number + 1, port, fresh=True) for number in range(4)]
         with running(clients):
             for number in range(3, 6):
@@ -93,7 +90,7 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
                 written(proxy, nodes, port)
                 until_acknowledged(clients, 20)
                 reload_proxy(proxy)
-                time.sleep(2 * HEARS_WITHIN)
+                time.sleep(2 * PROXY_DELAY_SECONDS)
                 old.stop()
             until_acknowledged(clients, 50)
         assert [surprise for client in clients for surprise in client.surprises] == []
@@ -106,7 +103,4 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
 
 
 def reload_proxy(path: Path) -> None:
-    """
-    Have nginx read its configuration again.
-    """
     os.kill(int((path / "nginx.pid").read_text()), signal.SIGHUP)

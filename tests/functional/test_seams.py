@@ -1,5 +1,5 @@
 """
-Disturbances between processes, store and files that must not lose or double a step.
+Changes to processes, store and files that must not lose a step or make one twice.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from tests.support.pexctl import pexctl
 
 def kill_workers(daemon: Daemon) -> None:
     for pid in children(daemon.process.pid):
-        # It may have ended since.
+        # The worker may have ended meanwhile.
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def wait_for_status(daemon: Daemon, status: int, words: str = "") -> None:
     """
-    Wait until C{/readyz} has C{status} and C{words}.
+    Wait until C{/readyz} responds with C{status}, and with C{words} in its body.
     """
     for _ in poll_attempts():
         answer, body = daemon.request("/readyz?verbose")
@@ -62,10 +62,10 @@ def wait_for_status(daemon: Daemon, status: int, words: str = "") -> None:
 
 def test_switched_link_never_makes_two_workers_serve_two_stores(tmp_path: Path) -> None:
     """
-    A standby that starts behind a switched symbolic link serves nothing.
+    A standby that starts after the symbolic link was switched does not become active.
 
-    The active worker refuses steps, since its successor would not find them.  Both continue
-    when the link is back.
+    The active worker refuses steps, because its successor would not have them.  When the
+    link is back, both continue.
     """
     (tmp_path / "right").mkdir()
     link = tmp_path / STORE
@@ -95,9 +95,7 @@ def test_later_worker_creates_no_store_and_continues_when_it_is_back(
     tmp_path: Path, gone: str
 ) -> None:
     """
-    While the store is away clients get 503 with the reason.
-
-    Not even a directory is created in its place.
+    While the store is away, clients get 503 with the reason, and no directory is created.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
@@ -124,13 +122,13 @@ def test_later_worker_creates_no_store_and_continues_when_it_is_back(
             for path in away.iterdir():
                 path.rename(store / path.name)
         assert step_when_ready(daemon) == revision + 1
-        # Each of the workers said it once, and not at each attempt.
+        # Each worker logged the reason once, and not at each attempt.
         assert daemon.log.read_text().count("error: cannot serve: the store") <= 4
 
 
 def test_service_whose_store_was_removed_is_not_ready(tmp_path: Path) -> None:
     """
-    C{/readyz}, the metric and C{pexctl status} say so, and no file is created.
+    C{/readyz}, the metric and C{pexctl status} report it, and no file is created.
     """
     with Daemon(tmp_path, "--standby", "0") as daemon:
         for path in (tmp_path / STORE).iterdir():
@@ -147,7 +145,7 @@ def test_service_whose_store_was_removed_is_not_ready(tmp_path: Path) -> None:
 
 def change_mounts(daemon: Daemon, command: str) -> None:
     """
-    Run a command in the daemon's directory and in its private mount namespace.
+    Run a command in the directory and in the mount namespace of the service.
     """
     subprocess.run(
         [
@@ -190,9 +188,9 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
     tmp_path: Path, change: str, undo: str, reason: str, later_reason: str
 ) -> None:
     """
-    While the store's disk is unmounted or hidden, clients get 503 with the reason.
+    While the store's file system is unmounted or hidden, clients get 503 with the reason.
 
-    The service continues when the mounts are as they were.
+    When the mounts are as before, the service continues.
     """
     for name in (STORE, "disk"):
         (tmp_path / name).mkdir()
@@ -209,7 +207,7 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
         wait_for_status(daemon, 503, later_reason)
         answer, body = daemon.request("/next", "POST")
         assert (answer.status, later_reason in body.decode()) == (503, True)
-        # The directory as the daemon sees it.
+        # This is the directory in the mount namespace of the service.
         place = Path(f"/proc/{daemon.process.pid}/root{tmp_path / STORE}")
         assert reason == OTHER_STORE or [*place.iterdir()] == []
         change_mounts(daemon, undo)
@@ -220,9 +218,9 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
 
 def test_removed_socket_file_ends_no_listener(tmp_path: Path) -> None:
     """
-    A takeover and a reload serve TCP although the file of a Unix socket is gone.
+    A takeover and a reload continue on TCP although the file of a Unix socket is gone.
 
-    The log names the path, and the service stops in order.
+    The log names the path, and the service stops without an error.
     """
     path = tmp_path / "http.sock"
     options = ("--listen", f"unix:{path}", "--listen", LOOPBACK)
@@ -242,9 +240,6 @@ def test_removed_socket_file_ends_no_listener(tmp_path: Path) -> None:
 
 
 def test_replaced_socket_file_is_not_removed_at_the_end(tmp_path: Path) -> None:
-    """
-    A service that stops removes no Unix socket's file except its own.
-    """
     path = tmp_path / "http.sock"
     options = ("--listen", f"unix:{path}", "--listen", LOOPBACK, "--standby", "0")
     with Daemon(tmp_path, *options) as daemon:
@@ -258,9 +253,9 @@ def test_replaced_socket_file_is_not_removed_at_the_end(tmp_path: Path) -> None:
 
 def test_takeover_uses_the_tls_files_that_the_standby_has_read(tmp_path: Path) -> None:
     """
-    TLS files that are half replaced end no service: the standby has read them already.
+    An incomplete certificate does not end the service: the standby has read the old one.
 
-    The next worker is tried again until the files are whole.
+    The supervisor starts further workers until the certificate is complete.
     """
     authority = trustme.CA()
     issued = authority.issue_cert("localhost", "127.0.0.1")
@@ -277,7 +272,7 @@ def test_takeover_uses_the_tls_files_that_the_standby_has_read(tmp_path: Path) -
         os.kill(serving(daemon)[1], signal.SIGKILL)
         until(daemon, "serves", 2)
         wait_for(daemon, "ended with status 64")
-        # With no worker at all, the service waits for the files.
+        # Without any worker, the service waits for the files.
         os.kill(serving(daemon)[1], signal.SIGKILL)
         wait_until(
             lambda: count(daemon, "ended with status 64") > 3, "more attempts are made"
@@ -288,7 +283,9 @@ def test_takeover_uses_the_tls_files_that_the_standby_has_read(tmp_path: Path) -
 
 def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
     """
-    A socket unit with C{ListenStream=@name} is served, also after a takeover.
+    A socket unit has C{ListenStream=@name}.
+
+    The socket works after a kill of the workers, too.
     """
     name = f"\0pexservice-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listening:
@@ -332,7 +329,7 @@ def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
 @contextmanager
 def stranger(path: Path, daemon: Daemon) -> Iterator[subprocess.Popen[bytes]]:
     """
-    Have a process that is none of the service's workers wait for the lock, and get it.
+    Kill the workers until a process that is none of them has the lock of the store.
     """
     process = subprocess.Popen(
         ["/usr/bin/flock", "--no-fork", str(path / STORE), "sleep", "1000"],
@@ -351,9 +348,9 @@ def stranger(path: Path, daemon: Daemon) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
     """
-    Workers that wait for a stranger's lock name its process, and clients get a 503.
+    The workers that wait for the lock name the process that has it, and clients get 503.
 
-    The service continues when the lock is free.
+    When the lock is free, the service continues.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
@@ -414,9 +411,9 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     """
-    With the log in a pipe that no process reads, requests and takeovers continue.
+    The log is a pipe that no process reads.  Requests and takeovers continue.
 
-    The lost lines are counted in the log when it is read again.
+    When a process reads the pipe again, the log gives the number of lost lines.
     """
     listen = ("--listen", f"unix:{tmp_path}/http.sock")
     process = subprocess.Popen(
@@ -425,7 +422,7 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        # The lines about a few deaths fill it.
+        # The log lines about a few kills fill this pipe.
         pipesize=4096,
     )
     assert process.stdout is not None
@@ -441,7 +438,7 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
             if number % 20 == 0:
                 for pid in children(process.pid):
                     os.kill(pid, signal.SIGKILL)
-        # Now the pipe takes the next line.
+        # Afterwards the pipe has space for the next line.
         output = os.read(process.stdout.fileno(), 65536)
         process.terminate()
         output += process.stdout.read()

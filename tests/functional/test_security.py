@@ -1,8 +1,8 @@
 """
-The contents of answers, and the reach of requests.
+What responses reveal, and which files requests reach.
 
-The requests are the whole table of attacks, and paths that try to get out.  The tests look
-at every file that the worker touches.
+The requests are all attacks of the fault-injection tests, and paths that lead out of the
+service.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PATHS = (
     b"/history?limit=1&store=/tmp/other",
 )
 
-#: Headers that have a path or a program in them where others would look one up.
+#: Headers whose value contains a path or a program.
 HEADERS = (
     b"Idempotency-Key: ../../../../tmp/owned",
     b"Idempotency-Key: $(touch /tmp/owned)",
@@ -53,7 +53,7 @@ HEADERS = (
 
 def everything() -> Iterator[bytes]:
     """
-    Yield all that is sent.
+    Yield all requests.
     """
     for path in PATHS:
         yield request(b"GET " + path + b" HTTP/1.1", b"Connection: close")
@@ -65,9 +65,7 @@ def everything() -> Iterator[bytes]:
 
 def ask(daemon: Daemon, sent: bytes) -> bytes:
     """
-    Send C{sent} and nothing more.
-
-    @return: the response until its end.
+    Send C{sent}, close the client's half of the connection, and return the response.
     """
     with (
         socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS) as connection,
@@ -82,7 +80,7 @@ def ask(daemon: Daemon, sent: bytes) -> bytes:
 @contextmanager
 def traced(pid: int, to: Path) -> Iterator[None]:
     """
-    Write to a file the system calls of a process that have a path in them.
+    Record the system calls of a process that have a path as an argument.
     """
     command = [
         "strace",
@@ -130,13 +128,10 @@ def test_no_response_contains_versions_paths_or_tracebacks(tmp_path: Path) -> No
 
 @pytest.mark.needs("strace")
 def test_requests_open_no_file_but_the_stores(tmp_path: Path) -> None:
-    """
-    No request opens a file but the store's, and none is made.
-    """
     trace = tmp_path / "trace"
     (tmp_path / "run").mkdir()
     with Daemon(tmp_path / "run", command="pexservice-worker") as daemon:
-        # So that modules imported when they are first needed are loaded.
+        # The first requests import modules.
         for sent in everything():
             ask(daemon, sent)
         before = {path.name for path in (tmp_path / "run").iterdir()}

@@ -1,5 +1,5 @@
 """
-Connections under stress, on uvloop's event loop and on asyncio's own.
+Connections under stress, on both event loops.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
     """
-    Provide a daemon far along, so that each answer has 20,899 digits.
+    Provide a worker whose responses have 20,899 digits.
     """
     path = tmp_path_factory.mktemp("streams")
     make_store(path / "pexservice-data", FAR)
@@ -55,9 +55,9 @@ def daemon(
 
 def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> None:
     """
-    A client that asks again and again and reads nothing is not read from after a while.
+    After a while, the worker reads no more requests from this client.
 
-    It sends each request in its own packet.
+    Each request is in its own packet.
     """
     asked = request(b"GET /current HTTP/1.1")
     before, sent = memory(daemon), 0
@@ -69,13 +69,13 @@ def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> Non
                 connection.sendall(asked)
                 sent += 1
                 if sent < 20:
-                    # So that the worker has time to learn the request and to cache it.
+                    # Give the worker time to cache the request.
                     daemon.request("/livez")
         except TimeoutError:
             pass
         assert sent < 100_000
         assert memory(daemon) - before < 30
-        # A client that reads again is answered again.
+        # A client that reads again gets responses again.
         connection.settimeout(TIMEOUT_SECONDS)
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
     assert daemon.request("/livez")[1] == b"ok\n"
@@ -83,17 +83,17 @@ def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> Non
 
 def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -> None:
     """
-    The longest idle connection is closed.
+    The worker closes the connection that was idle longest.
 
-    All clients are served when there are descriptors again.
+    When there are descriptors again, it serves all clients.
     """
     for reactor in REACTORS:
         path = tmp_path / reactor
         path.mkdir()
         with Daemon(path, command=WORKER, reactor=reactor) as daemon:
             pid = worker(daemon)
-            # An idle connection makes room each time that none can be accepted, so
-            # the last one has a while to ask.
+            # The worker closes one idle connection each time that it cannot accept another,
+            # so the newest one stays open for a while.
             *resting, kept = (connect(daemon) for _ in range(30))
             for connection in (*resting, kept):
                 connection.sendall(request(b"GET /current HTTP/1.1"))
@@ -116,7 +116,7 @@ def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -
 
 def test_limit_of_descriptors_is_raised_for_the_connections(tmp_path: Path) -> None:
     """
-    If the system does not allow that, the log says how many connections are possible.
+    If the system does not allow this, the log gives the possible number of connections.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -132,22 +132,19 @@ def test_limit_of_descriptors_is_raised_for_the_connections(tmp_path: Path) -> N
             assert f"--max-connections {wanted}: the limit" in daemon.log.read_text()
 
 
-#: When the certificate of the fixture C{files} ends.
+#: The certificate of the fixture C{files} expires at this time.
 EXPIRY = datetime(2040, 2, 29, 12, 0, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """
-    Provide a certificate authority.
-    """
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
 def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """
-    Provide the options with a certificate and its key.
+    Provide the options of a certificate and its key.
     """
     path = tmp_path_factory.mktemp("tls")
     issued = authority.issue_cert("localhost", "127.0.0.1", not_after=EXPIRY)
@@ -165,9 +162,9 @@ def test_responses_over_tls_are_the_same(
     reactor: str, tmp_path: Path, files: list[str], authority: trustme.CA
 ) -> None:
     """
-    On keep-alive connections, and large ones too.
+    The test uses keep-alive connections and large responses.
 
-    A client that speaks without TLS gets nothing.
+    A client without TLS gets no response.
     """
     make_store(tmp_path / "pexservice-data", FAR)
     trusting = ssl.create_default_context()
@@ -202,7 +199,7 @@ def test_client_that_offers_http_2_gets_http_1_1_over_tls(
     reactor: str, tmp_path: Path, files: list[str], authority: trustme.CA
 ) -> None:
     """
-    Two packages give Twisted HTTP/2.  This test has empty ones with their names.
+    Twisted offers HTTP/2 if two packages are installed.  The test creates empty ones.
     """
     make_store(tmp_path / "pexservice-data", 0)
     (tmp_path / "h2").mkdir()
@@ -222,7 +219,7 @@ def test_client_that_offers_http_2_gets_http_1_1_over_tls(
 
 def test_reactor_that_cannot_carry_a_worker_ends_it_with_one_line(tmp_path: Path) -> None:
     """
-    The line says which reactors can.
+    The line names the reactors that can.
     """
     worker = ("pexservice-worker", "--listen", "tcp:0:interface=127.0.0.1")
     ended = run(tmp_path, "-n", "--pidfile=", "--reactor=epoll", *worker)
@@ -238,7 +235,7 @@ def test_worker_runs_on_its_own_choice_of_reactor_and_on_asyncio(
     tmp_path: Path, reactor: tuple[str, ...]
 ) -> None:
     """
-    These workers get as far as listening, where the address is not this machine's.
+    The worker gets as far as listening on an address that this machine does not have.
     """
     nowhere = ("pexservice-worker", "--listen", "tcp:1:interface=192.0.2.1")
     ended = run(tmp_path, "-n", "--pidfile=", *reactor, *nowhere)

@@ -1,5 +1,5 @@
 """
-The tutorial, command by command, on an empty system.
+The commands of the tutorial, run in a new Debian system.
 """
 
 from __future__ import annotations

@@ -64,19 +64,19 @@ from tests.support.installation import Installation, release_installed
 from tests.support.loads import kept, load, surprises, until_acknowledged
 from tests.unit.test_metrics import samples
 
-#: The first line that a process of the new version writes.
+#: A process with the new code writes this line first.
 MARK = "this is the new version"
 FIRST_LINE = f"import os; os.write(1, b'{MARK}\\n')"
 
-#: Seconds.  A new worker that sends no heartbeat is killed before the test of a reload has
-#: heard the supervisor twice, which reports to systemd every 5 seconds.
+#: The supervisor reports to systemd every 5 seconds.  With this value in seconds, it kills
+#: a new worker that sends no heartbeat before a test has received two reports.
 WATCHDOG = "5"
 
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
     """
-    Provide the last release, to be replaced.
+    Provide an installation of the last release.
     """
     return release_installed(tmp_path / "installed")
 
@@ -84,7 +84,7 @@ def installation(tmp_path: Path) -> Installation:
 @contextmanager
 def service(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
     """
-    Run what is installed, with a serving worker and a standby.
+    Run the installed service until it has an active worker and a standby.
     """
     (tmp_path / "run").mkdir()
     options = ("--journal", "10000000", "--watchdog", WATCHDOG)
@@ -99,9 +99,6 @@ def service(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
 
 @pytest.fixture
 def daemon(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
-    """
-    Provide a service of the last release.
-    """
     with service(tmp_path, installation) as daemon:
         yield daemon
 
@@ -111,9 +108,7 @@ def systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], list[str]]]:
     """
-    Provide the service manager that started the service.
-
-    @return: a function that returns the next message that the service manager hears.
+    Provide a service manager: a function that returns the next message from the service.
     """
     path = tmp_path / "systemd"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
@@ -134,14 +129,14 @@ def systemd(
 
 def new_workers(daemon: Daemon) -> set[str]:
     """
-    Return the names of the workers that have the new code.
+    Return the names of the workers that run the new code.
     """
     return set(re.findall(rf"(worker-\d+) \w+: {MARK}", daemon.log.read_text()))
 
 
 def until_new(daemon: Daemon) -> None:
     """
-    Wait until a worker with the new code serves.
+    Wait until a worker with the new code is active.
     """
     for _ in poll_attempts():
         if serving(daemon)[0] in new_workers(daemon):
@@ -151,9 +146,7 @@ def until_new(daemon: Daemon) -> None:
 
 def scraped(daemon: Daemon, **expected: float) -> None:
     """
-    Wait until C{/metrics} has the expected values.
-
-    The worker knows them from the supervisor.
+    Wait until C{/metrics} has the expected values, which come from the supervisor.
     """
     values: dict[str, float] = {}
     for _ in poll_attempts():
@@ -169,9 +162,7 @@ def scraped(daemon: Daemon, **expected: float) -> None:
 
 def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
     """
-    Check that nothing is lost, no client was refused, and no connection was cut off.
-
-    A connection is cut off when it ends without its answer.
+    Check that no step is lost, no connection refused, and none ended without a response.
     """
     assert kept(daemon, clients) == sum(len(client.acknowledged) for client in clients)
     assert surprises(clients) == []
@@ -179,9 +170,6 @@ def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
 
 
 def until_replaced(daemon: Daemon, times: int = 1) -> None:
-    """
-    Wait until the supervisor has replaced its workers C{times} times.
-    """
     for _ in poll_attempts():
         if daemon.log.read_text().count("the workers are replaced") == times:
             return
@@ -192,9 +180,9 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     systemd: Callable[[], list[str]], daemon: Daemon, installation: Installation
 ) -> None:
     """
-    The new workers give signs of life, also to systemd, and know the supervisor's counts.
+    The new workers send heartbeats, also for systemd, and know the supervisor's counters.
 
-    They reload again, and all end at SIGTERM.
+    They can be reloaded again, and end at SIGTERM.
     """
     with load(daemon) as clients:
         until_acknowledged(clients)
@@ -226,7 +214,7 @@ def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
     daemon: Daemon, installation: Installation
 ) -> None:
     """
-    First the standby is killed, so that there is one worker of each version.
+    The standby is killed first, so that there is one worker of each version.
 
     Then the active worker is killed three times.
     """
@@ -254,7 +242,7 @@ def test_standby_of_the_release_takes_over_after_its_files_were_replaced(
     daemon: Daemon, installation: Installation
 ) -> None:
     """
-    It has everything in memory, and a worker of the new version waits behind it.
+    It has loaded all its modules.  A worker of the new version becomes the next standby.
     """
     with load(daemon) as clients:
         until_acknowledged(clients)
@@ -304,7 +292,7 @@ def test_todays_standby_takes_over_when_its_files_are_gone(
     tmp_path: Path, installation: Installation
 ) -> None:
     """
-    It has everything in memory that it needs, as in the middle of an upgrade.
+    It has loaded all its modules.  In the middle of an upgrade, files may be missing.
     """
     installation.upgrade()
     with service(tmp_path, installation) as daemon:
@@ -316,6 +304,6 @@ def test_todays_standby_takes_over_when_its_files_are_gone(
         until(daemon, "serves", 2)
         for path in ("/next", "/current", "/history", "/", "/readyz", "/metrics"):
             assert daemon.request(path)[0].status == 200
-        # With them there are workers to come again.
+        # With the files, new workers can start again.
         aside.rename(package)
         until(daemon, "stands by", 2)

@@ -1,5 +1,5 @@
 """
-The requests that are taken, byte for byte.
+Requests and responses as bytes.
 """
 
 from __future__ import annotations
@@ -40,15 +40,12 @@ def daemon(
 
 
 def connect(daemon: Daemon) -> socket.socket:
-    """
-    Return a raw connection.
-    """
     return socket.create_connection(("127.0.0.1", daemon.port), TIMEOUT_SECONDS)
 
 
 def exchange(daemon: Daemon, sent: bytes) -> bytes:
     """
-    Send bytes, and read until the daemon closes.
+    Send bytes, and read until the service closes the connection.
     """
     with connect(daemon) as connection:
         connection.sendall(sent)
@@ -57,15 +54,12 @@ def exchange(daemon: Daemon, sent: bytes) -> bytes:
 
 def request(line: bytes, *headers: bytes) -> bytes:
     """
-    Return a request with a Host.
+    Return a request with a C{Host} header.
     """
     return b"\r\n".join([line, b"Host: localhost", *headers, b"", b""])
 
 
 def revision(daemon: Daemon) -> int:
-    """
-    Return the revision of the cursor.
-    """
     return int(daemon.request("/current")[0].headers["Pex-Revision"])
 
 
@@ -73,7 +67,7 @@ def test_every_attack_gets_the_response_of_its_rule_and_moves_nothing_unanswered
     daemon: Daemon,
 ) -> None:
     """
-    The bytes behind a refused request are not read as a request.
+    The bytes after a refused request are not parsed as a request.
     """
     wrong = Front(daemon.port, lambda: revision(daemon)).try_all(COMPLETE)
     assert not wrong, "\n".join(wrong)
@@ -81,15 +75,15 @@ def test_every_attack_gets_the_response_of_its_rule_and_moves_nothing_unanswered
 
 def test_unread_responses_do_not_pile_up_in_memory(daemon: Daemon) -> None:
     """
-    While the client reads nothing, no more responses are made.
+    While the client reads nothing, the worker makes no more responses.
 
-    When it reads, it gets them all.
+    Later the client gets them all.
     """
     exchange(
         daemon,
         request(b"POST /next HTTP/1.1") * 999 + request(b"POST /next HTTP/1.0"),
     )
-    # Each answer has 60 KB then, so half of all of them, in MiB, is:
+    # Each response has 60 KB then.  This is half of their total size in MiB:
     count = amount(short=200, long=1000)
     half = count * 0.03
     with connect(daemon) as connection:
@@ -98,7 +92,7 @@ def test_unread_responses_do_not_pile_up_in_memory(daemon: Daemon) -> None:
             request(b"GET /history?limit=1000 HTTP/1.1") * (count - 1)
             + request(b"GET /history?limit=1000 HTTP/1.0")
         )
-        # Others have their turn all the while.
+        # Other clients are served meanwhile.
         for _ in range(20):
             assert daemon.request("/livez")[1] == b"ok\n"
         assert memory(daemon) - before < half
@@ -110,22 +104,22 @@ def test_unread_responses_do_not_pile_up_in_memory(daemon: Daemon) -> None:
 
 def worker(daemon: Daemon) -> int:
     """
-    Return the process id of the serving worker: the process with the store open.
+    Return the process id of the active worker: the process that has the store open.
     """
     for pid in (daemon.process.pid, *children(daemon.process.pid)):
-        # A child may end meanwhile.
+        # A child process may end meanwhile.
         with suppress(FileNotFoundError):
             if any(
                 descriptor.resolve().name == "data.mdb"
                 for descriptor in Path(f"/proc/{pid}/fd").iterdir()
             ):
                 return pid
-    raise AssertionError("nobody has the store")
+    raise AssertionError("no process has the store open")
 
 
 def memory(daemon: Daemon) -> int:
     """
-    Return the memory of the process that serves, in MiB.
+    Return the memory of the active worker in MiB.
     """
     status = Path(f"/proc/{worker(daemon)}/status").read_text()
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
@@ -142,7 +136,7 @@ def test_client_that_accepts_json_gets_the_refusal_as_json(daemon: Daemon) -> No
 
 def test_response_has_exactly_these_bytes(daemon: Daemon) -> None:
     """
-    Except for the date and the numbers.
+    The date and the numbers may differ.
     """
     received = exchange(daemon, request(b"GET /current HTTP/1.0"))
     assert re.fullmatch(

@@ -14,7 +14,7 @@ from tests.support.daemon import Daemon, wait_until
 CLIENTS = 8
 
 #: After this many more steps, a test assumes that the service continues.
-ENOUGH = 3000
+ENOUGH = 1000
 
 
 @contextmanager
