@@ -47,6 +47,16 @@ def url(daemon: Daemon, scheme: str = "http") -> str:
     return f"{scheme}://127.0.0.1:{daemon.port}"
 
 
+def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+
+
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Daemon]:
     """
@@ -185,7 +195,7 @@ def test_every_step_is_made_once_while_active_workers_are_killed(tmp_path: Path)
             thread.start()
         try:
             for number in range(3):
-                log = daemon._wait_for(rf"(?s)({'stands by.*' * (number + 1)})")
+                log = daemon.wait_for_log(rf"(?s)({'stands by.*' * (number + 1)})")
                 (*_, served) = re.findall(r"(worker-\d) serves", log)
                 (*_, pid) = re.findall(rf"{served} is process (\d+)", log)
                 wait_until(partial(enough, len(answers) + 50), "there are steps")
@@ -369,15 +379,9 @@ with BlockingCursor(sys.argv[1]) as cursor:
 
 def test_interrupt_after_a_call_has_begun_cancels_it(worker: Daemon) -> None:
     """
-    Otherwise the call would go on, and the watch could not be closed.
+    Otherwise the call would continue, and the watch could not be closed.
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_BEFORE_THE_WAIT, url(worker)],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-    )
+    ended = run_script(INTERRUPTED_BEFORE_THE_WAIT, url(worker))
     assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
 
 
@@ -396,13 +400,7 @@ for _ in range(2):
 
 
 def test_reactor_that_has_run_is_an_error_instead_of_a_wait() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", HAS_RUN],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    ended = run_script(HAS_RUN)
     assert ended.stdout.count("the reactor of this process has run") == 2
     assert ended.stderr == ""
 
@@ -431,13 +429,7 @@ with BlockingCursor(sys.argv[1]) as cursor:
 def test_forked_child_raises_at_once_and_leaves_the_parents_reactor_alone(
     worker: Daemon,
 ) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", FORKED, url(worker)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    ended = run_script(FORKED, url(worker))
     lines = ended.stdout.splitlines()
     assert lines[0] == "1"
     assert lines[-1] == "2"
@@ -463,13 +455,7 @@ print(cursor.current().revision)
 
 
 def test_deadline_ends_the_wait_for_a_reactor_that_is_blocked(worker: Daemon) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", BLOCKED, url(worker)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    ended = run_script(BLOCKED, url(worker))
     read, step, revision = ended.stdout.splitlines()
     assert read == "False False no response within 0.1 s: the reactor is blocked"
     assert step.startswith("True True it is unknown whether next was made: ")

@@ -88,7 +88,7 @@ def test_supervisor_has_one_worker_and_replaces_it(member: Member, tmp_path: Pat
     """
     version = member.ask("/version")["etcdserver"]
     with Daemon(tmp_path, "--store", f"etcd:{member.url}") as daemon:
-        log = daemon._wait_for(r"worker-1 serves")
+        log = daemon.wait_for_log(r"worker-1 serves")
         stale = (3, 5, 0) <= tuple(map(int, version.split("."))) < (3, 5, 28)
         assert (f"has etcd {version}: before etcd 3.5.28" in log) == stale
         assert daemon.request("/next", "POST")[1] == b"1\n"
@@ -96,7 +96,7 @@ def test_supervisor_has_one_worker_and_replaces_it(member: Member, tmp_path: Pat
         assert b"pexservice_standby_workers_wanted 0.0" in metrics
         (pid,) = re.findall(r"worker-\d is process (\d+)", log)
         os.kill(int(pid), signal.SIGKILL)
-        daemon._wait_for(r"worker-1 ended by SIGKILL(?s:.*)worker-\d serves")
+        daemon.wait_for_log(r"worker-1 ended by SIGKILL(?s:.*)worker-\d serves")
         assert daemon.request("/next", "POST")[0].headers["Pex-Position"] == "2"
 
 

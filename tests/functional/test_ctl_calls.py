@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 import trustme
@@ -417,31 +418,25 @@ def test_signal_ends_a_load_which_removes_its_bar_and_prints_its_counts(
 def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(
     worker: Daemon, verb: str
 ) -> None:
+    def print_into(output: IO[str]) -> tuple[int, str]:
+        ended = subprocess.run(
+            [*PEXCTL, verb, "--url", f"http://127.0.0.1:{worker.port}"],
+            check=False,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+        return ended.returncode, ended.stderr
+
     pexctl(worker, "next")
     reading, writing = os.pipe()
     os.close(reading)
-    url = f"http://127.0.0.1:{worker.port}"
     with os.fdopen(writing, "w") as pipe:
-        ended = subprocess.run(
-            [*PEXCTL, verb, "--url", url],
-            check=False,
-            stdout=pipe,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-        )
-    assert (ended.returncode, ended.stderr) == (141, "")
+        assert print_into(pipe) == (141, "")
     with Path("/dev/full").open("w") as full:
-        failed = subprocess.run(
-            [*PEXCTL, verb, "--url", url],
-            check=False,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-        )
-    assert failed.returncode == 1
-    assert failed.stderr == "pexctl: standard output: No space left on device\n"
+        message = "pexctl: standard output: No space left on device\n"
+        assert print_into(full) == (1, message)
 
 
 @pytest.mark.needs("pseudo-terminal")
@@ -462,7 +457,7 @@ def test_load_is_compared_with_the_history_also_while_workers_are_killed(
 
         with load_on_a_terminal(daemon, 2) as (loading, terminal):
             drawn = read_bar(terminal)
-            log = daemon._wait_for("stands by")
+            log = daemon.wait_for_log("stands by")
             (*_, served) = re.findall(r"(worker-\d) serves", log)
             (*_, pid) = re.findall(rf"{served} is process (\d+)", log)
             os.kill(int(pid), signal.SIGKILL)

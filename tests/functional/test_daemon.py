@@ -24,10 +24,12 @@ from tests.support.daemon import (
     WORKER,
     Daemon,
     background,
+    exchange_on_unix_socket,
     poll_attempts,
     read_all,
     read_response,
     run,
+    running_command,
     twistd,
     wait_until,
 )
@@ -116,10 +118,9 @@ def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
         for _ in range(8):
             answer, _ = daemon.request("/next", "POST", headers)
         assert answer.headers["Access-Control-Allow-Origin"] == "https://example.org"
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(tmp_path / "socket"))
-            connection.sendall(b"GET /current HTTP/1.0\r\n\r\n")
-            assert read_all(connection).endswith(b"\r\n\r\n21\n")
+        request = b"GET /current HTTP/1.0\r\n\r\n"
+        response = exchange_on_unix_socket(tmp_path / "socket", request)
+        assert response.endswith(b"\r\n\r\n21\n")
         # With asynchronous commit, the history has a step only after its response.
         for _ in poll_attempts():
             if value(daemon, "/history").count(b"\n") == 5:
@@ -279,16 +280,16 @@ def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: st
         listen = ("--listen", "systemd:domain=INET:index=0")
         started = twistd("-n", "--pidfile=", command, *listen)
         log = tmp_path / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
+        with (
+            log.open("wb") as output,
+            running_command(
                 [sys.executable, "-c", hand_down, str(server.fileno()), *started],
                 cwd=tmp_path,
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=(server.fileno(),),
-            )
-        try:
+            ) as process,
+        ):
             with socket.create_connection(
                 server.getsockname(), TIMEOUT_SECONDS
             ) as connection:
@@ -299,9 +300,8 @@ def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: st
                     if select.select([connection], [], [], 0.1)[0]:
                         break
                 assert read_all(connection).endswith(b"\r\n\r\n1\n")
-        finally:
             process.terminate()
-        assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
+            assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
         # A client that connects now waits for the next service.
         socket.create_connection(server.getsockname(), TIMEOUT_SECONDS).close()
 
@@ -323,14 +323,9 @@ def test_refused_daemon_writes_the_whole_reason_to_the_terminal(tmp_path: Path) 
 def test_daemon_has_pid_file_and_log_and_removes_the_pid_file(tmp_path: Path) -> None:
     socket_path = tmp_path / "socket"
     with background(tmp_path, "--listen", "unix:socket", "--standby", "0") as pid:
-        for _ in poll_attempts():
-            if socket_path.exists():
-                break
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT_SECONDS)
-            connection.connect(str(socket_path))
-            connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
-            assert read_all(connection).endswith(b"\r\n\r\n1\n")
+        wait_until(socket_path.exists, "the service listens")
+        response = exchange_on_unix_socket(socket_path, b"POST /next HTTP/1.0\r\n\r\n")
+        assert response.endswith(b"\r\n\r\n1\n")
         assert pid
     assert not (tmp_path / "twistd.pid").exists()
     log = (tmp_path / "twistd.log").read_text()

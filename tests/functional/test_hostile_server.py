@@ -167,6 +167,6 @@ def test_hostile_response_ends_in_one_short_printable_line(verb: tuple[str, str]
     """
     C{pexctl} ends at its deadline, uses bounded memory, and escapes control characters.
     """
-    # The calls mostly wait for their deadline.
+    # Each call waits for its deadline.
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(partial(ask, verb), RESPONSES))

@@ -20,8 +20,8 @@ from tests.support.daemon import (
     TIMEOUT_SECONDS,
     WORKER,
     Daemon,
+    exchange_on_unix_socket,
     read_all,
-    read_response,
     wait_until,
 )
 
@@ -152,12 +152,10 @@ def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Pat
         assert status(daemon, FOREIGN) == 421
         assert shows_processes(daemon)
         for request in (b"POST /next", b"GET /livez?verbose"):
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(tmp_path / "socket"))
-                connection.sendall(
-                    b"%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (request, FOREIGN.encode())
-                )
-                response = read_response(connection)
+            response = exchange_on_unix_socket(
+                tmp_path / "socket",
+                b"%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (request, FOREIGN.encode()),
+            )
             assert response.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b" is process " not in response
 

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import pytest
@@ -33,14 +32,17 @@ from tests.support.daemon import (
     Daemon,
     alive,
     children,
+    exchange_on_unix_socket,
     poll_attempts,
     read_response,
+    running_command,
     runs_a_worker,
     twistd,
     wait_until,
     wait_until_gone,
 )
 from tests.support.forms import amount
+from tests.support.needs import UNSHARE_RIGHTS
 from tests.support.ports import held_ports
 
 STORE = "pexservice-data"
@@ -101,17 +103,6 @@ def step_when_ready(daemon: Daemon) -> int:
     raise AssertionError(f"{answer.status} {body!r}\n{daemon.log.read_text()}")
 
 
-def wait_for(daemon: Daemon, pattern: str) -> str:
-    """
-    Wait until the log matches C{pattern}, and return the matching text.
-    """
-    for _ in poll_attempts():
-        match = re.search(pattern, daemon.log.read_text())
-        if match:
-            return match[0]
-    raise AssertionError(f"no {pattern!r} in\n{daemon.log.read_text()}")
-
-
 @pytest.mark.parametrize(
     ("standby", "kills"), [(1, amount(short=4, long=100)), (0, amount(short=1, long=5))]
 )
@@ -143,8 +134,8 @@ def test_hanging_worker_is_replaced_and_gone_before_its_successor_serves(
         assert step(daemon) == before + 1
         wait_until_gone(hanging)
         assert step(daemon) == before + 2
-        wait_for(daemon, rf"no heartbeat from {name} for [0-9.]+ s; replacing it")
-        wait_for(daemon, f"{name} ended by SIGKILL")
+        daemon.wait_for_log(rf"no heartbeat from {name} for [0-9.]+ s; replacing it")
+        daemon.wait_for_log(f"{name} ended by SIGKILL")
 
 
 @contextmanager
@@ -210,12 +201,9 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
         first.process.send_signal(signal.SIGSTOP)
         first.kill()
         hear(messages, READY)
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT_SECONDS)
-            connection.connect(str(tmp_path / "second"))
-            connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
-            answer = connection.recv(1000)
-        assert b"\r\nPex-Revision: %d\r\n" % (before + 2) in answer
+        request = b"POST /next HTTP/1.0\r\n\r\n"
+        response = exchange_on_unix_socket(tmp_path / "second", request)
+        assert b"\r\nPex-Revision: %d\r\n" % (before + 2) in response
 
 
 def test_sigabrt_writes_the_traceback_of_every_thread_to_the_log(
@@ -223,9 +211,9 @@ def test_sigabrt_writes_the_traceback_of_every_thread_to_the_log(
 ) -> None:
     name, pid = serving(daemon_without_standby)
     os.kill(pid, signal.SIGABRT)
-    wait_for(daemon_without_standby, rf"{name} \w+: Fatal Python error: Aborted")
-    wait_for(daemon_without_standby, rf"{name} \w+: +File .*(epoll|asyncio)reactor.*")
-    wait_for(daemon_without_standby, f"{name} ended by SIGABRT")
+    daemon_without_standby.wait_for_log(rf"{name} \w+: Fatal Python error: Aborted")
+    daemon_without_standby.wait_for_log(rf"{name} \w+: +File .*(epoll|asyncio)reactor.*")
+    daemon_without_standby.wait_for_log(f"{name} ended by SIGABRT")
     step(daemon_without_standby)
 
 
@@ -270,7 +258,7 @@ def test_worker_that_ends_by_an_unnamed_signal_is_replaced(
 ) -> None:
     _, pid = serving(daemon_without_standby)
     os.kill(pid, 40)
-    wait_for(daemon_without_standby, "ended by signal 40")
+    daemon_without_standby.wait_for_log("ended by signal 40")
     until(daemon_without_standby, "serves", 2)
     step(daemon_without_standby)
 
@@ -422,26 +410,18 @@ def test_store_that_is_damaged_while_it_runs_ends_the_service(tmp_path: Path) ->
     assert data.read_bytes() == garbage
 
 
-#: The damaged record by name: its database, its key, and the request that meets it.
-MET = {
-    "row": (b"journal", records.row_key(1), ("/history",)),
-}
-
-
-@pytest.mark.parametrize(("database", "key", "request_"), MET.values(), ids=MET)
-def test_damage_met_by_a_request_ends_the_service_with_78(
-    tmp_path: Path, database: bytes, key: bytes, request_: tuple[Any, ...]
-) -> None:
+def test_damage_met_by_a_request_ends_the_service_with_78(tmp_path: Path) -> None:
     """
     The client gets 503.  No worker takes over, and the file is not changed.
     """
     with Daemon(tmp_path) as daemon:
         both_are_up(daemon)
-        assert daemon.request("/next", "POST", {"Idempotency-Key": "a"})[0].status == 200
+        step(daemon)
         step(daemon)
         store = tmp_path / STORE
         with lmdb.open(str(store), max_dbs=3, readonly=True) as env, env.begin() as txn:
-            value = txn.get(key, db=env.open_db(database, txn, create=False))
+            journal = env.open_db(b"journal", txn, create=False)
+            value = txn.get(records.row_key(1), db=journal)
         assert value is not None
         data = (store / DATA_FILE).read_bytes()
         damaged = data.replace(value, bytes(len(value)))
@@ -449,7 +429,7 @@ def test_damage_met_by_a_request_ends_the_service_with_78(
         # This changes the file in place, which the worker has mapped.
         with (store / DATA_FILE).open("rb+") as file:
             file.write(damaged)
-        answer, body = daemon.request(*request_)
+        answer, body = daemon.request("/history")
         assert (answer.status, b"the store is damaged" in body) == (503, True)
         assert daemon.wait() == 78
         assert f"the store {store} is damaged: " in daemon.log.read_text()
@@ -501,10 +481,10 @@ def test_file_that_is_missing_is_waited_for(tmp_path: Path) -> None:
         both_are_up(daemon)
         tokens.unlink()
         os.kill(standing_by(daemon), signal.SIGKILL)
-        wait_for(daemon, r"worker-2 ended with status 64\b")
+        daemon.wait_for_log(r"worker-2 ended with status 64\b")
         assert step_with(daemon, "secret") == 1
         os.kill(serving(daemon)[1], signal.SIGKILL)
-        wait_for(daemon, r"worker-1 ended with status 64\b")
+        daemon.wait_for_log(r"worker-1 ended with status 64\b")
         tokens.write_text("secret\n")
         assert step_with(daemon, "secret") == 2
 
@@ -555,11 +535,8 @@ def test_unix_socket_and_its_permissions_outlive_the_workers(tmp_path: Path) -> 
     listen = ("--listen", "unix:socket:mode=600", "--listen", LOOPBACK)
     with Daemon(tmp_path, *listen, "--standby", "0") as daemon:
         for number in range(1, 3):
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(TIMEOUT_SECONDS)
-                connection.connect(str(path))
-                connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
-                assert b"\r\nPex-Revision: %d\r\n" % number in connection.recv(1000)
+            response = exchange_on_unix_socket(path, b"POST /next HTTP/1.0\r\n\r\n")
+            assert b"\r\nPex-Revision: %d\r\n" % number in response
             assert path.stat().st_mode & 0o777 == 0o600
             daemon.process.send_signal(signal.SIGHUP)
             wait_until(
@@ -569,26 +546,28 @@ def test_unix_socket_and_its_permissions_outlive_the_workers(tmp_path: Path) -> 
     assert not path.exists()
 
 
+#: Starts a command as process 1 of a namespace.
+AS_PROCESS_1 = (
+    *("unshare", *UNSHARE_RIGHTS, "--pid", "--fork", "--mount-proc", "--kill-child"),
+)
+SERVICE = ("pexservice", "--listen", "unix:socket")
+
+
 @pytest.mark.needs("namespaces")
 def test_service_as_process_1_reaps_orphans_and_ends_at_sigterm(tmp_path: Path) -> None:
-    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    log = (tmp_path / "log").open("wb")
-    process = subprocess.Popen(
-        [
-            *("unshare", *rights, "--pid", "--fork", "--mount-proc", "--kill-child"),
-            *twistd("-n", "--pidfile=", "pexservice", "--listen", "unix:socket"),
-        ],
-        cwd=tmp_path,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    try:
+    command = [*AS_PROCESS_1, *twistd("-n", "--pidfile=", *SERVICE)]
+    with (
+        (tmp_path / "log").open("wb") as log,
+        running_command(
+            command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT
+        ) as process,
+    ):
         log_file = tmp_path / "log"
         for state in ("serves", "stands by"):
             wait_until(lambda: state in log_file.read_text(), f"a worker {state}")  # noqa: B023 called at once
         (init,) = children(process.pid)
         enter = ["nsenter", f"--target={init}", "--pid", "--mount"]
-        if rights:
+        if UNSHARE_RIGHTS:
             enter += ["--user", "--preserve-credentials"]
         # Each of these leaves an orphan, which ends a moment later.
         for _ in range(5):
@@ -601,10 +580,6 @@ def test_service_as_process_1_reaps_orphans_and_ends_at_sigterm(tmp_path: Path) 
         assert zombies(init) == []
         os.kill(init, signal.SIGTERM)
         process.wait(TIMEOUT_SECONDS)
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
 
 
 @pytest.mark.needs("namespaces")
@@ -618,25 +593,17 @@ def test_process_1_ends_with_0_by_a_sigterm_during_its_start(
     Otherwise the kernel would discard the signal, because process 1 has no default
     handlers.
     """
-    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    process = subprocess.Popen(
-        [
-            *("unshare", *rights, "--pid", "--fork", "--mount-proc", "--kill-child"),
-            *("env", "--block-signal=TERM", sys.executable, "-m", "pexservice"),
-            *("-n", "--pidfile=", "pexservice", "--listen", "unix:socket"),
-        ],
+    blocked = ("env", "--block-signal=TERM", sys.executable, "-m", "pexservice")
+    with running_command(
+        [*AS_PROCESS_1, *blocked, "-n", "--pidfile=", *SERVICE],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )
-    try:
+    ) as process:
         wait_until(lambda: _is_env_or_python(process.pid), "process 1 blocks the signal")
         time.sleep(wait)
         os.kill(children(process.pid)[0], signal.SIGTERM)
         assert process.wait(TIMEOUT_SECONDS) == 0
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _is_env_or_python(pid: int) -> bool:

@@ -5,7 +5,6 @@ C{deploy/nginx/pexservice.conf} with Debian's nginx.
 from __future__ import annotations
 
 import re
-import socket
 import ssl
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, read_all
+from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, exchange_on_unix_socket
 from tests.support.nginx import serving
 
 SITE = Path(__file__).parents[2] / "deploy" / "nginx" / "pexservice.conf"
@@ -61,10 +60,10 @@ def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
             assert (response.status, response.read()) == (200, f"{value}\n".encode())
             assert response.headers["Pex-Revision"]
             connection.close()
-        with socket.socket(socket.AF_UNIX) as plain:
-            plain.connect(str(proxy / "plain.sock"))
-            plain.sendall(b"POST /next HTTP/1.0\r\nHost: pex.example.org\r\n\r\n")
-            answer = read_all(plain)
+        answer = exchange_on_unix_socket(
+            proxy / "plain.sock",
+            b"POST /next HTTP/1.0\r\nHost: pex.example.org\r\n\r\n",
+        )
         assert b" 308 " in answer
         assert b"\r\nLocation: https://pex.example.org/next\r\n" in answer
     logged = (tmp_path / "access.log").read_text()

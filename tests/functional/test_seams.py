@@ -25,7 +25,6 @@ from tests.functional.test_keepalive import (
     standing_by,
     step,
     step_when_ready,
-    wait_for,
 )
 from tests.labs.failover.lab import count, serving, until
 from tests.support.daemon import (
@@ -33,10 +32,11 @@ from tests.support.daemon import (
     TIMEOUT_SECONDS,
     Daemon,
     children,
+    exchange_on_unix_socket,
     poll_attempts,
+    running_command,
     twistd,
     wait_until,
-    wait_until_gone,
 )
 from tests.support.forms import amount
 from tests.support.pexctl import pexctl
@@ -77,12 +77,12 @@ def test_switched_link_never_makes_two_workers_serve_two_stores(tmp_path: Path) 
         (tmp_path / "link").symlink_to("wrong")
         (tmp_path / "link").rename(link)
         os.kill(standing_by(daemon), signal.SIGKILL)
-        wait_for(daemon, f"cannot serve: another store was put in the place of {link}")
+        daemon.wait_for_log(f"cannot serve: another store was put in the place of {link}")
         wait_for_status(daemon, 503, "another store was put in the place of")
         assert daemon.request("/next", "POST")[0].status == 503
         assert count(daemon, "serves") == 1
         daemon.process.send_signal(signal.SIGHUP)
-        wait_for(daemon, "reload failed: another store was put in the place of")
+        daemon.wait_for_log("reload failed: another store was put in the place of")
         (tmp_path / "link").symlink_to("right")
         (tmp_path / "link").rename(link)
         assert step_when_ready(daemon) == revision + 1
@@ -113,7 +113,7 @@ def test_later_worker_creates_no_store_and_continues_when_it_is_back(
         answer, body = daemon.request("/next", "POST")
         assert (answer.status, b"is gone; put it back" in body) == (503, True)
         daemon.process.send_signal(signal.SIGHUP)
-        wait_for(daemon, "reload failed: .* is gone; put it back")
+        daemon.wait_for_log("reload failed: .* is gone; put it back")
         if gone == "directory":
             assert not store.exists()
             away.rename(store)
@@ -231,9 +231,9 @@ def test_removed_socket_file_ends_no_listener(tmp_path: Path) -> None:
         os.kill(serving(daemon)[1], signal.SIGKILL)
         until(daemon, "stands by", 2)
         assert step(daemon) == revision + 1
-        wait_for(daemon, f"error: the file of the Unix socket {path} is gone")
+        daemon.wait_for_log(f"error: the file of the Unix socket {path} is gone")
         daemon.process.send_signal(signal.SIGHUP)
-        wait_for(daemon, "the workers are replaced")
+        daemon.wait_for_log("the workers are replaced")
         assert step(daemon) == revision + 2
         assert daemon.stop() in (0, -signal.SIGTERM)
     assert "Traceback" not in daemon.log.read_text()
@@ -268,10 +268,10 @@ def test_takeover_uses_the_tls_files_that_the_standby_has_read(tmp_path: Path) -
         whole = certificate.read_bytes()
         certificate.write_bytes(b"")
         daemon.process.send_signal(signal.SIGHUP)
-        wait_for(daemon, "reload failed: the TLS")
+        daemon.wait_for_log("reload failed: the TLS")
         os.kill(serving(daemon)[1], signal.SIGKILL)
         until(daemon, "serves", 2)
-        wait_for(daemon, "ended with status 64")
+        daemon.wait_for_log("ended with status 64")
         # Without any worker, the service waits for the files.
         os.kill(serving(daemon)[1], signal.SIGKILL)
         wait_until(
@@ -291,39 +291,30 @@ def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(name)
         listening.listen()
-        log = (tmp_path / "log").open("wb")
         options = ("--listen", "systemd:all", "--standby", "0")
         command = twistd("-n", "--pidfile=", "pexservice", *options)
         shell = (
             f'exec 3<&{listening.fileno()}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
         )
-        process = subprocess.Popen(
-            ["/bin/bash", "-c", shell, "bash", *command],
-            cwd=tmp_path,
-            pass_fds=(listening.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
+        with (
+            (tmp_path / "log").open("wb") as log,
+            running_command(
+                ["/bin/bash", "-c", shell, "bash", *command],
+                cwd=tmp_path,
+                pass_fds=(listening.fileno(),),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            ) as process,
+        ):
             for revision in (1, 2):
-                with socket.socket(socket.AF_UNIX) as client:
-                    client.settimeout(TIMEOUT_SECONDS)
-                    client.connect(name)
-                    client.sendall(b"POST /next HTTP/1.0\r\n\r\n")
-                    assert b"\r\nPex-Revision: %d\r\n" % revision in client.recv(1000)
+                response = exchange_on_unix_socket(name, b"POST /next HTTP/1.0\r\n\r\n")
+                assert b"\r\nPex-Revision: %d\r\n" % revision in response
                 if revision == 1:
                     for pid in children(process.pid):
                         os.kill(pid, signal.SIGKILL)
             assert "Traceback" not in (tmp_path / "log").read_text()
             process.terminate()
             assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
-        finally:
-            workers = children(process.pid)
-            process.kill()
-            process.wait()
-            wait_until_gone(*workers)
-            log.close()
 
 
 @contextmanager
@@ -356,7 +347,9 @@ def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
         both_are_up(daemon)
         revision = step(daemon)
         with stranger(tmp_path, daemon) as process:
-            wait_for(daemon, f"is in use by process {process.pid}, which is no worker of")
+            daemon.wait_for_log(
+                f"is in use by process {process.pid}, which is no worker of"
+            )
             wait_for_status(daemon, 503, f"is in use by process {process.pid}")
             assert daemon.request("/next", "POST")[0].status == 503
             assert daemon.request("/livez")[0].status == 200
@@ -416,25 +409,20 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
     When a process reads the pipe again, the log gives the number of lost lines.
     """
     listen = ("--listen", f"unix:{tmp_path}/http.sock")
-    process = subprocess.Popen(
+    with running_command(
         twistd("-n", "--pidfile=", "pexservice", *listen, *options),
         cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         # The log lines about a few kills fill this pipe.
         pipesize=4096,
-    )
-    assert process.stdout is not None
-    try:
+    ) as process:
+        assert process.stdout is not None
         wait_until((tmp_path / "http.sock").exists, "the socket is there")
         for number in range(80):
             target = b"/current?" + b"x" * 1000 if number % 3 else b"/livez"
-            with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(TIMEOUT_SECONDS)
-                client.connect(str(tmp_path / "http.sock"))
-                client.sendall(b"GET %b HTTP/1.0\r\n\r\n" % target)
-                assert b" 200 OK" in client.recv(1000)
+            request = b"GET %b HTTP/1.0\r\n\r\n" % target
+            assert b" 200 OK" in exchange_on_unix_socket(tmp_path / "http.sock", request)
             if number % 20 == 0:
                 for pid in children(process.pid):
                     os.kill(pid, signal.SIGKILL)
@@ -442,33 +430,22 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
         output = os.read(process.stdout.fileno(), 65536)
         process.terminate()
         output += process.stdout.read()
+        process.stdout.close()
         assert b"log messages were dropped" in output
         assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
-    finally:
-        workers = children(process.pid)
-        process.kill()
-        process.wait()
-        wait_until_gone(*workers)
-        process.stdout.close()
 
 
 def test_log_goes_to_standard_error_if_standard_output_is_closed(tmp_path: Path) -> None:
     options = ("--listen", LOOPBACK, "--standby", "0")
     command = twistd("-n", "--pidfile=", "pexservice", *options)
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["/bin/bash", "-c", 'exec "$@" >&-', "bash", *command],
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            stderr=log,
-        )
-    try:
+    closed = ["/bin/bash", "-c", 'exec "$@" >&-', "bash", *command]
+    with (
+        (tmp_path / "log").open("wb") as log,
+        running_command(closed, cwd=tmp_path, stderr=log) as process,
+    ):
         wait_until(
             lambda: "the cursor is at" in (tmp_path / "log").read_text(), "it serves"
         )
         process.terminate()
         assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
         assert "Traceback" not in (tmp_path / "log").read_text()
-    finally:
-        process.kill()
-        process.wait()

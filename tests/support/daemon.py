@@ -16,14 +16,11 @@ from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 #: A test fails when it has waited this long.  No wait takes nearly as long, unless the code
 #: under test hangs.
 TIMEOUT_SECONDS = 60
-
-#: The names that the fault-injection tests still use.
-PATIENCE = TIMEOUT_SECONDS
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -96,14 +93,14 @@ class Daemon:
                 stderr=subprocess.STDOUT,
             )
         try:
-            start_log = self._wait_for(r"the cursor is at", start)
+            start_log = self.wait_for_log(r"the cursor is at", start)
             address = re.search(r"listening on 127\.0\.0\.1:(\d+)", start_log)
             self.port = int(address[1]) if address else 0
         except BaseException:
             self.kill()
             raise
 
-    def _wait_for(self, pattern: str, start: int = 0) -> str:
+    def wait_for_log(self, pattern: str, start: int = 0) -> str:
         """
         Wait until the log matches C{pattern}.
 
@@ -176,9 +173,6 @@ class Daemon:
         finally:
             connection.close()
 
-    # The names that the fault-injection tests still use.
-    ask = request
-
 
 def children(pid: int) -> list[int]:
     """
@@ -218,7 +212,15 @@ def wait_until_gone(*pids: int) -> None:
     wait_until(lambda: not any(map(alive, pids)), f"{pids} are gone")
 
 
-until_gone = wait_until_gone
+def exchange_on_unix_socket(path: Path | str, request: bytes) -> bytes:
+    """
+    Send a request on a new connection, and return the response.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT_SECONDS)
+        connection.connect(str(path))
+        connection.sendall(request)
+        return read_response(connection)
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -247,9 +249,6 @@ def read_response(connection: socket.socket) -> bytes:
         received += chunk
 
 
-read_answer = read_response
-
-
 def poll_attempts() -> Iterator[None]:
     """
     Yield every 10 ms until L{TIMEOUT_SECONDS} have passed, for a loop that polls.
@@ -260,9 +259,6 @@ def poll_attempts() -> Iterator[None]:
         time.sleep(0.01)
         # If this process was suspended until after the end, the loop polls once more.
         yield
-
-
-patiently = poll_attempts
 
 
 def deadlines() -> Iterator[float]:
@@ -301,6 +297,25 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=TIMEOUT_SECONDS,
     )
+
+
+@contextmanager
+def running_command(
+    command: Sequence[str], **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """
+    Start a command, and kill it after the block.  Its child processes end by themselves.
+
+    @param options: arguments of C{Popen}.
+    """
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
+    try:
+        yield process
+    finally:
+        workers = children(process.pid)
+        process.kill()
+        process.wait()
+        wait_until_gone(*workers)
 
 
 @contextmanager

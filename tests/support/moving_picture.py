@@ -6,7 +6,7 @@ the load prints its outcome.
 
 Nothing is staged: the commands run, Chromium shows the page, and the log is the service's.
 Chromium also draws the terminal.  The picture shows the speed of one run, so C{make
-moving-picture} is called by hand, and somebody looks at the result.
+moving-picture} is called by hand, and a developer looks at the result.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-A reactor whose processes are run by the test.
+A fake reactor whose child processes are controlled by a test.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ TURN = 1 / 16
 @define(eq=False)
 class SpawnedProcess:
     """
-    A process that the test controls.
+    A child process that a test controls.
 
-    @ivar descriptors: by its own numbers, as C{childFDs} of the reactor has them.
-    @ivar signals: the signals that it was sent.
+    @ivar descriptors: C{childFDs} of C{spawnProcess}: descriptors of the parent by those of
+        the child.
+    @ivar signals: the signals that were sent to the process.
     """
 
     pid: int
@@ -50,7 +51,7 @@ class SpawnedProcess:
 
     def signalProcess(self, signalID: str | int) -> None:
         """
-        Note the signal.
+        Record the signal.
         """
         if not self.alive:
             raise ProcessExitedAlready
@@ -58,19 +59,19 @@ class SpawnedProcess:
 
     def write_output(self, data: bytes, descriptor: int = 1) -> None:
         """
-        Have the process write to its standard output or error.
+        Write to the standard output or standard error of the process.
         """
         self.protocol.childDataReceived(descriptor, data)
 
     def notify(self, *lines: str) -> None:
         """
-        Have the process send a message.
+        Send a message from the process to the supervisor.
         """
         self.write_output("".join(f"{line}\n" for line in lines).encode(), MESSAGES_FD)
 
     def end(self, *, status: int = 0, by: int | None = None) -> None:
         """
-        Have the process end with a status or by a signal.
+        End the process with a status or by a signal.
         """
         self.alive = False
         self.protocol.childConnectionLost(MESSAGES_FD)
@@ -92,27 +93,15 @@ class SpawnedProcess:
         """
 
     def write(self, data: bytes) -> None:
-        """
-        Refuse to write.
-        """
-        raise AssertionError("nobody reads this")
+        raise AssertionError("no process reads this")
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        """
-        Refuse to write.
-        """
         self.write(b"".join(data))
 
     def writeToChild(self, childFD: int, data: bytes) -> None:
-        """
-        Refuse to write.
-        """
         self.write(data)
 
     def getHost(self) -> IAddress:
-        """
-        Refuse to name an address, for a process has none.
-        """
         raise NotImplementedError
 
     getPeer = getHost
@@ -124,7 +113,7 @@ class ProcessReactor(MemoryReactor, Turns):
     A reactor that spawns L{SpawnedProcess}.
 
     @ivar spawned: all processes, the oldest first.
-    @ivar refuses: there is no room for another process.
+    @ivar refuses: C{spawnProcess} raises C{OSError}.
     """
 
     def __init__(self) -> None:
@@ -143,9 +132,6 @@ class ProcessReactor(MemoryReactor, Turns):
         *,
         childFDs: Mapping[int, object],
     ) -> IProcessTransport:
-        """
-        Spawn a process, or raise the error of a system without room for it.
-        """
         if self.refuses:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         assert executable == args[0]
@@ -160,13 +146,13 @@ class ProcessReactor(MemoryReactor, Turns):
         self, callable: Callable[..., object], *args: object, **kwargs: object
     ) -> None:
         """
-        Call C{callable} in the next turn.
+        Call C{callable} in the next iteration.
         """
         self.callLater(0, callable, *args, **kwargs)
 
     def turns(self, seconds: float) -> None:
         """
-        Let C{seconds} pass, in small steps.
+        Let C{seconds} pass in steps of L{TURN} seconds.
         """
         for _ in range(round(seconds / TURN)):
             self.turn(TURN)

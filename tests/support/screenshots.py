@@ -4,7 +4,7 @@ Take the screenshots of the live page for C{docs/page/}.
 They show the page after the start, during use, after a kill, and without the service.
 
 Screenshots depend on fonts and on timing.  So C{make screenshots} is called by hand, and
-somebody looks at the result.
+a developer looks at the result.
 """
 
 from __future__ import annotations

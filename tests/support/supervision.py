@@ -1,5 +1,5 @@
 """
-A supervisor's decisions without its sockets: workers whose processes the test runs.
+The supervisor's decisions without sockets, on worker processes that a test controls.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Supervised:
     """
     The workers of a supervisor, their processes and their reports.
 
-    @ivar messages: the messages to the process that started the supervisor.
-    @ivar shown: the reports that the workers could read, one after the other.
-    @ivar reread_options: reads the options again.
-    @ivar service_ends: why the service was ended.
+    @ivar messages: the messages to the service manager.
+    @ivar shown: all reports that the supervisor wrote for its workers.
+    @ivar reread_options: read the options again.
+    @ivar service_ends: status and reason, each time that the service was ended.
     """
 
     standby: int = 1
@@ -42,9 +42,6 @@ class Supervised:
     workers: Workers = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        """
-        Put the parts together.
-        """
         setup = WorkerSetup(
             command=["worker"], watchdog=WATCHDOG, standby_count=self.standby
         )
@@ -69,20 +66,20 @@ class Supervised:
     @property
     def report(self) -> SupervisorReport:
         """
-        Return the report that the workers can read now.
+        The newest report for the workers.
         """
         return self.shown[-1]
 
     @property
     def processes(self) -> list[SpawnedProcess]:
         """
-        Return the processes that run, the oldest first.
+        The running processes, the oldest first.
         """
         return [process for process in self.reactor.spawned if process.alive]
 
     def started(self) -> list[SpawnedProcess]:
         """
-        Start the service, and have its workers come up.
+        Start the service, and make its workers ready.
 
         @return: the active process and the standbys.
         """

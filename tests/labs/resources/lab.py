@@ -26,7 +26,7 @@ from select import select
 import lmdb
 
 from pexservice.stores.lmdb.directory import DATA_FILE
-from tests.functional.test_keepalive import STORE, both_are_up, wait_for
+from tests.functional.test_keepalive import STORE, both_are_up
 from tests.labs.failover.lab import count, serving, until
 from tests.labs.resources.machine import (
     fill,
@@ -158,7 +158,9 @@ def long_reader(path: Path) -> int:
     metric = b"\npexservice_store_oldest_snapshot_commits{"
     with Daemon(path) as daemon, load(daemon) as clients:
         with lmdb.open(str(path / STORE), readonly=True) as reader, reader.begin():
-            wait_for(daemon, rf"process {os.getpid()} has been reading the store {path}/")
+            daemon.wait_for_log(
+                rf"process {os.getpid()} has been reading the store {path}/"
+            )
             text = daemon.request("/metrics")[1]
             assert metric + b'pid="%d"}' % os.getpid() in text
         # Now the store grows by a page only rarely.
@@ -190,7 +192,7 @@ def no_descriptors(path: Path) -> int:
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (lowest, limit[1]))
             _kill(daemon)
             until(daemon, "serves", 2)
-            wait_for(daemon, "cannot start worker-[0-9]+: .*Too many open files")
+            daemon.wait_for_log("cannot start worker-[0-9]+: .*Too many open files")
             until_acknowledged(clients)
             assert count(daemon, "is process") == 2
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limit)
@@ -241,7 +243,7 @@ def out_of_memory(path: Path) -> int:
             crowd.close()
             until(daemon, "serves", 2)
             until_acknowledged(clients)
-        wait_for(daemon, f"{name} ended by SIGKILL")
+        daemon.wait_for_log(f"{name} ended by SIGKILL")
         assert surprises(clients) == []
         return kept(daemon, clients)
 
@@ -337,8 +339,8 @@ def hung_disk(path: Path) -> int:
             until_acknowledged(clients)
             name, pid = serving(daemon)
             with slow_flushes(pid, 10 * TIMEOUT_SECONDS):
-                wait_for(daemon, f"no heartbeat from {name} for .* s; replacing it")
-                wait_for(daemon, rf"{name} \w+: Fatal Python error: Aborted")
+                daemon.wait_for_log(f"no heartbeat from {name} for .* s; replacing it")
+                daemon.wait_for_log(rf"{name} \w+: Fatal Python error: Aborted")
                 # strace keeps the process until it detaches.
             until(daemon, "serves", 2)
             until_acknowledged(clients)
