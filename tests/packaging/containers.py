@@ -1,8 +1,8 @@
 """
-The image, built from nothing but Debian's packages and PyPI's, and containers of it.
+The container image, built only from packages of Debian and PyPI, and its containers.
 
-Made for a machine that is a container itself: no systemd, no network of the
-containers' own, nothing that stays.
+This also works inside a container: without systemd, without a network for the containers,
+and without leaving anything behind.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
 
 ROOT = Path(__file__).parents[2]
 
-#: The programs that building and running the image take.
+#: The programs that are needed to build and to run the image.
 PROGRAMS = ("curl", "mmdebstrap", "podman", "runc")
 
 IMAGE = "localhost/pexservice"
 
-#: How long packages may take to come.  Seconds.
+#: How long the download of packages may take, in seconds.
 DOWNLOAD = 900
 
-#: Where Debian has the certificates that this machine trusts, some of which may be
-#: its own.
+#: Debian's file of trusted certificates, to which this machine may have added its own.
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
-#: The limits of the server that the image is meant for, and as few rights as there can be.
+#: The limits of the server that the image is meant for, and as few privileges as possible.
 _LIMITS = (
     "--memory=512m",
     "--cpus=1",
@@ -43,7 +42,7 @@ _LIMITS = (
     "--read-only-tmpfs=false",
     "--cap-drop=all",
     "--security-opt=no-new-privileges",
-    # With a loopback interface, which is all that the tests need.
+    # The tests need only the loopback interface.
     "--network=none",
 )
 
@@ -51,18 +50,16 @@ _LIMITS = (
 @frozen
 class Podman:
     """
-    Podman, with its own storage.
+    Podman with its own storage.
 
-    @ivar path: where it keeps everything.
+    @ivar path: the directory of the storage.
     """
 
     path: Path
 
     def __call__(self, *arguments: str, timeout: float = TIMEOUT_SECONDS) -> str:
         """
-        Run podman, which must end well.
-
-        @return: what it writes to standard output.
+        Run podman, which must succeed, and return its standard output.
         """
         done = self.attempt(*arguments, timeout=timeout)
         assert not done.returncode, f"{arguments}: {done.stdout}{done.stderr}"
@@ -74,7 +71,7 @@ class Podman:
         """
         Run podman, which may fail.
         """
-        # For a machine without systemd.
+        # These options work without systemd.
         command = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs")
         kept = [
             f"--{option}={self.path / option}" for option in ("root", "runroot", "tmpdir")
@@ -91,7 +88,7 @@ class Podman:
 
     def build(self) -> None:
         """
-        Build a base of plain Debian, which has no Python, and the image from it.
+        Build a base image of plain Debian, which has no Python, and the image from it.
         """
         base, settings = self.path / "base.tar", self.path / "pip.conf"
         _run("mmdebstrap", "--quiet", "--variant=apt", "trixie", str(base))
@@ -104,7 +101,7 @@ class Podman:
             "--network=host",
             "--ulimit=nofile=20000:20000",
             "--ulimit=nproc=20000:20000",
-            # The other format has no HEALTHCHECK.
+            # The OCI format has no HEALTHCHECK.
             "--format=docker",
             f"--volume={settings}:/etc/pip.conf:ro",
             f"--volume={_CERTIFICATES}:/run/certificates:ro",
@@ -117,9 +114,7 @@ class Podman:
     @contextmanager
     def volume(self) -> Iterator[str]:
         """
-        Provide a new volume.
-
-        @return: its name.
+        Provide the name of a new volume.
         """
         name = self("volume", "create")
         try:
@@ -130,7 +125,7 @@ class Podman:
     @contextmanager
     def container(self, volume: str, *options: str) -> Iterator[Container]:
         """
-        Provide a new container, which has been started.
+        Start a new container.
 
         @param volume: the name of a volume, or a directory.
         """
@@ -148,7 +143,7 @@ class Container:
     """
     A container of the image.
 
-    @ivar name: podman's name of it.
+    @ivar name: podman's name for it.
     """
 
     podman: Podman
@@ -156,29 +151,19 @@ class Container:
 
     def inspect(self, field: str) -> str:
         """
-        Return a property of the container.
-
-        @param field: as C{.State.Status}.
+        Return a property of the container, such as C{.State.Status}.
         """
         return self.podman("inspect", f"--format={{{{{field}}}}}", self.name)
 
     def log(self) -> str:
-        """
-        Return what the container has written to standard output.
-        """
         return self.podman("logs", self.name)
 
     def execute(self, script: str) -> str:
-        """
-        Run a shell script in the container.
-        """
         return self.podman("exec", self.name, "bash", "-c", script)
 
     def ask(self, path: str, *options: str) -> str:
         """
-        Make one request, from inside the container's network.
-
-        @return: the body.
+        Make one request inside the container's network, and return the body.
         """
         asking = [
             "--max-time",
@@ -196,11 +181,7 @@ class Container:
 
     def until(self, pattern: str, after: str = "") -> str:
         """
-        Wait until the container's log has C{pattern} after the text C{after}.
-
-        C{after} is all that the log had said at an earlier time.
-
-        @return: the log.
+        Wait until the log has C{pattern} after C{after}, its earlier text; return the log.
         """
         log = ""
         for _ in poll_attempts():
@@ -211,17 +192,15 @@ class Container:
 
     def until_ended(self) -> int:
         """
-        Wait until the container ends by itself.
-
-        @return: its exit status.
+        Wait until the container ends by itself, and return its exit status.
         """
         return int(self.podman("wait", self.name))
 
     def stop(self, grace: int = 10) -> int:
         """
-        Stop the container as Docker does, whose grace is ten seconds; then it kills.
+        Stop the container as Docker does: SIGTERM, and SIGKILL after a timeout.
 
-        @return: the exit status, of which 137 is SIGKILL's.
+        @return: the exit status, which is 137 after SIGKILL.
         """
         self.podman("stop", f"--time={grace}", self.name)
         return int(self.inspect(".State.ExitCode"))
@@ -243,14 +222,14 @@ def _run(*command: str) -> str:
 @contextmanager
 def built() -> Iterator[Podman]:
     """
-    Provide podman with the image, in a place that is removed afterwards.
+    Build the image, and remove everything afterwards.
     """
-    # podman takes no long names.
+    # podman does not accept long paths.
     with tempfile.TemporaryDirectory(prefix="pex-", dir="/tmp") as path:
         podman = Podman(Path(path))
         try:
             podman.build()
             yield podman
         finally:
-            # Without a reset podman leaves the layers mounted.
+            # Without a reset, podman leaves the layers mounted.
             podman("system", "reset", "--force", timeout=DOWNLOAD)

@@ -1,7 +1,5 @@
 """
-The container image, in a container with the limits of the server that it is meant for.
-
-The container has as few rights as there can be.
+The container image, with the limits of a small server and as few privileges as possible.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def podman() -> Iterator[Podman]:
     """
-    Provide podman with the image.
+    Build the image.
     """
     with built() as podman:
         yield podman
@@ -41,7 +39,7 @@ def podman() -> Iterator[Podman]:
 
 def test_every_endpoint_responds_in_a_container_of_512_mib(podman: Podman) -> None:
     """
-    On uvloop and one processor.
+    The service uses uvloop and one processor.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         log = container.until(SERVES)
@@ -58,19 +56,19 @@ def test_every_endpoint_responds_in_a_container_of_512_mib(podman: Podman) -> No
         ) == str(512 << 20)
         assert "EventLoopReactor" in log
         assert "uvloop" in container.execute("cat /proc/[0-9]*/maps")
-        # The cache was made when the image was, and no process could write it now.
+        # The plugin cache was written during the build, and no process could write it now.
         assert "plugin cache" not in log
 
 
-def test_it_is_healthy_when_it_takes_steps(podman: Podman) -> None:
+def test_container_is_healthy_while_it_accepts_steps(podman: Podman) -> None:
     """
-    The image's HEALTHCHECK passes if a step would be taken, and fails without a response.
+    The HEALTHCHECK passes if a step would be accepted, and fails without a response.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(STANDS_BY)
         check = ("healthcheck", "run", container.name)
         podman(*check)
-        # The supervisor first: it would replace the workers.
+        # The supervisor comes first, because it would replace the workers.
         podman("kill", "--signal=STOP", container.name)
         container.execute("kill -STOP $(cat /proc/1/task/1/children)")
         assert podman.attempt(*check).returncode == 1
@@ -80,7 +78,7 @@ def test_cursor_outlives_its_container(podman: Podman) -> None:
     """
     SIGTERM ends the container within Docker's timeout, with status 0.
 
-    The next container with the volume continues, also after a SIGKILL of everything.
+    The next container with this volume continues, even after a SIGKILL of all processes.
     """
     with podman.volume() as volume:
         with podman.container(volume) as container:
@@ -99,7 +97,7 @@ def test_cursor_outlives_its_container(podman: Podman) -> None:
 
 def test_killed_worker_in_the_container_is_replaced(podman: Podman) -> None:
     """
-    The standby takes over, and a third worker stands by.
+    The standby takes over, and another worker becomes the standby.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(STANDS_BY)
@@ -120,9 +118,9 @@ def test_orphaned_process_of_the_container_is_reaped(podman: Podman) -> None:
 
 def test_every_process_has_a_numeric_user_that_is_not_root(podman: Podman) -> None:
     """
-    Kubernetes wants the number.
+    Kubernetes needs the number.
 
-    There is no tool to install or compile with.  Only the volume can be written.
+    The image has no compiler and no installer, and only the volume can be written.
     """
     with podman.volume() as volume, podman.container(volume) as container:
         container.until(STANDS_BY)
@@ -137,7 +135,7 @@ def test_volume_of_root_with_the_group_of_the_service_is_usable(
     podman: Podman, tmp_path: Path
 ) -> None:
     """
-    Kubernetes prepares volumes like this.
+    Kubernetes prepares volumes in this way.
     """
     os.chown(tmp_path, 0, 10001)
     tmp_path.chmod(0o2775)
@@ -147,11 +145,9 @@ def test_volume_of_root_with_the_group_of_the_service_is_usable(
             assert container.ask("/next", "--request", "POST") == value
 
 
-def test_a_damaged_store_stays_as_it_is(podman: Podman) -> None:
+def test_damaged_store_is_not_changed(podman: Podman) -> None:
     """
-    A damaged store ends the service with exit status 78 and one line that says so.
-
-    Not a byte of the store is changed.
+    The service ends with status 78 and one line, and does not change the store.
     """
     with podman.volume() as volume:
         with podman.container(volume) as container:
@@ -172,7 +168,7 @@ def _place(podman: Podman, volume: str) -> Path:
 
 def _serving(log: str) -> int:
     """
-    Return the id of the process that serves, as the container numbers it.
+    Return the process id of the active worker inside the container.
     """
     name = re.findall(SERVES, log)[-1]
     return int(re.findall(rf"{name} is process (\d+)", log)[-1])

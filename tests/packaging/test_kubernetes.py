@@ -1,8 +1,5 @@
 """
-The manifests of C{deploy/kubernetes}.
-
-They say only things that Kubernetes understands, that its strictest profile asks for, and
-that the image has.
+The manifests of C{deploy/kubernetes}: their schemas, their security, and the image.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 PLACE = ROOT / "deploy" / "kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
-#: The first release in which ReadWriteOncePod is there for good.
+#: The first release in which ReadWriteOncePod is stable.
 OLDEST = "1.29"
 
 _KUSTOMIZATION = yaml.safe_load((PLACE / "kustomization.yaml").read_text())
@@ -43,7 +40,7 @@ POD = _SET["template"]["spec"]
 
 def assert_known(manifest: Any) -> None:
     """
-    Check a manifest that may have no C{spec}, as L{assert_valid} does.
+    Check a manifest that may have no C{spec} against its schemas.
     """
     from kubernetes_validate import (  # type: ignore[import-untyped]
         latest_version,
@@ -56,9 +53,9 @@ def assert_known(manifest: Any) -> None:
 
 def assert_valid(manifest: Any) -> None:
     """
-    Check a manifest against the schemas of the oldest release that will do and the newest.
+    Check a manifest against the schemas of the oldest and the newest supported release.
 
-    Neither of them takes a word that it does not know.
+    A schema must also refuse unknown fields.
     """
     from kubernetes_validate import (
         ValidationError,
@@ -86,7 +83,7 @@ def test_every_manifest_file_is_applied() -> None:
 
 def test_pod_meets_the_restricted_pod_security_standard() -> None:
     """
-    It also has a read-only root and no token for the cluster.
+    The pod also has a read-only root file system, and no token for the cluster.
     """
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & POD.keys()
     assert POD["automountServiceAccountToken"] is False
@@ -103,9 +100,9 @@ def test_pod_meets_the_restricted_pod_security_standard() -> None:
 
 def test_manifests_agree_with_the_image() -> None:
     """
-    In user, port, volume and version.
+    They agree in user, port, volume and version.
 
-    The probes ask existing endpoints, and the grace period is longer than a stop may take.
+    The probes request existing endpoints, and the grace period is longer than a stop.
     """
     context = POD["securityContext"]
     user = f"{context['runAsUser']}:{context['runAsGroup']}"
@@ -128,7 +125,7 @@ def test_manifests_agree_with_the_image() -> None:
 
 def test_startup_probe_gives_up_after_a_day() -> None:
     """
-    A verification may take long.
+    The verification of a large store may take long.
     """
     probe = CONTAINER["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 24 * 3600
@@ -137,12 +134,12 @@ def test_startup_probe_gives_up_after_a_day() -> None:
 @pytest.mark.needs("kubectl", "kustomize", "kubernetes-validate")
 def test_overlay_can_use_the_backup_and_monitoring_components(tmp_path: Path) -> None:
     """
-    The backup's job runs one command of pexctl in the pod of the set, and may do no more.
+    The backup runs one command of pexctl in the pod, and may do nothing else.
 
-    The monitor's pods and port are those of the set.
+    The monitor selects the pod, and its ports.
     """
     overlay = tmp_path / "kustomization.yaml"
-    # kustomize wants a path that is relative to the overlay.
+    # kustomize requires a path relative to the overlay.
     place = os.path.relpath(PLACE, tmp_path)
     overlay.write_text(
         f"resources: [{place}]\ncomponents: [{place}/backup, {place}/monitoring]\n"
@@ -200,7 +197,7 @@ def test_selectors_match_the_only_pod_of_the_set() -> None:
 @pytest.mark.needs("kubectl", "kustomize")
 def test_kubectl_and_kustomize_build_the_same() -> None:
     """
-    Without a cluster, kubectl knows the types and loses nothing of the set.
+    Without a cluster, kubectl parses the types and loses no field.
     """
     built = _run("kustomize", "build", str(PLACE))
     assert built == _run("kubectl", "kustomize", str(PLACE))
@@ -208,7 +205,7 @@ def test_kubectl_and_kustomize_build_the_same() -> None:
     manifests = {manifest["kind"]: manifest for manifest in listed}
     assert len(listed) == len(MANIFESTS)
     given = manifests["StatefulSet"]
-    # With another image, for a set that stays the same is not written.
+    # With another image, because kubectl does not print an unchanged object.
     change = ("kubectl", "set", "image", "--local", "--filename=-", "pexservice=another")
     read = json.loads(_run(*change, "--output=json", read=json.dumps(given)))
     assert _missing(given, read) == [".spec.template.spec.containers[0].image"]
@@ -216,7 +213,7 @@ def test_kubectl_and_kustomize_build_the_same() -> None:
 
 def _instruction(instruction: str) -> str:
     """
-    Return what the image's last stage says by an instruction.
+    Return the argument of an instruction in the last stage of the Dockerfile.
     """
     arguments: list[str] = re.findall(rf"^{instruction} (.+)$", DOCKERFILE, re.MULTILINE)
     return arguments[-1]
@@ -224,7 +221,7 @@ def _instruction(instruction: str) -> str:
 
 def _missing(given: object, read: object, where: str = "") -> list[str]:
     """
-    Return where C{read} lacks what was given.
+    Return the paths at which C{read} differs from C{given}.
     """
     match given, read:
         case dict(), dict():

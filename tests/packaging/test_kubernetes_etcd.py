@@ -1,5 +1,5 @@
 """
-The manifests of C{deploy/kubernetes/etcd} say what Kubernetes and the service understand.
+The manifests of C{deploy/kubernetes/etcd}: their schemas, and the options of the service.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Manifests = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def built() -> Manifests:
     """
-    Return the manifests as kustomize puts them together.
+    Return the manifests that kustomize builds.
     """
     return [*yaml.safe_load_all(_run("kustomize", "build", str(PLACE / "etcd")))]
 
@@ -106,7 +106,7 @@ def test_network_policies_admit_backup_and_prometheus_to_etcd(built: Manifests) 
     assert ports["metrics"] == 2381
 
 
-#: The states of etcd, and what each of its probes is then.
+#: The states of etcd, and the status of each probe in them.
 STATES = {
     "well": {"/livez": 200, "/readyz": 200},
     "no space": {"/livez": 200, "/readyz": 200},
@@ -119,7 +119,7 @@ def test_real_etcd_answers_the_probes_in_each_state(
     built: Manifests, tmp_path: Path
 ) -> None:
     """
-    No alarm and no lost quorum restarts a member, and only a quorum makes it ready.
+    Neither an alarm nor a lost quorum restarts a member; without a quorum, it is not ready.
     """
     (etcd,) = _one(built, "StatefulSet")["template"]["spec"]["containers"]
     probes = {name: etcd[f"{name}Probe"]["httpGet"]["path"] for name in _PROBES}

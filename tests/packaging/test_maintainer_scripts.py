@@ -1,5 +1,5 @@
 """
-The Debian package's maintainer scripts: when a store is created, and what is never written.
+The maintainer scripts of the Debian package: the creation of a store, and the purge.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _UNUSED = {"config": 'store = "lmdb:{root}/store"\n', "active": False, "files": 
 
 def creates_a_store(root: Path, version_before: str, **changes: object) -> bool:
     """
-    Run the part of postinst that may create a store, with everything below C{root}.
+    Run the part of postinst that may create a store, with all its paths below C{root}.
 
-    @param version_before: the second argument of postinst; empty at a first installation.
+    @param version_before: the second argument of postinst; empty for a first installation.
     """
     machine = _UNUSED | changes
     for name in ("store", "backups"):
@@ -96,7 +96,7 @@ def test_purge_removes_the_stores_that_a_restore_replaced(tmp_path: Path) -> Non
     for name in (*removed, *kept):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "data.mdb").touch()
-    # With everything below tmp_path.
+    # All paths are below tmp_path.
     for path in ("/var/lib", "/var/log"):
         script = script.replace(f"{path}/", f"{tmp_path}/")
     script = script.replace("/var/backups/", f"{tmp_path}/backups/")
@@ -114,7 +114,7 @@ def test_purge_removes_the_stores_that_a_restore_replaced(tmp_path: Path) -> Non
 
 def test_no_maintainer_script_writes_a_configuration_file() -> None:
     """
-    The file is replaced by dpkg alone, by a rename: half of a file is valid TOML.
+    Only dpkg replaces the file, with a rename, because half of a file may be valid TOML.
     """
     scripts = [
         path

@@ -13,7 +13,7 @@ from pexservice.web import problems
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
-#: A problem of each kind in the table of problems.
+#: A problem of each kind.
 PROBLEMS = [
     kind("", "")
     for kind in vars(problems).values()

@@ -1,5 +1,5 @@
 """
-There is one version, and everything that names it agrees.
+Everything that names the version agrees, and the built packages are reproducible.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def declared() -> str:
     """
-    Return the version that C{pyproject.toml} declares.
+    Return the version in C{pyproject.toml}.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return str(project["version"])
@@ -29,7 +29,7 @@ def declared() -> str:
 
 def test_installed_version_is_the_declared_one() -> None:
     """
-    As C{--version} shows it.
+    C{--version} shows the installed version.
     """
     assert version("pexservice") == declared()
 
@@ -58,9 +58,7 @@ def test_the_list_of_changes_begins_with_this_version_or_with_a_later_one() -> N
 @pytest.mark.needs("git", "build")
 def test_wheel_and_sdist_are_identical_in_each_build(tmp_path: Path) -> None:
     """
-    With any umask.
-
-    The sdist makes the same wheel.  C{make system} checks the Debian package.
+    The builds have different umasks.  C{make system} checks the Debian package.
     """
     sums = []
     for umask, place in ((0o022, tmp_path / "one"), (0o077, tmp_path / "two")):

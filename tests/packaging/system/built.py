@@ -1,5 +1,5 @@
 """
-The files that C{make system} has built.
+The files that C{make system} builds.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from pathlib import Path
 
 TREE = Path(__file__).parents[3]
 
-#: A Debian with systemd and what the package depends on.
+#: A Debian with systemd and the dependencies of the package.
 BASE = TREE / "build" / "system" / "base.tar"
 
 
 def built(suffix: str) -> Path:
     """
-    Return the one file of the package that ends like this.
+    Return the one file of the package with this suffix.
     """
     (package,) = (TREE / "build" / "deb").glob(f"pexservice_*{suffix}")
     return package

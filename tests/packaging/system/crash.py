@@ -1,8 +1,8 @@
 """
 Crashes of the installed service.
 
-Every process that is killed comes back, nobody is refused meanwhile, and no answered step
-is lost.  Only a damaged store is left alone.
+Every killed process is replaced, no connection is refused, and no acknowledged step is
+lost.  A damaged store ends the service.
 
 C{python3 -m tests.packaging.system.crash}, as root where the package is installed.
 """
@@ -20,8 +20,8 @@ from tests.packaging.system.installed import (
     load,
     run,
     serving,
-    shown,
     supervisor,
+    unit_property,
     until_another_serves,
 )
 from tests.support.daemon import wait_until
@@ -31,7 +31,7 @@ STORE = Path("/var/lib/pexservice/data.mdb")
 
 def killed_worker() -> None:
     """
-    Kill the worker that serves: the standby takes over.
+    Kill the active worker: the standby must take over.
     """
     with load():
         worker = serving()
@@ -41,7 +41,7 @@ def killed_worker() -> None:
 
 def stopped_worker() -> None:
     """
-    Make the worker that serves hang: it is replaced, after the watchdog's 5 seconds.
+    Stop the active worker: the watchdog must replace it after 5 seconds.
     """
     with load():
         worker = serving()
@@ -51,23 +51,26 @@ def stopped_worker() -> None:
 
 def killed_supervisor() -> None:
     """
-    Kill the supervisor: systemd starts another.
+    Kill the supervisor: systemd must start another one.
     """
-    restarts = int(shown("NRestarts"))
+    restarts = int(unit_property("NRestarts"))
     with load():
-        chief = supervisor()
-        os.kill(chief, signal.SIGKILL)
-        wait_until(lambda: supervisor() not in (0, chief), "systemd started another")
+        supervisor_pid = supervisor()
+        os.kill(supervisor_pid, signal.SIGKILL)
+        wait_until(
+            lambda: supervisor() not in (0, supervisor_pid),
+            "systemd has started another supervisor",
+        )
         serving()
-    assert int(shown("NRestarts")) == restarts + 1
+    assert int(unit_property("NRestarts")) == restarts + 1
 
 
 def damaged_store() -> None:
     """
     Damage the store.
 
-    The service ends for good and does not touch the store.  It starts again when it is told
-    to, with the whole store.
+    The service must end, must not be restarted, and must not change the store.  With the
+    original store, an operator can start it again.
     """
     before = cursor()
     run("systemctl", "stop", SERVICE, SOCKET)
@@ -75,9 +78,11 @@ def damaged_store() -> None:
     damaged = b"\0" * 4096 * 4 + whole[4096 * 4 :]
     STORE.write_bytes(damaged)
     run("systemctl", "start", SERVICE, status=1)
-    wait_until(lambda: shown("ActiveState", SOCKET) == "inactive", "the socket is closed")
-    assert shown("ActiveState") == "failed"
-    assert (shown("ExecMainStatus"), shown("NRestarts")) == ("78", "0")
+    wait_until(
+        lambda: unit_property("ActiveState", SOCKET) == "inactive", "the socket is closed"
+    )
+    assert unit_property("ActiveState") == "failed"
+    assert (unit_property("ExecMainStatus"), unit_property("NRestarts")) == ("78", "0")
     assert STORE.read_bytes() == damaged
 
     STORE.write_bytes(whole)
@@ -86,9 +91,6 @@ def damaged_store() -> None:
 
 
 def main() -> None:
-    """
-    Run the test.
-    """
     for scenario in (killed_worker, stopped_worker, killed_supervisor, damaged_store):
         print(scenario.__name__, flush=True)
         scenario()

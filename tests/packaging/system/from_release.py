@@ -1,10 +1,10 @@
 """
-An upgrade from the last release, step by step.
+An upgrade from the last release in two steps.
 
-The old supervisor starts new workers, and then a new one takes its place.
+The old supervisor starts workers of the new version, and then a new supervisor replaces it.
 
-C{PYTHONPATH=src python3 -m tests.packaging.system.from_release PACKAGE}, as root where
-the package of the last release is installed.
+C{PYTHONPATH=src python3 -m tests.packaging.system.from_release PACKAGE}, as root where the
+package of the last release is installed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tests.packaging.system.installed import (
     run,
     service_log,
     serving,
-    shown,
     supervisor,
+    unit_property,
     until_another_serves,
 )
 from tests.support.daemon import wait_until
@@ -32,37 +32,37 @@ from tests.support.installation import RELEASE
 
 def installed_version() -> str:
     """
-    Return the version of the package that is unpacked.
+    Return the version of the unpacked package.
     """
     return run("dpkg-query", "--show", "-f", "${Version}", "pexservice")
 
 
 def replaced() -> int:
     """
-    Return how often the supervisor that runs now has replaced its workers.
+    Return how often the present supervisor has replaced its workers.
     """
     return service_log().count("the workers are replaced")
 
 
 def main(package: str) -> None:
-    """
-    Run the test.
-    """
     assert installed_version() == RELEASE
-    chief, since = supervisor(), shown("ActiveEnterTimestampMonotonic", SOCKET)
+    supervisor_pid, since = (
+        supervisor(),
+        unit_property("ActiveEnterTimestampMonotonic", SOCKET),
+    )
     worker = serving()
     with load() as clients:
-        # The files are replaced, and nothing is restarted yet.
+        # dpkg replaces the files, and restarts nothing yet.
         run("dpkg", "--unpack", package)
         assert installed_version() != RELEASE
-        assert supervisor() == chief
+        assert supervisor() == supervisor_pid
         run("systemctl", "reload", SERVICE)
         wait_until(lambda: replaced() == 1, "the workers are replaced")
         worker = until_another_serves(worker)
     assert_none_cut_off(clients)
-    assert supervisor() == chief
+    assert supervisor() == supervisor_pid
 
-    # The standby takes over, and there is another one; nobody is refused.
+    # The standby takes over, another one starts, and no connection is refused.
     with load():
         os.kill(worker, signal.SIGKILL)
         worker = until_another_serves(worker)
@@ -70,16 +70,16 @@ def main(package: str) -> None:
             lambda: len(re.findall("stands by", service_log())) >= 3,
             "another one stands by",
         )
-    assert supervisor() == chief
+    assert supervisor() == supervisor_pid
 
-    # Now the new supervisor.
+    # Now the supervisor is replaced.
     with load() as clients:
         run("dpkg", "--configure", "pexservice")
     assert_none_cut_off(clients)
-    assert supervisor() != chief
-    assert int(shown("NRestarts")) == 0
-    # The socket is the same all the time.
-    assert shown("ActiveEnterTimestampMonotonic", SOCKET) == since
+    assert supervisor() != supervisor_pid
+    assert int(unit_property("NRestarts")) == 0
+    # The socket was open all the time.
+    assert unit_property("ActiveEnterTimestampMonotonic", SOCKET) == since
 
 
 if __name__ == "__main__":

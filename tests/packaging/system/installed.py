@@ -1,5 +1,5 @@
 """
-The service as the package installed it on this machine, and its clients.
+The service that the package has installed on this machine, and its clients.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ SOCKET = "pexservice.socket"
 
 def run(*command: str, status: int = 0) -> str:
     """
-    Run a command to its end.
-
-    @return: what it wrote.
+    Run a command, check its exit status, and return its output.
     """
-    ended = subprocess.run(
+    finished = subprocess.run(
         command,
         check=False,
         stdin=subprocess.DEVNULL,
@@ -37,20 +35,22 @@ def run(*command: str, status: int = 0) -> str:
         text=True,
         timeout=5 * TIMEOUT_SECONDS,
     )
-    assert ended.returncode == status, f"{command}: {ended.returncode}\n{ended.stdout}"
-    return ended.stdout
+    assert finished.returncode == status, (
+        f"{command}: {finished.returncode}\n{finished.stdout}"
+    )
+    return finished.stdout
 
 
-def shown(name: str, unit: str = SERVICE) -> str:
+def unit_property(name: str, unit: str = SERVICE) -> str:
     """
-    Return a property of a unit, as systemd has it.
+    Return a property of a unit from C{systemctl show}.
     """
     return run("systemctl", "show", "--value", "--property", name, unit).strip()
 
 
 def move_socket() -> None:
     """
-    Have systemd listen where the socket unit says.
+    Let systemd listen on the addresses of the socket unit.
     """
     run("systemctl", "daemon-reload")
     run("systemctl", "restart", SOCKET)
@@ -58,21 +58,21 @@ def move_socket() -> None:
 
 def supervisor() -> int:
     """
-    Return the process id of the supervisor; 0 without one.
+    Return the process id of the supervisor, or 0 if there is none.
     """
-    return int(shown("MainPID"))
+    return int(unit_property("MainPID"))
 
 
 def service_log() -> str:
     """
-    Return what the supervisor that runs now has logged.
+    Return the log of the present supervisor and its workers.
     """
     return run("journalctl", "--output=cat", f"_PID={supervisor()}")
 
 
 def serving() -> int:
     """
-    Return the process id of the worker that serves, by the log.
+    Return the process id of the active worker, according to the log.
     """
     for _ in poll_attempts():
         log = service_log()
@@ -83,22 +83,20 @@ def serving() -> int:
     raise AssertionError(f"none serves:\n{log}")
 
 
-def until_another_serves(than: int) -> int:
+def until_another_serves(former_worker: int) -> int:
     """
-    Wait until another worker than C{than} serves.
-
-    @return: the process id of the worker that serves then.
+    Wait until another worker is active, and return its process id.
     """
     for _ in poll_attempts():
         pid = serving()
-        if pid != than:
+        if pid != former_worker:
             return pid
-    raise AssertionError(f"{than} still serves")
+    raise AssertionError(f"{former_worker} still serves")
 
 
 def ask(path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
     """
-    Make one request on its own connection.
+    Make one request on its own connection, and return the response and its body.
     """
     connection = HTTPConnection("127.0.0.1", PORT, timeout=TIMEOUT_SECONDS)
     try:
@@ -111,17 +109,13 @@ def ask(path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
 
 @frozen
 class Cursor:
-    """
-    A state of the cursor.
-    """
-
     revision: int
     position: int
 
 
 def cursor() -> Cursor:
     """
-    Return where the cursor is, by C{/current}.
+    Return the cursor, according to C{/current}.
     """
     response, text = ask("/current")
     assert response.status == 200, text
@@ -132,14 +126,14 @@ def cursor() -> Cursor:
 @contextmanager
 def load() -> Iterator[Sequence[Client]]:
     """
-    Have clients step as fast as they are answered, each step on its own connection.
+    Make steps with several clients until the end of the block.
 
-    Each step has a key, so that a step that got no answer is sent again.
+    Each step has its own connection, and a key, so that a client can repeat it.
 
-    Nobody is refused, and each step is made once: the revisions that the clients are told
-    are all there are.  What else must hold is for the caller to say.
+    No connection may be refused, and each step must be made once: the revisions in the
+    responses are all the new revisions.  The caller must check everything else.
     """
-    # Clients with an odd number use keys, of which none was used before.
+    # Clients with an odd number use keys.  The number is random, so the keys are new.
     number = 2 * secrets.randbits(40) + 1
     clients = [Client(number + 2 * n, PORT, fresh=True) for n in range(4)]
     before = cursor().revision
@@ -150,7 +144,7 @@ def load() -> Iterator[Sequence[Client]]:
     assert [surprise for client in clients for surprise in client.surprises] == []
     assert [client.refused for client in clients] == [0] * len(clients)
     revisions = sorted(
-        answer.revision for client in clients for answer in client.acknowledged
+        response.revision for client in clients for response in client.acknowledged
     )
     assert revisions == [*range(before + 1, cursor().revision + 1)]
     cut_off = sum(client.broken for client in clients)
@@ -159,7 +153,7 @@ def load() -> Iterator[Sequence[Client]]:
 
 def until_answered(clients: Sequence[Client]) -> None:
     """
-    Wait until each client has an answer to a request that it begins from now on.
+    Wait until each client has a response to a request that began after this call.
     """
     now = time.monotonic()
     wait_until(
@@ -173,6 +167,6 @@ def until_answered(clients: Sequence[Client]) -> None:
 
 def assert_none_cut_off(clients: Sequence[Client]) -> None:
     """
-    Check that no connection ended without its answer.
+    Check that no connection ended without a response.
     """
     assert [client.broken for client in clients] == [0] * len(clients)

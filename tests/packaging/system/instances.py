@@ -1,5 +1,5 @@
 """
-A second service with a cursor of its own, C{pexservice@NAME}, as docs/operations.md has it.
+A second instance of the service, C{pexservice@NAME}, as docs/operations.md describes it.
 
 C{python3 -m tests.packaging.system.instances}, as root where the package is installed.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.packaging.system.installed import SERVICE, ask, cursor, run, shown
+from tests.packaging.system.installed import SERVICE, ask, cursor, run, unit_property
 
 CONFIG = Path("/etc/pexservice/blue.toml")
 STORE = Path("/var/lib/pexservice@blue")
@@ -20,15 +20,15 @@ UNIT = "pexservice@blue.service"
 
 def step(user: str = "root", status: int = 0) -> str:
     """
-    Step the instance's cursor, and return the response.
+    Make a step of the instance's cursor, and return the response.
     """
     command = ("curl", "--silent", "--request", "POST", "--unix-socket", str(SOCKET))
     return run("runuser", "-u", user, "--", *command, "http://blue/next", status=status)
 
 
-def has_a_cursor_of_its_own() -> None:
+def has_its_own_cursor() -> None:
     """
-    Start the instance, step it, and see that the service's own cursor stays.
+    Make steps of the instance, and check that the cursor of the service does not change.
     """
     ask("/next", "POST")
     before = cursor()
@@ -38,13 +38,13 @@ def has_a_cursor_of_its_own() -> None:
     assert step() == "3\n"
     run("systemctl", "reload", UNIT)
     assert step() == "5\n"
-    # curl's status for a connection that is refused.
+    # curl's exit status for a failed connection.
     step("nobody", status=7)
 
 
 def is_backed_up_by_its_own_timer() -> None:
     """
-    Back the instance up, and see that backup and metrics are its own.
+    Back the instance up, and check that the backup and the metrics belong to it.
     """
     run("systemctl", "start", "pexservice-backup@blue.service")
     (backup,) = BACKUPS.iterdir()
@@ -55,18 +55,15 @@ def is_backed_up_by_its_own_timer() -> None:
 
 def stops_with_its_socket_and_leaves_the_service_alone() -> None:
     """
-    Clients of a stopped instance are refused; the service goes on.
+    Stop the instance: its clients must be refused, and the service must stay active.
     """
     run("systemctl", "stop", UNIT)
     step(status=7)
-    assert shown("ActiveState", "pexservice@blue.socket") == "inactive"
-    assert shown("ActiveState") == "active"
+    assert unit_property("ActiveState", "pexservice@blue.socket") == "inactive"
+    assert unit_property("ActiveState") == "active"
 
 
 def main() -> None:
-    """
-    Run the test.
-    """
     own = Path("/etc/pexservice/pexservice.toml").read_text()
     CONFIG.write_text(own.replace("/var/lib/pexservice", str(STORE)))
     install = ("install", "-d", "-o", "pexservice", "-g", "pexservice", "-m", "0700")
@@ -77,7 +74,7 @@ def main() -> None:
     run("systemctl", "enable", "--now", UNIT, "pexservice-backup@blue.timer")
     try:
         for check in (
-            has_a_cursor_of_its_own,
+            has_its_own_cursor,
             is_backed_up_by_its_own_timer,
             stops_with_its_socket_and_leaves_the_service_alone,
         ):
@@ -88,7 +85,7 @@ def main() -> None:
         CONFIG.unlink()
         for directory in (STORE, BACKUPS):
             shutil.rmtree(directory)
-    assert shown("ActiveState", SERVICE) == "active"
+    assert unit_property("ActiveState", SERVICE) == "active"
 
 
 if __name__ == "__main__":

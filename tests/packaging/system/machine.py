@@ -1,5 +1,5 @@
 """
-A machine of the test's own: a container that boots its own systemd.
+A test machine: a container that boots its own systemd.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Self
 
 from tests.support.daemon import TIMEOUT_SECONDS, children, poll_attempts
 
-#: How long a command in the machine may take, an autopkgtest for one.  Seconds; a safety
-#: net.
-LONG = 20 * TIMEOUT_SECONDS
+#: How long a command in the machine may take, for example an autopkgtest; a safety net, in
+#: seconds.
+COMMAND_TIMEOUT_SECONDS = 20 * TIMEOUT_SECONDS
 
-#: The status with which the container ends, to be started again.
+#: The exit status of the container if it wants to be started again.
 REBOOT_STATUS = 133
 
 _ENVIRONMENT = ("env", "-i", "LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
@@ -23,9 +23,9 @@ _ENVIRONMENT = ("env", "-i", "LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/b
 
 class Machine:
     """
-    A machine that has no network but its own loopback, so that its ports are nobody else's.
+    A machine whose only network interface is its own loopback, so its ports are free.
 
-    @ivar root: the tree that it runs from.
+    @ivar root: the directory tree of the machine.
     """
 
     def __init__(self, root: Path) -> None:
@@ -39,7 +39,7 @@ class Machine:
             return subprocess.Popen(
                 [
                     *("systemd-nspawn", "--boot", "--quiet", "--private-network"),
-                    # Outside there is no systemd by which the machine could be entered.
+                    # The host has no systemd that could register the machine.
                     *("--register=no", "--keep-unit"),
                     *("--machine", f"pexservice-{self.root.stat().st_ino}"),
                     *("--directory", str(self.root)),
@@ -67,7 +67,7 @@ class Machine:
 
     def _until_it_runs(self) -> None:
         """
-        Wait until the machine's process 1 has started all that it should.
+        Wait until systemd in the machine has started all units.
         """
         for _ in poll_attempts():
             assert self._process.poll() is None, self._console.read_text()
@@ -82,7 +82,7 @@ class Machine:
 
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
         """
-        Run a command in the machine, to its end.
+        Run a command in the machine.
         """
         inside = ("nsenter", f"--target={self._leader}", "--all", "--wdns=/")
         return subprocess.run(
@@ -92,22 +92,22 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=LONG,
+            timeout=COMMAND_TIMEOUT_SECONDS,
         )
 
     def run(self, *command: str) -> str:
         """
-        Run a command in the machine, which must end well.
-
-        @return: what it wrote.
+        Run a command in the machine, which must succeed, and return its output.
         """
-        ended = self.attempt(*command)
-        assert ended.returncode == 0, f"{command}: {ended.returncode}\n{ended.stdout}"
-        return ended.stdout
+        finished = self.attempt(*command)
+        assert finished.returncode == 0, (
+            f"{command}: {finished.returncode}\n{finished.stdout}"
+        )
+        return finished.stdout
 
     def reboot(self) -> None:
         """
-        Reboot the machine, and wait until it is up again.
+        Reboot the machine, and wait until it is up.
         """
         self.run("systemctl", "reboot")
         assert self._process.wait(TIMEOUT_SECONDS) == REBOOT_STATUS
@@ -115,7 +115,7 @@ class Machine:
         self._until_it_runs()
 
     def _end(self) -> None:
-        # systemd-nspawn takes SIGTERM for a power button.
+        # For systemd-nspawn, SIGTERM is the power button.
         self._process.terminate()
         try:
             self._process.wait(TIMEOUT_SECONDS)

@@ -1,7 +1,7 @@
 """
-Reloads and restarts, which nobody notices, and stops and starts, which keep the cursor.
+Reloads and restarts, which no client notices, and stops, which keep the cursor.
 
-The options of C{/etc/default/pexservice} still count, and the address is the socket unit's.
+The options of C{/etc/default/pexservice} still work, and the address is in the socket unit.
 
 C{python3 -m tests.packaging.system.restarts}, as root where the package is installed.
 """
@@ -23,8 +23,8 @@ from tests.packaging.system.installed import (
     run,
     service_log,
     serving,
-    shown,
     supervisor,
+    unit_property,
 )
 from tests.support.daemon import TIMEOUT_SECONDS, read_all
 
@@ -33,39 +33,37 @@ OPTIONS = Path("/etc/default/pexservice")
 
 def reload() -> None:
     """
-    Reload the service, which nobody notices.
-
-    The workers are others, and the supervisor is the same.
+    Reload the service: the workers are replaced, and no client notices.
     """
-    chief, worker = supervisor(), serving()
+    supervisor_pid, worker = supervisor(), serving()
     with load() as clients:
         run("systemctl", "reload", SERVICE)
         assert "the workers are replaced" in service_log()
     assert_none_cut_off(clients)
-    assert supervisor() == chief
+    assert supervisor() == supervisor_pid
     assert serving() != worker
 
 
 def restart() -> None:
     """
-    Restart the service: all processes are others, and nobody notices but for a pause.
+    Restart the service: clients notice only a pause.
     """
-    chief = supervisor()
+    supervisor_pid = supervisor()
     with load() as clients:
         run("systemctl", "restart", SERVICE)
     assert_none_cut_off(clients)
-    assert supervisor() != chief
+    assert supervisor() != supervisor_pid
 
 
 def stop() -> None:
     """
-    Stop the service, and start it: it goes on where it was.
+    Stop the service and start it again: the cursor stays.
     """
     before = cursor()
     run("systemctl", "stop", SERVICE)
-    assert shown("Result") == "success"
-    # Not what it was while the service ran.
-    assert shown("StatusText") == "stopped"
+    assert unit_property("Result") == "success"
+    # This must not be the text of the running service.
+    assert unit_property("StatusText") == "stopped"
     assert supervisor() == 0
     run("systemctl", "start", SERVICE)
     assert cursor() == before
@@ -74,9 +72,9 @@ def stop() -> None:
 
 def options() -> None:
     """
-    Set options in the file from before there was a configuration file.
+    Set options in the file that was used before there was a configuration file.
 
-    They are read when the service starts, and win.
+    The service must read them at its start, and they must override the configuration file.
     """
     OPTIONS.write_text('PEXSERVICE_OPTIONS="--journal 3 --standby 0"\n')
     try:
@@ -91,9 +89,7 @@ def options() -> None:
 
 def elsewhere() -> None:
     """
-    Move the socket.
-
-    The address is the socket unit's, and a Unix socket keeps the mode it has there.
+    Move the socket to another address with its unit, which also sets the mode.
     """
     there = Path("/run/pexservice-test.sock")
     dropin = Path("/run/systemd/system/pexservice.socket.d/test.conf")
@@ -117,9 +113,6 @@ def elsewhere() -> None:
 
 
 def main() -> None:
-    """
-    Run the test.
-    """
     for scenario in (reload, restart, stop, options, elsewhere):
         print(scenario.__name__, flush=True)
         scenario()

@@ -1,5 +1,5 @@
 """
-The installed service runs as the user and in the place that it should, and answers.
+The installed service has the right user and the right store, and responds.
 
 C{python3 -m tests.packaging.system.smoke}, as root where the package is installed.
 """
@@ -9,19 +9,23 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from tests.packaging.system.installed import SERVICE, SOCKET, ask, run, shown, supervisor
+from tests.packaging.system.installed import (
+    SERVICE,
+    SOCKET,
+    ask,
+    run,
+    supervisor,
+    unit_property,
+)
 
 
 def main() -> None:
-    """
-    Run the test.
-    """
     for unit in (SERVICE, SOCKET):
-        assert shown("ActiveState", unit) == "active"
-    # The service requires its socket, which closes with it.
-    assert shown("UnitFileState") == "enabled"
-    assert shown("UnitFileState", SOCKET) == "static"
-    assert "127.0.0.1:8081" in shown("Listen", SOCKET)
+        assert unit_property("ActiveState", unit) == "active"
+    # The service requires its socket, and the socket is closed with it.
+    assert unit_property("UnitFileState") == "enabled"
+    assert unit_property("UnitFileState", SOCKET) == "static"
+    assert "127.0.0.1:8081" in unit_property("Listen", SOCKET)
 
     process = Path(f"/proc/{supervisor()}")
     assert process.owner() == "pexservice"
@@ -39,18 +43,19 @@ def main() -> None:
         ("GET", "/livez", "ok\n"),
         ("GET", "/readyz", "ok\n"),
     ):
-        response, answer = ask(path, method)
-        assert (response.status, answer) == (200, text), (method, path)
+        response, body = ask(path, method)
+        assert (response.status, body) == (200, text), (method, path)
     for path in ("/", "/history"):
-        response, answer = ask(path)
-        assert response.status == 200, answer
+        response, body = ask(path)
+        assert response.status == 200, body
 
-    # twistd finds the service by the plugin cache that the package's trigger has renewed.
+    # twistd finds the service in the plugin cache, which a trigger of the package has
+    # renewed.
     plugins = Path("/usr/lib/python3/dist-packages/twisted/plugins/dropin.cache")
     assert b"pexservice" in plugins.read_bytes()
     assert "--listen" in run("twistd3", "pexservice", "--help")
     assert "--listen" in run("pexservice", "pexservice", "--help")
-    # The help is the service's own, and not twistd's.
+    # This is the help of the service, not of twistd.
     assert "--rate-limit" in run("pexservice", "--help")
     assert run("pexservice", "--version").startswith("pexservice ")
 

@@ -20,28 +20,27 @@ from tests.support.installation import RELEASE_DEB
 @pytest.fixture
 def root() -> Iterator[Path]:
     """
-    Provide the machine's tree, where it can be looked at if the test fails.
+    Provide the directory tree of the machine, which stays if the test fails.
     """
-    place = BASE.parent / "machine"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    _unpack(BASE, place)
-    yield place
-    shutil.rmtree(place)
+    directory = BASE.parent / "machine"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    _unpack(BASE, directory)
+    yield directory
+    shutil.rmtree(directory)
 
 
 def test_package_lives_on_a_booted_machine_from_install_to_purge(root: Path) -> None:
     """
-    The package is installed by apt, serves, passes its autopkgtests and keeps its cursor.
+    Apt installs the package, the service runs, and the autopkgtests pass.
 
-    The autopkgtests misuse it, maintain it, crash, reload, restart and upgrade it under
-    load. It keeps its cursor over a reboot and when it is removed, and leaves nothing when
-    it is purged.
+    They misuse, maintain, crash, reload, restart and upgrade the service under load.  The
+    cursor survives a reboot and a removal, and a purge leaves no file.
     """
     source = root / "root" / "source"
     source.mkdir()
     _unpack(built(".tar.xz"), source)
-    # By this file autopkgtest knows a tree that it has no need to build.
+    # autopkgtest does not build a tree that has this file.
     (source / "pexservice" / "debian" / "files").touch()
     shutil.copy(built(".deb"), root / "root" / "pexservice.deb")
     with Machine(root) as machine:
@@ -65,7 +64,7 @@ def test_package_lives_on_a_booted_machine_from_install_to_purge(root: Path) -> 
 
 def test_upgrade_from_the_last_release_under_load_keeps_the_cursor(root: Path) -> None:
     """
-    Its supervisor runs new workers, and is then replaced by a new one.
+    The old supervisor starts new workers, and then a new supervisor replaces it.
     """
     source = root / "root" / "source"
     source.mkdir()
@@ -84,17 +83,18 @@ def test_upgrade_from_the_last_release_under_load_keeps_the_cursor(root: Path) -
         assert _cursor(machine) > (0, 0)
 
 
-def _unpack(archive: Path, place: Path) -> None:
+def _unpack(archive: Path, directory: Path) -> None:
     with tarfile.open(archive) as contents:
-        # Root may unpack everything, devices too.
-        contents.extractall(place, filter="fully_trusted")  # noqa: S202 our own archives
+        # Root may unpack everything, including devices.
+        contents.extractall(directory, filter="fully_trusted")  # noqa: S202 our own archives
 
 
 def _autopkgtest(machine: Machine) -> None:
     """
     Run the autopkgtests.
 
-    The null runner takes the machine that it is on, and is told that it may.
+    The null runner changes the machine on which it runs, so its restrictions must be
+    ignored.
     """
     output = machine.run(
         *("autopkgtest", "--no-built-binaries", "/root/source/pexservice"),
@@ -109,7 +109,7 @@ def _autopkgtest(machine: Machine) -> None:
 
 def _cursor(machine: Machine) -> tuple[int, int]:
     """
-    Return the cursor's revision and its position.
+    Return the revision and the position of the cursor.
     """
     output = machine.run(
         *("curl", "--silent", "--show-error", "--fail", "--include"),
@@ -123,14 +123,14 @@ def _cursor(machine: Machine) -> tuple[int, int]:
 
 def _listens(machine: Machine) -> bool:
     """
-    Return whether anything takes connections.
+    Return whether the port accepts connections.
     """
     return machine.attempt("curl", "--silent", "http://127.0.0.1:8081/").returncode == 0
 
 
 def _left(machine: Machine) -> list[str]:
     """
-    Return the files of the package that are left, and those that speak of it.
+    Return the files of the package that are left, and other files that name it.
     """
     named = machine.run(
         "find", "/etc", "/run", "/usr", "/var", "-xdev", "-name", "*pexservice*"

@@ -1,5 +1,5 @@
 """
-The package by itself: clean, reproducible, closed off, and gone when it is removed.
+The package by itself: lint, reproducibility, sandbox, and removal.
 """
 
 from __future__ import annotations
@@ -12,29 +12,28 @@ from pathlib import Path
 from tests.packaging.system.built import BASE, TREE, built
 from tests.support.daemon import TIMEOUT_SECONDS
 
-#: Debian's own Python, for there may be another one in the path.
+#: With Debian's own Python, because the path may have another one first.
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
 
 
-def run(*command: str, **more: str) -> str:
+def run(*command: str, **append_to_config: str) -> str:
     """
-    Run a command to its end.
+    Run a command, which must succeed, and return its output.
 
-    @param more: further variables of the environment.
-    @return: what it wrote.
+    @param more: more environment variables.
     """
-    ended = subprocess.run(
+    finished = subprocess.run(
         command,
         check=False,
-        env=ENVIRONMENT | more,
+        env=ENVIRONMENT | append_to_config,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=20 * TIMEOUT_SECONDS,
     )
-    assert ended.returncode == 0, f"{command}: {ended.returncode}\n{ended.stdout}"
-    return ended.stdout
+    assert finished.returncode == 0, f"{command}: {finished.returncode}\n{finished.stdout}"
+    return finished.stdout
 
 
 def test_lintian_finds_nothing_without_an_override() -> None:
@@ -45,7 +44,7 @@ def test_lintian_finds_nothing_without_an_override() -> None:
 
 def test_pictures_of_the_documentation_are_packaged_as_they_are() -> None:
     """
-    A browser shows no picture that dh_compress has compressed.
+    A browser cannot show pictures that dh_compress has compressed.
     """
     contents = run("dpkg-deb", "--contents", str(built(".deb")))
     assert ".webp\n" in contents
@@ -54,7 +53,7 @@ def test_pictures_of_the_documentation_are_packaged_as_they_are() -> None:
 
 def test_rebuilt_package_is_identical_byte_for_byte(tmp_path: Path) -> None:
     """
-    Place, time, umask, time zone and language of the second build differ.
+    The second build has another path, time, umask, time zone and language.
     """
     source = tmp_path / "elsewhere"
     run("dpkg-source", "--extract", str(built(".dsc")), str(source))
@@ -70,7 +69,7 @@ def test_rebuilt_package_is_identical_byte_for_byte(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     (again,) = tmp_path.glob("*.deb")
-    # Not the bytes themselves: to show their difference would take pytest minutes.
+    # Checksums, because pytest would take minutes to show the difference of the bytes.
     assert (
         sha256(again.read_bytes()).digest() == sha256(built(".deb").read_bytes()).digest()
     )
@@ -83,13 +82,14 @@ def test_systemd_rates_the_exposure_of_the_sandbox_at_most_1_of_10() -> None:
 
 def test_removed_and_purged_package_leaves_nothing_behind() -> None:
     """
-    The tool piuparts installs, removes, purges and installs it again.
+    Piuparts installs, removes, purges and installs the package.
     """
     run(
         *("piuparts", "--basetgz", str(BASE)),
         *("--distribution", "trixie", "--keep-sources-list", "--no-upgrade-test"),
         *("--install-remove-install", "--install-purge-install"),
-        # piuparts runs logrotate, which stays, with the package's configuration.
+        # piuparts runs logrotate with the package's configuration, and this file of
+        # logrotate stays.
         *("--ignore", "/var/lib/logrotate/status"),
         str(built(".deb")),
     )

@@ -1,5 +1,5 @@
 """
-An upgrade keeps the cursor and the options, and clients notice no more than a pause.
+An upgrade keeps the cursor and the options, and clients notice only a pause.
 
 C{python3 -m tests.packaging.system.upgrade}, as root where the package is installed.
 """
@@ -15,17 +15,17 @@ from tests.packaging.system.installed import (
     assert_none_cut_off,
     load,
     run,
-    shown,
     supervisor,
+    unit_property,
 )
-from tests.packaging.system.wrong import CONFIG, more
+from tests.packaging.system.wrong import CONFIG, append_to_config
 
 
 def higher(path: Path) -> tuple[str, Path]:
     """
-    Make the installed package again, with a higher version.
+    Build the installed package again with a higher version.
 
-    @return: the version, and the package.
+    @return: the version, and the path of the package.
     """
     run("env", "-C", str(path), "dpkg-repack", "--tag=none", "pexservice")
     (package,) = path.glob("*.deb")
@@ -41,34 +41,36 @@ def higher(path: Path) -> tuple[str, Path]:
 
 def with_a_mistake_in_the_configuration(package: Path) -> None:
     """
-    Install the package: its output says what is wrong, and the old processes keep running.
+    Upgrade with a mistake in the configuration: the output names it.
+
+    The old processes keep running.
     """
-    kept = CONFIG.read_text()
-    more("jurnal = 5\n")()
+    original_config = CONFIG.read_text()
+    append_to_config("jurnal = 5\n")()
     with load() as clients:
         output = run("dpkg", "--install", "--force-confold", str(package))
     assert_none_cut_off(clients)
     assert "there is no jurnal (did you mean journal?)" in output
     assert "the version before keeps running" in output
-    CONFIG.write_text(kept)
+    CONFIG.write_text(original_config)
 
 
 def main() -> None:
-    """
-    Run the test.
-    """
-    chief, since = supervisor(), shown("ActiveEnterTimestampMonotonic", SOCKET)
+    supervisor_pid, since = (
+        supervisor(),
+        unit_property("ActiveEnterTimestampMonotonic", SOCKET),
+    )
     with tempfile.TemporaryDirectory() as path:
         version, package = higher(Path(path))
         with_a_mistake_in_the_configuration(package)
-        assert supervisor() == chief
+        assert supervisor() == supervisor_pid
         with load() as clients:
             run("dpkg", "--install", str(package))
     assert_none_cut_off(clients)
     assert run("dpkg-query", "--show", "-f", "${Version}", "pexservice") == version
-    assert supervisor() != chief
-    # The socket is the same all the time.
-    assert shown("ActiveEnterTimestampMonotonic", SOCKET) == since
+    assert supervisor() != supervisor_pid
+    # The socket was open all the time.
+    assert unit_property("ActiveEnterTimestampMonotonic", SOCKET) == since
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """
-The tasks of an administrator's day: logs, rotation, sockets, certificates, backups.
+The tasks of an administrator: logs, rotation, sockets, certificates, backups.
 
 C{python3 -m tests.packaging.system.upkeep}, as root where the package is installed.
 """
@@ -29,43 +29,41 @@ from tests.packaging.system.installed import (
     move_socket,
     run,
     serving,
-    shown,
+    unit_property,
     until_another_serves,
 )
-from tests.packaging.system.wrong import CONFIG, caller_gets, more
+from tests.packaging.system.wrong import CONFIG, append_to_config, connection_outcome
 from tests.support.daemon import TIMEOUT_SECONDS, wait_until
 from tests.support.stores import make_long_store
 
 LOG = Path("/var/log/pexservice/access.log")
 BACKUPS = Path("/var/backups/pexservice")
 METRICS = Path("/var/lib/pexservice-backup/pexservice_backup.prom")
-SECOND = 8082
+SECOND_PORT = 8082
 TLS = Path("/etc/pexservice/tls")
 
-#: The rows of a store whose verification takes longer than systemd is told to wait for a
-#: start, and how long that is.  Seconds.
+#: The rows of a store whose verification takes longer than the timeout of a start, and this
+#: timeout in seconds.
 ROWS = 4_000_000
-PATIENCE_OF_SYSTEMD = 4
+START_TIMEOUT_SECONDS = 4
 
 
 def journal(*options: str) -> str:
     """
-    Return what the service has written to the journal, since the machine booted.
+    Return the journal of the service since the machine booted.
     """
     return run("journalctl", "--output=cat", f"--unit={SERVICE}", *options)
 
 
 def lines() -> None:
     """
-    Check that a line has one prefix, its priority and the package's name.
-
-    Check also that the first start after the installation complained of nothing.
+    Check the prefix and the priority of log lines, and a first start without a warning.
     """
     log = journal()
     assert re.search(r"(?m)^worker-\d+ info: the cursor is at revision", log)
     assert re.search(r"(?m)^supervisor info: worker-1 serves$", log)
     assert "plugin cache" not in log
-    # systemd warns of a variable that a unit uses and nobody has set.
+    # systemd warns about an unset variable that a unit uses.
     assert "PEXSERVICE_OPTIONS" not in log
     assert "[pexservice." not in log
     entry = json.loads(
@@ -77,22 +75,23 @@ def lines() -> None:
 
 def access_log() -> None:
     """
-    Rotate the log ten times under load, each time with a reload.
+    Rotate the access log ten times under load, each time with a reload.
 
-    There are as many lines in all files as there were answers.
+    All files together must have one line for each response.
     """
-    kept = CONFIG.read_text()
-    more(f'access-log = "{LOG}"\n')()
+    original_config = CONFIG.read_text()
+    append_to_config(f'access-log = "{LOG}"\n')()
     run("systemctl", "reload", SERVICE)
     before = sum(count(log_file) for log_file in LOG.parent.glob("access.log*"))
     with load() as clients:
         for _ in range(10):
-            # An empty file would not be moved, and lines are written once a second.
+            # logrotate does not rotate an empty file, and the service writes lines once per
+            # second.
             wait_until(lambda: LOG.exists() and LOG.stat().st_size > 0, "lines are there")
             run("logrotate", "--force", "/etc/logrotate.d/pexservice")
     assert_none_cut_off(clients)
     answers = sum(len(client.acknowledged) for client in clients)
-    # A worker writes at the end of a second; a reload ends the workers that have lines.
+    # A reload makes the old workers write their last lines.
     run("systemctl", "reload", SERVICE)
     files = list(LOG.parent.glob("access.log*"))
     assert len(files) == 11
@@ -103,35 +102,35 @@ def access_log() -> None:
     assert written == answers
     owner = LOG.stat()
     assert (LOG.owner(), owner.st_mode & 0o777) == ("pexservice", 0o640)
-    CONFIG.write_text(kept)
+    CONFIG.write_text(original_config)
     run("systemctl", "reload", SERVICE)
 
 
 def access_log_in_the_journal() -> None:
     """
-    Write the access log to the journal: a line has its level as priority and no prefix.
+    Write the access log to the journal: a line has no prefix, and its level as priority.
     """
-    kept = CONFIG.read_text()
-    more('access-log = "-"\n')()
+    original_config = CONFIG.read_text()
+    append_to_config('access-log = "-"\n')()
     run("systemctl", "reload", SERVICE)
     agent = "an-agent-that-is-looked-for"
     url = f"http://127.0.0.1:{PORT}/next"
     run("curl", "--silent", "--user-agent", agent, "--request", "POST", url)
     wait_until(lambda: agent in journal(), "the journal has the line")
-    # The search of docs/operations.md finds it.
+    # This search from docs/operations.md must find it.
     output = journal("--output=json", "-g", '" [0-9]{3} [0-9]+ ')
     entries = map(json.loads, output.splitlines())
     (entry,) = [entry for entry in entries if agent in entry["MESSAGE"]]
     line = rf'"127\.0\.0\.1" - - \[.+\] "POST /next HTTP/1\.1" 200 \d+ "-" "{agent}"'
     assert re.fullmatch(line, entry["MESSAGE"]), entry
     assert (entry["PRIORITY"], entry["_SYSTEMD_UNIT"]) == ("6", SERVICE)
-    CONFIG.write_text(kept)
+    CONFIG.write_text(original_config)
     run("systemctl", "reload", SERVICE)
 
 
 def count(path: Path) -> int:
     """
-    Count the steps in one file of the access log.
+    Return the number of steps in one file of the access log.
     """
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     return len(re.findall(rb'"POST /\w+ HTTP/1\.1" 200 ', data))
@@ -139,27 +138,29 @@ def count(path: Path) -> int:
 
 def two_sockets() -> None:
     """
-    Give the socket unit two addresses, which both answer.
+    Give the socket unit two addresses, which must both respond.
 
-    A datagram socket is refused with a reason.
+    A datagram socket must be refused with a reason.
     """
     dropin = Path("/run/systemd/system/pexservice.socket.d/second.conf")
     dropin.parent.mkdir(parents=True)
     try:
-        dropin.write_text(f"[Socket]\nListenStream=127.0.0.1:{SECOND}\n")
-        # More often than systemd allows by default.
+        dropin.write_text(f"[Socket]\nListenStream=127.0.0.1:{SECOND_PORT}\n")
+        # More often than systemd's default limit of starts.
         for _ in range(7):
             move_socket()
-        for port in (PORT, SECOND):
+        for port in (PORT, SECOND_PORT):
             url = f"http://127.0.0.1:{port}/livez"
             assert run("curl", "--silent", "--max-time", "20", url) == "ok\n"
-        dropin.write_text(f"[Socket]\nListenDatagram=127.0.0.1:{SECOND}\n")
+        dropin.write_text(f"[Socket]\nListenDatagram=127.0.0.1:{SECOND_PORT}\n")
         run("systemctl", "daemon-reload")
         run("systemctl", "stop", SERVICE)
-        # The socket closes when the service has ended, and has to be opened anew.
-        wait_until(lambda: shown("ActiveState", SOCKET) == "inactive", "it is closed")
+        # The socket closes when the service has ended, and must be opened again.
+        wait_until(
+            lambda: unit_property("ActiveState", SOCKET) == "inactive", "it is closed"
+        )
         run("systemctl", "start", SERVICE, status=1)
-        assert "ListenStream= only" in shown("StatusText")
+        assert "ListenStream= only" in unit_property("StatusText")
     finally:
         shutil.rmtree(dropin.parent)
         run("systemctl", "daemon-reload")
@@ -170,38 +171,41 @@ def two_sockets() -> None:
 
 def stays_stopped() -> None:
     """
-    Stop the service under traffic.
-
-    It stays stopped.  A client that calls is refused, and starts nothing.
+    Stop the service while clients connect: they must be refused, and must not start it.
     """
     before = cursor()
     run("systemctl", "stop", SERVICE)
-    wait_until(lambda: shown("ActiveState", SOCKET) == "inactive", "the socket is closed")
+    wait_until(
+        lambda: unit_property("ActiveState", SOCKET) == "inactive", "the socket is closed"
+    )
     for _ in range(20):
-        assert caller_gets() == "Connection refused"
-    assert (shown("ActiveState"), shown("ActiveState", SOCKET)) == ("inactive", "inactive")
+        assert connection_outcome() == "Connection refused"
+    assert (unit_property("ActiveState"), unit_property("ActiveState", SOCKET)) == (
+        "inactive",
+        "inactive",
+    )
     run("systemctl", "disable", "--now", SERVICE)
     run("systemctl", "enable", "--now", SERVICE)
     assert cursor() == before
 
 
-def a_worker_of_the_kernel() -> None:
+def kill_of_a_worker() -> None:
     """
-    Kill one worker, which takes no other with it.
+    Kill one worker: the other processes must stay.
     """
-    assert shown("OOMPolicy") == "continue"
-    restarts = shown("NRestarts")
+    assert unit_property("OOMPolicy") == "continue"
+    restarts = unit_property("NRestarts")
     worker = serving()
     os.kill(worker, signal.SIGKILL)
     until_another_serves(worker)
-    assert shown("NRestarts") == restarts
+    assert unit_property("NRestarts") == restarts
 
 
-def certificate(name: str, place: Path) -> None:
+def certificate(name: str, directory: Path) -> None:
     """
-    Make a certificate for C{name} and its key.
+    Make a certificate for C{name}, and its key.
     """
-    place.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     run(
         *(
             "openssl",
@@ -221,13 +225,18 @@ def certificate(name: str, place: Path) -> None:
             "-addext",
             f"subjectAltName=DNS:{name}",
         ),
-        *("-keyout", str(place / "privkey.pem"), "-out", str(place / "fullchain.pem")),
+        *(
+            "-keyout",
+            str(directory / "privkey.pem"),
+            "-out",
+            str(directory / "fullchain.pem"),
+        ),
     )
 
 
 def served_certificate() -> str:
     """
-    Return the subject of the certificate that a caller is shown.
+    Return the subject of the certificate that a client gets.
     """
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -235,20 +244,19 @@ def served_certificate() -> str:
         socket.create_connection(("127.0.0.1", PORT), TIMEOUT_SECONDS) as plain,
         context.wrap_socket(plain) as secure,
     ):
-        shown_to_us = secure.getpeercert(binary_form=True)
-    assert shown_to_us is not None
-    Path("/run/served.pem").write_text(ssl.DER_cert_to_PEM_cert(shown_to_us))
+        presented_certificate = secure.getpeercert(binary_form=True)
+    assert presented_certificate is not None
+    Path("/run/served.pem").write_text(ssl.DER_cert_to_PEM_cert(presented_certificate))
     return run("openssl", "x509", "-noout", "-subject", "-in", "/run/served.pem").strip()
 
 
 def tls() -> None:
     """
-    Renew a certificate by a hook of certbot's, which hands it over.
+    Renew a certificate with a hook of certbot.
 
-    The service shows the new certificate, with no failed request.  A broken certificate is
-    refused, reported, and not served.
+    The service must present the new certificate, and refuse and report a broken one.
     """
-    kept = CONFIG.read_text()
+    original_config = CONFIG.read_text()
     lineage = Path("/etc/letsencrypt/live/pex.example.org")
     hook = Path("/etc/letsencrypt/renewal-hooks/deploy/pexservice")
     hook.parent.mkdir(parents=True)
@@ -259,7 +267,9 @@ def tls() -> None:
     try:
         certificate("first", lineage)
         run(*renewed)
-        more('tls-certificate = "tls/fullchain.pem"\ntls-key = "tls/privkey.pem"\n')()
+        append_to_config(
+            'tls-certificate = "tls/fullchain.pem"\ntls-key = "tls/privkey.pem"\n'
+        )()
         run("systemctl", "reload", SERVICE)
         assert served_certificate() == "subject=CN=first"
         assert (TLS.group(), (TLS / "privkey.pem").group()) == ("pexservice", "pexservice")
@@ -271,7 +281,7 @@ def tls() -> None:
         run(*renewed, status=1)
         assert served_certificate() == "subject=CN=second"
     finally:
-        CONFIG.write_text(kept)
+        CONFIG.write_text(original_config)
         run("systemctl", "restart", SERVICE)
         for directory in (lineage, hook.parent, TLS):
             shutil.rmtree(directory)
@@ -279,13 +289,13 @@ def tls() -> None:
 
 def credentials() -> None:
     """
-    Have systemd hand over files that the service's user may not read.
+    Use a certificate and tokens as systemd credentials.
 
-    They are a certificate and tokens.
+    The user of the service may not read their files.
     """
-    kept = CONFIG.read_text()
-    place, tokens = Path("/root/tls"), Path("/root/tokens")
-    certificate("credential", place)
+    original_config = CONFIG.read_text()
+    directory, tokens = Path("/root/tls"), Path("/root/tokens")
+    certificate("credential", directory)
     tokens.write_text("secret\n")
     tokens.chmod(0o600)
     given = "/run/credentials/pexservice.service"
@@ -293,11 +303,11 @@ def credentials() -> None:
     dropin.parent.mkdir(parents=True)
     dropin.write_text(
         "[Service]\n"
-        f"LoadCredential=fullchain.pem:{place}/fullchain.pem\n"
-        f"LoadCredential=privkey.pem:{place}/privkey.pem\n"
+        f"LoadCredential=fullchain.pem:{directory}/fullchain.pem\n"
+        f"LoadCredential=privkey.pem:{directory}/privkey.pem\n"
         f"LoadCredential=tokens:{tokens}\n"
     )
-    more(
+    append_to_config(
         f'tls-certificate = "{given}/fullchain.pem"\ntls-key = "{given}/privkey.pem"\n'
         f'token-file = "{given}/tokens"\n'
     )()
@@ -319,7 +329,7 @@ def credentials() -> None:
         assert run(*step, *wanted) == "401"
         assert run(*step, *wanted, "--header", "Authorization: Bearer secret") == "200"
     finally:
-        CONFIG.write_text(kept)
+        CONFIG.write_text(original_config)
         shutil.rmtree(dropin.parent)
         run("systemctl", "daemon-reload")
         run("systemctl", "restart", SERVICE)
@@ -327,14 +337,14 @@ def credentials() -> None:
 
 def backups() -> None:
     """
-    Enable the backup timer, which is off until then.
+    Enable the backup timer, which is disabled by default.
 
-    Its service makes verified backups beside the service that runs, and reports the
-    outcome.  One backup is restored with its time.
+    Its service must make verified backups of the running service, and report the outcome.
+    Then restore one backup, and measure the time.
     """
-    assert shown("UnitFileState", "pexservice-backup.timer") == "disabled"
+    assert unit_property("UnitFileState", "pexservice-backup.timer") == "disabled"
     run("systemctl", "enable", "--now", "pexservice-backup.timer")
-    assert shown("ActiveState", "pexservice-backup.timer") == "active"
+    assert unit_property("ActiveState", "pexservice-backup.timer") == "active"
     with load() as clients:
         run("systemctl", "start", "pexservice-backup.service")
     assert_none_cut_off(clients)
@@ -368,7 +378,7 @@ def backups() -> None:
     }
     assert cursor().position > 0
 
-    # A lost machine: all of the store is gone.
+    # A lost machine: the store has no file.
     run("systemctl", "stop", SERVICE)
     for file in store.iterdir():
         file.unlink()
@@ -378,19 +388,19 @@ def backups() -> None:
     run("systemctl", "disable", "--now", "pexservice-backup.timer")
     for backup in BACKUPS.iterdir():
         shutil.rmtree(backup)
-    # These stay: a purge removes them.
+    # Only a purge removes these.
     assert [*store.parent.glob("pexservice.before-*")] != []
 
 
 def moved_store() -> None:
     """
-    Move the store to another disk, as docs/operations.md has it.
+    Move the store to another disk, as docs/operations.md describes it.
 
-    One line of the configuration file moves the service and its backups.
+    One line of the configuration file must be enough for the service and its backups.
     """
-    kept = CONFIG.read_text()
+    original_config = CONFIG.read_text()
     before = cursor()
-    place = Path("/srv/pexservice")
+    directory = Path("/srv/pexservice")
     dropins = [
         Path(f"/run/systemd/system/{unit}.service.d/store.conf")
         for unit in ("pexservice", "pexservice-backup")
@@ -398,13 +408,15 @@ def moved_store() -> None:
     for dropin in dropins:
         dropin.parent.mkdir(parents=True)
         dropin.write_text(
-            f"[Unit]\nRequiresMountsFor={place}\n[Service]\nReadWritePaths={place}\n"
+            f"[Unit]\nRequiresMountsFor={directory}\n[Service]\nReadWritePaths={directory}\n"
         )
     run("systemctl", "stop", SERVICE)
     try:
-        run("pexctl", "backup", "/var/lib/pexservice", str(place))
-        run("chown", "-R", "pexservice:pexservice", str(place))
-        CONFIG.write_text(kept.replace("lmdb:/var/lib/pexservice", f"lmdb:{place}"))
+        run("pexctl", "backup", "/var/lib/pexservice", str(directory))
+        run("chown", "-R", "pexservice:pexservice", str(directory))
+        CONFIG.write_text(
+            original_config.replace("lmdb:/var/lib/pexservice", f"lmdb:{directory}")
+        )
         run("systemctl", "daemon-reload")
         run("systemctl", "start", SERVICE)
         assert cursor() == before
@@ -415,8 +427,8 @@ def moved_store() -> None:
         shutil.rmtree(newest)
     finally:
         run("systemctl", "stop", SERVICE)
-        CONFIG.write_text(kept)
-        shutil.rmtree(place, ignore_errors=True)
+        CONFIG.write_text(original_config)
+        shutil.rmtree(directory, ignore_errors=True)
         for dropin in dropins:
             shutil.rmtree(dropin.parent)
         run("systemctl", "daemon-reload")
@@ -425,7 +437,7 @@ def moved_store() -> None:
 
 def behind_nginx() -> None:
     """
-    Listen on a Unix socket for nginx's user alone, by the drop-in that is shipped.
+    Listen on a Unix socket for nginx's user only, with the drop-in file of the package.
     """
     dropin = Path("/run/systemd/system/pexservice.socket.d/nginx.conf")
     dropin.parent.mkdir(parents=True)
@@ -435,9 +447,9 @@ def behind_nginx() -> None:
     try:
         move_socket()
         assert run("runuser", "-u", "www-data", "--", *request) == "ok\n"
-        # curl's status for a connection that is refused.
+        # curl's exit status for a failed connection.
         run("runuser", "-u", "nobody", "--", *request, status=7)
-        assert caller_gets() == "Connection refused"
+        assert connection_outcome() == "Connection refused"
     finally:
         shutil.rmtree(dropin.parent)
         move_socket()
@@ -446,16 +458,16 @@ def behind_nginx() -> None:
 
 def long_verification() -> None:
     """
-    Start with a verification that takes longer than systemd waits for a start.
+    Start with a verification that takes longer than the timeout of a start.
 
-    The start is not given up, progress puts the end off, and the status tells the progress.
+    Reports of progress must extend the timeout, and the status must show the progress.
     """
-    store, kept = Path("/var/lib/pexservice"), Path("/var/lib/pexservice.kept")
+    store, kept_store = Path("/var/lib/pexservice"), Path("/var/lib/pexservice.kept")
     dropin = Path("/run/systemd/system/pexservice.service.d/patience.conf")
     dropin.parent.mkdir(parents=True)
-    dropin.write_text(f"[Service]\nTimeoutStartSec={PATIENCE_OF_SYSTEMD}\n")
+    dropin.write_text(f"[Service]\nTimeoutStartSec={START_TIMEOUT_SECONDS}\n")
     run("systemctl", "stop", SERVICE)
-    store.rename(kept)
+    store.rename(kept_store)
     try:
         make_long_store(store, ROWS)
         run("chown", "-R", "pexservice:pexservice", str(store))
@@ -463,32 +475,30 @@ def long_verification() -> None:
         began, statuses = time.monotonic(), set()
         with subprocess.Popen(["/usr/bin/systemctl", "start", SERVICE]) as starting:
             while starting.poll() is None:
-                statuses.add(shown("StatusText"))
+                statuses.add(unit_property("StatusText"))
                 time.sleep(0.1)
         took = time.monotonic() - began
         progress = [
             status for status in statuses if re.fullmatch(r"verifying.*\d+ %", status)
         ]
         print(
-            f"verified and started in {took:.1f} s, told {len(progress)} times", flush=True
+            f"verified and started in {took:.1f} s, {len(progress)} reports of progress",
+            flush=True,
         )
         assert starting.returncode == 0
-        assert took > PATIENCE_OF_SYSTEMD
+        assert took > START_TIMEOUT_SECONDS
         assert len(progress) > 1
-        assert (cursor().revision, shown("NRestarts")) == (ROWS, "0")
+        assert (cursor().revision, unit_property("NRestarts")) == (ROWS, "0")
     finally:
         run("systemctl", "stop", SERVICE)
         shutil.rmtree(store)
-        kept.rename(store)
+        kept_store.rename(store)
         shutil.rmtree(dropin.parent)
         run("systemctl", "daemon-reload")
         run("systemctl", "start", SERVICE)
 
 
 def main() -> None:
-    """
-    Run the test.
-    """
     for scenario in (
         *(
             lines,
@@ -496,7 +506,7 @@ def main() -> None:
             access_log_in_the_journal,
             two_sockets,
             stays_stopped,
-            a_worker_of_the_kernel,
+            kill_of_a_worker,
         ),
         *(tls, credentials, backups, moved_store, behind_nginx, long_verification),
     ):

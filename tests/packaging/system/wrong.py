@@ -1,15 +1,14 @@
 """
-Each way to misuse the service, with the report of the mistake.
+Mistakes of an operator, and how the service reports each one.
 
-The report is the input, the output of C{systemctl status}, and the answer to a caller.
-Each time the mistake is mended, the service serves again.
+The report is in the output of C{systemctl status} and in the journal.  When the mistake is
+corrected, the service must serve again.
 
 C{python3 -m tests.packaging.system.wrong}, as root where the package is installed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -29,8 +28,8 @@ from tests.packaging.system.installed import (
     load,
     run,
     serving,
-    shown,
     supervisor,
+    unit_property,
 )
 from tests.support.daemon import TIMEOUT_SECONDS, wait_until
 
@@ -41,23 +40,23 @@ STORE = Path("/var/lib/pexservice/data.mdb")
 
 
 @frozen
-class Wrong:
+class Mistake:
     """
-    One way to misuse the service.
+    A mistake of an operator.
 
-    @ivar typed: what somebody did, in words.
-    @ivar do: does it.
+    @ivar description: describes the mistake in the output of the test.
+    @ivar make: makes the mistake.
     @ivar status: the exit status of the service.
-    @ivar reason: what the status line has to say.
+    @ivar reason: a part of the status line.
     """
 
-    typed: str
-    do: Callable[[], object]
+    description: str
+    make: Callable[[], object]
     status: int
     reason: str
 
 
-def more(text: str) -> Callable[[], object]:
+def append_to_config(text: str) -> Callable[[], object]:
     """
     Return a function that adds lines to the configuration file.
     """
@@ -66,7 +65,7 @@ def more(text: str) -> Callable[[], object]:
 
 def damage() -> None:
     """
-    Overwrite pages of the store, which no service uses by then.
+    Stop the service, and overwrite pages of the store.
     """
     run("systemctl", "stop", SERVICE)
     whole = STORE.read_bytes()
@@ -75,59 +74,64 @@ def damage() -> None:
 
 def tokens() -> None:
     """
-    Name a token file that has no token.
+    Configure a token file without a token.
     """
     TOKENS.write_text("# none\n")
     TOKENS.chmod(0o644)
-    more('token-file = "tokens"\n')()
+    append_to_config('token-file = "tokens"\n')()
 
 
-WRONGS = (
-    Wrong(
+MISTAKES = (
+    Mistake(
         'PEXSERVICE_OPTIONS="--rate-limt 100"',
         lambda: DEFAULTS.write_text('PEXSERVICE_OPTIONS="--rate-limt 100"\n'),
         64,
         "there is no option --rate-limt (did you mean --rate-limit?)",
     ),
-    Wrong(
+    Mistake(
         "jurnal = 5",
-        more("jurnal = 5\n"),
+        append_to_config("jurnal = 5\n"),
         64,
         f"the configuration file {CONFIG}: there is no jurnal (did you mean journal?)",
     ),
-    Wrong('journal = "5"', more('journal = "5"\n'), 64, "journal: must be a whole number"),
-    Wrong(
+    Mistake(
+        'journal = "5"',
+        append_to_config('journal = "5"\n'),
+        64,
+        "journal: must be a whole number",
+    ),
+    Mistake(
         "no configuration file", CONFIG.unlink, 64, f"{CONFIG}: No such file or directory"
     ),
-    Wrong(
+    Mistake(
         "a certificate that is not there",
-        more('tls-certificate = "tls/none.pem"\ntls-key = "tls/none.pem"\n'),
+        append_to_config('tls-certificate = "tls/none.pem"\ntls-key = "tls/none.pem"\n'),
         64,
         "/etc/pexservice/tls/none.pem: No such file or directory",
     ),
-    Wrong("a token file without a token", tokens, 64, "tokens has no token"),
-    Wrong(
+    Mistake("a token file without a token", tokens, 64, "tokens has no token"),
+    Mistake(
         "an access log in a directory that the unit may not write to",
-        more('access-log = "/var/lib/access.log"\n'),
+        append_to_config('access-log = "/var/lib/access.log"\n'),
         64,
         "the access log /var/lib/access.log: Read-only file system",
     ),
-    Wrong("a damaged store", damage, 78, "the store /var/lib/pexservice is damaged"),
+    Mistake("a damaged store", damage, 78, "the store /var/lib/pexservice is damaged"),
 )
 
 
 def status_text(unit: str = SERVICE) -> str:
     """
-    Return what C{systemctl status} shows; its exit status is 3 for a unit that is down.
+    Return the output of C{systemctl status}, whose exit status is 3 for a failed unit.
     """
-    status = 3 if shown("ActiveState", unit) == "failed" else 0
+    status = 3 if unit_property("ActiveState", unit) == "failed" else 0
     command = ("systemctl", "status", "--no-pager", "--full", "--lines=0", unit)
     return run(*command, status=status)
 
 
-def caller_gets() -> str:
+def connection_outcome() -> str:
     """
-    Return what a client that connects receives.
+    Return what a client that connects gets.
     """
     try:
         with socket.create_connection(("127.0.0.1", PORT), TIMEOUT_SECONDS):
@@ -136,71 +140,64 @@ def caller_gets() -> str:
         return error.strerror or str(error)
 
 
-def tried(wrong: Wrong) -> dict[str, str]:
+def check_mistake(mistake: Mistake) -> None:
     """
-    Make a mistake, look, and mend it.
-
-    @return: the row of the table.
+    Make a mistake, check the reports, and correct it.
     """
-    kept = {
+    contents_before = {
         path: path.read_bytes() if path.exists() else None
         for path in (CONFIG, DEFAULTS, TOKENS, STORE)
     }
     before = cursor()
-    wrong.do()
-    answer = run("systemctl", "restart", SERVICE, status=1)
-    assert answer.startswith("Job for pexservice.service failed because"), answer
-    wait_until(lambda: shown("ActiveState") == "failed", "the unit has failed")
-    wait_until(lambda: caller_gets() == "Connection refused", "callers are refused")
+    mistake.make()
+    output = run("systemctl", "restart", SERVICE, status=1)
+    assert output.startswith("Job for pexservice.service failed because"), output
+    wait_until(lambda: unit_property("ActiveState") == "failed", "the unit has failed")
+    wait_until(
+        lambda: connection_outcome() == "Connection refused", "connections are refused"
+    )
     status = status_text()
     (line,) = [line.strip() for line in status.splitlines() if "Status: " in line]
-    assert wrong.reason in line, status
-    assert shown("ExecMainStatus") == str(wrong.status)
-    assert shown("NRestarts") == "0"
+    assert mistake.reason in line, status
+    assert unit_property("ExecMainStatus") == str(mistake.status)
+    assert unit_property("NRestarts") == "0"
     assert SERVICE in run("systemctl", "--failed", "--no-legend")
-    assert shown("ActiveState", SOCKET) == "inactive"
+    assert unit_property("ActiveState", SOCKET) == "inactive"
     assert run("systemctl", "is-system-running", status=1) == "degraded\n"
     errors = run("journalctl", "--output=cat", "--priority=err", f"--unit={SERVICE}")
-    assert wrong.reason in errors
-    row = {
-        "typed": wrong.typed,
-        "status shows": line,
-        "a caller gets": caller_gets(),
-        "exit status": shown("ExecMainStatus"),
-    }
-    for path, text in kept.items():
-        if text is None:
+    assert mistake.reason in errors
+    for path, content in contents_before.items():
+        if content is None:
             path.unlink(missing_ok=True)
-        elif path != STORE or wrong.do is damage:
-            path.write_bytes(text)
+        elif path != STORE or mistake.make is damage:
+            path.write_bytes(content)
     run("systemctl", "reset-failed", SERVICE, SOCKET)
     run("systemctl", "start", SERVICE)
     assert cursor() == before
-    return row
 
 
 def reload_that_fails() -> None:
     """
     Reload with mistakes.
 
-    The reload ends with 1, and the reason is where an operator looks for it.  The old
-    workers serve on, and nobody is refused.
+    The reload must fail, C{systemctl status} must have the reason, and the old workers must
+    stay.  No connection may be refused.
     """
-    kept = CONFIG.read_text()
-    worker, chief = serving(), supervisor()
+    original_config = CONFIG.read_text()
+    worker, supervisor_pid = serving(), supervisor()
     with load() as clients:
-        more("jurnal = 5\n")()
+        append_to_config("jurnal = 5\n")()
         run("systemctl", "reload", SERVICE, status=1)
         assert "jurnal" in status_text()
-        CONFIG.write_text(kept)
-        more('tls-certificate = "none.pem"\ntls-key = "none.pem"\n')()
+        CONFIG.write_text(original_config)
+        append_to_config('tls-certificate = "none.pem"\ntls-key = "none.pem"\n')()
         run("systemctl", "reload", SERVICE, status=1)
         assert "none.pem: No such file" in status_text()
-        assert shown("ActiveState") == "active"
+        assert unit_property("ActiveState") == "active"
     assert_none_cut_off(clients)
-    assert (serving(), supervisor()) == (worker, chief)
+    assert (serving(), supervisor()) == (worker, supervisor_pid)
     assert "reload 2 failed: " in ask("/livez?verbose")[1]
-    CONFIG.write_text(kept)
+    CONFIG.write_text(original_config)
     with load() as clients:
         run("systemctl", "reload", SERVICE)
     assert_none_cut_off(clients)
@@ -210,46 +207,48 @@ def reload_that_fails() -> None:
 
 def store_that_is_not_there() -> None:
     """
-    Start without the store, as when its disk is not mounted: clients are told so by 503.
+    Start without the store, as if its disk were not mounted.
 
-    The unit is active and its status has the reason.  When the store comes, it is served,
-    soon by the worker alone that owns it.
+    The unit is active, its status has the reason, and clients get 503.  When the store is
+    there, the service must use it.
     """
-    kept = CONFIG.read_text()
-    place = Path("/var/lib/pexservice/disk")
-    CONFIG.write_text(kept.replace("lmdb:/var/lib/pexservice", f"lmdb:{place}"))
+    original_config = CONFIG.read_text()
+    directory = Path("/var/lib/pexservice/disk")
+    CONFIG.write_text(
+        original_config.replace("lmdb:/var/lib/pexservice", f"lmdb:{directory}")
+    )
     try:
         run("systemctl", "restart", SERVICE)
         response, body = ask("/next", "POST")
         assert response.status == 503
-        assert f"there is no store in {place}" in body
+        assert f"there is no store in {directory}" in body
         assert ask("/readyz")[0].status == 503
         assert "\npexservice_ready 0" in ask("/metrics")[1]
-        assert f"there is no store in {place}" in status_text()
+        assert f"there is no store in {directory}" in status_text()
         user = ("runuser", "-u", "pexservice", "--")
         run(*user, "pexctl", "create", "--config", str(CONFIG))
         wait_until(
             lambda: all(ask("/readyz")[0].status == 200 for _ in range(20)),
             "the store is served",
         )
-        assert (cursor().revision, shown("NRestarts")) == (0, "0")
+        assert (cursor().revision, unit_property("NRestarts")) == (0, "0")
     finally:
-        CONFIG.write_text(kept)
+        CONFIG.write_text(original_config)
         run("systemctl", "restart", SERVICE)
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def store_that_was_removed() -> None:
     """
-    Remove the store's files under the running service: nothing says that it is ready.
+    Remove the store's files while the service runs: it must report that it is not ready.
 
-    Workers that start later create no store.  When the files are back, the cursor is where
-    it was.
+    Later workers must create no store.  When the files are back, the cursor must be
+    unchanged.
     """
-    directory, kept = STORE.parent, Path("/var/lib/pexservice.kept")
+    directory, kept_store = STORE.parent, Path("/var/lib/pexservice.kept")
     before = cursor()
     run("systemctl", "stop", SERVICE)
-    shutil.copytree(directory, kept)
+    shutil.copytree(directory, kept_store)
     run("systemctl", "start", SERVICE)
     worker = serving()
     try:
@@ -267,17 +266,17 @@ def store_that_was_removed() -> None:
         assert [*directory.iterdir()] == []
     finally:
         run("systemctl", "stop", SERVICE)
-        for path in kept.iterdir():
+        for path in kept_store.iterdir():
             run("cp", "--archive", str(path), str(directory))
             shutil.chown(directory / path.name, "pexservice", "pexservice")
-        shutil.rmtree(kept)
+        shutil.rmtree(kept_store)
         run("systemctl", "start", SERVICE)
     assert cursor() == before
 
 
 def expect_no_store(reason: str) -> None:
     """
-    Check that a step is refused, and that everything that tells of readiness says why not.
+    Check that a step is refused, and that every readiness check has the reason.
     """
     response, body = ask("/next", "POST")
     assert (response.status, reason in body) == (503, True), body
@@ -290,16 +289,17 @@ def expect_no_store(reason: str) -> None:
 
 def reload_that_waits_for_a_restart() -> None:
     """
-    Change what only a restart changes: a wrong value is refused, and a right one is shown.
+    Change options that require a restart.
 
-    The status line and a metric name the option until the service is restarted.
+    A wrong value must make the reload fail.  After a reload with a right value, the status
+    line and a metric must name the option until a restart.
     """
-    kept = CONFIG.read_text()
+    original_config = CONFIG.read_text()
     other = Path("/var/lib/pexservice/other")
     user = ("runuser", "-u", "pexservice", "--")
     listen = 'listen = ["systemd:all"'
     changes = {
-        # The option, its present text, a wrong one with the reason, and a right one.
+        # The option, its present text, a wrong value with the reason, and a right value.
         "store": (
             "lmdb:/var/lib/pexservice",
             ("lmdb:/var/lib/pexservice/none", "there is no store in"),
@@ -307,7 +307,7 @@ def reload_that_waits_for_a_restart() -> None:
         ),
         "listen": (
             listen,
-            # The unit has no network of its own.
+            # The unit may not bind privileged ports.
             (f'{listen}, "tcp:80:interface=127.0.0.1"', "cannot listen on tcp:80:"),
             f'{listen}, "unix:/run/pexservice/second.sock"',
         ),
@@ -320,19 +320,19 @@ def reload_that_waits_for_a_restart() -> None:
     before = cursor()
     run(*user, "pexctl", "create", "--store", f"lmdb:{other}")
     try:
-        for option, (present, (wrong, reason), right) in changes.items():
-            assert kept.count(present) == 1
-            CONFIG.write_text(kept.replace(present, wrong))
+        for option, (present, (wrong_value, reason), right) in changes.items():
+            assert original_config.count(present) == 1
+            CONFIG.write_text(original_config.replace(present, wrong_value))
             run("systemctl", "reload", SERVICE, status=1)
             assert reason in status_text(), status_text()
-            CONFIG.write_text(kept.replace(present, right))
+            CONFIG.write_text(original_config.replace(present, right))
             run("systemctl", "reload", SERVICE)
             assert f"; changing --{option} requires a restart" in status_text()
             pending = f'\npexservice_restart_pending{{option="--{option}"}} 1.0\n'
             assert pending in ask("/metrics")[1]
             assert cursor() == before
     finally:
-        CONFIG.write_text(kept)
+        CONFIG.write_text(original_config)
         shutil.rmtree(other)
     run("systemctl", "reload", SERVICE)
     assert "requires a restart" not in status_text()
@@ -341,29 +341,27 @@ def reload_that_waits_for_a_restart() -> None:
 
 def check() -> None:
     """
-    Check that C{pexctl check} says the same beforehand.
+    Check that C{pexctl check} reports the same mistakes before a start.
 
-    It runs as the service's user and with the service's file.
+    It runs as the user of the service, with the configuration file of the service.
     """
     command = ("runuser", "-u", "pexservice", "--", "pexctl", "check")
     assert run(*command, "--config", str(CONFIG)).startswith("well; in use now: ")
-    kept = CONFIG.read_text()
-    more("jurnal = 5\n")()
+    original_config = CONFIG.read_text()
+    append_to_config("jurnal = 5\n")()
     assert "did you mean journal?" in run(*command, "--config", str(CONFIG), status=64)
-    CONFIG.write_text(kept)
-    # The user may write there, but not the unit.
-    more('access-log = "/var/backups/pexservice/access.log"\n')()
-    answer = run(*command, "--config", str(CONFIG), status=64)
-    assert "outside the sandbox of pexservice.service" in answer
-    CONFIG.write_text(kept)
+    CONFIG.write_text(original_config)
+    # The user may write here, but the unit may not.
+    append_to_config('access-log = "/var/backups/pexservice/access.log"\n')()
+    output = run(*command, "--config", str(CONFIG), status=64)
+    assert "outside the sandbox of pexservice.service" in output
+    CONFIG.write_text(original_config)
 
 
 def main() -> None:
-    """
-    Run the test.
-    """
-    for wrong in WRONGS:
-        print(json.dumps(tried(wrong)), flush=True)
+    for mistake in MISTAKES:
+        print(mistake.description, flush=True)
+        check_mistake(mistake)
     for action in (
         *(reload_that_fails, reload_that_waits_for_a_restart),
         *(store_that_is_not_there, store_that_was_removed, check),
