@@ -17,7 +17,7 @@ from tests.support.seam import SETUPS, converse, converse_with_site
 #: Headers that belong to the server and its connection, not to the app.
 _OF_THE_SERVER = (b"server:", b"date:", b"connection:")
 
-#: Streams do not end, and the metrics count what a server of our own has.
+#: Streams do not end, and each server counts its own metrics.
 _NOT_THE_SAME = re.compile(rb"GET /events|[A-Z]+ /metrics")
 
 #: Conversations in each setup.

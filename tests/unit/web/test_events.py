@@ -206,7 +206,7 @@ def test_longest_value_in_an_event_has_1000_digits() -> None:
 
 def test_a_heartbeat_is_sent_every_15_seconds_whether_or_not_the_cursor_moves() -> None:
     """
-    A heartbeat is an event of its own type, has the state, and has no id.
+    A heartbeat has its own event type and the state, but no id.
     """
     server = Server()
     wire = watch(server)

@@ -1,5 +1,5 @@
 """
-Records in etcd that somebody has edited.
+Records in etcd that were changed by hand.
 """
 
 from __future__ import annotations

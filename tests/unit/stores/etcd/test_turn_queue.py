@@ -132,7 +132,7 @@ def test_slow_node_is_skipped_until_its_mark_is_old_and_keeps_its_place(
     queue: TurnQueue, mark: Mark
 ) -> None:
     """
-    A far node is not waited for in each turn, but for long enough now and then.
+    The queue waits for a far node only in some turns, but then for long enough.
     """
     wait = USUAL + HARD_TRANSACTIONS * 0.1
     for seconds in range(SKIPPED_WAITS):

@@ -176,7 +176,7 @@ class ServiceOnDisk:
     """
     A supervisor and the stores of its workers.
 
-    @ivar report: what the workers read of the supervisor.
+    @ivar report: the supervisor's report, which the workers read.
     @ivar verified: how often a worker has verified the store.
     """
 
