@@ -144,7 +144,7 @@ def quoted(text: str) -> str:
     Return C{text} quoted for roff.
     """
     text = text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq")
-    # roff takes a line that begins with a period for a request.
+    # For roff, a line that begins with a period is a request.
     return "\n".join(rf"\&{line}" if line[:1] == "." else line for line in text.split("\n"))
 
 
