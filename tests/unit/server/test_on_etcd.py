@@ -1,5 +1,5 @@
 """
-Tests of the plan cache on a store that others write to.
+Tests of plans on a store that other nodes write to.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Tests of the requests whose plans are found, and of the bytes that are kept for that.
+Tests of plans and of recognition: which requests share a plan, and what is remembered.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def test_two_heads_in_turns_have_a_template_each(server: Server) -> None:
 
 def test_second_host_between_the_lines_of_a_template_is_refused(server: Server) -> None:
     """
-    The whole head counts, not only the lines that vary.
+    The number of Host lines in the whole head counts.
     """
     wire = server.connect()
     ask(server, *identified(BROWSER, 4), wire=wire)
@@ -182,7 +182,7 @@ def test_second_host_between_the_lines_of_a_template_is_refused(server: Server) 
 
 def test_head_with_too_many_lines_is_refused_despite_a_template(server: Server) -> None:
     """
-    A head that begins and ends as a template has no more lines than others.
+    The limit is the same for a head that has the prefix and the suffix of a template.
     """
     most = MAX_HEADER_LINES - BROWSER.count(b"\r\n") + 1 - 2
     for number, status in ((most, 200), (most + 1, 431)):
@@ -208,7 +208,7 @@ def test_repeated_argument_is_refused_and_does_not_stay_with_the_template(
     server: Server,
 ) -> None:
     """
-    A repeated key is 400, and the next request with one key is performed.
+    A repeated key gets 400, and the next request with a single key is performed.
     """
     wire = server.connect()
     keyed = [NEXT + b"Idempotency-Key: %d\r\nX: y\r\n\r\n" % n for n in range(5)]
@@ -219,9 +219,9 @@ def test_repeated_argument_is_refused_and_does_not_stay_with_the_template(
     assert server.committer.durable.revision == 6
 
 
-def test_closed_plans_remember_nothing(server: Server) -> None:
+def test_stopping_server_remembers_nothing(server: Server) -> None:
     """
-    After C{close}, no request is found by bytes, templates or keys.
+    After C{stop_remembering}, each request is parsed, and its handler is called.
     """
     wire = server.connect()
     ask(server, *identified(CURRENT, 4), wire=wire)
@@ -250,7 +250,7 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     server: Server, flood: str
 ) -> None:
     """
-    However many values a client sends, there are as many plans as there are meanings.
+    There are only as many plans as meanings, however many values a client sends.
     """
     honest, attacker = server.connect(), server.connect()
     ask(server, *identified(BROWSER, 4), wire=honest)
@@ -273,7 +273,7 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
 
 def test_new_templates_in_a_second_are_bounded(server: Server) -> None:
     """
-    A connection that gets no template is served without, and gets one in the next second.
+    A connection without a template is served too, and gets one in the next second.
     """
     starts = [b"GET /current?%d HTTP/1.1\r\nHost: h\r\n" % n for n in range(400)]
     wires = [server.connect() for _ in starts[:90]]
@@ -314,7 +314,7 @@ def kept(server: Server, wire: Wire) -> Iterator[bytes]:
 )
 def test_plans_keep_no_secret(server: Server, name: bytes) -> None:
     """
-    Neither in a request's bytes, nor in a template, nor in lines.
+    No secret is in the bytes of a request, in a template, or in a cached line.
     """
     wire = server.connect()
     secret = NEXT + name + b": Bearer-s3cret\r\n"
@@ -327,7 +327,7 @@ def test_plans_keep_no_secret(server: Server, name: bytes) -> None:
 
 def test_repeated_request_with_a_cookie_is_not_remembered(server: Server) -> None:
     """
-    The service reads another line of the template, and its value is repeated too.
+    The value of the other varying line, which the service reads, is repeated too.
     """
     wire = server.connect()
     request = CURRENT + b'If-None-Match: "%d"\r\nCookie: s3cret\r\n\r\n'

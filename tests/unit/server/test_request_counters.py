@@ -20,7 +20,7 @@ COUNTED_CURRENT = ("/current", "GET")
 @pytest.fixture
 def server() -> Server:
     """
-    Return a server whose plan cache knows nothing yet.
+    Return a server without plans.
     """
     return Server()
 
@@ -37,7 +37,7 @@ def send(server: Server, *chunks: bytes) -> None:
 
 def counted(server: Server) -> dict[tuple[str, str, int], int]:
     """
-    Return how many requests were answered, by endpoint, method and status.
+    Return how many requests got a response, by endpoint, method and status.
     """
     return {
         (endpoint, method, status): count
@@ -48,7 +48,7 @@ def counted(server: Server) -> dict[tuple[str, str, int], int]:
 
 def hits_and_misses(server: Server) -> tuple[int, int]:
     """
-    Return how many requests the plan cache knew, and how many were parsed.
+    Return how many requests had a plan, and how many had none.
     """
     return server.shared.counters.with_plan(), server.shared.counters.without_plan
 
@@ -113,7 +113,7 @@ def test_made_up_paths_and_methods_count_as_one(
     """
     All paths or methods that do not exist are counted as one.
 
-    Otherwise callers could fill the memory.
+    Otherwise, clients could fill the memory.
     """
     send(server, request_)
     assert counted(server) == {key: 1}

@@ -1,5 +1,5 @@
 """
-The plan cache answers as the parser and the resource tree do, byte for byte.
+Tests that plans and recognition change no byte of a response.
 
 Generated conversations are held with two workers, one of which parses all requests, and the
 responses, the counts and the log lines are compared.  Unlike those of L{test_fuzz}, many of
@@ -41,7 +41,7 @@ CONVERSATIONS = 40
 @pytest.mark.parametrize("setup", SETUPS)
 def test_workers_with_and_without_plans_respond_log_and_count_the_same(setup: str) -> None:
     """
-    Except for the date, and whatever the addresses of a connection are.
+    Only the date may differ.  The addresses of a connection do not matter.
     """
     with_plan = without_plan = 0
     for seed in range(amount(short=12, long=500)):
@@ -79,7 +79,7 @@ def test_workers_with_and_without_plans_respond_log_and_count_the_same(setup: st
 
 def test_requests_split_at_any_byte_get_the_same_responses() -> None:
     """
-    Also when their plans are known.
+    The requests may have plans.
     """
     first_request = b"POST /next HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n"
     second_request = b"GET /current HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
@@ -129,7 +129,7 @@ SOURCES = Path(pexservice.__file__).parent
 @pytest.mark.parametrize("room", ["web", "server"])
 def test_only_one_module_reads_headers(room: str) -> None:
     """
-    So nothing depends on a header that is not in its table.
+    So no response depends on a header that is not in the table of this module.
     """
     for path in (SOURCES / room).rglob("*.py"):
         tree = ast.parse(path.read_text())
