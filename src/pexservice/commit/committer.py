@@ -119,13 +119,13 @@ class Committer(GroupCommit):
         """
         Find the first use of an idempotency key.
 
-        @return: the first use, and its batch, which is C{None} if the first use is durable;
-            C{None} if the key was not used.
+        @return: C{None} if the key was not used; otherwise the first use, and the batch
+            that still has to become durable, or C{None}.
         """
-        in_batch = self._find_key_in_batches(key)
-        if in_batch is not None or (use := self._remembered_keys.find(key)) is None:
+        if (in_batch := self._find_key_in_batches(key)) is not None:
             return in_batch
-        return use, None
+        use = self._remembered_keys.find(key)
+        return None if use is None else (use, None)
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         # From now on, _find_key_in_batches does not find the keys of this batch.
@@ -148,6 +148,7 @@ class Committer(GroupCommit):
         """
         Log, at most once a second, how many steps were refused since the last such line.
         """
+        # Each step adds 1 to the revision.
         self._refused_steps += self._latest.revision - self.durable.revision
         now = self._seconds()
         if now >= self._next_refusal_log:

@@ -88,9 +88,9 @@ class PendingBatch:
     @ivar before: the state that the first step was applied to.
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: the requests whose response waits for the commit, in order.
-        Most of them are the steps of this batch.  The others are not applied.  They wait
-        because their response shows a state of this batch: a repetition of one of its
-        keys, or a request whose condition is not met.
+        Most of them are the steps of this batch.  The others repeat a key of this batch,
+        or have a condition that is not met.  They are not applied, but their responses show
+        a state of this batch, so they wait until it is durable.
     @ivar keys: the idempotency keys of the steps.  Each key has its transition, revision
         and position, packed by C{pack_use}.
     """
@@ -117,11 +117,13 @@ class GroupCommit:
     The public methods and attributes are those of
     L{ICommitter<pexservice.commit.interface.ICommitter>}.  A subclass adds those that are
     missing here: for example, C{start} opens the store, and C{step} decides which steps to
-    L{_add}.  A subclass may override these methods, which this class calls:
+    L{_add}.  This class calls these methods of itself or of the subclass:
 
-      - L{_schedule_commit}, L{_write_open_batch}, L{_commit_succeeded} and L{_state_at};
-      - L{_commit_failed}, which every subclass must have;
-      - L{_add}, L{_respond_without_step} and L{_roll_back}, which the subclasses call too.
+      - Every subclass must define L{_commit_failed}.
+      - A subclass may override L{_schedule_commit}, L{_write_open_batch},
+        L{_commit_succeeded} and L{_state_at}.
+      - A subclass may override and also calls L{_add}, L{_respond_without_step} and
+        L{_roll_back}.
 
     @ivar _latest: the state after all accepted steps.
     @ivar _open_batch: the batch that accepts new steps.
@@ -164,8 +166,8 @@ class GroupCommit:
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
-        # Whether a commit is in progress.  On etcd, it begins before there is a committing
-        # batch, because the node first waits for its turn to commit.
+        # Whether a commit is in progress.  On etcd, a commit begins with a wait for the
+        # turn of this node, and during this wait there is no committing batch.
         self._is_committing = False
         # These fire at the end of the commit in progress.
         self._commit_end_deferreds: list[Deferred[None]] = []
@@ -198,6 +200,7 @@ class GroupCommit:
     async def stop(self) -> None:
         self._stopped = self._stopped or Refusal("the service is stopping")
         while not self._is_idle:
+            # The commit may end before _begin_commit returns.
             end = self._when_commit_ends()
             self._begin_commit()
             await end
@@ -269,7 +272,7 @@ class GroupCommit:
         if batch is None:
             self._finish(request)
         else:
-            # A KeyReused waits too: if the commit fails, the key was perhaps not used.
+            # A KeyReused waits too: it is true only if the first use of the key is stored.
             batch.waiting_requests.append(request)
 
     def _respond_to_used_key(
@@ -328,8 +331,7 @@ class GroupCommit:
             if policy.is_quiet:
                 # Clients on this machine may need this CPU to send their next steps.
                 os.sched_yield()
-            # This is not _schedule_commit, which a subclass may override with a delay
-            # before the first check.
+            # Not by _schedule_commit: a subclass may delay the first check there.
             self._scheduled_call = self._call_soon(self._commit_or_wait)
 
     def _begin_commit(self) -> None:
@@ -401,7 +403,7 @@ class GroupCommit:
             deferred.callback(None)
         steps = len(self._open_batch.transitions)
         if steps and self._scheduled_call is None and not self._is_committing:
-            # These steps arrived during the commit, which counts as one iteration.
+            # These steps arrived during the commit.  It counts as one iteration.
             self._policy.end_iteration(steps, self._seconds())
             self._schedule_commit()
 
@@ -412,13 +414,10 @@ class GroupCommit:
         error: Exception | None = None,
     ) -> None:
         """
-        Refuse the open batch, and set the latest state back to the state before it.
+        Refuse all steps that are not durable, and set the latest state back accordingly.
 
-        The open batch was never sent to the store.
-
-        @param refusal: why the open batch is refused.
-        @param batch: the batch whose commit failed, if any.  The latest state is set back
-            to the state before this batch.
+        @param refusal: why the open batch is refused.  It was never sent to the store.
+        @param batch: the batch whose commit failed, if any.
         @param error: the error that the requests of C{batch} get.
         """
         open_batch = self._open_batch

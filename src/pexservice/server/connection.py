@@ -82,8 +82,7 @@ class Connection(asyncio.Protocol):
     The connection is the L{Waiter<pexservice.commit.interface.Waiter>} of its current
     request: the committer calls L{respond} or L{fail}.
 
-    @ivar peer: the peer, as L{Clients.peer<pexservice.web.clients.Clients.peer>} returns
-        it.
+    @ivar peer: the other end of the socket: a client or a proxy.
     """
 
     transport: asyncio.Transport
@@ -126,7 +125,7 @@ class Connection(asyncio.Protocol):
 
     def recognize(self, data: bytes) -> PreparedRequest | None:
         """
-        Return the request with the bytes C{data}, if it is recognized.
+        Return the request whose bytes are C{data}; C{None} if they are not recognized.
         """
         # Most requests have the same bytes as an earlier one.
         request = self._server.request_cache.by_bytes.recent.get(data)
@@ -164,7 +163,7 @@ class Connection(asyncio.Protocol):
             self._buffer += data
             self._parse_input()
         elif phase is _PERFORMING or phase is _WAITING:
-            # This input is parsed later.
+            # This input is parsed later.  In a later phase, input is dropped.
             self._buffer += data
             self._pause_reading()
 
@@ -196,8 +195,8 @@ class Connection(asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        # 0.0 ends the stall timeout.  A closing connection must always have one, so it
-        # begins again now.
+        # 0.0 ends the stall timeout.  While a connection is closing, this timeout must be
+        # running, so it begins again.
         is_closing = self.phase is _CLOSING
         self.blocked_since = self._server.seconds() if is_closing else 0.0
         if self._stream is not None:
@@ -228,7 +227,8 @@ class Connection(asyncio.Protocol):
         """
         Parse until a request is complete, more input is needed, or the budget is spent.
 
-        @param data: the whole input since the previous request, if it arrived in one read.
+        @param data: the whole input since the previous request, if it arrived in one read
+            and so can be remembered; otherwise C{b""}.
         """
         budget = self._server.parsing_budget
         can_continue = True
@@ -244,8 +244,8 @@ class Connection(asyncio.Protocol):
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
                 self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
-            # This check comes after a part was parsed, so a connection that has waited
-            # makes progress.
+            # The budget is checked after a part was parsed.  Otherwise a connection could
+            # wait again and again, without progress.
             if can_continue and self.phase is _RECEIVING and budget.must_wait:
                 self.phase = _WAITING
                 budget.wait(self._parse_next)
@@ -319,7 +319,7 @@ class Connection(asyncio.Protocol):
         """
         self.receiving_since = 0.0
         if self._buffer or data.startswith(END_OF_LINE):
-            # Besides this request, data has another one, or an empty line.
+            # These bytes are not only this request, so they must not be remembered.
             data = b""
         if not (self._buffer or self._is_reading or self.blocked_since):
             # Reading was paused while the buffer had input, so that a client that never
@@ -340,7 +340,7 @@ class Connection(asyncio.Protocol):
         """
         Start the operation of a request with a plan.
 
-        Checks that an equal earlier request has passed are not repeated.
+        If an equal request has passed a check before, this check is not repeated.
         """
         self.phase = _PERFORMING
         self._request = request

@@ -43,12 +43,13 @@ class PreparedRequest:
     """
     A request that was parsed or recognized, so that a connection can perform it.
 
-    A recognized request may be performed several times.
+    All recognized requests with the same bytes share one such object.
 
     @ivar logged_line: the request line for the access log.
     @ivar planned_operation: the operation of the request's plan; C{None} if there was no
         plan, so that a handler is called.
-    @ivar checked_operation: the operation, if these headers have passed its check.
+    @ivar checked_operation: the operation after C{RequestChecker.check_operation};
+        C{None} until these headers have passed this check.
     """
 
     format: ResponseFormat
