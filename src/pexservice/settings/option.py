@@ -110,11 +110,9 @@ def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
         for attribute in attrs.fields(table):
             declared = attribute.metadata.get(_METADATA_KEY)
             if declared is not None:
+                name = declared.name or attribute.name.replace("_", "-")
                 yield attrs.evolve(
-                    declared,
-                    name=declared.name or attribute.name.replace("_", "-"),
-                    attribute=attribute.name,
-                    default=attribute.default,
+                    declared, name=name, attribute=attribute.name, default=attribute.default
                 )
 
 
@@ -179,9 +177,8 @@ def one_of(*words: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in words:
-            raise ValueError(
-                f"must be {' or '.join(words)}{did_you_mean(text, list(words))}"
-            )
+            hint = did_you_mean(text, list(words))
+            raise ValueError(f"must be {' or '.join(words)}{hint}")
         return text
 
     return parse

@@ -176,6 +176,10 @@ class SupervisedWorker:
     def running_process(self) -> WorkerProcess | None:
         return None if self.process is None or self.process.ended else self.process
 
+    @property
+    def has_ended(self) -> bool:
+        return self.retired and self.running_process is None
+
     def start(self) -> None:
         """
         Start a process, or wait if another worker is about to become active.

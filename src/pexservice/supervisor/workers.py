@@ -55,8 +55,7 @@ class Workers:
     @ivar setup: how workers are started and watched; a reload may change the setup.
     @ivar spawn: starts a process with a setup, and calls the C{ProcessProtocol} with its
         output and its end.
-    @ivar workers: the workers, the oldest first.  A worker that was retired is removed when
-        its process has ended.
+    @ivar workers: the workers that have not ended, the oldest first.
     """
 
     _log = Logger()
@@ -168,7 +167,7 @@ class Workers:
     async def _retire(self, retired: list[SupervisedWorker]) -> None:
         for worker in retired:
             worker.retire()
-        await self._wait_until(lambda: set(retired).isdisjoint(self.workers))
+        await self._wait_until(lambda: all(worker.has_ended for worker in retired))
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
         """
@@ -214,11 +213,7 @@ class Workers:
         """
         Publish the states of the processes, and wake the coroutines that wait for a change.
         """
-        self.workers = [
-            worker
-            for worker in self.workers
-            if not worker.retired or worker.running_process is not None
-        ]
+        self.workers = [worker for worker in self.workers if not worker.has_ended]
         self.reporter.show_processes(self.processes)
         waiting, self._waiting_for_change = self._waiting_for_change, []
         for deferred in waiting:
