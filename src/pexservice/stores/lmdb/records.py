@@ -113,11 +113,9 @@ def _unpack(form: struct.Struct, key: bytes, payload: bytes) -> tuple[int, ...]:
     return form.unpack(payload)
 
 
-def _transition(code: bytes) -> Transition:
-    try:
-        return Transition(code)
-    except ValueError:
-        raise BadRecord(f"there is no transition {code!r}") from None
+def _check_transitions(codes: bytes) -> None:
+    if unknown := codes.translate(None, _TRANSITIONS):
+        raise BadRecord(f"there is no transition {unknown[:1]!r}")
 
 
 class StoredCursor(NamedTuple):
@@ -223,11 +221,17 @@ def encode_journal_row(batch: Batch) -> tuple[bytes, bytes]:
     return key, _seal(key, payload)
 
 
-def _journal_payload(key: bytes, value: bytes) -> bytes:
+def _open_journal_row(key: bytes, value: bytes) -> tuple[int, Cursor, bytes]:
+    """
+    Return the time of a journal row, the cursor before it, and its transitions.
+    """
     payload = unseal(key, value)
-    if len(payload) <= _JOURNAL.size:
+    codes = payload[_JOURNAL.size :]
+    if not codes:
         raise BadRecord(f"the journal row {key!r} holds no transition")
-    return payload
+    _check_transitions(codes)
+    time_ns, position = _JOURNAL.unpack_from(payload)
+    return time_ns, Cursor(decode_row_key(key) - 1, position), codes
 
 
 def decode_journal_row(
@@ -239,15 +243,14 @@ def decode_journal_row(
     @param first: leave out revisions below this one.
     @param before: leave out this revision and the revisions above it.
     """
-    payload = _journal_payload(key, value)
-    time_ns, position = _JOURNAL.unpack_from(payload)
-    begin, codes = decode_row_key(key), payload[_JOURNAL.size :]
+    time_ns, (revision, position), codes = _open_journal_row(key, value)
+    begin = revision + 1
     skipped = max(first - begin, 0)
     end = len(codes) if before is None else max(before - begin, 0)
     position = position_after_all(position, codes[:skipped])
     entries = []
     for revision, code in enumerate(codes[skipped:end], begin + skipped):
-        transition = _transition(bytes((code,)))
+        transition = Transition(bytes((code,)))
         position = position_after(position, transition)
         entries.append(HistoryEntry(revision, position, transition, time_ns))
     return entries
@@ -259,14 +262,9 @@ def decode_journal_row_ends(key: bytes, value: bytes) -> tuple[Cursor, Cursor]:
 
     This is faster than L{decode_journal_row}, which applies the transitions one by one.
     """
-    payload = _journal_payload(key, value)
-    _, position = _JOURNAL.unpack_from(payload)
-    before = Cursor(decode_row_key(key) - 1, position)
-    codes = payload[_JOURNAL.size :]
-    if unknown := codes.translate(None, _TRANSITIONS):
-        raise BadRecord(f"there is no transition {unknown[:1]!r}")
-    revision = before.revision + len(codes)
-    return before, Cursor(revision, position_after_all(position, codes))
+    _, before, codes = _open_journal_row(key, value)
+    position = position_after_all(before.position, codes)
+    return before, Cursor(before.revision + len(codes), position)
 
 
 class KeyRow(NamedTuple):
@@ -349,8 +347,7 @@ def check_key_row(row: KeyRow, after: int, newest: int) -> int:
     # A check of each column takes a fifth of the time of a check of each use.
     codes, revisions, _ = zip(*struct.iter_unpack(USE_FORMAT, row.uses), strict=True)
     lengths = [len(name) for name in row.names.split(_LINE_FEED)]
-    if unknown := b"".join(codes).translate(None, _TRANSITIONS):
-        raise BadRecord(f"there is no transition {unknown[:1]!r}")
+    _check_transitions(b"".join(codes))
     rising = all(map(lt, (after, *revisions), revisions))
     if (
         not rising
