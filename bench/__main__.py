@@ -304,11 +304,7 @@ def commit_milliseconds(path: Path, size: int) -> float:
     from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 for this measurement alone
 
-    store = LmdbStore(
-        Directory(str(path)),
-        inline(),
-        verify=lambda _: None,
-    )
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
     now(store.open())
     durations = []
     for number in range(2000):
@@ -326,11 +322,7 @@ def write_costs(options: argparse.Namespace, path: Path) -> None:
     Measure the costs of headers, bodies and options, and write them into the page.
     """
     lines = costs.measure_all(
-        path,
-        options.peer,
-        rounds=options.rounds,
-        seconds=options.cost_seconds,
-        say=say,
+        path, options.peer, rounds=options.rounds, seconds=options.cost_seconds, say=say
     )
     report.write(options.page, lines, report.COSTS)
     sys.stdout.write("\n".join([*lines, ""]))

@@ -130,9 +130,7 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
         with TemporaryDirectory() as path:
             directory = Directory(f"{path}/store")
             embedded = Committer(
-                LmdbStore(directory, CommitExecutor(reactor)),
-                reactor,
-                fatal=lambda _: None,
+                LmdbStore(directory, CommitExecutor(reactor)), reactor, fatal=lambda _: None
             )
             await embedded.start()
             durations = await _load(client_count, seconds, [_grouped(embedded)])

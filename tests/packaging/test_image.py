@@ -21,11 +21,7 @@ STANDS_BY = r"worker-\d+ stands by"
 
 STEPS = 1000
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.needs("root", *PROGRAMS),
-    pytest.mark.once,
-]
+pytestmark = [pytest.mark.long, pytest.mark.needs("root", *PROGRAMS), pytest.mark.once]
 
 
 @pytest.fixture(scope="module")

@@ -57,11 +57,7 @@ def assert_valid(manifest: Any) -> None:
 
     A schema must also refuse unknown fields.
     """
-    from kubernetes_validate import (
-        ValidationError,
-        latest_version,
-        validate,
-    )
+    from kubernetes_validate import ValidationError, latest_version, validate
 
     for release in (OLDEST, latest_version()):
         validate(manifest, release, strict=True)
@@ -153,7 +149,7 @@ def test_overlay_can_use_the_backup_and_monitoring_components(tmp_path: Path) ->
     assert container["securityContext"] == CONTAINER["securityContext"]
     pod = f"{by_kind['StatefulSet']['metadata']['name']}-0"
     assert container["command"] == [
-        *("kubectl", "exec", pod, f"--container={CONTAINER['name']}", "--"),
+        *("kubectl", "exec", pod, f"--container={CONTAINER['name']}", "--")
     ]
     name, *arguments = container["args"]
     assert name == "pexctl"

@@ -72,10 +72,7 @@ def test_three_nodes_on_different_machines_tolerate_one_missing(built: Manifests
     pod = nodes["template"]["spec"]
     assert {
         constraint["topologyKey"] for constraint in pod["topologySpreadConstraints"]
-    } == {
-        "kubernetes.io/hostname",
-        "topology.kubernetes.io/zone",
-    }
+    } == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
     budgets = [
         manifest["spec"] for manifest in built if manifest["kind"] == "PodDisruptionBudget"
     ]

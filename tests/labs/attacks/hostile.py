@@ -153,11 +153,7 @@ class Target:
         if self.tls:
             command.append(str(self.place / AUTHORITY))
         with subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as client:
             assert client.stdout is not None
             assert client.stdout.readline(), "the honest client was not served"
@@ -177,8 +173,7 @@ def reset_after_step(target: Target, size: int) -> None:
     for _ in range(size):
         target.reset_after(STEP + b"\r\n")
     wait_until(
-        lambda: target.metric("pexservice_connections") <= 1,
-        "all connections are released",
+        lambda: target.metric("pexservice_connections") <= 1, "all connections are released"
     )
 
 
@@ -433,8 +428,7 @@ KINDS = {
     "1,000 connections of one-byte chunks": Kind(flood("one-byte chunks"), 1000, 1000),
     "1,000 connections of empty lines": Kind(flood("empty lines"), 1000, 1000),
     "1,000 connections of a refused head and empty lines": Kind(
-        flood("a refused head and empty lines"),
-        *(1000, 1000),
+        flood("a refused head and empty lines"), *(1000, 1000)
     ),
     "KeyUpdates": Kind(update_keys(1), 3_000_000, 30_000_000, listeners=("TLS",)),
     "40 connections of KeyUpdates": Kind(

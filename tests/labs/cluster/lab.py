@@ -34,13 +34,7 @@ from pexservice.stores.etcd.records import decode_key_use
 from tests.labs.cluster.proxy import Disturbance, Proxy
 from tests.labs.histories.lab import RecordingClient, journal_of
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until
-from tests.support.etcd import (
-    Member,
-    cluster,
-    emptied,
-    restore_snapshot,
-    save_snapshot,
-)
+from tests.support.etcd import Member, cluster, emptied, restore_snapshot, save_snapshot
 from tests.support.etcd_users import TlsFiles, as_root, enable_users
 from tests.support.evidence import Evidence, record
 from tests.support.linearizability import Record, faults

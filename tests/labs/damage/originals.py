@@ -102,9 +102,7 @@ def read(store: LmdbStore, used_keys: tuple[bytes, ...]) -> Contents:
     entries = now(store.history(ABOVE_ALL, 10 * KEPT_ENTRIES))
     cursor = (entries[0].revision, entries[0].position)
     return Contents(
-        cursor,
-        tuple(entries),
-        tuple(map(store.remembered_keys.find, used_keys)),
+        cursor, tuple(entries), tuple(map(store.remembered_keys.find, used_keys))
     )
 
 

@@ -20,12 +20,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    initialize,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
 from tests.labs.model.conversation import (
     WORKER,
@@ -168,12 +163,7 @@ class Conversation(CheckedConversation):
         method=_READ_METHODS, json=st.booleans(), match=st.none() | _TAGS, none_match=_TAGS
     )
     def current(
-        self,
-        *,
-        method: str,
-        json: bool,
-        match: Tags | None,
-        none_match: Tags | None,
+        self, *, method: str, json: bool, match: Tags | None, none_match: Tags | None
     ) -> None:
         """
         Read the cursor.
@@ -275,12 +265,7 @@ class Conversation(CheckedConversation):
         ),
         json=st.booleans(),
     )
-    def refused(
-        self,
-        *,
-        case: tuple[int, str, str, str, str | None],
-        json: bool,
-    ) -> None:
+    def refused(self, *, case: tuple[int, str, str, str, str | None], json: bool) -> None:
         """
         Check that a bad request has no effect.
         """

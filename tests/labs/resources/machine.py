@@ -168,11 +168,7 @@ def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
     """
     inject = f"inject=fdatasync,fsync:delay_enter={int(seconds * 1e6)}"
     command = ["strace", "-f", "-q", "-o", os.devnull, "-e", inject, "-p", str(pid)]
-    tracer = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in poll_attempts():
             assert tracer.poll() is None, "strace could not be attached"
