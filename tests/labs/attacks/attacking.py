@@ -125,17 +125,12 @@ def refused(rule: str, status: int | set[int], cases: Mapping[str, bytes]) -> li
 
 
 def accepted(
-    rule: str,
-    status: int,
-    cases: Mapping[str, bytes],
-    *,
-    steps: int = 0,
-    closes: bool = False,
+    rule: str, status: int, cases: Mapping[str, bytes], **more: Any
 ) -> list[Attack]:
     """
     Return attacks that the service parses, whatever the statuses of their responses.
     """
-    return attacks(rule, [status], cases, steps=steps, closes=closes)
+    return attacks(rule, [status], cases, **more)
 
 
 def timed_out(rule: str, cases: Mapping[str, bytes]) -> list[Attack]:
@@ -151,16 +146,8 @@ def half_closed(
     """
     Return attacks after which the client closes its half of the connection.
     """
-    steps = statuses.count(200)
-    return attacks(
-        rule,
-        statuses,
-        cases,
-        closes=True,
-        steps=steps,
-        is_incomplete=True,
-        half_closes=True,
-    )
+    more = {"closes": True, "is_incomplete": True, "half_closes": True}
+    return attacks(rule, statuses, cases, steps=statuses.count(200), **more)
 
 
 def parse_responses(received: bytes, *, bodiless: bool = False) -> list[Response]:
@@ -304,9 +291,7 @@ class Front:
         """
         Try attacks one after the other, and return what went wrong.
         """
-        return [
-            failure for attack in attacks for failure in self.try_at_once([attack], cut)
-        ]
+        return [failure for one in attacks for failure in self.try_at_once([one], cut)]
 
     def try_at_once(
         self, attacks: Sequence[Attack], cut: Callable[[Attack], list[bytes]] = in_one_piece

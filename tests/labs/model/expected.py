@@ -98,18 +98,8 @@ class Model:
             if used != word:
                 return problem(422, "key-reused", request)
             return self.state(request, revision, position, replayed=True)
-        if not self._matches(request.match, weakly=False):
-            return self._precondition_failed(request)
-        if request.none_match is not None and self._matches(
-            request.none_match, weakly=True
-        ):
-            # A GET whose precondition fails is a read of a state that the client already
-            # has.
-            return (
-                self._not_modified(request)
-                if request.method == "GET"
-                else self._precondition_failed(request)
-            )
+        if failed := self._check_preconditions(request):
+            return failed
         self.apply_step(word)
         if request.key is not None:
             self.keys[request.key] = (word, self.revision, self.position)
@@ -198,11 +188,12 @@ class Model:
     def _check_preconditions(self, request: Request) -> ExpectedResponse | None:
         if not self._matches(request.match, weakly=False):
             return self._precondition_failed(request)
-        if request.none_match is not None and self._matches(
-            request.none_match, weakly=True
-        ):
-            return self._not_modified(request)
-        return None
+        if request.none_match is None or not self._matches(request.none_match, weakly=True):
+            return None
+        # With GET or HEAD, the client reads a state that it already has.
+        if request.method == "POST":
+            return self._precondition_failed(request)
+        return self._not_modified(request)
 
     def _not_modified(self, request: Request) -> ExpectedResponse:
         headers = self._state_headers(request, self.revision, self.position)

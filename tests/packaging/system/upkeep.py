@@ -207,30 +207,12 @@ def certificate(name: str, directory: Path) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     run(
-        *(
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-        ),
-        *(
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            f"/CN={name}",
-            "-addext",
-            f"subjectAltName=DNS:{name}",
-        ),
-        *(
-            "-keyout",
-            str(directory / "privkey.pem"),
-            "-out",
-            str(directory / "fullchain.pem"),
-        ),
+        *("openssl", "req", "-x509", "-newkey", "ec"),
+        *("-pkeyopt", "ec_paramgen_curve:P-256"),
+        *("-nodes", "-days", "2", "-subj", f"/CN={name}"),
+        *("-addext", f"subjectAltName=DNS:{name}"),
+        *("-keyout", str(directory / "privkey.pem")),
+        *("-out", str(directory / "fullchain.pem")),
     )
 
 
@@ -317,13 +299,8 @@ def credentials() -> None:
         assert served_certificate() == "subject=CN=credential"
         url = f"https://127.0.0.1:{PORT}/next"
         step = (
-            "curl",
-            "--silent",
-            "--insecure",
-            "--request",
-            "POST",
-            "--output",
-            "/dev/null",
+            *("curl", "--silent", "--insecure", "--request", "POST"),
+            *("--output", "/dev/null"),
         )
         wanted = ("--write-out", "%{http_code}", url)
         assert run(*step, *wanted) == "401"
