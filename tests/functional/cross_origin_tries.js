@@ -1,7 +1,7 @@
-// What a page can try against an address; each try answers what it has found out.
+// Try everything by which a page can reach an address, and return the outcome of each attempt.
 async (base) => {
-    // Far longer than what a test expects takes.
-    const PATIENCE = 60_000;
+    // Far longer than any expected event takes.
+    const TIMEOUT_MS = 60_000;
     const settled = (element, act, wait = 3000) => new Promise((done) => {
         element.onload = () => done("loaded");
         element.onerror = () => done("error");
@@ -11,9 +11,9 @@ async (base) => {
     });
     const text = async (path, options) => {
         try {
-            const answer = await fetch(base + path, options);
-            if (answer.type === "opaque") return "opaque";
-            return `${answer.status} ${await answer.text()}`;
+            const response = await fetch(base + path, options);
+            if (response.type === "opaque") return "opaque";
+            return `${response.status} ${await response.text()}`;
         } catch {
             return "refused";
         }
@@ -24,22 +24,22 @@ async (base) => {
         const frame = Object.assign(document.createElement("iframe"), { name: "f" + Math.random() });
         return settled(frame, () => {
             document.body.append(frame);
-            const made = Object.assign(document.createElement("form"), {
+            const sent = Object.assign(document.createElement("form"), {
                 method, action: base + path, target: frame.name,
             });
-            document.body.append(made);
-            made.submit();
+            document.body.append(sent);
+            sent.submit();
         });
     };
     const stream = (path) => new Promise((done) => {
         const source = new EventSource(base + path);
-        const end = (found) => { source.close(); done(found); };
+        const end = (outcome) => { source.close(); done(outcome); };
         source.onmessage = ({ data }) => end(data);
         source.onerror = () => source.readyState === EventSource.CLOSED && end("closed");
-        setTimeout(() => end("nothing"), PATIENCE);
+        setTimeout(() => end("nothing"), TIMEOUT_MS);
     });
     const json = { "Content-Type": "application/json", "Idempotency-Key": "k" };
-    const told = {
+    const outcomes = {
         read: await text("/current"),
         "read history": await text("/history", { headers: { Accept: "application/json" } }),
         "fetch GET": await text("/next"),
@@ -48,8 +48,8 @@ async (base) => {
         "fetch without CORS": await text("/next", { mode: "no-cors" }),
         "fetch POST without CORS": await text("/next", { method: "POST", mode: "no-cors" }),
         "fetch kept alive": await text("/next", { method: "POST", mode: "no-cors", keepalive: true }),
-        image: await element("img", { src: base + "/next" }, PATIENCE),
-        script: await element("script", { src: base + "/next" }, PATIENCE),
+        image: await element("img", { src: base + "/next" }, TIMEOUT_MS),
+        script: await element("script", { src: base + "/next" }, TIMEOUT_MS),
         frame: await element("iframe", { src: base + "/next" }),
         object: await element("object", { data: base + "/next" }),
         "form GET": await form("get", "/next"),
@@ -60,6 +60,6 @@ async (base) => {
     navigator.sendBeacon(base + "/next", "x");
     const hints = ["prefetch", "prerender", "preload", "stylesheet"].map((rel) =>
         element("link", { rel, href: base + "/next", as: "image" }));
-    await Promise.all(hints.map((each) => Promise.race([each, new Promise((done) => setTimeout(done, 1500))])));
-    return told;
+    await Promise.all(hints.map((hint) => Promise.race([hint, new Promise((done) => setTimeout(done, 1500))])));
+    return outcomes;
 }

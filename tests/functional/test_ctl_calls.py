@@ -106,16 +106,16 @@ def test_empty_key_is_refused_and_makes_no_step(worker: str) -> None:
 
 
 def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() -> None:
-    nobody = "http://127.0.0.1:1"
-    asked = until_printed("Connection refused", nobody, "current")
-    assert (asked.returncode, asked.stdout) == (69, "")
-    step = until_printed("next was not made by this call: ", nobody, "next", "--json")
+    unreachable = "http://127.0.0.1:1"
+    read = until_printed("Connection refused", unreachable, "current")
+    assert (read.returncode, read.stdout) == (69, "")
+    step = until_printed("next was not made by this call: ", unreachable, "next", "--json")
     assert step.returncode == 69
     printed = json.loads(step.stdout)
     assert printed["outcome"] == "unreachable"
     assert printed["key"]
     # An earlier call with this key may have made the step.
-    repeated = pexctl(nobody, "next", "--deadline", "0.5", "--key", "k", "--json")
+    repeated = pexctl(unreachable, "next", "--deadline", "0.5", "--key", "k", "--json")
     assert repeated.returncode == 75
     assert json.loads(repeated.stdout)["outcome"] == "outcome-unknown"
     assert (
@@ -137,9 +137,12 @@ def test_step_that_may_have_arrived_ends_with_75_and_names_its_key() -> None:
 
 
 def test_one_of_several_servers_is_enough(worker: Daemon) -> None:
-    nobody, there = "http://127.0.0.1:1", f"http://127.0.0.1:{worker.port}"
-    assert pexctl(f"{nobody} {there}", "next").stdout == "1\n"
-    assert pexctl(nobody, "next", "--url", nobody, "--url", there).stdout == "1\n"
+    unreachable, reachable = "http://127.0.0.1:1", f"http://127.0.0.1:{worker.port}"
+    assert pexctl(f"{unreachable} {reachable}", "next").stdout == "1\n"
+    assert (
+        pexctl(unreachable, "next", "--url", unreachable, "--url", reachable).stdout
+        == "1\n"
+    )
 
 
 def test_call_to_another_service_ends_with_69() -> None:

@@ -165,10 +165,10 @@ def test_sighup_opens_a_new_access_log_and_loses_no_line(tmp_path: Path) -> None
         daemon.process.send_signal(signal.SIGHUP)
         wait_until(log.exists, "the access log was opened again")
         value(daemon, "/livez")
-    asked = [
+    logged_paths = [
         [line.split()[6] for line in file.read_text().splitlines()] for file in (moved, log)
     ]
-    assert asked == [["/current", "/history"], ["/livez"]]
+    assert logged_paths == [["/current", "/history"], ["/livez"]]
 
 
 def refused(path: Path, *options: str, status: int = 1, command: str = "pexservice") -> str:

@@ -287,8 +287,8 @@ def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
             for path in ("next", "current", "history", "livez", "readyz?verbose", ""):
                 method = "POST" if path == "next" else "GET"
-                asked = f"{method} /{path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-                connection.sendall(asked.encode())
+                request = f"{method} /{path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                connection.sendall(request.encode())
                 assert read_response(connection).startswith(b"HTTP/1.1 200 OK\r\n")
             for _, messages in (active, standby):
                 # Discard earlier messages.

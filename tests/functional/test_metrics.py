@@ -148,18 +148,18 @@ def test_dashboard_has_valid_queries_and_no_overlapping_panels(
 ) -> None:
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "pexservice.json").read_text())
     panels = dashboard["panels"]
-    asked = [target["expr"] for panel in panels for target in panel["targets"]]
-    asked += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    expressions += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
     rules = [
         {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "5m")}
-        for number, expression in enumerate(asked)
+        for number, expression in enumerate(expressions)
     ]
     # JSON is valid YAML.
     (tmp_path / "rules.yml").write_text(
         json.dumps({"groups": [{"name": "panels", "rules": rules}]})
     )
     output = run(promtool, "check", "rules", "--lint-fatal", "rules.yml", path=tmp_path)
-    assert f"{len(asked)} rules found" in output
+    assert f"{len(expressions)} rules found" in output
     assert len({panel["id"] for panel in panels}) == len(panels)
     covered: set[tuple[int, int]] = set()
     for place in (panel["gridPos"] for panel in panels):

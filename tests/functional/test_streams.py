@@ -59,14 +59,14 @@ def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> Non
 
     Each request is in its own packet.
     """
-    asked = request(b"GET /current HTTP/1.1")
+    current_request = request(b"GET /current HTTP/1.1")
     before, sent = memory(daemon), 0
     with connect(daemon) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(1)
         try:
             while sent < 100_000:
-                connection.sendall(asked)
+                connection.sendall(current_request)
                 sent += 1
                 if sent < 20:
                     # Give the worker time to cache the request.

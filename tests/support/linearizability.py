@@ -144,7 +144,7 @@ def _unasked(
     deadlines = [*accumulate(reversed(not_after), _sooner)][::-1]
     unknown = [record for record in records if record.seen is None and not record.refused]
     for transition in Transition:
-        asked = iter(
+        candidates = iter(
             sorted(
                 (record for record in unknown if record.operation is transition),
                 key=lambda record: record.called,
@@ -154,11 +154,11 @@ def _unasked(
             if transition_made is not transition or revision in owned:
                 continue
             # If the operation that was called first was too late, so were all others.
-            asking, seen = next(asked, None), deadlines[revision]
-            if asking is None:
+            candidate, seen = next(candidates, None), deadlines[revision]
+            if candidate is None:
                 yield f"revision {revision}, {transition_made.word}: no client requested it"
-            elif seen is not None and asking.called > seen.returned:
-                yield f"{seen}: from the future, {asking} began after it had ended"
+            elif seen is not None and candidate.called > seen.returned:
+                yield f"{seen}: from the future, {candidate} began after it had ended"
 
 
 def _later(first: Record | None, other: Record | None) -> Record | None:

@@ -202,10 +202,10 @@ def main() -> None:
     Print the transcript.
     """
     for command, printed, status in transcript():
-        as_told = "" if command.matches(printed) and not status else "  <-- not as told"
-        sys.stdout.write(
-            f"{'#' if command.root else '$'} {command.line}{as_told}\n{printed}"
+        mark = (
+            "" if command.matches(printed) and not status else "  <-- differs from the page"
         )
+        sys.stdout.write(f"{'#' if command.root else '$'} {command.line}{mark}\n{printed}")
         sys.stdout.flush()
 
 
