@@ -139,7 +139,8 @@ def wait(
         while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
             if time.monotonic() > give_up_at:
                 raise Unanswered(  # noqa: TRY301 handled like an interrupt
-                    f"no response within {timeout:g} s: the reactor is blocked", sent=True
+                    f"no response within {timeout:g} s: the reactor is blocked",
+                    maybe_performed=True,
                 )
     except (KeyboardInterrupt, SystemExit, Unanswered):
         reactor.callFromThread(lambda: list(map(Deferred.cancel, calls)))
@@ -231,11 +232,11 @@ class BlockingCursor:
         wait(self.cursor.close, CLOSE_TIMEOUT_SECONDS)
 
     @property
-    def sent_nothing(self) -> bool:
+    def performed_nothing(self) -> bool:
         """
-        See L{Cursor.sent_nothing}.
+        See L{Cursor.performed_nothing}.
         """
-        return self.cursor.sent_nothing
+        return self.cursor.performed_nothing
 
     current = _blocking(Cursor.current)
     next = _blocking(Cursor.next)

@@ -129,11 +129,11 @@ class Cursor:
         await closing.addTimeout(CLOSE_TIMEOUT_SECONDS, self._client.clock, lambda *_: None)
 
     @property
-    def sent_nothing(self) -> bool:
+    def performed_nothing(self) -> bool:
         """
         Whether this client is closed, and no server can have performed one of its requests.
         """
-        return self._client.closed and self._client.sent_count == 0
+        return self._client.closed and self._client.maybe_performed_count == 0
 
     async def current(self, *, deadline: float | None = None) -> State:
         """
@@ -266,9 +266,9 @@ def outcome_unknown(step: str, key: str, error: Unanswered) -> OutcomeUnknown:
     Return the exception for the step C{step} that ended with C{error}.
     """
     message = f"{step} was not made by this call: {error}"
-    if error.sent:
+    if error.maybe_performed:
         message = (
             f"it is unknown whether {step} was made: {error}; to find out, repeat it with"
             f" the key {key}: it is never made twice"
         )
-    return OutcomeUnknown(message, key=key, sent=error.sent)
+    return OutcomeUnknown(message, key=key, maybe_performed=error.maybe_performed)

@@ -20,13 +20,14 @@ class CursorError(Exception):
     @ivar message: one line for people.
     @ivar key: the idempotency key of the call, if it was a step.  Repeating the step with
         this key never makes it twice.
-    @ivar sent: whether a server may have performed the request.  False if no attempt got a
-        connection, or if each response said that the request was not performed.
+    @ivar maybe_performed: whether a server may have performed the request.  False if no
+        attempt got a connection, or if each response said that the request was not
+        performed.
     """
 
     message: str
     key: str | None = field(default=None, kw_only=True)
-    sent: bool = field(default=False, kw_only=True)
+    maybe_performed: bool = field(default=False, kw_only=True)
 
     def __str__(self) -> str:
         return self.message
@@ -59,8 +60,9 @@ class OutcomeUnknown(Unanswered):
     """
     A step received no final response before its deadline.
 
-    If C{sent} is true, the step may have been made: repeat it with C{key}, and it is made
-    unless it was made before.  If C{sent} is false, this call did not make the step.
+    If C{maybe_performed} is true, the step may have been made: repeat it with C{key}, and
+    it is made unless it was made before.  If C{maybe_performed} is false, this call did not
+    make the step.
     """
 
 

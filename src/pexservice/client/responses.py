@@ -62,7 +62,7 @@ class ReceivedResponse:
         Return the exception for a response that is not the expected one.
         """
         message = f"{self.url}: expected {expected}, got {received}"
-        return UnexpectedAnswer(message, sent=True)
+        return UnexpectedAnswer(message, maybe_performed=True)
 
 
 class _BodyCollector(Protocol):

@@ -2,8 +2,6 @@
 One call: the client sends the same request until a final response, or until the deadline.
 
 A request that moves the cursor has an idempotency key, so the repetition is safe.
-
-An attempt was *sent* if a server may have performed its request.
 """
 
 from __future__ import annotations
@@ -55,14 +53,14 @@ RETRIED_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
 _TOO_MANY_REQUESTS = 429
 
 #: A response with one of these problems says that the request was not performed.
-_UNSENT_PROBLEMS = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
+_NOT_PERFORMED = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
 
 #: The errors of an attempt that got no connection.
-_UNSENT_ERRORS = (ConnectError, ConnectingCancelledError, DNSLookupError)
+_CONNECTION_ERRORS = (ConnectError, ConnectingCancelledError, DNSLookupError)
 
 #: The errors after which another attempt may succeed.
 _RETRIED_ERRORS = (
-    *_UNSENT_ERRORS,
+    *_CONNECTION_ERRORS,
     ConnectionClosed,
     ResponseFailed,
     RequestTransmissionFailed,
@@ -87,13 +85,13 @@ class _AttemptFailed(Exception):
     An attempt failed, and another one may succeed.
 
     @ivar reason: why it failed.
-    @ivar sent: whether a server may have performed the request.
+    @ivar maybe_performed: whether a server may have performed the request.
     @ivar retry_after: the delay that the server asks for, in seconds.
     @ivar timed_out: whether the reason is the timeout of the attempt.
     """
 
     reason: str
-    sent: bool
+    maybe_performed: bool
     retry_after: float = 0.0
     timed_out: bool = False
 
@@ -105,7 +103,7 @@ class RetryingClient:
 
     Each attempt goes to one server.  The first attempt of a call goes to the server that
     sent the last final response.  After a failed attempt, the next one goes to the next
-    server.  If little time is left, the servers that were not tried yet share it.
+    server.  The servers that were not tried yet share the remaining time equally.
 
     @ivar clock: the clock of delays and timeouts.
     @ivar servers: the servers, each with the agent that sends requests to it.
@@ -113,7 +111,8 @@ class RetryingClient:
     @ivar attempt_timeout: how long one attempt may take, in seconds.
     @ivar on_retry: called with one line after each failed attempt that is repeated.
     @ivar closed: true when no attempt may begin any more.
-    @ivar sent_count: how many attempts were sent, or may still be.
+    @ivar maybe_performed_count: how many attempts servers may have performed, or may still
+        perform.
     """
 
     clock: IReactorTime
@@ -122,7 +121,7 @@ class RetryingClient:
     attempt_timeout: float
     on_retry: Callable[[str], object]
     closed: bool = False
-    sent_count: int = 0
+    maybe_performed_count: int = 0
     _last_server: int = 0
 
     async def call(
@@ -140,7 +139,7 @@ class RetryingClient:
 
         @param path: the path with the query.
         @param deadline: how long all attempts may take together, in seconds.
-        @param receive: receives the body of a response from the URL in its second argument.
+        @param receive: called with a response and its URL; receives the body.
         @param read: returns what a final response means, or raises L{CursorError}.
         @raise Unanswered: no final response arrived in time.
         @raise CursorError: this client is closed, or the error is permanent, such as a
@@ -153,14 +152,14 @@ class RetryingClient:
             {header: [value] for header, value in {**self.headers, **headers}.items()}
         )
         first_server, server_count = self._last_server, len(self.servers)
-        sent, reason = False, ""
+        maybe_performed, reason = False, ""
         for attempts_before in count():
             index = (first_server + attempts_before) % server_count
             server, agent = self.servers[index]
             remaining = max(end - self.clock.seconds(), 0.0)
             share = remaining / max(server_count - attempts_before, 1)
             timeout = min(self.attempt_timeout, share)
-            self.sent_count += 1
+            self.maybe_performed_count += 1
             request = agent.request(method, f"{server.url}{path}".encode(), all_headers)
             url = f"{server.text.rstrip('/')}{path}"
             try:
@@ -170,11 +169,11 @@ class RetryingClient:
                 self._last_server = index
                 return read(received)
             except CursorError as error:
-                error.sent = error.sent or sent
+                error.maybe_performed |= maybe_performed
                 raise
             except _AttemptFailed as failure:
-                self.sent_count -= not failure.sent
-                sent = sent or failure.sent
+                self.maybe_performed_count -= not failure.maybe_performed
+                maybe_performed |= failure.maybe_performed
                 # If the deadline ended this attempt, an earlier reason says more.
                 if not (reason and failure.timed_out and timeout == remaining):
                     reason = failure.reason
@@ -194,7 +193,7 @@ class RetryingClient:
         else:
             fault = f"no final response within {deadline:g} s"
         attempts = f"{attempts_before + 1} attempt{'s' * (attempts_before > 0)}"
-        raise Unanswered(f"{fault} ({attempts}): {reason}", sent=sent)
+        raise Unanswered(f"{fault} ({attempts}): {reason}", maybe_performed=maybe_performed)
 
     async def _attempt(
         self, request: Deferred[Received], url: str, seconds: float
@@ -207,15 +206,14 @@ class RetryingClient:
         """
 
         def time_out(result: object, _: float) -> Received:
-            reason, sent = f"no response within {seconds:.3g} s", True
-            if isinstance(result, Failure) and result.check(*_UNSENT_ERRORS):
-                reason, sent = f"no connection, and {reason}", False
-            raise _AttemptFailed(f"{url}: {reason}", sent, timed_out=True)
+            reason, connected = f"no response within {seconds:.3g} s", True
+            if isinstance(result, Failure) and result.check(*_CONNECTION_ERRORS):
+                reason, connected = f"no connection, and {reason}", False
+            raise _AttemptFailed(f"{url}: {reason}", connected, timed_out=True)
 
         request.addTimeout(seconds, self.clock, time_out)
-        # If C{request} is cancelled, Twisted may end it with another error, for example an
-        # unknown host.  So this method waits for a second Deferred, whose cancellation
-        # always gives CancelledError.
+        # A cancelled request may fail with another error than CancelledError, for example
+        # with DNSLookupError.  A second Deferred always fails with CancelledError.
         ended: Deferred[Received] = Deferred()
         request.chainDeferred(ended)
         try:
@@ -225,8 +223,8 @@ class RetryingClient:
             raise
         except _RETRIED_ERRORS as error:
             _raise_if_permanent(url, error)
-            sent = not isinstance(error, _UNSENT_ERRORS)
-            raise _AttemptFailed(f"{url}: {describe(error)}", sent) from error
+            connected = not isinstance(error, _CONNECTION_ERRORS)
+            raise _AttemptFailed(f"{url}: {describe(error)}", connected) from error
         if (
             not isinstance(received, ReceivedResponse)
             or received.status not in RETRIED_STATUSES
@@ -235,11 +233,11 @@ class RetryingClient:
         name, detail = problem_of(received) or (None, quoted(received.body))
         described = f"{name}: {detail}" if name else detail
         # Retry-After is about one server, so it only counts if the next attempt goes to the
-        # same server.  A rate limit may apply to all servers.
+        # same server.  With a 429 it always counts, because a rate limit may apply to all.
         heeds_delay = len(self.servers) == 1 or received.status == _TOO_MANY_REQUESTS
         raise _AttemptFailed(
             f"{url}: status {received.status}: {described}",
-            sent=name not in _UNSENT_PROBLEMS,
+            maybe_performed=name not in _NOT_PERFORMED,
             retry_after=retry_after(received.headers) if heeds_delay else 0.0,
         )
 
@@ -251,7 +249,7 @@ def backoff(failed_rounds: int) -> float:
     Half of the delay is random, so that clients that failed at the same time do not retry
     at the same time.
 
-    @param failed_rounds: how often every server has failed.
+    @param failed_rounds: how many times all servers have been tried in turn.
     """
     max_delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failed_rounds, 16), MAX_DELAY_SECONDS)
     return random.uniform(max_delay / 2, max_delay)  # noqa: S311 no secret
@@ -281,10 +279,11 @@ def _raise_if_permanent(url: str, error: BaseException) -> None:
     """
     text = describe(error)
     for cause in causes(error):
-        # pyOpenSSL and service_identity may not be installed.
+        # pyOpenSSL and service_identity may not be installed, so this function knows their
+        # classes by the names of their modules.
         module = type(cause).__module__.partition(".")[0]
         if isinstance(cause, BadHead):
-            raise UnexpectedAnswer(f"{url}: {cause}", sent=True)
+            raise UnexpectedAnswer(f"{url}: {cause}", maybe_performed=True)
         if module == "service_identity":
             raise CertificateRefused(
                 f"{url}: expected a certificate for this host, got one for another name"

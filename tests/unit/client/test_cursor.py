@@ -123,7 +123,7 @@ def test_outcome_is_unknown_after_the_deadline_and_the_key_finds_it_out(
     words = "next was not made" if surely_not_made else "unknown whether next was made"
     with pytest.raises(OutcomeUnknown, match=words) as caught:
         service.after(client.next())
-    assert caught.value.sent != surely_not_made
+    assert caught.value.maybe_performed != surely_not_made
     assert 18 < service.clock.seconds() < 20.5
     key = caught.value.key
     assert key is not None
@@ -322,10 +322,10 @@ def test_retry_after_of_one_server_does_not_delay_the_next(service: FakeService)
 
 
 @pytest.mark.parametrize(
-    ("name", "sent"), [("outcome-unknown", True), ("not-taken", False)]
+    ("name", "maybe_performed"), [("outcome-unknown", True), ("not-taken", False)]
 )
 def test_refused_certificate_does_not_hide_that_an_earlier_attempt_was_sent(
-    service: FakeService, name: str, *, sent: bool
+    service: FakeService, name: str, *, maybe_performed: bool
 ) -> None:
     reason = [("SSL routines", "", "certificate verify failed")]
     openssl_error = type("Error", (Exception,), {"__module__": "OpenSSL.SSL"})
@@ -334,18 +334,18 @@ def test_refused_certificate_does_not_hide_that_an_earlier_attempt_was_sent(
     service.always = problem(503, name)
     with pytest.raises(CertificateRefused) as caught:
         service.after(cursor(service, "http://a", "http://b", agent=routed).next())
-    assert caught.value.sent == sent
+    assert caught.value.maybe_performed == maybe_performed
 
 
-@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.parametrize("maybe_performed", [True, False])
 def test_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
-    service: FakeService, *, sent: bool
+    service: FakeService, *, maybe_performed: bool
 ) -> None:
-    first = "outcome-unknown" if sent else "not-taken"
+    first = "outcome-unknown" if maybe_performed else "not-taken"
     service.disturbances = [problem(503, first), problem(401, "unauthorized")]
     with pytest.raises(Refused) as caught:
         service.after(cursor(service).next())
-    assert caught.value.sent == sent
+    assert caught.value.maybe_performed == maybe_performed
 
 
 def test_silent_servers_leave_time_for_the_last_one(service: FakeService) -> None:
@@ -435,12 +435,12 @@ def test_step_of_which_no_attempt_got_a_connection_was_not_made(
     client = cursor(service, "http://a", "http://b", agent=routed, deadline=2)
     with pytest.raises(OutcomeUnknown, match="next was not made by this call: ") as caught:
         service.after(client.next())
-    assert not caught.value.sent
+    assert not caught.value.maybe_performed
     # One attempt that may have arrived is enough for doubt.
     routed.down = {b"a": Refusal, b"b": ConnectionLost}
     with pytest.raises(OutcomeUnknown, match="unknown whether next was made") as caught:
         service.after(client.next())
-    assert caught.value.sent
+    assert caught.value.maybe_performed
 
 
 def test_step_that_was_refused_each_time_was_not_made(service: FakeService) -> None:
@@ -450,15 +450,15 @@ def test_step_that_was_refused_each_time_was_not_made(service: FakeService) -> N
     service.always = problem(503, "not-taken")
     with pytest.raises(OutcomeUnknown, match="next was not made by this call: ") as caught:
         service.after(cursor(service, deadline=2).next())
-    assert not caught.value.sent
+    assert not caught.value.maybe_performed
     service.disturbances = [problem(503, "outcome-unknown")]
     with pytest.raises(OutcomeUnknown, match="unknown whether next was made") as caught:
         service.after(cursor(service, deadline=2).next())
-    assert caught.value.sent
+    assert caught.value.maybe_performed
 
 
 @pytest.mark.parametrize(
-    ("disturbance", "sent_nothing"),
+    ("disturbance", "performed_nothing"),
     [
         (problem(503, "not-taken"), True),
         (problem(503, "outcome-unknown"), False),
@@ -467,7 +467,7 @@ def test_step_that_was_refused_each_time_was_not_made(service: FakeService) -> N
     ],
 )
 def test_closed_cursor_knows_whether_a_cancelled_step_may_have_arrived(
-    service: FakeService, disturbance: Disturbance, *, sent_nothing: bool
+    service: FakeService, disturbance: Disturbance, *, performed_nothing: bool
 ) -> None:
     service.always = disturbance
     client = cursor(service)
@@ -476,12 +476,12 @@ def test_closed_cursor_knows_whether_a_cancelled_step_may_have_arrived(
     call.addErrback(lambda failure: failure.trap(CancelledError))
     call.cancel()
     # Before it is closed, another attempt may begin.
-    assert not client.sent_nothing
+    assert not client.performed_nothing
     Deferred.fromCoroutine(client.close())
-    assert client.sent_nothing == sent_nothing
+    assert client.performed_nothing == performed_nothing
 
 
-def test_cursor_whose_connections_were_refused_has_sent_nothing(
+def test_cursor_whose_connections_were_refused_has_performed_nothing(
     service: FakeService,
 ) -> None:
     routed = Routed(service.agent)
@@ -493,7 +493,7 @@ def test_cursor_whose_connections_were_refused_has_sent_nothing(
     call.addErrback(lambda failure: failure.trap(CancelledError))
     call.cancel()
     Deferred.fromCoroutine(client.close())
-    assert client.sent_nothing
+    assert client.performed_nothing
 
 
 class StrictClock(Clock):
@@ -661,4 +661,4 @@ def test_step_that_was_sent_before_the_client_was_closed_is_of_unknown_outcome(
     service.clock.advance(6)
     (failure,) = ended
     assert failure.check(OutcomeUnknown)
-    assert failure.value.sent
+    assert failure.value.maybe_performed

@@ -112,7 +112,7 @@ def _step(arguments: Namespace, step_name: str) -> Result:
     except (KeyboardInterrupt, SystemExit) as interrupt:
         outcome, message = "outcome-unknown", f"it is unknown whether {step_name} was made"
         message += f"; to find out, repeat it with --key {key}"
-        if arguments.key is None and (cursor is None or cursor.sent_nothing):
+        if arguments.key is None and (cursor is None or cursor.performed_nothing):
             outcome, message = "unreachable", f"{step_name} was not made"
         raise _interrupted(message, outcome, {"key": key}, interrupt) from None
     fields = {"outcome": "moved", **_object_of(state), "replayed": state.replayed}
@@ -270,7 +270,7 @@ def _client_failure(error: CursorError, *, is_repeated: bool) -> VerbFailed:
     fields = {} if error.key is None else {"key": error.key}
     if isinstance(error, Refused):
         outcome, fields["problem"] = "refused", error.name
-    if error.sent and error.key is not None:
+    if error.maybe_performed and error.key is not None:
         outcome = "outcome-unknown"
         if not isinstance(error, OutcomeUnknown):
             # A proxy may have sent this response in the place of the service, or an
