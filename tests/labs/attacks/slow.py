@@ -159,18 +159,11 @@ def attack(daemon: Daemon, name: str, seconds: int) -> Waits:
     assert SLOWHTTPTEST is not None
 
     def run(_: MeasuredClient) -> int:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as directory:
             command = [
                 *(SLOWHTTPTEST or "", *options, "-c", str(CONNECTIONS), "-r", "500"),
-                *(
-                    "-l",
-                    str(seconds),
-                    "-p",
-                    str(TIMEOUT_SECONDS),
-                    "-g",
-                    "-o",
-                    f"{place}/report",
-                ),
+                *("-l", str(seconds), "-p", str(TIMEOUT_SECONDS)),
+                *("-g", "-o", f"{directory}/report"),
                 *("-u", f"http://127.0.0.1:{daemon.port}{path}"),
             ]
             finished = subprocess.run(
@@ -181,7 +174,7 @@ def attack(daemon: Daemon, name: str, seconds: int) -> Waits:
                 timeout=seconds + TIMEOUT_SECONDS,
             )
             assert finished.returncode == 0, finished.stdout + finished.stderr
-            rows = csv.DictReader((Path(place) / "report.csv").read_text().splitlines())
+            rows = csv.DictReader((Path(directory) / "report.csv").read_text().splitlines())
             return max(int(row["Connected"]) for row in rows)
 
     waits = measure(daemon, run)
@@ -201,10 +194,10 @@ def attack_all(path: Path, command: str, seconds: int) -> tuple[Waits, dict[str,
         for _ in range(1000):
             daemon.request("/next", "POST")
         baseline = measure(daemon, without_attack)
-        _print_waits("without an attack", baseline)
+        print("without an attack:", baseline, flush=True)
         for name in ATTACKS:
             waits_by_attack[name] = waits = attack(daemon, name, seconds)
-            _print_waits(name, waits)
+            print(f"{name}: {waits}", flush=True)
             # The median, because a busy machine causes some long waits too.
             assert waits.median < FACTOR * baseline.median + ALLOWANCE_SECONDS, name
         log = daemon.log.read_text()
@@ -213,24 +206,13 @@ def attack_all(path: Path, command: str, seconds: int) -> tuple[Waits, dict[str,
     return baseline, waits_by_attack
 
 
-def _print_waits(name: str, waits: Waits) -> None:
-    print(
-        f"{name}: {waits.connected} slow clients; {waits.responses:,} responses to another,"
-        f" median {1000 * waits.median:.1f} ms,"
-        f" 99% within {1000 * waits.percentile_99:.1f} ms",
-        flush=True,
-    )
-
-
 def record_waits(seconds: int, rounds: Sequence[tuple[Waits, dict[str, Waits]]]) -> None:
     baseline = max(baseline.percentile_99 for baseline, _ in rounds)
-    worst_waits = {
+    worst = {
         name: max(waits_by_attack[name].percentile_99 for _, waits_by_attack in rounds)
         for name in ATTACKS
     }
-    figures = ", ".join(
-        f"{name} {1000 * value:.0f} ms" for name, value in worst_waits.items()
-    )
+    figures = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in worst.items())
     record(
         Evidence(
             name="slow",

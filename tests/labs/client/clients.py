@@ -106,12 +106,12 @@ async def make_steps(
 
 
 async def run_clients(
-    reactor: Any, seconds: float, client_count: int, urls: Sequence[str]
+    reactor: Any, seconds: float, count: int, urls: Sequence[str]
 ) -> ClientRecord:
     """
     Make steps with all clients, and return their record.
     """
-    record, pools = ClientRecord(), [make_pool(reactor, client_count) for _ in urls]
+    record, pools = ClientRecord(), [make_pool(reactor, count) for _ in urls]
     agent = RecordingAgent(
         {
             urlsplit(url).netloc.encode(): Agent.usingEndpointFactory(
@@ -123,23 +123,15 @@ async def run_clients(
     # Each cursor tries another address first.
     cursors = [
         Cursor(
-            *urls[offset:],
-            *urls[:offset],
-            reactor=reactor,
-            agent=agent,
-            deadline=DEADLINE_SECONDS,
+            *urls[n:], *urls[:n], reactor=reactor, agent=agent, deadline=DEADLINE_SECONDS
         )
-        for offset in range(len(urls))
+        for n in range(len(urls))
     ]
     end = time.monotonic() + seconds
     await gatherResults(
         [
-            Deferred.fromCoroutine(
-                make_steps(
-                    cursors[client_number % len(cursors)], record, end, client_number
-                )
-            )
-            for client_number in range(client_count)
+            Deferred.fromCoroutine(make_steps(cursors[n % len(cursors)], record, end, n))
+            for n in range(count)
         ]
     )
     for pool in pools:
@@ -148,14 +140,12 @@ async def run_clients(
     return record
 
 
-def main(
-    reactor: Any, seconds: str, client_count: str, file: str, *urls: str
-) -> Deferred[Any]:
+def main(reactor: Any, seconds: str, count: str, file: str, *urls: str) -> Deferred[Any]:
     """
     Make steps, and write the record to a file.
     """
     stepping = Deferred.fromCoroutine(
-        run_clients(reactor, float(seconds), int(client_count), urls)
+        run_clients(reactor, float(seconds), int(count), urls)
     )
     return stepping.addCallback(
         lambda record: Path(file).write_text(json.dumps(asdict(record)))
