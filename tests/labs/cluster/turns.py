@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from attrs import Factory, define, frozen
+from attrs import frozen
 
 from tests.labs.attacks.slow import percentile
 from tests.labs.cluster.proxy import Disturbance, Proxy
@@ -37,32 +37,17 @@ FAR_DELAY_SECONDS = 0.015
 _STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-@define
-class NodeResult:
-    """
-    What the clients of one node measured.
-
-    @ivar waits: the wait for each response, in seconds.
-    @ivar broken: how many requests had no response.
-    @ivar refused: how many responses were 503.
-    """
-
-    waits: list[float] = Factory(list)
-    broken: int = 0
-    refused: int = 0
-
-
 @frozen
 class Measurement:
     """
     The result of one measurement.
 
-    @ivar nodes: the results of the nodes.
+    @ivar waits: by node, the wait for each response, in seconds.
     @ivar seconds: how long the measurement lasted.
     """
 
     name: str
-    nodes: Sequence[NodeResult]
+    waits: Sequence[Sequence[float]]
     seconds: float
 
     @property
@@ -70,21 +55,21 @@ class Measurement:
         """
         Return the steps per second of each node.
         """
-        return [len(node.waits) / self.seconds for node in self.nodes]
+        return [len(waits) / self.seconds for waits in self.waits]
 
     @property
     def percentiles(self) -> list[float]:
         """
         Return the 99th percentile of the waits at each node, in seconds.
         """
-        return [percentile(node.waits or [0.0], 0.99) for node in self.nodes]
+        return [percentile(waits or [0.0], 0.99) for waits in self.waits]
 
     @property
     def longest_wait(self) -> float:
         """
         Return the longest of all waits, in seconds.
         """
-        return max(max(node.waits, default=0.0) for node in self.nodes)
+        return max(max(waits, default=0.0) for waits in self.waits)
 
     def row(self) -> str:
         """
@@ -100,14 +85,12 @@ class Measurement:
         )
 
 
-async def _send_steps(
-    port: int, measurement_begins: float, measurement_ends: float, node: NodeResult
-) -> None:
+async def _send_steps(port: int, start: float, end: float, waits: list[float]) -> None:
     """
-    Make steps on one connection until C{measurement_ends}.
+    Make steps on one connection, and measure them between C{start} and C{end}.
     """
     writer: asyncio.StreamWriter | None = None
-    while (request_began := time.monotonic()) < measurement_ends:
+    while (began := time.monotonic()) < end:
         try:
             if writer is None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -116,18 +99,16 @@ async def _send_steps(
             length = int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0])
             await reader.readexactly(length)
         except (OSError, EOFError):
-            node.broken += 1
             if writer is not None:
                 writer.close()
                 writer = None
             await asyncio.sleep(0.05)
             continue
-        if request_began < measurement_begins:
+        if began < start:
             continue
         if head.startswith(b"HTTP/1.1 200 "):
-            node.waits.append(time.monotonic() - request_began)
+            waits.append(time.monotonic() - began)
         else:
-            node.refused += 1
             await asyncio.sleep(0.02)
     if writer is not None:
         writer.close()
@@ -135,20 +116,18 @@ async def _send_steps(
 
 async def _load(
     ports: Sequence[int], counts: Sequence[int], seconds: float, fault: Callable[[], object]
-) -> list[NodeResult]:
-    nodes = [NodeResult() for _ in ports]
-    measurement_begins = time.monotonic() + WARM_UP_SECONDS
+) -> list[list[float]]:
+    waits_by_node: list[list[float]] = [[] for _ in ports]
+    start = time.monotonic() + WARM_UP_SECONDS
     clients = [
-        asyncio.create_task(
-            _send_steps(port, measurement_begins, measurement_begins + seconds, node)
-        )
-        for port, count, node in zip(ports, counts, nodes, strict=True)
+        asyncio.create_task(_send_steps(port, start, start + seconds, waits))
+        for port, count, waits in zip(ports, counts, waits_by_node, strict=True)
         for _ in range(count)
     ]
     asyncio.get_running_loop().call_later(WARM_UP_SECONDS + seconds / 4, fault)
     # A paused node responds after it is resumed.
     await asyncio.gather(*clients)
-    return nodes
+    return waits_by_node
 
 
 @contextmanager
@@ -220,8 +199,8 @@ def measure(
     directory = path / name.replace(" ", "-")
     with _nodes(directory, members, len(counts), one_far=one_far) as daemons:
         ports = [daemon.port for daemon in daemons]
-        nodes = asyncio.run(_load(ports, counts, seconds, lambda: fault(daemons)))
-    measurement = Measurement(name, nodes, seconds)
+        waits = asyncio.run(_load(ports, counts, seconds, lambda: fault(daemons)))
+    measurement = Measurement(name, waits, seconds)
     print(measurement.row(), flush=True)
     return measurement
 
@@ -246,14 +225,10 @@ def main() -> None:
                 fairness.append(max(measurement.rates) * 3 / sum(measurement.rates))
                 longest_waits.append(measurement.longest_wait)
             measure(path, members, "three, 1 beside 21 and 21", [1, 21, 21], seconds)
-            five_each = [5] * 3
-            measure(path, members, "three, 5, one killed", five_each, seconds, fault=_kill)
-            measure(
-                path, members, "three, 5, one paused 2 s", five_each, seconds, fault=_pause
-            )
-            measure(
-                path, members, "three, 5, one 30 ms away", five_each, seconds, one_far=True
-            )
+            five = [5] * 3
+            measure(path, members, "three, 5, one killed", five, seconds, fault=_kill)
+            measure(path, members, "three, 5, one paused 2 s", five, seconds, fault=_pause)
+            measure(path, members, "three, 5, one 30 ms away", five, seconds, one_far=True)
     record(
         Evidence(
             name="turns",
