@@ -15,8 +15,8 @@ from pexservice.process.sd_notify import ALIVE, READY, STANDBY, Notifier
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import PIPES, SupervisorReactor
+from pexservice.supervisor.worker_pool import WorkerPool
 from pexservice.supervisor.worker_setup import WorkerSetup
-from pexservice.supervisor.workers import Workers
 from tests.support.processes import ProcessReactor, SpawnedProcess
 
 WATCHDOG = 5.0
@@ -39,7 +39,7 @@ class Supervised:
     shown: list[SupervisorReport] = field(factory=list)
     service_ends: list[tuple[Status, str]] = field(factory=list)
     reread_options: Callable[[], WorkerSetup] = field(init=False)
-    workers: Workers = field(init=False)
+    pool: WorkerPool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         setup = WorkerSetup(
@@ -51,7 +51,7 @@ class Supervised:
             SupervisorReport(wanted_standby_count=self.standby),
             lambda report: self.shown.append(copy.deepcopy(report)),
         )
-        self.workers = Workers(
+        self.pool = WorkerPool(
             cast(SupervisorReactor, self.reactor),
             reporter,
             setup=setup,
@@ -83,7 +83,7 @@ class Supervised:
 
         @return: the active process and the standbys.
         """
-        self.workers.start()
+        self.pool.start()
         self.processes[0].notify(READY, "STATUS=serving")
         for _ in range(self.standby):
             self.reactor.turns(0.1)

@@ -56,11 +56,11 @@ _TOO_MANY_REQUESTS = 429
 _NOT_PERFORMED = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
 
 #: The errors of an attempt that got no connection.
-_CONNECTION_ERRORS = (ConnectError, ConnectingCancelledError, DNSLookupError)
+_NO_CONNECTION = (ConnectError, ConnectingCancelledError, DNSLookupError)
 
 #: The errors after which another attempt may succeed.
 _RETRIED_ERRORS = (
-    *_CONNECTION_ERRORS,
+    *_NO_CONNECTION,
     ConnectionClosed,
     ResponseFailed,
     RequestTransmissionFailed,
@@ -207,7 +207,7 @@ class RetryingClient:
 
         def time_out(result: object, _: float) -> Received:
             reason, connected = f"no response within {seconds:.3g} s", True
-            if isinstance(result, Failure) and result.check(*_CONNECTION_ERRORS):
+            if isinstance(result, Failure) and result.check(*_NO_CONNECTION):
                 reason, connected = f"no connection, and {reason}", False
             raise _AttemptFailed(f"{url}: {reason}", connected, timed_out=True)
 
@@ -223,7 +223,7 @@ class RetryingClient:
             raise
         except _RETRIED_ERRORS as error:
             _raise_if_permanent(url, error)
-            connected = not isinstance(error, _CONNECTION_ERRORS)
+            connected = not isinstance(error, _NO_CONNECTION)
             raise _AttemptFailed(f"{url}: {describe(error)}", connected) from error
         if (
             not isinstance(received, ReceivedResponse)

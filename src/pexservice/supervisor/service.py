@@ -49,8 +49,8 @@ from pexservice.supervisor.supervised_worker import (
     PIPES,
     SupervisorReactor,
 )
+from pexservice.supervisor.worker_pool import WorkerPool
 from pexservice.supervisor.worker_setup import WorkerSetup
-from pexservice.supervisor.workers import Workers
 
 #: If the supervisor is process 1 of a container, it reaps orphans at this interval.
 REAP_INTERVAL_SECONDS = 1.0
@@ -93,7 +93,7 @@ class Supervisor(Service):
         self._address = ""
         self._notifier = Notifier()
         self._scoreboard = -1
-        self._workers: Workers | None = None
+        self._pool: WorkerPool | None = None
         self._reaping = Periodic(self._reap, reactor)
 
     # Starting.
@@ -169,7 +169,7 @@ class Supervisor(Service):
             ),
             partial(write_report, self._scoreboard),
         )
-        self._workers = workers = Workers(
+        self._pool = pool = WorkerPool(
             self._reactor,
             reporter,
             setup=self._setup,
@@ -179,10 +179,10 @@ class Supervisor(Service):
             ),
             end_service=self._exit_with,
         )
-        workers.start()
+        pool.start()
         # The signal may arrive at any moment.  The reload begins in the reactor's next
         # iteration.
-        self._signals.on_hang_up(lambda: self._reactor.callFromThread(workers.reload))
+        self._signals.on_hang_up(lambda: self._reactor.callFromThread(pool.reload))
         if os.getpid() == 1:
             self._reaping.start(REAP_INTERVAL_SECONDS)
 
@@ -223,7 +223,7 @@ class Supervisor(Service):
         )
 
     def _reap(self) -> None:
-        processes = () if self._workers is None else self._workers.processes
+        processes = () if self._pool is None else self._pool.processes
         # Twisted itself waits for the workers.
         reap_orphans({process.pid for process in processes})
 
@@ -239,8 +239,8 @@ class Supervisor(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._workers is not None:
-            await self._workers.stop()
+        if self._pool is not None:
+            await self._pool.stop()
         for endpoint, port, inode in self._ports:
             # Closing a port removes the file of its Unix socket.  The file must stay if
             # systemd has made it, or if another program has replaced it.

@@ -43,7 +43,7 @@ from pexservice.process.sd_notify import (
 )
 
 if TYPE_CHECKING:
-    from pexservice.supervisor.workers import Workers
+    from pexservice.supervisor.worker_pool import WorkerPool
 
 #: The file descriptor to which a worker writes its messages.
 MESSAGES_FD = 3
@@ -57,7 +57,7 @@ MAX_OUTPUT_LINE_BYTES = 8192
 #: How long a process may take until its first message.
 START_TIMEOUT_SECONDS = 60.0
 
-#: How long a start is delayed while another worker is about to become active.
+#: While another worker is about to become active, a start is tried again at this interval.
 COMPETING_START_RETRY_SECONDS = 0.05
 
 #: The time between SIGABRT and SIGKILL, in which a silent process writes its traceback.
@@ -69,9 +69,9 @@ STOP_TIMEOUT_SECONDS = 7.0
 #: If a process was up and lived for this long, the next process starts at once.
 MIN_LIFE_SECONDS = 1.0
 
-#: The first and the longest delay before the next process, if the last one was not up or
-#: lived for less than L{MIN_LIFE_SECONDS}.  The delay doubles each time, until a process is
-#: up or any worker becomes active.
+#: The first and the longest delay before the next process, after a process that was not up
+#: or lived for less than L{MIN_LIFE_SECONDS}.  The delay doubles each time.  When a process
+#: is up, or any worker becomes active, the first delay is used again.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -107,8 +107,7 @@ class WorkerState(Enum):
 
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
-#: A mapping from a message to the state that it leads to, and to the states in which it
-#: has this effect.
+#: For each message: the state after it, and the states in which it counts.
 _STATE_CHANGES = {
     READY: (
         WorkerState.ACTIVE,
@@ -163,9 +162,9 @@ class SupervisedWorker:
 
     _log = Logger()
 
-    def __init__(self, name: str, reactor: SupervisorReactor, workers: Workers) -> None:
+    def __init__(self, name: str, reactor: SupervisorReactor, pool: WorkerPool) -> None:
         self.name = name
-        self.workers = workers
+        self.pool = pool
         self.process: WorkerProcess | None = None
         self.retired = False
         self.backoff_seconds = MIN_BACKOFF_SECONDS
@@ -184,12 +183,12 @@ class SupervisedWorker:
         """
         Start a process, or wait if another worker is about to become active.
         """
-        if self.workers.start_would_compete:
+        if self.pool.start_would_compete:
             self._start_later(COMPETING_START_RETRY_SECONDS)
             return
         process = self.process = WorkerProcess(self, self._reactor)
         try:
-            self.workers.spawn(process, self.workers.setup)
+            self.pool.spawn(process, self.pool.setup)
         except Exception as error:
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)
             process.end(Status.CANNOT_START)
@@ -211,19 +210,19 @@ class SupervisedWorker:
             self.running_process.stop()
         else:
             _cancel(self._start_timer)
-            self.workers.on_change()
+            self.pool.on_change()
 
     def on_process_ended(self, process: WorkerProcess) -> None:
         """
         Start the next process, at once or after a delay, unless this worker was retired.
         """
         try:
-            self.workers.on_process_ended(process)
+            self.pool.on_process_ended(process)
         finally:
             # A worker that is not retired starts again, even after an exception.
             if not self.retired:
                 self._start_later(self._restart_delay(process))
-            self.workers.on_change()
+            self.pool.on_change()
 
     def _restart_delay(self, process: WorkerProcess) -> float:
         if process.was_up:
@@ -263,9 +262,9 @@ class WorkerProcess(ProcessProtocol):
         self.exit_status = 0
         self.started_at = self._last_heard = reactor.seconds()
         self._reactor = reactor
-        self._workers = worker.workers
+        self._pool = worker.pool
         # A process that sends no message for this many seconds is killed.
-        self._watchdog = self._workers.setup.watchdog
+        self._watchdog = self._pool.setup.watchdog
         # Each message begins a new time limit: the watchdog's timeout, or a longer time
         # that the message asks for.
         self._deadline = self.started_at + START_TIMEOUT_SECONDS
@@ -292,7 +291,7 @@ class WorkerProcess(ProcessProtocol):
         transport: Any = self.transport
         self.pid = transport.pid
         self._log.info("{name} is process {pid}", name=self.name, pid=self.pid)
-        self._workers.on_change()
+        self._pool.on_change()
 
     # Output and messages.
 
@@ -327,12 +326,12 @@ class WorkerProcess(ProcessProtocol):
             self.was_up |= state in _UP
             self.state = state
             self._log.info("{name} {does}", name=self.name, does=state.value)
-            self._workers.on_new_state(self)
+            self._pool.on_new_state(self)
         if line == ALIVE or name == EXTEND_TIMEOUT:
-            self._workers.on_message(self, line)
+            self._pool.on_message(self, line)
         elif name == "STATUS" and value != self.status_text:
             self.status_text = value
-            self._workers.on_message(self, line)
+            self._pool.on_message(self, line)
 
     # Stopping and killing.
 
@@ -369,7 +368,7 @@ class WorkerProcess(ProcessProtocol):
             )
             self._signal(signal.SIGABRT)
             self._kill_after(TRACEBACK_SECONDS)
-            self._workers.on_change()
+            self._pool.on_change()
 
     def _kill_after(self, seconds: float) -> None:
         _cancel(self._kill_timer)
@@ -384,10 +383,12 @@ class WorkerProcess(ProcessProtocol):
 
     def childConnectionLost(self, childFD: int) -> None:
         """
-        Report the end of an active worker as soon as its pipe of messages closes.
+        If an active process closes its message pipe, report that it is ending.
+
+        The supervisor notices this earlier than the end of the process.
         """
         if childFD == MESSAGES_FD and self.was_active:
-            self._workers.reporter.on_active_ending(self.name, self._reactor.seconds())
+            self._pool.reporter.on_active_ending(self.name, self._reactor.seconds())
 
     def processEnded(self, reason: Failure) -> None:
         for stream in self._streams.values():

@@ -96,7 +96,7 @@ class Worker(Service):
 
     async def _send_heartbeat(self) -> None:
         """
-        Send a heartbeat when no commit is in progress.
+        Wait for the end of the commit in progress, and send a heartbeat.
 
         So if the reactor is blocked or a commit hangs, the heartbeats stop.  While
         the store is verified, the messages on its progress replace the heartbeats.
@@ -121,8 +121,8 @@ class Worker(Service):
         L{StoreUnavailable} is always retried, because a retry may succeed.  L{StoreDamaged}
         is never retried, because a damaged store needs the operator.
 
-        After any other error, the supervisor decides whether to retry, with
-        C{retry_opening} in its report.  A worker without a supervisor ends.
+        After any other error, the worker retries if the supervisor wants that (see
+        C{SupervisorReport.retry_opening}).  Without a supervisor, it ends.
         """
         phase = parts.inactive_phase
         on_standby = phase.stand_by if self._settings.is_supervised else None

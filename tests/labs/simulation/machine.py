@@ -16,8 +16,8 @@ from pexservice.process.sd_notify import Notifier
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
 from pexservice.supervisor.supervised_worker import SupervisorReactor, WorkerProcess
+from pexservice.supervisor.worker_pool import WorkerPool
 from pexservice.supervisor.worker_setup import WorkerSetup
-from pexservice.supervisor.workers import Workers
 from tests.labs.simulation.process import WATCHDOG_SECONDS, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
 
@@ -29,7 +29,7 @@ class _Supervisor:
     """
     The supervisor's decisions, without its sockets and its first verification.
 
-    @ivar workers: the workers, which SIGHUP replaces.
+    @ivar pool: the workers, which SIGHUP replaces.
     @ivar report: the report that the workers read.
     """
 
@@ -37,7 +37,7 @@ class _Supervisor:
         self.report = SupervisorReport(wanted_standby_count=1)
         reporter = Reporter(Notifier(), self.report, lambda _: None)
         setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG_SECONDS, standby_count=1)
-        self.workers = Workers(
+        self.pool = WorkerPool(
             cast(SupervisorReactor, machine),
             reporter,
             setup=setup,

@@ -100,7 +100,7 @@ class Simulation:
         self.machine.note(
             f"seed {self.seed}, with {', '.join(sorted(fault_names)) or 'no faults'}"
         )
-        machine.supervisor.workers.start()
+        machine.supervisor.pool.start()
         names = [*weights]
         for name in rng.choices(names, [*weights.values()], k=EVENT_COUNT):
             machine.tick += 1
@@ -209,7 +209,7 @@ class Simulation:
         Replace all workers, as SIGHUP does.
         """
         self.machine.note("SIGHUP")
-        self.machine.supervisor.workers.reload()
+        self.machine.supervisor.pool.reload()
 
     def _refuse(self) -> None:
         """
@@ -300,7 +300,7 @@ class Simulation:
         return (
             not self.clients.waiting
             and not machine.backlog
-            and not machine.supervisor.workers.reloading
+            and not machine.supervisor.pool.reloading
             and phases == ["ACTIVE", "STANDBY"]
             and all(process.runs for process in machine.processes)
             and all(machine.supervisor.knows(process) for process in machine.processes)
@@ -311,7 +311,7 @@ class Simulation:
         descriptions = [
             f"{process} is {process.phase.name}" for process in machine.processes
         ]
-        if machine.supervisor.workers.reloading:
+        if machine.supervisor.pool.reloading:
             descriptions.append("the workers are being replaced")
         return ", ".join([*descriptions, f"{self.clients.waiting} clients wait"])
 

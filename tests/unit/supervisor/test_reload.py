@@ -14,8 +14,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.sd_notify import NOT_READY, READY, STANDBY
 from pexservice.process.supervisor_report import Reload
+from pexservice.supervisor.worker_pool import RELOAD_TIMEOUT_SECONDS
 from pexservice.supervisor.worker_setup import WorkerSetup
-from pexservice.supervisor.workers import RELOAD_TIMEOUT_SECONDS
 from tests.support.processes import SpawnedProcess
 from tests.support.supervision import WATCHDOG, Supervised
 
@@ -56,10 +56,10 @@ def test_reload_replaces_the_active_worker_last(supervised: Supervised) -> None:
     """
     A reload starts a worker, ends the standby and the active worker, and starts a standby.
     """
-    supervised.workers.reload()
+    supervised.pool.reload()
     new = replace_all(supervised)
     assert supervised.processes == new
-    assert not supervised.workers.reloading
+    assert not supervised.pool.reloading
     report = supervised.report
     assert (report.reloads, report.reload) == (1, Reload.SUCCEEDED)
     assert (report.ended_by_reason["replaced"], report.failovers) == (2, 0)
@@ -68,7 +68,7 @@ def test_reload_replaces_the_active_worker_last(supervised: Supervised) -> None:
 def test_worker_that_becomes_active_during_a_reload_is_replaced_last(
     supervised: Supervised,
 ) -> None:
-    supervised.workers.reload()
+    supervised.pool.reload()
     active, standby, first = supervised.processes
     active.end(by=signal.SIGKILL)
     standby.notify(READY, "STATUS=serving")
@@ -84,7 +84,7 @@ def test_systemd_is_notified_of_a_reload_and_its_end(supervised: Supervised) -> 
     """
     READY is sent at the end of a reload, and not before.
     """
-    supervised.workers.reload()
+    supervised.pool.reload()
     replace_all(supervised)
     (began, *others) = supervised.messages
     assert began[0] == "RELOADING=1"
@@ -95,7 +95,7 @@ def test_systemd_is_notified_of_a_reload_and_its_end(supervised: Supervised) -> 
 def test_service_without_a_standby_has_one_during_a_reload() -> None:
     supervised = Supervised(standby=0)
     (active,) = supervised.started()
-    supervised.workers.reload()
+    supervised.pool.reload()
     _, new = supervised.processes
     new.notify(STANDBY)
     active.end(by=signal.SIGTERM)
@@ -108,7 +108,7 @@ def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) 
     The old workers stay.
     """
     active, standby = supervised.processes
-    supervised.workers.reload()
+    supervised.pool.reload()
     new = supervised.processes[-1]
     with capturedLogs() as events:
         supervised.pass_time(RELOAD_TIMEOUT_SECONDS)
@@ -131,12 +131,12 @@ def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> 
     The reload fails with the reason of the new worker.
     """
     active, standby = supervised.processes
-    supervised.workers.reload()
+    supervised.pool.reload()
     new = supervised.processes[-1]
     new.notify("STATUS=the token file is missing")
     with capturedLogs() as events:
         new.end(status=Status.MISCONFIGURED)
-    assert not supervised.workers.reloading
+    assert not supervised.pool.reloading
     # The failure is logged once, with its reason.
     assert [
         (event["log_level"], formatEvent(event))
@@ -163,7 +163,7 @@ def test_new_worker_that_is_not_ready_fails_the_reload(supervised: Supervised) -
     The old workers stay, and the report has the reason.
     """
     active, standby = supervised.processes
-    supervised.workers.reload()
+    supervised.pool.reload()
     supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
     assert supervised.report.note == (
         "another store is there; the old workers keep running"
@@ -175,9 +175,9 @@ def test_options_that_wait_for_a_restart_are_part_of_the_status(
     supervised: Supervised,
 ) -> None:
     supervised.reread_options = lambda: evolve(
-        supervised.workers.setup, restart_pending=("--listen", "--store")
+        supervised.pool.setup, restart_pending=("--listen", "--store")
     )
-    supervised.workers.reload()
+    supervised.pool.reload()
     replace_all(supervised)
     assert supervised.report.restart_pending == ("--listen", "--store")
     assert supervised.messages[-1][-1].endswith(
@@ -189,7 +189,7 @@ def test_new_worker_that_dies_is_tried_again(supervised: Supervised) -> None:
     """
     The next process of this worker may come up before the timeout of the reload.
     """
-    supervised.workers.reload()
+    supervised.pool.reload()
     supervised.processes[-1].end(by=signal.SIGKILL)
     supervised.reactor.turns(0.1)
     replace_all(supervised)
@@ -198,12 +198,12 @@ def test_new_worker_that_dies_is_tried_again(supervised: Supervised) -> None:
 
 def test_requests_during_a_reload_lead_to_one_more_reload(supervised: Supervised) -> None:
     for _ in range(3):
-        supervised.workers.reload()
+        supervised.pool.reload()
     replace_all(supervised)
     assert supervised.report.reloads == 2
-    assert supervised.workers.reloading
+    assert supervised.pool.reloading
     replace_all(supervised)
-    assert not supervised.workers.reloading
+    assert not supervised.pool.reloading
     assert supervised.report.reloads == 2
 
 
@@ -212,7 +212,7 @@ def test_standby_that_does_not_come_up_is_named_at_the_end_of_a_reload(
     supervised: Supervised, how: str
 ) -> None:
     active, standby = supervised.processes
-    supervised.workers.reload()
+    supervised.pool.reload()
     first = supervised.processes[-1]
     first.notify(STANDBY)
     standby.end(by=signal.SIGTERM)
@@ -239,7 +239,7 @@ def test_stop_during_a_reload_ends_all_processes(
     No other process is started.
     """
     active, standby = supervised.processes
-    supervised.workers.reload()
+    supervised.pool.reload()
     new = supervised.processes[-1]
     if stage != "the new one begins":
         new.notify(STANDBY)
@@ -249,13 +249,13 @@ def test_stop_during_a_reload_ends_all_processes(
         new.notify(READY)
         supervised.reactor.turns(0.1)
         assert len(supervised.processes) == 2
-    stopped = Deferred.fromCoroutine(supervised.workers.stop())
+    stopped = Deferred.fromCoroutine(supervised.pool.stop())
     for process in supervised.processes:
         assert process.signals == [signal.SIGTERM]
         process.end(by=signal.SIGTERM)
     assert stopped.called
     # A late SIGHUP changes nothing.
-    supervised.workers.reload()
+    supervised.pool.reload()
     supervised.reactor.turns(2 * RELOAD_TIMEOUT_SECONDS)
     assert supervised.processes == []
 
@@ -265,8 +265,8 @@ def test_reload_during_the_start_does_not_announce_readiness() -> None:
     A reload may begin before any worker is up.
     """
     supervised = Supervised()
-    supervised.workers.start()
-    supervised.workers.reload()
+    supervised.pool.start()
+    supervised.pool.reload()
     supervised.reactor.turns(RELOAD_TIMEOUT_SECONDS + 1)
     assert supervised.report.reload is Reload.FAILED
     assert not any(READY in message for message in supervised.messages)
@@ -282,7 +282,7 @@ def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
         raise Misconfigured("there is no tokn-file")
 
     supervised.reread_options = reread_options
-    supervised.workers.reload()
+    supervised.pool.reload()
     assert supervised.processes == before
     assert (supervised.report.reload, supervised.report.note) == (
         Reload.FAILED,
@@ -300,9 +300,9 @@ def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
         raise RuntimeError("a bug")
 
     active, standby = supervised.processes
-    supervised.workers.reload()
+    supervised.pool.reload()
     supervised.processes[-1].notify(STANDBY)
-    monkeypatch.setattr(supervised.workers, "_add_missing_workers", broken)
+    monkeypatch.setattr(supervised.pool, "_add_missing_workers", broken)
     standby.end(by=signal.SIGTERM)
     with capturedLogs() as events:
         active.end(by=signal.SIGTERM)
@@ -314,17 +314,17 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
     """
     After a later reload that succeeds, the note has the options that wait for a restart.
     """
-    before = supervised.workers.setup
+    before = supervised.pool.setup
     now = evolve(before, command=["another"], restart_pending=("--store",))
     supervised.reread_options = lambda: now
-    supervised.workers.reload()
+    supervised.pool.reload()
     assert supervised.processes[-1].arguments == ["another"]
     supervised.processes[-1].end(status=Status.MISCONFIGURED)
-    assert supervised.workers.setup is before
+    assert supervised.pool.setup is before
     assert supervised.report.reload is Reload.FAILED
-    supervised.workers.reload()
+    supervised.pool.reload()
     replace_all(supervised)
-    assert supervised.workers.setup is now
+    assert supervised.pool.setup is now
     assert (supervised.report.reload, supervised.report.note) == (
         Reload.SUCCEEDED,
         "changing --store requires a restart",
@@ -335,13 +335,13 @@ def test_bug_during_a_reload_keeps_the_old_options(supervised: Supervised) -> No
     """
     The bug is logged with its traceback, and the watchdog of the old options continues.
     """
-    before = supervised.workers.setup
+    before = supervised.pool.setup
     active, _ = supervised.processes
     # No timer takes a negative interval.
     supervised.reread_options = lambda: evolve(before, command=["another"], watchdog=-1.0)
     with capturedLogs() as events:
-        supervised.workers.reload()
-    assert supervised.workers.setup is before
+        supervised.pool.reload()
+    assert supervised.pool.setup is before
     assert (supervised.report.reload, "ValueError: " in supervised.report.note) == (
         Reload.FAILED,
         True,

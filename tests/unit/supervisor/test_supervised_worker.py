@@ -35,7 +35,7 @@ def supervised() -> Supervised:
     Provide a supervisor with one worker.
     """
     supervised = Supervised(standby=0)
-    supervised.workers.start()
+    supervised.pool.start()
     return supervised
 
 
@@ -44,7 +44,7 @@ def worker(supervised: Supervised) -> SupervisedWorker:
     """
     Provide the worker of the supervisor, which begins.
     """
-    (worker,) = supervised.workers.workers
+    (worker,) = supervised.pool.workers
     return worker
 
 
@@ -269,7 +269,7 @@ def test_retired_worker_gets_sigterm_then_sigkill(
     supervised.pass_time(STOP_TIMEOUT_SECONDS)
     assert process.signals == [signal.SIGTERM, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
-    assert supervised.workers.workers == []
+    assert supervised.pool.workers == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
@@ -305,9 +305,9 @@ def test_retired_worker_without_a_process_is_not_started(
     supervised: Supervised, worker: SupervisedWorker
 ) -> None:
     supervised.processes[0].end(status=1)
-    assert supervised.workers.workers == [worker]
+    assert supervised.pool.workers == [worker]
     worker.retire()
-    assert supervised.workers.workers == []
+    assert supervised.pool.workers == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
@@ -379,5 +379,5 @@ def test_worker_whose_process_cannot_be_spawned_because_of_a_bug_can_stop(
     supervised.processes[0].end(by=signal.SIGKILL)
     with pytest.raises(TypeError):
         supervised.reactor.turns(1.0)
-    stopped = Deferred.fromCoroutine(supervised.workers.stop())
+    stopped = Deferred.fromCoroutine(supervised.pool.stop())
     assert stopped.called

@@ -17,7 +17,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPPING
 from pexservice.process.supervisor_report import Process, Reload
-from pexservice.supervisor.workers import MAX_HEAD_START_SECONDS
+from pexservice.supervisor.worker_pool import MAX_HEAD_START_SECONDS
 from tests.support.supervision import Supervised
 
 
@@ -33,7 +33,7 @@ def test_standby_is_started_when_the_first_worker_is_active(supervised: Supervis
     """
     Until then, the first worker has the processors for itself.
     """
-    supervised.workers.start()
+    supervised.pool.start()
     supervised.reactor.turns(1.0)
     assert len(supervised.processes) == 1
     supervised.processes[0].notify(READY)
@@ -45,7 +45,7 @@ def test_standby_is_started_when_the_first_worker_is_active(supervised: Supervis
 def test_first_worker_that_does_not_come_up_delays_no_other(
     supervised: Supervised, how: str
 ) -> None:
-    supervised.workers.start()
+    supervised.pool.start()
     first = supervised.processes[0]
     if how == "it ends":
         first.end(status=1)
@@ -151,7 +151,7 @@ def test_end_of_a_worker_is_logged_by_its_severity(
 
 def test_end_of_a_retired_worker_is_no_warning(supervised: Supervised) -> None:
     active, *_ = supervised.started()
-    supervised.workers.reload()
+    supervised.pool.reload()
     supervised.processes[-1].notify(STANDBY)
     with capturedLogs() as events:
         supervised.processes[1].end(by=signal.SIGTERM)
@@ -292,7 +292,7 @@ def test_damaged_store_ends_the_service_with_the_reason(supervised: Supervised) 
 def test_exit_status_of_a_damaged_store_is_enough_to_end_the_service(
     supervised: Supervised,
 ) -> None:
-    supervised.workers.start()
+    supervised.pool.start()
     supervised.processes[0].end(status=Status.DAMAGED)
     assert supervised.service_ends == [(Status.DAMAGED, "worker-1 ended with status 78")]
 
@@ -300,7 +300,7 @@ def test_exit_status_of_a_damaged_store_is_enough_to_end_the_service(
 def test_reason_of_a_killed_worker_is_the_signal_and_not_its_last_status(
     supervised: Supervised,
 ) -> None:
-    supervised.workers.start()
+    supervised.pool.start()
     (verifying,) = supervised.processes
     verifying.notify(
         "STATUS=verifying the store: 35 %", ALIVE, "EXTEND_TIMEOUT_USEC=30000000"
@@ -319,7 +319,7 @@ def test_service_whose_first_worker_cannot_start_ends(
 
     The service waits for a worker that verifies the store, because it may become active.
     """
-    supervised.workers.start()
+    supervised.pool.start()
     supervised.pass_time(MAX_HEAD_START_SECONDS + 1.0)
     first, second = supervised.processes
     first.notify("EXTEND_TIMEOUT_USEC=30000000")
@@ -359,7 +359,7 @@ def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervis
     """
     The service has started: systemd gets READY, and the reason.
     """
-    supervised.workers.start()
+    supervised.pool.start()
     supervised.processes[0].notify("STATUS=the disk is not mounted", NOT_READY)
     assert ["STATUS=the disk is not mounted"] in supervised.messages
     assert [READY] in supervised.messages
@@ -372,7 +372,7 @@ def test_stop_sends_sigterm_to_all_and_counts_no_restart(supervised: Supervised)
     The stop is complete when all processes have ended.
     """
     processes = supervised.started()
-    stopped = Deferred.fromCoroutine(supervised.workers.stop())
+    stopped = Deferred.fromCoroutine(supervised.pool.stop())
     for process in processes:
         assert process.signals == [signal.SIGTERM]
         assert not stopped.called

@@ -1,9 +1,9 @@
 """
 The workers of a supervisor, and the decisions about all of them.
 
-One worker is active, and another worker stands by.  When the process of a worker ends, the
-worker starts another one.  If the exit status shows that this one would fail too, the
-supervisor ends the service instead.
+One worker is active, and another worker stands by.  A worker runs one process at a time.
+When this process ends, the worker starts the next process, unless the exit status shows
+that it would fail too: then the supervisor ends the service.
 
 A reload replaces all workers; the new ones read the code, the options and the files again.
 During a reload, each request that has arrived completely gets its response.
@@ -48,7 +48,7 @@ RELOAD_TIMEOUT_SECONDS = 15.0
 CHECKS_PER_WATCHDOG = 4
 
 
-class Workers:
+class WorkerPool:
     """
     The workers of one supervisor.
 
@@ -193,25 +193,24 @@ class Workers:
 
     def on_new_state(self, process: WorkerProcess) -> None:
         """
-        Show the new state of C{process}, which it has sent.
+        Publish a state that C{process} has sent.  If it is active, others may start soon.
         """
         if process.state is WorkerState.ACTIVE:
             self._any_was_active = True
-            # The cause of earlier failures is probably gone, so the other workers may try
-            # soon.
+            # The cause of earlier failures is probably gone.
             for worker in self.workers:
                 worker.backoff_seconds = MIN_BACKOFF_SECONDS
             self.reporter.on_active(process.name, self._reactor.seconds())
         elif process.state is WorkerState.NOT_READY and not self._active_processes:
             # This worker cannot open the store, but it sends clients a 503 with the reason.
-            # So the service has started.
+            # For systemd, the service has started.
             self.reporter.show_problem(process.status_text)
             self.reporter.notify_started()
         self.on_change()
 
     def on_change(self) -> None:
         """
-        Publish the states of the processes, and wake the coroutines that wait for a change.
+        Forget workers that have ended, publish the states, and wake waiting coroutines.
         """
         self.workers = [worker for worker in self.workers if not worker.has_ended]
         self.reporter.show_processes(self.processes)
@@ -223,8 +222,8 @@ class Workers:
         """
         Pass a message of C{process} on to systemd.
 
-        Every heartbeat is passed on.  A status is not passed on if it says that C{process}
-        stands by, or if another process is active.
+        Every heartbeat is passed on.  A status is passed on if C{process} is active, or if
+        no process is active and C{process} does not just stand by.
         """
         active = self._active_processes
         if line.startswith("STATUS=") and (
@@ -356,7 +355,7 @@ class Workers:
 
     async def _comes_up(self, worker: SupervisedWorker) -> bool:
         """
-        Wait until C{worker} is up, reports a problem, or ends with a wrong option.
+        Wait until C{worker} is up, reports a problem, or ends because of a wrong option.
 
         If its process ends in any other way, the next process may come up.  So the wait
         continues, for at most L{RELOAD_TIMEOUT_SECONDS} in all.
