@@ -8,6 +8,8 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Generator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from tests.support.needs import NEEDS, advice, missing
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
 
+
+# Tests of the client need pyOpenSSL.  If this process imports the command line first, that
+# prevents its import; see pexservice.process.pyopenssl_guard.
+with suppress(ImportError):
+    import_module("OpenSSL")
 
 _FAULT_INJECTION_TESTS = Path(__file__).parent / "labs"
 
@@ -85,6 +92,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if lacking := missing(sorted(needed)):
         item.user_properties += [("lacking", name) for name in lacking]
         pytest.skip("; ".join(map(advice, lacking)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """
+    Return the number of processes for C{-n auto}.
+
+    Most tests wait for a daemon half of the time.  Their long forms load the processors.
+    """
+    processors = os.cpu_count() or 1
+    return processors if config.getoption("long") else 2 * processors
 
 
 @pytest.hookimpl(optionalhook=True)
