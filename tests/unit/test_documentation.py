@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 PAGES = sorted(
-    [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    [
+        ROOT / name
+        for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+    ]
     + list(DOCS.rglob("*.md"))
 )
 
@@ -71,11 +74,18 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
             assert anchor in anchors(file), f"{page.name}: {target}#{anchor}"
 
 
-def test_the_documentation_has_at_most_25_pages() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_line_is_longer_than_lintian_accepts(page: Path) -> None:
+    assert max(map(len, page.read_text().splitlines())) <= 512
+
+
+def test_the_documentation_is_small() -> None:
     """
-    A fact stands on one page, so that there are few pages.
+    A fact stands on one page, so 25 pages and 24,000 words are enough.
     """
-    assert len(list(DOCS.rglob("*.md"))) <= 25
+    pages = list(DOCS.rglob("*.md"))
+    assert len(pages) <= 25
+    assert sum(len(page.read_text().split()) for page in pages) <= 24_000
 
 
 def defined_names(source: str) -> set[str]:
