@@ -47,7 +47,7 @@ class Cursor:
     Every step has an idempotency key.  The client sends the step with its key until a final
     response arrives or the deadline ends.  So the step is never made twice, whatever
     happens to connections and workers.  After
-    L{OutcomeUnknown<pexservice.client.OutcomeUnknown>}, it was made once or not at all.
+    L{OutcomeUnknown<pexservice.client.OutcomeUnknown>}, repeat it with the error's key.
 
     @ivar deadline: how long a call may take with all its attempts, in seconds.
     """
@@ -67,8 +67,8 @@ class Cursor:
         """
         Make a client.  It connects to the service at its first call.
 
-        @param urls: the base URLs of one service, for example of all nodes with one store.
-            The client tries them in turn.
+        @param urls: base URLs that lead to the same cursor, for example one for each node
+            of a cluster.  The client tries them in turn.
         @param token: the token for a service that requires one.
         @param deadline: how long a call may take with all its attempts, in seconds.
         @param timeout: how long one attempt may take, in seconds.

@@ -364,7 +364,7 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
 
     Old clients send an empty line after a body, so the buffer may begin with one.
 
-    @param searched: how many of the first bytes are known to contain no end of a head.
+    @param searched: how many bytes an earlier call has searched.
     @raise Problem: the head is too large, or the bytes cannot be the beginning of a head.
     """
     begin = len(END_OF_LINE) if buffer.startswith(END_OF_LINE) else 0
@@ -387,15 +387,15 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     return -1
 
 
-def read_refused_head(head: bytes) -> tuple[RequestLine, RequestHeaders]:
+def read_refused_head(data: bytes) -> tuple[RequestLine, RequestHeaders]:
     """
-    Return the request line and the headers of a refused head.
+    Return the request line and the headers of the refused head that C{data} begins with.
 
     Malformed lines are skipped.  The response and the access log need only the method, the
     logged line and the headers, so the other parts are empty.
     """
-    head = head.removeprefix(END_OF_LINE)[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES]
-    first, *lines = head.split(END_OF_LINE, MAX_HEADER_LINES)
+    head = data.removeprefix(END_OF_LINE)[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES]
+    first, *lines = head.partition(END_OF_HEAD)[0].split(END_OF_LINE, MAX_HEADER_LINES)
     match = _REQUEST_LINE.fullmatch(first)
     method, logged_line = (b"", b"- - -") if match is None else (match[1], escaped(first))
     request_line = RequestLine(method, b"", b"", None, b"HTTP/1.1", logged_line)

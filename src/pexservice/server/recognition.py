@@ -24,18 +24,17 @@ of a parsed request.  A request is recognized in two cases:
 
 Parsed requests prepare this.  The parser also has caches, which have single lines:
 
-  - If all lines of a request are in the parser's caches, or if it matches a template, and
-    the same bytes come a second time, the request cache may get the request.
-  - If some lines are not in the parser's caches, and lines with the same header names were
-    not in the caches for the previous request either, a template may be made.
+  - A request whose bytes come a second time is put into the request cache, if its lines
+    were in the parser's caches or if it matched a template.
+  - If two requests, one after the other, have new lines with the same header names, a
+    template is made.
 
-The connections share the cache, and a new connection uses the templates of other ones.  So
-the earlier request may be another client's.  This is safe: the headers of varying lines
-never decide the plan, and if the service reads one of them, it reads the value in each
-request.
+The connections share the cache, and a new connection uses the templates of other ones, so
+the earlier request may be another client's.  This is safe: a varying line never decides the
+plan, and if the service needs its value, it takes the value from the request itself.
 
-The memory for bytes and templates is bounded, whatever clients send.  Lines with a secret
-or an idempotency key are not remembered, except in L{Recognizer.accepted_request}.
+The memory for bytes and templates is bounded, whatever clients send.  An idempotency key is
+never remembered here, and a secret only in L{Recognizer.accepted_request}.
 """
 
 from __future__ import annotations
@@ -179,7 +178,7 @@ class RequestCache:
 
     def add_if_repeated(self, data: bytes, request: PreparedRequest) -> None:
         """
-        Remember C{request} if it comes a second time and its operation passes the check.
+        At the second call with these bytes, remember C{request} if it passes the check.
         """
         if not self._seen_once.get(hash(data)):
             self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
@@ -193,12 +192,11 @@ class RequestCache:
 
     def check_once(self, request: PreparedRequest) -> bool:
         """
-        Check the operation of C{request} for all later requests with the same headers.
+        Check the operation of C{request}, and store the result in C{request}.
 
-        A problem is not reported here, because the client must get a problem of the rate or
-        the C{Host} first.  L{Connection.perform
-        <pexservice.server.connection.Connection.perform>} checks these, and then finds the
-        problem of the operation again.
+        A problem is dropped here.  L{Connection.perform
+        <pexservice.server.connection.Connection.perform>} finds it again after it has
+        checked the rate and the C{Host}, whose problems the client must get first.
 
         @return: whether C{request} now has the checked operation.
         """

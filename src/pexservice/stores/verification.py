@@ -1,11 +1,13 @@
 """
 Whether the store of a service must be verified before a worker is active.
 
-The first worker verifies the whole store.  After a worker ended suspiciously, which means
-in a way that a bad disk can cause, the next worker that gets the store's lock at its start
-verifies the store again.  A standby takes over without a verification, so that clients need
-not wait, and the verification stays due.  But it never takes over from a worker that has
-begun a verification and not completed it.
+The first worker verifies the whole store.  Some ends of a worker are I{suspicious}, because
+a bad disk can cause them.  After such an end, a standby takes over without a verification,
+so that clients need not wait.  The verification stays due: the next worker that gets the
+store's lock without waiting for it verifies the store.
+
+A worker may end while it verifies the store.  Then the next worker, also a standby, must
+verify the store first, and until then clients get 503.
 """
 
 from __future__ import annotations
@@ -25,23 +27,23 @@ class VerificationRecord:
     """
     A record in the scoreboard of the last verification of the store.
 
-    Only the worker that has the store's lock writes the record: that it begins a
-    verification, and later at which number of suspicious ends it completed this.  The
-    supervisor only counts the suspicious ends, in its report.  So no two processes write
-    the same record, and no process waits for another.
+    Only the worker that has the store's lock writes the record: C{begun}, and later
+    C{completed at N}.  N is the number of suspicious ends so far, which the supervisor
+    counts in its report.  When the report has a higher number, a verification is due.  No
+    two processes write the same record, so no process waits for another.
     """
 
     # The scoreboard, open for reading and writing.
     _descriptor: int
     _read_report: Callable[[], SupervisorReport | None]
-    # A supervisor of version 1.0.0 counts no suspicious ends.  It sets this unless a
-    # verification is due.
+    # A supervisor of version 1.0.0 counts no suspicious ends.  It starts a worker with
+    # --quick-check if no verification is due.
     _quick_check: bool = field(default=False, kw_only=True)
 
     @property
     def is_completed(self) -> bool:
         """
-        Return whether a verification was completed, and none was begun later.
+        Return whether the last verification that began was completed.
         """
         content = VERIFICATION.read(self._descriptor)
         return self._quick_check if content is None else content != _BEGUN
@@ -70,8 +72,8 @@ class VerificationRecord:
         """
         Record that this process has verified the store and has its lock.
 
-        Each worker that wrote to the store ended before this process got the lock.  So the
-        verification has read what the workers with the counted suspicious ends have left.
+        The suspicious ends may be counted now: a worker that ended after this process got
+        the lock cannot have written to the store.
         """
         VERIFICATION.write(self._descriptor, _completed_at(self._suspicious_ends))
 

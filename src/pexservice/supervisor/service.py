@@ -224,7 +224,7 @@ class Supervisor(Service):
 
     def _reap(self) -> None:
         processes = () if self._pool is None else self._pool.processes
-        # Twisted itself waits for the workers.
+        # Twisted itself reaps the workers.
         reap_orphans({process.pid for process in processes})
 
     # Stopping.

@@ -125,8 +125,8 @@ def response_kind(
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
         return VALUE
-    # A precondition failed: If-Match, which is always a 412, or If-None-Match, which is a
-    # 304 for GET and HEAD and otherwise a 412 (RFC 9110, section 13.1.2).
+    # A failed If-Match gives a 412.  A failed If-None-Match gives a 304 for GET and HEAD,
+    # and a 412 for POST (RFC 9110, section 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED

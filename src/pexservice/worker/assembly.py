@@ -75,8 +75,8 @@ def assemble(
     Make the parts of a worker.  The store is not opened yet, and no connection is accepted.
 
     @param notify: sends its arguments, one line each, to the supervisor or to systemd.
-    @param notify_state: does the same, and sends the lines again with each heartbeat.
-    @param fatal: called with the failure because of which the process must end.
+    @param notify_state: does the same, and repeats the latest lines with each heartbeat.
+    @param fatal: called with a failure that must end the process.
     @raise CannotStart: an option, a file or a socket cannot be used.
     """
     connections = _connections(settings.max_connections)
@@ -99,8 +99,8 @@ def assemble(
         committer,
         Access(files.tokens, settings.cors_origins),
         Clients(settings.trusted_proxies),
-        # If there is a token file, no web page can move the cursor.  So every C{Host} is
-        # allowed.
+        # The check of the Host stops pages that use DNS rebinding.  With a token file, no
+        # such page can move the cursor, so every Host is allowed.
         hosts=HostPolicy(
             settings.allowed_hosts,
             own_name=gethostname(),

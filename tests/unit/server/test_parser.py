@@ -182,7 +182,7 @@ def test_readable_lines_of_a_refused_head_shape_its_refusal() -> None:
     line, headers = read_refused_head(head)
     assert (line.method, line.logged_line) == (b"HEAD", b"HEAD / HTTP/1.1")
     assert headers == {b"accept": [b"a/b"], b"origin": [b"http://a"]}
-    line, headers = read_refused_head(b"bad\r\n\r\n")
+    line, headers = read_refused_head(b"bad\r\n\r\nX-Forwarded-For: 10.0.0.1\r\n")
     assert (line.method, line.logged_line, headers) == (b"", b"- - -", {})
 
 

@@ -34,8 +34,8 @@ TRIM_SLACK = 256
 #: One commit removes at most this many rows, in about 2 ms.
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
-#: A commit removes no more rows after the removed rows had this many transitions, or this
-#: many keys.  The limit on the number of rows is not sufficient: a long row has many pages,
+#: A commit stops removing rows when it has removed this many transitions, or this many
+#: keys.  The limit on the number of rows is not sufficient: a long row has many pages,
 #: and LMDB frees them one by one.
 MAX_TRIMMED_TRANSITIONS = 1 << 20
 MAX_TRIMMED_ROW_KEYS = 1 << 12
