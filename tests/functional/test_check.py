@@ -80,10 +80,14 @@ def test_mistake_is_one_line_with_the_status_of_a_start(
 
 def test_address_that_is_listed_twice_is_refused_as_by_a_start(tmp_path: Path) -> None:
     with held_ports(1) as (port,):
-        address = f"tcp:{port}:interface=127.0.0.1"
-        status, output = check(tmp_path, "--listen", address, "--listen", address)
+        address, other_form = f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}"
+        for same in (address, "unix:socket"):
+            status, output = check(tmp_path, "--listen", same, "--listen", same)
+            assert status == 64
+            assert f"--listen {same}: the address is listed twice" in output
+        status, output = check(tmp_path, "--listen", address, "--listen", other_form)
     assert status == 1
-    assert f"cannot listen on {address}: Address already in use" in output
+    assert f"cannot listen on {other_form}: Address already in use" in output
 
 
 def test_process_is_asked_where_it_listens(tmp_path: Path) -> None:

@@ -442,6 +442,24 @@ def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(
         assert print_into(full) == (1, message)
 
 
+def test_full_disk_under_standard_error_changes_neither_status_nor_output() -> None:
+    """
+    Otherwise a script would lose the key of a step whose outcome is unknown.
+    """
+    options = ("--json", "--key", "k", "--url", "localhost:1", "--deadline", "0.5")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*PEXCTL, "next", *options],
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+    assert ended.returncode == 75
+    assert json.loads(ended.stdout)["key"] == "k"
+
+
 @pytest.mark.needs("pseudo-terminal")
 def test_load_is_compared_with_the_history_also_while_workers_are_killed(
     tmp_path: Path,

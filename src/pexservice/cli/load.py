@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from attrs import define, field, frozen
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 
 from pexservice.client import Cursor, OutcomeUnknown
 
@@ -28,7 +28,8 @@ class Report:
     @ivar rate: acknowledged steps per second.
     @ivar pause: the longest time without a response.
     @ivar replayed: how many steps an earlier attempt had already made.
-    @ivar unknown: how many steps had no response before their deadline.
+    @ivar unknown: how many steps may or may not have been made before their deadline.
+    @ivar not_made: how many steps were not made before their deadline.
     @ivar lost: how many acknowledged steps are not in the history, have another position
         there, or have the revision of another acknowledged step.
     @ivar doubled: how many steps of the history were not acknowledged: they were made
@@ -47,6 +48,7 @@ class Report:
     pause: float
     replayed: int
     unknown: int
+    not_made: int = 0
     lost: int | None = None
     doubled: int | None = None
     unseen: int = 0
@@ -63,6 +65,8 @@ class Report:
             else f"according to the history: lost {self.lost}, doubled {self.doubled}"
             + (" (or another client's, or of unknown outcome)" if self.doubled else ""),
         ]
+        if self.not_made:
+            lines.append(f"not made before the deadline: {self.not_made}")
         if self.unseen:
             lines.append(f"the history no longer keeps {self.unseen} of them")
         return "\n".join(lines)
@@ -91,6 +95,7 @@ class Load:
     _positions: dict[int, int] = field(factory=dict)
     _replayed: int = 0
     _unknown: int = 0
+    _not_made: int = 0
 
     async def run(self, cursor: Cursor, connections: int) -> Report:
         """
@@ -102,7 +107,10 @@ class Load:
             Deferred.fromCoroutine(self._make_steps(cursor, self.start))
             for _ in range(connections)
         ]
-        await gatherResults(clients, consumeErrors=True)
+        try:
+            await gatherResults(clients, consumeErrors=True)
+        except FirstError as error:
+            error.subFailure.raiseException()
         self._end = self.clock()
         self.show("reading the history", 100)
         after = await cursor.current()
@@ -131,8 +139,9 @@ class Load:
                 self.show(f"{len(self._arrivals)} steps", percent)
             try:
                 state = await cursor.next()
-            except OutcomeUnknown:
-                self._unknown += 1
+            except OutcomeUnknown as error:
+                self._unknown += error.maybe_performed
+                self._not_made += not error.maybe_performed
                 continue
             except CancelledError:
                 self._unknown += 1
@@ -161,6 +170,7 @@ class Load:
             pause=_milliseconds(max(later - earlier for earlier, later in moments)),
             replayed=self._replayed,
             unknown=self._unknown,
+            not_made=self._not_made,
             **comparison,
         )
 

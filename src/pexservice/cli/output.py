@@ -106,6 +106,19 @@ def write(line: str) -> None:
         raise VerbFailed(f"standard output: {error.strerror}") from error
 
 
+def write_error(message: str) -> None:
+    """
+    Write a line to standard error, if that is possible.
+
+    If it is not, the exit status and standard output still show the failure.
+    """
+    try:
+        sys.stderr.write(f"pexctl: {message}\n")
+        sys.stderr.flush()
+    except OSError:
+        discard_output(sys.stderr)
+
+
 def open_closed_streams() -> None:
     """
     Open the null device for each standard stream that is closed.
@@ -120,11 +133,14 @@ def open_closed_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(_STANDARD_ERROR, "w")
 
 
-def discard_output() -> None:
+def discard_output(stream: TextIO | None = None) -> None:
     """
-    Discard the rest of the output.  Otherwise Python would try to write it again at exit.
+    Discard the rest of standard output, or of C{stream}.
+
+    Otherwise Python would try to write it again at exit.
     """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    stream = sys.stdout if stream is None else stream
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class ProgressBar:

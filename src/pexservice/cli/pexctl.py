@@ -26,6 +26,7 @@ from pexservice.cli.output import (
     failure_of,
     open_closed_streams,
     write,
+    write_error,
 )
 from pexservice.cli.verb import PARSER, VERBS, argument, verb
 from pexservice.cli.verbs import calls, check, reload, status, stores  # noqa: F401 verbs
@@ -132,7 +133,7 @@ def _run(arguments: Namespace) -> int:
         failure = failure_of(error)
     else:
         return 0
-    sys.stderr.write(f"pexctl: {failure}\n")
+    write_error(str(failure))
     if arguments.json:
         outcome = {"outcome": failure.outcome, "error": str(failure), **failure.fields}
         # If the disk is full, standard error still has the failure.

@@ -266,6 +266,9 @@ class ServiceOptions(CommonOptions):
                 raise ValueError(
                     f"--listen {address}: only a worker accepts an inherited descriptor"
                 )
+            # Port 0 stands for another free port each time.
+            if settings.listen.count(address) > 1 and address.split(":")[1] != "0":
+                raise ValueError(f"--listen {address}: the address is listed twice")
         self.supervision()
         return settings
 

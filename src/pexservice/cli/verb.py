@@ -147,7 +147,8 @@ def base_url(text: str) -> BaseURL:
     """
     if text.isdecimal():
         raise ValueError(f"there is no host; use localhost:{text}")
-    if "://" not in text and not text.startswith("unix:"):
+    has_scheme = text.startswith(("http:", "https:", "http+unix:", "unix:"))
+    if not has_scheme and "://" not in text:
         text = f"http://{text}"
     return BaseURL.parse(text)
 

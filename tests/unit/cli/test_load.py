@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.cli.load import Load, Report
-from pexservice.client import Cursor
+from pexservice.client import Cursor, Refused
 from tests.support.fake_service import Disturbance, FakeService, problem
 
 URL = "http://service.example"
@@ -98,3 +98,17 @@ def test_steps_without_a_response_are_unknown(service: FakeService) -> None:
     report = load(service)
     assert (report.lost, report.doubled, report.unknown) == (0, 0, 1)
     assert "outcome unknown: 1" in report.text()
+
+
+def test_steps_that_the_service_did_not_take_are_not_made(service: FakeService) -> None:
+    service.clock.callLater(1.0, setattr, service, "always", problem(503, "not-taken"))
+    service.clock.callLater(4.5, setattr, service, "always", None)
+    report = load(service)
+    assert (report.lost, report.unknown, report.not_made) == (0, 0, 1)
+    assert "not made before the deadline: 1" in report.text()
+
+
+def test_refusal_of_a_step_ends_the_load(service: FakeService) -> None:
+    service.clock.callLater(1.0, setattr, service, "always", problem(401, "unauthorized"))
+    with pytest.raises(Refused, match="unauthorized"):
+        load(service, 5)

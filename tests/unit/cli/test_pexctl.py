@@ -343,6 +343,12 @@ def test_http_is_assumed_for_a_url_without_a_scheme(text: str, expected: str) ->
     assert str(base_url(text)) == expected
 
 
+def test_url_with_a_single_slash_is_refused_and_shows_no_password() -> None:
+    with pytest.raises(ValueError, match="is not a base URL") as refused:
+        base_url("http:/user:secret@localhost")
+    assert "secret" not in str(refused.value)
+
+
 def test_restore_goes_beyond_the_witness_of_the_replaced_store(
     store: Path, capsys: Captured
 ) -> None:

@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed
+from pexservice.cli.output import (
+    WRONG_ARGUMENTS,
+    ProgressBar,
+    Result,
+    VerbFailed,
+    write_error,
+)
 from pexservice.cli.verb import (
     CALL_STATUSES,
     NODES,
@@ -211,8 +217,9 @@ def load(arguments: Namespace) -> Result:
         raise _interrupted(
             report.text(), "outcome-unknown", asdict(report), interrupt
         ) from None
-    if report.lost or report.unknown:
-        outcome = "lost" if report.lost else "outcome-unknown"
+    if report.lost or report.unknown or report.not_made:
+        outcome = "outcome-unknown" if report.unknown else "unreachable"
+        outcome = "lost" if report.lost else outcome
         raise VerbFailed(report.text(), outcome, asdict(report))
     return Result(report.text(), {"outcome": "done", **asdict(report)})
 
@@ -236,7 +243,7 @@ def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
     def on_retry(reason: str) -> None:
         if not notices and (deadline == math.inf or sys.stderr.isatty()):
             notices.append(reason)
-            sys.stderr.write(f"pexctl: {reason}; retrying\n")
+            write_error(f"{reason}; retrying")
 
     try:
         with BlockingCursor(
