@@ -424,7 +424,7 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
             target = b"/current?" + b"x" * 1000 if number % 3 else b"/livez"
             request = b"GET %b HTTP/1.0\r\n\r\n" % target
             assert b" 200 OK" in exchange_on_unix_socket(tmp_path / "http.sock", request)
-            if number % 20 == 0:
+            if number % 10 == 0:
                 for pid in children(process.pid):
                     os.kill(pid, signal.SIGKILL)
         # Afterwards the pipe has space for the next line.
