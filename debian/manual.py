@@ -155,7 +155,7 @@ def service(version: str) -> Iterator[str]:
     yield f'.TH PEXSERVICE 8 "" "pexservice {version}"'
     yield _INTRODUCTION.strip()
     for each in sorted(ServiceOptions.declared(), key=lambda option: option.name):
-        value = rf" \fI{quoted(each.value)}\fR" if each.value else ""
+        value = rf" \fI{quoted(each.metavar)}\fR" if each.metavar else ""
         yield from (".TP", rf"\fB\-\-{quoted(each.name)}\fR{value}", quoted(help_of(each)))
     yield _REST.strip()
 

@@ -210,6 +210,24 @@ def _refused_by_all_lines(_: Conversation, recorded: Summary, present: Summary) 
     )
 
 
+def _host_of_target(held: Conversation, recorded: Summary, present: Summary) -> bool:
+    """
+    Accept another outcome where the C{Host} header or the origin was refused.
+    """
+    first, other = (
+        [response for response in responses if not response.startswith("100:")]
+        for responses in (recorded.responses, present.responses)
+    )
+    return (
+        re.search(rb"(?i) https?://", held.sent) is not None
+        and len(first) == len(other)
+        and all(
+            was == is_now or was.startswith(("403:", "421:"))
+            for was, is_now in zip(first, other, strict=True)
+        )
+    )
+
+
 def _refused_earlier(_: Conversation, recorded: Summary, present: Summary) -> bool:
     """
     Accept that a body is refused because its chunks announce too many bytes together.
@@ -244,6 +262,10 @@ ACCEPTED: tuple[Accepted, ...] = (
         "RFC 9110 15.5: the refusal of a malformed head heeds all lines of it that can be"
         " read, and names one of its faults",
         _refused_by_all_lines,
+    ),
+    Accepted(
+        "RFC 9112 3.2.2: the host of a target that is a whole URL replaces the Host header",
+        _host_of_target,
     ),
     Accepted(
         "RFC 9110 15.5.14: a body is refused with 413 as soon as the sizes of its chunks"
