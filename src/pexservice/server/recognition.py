@@ -4,7 +4,7 @@ Recognition: the server finds a request by its bytes, and need not parse it.
 This only saves time: the L{plan<pexservice.server.plans.Plan>} and the response are those
 of a parsed request.  A request is recognized in two cases:
 
-  - Its bytes are in the L{RequestCache}, because the same bytes came before.
+  - Its bytes are in the L{RequestCache}, because the same bytes arrived before.
   - Its bytes match a L{Template}, because they differ from those of an earlier request in a
     few neighbouring lines only.  For example::
 

@@ -328,7 +328,7 @@ def test_input_behind_the_end_of_output_is_dropped(peer: Peer) -> None:
 
 def test_half_close_reaches_the_connection_behind_its_data(peer: Peer) -> None:
     """
-    The connection is told once, and may still send a response.
+    The connection learns of it once, and may still send a response.
     """
     records = peer.encrypt(b"a request")
     with pytest.raises(ssl.SSLWantReadError):
@@ -374,7 +374,7 @@ def test_client_that_leaves_in_the_handshake_is_released(
     worker: Worker, contexts: tuple[ssl.SSLContext, ...]
 ) -> None:
     """
-    The connection has not begun, but is told of the end.
+    The connection has not begun, but learns of the end.
     """
     peer = Peer(worker, contexts[1])
     peer.transport.eof_received()
