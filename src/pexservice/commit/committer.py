@@ -5,8 +5,8 @@ Reads show the durable state, so a crash cannot undo a state that a client has r
 
 Two kinds of steps get a response without being applied:
 
-  - If the condition of a step is not met, the response shows the state that did not meet
-    the condition.
+  - If the precondition of a step is not met, the response shows the state that did not meet
+    the precondition.
   - If the key of a step was used before, the response shows the state after the first use.
 
 In both cases, the response waits until the shown state is durable.
@@ -107,7 +107,7 @@ class Committer(GroupCommit):
             waiter.fail(self._stopped)
         elif step.key is not None and (first_use := self._find_key(step.key)) is not None:
             self._respond_to_used_key(waiter, step, *first_use)
-        elif step.condition is not None and not step.condition(self._latest):
+        elif step.precondition is not None and not step.precondition(self._latest):
             open_batch = self._open_batch
             batch = open_batch if open_batch.transitions else self._committing_batch
             request = (waiter, step, Outcome.PRECONDITION_FAILED, self._latest)

@@ -89,8 +89,8 @@ class PendingBatch:
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: the requests whose response waits for the commit, in order.
         Most of them are the steps of this batch.  The others repeat a key of this batch,
-        or have a condition that is not met.  They are not applied, but their responses show
-        a state of this batch, so they wait until it is durable.
+        or have a precondition that is not met.  They are not applied, but their responses
+        show a state of this batch, so they wait until it is durable.
     @ivar keys: the idempotency keys of the steps.  Each key has its transition, revision
         and position, packed by C{pack_use}.
     """
@@ -242,7 +242,7 @@ class GroupCommit:
 
     def _add(self, step: Step, waiter: Waiter) -> None:
         """
-        Add C{step}, whose condition is met, to the open batch.
+        Add C{step}, whose precondition is met, to the open batch.
 
         @param waiter: gets the outcome after the commit.
         """

@@ -53,7 +53,7 @@ class Outcome(Enum):
     APPLIED = "moved"
     #: The idempotency key was used before, so the cursor did not move again.
     REPLAYED = "replayed"
-    #: The cursor did not move: the step's condition was not met.
+    #: The cursor did not move: the step's precondition was not met.
     PRECONDITION_FAILED = "unmet"
 
 
@@ -64,12 +64,12 @@ class Step:
 
     @ivar key: an idempotency key of at most
         L{pexservice.stores.remembered_keys.MAX_IDEMPOTENCY_KEY_BYTES} bytes.
-    @ivar condition: called with the latest state; returns whether to apply the step.
+    @ivar precondition: called with the latest state; returns whether to apply the step.
     """
 
     transition: Transition
     key: bytes | None = None
-    condition: Callable[[State], bool] | None = None
+    precondition: Callable[[State], bool] | None = None
 
 
 class Waiter(Protocol):
@@ -88,7 +88,7 @@ class Waiter(Protocol):
         Receive the outcome of the request.
 
         @param state: the state that was read, the state after the step, or the state that
-            did not meet the step's condition.
+            did not meet the step's precondition.
         """
 
     def fail(self, error: Exception, /) -> None:
@@ -163,7 +163,7 @@ class ICommitter(Interface):
 
     def step(step: Step, waiter: Waiter) -> None:
         """
-        Apply C{step} if its key was not used before and its condition is met.
+        Apply C{step} if its key was not used before and its precondition is met.
 
         Outcomes that wait for a commit are delivered in the order of the steps.
 

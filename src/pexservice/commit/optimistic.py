@@ -3,14 +3,14 @@ The committer of a store that several nodes write to.
 
 Another node may have moved the cursor, and this node may not know that yet.  So no response
 comes from the memory of this node alone.  A read asks the store after the request arrived.
-If the latest state of this node does not meet a step's condition, the condition is checked
-again: with a state that was read from the store, or after a commit.
+If the latest state of this node does not meet a step's precondition, the precondition is
+checked again: with a state that was read from the store, or after a commit.
 
 A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
 batch begins.  If another node has moved the cursor first, the batch is not stored.  Then
-the committer checks the keys and conditions of all waiting steps again, and applies these
-steps to the present cursor: first the steps of the failed batch, then the steps of the open
-batch.  All these steps are committed in a new batch.
+the committer checks the keys and preconditions of all waiting steps again, and applies
+these steps to the present cursor: first the steps of the failed batch, then the steps of
+the open batch.  All these steps are committed in a new batch.
 
 The committer does not look up a key before a commit.  If a key of a batch was used before,
 the store refuses the batch, and returns the first use of this key.
@@ -264,7 +264,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _place(self, step: Step, waiter: Waiter) -> None:
         """
-        Add C{step} to the open batch, if its key and its condition allow this.
+        Add C{step} to the open batch, if its key and its precondition allow this.
 
         If a batch already has the key, C{step} does not move the cursor.  If the open batch
         has the maximum number of keys, C{step} waits for the next batch.
@@ -278,22 +278,23 @@ class OptimisticCommitter(GroupCommit):
             if len(self._open_batch.keys) >= self._store.max_batch_keys:
                 self._postpone(step, waiter)
                 return
-        if step.condition is None or step.condition(self._latest):
+        if step.precondition is None or step.precondition(self._latest):
             self._add(step, waiter)
         else:
-            self._handle_unmet_condition(step, waiter)
+            self._handle_unmet_precondition(step, waiter)
 
-    def _handle_unmet_condition(self, step: Step, waiter: Waiter) -> None:
+    def _handle_unmet_precondition(self, step: Step, waiter: Waiter) -> None:
         """
-        Handle C{step}, whose condition is not met by the latest state of this node.
+        Handle C{step}, whose precondition is not met by the latest state of this node.
 
-        The state of the store may still meet the condition: other nodes may have moved the
-        cursor, and the store may refuse steps that this node has accepted.  If the step has
-        a key, the step may also be a replay.  The condition of a replay need not be met.
+        The state of the store may still meet the precondition: other nodes may have moved
+        the cursor, and the store may refuse steps that this node has accepted.  If the step
+        has a key, the step may also be a replay.  The precondition of a replay need not be
+        met.
         """
         if step.key is not None or self._is_idle:
             self.read_durable().addCallbacks(
-                self._check_condition_again,
+                self._check_precondition_again,
                 lambda failure: waiter.fail(_as_refusal(failure.value)),
                 callbackArgs=(step, waiter),
             ).addErrback(self._waiter_failed)
@@ -305,31 +306,31 @@ class OptimisticCommitter(GroupCommit):
             # If so, another node may have moved the cursor again.
             self._postpone(step, waiter)
 
-    def _check_condition_again(
+    def _check_precondition_again(
         self, state: State, step: Step, waiter: Waiter
     ) -> Deferred[None] | None:
         """
-        Check the condition of C{step} with a C{state} read after the request arrived.
+        Check the precondition of C{step} with a C{state} read after the request arrived.
         """
-        if step.condition is not None and not step.condition(state):
-            return self._respond_to_unmet_condition(state, step, waiter)
+        if step.precondition is not None and not step.precondition(state):
+            return self._respond_to_unmet_precondition(state, step, waiter)
         if self._is_idle:
-            # A later state might not meet the condition.
+            # A later state might not meet the precondition.
             self._continue_from(state)
             self.step(step, waiter)
         elif step.key is None:
             self.step(step, waiter)
         else:
             # The latest state may contain steps that wait for their commit, and so may not
-            # meet the condition.
+            # meet the precondition.
             self._postpone(step, waiter)
         return None
 
-    def _respond_to_unmet_condition(
+    def _respond_to_unmet_precondition(
         self, state: State, step: Step, waiter: Waiter
     ) -> Deferred[None] | None:
         """
-        Respond that C{state} does not meet the condition, unless C{step} is a replay.
+        Respond that C{state} does not meet the precondition, unless C{step} is a replay.
         """
 
         def use_found(first: KeyUse | None) -> None:
@@ -394,7 +395,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Apply the steps of the open batch to the present C{cursor}, and write the batch.
 
-        The steps whose condition is no longer met leave the batch.
+        The steps whose precondition is no longer met leave the batch.
         """
         if cursor != self.durable.cursor:
             self._rebase([self._open_batch], cursor, {})

@@ -103,7 +103,7 @@ class Clients:
         if client.pending is not None:
             return
         operation = rng.choice([None, *Transition, Transition.NEXT])
-        step, key, condition = None, None, None
+        step, key, precondition = None, None, None
         if operation is not None:
             kind = rng.randrange(6)
             if kind < 3:
@@ -112,13 +112,13 @@ class Clients:
             elif kind == 3 and client.keyed_operations:
                 key = rng.choice(client.keyed_operations).key
             elif kind == 4:
-                condition = partial(_is_at, client.last)
-            step = Step(operation, key, condition)
+                precondition = partial(_is_at, client.last)
+            step = Step(operation, key, precondition)
         client.pending = PendingOperation(client.number, operation, self.machine.tick, step)
         client.pending.key_was_used = client.first_use(key) is not None
         request = "current" if operation is None else operation.word
         request += "" if key is None else f", key {key.decode()}"
-        request += "" if condition is None else f", at {client.last}"
+        request += "" if precondition is None else f", at {client.last}"
         self.machine.note(f"client {client.number} asks for {request}")
         self._send(client, client.pending)
 

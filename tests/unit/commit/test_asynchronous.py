@@ -99,7 +99,7 @@ def test_replay_of_a_step_that_waits_for_its_commit_waits_too(
     if committing:
         bench.clock.turn(DELAY_SECONDS)
     replayed = bench.submit(key=b"k")
-    unmet = bench.submit(condition=lambda _: False)
+    unmet = bench.submit(precondition=lambda _: False)
     assert (replayed, unmet) == ([], [])
     bench.clock.turn(DELAY_SECONDS)
     bench.store.finish()

@@ -277,11 +277,13 @@ def test_damage_that_a_read_finds_ends_the_process_after_the_commit() -> None:
 
 def test_step_with_unmet_precondition_gets_the_present_state(bench: Bench) -> None:
     bench.commit(3)
-    met = bench.submit(condition=lambda state: state.revision == 3)
+    met = bench.submit(precondition=lambda state: state.revision == 3)
     bench.clock.turn(MAX_WAIT_SECONDS)
     bench.store.finish()
     assert met == [(Outcome.APPLIED, 4, 4)]
-    assert bench.submit(condition=lambda _: False) == [(Outcome.PRECONDITION_FAILED, 4, 4)]
+    assert bench.submit(precondition=lambda _: False) == [
+        (Outcome.PRECONDITION_FAILED, 4, 4)
+    ]
     assert bench.latest.revision == 4
 
 
@@ -289,9 +291,9 @@ def test_second_of_two_steps_with_one_precondition_fails(bench: Bench) -> None:
     """
     Its response waits until the state in it is durable.
     """
-    results = [bench.submit(condition=lambda state: state.revision == 0) for _ in "12"]
+    results = [bench.submit(precondition=lambda state: state.revision == 0) for _ in "12"]
     bench.turn()
-    late = bench.submit(condition=lambda state: state.revision == 0)
+    late = bench.submit(precondition=lambda state: state.revision == 0)
     assert [*results, late] == [[], [], []]
     bench.store.finish()
     assert results == [[(Outcome.APPLIED, 1, 1)], [(Outcome.PRECONDITION_FAILED, 1, 1)]]
@@ -304,7 +306,7 @@ def test_unmet_precondition_fails_if_its_state_was_never_reached(bench: Bench) -
     """
     bench.submit()
     bench.turn()
-    looked = bench.submit(condition=lambda _: False)
+    looked = bench.submit(precondition=lambda _: False)
     bench.store.finish(Refusal("full"))
     assert [type(outcome) for outcome in looked] == [Refusal]
 
@@ -370,10 +372,10 @@ def test_key_of_a_transition_that_did_not_happen_is_not_reported_as_used(
 
 
 def test_repeated_key_is_replayed_despite_an_unmet_precondition(bench: Bench) -> None:
-    bench.submit(key=b"k", condition=lambda state: state.revision == 0)
+    bench.submit(key=b"k", precondition=lambda state: state.revision == 0)
     bench.turn()
     bench.store.finish()
-    again = bench.submit(key=b"k", condition=lambda state: state.revision == 0)
+    again = bench.submit(key=b"k", precondition=lambda state: state.revision == 0)
     assert again == [(Outcome.REPLAYED, 1, 1)]
 
 
@@ -381,7 +383,7 @@ def test_the_key_of_an_unmet_move_is_free(bench: Bench) -> None:
     """
     The key of a move that did not happen is not remembered.
     """
-    assert bench.submit(key=b"k", condition=lambda _: False) == [
+    assert bench.submit(key=b"k", precondition=lambda _: False) == [
         (Outcome.PRECONDITION_FAILED, 0, 0)
     ]
     again = bench.submit(key=b"k")
@@ -465,7 +467,7 @@ def test_outcome_is_counted_when_it_is_known(bench: Bench) -> None:
     bench.submit(NEXT, key=b"k")
     bench.submit(RESET)
     bench.submit(NEXT, key=b"k")
-    bench.submit(PREVIOUS, condition=lambda _: False)
+    bench.submit(PREVIOUS, precondition=lambda _: False)
     bench.turn()
     assert bench.counted() == {}
     bench.store.finish()
@@ -473,7 +475,7 @@ def test_outcome_is_counted_when_it_is_known(bench: Bench) -> None:
     assert bench.counted() == {**moved, "replayed n": 1, "unmet p": 1}
     # An outcome that waits for nothing is counted at once.
     bench.submit(NEXT, key=b"k")
-    bench.submit(PREVIOUS, condition=lambda _: False)
+    bench.submit(PREVIOUS, precondition=lambda _: False)
     assert bench.counted() == {**moved, "replayed n": 2, "unmet p": 2}
     assert [list(bench.committer.counts.sizes.cumulative())[n] for n in (0, 1, -1)] == [
         *((1.0, 0), (2.0, 1), (math.inf, 1)),
@@ -574,7 +576,7 @@ class AnyOrder(RuleBasedStateMachine):
         Submit a step, maybe with a key, maybe with a precondition that holds or does not.
         """
         revision = self.bench.latest.revision
-        condition = (
+        precondition = (
             None if behind is None else lambda now: now.revision == revision - behind
         )
         # A key belongs to one transition, or every other submission is a 422.
@@ -592,7 +594,7 @@ class AnyOrder(RuleBasedStateMachine):
         def failed(failure: Failure) -> None:
             assert isinstance(failure.value, Refusal)
 
-        submit(self.bench.committer, Step(transition, name, condition)).addCallbacks(
+        submit(self.bench.committer, Step(transition, name, precondition)).addCallbacks(
             answered, failed
         )
 

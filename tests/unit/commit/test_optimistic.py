@@ -193,8 +193,8 @@ def test_damaged_key_record_refuses_the_requests_with_that_key_only(
     assert str(damaged[0]) == "the record b'p/keys/bad' is not of this program"
     assert sound == [(Outcome.APPLIED, 1, 1)]
     assert node.committer.step_refusal is None
-    # A condition that is not met looks the key up.
-    damaged = node.submit(key=b"bad", condition=lambda _: False)
+    # A precondition that is not met looks the key up.
+    damaged = node.submit(key=b"bad", precondition=lambda _: False)
     node.settle()
     assert isinstance(damaged[0], Refusal)
 
@@ -222,7 +222,7 @@ def test_step_whose_precondition_others_broke_gets_the_compared_state(
     The precondition was met when the step arrived.
     """
     node, other_node = nodes
-    outcomes = node.submit(condition=lambda state: state.revision == 0)
+    outcomes = node.submit(precondition=lambda state: state.revision == 0)
     node.turn()
     other_node.submit()
     other_node.settle()
@@ -239,7 +239,7 @@ def test_precondition_is_compared_with_the_state_of_the_store(
     node, other_node = nodes
     other_node.submit()
     other_node.settle()
-    outcomes = node.submit(condition=lambda state: state.revision == 1)
+    outcomes = node.submit(precondition=lambda state: state.revision == 1)
     node.settle()
     assert outcomes == [(Outcome.APPLIED, 2, 2)]
 
@@ -256,7 +256,7 @@ def test_unmet_precondition_is_answered_by_the_store_and_not_by_the_committing_b
     node.gateway.reach()
     other_node.submit()
     other_node.settle()
-    outcomes = node.submit(condition=lambda state: state.revision == 0)
+    outcomes = node.submit(precondition=lambda state: state.revision == 0)
     node.settle()
     assert outcomes == [(Outcome.PRECONDITION_FAILED, 2, 2)]
 
@@ -269,7 +269,7 @@ def test_precondition_broken_within_a_batch_is_answered_with_the_batch(
     """
     node, _ = nodes
     step_outcomes = node.submit()
-    unmet_outcomes = node.submit(condition=lambda state: state.revision == 0)
+    unmet_outcomes = node.submit(precondition=lambda state: state.revision == 0)
     assert node.gateway.waiting == []
     node.turn()
     assert len(node.gateway.waiting) == 1
@@ -291,7 +291,7 @@ def test_unmet_precondition_waits_for_the_committing_batch(
     node, _ = nodes
     node.submit()
     node.turn()
-    outcomes = node.submit(condition=lambda state: state.revision == 0)
+    outcomes = node.submit(precondition=lambda state: state.revision == 0)
     node.turn()
     assert len(node.gateway.waiting) == 1
     node.gateway.answer()
@@ -308,18 +308,18 @@ def test_repeated_key_gets_its_first_outcome_at_any_node(
     Its precondition was met the first time, and need not be met any more.
     """
     first_node, other_node = nodes
-    first = first_node.submit(key=b"k", condition=lambda state: state.revision == 0)
+    first = first_node.submit(key=b"k", precondition=lambda state: state.revision == 0)
     first_node.settle()
     assert first == [(Outcome.APPLIED, 1, 1)]
     for node in nodes:
         if busy:
             node.submit()
-        again = node.submit(key=b"k", condition=lambda state: state.revision == 0)
-        other = node.submit(RESET, key=b"k", condition=lambda state: state.revision == 0)
+        again = node.submit(key=b"k", precondition=lambda state: state.revision == 0)
+        other = node.submit(RESET, key=b"k", precondition=lambda state: state.revision == 0)
         node.settle()
         assert again == [(Outcome.REPLAYED, 1, 1)]
         assert isinstance(other[0], KeyReused)
-    assert other_node.submit(key=b"l", condition=lambda state: state.revision == 0) == []
+    assert other_node.submit(key=b"l", precondition=lambda state: state.revision == 0) == []
 
 
 def test_key_of_a_step_with_unmet_precondition_is_not_used(
@@ -334,17 +334,17 @@ def test_key_of_a_step_with_unmet_precondition_is_not_used(
     node.settle()
     outcomes = [
         node.submit(),
-        node.submit(key=b"k", condition=lambda state: state.revision == 2),
+        node.submit(key=b"k", precondition=lambda state: state.revision == 2),
     ]
     node.settle()
     assert outcomes == [[(Outcome.APPLIED, 2, 2)], [(Outcome.APPLIED, 3, 3)]]
     outcomes = [
         node.submit(),
-        node.submit(key=b"l", condition=lambda state: state.revision == 3),
-        node.submit(key=b"m", condition=lambda state: state.revision == 4),
+        node.submit(key=b"l", precondition=lambda state: state.revision == 3),
+        node.submit(key=b"m", precondition=lambda state: state.revision == 4),
     ]
     node.turn()
-    outcomes.append(node.submit(key=b"l", condition=lambda state: state.revision == 3))
+    outcomes.append(node.submit(key=b"l", precondition=lambda state: state.revision == 3))
     node.settle()
     assert [step_outcomes[0][:2] for step_outcomes in outcomes] == [  # type: ignore[index]
         (Outcome.APPLIED, 4),
@@ -506,9 +506,9 @@ def test_node_continues_from_a_snapshot_that_etcd_was_restored_from(
         node.submit()
         node.settle()
     etcd.values, etcd.revision = snapshot, revision
-    outcomes = [node.submit(), node.submit(condition=lambda state: state.revision < 7)]
+    outcomes = [node.submit(), node.submit(precondition=lambda state: state.revision < 7)]
     node.settle()
-    outcomes.append(node.submit(condition=lambda state: state.revision == 4))
+    outcomes.append(node.submit(precondition=lambda state: state.revision == 4))
     node.settle()
     assert outcomes == [
         [(Outcome.APPLIED, 3, 3)],
@@ -658,8 +658,8 @@ class Chance:
             request.wanted = self.choose.choice([node.committer.durable.revision, 0])
         request.asked = True
         wanted = request.wanted
-        condition = None if wanted is None else lambda state: state.revision == wanted
-        step = Step(request.operation, request.key, condition)
+        precondition = None if wanted is None else lambda state: state.revision == wanted
+        step = Step(request.operation, request.key, precondition)
         submit(node.committer, step).addCallbacks(responded, failed)
 
     def _end(
