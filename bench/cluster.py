@@ -130,7 +130,9 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
         with TemporaryDirectory() as path:
             directory = Directory(f"{path}/store")
             embedded = Committer(
-                LmdbStore(directory, CommitExecutor(reactor)), reactor, fatal=lambda _: None
+                LmdbStore(directory, CommitExecutor(reactor)),
+                reactor,
+                on_fatal_failure=lambda _: None,
             )
             await embedded.start()
             durations = await _load(client_count, seconds, [_grouped(embedded)])
@@ -150,7 +152,7 @@ async def measure(reactor: Any, url: str, seconds: float) -> None:
                     for _ in range(node_count)
                 ]
                 committers = [
-                    OptimisticCommitter(store, reactor, fatal=lambda _: None)
+                    OptimisticCommitter(store, reactor, on_fatal_failure=lambda _: None)
                     for store in stores
                 ]
                 for committer in committers:

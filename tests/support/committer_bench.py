@@ -33,7 +33,7 @@ class Bench:
         self.order: list[int] = []
         committer_class = Committer if synchronous else AsynchronousCommitter
         self.committer = committer_class(
-            self.store, self.clock, fatal=self.fatal.append, time_ns=lambda: 7
+            self.store, self.clock, on_fatal_failure=self.fatal.append, time_ns=lambda: 7
         )
         now(Deferred.fromCoroutine(self.committer.start()))
 

@@ -102,7 +102,7 @@ class Server:
             make = cast(Callable[..., Committer], partial(OptimisticCommitter, shared))
         self.committer = make(
             self.clock,
-            fatal=self.failures.append,
+            on_fatal_failure=self.failures.append,
             # Two servers with the same steps have the same history.
             time_ns=lambda: 1_795_000_000_123_456_789,
         )

@@ -1,13 +1,14 @@
 """
 The committer with C{--synchronous-commit off}.
 
-This committer sends I{early responses}: it responds before the commit, and reads show the
-latest state.  The commit begins L{DELAY_SECONDS} after the first step of the batch.  If
-another commit is in progress then, the commit begins when the other one ends.
+This committer sends I{early responses}: it responds to a step before the commit, and reads
+show the latest state.  The commit begins L{DELAY_SECONDS} after the first step of the
+batch, or later, when the commit before it ends.
 
 If a commit fails, the acknowledged steps of its batch and of the open batch are lost, and
-the log has their number.  To lose no more steps, the committer sends no early responses
-until the store has accepted a batch.
+the log has their number.  After that, to lose no more steps, the committer responds to
+steps after their commit, and reads show the durable state.  When the store has accepted a
+batch, early responses begin again.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from __future__ import annotations
 from typing import Any
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.group_commit import PendingBatch, WaitingRequest
+from pexservice.commit.group_commit import FailedBatch, PendingBatch, WaitingRequest
 from pexservice.commit.interface import Outcome, Step, Waiter
 from pexservice.core.cursor import State
-from pexservice.stores.errors import OutcomeUnknown, Refusal
+from pexservice.stores.errors import OutcomeUnknown
 
 #: How long a batch collects steps.
 DELAY_SECONDS = 0.01
 
-#: How many steps of a batch get early responses.  The other steps of the batch wait for the
+#: How many steps of a batch get early responses.  Later steps of the batch wait for the
 #: commit.  So if the disk hangs, at most twice this number of acknowledged steps is lost:
-#: those of the committing batch and those of the open batch.  At 100,000 steps a second,
-#: 1,000 steps arrive in L{DELAY_SECONDS}.
+#: the committing batch and the open batch may each have this number.  At 100,000 steps a
+#: second, 1,000 steps arrive in L{DELAY_SECONDS}.
 MAX_EARLY_RESPONSES = 4096
 
 # Aliases for speed; see L{Outcome}.
@@ -50,32 +51,32 @@ class AsynchronousCommitter(Committer):
 
     def _add(self, step: Step, waiter: Waiter) -> None:
         super()._add(step, waiter)
-        batch = self._open_batch
-        if self._responds_early and len(batch.transitions) <= MAX_EARLY_RESPONSES:
+        if self._has_early_responses(self._open_batch):
             # The waiter gets its outcome now, and not after the commit.
-            batch.waiting_requests.pop()
+            self._open_batch.waiting_requests.pop()
             waiter.respond(_APPLIED, self._latest)
 
-    def _respond_without_step(
+    def _has_early_responses(self, batch: PendingBatch) -> bool:
+        """
+        Return whether all steps of C{batch} so far get early responses.
+        """
+        return self._responds_early and len(batch.transitions) <= MAX_EARLY_RESPONSES
+
+    def _respond_unapplied(
         self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
-        # If all steps of the batch had early responses, the state was shown already.
-        # Otherwise the state may be the result of a step that has no response yet.
-        if (
-            batch is not None
-            and self._responds_early
-            and len(batch.transitions) <= MAX_EARLY_RESPONSES
-        ):
+        if batch is not None and self._has_early_responses(batch):
+            # An early response has already shown this state, so another response may, too.
             batch = None
-        super()._respond_without_step(request, batch)
+        super()._respond_unapplied(request, batch)
 
     def _schedule_commit(self) -> None:
         if not self._responds_early:
             super()._schedule_commit()
             return
-        # The delay is longer than the maximum wait of the BatchingPolicy, so the batch is
-        # ready after the delay.  If the steps have waited during a commit, only the rest of
-        # the delay remains.
+        # A batch is ready after this delay, because the delay is longer than the maximum
+        # wait of the BatchingPolicy.  A batch that has waited for the end of another commit
+        # only waits for the rest of the delay.
         waited = max(self._seconds() - self._policy.began, 0.0)
         rest = max(DELAY_SECONDS - waited, 0.0)
         self._scheduled_call = self._reactor.callLater(rest, self._commit_or_wait)
@@ -84,25 +85,21 @@ class AsynchronousCommitter(Committer):
         self._responds_early = True
         super()._commit_succeeded(batch, after)
 
-    def _roll_back(
-        self,
-        refusal: Refusal,
-        batch: PendingBatch | None = None,
-        error: Exception | None = None,
-    ) -> None:
-        batches = [batch, self._open_batch] if batch is not None else [self._open_batch]
-        lost_steps = sum(map(_acknowledged_steps, batches))
+    def _roll_back(self, *failed: FailedBatch) -> None:
+        lost_steps = sum(_acknowledged_steps(batch) for batch, _ in failed)
         if lost_steps:
+            _, refusal = failed[-1]
+            may_be_stored = any(isinstance(error, OutcomeUnknown) for _, error in failed)
             consequence = "; responses wait for the disk until the store accepts a batch"
             self._log.critical(
                 "{refusal}: {bound}{count} acknowledged steps are lost{consequence}",
                 refusal=refusal,
-                bound="up to " if isinstance(error, OutcomeUnknown) else "",
+                bound="up to " if may_be_stored else "",
                 count=lost_steps,
-                consequence="" if self._stopped else consequence,
+                consequence="" if self._refusal else consequence,
             )
         self._responds_early = False
-        super()._roll_back(refusal, batch, error)
+        super()._roll_back(*failed)
 
 
 def _acknowledged_steps(batch: PendingBatch) -> int:

@@ -3,15 +3,15 @@ The rule for how long the open batch waits for more steps.
 
 If more steps are about to arrive, a wait multiplies the throughput.  If no steps arrive, a
 wait only adds latency.  The clients of the last batch usually send their next steps soon
-after their responses.  An iteration of the event loop that added no step to the batch is
-I{quiet}.  A batch is ready when one of these conditions is met:
+after their responses.  So the policy expects as many steps as the last batch had.
 
-  - the last iteration was quiet, and the batch has at least as many steps as the last one;
-  - the quiet iterations have taken as long, in sum, as an average commit;
-  - the batch has waited for C{max_wait} seconds.
+An iteration of the event loop is I{quiet} if it added no step to the batch.  A batch is
+ready when one of these three conditions is met:
 
-If the first condition did not require a quiet iteration, a batch would be ready as soon as
-it had as many steps as the last one, so small batches would stay small.
+  - The batch has as many steps as the last batch, or more, and the last iteration was
+    quiet.  Without the quiet iteration, no batch could become larger than the last batch.
+  - The quiet iterations have taken as long, in sum, as an average commit.
+  - The batch has waited for C{max_wait} seconds.
 
 The policy reads no clock.  Its callers pass C{now}, the seconds of the reactor's clock.
 """
@@ -25,8 +25,7 @@ MAX_WAIT_COMMITS = 3
 #: If commits are slow, a batch waits at most this long.
 MAX_WAIT_SECONDS = 0.002
 
-#: Before the first commit, a commit is assumed to take this long.  This is the median on
-#: the reference disk.
+#: How long the policy expects the first commit to take: the median on the reference disk.
 INITIAL_COMMIT_SECONDS = 0.00025
 
 #: The weight of the newest commit in the moving average of the durations of commits.
@@ -38,7 +37,7 @@ class BatchingPolicy:
     The decision whether the open batch waits for more steps.
 
     @ivar began: when the first step of the batch arrived.
-    @ivar is_quiet: whether the last iteration added no step.
+    @ivar is_quiet: whether the last iteration was quiet.
     @ivar max_wait: how many seconds a batch waits at most.
     """
 
@@ -80,9 +79,9 @@ class BatchingPolicy:
         """
         Learn from a commit of C{step_count} steps that took C{seconds}.
         """
-        # With twistd --reactor=asyncio, the seconds are those of the wall clock.  If an
-        # operator sets this clock during a commit, the average is wrong for about a hundred
-        # commits.  Meanwhile, batches wait for MAX_WAIT_SECONDS, or not at all.
+        # With twistd --reactor=asyncio, the seconds are those of the wall clock.  If this
+        # clock is set during a commit, the average is wrong for about a hundred commits.
+        # Meanwhile, batches wait for MAX_WAIT_SECONDS, or not at all.
         self._expected_steps = step_count
         change = seconds - self._commit_seconds
         self._set_commit_seconds(self._commit_seconds + NEWEST_WEIGHT * change)

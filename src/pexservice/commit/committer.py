@@ -3,17 +3,17 @@ The committer of a store that only this process writes to.
 
 Reads show the durable state, so a crash cannot undo a state that a client has read.
 
-Two kinds of steps get a response without being applied:
+A step is not applied in two cases:
 
-  - If the precondition of a step is not met, the response shows the state that did not meet
+  - The precondition of the step is not met.  The response shows the state that did not meet
     the precondition.
-  - If the key of a step was used before, the response shows the state after the first use.
+  - The key of the step was used before.  The response shows the state after the first use.
 
-In both cases, the response waits until the shown state is durable.
+In both cases, the response waits until the state that it shows is durable.
 
-If the store refuses a batch, the steps of this batch and of the open batch are not stored.
-After any other error, the committer accepts no more steps, and the process ends.  The next
-process opens the store, which shows which steps are stored.
+If the store refuses a batch, this batch and the open batch are not stored, and the
+committer continues.  After any other error, the committer accepts no more steps, and the
+process ends.  The next process opens the store, and reads from it which steps are stored.
 """
 
 from __future__ import annotations
@@ -73,14 +73,16 @@ class Committer(GroupCommit):
         cursor = await self._store.open(on_standby)
         self._remembered_keys = self._store.remembered_keys
         self._continue_from(state_at(*cursor))
-        self._stopped = self.read_refusal = None
+        self._refusal = self.read_refusal = None
 
     def wait_for_commit(self) -> Deferred[None]:
-        return succeed(None) if self._committing_batch is None else self._when_commit_ends()
+        if self._committing_batch is None:
+            return succeed(None)
+        return self._next_commit_end()
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._stopped or self._store.commit_refusal()
+        return self._refusal or self._store.commit_refusal()
 
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)
@@ -102,16 +104,17 @@ class Committer(GroupCommit):
 
     def step(self, step: Step, waiter: Waiter) -> None:
         # A full disk is not checked here: the store refuses the whole batch, in commit().
-        if self._stopped is not None:
+        if self._refusal is not None:
             self.counts.count(NOT_STORED, step.transition.code)
-            waiter.fail(self._stopped)
+            waiter.fail(self._refusal)
         elif step.key is not None and (first_use := self._find_key(step.key)) is not None:
-            self._respond_to_used_key(waiter, step, *first_use)
+            self._respond_to_used_key(step, waiter, *first_use)
         elif step.precondition is not None and not step.precondition(self._latest):
+            # This batch makes the latest state durable, if it is not durable already.
             open_batch = self._open_batch
             batch = open_batch if open_batch.transitions else self._committing_batch
-            request = (waiter, step, Outcome.PRECONDITION_FAILED, self._latest)
-            self._respond_without_step(request, batch)
+            request = (step, waiter, Outcome.PRECONDITION_FAILED, self._latest)
+            self._respond_unapplied(request, batch)
         else:
             self._add(step, waiter)
 
@@ -135,21 +138,22 @@ class Committer(GroupCommit):
     def _commit_failed(self, batch: PendingBatch, failure: Failure) -> None:
         error = failure.value
         if isinstance(error, Refusal):
-            self._log_refusal(error)
-            self._roll_back(error, batch, error)
+            # Each step adds 1 to the revision, so this counts the steps of both batches.
+            self._log_refusal(error, self._latest.revision - self.durable.revision)
+            self._roll_back((batch, error), (self._open_batch, error))
             return
         refusal = Refusal(_DAMAGED if isinstance(error, StoreDamaged) else _FAILED)
         # After a StoreError, the steps are not stored.  Any other error is an
         # OutcomeUnknown or a bug in the store; then the steps may be stored.
-        error = refusal if isinstance(error, StoreError) else OutcomeUnknown(_FAILED)
-        self._end_process(failure, refusal, batch, error)
+        not_stored = isinstance(error, StoreError)
+        client_error = refusal if not_stored else OutcomeUnknown(_FAILED)
+        self._end_process(failure, refusal, (batch, client_error))
 
-    def _log_refusal(self, refusal: Refusal) -> None:
+    def _log_refusal(self, refusal: Refusal, refused_steps: int) -> None:
         """
         Log, at most once a second, how many steps were refused since the last such line.
         """
-        # Each step adds 1 to the revision.
-        self._refused_steps += self._latest.revision - self.durable.revision
+        self._refused_steps += refused_steps
         now = self._seconds()
         if now >= self._next_refusal_log:
             self._log.error(

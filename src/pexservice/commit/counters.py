@@ -1,8 +1,7 @@
 """
-The counters of a committer, which are plain numbers.
+The counters of a committer.
 
-At a request for C{/metrics}, L{pexservice.metrics} reads these numbers.  This module uses
-no Twisted, no store and no clock.
+They are plain numbers, which L{pexservice.metrics} reads for a response to C{/metrics}.
 """
 
 from __future__ import annotations
@@ -13,32 +12,31 @@ from math import inf
 
 from pexservice.core.cursor import Transition
 
-#: The outcomes of a step that failed: it is not stored, or it is unknown whether it is
-#: stored.
+#: The labels of a step that failed: it is not stored, or nobody knows whether it is stored.
 NOT_STORED, UNKNOWN = "not_taken", "unknown"
 
-#: The outcomes of a step.  L{pexservice.commit.interface.Outcome} explains the others.
+#: The label C{outcome} of a step in the metrics.  The first three are explained at
+#: L{pexservice.commit.interface.Outcome}.
 OUTCOMES = ("moved", "replayed", "unmet", NOT_STORED, UNKNOWN)
 
-#: The upper bounds of the buckets of commit durations, in seconds.  The first bound is less
-#: than half of a commit on the reference disk.  The last bound is the default of
-#: C{--watchdog}.
-DURATIONS = (
+#: The upper bounds of the buckets of commit durations.  The first bound is less than half
+#: of a commit on the reference disk.  The last bound is the default of C{--watchdog}.
+DURATION_BOUNDS_SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 
 #: The upper bounds of the buckets of batch sizes.  The size of a batch is the number of its
 #: transitions.
-SIZES = tuple(float(1 << power) for power in range(12))
+SIZE_BOUNDS = tuple(float(1 << power) for power in range(12))
 
 
 class Histogram:
     """
     A histogram: how many values were in each of several buckets.
 
-    @ivar counts: how many values were in each bucket.  The last bucket is for values above
-        the greatest bound.
+    @ivar counts: how many values were in each bucket; the last bucket is for the values
+        above all bounds.
     @ivar total: the sum of all values.
     """
 
@@ -56,9 +54,7 @@ class Histogram:
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """
-        Yield each bound, and how many values did not exceed this bound.
-
-        The last bound is infinite.
+        Yield each bound, at last infinity, with the number of values up to this bound.
         """
         count = 0
         for bound, more in zip((*self._bounds, inf), self.counts, strict=True):
@@ -75,8 +71,8 @@ class Counts:
     """
 
     def __init__(self) -> None:
-        self.durations = Histogram(DURATIONS)
-        self.sizes = Histogram(SIZES)
+        self.durations = Histogram(DURATION_BOUNDS_SECONDS)
+        self.sizes = Histogram(SIZE_BOUNDS)
         self._outcomes = {
             outcome: {kind.code: 0 for kind in Transition} for outcome in OUTCOMES
         }

@@ -2,25 +2,27 @@
 Group commit: steps that arrive at about the same time share one commit.
 
 A durable commit of a thousand steps takes little longer than a commit of one step.  So the
-steps are collected in a batch, and the store writes the batch in one transaction.  When the
-batch is durable, the responses are sent.  At most two batches exist: the I{open batch}
-collects steps, and the I{committing batch} is being written.
+committer collects steps in a batch, and the store writes the batch in one transaction.
+When the batch is durable, the responses are sent.  At most two batches exist: the I{open
+batch} collects steps, and the I{committing batch} is being written.
 
-The C{latest} state is the state after all accepted steps.  The next step is applied to the
-latest state.  The C{durable} state is the newest state that is known to be in the store.
-Reads show the durable state.
+The I{latest} state is the state after all accepted steps.  The next step is applied to the
+latest state.  The I{durable} state is the newest state that is known to be in the store.
 
-In this example, each commit takes three iterations of the event loop::
+In this example, A, B, C and D are steps, and each commit takes three iterations of the
+event loop::
 
     iteration  arriving  open batch  committing batch  responses
-    1          A         A           none
-    2                    A           none
-    3                    none        A
-    4          B, C      B, C        A
-    5          D         B, C, D     A
-    6                    B, C, D     none              A
-    7                    none        B, C, D
-    10                   none        none              B, C, D
+    1          A         A           -                 -
+    2          -         A           -                 -
+    3          -         -           A                 -
+    4          B, C      B, C        A                 -
+    5          D         B, C, D     A                 -
+    6          -         B, C, D     -                 A
+    7          -         -           B, C, D           -
+    8          -         -           B, C, D           -
+    9          -         -           B, C, D           -
+    10         -         -           -                 B, C, D
 
 No step arrives in iteration 2, so the commit of A begins in iteration 3.  No step arrives
 in iteration 6, so the commit of B, C and D begins in iteration 7.
@@ -30,10 +32,8 @@ One step goes through these methods of L{GroupCommit}:
 
   1. C{_add} applies the step to the latest state, and puts the step into the open batch.
   2. C{_commit_or_wait} runs in each iteration until the open batch is ready.
-  3. C{_begin_commit} begins the commit, and C{_write_open_batch} gives the batch to
-     the store.
-  4. If the commit succeeds, C{_commit_succeeded} runs.  If the commit fails,
-     C{_commit_failed} runs.
+  3. C{_begin_commit} calls C{_write_open_batch}, which gives the batch to the store.
+  4. C{_commit_succeeded} or C{_commit_failed} runs when the store has responded.
   5. C{_deliver} calls the waiter of the step, and the waiter sends the response.
 """
 
@@ -74,10 +74,10 @@ _cached_state_at = lru_cache(maxsize=8)(state_at)
 _APPLIED = Outcome.APPLIED
 
 
-#: A request whose response waits for a commit: its waiter and its step, the outcome, and
-#: the state for the response.  This is a plain tuple: with a class, the committer executes
-#: 10 to 20 % more instructions for each step.
-WaitingRequest = tuple[Waiter, Step, Outcome | KeyReused, State]
+#: A request whose response waits for a commit: its step and its waiter, then the outcome
+#: and the state, which the waiter gets if the commit succeeds.  This is a plain tuple: with
+#: a class, the committer executes 10 to 20 % more instructions for each step.
+WaitingRequest = tuple[Step, Waiter, Outcome | KeyReused, State]
 
 
 @define
@@ -88,11 +88,11 @@ class PendingBatch:
     @ivar before: the state that the first step was applied to.
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: the requests whose response waits for the commit, in order.
-        Most of them are the steps of this batch.  The others repeat a key of this batch,
-        or have a precondition that is not met.  They are not applied, but their responses
-        show a state of this batch, so they wait until it is durable.
-    @ivar keys: the idempotency keys of the steps.  Each key has its transition, revision
-        and position, packed by C{pack_use}.
+        Most of them are the steps of this batch.  The steps of the other requests are not
+        applied: they repeat a key, or their precondition is not met.  But their responses
+        show a state of this batch, so these requests wait until this state is durable.
+    @ivar keys: the idempotency keys of the steps.  The value of a key is the transition of
+        its step with the revision and position after it, packed by C{pack_use}.
     """
 
     before: State
@@ -101,7 +101,11 @@ class PendingBatch:
     keys: dict[bytes, bytes] = Factory(dict)
 
 
-def _counted_as(outcome: Outcome, error: Exception | None) -> str:
+#: A batch that is not known to be stored, and the error that its requests get.
+FailedBatch = tuple[PendingBatch, Exception]
+
+
+def _outcome_label(outcome: Outcome, error: Exception | None) -> str:
     """
     Return the name under which the metrics count a step with C{outcome}, or with C{error}.
     """
@@ -115,21 +119,19 @@ class GroupCommit:
     The common part of the committers, which are subclasses of this class.
 
     The public methods and attributes are those of
-    L{ICommitter<pexservice.commit.interface.ICommitter>}.  A subclass adds those that are
-    missing here: for example, C{start} opens the store, and C{step} decides which steps to
-    L{_add}.  This class calls these methods of itself or of the subclass:
+    L{ICommitter<pexservice.commit.interface.ICommitter>}.  A subclass adds C{start},
+    C{step}, C{step_refusal}, C{read}, C{read_durable}, C{history} and C{wait_for_commit}.
+    This class calls these methods of itself or of the subclass:
 
       - Every subclass must define L{_commit_failed}.
-      - A subclass may override L{_schedule_commit}, L{_write_open_batch},
-        L{_commit_succeeded} and L{_state_at}.
-      - A subclass may override and also calls L{_add}, L{_respond_without_step} and
-        L{_roll_back}.
+      - A subclass may override L{_add}, L{_respond_unapplied}, L{_schedule_commit},
+        L{_write_open_batch}, L{_commit_succeeded}, L{_roll_back} and L{_state_at}.
 
     @ivar _latest: the state after all accepted steps.
     @ivar _open_batch: the batch that accepts new steps.
     @ivar _committing_batch: the batch being written; C{None} if there is none.
-    @ivar _stopped: why this committer refuses every step: it is starting or stopping, or it
-        has failed.  C{None} while it runs.  The store may refuse steps for other reasons.
+    @ivar _refusal: why this committer refuses every step now: it is starting or stopping,
+        or it has failed.  C{None} while it runs; the store may still refuse steps.
     """
 
     _log = Logger()
@@ -139,15 +141,16 @@ class GroupCommit:
         store: IStore,
         reactor: IReactorTime,
         *,
-        fatal: Callable[[Failure], None],
+        on_fatal_failure: Callable[[Failure], None],
         time_ns: Callable[[], int] = time.time_ns,
         call_soon: Callable[[Callable[[], None]], Any] | None = None,
     ) -> None:
         """
         Make the committer of C{store}, without opening the store.
 
-        @param fatal: called when the process must end, because a commit failed with an
-            error other than a L{Refusal}, or because of a L{CommitterBug}.
+        @param on_fatal_failure: called with a failure that must end the process: damage to
+            the store, a commit that failed in another way than a L{Refusal}, or a
+            L{CommitterBug}.
         @param call_soon: schedules a call for the next iteration of the event loop, and
             returns a handle that can cancel this call.  The default is a timer without a
             delay, which takes 8 microseconds longer.
@@ -155,7 +158,7 @@ class GroupCommit:
         self._store = store
         self._reactor = reactor
         self._seconds = reactor.seconds
-        self._fatal = fatal
+        self._on_fatal_failure = on_fatal_failure
         self._time_ns = time_ns
         self._policy = BatchingPolicy()
         self._term_cache = TermCache()
@@ -166,13 +169,13 @@ class GroupCommit:
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
-        # Whether a commit is in progress.  On etcd, a commit begins with a wait for the
-        # turn of this node, and during this wait there is no committing batch.
+        # Whether a commit has begun and has not ended.  A commit on etcd begins with a wait
+        # for the turn of this node, and there is no committing batch before this turn.
         self._is_committing = False
-        # These fire at the end of the commit in progress.
+        # These fire when the next commit ends.
         self._commit_end_deferreds: list[Deferred[None]] = []
-        self._stopped: Refusal | None = Refusal("the cursor is not read yet")
-        self.read_refusal: Refusal | None = self._stopped
+        self._refusal: Refusal | None = Refusal("the cursor is not read yet")
+        self.read_refusal: Refusal | None = self._refusal
 
     # From the start to the end of the process.
 
@@ -184,7 +187,7 @@ class GroupCommit:
         self._open_batch = PendingBatch(state)
 
     def refuse_all(self, reason: str) -> None:
-        self._stopped = self.read_refusal = Refusal(reason)
+        self._refusal = self.read_refusal = Refusal(reason)
 
     @property
     def visible(self) -> State:
@@ -198,20 +201,16 @@ class GroupCommit:
         return self._committing_batch is None and not self._open_batch.transitions
 
     async def stop(self) -> None:
-        self._stopped = self._stopped or Refusal("the service is stopping")
+        self._refusal = self._refusal or Refusal("the service is stopping")
         while not self._is_idle:
-            # The commit may end before _begin_commit returns.
-            end = self._when_commit_ends()
+            # The commit may end before _begin_commit returns, so the Deferred is made now.
+            end = self._next_commit_end()
             self._begin_commit()
             await end
         await self._store.close()
 
     def _end_process(
-        self,
-        failure: Failure,
-        refusal: Refusal,
-        batch: PendingBatch | None = None,
-        error: Exception | None = None,
+        self, failure: Failure, refusal: Refusal, *failed: FailedBatch
     ) -> None:
         """
         Accept no more steps, and end the process because of C{failure}.
@@ -220,29 +219,30 @@ class GroupCommit:
         stored.
 
         @param refusal: why the steps of the open batch, and later steps, are refused.
-        @param batch: the batch whose commit failed, if any.
-        @param error: the error that the requests of C{batch} get.
+        @param failed: the batch whose commit failed, if any.
         """
-        self._stopped = refusal
-        self._roll_back(refusal, batch, error)
-        self._fatal(failure)
+        self._refusal = refusal
+        self._roll_back(*failed, (self._open_batch, refusal))
+        self._on_fatal_failure(failure)
 
     def _end_process_after_bug(self, failure: Failure) -> None:
         """
         End the process because of C{failure}, which is a bug.
 
-        If a batch was being written, its waiters may get no outcome.
+        Waiters of the committing batch may have got their outcomes already, so none of them
+        is called.
         """
         self._log.failure("the committer failed", failure=failure)
         bug = Failure(CommitterBug(f"a bug: {failure.value!r}"))
         self._end_process(bug, Refusal("the service failed"))
-        self._skip_commit()
+        self._committing_batch, self._is_committing = None, False
+        self._continue_after_commit()
 
     # One step.
 
     def _add(self, step: Step, waiter: Waiter) -> None:
         """
-        Add C{step}, whose precondition is met, to the open batch.
+        Apply C{step} to the latest state, and add it to the open batch.
 
         @param waiter: gets the outcome after the commit.
         """
@@ -254,20 +254,20 @@ class GroupCommit:
         batch.transitions += transition.code
         if step.key is not None:
             batch.keys[step.key] = pack_use(transition.code, state.revision, state.position)
-        batch.waiting_requests.append((waiter, step, _APPLIED, state))
+        batch.waiting_requests.append((step, waiter, _APPLIED, state))
         if self._scheduled_call is None and not self._is_committing:
             # The commit begins in the next iteration of the event loop or later, so the
             # batch gets all steps that arrive in this iteration.
             self._schedule_commit()
 
-    def _respond_without_step(
+    def _respond_unapplied(
         self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
         """
-        Respond to C{request}, whose step is not applied.
+        Respond to C{request}, whose step is not applied, when its state is durable.
 
-        @param batch: the response waits for the commit of this batch, which makes the
-            state in the response durable.  C{None} if the state is durable already.
+        @param batch: the batch whose commit makes the state durable; C{None} if the state
+            is durable already.
         """
         if batch is None:
             self._finish(request)
@@ -277,8 +277,8 @@ class GroupCommit:
 
     def _respond_to_used_key(
         self,
-        waiter: Waiter,
         step: Step,
+        waiter: Waiter,
         first_use: KeyUse,
         batch: PendingBatch | None = None,
     ) -> None:
@@ -293,7 +293,7 @@ class GroupCommit:
         is_replay = first_transition is step.transition
         outcome = Outcome.REPLAYED if is_replay else KeyReused(first_transition)
         state = self._state_at(revision, position)
-        self._respond_without_step((waiter, step, outcome, state), batch)
+        self._respond_unapplied((step, waiter, outcome, state), batch)
 
     def _state_at(self, revision: int, position: int) -> State:
         return _cached_state_at(revision, position)
@@ -331,7 +331,8 @@ class GroupCommit:
             if policy.is_quiet:
                 # Clients on this machine may need this CPU to send their next steps.
                 os.sched_yield()
-            # Not by _schedule_commit: a subclass may delay the first check there.
+            # A subclass may override _schedule_commit with a delay, which comes only once.
+            # So this call is repeated without _schedule_commit.
             self._scheduled_call = self._call_soon(self._commit_or_wait)
 
     def _begin_commit(self) -> None:
@@ -350,11 +351,12 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        On etcd, this is called after a wait, in which the batch may have become empty.
+        The batch may have become empty, because its steps were refused meanwhile.
         """
         batch, after = self._open_batch, self._latest
         if not batch.transitions:
-            self._skip_commit()
+            self._is_committing = False
+            self._continue_after_commit()
             return
         self._committing_batch, self._open_batch = batch, PendingBatch(after)
         started = self._seconds()
@@ -393,45 +395,34 @@ class GroupCommit:
         """
         raise NotImplementedError
 
-    def _skip_commit(self) -> None:
-        self._committing_batch, self._is_committing = None, False
-        self._continue_after_commit()
-
     def _continue_after_commit(self) -> None:
         deferreds, self._commit_end_deferreds = self._commit_end_deferreds, []
         for deferred in deferreds:
             deferred.callback(None)
         steps = len(self._open_batch.transitions)
         if steps and self._scheduled_call is None and not self._is_committing:
-            # These steps arrived during the commit.  It counts as one iteration.
+            # These steps arrived during the commit, and the policy sees the whole commit as
+            # one iteration.
             self._policy.end_iteration(steps, self._seconds())
             self._schedule_commit()
 
-    def _roll_back(
-        self,
-        refusal: Refusal,
-        batch: PendingBatch | None = None,
-        error: Exception | None = None,
-    ) -> None:
+    def _roll_back(self, *failed: FailedBatch) -> None:
         """
-        Refuse all steps that are not durable, and set the latest state back accordingly.
+        Set the latest state back to the state before the C{failed} batches.
 
-        @param refusal: why the open batch is refused.  It was never sent to the store.
-        @param batch: the batch whose commit failed, if any.
-        @param error: the error that the requests of C{batch} get.
+        @param failed: the batch whose commit failed, if any, and the open batch.
         """
-        open_batch = self._open_batch
-        self._latest = (batch or open_batch).before
+        first_batch, _ = failed[0]
+        self._latest = first_batch.before
         self._open_batch = PendingBatch(self._latest)
-        if batch is not None:
+        for batch, error in failed:
             self._deliver(batch, error)
-        self._deliver(open_batch, refusal)
 
     def _deliver(self, batch: PendingBatch, error: Exception | None = None) -> None:
         """
         Finish the requests that wait for C{batch}, whose commit may have failed.
         """
-        self.counts.count(_counted_as(_APPLIED, error), batch.transitions)
+        self.counts.count(_outcome_label(_APPLIED, error), batch.transitions)
         finish = self._finish
         for request in batch.waiting_requests:
             try:
@@ -446,23 +437,23 @@ class GroupCommit:
         L{_deliver} counts the applied steps of a batch together.  Any other step is counted
         here.
         """
-        waiter, step, outcome, state = request
+        step, waiter, outcome, state = request
         if outcome is not _APPLIED:
             if isinstance(outcome, KeyReused):
                 # This is a mistake of the client, and is not counted.
                 waiter.fail(error or outcome)
                 return
-            self.counts.count(_counted_as(outcome, error), step.transition.code)
+            self.counts.count(_outcome_label(outcome, error), step.transition.code)
         if error is None:
             waiter.respond(outcome, state)
         else:
             waiter.fail(error)
 
-    def _when_commit_ends(self) -> Deferred[None]:
+    def _next_commit_end(self) -> Deferred[None]:
         """
-        Return a Deferred that fires at the end of the commit in progress.
+        Return a Deferred that fires when the next commit ends.
 
-        If no commit is in progress, the Deferred fires at the end of the next commit.
+        A commit in progress is the next commit that ends.
         """
         deferred: Deferred[None] = Deferred()
         self._commit_end_deferreds.append(deferred)

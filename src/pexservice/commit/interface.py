@@ -1,5 +1,5 @@
 """
-The interface of a committer.  A committer gets requests, and delivers their outcomes.
+The interface of a committer, which gets requests and delivers their outcomes.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ class CommitterBug(Exception):
 
 class Outcome(Enum):
     """
-    How a request ended.
+    How a request without an error ended.
 
-    The metrics count the last three outcomes by their values; see
+    The values of the last three outcomes are labels of metrics; see
     L{pexservice.commit.counters.OUTCOMES}.
 
-    Code that runs for every request uses module-level aliases of the members of an Enum,
-    because reading a global is three times faster than reading an attribute of an Enum.
+    Code that runs for every request uses module-level aliases of these members: reading a
+    global is three times faster than reading a member of an Enum.
     """
 
     #: The request was a read.
     READ = "read"
-    #: The step moved the cursor.
+    #: The step was applied.
     APPLIED = "moved"
-    #: The idempotency key was used before, so the cursor did not move again.
+    #: An earlier step with the same key and transition was applied, and this step was not.
     REPLAYED = "replayed"
-    #: The cursor did not move: the step's precondition was not met.
+    #: The step was not applied, because its precondition was not met.
     PRECONDITION_FAILED = "unmet"
 
 
@@ -64,7 +64,7 @@ class Step:
 
     @ivar key: an idempotency key of at most
         L{pexservice.stores.remembered_keys.MAX_IDEMPOTENCY_KEY_BYTES} bytes.
-    @ivar precondition: called with the latest state; returns whether to apply the step.
+    @ivar precondition: called with a state; returns whether the step may be applied to it.
     """
 
     transition: Transition
@@ -76,10 +76,12 @@ class Waiter(Protocol):
     """
     The receiver of one request's outcome.
 
-    The committer calls exactly one of the two methods, exactly once, unless a bug ends the
-    process.  The committer waits until the outcome is durable, or until the step has
-    failed.  With synchronous commit off, the committer does not wait for the disk.  The
-    call may come before L{ICommitter.step<pexservice.commit.interface.ICommitter.step>} or
+    The committer calls one of the two methods, exactly once, unless a bug ends the process.
+    C{respond} is called when the state is durable.  With C{--synchronous-commit off}, it is
+    called when the step is accepted.  C{fail} is called when the request has failed.
+
+    Either call may come before
+    L{ICommitter.step<pexservice.commit.interface.ICommitter.step>} or
     L{ICommitter.read<pexservice.commit.interface.ICommitter.read>} returns.
     """
 
@@ -87,13 +89,14 @@ class Waiter(Protocol):
         """
         Receive the outcome of the request.
 
-        @param state: the state that was read, the state after the step, or the state that
-            did not meet the step's precondition.
+        @param state: for a read, the state that was read; for an applied or replayed step,
+            the state after the step; for a failed precondition, the state that did not meet
+            it.
         """
 
     def fail(self, error: Exception, /) -> None:
         """
-        Receive the error of a request that has no outcome.
+        Receive the error of a request that ended without an L{Outcome}.
 
         @param error: L{Refusal<pexservice.stores.errors.Refusal>},
             L{OutcomeUnknown<pexservice.stores.errors.OutcomeUnknown>} or L{KeyReused}.
@@ -104,13 +107,14 @@ class ICommitter(Interface):
     """
     A committer: it writes the accepted steps to its store, and responds to reads.
 
-    Its attributes and methods show these states of the cursor::
+    C{durable}, C{visible}, C{read} and C{read_durable} show a state of the cursor:
 
-                        LMDB      LMDB, synchronous commit off   etcd
-        durable         durable   durable                        durable, as known here
-        visible         durable   latest                         durable, as known here
-        read            durable   latest                         durable, read from etcd
-        read_durable    durable   durable                        durable, read from etcd
+      - On LMDB, all four show the durable state.
+      - On LMDB with C{--synchronous-commit off}, C{visible} and C{read} show the latest
+        state, and the other two show the durable state.
+      - On etcd, C{read} and C{read_durable} ask etcd, because another node may have moved
+        the cursor.  C{durable} and C{visible} show the newest durable state that this node
+        knows, which may be older.
     """
 
     counts: Counts = Attribute("The counters of steps and commits.")
@@ -122,13 +126,13 @@ class ICommitter(Interface):
     )
 
     step_refusal: Refusal | None = Attribute(
-        "Why steps are refused now: the committer is starting or stopping, or it has"
-        " failed; the store would refuse a commit, for example on a full disk; or etcd does"
-        " not respond.  C{None} if steps are accepted."
+        "Why steps are refused now; C{None} if they are accepted.  The reason is a start, a"
+        " stop, a failure, a store that cannot commit, for example on a full disk, or an"
+        " etcd that does not respond."
     )
 
     read_refusal: Refusal | None = Attribute(
-        "Why reads are refused now: the store is not open.  C{None} if it is open."
+        "Why reads are refused now, or C{None} while the store is open."
     )
 
     def start(
@@ -187,7 +191,7 @@ class ICommitter(Interface):
         Read at most C{limit} durable transitions, newest first.
 
         @param before: return only transitions with lower revisions.  The store may have
-            newer transitions than C{durable}.  To leave them out, pass at most its revision
-            plus 1.
+            transitions that this process does not know to be durable.  To leave them out,
+            pass C{durable.revision + 1}.
         @raise Refusal: the store cannot be read.
         """

@@ -2,22 +2,22 @@
 The committer of a store that several nodes write to.
 
 Another node may have moved the cursor, and this node may not know that yet.  So no response
-comes from the memory of this node alone.  A read asks the store after the request arrived.
-If the latest state of this node does not meet a step's precondition, the precondition is
+comes from the memory of this node alone.  For each read, the node asks the store.  If the
+latest state of this node does not meet the precondition of a step, the precondition is
 checked again: with a state that was read from the store, or after a commit.
 
 A commit is a compare-and-swap: the store accepts a batch only if the cursor is where the
-batch begins.  If another node has moved the cursor first, the batch is not stored.  Then
-the committer checks the keys and preconditions of all waiting steps again, and applies
-these steps to the present cursor: first the steps of the failed batch, then the steps of
-the open batch.  All these steps are committed in a new batch.
+batch begins.  If another node has moved the cursor first, the batch is not stored.  The
+committer then applies the steps of this batch and of the open batch to the present cursor,
+in this order, and commits them in a new batch.  Before that, it checks their keys and
+preconditions again.
 
 The committer does not look up a key before a commit.  If a key of a batch was used before,
 the store refuses the batch, and returns the first use of this key.
 
 If the store does not respond, or would refuse a batch, the process does not end.  The node
 refuses steps, is not ready, and checks the store once a second.  When the store would
-accept a batch again, the node accepts steps again.
+accept a batch, the node accepts steps again.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from pexservice.stores.remembered_keys import KeyUse
 #: How often the node checks whether the store responds and would accept a batch.
 PROBE_INTERVAL_SECONDS = 1.0
 
-#: A term that is at most this many positions away is computed step by step, which is then
-#: faster than to compute it from its position.
+#: A term that is at most this many positions away is computed by additions from the term
+#: that is known.  For a greater distance, L{state_at} is faster.
 MAX_NEAR_STEPS = 100
 
 
@@ -59,7 +59,7 @@ def _without_details(reason: str) -> str:
 
 def _as_refusal(error: BaseException | None) -> Refusal:
     """
-    Return C{error} as the refusal of a step that is not stored.
+    Return C{error} as a refusal, for a step that was not sent to the store.
     """
     return error if isinstance(error, Refusal) else Refusal(str(error))
 
@@ -84,16 +84,15 @@ class OptimisticCommitter(GroupCommit):
         self._probing = Periodic(self._probe, reactor)
         self._is_reading = False
         self._waiting_reads: list[Deferred[State]] = []
-        # Why the store does not respond, and why it would refuse a batch.  Reads, commits
-        # and the probe set these two.
+        # Why the store does not respond, and why it would refuse a batch.
         self._outage: Refusal | None = None
         self._commit_refusal: Refusal | None = None
-        # The steps that wait for the end of the present commit.
-        self._backlog: list[tuple[Waiter, Step]] = []
+        # The steps that are placed again when the next commit ends.
+        self._backlog: list[tuple[Step, Waiter]] = []
 
     async def start(self, _: Callable[[], object] | None = None) -> None:
         self._continue_from(state_at(*await self._store.open()))
-        self._stopped = self.read_refusal = None
+        self._refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
         self._store.watch(self._cursor_moved, self._cursor_went_back)
 
@@ -113,7 +112,7 @@ class OptimisticCommitter(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._stopped or self._outage or self._commit_refusal
+        return self._refusal or self._outage or self._commit_refusal
 
     # Reads.
 
@@ -137,8 +136,8 @@ class OptimisticCommitter(GroupCommit):
         return self._store.history(before, limit)
 
     def _cursor_moved(self, cursor: Cursor) -> None:
-        # The revision is checked first, because to compute a state is expensive, and a
-        # node that was suspended gets thousands of these calls.
+        # The revision is checked before the state is computed: a node that was suspended
+        # gets thousands of these calls, and computing a state is expensive.
         if self._should_continue_from(cursor.revision):
             self._continue_from(self._state_at(*cursor))
 
@@ -149,9 +148,9 @@ class OptimisticCommitter(GroupCommit):
 
     def _should_continue_from(self, revision: int) -> bool:
         """
-        Return whether C{revision} is newer than the durable state, and no step waits.
+        Return whether no step waits, and C{revision} is newer than the durable state.
 
-        If a step waits, its commit will show where the cursor is.
+        If a step waits, the outcome of its commit will show where the cursor is.
         """
         return self._is_idle and revision > self.durable.revision
 
@@ -163,8 +162,8 @@ class OptimisticCommitter(GroupCommit):
     def _has_probed(self, refusal: Refusal | None) -> Deferred[None]:
         if refusal is not None:
             self._note_commit_refusal(refusal)
-        # The read shows whether an operator has restored the store.  Steps are accepted
-        # again only after a successful read.
+        # Steps are accepted again only after a successful read, because only a read shows
+        # whether an operator has restored the store.
         return self._read_store().addCallbacks(
             lambda _: self._note_commit_refusal(refusal), lambda _: None
         )
@@ -266,14 +265,14 @@ class OptimisticCommitter(GroupCommit):
         """
         Add C{step} to the open batch, if its key and its precondition allow this.
 
-        If a batch already has the key, C{step} does not move the cursor.  If the open batch
-        has the maximum number of keys, C{step} waits for the next batch.
+        If a batch already has the key, C{step} is not applied.  If the open batch has the
+        maximum number of keys, C{step} waits for the next batch.
         """
         key = step.key
         if key is not None:
             use = self._find_key_in_batches(key)
             if use is not None:
-                self._respond_to_used_key(waiter, step, *use)
+                self._respond_to_used_key(step, waiter, *use)
                 return
             if len(self._open_batch.keys) >= self._store.max_batch_keys:
                 self._postpone(step, waiter)
@@ -285,12 +284,11 @@ class OptimisticCommitter(GroupCommit):
 
     def _handle_unmet_precondition(self, step: Step, waiter: Waiter) -> None:
         """
-        Handle C{step}, whose precondition is not met by the latest state of this node.
+        Handle C{step}, whose precondition the latest state of this node does not meet.
 
-        The state of the store may still meet the precondition: other nodes may have moved
-        the cursor, and the store may refuse steps that this node has accepted.  If the step
-        has a key, the step may also be a replay.  The precondition of a replay need not be
-        met.
+        The state of the store may still meet it: other nodes may have moved the cursor, and
+        the store may refuse steps that this node has accepted.  If the step has a key, it
+        may also be a replay, whose precondition need not be met.
         """
         if step.key is not None or self._is_idle:
             self.read_durable().addCallbacks(
@@ -299,11 +297,11 @@ class OptimisticCommitter(GroupCommit):
                 callbackArgs=(step, waiter),
             ).addErrback(self._waiter_failed)
         elif self._open_batch.transitions:
-            request = (waiter, step, Outcome.PRECONDITION_FAILED, self._latest)
-            self._respond_without_step(request, self._open_batch)
+            request = (step, waiter, Outcome.PRECONDITION_FAILED, self._latest)
+            self._respond_unapplied(request, self._open_batch)
         else:
-            # Perhaps the committing batch is durable, and this node does not know that yet.
-            # If so, another node may have moved the cursor again.
+            # The latest state is that of the committing batch, which may already be in the
+            # store.  If so, another node may have moved the cursor since.
             self._postpone(step, waiter)
 
     def _check_precondition_again(
@@ -315,13 +313,14 @@ class OptimisticCommitter(GroupCommit):
         if step.precondition is not None and not step.precondition(state):
             return self._respond_to_unmet_precondition(state, step, waiter)
         if self._is_idle:
-            # A later state might not meet the precondition.
+            # The step is applied to this state, because another one might not meet the
+            # precondition.
             self._continue_from(state)
             self.step(step, waiter)
         elif step.key is None:
             self.step(step, waiter)
         else:
-            # The latest state may contain steps that wait for their commit, and so may not
+            # The latest state may have steps that wait for their commit, and so may not
             # meet the precondition.
             self._postpone(step, waiter)
         return None
@@ -335,10 +334,10 @@ class OptimisticCommitter(GroupCommit):
 
         def use_found(first: KeyUse | None) -> None:
             if first is None:
-                request = (waiter, step, Outcome.PRECONDITION_FAILED, state)
-                self._respond_without_step(request, None)
+                request = (step, waiter, Outcome.PRECONDITION_FAILED, state)
+                self._respond_unapplied(request, None)
             else:
-                self._respond_to_used_key(waiter, step, first)
+                self._respond_to_used_key(step, waiter, first)
 
         def failed(failure: Failure) -> None:
             waiter.fail(_as_refusal(failure.value))
@@ -348,29 +347,29 @@ class OptimisticCommitter(GroupCommit):
             return None
         use = self._find_key_in_batches(step.key)
         if use is not None:
-            self._respond_to_used_key(waiter, step, *use)
+            self._respond_to_used_key(step, waiter, *use)
             return None
         return self._store.recall(step.key).addCallbacks(use_found, failed)
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
-            self._when_commit_ends().addCallback(self._place_backlog)
-        self._backlog.append((waiter, step))
+            self._next_commit_end().addCallback(self._place_backlog)
+        self._backlog.append((step, waiter))
 
     def _place_backlog(self, _: None) -> None:
         backlog, self._backlog = self._backlog, []
         self._place_again(backlog, {})
 
     def _place_again(
-        self, steps: Iterable[tuple[Waiter, Step]], used: Mapping[bytes, KeyUse | Refusal]
+        self, steps: Iterable[tuple[Step, Waiter]], used: Mapping[bytes, KeyUse | Refusal]
     ) -> None:
         """
         Call L{_place} for C{steps} once more.
 
-        @param used: those keys of these steps that were used before.  Each key has its
-            first use, or the reason why the first use cannot be read.
+        @param used: the keys of these steps that were used before.  The value of a key is
+            its first use, or the reason why the first use cannot be read.
         """
-        for waiter, step in steps:
+        for step, waiter in steps:
             first = None if step.key is None else used.get(step.key)
             try:
                 if first is None:
@@ -379,7 +378,7 @@ class OptimisticCommitter(GroupCommit):
                     self.counts.count(NOT_STORED, step.transition.code)
                     waiter.fail(first)
                 else:
-                    self._respond_to_used_key(waiter, step, first)
+                    self._respond_to_used_key(step, waiter, first)
             except Exception:  # noqa: BLE001 it is logged, and the other steps are placed
                 self._log.failure("a waiter failed")
 
@@ -395,7 +394,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Apply the steps of the open batch to the present C{cursor}, and write the batch.
 
-        The steps whose precondition is no longer met leave the batch.
+        Steps whose precondition is no longer met leave the batch.
         """
         if cursor != self.durable.cursor:
             self._rebase([self._open_batch], cursor, {})
@@ -413,9 +412,9 @@ class OptimisticCommitter(GroupCommit):
         @param used: see L{_place_again}.
         """
         steps = [
-            (waiter, step)
+            (step, waiter)
             for batch in batches
-            for waiter, step, _, _ in batch.waiting_requests
+            for step, waiter, _, _ in batch.waiting_requests
         ]
         self._continue_from(self._state_at(*cursor))
         self._place_again(steps, used)
@@ -438,6 +437,6 @@ class OptimisticCommitter(GroupCommit):
             error = OutcomeUnknown("the service failed during a commit")
         # The steps of the open batch are not stored, because they were not sent to the
         # store.
-        self._roll_back(_as_refusal(error), batch, error)
+        self._roll_back((batch, error), (self._open_batch, _as_refusal(error)))
         if error is not failure.value:
             failure.raiseException()

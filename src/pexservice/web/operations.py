@@ -212,7 +212,7 @@ class RequestChecker:
         self.access.check_token(headers)
         key = idempotency_key(headers)
         preconditions = preconditions_of(headers)
-        # Most steps have no condition, and the committer calls no function for them.
-        condition = None if preconditions is UNCONDITIONAL else preconditions.met_by
-        start = partial(committer.step, Step(transition, key, condition))
+        # Most steps have no precondition, and the committer calls no function for them.
+        precondition = None if preconditions is UNCONDITIONAL else preconditions.met_by
+        start = partial(committer.step, Step(transition, key, precondition))
         return CheckedOperation(start, operation.method, preconditions, rechecks)

@@ -69,14 +69,14 @@ def assemble(
     *,
     notify: Callable[..., object],
     notify_state: Callable[..., object],
-    fatal: Callable[[Failure], None],
+    on_fatal_failure: Callable[[Failure], None],
 ) -> WorkerParts:
     """
     Make the parts of a worker.  The store is not opened yet, and no connection is accepted.
 
     @param notify: sends its arguments, one line each, to the supervisor or to systemd.
     @param notify_state: does the same, and repeats the latest lines with each heartbeat.
-    @param fatal: called with a failure that must end the process.
+    @param on_fatal_failure: called with a failure that must end the process.
     @raise CannotStart: an option, a file or a socket cannot be used.
     """
     connections = _connections(settings.max_connections)
@@ -89,7 +89,7 @@ def assemble(
     factory = store_factory(settings.store)
     store = factory.make(_store_options(settings, reactor, read_report, progress))
     committer = _committer_class(settings, store)(
-        store, reactor, fatal=fatal, call_soon=loop.call_soon
+        store, reactor, on_fatal_failure=on_fatal_failure, call_soon=loop.call_soon
     )
     # A new connection can replace an idle connection, but not a stream of events.  So
     # streams get at most a quarter of the connections.

@@ -80,7 +80,7 @@ class Worker(Service):
             self._reactor,
             notify=self._notifier.notify,
             notify_state=self._notify_state,
-            fatal=self._end_after_failure,
+            on_fatal_failure=self._end_after_failure,
         )
         # The objects that exist now live as long as the process, so the garbage collector
         # need not visit them.

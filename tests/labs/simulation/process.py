@@ -105,7 +105,7 @@ class Process:
         self.last_message_at = machine.seconds()
         self.store = CrashableStore(disk=machine.disk)
         self.committer = Committer(
-            self.store, self.clock, fatal=self._failed, time_ns=lambda: 0
+            self.store, self.clock, on_fatal_failure=self._failed, time_ns=lambda: 0
         )
         self._notifier = Notifier(self._send, WATCHDOG_SECONDS)
         self._state: tuple[str, ...] = ()

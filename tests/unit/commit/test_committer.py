@@ -441,7 +441,7 @@ def test_committer_is_settled_when_no_commit_is_in_progress(bench: Bench) -> Non
 def test_committer_without_a_read_cursor_refuses_with_the_reason() -> None:
     bench = Bench()
     assert bench.committer.read_refusal is None
-    committer = Committer(MemoryStore(), Turns(), fatal=bench.fatal.append)
+    committer = Committer(MemoryStore(), Turns(), on_fatal_failure=bench.fatal.append)
     assert str(committer.read_refusal) == "the cursor is not read yet"
     committer.refuse_all("the store is away")
     assert str(committer.read_refusal) == "the store is away"
@@ -530,7 +530,7 @@ def test_committer_is_not_ready_while_the_disk_is_full() -> None:
             return Refusal("disk full") if full else None
 
     full = False
-    committer = Committer(Full(), Turns(), fatal=print)
+    committer = Committer(Full(), Turns(), on_fatal_failure=print)
     # Nor is it ready before the cursor is read.
     assert str(committer.step_refusal) == "the cursor is not read yet"
     now(Deferred.fromCoroutine(committer.start()))

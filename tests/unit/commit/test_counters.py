@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pexservice.commit.counters import (
-    DURATIONS,
+    DURATION_BOUNDS_SECONDS,
     NOT_STORED,
-    SIZES,
+    SIZE_BOUNDS,
     Counts,
     Histogram,
 )
@@ -36,7 +36,7 @@ def test_bound_of_a_histogram_counts_the_values_up_to_it(values: list[float]) ->
 
 
 def test_bounds_of_each_histogram_ascend() -> None:
-    for bounds in (DURATIONS, SIZES):
+    for bounds in (DURATION_BOUNDS_SECONDS, SIZE_BOUNDS):
         assert list(bounds) == sorted(set(bounds))
 
 

@@ -230,7 +230,9 @@ class Cluster:
         """
         way = line(self.etcd, self.clock, self.chance, far)
         store = EtcdStore(way, "p/")
-        committer = OptimisticCommitter(store, self.clock, fatal=self.failures.append)
+        committer = OptimisticCommitter(
+            store, self.clock, on_fatal_failure=self.failures.append
+        )
         node = Node(committer, way, clients)
         self.nodes.append(node)
 

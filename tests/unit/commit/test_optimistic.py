@@ -52,7 +52,7 @@ class Node:
         self.committer = OptimisticCommitter(
             EtcdStore(self.gateway, "p/"),
             clock,
-            fatal=self.fatal.append,
+            on_fatal_failure=self.fatal.append,
             time_ns=lambda: 7,
         )
         now(Deferred.fromCoroutine(self.committer.start()))
