@@ -116,10 +116,10 @@ class Server:
         )
         requests = RequestCounters()
         self.report = report
-        scrape = Metrics(
+        metrics = Metrics(
             *(self.committer, requests, self.connections, self.store),
             lambda: self.report,
-        ).response
+        )
         self.events = Events(
             self.committer, self.clock.callLater, streams, lambda: self.report
         )
@@ -130,7 +130,7 @@ class Server:
             table=table,
             # There is no pause between two pages of the history.
             later=lambda _, call: call(),
-            scrape=scrape,
+            metrics_response=metrics.response,
         )
         self.shared = ConnectionServer(
             api.call_handler,

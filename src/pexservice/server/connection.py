@@ -48,7 +48,7 @@ from pexservice.web.clients import Peer
 from pexservice.web.operations import Operation, Request, response_kind
 from pexservice.web.preconditions import UNCONDITIONAL
 from pexservice.web.problems import Problem, problem_of
-from pexservice.web.representations import VALUE
+from pexservice.web.representations import STATE
 from pexservice.web.responses import Response, Stream
 
 _log = Logger()
@@ -407,7 +407,7 @@ class Connection(asyncio.Protocol):
             assert checked is not None  # noqa: S101 for the type checker
             # The most frequent kind is found without a call.
             if checked.preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
-                kind = VALUE
+                kind = STATE
             else:
                 kind = response_kind(outcome, state, checked.method, checked.preconditions)
             data = server.writer.write_state_response(

@@ -20,8 +20,7 @@ from pexservice.core.cursor import State
 from pexservice.server.request_counters import Tally
 from pexservice.web.parameters import Preferences
 from pexservice.web.representations import (
-    VALUE,
-    WITH_VALUE,
+    STATE,
     ResponseKind,
     response_about,
     state_body,
@@ -95,7 +94,7 @@ def _writer(response_format: ResponseFormat, kind: ResponseKind) -> Writer:
     """
     Return the function that writes the response of C{kind} about a state.
     """
-    has_value, has_body = kind in WITH_VALUE, not response_format.omits_body
+    has_value, has_body = kind.has_value, not response_format.omits_body
     representation = response_format.preferences.value
     # The origins of --cors-origin may contain a percent sign.  No other header can.
     browser_headers = tuple(
@@ -135,8 +134,8 @@ class ResponseWriter:
     """
 
     def __init__(self) -> None:
-        # The functions that write responses of the kind VALUE, and of the other kinds.
-        self._value_writers: dict[ResponseFormat, Writer] = {}
+        # The functions that write responses of the kind STATE, and of the other kinds.
+        self._state_writers: dict[ResponseFormat, Writer] = {}
         self._other_writers: dict[tuple[ResponseFormat, ResponseKind], Writer] = {}
         # The state that was read last, and the responses to reads of this state.
         self._read_state: State | None = None
@@ -146,7 +145,7 @@ class ResponseWriter:
         """
         Begin another second, in which responses have another date.
         """
-        self._value_writers.clear()
+        self._state_writers.clear()
         self._other_writers.clear()
         self._read_state = None
 
@@ -158,7 +157,7 @@ class ResponseWriter:
         *,
         is_read: bool,
     ) -> bytes:
-        if kind is not VALUE:
+        if kind is not STATE:
             writer = self._other_writers.get((response_format, kind))
             if writer is None:
                 writer = _writer(response_format, kind)
@@ -168,9 +167,9 @@ class ResponseWriter:
             response = self._reads.get(response_format)
             if response is not None:
                 return response
-        writer = self._value_writers.get(response_format)
+        writer = self._state_writers.get(response_format)
         if writer is None:
-            writer = self._value_writers[response_format] = _writer(response_format, kind)
+            writer = self._state_writers[response_format] = _writer(response_format, kind)
         response = writer(state)
         if is_read:
             # Later reads of this state get these bytes.

@@ -49,7 +49,7 @@ from pexservice.web.parameters import (
     query_parameters,
 )
 from pexservice.web.preconditions import parse_etags
-from pexservice.web.representations import VALUE, history_response, state_response
+from pexservice.web.representations import STATE, history_response, state_response
 from pexservice.web.responses import CONTENT_TYPES, HTML, JSON, TEXT, Response
 
 DEFAULT_ENTRY_COUNT = 100
@@ -86,7 +86,7 @@ class Api:
         *,
         table: EndpointTable = DEFAULT_TABLE,
         later: CallLater,
-        scrape: Callable[[Sequence[bytes] | None], Response],
+        metrics_response: Callable[[Sequence[bytes] | None], Response],
         read_report: Callable[[], SupervisorReport | None] = lambda: None,
     ) -> None:
         """
@@ -94,7 +94,8 @@ class Api:
 
         @param table: the endpoints and their methods.
         @param later: the reactor's C{callLater}, for pauses between pages of the history.
-        @param scrape: gets the values of C{Accept}, and returns the metrics.
+        @param metrics_response: called with the values of C{Accept}; returns the response
+            to C{/metrics}.
         @param read_report: reads the supervisor's report, if there is a supervisor.
         """
         self._committer = committer
@@ -102,7 +103,7 @@ class Api:
         self._events = events
         self._table = table
         self._history_queue = FairQueue(later)
-        self._scrape = scrape
+        self._metrics_response = metrics_response
         self._read_report = read_report
         self._routes = self.app.url_map.bind("localhost")
 
@@ -210,7 +211,7 @@ class Api:
 
     @app.route("/metrics")
     def metrics(self, request: Request) -> Response:
-        return self._scrape(request.headers.get(ACCEPT))
+        return self._metrics_response(request.headers.get(ACCEPT))
 
     @app.route("/openapi.json")
     def openapi(self, request: Request) -> Response:
@@ -237,7 +238,7 @@ class Api:
         preferred = preferences(request.headers)
         preconditions = preconditions_of(request.headers)
         kind = response_kind(Outcome.READ, state, request.method, preconditions)
-        if kind is not VALUE:
+        if kind is not STATE:
             return state_response(kind, preferred, state)
         above_state = state.revision + 1
         before = above_state if before is None else min(before, above_state)

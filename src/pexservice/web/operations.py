@@ -42,7 +42,7 @@ from pexservice.web.representations import (
     NOT_MODIFIED,
     PRECONDITION_FAILED,
     REPLAYED,
-    VALUE,
+    STATE,
     ResponseKind,
 )
 from pexservice.web.responses import Response
@@ -120,11 +120,11 @@ def response_kind(
     For a read, the kind also depends on whether C{state} meets the preconditions.
     """
     if outcome is Outcome.APPLIED:
-        return VALUE
+        return STATE
     if outcome is Outcome.REPLAYED:
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
-        return VALUE
+        return STATE
     # A failed If-Match gives a 412.  A failed If-None-Match gives a 304 for GET and HEAD,
     # and a 412 for POST (RFC 9110, section 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):

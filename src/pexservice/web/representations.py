@@ -30,17 +30,20 @@ class ResponseKind:
     status: int
     headers: tuple[Header, ...] = ()
 
+    @property
+    def has_value(self) -> bool:
+        return self.status == HTTPStatus.OK
 
-#: The response has the value at the state.
-VALUE = ResponseKind(HTTPStatus.OK)
-#: The response has the value after an earlier step with the same idempotency key.
+
+#: The response to a read, or to a step that was applied: the state with its value.
+STATE = ResponseKind(HTTPStatus.OK)
+#: The response to a step whose idempotency key was used before: the state after the first
+#: step with this key.
 REPLAYED = ResponseKind(HTTPStatus.OK, ((b"Idempotency-Replayed", b"true"),))
-#: The client already has the value at the state.
+#: The client already has this state.
 NOT_MODIFIED = ResponseKind(HTTPStatus.NOT_MODIFIED)
 #: The state does not meet the preconditions of the request.
 PRECONDITION_FAILED = ResponseKind(HTTPStatus.PRECONDITION_FAILED)
-
-WITH_VALUE = (VALUE, REPLAYED)
 
 
 def state_headers(
@@ -88,7 +91,7 @@ def response_about(
 
 
 def state_response(kind: ResponseKind, preferences: Preferences, state: State) -> Response:
-    value = state_body(state, preferences.value) if kind in WITH_VALUE else b""
+    value = state_body(state, preferences.value) if kind.has_value else b""
     revision, position = b"%d" % state.revision, b"%d" % state.position
     return response_about(kind, preferences, revision, position, value)
 

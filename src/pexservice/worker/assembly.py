@@ -123,7 +123,7 @@ def assemble(
         events,
         table=POST_ONLY_TABLE if settings.post_only else DEFAULT_TABLE,
         later=reactor.callLater,
-        scrape=metrics.response,
+        metrics_response=metrics.response,
         read_report=read_report,
     )
     server = Server(

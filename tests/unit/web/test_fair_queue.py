@@ -127,7 +127,7 @@ def paced_server() -> Server:
         server.checker,
         server.events,
         later=server.clock.callLater,
-        scrape=lambda _: Response(200, ()),
+        metrics_response=lambda _: Response(200, ()),
     )
     server.shared.call_handler = api.call_handler
     return server
