@@ -129,7 +129,7 @@ class Server:
             self.events,
             table=table,
             # There is no pause between two pages of the history.
-            later=lambda _, call: call(),
+            call_later=lambda _, call: call(),
             metrics_response=metrics.response,
         )
         self.shared = ConnectionServer(
@@ -230,8 +230,9 @@ class Wire:
         local_host = getattr(local or IPv4Address("TCP", "10.0.0.1", 80), "host", "")
         assert host is not None or isinstance(peer, UNIXAddress)
         clients = server.checker.clients
-        self.protocol = Connection(server.shared, clients.peer(host, local_host))
-        if not server.connections.admit(self.protocol, clients.client_of(host)):
+        end = clients.peer(host, local_host)
+        self.protocol = Connection(server.shared, end)
+        if not server.connections.admit(self.protocol, clients.client_of(end)):
             server.connections.add_refused(self.protocol)
             self.protocol.phase = Phase.REFUSED
         self._waiting: list[bytes] = []

@@ -346,7 +346,7 @@ class Connection(asyncio.Protocol):
         self._request = request
         try:
             checked = request.checked_operation
-            if checked is None or checked.rechecks_rate_and_host:
+            if checked is None or checked.must_recheck_rate_and_host:
                 checker, headers = self._server.checker, request.headers
                 checker.check_rate_and_host(headers, self.peer)
                 if checked is None:
@@ -530,7 +530,10 @@ class Connection(asyncio.Protocol):
         else:
             line, headers = read_refused_head(bytes(self._buffer))
         if problem.status in _CLIENT_FAULTS:
-            problem = server.checker.count_request(headers, self.peer) or problem
+            try:
+                server.checker.check_rate(headers, self.peer)
+            except Problem as above_limit:
+                problem = above_limit
         response_format = server.refusal_format(line, headers)
         representation = response_format.preferences.problem
         data = write_response(response_format, problem.response(representation))

@@ -144,7 +144,7 @@ class Connections:
         self.limit = limit
         # The open connections with their clients, and the number of connections of each
         # client.
-        self._open: dict[LimitedConnection, str | None] = {}
+        self._open: dict[LimitedConnection, str] = {}
         self._counts: Counter[str] = Counter()
         self._refused: set[LimitedConnection] = set()
         # For each blocked connection, the time of the last check, and the count then.
@@ -164,13 +164,13 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def admit(self, connection: LimitedConnection, client: str | None = None) -> bool:
+    def admit(self, connection: LimitedConnection, client: str = "") -> bool:
         """
         Admit a new connection, if there is a place or another connection can be closed.
 
         @param client: the client that opened the connection, as
             L{Clients.client_of<pexservice.web.clients.Clients.client_of>} returns it.
-            C{None} stands for a proxy.  A proxy has the connections of many clients, so it
+            C{""} stands for a proxy.  A proxy has the connections of many clients, so it
             has no share.
         @return: whether the connection is admitted.
         """
@@ -178,7 +178,7 @@ class Connections:
             self.refused += 1
             return False
         self._open[connection] = client
-        if client is not None:
+        if client:
             self._counts[client] += 1
         self.accepted += 1
         return True
@@ -194,7 +194,7 @@ class Connections:
         self._refused.add(connection)
         return True
 
-    def displace(self, newcomer: str | None = None) -> bool:
+    def displace(self, newcomer: str = "") -> bool:
         """
         Close one connection at once.
 
@@ -233,10 +233,10 @@ class Connections:
         connection.abort()
         return True
 
-    def _search(self, newcomer: str | None) -> None:
+    def _search(self, newcomer: str) -> None:
         share = self._share()
         greedy_clients = {client for client, count in self._counts.items() if count > share}
-        if newcomer is not None and self._uses_full_share(newcomer):
+        if self._uses_full_share(newcomer):
             # The new connection must not close a connection of another client.
             greedy_clients.add(newcomer)
         self._candidates_are_greedy = is_greedy = bool(greedy_clients)
@@ -254,10 +254,10 @@ class Connections:
         """
         return max(MIN_SHARE, self.limit // (len(self._counts) + 1))
 
-    def _uses_full_share(self, client: str | None) -> bool:
-        return client is not None and self._counts[client] >= self._share()
+    def _uses_full_share(self, client: str) -> bool:
+        return bool(client) and self._counts[client] >= self._share()
 
-    def _next_candidate(self, newcomer: str | None) -> LimitedConnection | None:
+    def _next_candidate(self, newcomer: str) -> LimitedConnection | None:
         """
         Return the connection to close next, if the last search has found one.
 
@@ -283,8 +283,8 @@ class Connections:
     def remove(self, connection: LimitedConnection) -> None:
         self._refused.discard(connection)
         self._blocked.pop(connection, None)
-        client = self._open.pop(connection, None)
-        if client is not None:
+        client = self._open.pop(connection, "")
+        if client:
             self._counts[client] -= 1
             if not self._counts[client]:
                 del self._counts[client]

@@ -137,8 +137,8 @@ class Listener:
             local_address = sock.getsockname()[0]
         clients = self._server.checker.clients
         # The socket cannot be asked for the address later, because a reset removes it.
-        connection = Connection(self._server, clients.peer(address, local_address))
-        client = clients.client_of(address)
+        peer = clients.peer(address, local_address)
+        connection, client = Connection(self._server, peer), clients.client_of(peer)
         if not self._connections.admit(connection, client):
             # Before the TLS handshake, no response is possible.
             if self._tls or not self._connections.add_refused(connection):
@@ -149,7 +149,7 @@ class Listener:
         elif self._tls:
             connection.phase = Phase.HANDSHAKE
             connection.receiving_since = self._connections.seconds()
-            transport = TlsTransport(self._server, self._tls, connection, client or "")
+            transport = TlsTransport(self._server, self._tls, connection, client)
             connection.transport = transport  # type: ignore[assignment]
             self._make_transport(sock, connection, transport)
         else:

@@ -253,36 +253,33 @@ class HostPolicy:
     """
     The rules on C{Host}.
 
-    @ivar allows_all_peers: a function that gets a value of C{Host}, and returns whether
-        every peer may send this value.  The results are cached, because most clients send
-        the same few values.
+    @ivar allows_from_every_peer: called with a value of C{Host}; returns whether every peer
+        may send this value.  The results are cached, because most clients send the same few
+        values.
     """
 
-    def __init__(
-        self, allowed: Iterable[str] = (), *, own_name: str, needed: bool = True
-    ) -> None:
+    def __init__(self, allowed: Iterable[str] = (), *, own_name: str) -> None:
         """
         Allow IP addresses, C{localhost} and its subdomains, and the names given here.
 
-        @param allowed: host names, or L{ANY_HOST}.
+        @param allowed: host names.  L{ANY_HOST} among them allows every name.
         @param own_name: the machine's name, as C{gethostname} returns it.
-        @param needed: C{False} if every name is allowed, because steps need a token.
         """
         names = {host_name(name.encode()) for name in allowed}
-        self._needed = needed and ANY_HOST not in names
+        self._allows_every_host = ANY_HOST in names
         self._names = frozenset({"localhost", host_name(own_name.encode()), *names})
         self._logged: set[str] = set()
-        self.allows_all_peers = lru_cache(maxsize=256)(self._allows_all_peers)
+        self.allows_from_every_peer = lru_cache(maxsize=256)(self._allows_from_every_peer)
 
-    def checks(self, peer: Peer) -> bool:
+    def is_checked_for(self, peer: Peer) -> bool:
         """
-        Return whether C{peer} gets a response only if C{Host} is an allowed name.
+        Return whether C{peer} gets a response only if its C{Host} is an allowed name.
         """
-        return self._needed and peer.is_local
+        return peer.is_local and not self._allows_every_host
 
-    def _allows_all_peers(self, host: bytes | None) -> bool:
+    def _allows_from_every_peer(self, host: bytes | None) -> bool:
         # Only an HTTP/1.0 request may have no Host, and no browser speaks HTTP/1.0.
-        if host is None or not self._needed:
+        if host is None or self._allows_every_host:
             return True
         name = host_name(host)
         return name in self._names or name.endswith(".localhost") or _is_address(name)
@@ -293,7 +290,7 @@ class HostPolicy:
 
         @raise Problem: 421.
         """
-        if self.allows_all_peers(host) or not peer.is_local:
+        if self.allows_from_every_peer(host) or not peer.is_local:
             return
         name, logged = host_name(host or b""), self._logged
         if name not in logged and len(logged) < MAX_LOGGED_HOSTS:

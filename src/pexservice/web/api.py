@@ -1,11 +1,13 @@
 """
 The Klein app, which has a handler for each endpoint.
 
-A handler returns an L{Operation} on the cursor, a L{Response}, or a C{Deferred} that fires
-with a response.  If a handler returns an operation, the server remembers this operation,
-and does not call the handler again for requests with the same method, path, version and
-deciding headers; see L{pexservice.server.plans}.  A handler that returns a response is
-called for each request.
+Klein finds the handler of a path.  The handler returns an L{Operation} on the cursor, a
+L{Response}, or a C{Deferred} that fires with a response.
+
+A handler that returns a response is called for each request.  If a handler returns an
+operation, the server remembers the operation, and uses it for later requests with the same
+meaning without calling the handler: requests with the same method, path and version, whose
+headers ask for the same, such as the same media type; see L{pexservice.server.plans}.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pexservice.core.cursor import Transition
 from pexservice.process.supervisor_report import Process, SupervisorReport, last_reload
 from pexservice.stores.errors import Refusal
 from pexservice.web import problems
-from pexservice.web.endpoints import DEFAULT_TABLE, Endpoint, EndpointTable
+from pexservice.web.endpoints import DEFAULT_TABLE, EndpointTable
 from pexservice.web.events import STREAM_HEADERS, Events
 from pexservice.web.fair_queue import CallLater, FairQueue
 from pexservice.web.operations import (
@@ -33,37 +35,35 @@ from pexservice.web.operations import (
     Operation,
     Request,
     RequestChecker,
-    operation_of,
     response_kind,
 )
 from pexservice.web.page import page
 from pexservice.web.parameters import (
     ACCEPT,
     FORWARDED_FOR,
-    IF_NONE_MATCH,
     LAST_EVENT_ID,
+    is_prefetch,
     preconditions_of,
     preferences,
     preferred_type,
     query_number,
     query_parameters,
 )
-from pexservice.web.preconditions import parse_etags
 from pexservice.web.representations import STATE, history_response, state_response
 from pexservice.web.responses import CONTENT_TYPES, HTML, JSON, TEXT, Response
 
 DEFAULT_ENTRY_COUNT = 100
 MAX_ENTRY_COUNT = 1000
 
-#: The endpoint of C{OPTIONS *}, a request about the server as a whole.
-_WHOLE_SERVER = Endpoint("*", (b"GET", b"HEAD", b"POST"), "")
-
 Handler = TypeVar("Handler", bound=Callable[..., HandlerResult])
 
 
 class _App(Protocol):
     """
-    The type of the Klein app here: its handlers return no objects that Twisted can render.
+    The part of Klein that is used here.
+
+    Klein's own types require handlers whose results Twisted can render.  The results here
+    go to the server, and Twisted does not see them.
     """
 
     url_map: Map
@@ -85,7 +85,7 @@ class Api:
         events: Events,
         *,
         table: EndpointTable = DEFAULT_TABLE,
-        later: CallLater,
+        call_later: CallLater,
         metrics_response: Callable[[Sequence[bytes] | None], Response],
         read_report: Callable[[], SupervisorReport | None] = lambda: None,
     ) -> None:
@@ -93,7 +93,7 @@ class Api:
         Make the app over C{committer}.
 
         @param table: the endpoints and their methods.
-        @param later: the reactor's C{callLater}, for pauses between pages of the history.
+        @param call_later: the reactor's C{callLater}.
         @param metrics_response: called with the values of C{Accept}; returns the response
             to C{/metrics}.
         @param read_report: reads the supervisor's report, if there is a supervisor.
@@ -102,7 +102,7 @@ class Api:
         self._checker = checker
         self._events = events
         self._table = table
-        self._history_queue = FairQueue(later)
+        self._history_queue = FairQueue(call_later)
         self._metrics_response = metrics_response
         self._read_report = read_report
         self._routes = self.app.url_map.bind("localhost")
@@ -125,19 +125,18 @@ class Api:
 
         @raise Problem: there is no such path or method, or the handler refuses the request.
         """
-        method, path = request.method, request.path
-        endpoint = self._table.by_path.get(path)
+        method, path, access = request.method, request.path, self._checker.access
         if path == b"*" and method == b"OPTIONS":
-            endpoint = _WHOLE_SERVER
+            # This request asks about the server as a whole.
+            return Response(204, ((b"Allow", problems.ALL_METHODS),))
+        endpoint = self._table.by_path.get(path)
         if endpoint is None:
             raise problems.no_such_path(b" ".join(self._table.by_path).decode())
+        allow = endpoint.allow
         if method == b"OPTIONS":
-            preflight = self._checker.access.preflight_headers(
-                request.headers, endpoint.allow
-            )
-            return Response(204, ((b"Allow", endpoint.allow), *preflight))
+            preflight = access.preflight_headers(request.headers, allow)
+            return Response(204, ((b"Allow", allow), *preflight))
         if method not in endpoint.methods:
-            allow = endpoint.allow
             raise problems.wrong_method(allow.decode(), headers=((b"Allow", allow),))
         name, _ = self._routes.match(endpoint.path, method.decode())
         return self.app.execute_endpoint(name, request)
@@ -156,24 +155,24 @@ class Api:
 
     @app.route("/current")
     def current(self, request: Request) -> Operation:
-        return operation_of(request)
+        return Operation(request.method)
 
     @app.route("/next", methods=["GET", "POST"])
     def next(self, request: Request) -> Operation:
-        return operation_of(request, Transition.NEXT)
+        return _step(request, Transition.NEXT)
 
     @app.route("/previous", methods=["GET", "POST"])
     def previous(self, request: Request) -> Operation:
-        return operation_of(request, Transition.PREVIOUS)
+        return _step(request, Transition.PREVIOUS)
 
     @app.route("/reset", methods=["GET", "POST"])
     def reset(self, request: Request) -> Operation:
-        return operation_of(request, Transition.RESET)
+        return _step(request, Transition.RESET)
 
     @app.route("/history")
     def history(self, request: Request) -> Deferred[Response]:
-        limit = query_number(request.target, "limit", 1, MAX_ENTRY_COUNT)
-        before = query_number(request.target, "before", 1, None)
+        limit = query_number(request.target, "limit", MAX_ENTRY_COUNT)
+        before = query_number(request.target, "before")
         count = DEFAULT_ENTRY_COUNT if limit is None else limit
         return self._history_queue.run(
             lambda: Deferred.fromCoroutine(self._history_page(request, before, count)),
@@ -201,7 +200,7 @@ class Api:
         notes = [] if reload is None else [reload]
         # Only a local client whose Host was checked may see process ids.  Otherwise, a web
         # page could read them by DNS rebinding.
-        may_see = self._checker.hosts.checks(request.peer)
+        may_see = self._checker.hosts.is_checked_for(request.peer)
         processes = report.processes if report is not None and may_see else None
         return _health(request, "livez", "reactor", None, notes=notes, processes=processes)
 
@@ -217,22 +216,18 @@ class Api:
     def openapi(self, request: Request) -> Response:
         from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
-        values = request.headers.get(IF_NONE_MATCH)
-        if_none_match = None if values is None else parse_etags("If-None-Match", values)
-        return rendered(self._table.endpoints).response(if_none_match)
+        document = rendered(self._table.endpoints)
+        return document.response(preconditions_of(request.headers).if_none_match)
 
     def _client(self, request: Request) -> str:
-        """
-        Return the client, or C{""} if a proxy has sent the request without its client.
-        """
-        clients, forwarded = self._checker.clients, request.headers.get(FORWARDED_FOR)
-        return clients.client_of(clients.client_address(request.peer, forwarded)) or ""
+        forwarded = request.headers.get(FORWARDED_FOR)
+        return self._checker.clients.client_of(request.peer, forwarded)
 
     async def _history_page(
         self, request: Request, before: int | None, count: int
     ) -> Response:
-        # With C{--synchronous-commit off}, other reads show the latest state.  The history
-        # has only durable entries.
+        # The page has only durable entries, so it shows the durable state, also with
+        # --synchronous-commit off, where other reads show the latest state.
         state = await self._committer.read_durable()
         self._check_read()
         preferred = preferences(request.headers)
@@ -240,15 +235,16 @@ class Api:
         kind = response_kind(Outcome.READ, state, request.method, preconditions)
         if kind is not STATE:
             return state_response(kind, preferred, state)
-        above_state = state.revision + 1
-        before = above_state if before is None else min(before, above_state)
+        # The store may have newer entries than this state.
+        end = state.revision + 1
+        before = end if before is None else min(before, end)
         # One entry more than requested shows whether another page follows.
         entries = await self._committer.history(before, count + 1)
-        following = None
+        next_page = None
         if len(entries) > count:
             del entries[count:]
-            following = f"/history?before={entries[-1].revision}&limit={count}"
-        return history_response(state, preferred.value, entries, following)
+            next_page = f"/history?before={entries[-1].revision}&limit={count}"
+        return history_response(state, preferred.value, entries, next_page)
 
     def _check_read(self) -> None:
         """
@@ -258,10 +254,21 @@ class Api:
             raise self._committer.read_refusal
 
 
+def _step(request: Request, transition: Transition) -> Operation:
+    """
+    Return the operation of a step.
+
+    @raise Problem: 403 for a prefetch, which a browser sends before its user asks for it.
+    """
+    if is_prefetch(request.headers):
+        raise problems.prefetch()
+    return Operation(request.method, transition)
+
+
 def _health(
     request: Request,
     name: str,
-    check: str,
+    part: str,
     refusal: Refusal | None,
     *,
     notes: Sequence[str] = (),
@@ -273,27 +280,29 @@ def _health(
     If the check passes, the body is C{ok}.  If the check fails, or if the client asks for
     C{?verbose} or JSON, the body has details.
 
-    @param refusal: why C{check} fails, or C{None} if it passes.
+    @param part: the part of the worker that is checked.
+    @param refusal: why the check fails, or C{None} if it passes.
     @param notes: further details.
     @param processes: the processes of the service; C{None} for a client that must not see
         them.
     """
+    passes = refusal is None
     media_type = preferred_type((TEXT, JSON), request.headers.get(ACCEPT))
     if media_type == JSON:
         content: dict[str, object] = {
-            "status": "ok" if refusal is None else "failed",
-            "checks": {check: "ok" if refusal is None else str(refusal)},
+            "status": "ok" if passes else "failed",
+            "checks": {part: "ok" if passes else str(refusal)},
             "notes": list(notes),
         }
         if processes is not None:
             content["processes"] = [asdict(process) for process in processes]
         body = f"{json.dumps(content)}\n"
-    elif "verbose" in query_parameters(request.target) or refusal is not None:
+    elif "verbose" in query_parameters(request.target) or not passes:
         lines = [
-            f"[+]{check} ok" if refusal is None else f"[-]{check} failed: {refusal}",
+            f"[+]{part} ok" if passes else f"[-]{part} failed: {refusal}",
             *(f"[+]{note}" for note in notes),
             *(f"[+]{p.name} is process {p.pid}: {p.state}" for p in processes or ()),
-            f"{name} check {'passed' if refusal is None else 'failed'}",
+            f"{name} check {'passed' if passes else 'failed'}",
         ]
         body = "\n".join([*lines, ""])
     else:
@@ -303,4 +312,4 @@ def _health(
         # No cache stores the response, so Vary is not needed.
         (b"Cache-Control", b"no-store"),
     )
-    return Response(200 if refusal is None else 503, headers, body.encode())
+    return Response(200 if passes else 503, headers, body.encode())

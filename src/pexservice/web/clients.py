@@ -149,19 +149,16 @@ class Clients:
                 break
         return address
 
-    def client_of(self, address: str | None) -> str | None:
+    def client_of(self, peer: Peer, forwarded: Sequence[bytes] | None = None) -> str:
         """
-        Return the client with this IP address: the address itself, or its IPv6 network.
+        Return the client that sent a request or opened a connection.
 
-        @param address: the peer's IP address; C{None} for the peer of a Unix socket.
-        @return: the client; C{None} for a proxy, which has the connections of many clients.
+        @param forwarded: the values of C{X-Forwarded-For}, if there are any.
+        @return: the client's IPv4 address or IPv6 network; C{""} for a proxy that does not
+            name its client.
         """
-        if not address or address in self._proxies:
-            return None
-        if ":" not in address:
-            return address
-        address = normalized(address.partition("%")[0])
-        return None if address in self._proxies else network(address)
+        address = self.client_address(peer, forwarded)
+        return "" if address in self._proxies else network(address)
 
 
 @frozen(eq=False)

@@ -157,19 +157,19 @@ class Events:
     def __init__(
         self,
         committer: ICommitter,
-        later: CallLater,
+        call_later: CallLater,
         limit: int = MAX_STREAMS,
         read_report: Callable[[], SupervisorReport | None] = lambda: None,
     ) -> None:
         """
         Start without streams.
 
-        @param later: the reactor's C{callLater}.
+        @param call_later: the reactor's C{callLater}.
         @param limit: how many streams there may be.
         @param read_report: reads the supervisor's report, if there is a supervisor.
         """
         self._committer = committer
-        self._later = later
+        self._call_later = call_later
         self.limit = limit
         self._read_report = read_report
         # The streams in the order in which they were opened, each with its client.
@@ -251,7 +251,7 @@ class Events:
         # The next comparison comes a whole interval after this one, even if this one was
         # late.
         self._timer_runs = True
-        self._later(EVENT_INTERVAL_SECONDS, self._compare)
+        self._call_later(EVENT_INTERVAL_SECONDS, self._compare)
 
     def _workers(self) -> bytes:
         report = self._read_report()

@@ -32,12 +32,12 @@ class FairQueue:
     """
 
     def __init__(
-        self, later: CallLater, seconds: Callable[[], float] = time.monotonic
+        self, call_later: CallLater, seconds: Callable[[], float] = time.monotonic
     ) -> None:
         """
-        @param later: the reactor's C{callLater}.
+        @param call_later: the reactor's C{callLater}.
         """
-        self._later = later
+        self._call_later = call_later
         self._seconds = seconds
         # True during a piece of work and the pause after it.
         self._busy = False
@@ -70,7 +70,7 @@ class FairQueue:
         try:
             return work()
         finally:
-            self._later(PAUSE_FACTOR * (self._seconds() - start), self._next)
+            self._call_later(PAUSE_FACTOR * (self._seconds() - start), self._next)
 
     def _next(self) -> None:
         if not self._waiting:

@@ -4,12 +4,14 @@ Operations on the cursor, and the checks of a request before its operation.
 A request is checked in this order, and the client gets the first problem:
 
   1. L{RequestChecker.check_rate_and_host} checks the client's rate and the C{Host}.
-  2. L{Api<pexservice.web.api.Api>} refuses paths and methods that do not exist.
-  3. L{RequestChecker.check_operation} refuses a step if a page of another origin has sent
-     it, or if it is a prefetch.  Then it checks the token, and the syntax of the key and
-     of the preconditions.  A read changes nothing and needs no token, so only the syntax of
-     its preconditions is checked.  If a page of another origin has sent the read, the
-     browser hides the response from the page.
+  2. L{Api<pexservice.web.api.Api>} refuses a path or a method that does not exist, and a
+     step that is a prefetch.
+  3. L{RequestChecker.check_operation} refuses a step that a page of another origin has
+     sent.  Then it checks the token of the step, and the syntax of the key and of the
+     preconditions.
+
+A read changes nothing, so only the syntax of its preconditions is checked.  A page of
+another origin may send a read, because the browser hides the response from the page.
 """
 
 from __future__ import annotations
@@ -30,14 +32,11 @@ from pexservice.web.parameters import (
     FORWARDED_FOR,
     HOST,
     ORIGIN,
-    PREFETCH_HEADERS,
     RequestHeaders,
     idempotency_key,
-    is_prefetch,
     preconditions_of,
 )
 from pexservice.web.preconditions import UNCONDITIONAL, Preconditions
-from pexservice.web.problems import Problem
 from pexservice.web.representations import (
     NOT_MODIFIED,
     PRECONDITION_FAILED,
@@ -68,29 +67,18 @@ class Operation:
     """
     An operation on the cursor.
 
-    All requests with the same L{Plan<pexservice.server.plans.Plan>} have the same
-    operation.  Their idempotency keys, tokens and preconditions may differ.
+    Many requests can have the same operation.  Their idempotency keys, tokens and
+    preconditions may differ.
 
     @ivar transition: the transition of a step; C{None} if the operation is a read.
-    @ivar is_prefetch: whether a browser sent the request before its user asked for it.
     """
 
     method: bytes
-    transition: Transition | None
-    is_prefetch: bool
+    transition: Transition | None = None
 
 
 #: What a handler of the Klein app returns.
 HandlerResult = Operation | Response | Deferred[Response]
-
-
-def operation_of(request: Request, transition: Transition | None = None) -> Operation:
-    headers = request.headers
-    return Operation(
-        request.method,
-        transition,
-        is_prefetch=any(is_prefetch(headers.get(name, ())) for name in PREFETCH_HEADERS),
-    )
 
 
 @define(eq=False)
@@ -98,17 +86,18 @@ class CheckedOperation:
     """
     An operation whose request has passed all checks.
 
-    @ivar start: called with the waiter; starts the operation, whose outcome goes to the
-        waiter.
-    @ivar rechecks_rate_and_host: whether the rate and the C{Host} are checked again when
-        this object is reused for a later request.  This is necessary if there is a rate
-        limit, or if the C{Host} is allowed for some peers only.
+    Later requests with the same bytes reuse this object, and are not checked again.
+
+    @ivar start: starts the operation, and gives the outcome to the waiter.
+    @ivar must_recheck_rate_and_host: whether the rate and the C{Host} of each later request
+        are checked.  If there is a rate limit, each request counts against it.  If the
+        C{Host} is allowed for some peers only, a later peer may be another one.
     """
 
     start: Callable[[Waiter], None]
     method: bytes
     preconditions: Preconditions
-    rechecks_rate_and_host: bool
+    must_recheck_rate_and_host: bool
 
 
 def response_kind(
@@ -169,15 +158,17 @@ class RequestChecker:
 
         return {**DECIDING_HEADERS, ORIGIN: allowed_origin}
 
-    def count_request(self, headers: RequestHeaders, peer: Peer) -> Problem | None:
+    def check_rate(self, headers: RequestHeaders, peer: Peer) -> None:
         """
-        Count a request against its client's rate limit.  Above the limit, return a 429.
+        Count a request against the rate limit of its client.
+
+        @raise Problem: 429 above the limit.
         """
         limit = self._limit
-        if limit is None:
-            return None
-        client = self.clients.client_address(peer, headers.get(FORWARDED_FOR))
-        return None if limit.take(client) else problems.too_many_requests(limit.rate)
+        if limit is not None:
+            address = self.clients.client_address(peer, headers.get(FORWARDED_FOR))
+            if not limit.take(address):
+                raise problems.too_many_requests(limit.rate)
 
     def check_rate_and_host(self, headers: RequestHeaders, peer: Peer) -> None:
         """
@@ -185,10 +176,7 @@ class RequestChecker:
 
         @raise Problem: 429 or 421.
         """
-        if self._limit is not None:
-            problem = self.count_request(headers, peer)
-            if problem is not None:
-                raise problem
+        self.check_rate(headers, peer)
         self.hosts.check(headers.get(HOST, (None,))[0], peer)
 
     def check_operation(
@@ -197,22 +185,20 @@ class RequestChecker:
         """
         Check whether a request with C{headers} may start C{operation}.
 
-        @raise Problem: 403 for a page of another origin or a prefetch, 401 for the token,
-            400 for a malformed key or precondition.  The checks are made in this order.
+        @raise Problem: 403 for a page of another origin, 401 for the token, 400 for a
+            malformed key or precondition.  The checks are made in this order.
         """
-        committer, transition = self._committer, operation.transition
-        host = headers.get(HOST, (None,))[0]
-        rechecks = self._limit is not None or not self.hosts.allows_all_peers(host)
+        transition, start = operation.transition, self._committer.read
         if transition is None:
-            start, preconditions = committer.read, preconditions_of(headers)
-            return CheckedOperation(start, operation.method, preconditions, rechecks)
-        self.access.check_page("move the cursor", headers)
-        if operation.is_prefetch:
-            raise problems.prefetch()
-        self.access.check_token(headers)
-        key = idempotency_key(headers)
-        preconditions = preconditions_of(headers)
-        # Most steps have no precondition, and the committer calls no function for them.
-        precondition = None if preconditions is UNCONDITIONAL else preconditions.met_by
-        start = partial(committer.step, Step(transition, key, precondition))
-        return CheckedOperation(start, operation.method, preconditions, rechecks)
+            preconditions = preconditions_of(headers)
+        else:
+            self.access.check_page("move the cursor", headers)
+            self.access.check_token(headers)
+            key = idempotency_key(headers)
+            preconditions = preconditions_of(headers)
+            # None saves the committer a call for most steps.
+            is_met = None if preconditions is UNCONDITIONAL else preconditions.met_by
+            start = partial(self._committer.step, Step(transition, key, is_met))
+        host, hosts = headers.get(HOST, (None,))[0], self.hosts
+        must_recheck = self._limit is not None or not hosts.allows_from_every_peer(host)
+        return CheckedOperation(start, operation.method, preconditions, must_recheck)

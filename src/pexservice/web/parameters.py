@@ -115,14 +115,17 @@ def list_elements(values: Sequence[bytes]) -> list[bytes]:
     return [element.strip(b" \t") for value in values for element in value.split(b",")]
 
 
-def is_prefetch(values: Sequence[bytes]) -> bool:
+def marks_prefetch(values: Sequence[bytes]) -> bool:
     """
-    Return whether a browser marked a request as a prefetch.
+    Return whether one of the L{PREFETCH_HEADERS} marks its request as a prefetch.
 
-    @param values: the values of one of the L{PREFETCH_HEADERS}, such as
-        C{prefetch;prerender} or C{preview}.
+    @param values: the values of the header, such as C{prefetch;prerender} or C{preview}.
     """
     return any(element.lower().startswith(b"pre") for element in list_elements(values))
+
+
+def is_prefetch(headers: RequestHeaders) -> bool:
+    return any(marks_prefetch(headers.get(name, ())) for name in PREFETCH_HEADERS)
 
 
 #: A longer C{Accept} is ignored, because to parse 16 KiB for every request would cost too
@@ -270,7 +273,7 @@ def preconditions_of(headers: RequestHeaders) -> Preconditions:
 DECIDING_HEADERS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
     ACCEPT: lambda values: preferences({ACCEPT: values}),
     CONNECTION: persistence,
-    **dict.fromkeys(PREFETCH_HEADERS, is_prefetch),
+    **dict.fromkeys(PREFETCH_HEADERS, marks_prefetch),
 }
 
 
@@ -298,20 +301,20 @@ def query_parameters(target: bytes) -> dict[str, list[str]]:
     return parse_qs(target.partition(b"?")[2].decode("latin-1"), keep_blank_values=True)
 
 
-def query_number(target: bytes, name: str, minimum: int, maximum: int | None) -> int | None:
+def query_number(target: bytes, name: str, maximum: int | None = None) -> int | None:
     """
     Return the query parameter C{name}, or C{None} if it is missing.
 
-    @raise Problem: 400 if the parameter is not a number from C{minimum} to C{maximum}.
+    @raise Problem: 400 if the parameter is not a number from 1 to C{maximum}.
     """
     values = query_parameters(target).get(name)
     if values is None:
         return None
     if len(values) == 1 and _QUERY_NUMBER.fullmatch(values[0]):
         value = int(values[0])
-        if minimum <= value and (maximum is None or value <= maximum):
+        if value >= 1 and (maximum is None or value <= maximum):
             return value
     upper = "up" if maximum is None else f"to {maximum}"
     raise problems.malformed(
-        f"the parameter {name} must be given once, a number from {minimum} {upper}"
+        f"the parameter {name} must be given once, a number from 1 {upper}"
     )

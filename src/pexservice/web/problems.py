@@ -86,6 +86,9 @@ class ProblemKind:
         return Problem(self._status, self._name, detail, (*self._headers, *headers))
 
 
+#: All methods that the service accepts, on one path or another.
+ALL_METHODS = b"GET, HEAD, POST, OPTIONS"
+
 _RETRY_SOON = (b"Retry-After", b"1")
 
 malformed = ProblemKind("400 bad-request", "{}")
@@ -113,7 +116,7 @@ wrong_method = ProblemKind("405 method-not-allowed", "method not allowed; use on
 no_tunnel = ProblemKind(
     "405 method-not-allowed",
     "method not allowed: this service is no proxy; use GET or POST with a path",
-    (b"Allow", b"GET, HEAD, POST, OPTIONS"),
+    (b"Allow", ALL_METHODS),
 )
 too_slow = ProblemKind(
     "408 request-timeout",

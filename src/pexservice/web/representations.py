@@ -116,22 +116,22 @@ def history_response(
     state: State,
     representation: str,
     entries: Sequence[HistoryEntry],
-    following: str | None,
+    next_page: str | None,
 ) -> Response:
     """
     Return a page of the history, without values, because these follow from the positions.
 
-    @param following: the path and query of the next page, which has older entries;
-        C{None} if there is no other page.
+    @param next_page: the path and query of the next page, which has older entries;
+        C{None} if this page is the last one.
     """
     body = (
-        _history_json(entries, following)
+        _history_json(entries, next_page)
         if representation == JSON
         else b"".join(map(_history_line, entries))
     )
     links: list[Header] = []
-    if following is not None:
-        links.append((b"Link", f'<{following}>; rel="next"'.encode()))
+    if next_page is not None:
+        links.append((b"Link", f'<{next_page}>; rel="next"'.encode()))
     revision, position = b"%d" % state.revision, b"%d" % state.position
     headers = (
         (b"Content-Type", CONTENT_TYPES[representation]),
@@ -157,11 +157,11 @@ def _history_line(entry: HistoryEntry) -> bytes:
     ).encode()
 
 
-def _history_json(entries: Sequence[HistoryEntry], following: str | None) -> bytes:
+def _history_json(entries: Sequence[HistoryEntry], next_page: str | None) -> bytes:
     transitions = ",".join(
         f'{{"revision":{entry.revision},"position":{entry.position},'
         f'"transition":"{entry.transition.word}","time":"{_time(entry)}"}}'
         for entry in entries
     )
-    link = "null" if following is None else f'"{following}"'
+    link = "null" if next_page is None else f'"{next_page}"'
     return f'{{"transitions":[{transitions}],"next":{link}}}\n'.encode()

@@ -33,7 +33,7 @@ from pexservice.stores.factory_interface import IStoreReactor, StoreOptions
 from pexservice.stores.interface import ISharedStore, IStore
 from pexservice.stores.registry import store_factory
 from pexservice.stores.verification import VerificationRecord
-from pexservice.web.access import Access, HostPolicy
+from pexservice.web.access import ANY_HOST, Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients, RateLimit
 from pexservice.web.endpoints import DEFAULT_TABLE, POST_ONLY_TABLE
@@ -102,9 +102,8 @@ def assemble(
         # The check of the Host stops pages that use DNS rebinding.  With a token file, no
         # such page can move the cursor, so every Host is allowed.
         hosts=HostPolicy(
-            settings.allowed_hosts,
+            settings.allowed_hosts if settings.token_file is None else [ANY_HOST],
             own_name=gethostname(),
-            needed=settings.token_file is None,
         ),
         limit=None if settings.rate_limit is None else RateLimit(settings.rate_limit),
     )
@@ -122,7 +121,7 @@ def assemble(
         checker,
         events,
         table=POST_ONLY_TABLE if settings.post_only else DEFAULT_TABLE,
-        later=reactor.callLater,
+        call_later=reactor.callLater,
         metrics_response=metrics.response,
         read_report=read_report,
     )

@@ -350,7 +350,7 @@ def test_flood_of_a_busy_client_does_not_cost_a_search_each() -> None:
     searches = 0
 
     class Watched(Connections):
-        def _search(self, newcomer: str | None) -> None:
+        def _search(self, newcomer: str) -> None:
             nonlocal searches
             searches += 1
             super()._search(newcomer)
@@ -383,11 +383,11 @@ def test_connections_of_a_proxy_have_no_share() -> None:
     connections = Connections(40, Turns().seconds)
     proxied = [Fake(last_active=100.0 + n) for n in range(38)]
     for connection in proxied:
-        connections.admit(connection, None)
+        connections.admit(connection, "")
     other = Fake(last_active=1.0)
     connections.admit(other, "192.0.2.1")
     connections.admit(Fake(last_active=1000.0), "192.0.2.2")
-    assert connections.admit(Fake(), None)
+    assert connections.admit(Fake(), "")
     assert other.fate == ["aborted"]
     assert not any(connection.fate for connection in proxied)
 

@@ -120,7 +120,7 @@ class Machine:
 
         self.port._make_transport = counted  # type: ignore[assignment,method-assign]
 
-    def _note(self, connection: Connection, client: str | None = None) -> bool:
+    def _note(self, connection: Connection, client: str = "") -> bool:
         self.connections.append(connection)
         return self._admit(connection, client)
 

@@ -78,7 +78,6 @@ def identified(start: bytes, number: int) -> list[bytes]:
         (b"", False),
         (b"User-Agent: curl/8.5.0\r\nAccept: */*\r\n", True),
         (b"Connection: Keep-Alive\r\n", True),
-        (b"Purpose: prefetch\r\n", True),
         (b"Accept: */*\r\nAccept: */*\r\n", True),
         (b"If-None-Match: nonsense\r\n", False),
         (b"Idempotency-Key: not one\r\n", False),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from pexservice.web.access import Access, same_host
-from pexservice.web.parameters import is_prefetch
+from pexservice.web.parameters import marks_prefetch
 from pexservice.web.problems import Problem
 
 ORIGIN = b"https://pages.example.org"
@@ -136,4 +136,4 @@ def test_default_port_may_be_left_out_and_schemes_are_not_compared(
     ],
 )
 def test_prefetch_is_recognized_by_its_headers(values: list[bytes], *, meant: bool) -> None:
-    assert is_prefetch(values) is not meant
+    assert marks_prefetch(values) is not meant

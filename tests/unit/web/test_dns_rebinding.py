@@ -12,11 +12,11 @@ from pexservice.web.clients import Peer
 from pexservice.web.problems import Problem
 
 
-def policy(*allowed: str, needed: bool = True) -> HostPolicy:
+def policy(*allowed: str) -> HostPolicy:
     """
     Return the policy of a machine called C{Box}.
     """
-    return HostPolicy(allowed, own_name="Box", needed=needed)
+    return HostPolicy(allowed, own_name="Box")
 
 
 def refusal(rules: HostPolicy, host: bytes) -> Problem:
@@ -55,7 +55,7 @@ def test_allowed_and_local_host_names_are_accepted(host: bytes | None) -> None:
     """
     Case, port and a final dot do not matter.
     """
-    assert policy("PEX.example.org").allows_all_peers(host)
+    assert policy("PEX.example.org").allows_from_every_peer(host)
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_other_host_is_refused_with_the_option_that_allows_it(host: bytes) -> No
     The response does not repeat the name.
     """
     rules = policy("pex.example.org")
-    assert not rules.allows_all_peers(host)
+    assert not rules.allows_from_every_peer(host)
     problem = refusal(rules, host)
     assert (problem.status, problem.name) == (421, "misdirected-request")
     assert "--allowed-host" in problem.detail
     assert "attacker" not in problem.detail
 
 
-def test_every_host_is_accepted_with_tokens_or_a_wildcard() -> None:
+def test_every_host_is_accepted_with_a_wildcard() -> None:
     foreign = b"attacker.example"
-    assert not policy().allows_all_peers(foreign)
-    for rules in (policy(needed=False), policy("*"), policy("pex.example.org", "*")):
-        assert rules.allows_all_peers(foreign)
+    assert not policy().allows_from_every_peer(foreign)
+    for rules in (policy("*"), policy("pex.example.org", "*")):
+        assert rules.allows_from_every_peer(foreign)
 
 
 def test_each_refused_host_is_logged_once_and_only_so_many() -> None:

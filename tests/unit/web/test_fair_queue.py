@@ -126,7 +126,7 @@ def paced_server() -> Server:
         server.committer,
         server.checker,
         server.events,
-        later=server.clock.callLater,
+        call_later=server.clock.callLater,
         metrics_response=lambda _: Response(200, ()),
     )
     server.shared.call_handler = api.call_handler
