@@ -30,8 +30,8 @@ from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
 from pexservice.cli.output import VerbFailed, discard_output
 from pexservice.core.text import without_password
-from pexservice.process.children import killed_with_parent, retry_while_orphans_end
-from pexservice.process.consent import LOSSES
+from pexservice.process.accepted_losses import LOSSES
+from pexservice.process.children import killed_with_parent, retry_while_busy
 from pexservice.process.exit_status import CannotStart, Misconfigured, Status
 from pexservice.process.listening import (
     AddressInUse,
@@ -292,12 +292,12 @@ class ServiceOptions(CommonOptions):
             return
         try:
             # Workers of a supervisor that was killed may still have the addresses.
-            retry_while_orphans_end(
+            retry_while_busy(
                 partial(check_addresses, the_reactor(), settings.listen),
                 AddressInUse,
                 START_SIGNALS.sleep,
             )
-            retry_while_orphans_end(settings.check_store, StoreBusy, START_SIGNALS.sleep)
+            retry_while_busy(settings.check_store, StoreBusy, START_SIGNALS.sleep)
         except (CannotStart, StoreError) as error:
             if START_SIGNALS.terminated:
                 raise SystemExit(0) from None
@@ -403,7 +403,7 @@ class RunningOptions:
         Read the configuration file again, and return the new setup.
 
         @param accepted: the options whose loss the operator accepts; see
-            L{pexservice.process.consent}.
+            L{pexservice.process.accepted_losses}.
         @raise Misconfigured: the file cannot be read, an option is wrong, or tokens, TLS or
             history would be lost without the operator's consent.
         @raise CannotStart: C{listen} has changed, and a restart could not listen there.

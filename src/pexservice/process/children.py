@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 _log = Logger()
 
-#: How long a start waits until the workers of a killed supervisor release an address or the
-#: store.
-ORPHANS_TIMEOUT_SECONDS = 3.0
-ORPHANS_RETRY_SECONDS = 0.1
+#: How long a start waits for an address or a store that is in use.  If a supervisor was
+#: killed, its workers release them within this time.
+BUSY_TIMEOUT_SECONDS = 3.0
+BUSY_RETRY_SECONDS = 0.1
 
 
 @cache
@@ -67,7 +67,7 @@ def supervisor_of(worker_pid: int) -> int | None:
     return None
 
 
-def retry_while_orphans_end(
+def retry_while_busy(
     attempt: Callable[[], T],
     busy: type[Exception],
     sleep: Callable[[float], bool],
@@ -75,7 +75,7 @@ def retry_while_orphans_end(
     """
     Call C{attempt} until it does not raise C{busy}, and return its result.
 
-    After L{ORPHANS_TIMEOUT_SECONDS}, or when a sleep is interrupted, raise the exception.
+    After L{BUSY_TIMEOUT_SECONDS}, or when a sleep is interrupted, raise the exception.
 
     @param sleep: sleeps for the given seconds, and returns whether it was not interrupted.
     """
@@ -88,8 +88,8 @@ def retry_while_orphans_end(
                 # The advice at the end of the message is for a start that has failed.
                 reason, _, _ = str(error).partition(";")
                 _log.info("{reason}; retrying", reason=reason)
-                end = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
-            if time.monotonic() > end or not sleep(ORPHANS_RETRY_SECONDS):
+                end = time.monotonic() + BUSY_TIMEOUT_SECONDS
+            if time.monotonic() > end or not sleep(BUSY_RETRY_SECONDS):
                 raise
 
 

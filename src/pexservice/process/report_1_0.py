@@ -41,11 +41,12 @@ def read_values(descriptor: int) -> dict[str, Any] | None:
         ):
             _, failovers, standbys, wanted_standbys, *rest = _RECORD.unpack(record)
             reloads, reload, active, previous, since, pause, *counts, note = rest
+            ended_by_reason = dict(zip(_REASONS, counts, strict=True))
             return {
                 "failovers": failovers,
                 "standby_count": standbys,
                 "wanted_standby_count": wanted_standbys,
-                "ended_by_reason": dict(zip(_REASONS, counts, strict=True)),
+                "ended_by_reason": ended_by_reason,
                 "reloads": reloads,
                 "reload": reload,
                 "active_worker": _text(active),
@@ -55,7 +56,11 @@ def read_values(descriptor: int) -> dict[str, Any] | None:
                 "note": _text(note),
                 # A worker of version 1.0.0 always retries.
                 "retry_opening": True,
-                "suspicious_ends": None,
+                # That supervisor does not count them.
+                "possible_lock_holders": 1,
+                # This includes workers that SIGKILL ended, which is not suspicious.
+                "suspicious_ends": ended_by_reason["store_failed"]
+                + ended_by_reason["killed"],
             }
     return None
 

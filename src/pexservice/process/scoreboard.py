@@ -11,7 +11,7 @@ The records are::
     report        the supervisor            process/supervisor_report.py
     claim         the first worker          stores/claim.py
     verification  the worker with the lock  stores/verification.py
-    consent       pexctl reload             process/consent.py
+    losses        pexctl reload --accept    process/accepted_losses.py
 
 A supervisor of version 1.0.0 writes its report at the beginning of the file; see
 L{pexservice.process.report_1_0}.
@@ -78,10 +78,11 @@ class Record:
         return None
 
 
-#: In JSON, a character of the report may take 12 bytes.
+#: The report of version 1.0.0 has the first 2048 bytes.  In JSON, a character of the report
+#: may take 12 bytes.
 REPORT = Record(2048, 32768)
 CLAIM = Record(34816, 2048)
-CONSENT = Record(36864, 2048)
+ACCEPTED_LOSSES = Record(36864, 2048)
 VERIFICATION = Record(38912, 2048)
 
 
@@ -89,9 +90,9 @@ def create() -> int:
     return os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC)
 
 
-def keep_from_children(descriptor: int) -> None:
+def adopt(descriptor: int) -> None:
     """
-    Prevent children of this process from inheriting the scoreboard's C{descriptor}.
+    Check an inherited C{descriptor} of the scoreboard, which children do not inherit.
 
     @raise OSError: C{descriptor} is not open, or no file.
     """

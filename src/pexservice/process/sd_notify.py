@@ -22,6 +22,8 @@ STOPPING = "STOPPING=1"
 RELOADING = "RELOADING=1"
 #: The name of a line with the number of microseconds until the next message.
 EXTEND_TIMEOUT = "EXTEND_TIMEOUT_USEC"
+#: The worker waits for the store's lock.  The line is no status text, although it looks
+#: like one: a supervisor of version 1.0.0 expects this form.
 STANDBY = "STATUS=standing by"
 #: The worker can neither be active nor stand by, and its status text says why.  Only our
 #: supervisor knows this line.

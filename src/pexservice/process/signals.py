@@ -45,7 +45,7 @@ class StartSignals:
         # now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
 
-    def hand_over(self, stop: Callable[[], object]) -> None:
+    def leave_to_reactor(self, stop: Callable[[], object]) -> None:
         """
         Leave SIGTERM and SIGINT to the reactor, which handles them when it runs.
 

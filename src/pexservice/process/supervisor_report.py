@@ -69,8 +69,7 @@ class SupervisorReport:
     @ivar retry_opening: whether a worker that cannot open the store retries, and sends
         clients the reason.  If not, the worker ends, so that the operator who starts the
         service gets the reason.
-    @ivar suspicious_ends: how often a worker ended in a way that a bad disk can cause;
-        C{None} if the supervisor does not count this.
+    @ivar suspicious_ends: how often a worker ended in a way that a bad disk can cause.
     @ivar standby_count: how many standbys there are.
     @ivar wanted_standby_count: how many standbys there should be.
     @ivar ended_by_reason: a mapping from a reason to the number of workers that ended for
@@ -83,8 +82,7 @@ class SupervisorReport:
     @ivar takeover_us: how long no worker was active before C{active_worker}, in
         microseconds; 0 if the supervisor saw no such time.
     @ivar note: why the last reload failed, or which options wait for a restart.
-    @ivar possible_lock_holders: how many workers may have the store's lock; C{None} if this
-        number is not known.
+    @ivar possible_lock_holders: how many workers may have the store's lock.
     @ivar problem: why no worker is active, if the reason is known; otherwise empty.
     @ivar restart_pending: the options whose change requires a restart.
     @ivar processes: the processes of the service, the supervisor first.
@@ -104,12 +102,12 @@ class SupervisorReport:
     active_since_ms: int = 0
     takeover_us: int = 0
     note: str = ""
-    possible_lock_holders: int | None = None
+    possible_lock_holders: int = 0
     problem: str = ""
     restart_pending: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
     retry_opening: bool = False
-    suspicious_ends: int | None = 0
+    suspicious_ends: int = 0
     address: str = ""
     has_tls: bool = False
 

@@ -206,7 +206,7 @@ class WorkerSettings(Settings):
     ).field(None)
     scoreboard: int | None = Option(
         "N",
-        "For a supervisor: the descriptor of its scoreboard, for /metrics.",
+        "For a supervisor: the descriptor of the memory that it shares with its workers.",
         KEEP_ALIVE,
         type=int,
         parse=_DESCRIPTOR,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import field, frozen
+from attrs import frozen
 
 from pexservice.process.scoreboard import VERIFICATION
 from pexservice.process.supervisor_report import SupervisorReport
@@ -27,43 +27,30 @@ class VerificationRecord:
     """
     A record in the scoreboard of the last verification of the store.
 
-    Only the worker that has the store's lock writes the record: C{begun}, and later
-    C{completed at N}.  N is the number of suspicious ends so far, which the supervisor
-    counts in its report.  When the report has a higher number, a verification is due.  No
-    two processes write the same record, so no process waits for another.
+    The worker that has the store's lock writes the record: C{begun}, and later C{completed
+    at N}.  N is the number of suspicious ends so far, which the supervisor counts in its
+    report.  When the report has a higher number, a verification is due.
     """
 
     # The scoreboard, open for reading and writing.
     _descriptor: int
     _read_report: Callable[[], SupervisorReport | None]
-    # A supervisor of version 1.0.0 counts no suspicious ends.  It starts a worker with
-    # --quick-check if no verification is due.
-    _quick_check: bool = field(default=False, kw_only=True)
 
     @property
     def is_completed(self) -> bool:
         """
         Return whether the last verification that began was completed.
         """
-        content = VERIFICATION.read(self._descriptor)
-        return self._quick_check if content is None else content != _BEGUN
+        return VERIFICATION.read(self._descriptor) not in (None, _BEGUN)
 
     @property
     def is_due(self) -> bool:
         """
         Return whether a worker that gets the lock at its start must verify the store.
         """
-        if not self.is_completed:
-            return True
-        count = self._suspicious_ends
-        if count is None:
-            return not self._quick_check
-        return VERIFICATION.read(self._descriptor) != _completed_at(count)
-
-    @property
-    def _suspicious_ends(self) -> int | None:
         report = self._read_report()
-        return None if report is None else report.suspicious_ends
+        completed = VERIFICATION.read(self._descriptor)
+        return report is None or completed != _completed_at(report)
 
     def begin(self) -> None:
         VERIFICATION.write(self._descriptor, _BEGUN)
@@ -75,8 +62,19 @@ class VerificationRecord:
         The suspicious ends may be counted now: a worker that ended after this process got
         the lock cannot have written to the store.
         """
-        VERIFICATION.write(self._descriptor, _completed_at(self._suspicious_ends))
+        VERIFICATION.write(self._descriptor, _completed_at(self._read_report()))
+
+    def assume_completed(self) -> None:
+        """
+        Record a completed verification, if no verification was recorded.
+
+        A supervisor of version 1.0.0 passes C{--quick-check} to a new worker if no
+        verification is due.  Its old workers record nothing.
+        """
+        if VERIFICATION.read(self._descriptor) is None:
+            self.complete()
 
 
-def _completed_at(suspicious_ends: int | None) -> bytes:
-    return f"completed at {suspicious_ends}".encode()
+def _completed_at(report: SupervisorReport | None) -> bytes:
+    count = None if report is None else report.suspicious_ends
+    return f"completed at {count}".encode()

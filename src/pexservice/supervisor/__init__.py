@@ -1,3 +1,3 @@
 """
-Keep-alive: the supervisor starts the workers and replaces those that end.
+The supervisor: it starts the workers and replaces those that end.
 """

@@ -1,8 +1,7 @@
 """
 The supervisor's reporter: it notifies systemd, and publishes a report for the workers.
 
-Another program that has started the supervisor may take the place of systemd.  The workers
-read the report and show it to clients, for example in C{/metrics}.
+The workers read the report and show it to clients, for example in C{/metrics}.
 """
 
 from __future__ import annotations
@@ -48,7 +47,8 @@ class Reporter:
     _has_started: bool = field(init=False, default=False)
     _status_line: str = field(init=False, default="")
     _status_suffix: str = field(init=False, default="")
-    # When the last active worker ended; C{None} if a worker is active, or none was before.
+    # When the last active worker ended.  C{None} while a worker is active, and before the
+    # first one is active.
     _active_ended_at: float | None = field(init=False, default=None)
 
     def _publish(self) -> None:
@@ -58,7 +58,7 @@ class Reporter:
         """
         Send a worker's C{line} to systemd.
 
-        A status text gets the names of the options whose change requires a restart.
+        The end of a status text names the options whose change requires a restart.
         """
         if line.startswith("STATUS="):
             self._status_line = line
@@ -67,7 +67,9 @@ class Reporter:
 
     def notify_started(self) -> None:
         """
-        Notify systemd that clients get responses.  A reload sends this when it ends.
+        Notify systemd that clients get responses.
+
+        During a reload, L{reload_ended} does this.
         """
         self._has_started = True
         if self._report.reload is not Reload.UNDER_WAY:
@@ -82,7 +84,7 @@ class Reporter:
         self._report.processes = (
             Process("supervisor", os.getpid(), "running"),
             *(
-                Process(process.name, process.pid, process.state.label)
+                Process(process.name, process.pid, process.state.value)
                 for process in processes
             ),
         )
@@ -92,7 +94,7 @@ class Reporter:
         """
         Show that the worker C{name} has become active.
 
-        @param at: the time, by the clock of L{on_active_ending}.
+        @param at: the time by the reactor's clock.
         """
         report = self._report
         # If the supervisor has not yet noticed the end of the worker that was active
@@ -133,9 +135,10 @@ class Reporter:
         """
         report = self._report
         if process.exit_status in _SUSPICIOUS_STATUSES:
-            report.suspicious_ends = (report.suspicious_ends or 0) + 1
+            report.suspicious_ends += 1
+        if process.was_active and not process.worker.retired:
+            report.failovers += 1
         report.ended_by_reason[_end_reason(process)] += 1
-        report.failovers += process.was_active and not process.worker.retired
         self._publish()
 
     def reload_began(self) -> None:

@@ -25,8 +25,8 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 
 from pexservice.process import scoreboard
-from pexservice.process.children import reap_orphans, retry_while_orphans_end
-from pexservice.process.consent import take_consent
+from pexservice.process.accepted_losses import take_accepted_losses
+from pexservice.process.children import reap_orphans, retry_while_busy
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.listening import (
     BACKLOG,
@@ -55,8 +55,8 @@ from pexservice.supervisor.worker_setup import WorkerSetup
 #: If the supervisor is process 1 of a container, it reaps orphans at this interval.
 REAP_INTERVAL_SECONDS = 1.0
 
-#: systemd sets environment variables for the supervisor whose names begin with these texts.
-#: A worker must not have them.
+#: The names of the environment variables that systemd sets for the supervisor begin with
+#: these texts.  Workers do not inherit these variables.
 _SYSTEMD_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
@@ -76,8 +76,8 @@ class Supervisor(Service):
         """
         Make the service, without starting anything.
 
-        @param reread_options: reads the options again, for a reload.  It is called with the
-            present setup, and with the options whose loss the operator accepts; see
+        @param reread_options: reads the options again, for a reload.  It gets the present
+            setup, and the names that the operator gave to C{pexctl reload --accept}; see
             C{pexservice.cli.twistd.RunningOptions.reread}.
         """
         self._reactor = reactor
@@ -92,7 +92,7 @@ class Supervisor(Service):
         self._ports: list[tuple[ListenEndpoint, IListeningPort, int | None]] = []
         self._address = ""
         self._notifier = Notifier()
-        self._scoreboard = -1
+        self._scoreboard_fd = -1
         self._pool: WorkerPool | None = None
         self._reaping = Periodic(self._reap, reactor)
 
@@ -110,11 +110,10 @@ class Supervisor(Service):
             for endpoint in listen_endpoints(self._reactor, self._setup.settings.listen):
                 self._open(endpoint)
         except CannotStart as error:
-            self._refuse(error)
+            self._exit_with(error.exit_status, str(error))
 
     def _open(self, endpoint: ListenEndpoint) -> None:
-        # Workers of an earlier supervisor that was killed may still listen on the address.
-        port: Any = retry_while_orphans_end(
+        port: Any = retry_while_busy(
             lambda: endpoint.listen_now(Factory()), AddressInUse, self._signals.sleep
         )
         # The supervisor never accepts connections.
@@ -137,28 +136,26 @@ class Supervisor(Service):
             if self._exit.reason is None and not self._signals.terminated:
                 self._start()
         except (CannotStart, StoreError) as error:
-            self._refuse(error)
+            self._exit_with(error.exit_status, str(error))
         except OSError as error:
             # For example, this process has no free file descriptor.
-            self._refuse(CannotStart(f"cannot start: {error}"))
+            self._exit_with(Status.CANNOT_START, f"cannot start: {error}")
         finally:
-            self._signals.hand_over(self._exit.stop)
+            self._signals.leave_to_reactor(self._exit.stop)
 
     def _start(self) -> None:
         try:
-            # Workers of an earlier supervisor that was killed may still have the store.
-            retry_while_orphans_end(
+            retry_while_busy(
                 self._setup.settings.check_store, StoreBusy, self._signals.sleep
             )
         except StoreError as error:
             if self._signals.terminated:
                 return
-            # If systemd holds the sockets and this process ended, clients would wait for
-            # ever.  So start a worker, which retries, and sends clients the reason.
-            may_pass = error.exit_status == Status.CANNOT_START
-            if not (may_pass and self._has_sockets_of_systemd):
+            if not self._has_sockets_of_systemd or error.exit_status != Status.CANNOT_START:
                 raise
-        self._scoreboard = scoreboard.create()
+            # systemd keeps its sockets open: if this process ended now, clients would
+            # connect and wait for ever.  So start a worker, which sends them the reason.
+        self._scoreboard_fd = scoreboard.create()
         reporter = Reporter(
             self._notifier,
             SupervisorReport(
@@ -167,7 +164,7 @@ class Supervisor(Service):
                 address=self._address,
                 has_tls=self._setup.settings.tls is not None,
             ),
-            partial(write_report, self._scoreboard),
+            partial(write_report, self._scoreboard_fd),
         )
         self._pool = pool = WorkerPool(
             self._reactor,
@@ -175,7 +172,7 @@ class Supervisor(Service):
             setup=self._setup,
             spawn=self._spawn,
             reread_options=lambda setup: self._reread_options(
-                setup, take_consent(self._scoreboard)
+                setup, take_accepted_losses(self._scoreboard_fd)
             ),
             end_service=self._exit_with,
         )
@@ -193,9 +190,6 @@ class Supervisor(Service):
             for description in self._setup.settings.listen
         )
 
-    def _refuse(self, error: CannotStart | StoreError) -> None:
-        self._exit_with(error.exit_status, str(error))
-
     def _exit_with(self, status: Status, reason: str) -> None:
         # systemctl status shows this line.
         self._notifier.notify(f"STATUS={reason}")
@@ -206,7 +200,7 @@ class Supervisor(Service):
         Start a worker process, which inherits the scoreboard and the sockets.
         """
         board = MESSAGES_FD + 1
-        descriptors = {board: self._scoreboard}
+        descriptors = {board: self._scoreboard_fd}
         command = [*setup.command, "--supervisor", str(MESSAGES_FD)]
         command += ["--scoreboard", str(board)]
         for number, (_, port, _) in enumerate(self._ports, board + 1):
@@ -224,7 +218,7 @@ class Supervisor(Service):
 
     def _reap(self) -> None:
         processes = () if self._pool is None else self._pool.processes
-        # Twisted itself reaps the workers.
+        # Twisted reaps the workers.
         reap_orphans({process.pid for process in processes})
 
     # Stopping.

@@ -57,8 +57,9 @@ MAX_OUTPUT_LINE_BYTES = 8192
 #: How long a process may take until its first message.
 START_TIMEOUT_SECONDS = 60.0
 
-#: While another worker is about to become active, a start is tried again at this interval.
-COMPETING_START_RETRY_SECONDS = 0.05
+#: A start is delayed while another worker is about to become active.  It is tried again at
+#: this interval.
+DELAYED_START_RETRY_SECONDS = 0.05
 
 #: The time between SIGABRT and SIGKILL, in which a silent process writes its traceback.
 TRACEBACK_SECONDS = 1.0
@@ -69,9 +70,9 @@ STOP_TIMEOUT_SECONDS = 7.0
 #: If a process was up and lived for this long, the next process starts at once.
 MIN_LIFE_SECONDS = 1.0
 
-#: The first and the longest delay before the next process, after a process that was not up
-#: or lived for less than L{MIN_LIFE_SECONDS}.  The delay doubles each time.  When a process
-#: is up, or any worker becomes active, the first delay is used again.
+#: The first and the longest delay before the next process, if a process was never up or
+#: lived for less than L{MIN_LIFE_SECONDS}.  The delay doubles each time.  When a process is
+#: up, or any worker becomes active, the first delay is used again.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -84,38 +85,33 @@ class SupervisorReactor(IReactorCore, IReactorFromThreads, IReactorProcess, IRea
 
 class WorkerState(Enum):
     """
-    The state of a process; the value completes the sentence "worker-1 ..." in the log.
+    The state of a process, as the report has it.
     """
 
     #: The process imports modules, opens the store or verifies it.
-    STARTING = "starts"
+    STARTING = "starting"
     #: The process waits for the store's lock.
-    STANDBY = "stands by"
+    STANDBY = "standby"
     #: The process accepts requests.
-    ACTIVE = "serves"
+    ACTIVE = "active"
     #: The process has sent a reason why it can neither be active nor stand by.  It retries.
-    NOT_READY = "is not ready"
+    NOT_READY = "not ready"
     #: The process was asked to end, or ends by itself.
-    STOPPING = "stops"
+    STOPPING = "stopping"
     #: The process sent no message for too long, and is being killed.
-    SILENT = "is silent"
-
-    @property
-    def label(self) -> str:
-        return self.name.lower().replace("_", " ")
+    SILENT = "silent"
 
 
+#: A process that is I{up} accepts requests, or takes over as soon as it gets the lock.
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
-#: For each message: the state after it, and the states in which it counts.
-_STATE_CHANGES = {
-    READY: (
-        WorkerState.ACTIVE,
-        {WorkerState.STARTING, WorkerState.STANDBY, WorkerState.NOT_READY},
-    ),
-    STANDBY: (WorkerState.STANDBY, {WorkerState.STARTING, WorkerState.NOT_READY}),
-    NOT_READY: (WorkerState.NOT_READY, {WorkerState.STARTING, WorkerState.STANDBY}),
-    STOPPING: (WorkerState.STOPPING, {*WorkerState} - {WorkerState.STOPPING}),
+#: The messages with which a process reports a state.  The text completes the line
+#: C{worker-1 ...} in the log.
+_STATE_MESSAGES = {
+    READY: (WorkerState.ACTIVE, "serves"),
+    STANDBY: (WorkerState.STANDBY, "stands by"),
+    NOT_READY: (WorkerState.NOT_READY, "is not ready"),
+    STOPPING: (WorkerState.STOPPING, "stops"),
 }
 
 
@@ -154,8 +150,7 @@ class SupervisedWorker:
     """
     A worker: a name, and one process after another.
 
-    @ivar process: the process that runs or, while none runs, the one that ended last;
-        C{None} before the first one.
+    @ivar process: the newest process, which may have ended; C{None} before the first one.
     @ivar retired: whether the worker was asked to end, so that no other process follows.
     @ivar backoff_seconds: the next delay before a start.
     """
@@ -183,8 +178,8 @@ class SupervisedWorker:
         """
         Start a process, or wait if another worker is about to become active.
         """
-        if self.pool.start_would_compete:
-            self._start_later(COMPETING_START_RETRY_SECONDS)
+        if self.pool.must_delay_start:
+            self._start_later(DELAYED_START_RETRY_SECONDS)
             return
         process = self.process = WorkerProcess(self, self._reactor)
         try:
@@ -242,8 +237,9 @@ class WorkerProcess(ProcessProtocol):
     @ivar started_at: when the process was started, by the reactor's clock.
     @ivar was_active: whether the process has been active.
     @ivar was_up: whether the process has been a standby or active.
-    @ivar status_text: the text of the last C{STATUS=} message.  When the process has ended,
-        the text is the reason; it is empty if a signal ended the process.
+    @ivar status_text: the text of the last C{STATUS=} message.  A process that ends by
+        itself first sends the reason in this message.  The text is empty if a signal ended
+        the process.
     @ivar ended: whether the process has ended, or could not be started.
     @ivar exit_status: how the process ended: its exit status or, as in C{subprocess}, the
         negative number of the signal that ended it.
@@ -269,7 +265,8 @@ class WorkerProcess(ProcessProtocol):
         # that the message asks for.
         self._deadline = self.started_at + START_TIMEOUT_SECONDS
         self._kill_timer: IDelayedCall | None = None
-        self._reported_progress = False
+        # A process asks for a longer time only while it verifies the store.
+        self._asked_for_time = False
         self._streams = {
             1: LineBuffer(self.output_received),
             2: LineBuffer(self.output_received),
@@ -285,7 +282,7 @@ class WorkerProcess(ProcessProtocol):
         """
         Return whether the process is verifying the store, and may still become active.
         """
-        return self.state is WorkerState.STARTING and self._reported_progress
+        return self.state is WorkerState.STARTING and self._asked_for_time
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
@@ -305,9 +302,6 @@ class WorkerProcess(ProcessProtocol):
     def message_received(self, line: str) -> None:
         """
         Process one line of a message.
-
-        A process sends its state again with each heartbeat, because an earlier message may
-        not have fitted into the pipe.
         """
         if self.state is WorkerState.SILENT:
             # The process is being killed, so its messages are ignored.
@@ -316,22 +310,38 @@ class WorkerProcess(ProcessProtocol):
         self._last_heard = self._reactor.seconds()
         timeout = self._watchdog
         if name == EXTEND_TIMEOUT:
-            self._reported_progress = True
-            if value.isdecimal() and len(value) < 12:  # noqa: PLR2004 less than 28 hours, in microseconds
-                timeout = max(timeout, int(value) / 1e6)
+            self._asked_for_time = True
+            timeout = max(timeout, int(value) / 1e6)
         self._deadline = self._last_heard + timeout
-        state, previous_states = _STATE_CHANGES.get(line, (self.state, ()))
-        if self.state in previous_states:
-            self.was_active |= state is WorkerState.ACTIVE
-            self.was_up |= state in _UP
-            self.state = state
-            self._log.info("{name} {does}", name=self.name, does=state.value)
-            self._pool.on_new_state(self)
-        if line == ALIVE or name == EXTEND_TIMEOUT:
-            self._pool.on_message(self, line)
+        if line in _STATE_MESSAGES:
+            self._state_received(line)
+        elif line == ALIVE or name == EXTEND_TIMEOUT:
+            self._pool.reporter.pass_on(line)
         elif name == "STATUS" and value != self.status_text:
             self.status_text = value
-            self._pool.on_message(self, line)
+            self._pool.on_status_text(self)
+
+    def _state_received(self, line: str) -> None:
+        """
+        Enter the state that the process reports.
+
+        A process sends its state again with each heartbeat, because an earlier message may
+        not have fitted into the pipe.
+        """
+        state, action = _STATE_MESSAGES[line]
+        # A process that was asked to end may still report its earlier state.
+        if state is self.state or self.state is WorkerState.STOPPING:
+            return
+        self.state = state
+        if state in _UP:
+            self.was_up = True
+        if state is WorkerState.ACTIVE:
+            self.was_active = True
+        if state is WorkerState.STANDBY:
+            # An earlier problem is over, so it is no reason if the process ends.
+            self.status_text = ""
+        self._log.info("{name} {action}", name=self.name, action=action)
+        self._pool.on_new_state(self)
 
     # Stopping and killing.
 
@@ -393,12 +403,13 @@ class WorkerProcess(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         for stream in self._streams.values():
             stream.end()
-        number = getattr(reason.value, "signal", None)
-        status = getattr(reason.value, "exitCode", None) or 0
-        if number is not None:
+        error: Any = reason.value
+        if error.signal is None:
+            self.end(error.exitCode)
+        else:
             # The process was killed before it could send the reason.
             self.status_text = ""
-        self.end(status if number is None else -number)
+            self.end(-error.signal)
 
     def end(self, exit_status: int) -> None:
         _cancel(self._kill_timer)
@@ -409,14 +420,3 @@ class WorkerProcess(ProcessProtocol):
 def _cancel(timer: IDelayedCall | None) -> None:
     if timer is not None and timer.active():
         timer.cancel()
-
-
-def describe_end(exit_status: int) -> str:
-    """
-    Return how a process ended, to complete the sentence "worker-1 ended ...".
-    """
-    if exit_status >= 0:
-        return f"with status {exit_status}"
-    # Not every signal has a name.
-    names = {number.value: number.name for number in signal.Signals}
-    return f"by {names.get(-exit_status, f'signal {-exit_status}')}"

@@ -12,6 +12,7 @@ During a reload, each request that has arrived completely gets its response.
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -21,7 +22,6 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 
 from pexservice.process.exit_status import CannotStart, Status
-from pexservice.process.sd_notify import STANDBY
 from pexservice.process.timing import Periodic
 from pexservice.stores.errors import StoreError
 from pexservice.supervisor.reporter import Reporter
@@ -31,14 +31,12 @@ from pexservice.supervisor.supervised_worker import (
     SupervisorReactor,
     WorkerProcess,
     WorkerState,
-    describe_end,
 )
 from pexservice.supervisor.worker_setup import WorkerSetup
 
-#: While one worker starts and none is active, no other worker is started, for at most this
-#: long.  So the first start, which takes half a second, has the processor for itself: if
-#: two workers started at the same time on a machine with one processor, the first response
-#: would come 50 % later.
+#: How long no other worker is started while one is about to become active.  A start takes
+#: half a second.  If two workers started at the same time on a machine with one processor,
+#: the first response would come 50 % later.
 MAX_HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
@@ -111,11 +109,12 @@ class WorkerPool:
         ]
 
     @property
-    def start_would_compete(self) -> bool:
+    def must_delay_start(self) -> bool:
         """
-        Return whether no worker is active yet, but one is about to be.
+        Return whether a new process would slow down one that is about to become active.
 
-        That worker stands by, or it started less than L{MAX_HEAD_START_SECONDS} ago.
+        No process is active, and one stands by or started less than
+        L{MAX_HEAD_START_SECONDS} ago.
         """
         earliest_start = self._reactor.seconds() - MAX_HEAD_START_SECONDS
         return not self._active_processes and any(
@@ -193,7 +192,7 @@ class WorkerPool:
 
     def on_new_state(self, process: WorkerProcess) -> None:
         """
-        Publish a state that C{process} has sent.  If it is active, others may start soon.
+        Publish a state that C{process} has reported.
         """
         if process.state is WorkerState.ACTIVE:
             self._any_was_active = True
@@ -202,8 +201,8 @@ class WorkerPool:
                 worker.backoff_seconds = MIN_BACKOFF_SECONDS
             self.reporter.on_active(process.name, self._reactor.seconds())
         elif process.state is WorkerState.NOT_READY and not self._active_processes:
-            # This worker cannot open the store, but it sends clients a 503 with the reason.
-            # For systemd, the service has started.
+            # This worker cannot open the store, but it sends clients a 503 with the reason,
+            # so for systemd the service has started.
             self.reporter.show_problem(process.status_text)
             self.reporter.notify_started()
         self.on_change()
@@ -218,19 +217,13 @@ class WorkerPool:
         for deferred in waiting:
             deferred.callback(None)
 
-    def on_message(self, process: WorkerProcess, line: str) -> None:
+    def on_status_text(self, process: WorkerProcess) -> None:
         """
-        Pass a message of C{process} on to systemd.
-
-        Every heartbeat is passed on.  A status is passed on if C{process} is active, or if
-        no process is active and C{process} does not just stand by.
+        Send the status text of C{process} to systemd, unless another process is active.
         """
         active = self._active_processes
-        if line.startswith("STATUS=") and (
-            line == STANDBY or (active and process not in active)
-        ):
-            return
-        self.reporter.pass_on(line)
+        if not active or process in active:
+            self.reporter.pass_on(f"STATUS={process.status_text}")
 
     def on_process_ended(self, process: WorkerProcess) -> None:
         """
@@ -241,7 +234,7 @@ class WorkerPool:
         exit_status = process.exit_status
         self._log_end(process)
         self.reporter.count_end(process)
-        reason = process.status_text or f"{process.name} ended {describe_end(exit_status)}"
+        reason = process.status_text or f"{process.name} ended {_describe_end(exit_status)}"
         if not process.was_up and not self._active_processes:
             self.reporter.show_problem(reason)
         cannot_start = exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
@@ -258,11 +251,11 @@ class WorkerPool:
 
     def _log_end(self, process: WorkerProcess) -> None:
         exit_status = process.exit_status
-        level, how = LogLevel.info, describe_end(exit_status)
-        # If the options of a reload are wrong, its first new worker ends with
-        # MISCONFIGURED, and L{_reload} logs the reason.
-        fails_reload = exit_status == Status.MISCONFIGURED and self.reloading
-        if exit_status and not (process.worker.retired or fails_reload):
+        level, how = LogLevel.info, _describe_end(exit_status)
+        # If the new options are wrong, the first new worker ends with MISCONFIGURED, and
+        # L{_reload} logs the reason.
+        logged_by_reload = exit_status == Status.MISCONFIGURED and self.reloading
+        if exit_status and not (process.worker.retired or logged_by_reload):
             level = LogLevel.warn if exit_status < 0 else LogLevel.error
             if process.status_text:
                 how += f": {process.status_text}"
@@ -333,7 +326,7 @@ class WorkerPool:
         await self._retire([worker for worker in old if worker not in active])
         await self._retire(active)
         for worker in self._add_missing_workers():
-            if not await self._comes_up(worker):
+            if not await self._wait_until_up(worker):
                 self._log.warn(
                     "the workers are replaced, but {name} does not come up",
                     name=worker.name,
@@ -348,12 +341,12 @@ class WorkerPool:
         @raise CannotStart: the worker did not come up, and was retired.
         """
         worker = self._add_worker()
-        if not await self._comes_up(worker):
+        if not await self._wait_until_up(worker):
             worker.retire()
             reason = "" if worker.process is None else worker.process.status_text
             raise CannotStart(reason or f"{worker.name} does not come up")
 
-    async def _comes_up(self, worker: SupervisedWorker) -> bool:
+    async def _wait_until_up(self, worker: SupervisedWorker) -> bool:
         """
         Wait until C{worker} is up, reports a problem, or ends because of a wrong option.
 
@@ -376,3 +369,14 @@ class WorkerPool:
         with suppress(DeferredTimeout):
             await decided.addTimeout(RELOAD_TIMEOUT_SECONDS, self._reactor)
         return worker.process is not None and worker.process.is_up
+
+
+def _describe_end(exit_status: int) -> str:
+    """
+    Return how a process ended, to complete the sentence "worker-1 ended ...".
+    """
+    if exit_status >= 0:
+        return f"with status {exit_status}"
+    # Not every signal has a name.
+    names = {number.value: number.name for number in signal.Signals}
+    return f"by {names.get(-exit_status, f'signal {-exit_status}')}"

@@ -22,7 +22,7 @@ class WorkerSetup:
     @ivar standby_count: how many standbys there should be.
     @ivar restart_pending: the options that have changed since the service started and
         whose change requires a restart.
-    @ivar settings: the settings that the setup was made from.
+    @ivar settings: the values of the workers' options, from which C{command} was made.
     """
 
     command: Sequence[str]

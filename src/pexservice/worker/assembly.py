@@ -163,13 +163,13 @@ def _store_options(
     claim = verification = None
     if board is not None:
         try:
-            scoreboard.keep_from_children(board)
+            scoreboard.adopt(board)
         except OSError as error:
             raise CannotStart(f"--scoreboard {board}: {error.strerror}") from error
         claim = StoreClaim(board)
-        verification = VerificationRecord(
-            board, read_report, quick_check=settings.quick_check
-        )
+        verification = VerificationRecord(board, read_report)
+        if settings.quick_check:
+            verification.assume_completed()
     return StoreOptions(
         reactor=reactor,
         journal=settings.journal,

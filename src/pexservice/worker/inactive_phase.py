@@ -115,7 +115,8 @@ class InactivePhase:
         if (
             self._waits_for_lock
             and alone_seconds >= FOREIGN_LOCK_SECONDS
-            and (report is not None and report.possible_lock_holders == 0)
+            and report is not None
+            and report.possible_lock_holders == 0
         ):
             self._show_problem(
                 f"{self._factory.name} is in use by {self._factory.lock_holder()}, which is"

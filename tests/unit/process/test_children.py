@@ -17,7 +17,7 @@ from pexservice.process import children
 from pexservice.process.children import (
     killed_with_parent,
     reap_orphans,
-    retry_while_orphans_end,
+    retry_while_busy,
 )
 
 PROGRAM = """
@@ -104,14 +104,14 @@ def test_attempt_is_retried_until_the_orphans_have_ended(
         return "free"
 
     with capturedLogs() as events:
-        assert retry_while_orphans_end(attempt, OSError, lambda _: True) == "free"
+        assert retry_while_busy(attempt, OSError, lambda _: True) == "free"
     assert [formatEvent(event) for event in events] == ["in use; retrying"]
     errors[:] = [OSError("in use"), OSError("in use")]
     with pytest.raises(OSError, match="in use"):
-        retry_while_orphans_end(attempt, OSError, lambda _: False)
-    monkeypatch.setattr(children, "ORPHANS_TIMEOUT_SECONDS", -1.0)
+        retry_while_busy(attempt, OSError, lambda _: False)
+    monkeypatch.setattr(children, "BUSY_TIMEOUT_SECONDS", -1.0)
     with pytest.raises(OSError, match="in use"):
-        retry_while_orphans_end(attempt, OSError, lambda _: True)
+        retry_while_busy(attempt, OSError, lambda _: True)
 
 
 def ended_child() -> int:

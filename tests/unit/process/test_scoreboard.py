@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from pexservice.process import scoreboard
-from pexservice.process.consent import give_consent, take_consent
+from pexservice.process.accepted_losses import accept_losses, take_accepted_losses
 from pexservice.process.supervisor_report import (
     END_REASONS,
     MAX_TEXT_LENGTH,
@@ -105,7 +105,8 @@ def test_report_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> Non
     assert read_report(descriptor) == SupervisorReport(
         *(1, 2, 3, counts, 4, Reload.FAILED, *names, 1_795_000_000_123, 12_345),
         "it was wrong",
-        suspicious_ends=None,
+        suspicious_ends=counts["store_failed"] + counts["killed"],
+        possible_lock_holders=1,
         retry_opening=True,
     )
 
@@ -164,18 +165,18 @@ def test_first_claim_of_a_store_wins_until_its_owner_renews_it(descriptor: int) 
     os.close(second._descriptor)
 
 
-def test_consent_holds_for_one_reload(descriptor: int) -> None:
-    assert take_consent(descriptor) == []
-    give_consent(descriptor, ["journal"])
-    assert take_consent(descriptor) == ["journal"]
-    assert take_consent(descriptor) == []
+def test_losses_are_accepted_for_one_reload(descriptor: int) -> None:
+    assert take_accepted_losses(descriptor) == []
+    accept_losses(descriptor, ["journal"])
+    assert take_accepted_losses(descriptor) == ["journal"]
+    assert take_accepted_losses(descriptor) == []
 
 
 def test_descriptor_that_is_no_file_is_an_error() -> None:
     reading, writing = os.pipe()
     try:
         with pytest.raises(OSError, match="Illegal seek"):
-            scoreboard.keep_from_children(reading)
+            scoreboard.adopt(reading)
     finally:
         os.close(reading)
         os.close(writing)

@@ -60,7 +60,7 @@ def test_signal_before_the_hand_over_stops_the_service(
     stopped: list[None] = []
     send(number)
     assert signals.terminated
-    signals.hand_over(lambda: stopped.append(None))
+    signals.leave_to_reactor(lambda: stopped.append(None))
     assert len(stopped) == 1
 
 
@@ -69,7 +69,7 @@ def test_reactor_takes_the_signals_after_the_hand_over(signals: StartSignals) ->
     Twisted replaces Python's default handler of SIGINT only, so this handler is restored.
     """
     stopped: list[None] = []
-    signals.hand_over(lambda: stopped.append(None))
+    signals.leave_to_reactor(lambda: stopped.append(None))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     send(signal.SIGTERM)
     assert len(stopped) == 1

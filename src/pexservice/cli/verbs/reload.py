@@ -17,7 +17,7 @@ from pathlib import Path
 from pexservice.cli.output import Result, VerbFailed
 from pexservice.cli.verb import CALL_STATUSES, argument, duration, verb
 from pexservice.process import scoreboard
-from pexservice.process.consent import LOSSES, give_consent
+from pexservice.process.accepted_losses import LOSSES, accept_losses
 from pexservice.process.supervisor_report import Reload, read_report
 from pexservice.settings.option import number
 
@@ -74,7 +74,7 @@ def reload(arguments: Namespace) -> Result:
         if board is None or before is None:
             raise VerbFailed(f"process {pid} is no pexservice that has started", "none")
         if arguments.accept:
-            give_consent(board, arguments.accept)
+            accept_losses(board, arguments.accept)
         os.kill(pid, signal.SIGHUP)
     except FileNotFoundError:
         raise VerbFailed(f"there is no process {pid}", "none") from None
