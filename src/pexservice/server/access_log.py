@@ -1,9 +1,9 @@
 """
 The access log: one line for each response, in the combined format.
 
-Lines are collected.  Once a second, or when there are many, the collected lines are written
-together, in the order of the responses.  Lines that cannot be written are dropped, so no
-response waits for the log.
+Lines are collected.  Once a second, or when there are 1,000 of them, they are written
+together, in the order of the responses.  Lines that cannot be written are dropped, so that
+no response waits for the log.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = Logger()
 #: The path that stands for the daemon's own log.
 OWN_LOG = "-"
 
-#: When this many lines are collected, they are written before the end of the second.
+#: When this many lines are collected, they are written at once.
 MAX_COLLECTED_LINES = 1000
 
 
@@ -64,7 +64,7 @@ class AccessLog:
 
         @param host: the client's address, if it has one.
         @param request: the request line, escaped; C{b"- - -"} if there was none.
-        @param length: the length of the body that was sent.
+        @param length: how many bytes of body were sent.
         """
         self._lines.append(
             b'"%b" - - %b "%b" %d %b "%b" "%b"\n'
@@ -90,7 +90,7 @@ class AccessLog:
             try:
                 file = self._open()
             except OSError as error:
-                # The present file stays in use, even if it was moved away.
+                # The log keeps its open file, which an operator may have moved away.
                 _log.error("the access log keeps its present file: {error}", error=error)
             else:
                 os.close(self._file)

@@ -2,9 +2,9 @@
 The listener, which accepts the connections of a port that Twisted has opened.
 
 A server of asyncio would accept one connection in each iteration of the event loop, and
-make a transport for it.  This listener accepts several connections in an iteration.  Many
-connections end after one request.  These need no transport of the event loop, because a
-L{OneRequestTransport} carries the request and its response.
+would make a transport for each connection.  This listener accepts up to 64 connections in
+an iteration.  Many connections end after one request, and need no transport of the event
+loop: a L{OneRequestTransport} carries the request and its response.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ MAX_ACCEPTED_PER_ITERATION = 64
 #: How long to wait after C{accept} has failed for lack of file descriptors or memory.
 RETRY_DELAY_SECONDS = 0.1
 
-#: Errors of C{accept} that concern one connection only.  The connection is gone, its
-#: network has failed, or a firewall blocks it.  See accept(2).
+#: Errors of C{accept} that concern one connection only, and not the port: the connection is
+#: gone, its network has failed, or a firewall blocks it.  See accept(2).
 _CONNECTION_ERRORS = frozenset(
     (
         *(errno.ECONNABORTED, errno.EPERM, errno.EACCES, errno.EPROTO, errno.ENOPROTOOPT),
@@ -54,7 +54,7 @@ MAX_FIRST_INPUT_BYTES = 2048
 @implementer(IListeningPort)
 class Listener:
     """
-    A port that Twisted has opened, and whose connections this object accepts.
+    Accepts the connections of a port that Twisted has opened.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Listener:
         self._socket = socket.socket(fileno=os.dup(port.fileno()))  # type: ignore[attr-defined]
         self._socket.listen(BACKLOG)
         self._is_unix = self._socket.family == socket.AF_UNIX
-        # The address of this end of all connections.  "" if the port listens on every
-        # address, so that the connections have different local addresses.
+        # The local address of all connections; "" if the port listens on every address, so
+        # that connections can have different local addresses.
         self._local_address = "" if self._is_unix else self._socket.getsockname()[0]
         if self._local_address in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
             self._local_address = ""
@@ -118,7 +118,7 @@ class Listener:
                 self._accept_failing = True
                 # This frees a file descriptor in the next iteration.
                 self._connections.displace()
-                # Otherwise the event loop would report the waiting connections in every
+                # Without this pause, the event loop would call this method in every
                 # iteration.
                 self._loop.remove_reader(self._socket)
                 self._retry = self._loop.call_later(
@@ -136,11 +136,12 @@ class Listener:
         if not (local_address or self._is_unix):
             local_address = sock.getsockname()[0]
         clients = self._server.checker.clients
-        # The socket cannot be asked for the address later, because a reset removes it.
+        # The address is stored, because a socket loses it when the client resets the
+        # connection.
         peer = clients.peer(address, local_address)
         connection, client = Connection(self._server, peer), clients.client_of(peer)
         if not self._connections.admit(connection, client):
-            # Before the TLS handshake, no response is possible.
+            # A connection with TLS gets no 503, because a response needs a handshake first.
             if self._tls or not self._connections.add_refused(connection):
                 sock.close()
                 return
@@ -189,9 +190,9 @@ class OneRequestTransport(asyncio.Protocol):
     A client such as C{ab} opens a connection for each request.  For such a client, a
     transport of the event loop would cost as much as the request itself.  So this class
     reads the first input directly from the socket.  If the input is a recognized request
-    after which the connection ends, this class also sends the response and closes the
-    socket.  Otherwise, the event loop makes a transport and calls L{connection_made} of
-    this class.  From then on, the connection uses that transport.
+    after which the connection is closed, this class also sends the response and closes the
+    socket.  Otherwise, the event loop makes a transport, which replaces this one; see
+    L{connection_made}.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class OneRequestTransport(asyncio.Protocol):
         self._watches = False
         # Whether a transport of the event loop will replace this one.
         self._transport_requested = False
-        # Whether a request was recognized, so that this transport sends the response.
+        # Whether a request was recognized, so that this transport sends its response.
         self._has_request = False
         self._closing = self._aborted = False
         self._received = self._unsent = b""
@@ -246,7 +247,7 @@ class OneRequestTransport(asyncio.Protocol):
             self.abort()
             return
         request = connection.recognize(data)
-        if request is None or not request.format.closes_connection:
+        if request is None or not request.response_format.closes_connection:
             self._request_transport()
             return
         self._received = b""
@@ -261,8 +262,8 @@ class OneRequestTransport(asyncio.Protocol):
         """
         Replace this transport by C{transport}.
 
-        If the connection has written data, or has closed or aborted this transport,
-        C{transport} sends the rest of the data, or is closed or aborted.
+        C{transport} continues what the connection began with this transport: it sends the
+        rest of the written data, and then it is closed; or it is aborted.
         """
         transport.set_protocol(self._connection)
         self._connection.connection_made(transport)
@@ -292,7 +293,7 @@ class OneRequestTransport(asyncio.Protocol):
             # The client is gone.  The connection closes this transport after the response.
             return
         if sent < len(data):
-            # A transport of the event loop can wait until the client takes the rest.
+            # The client does not take the rest yet.  A transport of the event loop waits.
             self._unsent = data[sent:]
             self._request_transport()
 
@@ -303,8 +304,8 @@ class OneRequestTransport(asyncio.Protocol):
         self._stop_watching()
         if self._has_request:
             with suppress(OSError):
-                # The client may have sent more.  If a socket with unread input is closed,
-                # the connection is reset, and the reset may overtake the response.
+                # The client may have sent more.  To close a socket with unread input would
+                # reset the connection, and the client might lose the response.
                 self._socket.recv(MAX_FIRST_INPUT_BYTES, socket.MSG_DONTWAIT)
         self._socket.close()
         self._connection.connection_lost(None)
@@ -319,7 +320,7 @@ class OneRequestTransport(asyncio.Protocol):
     def can_write_eof(self) -> bool:
         return False
 
-    # This transport reads only one request, so these two methods do nothing.
+    # This transport reads only once, so there is no reading to pause or resume.
 
     def pause_reading(self) -> None: ...
 

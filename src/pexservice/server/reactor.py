@@ -62,8 +62,9 @@ class EventLoopReactor(AsyncioSelectorReactor):
         """
         Begin to run, and reap child processes when they end.
 
-        Twisted learns of the end of a child from the file descriptor to which Python writes
-        signals.  uvloop uses another file descriptor, so SIGCHLD needs a handler.
+        Python writes the numbers of signals to a file descriptor, from which Twisted learns
+        that a child has ended.  uvloop replaces this file descriptor, so SIGCHLD needs a
+        handler.
         """
         super().startRunning(installSignalHandlers)
         if installSignalHandlers:

@@ -1,8 +1,8 @@
 """
 The counters of requests, by endpoint, method and status; L{pexservice.metrics} reads them.
 
-Each plan has the L{Tally} of its requests, in the format of their responses.  So counting a
-request takes one addition.
+The L{ResponseFormat<pexservice.server.response_writer.ResponseFormat>} of a request has the
+L{Tally} for its endpoint and method.  So counting a response takes one addition.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attrs import Factory, define
 from pexservice.web.endpoints import DEFAULT_TABLE, ENDPOINTS
 
 #: Stands for all paths and all methods that do not exist, so that clients cannot make the
-#: table larger.  A malformed request is counted with C{other} as its path and method.
+#: table larger.  A malformed request is counted with this path and this method.
 OTHER = "other"
 
 _METHODS = {method.value.encode(): method.value for method in HTTPMethod}
@@ -41,8 +41,8 @@ class RequestCounters:
     """
     The counters of the requests that one worker has responded to.
 
-    @ivar without_plan: how many requests had no plan.  Such a request was refused, or its
-        handler was called.
+    @ivar without_plan: how many requests had no plan.  Either the handler of such a request
+        was called, or the request was malformed or too slow.
     @ivar refused_tally: counts the requests that were malformed or too slow.
     """
 

@@ -1,12 +1,12 @@
 """
 Responses as bytes.
 
-Two responses about the cursor that have the same L{ResponseFormat} and L{ResponseKind
-<pexservice.web.representations.ResponseKind>} differ only in the revision, the position,
-the length and the value.  So the writer makes a pattern of the bytes for the first such
-response, and inserts these four into the pattern for each response.  Two reads of the same
-state have the same response, so the writer remembers its bytes.  Patterns and bytes contain
-the date, so the writer drops them each second.
+Responses about the cursor with the same L{ResponseFormat} and the same L{ResponseKind
+<pexservice.web.representations.ResponseKind>} differ only in four items: the revision, the
+position, the length and the value.  So the writer makes one pattern of bytes for all these
+responses, and inserts the four items of each response into the pattern.  Reads of the same
+state even have the same bytes, which the writer remembers.  Patterns and bytes contain the
+date, so the writer drops them each second.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ class ResponseFormat:
     """
     What all possible responses to a request have in common.
 
-    This depends on the request line and the headers.  Requests with the same plan share an
-    object.
+    The format depends on the request line and the headers.  All requests with the same plan
+    share one object.
 
     @ivar tally: counts the responses.
     @ivar version: the version of HTTP, such as C{b"HTTP/1.1"}.
-    @ivar connection_header: the value of the responses' C{Connection} header, if any.
-    @ivar closes_connection: whether the connection ends after the response.
+    @ivar connection_header: the value of the C{Connection} header, if the responses have
+        one.
+    @ivar closes_connection: whether the connection is closed after the response.
     @ivar browser_headers: the headers that browsers need in every response.
     @ivar omits_body: whether the responses have no body, because the request is a HEAD.
     """
@@ -73,7 +74,7 @@ def write_response(
         if response_format.version == b"HTTP/1.1":
             headers.append((b"Transfer-Encoding", b"chunked"))
     elif response.status not in NO_BODY_CODES:
-        # The response to a HEAD has the length that the body of a GET would have.
+        # The response to a HEAD has the Content-Length that the response to a GET has.
         headers.append((b"Content-Length", length or b"%d" % len(response.body)))
     lines = [b"%b %d %b\r\n" % (response_format.version, response.status, response.phrase)]
     if response_format.connection_header is not None:
@@ -134,7 +135,7 @@ class ResponseWriter:
     """
 
     def __init__(self) -> None:
-        # The functions that write responses of the kind STATE, and of the other kinds.
+        # The functions that write responses of the kind STATE, and of all other kinds.
         self._state_writers: dict[ResponseFormat, Writer] = {}
         self._other_writers: dict[tuple[ResponseFormat, ResponseKind], Writer] = {}
         # The state that was read last, and the responses to reads of this state.

@@ -31,13 +31,14 @@ from pexservice.web.parameters import (
     preferences,
 )
 
-#: How long all connections together may parse in one iteration of the event loop.  An
-#: iteration must be short, because a new client waits for several iterations until its
-#: first response.
+#: How long all connections together may parse in one iteration of the event loop.
+#: Iterations must be short, because a new client waits for several of them until its first
+#: response.
 MAX_SECONDS_PER_ITERATION = 0.01
 
-#: The times of L{Server.drain}.  The first one is divided into rounds: if a commit blocks
-#: the process, one round passes without reading requests, and the other rounds read them.
+#: The times of L{Server.drain}.  The first one is divided into rounds, because a commit may
+#: block the process.  One round then passes while no requests are read, and the connections
+#: read requests in the next round.
 DRAIN_TIMEOUT_SECONDS = 0.3
 DRAIN_ROUNDS = 6
 READ_AGAIN_SECONDS = 0.001
@@ -50,15 +51,15 @@ class ParsingBudget:
     The time that all connections may spend on parsing in one iteration of the event loop.
 
     A client can send input that costs much more to parse than to send, such as a body in
-    chunks of one byte.  It can do so on thousands of connections.  A limit for each
+    chunks of one byte, and can send it on thousands of connections.  A limit for each
     connection would not bound the total, so all connections share one budget.  When the
-    budget is spent, the connections wait in a queue, and each connection parses a small
-    part of its input in a later iteration.  A recognized request is not parsed, so it never
+    budget is spent, the connections wait in a queue.  In a later iteration, each of them
+    parses a small part of its input.  A recognized request is not parsed, so it never
     waits.
 
     A TLS handshake takes about a millisecond and cannot be divided.  So the clients with
-    new input are served round-robin: if one client begins a thousand handshakes, the other
-    clients do not wait for all of them.
+    new input are served round-robin: if one client begins a thousand handshakes, another
+    client waits for one of them, not for all.
     """
 
     def __init__(
@@ -80,14 +81,14 @@ class ParsingBudget:
     @property
     def has_time(self) -> bool:
         """
-        Return whether this iteration has time left, for a connection with new input.
+        Return whether a connection with new input may parse it in this iteration.
         """
         return self._seconds_left > 0
 
     @property
     def must_wait(self) -> bool:
         """
-        Return whether a connection that has parsed a part must wait for a later iteration.
+        Return whether a connection that has just parsed a part must wait for its next part.
         """
         return self._seconds_left <= 0 or bool(self._queue or self._new_input)
 
@@ -101,8 +102,8 @@ class ParsingBudget:
         """
         Call C{parse} in a later iteration.
 
-        @param client: the client, if no part of the input was parsed yet.  Such new input
-            is parsed before other input, and its clients are served round-robin.
+        @param client: the client, if the input is new, so that no part of it was parsed
+            yet.  New input is parsed first, and its clients are served round-robin.
         """
         if client is None:
             self._queue.append(parse)
@@ -190,21 +191,21 @@ class Server:
         """
         Respond to the requests that clients have sent, and close all connections.
 
-        Every response from now on closes its connection, so a client that sends another
-        request opens a new connection.
+        From now on, every connection is closed after its response, so a client opens a new
+        connection for its next request.
 
-          1. The worker accepts connections for another L{DRAIN_TIMEOUT_SECONDS}, or until
-             no connection is left.
-          2. It closes its listeners, and runs the event loop once more.  So it reads the
-             requests that arrived while the process was blocked.
-          3. It closes the idle connections, except those that have not sent any request
-             yet.  After L{FIRST_REQUEST_TIMEOUT_SECONDS}, it closes all connections on
-             which it waits for the client.
-          4. It waits until all requests have their responses, but at most
+          1. The worker accepts connections for L{DRAIN_TIMEOUT_SECONDS} more, or until no
+             connection is left.
+          2. The worker closes its listeners, and runs the event loop once more.  So it
+             reads the requests that arrived while the process was blocked.
+          3. The worker closes the idle connections, except new ones, whose first request
+             is probably about to arrive.  After L{FIRST_REQUEST_TIMEOUT_SECONDS}, it closes
+             all connections on which it waits for the client.
+          4. The worker waits until all requests have their responses, but at most
              L{LAST_RESPONSE_TIMEOUT_SECONDS}.  Then it aborts the remaining connections.
 
-        @param serves: whether the worker accepts connections, and would accept steps.  If
-            not, item 1 is left out.
+        @param serves: whether the worker accepts connections and steps.  If not, item 1 is
+            left out.
         """
         connections = self.connections
         connections.is_draining = True
@@ -236,13 +237,13 @@ class Server:
         """
         Forget all plans and requests, and remember no more.
 
-        While the worker stops, every response must have C{Connection: close}.  Remembered
-        plans would send responses without this header.
+        When the worker stops, every response must have C{Connection: close}.  The responses
+        of remembered plans would not have this header.
         """
         self.plans.clear()
         self.request_cache.stop()
 
-    def add_plan(self, key: PlanKey, plan: Plan) -> None:
+    def remember_plan(self, key: PlanKey, plan: Plan) -> None:
         if len(self.plans) < MAX_PLANS and not self.request_cache.is_stopped:
             self.plans[key] = plan
 
@@ -258,8 +259,8 @@ class Server:
         """
         requested = persistence(headers.get(CONNECTION, ()))
         if line.version == b"HTTP/1.0":
-            # The client can see where a response ends, unless the response is a stream.  So
-            # a connection can be kept in HTTP/1.0 too.
+            # HTTP/1.0 can keep a connection too, because all responses except streams have
+            # a Content-Length.
             keeps, connection_header = requested.keeps, b"keep-alive"
         else:
             keeps, connection_header = not requested.closes, None
@@ -293,7 +294,7 @@ class Server:
         Write a line into the access log, if there is one.
 
         @param line: the escaped request line.
-        @param length: the length of the body that was sent.
+        @param length: how many bytes of body were sent.
         """
         if self.log is not None:
             forwarded = headers.get(FORWARDED_FOR)
