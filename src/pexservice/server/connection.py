@@ -4,18 +4,20 @@ A connection, from its first byte to its last.
 A connection handles one request after the other:
 
   1. Parsing: the connection buffers the input until a request is complete.  Then it looks
-     for the L{plan<pexservice.server.plans.Plan>} of the request, which is the operation of
-     earlier requests with the same meaning.
+     for the L{plan<pexservice.server.plans.Plan>} of the request.  A plan is the operation
+     that a handler has returned for an earlier request with the same meaning, such as a
+     step to the next position.
   2. Performing: the connection checks the client's rate and the C{Host}.  If there is no
-     plan, it calls the handler of the request.  If the plan or the handler gives an
-     operation on the cursor, the connection checks the operation and starts it.
-  3. Responding: the committer calls L{Connection.respond} or L{Connection.fail} when the
-     operation has ended.  If the handler has returned a response, L{Connection.send} gets
+     plan, it calls the handler of the request, which returns an operation or a response.
+     The connection checks an operation, and starts it.
+  3. Responding: when the operation has ended, the committer calls L{Connection.respond} or
+     L{Connection.fail}.  If the handler has returned a response, L{Connection.send} gets
      it.  These methods write the response.
 
-There is a shortcut.  If L{recognition<pexservice.server.recognition>} finds the request by
-its bytes, the connection does not parse it, and does not repeat checks that it has passed.
-The rate and the C{Host} are checked again if their results can change.
+There is a shortcut: if L{recognition<pexservice.server.recognition>} finds a request by its
+bytes, the request is not parsed.  If a request with the same bytes has passed the checks
+before, they are not repeated, except those of the rate and the C{Host}.  These two are
+repeated if their results can change.
 """
 
 from __future__ import annotations
@@ -60,12 +62,12 @@ _CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
 _READ, _REPLAYED = Outcome.READ, Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
-#: How long input is read and dropped after a refused request.  A close with unread input
-#: resets the connection, and the client may lose the response.
+#: How long input is read and dropped after a refused request.  To close a connection with
+#: unread input would reset it, and the client might lose the response.
 LINGER_SECONDS = 2
 
-#: A refused request with one of these statuses is the client's fault.  It counts against
-#: the rate limit of the client.
+#: A request that is refused with one of these statuses counts against the rate limit of its
+#: client.
 _CLIENT_FAULTS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -90,16 +92,17 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, peer: Peer) -> None:
         self._server = server
         self.peer = peer
-        # For the limits; see LimitedConnection.
+        # The limits read these five; see LimitedConnection.  The listener may set another
+        # phase.
         self.phase = _IDLE
         self.has_responded = False
         self.last_active = server.seconds()
         self.receiving_since = 0.0
-        self.blocked_since = 0.0
+        self.stalled_since = 0.0
 
         self._recognizer: Recognizer | None = None
-        # The input that was not parsed yet.  Its first _searched_bytes bytes contain no end
-        # of a head, so they are not searched again.
+        # The input that was not parsed yet.  The end of a head was not found in its first
+        # _searched_bytes bytes, so they are not searched again.
         self._buffer = bytearray()
         self._searched_bytes = 0
         # The head of a request whose body is arriving, and the body.
@@ -147,7 +150,7 @@ class Connection(asyncio.Protocol):
             self.phase, self.receiving_since = _IDLE, 0.0
             self.last_active = self._server.seconds()
         elif self.phase is Phase.REFUSED:
-            self.refuse(problems.too_many_connections(self._server.connections.limit))
+            self.close_with(problems.too_many_connections(self._server.connections.limit))
 
     def data_received(self, data: bytes) -> None:
         phase = self.phase
@@ -163,9 +166,10 @@ class Connection(asyncio.Protocol):
             self._buffer += data
             self._parse_input()
         elif phase is _PERFORMING or phase is _WAITING:
-            # This input is parsed later.  In a later phase, input is dropped.
+            # This input is parsed later.
             self._buffer += data
             self._pause_reading()
+        # In other phases, the connection is closing, and input is dropped.
 
     def eof_received(self) -> bool:
         """
@@ -185,7 +189,7 @@ class Connection(asyncio.Protocol):
         """
         Stop reading requests, because the client does not take the responses.
         """
-        self.blocked_since = self._server.seconds()
+        self.stalled_since = self._server.seconds()
         if self.phase is not _CLOSING:
             self._pause_reading()
         if self._stream is not None:
@@ -195,17 +199,18 @@ class Connection(asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        # 0.0 ends the stall timeout.  While a connection is closing, this timeout must be
-        # running, so it begins again.
+        # 0.0 stops the stall timeout.  A closing connection needs this timeout, so there it
+        # begins again.
         is_closing = self.phase is _CLOSING
-        self.blocked_since = self._server.seconds() if is_closing else 0.0
+        self.stalled_since = self._server.seconds() if is_closing else 0.0
         if self._stream is not None:
             self._stream.resume()
         elif self.phase is _WAITING:
             self._server.call_soon(self._parse_next)
-        elif self.phase is not _PERFORMING or not self._buffer:
-            # While a request is performed and the next one is in the buffer, nothing more
-            # is read.
+        elif self.phase is _PERFORMING and self._buffer:
+            # The next request is in the buffer already, so nothing more is read.
+            pass
+        else:
             self._resume_reading()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -227,8 +232,8 @@ class Connection(asyncio.Protocol):
         """
         Parse until a request is complete, more input is needed, or the budget is spent.
 
-        @param data: the whole input since the previous request, if it arrived in one read
-            and so can be remembered; otherwise C{b""}.
+        @param data: the bytes of the request, if they may be remembered because they
+            arrived in one read; otherwise C{b""}.
         """
         budget = self._server.parsing_budget
         can_continue = True
@@ -240,12 +245,12 @@ class Connection(asyncio.Protocol):
                 else:
                     can_continue = self._parse_body(*incomplete, data)
             except Problem as problem:
-                self.refuse(problem)
+                self.close_with(problem)
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
                 self._abort_after_bug()
             budget.spend(budget.seconds() - begin)
-            # The budget is checked after a part was parsed.  Otherwise a connection could
-            # wait again and again, without progress.
+            # The budget is checked only after a part was parsed.  Otherwise a connection
+            # could wait again and again, without progress.
             if can_continue and self.phase is _RECEIVING and budget.must_wait:
                 self.phase = _WAITING
                 budget.wait(self._parse_next)
@@ -298,14 +303,14 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self.receiving_since = self.receiving_since or self._server.seconds()
-        if not self.blocked_since:
+        if not self.stalled_since:
             self._resume_reading()
 
     def _parse_next(self) -> None:
         """
         Parse the input that had to wait, unless the client takes no responses now.
         """
-        if self.phase is _WAITING and not self.blocked_since:
+        if self.phase is _WAITING and not self.stalled_since:
             self.phase = _RECEIVING
             self._parse_input()
 
@@ -319,18 +324,18 @@ class Connection(asyncio.Protocol):
         """
         self.receiving_since = 0.0
         if self._buffer or data.startswith(END_OF_LINE):
-            # These bytes are not only this request, so they must not be remembered.
+            # The data has more than this request, so it must not be remembered.
             data = b""
-        if not (self._buffer or self._is_reading or self.blocked_since):
-            # Reading was paused while the buffer had input, so that a client that never
-            # stops pipelining takes little memory.  Now the buffer is empty.
+        if not (self._buffer or self._is_reading or self.stalled_since):
+            # Reading was paused while the buffer had input.  So a client that pipelines
+            # requests without end takes little memory.
             self._resume_reading()
-        plan = self._server.plans.get(head.plan_key)
+        plan, line = self._server.plans.get(head.plan_key), head.request_line
         if plan is None:
             self._perform_new(head)
             return
         request = PreparedRequest(
-            plan.format, head.headers, head.line.logged_line, plan.operation
+            plan.response_format, head.headers, line.logged_line, plan.operation
         )
         if data:
             self.recognizer.remember(data, head, request)
@@ -339,21 +344,19 @@ class Connection(asyncio.Protocol):
     def perform(self, request: PreparedRequest) -> None:
         """
         Start the operation of a request with a plan.
-
-        If an equal request has passed a check before, this check is not repeated.
         """
         self.phase = _PERFORMING
         self._request = request
         try:
-            checked = request.checked_operation
-            if checked is None or checked.must_recheck_rate_and_host:
-                checker, headers = self._server.checker, request.headers
-                checker.check_rate_and_host(headers, self.peer)
-                if checked is None:
-                    operation = request.planned_operation
-                    assert operation is not None  # noqa: S101 for the type checker
-                    checked = checker.check_operation(operation, headers)
-                    request.checked_operation = checked
+            checked, checker = request.checked_operation, self._server.checker
+            if checked is None:
+                checker.check_rate_and_host(request.headers, self.peer)
+                operation = request.operation
+                assert operation is not None  # noqa: S101 for the type checker
+                checked = checker.check_operation(operation, request.headers)
+                request.checked_operation = checked
+            elif checked.must_recheck_rate_and_host:
+                checker.check_rate_and_host(request.headers, self.peer)
             checked.start(self)
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
@@ -362,9 +365,9 @@ class Connection(asyncio.Protocol):
         """
         Call the handler of a request without a plan.
 
-        If the handler returns an operation, start it, and remember it as a plan.
+        If the handler returns an operation, remember the operation as a plan, and start it.
         """
-        server, line, headers = self._server, head.line, head.headers
+        server, line, headers = self._server, head.request_line, head.headers
         response_format = server.response_format(line, headers)
         request = PreparedRequest(response_format, headers, line.logged_line)
         self.phase = _PERFORMING
@@ -375,7 +378,7 @@ class Connection(asyncio.Protocol):
                 Request(line.method, line.target, line.path, headers, self.peer)
             )
             if isinstance(result, Operation):
-                server.add_plan(head.plan_key, Plan(result, response_format))
+                server.remember_plan(head.plan_key, Plan(result, response_format))
                 checked = server.checker.check_operation(result, headers)
                 request.checked_operation = checked
                 checked.start(self)
@@ -387,10 +390,9 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
 
-    # Responses.  respond() ends a request that has an operation, send() ends a request
-    # that has none, and fail() ends either of them.  If send() gets a stream, calls of
-    # send_piece() follow, and end_stream() ends the request.  _abort_after_bug() ends it
-    # after a bug.
+    # Responses.  respond() ends a request that has an operation, and send() ends a request
+    # that has none.  fail() ends a request of either kind.  If the response of send() has a
+    # stream, the stream calls send_piece() several times, and then end_stream().
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """
@@ -411,7 +413,7 @@ class Connection(asyncio.Protocol):
             else:
                 kind = response_kind(outcome, state, checked.method, checked.preconditions)
             data = server.writer.write_state_response(
-                request.format, kind, state, is_read=outcome is _READ
+                request.response_format, kind, state, is_read=outcome is _READ
             )
             self._write(data)
             length = 0 if server.log is None else _body_length(data)
@@ -424,7 +426,8 @@ class Connection(asyncio.Protocol):
         if request is None:
             return
         try:
-            self.send(problem_of(error).response(request.format.preferences.problem))
+            representation = request.response_format.preferences.problem
+            self.send(problem_of(error).response(representation))
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._abort_after_bug()
 
@@ -434,18 +437,20 @@ class Connection(asyncio.Protocol):
             return
         try:
             if response.stream is not None:
-                # The connection ends with its stream.  In HTTP/1.0, only the end of the
-                # connection shows the end of a stream.
-                request.format = evolve(
-                    request.format, connection_header=b"close", closes_connection=True
+                # The connection is closed after a stream, because in HTTP/1.0 nothing else
+                # shows where a stream ends.
+                request.response_format = evolve(
+                    request.response_format,
+                    connection_header=b"close",
+                    closes_connection=True,
                 )
-                self._write(write_response(request.format, response))
+            data = write_response(request.response_format, response)
+            self._write(data)
+            if response.stream is None:
+                self._end_request(request, response.status, _body_length(data))
+            else:
                 self._stream = response.stream
                 response.stream.begin(self)
-                return
-            data = write_response(request.format, response)
-            self._write(data)
-            self._end_request(request, response.status, _body_length(data))
         except Exception:  # noqa: BLE001 it is logged, and the connection ends
             self._abort_after_bug()
 
@@ -453,7 +458,7 @@ class Connection(asyncio.Protocol):
         request = self._request
         if self._stream is not None and request is not None:
             self._stream_length += len(data)
-            if request.format.version == b"HTTP/1.1":
+            if request.response_format.version == b"HTTP/1.1":
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self._write(data)
 
@@ -461,7 +466,7 @@ class Connection(asyncio.Protocol):
         request, stream = self._request, self._stream
         if stream is not None and request is not None:
             self._stream = None
-            if request.format.version == b"HTTP/1.1":
+            if request.response_format.version == b"HTTP/1.1":
                 self._write(b"0\r\n\r\n")
             self._end_request(request, _OK, self._stream_length)
 
@@ -471,7 +476,7 @@ class Connection(asyncio.Protocol):
 
         @param length: the length of the body that was sent.
         """
-        response_format, server = request.format, self._server
+        response_format, server = request.response_format, self._server
         if status == _OK:
             response_format.tally.ok += 1
         else:
@@ -481,14 +486,14 @@ class Connection(asyncio.Protocol):
                 self.peer, request.headers, request.logged_line, status, length
             )
         self._request = None
-        if request.planned_operation is None:
+        if request.operation is None:
             self._handler_result = None
             server.counters.without_plan += 1
         self.has_responded = True
         if response_format.closes_connection:
             self.close()
         elif self._buffer:
-            # The next request waits for the next iteration of the event loop, so that a
+            # The next request is parsed in the next iteration of the event loop, so that a
             # long pipeline does not delay other connections.
             self.phase = _WAITING
             server.call_soon(self._parse_next)
@@ -501,32 +506,32 @@ class Connection(asyncio.Protocol):
         self.last_active = server.seconds()
         if self._half_closed or server.connections.closes_idle:
             self.close()
-        elif not (self._is_reading or self.blocked_since):
+        elif not (self._is_reading or self.stalled_since):
             self._resume_reading()
 
     def _abort_after_bug(self) -> None:
         """
         Log a bug, and close the connection.
 
-        No error response is sent, because a part of a response may have been sent before.
+        A part of a response may have been sent before, so no error response is sent.
         """
         _log.failure("a request failed")
         self._request = None
         self.abort()
 
-    def refuse(self, problem: Problem) -> None:
+    def close_with(self, problem: Problem) -> None:
         """
         Send C{problem} as the last response of this connection.
 
-        All further input is dropped.  After malformed input, it is unknown where the next
-        request begins.
+        The connection does not know where the next request begins, so it drops all further
+        input.
         """
         if self.phase in (_CLOSING, _CLOSED):
             return
         server, incomplete = self._server, self._incomplete_request
         if incomplete is not None:
             head, _ = incomplete
-            line, headers = head.line, head.headers
+            line, headers = head.request_line, head.headers
         else:
             line, headers = read_refused_head(bytes(self._buffer))
         if problem.status in _CLIENT_FAULTS:
@@ -568,13 +573,13 @@ class Connection(asyncio.Protocol):
         return count_delivered(self.transport.get_extra_info("socket"))
 
     def time_out(self) -> None:
-        self.refuse(problems.too_slow(REQUEST_TIMEOUT_SECONDS))
+        self.close_with(problems.too_slow(REQUEST_TIMEOUT_SECONDS))
 
     def close(self) -> None:
         self.phase = _CLOSING
-        # A client that takes no bytes would keep a closing connection open.  So the stall
-        # timeout begins now.
-        self.blocked_since = self.blocked_since or self._server.seconds()
+        # Without a timeout, a client that takes no bytes would keep the closing connection
+        # open.  So the stall timeout begins now.
+        self.stalled_since = self.stalled_since or self._server.seconds()
         self.transport.close()
 
     def abort(self) -> None:

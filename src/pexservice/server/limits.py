@@ -4,9 +4,10 @@ The limits on connections: which connections are closed, and when.
 Connections are closed when there are too many of them, when their clients are too slow, and
 when the worker stops.
 
-Every connection counts from the moment it is accepted, because it has a file descriptor.
-If a connection arrives when the limit is reached, L{Connections.displace} closes another
-one.  If some clients have more connections than their share, only they lose connections.
+A connection counts as soon as it is accepted, because it has a file descriptor.  If a
+connection arrives when the limit is reached, L{Connections.displace} closes one of the open
+connections.  If some clients have more connections than their share, only these clients
+lose connections.
 
 A connection has no timer for its timeouts, but stores a few times.  Once a second,
 L{Connections.sweep} checks all connections.  For 10,000 connections, this check takes a
@@ -37,13 +38,14 @@ HANDSHAKE_TIMEOUT_SECONDS = 10
 #: How long a request may take to arrive, head and body.
 REQUEST_TIMEOUT_SECONDS = 20
 
-#: How long a client may take no bytes of its response.  The bytes are counted only once in
-#: this time, so a connection may be closed after twice as long.
+#: How long a client may take no bytes of its response.  The service looks at the number of
+#: taken bytes once in this time, so it closes a connection after at most twice this time.
 STALL_TIMEOUT_SECONDS = 60
 
-#: A search for connections to close looks at all connections.  If a search finds less than
-#: this fraction of all connections, the next search waits for C{SEARCH_BACKOFF} times the
-#: duration of this search.  Otherwise each connection of a flood would cost a search.
+#: A search for connections to close looks at all connections.  Without a pause, each new
+#: connection of a flood would cost such a search.  So after a search that finds less than
+#: this fraction of all connections, the next search waits.  It waits for C{SEARCH_BACKOFF}
+#: times the duration of the search.
 MIN_FOUND_FRACTION = 0.01
 SEARCH_BACKOFF = 10
 
@@ -51,14 +53,16 @@ SEARCH_BACKOFF = 10
 #: to a server, and several people may use one address.
 MIN_SHARE = 16
 
-#: How many refused connections may get a 503 at the same time.  Further refused connections
-#: are closed without a response.
+#: How many connections over the limit may get a 503 at the same time.  Further connections
+#: over the limit are closed without a response.
 MAX_REFUSALS = 32
 
-#: Why the service closes connections.  The first three reasons are timeouts: C{slow} is a
-#: handshake or a request that does not arrive in time.
-#: C{displaced}: another connection needed the place.  C{flooding}: the client sends only
-#: bytes that are no request.
+#: Why the service closes connections:
+#:
+#:   - C{idle}, C{slow} and C{stalled} are timeouts.  C{slow}: a handshake or a request did
+#:     not arrive in time.
+#:   - C{displaced}: a new connection needed the place.
+#:   - C{flooding}: the client sends only TLS bytes without data.
 CLOSE_REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
 
 #: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.
@@ -95,16 +99,16 @@ class LimitedConnection(Protocol):
     @ivar has_responded: whether the connection has sent a response.
     @ivar last_active: when the connection last became idle.
     @ivar receiving_since: when the TLS handshake began, or when the first bytes of an
-        incomplete request arrived; 0 if neither is in progress.
-    @ivar blocked_since: when the client stopped taking responses; 0 while the client takes
-        them.
+        incomplete request arrived; 0 if the connection waits for neither.
+    @ivar stalled_since: when the stall timeout began, because the client stopped taking
+        responses or because the connection closes; 0 if the timeout is not running.
     """
 
     phase: Phase
     has_responded: bool
     last_active: float
     receiving_since: float
-    blocked_since: float
+    stalled_since: float
 
     def delivered_count(self) -> int | None:
         """
@@ -147,8 +151,9 @@ class Connections:
         self._open: dict[LimitedConnection, str] = {}
         self._counts: Counter[str] = Counter()
         self._refused: set[LimitedConnection] = set()
-        # For each blocked connection, the time of the last check, and the count then.
-        self._blocked: dict[LimitedConnection, tuple[float, int | None]] = {}
+        # For each connection with a running stall timeout, the time of the last check, and
+        # the count then.
+        self._stalled: dict[LimitedConnection, tuple[float, int | None]] = {}
         self._empty_deferreds: list[Deferred[None]] = []
         self.accepted = self.refused = 0
         self.closed = dict.fromkeys(CLOSE_REASONS, 0)
@@ -169,9 +174,9 @@ class Connections:
         Admit a new connection, if there is a place or another connection can be closed.
 
         @param client: the client that opened the connection, as
-            L{Clients.client_of<pexservice.web.clients.Clients.client_of>} returns it.
-            C{""} stands for a proxy.  A proxy has the connections of many clients, so it
-            has no share.
+            L{Clients.client_of<pexservice.web.clients.Clients.client_of>} returns it;
+            C{""} for a proxy.  A proxy has the connections of many clients, so it may have
+            any number of connections.
         @return: whether the connection is admitted.
         """
         if len(self._open) >= self.limit and not self.displace(client):
@@ -185,7 +190,7 @@ class Connections:
 
     def add_refused(self, connection: LimitedConnection) -> bool:
         """
-        Check the timeouts of a refused connection while it gets a 503.
+        Check the timeouts of a connection over the limit, while it gets a 503.
 
         @return: whether the connection may get a 503; see L{MAX_REFUSALS}.
         """
@@ -205,12 +210,13 @@ class Connections:
 
           1. idle connections, the longest idle one first;
           2. connections with an incomplete request or handshake, the oldest first;
-          3. of greedy clients, connections on which the client takes no response, the
-             longest blocked one first;
-          4. of greedy clients, connections whose request is being performed, the newest
-             connection first.  But a newcomer that has its full share closes none of these.
+          3. only of greedy clients: connections on which the client takes no response, the
+             longest stalled one first;
+          4. only of greedy clients: connections whose request is being performed, the
+             newest connection first.
 
-        Without the last two groups, a greedy client could keep all other clients out.
+        Without groups 3 and 4, a greedy client could keep all other clients out.  If the
+        newcomer itself has its full share, group 4 is left out.
 
         @param newcomer: the client of the connection that exceeds the limit.
         @return: whether a connection was closed.
@@ -237,7 +243,7 @@ class Connections:
         share = self._share()
         greedy_clients = {client for client, count in self._counts.items() if count > share}
         if self._uses_full_share(newcomer):
-            # The new connection must not close a connection of another client.
+            # The new connection may close only connections of its own client.
             greedy_clients.add(newcomer)
         self._candidates_are_greedy = is_greedy = bool(greedy_clients)
         self._candidates = [
@@ -282,7 +288,7 @@ class Connections:
 
     def remove(self, connection: LimitedConnection) -> None:
         self._refused.discard(connection)
-        self._blocked.pop(connection, None)
+        self._stalled.pop(connection, None)
         client = self._open.pop(connection, "")
         if client:
             self._counts[client] -= 1
@@ -295,7 +301,7 @@ class Connections:
 
     def sweep(self) -> None:
         """
-        Close the connections that exceed a timeout.  The server calls this once a second.
+        Close the connections that exceed a timeout.  A timer calls this once a second.
         """
         now = self.seconds()
         for connection in [*self._open, *self._refused]:
@@ -310,7 +316,7 @@ class Connections:
         is_idle = connection.phase is Phase.IDLE
         receiving_since = connection.receiving_since
         waited = now - receiving_since if receiving_since else 0
-        if connection.blocked_since and self._is_stalled(connection, now):
+        if connection.stalled_since and self._is_stalled(connection, now):
             self.closed["stalled"] += 1
             connection.abort()
         elif waited > HANDSHAKE_TIMEOUT_SECONDS and connection.phase is Phase.HANDSHAKE:
@@ -325,19 +331,19 @@ class Connections:
 
     def _is_stalled(self, connection: LimitedConnection, now: float) -> bool:
         """
-        Return whether the client of a blocked connection has taken no bytes for too long.
+        Return whether the client of a connection has taken no bytes for too long.
         """
-        checked_at, last_count = self._blocked.get(connection, (0.0, None))
-        if checked_at < connection.blocked_since:
-            self._blocked[connection] = (
-                connection.blocked_since,
+        checked_at, last_count = self._stalled.get(connection, (0.0, None))
+        if checked_at < connection.stalled_since:
+            self._stalled[connection] = (
+                connection.stalled_since,
                 connection.delivered_count(),
             )
             return False
         if now - checked_at <= STALL_TIMEOUT_SECONDS:
             return False
         count = connection.delivered_count()
-        self._blocked[connection] = now, count
+        self._stalled[connection] = now, count
         return count == last_count
 
     def abort(self) -> None:
@@ -346,10 +352,10 @@ class Connections:
 
     def close_idle(self) -> None:
         """
-        Close the idle connections now, and the others as soon as they are idle.
+        Close the idle connections now, and each other connection as soon as it is idle.
 
-        If a connection has sent no response yet, it stays open, because its first request
-        is probably about to arrive.
+        A new connection stays open until its first response, because its first request is
+        probably about to arrive.
         """
         self.closes_idle = True
         for connection in list(self._open):
@@ -358,15 +364,15 @@ class Connections:
 
     def close_waiting(self) -> None:
         """
-        Close the connections on which the worker waits for the client.
+        Close the connections on which this worker waits for the client.
 
-        The next worker waits for the end of this worker.  So without this call, one slow
-        client would delay all other clients.
+        The next worker begins when this worker has ended.  So one slow client would delay
+        all other clients.
         """
         for connection in list(self._open):
             if connection.phase is Phase.IDLE:
                 connection.close()
-            elif connection.receiving_since or connection.blocked_since:
+            elif connection.receiving_since or connection.stalled_since:
                 connection.abort()
 
     def when_empty(self) -> Deferred[None]:
@@ -388,15 +394,15 @@ def _closing_order(
     """
     phase = connection.phase
     if phase is Phase.CLOSING:
-        # The last response was sent, so the connection only waits for the client to close.
+        # The last response was sent.  The connection waits only for the client to close.
         return 1, connection.last_active
     if phase is Phase.IDLE:
         # The first request of a connection is probably about to arrive.
         return 1 if connection.has_responded else 2, connection.last_active
     if connection.receiving_since:
         return 2, connection.receiving_since
-    if is_greedy and connection.blocked_since:
-        return 3, connection.blocked_since
+    if is_greedy and connection.stalled_since:
+        return 3, connection.stalled_since
     # Of connections with the same order, the one that was accepted last is closed first.
     return _PERFORMING_GROUP if is_greedy else None
 
@@ -405,9 +411,9 @@ def count_delivered(handle: socket.socket | None) -> int | None:
     """
     Return a number that changes when the client takes some of the bytes sent to it.
 
-    A transport only reports that its buffer is full, and later that the buffer has space
-    again.  Between these two reports, some megabytes are sent.  A client with a slow line
-    needs minutes for these megabytes, and is not stuck.  So the kernel's count is used.
+    The number comes from the kernel.  A transport reports only that its buffer is full, and
+    later that the buffer has space again.  Between these two reports, some megabytes are
+    sent, and a client with a slow line needs minutes for them.
 
     @param handle: the connection's socket; C{None} if the transport has none.
     @return: for TCP, the number of bytes that the peer's kernel has acknowledged.  For a

@@ -4,11 +4,12 @@ The HTTP/1.1 parser.  It is strict, takes linear time, and does little work in e
 The parser accepts what RFC 9112 defines.  It refuses what two servers could understand in
 different ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
 C{Content-Length}, a transfer coding other than C{chunked}.  After a refused request, the
-client and the service may disagree about where the next request begins, so the connection
-ends.
+client and the service may disagree about where the next request begins, so the service
+closes the connection.
 
-L{HeadReader} reads the head of a request, and L{RequestBody} skips the body.  For input
-that they refuse, both raise a L{Problem<pexservice.web.problems.Problem>}.
+L{HeadReader} reads the head of a request, which is its request line and its headers.
+L{RequestBody} skips the body.  Both raise a L{Problem<pexservice.web.problems.Problem>} for
+input that they refuse.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pexservice.web.parameters import (
     HOST,
     TRANSFER_ENCODING,
     HeaderRole,
+    RequestHeaders,
 )
 
 #: The limits of one request.  The limits of the headers also apply to the trailers of a
@@ -37,12 +39,12 @@ MAX_CHUNKS = 1000
 MAX_CHUNK_LINE_BYTES = 1024
 MAX_CHUNK_SIZE_DIGITS = 16
 
-#: How many parts of a body L{RequestBody.take} skips in one call.  These take about 40
+#: How many parts of a body one call of L{RequestBody.take} skips.  The parts take about 40
 #: microseconds.
 MAX_PARTS_PER_CALL = 64
 
-#: How many lines one generation of a cache has.  There is a cache of request lines and a
-#: cache of header lines.  The lines in each cache have at most 1 MiB together.
+#: How many lines one generation of a L{GenerationalCache} has.  There is a cache of request
+#: lines, and a cache of header lines.  The lines in each cache have at most 1 MiB together.
 MAX_CACHED_LINES = 1024
 
 #: A longer line is not cached.
@@ -51,6 +53,17 @@ MAX_CACHED_LINE_BYTES = 512
 END_OF_LINE = b"\r\n"
 END_OF_HEAD = b"\r\n\r\n"
 _MAX_HEAD_BYTES = MAX_REQUEST_LINE_BYTES + 2 + MAX_HEADER_BYTES + len(END_OF_HEAD)
+
+#: Lines with these headers are not cached, because their values are secrets or rarely come
+#: twice.
+NEVER_CACHED_HEADERS = frozenset(
+    name for name, role in HEADERS.items() if HeaderRole.NEVER_CACHED in role
+)
+
+#: The headers that the service reads.
+_READ_HEADERS = frozenset(
+    name for name, role in HEADERS.items() if role is not HeaderRole.NEVER_CACHED
+)
 
 #: The value of L{Head.body_length} for a body with C{Transfer-Encoding: chunked}.
 CHUNKED = -1
@@ -68,8 +81,8 @@ _FIRST_BYTE = re.compile(_TOKEN_BYTE)
 #: The first byte of a TLS handshake.
 _TLS_HANDSHAKE = 0x16
 
-#: The beginning of a request target that is a whole URL, up to its path.
-_ABSOLUTE = re.compile(rb"https?://([^/?#:][^/?#]*)", re.IGNORECASE)
+#: The scheme and the host at the beginning of a request target that is a whole URL.
+_URL_PREFIX = re.compile(rb"https?://([^/?#:][^/?#]*)", re.IGNORECASE)
 
 #: A host and maybe a port, in the characters that RFC 3986 allows.
 _HOST_VALUE = re.compile(
@@ -78,9 +91,10 @@ _HOST_VALUE = re.compile(
 
 _BAD_REQUEST_LINE = "malformed request line; send a method, a path and the HTTP version"
 
-_PLAIN = re.compile(rb"[ !#-\[\]-~]*")
+#: A value without quotes, backslashes and bytes outside of ASCII; see L{escaped}.
+_NEEDS_NO_ESCAPE = re.compile(rb"[ !#-\[\]-~]*")
 
-RequestHeaders = dict[bytes, list[bytes]]
+#: See L{Head.plan_key}.
 PlanKey = tuple[Hashable, ...]
 
 K = TypeVar("K", bound=Hashable)
@@ -93,10 +107,11 @@ class GenerationalCache(Generic[K, V]):
 
     When the recent generation is full, it becomes the old generation, and the previous old
     generation is dropped.  C{get} copies an entry of the old generation into the recent
-    one.  So a flood of new entries drops only entries that are not used.
+    one.  So a flood of new entries drops only entries that C{get} does not return
+    meanwhile.
 
-    @ivar recent: the recent generation, which connections also read directly, without
-        C{get}.
+    @ivar recent: the recent generation.  A connection first looks into it directly, which
+        is faster than C{get}.
     """
 
     __slots__ = ("_old", "_size", "recent")
@@ -145,18 +160,15 @@ class HeaderLine(NamedTuple):
     A header line.
 
     @ivar name: the header's name in small letters.
-    @ivar slot: the index of the header's meaning in L{Head.plan_key}; C{None} if the header
-        does not decide which plan the request has.
-    @ivar meaning: the meaning of the value, if C{slot} is not C{None}.
+    @ivar meaning: the meaning of the value, if this is a deciding header.
     """
 
     name: bytes
     value: bytes
-    slot: int | None = None
     meaning: Hashable = None
 
 
-#: Stands for all lines with headers that the service does not use.
+#: Stands for all lines with headers that the service does not read.
 _IGNORED = HeaderLine(b"", b"")
 
 
@@ -164,50 +176,43 @@ class Head(NamedTuple):
     """
     The head of a request.
 
-    @ivar plan_key: the method, the path and the version, and then the meaning of each
-        header that decides which plan the request has.  The meaning is C{None} if the
-        header is missing.
+    @ivar plan_key: requests with equal plan keys ask for the same operation (see
+        L{pexservice.server.plans}).  The key consists of the method, the path, the version,
+        and the meaning of each deciding header.  The meaning of a missing header is
+        C{None}.
     @ivar headers: the values of all headers that the service reads.
-    @ivar lines: the lines without their line ends.
-    @ivar uncached_lines: the indexes of the first and the last line that were not in the
-        reader's caches; C{None} if all lines were.
+    @ivar lines: all lines, as they arrived, without their line ends.
+    @ivar uncached_range: the smallest range of indexes with all lines that were not in the
+        reader's caches: the first index, and the index after the last one.  C{None} if the
+        caches had all lines.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
 
-    line: RequestLine
+    request_line: RequestLine
     plan_key: PlanKey
     headers: RequestHeaders
     lines: list[bytes]
-    uncached_lines: tuple[int, int] | None
+    uncached_range: tuple[int, int] | None
     body_length: int
     expects_continue: bool
 
 
 class HeadReader:
     """
-    Reads heads, and caches their lines, except lines with a secret or an idempotency key.
+    Reads heads, and caches their lines, except those with L{NEVER_CACHED_HEADERS}.
     """
 
     def __init__(
-        self, meanings: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]
+        self, deciding_headers: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]
     ) -> None:
         """
-        @param meanings: see L{pexservice.web.operations.RequestChecker.deciding_headers}.
+        Read heads whose plan keys contain the meanings of C{deciding_headers}.
+
+        @param deciding_headers: for each header, the function that returns the meaning of
+            its values.
         """
-        self._meanings = meanings
-        slots = {name: slot for slot, name in enumerate(meanings, 3)}
-        # For each header: whether the service uses it, its slot, and whether its lines are
-        # cached.  Testing a Flag is slow, so these tests are made only once.
-        self._rules = {
-            name: (
-                role is not HeaderRole.NEVER_CACHED,
-                slots.get(name),
-                HeaderRole.NEVER_CACHED not in role,
-            )
-            for name, role in HEADERS.items()
-        }
-        self._no_meanings: list[Hashable] = [None] * len(meanings)
+        self._deciding_headers = deciding_headers
         # There are two caches, so that a request line is not accepted as a header line.
         self._request_lines: GenerationalCache[bytes, RequestLine] = GenerationalCache(
             MAX_CACHED_LINES
@@ -223,48 +228,47 @@ class HeadReader:
         @raise Problem: the head is malformed or too large.
         """
         lines = head.split(END_OF_LINE)
-        first, last = len(lines), -1
+        uncached_begin, uncached_end = len(lines), 0
         line = self._request_lines.get(lines[0])
         if line is None:
-            first, last = 0, 0
+            uncached_begin, uncached_end = 0, 1
             line = self._parse_request_line(lines[0])
-        if (
-            len(head) - len(lines[0]) > MAX_HEADER_BYTES
-            or len(lines) > 1 + MAX_HEADER_LINES
-        ):
+        header_bytes = len(head) - len(lines[0])
+        if header_bytes > MAX_HEADER_BYTES or len(lines) > 1 + MAX_HEADER_LINES:
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
-        plan_key: list[Hashable] = [
-            line.method,
-            line.path,
-            line.version,
-            *self._no_meanings,
-        ]
-        headers: RequestHeaders = {}
-        get_cached = self._header_lines.get
+        headers: dict[bytes, list[bytes]] = {}
+        meanings: dict[bytes, Hashable] = {}
+        get_cached, deciding_headers = self._header_lines.get, self._deciding_headers
         for index in range(1, len(lines)):
             header = get_cached(lines[index])
             if header is None:
-                first, last = min(first, index), index
+                uncached_begin, uncached_end = min(uncached_begin, index), index + 1
                 header = self._parse_header_line(lines[index])
             if header is _IGNORED:
                 continue
-            name, value, slot, meaning = header
+            name, value, meaning = header
             values = headers.setdefault(name, [])
             values.append(value)
-            if slot is not None:
+            if name in deciding_headers:
                 is_single = len(values) == 1
-                plan_key[slot] = meaning if is_single else self._meanings[name](values)
+                meanings[name] = meaning if is_single else deciding_headers[name](values)
         hosts = headers.get(HOST, ())
         if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
         if line.host is not None:
             # RFC 9112, section 3.2.2, requires that the header is ignored.
             headers[HOST] = [line.host]
-        uncached_lines = None if last < 0 else (first, last)
-        body, expects = 0, False
+        plan_key = (
+            line.method,
+            line.path,
+            line.version,
+            *map(meanings.get, deciding_headers),
+        )
+        uncached_range = (uncached_begin, uncached_end) if uncached_end else None
+        framing = 0, False
         if CONTENT_LENGTH in headers or TRANSFER_ENCODING in headers:
-            body, expects = _framing(headers, line.version)
-        return Head(line, tuple(plan_key), headers, lines, uncached_lines, body, expects)
+            framing = _framing(headers, line.version)
+        return Head(line, plan_key, headers, lines, uncached_range, *framing)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
         if len(line) > MAX_REQUEST_LINE_BYTES:
@@ -273,20 +277,19 @@ class HeadReader:
         if match is None:
             raise problems.malformed(_BAD_REQUEST_LINE)
         method, target, version = match.groups()
-        host, absolute = None, _ABSOLUTE.match(target)
-        if absolute is not None and _HOST_VALUE.fullmatch(absolute[1]):
-            host = absolute[1]
-            target = target[absolute.end() :]
+        host, url_prefix = None, _URL_PREFIX.match(target)
+        if url_prefix is not None and _HOST_VALUE.fullmatch(url_prefix[1]):
+            host = url_prefix[1]
+            target = target[url_prefix.end() :]
             if not target.startswith(b"/"):
                 target = b"/" + target
-        elif target.startswith(b"/"):
-            pass
-        elif method == b"CONNECT":
-            raise problems.no_tunnel()
-        elif target != b"*":
-            raise problems.malformed(
-                "malformed request target; send a path that begins with /"
-            )
+        elif not target.startswith(b"/"):
+            if method == b"CONNECT":
+                raise problems.no_tunnel()
+            if target != b"*":
+                raise problems.malformed(
+                    "malformed request target; send a path that begins with /"
+                )
         path = target.partition(b"?")[0]
         logged_line = escaped(b" ".join((method, target, version)))
         request_line = RequestLine(method, target, path, host, version, logged_line)
@@ -301,18 +304,15 @@ class HeadReader:
                 "malformed header line; send a name, a colon and a value on one line"
             )
         name, value = match[1].lower(), match[2].rstrip(b" \t")
-        header, is_cached = _IGNORED, True
-        rule = self._rules.get(name)
-        if rule is not None:
-            is_used, slot, is_cached = rule
-            if name == HOST and not _HOST_VALUE.fullmatch(value):
-                raise problems.malformed(
-                    "malformed Host header; send a host name and maybe a port"
-                )
-            if is_used:
-                meaning = None if slot is None else self._meanings[name]([value])
-                header = HeaderLine(name, value, slot, meaning)
-        if is_cached and len(line) <= MAX_CACHED_LINE_BYTES:
+        if name == HOST and not _HOST_VALUE.fullmatch(value):
+            raise problems.malformed(
+                "malformed Host header; send a host name and maybe a port"
+            )
+        header = _IGNORED
+        if name in _READ_HEADERS:
+            meaning_of = self._deciding_headers.get(name)
+            header = HeaderLine(name, value, meaning_of([value]) if meaning_of else None)
+        if name not in NEVER_CACHED_HEADERS and len(line) <= MAX_CACHED_LINE_BYTES:
             self._header_lines.put(line, header)
         return header
 
@@ -335,8 +335,8 @@ def _framing(headers: RequestHeaders, version: bytes) -> tuple[int, bool]:
                 "both Content-Length and Transfer-Encoding; send one of them"
             )
         if [coding.lower() for coding in codings] != [b"chunked"]:
-            # "identity" is refused too.  A server that ignores this coding would find the
-            # end of the request at another place.
+            # "identity" is refused too.  A proxy that ignores this coding and the service
+            # would disagree about where the request ends.
             raise problems.malformed("unsupported Transfer-Encoding; send chunked, once")
     waits = [value.lower() for value in headers.get(EXPECT, ())] == [b"100-continue"]
     return body, waits and body != 0 and version == b"HTTP/1.1"
@@ -349,11 +349,8 @@ def _length(headers: RequestHeaders) -> int:
     if len(lengths) > 1 or not lengths[0].isdigit():
         raise problems.malformed("malformed Content-Length; send one number")
     # The digits are counted first, because Python cannot convert thousands of digits.
-    digits = lengths[0].lstrip(b"0") or b"0"
-    if (
-        len(digits) > len(str(MAX_REQUEST_BODY_BYTES))
-        or int(digits) > MAX_REQUEST_BODY_BYTES
-    ):
+    digits, max_digits = lengths[0].lstrip(b"0") or b"0", len(str(MAX_REQUEST_BODY_BYTES))
+    if len(digits) > max_digits or int(digits) > MAX_REQUEST_BODY_BYTES:
         raise problems.too_much_content(MAX_REQUEST_BODY_BYTES)
     return int(digits)
 
@@ -364,7 +361,7 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
 
     Old clients send an empty line after a body, so the buffer may begin with one.
 
-    @param searched: how many bytes an earlier call has searched.
+    @param searched: how many bytes of C{buffer} an earlier call has searched.
     @raise Problem: the head is too large, or the bytes cannot be the beginning of a head.
     """
     begin = len(END_OF_LINE) if buffer.startswith(END_OF_LINE) else 0
@@ -377,13 +374,14 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
                 "this is a TLS handshake; use http:// here, not https://"
             )
         raise problems.malformed(_BAD_REQUEST_LINE)
-    size = len(buffer) - begin
-    if size > MAX_REQUEST_LINE_BYTES:
-        line = buffer.find(END_OF_LINE, begin, begin + MAX_REQUEST_LINE_BYTES + 2)
-        if line < 0 and size > MAX_REQUEST_LINE_BYTES + 1:
-            raise problems.too_long_target(MAX_REQUEST_LINE_BYTES)
-        if line >= 0 and len(buffer) - line > MAX_HEADER_BYTES + len(END_OF_HEAD):
-            raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
+    # The last byte may be the CR of the request line's end.
+    if len(buffer) - begin <= MAX_REQUEST_LINE_BYTES + 1:
+        return -1
+    line_end = buffer.find(END_OF_LINE, begin, begin + MAX_REQUEST_LINE_BYTES + 2)
+    if line_end < 0:
+        raise problems.too_long_target(MAX_REQUEST_LINE_BYTES)
+    if len(buffer) - line_end > MAX_HEADER_BYTES + len(END_OF_HEAD):
+        raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
     return -1
 
 
@@ -391,15 +389,15 @@ def read_refused_head(data: bytes) -> tuple[RequestLine, RequestHeaders]:
     """
     Return the request line and the headers of the refused head that C{data} begins with.
 
-    Malformed lines are skipped.  The response and the access log need only the method, the
-    logged line and the headers, so the other parts are empty.
+    Malformed lines are skipped.  Of the request line, only the method and the logged line
+    are set, because the response and the access log need no other part.
     """
     head = data.removeprefix(END_OF_LINE)[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES]
     first, *lines = head.partition(END_OF_HEAD)[0].split(END_OF_LINE, MAX_HEADER_LINES)
     match = _REQUEST_LINE.fullmatch(first)
     method, logged_line = (b"", b"- - -") if match is None else (match[1], escaped(first))
     request_line = RequestLine(method, b"", b"", None, b"HTTP/1.1", logged_line)
-    headers: RequestHeaders = {}
+    headers: dict[bytes, list[bytes]] = {}
     for line in lines:
         match = _HEADER_LINE.fullmatch(line)
         if match is not None and match[1].lower() in HEADERS:
@@ -443,9 +441,13 @@ class RequestBody:
 
     def _take_part(self, buffer: bytearray, begin: int) -> int:
         """
-        Check the next part of the body, which is bytes of a chunk, or a line.
+        Check one part of the body.
 
-        @return: the end of the part, or C{begin} if more input is needed.
+        A part is the bytes of a chunk that have arrived, the end of a chunk, the line with
+        the size of a chunk, or a trailer.
+
+        @param begin: the index of the part in C{buffer}.
+        @return: the index after the part; C{begin} if more input is needed.
         """
         if self._missing:
             size = min(self._missing, len(buffer) - begin)
@@ -453,15 +455,21 @@ class RequestBody:
             self.complete = not (self._missing or self._chunked)
             return begin + size
         if self._in_chunk:
-            end = buffer[begin : begin + 2]
-            if not END_OF_LINE.startswith(end):
-                raise problems.malformed("malformed chunk: it is longer than its size")
-            if len(end) < len(END_OF_LINE):
-                return begin
-            self._in_chunk = False
-            return begin + 2
+            return self._take_end_of_chunk(buffer, begin)
         if self._in_trailers:
             return self._take_trailer(buffer, begin)
+        return self._take_chunk_size(buffer, begin)
+
+    def _take_end_of_chunk(self, buffer: bytearray, begin: int) -> int:
+        end = buffer[begin : begin + 2]
+        if not END_OF_LINE.startswith(end):
+            raise problems.malformed("malformed chunk: it is longer than its size")
+        if len(end) < len(END_OF_LINE):
+            return begin
+        self._in_chunk = False
+        return begin + 2
+
+    def _take_chunk_size(self, buffer: bytearray, begin: int) -> int:
         end_of_line = buffer.find(END_OF_LINE, begin, begin + MAX_CHUNK_LINE_BYTES)
         if end_of_line < 0:
             if len(buffer) - begin >= MAX_CHUNK_LINE_BYTES:
@@ -473,8 +481,8 @@ class RequestBody:
         self._missing = int(match[1], 16)
         self._total += self._missing
         self._chunks += self._missing > 0
+        # A parser with sizes of 64 bits might drop the first of more than 16 digits.
         if (
-            # Another parser might drop the first digits of a size with more digits.
             len(match[1]) > MAX_CHUNK_SIZE_DIGITS
             or self._total > MAX_REQUEST_BODY_BYTES
             or self._chunks > MAX_CHUNKS
@@ -507,6 +515,6 @@ def escaped(value: bytes) -> bytes:
     """
     Return C{value} escaped for use between quotes in the access log.
     """
-    if _PLAIN.fullmatch(value):
+    if _NEEDS_NO_ESCAPE.fullmatch(value):
         return value
     return value.decode("latin-1").encode("unicode_escape").replace(b'"', b'\\"')

@@ -1,5 +1,5 @@
 """
-Plans: what the server remembers, so that it need not call a handler for each request.
+Plans, with which the server performs most requests without a call of their handler.
 
 For example, all these requests have the same meaning: they make a step, and accept JSON::
 
@@ -9,19 +9,20 @@ For example, all these requests have the same meaning: they make a step, and acc
                                 Accept: application/json, */*;q=0.5
 
 They have the same I{plan key}, which consists of the method, the path, the version, and the
-meanings of a few I{deciding headers}, such as C{Accept}.  For the first of them, the server
-calls a handler of the Klein app.  The handler returns an operation on the cursor, and the
-server remembers it as the L{Plan} of this key.  If a handler returns a response and not an
-operation, the server calls it for each request.
+meanings of a few I{deciding headers}, such as C{Accept}.  For the first request with a plan
+key, the server calls a handler of the Klein app.  The handler returns an operation on the
+cursor, such as a step to the next position.  The server remembers this operation as the
+L{Plan} of the key.  If a handler returns a response, there is no plan, and the server calls
+the handler for each request.
 """
 
 from __future__ import annotations
 
 from attrs import define, frozen
 
-from pexservice.server.parser import RequestHeaders
 from pexservice.server.response_writer import ResponseFormat
 from pexservice.web.operations import CheckedOperation, Operation
+from pexservice.web.parameters import RequestHeaders
 
 #: How many plans are remembered.  The service needs some hundreds of them: one for each
 #: combination of a path, a method, a version and the meanings of the deciding headers.
@@ -35,25 +36,25 @@ class Plan:
     """
 
     operation: Operation
-    format: ResponseFormat
+    response_format: ResponseFormat
 
 
 @define(eq=False)
 class PreparedRequest:
     """
-    A request that was parsed or recognized, so that a connection can perform it.
+    A request that was parsed or recognized, and that a connection can perform.
 
     All recognized requests with the same bytes share one such object.
 
     @ivar logged_line: the request line for the access log.
-    @ivar planned_operation: the operation of the request's plan; C{None} if there was no
-        plan, so that a handler is called.
-    @ivar checked_operation: the operation after C{RequestChecker.check_operation};
-        C{None} until these headers have passed this check.
+    @ivar operation: the operation of the request's plan; C{None} if there is no plan, so
+        that a handler is called.
+    @ivar checked_operation: the operation, once the request has passed
+        C{RequestChecker.check_operation}; C{None} before this check.
     """
 
-    format: ResponseFormat
+    response_format: ResponseFormat
     headers: RequestHeaders
     logged_line: bytes
-    planned_operation: Operation | None = None
+    operation: Operation | None = None
     checked_operation: CheckedOperation | None = None

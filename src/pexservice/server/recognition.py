@@ -5,8 +5,8 @@ This only saves time: the L{plan<pexservice.server.plans.Plan>} and the response
 of a parsed request.  A request is recognized in two cases:
 
   - Its bytes are in the L{RequestCache}, because the same bytes arrived before.
-  - Its bytes match a L{Template}, because they differ from those of an earlier request in a
-    few neighbouring lines only.  For example::
+  - Its bytes match a L{Template}.  They differ from the bytes of an earlier request only in
+    a few neighbouring lines.  For example::
 
           prefix          POST /next HTTP/1.1
                           Host: localhost:8081
@@ -22,16 +22,19 @@ of a parsed request.  A request is recognized in two cases:
     The prefix and the suffix are compared as a whole.  Of the varying lines, the service
     reads the value of the idempotency key, and ignores the other line.
 
-Parsed requests prepare this.  The parser also has caches, which have single lines:
+Only a parsed request can be recognized later.  The parser has caches too, which contain
+single lines; see L{HeadReader<pexservice.server.parser.HeadReader>}:
 
-  - A request whose bytes come a second time is put into the request cache, if its lines
-    were in the parser's caches or if it matched a template.
-  - If two requests, one after the other, have new lines with the same header names, a
-    template is made.
+  - If all lines of a request were in the parser's caches, the request is put into the
+    request cache when its bytes come a second time.  So are some requests that match a
+    template; see L{Template.remembers_matches}.
+  - If two requests, one after the other, have uncached lines with the same header names,
+    these lines become the varying lines of a template.
 
-The connections share the cache, and a new connection uses the templates of other ones, so
-the earlier request may be another client's.  This is safe: a varying line never decides the
-plan, and if the service needs its value, it takes the value from the request itself.
+All connections share the request cache, and a new connection begins with the templates of
+other connections.  So a client's request may be recognized by the request of another
+client.  This is safe, because a varying line never decides which plan a request has.  If
+the service reads the value of a varying line, it takes the value from the request itself.
 
 The memory for bytes and templates is bounded, whatever clients send.  An idempotency key is
 never remembered here, and a secret only in L{Recognizer.accepted_request}.
@@ -48,17 +51,23 @@ from attrs import frozen
 from pexservice.server.parser import (
     END_OF_LINE,
     HEADER_VALUE,
+    NEVER_CACHED_HEADERS,
     GenerationalCache,
     Head,
-    RequestHeaders,
 )
 from pexservice.server.plans import PreparedRequest
 from pexservice.web.operations import RequestChecker
-from pexservice.web.parameters import AUTHORIZATION, HEADERS, HOST, HeaderRole
+from pexservice.web.parameters import (
+    AUTHORIZATION,
+    HEADERS,
+    HOST,
+    HeaderRole,
+    RequestHeaders,
+)
 from pexservice.web.problems import Problem
 
-#: How many requests one generation of L{RequestCache.by_bytes} has; see
-#: L{GenerationalCache}.  The bytes of the requests in both generations take at most 8 MiB.
+#: How many requests one generation of L{RequestCache.by_bytes} has.  The bytes of both
+#: generations take at most 8 MiB.
 MAX_CACHED_REQUESTS = 1024
 
 #: A larger request is not recognized.
@@ -84,26 +93,20 @@ _FIXED_HEADERS = frozenset(
     if name == HOST or role & (HeaderRole.DECIDES | HeaderRole.FRAMES)
 )
 
-#: The bytes of a request with these headers are not cached.
-_NEVER_CACHED = frozenset(
-    name for name, role in HEADERS.items() if HeaderRole.NEVER_CACHED in role
-)
-
 
 @frozen(eq=False)
 class Template:
     """
-    A pattern of requests that differ in a few neighbouring header lines only.
+    A pattern of requests that differ only in a few neighbouring header lines.
 
     @ivar prefix: the bytes before the varying lines.
     @ivar suffix: the bytes after the varying lines.
-    @ivar varying_pattern: matches the varying lines, with a group for each value that the
-        service reads.
-    @ivar read_names: the names of the headers with these values, in the order of the
-        groups.
+    @ivar varying_pattern: matches the varying lines.  Each value that the service reads is
+        a group.
+    @ivar read_names: for each group, the name of the header.
     @ivar common_request: the request without the headers of the varying lines.
-    @ivar may_repeat: whether the bytes of a request that matches may come again, so that
-        they are remembered.
+    @ivar remembers_matches: whether the bytes of a matching request are remembered, because
+        they are likely to come again.  The bytes with an idempotency key are not.
     """
 
     prefix: bytes
@@ -111,7 +114,7 @@ class Template:
     varying_pattern: re.Pattern[bytes]
     read_names: tuple[bytes, ...]
     common_request: PreparedRequest
-    may_repeat: bool
+    remembers_matches: bool
 
     def match(self, data: bytes) -> PreparedRequest | None:
         """
@@ -127,11 +130,11 @@ class Template:
         request, names = self.common_request, self.read_names
         if not names:
             return request
-        headers = request.headers.copy()
+        headers = {**request.headers}
         for name, value in zip(names, match.groups(), strict=True):
             headers[name] = [value]
         return PreparedRequest(
-            request.format, headers, request.logged_line, request.planned_operation
+            request.response_format, headers, request.logged_line, request.operation
         )
 
 
@@ -139,10 +142,13 @@ class RequestCache:
     """
     The requests that all connections of one worker remember together.
 
+    A client may open a connection for each request.  So the cache also keeps templates and
+    names for new connections.
+
     @ivar by_bytes: the requests by their exact bytes.
-    @ivar latest_templates: the latest templates of all connections.  These and the latest
-        names help clients that open a connection for each request.
-    @ivar latest_names: the latest value of L{Recognizer.latest_names}.
+    @ivar latest_templates: the latest templates of all connections.
+    @ivar uncached_names: see L{Recognizer.uncached_names}; here, the latest request of any
+        connection counts.
     @ivar new_templates: how many templates were made in this second.
     @ivar is_stopped: whether no request is recognized any more.
     """
@@ -152,13 +158,13 @@ class RequestCache:
         self.by_bytes: GenerationalCache[bytes, PreparedRequest] = GenerationalCache(
             MAX_CACHED_REQUESTS
         )
-        # The hashes of requests that have arrived once.  Requests that are never repeated
-        # do not displace cached requests.
+        # The hashes of requests that have arrived once.  A request that never comes again
+        # does not displace a cached request.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_CACHED_REQUESTS
         )
         self.latest_templates: tuple[Template, ...] = ()
-        self.latest_names: tuple[bytes, ...] = ()
+        self.uncached_names: tuple[bytes, ...] = ()
         self.new_templates = 0
         self.is_stopped = False
 
@@ -176,31 +182,30 @@ class RequestCache:
         self.latest_templates = ()
         self.by_bytes.clear()
 
-    def add_if_repeated(self, data: bytes, request: PreparedRequest) -> None:
+    def remember_if_repeated(self, data: bytes, request: PreparedRequest) -> None:
         """
-        At the second call with these bytes, remember C{request} if it passes the check.
+        Remember C{request} at the second call with C{data}, if it passes the check.
         """
         if not self._seen_once.get(hash(data)):
             self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
-        elif self.check_once(request):
+        elif self.check(request):
             self.by_bytes.put(data, request)
 
-    def add_template(self, template: Template) -> None:
+    def remember_template(self, template: Template) -> None:
         self.new_templates += 1
-        others = self.latest_templates[: MAX_TEMPLATES - 1]
-        self.latest_templates = template, *others
+        self.latest_templates = _put_first(template, self.latest_templates)
 
-    def check_once(self, request: PreparedRequest) -> bool:
+    def check(self, request: PreparedRequest) -> bool:
         """
-        Check the operation of C{request}, and store the result in C{request}.
+        Check the operation of C{request}, and store the checked operation in C{request}.
 
-        A problem is dropped here.  L{Connection.perform
-        <pexservice.server.connection.Connection.perform>} finds it again after it has
-        checked the rate and the C{Host}, whose problems the client must get first.
+        The connection performs the request later.  If the check fails here, the connection
+        repeats it after the check of the rate and the C{Host}, because the client must get
+        a problem of these first.
 
-        @return: whether C{request} now has the checked operation.
+        @return: whether C{request} has passed the check.
         """
-        operation = request.planned_operation
+        operation = request.operation
         assert operation is not None  # noqa: S101 for the type checker
         try:
             request.checked_operation = self._checker.check_operation(
@@ -216,20 +221,20 @@ class Recognizer:
     Recognizes the requests of one connection.
 
     @ivar templates: the templates of the connection's requests, the latest one first.
-    @ivar latest_names: the header names of those lines of the latest parsed request that
-        were not in the parser's caches.
-    @ivar accepted_request: the latest request with an accepted token and no key: its exact
-        bytes, and the request.  A client sends the same token with every step, and the
-        check of the token takes a quarter of the CPU time of such a step.
+    @ivar uncached_names: the header names of the L{uncached lines<Head.uncached_range>} of
+        the latest parsed request.
+    @ivar accepted_request: the exact bytes of the latest request with a valid token and no
+        idempotency key, and the request.  A client sends the same token with every step,
+        and the check of the token takes a quarter of the CPU time of such a step.
     """
 
     # There may be 10,000 idle connections.
-    __slots__ = ("_cache", "accepted_request", "latest_names", "templates")
+    __slots__ = ("_cache", "accepted_request", "templates", "uncached_names")
 
     def __init__(self, cache: RequestCache) -> None:
         self._cache = cache
         self.templates: tuple[Template, ...] = ()
-        self.latest_names: tuple[bytes, ...] = ()
+        self.uncached_names: tuple[bytes, ...] = ()
         self.accepted_request: tuple[bytes, PreparedRequest] | None = None
 
     def recognize(self, data: bytes) -> PreparedRequest | None:
@@ -250,67 +255,70 @@ class Recognizer:
             request = template.match(data)
             if request is not None:
                 if not templates or templates[0] is not template:
-                    self._move_to_front(template)
-                if template.may_repeat:
+                    self.templates = _put_first(template, templates)
+                if template.remembers_matches:
                     self._remember_match(template, data, request)
                 return request
         return cache.by_bytes.get(data)
-
-    def _move_to_front(self, template: Template) -> None:
-        others = [other for other in self.templates if other is not template]
-        self.templates = (template, *others[: MAX_TEMPLATES - 1])
 
     def _remember_match(
         self, template: Template, data: bytes, request: PreparedRequest
     ) -> None:
         if template.read_names != (AUTHORIZATION,):
-            self._cache.add_if_repeated(data, request)
-        elif self._cache.check_once(request):
+            self._cache.remember_if_repeated(data, request)
+        elif self._cache.check(request):
             self.accepted_request = data, request
 
     def remember(self, data: bytes, head: Head, request: PreparedRequest) -> None:
         """
-        Prepare to recognize requests that are similar to a parsed request.
+        Prepare to recognize later requests that are equal or similar to a parsed request.
 
-        @param data: the exact bytes of the request.
+        @param data: the exact bytes of the parsed request.
         """
         cache = self._cache
         if cache.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
             return
-        if head.uncached_lines is None:
-            cache.add_if_repeated(data, request)
+        if head.uncached_range is None:
+            cache.remember_if_repeated(data, request)
             return
-        first, last = head.uncached_lines
+        begin, end = head.uncached_range
         # A request line never varies in a template.
-        if first > 0 and last - first < MAX_VARYING_LINES:
-            self._remember_template(data, head.lines, first, last + 1, request)
+        if begin > 0 and end - begin <= MAX_VARYING_LINES:
+            self._remember_template(data, head.lines, begin, end, request)
 
     def _remember_template(
         self, data: bytes, head: list[bytes], begin: int, end: int, request: PreparedRequest
     ) -> None:
         """
-        Make a template if the lines from C{begin} to C{end} have the same names as before.
+        Make a template, if the uncached lines have the same header names as last time.
 
         @param head: all lines of the request's head.
+        @param begin: the index of the first uncached line.
+        @param end: the index after the last uncached line.
         """
         cache, lines = self._cache, head[begin:end]
         names = tuple([line.partition(b": ")[0] for line in lines])
         # A new connection uses the names of another connection's last request.
-        last_names = self.latest_names or cache.latest_names
-        self.latest_names = cache.latest_names = names
-        if names != last_names or cache.new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
+        previous_names = self.uncached_names or cache.uncached_names
+        self.uncached_names = cache.uncached_names = names
+        if names != previous_names or cache.new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
+            return
+        if not all(_may_vary(line, request.headers) for line in lines):
             return
         prefix = END_OF_LINE.join([*head[:begin], b""])
         suffix = data[len(prefix) + len(END_OF_LINE.join(lines)) :]
-        if len(prefix) + len(suffix) > MAX_TEMPLATE_BYTES or not all(
-            _may_vary(line, request.headers) for line in lines
-        ):
+        if len(prefix) + len(suffix) > MAX_TEMPLATE_BYTES:
             return
         template = _make_template(prefix, suffix, names, request)
         if not template.read_names:
-            cache.check_once(template.common_request)
-        self._move_to_front(template)
-        cache.add_template(template)
+            cache.check(template.common_request)
+        self.templates = _put_first(template, self.templates)
+        cache.remember_template(template)
+
+
+def _put_first(template: Template, templates: tuple[Template, ...]) -> tuple[Template, ...]:
+    others = [other for other in templates if other is not template]
+    return (template, *others[: MAX_TEMPLATES - 1])
 
 
 def _make_template(
@@ -324,16 +332,17 @@ def _make_template(
     headers, keys = request.headers, [name.lower() for name in names]
     read_names = tuple([key for key in keys if key in headers])
     common_headers = {key: headers[key] for key in headers if key not in read_names}
-    is_cached = bool(read_names) and _NEVER_CACHED.isdisjoint(keys)
+    # If the service reads no varying line, all matching requests are the common request.
+    has_cacheable_values = bool(read_names) and NEVER_CACHED_HEADERS.isdisjoint(keys)
     return Template(
         prefix,
         suffix,
         varying_pattern=_compile_pattern(names, read_names),
         read_names=read_names,
         common_request=PreparedRequest(
-            request.format, common_headers, request.logged_line, request.planned_operation
+            request.response_format, common_headers, request.logged_line, request.operation
         ),
-        may_repeat=is_cached or read_names == (AUTHORIZATION,),
+        remembers_matches=has_cacheable_values or read_names == (AUTHORIZATION,),
     )
 
 
@@ -341,8 +350,8 @@ def _may_vary(line: bytes, headers: RequestHeaders) -> bool:
     """
     Return whether a header line of a request may vary in a template.
 
-    The line must have the form C{name: value}.  If the service reads the header, no other
-    line may have the same name.
+    The line must have the form C{name: value}.  If the service reads the header, the
+    request must have only one line with this name.
 
     @param headers: the headers of the request.
     """

@@ -4,8 +4,8 @@ TLS between a connection and its socket.
 The TLS of asyncio decrypts all input of all connections as soon as it arrives.  But a
 client can send input that costs far more to decrypt than to send: a KeyUpdate of 27 bytes
 takes 10 microseconds, and a handshake requires a signature.  So this transport decrypts its
-input in small steps, within the worker's L{parsing
-budget<pexservice.server.server.ParsingBudget>}.
+input in small parts, and only while the worker has time for it: all connections share a
+L{ParsingBudget<pexservice.server.server.ParsingBudget>}.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
 from pexservice.server.server import Server
 
-#: How many bytes are decrypted in one step.  2048 bytes contain at most 80 KeyUpdates,
-#: which take 0.8 milliseconds.  With a post-quantum key, the first message of a client has
-#: 1,500 to 1,900 bytes, so this message takes one step.
-DECRYPT_STEP_BYTES = 2048
+#: How many bytes are decrypted at once.  2048 bytes contain at most 80 KeyUpdates, which
+#: take 0.8 milliseconds.  The first message of a client has up to 1,900 bytes, with a
+#: post-quantum key, so it is decrypted at once.
+MAX_DECRYPTED_BYTES = 2048
 
-#: How many bytes may arrive without any data for the connection.  A record has up to 16 KiB
-#: of data, which are available only when the whole record has arrived.  A handshake has
-#: less.
+#: How many bytes may arrive before OpenSSL has data for the connection.  OpenSSL returns
+#: data when a whole record has arrived, and a record has up to 16 KiB of data.  A handshake
+#: is smaller.
 MAX_BYTES_WITHOUT_DATA = 32768
 
 #: How many bytes of data one record may contain.
@@ -54,15 +54,15 @@ class TlsTransport(asyncio.Protocol):
         # The encrypted bytes for OpenSSL, and those from OpenSSL.
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        # The input that was not passed to OpenSSL yet.
+        # The input that OpenSSL has not got yet.
         self._encrypted = bytearray()
         # Whether OpenSSL may have more decrypted data.
         self._has_decrypted = False
         self._bytes_without_data = 0
         self._handshake_done = self._decryption_scheduled = False
         self._is_reading = True
-        # Whether reading from the socket is paused, because the budget is spent or because
-        # the connection has paused reading.
+        # Whether reading from the socket is paused, by the connection or because the budget
+        # is spent.
         self._socket_paused = False
         # Whether the peer sends no more, and whether this end sends no more.
         self._input_ended = self._output_ended = False
@@ -104,8 +104,7 @@ class TlsTransport(asyncio.Protocol):
     def connection_lost(self, error: BaseException | None) -> None:
         self._output_ended = True
         self._encrypted.clear()
-        # This frees the memory of OpenSSL now.  Otherwise the garbage collector of Python
-        # would free it later.
+        # This frees the memory of OpenSSL at once, and not at the next garbage collection.
         self._socket_transport = None
         del self._tls, self._incoming, self._outgoing
         if self._connection.phase is not Phase.CLOSED:
@@ -139,7 +138,7 @@ class TlsTransport(asyncio.Protocol):
         try:
             while self._can_decrypt:
                 begin = self._budget.seconds()
-                self._decrypt_step()
+                self._decrypt_part()
                 self._budget.spend(self._budget.seconds() - begin)
                 if self._can_decrypt and self._budget.must_wait:
                     self._wait()
@@ -164,16 +163,16 @@ class TlsTransport(asyncio.Protocol):
             and bool(self._encrypted or self._has_decrypted)
         )
 
-    def _decrypt_step(self) -> None:
+    def _decrypt_part(self) -> None:
         """
-        Decrypt up to L{DECRYPT_STEP_BYTES} of the input.
+        Decrypt up to L{MAX_DECRYPTED_BYTES} of the input.
 
         @raise ssl.SSLError: the input is not TLS, or it was changed on its way.
         """
         if not self._has_decrypted:
-            self._incoming.write(self._encrypted[:DECRYPT_STEP_BYTES])
-            self._bytes_without_data += min(len(self._encrypted), DECRYPT_STEP_BYTES)
-            del self._encrypted[:DECRYPT_STEP_BYTES]
+            self._incoming.write(self._encrypted[:MAX_DECRYPTED_BYTES])
+            self._bytes_without_data += min(len(self._encrypted), MAX_DECRYPTED_BYTES)
+            del self._encrypted[:MAX_DECRYPTED_BYTES]
         try:
             if not self._handshake_done:
                 self._tls.do_handshake()
@@ -235,7 +234,7 @@ class TlsTransport(asyncio.Protocol):
     def _send_close_notify(self) -> None:
         if self._handshake_done and not self._output_ended:
             with suppress(ssl.SSLError):
-                # OpenSSL raises this error if the peer has not sent its close_notify yet.
+                # OpenSSL raises an error if the peer has not sent its close_notify yet.
                 self._tls.unwrap()
             self._flush()
         self._output_ended = True
@@ -270,8 +269,7 @@ class TlsTransport(asyncio.Protocol):
             if (transport := self._open_socket) is not None:
                 transport.resume_reading()
         elif not self._decryption_scheduled:
-            # The connection first parses its own buffer, so decryption waits for the next
-            # iteration.
+            # The connection parses its own buffer first, so the next iteration decrypts.
             self._decryption_scheduled = True
             self._server.call_soon(self._decrypt_input)
 

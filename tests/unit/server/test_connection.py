@@ -101,11 +101,11 @@ def test_a_client_that_does_not_read_is_not_read_from(
     wire.send(request_, request_)
     wire.turns()
     assert wire.received == b""
-    assert wire.protocol.blocked_since
+    assert wire.protocol.stalled_since
     wire.protocol.resume_writing()
     wire.turns()
     assert statuses(wire) == [200, 200]
-    assert not wire.protocol.blocked_since
+    assert not wire.protocol.stalled_since
 
 
 def test_client_that_takes_only_a_part_of_the_last_response_is_cut_off(

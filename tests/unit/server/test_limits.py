@@ -33,7 +33,7 @@ class Fake:
     phase: Phase = Phase.IDLE
     has_responded: bool = True
     receiving_since: float = 0.0
-    blocked_since: float = 0.0
+    stalled_since: float = 0.0
     taken: int | None = 0
     fate: list[str] = field(factory=list)
 
@@ -144,13 +144,13 @@ def test_sweep_ends_idle_late_and_blocked_connections_only() -> None:
         "": Fake(last_active=now - KEEP_ALIVE_TIMEOUT_SECONDS),
         "closed": Fake(last_active=now - KEEP_ALIVE_TIMEOUT_SECONDS - 1),
         "timed out": Fake(phase=BUSY, receiving_since=now - REQUEST_TIMEOUT_SECONDS - 1),
-        "aborted": Fake(phase=BUSY, blocked_since=now - STALL_TIMEOUT_SECONDS - 1),
+        "aborted": Fake(phase=BUSY, stalled_since=now - STALL_TIMEOUT_SECONDS - 1),
     }
     # Each has as long as it may take, and not a moment longer.
     busy = Fake(phase=BUSY, last_active=0.0, receiving_since=now - REQUEST_TIMEOUT_SECONDS)
-    slow = Fake(phase=BUSY, last_active=0.0, blocked_since=now - STALL_TIMEOUT_SECONDS)
+    slow = Fake(phase=BUSY, last_active=0.0, stalled_since=now - STALL_TIMEOUT_SECONDS)
     connections = table(10, *fates.values(), busy, slow, clock=clock)
-    for clock.rightNow in (fates["aborted"].blocked_since, slow.blocked_since, now):
+    for clock.rightNow in (fates["aborted"].stalled_since, slow.stalled_since, now):
         connections.sweep()
     for fate, fake in fates.items():
         assert fake.fate == ([fate] if fate else [])
@@ -182,7 +182,7 @@ def test_a_client_that_reads_slowly_is_waited_for() -> None:
     """
     clock = Turns()
     clock.rightNow = 1000.0
-    steady = Fake(phase=BUSY, blocked_since=1000.0)
+    steady = Fake(phase=BUSY, stalled_since=1000.0)
     connections = table(1, steady, clock=clock)
     for second in range(10 * STALL_TIMEOUT_SECONDS):
         steady.taken = second // (STALL_TIMEOUT_SECONDS - 1)
@@ -203,9 +203,9 @@ def test_without_the_kernels_count_a_client_must_read_all_in_time() -> None:
     """
     clock = Turns()
     clock.rightNow = 1000.0
-    blocked = Fake(phase=BUSY, blocked_since=1000.0, taken=None)
+    blocked = Fake(phase=BUSY, stalled_since=1000.0, taken=None)
     connections = table(1, blocked, clock=clock)
-    for blocked.blocked_since in (1000.0, 1000.0 + STALL_TIMEOUT_SECONDS):
+    for blocked.stalled_since in (1000.0, 1000.0 + STALL_TIMEOUT_SECONDS):
         for _ in range(STALL_TIMEOUT_SECONDS):
             connections.sweep()
             clock.rightNow += 1
@@ -289,7 +289,7 @@ def test_client_above_its_share_makes_room_for_all_others() -> None:
         Fake(phase=Phase.RECEIVING, receiving_since=100.0 + n, last_active=100.0)
         for n in range(96)
     ]
-    flood.append(Fake(phase=BUSY, blocked_since=99.0))
+    flood.append(Fake(phase=BUSY, stalled_since=99.0))
     for connection in flood:
         assert connections.admit(connection, "198.51.100.1")
     for number in range(10, 60):
@@ -321,7 +321,7 @@ def test_connections_that_return_after_closing_exclude_no_client() -> None:
 
 def test_client_that_reads_nothing_cannot_hold_more_than_its_share() -> None:
     connections = Connections(40, Turns().seconds)
-    blocked = [Fake(phase=BUSY, blocked_since=1.0 + n) for n in range(40)]
+    blocked = [Fake(phase=BUSY, stalled_since=1.0 + n) for n in range(40)]
     for connection in blocked:
         connections.admit(connection, "198.51.100.1")
     assert connections.admit(Fake(), "192.0.2.1")
@@ -367,7 +367,7 @@ def test_flood_of_a_busy_client_does_not_cost_a_search_each() -> None:
 def test_stopping_worker_waits_only_for_clients_whose_requests_it_performs() -> None:
     idle, busy = Fake(has_responded=False), Fake(phase=BUSY)
     half = Fake(phase=Phase.RECEIVING, receiving_since=1.0)
-    unread = Fake(phase=BUSY, blocked_since=1.0)
+    unread = Fake(phase=BUSY, stalled_since=1.0)
     connections = table(4, idle, busy, half, unread)
     connections.close_idle()
     assert not any(fake.fate for fake in (idle, busy, half, unread))
@@ -437,7 +437,7 @@ def test_closed_connection_is_counted_once_by_its_reason() -> None:
     clock = Turns()
     clock.rightNow = 1000.0
     idle, slow, stalled = Fake(last_active=1000.0), Fake(phase=BUSY), Fake(phase=BUSY)
-    slow.receiving_since = stalled.blocked_since = 1000.0
+    slow.receiving_since = stalled.stalled_since = 1000.0
     connections = table(3, idle, slow, stalled, clock=clock)
     assert connections.accepted == 3
     connections.sweep()

@@ -74,8 +74,8 @@ def test_head_has_the_request_line_and_the_arguments() -> None:
     Blanks around a value are removed, and names are in small letters.
     """
     head = read(LINE, HOST, b"IDEMPOTENCY-KEY:\t k \t", b"X-Unknown: y")
-    assert head.line.method == b"POST"
-    assert (head.line.target, head.line.path) == (b"/next?x=1", b"/next")
+    assert head.request_line.method == b"POST"
+    assert (head.request_line.target, head.request_line.path) == (b"/next?x=1", b"/next")
     assert head.headers == {b"host": [b"h"], b"idempotency-key": [b"k"]}
     assert (head.body_length, head.expects_continue) == (0, False)
 
@@ -88,7 +88,7 @@ def test_host_of_a_target_that_is_a_whole_url_replaces_the_host_header(
     RFC 9112, section 3.2.2.
     """
     head = read(b"GET http://H:1/next?a=b HTTP/1.1", *lines)
-    assert (head.line.target, head.headers) == (b"/next?a=b", {b"host": [b"H:1"]})
+    assert (head.request_line.target, head.headers) == (b"/next?a=b", {b"host": [b"H:1"]})
 
 
 def test_http_1_0_request_without_host_has_the_host_of_its_target() -> None:
@@ -126,12 +126,12 @@ def test_reader_returns_the_range_of_uncached_lines() -> None:
     """
     head_reader = reader()
     head = b"\r\n".join([LINE, HOST, b"A: 1"])
-    assert head_reader.read(head).uncached_lines == (0, 2)
-    assert head_reader.read(head).uncached_lines is None
+    assert head_reader.read(head).uncached_range == (0, 3)
+    assert head_reader.read(head).uncached_range is None
     mixed = [LINE, b"B: 1", HOST, b"B: 2", b"A: 1"]
-    assert head_reader.read(b"\r\n".join(mixed)).uncached_lines == (1, 3)
+    assert head_reader.read(b"\r\n".join(mixed)).uncached_range == (1, 4)
     secret = b"\r\n".join([LINE, HOST, b"Authorization: Bearer x", b"A: 1"])
-    assert [head_reader.read(secret).uncached_lines for _ in range(2)] == [(2, 2)] * 2
+    assert [head_reader.read(secret).uncached_range for _ in range(2)] == [(2, 3)] * 2
     for wrong in (b"\r\n".join([LINE, HOST, LINE]), b"\r\n".join([HOST, HOST])):
         with pytest.raises(Problem):
             head_reader.read(wrong)

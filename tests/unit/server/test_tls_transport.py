@@ -17,7 +17,7 @@ from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
 from pexservice.server.server import MAX_SECONDS_PER_ITERATION, ParsingBudget, Server
 from pexservice.server.tls_transport import (
-    DECRYPT_STEP_BYTES,
+    MAX_DECRYPTED_BYTES,
     TlsTransport,
 )
 from pexservice.worker.files import tls_context
@@ -195,12 +195,12 @@ def test_input_beyond_the_budget_waits_for_later_turns(peer: Peer) -> None:
     """
     When the time of an iteration is used up, the rest is decrypted in later iterations.
     """
-    sent = b"x" * DECRYPT_STEP_BYTES * 10
+    sent = b"x" * MAX_DECRYPTED_BYTES * 10
     records = b"".join(peer.encrypt(sent[i : i + 100]) for i in range(0, len(sent), 100))
     peer.worker.cost = MAX_SECONDS_PER_ITERATION
     peer.send_encrypted(records)
     first = len(peer.connection.received)
-    assert 0 < first < 2 * DECRYPT_STEP_BYTES
+    assert 0 < first < 2 * MAX_DECRYPTED_BYTES
     peer.worker.turn()
     assert first < len(peer.connection.received) < len(sent)
     for _ in range(40):
