@@ -59,6 +59,7 @@ class Notifier:
         self._send = send
         self._close = close
         self._failing = False
+        self._repeated_lines: tuple[str, ...] = ()
         self.watchdog = watchdog
 
     @classmethod
@@ -110,6 +111,16 @@ class Notifier:
             self._failing = True
         else:
             self._failing = False
+
+    def notify_repeatedly(self, *lines: str) -> None:
+        """
+        Send a message now, and its C{lines} again with each heartbeat.
+        """
+        self._repeated_lines = lines
+        self.notify(*lines)
+
+    def send_heartbeat(self) -> None:
+        self.notify(ALIVE, *self._repeated_lines)
 
     def close(self) -> None:
         self._send = None

@@ -1,5 +1,5 @@
 """
-The parts of a worker: store, committer, API and listeners, and how they are connected.
+The parts of a worker, such as the store, the committer and the listeners.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pexservice.metrics import Metrics
 from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart, cannot_use
 from pexservice.process.listening import affordable_connections, listen_endpoints
+from pexservice.process.sd_notify import Notifier
 from pexservice.process.supervisor_report import SupervisorReport, report_reader
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
@@ -67,15 +68,13 @@ def assemble(
     settings: WorkerSettings,
     reactor: WorkerReactor,
     *,
-    notify: Callable[..., object],
-    notify_state: Callable[..., object],
+    notifier: Notifier,
     on_fatal_failure: Callable[[Failure], None],
 ) -> WorkerParts:
     """
     Make the parts of a worker.  The store is not opened yet, and no connection is accepted.
 
-    @param notify: sends its arguments, one line each, to the supervisor or to systemd.
-    @param notify_state: does the same, and repeats the latest lines with each heartbeat.
+    @param notifier: sends messages to the supervisor or to systemd.
     @param on_fatal_failure: called with a failure that must end the process.
     @raise CannotStart: an option, a file or a socket cannot be used.
     """
@@ -85,22 +84,32 @@ def assemble(
     endpoints = listen_endpoints(reactor, settings.listen)
     loop = event_loop(reactor)
     read_report = report_reader(settings.scoreboard)
-    progress = VerificationProgress(notify)
+    claim, verification = _adopt_scoreboard(settings, read_report)
+    progress = VerificationProgress(notifier.notify)
     factory = store_factory(settings.store)
-    store = factory.make(_store_options(settings, reactor, read_report, progress))
+    store = factory.make(
+        StoreOptions(
+            reactor=reactor,
+            journal=settings.journal,
+            progress=progress.show,
+            create=not settings.no_create,
+            claim=claim,
+            verification=verification,
+        )
+    )
     committer = _committer_class(settings, store)(
         store, reactor, on_fatal_failure=on_fatal_failure, call_soon=loop.call_soon
     )
-    # A new connection can replace an idle connection, but not a stream of events.  So
-    # streams get at most a quarter of the connections.
+    # At the limit of connections, a new one replaces an idle one, but never a stream of
+    # events.  So streams get at most a quarter of the connections.
     max_streams = min(MAX_STREAMS, max(1, connections.limit // 4))
     events = Events(committer, reactor.callLater, max_streams, read_report)
     checker = RequestChecker(
         committer,
         Access(files.tokens, settings.cors_origins),
         Clients(settings.trusted_proxies),
-        # The check of the Host stops pages that use DNS rebinding.  With a token file, no
-        # such page can move the cursor, so every Host is allowed.
+        # The check of the Host stops pages that use DNS rebinding.  Such a page has no
+        # token.  So with a token file, it cannot move the cursor, and any Host is allowed.
         hosts=HostPolicy(
             settings.allowed_hosts if settings.token_file is None else [ANY_HOST],
             own_name=gethostname(),
@@ -132,11 +141,11 @@ def assemble(
         requests,
         reactor,
         call_soon=loop.call_soon,
-        log=_access_log(settings),
+        log=_open_access_log(settings),
     )
     listeners = Listeners(endpoints, server, loop, files.tls)
     inactive_phase = InactivePhase(
-        reactor, listeners, committer, factory, read_report, notify_state
+        reactor, listeners, committer, factory, read_report, notifier
     )
     return WorkerParts(progress, committer, events, server, listeners, inactive_phase)
 
@@ -153,31 +162,25 @@ def _connections(wanted: int) -> Connections:
     return Connections(allowed)
 
 
-def _store_options(
-    settings: WorkerSettings,
-    reactor: WorkerReactor,
-    read_report: Callable[[], SupervisorReport | None],
-    progress: VerificationProgress,
-) -> StoreOptions:
-    board = settings.scoreboard
-    claim = verification = None
-    if board is not None:
-        try:
-            scoreboard.adopt(board)
-        except OSError as error:
-            raise CannotStart(f"--scoreboard {board}: {error.strerror}") from error
-        claim = StoreClaim(board)
-        verification = VerificationRecord(board, read_report)
-        if settings.quick_check:
-            verification.assume_completed()
-    return StoreOptions(
-        reactor=reactor,
-        journal=settings.journal,
-        progress=progress.show,
-        create=not settings.no_create,
-        claim=claim,
-        verification=verification,
-    )
+def _adopt_scoreboard(
+    settings: WorkerSettings, read_report: Callable[[], SupervisorReport | None]
+) -> tuple[StoreClaim | None, VerificationRecord | None]:
+    """
+    Take the scoreboard from the supervisor.
+
+    @return: the records in it that the store uses; C{None} without a supervisor.
+    """
+    descriptor = settings.scoreboard
+    if descriptor is None:
+        return None, None
+    try:
+        scoreboard.adopt(descriptor)
+    except OSError as error:
+        raise CannotStart(f"--scoreboard {descriptor}: {error.strerror}") from error
+    verification = VerificationRecord(descriptor, read_report)
+    if settings.quick_check:
+        verification.assume_completed()
+    return StoreClaim(descriptor), verification
 
 
 def _committer_class(settings: Settings, store: IStore) -> Callable[..., ICommitter]:
@@ -188,7 +191,7 @@ def _committer_class(settings: Settings, store: IStore) -> Callable[..., ICommit
     return Committer if settings.synchronous_commit else AsynchronousCommitter
 
 
-def _access_log(settings: WorkerSettings) -> AccessLog | None:
+def _open_access_log(settings: WorkerSettings) -> AccessLog | None:
     if settings.access_log is None:
         return None
     try:
@@ -196,6 +199,6 @@ def _access_log(settings: WorkerSettings) -> AccessLog | None:
     except OSError as error:
         raise cannot_use(f"the access log {settings.access_log}", error) from error
     if not settings.is_supervised:
-        # Under a supervisor, a SIGHUP starts new workers, which open the file again.
+        # A supervisor starts new workers at SIGHUP, and they open the file again.
         signal.signal(signal.SIGHUP, lambda *_: log.reopen())
     return log

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pexservice.commit.interface import ICommitter
-from pexservice.process.sd_notify import NOT_READY, STANDBY
+from pexservice.process.sd_notify import NOT_READY, STANDBY, Notifier
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.process.timing import Periodic
 from pexservice.stores.factory_interface import IStoreFactory
@@ -21,12 +21,12 @@ from pexservice.worker.listeners import Listeners
 CHECK_INTERVAL_SECONDS = 0.25
 
 #: A worker that has a problem opens its listeners when no worker has been active for this
-#: long.  A takeover takes less time, so it causes no 503.  Clients wait longer, so they get
-#: the 503 before their timeout.
+#: long.  A takeover takes less time, so no client gets a 503 during a takeover.  The
+#: timeouts of clients are longer, so a client gets the 503 before its timeout.
 ALONE_SECONDS = 0.5
 
-#: If no worker has been active for this long, and no worker of this service can have the
-#: store's lock, a standby says that another program has the lock.
+#: A standby that waits for the lock says that another program has the lock, when no worker
+#: of this service has been active or able to hold the lock for this long.
 FOREIGN_LOCK_SECONDS = 3.0
 
 
@@ -35,10 +35,10 @@ class InactivePhase:
     """
     The time until a worker is active, in which the worker shows its state.
 
-    The worker stands by, which means that it waits for the store's lock, or it has a
-    problem, for example that it cannot open the store.  It sends its state to the
-    supervisor.  If it has a problem and no other worker is active, it also opens its
-    listeners, and requests that need the store get a 503 that states the problem.
+    The worker is in one of two states.  It stands by: it waits for the store's lock.  Or it
+    has a I{problem}, for example that it cannot open the store.  The worker tells the
+    supervisor its state.  If the worker has a problem, and no other worker is active, it
+    also opens its listeners.  Then requests that need the store get a 503 with the problem.
     """
 
     _log = Logger()
@@ -48,8 +48,7 @@ class InactivePhase:
     _committer: ICommitter
     _factory: IStoreFactory
     _read_report: Callable[[], SupervisorReport | None]
-    # Sends a message with its arguments, one line each: now and with each heartbeat.
-    _notify_state: Callable[..., object]
+    _notifier: Notifier
     _waits_for_lock: bool = field(init=False, default=False)
     _problem: str | None = field(init=False, default=None)
     # The time since which no check has found an active worker, by the reactor's clock.
@@ -72,20 +71,20 @@ class InactivePhase:
         """
         Tell the supervisor that this worker waits for the store's lock.
 
-        If the listeners are open, do this later: when another worker is active, L{_check}
-        closes the listeners and calls this method again.
+        A standby has no open listeners.  If the listeners are open, L{_check} closes them
+        when another worker is active, and then calls this method again.
         """
         self._waits_for_lock, self._alone_since = True, None
         if self._listeners.are_open:
             return
         self._log.info("standby: waiting for the store's lock")
         self._problem = None
-        self._notify_state(STANDBY)
+        self._notifier.notify_repeatedly(STANDBY)
 
     @property
     def retries_opening(self) -> bool:
         """
-        Return whether the supervisor wants this worker to retry if the store fails to open.
+        Return whether the supervisor wants a worker that cannot open the store to retry.
         """
         report = self._read_report()
         return report is not None and report.retry_opening
@@ -99,7 +98,7 @@ class InactivePhase:
             self._log.error("cannot serve: {problem}; retrying", problem=problem)
         self._problem = problem
         self._committer.refuse_all(problem)
-        self._notify_state(f"STATUS={problem}", NOT_READY)
+        self._notifier.notify_repeatedly(f"STATUS={problem}", NOT_READY)
 
     async def _check(self) -> None:
         report, now = self._read_report(), self._reactor.seconds()

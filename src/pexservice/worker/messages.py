@@ -17,7 +17,7 @@ from pexservice.process.exit_status import SIGNALS_OF_DAMAGE
 from pexservice.process.sd_notify import ALIVE, EXTEND_TIMEOUT, Notifier
 from pexservice.settings.options import WorkerSettings
 
-#: How many heartbeats a worker sends in the time after which a silent worker is replaced.
+#: How many heartbeats a worker sends in C{--watchdog} seconds.
 HEARTBEATS_PER_WATCHDOG = 4
 
 #: Each message on the progress of a verification gives the worker this much time until its
@@ -25,8 +25,7 @@ HEARTBEATS_PER_WATCHDOG = 4
 #: the supervisor kills the worker.
 EXTENSION_SECONDS = 30
 
-#: The time between two log lines about the progress.  A verification that takes less time
-#: logs nothing.
+#: The time between two log lines about the progress.  A shorter verification logs nothing.
 LOG_INTERVAL_SECONDS = 5.0
 
 
@@ -43,14 +42,13 @@ def handle_signals_as_supervised() -> None:
     """
     Set the handling of signals of a process that a supervisor started.
     """
-    # At Ctrl-C, the terminal sends SIGINT to a whole process group.  In its own group, this
-    # worker does not get it; the supervisor stops the worker by SIGTERM.  SIGHUP is also
-    # for the supervisor alone.
+    # The supervisor alone handles Ctrl-C and SIGHUP, and stops its workers by SIGTERM.  At
+    # Ctrl-C, the terminal sends SIGINT to a process group, so this worker has its own.
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # The supervisor sends SIGABRT to a worker that hangs, and faulthandler then writes the
-    # traceback of every thread.  The other signals are caused by a damaged page of the
-    # store, and a traceback would hide this cause from the operator.
+    # traceback of every thread.  A damaged page of the store causes the other signals.  A
+    # traceback would hide this cause from the operator.
     faulthandler.enable(sys.__stderr__ or 2)
     for number in SIGNALS_OF_DAMAGE - {signal.SIGABRT}:
         signal.signal(number, signal.SIG_DFL)
@@ -60,10 +58,8 @@ class VerificationProgress:
     """
     Shows how much of the store was verified, in messages and in the log.
 
-    Each message on the progress is also a heartbeat.  The worker sends no other heartbeat
-    meanwhile, so if the verification hangs, the heartbeats stop.
-
-    @ivar in_progress: whether a verification is in progress.
+    Each message on the progress is also a heartbeat.  Meanwhile the worker sends no other
+    heartbeat, so if the verification hangs, the heartbeats stop.
     """
 
     _log = Logger()
@@ -79,6 +75,9 @@ class VerificationProgress:
         self._notify = notify
         self._monotonic = monotonic
         self._next_line_at = monotonic() + LOG_INTERVAL_SECONDS
+        self.in_progress = False
+
+    def end(self) -> None:
         self.in_progress = False
 
     def show(self, percent: int) -> None:

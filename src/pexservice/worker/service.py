@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.interface import CommitterBug
 from pexservice.process.exit_status import CannotStart, ProcessExit, Status
-from pexservice.process.sd_notify import ALIVE, READY, STOPPING, Notifier
+from pexservice.process.sd_notify import READY, STOPPING, Notifier
 from pexservice.process.timing import Periodic
 from pexservice.settings.options import WorkerSettings
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreUnavailable
@@ -49,7 +49,6 @@ class Worker(Service):
             logs=not settings.is_supervised,
         )
         self._notifier = Notifier()
-        self._heartbeat_lines: tuple[str, ...] = ()
         self._starting: Deferred[None] = succeed(None)
         self._parts: WorkerParts | None = None
 
@@ -65,9 +64,9 @@ class Worker(Service):
         """
         Make the parts, open the store or wait for it, and accept connections.
 
-        During a reload, the supervisor ends the old workers as soon as this worker reports
-        that it stands by.  So everything that depends on the options, such as a file or a
-        socket, must be checked before that report: L{assemble} does this.
+        During a reload, the supervisor ends the old workers as soon as this worker stands
+        by.  So L{assemble} checks everything that depends on the options, such as a file or
+        a socket, before the store is opened.
         """
         self._notifier = connect_notifier(self._settings, os.environ)
         if self._settings.is_supervised:
@@ -78,12 +77,11 @@ class Worker(Service):
         parts = self._parts = assemble(
             self._settings,
             self._reactor,
-            notify=self._notifier.notify,
-            notify_state=self._notify_state,
+            notifier=self._notifier,
             on_fatal_failure=self._end_after_failure,
         )
         # The objects that exist now live as long as the process, so the garbage collector
-        # need not visit them.
+        # need not look at them again.
         gc.freeze()
         parts.inactive_phase.start()
         await self._open_store(parts)
@@ -92,37 +90,29 @@ class Worker(Service):
         state = parts.committer.durable
         cursor = f"revision {state.revision}, position {state.position}"
         self._log.info("the cursor is at {cursor}", cursor=cursor)
-        self._notify_state(READY, f"STATUS=serving since {cursor}")
+        self._notifier.notify_repeatedly(READY, f"STATUS=serving since {cursor}")
 
     async def _send_heartbeat(self) -> None:
         """
         Wait for the end of the commit in progress, and send a heartbeat.
 
-        So if the reactor is blocked or a commit hangs, the heartbeats stop.  While
-        the store is verified, the messages on its progress replace the heartbeats.
+        So if the reactor is blocked or a commit hangs, the heartbeats stop.  While the
+        store is verified, L{VerificationProgress} sends the heartbeats.
         """
         if self._parts is not None:
             if self._parts.verification_progress.in_progress:
                 return
             await self._parts.committer.wait_for_commit()
-        self._notifier.notify(ALIVE, *self._heartbeat_lines)
-
-    def _notify_state(self, *lines: str) -> None:
-        """
-        Send C{lines} to the supervisor or to systemd, now and with each heartbeat.
-        """
-        self._heartbeat_lines = lines
-        self._notifier.notify(*lines)
+        self._notifier.send_heartbeat()
 
     async def _open_store(self, parts: WorkerParts) -> None:
         """
         Open the store, and retry after an error that may pass.
 
-        L{StoreUnavailable} is always retried, because a retry may succeed.  L{StoreDamaged}
-        is never retried, because a damaged store needs the operator.
-
-        After any other error, the worker retries if the supervisor wants that (see
-        C{SupervisorReport.retry_opening}).  Without a supervisor, it ends.
+        After L{StoreUnavailable}, the worker always retries.  After L{StoreDamaged}, it
+        never does, because a damaged store needs the operator.  After any other
+        L{StoreError}, it retries if the supervisor wants this, and otherwise ends (see
+        C{SupervisorReport.retry_opening}).
         """
         phase = parts.inactive_phase
         on_standby = phase.stand_by if self._settings.is_supervised else None
@@ -139,7 +129,7 @@ class Worker(Service):
             else:
                 return
             finally:
-                parts.verification_progress.in_progress = False
+                parts.verification_progress.end()
             await deferLater(self._reactor, delay, lambda: None)
             delay = min(2 * delay, MAX_OPEN_RETRY_SECONDS)
 
@@ -147,13 +137,11 @@ class Worker(Service):
 
     def _end_after_failed_start(self, failure: Failure) -> None:
         """
-        End the process.
-
-        Otherwise it might hold the store's lock without accepting requests.
+        End the process, which otherwise might hold the store's lock and never serve.
         """
         error, reason = failure.value, failure.getErrorMessage()
         if isinstance(error, CancelledError):
-            # stopService has cancelled the start.
+            # stopService has cancelled the start, and ends the process.
             return
         if not isinstance(error, (CannotStart, StoreError)):
             if not isinstance(error, OSError):
@@ -165,10 +153,10 @@ class Worker(Service):
 
     def _end_after_failure(self, failure: Failure) -> None:
         """
-        End the process after a failed commit, after damage to the store, or after a bug.
+        End the process after a failed commit, damage to the store, or a bug.
 
-        After some failures of a commit, this process cannot know whether the disk has the
-        batch.  The next process reads that from the disk.
+        If this process cannot know whether the disk has a batch, the next process reads
+        this from the disk.
         """
         reason = failure.getErrorMessage()
         if failure.check(CommitterBug):
@@ -196,7 +184,7 @@ class Worker(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._notify_state(STOPPING)
+        self._notifier.notify_repeatedly(STOPPING)
         self._starting.cancel()
         if self._parts is not None:
             await self._stop_parts(self._parts)

@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
 from pexservice.settings.options import Settings, WorkerSettings
-from pexservice.worker.assembly import _access_log
+from pexservice.worker.assembly import _open_access_log
 from pexservice.worker.files import Files, read_files
 
 
@@ -46,7 +46,7 @@ def test_good_files_are_read(tmp_path: Path) -> None:
 
 def test_access_log_is_created_for_its_group(tmp_path: Path) -> None:
     before = os.umask(0o022)
-    log = _access_log(WorkerSettings(access_log=str(tmp_path / "log"), supervisor=3))
+    log = _open_access_log(WorkerSettings(access_log=str(tmp_path / "log"), supervisor=3))
     os.umask(before)
     assert log is not None
     log.close()
@@ -56,7 +56,7 @@ def test_access_log_is_created_for_its_group(tmp_path: Path) -> None:
 def test_access_log_that_cannot_be_opened_is_a_misconfiguration() -> None:
     settings = WorkerSettings(access_log="/nowhere/log")
     with pytest.raises(Misconfigured, match="the access log /nowhere/log: No such file"):
-        _access_log(settings)
+        _open_access_log(settings)
 
 
 @pytest.mark.parametrize(
