@@ -1,3 +1,5 @@
 """
-The sequence, the cursor, base URLs and text.  Nothing here uses a reactor or a clock.
+The sequence, the cursor, base URLs and text.
+
+No module here uses a reactor, a store or a clock.
 """

@@ -25,8 +25,8 @@ class BaseURL:
     One base URL.
 
     @ivar text: the URL as the user wrote it, for messages.
-    @ivar url: the URL that paths are appended to.
-    @ivar socket: the path of a Unix socket, which replaces host and port.
+    @ivar url: the URL that paths such as C{/next} are appended to.
+    @ivar socket: the path of a Unix socket, which is used in place of host and port.
     """
 
     text: str

@@ -1,7 +1,5 @@
 """
-The cursor, its transitions, and the function that applies a transition.
-
-This module uses no Twisted, no store and no clock.
+The cursor, its transitions, and functions that apply transitions.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ class Transition(Enum):
     A way to move the cursor.
 
     @ivar code: the byte that stands for the transition in the journal.  Stores on disk
-        contain it, so it never changes and is never reused.
+        contain this byte, so a code never changes and is never used again.
     """
 
     NEXT = b"n"
@@ -25,8 +23,8 @@ class Transition(Enum):
     RESET = b"r"
 
     def __init__(self, code: bytes) -> None:
-        # Reading the "value" of an Enum member takes two Python calls.  Reading this
-        # attribute takes none.
+        # Reading the "value" of an Enum member takes two Python calls, and this attribute
+        # takes none.
         self.code = code
 
     @property
@@ -52,10 +50,10 @@ class Cursor(NamedTuple):
 
 class State(NamedTuple):
     """
-    The cursor in the memory of a process, together with its value.
+    The cursor in the memory of a process, with the value at its position.
 
     @ivar revision: see L{Cursor}.
-    @ivar term: the value at the position and the next value; see L{Term}.
+    @ivar term: the value at the position, and the value at the next position.
     """
 
     revision: int
@@ -100,7 +98,7 @@ def apply(state: State, transition: Transition, cache: TermCache) -> State:
 
 def position_after(position: int, transition: Transition) -> int:
     """
-    Return the position after C{transition}.  No term is computed, unlike in L{apply}.
+    Return the position after C{transition}, without computing a term.
     """
     if transition is Transition.NEXT:
         return position + 1
@@ -113,10 +111,11 @@ def position_after_all(position: int, transitions: bytes) -> int:
     """
     Return the position after all C{transitions}, given as one code byte each.
 
-    Only the transitions after the last reset matter.  If at most C{position} of them are
-    C{previous}, the position never falls below 0, so they are only counted.  Otherwise they
-    are applied one by one, because a C{previous} at position 0 does nothing.
+    A store applies thousands of transitions in one call, so they are counted if possible.
+    A C{previous} at position 0 does not change the position.  If there are at most
+    C{position} C{previous}, this cannot happen, and counting is enough.
     """
+    # The transitions before the last reset do not matter.
     last_reset = transitions.rfind(Transition.RESET.code)
     if last_reset >= 0:
         position, transitions = 0, transitions[last_reset + 1 :]

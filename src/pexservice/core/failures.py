@@ -1,5 +1,5 @@
 """
-The reasons of failed requests, as a part of a longer message.
+The reasons why requests failed, as text for a message.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def describe(error: BaseException) -> str:
     """
     Return the reasons inside C{error} without duplicates: one line, never empty.
 
-    A reason has no period at its end, so that a message can continue after it.
+    The line does not end with a period, so that a message can continue after it.
     """
     return "; ".join(dict.fromkeys(map(_describe_cause, causes(error))))
 

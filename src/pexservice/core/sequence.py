@@ -1,17 +1,15 @@
 """
 Exact terms of the Fibonacci sequence at any position.
 
-This module uses no Twisted, no store and no clock.
-
 Values are C{decimal.Decimal}, because the service sends decimal I{text}.  A step takes one
 addition or subtraction.  The time for a step and the time for the conversion to text grow
 linearly with the number of digits.  The value at position 1,000,000 has 208,988 digits; a
 step takes 0.02 ms there, and the conversion takes 0.3 ms.  Converting an C{int} to text
-takes quadratic time, and Python refuses to convert more than 4,300 digits.  F(20,578) has
-more digits than that.
+takes quadratic time, and Python refuses this for more than 4,300 digits, which F(20,578)
+has.
 
-The decimal context has the maximum precision and traps C{decimal.Inexact}.  So a result is
-exact, or an exception is raised; nothing is ever rounded.
+The decimal context has the maximum precision and traps C{decimal.Inexact}.  So a value is
+exact, or an exception is raised.
 """
 
 from __future__ import annotations
@@ -38,10 +36,10 @@ _EXACT = Context(
 
 class Term:
     """
-    One term of the sequence, together with the following term.
+    One value of the sequence, together with the following value.
 
-    A step in either direction needs only these two values.  No code changes a term.  The
-    texts of a term and of its neighbours are computed once, when they are first needed.
+    A step in either direction needs only these two values.  No code changes them.  The
+    texts of the value and of its neighbours are computed once, when they are first needed.
 
     @ivar position: n, 0 or more.
     @ivar value: F(n).
@@ -128,8 +126,8 @@ class Term:
 FIRST_TERM = Term(0, Decimal(0), Decimal(1))
 
 #: The limits of a L{TermCache}: the number of its terms, and the sum of their digits.  A
-#: value and its text take about 1.5 bytes for each digit.  After a response in JSON, which
-#: also needs the texts of both neighbours, a term takes 3.5 bytes for each digit.
+#: term with its text takes about 1.5 bytes for each digit.  A response in JSON also needs
+#: the texts of both neighbours, and then the term takes 3.5 bytes for each digit.
 MAX_CACHED_TERMS = 1024
 MAX_CACHED_DIGITS = 4_000_000
 
@@ -141,8 +139,8 @@ class TermCache:
     """
     A cache of the terms that were computed last.
 
-    If the cursor moves back and forth, each term is computed only once.  A full cache drops
-    the term that was added first.
+    So if the cursor moves back and forth, each term is computed only once.  A full cache
+    drops the term that was added first.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,8 @@ def without_password(message: str) -> str:
     """
     Return a message without the user and the password in a URL.
     """
-    # The scheme of the URL may be missing.  With a scheme, a password may have a blank.
+    # The scheme may be missing, as in user:password@host.  Only a password behind a scheme
+    # may have a blank.
     return re.sub(r"(?://(?:\S*|[^/@]*)|\b[\w.+-]+:[^\s/@]*)@", _mask, message)
 
 

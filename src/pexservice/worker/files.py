@@ -17,10 +17,10 @@ from pexservice.web.access import read_tokens
 
 _log = Logger()
 
-#: A worker that starts warns if the certificate expires in fewer days.
+#: A worker that starts logs a warning if the certificate expires in fewer days.
 EXPIRY_WARNING_DAYS = 14
 
-#: What the two TLS files must contain, and a part of its first line.
+#: The required content of the two TLS files, and a part of its first line.
 _CONTENTS = (
     ("certificate", b"BEGIN CERTIFICATE-----"),
     ("private key", b"PRIVATE KEY-----"),
@@ -40,8 +40,8 @@ class Files:
     """
     The content of the files that the options name.
 
-    @ivar tokens: digests of the tokens that may move the cursor, or C{None} if steps need
-        no token.
+    @ivar tokens: digests of the tokens that may move the cursor; C{None} if steps need no
+        token.
     @ivar tls: the TLS context for all connections, or C{None} without TLS.
     @ivar certificate_expires: when the certificate expires, in seconds since the epoch.
     """
@@ -96,7 +96,7 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
                 f" {mark.decode()}"
             )
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # A client may offer several protocols; the server selects this one.
+    # A client may offer several protocols, of which the server selects this one.
     tls.set_alpn_protocols(["http/1.1"])
     try:
         tls.load_cert_chain(certificate, key, password=_no_password)

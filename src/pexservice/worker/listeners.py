@@ -49,8 +49,8 @@ class Listeners:
             raise
 
     async def _listen(self, endpoint: ListenEndpoint) -> None:
-        # Twisted opens the port, but L{Listener} accepts the connections.  So Twisted never
-        # calls the factory.
+        # Twisted opens the port, and L{Listener} accepts the connections.  So Twisted never
+        # calls this factory.
         port = await endpoint.listen(Factory())
         self._open.append(Listener(port, self._loop, self._server, self._tls))
         self._log.info("listening on {address}", address=format_address(port.getHost()))
