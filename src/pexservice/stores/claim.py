@@ -5,6 +5,8 @@ The claim of a service: the one store that its workers may open.
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from attrs import frozen
 
@@ -28,21 +30,32 @@ class StoreClaim:
         claimed = CLAIM.read(self._descriptor)
         return None if claimed is None else claimed.decode()
 
-    def take(self, identity: str, *, replace: bool) -> str:
+    def take(self, identity: str) -> str:
         """
-        Claim the store C{identity}, unless another one is claimed.
+        Claim the store C{identity}, unless the service has claimed a store already.
 
-        @param replace: whether to claim C{identity} in any case, because this process has
-            rewritten the store.
         @return: the identity of the store that is claimed now.
         """
-        # Two workers may open two stores at the same moment, so a lock is needed.
+        with self._locked():
+            claimed = self.identity()
+            if claimed is None:
+                CLAIM.write(self._descriptor, identity.encode())
+                return identity
+            return claimed
+
+    def renew(self, old: str, new: str) -> None:
+        """
+        Claim the store C{new} if the store C{old} is claimed, which became C{new}.
+        """
+        with self._locked():
+            if self.identity() == old:
+                CLAIM.write(self._descriptor, new.encode())
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # Two workers may open two stores at the same moment.
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
-            claimed = self.identity()
-            if claimed is None or replace:
-                CLAIM.write(self._descriptor, identity.encode())
-                claimed = identity
+            yield
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
-        return claimed

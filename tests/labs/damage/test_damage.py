@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE
-from pexservice.stores.lmdb.transaction import format_of
+from pexservice.stores.lmdb.transaction import read_format_at
 from pexservice.stores.lmdb.verify import verify
 from tests.labs.damage.lab import Outcome, damage_stores, try_damages
 from tests.labs.damage.originals import KEPT_ENTRIES, KINDS, make_original
@@ -65,7 +65,7 @@ def test_originals_have_both_formats_and_full_ones_have_all_kinds_of_pages(
     directory = tmp_path / "whole"
     directory.mkdir()
     (directory / DATA_FILE).write_bytes(original.data)
-    assert format_of(directory) == (1 if seed % 2 else 2)
+    assert read_format_at(directory) == (1 if seed % 2 else 2)
     verify(directory)
     if seed >= KINDS // 2:
         pages = pages_in_use(directory)

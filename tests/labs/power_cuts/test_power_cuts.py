@@ -18,7 +18,7 @@ import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY, WITNESS_FILE
 from pexservice.stores.lmdb.file_system import sync_directory
-from pexservice.stores.lmdb.transaction import format_of
+from pexservice.stores.lmdb.transaction import read_format_at
 from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, cut_power
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
@@ -125,7 +125,7 @@ def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
             sync_directory(volume.mount_point)
             _rewrite_and_cut(volume, path, rng.uniform(*REWRITE_SECONDS))
             volume.recover()
-            assert format_of(path) in (1, 2)
+            assert read_format_at(path) in (1, 2)
             store = at(path)
             assert now(store.open()) == state
             assert len(now(store.history(ABOVE_ALL, KEY_COUNT))) == state[0]

@@ -135,7 +135,7 @@ def test_reader_never_sees_half_of_two_records(descriptor: int) -> None:
 
 def test_longest_report_leaves_the_claim_alone(descriptor: int) -> None:
     claim = StoreClaim(descriptor)
-    claim.take("1:2 1:3", replace=False)
+    claim.take("1:2 1:3")
     long = "\N{SNOWMAN}\N{BUTTERFLY}\x1b" * 1000
     write_report(descriptor, SupervisorReport(note=long, problem=long))
     written = read_report(descriptor)
@@ -156,9 +156,11 @@ def test_record_that_is_too_long_is_not_written(descriptor: int) -> None:
 def test_first_claim_of_a_store_wins_until_its_owner_renews_it(descriptor: int) -> None:
     first, second = StoreClaim(descriptor), StoreClaim(os.dup(descriptor))
     assert first.identity() is None
-    assert first.take("1:2 1:3", replace=False) == "1:2 1:3"
-    assert second.take("1:2 1:4", replace=False) == "1:2 1:3"
-    assert second.take("1:2 1:4", replace=True) == "1:2 1:4"
+    assert first.take("1:2 1:3") == "1:2 1:3"
+    assert second.take("1:2 1:4") == "1:2 1:3"
+    second.renew("1:2 1:5", "1:2 1:6")
+    assert first.identity() == "1:2 1:3"
+    second.renew("1:2 1:3", "1:2 1:4")
     assert first.identity() == "1:2 1:4"
     write_report(descriptor, SupervisorReport())
     assert first.identity() == "1:2 1:4"

@@ -149,7 +149,7 @@ class EtcdStore:
         create = self._create and not is_claimed
         record = self._known_record = await self._open_cursor(create=create)
         if self._claim is not None:
-            self._claim.take(self._layout.prefix.decode(), replace=False)
+            self._claim.take(self._layout.prefix.decode())
         if record.journal not in (None, self._journal):
             self._log.warn(
                 "--journal {ours} is not used: all nodes keep the {kept} transitions that"

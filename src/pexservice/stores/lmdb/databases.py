@@ -25,7 +25,8 @@ from pexservice.stores.lmdb.page_format import BadPage, OtherFile
 from pexservice.stores.lmdb.records import BadRecord, OtherFormat
 
 #: The names of the databases.
-DATABASES = (b"cursor", b"journal", b"keys")
+CURSOR_DATABASE = b"cursor"
+DATABASES = (CURSOR_DATABASE, b"journal", b"keys")
 
 #: The map size of a store with an empty journal.  100,000 keys of 255 characters take 30
 #: MB.  The remaining pages are for commits during a backup, when no pages are reused.
@@ -37,7 +38,7 @@ _READER = re.compile(r"^ *(\d+) +[0-9a-f]+ +(\d+)$", re.MULTILINE)
 
 #: Errors that show damage: the store contains something that no commit wrote.  Other errors
 #: of LMDB and of the system are no sign of damage.
-DAMAGE = (
+DAMAGE_ERRORS = (
     BadPage,
     BadRecord,
     # Raised by a transaction that cannot read LMDB's record of a database.
@@ -175,6 +176,6 @@ def as_store_error(path: Path, error: Exception) -> StoreError:
     """
     if isinstance(error, _OTHER_FORMAT):
         return StoreIncompatible(f"the store {path} is of another format: {error}")
-    if isinstance(error, DAMAGE):
+    if isinstance(error, DAMAGE_ERRORS):
         return StoreDamaged(f"the store {path} is damaged: {error}")
     return StoreError(f"the store {path} cannot be used: {error}")

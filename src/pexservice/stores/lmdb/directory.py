@@ -69,17 +69,14 @@ def lock_holder(path: Path) -> str:
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
     for line in lines:
         # 1: FLOCK  ADVISORY  WRITE 4321 08:01:917506 0 EOF
-        words = line.split()
-        if (
-            words[1] == "FLOCK"
-            and words[5] == f"{device}:{status.st_ino}"
-            and words[4] != "0"
-        ):
-            supervisor = supervisor_of(int(words[4]))
-            whose = (
-                "" if supervisor is None else f", whose supervisor is process {supervisor}"
-            )
-            return f"process {words[4]}{whose}"
+        # The line of a process that waits has C{->} in the second place, so it is skipped.
+        _, kind, _, _, pid, inode, *_ = line.split()
+        if kind != "FLOCK" or inode != f"{device}:{status.st_ino}" or pid == "0":
+            continue
+        supervisor = supervisor_of(int(pid))
+        if supervisor is None:
+            return f"process {pid}"
+        return f"process {pid}, whose supervisor is process {supervisor}"
     return "another process"
 
 
@@ -93,6 +90,9 @@ def identity_of(directory: os.stat_result, file: os.stat_result) -> str:
 class Directory:
     """
     The directory of a store.
+
+    To open a store, call L{lock}, then L{create_first_store} unless L{holds_store}, then
+    L{remember_identity}, and when LMDB has opened the store L{claim_store}.
 
     @ivar configured_path: the operator's path, as an absolute path that may contain
         symbolic links.
@@ -118,7 +118,6 @@ class Directory:
         # -1 is never a descriptor, so system calls fail until the directory is locked.
         self._descriptor = -1
         self._identity = ""
-        self._has_installed_store = False
         self._logged_problem: str | None = None
 
     def __repr__(self) -> str:
@@ -130,19 +129,26 @@ class Directory:
 
     def lock(self, *, wait: bool = False) -> None:
         """
-        Lock this directory, and create it if it does not exist and may be created.
+        Lock this directory.  If it does not exist, create it first.
 
         This resolves the symbolic links again, because an operator may have switched one.
 
-        @param wait: block until no other process has locked it.  The kernel wakes this
-            process as soon as the other process ends.
+        @param wait: if another process has locked the directory, block until that process
+            ends.  The kernel wakes this process at once.
         @raise StoreBusy: another process has locked the directory.
-        @raise StoreError: the directory cannot be locked; or there is none, and it may not
-            or cannot be created.
+        @raise StoreError: the directory cannot be created or locked.
         """
         self.real_path = Path(os.path.realpath(self.configured_path))
-        self._has_installed_store = False
         refuse_network_file_system(self.real_path)
+        descriptor = self._open_or_create()
+        try:
+            self._lock_descriptor(descriptor, wait=wait)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def _open_or_create(self) -> int:
         try:
             if not self.real_path.exists():
                 self._check_may_create()
@@ -150,41 +156,43 @@ class Directory:
                 with suppress(FileExistsError):
                     self.real_path.mkdir(0o700)
                     sync_directory(self.real_path.parent)
-            descriptor = os.open(self.real_path, os.O_RDONLY | os.O_DIRECTORY)
+            return os.open(self.real_path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StoreError(f"the store {self.real_path}: {error.strerror}") from error
+
+    def _lock_descriptor(self, descriptor: int, *, wait: bool) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            os.close(descriptor)
             holder = lock_holder(self.real_path)
             raise StoreBusy(f"the store {self.real_path} is in use by {holder}") from None
         except OSError as error:
-            os.close(descriptor)
             raise StoreError(
                 f"the store {self.real_path} cannot be locked: {error.strerror}"
             ) from error
-        if not self._still_leads_to(descriptor):
-            os.close(descriptor)
+        if not self._path_leads_to(descriptor):
             raise StoreError(
                 f"the store {self.real_path} was replaced by another directory before this"
                 " process had locked it"
             )
-        self._descriptor = descriptor
 
-    def check_openable(self) -> None:
+    def check_openable(self) -> bool:
         """
         Check that the directory can be locked, and that it has a store or may get one.
 
         This writes nothing, but takes the lock for a moment.
 
+        @return: whether the directory has a store.
         @raise StoreBusy: another process has locked the directory.
-        @raise StoreError: no process could open a store here, for another reason.
+        @raise StoreError: the directory cannot be locked, or has no store and may not get
+            one.
         """
         refuse_network_file_system(self.real_path)
-        if not self.real_path.exists() or not self.holds_store():
+        exists = self.real_path.exists()
+        has_store = exists and self.holds_store()
+        if not has_store:
             self._check_may_create()
-        if self.real_path.exists():
+        if exists:
             self.lock()
             self.unlock()
         elif not os.access(self.real_path.parent, os.W_OK | os.X_OK):
@@ -192,10 +200,11 @@ class Directory:
                 f"the store {self.real_path} cannot be created:"
                 f" {self.real_path.parent} does not exist or is not writable"
             )
+        return has_store
 
     def _check_may_create(self) -> None:
         """
-        @raise StoreError: no store may be created here.
+        Raise L{StoreError} if no store may be created here.
         """
         if self._claimed_identity is not None:
             raise StoreError(self._store_gone_message())
@@ -211,7 +220,7 @@ class Directory:
             " the service may create a store"
         )
 
-    def _still_leads_to(self, descriptor: int) -> bool:
+    def _path_leads_to(self, descriptor: int) -> bool:
         try:
             return os.path.samestat(os.fstat(descriptor), self.configured_path.stat())
         except OSError:
@@ -224,38 +233,31 @@ class Directory:
 
     def remember_identity(self) -> None:
         """
-        Remember the identity of the store in the locked directory, before it is opened.
+        Remember the identity of the store in the locked directory, before LMDB opens it.
 
-        @raise StoreError: the service has claimed another store.
+        @raise StoreError: the service has claimed a different store.
         """
-        self._identity = identity_of(
-            os.fstat(self._descriptor), os.stat(DATA_FILE, dir_fd=self._descriptor)
-        )
-        claimed = self._claimed_identity
-        # A migration replaces the data file, so the identity changes.  L{claim_store} then
-        # renews the claim.
-        if claimed is not None and not self._has_installed_store:
-            self._require_identity(claimed)
+        self._identity = _identity_in(self._descriptor)
+        if (claimed := self._claimed_identity) is not None:
+            self._check_same_store(claimed)
 
     def claim_store(self) -> None:
         """
-        Claim the store after it was opened, so that no worker of the service opens another.
+        Claim the store for the service, after LMDB has opened the store.
 
         @raise OSError: the configured path leads to no store.
-        @raise StoreError: the configured path leads to another store than the one that
-            L{remember_identity} saw, or the service has claimed another store.
+        @raise StoreError: the configured path leads to a different store than the one that
+            L{remember_identity} saw, or the service has claimed a different store.
         """
-        self._require_identity(self._present_identity())
+        self._check_same_store(self._identity_at_path())
         if self._claim is not None:
-            self._require_identity(
-                self._claim.take(self._identity, replace=self._has_installed_store)
-            )
+            self._check_same_store(self._claim.take(self._identity))
 
-    def _require_identity(self, identity: str) -> None:
+    def _check_same_store(self, identity: str) -> None:
         if identity != self._identity:
             raise StoreError(self._other_store_message())
 
-    def _present_identity(self) -> str:
+    def _identity_at_path(self) -> str:
         return identity_of(
             self.configured_path.stat(), (self.configured_path / DATA_FILE).stat()
         )
@@ -266,17 +268,17 @@ class Directory:
             " one that the service has served, or restart the service"
         )
 
-    def location_problem(self) -> str | None:
+    def check_location(self) -> str | None:
         """
-        Compare the opened store with the store at the configured path.
+        Check that the configured path leads to the opened store.
 
-        A change of the result since the last call is logged.
+        If the answer has changed since the last call, log it.
 
-        @return: what is wrong; C{None} if the configured path leads to the opened store.
+        @return: what is wrong; C{None} if the path leads to the store.
         """
         problem = None
         try:
-            if self._present_identity() != self._identity:
+            if self._identity_at_path() != self._identity:
                 problem = self._other_store_message()
         except OSError as error:
             problem = f"the store {self.configured_path} was moved away ({error.strerror})"
@@ -288,7 +290,7 @@ class Directory:
         self._logged_problem = problem
         return problem
 
-    def allocate(self, length: int) -> None:
+    def allocate_data_file(self, length: int) -> None:
         """
         Allocate disk space for the first C{length} bytes of the data file.
 
@@ -307,10 +309,28 @@ class Directory:
         """
         Return whether the directory holds a store.
 
-        @raise StoreDamaged: the directory holds only a part of a store.
-        @raise StoreError: the directory cannot be read, or holds something else.  If the
-            service has claimed the store, an operator may be moving it, so a part of the
-            store is this error too.
+        @raise StoreDamaged: the directory holds a part of a store, without the data file.
+        @raise StoreError: the directory cannot be read, or holds something else.  Also, the
+            service has claimed the store, and the data file is missing: an operator may be
+            moving the store, so this is no damage.
+        """
+        names = self._entries()
+        if DATA_FILE in names:
+            return True
+        if names & {READER_TABLE_FILE, WITNESS_FILE}:
+            if self._claimed_identity is not None:
+                raise StoreError(self._store_gone_message())
+            raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA_FILE}")
+        if other_names := names - {STAGING_DIRECTORY}:
+            raise StoreError(
+                f"the directory {self.real_path} holds something else"
+                f" ({min(other_names)}); give the store a directory of its own"
+            )
+        return False
+
+    def _entries(self) -> set[str]:
+        """
+        Return the names in the directory, after a check of the store's files.
         """
         try:
             names = {
@@ -325,19 +345,7 @@ class Directory:
                     f"the store {self.real_path} cannot be opened:"
                     f" {name} is not a regular file"
                 )
-        if DATA_FILE in names:
-            return True
-        if names & {READER_TABLE_FILE, WITNESS_FILE}:
-            if self._claimed_identity is not None:
-                # An operator may be moving the files, so this is no damage.
-                raise StoreError(self._store_gone_message())
-            raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA_FILE}")
-        if other_names := names - {STAGING_DIRECTORY}:
-            raise StoreError(
-                f"the directory {self.real_path} holds something else"
-                f" ({min(other_names)}); give the store a directory of its own"
-            )
-        return False
+        return names
 
     def create_first_store(self, make: Callable[[Path], None]) -> None:
         """
@@ -357,8 +365,9 @@ class Directory:
         """
         Make a store in this directory, or replace the store in it, durably.
 
-        This may run in a thread.  If L{unlock} is called meanwhile, the directory stays
-        locked until the thread has ended.
+        If this service has claimed the replaced store, it claims the new store instead.
+        This method may run in a thread.  If L{unlock} is called meanwhile, the directory
+        stays locked until the thread has ended.
 
         @param make: makes a store in the directory that it is called with.
         @raise StoreError: the store could not be made.
@@ -377,8 +386,11 @@ class Directory:
             make(staging)
             sync_directory(staging)
             (staging / DATA_FILE).rename(self.real_path / DATA_FILE)
+            # If this process ended before it renewed the claim, no worker of this service
+            # would open the store.
+            if self._claim is not None:
+                self._claim.renew(self._identity, _identity_in(lock))
             sync_directory(self.real_path)
-            self._has_installed_store = True
             shutil.rmtree(staging)
         except OSError as error:
             raise StoreError(
@@ -393,10 +405,17 @@ class Directory:
         """
         staging = self.real_path / STAGING_DIRECTORY
         if staging.exists():
-            # If the data file was renamed into its place, the rename must be durable before
-            # the staging directory is removed.
+            # An interrupted L{install} may have renamed the data file into its place.  If a
+            # power cut undid the rename but not the removal, the store would be lost.
             sync_directory(self.real_path)
             shutil.rmtree(staging)
+
+
+def _identity_in(descriptor: int) -> str:
+    """
+    Return the identity of the store in the directory that is open as C{descriptor}.
+    """
+    return identity_of(os.fstat(descriptor), os.stat(DATA_FILE, dir_fd=descriptor))
 
 
 def directory_with_store(path: str) -> Directory:

@@ -52,8 +52,7 @@ class LmdbFactory:
         directory = Directory(self._path, create=options.create)
 
         def inspect() -> list[str]:
-            directory.check_openable()
-            if not directory.real_path.exists() or not directory.holds_store():
+            if not directory.check_openable():
                 return [f"a new store would be created in {directory.real_path}"]
             self.offline().verify(lambda *_: None)
             return []

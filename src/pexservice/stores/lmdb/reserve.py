@@ -198,12 +198,12 @@ class Reserve:
             raise Refusal(shortage)
         try:
             try:
-                self._directory.allocate(until + RESERVE_BYTES)
+                self._directory.allocate_data_file(until + RESERVE_BYTES)
                 self._has_reserve, self._allocated = True, until + RESERVE_BYTES
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
-                self._directory.allocate(until)
+                self._directory.allocate_data_file(until)
                 self._has_reserve, self._allocated = False, until
         except OSError as error:
             cause = "disk full" if error.errno in _FULL else "no space can be allocated"

@@ -38,8 +38,8 @@ from pexservice.stores.lmdb.reserve import Reserve
 from pexservice.stores.lmdb.snapshot import copy_store
 from pexservice.stores.lmdb.transaction import (
     Retention,
-    format_of,
     read_bounds,
+    read_format_at,
     write_batch,
 )
 from pexservice.stores.lmdb.verify import summary
@@ -132,7 +132,7 @@ def _migrate_and_step(copied: StoreSummary, steps: int, progress: Progress) -> N
     directory = Directory(copied.store)
     directory.lock()
     try:
-        if format_of(directory.real_path) == 1:
+        if read_format_at(directory.real_path) == 1:
             migrate(directory, progress)
         if steps:
             _make_steps(directory, copied, steps)

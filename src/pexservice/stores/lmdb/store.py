@@ -6,10 +6,10 @@ cut at any moment leaves the state before the commit or the state after it.  LMD
 for faster commits without this guarantee (C{writemap}, C{metasync=False}, C{sync=False}),
 which are not used.
 
-If the journal or the keys have more rows than must be kept, a commit also removes the
-oldest rows.  Later commits reuse the pages of the removed rows.  After the first removal,
-the file grows only for a batch that is larger than all earlier ones, or while another
-process, such as a backup, reads an old state.
+A commit also removes the oldest rows of the journal and of the keys, if they need not be
+kept.  Later commits reuse the pages of the removed rows.  After the first removal, the file
+grows in two cases only: a batch is larger than all earlier ones, or another process, such
+as a backup, reads an old state.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pexservice.stores.interface import (
 )
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import (
-    DAMAGE,
+    DAMAGE_ERRORS,
     LOW_LEVEL_ERRORS,
     MIN_MAP_BYTES,
     Databases,
@@ -62,9 +62,9 @@ from pexservice.stores.lmdb.transaction import (
     KeyReader,
     Retention,
     StoreBounds,
-    format_of,
     read_bounds,
     read_cursor,
+    read_format_at,
     read_history,
     rows_from,
     write_batch,
@@ -75,7 +75,8 @@ from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
 from pexservice.stores.verification import VerificationRecord
 
 #: The time between two checks that the store was not moved.  The check also warns if the
-#: disk is nearly full.  Its system calls would slow down every commit.
+#: disk is nearly full.  A check before every commit would slow down the commits, because it
+#: makes system calls.
 PATH_CHECK_INTERVAL_SECONDS = 0.1
 
 #: The map has this many bytes for each transition that the journal keeps.  A row of one
@@ -87,8 +88,6 @@ MAP_BYTES_PER_TRANSITION = 128
 class LmdbStore:
     """
     A store in a local directory.  Only one process at a time can lock it and write to it.
-
-    @ivar directory: the directory that holds the store.
     """
 
     def __init__(
@@ -98,8 +97,8 @@ class LmdbStore:
         *,
         journal: int = 100_000,
         verify: Callable[[Path], object] | None = verify_in_child,
-        verification: VerificationRecord | None = None,
-        run_blocking: Callable[[Callable[[], object]], Deferred[object]] = execute,
+        verification_record: VerificationRecord | None = None,
+        run_long: Callable[[Callable[[], object]], Deferred[object]] = execute,
         progress: Progress = lambda _: None,
         kept_keys: int = KEPT_KEYS,
         monotonic: Callable[[], float] = time.monotonic,
@@ -109,18 +108,19 @@ class LmdbStore:
 
         @param journal: how many transitions the history keeps, 1 or more.
         @param verify: verifies the whole store before this process maps it; C{None} if the
-            caller knows that the store was verified.
-        @param verification: says whether to call C{verify}, and records that it was called.
-        @param run_blocking: runs C{verify}, or a migration from format 1; by default in
-            the thread that calls L{open}.
+            store is never verified.
+        @param verification_record: tells whether a verification is due; C{None} if every
+            process verifies the store.
+        @param run_long: runs a call that may take minutes: C{verify}, or a migration from
+            format 1.  A worker runs it in a new thread.
         @param progress: called with the progress of a migration, in percent.
         """
         self.directory = directory
         self._executor = executor
         self._retention = Retention(journal, kept_keys)
         self._verify = verify
-        self._verification = verification
-        self._run_blocking = run_blocking
+        self._verification_record = verification_record
+        self._run_long = run_long
         self._progress = progress
         self._map_size = MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
         self._monotonic = monotonic
@@ -155,8 +155,6 @@ class LmdbStore:
         try:
             must_verify = await self._lock_or_wait(on_standby)
             await self._prepare_files(must_verify=must_verify)
-            # If the witness records damage, L{Witness.open} raises an error, unless this
-            # process has verified the store.
             return self._open_files(verified=must_verify)
         except Exception as error:
             self._close()
@@ -168,19 +166,33 @@ class LmdbStore:
         """
         Lock the directory.  If another process has locked it, wait as a standby.
 
-        A standby reads the idempotency keys that the other process commits.
-
         @return: whether this process must verify the store.
         """
+        record = self._verification_record
         try:
             self.directory.lock()
         except StoreBusy:
             if on_standby is None:
                 raise
         else:
-            is_due = self._verification is None or self._verification.is_due
-            return is_due and self._verify is not None
+            return self._verify is not None and (record is None or record.is_due)
         on_standby()
+        await self._wait_for_lock()
+        if record is not None and not record.is_completed:
+            # The process that had the lock did not complete its verification.  After this
+            # error, the worker calls L{open} again, and meanwhile clients get a 503 with this
+            # message.  The second call gets the lock without waiting, so it verifies the
+            # store.
+            raise StoreUnavailable(
+                f"the store {self.directory.real_path} is not verified yet"
+            )
+        # A standby takes over without a verification, so that clients need not wait.
+        return False
+
+    async def _wait_for_lock(self) -> None:
+        """
+        Wait for the lock, and read the keys that the active worker commits meanwhile.
+        """
         reactor = IReactorTime(self._executor.reactor)
         follower = Follower(self.directory.real_path, self._key_reader, reactor)
         follower.start()
@@ -188,27 +200,15 @@ class LmdbStore:
             await self._executor.run_in_new_thread(partial(self.directory.lock, wait=True))
         finally:
             follower.stop()
-        if self._verification is not None and not self._verification.is_completed:
-            # The process that had the lock did not complete its verification.  After this
-            # error, the worker reports that it is not ready, and clients get a 503 with
-            # this message.  Then the worker opens the store again, gets the lock without
-            # waiting, and verifies the store.
-            raise StoreUnavailable(
-                f"the store {self.directory.real_path} is not verified yet"
-            )
-        # A standby takes over without a verification, so that clients need not wait.
-        # If the active worker found damage, it has recorded the damage in the witness, and
-        # L{Witness.open} raises L{StoreDamaged}.
-        return False
 
     async def _prepare_files(self, *, must_verify: bool) -> None:
         """
         Make a store if there is none.  Otherwise verify the store, and migrate it.
 
         An operator may replace the files after their verification and before LMDB opens
-        them.  So the L{Directory} remembers the identity of the verified files.  When LMDB
-        has opened the files, L{Directory.claim_store} compares this identity with that of
-        the store at the configured path.
+        them.  So the L{Directory} remembers the identity of the verified files.  After LMDB
+        has opened files, L{Directory.claim_store} checks that the path still leads to the
+        verified ones.
         """
         directory = self.directory
         existed = directory.holds_store()
@@ -221,16 +221,16 @@ class LmdbStore:
         if verify is not None:
             # If this process ends before it has opened the store, a standby must not take
             # over without a verification.
-            if self._verification is not None:
-                self._verification.begin()
-            await self._run_blocking(partial(verify, directory.real_path))
-        if format_of(directory.real_path) == 1:
-            await self._run_blocking(partial(migrate, directory, self._progress))
+            if self._verification_record is not None:
+                self._verification_record.begin()
+            await self._run_long(partial(verify, directory.real_path))
+        if read_format_at(directory.real_path) == 1:
+            await self._run_long(partial(migrate, directory, self._progress))
             directory.remember_identity()
 
     def _open_files(self, *, verified: bool) -> Cursor:
         """
-        Open the store with LMDB, read it and claim it, and begin to witness its commits.
+        Open the store with LMDB, read it, claim it for the service, and open the witness.
 
         If this fails, L{_open} closes what was opened.
         """
@@ -247,18 +247,20 @@ class LmdbStore:
             self._bounds = read_bounds(txn, databases, cursor.revision)
             self._read_keys(txn, databases.keys)
         self.directory.claim_store()
+        # If a worker has recorded damage in the witness, and this process has not verified
+        # the store, this call raises L{StoreDamaged}.
         self._witness.open(path, cursor.revision, verified=verified)
         self._reserve = Reserve(self.directory, databases.env, self._monotonic)
         self._reserve.allocate_first()
-        if verified and self._verification is not None:
-            self._verification.complete()
+        if verified and self._verification_record is not None:
+            self._verification_record.complete()
         return cursor
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
         """
         Read the rows of keys that this process has not read yet.
 
-        A standby has read nearly all rows already.  Any other process has read none.
+        A process that was a standby has read nearly all rows already.
         """
         try:
             self._key_reader.read(
@@ -278,7 +280,7 @@ class LmdbStore:
             # No transaction is open now, so LMDB can move the map.
             reserve.grow_map(needed)
         except (lmdb.Error, OSError) as error:
-            return fail(self._record_and_convert(error))
+            return fail(self._convert_error(error))
         return self._executor.run(lambda: self._commit(batch, reserve, needed))
 
     def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
@@ -289,16 +291,16 @@ class LmdbStore:
             txn, bounds = self._write_uncommitted(batch)
         except LOW_LEVEL_ERRORS as error:
             # Without a commit, the batch is not stored.
-            raise self._record_and_convert(error) from error
+            raise self._convert_error(error) from error
         try:
             txn.commit()
         except lmdb.MapFullError as error:
             # LMDB raises this before it writes any page.
             raise self._full_map_refusal() from error
-        except DAMAGE as error:
+        except DAMAGE_ERRORS as error:
             # LMDB finds damage while it updates its list of free pages, before it writes
             # the pages of the batch.
-            raise self._record_and_convert(error) from error
+            raise self._convert_error(error) from error
         except Exception as error:
             # LMDB may have written the meta page.
             raise OutcomeUnknown(str(error)) from error
@@ -309,15 +311,15 @@ class LmdbStore:
         """
         Return a refusal if the configured path no longer leads to this store.
 
-        If the path still leads to this store, the next check is made
-        L{PATH_CHECK_INTERVAL_SECONDS} later.  Otherwise every call checks the path, so the
-        service continues as soon as the store is back.  A check that finds the store also
-        logs a warning if the disk is nearly full.
+        While the path leads to this store, it is checked every
+        L{PATH_CHECK_INTERVAL_SECONDS}, together with the free space of the disk.  After the
+        path was wrong, every call checks it, so the service continues as soon as the store
+        is back.
         """
         now = self._monotonic()
         if now < self._next_path_check:
             return None
-        if (problem := self.directory.location_problem()) is not None:
+        if (problem := self.directory.check_location()) is not None:
             return Refusal(problem)
         self._next_path_check = now + PATH_CHECK_INTERVAL_SECONDS
         if self._reserve is not None:
@@ -337,9 +339,9 @@ class LmdbStore:
         txn = self._databases.env.begin(write=True)
         try:
             bounds = write_batch(txn, self._databases, batch, self._bounds, self._retention)
-            if bounds.oldest_journal_row != self._bounds.oldest_journal_row:
-                # The batch removes rows.  A reader that was killed, such as a backup, would
-                # keep their pages.
+            if bounds.oldest_revision != self._bounds.oldest_revision:
+                # The batch removes rows.  Let LMDB forget readers that were killed, such as
+                # a backup.  Otherwise LMDB would never reuse the pages of these rows.
                 self._databases.env.reader_check()
         except (lmdb.MapFullError, lmdb.TxnFullError) as error:
             txn.abort()
@@ -353,8 +355,8 @@ class LmdbStore:
         """
         Return the refusal of a batch for which LMDB's map has no space.
 
-        The refusal names the process that reads the oldest state.  Also, readers that were
-        killed are removed, so that the next batch can reuse the pages that they kept.
+        The refusal names the process that reads the oldest state.  LMDB also forgets
+        readers that were killed, so that the next batch can reuse the pages that they kept.
         """
         self._databases.env.reader_check()
         reason = f"the store {self.directory.real_path} is full"
@@ -382,21 +384,20 @@ class LmdbStore:
                 # A commit has just failed in the other thread.  The committer will hear of
                 # it, and will end this process.
                 raise Refusal("the store failed") from error
-            except DAMAGE as error:
-                raise self._record_and_convert(error) from error
+            except DAMAGE_ERRORS as error:
+                raise self._convert_error(error) from error
             except lmdb.Error as error:
                 raise Refusal(f"the history cannot be read: {error}") from error
 
         return execute(read)
 
-    def _record_and_convert(self, error: Exception) -> StoreError:
+    def _convert_error(self, error: Exception) -> StoreError:
         """
-        Record the damage, if C{error} shows any, and return the L{StoreError}.
+        Return the L{StoreError} for C{error}.  If C{error} shows damage, record it.
 
-        Call this only if nothing was written.  After damage was recorded, only a process
-        that has verified the store opens it; a standby does not.
+        Call this only if nothing was written.
         """
-        if isinstance(error, DAMAGE):
+        if isinstance(error, DAMAGE_ERRORS):
             self._witness.write(WitnessRecord(self._bounds.revision, sound=False))
         return as_store_error(self.directory.real_path, error)
 
@@ -431,7 +432,7 @@ def store_for_worker(path: str, options: StoreOptions) -> LmdbStore:
     reactor, executor = options.reactor, CommitExecutor(options.reactor)
 
     def progress(percent: int) -> None:
-        # The caller is the thread that waits for the child process.
+        # This function is called in the thread that waits for the child process.
         reactor.callFromThread(options.progress, percent)
 
     return LmdbStore(
@@ -439,7 +440,7 @@ def store_for_worker(path: str, options: StoreOptions) -> LmdbStore:
         executor,
         journal=options.journal,
         verify=partial(verify_in_child, progress=progress),
-        verification=options.verification,
-        run_blocking=executor.run_in_new_thread,
+        verification_record=options.verification,
+        run_long=executor.run_in_new_thread,
         progress=progress,
     )

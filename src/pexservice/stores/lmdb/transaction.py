@@ -2,18 +2,21 @@
 The content of LMDB's transactions: what a commit writes and removes, and what reads return.
 
 A read returns the cursor, the history or the keys.  A commit writes the cursor, appends a
-row to the journal, and adds idempotency keys to the rows of keys.  It also removes the
-oldest rows if they need not be kept.
+row to the journal, and adds idempotency keys to the rows of keys.  Every row has a
+I{number}, which is its key in LMDB: the first revision in a row of the journal, and the
+first ordinal in a row of keys.
 
-One commit removes a bounded number of rows, and the next commits remove the rest.  There
-may be very many such rows, for example after an operator made the journal shorter.  If one
-commit removed them all, it could take longer than the watchdog's timeout.  Then the
-supervisor would kill the worker, and the next worker would try the same again.
+A commit also removes the oldest rows of which all transitions or keys have I{expired},
+which means that they need not be kept.  One commit removes a bounded number of rows.  After
+an operator made the journal shorter, very many rows have expired.  If one commit removed
+them all, it could take longer than the watchdog's timeout.  Then the supervisor would kill
+the worker, and the next worker would try the same again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice, pairwise
 from pathlib import Path
 
 import lmdb
@@ -21,37 +24,36 @@ from attrs import frozen
 
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.databases import DATABASES, Databases, open_for_reading
+from pexservice.stores.lmdb.databases import CURSOR_DATABASE, Databases, open_for_reading
 from pexservice.stores.lmdb.records import NO_KEYS, BadRecord, KeyRow, StoredCursor
 from pexservice.stores.remembered_keys import RememberedKeys
 
-#: A store may have this many more revisions or keys than must be kept.  A commit removes
-#: rows only if there are more than that.  So most commits do not call LMDB to remove rows,
-#: and a few commits remove many.  Calls into LMDB release the interpreter lock, and a
-#: commit in the other thread must wait for this lock after each call.
+#: A commit removes rows only if more than this many transitions or keys have expired.  So
+#: most commits remove no row, and a few commits remove many.  That is faster: each call
+#: into LMDB releases the interpreter lock, and a commit that runs in a thread must wait
+#: until it gets the lock back.
 TRIM_SLACK = 256
 
 #: One commit removes at most this many rows, in about 2 ms.
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
-#: A commit stops removing rows when it has removed this many transitions, or this many
-#: keys.  The limit on the number of rows is not sufficient: a long row has many pages,
-#: and LMDB frees them one by one.
-MAX_TRIMMED_TRANSITIONS = 1 << 20
-MAX_TRIMMED_ROW_KEYS = 1 << 12
+#: A commit stops removing rows when it has removed this many transitions or keys more than
+#: it has added.  This limit is for long rows: LMDB frees their many pages one by one.
+MAX_TRIMMED_ITEMS = 1 << 12
 
 #: If the newest row has fewer keys than this, the next commit adds keys to that row.  If
-#: each commit wrote a new row, a single client would leave 100,000 rows.  A start would
-#: read these rows in 200 ms instead of 35 ms.
+#: each commit wrote a new row, a client that sends one step after another would leave a row
+#: for each of the 100,000 kept keys.  A start would read these rows in 200 ms instead of
+#: 35 ms.
 FULL_ROW_KEYS = 64
 
 
 def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> StoredCursor:
     """
-    Read the cursor, and check that the last rows of journal and keys lead to it.
+    Read the cursor, and check that the last rows of journal and keys end at the cursor.
 
     @raise OtherFormat: this program does not read the version of the cursor's record.
-    @raise BadRecord: the last row of journal or keys does not lead to the cursor.
+    @raise BadRecord: a last row ends elsewhere.
     """
     record = _read_record(txn, databases.cursor)
     cursor = record.cursor
@@ -79,7 +81,7 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> StoredCur
 def _read_record(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> StoredCursor:
     value = txn.get(records.CURSOR_KEY, db=database)
     if value is None:
-        raise BadRecord("it has no cursor")
+        raise BadRecord("the cursor's record is missing")
     return records.decode_cursor(value)
 
 
@@ -88,22 +90,24 @@ def _newest_key_row(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> K
         return records.decode_key_row(*rows.item()) if rows.last() else NO_KEYS
 
 
-def format_of(path: Path) -> int:
+def read_format_at(path: Path) -> int:
     """
-    Return the version of a store's format.  It raises L{LOW_LEVEL_ERRORS}.
+    Return the version of the format of the store in C{path}.
+
+    This may raise any of the L{LOW_LEVEL_ERRORS}.
     """
     with open_for_reading(path) as env:
-        return read_version(env)
+        return read_format(env)
 
 
-def read_version(env: lmdb.Environment) -> int:
+def read_format(env: lmdb.Environment) -> int:
     """
     Return the version of the format of an open store.
 
     @raise OtherFormat: this program does not read that version.
     """
     # A store of another format may have other databases, so only this one is opened.
-    cursor_database = env.open_db(DATABASES[0], create=False)
+    cursor_database = env.open_db(CURSOR_DATABASE, create=False)
     with env.begin() as txn:
         return _read_record(txn, cursor_database).version
 
@@ -114,14 +118,14 @@ class StoreBounds:
     The oldest and newest rows of a store, kept in memory so that no commit searches them.
 
     @ivar revision: the newest revision.
-    @ivar oldest_journal_row: the first revision of the oldest journal row.
-    @ivar oldest_key_row: the first ordinal of the oldest row of keys.
-    @ivar newest_key_row: the newest row of keys; an empty row in a store without keys.
+    @ivar oldest_revision: the number of the oldest journal row.
+    @ivar oldest_ordinal: the number of the oldest row of keys.
+    @ivar newest_key_row: the newest row of keys; L{NO_KEYS} in a store without keys.
     """
 
     revision: int
-    oldest_journal_row: int
-    oldest_key_row: int
+    oldest_revision: int
+    oldest_ordinal: int
     newest_key_row: KeyRow
 
 
@@ -144,7 +148,7 @@ def read_bounds(
 
 def _oldest(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> int:
     with txn.cursor(database) as rows:
-        return records.decode_row_key(rows.key()) if rows.first() else 1
+        return records.decode_row_number(rows.key()) if rows.first() else 1
 
 
 @frozen
@@ -165,7 +169,7 @@ def write_batch(
     retention: Retention,
 ) -> StoreBounds:
     """
-    Append C{batch} to the store, and remove the oldest rows if they need not be kept.
+    Append C{batch} to the store, and remove expired rows.
 
     @param bounds: the bounds of the store before this batch.
     @return: the bounds of the store after this batch.
@@ -175,22 +179,24 @@ def write_batch(
     newest_key_row = bounds.newest_key_row
     if batch.keys:
         newest_key_row = write_keys(txn, databases.keys, batch.keys, newest_key_row)
-    revision = batch.after.revision
-    cursor = records.encode_cursor(batch.after, newest_key_row.next_ordinal)
-    txn.put(records.CURSOR_KEY, cursor, db=databases.cursor)
-    oldest_journal_row, oldest_key_row = bounds.oldest_journal_row, bounds.oldest_key_row
-    newest_expired = revision - retention.transitions
-    if newest_expired >= oldest_journal_row + TRIM_SLACK:
-        oldest_journal_row = _trim(
-            txn, databases.journal, newest_expired, MAX_TRIMMED_TRANSITIONS
-        )
-    newest_expired = newest_key_row.next_ordinal - 1 - retention.keys
-    if newest_expired >= oldest_key_row + TRIM_SLACK:
-        # A commit must be able to remove more keys than it adds.  Otherwise the number of
-        # keys would never decrease.
-        max_keys = MAX_TRIMMED_ROW_KEYS + len(batch.keys)
-        oldest_key_row = _trim(txn, databases.keys, newest_expired, max_keys)
-    return StoreBounds(revision, oldest_journal_row, oldest_key_row, newest_key_row)
+    revision, next_ordinal = batch.after.revision, newest_key_row.next_ordinal
+    record = records.encode_cursor(batch.after, next_ordinal)
+    txn.put(records.CURSOR_KEY, record, db=databases.cursor)
+    oldest_revision = _trim(
+        txn,
+        databases.journal,
+        bounds.oldest_revision,
+        revision + 1 - retention.transitions,
+        len(batch.transitions),
+    )
+    oldest_ordinal = _trim(
+        txn,
+        databases.keys,
+        bounds.oldest_ordinal,
+        next_ordinal - retention.keys,
+        len(batch.keys),
+    )
+    return StoreBounds(revision, oldest_revision, oldest_ordinal, newest_key_row)
 
 
 def write_keys(
@@ -200,8 +206,9 @@ def write_keys(
     newest: KeyRow,
 ) -> KeyRow:
     """
-    Add C{keys}, each with its packed use, to the row C{newest}, or write a new row.
+    Add C{keys} to the row C{newest}.  If that row is empty or full, begin a new row.
 
+    @param keys: idempotency keys, each with its packed use; see L{pack_use}.
     @return: the row that now has C{keys} at its end.
     """
     if 0 < newest.key_count < FULL_ROW_KEYS:
@@ -217,36 +224,40 @@ def _append(
     txn: lmdb.Transaction[bytes], database: lmdb._Database, key: bytes, value: bytes
 ) -> None:
     if not txn.put(key, value, db=database, append=True):
-        raise BadRecord(f"there already is a row from {records.decode_row_key(key)} on")
+        number = records.decode_row_number(key)
+        raise BadRecord(f"there already is a row with number {number} or a higher one")
 
 
 def _trim(
     txn: lmdb.Transaction[bytes],
     database: lmdb._Database,
-    newest_expired: int,
-    max_items: int,
+    oldest: int,
+    first_kept: int,
+    added: int,
 ) -> int:
     """
-    Remove at most L{MAX_TRIMMED_ROWS} rows that hold nothing newer than C{newest_expired}.
+    Remove the oldest rows of a database, if they have expired.
 
-    @param newest_expired: the newest revision or ordinal that need not be kept.
-    @param max_items: stop when the removed rows had this many revisions or ordinals.
-    @return: the first revision or ordinal of the oldest row that stays.
+    @param oldest: the number of the oldest row.
+    @param first_kept: the first revision or ordinal that must be kept.
+    @param added: how many transitions or keys this commit has added.
+    @return: the number of the row that is the oldest one now.
     """
+    if first_kept - 1 - oldest < TRIM_SLACK:
+        return oldest
+    # If a commit could not remove more than it adds, the store would grow for ever.
+    limit = oldest + MAX_TRIMMED_ITEMS + added
     with txn.cursor(database) as rows:
+        first_keys = islice(rows.iternext(values=False), MAX_TRIMMED_ROWS + 1)
+        numbers = [records.decode_row_number(key) for key in first_keys]
         rows.first()
-        begin = oldest = records.decode_row_key(rows.key())
-        for _ in range(MAX_TRIMMED_ROWS):
-            # A row ends where the next row begins.  The newest row is never removed.
-            if oldest - begin >= max_items or not rows.next():
+        # A row ends where the next row begins.  So the newest row is never removed.
+        for number, following in pairwise(numbers):
+            if following > first_kept or number >= limit:
                 break
-            following = records.decode_row_key(rows.key())
-            if following > newest_expired + 1:
-                break
-            rows.prev()
-            # Deleting moves the cursor to the next row.
+            # Deleting moves C{rows} to the next row.
             if not rows.delete():
-                raise BadRecord(f"the row {oldest} cannot be removed")
+                raise BadRecord(f"the row {number} cannot be removed")
             oldest = following
     return oldest
 
@@ -268,29 +279,27 @@ def read_history(
     @param newest_expired: return only revisions above this one.
     """
     history: list[HistoryEntry] = []
+    first = max(before - limit, newest_expired + 1)
     with txn.cursor(journal) as rows:
-        beyond = rows.set_range(records.row_key(before))
-        more = rows.prev() if beyond else rows.last()
-        while more:
-            first = max(before - (limit - len(history)), newest_expired + 1)
-            if first >= before:
-                break
+        has_newer_row = rows.set_range(records.encode_row_number(before))
+        has_row = rows.prev() if has_newer_row else rows.last()
+        while has_row and first < before:
             row = records.decode_journal_row(*rows.item(), first, before)
             # Each row must end where the newer row begins.
             if not row or row[-1].revision != before - 1:
                 raise BadRecord(f"the journal breaks off before revision {before}")
             history += reversed(row)
-            before = records.decode_row_key(rows.key())
-            more = rows.prev()
+            before = records.decode_row_number(rows.key())
+            has_row = rows.prev()
     return history
 
 
 class KeyReader:
     """
-    Reads the rows of keys in their order, and remembers their keys.
+    Reads the rows of keys in their order, and remembers the idempotency keys.
 
     @ivar remembered_keys: the keys in the rows that were read.
-    @ivar newest: the newest row that was read; at first L{NO_KEYS}.
+    @ivar newest: the newest row that was read; L{NO_KEYS} before the first row.
     """
 
     def __init__(self, kept_keys: int) -> None:
@@ -299,7 +308,7 @@ class KeyReader:
 
     def forget(self) -> None:
         """
-        Forget all rows, because they may belong to another store.
+        Forget all rows, because they may belong to a different store.
         """
         self.remembered_keys = RememberedKeys(self._kept_keys)
         self.newest = NO_KEYS
@@ -308,31 +317,34 @@ class KeyReader:
         """
         Read more rows.
 
-        @param rows: the rows from C{newest.first_ordinal} on; at first, all rows.
-        @raise BadRecord: C{newest} is missing or was replaced, or another row is missing.
+        @param rows: the row C{newest}, to which keys may have been added, and the rows
+            after it; before the first call, all rows.
+        @raise BadRecord: the row C{newest} is missing or has other keys, or there is a gap
+            between two rows.
         """
-        if self.newest.uses:
-            row = records.decode_key_row(*next(rows, (b"", b"")))
+        if self.newest is not NO_KEYS:
+            first_row = next(rows, None)
+            row = NO_KEYS if first_row is None else records.decode_key_row(*first_row)
             if not self.newest.is_beginning_of(row):
                 raise BadRecord(f"the row of keys {self.newest.first_ordinal} was replaced")
-            self._add(row, known=self.newest.key_count)
+            self._remember(row, already_read=self.newest.key_count)
         for key, value in rows:
             row = records.decode_key_row(key, value)
-            if self.newest.uses and row.first_ordinal != self.newest.next_ordinal:
+            if row.first_ordinal != self.newest.next_ordinal and self.newest is not NO_KEYS:
                 raise BadRecord(f"the rows of keys break off before {row.first_ordinal}")
-            self._add(row, known=0)
+            self._remember(row, already_read=0)
 
-    def _add(self, row: KeyRow, known: int) -> None:
-        self.remembered_keys.add(dict(row.items(known)))
+    def _remember(self, row: KeyRow, *, already_read: int) -> None:
+        self.remembered_keys.add(dict(row.items(already_read)))
         self.newest = row
 
 
 def rows_from(
-    txn: lmdb.Transaction[bytes], database: lmdb._Database, first: int
+    txn: lmdb.Transaction[bytes], database: lmdb._Database, number: int
 ) -> Iterator[tuple[bytes, bytes]]:
     """
-    Yield the rows from the revision or ordinal C{first} on.
+    Yield the rows from the row C{number} on.
     """
     with txn.cursor(database) as rows:
-        if rows.set_range(records.row_key(first)):
+        if rows.set_range(records.encode_row_number(number)):
             yield from rows

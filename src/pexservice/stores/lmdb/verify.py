@@ -35,7 +35,7 @@ from pexservice.stores.lmdb.format_1 import keys_of_format_1
 from pexservice.stores.lmdb.page_format import BadPage
 from pexservice.stores.lmdb.pages import Contents, check_pages
 from pexservice.stores.lmdb.records import FORMAT_VERSION, BadRecord
-from pexservice.stores.lmdb.transaction import read_cursor, read_version
+from pexservice.stores.lmdb.transaction import read_cursor, read_format
 from pexservice.stores.lmdb.witness import check_not_older, read_witness
 
 #: The part of the progress, in percent, that the check of the pages takes.
@@ -79,7 +79,7 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
             f"LMDB begins with the transaction {transaction}, but the newest meta page has"
             f" the transaction {contents.transaction}"
         )
-    read_version(env)
+    read_format(env)
     if set(contents.entries) != set(DATABASES):
         raise BadRecord(
             f"its databases are {sorted(contents.entries)}, not {sorted(DATABASES)}"

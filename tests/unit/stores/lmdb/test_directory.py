@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from pexservice.process import scoreboard
+from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.stores.lmdb import directory, file_system
 from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY, Directory
@@ -187,6 +189,59 @@ def test_directory_stays_locked_until_the_thread_that_installs_a_store_has_ended
     other.unlock()
 
 
+def test_claim_follows_a_store_that_is_rewritten_even_after_the_worker_has_let_go_of_it(
+    tmp_path: Path,
+) -> None:
+    """
+    Otherwise no worker of the service would open the rewritten store.
+    """
+    board = scoreboard.create()
+    claim = StoreClaim(board)
+    holder = Directory(str(tmp_path / "store"), claim=claim)
+
+    def make(staging: Path) -> None:
+        (staging / DATA_FILE).write_text("a store")
+
+    def rewrite(staging: Path) -> None:
+        holder.unlock()
+        make(staging)
+
+    holder.lock()
+    holder.create_first_store(make)
+    assert claim.identity() is None
+    holder.remember_identity()
+    holder.claim_store()
+    first = claim.identity()
+    holder.install(rewrite)
+    assert claim.identity() not in (None, first)
+    holder.lock()
+    holder.remember_identity()
+    holder.claim_store()
+    holder.unlock()
+    os.close(board)
+
+
+def test_claim_of_another_store_is_not_renewed(tmp_path: Path) -> None:
+    """
+    Two workers open two stores, because the operator switched a symbolic link.
+    """
+    board = scoreboard.create()
+    claim = StoreClaim(board)
+    holder = Directory(str(tmp_path / "store"), claim=claim)
+
+    def make(staging: Path) -> None:
+        (staging / DATA_FILE).write_text("a store")
+        claim.take("1:2 1:3")
+
+    holder.lock()
+    holder.create_first_store(make)
+    assert claim.identity() == "1:2 1:3"
+    with pytest.raises(StoreError, match="another store was put in the place"):
+        holder.remember_identity()
+    holder.unlock()
+    os.close(board)
+
+
 @pytest.mark.parametrize("free", [0, 1])
 def test_room_where_none_can_be_allocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
@@ -210,8 +265,8 @@ def test_room_where_none_can_be_allocated(
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Library())
     wanted = 4096 + disk.f_frsize
     if free:
-        holder.allocate(wanted)
+        holder.allocate_data_file(wanted)
     else:
         with pytest.raises(OSError, match="No space left"):
-            holder.allocate(wanted)
+            holder.allocate_data_file(wanted)
     holder.unlock()

@@ -116,7 +116,7 @@ def drawn(draw: st.DrawFn, written: st.SearchStrategy[tuple[bytes, bytes]]) -> D
         payload = draw(payloads)
         value = payload + crc32(payload, crc32(key)).to_bytes(4, "big")
     elif how == "moved":
-        key = draw(names | numbers.map(records.row_key))
+        key = draw(names | numbers.map(records.encode_row_number))
     elif how == "cut":
         value = value[: draw(st.integers(0, len(value)))]
     elif how == "flipped":
@@ -190,7 +190,7 @@ def test_ends_of_a_row_are_those_of_the_replayed_row(record: Drawn) -> None:
         assert before[0] + 1 == replayed[0].revision
         assert after == (replayed[-1].revision, replayed[-1].position)
         value = record.value[:8] + before[1].to_bytes(8, "big") + record.value[16:]
-        return records.row_key(before[0] + 1), value
+        return records.encode_row_number(before[0] + 1), value
 
     again(record, records.decode_journal_row_ends, write)
 
@@ -203,10 +203,10 @@ def test_row_of_keys_is_read_as_it_was_written_or_refused(record: Drawn) -> None
 
 @given(numbers, st.binary(max_size=20))
 def test_any_eight_bytes_are_the_key_of_a_row(revision: int, key: bytes) -> None:
-    written = records.row_key(revision)
-    assert records.decode_row_key(written) == revision
+    written = records.encode_row_number(revision)
+    assert records.decode_row_number(written) == revision
     if len(key) == len(written):
-        assert records.row_key(records.decode_row_key(key)) == key
+        assert records.encode_row_number(records.decode_row_number(key)) == key
     else:
         with pytest.raises(records.BadRecord):
-            records.decode_row_key(key)
+            records.decode_row_number(key)

@@ -17,7 +17,7 @@ from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY
 from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.restore import restore
-from pexservice.stores.lmdb.transaction import format_of
+from pexservice.stores.lmdb.transaction import read_format_at
 from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import unpack_use
 from tests.support.fakes import ABOVE_ALL, now
@@ -86,7 +86,7 @@ def test_store_of_format_1_is_rewritten_with_its_cursor_history_and_keys(
     now(store.commit(batch(cursor, b"nn", b"more")))
     now(store.close())
     verify(path)
-    assert format_of(path) == records.FORMAT_VERSION
+    assert read_format_at(path) == records.FORMAT_VERSION
     again = at(path)
     now(again.open())
     assert again.remembered_keys.find(b"more") is not None
@@ -127,11 +127,11 @@ def test_rewriting_that_fails_leaves_the_store_as_it_was(
 def test_interrupted_rewriting_starts_again(path: Path) -> None:
     (path / STAGING_DIRECTORY).mkdir()
     rewrite(path, path / STAGING_DIRECTORY, lambda _: None)
-    assert format_of(path) == 1
+    assert read_format_at(path) == 1
     store = at(path)
     now(store.open())
     now(store.close())
-    assert format_of(path) == 2
+    assert read_format_at(path) == 2
     assert not (path / STAGING_DIRECTORY).exists()
 
 
@@ -195,10 +195,10 @@ def test_backup_keeps_format_1_and_restore_rewrites_it(
     """
     copy, place = tmp_path / "backup", tmp_path / "restored"
     assert backup(str(path), str(copy)).revision == 4 * BATCHES
-    assert format_of(copy) == 1
+    assert read_format_at(copy) == 1
     restored = restore(str(copy), str(place), above_revision=4 * BATCHES + 9)
     assert restored.summary.revision == 4 * BATCHES + 10
-    assert format_of(place) == 2
+    assert read_format_at(place) == 2
     store = at(place)
     now(store.open())
     assert len(store.remembered_keys) == len(keys)

@@ -90,7 +90,7 @@ def test_flipped_bit_in_a_record_is_noticed(data: st.DataObject) -> None:
 def test_record_under_the_key_of_another_is_damage() -> None:
     _, value = records.encode_journal_row(batch((5, 5), b"n"))
     with pytest.raises(records.BadRecord, match="checksum"):
-        records.decode_journal_row(records.row_key(7), value)
+        records.decode_journal_row(records.encode_row_number(7), value)
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
@@ -101,7 +101,7 @@ def seal(key: bytes, payload: bytes) -> bytes:
 
 
 def test_contradicting_record_is_refused_despite_its_checksum() -> None:
-    key = records.row_key(1)
+    key = records.encode_row_number(1)
     with pytest.raises(records.BadRecord, match="no transition"):
         records.decode_journal_row(key, seal(key, bytes(16)))
     with pytest.raises(records.BadRecord, match="no transition b'x'"):
@@ -113,7 +113,7 @@ def test_contradicting_record_is_refused_despite_its_checksum() -> None:
     with pytest.raises(records.OtherFormat, match="version 258, this program reads 1 to 2"):
         records.decode_cursor(seal(records.CURSOR_KEY, b"\1\2 and so on"))
     with pytest.raises(records.BadRecord, match="has 3 bytes, not 8"):
-        records.decode_row_key(b"abc")
+        records.decode_row_number(b"abc")
     with pytest.raises(records.BadRecord, match="has 3 bytes"):
         records.decode_key_row(key, seal(key, b"abc"))
     with pytest.raises(records.BadRecord, match="does not hold 2 keys"):

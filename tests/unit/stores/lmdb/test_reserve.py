@@ -64,7 +64,7 @@ def reader(path: Path) -> Iterator[int]:
 
 class Disk:
     """
-    The fake disk on which L{Directory.allocate} looks for room.
+    The fake disk on which L{Directory.allocate_data_file} looks for room.
 
     @ivar free: bytes that a file may have; L{None} for as many as are wanted.
     @ivar error: the C{errno} that is raised when there are not.
@@ -76,7 +76,7 @@ class Disk:
         self.error = errno.ENOSPC
         self.tries = 0
         self.taken = 0
-        monkeypatch.setattr(Directory, "allocate", self.allocate)
+        monkeypatch.setattr(Directory, "allocate_data_file", self.allocate)
 
     def allocate(self, length: int) -> None:
         """

@@ -156,7 +156,7 @@ def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
     now(store.open())
     databases = store._databases
     with databases.env.begin(write=True) as txn:
-        assert txn.delete(records.row_key(9), db=databases.journal)
+        assert txn.delete(records.encode_row_number(9), db=databases.journal)
     with pytest.raises(StoreDamaged, match="breaks off before revision 13"):
         now(store.history(ABOVE_ALL, 100))
     now(store.close())
@@ -192,7 +192,7 @@ class ServiceOnDisk:
             Directory(str(self._path), claim=StoreClaim(self._board)),
             CommitExecutor(self.reactor),
             verify=self._verify,
-            verification=VerificationRecord(self._board, lambda: self.report),
+            verification_record=VerificationRecord(self._board, lambda: self.report),
         )
 
     def _verify(self, path: Path) -> None:

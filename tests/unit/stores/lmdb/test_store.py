@@ -312,7 +312,7 @@ def key_row(first: int, revision: int, name: bytes) -> tuple[bytes, bytes]:
     return records.encode_key_row(records.KeyRow(first, use, name))
 
 
-ROW = records.row_key(5)
+ROW = records.encode_row_number(5)
 
 
 def cursor(revision: int, position: int) -> bytes:
@@ -334,10 +334,10 @@ CONTRADICTIONS = {
         b"journal",
         *records.encode_journal_row(batch((2000, 1000), b"n")),
     ),
-    "keys missing": (b"keys", records.row_key(65), None),
-    "newest keys missing": (b"keys", records.row_key(449), None),
+    "keys missing": (b"keys", records.encode_row_number(65), None),
+    "newest keys missing": (b"keys", records.encode_row_number(449), None),
     "newest keys of an earlier commit": (b"keys", *key_row(449, 1800, b"key-448")),
-    "keys torn": (b"keys", records.row_key(65), b"torn"),
+    "keys torn": (b"keys", records.encode_row_number(65), b"torn"),
     "keys of others": (b"keys", *key_row(65, 1, b"key-64")),
     "keys that are newer than the cursor": (b"keys", *key_row(501, 2001, b"key")),
     "keys that are older than those before": (b"keys", *key_row(501, 1, b"key")),
@@ -593,7 +593,7 @@ def test_commit_removes_fewer_long_rows(
     """
     Rows with many transitions are many pages.
     """
-    monkeypatch.setattr("pexservice.stores.lmdb.transaction.MAX_TRIMMED_TRANSITIONS", 10)
+    monkeypatch.setattr("pexservice.stores.lmdb.transaction.MAX_TRIMMED_ITEMS", 10)
     path = tmp_path / "store"
     state = filled(path, TRIM_SLACK)
     store = at(path, journal=4)
@@ -703,7 +703,7 @@ def test_store_replaced_during_its_verification_is_refused(tmp_path: Path) -> No
 
 TAKEN = {
     "journal": (b"journal", *records.encode_journal_row(batch((1, 1), b"n"))),
-    "keys": (b"keys", records.row_key(1), b"another's"),
+    "keys": (b"keys", records.encode_row_number(1), b"another's"),
 }
 
 
