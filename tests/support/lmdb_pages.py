@@ -46,18 +46,18 @@ def pages_in_use(store: Path) -> dict[str, list[int]]:
         LEAF: [],
         OVERFLOW: [],
     }
-    take, take_overflow = pages._Pages.take, pages._Pages.take_overflow
+    visit, visit_overflow = pages._Pages.visit, pages._Pages.visit_overflow
 
-    def taking(self: pages._Pages, number: int) -> bytes:
-        page = take(self, number)
+    def visiting(self: pages._Pages, number: int) -> bytes:
+        page = visit(self, number)
         numbers_by_kind[_KINDS[PAGE_HEADER.unpack_from(page)[2]]].append(number)
         return page
 
-    def taking_overflow(self: pages._Pages, number: int, length: int) -> int:
-        count = take_overflow(self, number, length)
+    def visiting_overflow(self: pages._Pages, number: int, length: int) -> int:
+        count = visit_overflow(self, number, length)
         numbers_by_kind[OVERFLOW].extend(range(number, number + count))
         return count
 
-    with patch.multiple(pages._Pages, take=taking, take_overflow=taking_overflow):
+    with patch.multiple(pages._Pages, visit=visiting, visit_overflow=visiting_overflow):
         check(store)
     return numbers_by_kind

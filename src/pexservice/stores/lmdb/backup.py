@@ -58,8 +58,8 @@ def add_backup(
     Make a verified backup in C{directory}, and then remove the oldest backups.
 
     @param keep: how many backups are kept, including the new one; 1 or more.
-    @raise StoreError: the backup could not be made, and no backup was removed; or the
-        backup was made, and an old backup could not be removed.
+    @raise StoreError: the backup could not be made.  Then no backup was removed.  Or the
+        backup was made, but an old backup could not be removed; the message says so.
     """
     name = datetime.now(UTC).strftime(_TIME_FORMAT)
     newest = backup(source, str(Path(directory, name)), show)
@@ -86,7 +86,7 @@ def existing_backups(directory: str) -> list[Path]:
 
 def time_of(path: Path) -> float:
     """
-    Read from its name when a backup was begun, in seconds since 1970.
+    Return when a backup was begun, in seconds since 1970.  Its name contains this time.
     """
     form = _TIME_FORMAT if "." in path.name else _TIME_FORMAT.replace(".%f", "")
     return datetime.strptime(path.name, form).replace(tzinfo=UTC).timestamp()

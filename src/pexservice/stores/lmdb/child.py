@@ -13,10 +13,10 @@ child verifies a store::
     $ echo $?
     78
 
-The child writes its progress in percent and the reason if it fails.  Its exit status is 0
-for success, 78 (C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store of another
-format, and 1 for a store that cannot be read.  The child ends when no process reads its
-output any more.
+The child writes its progress in percent.  If it fails, it writes the reason.  Its exit
+status is 0 for success, 78 (C{EX_CONFIG}) for a damaged store, 64 (C{EX_USAGE}) for a store
+of another format, and 1 for a store that cannot be read.  The child ends when no process
+reads its output any more.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def run_child(
 
     @param function: a function at the top of a module.  It reads the store in C{path}, and
         gets C{path}, C{arguments}, and a function to report its progress.
-    @param progress: called several times a second with how much is done, in percent.  If
-        the child hangs, it is not called.
+    @param progress: called several times a second with how much is done, in percent, but
+        not while the child hangs.
     @raise StoreDamaged: the store is damaged, or reading it ended the child.
     @raise StoreIncompatible: the store has another format.
     @raise StoreError: the store could not be read.

@@ -32,8 +32,8 @@ DATABASES = (CURSOR_DATABASE, b"journal", b"keys")
 #: MB.  The remaining pages are for commits during a backup, when no pages are reused.
 MIN_MAP_BYTES = 256 << 20
 
-#: A line of LMDB's table of readers: process, thread, transaction.  If a reader has no
-#: transaction open, its line has no number there, and does not match.
+#: A line of LMDB's table of readers: process, thread, transaction.  The line of a reader
+#: without an open transaction has no third number, so it does not match.
 _READER = re.compile(r"^ *(\d+) +[0-9a-f]+ +(\d+)$", re.MULTILINE)
 
 #: Errors that show damage: the store contains something that no commit wrote.  Other errors
@@ -61,10 +61,6 @@ LOW_LEVEL_ERRORS = (lmdb.Error, OSError, BadPage, BadRecord, OtherFile, OtherFor
 
 @frozen
 class Databases:
-    """
-    An open environment and its databases.
-    """
-
     env: lmdb.Environment
     cursor: lmdb._Database
     journal: lmdb._Database
@@ -153,7 +149,7 @@ def used_bytes(env: lmdb.Environment) -> int:
 
 def oldest_reader(env: lmdb.Environment) -> OldStateReader | None:
     """
-    Return the other process that reads the oldest state; C{None} if no other one reads.
+    Return the process, other than this one, that reads the oldest state, if any.
 
     LMDB does not reuse a page that a process may still read.  So while a process, such as a
     slow or stopped backup, reads one state, the file grows with each commit.

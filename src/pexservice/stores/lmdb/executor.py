@@ -50,8 +50,8 @@ STALL_WINDOW_COMMITS = 256
 #: The weight of the newest commit in the average duration.
 NEWEST_COMMIT_WEIGHT = 0.1
 
-#: After how many short commits in the thread the commits run inline again: the first
-#: number, and the limit for its doubling.
+#: After this many short commits in the thread, the commits run inline again.  The number
+#: begins at the first value, and doubles up to the second one.
 MIN_SHORT_COMMITS = 16
 MAX_SHORT_COMMITS = 4096
 
@@ -102,8 +102,7 @@ class ExecutorPolicy:
             return
         self._short_commits += 1
         if self._short_commits >= MAX_SHORT_COMMITS:
-            # After so many inline commits, a move to the thread is like the first one
-            # again.
+            # After so many inline commits, forget how often the commits moved before.
             self._short_commits, self._required_short = 0, MIN_SHORT_COMMITS // 2
 
 
@@ -146,9 +145,6 @@ class CommitExecutor:
         return done
 
     def _run_queued_calls(self) -> None:
-        """
-        Run the queued calls in the thread, until C{None} is queued.
-        """
         while (call := self._calls.get()) is not None:
             call()
 
@@ -178,7 +174,7 @@ class CommitExecutor:
 
     def stop(self) -> None:
         """
-        End the thread after the calls that are queued.
+        Wait until the thread has run the queued calls, and end it.
         """
         if self._thread is not None:
             self._calls.put(None)

@@ -19,10 +19,6 @@ from pexservice.stores.lmdb.file_system import chown_like
 
 @implementer(IStoreFactory)
 class LmdbFactory:
-    """
-    The factory of the store of C{lmdb:DIRECTORY}.
-    """
-
     FORM = "lmdb:DIRECTORY"
     WITHOUT_SCHEME = re.compile("[^:]+")
 

@@ -2,11 +2,10 @@
 The idempotency keys in format 1, which version 1.0.0 writes.
 
 The other records of format 1 are as in L{pexservice.stores.lmdb.records}.  Each idempotency
-key has two records in the database C{keys}.  One record is found by the name of the key,
-and the other one by its age:
+key has two records in the database C{keys}, one by its name and one by its age:
 
 =======================  ==========================================
-key                      payload, with sizes in bytes
+key of the record        payload, with sizes in bytes
 =======================  ==========================================
 ``k`` + idempotency key  transition (1), revision (8), position (8)
 ``r`` + revision (8)     idempotency key
@@ -45,18 +44,18 @@ def keys_of_format_1(
     @raise BadRecord: the records contradict each other.
     """
     names = ages = 0
-    for by, value in items:
-        if by < OLDEST_AGE_KEY:
-            _read_use(by, value, newest)
+    for record_key, value in items:
+        if record_key < OLDEST_AGE_KEY:
+            _read_use(record_key, value, newest)
             names += 1
             continue
-        name = unseal(by, value)
+        name = unseal(record_key, value)
         by_name = b"k" + name
         record = txn.get(by_name, db=database)
         if record is None:
             raise BadRecord("the idempotency keys contradict each other")
         use = _read_use(by_name, record, newest)
-        if by != _BY_AGE.pack(b"r", unpack_use(use).revision):
+        if record_key != _BY_AGE.pack(b"r", unpack_use(use).revision):
             raise BadRecord("the idempotency keys contradict each other")
         ages += 1
         yield name, use

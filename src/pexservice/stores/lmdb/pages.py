@@ -82,7 +82,7 @@ def check_pages(path: Path, progress: Callable[[int], object]) -> Contents:
     with (path / DATA_FILE).open("rb") as file:
         pages = _Pages(file.fileno(), progress)
         meta = pages.meta
-        _Walk(pages, "free pages", meta.free, pages.free, flags=_INTEGER_KEYS).check()
+        _Walk(pages, "free pages", meta.free, pages.visit_free, flags=_INTEGER_KEYS).check()
         # Every commit except for the first frees pages, because it replaces them by new
         # pages.
         if pages.freed_by != meta.transaction > 1:
@@ -130,34 +130,34 @@ class _Pages(DataFile):
         if not all(self._visited) and self._has_empty_list:
             raise BadPage("a list of free pages has lost them")
 
-    def take(self, number: int) -> bytes:
+    def visit(self, number: int) -> bytes:
         """
         Visit and return a page of a tree.
         """
-        self._visit(number)
+        self._mark(number)
         self._walked += 1
         if not self._walked % _PAGES_PER_REPORT:
             self._progress(100 * self._walked // len(self._visited))
         return self.read_page(number)
 
-    def take_overflow(self, number: int, length: int) -> int:
+    def visit_overflow(self, number: int, length: int) -> int:
         """
         Visit the overflow pages of a value of C{length} bytes.
 
         @return: the number of these pages.
         """
-        self._visit(number)
+        self._mark(number)
         header = self.read(number, 0, _OVERFLOW_HEADER.size)
         own_number, _, flags, count = cast(tuple[int, ...], _OVERFLOW_HEADER.unpack(header))
         # If a longer value was here before, there may be more pages than the value needs.
         enough = count * self.meta.page_size >= _OVERFLOW_HEADER.size + length
         if (own_number, flags, enough) != (number, OVERFLOW, True):
             raise BadPage(f"page {number} does not begin a value of {length} bytes")
-        self._visit(number + 1, count - 1)
+        self._mark(number + 1, count - 1)
         self._walked += count
         return count
 
-    def free(self, transaction: bytes, value: bytes) -> None:
+    def visit_free(self, transaction: bytes, value: bytes) -> None:
         """
         Visit the pages of a list in the free tree.
         """
@@ -172,13 +172,13 @@ class _Pages(DataFile):
                 raise BadPage(f"a list of free pages has {number} where it ends at {above}")
             above = number
             if number < len(self._visited):
-                self._visit(number)
+                self._mark(number)
             elif number in self._free_beyond:
                 raise BadPage(f"page {number} is free twice")
             else:
                 self._free_beyond.add(number)
 
-    def _visit(self, number: int, count: int = 1) -> None:
+    def _mark(self, number: int, count: int = 1) -> None:
         if number + count > len(self._visited):
             raise BadPage(f"page {number + count - 1} is beyond the end of the file")
         if self._visited.count(0, number, number + count) != count:
@@ -196,7 +196,7 @@ class _Walk:
         pages: _Pages,
         name: str,
         tree: Tree,
-        visit: Callable[[bytes, bytes], None] | None = None,
+        read_entry: Callable[[bytes, bytes], None] | None = None,
         *,
         flags: int = 0,
         kinds: tuple[int, ...] = (0, LARGE),
@@ -205,14 +205,14 @@ class _Walk:
         Prepare a walk through C{tree}.
 
         @param name: the name of the tree in error messages.
-        @param visit: called with each key and value, if these describe the file itself.
+        @param read_entry: called with each key and value of a tree that describes the file.
         @param flags: the flags that the tree must have.
         @param kinds: the flags that its values may have.
         """
         self._pages = pages
         self._name = name
         self._tree = tree
-        self._visit = visit
+        self._read_entry = read_entry
         self._flags = flags
         self._kinds = kinds
         self._branches = self._leaves = self._overflow = self._entries = 0
@@ -244,7 +244,7 @@ class _Walk:
         @param low: no key in the subtree is less than this one.
         @param high: every key in the subtree is less than this one.
         """
-        page = self._pages.take(number)
+        page = self._pages.visit(number)
         if level == self._tree.depth:
             self._leaf(number, page, low, high)
             return
@@ -271,9 +271,9 @@ class _Walk:
             if node.flags not in self._kinds:
                 raise BadPage(f"a value on page {number} is of kind {node.flags}")
             if node.flags & LARGE:
-                self._overflow += self._pages.take_overflow(node.value, node.size)
-            if self._visit is not None:
-                self._visit(key, self._pages.read_value(node, page))
+                self._overflow += self._pages.visit_overflow(node.value, node.size)
+            if self._read_entry is not None:
+                self._read_entry(key, self._pages.read_value(node, page))
             previous = key
 
     def _sortable(self, number: int, key: bytes) -> bytes:

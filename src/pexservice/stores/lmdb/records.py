@@ -27,8 +27,8 @@ key.  It writes these records, here without their checksums::
     keys     1       1 key, its use "n" (revision 1, position 1), "k"
 
 The witness is the file C{newest} next to the data file.  It has one record of 15 bytes: the
-version of this record, the revision, and whether no damage of the store is known.  The key
-of this record is C{newest}.
+version of this record, the revision, and a flag that is false after damage of the store was
+found.  The key of this record is C{newest}.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class WitnessRecord(NamedTuple):
     The content of a witness.
 
     @ivar revision: the store's revision when this record was written.
-    @ivar sound: whether no damage of the store was known then.
+    @ivar sound: false after damage of the store was found.
     """
 
     revision: int
@@ -266,9 +266,9 @@ def decode_journal_row_ends(key: bytes, value: bytes) -> tuple[Cursor, Cursor]:
 
 class KeyRow(NamedTuple):
     """
-    A row of idempotency keys, each with its packed use.
+    A row of idempotency keys, each with its packed use; see L{pack_use}.
 
-    @ivar first_ordinal: the ordinal of its first key.
+    @ivar first_ordinal: the ordinal of the first key.
     @ivar uses: the packed uses of the keys, joined.
     @ivar names: the keys, joined by line feeds.
     """
@@ -339,7 +339,7 @@ def check_key_row(row: KeyRow, after: int, newest: int) -> int:
     @param after: the revision of the newest key in the row before, or 0.
     @param newest: the revision of the cursor.
     @return: the revision of the newest key in the row.
-    @raise BadRecord: the revisions do not rise, or there is no such transition or key.
+    @raise BadRecord: the revisions do not rise, or a transition or a key is not valid.
     """
     # A check of each column takes a fifth of the time of a check of each use.
     codes, revisions, _ = zip(*struct.iter_unpack(USE_FORMAT, row.uses), strict=True)

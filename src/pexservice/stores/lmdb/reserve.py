@@ -53,9 +53,9 @@ READER_LOG_INTERVAL_SECONDS = 60.0
 #: The log names the process only if the state that it reads is this many commits old.
 MIN_READER_COMMITS = 1000
 
-#: A commit writes at most this many pages, in addition to the rows and to the list of free
-#: pages: three times as many as were ever observed.  These pages lead to the newest rows,
-#: to the cursor and to the removed rows.
+#: In addition to the rows and to the list of free pages, a commit writes at most this many
+#: pages.  They lead to the newest rows, to the cursor and to the removed rows.  No test has
+#: observed more than a third of this number.
 MAX_COMMIT_PAGES = 32
 
 #: A page of LMDB's list of free pages has this many entries.
@@ -74,8 +74,8 @@ class Reserve:
     A commit in the executor's thread calls L{ensure_space}.  At the same time, the
     reactor's thread may call L{commit_refusal}, and both threads may allocate.  This is
     safe without a lock.  Each thread records only bytes that it has allocated itself, so
-    the recorded number may be too low, but never too high.  Otherwise, a shortage may be
-    reported for a while although it is over, and a line may be logged twice.
+    the recorded number may be too low, but never too high.  At worst, a shortage is
+    reported for a while after it is over, or a line is logged twice.
     """
 
     _log = Logger()
@@ -99,6 +99,7 @@ class Reserve:
         self._allocated = 0
         # Whether the last allocation included L{RESERVE_BYTES}.
         self._has_reserve = True
+        # How many bytes the last failed allocation was to reach.
         self._needed_until = 0
         self._shortage: str | None = None
         self._is_nearly_full = False
@@ -169,7 +170,7 @@ class Reserve:
         """
         Allocate the space that the first commit needs.
 
-        If the disk is full, do not raise: L{commit_refusal} will return the refusal.
+        If the disk is full, this raises nothing, but L{commit_refusal} returns the refusal.
         """
         with suppress(Refusal):
             self.ensure_space(MAX_COMMIT_PAGES * self._page_size)
@@ -232,9 +233,9 @@ class Reserve:
 
     def commit_refusal(self) -> Refusal | None:
         """
-        Return the refusal of the next commit, if the last allocation failed.
+        Return the refusal of the next commit if the disk has no space for it.
 
-        The allocation is tried again first, because there may be space now.
+        If the last allocation failed, it is tried again, because there may be space now.
         """
         if self._shortage is None:
             return None

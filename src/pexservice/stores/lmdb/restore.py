@@ -68,7 +68,8 @@ def restore(
     """
     Put a copy of the backup in C{source} in the place of the store in C{target}.
 
-    @param above_revision: the highest revision that any client has seen.
+    @param above_revision: the highest revision that any client has seen.  Steps bring the
+        restored store above this revision.
     @raise StoreBusy: a service uses the store in C{target}.
     @raise StoreError: the backup is damaged, C{target} cannot be replaced, or C{target}
         holds something that is not a store.
@@ -113,7 +114,7 @@ def restore(
 
 def _count_steps(revision: int, above_revision: int | None) -> int:
     """
-    Return the even number of steps from C{revision} to a revision above the other one.
+    Return the even number of steps from C{revision} to one above C{above_revision}.
     """
     if above_revision is None or above_revision < revision:
         return 0

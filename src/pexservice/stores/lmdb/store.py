@@ -180,7 +180,7 @@ class LmdbStore:
         await self._wait_for_lock()
         if record is not None and not record.is_completed:
             # The process that had the lock did not complete its verification.  After this
-            # error, the worker calls L{open} again, and meanwhile clients get a 503 with this
+            # error, the worker calls L{open} again.  Meanwhile, clients get a 503 with this
             # message.  The second call gets the lock without waiting, so it verifies the
             # store.
             raise StoreUnavailable(

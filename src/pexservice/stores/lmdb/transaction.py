@@ -182,20 +182,11 @@ def write_batch(
     revision, next_ordinal = batch.after.revision, newest_key_row.next_ordinal
     record = records.encode_cursor(batch.after, next_ordinal)
     txn.put(records.CURSOR_KEY, record, db=databases.cursor)
-    oldest_revision = _trim(
-        txn,
-        databases.journal,
-        bounds.oldest_revision,
-        revision + 1 - retention.transitions,
-        len(batch.transitions),
-    )
-    oldest_ordinal = _trim(
-        txn,
-        databases.keys,
-        bounds.oldest_ordinal,
-        next_ordinal - retention.keys,
-        len(batch.keys),
-    )
+    oldest_revision, oldest_ordinal = bounds.oldest_revision, bounds.oldest_ordinal
+    first_kept, added = revision + 1 - retention.transitions, len(batch.transitions)
+    oldest_revision = _trim(txn, databases.journal, oldest_revision, first_kept, added)
+    first_kept, added = next_ordinal - retention.keys, len(batch.keys)
+    oldest_ordinal = _trim(txn, databases.keys, oldest_ordinal, first_kept, added)
     return StoreBounds(revision, oldest_revision, oldest_ordinal, newest_key_row)
 
 
@@ -236,7 +227,7 @@ def _trim(
     added: int,
 ) -> int:
     """
-    Remove the oldest rows of a database, if they have expired.
+    Remove expired rows of a database.
 
     @param oldest: the number of the oldest row.
     @param first_kept: the first revision or ordinal that must be kept.

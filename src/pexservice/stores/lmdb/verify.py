@@ -4,7 +4,7 @@ Verify a whole store before it is used.
 The verification has three parts.  First, L{pexservice.stores.lmdb.pages} checks the data
 file page by page.  Second, LMDB reads every record: each record must match its checksum,
 the records of each database must be in order, a lookup must find the same record as the
-iteration, and the journal must lead to the cursor.  Third, the store must not be older than
+iteration, and the journal must end at the cursor.  Third, the store must not be older than
 its witness; see L{pexservice.stores.lmdb.witness}.
 
 A verification changes nothing.  A child process makes it, because damage may end this
@@ -103,10 +103,6 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
 
 @define(eq=False)
 class _Reader:
-    """
-    A reader of all records, which reports its progress.
-    """
-
     _txn: lmdb.Transaction[bytes]
     _total_records: int
     _progress: Progress
@@ -138,7 +134,7 @@ class _Reader:
 
 def _check_journal(rows: Iterator[tuple[bytes, bytes]], cursor: Cursor) -> None:
     """
-    Check that each row begins where the row before ends, and the last row at the cursor.
+    Check that each row ends where the next row begins, and the last row at the cursor.
     """
     expected: Cursor | None = None
     for key, value in rows:

@@ -49,11 +49,11 @@ class Witness:
 
     def open(self, path: Path, revision: int, *, verified: bool) -> None:
         """
-        Begin to witness the commits of the store in C{path}, which is at C{revision}.
+        Open or make the witness of the store in C{path}, which is at C{revision}.
 
         @param verified: whether the whole store was verified.
-        @raise StoreDamaged: the store is older than its witness; or the witness records
-            damage, and the store was not C{verified}.
+        @raise StoreDamaged: the store is older than its witness.  Also, the witness records
+            damage, and the store was not C{verified} since then.
         """
         self._directory = path
         witnessed = read_witness(path)
