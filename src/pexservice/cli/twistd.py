@@ -405,7 +405,7 @@ class RunningOptions:
         @param accepted: the options whose loss the operator accepts; see
             L{pexservice.process.accepted_losses}.
         @raise Misconfigured: the file cannot be read, an option is wrong, or tokens, TLS or
-            history would be lost without the operator's consent.
+            history would be lost, which the operator has not accepted.
         @raise CannotStart: C{listen} has changed, and a restart could not listen there.
         @raise StoreError: C{store} has changed, and a restart could not open that store.
         """

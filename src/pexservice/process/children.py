@@ -37,8 +37,8 @@ def killed_with_parent() -> tuple[str, ...]:
     """
     Return the words to put before a command, so that its process ends with its parent.
 
-    There are no words if C{setpriv} does not work.  It may be missing; that of busybox does
-    not have the option; and a sandbox of systemd may forbid capset(2), which it calls.
+    There are no words if C{setpriv} does not work: if it is missing, if it comes from
+    busybox, which lacks the option, or if a sandbox of systemd forbids its capset(2).
     """
     words = (shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL")
     try:

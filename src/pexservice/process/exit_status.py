@@ -114,7 +114,7 @@ class ProcessExit:
         Stop C{reactor} when this process has to end.
 
         @param terminal: whether to write the reason to standard error as well.
-        @param logs: whether to log the reason.  The supervisor logs that of a worker.
+        @param logs: whether to log the reason.  The supervisor logs the reason of a worker.
         """
         self._reactor = reactor
         self._terminal = terminal

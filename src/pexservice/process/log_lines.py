@@ -46,8 +46,8 @@ ACCESS = 16
 _PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
 
 #: A worker divides a longer line.  Otherwise the supervisor would divide it, and the second
-#: part would have no priority.  Characters, of at most four bytes each.
-_MAX_LINE_LENGTH = 2000
+#: part would have no priority.  A character has at most four bytes.
+_MAX_LINE_CHARACTERS = 2000
 
 #: The beginning of each further part of a line that was divided.
 _CONTINUED = "... "
@@ -154,17 +154,19 @@ class LogLines:
             if not self.piped:
                 yield before + line
                 continue
-            for start in range(0, len(line) or 1, _MAX_LINE_LENGTH):
+            for start in range(0, len(line) or 1, _MAX_LINE_CHARACTERS):
                 # A client may choose a text whose second part looks like a line of the log,
                 # so each further part begins with _CONTINUED.
-                yield (_CONTINUED if start else "") + line[start : start + _MAX_LINE_LENGTH]
+                yield (_CONTINUED if start else "") + line[
+                    start : start + _MAX_LINE_CHARACTERS
+                ]
 
     def _json(self, event: LogEvent) -> Iterator[str]:
         content: dict[str, Any] = {"event": _text_of(event), "fields": _fields(event)}
         if self.piped:
             line = json.dumps(content)
-            if len(line) > _MAX_LINE_LENGTH:
-                text = content["event"][: _MAX_LINE_LENGTH // 8]
+            if len(line) > _MAX_LINE_CHARACTERS:
+                text = content["event"][: _MAX_LINE_CHARACTERS // 8]
                 line = json.dumps({"event": text, "fields": {}})
             yield line
             return

@@ -2,8 +2,8 @@
 A guard that prevents the import of pyOpenSSL in a process that does not need it.
 
 Twisted imports pyOpenSSL if it is installed, which takes 9 MiB in each of three processes.
-With certain options, a worker needs it: one that serves HTTPS without uvloop, or whose
-store is behind HTTPS.  To set the guard, import this module before Twisted.
+A worker needs pyOpenSSL only if it serves HTTPS without uvloop, or if its store is behind
+HTTPS.  To set the guard, import this module before Twisted.
 """
 
 import sys

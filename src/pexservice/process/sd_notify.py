@@ -73,8 +73,7 @@ class Notifier:
         name = environment.get("NOTIFY_SOCKET", "")
         if not name:
             return cls()
-        # A name that begins with @ is one of an abstract socket, which begins with a null
-        # byte.
+        # An @ at the beginning stands for the null byte of an abstract socket's name.
         address = "\0" + name[1:] if name.startswith("@") else name
         sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         return cls(

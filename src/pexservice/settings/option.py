@@ -126,7 +126,7 @@ def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:
 
 def did_you_mean(word: str, words: list[str], form: str = "{}") -> str:
     """
-    Return the question whether the operator meant another one of C{words} by C{word}.
+    Return the question whether the operator meant the most similar one of C{words}.
 
     @return: the end of a sentence; empty if no word is similar.
     """

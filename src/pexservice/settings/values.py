@@ -79,7 +79,7 @@ def endpoint(description: str) -> str:
         return description
     kind, *words = description.split(":")
     if kind not in ENDPOINT_FORMS:
-        raise ValueError(f"must be {_KINDS}{_meant(description)}")
+        raise ValueError(f"must be {_KINDS}{_suggest_endpoint(description)}")
     if kind.startswith("tcp"):
         # The port is the first word, or follows port=.
         named = [word.removeprefix("port=") for word in words if word.startswith("port=")]
@@ -95,7 +95,7 @@ def endpoint(description: str) -> str:
     return description
 
 
-def _meant(description: str) -> str:
+def _suggest_endpoint(description: str) -> str:
     """
     Suggest the endpoint that the operator probably meant.
     """

@@ -55,6 +55,9 @@ from pexservice.supervisor.worker_setup import WorkerSetup
 #: If the supervisor is process 1 of a container, it reaps orphans at this interval.
 REAP_INTERVAL_SECONDS = 1.0
 
+#: A worker's descriptor of the memory that it shares with the supervisor.
+SCOREBOARD_FD = MESSAGES_FD + 1
+
 #: The names of the environment variables that systemd sets for the supervisor begin with
 #: these texts.  Workers do not inherit these variables.
 _SYSTEMD_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
@@ -92,7 +95,6 @@ class Supervisor(Service):
         self._ports: list[tuple[ListenEndpoint, IListeningPort, int | None]] = []
         self._address = ""
         self._notifier = Notifier()
-        self._scoreboard_fd = -1
         self._pool: WorkerPool | None = None
         self._reaping = Periodic(self._reap, reactor)
 
@@ -100,7 +102,7 @@ class Supervisor(Service):
 
     def privilegedStartService(self) -> None:
         """
-        Open the sockets, before twistd drops the privileges that this may need.
+        Open the sockets.  This may need privileges, which twistd drops afterwards.
         """
         super().privilegedStartService()
         self._notifier = Notifier.to_service_manager(self._environment)
@@ -118,7 +120,7 @@ class Supervisor(Service):
         )
         # The supervisor never accepts connections.
         port.stopReading()
-        # Twisted listens with a backlog of 50.  A second listen() makes it longer.
+        # Twisted listens with a backlog of 50.  A second listen() makes the backlog longer.
         with socket.socket(fileno=os.dup(port.fileno())) as copy:
             copy.listen(BACKLOG)
         self._ports.append((endpoint, port, _inode(port)))
@@ -155,7 +157,7 @@ class Supervisor(Service):
                 raise
             # systemd keeps its sockets open: if this process ended now, clients would
             # connect and wait for ever.  So start a worker, which sends them the reason.
-        self._scoreboard_fd = scoreboard.create()
+        scoreboard_fd = scoreboard.create()
         reporter = Reporter(
             self._notifier,
             SupervisorReport(
@@ -164,15 +166,15 @@ class Supervisor(Service):
                 address=self._address,
                 has_tls=self._setup.settings.tls is not None,
             ),
-            partial(write_report, self._scoreboard_fd),
+            partial(write_report, scoreboard_fd),
         )
         self._pool = pool = WorkerPool(
             self._reactor,
             reporter,
             setup=self._setup,
-            spawn=self._spawn,
+            spawn=partial(self._spawn, scoreboard_fd),
             reread_options=lambda setup: self._reread_options(
-                setup, take_accepted_losses(self._scoreboard_fd)
+                setup, take_accepted_losses(scoreboard_fd)
             ),
             end_service=self._exit_with,
         )
@@ -195,15 +197,17 @@ class Supervisor(Service):
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
-    def _spawn(self, process: ProcessProtocol, setup: WorkerSetup) -> None:
+    def _spawn(
+        self, scoreboard_fd: int, process: ProcessProtocol, setup: WorkerSetup
+    ) -> None:
         """
         Start a worker process, which inherits the scoreboard and the sockets.
         """
-        board = MESSAGES_FD + 1
-        descriptors = {board: self._scoreboard_fd}
+        # The worker's descriptors, with those of this process that they are copies of.
+        descriptors = {SCOREBOARD_FD: scoreboard_fd}
         command = [*setup.command, "--supervisor", str(MESSAGES_FD)]
-        command += ["--scoreboard", str(board)]
-        for number, (_, port, _) in enumerate(self._ports, board + 1):
+        command += ["--scoreboard", str(SCOREBOARD_FD)]
+        for number, (_, port, _) in enumerate(self._ports, SCOREBOARD_FD + 1):
             descriptors[number] = port.fileno()  # type: ignore[attr-defined]
             command += ["--listen", f"fd:{number}"]
         environment = {

@@ -186,7 +186,7 @@ class SupervisedWorker:
             self.pool.spawn(process, self.pool.setup)
         except Exception as error:
             self._log.error("cannot start {name}: {error}", name=self.name, error=error)
-            process.end(Status.CANNOT_START)
+            process.record_end(Status.CANNOT_START)
             if not isinstance(error, OSError):
                 # This is a bug.  The caller logs the traceback.
                 raise
@@ -405,13 +405,13 @@ class WorkerProcess(ProcessProtocol):
             stream.end()
         error: Any = reason.value
         if error.signal is None:
-            self.end(error.exitCode)
+            self.record_end(error.exitCode)
         else:
             # The process was killed before it could send the reason.
             self.status_text = ""
-            self.end(-error.signal)
+            self.record_end(-error.signal)
 
-    def end(self, exit_status: int) -> None:
+    def record_end(self, exit_status: int) -> None:
         _cancel(self._kill_timer)
         self.ended, self.exit_status = True, exit_status
         self.worker.on_process_ended(self)
