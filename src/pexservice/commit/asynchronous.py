@@ -77,7 +77,7 @@ class AsynchronousCommitter(Committer):
         # A batch is ready after this delay, because the delay is longer than the maximum
         # wait of the BatchingPolicy.  A batch that has waited for the end of another commit
         # only waits for the rest of the delay.
-        waited = max(self._seconds() - self._policy.began, 0.0)
+        waited = max(self._seconds() - self._policy.began_at, 0.0)
         rest = max(DELAY_SECONDS - waited, 0.0)
         self._scheduled_call = self._reactor.callLater(rest, self._commit_or_wait)
 

@@ -36,7 +36,7 @@ class BatchingPolicy:
     """
     The decision whether the open batch waits for more steps.
 
-    @ivar began: when the first step of the batch arrived.
+    @ivar began_at: when the first step of the batch arrived.
     @ivar is_quiet: whether the last iteration was quiet.
     @ivar max_wait: how many seconds a batch waits at most.
     """
@@ -55,7 +55,7 @@ class BatchingPolicy:
         Begin to wait, because the first step of a batch has arrived.
         """
         self.is_quiet = False
-        self.began = self._last_checked_at = now
+        self.began_at = self._last_checked_at = now
         self._last_step_count = 0
         self._quiet_seconds = 0.0
 
@@ -72,7 +72,8 @@ class BatchingPolicy:
         if self.is_quiet and self._last_step_count >= self._expected_steps:
             return True
         return (
-            self._quiet_seconds >= self._commit_seconds or now - self.began >= self.max_wait
+            self._quiet_seconds >= self._commit_seconds
+            or now - self.began_at >= self.max_wait
         )
 
     def learn(self, step_count: int, seconds: float) -> None:

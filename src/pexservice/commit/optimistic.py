@@ -270,9 +270,9 @@ class OptimisticCommitter(GroupCommit):
         """
         key = step.key
         if key is not None:
-            use = self._find_key_in_batches(key)
-            if use is not None:
-                self._respond_to_used_key(step, waiter, *use)
+            first_use = self._find_first_use_in_batches(key)
+            if first_use is not None:
+                self._respond_to_used_key(step, waiter, *first_use)
                 return
             if len(self._open_batch.keys) >= self._store.max_batch_keys:
                 self._postpone(step, waiter)
@@ -332,24 +332,24 @@ class OptimisticCommitter(GroupCommit):
         Respond that C{state} does not meet the precondition, unless C{step} is a replay.
         """
 
-        def use_found(first: KeyUse | None) -> None:
-            if first is None:
+        def recalled(first_use: KeyUse | None) -> None:
+            if first_use is None:
                 request = (step, waiter, Outcome.PRECONDITION_FAILED, state)
                 self._respond_unapplied(request, None)
             else:
-                self._respond_to_used_key(step, waiter, first)
+                self._respond_to_used_key(step, waiter, first_use)
 
         def failed(failure: Failure) -> None:
             waiter.fail(_as_refusal(failure.value))
 
         if step.key is None:
-            use_found(None)
+            recalled(None)
             return None
-        use = self._find_key_in_batches(step.key)
-        if use is not None:
-            self._respond_to_used_key(step, waiter, *use)
+        first_use = self._find_first_use_in_batches(step.key)
+        if first_use is not None:
+            self._respond_to_used_key(step, waiter, *first_use)
             return None
-        return self._store.recall(step.key).addCallbacks(use_found, failed)
+        return self._store.recall(step.key).addCallbacks(recalled, failed)
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
@@ -361,24 +361,26 @@ class OptimisticCommitter(GroupCommit):
         self._place_again(backlog, {})
 
     def _place_again(
-        self, steps: Iterable[tuple[Step, Waiter]], used: Mapping[bytes, KeyUse | Refusal]
+        self,
+        steps: Iterable[tuple[Step, Waiter]],
+        first_uses: Mapping[bytes, KeyUse | Refusal],
     ) -> None:
         """
         Call L{_place} for C{steps} once more.
 
-        @param used: the keys of these steps that were used before.  The value of a key is
-            its first use, or the reason why the first use cannot be read.
+        @param first_uses: the keys of these steps that were used before.  The value of a
+            key is its first use, or the reason why the first use cannot be read.
         """
         for step, waiter in steps:
-            first = None if step.key is None else used.get(step.key)
+            first_use = None if step.key is None else first_uses.get(step.key)
             try:
-                if first is None:
+                if first_use is None:
                     self._place(step, waiter)
-                elif isinstance(first, Refusal):
+                elif isinstance(first_use, Refusal):
                     self.counts.count(NOT_STORED, step.transition.code)
-                    waiter.fail(first)
+                    waiter.fail(first_use)
                 else:
-                    self._respond_to_used_key(step, waiter, first)
+                    self._respond_to_used_key(step, waiter, first_use)
             except Exception:  # noqa: BLE001 it is logged, and the other steps are placed
                 self._log.failure("a waiter failed")
 
@@ -404,12 +406,12 @@ class OptimisticCommitter(GroupCommit):
         self,
         batches: Iterable[PendingBatch],
         cursor: Cursor,
-        used: Mapping[bytes, KeyUse | Refusal],
+        first_uses: Mapping[bytes, KeyUse | Refusal],
     ) -> None:
         """
         Apply the steps of C{batches}, which are not stored, to the present C{cursor}.
 
-        @param used: see L{_place_again}.
+        @param first_uses: see L{_place_again}.
         """
         steps = [
             (step, waiter)
@@ -417,7 +419,7 @@ class OptimisticCommitter(GroupCommit):
             for step, waiter, _, _ in batch.waiting_requests
         ]
         self._continue_from(self._state_at(*cursor))
-        self._place_again(steps, used)
+        self._place_again(steps, first_uses)
 
     def _commit_failed(self, batch: PendingBatch, failure: Failure) -> None:
         """

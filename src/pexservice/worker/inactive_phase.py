@@ -25,8 +25,8 @@ CHECK_INTERVAL_SECONDS = 0.25
 #: timeouts of clients are longer, so a client gets the 503 before its timeout.
 ALONE_SECONDS = 0.5
 
-#: A standby that waits for the lock says that another program has the lock, when no worker
-#: of this service has been active or able to hold the lock for this long.
+#: A worker that waits for the lock says that another program has it, if no worker has been
+#: active for this long, and no worker of this service can have the lock.
 FOREIGN_LOCK_SECONDS = 3.0
 
 
@@ -35,10 +35,10 @@ class InactivePhase:
     """
     The time until a worker is active, in which the worker shows its state.
 
-    The worker is in one of two states.  It stands by: it waits for the store's lock.  Or it
-    has a I{problem}, for example that it cannot open the store.  The worker tells the
-    supervisor its state.  If the worker has a problem, and no other worker is active, it
-    also opens its listeners.  Then requests that need the store get a 503 with the problem.
+    The worker may stand by, which means that it waits for the store's lock.  Or it may have
+    a I{problem}, for example that it cannot open the store.  It tells both to the
+    supervisor.  A worker with a problem also opens its listeners if no other worker is
+    active, and then requests that need the store get a 503 with the problem.
     """
 
     _log = Logger()
