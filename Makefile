@@ -39,8 +39,8 @@ test: $(VENV)/tox ## run linters, type checker and tests on the wheel, in 7 to 1
 	$(VENV)/bin/tox run $(TOX_ARGS)
 
 # The long forms search for rare orders of events, which do not depend on the versions of
-# libraries.  So they run only once.  With CI set, a skipped test fails; .ci/run installs
-# what all tests need on Debian 13.
+# libraries.  So they run only with the newest versions.  If the variable CI is set, a
+# skipped test fails; .ci/run sets it, and installs what all tests need on Debian 13.
 test-all: $(VENV)/tox ## run everything: long forms, fault injection, Debian's versions, make system; root
 	$(VENV)/bin/tox run -e lint,types,docs,api,sources
 	$(VENV)/bin/tox run -e newest -- --long
@@ -77,8 +77,8 @@ chart: $(VENV)/benched ## draw the chart of the comparison from bench/results.md
 
 ##@ Package it
 
-# Built from a copy, so that the tree stays unchanged.  tests/nets is left out, because it
-# contains binary files.
+# The package is built from a copy, so that the tree stays unchanged.  tests/nets is left
+# out, because it contains binary files.
 deb: ## build build/deb/pexservice_VERSION_all.deb, on Debian 13
 	rm -rf build/deb
 	mkdir -p build/deb/pexservice
@@ -110,8 +110,8 @@ image-test: $(VENV)/tested ## build the container image from Debian alone and te
 failover: $(VENV)/tested ## kill the active worker a thousand times under load, and print the pauses
 	$(VENV)/bin/python -m tests.labs.failover.lab $(KILLS)
 
-# In its own mount namespace.  Otherwise a container that starts meanwhile would keep the
-# volume mounted after the power cut.
+# The test runs in its own mount namespace.  Otherwise a container that starts during the
+# test would keep the volume mounted after the power cut.
 power-cuts: $(VENV)/tested ## cut the power under load a thousand times; root, 15 minutes
 	unshare --mount $(VENV)/bin/python -m tests.labs.power_cuts.lab $(CUTS)
 
