@@ -1,7 +1,7 @@
 """
 The command C{python -m pexservice}, which runs C{twistd}, or C{pexctl} for its verbs.
 
-This command works although C{twistd} may be in no directory of the C{PATH}.
+This command also works if C{twistd} is not in the C{PATH}.
 """
 
 import sys

@@ -87,7 +87,7 @@ class Metrics(Collector):
         self._committer = committer
         self._request_counters = requests
         self._open_connections = connections
-        self._on_disk: IExclusiveStore | None = IExclusiveStore(store, None)
+        self._exclusive: IExclusiveStore | None = IExclusiveStore(store, None)
         self._shared: ISharedStore | None = ISharedStore(store, None)
         self._read_report = read_report
         self._certificate_expires = certificate_expires
@@ -105,7 +105,7 @@ class Metrics(Collector):
         """
         Return the response to a request for C{/metrics}.
 
-        @param accept: the request's C{Accept} values, if it had any.
+        @param accept: the values of the request's C{Accept}, if there are any.
         """
         encode, kind = _encoder(b",".join(accept or ()).decode("latin-1"))
         headers = (
@@ -133,13 +133,13 @@ class Metrics(Collector):
                 "When the certificate of --tls-certificate expires, in seconds since 1970.",
                 self._certificate_expires,
             )
-        if self._on_disk is not None:
-            yield from _store(self._on_disk)
+        if self._exclusive is not None:
+            yield from _exclusive_store(self._exclusive)
         if self._shared is not None:
             yield from _shared_store(self._shared)
         report = self._read_report()
         if report is not None:
-            yield from _keep_alive(report)
+            yield from _supervisor(report)
 
     def _cursor(self) -> Iterator[Metric]:
         committer = self._committer
@@ -227,8 +227,8 @@ class Metrics(Collector):
         )
 
 
-def _store(on_disk: IExclusiveStore) -> Iterator[Metric]:
-    space = on_disk.space()
+def _exclusive_store(store: IExclusiveStore) -> Iterator[Metric]:
+    space = store.space()
     if space is not None:
         yield _gauge(
             "pexservice_store_used_bytes",
@@ -250,7 +250,7 @@ def _store(on_disk: IExclusiveStore) -> Iterator[Metric]:
             "The size of the store's file system.",
             space.size,
         )
-    reader = on_disk.oldest_reader()
+    reader = store.oldest_reader()
     if reader is not None:
         yield _gauge(
             "pexservice_store_oldest_snapshot_commits",
@@ -282,7 +282,7 @@ def _shared_store(store: ISharedStore) -> Iterator[Metric]:
         )
 
 
-def _keep_alive(report: SupervisorReport) -> Iterator[Metric]:
+def _supervisor(report: SupervisorReport) -> Iterator[Metric]:
     yield _counter(
         "pexservice_failovers_total",
         "How often the active worker ended unexpectedly since the supervisor started.",

@@ -1,16 +1,19 @@
 """
 The rules on who may use the cursor: tokens, the pages of web browsers, and host names.
 
-Any web page that a user opens can make the browser send requests to this service.  The
-browser adds headers that the page cannot set.  The service applies the rule of Go's
-C{CrossOriginProtection} to every request that moves the cursor, whatever its method, and to
-C{/events}.  If the browser sends C{Sec-Fetch-Site}, this header decides.  Otherwise
-C{Origin} must name the host that the request was sent to.  Schemes are not compared,
-because a proxy in front of the service may speak TLS.  C{--cors-origin} exempts an origin
-from this rule.  Clients other than browsers send neither header, so the rule does not
-affect them.  The rule has one gap.  A page may show an image whose URL is a step.  If the
-service is on another machine and speaks plain HTTP, browsers send neither header with this
-GET.
+A web page can make the browser of its user send requests to this service.  The browser adds
+headers that the page cannot set.  By these headers, the service refuses steps, and requests
+for C{/events}, that a page of another origin sends.  The rule is that of Go's
+C{CrossOriginProtection}:
+
+  1. If the request has C{Sec-Fetch-Site}, the value must be C{same-origin} or C{none}.
+  2. Otherwise, if the request has C{Origin}, the value must have the host of the request.
+     Schemes are not compared, because a proxy in front of the service may speak TLS.
+  3. A request without both headers passes, because only browsers send them.
+
+C{--cors-origin} exempts an origin from this rule.  The rule has one gap.  If a page shows
+an image whose URL is a step, the browser sends a GET.  Browsers send neither header with
+this GET if the service is on another machine and speaks plain HTTP.
 
 One attack passes this rule: DNS rebinding.  After a browser has loaded a page from
 attacker.example, the owner of this name can let it resolve to 127.0.0.1.  For the browser,
@@ -51,10 +54,12 @@ _log = Logger()
 #: RFC 6750's b64token.
 _BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
+#: The headers of a response that a page of an allowed origin may read.
 _EXPOSED_HEADERS = (
     b"ETag, Idempotency-Replayed, Link, Pex-Position, Pex-Revision, Retry-After,"
     b" WWW-Authenticate"
 )
+#: The headers of a request that a page of an allowed origin may set.
 _ACCEPTED_HEADERS = (
     b"Accept, Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match,"
     b" Last-Event-ID"
@@ -118,7 +123,7 @@ def read_tokens(path: str) -> frozenset[bytes]:
             )
         tokens.add(sha256(token.encode()).digest())
     if not tokens:
-        raise BadTokens(f"the token file {path} has no token, so nobody could move")
+        raise BadTokens(f"the token file {path} has no token, so nobody could make a step")
     if Path(path).stat().st_mode & 0o004:
         _log.warn("every user can read the token file {path}; run chmod o-r", path=path)
     return frozenset(tokens)
@@ -147,7 +152,7 @@ class Access:
         self, tokens: frozenset[bytes] | None = None, origins: Collection[str] = ()
     ) -> None:
         """
-        Make the rules for C{tokens} and C{origins}.
+        Make the rules of one worker.
 
         @param tokens: digests of the tokens that may move the cursor; C{None} if steps need
             no token.
@@ -167,9 +172,9 @@ class Access:
         own = (_NOSNIFF, _SAME_ORIGIN)
         self._other_headers = (*own, _VARY) if self._allowed_origins else own
 
-    def is_allowed(self, origins: Sequence[bytes]) -> bool:
+    def allows_origin(self, origins: Sequence[bytes]) -> bool:
         """
-        Return whether C{Origin} has a single value, and this origin may use the API.
+        Return whether C{Origin} has a single value, and C{--cors-origin} names this value.
         """
         return len(origins) == 1 and origins[0] in self._allowed_origins
 
@@ -181,15 +186,15 @@ class Access:
         @raise Problem: 403.
         """
         sites, origins = headers.get(SEC_FETCH_SITE, ()), headers.get(ORIGIN, ())
-        if not (sites or origins) or self.is_allowed(origins):
+        if not (sites or origins) or self.allows_origin(origins):
             return
         # If a header has several values, all of them must pass.
         if sites:
-            is_own = all(site in (b"same-origin", b"none") for site in list_elements(sites))
+            passes = all(site in (b"same-origin", b"none") for site in list_elements(sites))
         else:
             host = headers.get(HOST, (None,))[0]
-            is_own = all(same_host(origin, host) for origin in list_elements(origins))
-        if not is_own:
+            passes = all(same_host(origin, host) for origin in list_elements(origins))
+        if not passes:
             raise problems.cross_origin(action)
 
     def check_token(self, headers: RequestHeaders) -> None:
@@ -218,7 +223,7 @@ class Access:
 
         @param origins: the values of the request's C{Origin}.
         """
-        if not self.is_allowed(origins):
+        if not self.allows_origin(origins):
             return self._other_headers
         return self._allowed_origins[origins[0]]
 
@@ -229,11 +234,11 @@ class Access:
         Return the headers that the response to C{OPTIONS} has for a preflight request.
 
         With a preflight request, a browser asks whether a page of another origin may send a
-        certain request.  For any other C{OPTIONS}, there are no such headers.
+        certain request.  For any other C{OPTIONS}, no headers are returned.
 
         @param allow: the methods that the path accepts.
         """
-        if not (REQUEST_METHOD in headers and self.is_allowed(headers.get(ORIGIN, ()))):
+        if not (REQUEST_METHOD in headers and self.allows_origin(headers.get(ORIGIN, ()))):
             return ()
         return (
             (b"Access-Control-Allow-Methods", allow),

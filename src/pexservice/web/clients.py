@@ -22,9 +22,10 @@ from ipaddress import ip_address
 
 from attrs import frozen
 
-#: How many clients L{RateLimit} remembers.  They take about 10 MiB.  If more clients send
-#: requests, L{RateLimit} forgets those that have sent none for the longest time.
-MAX_ADDRESSES = 65536
+#: How many clients L{RateLimit} remembers.  They take about 10 MiB.  If there are more
+#: clients, L{RateLimit} forgets those with a full allowance.  If there are none, it forgets
+#: the quarter that has sent no request for the longest time.
+MAX_CLIENTS = 65536
 
 #: An element of X-Forwarded-For is an IP address.  Some proxies append the port.
 _FORWARDED_ELEMENT = re.compile(
@@ -34,10 +35,9 @@ _FORWARDED_ELEMENT = re.compile(
     re.IGNORECASE,
 )
 
-
 _BYTE = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 
-#: Nearly all elements are IPv4 addresses.
+#: Nearly all elements are IPv4 addresses without a port.
 _IPV4 = re.compile(rb"%b(?:\.%b){3}" % (_BYTE, _BYTE))
 
 
@@ -78,9 +78,9 @@ def _forwarded_address(element: bytes) -> str | None:
 
 def network(address: str) -> str:
     """
-    Return the network of an IPv6 address.  Return any other C{address} as it is.
+    Return the network of 64 bits of an IPv6 address, and any other C{address} unchanged.
 
-    One client usually has all addresses of an IPv6 network of 64 bits.
+    A client usually has all addresses of such a network.
     """
     return _network_of_64_bits(address) if ":" in address else address
 
@@ -94,8 +94,8 @@ class Clients:
     """
     The trusted proxies, and the clients behind them.
 
-    @ivar peer: the method L{_make_peer} with a cache.  So the connections of one client
-        share an object.
+    @ivar peer: the method L{_make_peer} with a cache, so that the connections of a client
+        share one L{Peer}.
     """
 
     def __init__(self, proxies: Iterable[str] = ()) -> None:
@@ -125,10 +125,12 @@ class Clients:
         """
         Return the IP address of the client that sent a request, or C{""} if it has none.
 
-        Each proxy appends the address that it received the request from.  So the list is
-        searched from its end, and the first address that is not a trusted proxy is the
-        client.  Everything before this address may be forged.  The search also ends before
-        an element that is not an IP address, and returns the last address that was read.
+        C{X-Forwarded-For} is a list.  Each proxy appends the address that it received the
+        request from.  So the list is searched from its end, and the first address that is
+        not a trusted proxy is the client.  Everything before this address may be forged.
+
+        If an element is not an IP address, the search ends.  Then the address after this
+        element is returned, or the peer's address if it is the last element.
 
         @param forwarded: the values of C{X-Forwarded-For}, if there are any.
         """
@@ -136,8 +138,8 @@ class Clients:
         if forwarded is None or not peer.trusted:
             return address
         for element in reversed(b",".join(forwarded).split(b",")):
-            # Most elements are IPv4 addresses.  Few of these come twice, so a cache as that
-            # of _forwarded_address would not help.
+            # An IPv4 address is found without the cache of _forwarded_address, because few
+            # of these addresses come twice.
             if _IPV4.fullmatch(element):
                 forwarded_address: str | None = element.decode()
             else:
@@ -164,7 +166,7 @@ class Clients:
 @frozen(eq=False)
 class Peer:
     """
-    The peer of a connection: what responses depend on.
+    The facts about the peer of a connection on which responses depend.
 
     @ivar address: the peer's IP address; C{""} if the peer has none, as on a Unix socket.
     @ivar trusted: whether the peer is a trusted proxy.
@@ -187,7 +189,6 @@ class RateLimit:
     client will be full again.  A client without a stored time has its full allowance, so
     the limit may forget a time that is past.
 
-    @ivar rate: how many requests a second each client may send.
     """
 
     def __init__(self, rate: int, seconds: Callable[[], float] = time.monotonic) -> None:
@@ -201,9 +202,9 @@ class RateLimit:
 
     def take(self, address: str) -> bool:
         """
-        Return whether a client may send a request now, and count this request.
+        Count a request of a client, and return whether it is within the limit.
 
-        A refused request does not reduce the client's allowance.
+        A request above the limit does not reduce the client's allowance.
 
         @param address: the client's IP address; C{""} if the client has none.
         """
@@ -213,12 +214,12 @@ class RateLimit:
         full_time = max(full_at.pop(client, now), now)
         allowed = full_time - now <= self._burst
         full_at[client] = full_time + self._cost if allowed else full_time
-        if len(full_at) > MAX_ADDRESSES:
+        if len(full_at) > MAX_CLIENTS:
             self._forget(now)
         return allowed
 
     def _forget(self, now: float) -> None:
         full_at = self._full_at
         full_clients = [client for client, time in full_at.items() if time <= now]
-        for client in full_clients or list(full_at)[: MAX_ADDRESSES // 4]:
+        for client in full_clients or list(full_at)[: MAX_CLIENTS // 4]:
             del full_at[client]

@@ -1,8 +1,8 @@
 """
 Server-Sent Events, which show the cursor whenever it moves.
 
-A stream sends states, not transitions.  If a client is too slow for all states, it gets the
-newest one, so a stream needs no queue.  While there are streams, a timer compares the
+Each event has the state at one moment.  A client that is too slow to get every state gets
+the newest one, so a stream needs no queue.  While there are streams, a timer compares the
 cursor with the last state that each stream has sent.  The committer does not call the
 streams, so a step costs the same with many streams.
 
@@ -108,8 +108,8 @@ class CursorStream:
         connected.
     @ivar skips_next: whether the next comparison skips this stream, because the stream has
         just begun.
-    @ivar workers: the last event about the workers that was sent.  C{None} if the client
-        did not ask for these events.
+    @ivar workers: the last event about the workers that was sent; C{b""} if the worker has
+        no supervisor; C{None} if the client did not ask for these events.
     """
 
     _writer: StreamWriter | None = None
@@ -248,8 +248,7 @@ class Events:
             stream.end()
 
     def _compare_later(self) -> None:
-        # The next comparison comes a whole interval after this one, even if this one was
-        # late.
+        # This comparison may be late.  The interval before the next one begins now.
         self._timer_runs = True
         self._call_later(EVENT_INTERVAL_SECONDS, self._compare)
 

@@ -28,7 +28,7 @@ class FairQueue:
     """
     A queue in which clients take turns.
 
-    A client with hundreds of requests delays another client by one piece of work only.
+    If a client has hundreds of requests, another client waits for only one of them.
     """
 
     def __init__(

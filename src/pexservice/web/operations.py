@@ -154,7 +154,7 @@ class RequestChecker:
 
         def allowed_origin(values: Sequence[bytes]) -> bytes:
             # All origins that are not allowed have the same meaning.
-            return values[0] if self.access.is_allowed(values) else b""
+            return values[0] if self.access.allows_origin(values) else b""
 
         return {**DECIDING_HEADERS, ORIGIN: allowed_origin}
 

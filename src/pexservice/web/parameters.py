@@ -1,8 +1,8 @@
 """
 The headers and query parameters that the service reads.
 
-No other module reads a header that is not in L{HEADERS}; a test checks this.  So a response
-depends only on the request line and on the headers in this table.
+The modules of the service read only headers that are in L{HEADERS}; a test checks this.  So
+a response depends only on the request line and on the headers in this table.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ SEC_FETCH_SITE = b"sec-fetch-site"
 TRANSFER_ENCODING = b"transfer-encoding"
 USER_AGENT = b"user-agent"
 
-#: With these headers, browsers mark a prefetch, which is a request that their user did not
-#: ask for.
+#: With these headers, browsers mark a prefetch, which is a request that they send before
+#: their user asks for it.
 PREFETCH_HEADERS = (b"sec-purpose", b"purpose", b"x-moz")
 
-#: Every header that the service reads, by its name in small letters.  The service does not
-#: read C{Cookie} and C{Proxy-Authorization}.  They are in this table so that the parser
-#: does not cache these secrets.
+#: Every header that the service reads, by its name in small letters.  The service ignores
+#: C{Cookie} and C{Proxy-Authorization}.  They are in this table so that the parser does not
+#: cache their values, which are secrets.
 HEADERS: Mapping[bytes, HeaderRole] = {
     ACCEPT: HeaderRole.DECIDES,
     CONNECTION: HeaderRole.DECIDES,
@@ -132,14 +132,14 @@ def is_prefetch(headers: RequestHeaders) -> bool:
 #: much.  Browsers send 140 bytes.
 MAX_ACCEPT_BYTES = 512
 
-# The quoted value of a parameter.  The second quote may be missing.  The pattern matches at
-# every quote and its quantifier is possessive, so no byte is read twice.
+# The quoted value of a parameter.  The second quote may be missing.  The quantifier *+
+# never gives bytes back, so the search takes linear time.
 _QUOTED = re.compile(rb'"%b*+"?' % rb'(?:[^"\\]|\\.?)', re.DOTALL)
 
 _QUALITY = re.compile(rb"[0-9]+(?:\.[0-9]*)?")
 
-#: The quality of each media range, by C{b"type/subtype"} in small letters.  The same range
-#: may be listed several times, with different parameters.  Then the highest quality counts.
+#: The quality of each media range, by C{b"type/subtype"} in small letters.  If a range is
+#: listed several times, with different parameters, the highest quality counts.
 Ranges = Mapping[bytes, float]
 
 
@@ -240,7 +240,7 @@ def preferences(headers: RequestHeaders) -> Preferences:
 
 class Persistence(NamedTuple):
     """
-    Whether C{Connection} asks to close or to keep the connection; it may ask for neither.
+    What C{Connection} asks for: to close the connection, to keep it, or neither.
     """
 
     closes: bool

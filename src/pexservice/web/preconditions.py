@@ -9,20 +9,20 @@ is weak; any other tag is strong.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
 from pexservice.web.responses import ETAG_SUFFIXES, Header, Response
 
-# One element of a list is a tag, which may be missing, and the comma after this tag.  A
-# list cannot be split at its commas, because opaque parts may contain commas too.  Each
-# blank matches at one place of the pattern only.  Otherwise many blanks in a row would take
-# quadratic time.
+# An element of a list: a tag, which may be missing, and the comma after it.  A list cannot
+# be split at its commas, because opaque parts may contain commas too.  Each blank can match
+# at one place of the pattern only.  Otherwise many blanks in a row would take quadratic
+# time.
 _TAG_IN_LIST = re.compile(
     rb'[ \t]*(?:(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)'
 )
@@ -50,30 +50,23 @@ class ETags:
     """
 
     anything: bool
-    strong: Collection[bytes] = ()
-    weak: Collection[bytes] = ()
+    strong: set[bytes] = field(factory=set)
+    weak: set[bytes] = field(factory=set)
 
     def match_strongly(self, state: State) -> bool:
         """
-        Return whether C{state} is listed by C{If-Match}, where a weak tag matches nothing.
+        Return whether C{If-Match} lists C{state}.  A weak tag matches nothing there.
         """
-        if self.anything:
-            return True
-        strong = self.strong
-        return any(tag in strong for tag in etags_of(state.revision))
+        return self.anything or not self.strong.isdisjoint(etags_of(state.revision))
 
     def match_weakly(self, state: State) -> bool:
         """
-        Return whether C{state} is listed by C{If-None-Match}, where weak tags match too.
+        Return whether C{If-None-Match} lists C{state}.  A weak tag matches there too.
         """
-        if self.anything:
+        tags = etags_of(state.revision)
+        if self.anything or not self.strong.isdisjoint(tags):
             return True
-        strong, weak = self.strong, self.weak
-        # A generator for any() would take more time than the comparisons.
-        for tag in etags_of(state.revision):  # noqa: SIM110 see above
-            if tag in strong or tag in weak:
-                return True
-        return False
+        return not self.weak.isdisjoint(tags)
 
     def lists(self, opaque: str) -> bool:
         """
@@ -135,7 +128,7 @@ def parse_etags(name: str, values: Sequence[bytes]) -> ETags:
     if len(values) == 1:
         match = _ONE_TAG.fullmatch(values[0])
         if match is not None:
-            return ETags(False, match.groups())  # noqa: FBT003 anything
+            return ETags(anything=False, strong={match[1]})
     value = b",".join(values).strip(b" \t")
     if value == b"*":
         return ETags(anything=True)

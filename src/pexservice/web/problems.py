@@ -27,7 +27,7 @@ TYPE_PREFIX = "urn:problem-type:pexservice:"
 @frozen
 class Problem(Exception):
     """
-    The reason why a request is refused or fails, in words for its client.
+    The reason why a request is refused or fails, in words for the client.
 
     @ivar name: the last part of the problem type.  Clients compare it, so it never changes.
     @ivar detail: one line, which says what is wrong and what to do.
@@ -54,7 +54,7 @@ class Problem(Exception):
             body = f"{json.dumps(members)}\n".encode()
         else:
             body = f"{self.detail}\n".encode()
-        # self.headers may replace Cache-Control and Vary: those of a 412 describe a state.
+        # A 412 describes a state, and has its own Cache-Control and Vary in self.headers.
         headers = {
             b"Content-Type": CONTENT_TYPES[representation],
             b"Cache-Control": b"no-store",

@@ -67,7 +67,9 @@ class Stream(Protocol):
 @frozen
 class Response:
     """
-    A response.  If there is a C{stream}, the stream sends the body.
+    A response.
+
+    @ivar stream: sends the body piece by piece, instead of C{body}.
     """
 
     status: int

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from pexservice.web.clients import MAX_ADDRESSES, RateLimit, network
+from pexservice.web.clients import MAX_CLIENTS, RateLimit, network
 from tests.support.fakes import Turns
 
 ONE = "10.0.0.1"
@@ -29,15 +29,15 @@ def test_client_may_send_its_rate_at_once_or_spread(rate: int) -> None:
 def test_memory_is_bounded_by_recent_clients_and_a_maximum() -> None:
     clock = Turns()
     limit = RateLimit(10, clock.seconds)
-    for number in range(2 * MAX_ADDRESSES):
+    for number in range(2 * MAX_CLIENTS):
         limit.take(str(number))
         clock.rightNow += 1e-7
-        assert len(limit._full_at) <= MAX_ADDRESSES
+        assert len(limit._full_at) <= MAX_CLIENTS
     clock.rightNow += 1
-    for number in range(MAX_ADDRESSES):
+    for number in range(MAX_CLIENTS):
         limit.take(f"x{number}")
         clock.rightNow += 1
-    assert len(limit._full_at) <= MAX_ADDRESSES
+    assert len(limit._full_at) <= MAX_CLIENTS
 
 
 @pytest.mark.parametrize(
