@@ -107,10 +107,7 @@ class Committer(GroupCommit):
         if self._refusal is not None:
             self.counts.count(NOT_STORED, step.transition.code)
             waiter.fail(self._refusal)
-        elif (
-            step.key is not None
-            and (first_use := self._find_first_use(step.key)) is not None
-        ):
+        elif step.key is not None and (first_use := self._find_use(step.key)) is not None:
             self._respond_to_used_key(step, waiter, *first_use)
         elif step.precondition is not None and not step.precondition(self._latest):
             # This batch makes the latest state durable, if it is not durable already.
@@ -121,20 +118,20 @@ class Committer(GroupCommit):
         else:
             self._add(step, waiter)
 
-    def _find_first_use(self, key: bytes) -> tuple[KeyUse, PendingBatch | None] | None:
+    def _find_use(self, key: bytes) -> tuple[KeyUse, PendingBatch | None] | None:
         """
         Find the first use of an idempotency key.
 
         @return: C{None} if the key was not used.  Otherwise the first use, and the batch
             with the first use; C{None} for the batch if the first use is durable.
         """
-        if (in_batch := self._find_first_use_in_batches(key)) is not None:
+        if (in_batch := self._find_use_in_batches(key)) is not None:
             return in_batch
         first_use = self._remembered_keys.find(key)
         return None if first_use is None else (first_use, None)
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
-        # From now on, _find_first_use_in_batches does not find the keys of this batch.
+        # From now on, _find_use_in_batches does not find the keys of this batch.
         self._remembered_keys.add(batch.keys)
         super()._commit_succeeded(batch, after)
 

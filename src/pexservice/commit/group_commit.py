@@ -298,7 +298,7 @@ class GroupCommit:
     def _state_at(self, revision: int, position: int) -> State:
         return _cached_state_at(revision, position)
 
-    def _find_first_use_in_batches(self, key: bytes) -> tuple[KeyUse, PendingBatch] | None:
+    def _find_use_in_batches(self, key: bytes) -> tuple[KeyUse, PendingBatch] | None:
         """
         Find an idempotency key in the open batch and in the committing batch.
 

@@ -270,7 +270,7 @@ class OptimisticCommitter(GroupCommit):
         """
         key = step.key
         if key is not None:
-            first_use = self._find_first_use_in_batches(key)
+            first_use = self._find_use_in_batches(key)
             if first_use is not None:
                 self._respond_to_used_key(step, waiter, *first_use)
                 return
@@ -345,7 +345,7 @@ class OptimisticCommitter(GroupCommit):
         if step.key is None:
             recalled(None)
             return None
-        first_use = self._find_first_use_in_batches(step.key)
+        first_use = self._find_use_in_batches(step.key)
         if first_use is not None:
             self._respond_to_used_key(step, waiter, *first_use)
             return None
