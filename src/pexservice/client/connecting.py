@@ -1,5 +1,5 @@
 """
-The connections to a server: TCP, TLS and Unix sockets.
+The connections to a server, over TCP, TLS or a Unix socket, and their permanent errors.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ from twisted.web.client import URI, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from pexservice.client.errors import BadAddress
+from pexservice.client.errors import (
+    BadAddress,
+    CertificateRefused,
+    CursorError,
+    UnexpectedAnswer,
+)
 from pexservice.core.base_url import BaseURL
+from pexservice.core.failures import causes, describe
 from pexservice.core.text import quoted
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -49,6 +55,10 @@ _FINAL_STATUS = re.compile(rb"HTTP/\d\.\d [2-9]\d\d\b")
 _CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----", re.ASCII
 )
+
+#: OpenSSL's words for an untrusted certificate, and for data that is not TLS.
+_UNTRUSTED = "certificate verify failed"
+_NO_TLS = ("wrong version number", "packet length too long", "http request")
 
 
 class BadHead(Exception):
@@ -178,3 +188,30 @@ def _authorities(ssl: ModuleType, ca_file: str) -> Any:
     if not authorities:
         raise BadAddress(f"{ca_file}: the file has no certificate in PEM format")
     return ssl.trustRootFromCertificates(authorities)
+
+
+def permanent_error(url: str, error: BaseException) -> CursorError | None:
+    """
+    Return the exception for an error that another attempt would meet again.
+
+    @return: C{None} if another attempt may succeed.
+    """
+    text = describe(error)
+    for cause in causes(error):
+        if isinstance(cause, BadHead):
+            return UnexpectedAnswer(f"{url}: {cause}", maybe_performed=True)
+        # pyOpenSSL and service_identity may not be installed, so this function knows their
+        # classes by the names of their modules.
+        module = type(cause).__module__.partition(".")[0]
+        if module == "service_identity":
+            return CertificateRefused(
+                f"{url}: expected a certificate for this host, got one for another name"
+            )
+        if module == "OpenSSL" and _UNTRUSTED in text:
+            return CertificateRefused(
+                f"{url}: expected a certificate by a trusted authority, got none ({text});"
+                " name its authority in a CA file"
+            )
+        if module == "OpenSSL" and any(phrase in text for phrase in _NO_TLS):
+            return UnexpectedAnswer(f"{url}: expected TLS, got something else ({text})")
+    return None

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, Self
 
 from twisted.internet.defer import DeferredList
 from twisted.web.client import Agent, HTTPConnectionPool
-from twisted.web.iweb import IAgent
+from twisted.web.iweb import IAgent, IResponse
 
 from pexservice.client.connecting import make_endpoint, make_pool
 from pexservice.client.errors import BadAddress, CursorError, OutcomeUnknown, Unanswered
 from pexservice.client.events import EventStream, watch
-from pexservice.client.responses import ReceivedResponse, read_response, state_of, steps_of
-from pexservice.client.retrying import Content, RetryingClient
+from pexservice.client.responses import receive_page, receive_state
+from pexservice.client.retrying import Content, Request, RetryingClient
 from pexservice.client.state import State, Step
 from pexservice.core.base_url import DEFAULT_BASE_URL, BaseURL
 
@@ -143,7 +143,7 @@ class Cursor:
         @raise Unanswered: no final response arrived.
         @raise CursorError: the response contains no state.
         """
-        return await self._call(b"GET", "/current", {}, deadline, state_of)
+        return await self._call(Request(b"GET", "/current"), deadline, receive_state)
 
     async def next(
         self,
@@ -207,15 +207,15 @@ class Cursor:
             path = f"/history?limit={size}"
             if before is not None:
                 path += f"&before={before}"
-            read = partial(steps_of, before=before)
-            steps, more = await self._call(b"GET", path, {}, None, read)
-            for step in steps:
+            receive = partial(receive_page, before=before)
+            page = await self._call(Request(b"GET", path), None, receive)
+            for step in page.steps:
                 yield step
-            if not more:
+            if not page.more:
                 return
-            before = steps[-1].revision
+            before = page.steps[-1].revision
             if remaining is not None:
-                remaining -= len(steps)
+                remaining -= len(page.steps)
 
     def watch(self) -> AsyncIterator[State]:
         """
@@ -230,17 +230,13 @@ class Cursor:
 
     async def _call(
         self,
-        method: bytes,
-        path: str,
-        headers: Mapping[str, str],
+        request: Request,
         deadline: float | None,
-        read: Callable[[ReceivedResponse], Content],
+        receive: Callable[[IResponse, str], Awaitable[Content]],
     ) -> Content:
         if deadline is None:
             deadline = self.deadline
-        return await self._client.call(
-            method, path, headers, deadline, receive=read_response, read=read
-        )
+        return await self._client.call(request, deadline, receive)
 
     async def _step(
         self, name: str, if_revision: int | None, key: str | None, deadline: float | None
@@ -252,8 +248,9 @@ class Cursor:
         headers = {"Idempotency-Key": key}
         if if_revision is not None:
             headers["If-Match"] = f'"{if_revision}"'
+        request = Request(b"POST", f"/{name}", headers)
         try:
-            return await self._call(b"POST", f"/{name}", headers, deadline, state_of)
+            return await self._call(request, deadline, receive_state)
         except Unanswered as error:
             raise outcome_unknown(name, key, error) from error
         except CursorError as error:

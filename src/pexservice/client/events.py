@@ -8,9 +8,8 @@ import math
 import re
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredQueue, succeed
+from twisted.internet.defer import DeferredQueue
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -25,9 +24,10 @@ from pexservice.client.responses import (
     close,
     error_of,
     read_response,
+    receive_state,
     state_of,
 )
-from pexservice.client.retrying import RetryingClient, backoff
+from pexservice.client.retrying import Request, RetryingClient, backoff
 from pexservice.client.state import State
 
 #: How long a stream may be silent.  A service sends a heartbeat every 15 seconds.
@@ -118,12 +118,10 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     """
     latest: State | None = None
     failures = 0
-    receive = partial(_receive_stream, client.clock)
+    receive_stream = partial(_receive_stream, client.clock)
     while not client.closed:
         try:
-            state = await client.call(
-                b"GET", "/current", {}, math.inf, receive=read_response, read=state_of
-            )
+            state = await client.call(Request(b"GET", "/current"), math.inf, receive_state)
             if state != latest:
                 latest = state
                 yield state
@@ -131,9 +129,8 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
                 "Accept": "text/event-stream",
                 "Last-Event-ID": str(latest.revision),
             }
-            stream = await client.call(
-                b"GET", "/events", headers, math.inf, receive=receive, read=_stream_of
-            )
+            request = Request(b"GET", "/events", headers)
+            stream = await client.call(request, math.inf, receive_stream)
         except CursorError:
             if client.closed:
                 return
@@ -154,19 +151,12 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
         failures += 1
 
 
-def _receive_stream(clock: IReactorTime, response: IResponse, url: str) -> Deferred[Any]:
-    """
-    Return the stream, or the response that arrived instead of a stream.
-    """
+async def _receive_stream(
+    clock: IReactorTime, response: IResponse, url: str
+) -> EventStream:
     types = response.headers.getRawHeaders(b"content-type", [b""])
-    if response.code != OK or not types[-1].startswith(b"text/event-stream"):
-        return read_response(response, url)
+    if not types[-1].startswith(b"text/event-stream"):
+        raise error_of(await read_response(response, url))
     stream = EventStream(clock, url)
     response.deliverBody(stream)
-    return succeed(stream)
-
-
-def _stream_of(received: EventStream | ReceivedResponse) -> EventStream:
-    if isinstance(received, ReceivedResponse):
-        raise error_of(received)
-    return received
+    return stream

@@ -1,5 +1,5 @@
 """
-Responses: how they are read, and what they mean.
+Responses: how the client reads their bodies, and which content or error they contain.
 
 If no pexservice can have sent a response, the functions raise L{UnexpectedAnswer}, whose
 message says what was expected and what was received.
@@ -30,7 +30,7 @@ OK = 200
 #: The limit for the body of a successful response: three values of 80 million digits.
 MAX_CONTENT_BYTES = 256 << 20
 
-#: The limit for the body of any other response.  The rest is not read.
+#: The limit for the body of any other response.  The client does not read the rest.
 MAX_ERROR_CONTENT_BYTES = 64 << 10
 
 _PROBLEM_TYPE = "urn:problem-type:pexservice:"
@@ -63,6 +63,18 @@ class ReceivedResponse:
         """
         message = f"{self.url}: expected {expected}, got {received}"
         return UnexpectedAnswer(message, maybe_performed=True)
+
+
+@frozen
+class HistoryPage:
+    """
+    One page of the history.
+
+    @ivar more: whether there are more pages.
+    """
+
+    steps: list[Step]
+    more: bool
 
 
 class _BodyCollector(Protocol):
@@ -121,13 +133,30 @@ def read_response(response: IResponse, url: str) -> Deferred[ReceivedResponse]:
     )
 
 
+async def receive_state(response: IResponse, url: str) -> State:
+    """
+    Read the body of C{response}, and return the state in this body.
+
+    @raise UnexpectedAnswer: the body contains no state.
+    """
+    return state_of(await read_response(response, url))
+
+
+async def receive_page(response: IResponse, url: str, before: int | None) -> HistoryPage:
+    """
+    Read the body of C{response}, and return the page of the history in this body.
+
+    @param before: the revision in the request: all steps must have lower revisions.
+    @raise UnexpectedAnswer: the body contains no such page.
+    """
+    return _page_of(await read_response(response, url), before)
+
+
 def state_of(response: ReceivedResponse) -> State:
     """
     Return the state in an event, or in the response to a step or to C{/current}.
 
-    @raise Refused: the service refused the request.
-    @raise Moved: the step was meant for another revision.
-    @raise UnexpectedAnswer: the response contains no state.
+    @raise UnexpectedAnswer: there is no state.
     """
     content = _content(response)
     with _reading(response, "a state of the cursor"):
@@ -149,14 +178,7 @@ def state_of(response: ReceivedResponse) -> State:
     )
 
 
-def steps_of(response: ReceivedResponse, before: int | None) -> tuple[list[Step], bool]:
-    """
-    Return the steps on a page of the history, and whether there are more pages.
-
-    @param before: the revision in the request: all steps must have lower revisions.
-    @raise Refused: the service refused the request.
-    @raise UnexpectedAnswer: the response is not such a page.
-    """
+def _page_of(response: ReceivedResponse, before: int | None) -> HistoryPage:
     content = _content(response)
     steps: list[Step] = []
     with _reading(response, "a page of the history"):
@@ -172,7 +194,9 @@ def steps_of(response: ReceivedResponse, before: int | None) -> tuple[list[Step]
             )
             before = revision
         more = content["next"] is not None
-    return steps, more and bool(steps)
+    # This is no tuple: in Python 3.11, a coroutine that awaits anext(iterator, default)
+    # cannot receive one.
+    return HistoryPage(steps, more and bool(steps))
 
 
 def _count(value: object) -> int:
@@ -194,8 +218,6 @@ def _reading(response: ReceivedResponse, expected: str) -> Iterator[None]:
 
 
 def _content(response: ReceivedResponse) -> Any:
-    if response.status != OK:
-        raise error_of(response)
     if response.media_type != "application/json":
         kind = printable(response.media_type) or "no type"
         raise response.unexpected(
@@ -210,9 +232,9 @@ def _content(response: ReceivedResponse) -> Any:
 
 def problem_of(response: ReceivedResponse) -> tuple[str, str] | None:
     """
-    Return the name and the printable detail of the service's problem in C{response}.
+    Return the name and the printable detail of a pexservice's problem (RFC 9457).
 
-    @return: C{None} if the response has no such problem.
+    @return: C{None} if the body is no such problem.
     """
     try:
         problem = json.loads(response.body)
@@ -226,6 +248,9 @@ def problem_of(response: ReceivedResponse) -> tuple[str, str] | None:
 
 
 def error_of(response: ReceivedResponse) -> CursorError:
+    """
+    Return the exception for a final response that does not have the requested content.
+    """
     problem = problem_of(response)
     if problem is None:
         received = quoted(response.body)

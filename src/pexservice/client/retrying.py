@@ -1,19 +1,19 @@
 """
-One call: the client sends the same request until a final response, or until the deadline.
+A client that sends a request again and again until a final response arrives.
 
-A request that moves the cursor has an idempotency key, so the repetition is safe.
+A response is final unless its status is in L{RETRIED_STATUSES}.  A request for a step has
+an idempotency key, so the service makes the step only once.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from itertools import count
 from typing import TypeVar
 
-from attrs import define
+from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectError,
@@ -28,31 +28,29 @@ from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
-from pexservice.client.connecting import BadHead
-from pexservice.client.errors import (
-    CertificateRefused,
-    CursorError,
-    Unanswered,
-    UnexpectedAnswer,
+from pexservice.client.connecting import permanent_error
+from pexservice.client.errors import CursorError, Unanswered
+from pexservice.client.responses import (
+    OK,
+    ReceivedResponse,
+    error_of,
+    problem_of,
+    read_response,
 )
-from pexservice.client.responses import ReceivedResponse, problem_of
 from pexservice.client.state import is_number
 from pexservice.core.base_url import BaseURL
-from pexservice.core.failures import causes, describe
+from pexservice.core.failures import describe
 from pexservice.core.text import quoted
 
-#: What an attempt receives: a response with its body, or a stream of events.
-Received = TypeVar("Received")
-
-#: The result of a call: what the response means, for example a state.
+#: What a call returns: the content of the final response, for example a state.
 Content = TypeVar("Content")
 
-#: These statuses are not final: another attempt may get another response.
+#: After a response with one of these statuses, the client tries again.
 RETRIED_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
 
 _TOO_MANY_REQUESTS = 429
 
-#: A response with one of these problems says that the request was not performed.
+#: If a response has one of these problems, the server has not performed the request.
 _NOT_PERFORMED = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
 
 #: The errors of an attempt that got no connection.
@@ -74,26 +72,35 @@ MAX_DELAY_SECONDS = 1.0
 #: If C{Retry-After} is longer, the client waits only for this long.
 _MAX_RETRY_AFTER_SECONDS = 3600.0
 
-#: OpenSSL's words for an untrusted certificate, and for data that is not TLS.
-_UNTRUSTED = "certificate verify failed"
-_NO_TLS = ("wrong version number", "packet length too long", "http request")
+
+@frozen
+class Request:
+    """
+    A request without the server that it goes to.
+
+    @ivar path: the path with the query.
+    """
+
+    method: bytes
+    path: str
+    headers: Mapping[str, str] = field(factory=dict)
 
 
 @define(eq=False)
 class _AttemptFailed(Exception):
     """
-    An attempt failed, and another one may succeed.
+    An attempt failed, and another attempt may succeed.
 
-    @ivar reason: why it failed.
-    @ivar maybe_performed: whether a server may have performed the request.
+    @ivar maybe_performed: whether the server may have performed the request.
     @ivar retry_after: the delay that the server asks for, in seconds.
-    @ivar timed_out: whether the reason is the timeout of the attempt.
+    @ivar cut_short: whether the attempt had less time than C{attempt_timeout}, because the
+        deadline was near.
     """
 
     reason: str
     maybe_performed: bool
     retry_after: float = 0.0
-    timed_out: bool = False
+    cut_short: bool = False
 
 
 @define(eq=False)
@@ -101,18 +108,17 @@ class RetryingClient:
     """
     A client of one or more servers that have the same store.
 
-    Each attempt goes to one server.  The first attempt of a call goes to the server that
-    sent the last final response.  After a failed attempt, the next one goes to the next
-    server.  The servers that were not tried yet share the remaining time equally.
+    Each attempt of a call goes to one server, and the next attempt to the next server.  The
+    first attempt goes to the server that sent the last final response.
 
     @ivar clock: the clock of delays and timeouts.
     @ivar servers: the servers, each with the agent that sends requests to it.
     @ivar headers: the headers of every request.
     @ivar attempt_timeout: how long one attempt may take, in seconds.
-    @ivar on_retry: called with one line after each failed attempt that is repeated.
+    @ivar on_retry: called with the reason of each failed attempt, before the next attempt.
     @ivar closed: true when no attempt may begin any more.
-    @ivar maybe_performed_count: how many attempts servers may have performed, or may still
-        perform.
+    @ivar maybe_performed_count: the number of attempts whose requests servers have
+        performed, may have performed, or may still perform.
     """
 
     clock: IReactorTime
@@ -126,119 +132,129 @@ class RetryingClient:
 
     async def call(
         self,
-        method: bytes,
-        path: str,
-        headers: Mapping[str, str],
+        request: Request,
         deadline: float,
-        *,
-        receive: Callable[[IResponse, str], Deferred[Received]],
-        read: Callable[[Received], Content],
+        receive: Callable[[IResponse, str], Awaitable[Content]],
     ) -> Content:
         """
-        Send a request until a final response arrives, and return what the response means.
+        Send a request until a final response arrives, and return the content.
 
-        @param path: the path with the query.
         @param deadline: how long all attempts may take together, in seconds.
-        @param receive: called with a response and its URL; receives the body.
-        @param read: returns what a final response means, or raises L{CursorError}.
+        @param receive: called with a response of status 200 and its URL; reads the body and
+            returns the content, or raises L{CursorError}.
         @raise Unanswered: no final response arrived in time.
-        @raise CursorError: this client is closed, or the error is permanent, such as a
-            refused certificate.
+        @raise CursorError: the final response has another status than 200; this client is
+            closed; or no attempt can succeed, for example because the client does not trust
+            the server's certificate.
         """
         if self.closed:
             raise CursorError("this client is closed")
         end = self.clock.seconds() + deadline
-        all_headers = Headers(
-            {header: [value] for header, value in {**self.headers, **headers}.items()}
-        )
         first_server, server_count = self._last_server, len(self.servers)
-        maybe_performed, reason = False, ""
-        for attempts_before in count():
-            index = (first_server + attempts_before) % server_count
-            server, agent = self.servers[index]
+        attempt_count, maybe_performed, reason = 0, False, ""
+        fault = "the client was closed before a final response"
+        while not self.closed:
+            server_index = (first_server + attempt_count) % server_count
+            # The servers that were not tried yet share the remaining time equally.
             remaining = max(end - self.clock.seconds(), 0.0)
-            share = remaining / max(server_count - attempts_before, 1)
-            timeout = min(self.attempt_timeout, share)
+            share = remaining / max(server_count - attempt_count, 1)
+            seconds = min(self.attempt_timeout, share)
+            attempt_count += 1
             self.maybe_performed_count += 1
-            request = agent.request(method, f"{server.url}{path}".encode(), all_headers)
-            url = f"{server.text.rstrip('/')}{path}"
             try:
-                received = await self._attempt(
-                    request.addCallback(receive, url), url, timeout
-                )
-                self._last_server = index
-                return read(received)
-            except CursorError as error:
-                error.maybe_performed |= maybe_performed
-                raise
-            except _AttemptFailed as failure:
-                self.maybe_performed_count -= not failure.maybe_performed
-                maybe_performed |= failure.maybe_performed
-                # If the deadline ended this attempt, an earlier reason says more.
-                if not (reason and failure.timed_out and timeout == remaining):
-                    reason = failure.reason
-                asked_delay = failure.retry_after
+                return await self._attempt(server_index, request, seconds, receive)
+            except (CursorError, _AttemptFailed) as error:
+                if not error.maybe_performed:
+                    self.maybe_performed_count -= 1
+                maybe_performed |= error.maybe_performed
+                if isinstance(error, CursorError):
+                    error.maybe_performed = maybe_performed
+                    raise
+                failure = error
+            # The timeout of a short attempt says less than an earlier reason.
+            if not (reason and failure.cut_short):
+                reason = failure.reason
             # Every server has its turn before the delay grows.
-            delay = max(backoff(attempts_before // server_count), asked_delay)
-            if self.closed or self.clock.seconds() + delay >= end:
+            failed_rounds = (attempt_count - 1) // server_count
+            delay = max(backoff(failed_rounds), failure.retry_after)
+            if self.clock.seconds() + delay >= end:
+                fault = f"no final response within {deadline:g} s"
+                if failure.retry_after:
+                    fault = f"no final response, and the server asks to wait {delay:g} s"
                 break
             self.on_retry(reason)
             await deferLater(self.clock, delay)
-            if self.closed:
-                break
-        if self.closed:
-            fault = "the client was closed before a final response"
-        elif delay == asked_delay:
-            fault = f"no final response, and the server asks to wait {delay:g} s"
-        else:
-            fault = f"no final response within {deadline:g} s"
-        attempts = f"{attempts_before + 1} attempt{'s' * (attempts_before > 0)}"
+        attempts = f"{attempt_count} attempt{'s' if attempt_count > 1 else ''}"
         raise Unanswered(f"{fault} ({attempts}): {reason}", maybe_performed=maybe_performed)
 
     async def _attempt(
-        self, request: Deferred[Received], url: str, seconds: float
-    ) -> Received:
+        self,
+        server_index: int,
+        request: Request,
+        seconds: float,
+        receive: Callable[[IResponse, str], Awaitable[Content]],
+    ) -> Content:
         """
-        Wait for what one attempt receives, and return it if it is final.
+        Send a request to one server, and return the content of its final response.
 
+        @param seconds: how long this attempt may take.
         @raise _AttemptFailed: another attempt may succeed.
         @raise CursorError: another attempt would fail in the same way.
         """
+        server, agent = self.servers[server_index]
+        url = f"{server.text.rstrip('/')}{request.path}"
+        headers = {**self.headers, **request.headers}
 
-        def time_out(result: object, _: float) -> Received:
+        async def send() -> Content:
+            response = await agent.request(
+                request.method,
+                f"{server.url}{request.path}".encode(),
+                Headers({name: [value] for name, value in headers.items()}),
+            )
+            if response.code in RETRIED_STATUSES:
+                raise self._failure_of(await read_response(response, url))
+            self._last_server = server_index
+            if response.code != OK:
+                raise error_of(await read_response(response, url))
+            return await receive(response, url)
+
+        def time_out(result: object, _: float) -> Content:
             reason, connected = f"no response within {seconds:.3g} s", True
             if isinstance(result, Failure) and result.check(*_NO_CONNECTION):
                 reason, connected = f"no connection, and {reason}", False
-            raise _AttemptFailed(f"{url}: {reason}", connected, timed_out=True)
+            cut_short = seconds < self.attempt_timeout
+            raise _AttemptFailed(f"{url}: {reason}", connected, cut_short=cut_short)
 
-        request.addTimeout(seconds, self.clock, time_out)
+        sending = Deferred.fromCoroutine(send()).addTimeout(seconds, self.clock, time_out)
         # A cancelled request may fail with another error than CancelledError, for example
         # with DNSLookupError.  A second Deferred always fails with CancelledError.
-        ended: Deferred[Received] = Deferred()
-        request.chainDeferred(ended)
+        ended: Deferred[Content] = Deferred()
+        sending.chainDeferred(ended)
         try:
-            received = await ended
+            return await ended
         except CancelledError:
-            request.cancel()
+            sending.cancel()
             raise
         except _RETRIED_ERRORS as error:
-            _raise_if_permanent(url, error)
+            if (permanent := permanent_error(url, error)) is not None:
+                raise permanent from error
             connected = not isinstance(error, _NO_CONNECTION)
             raise _AttemptFailed(f"{url}: {describe(error)}", connected) from error
-        if (
-            not isinstance(received, ReceivedResponse)
-            or received.status not in RETRIED_STATUSES
-        ):
-            return received
-        name, detail = problem_of(received) or (None, quoted(received.body))
+
+    def _failure_of(self, response: ReceivedResponse) -> _AttemptFailed:
+        """
+        Return the exception for a response that is not final.
+        """
+        name, detail = problem_of(response) or (None, quoted(response.body))
         described = f"{name}: {detail}" if name else detail
-        # Retry-After is about one server, so it only counts if the next attempt goes to the
-        # same server.  With a 429 it always counts, because a rate limit may apply to all.
-        heeds_delay = len(self.servers) == 1 or received.status == _TOO_MANY_REQUESTS
-        raise _AttemptFailed(
-            f"{url}: status {received.status}: {described}",
+        # Retry-After is about one server, so the client heeds it only if the next attempt
+        # goes to the same server.  The client always heeds it after a 429, because a rate
+        # limit may apply to all servers.
+        heeds_delay = len(self.servers) == 1 or response.status == _TOO_MANY_REQUESTS
+        return _AttemptFailed(
+            f"{response.url}: status {response.status}: {described}",
             maybe_performed=name not in _NOT_PERFORMED,
-            retry_after=retry_after(received.headers) if heeds_delay else 0.0,
+            retry_after=retry_after(response.headers) if heeds_delay else 0.0,
         )
 
 
@@ -271,27 +287,3 @@ def retry_after(headers: Mapping[str, str]) -> float:
     except (ValueError, OverflowError):
         return 0.0
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
-
-
-def _raise_if_permanent(url: str, error: BaseException) -> None:
-    """
-    Raise the exception for an error that another attempt would not change.
-    """
-    text = describe(error)
-    for cause in causes(error):
-        # pyOpenSSL and service_identity may not be installed, so this function knows their
-        # classes by the names of their modules.
-        module = type(cause).__module__.partition(".")[0]
-        if isinstance(cause, BadHead):
-            raise UnexpectedAnswer(f"{url}: {cause}", maybe_performed=True)
-        if module == "service_identity":
-            raise CertificateRefused(
-                f"{url}: expected a certificate for this host, got one for another name"
-            )
-        if module == "OpenSSL" and _UNTRUSTED in text:
-            raise CertificateRefused(
-                f"{url}: expected a certificate by a trusted authority, got none ({text});"
-                " name its authority in a CA file"
-            )
-        if module == "OpenSSL" and any(phrase in text for phrase in _NO_TLS):
-            raise UnexpectedAnswer(f"{url}: expected TLS, got something else ({text})")
