@@ -1,5 +1,5 @@
 """
-The cursor for programs without a reactor.
+A client of a service, for programs that do not run Twisted's reactor.
 
 A process has one reactor, which can run only once.  So the first L{BlockingCursor} starts
 the reactor in a thread, and the reactor runs until the process ends.
@@ -29,7 +29,7 @@ from pexservice.client.cursor import (
     TIMEOUT_SECONDS,
     Cursor,
     new_key,
-    outcome_unknown,
+    unanswered_step,
 )
 from pexservice.client.errors import OutcomeUnknown, Unanswered
 from pexservice.client.state import State, Step
@@ -37,12 +37,12 @@ from pexservice.client.state import State, Step
 Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
 
-#: A call waits in intervals of this length, because a signal that arrives just before a
-#: wait begins does not end that wait.
+#: How long a call waits before it looks for a signal.  A signal that arrives just before a
+#: wait does not end the wait, so a call waits many times instead of once.
 POLL_INTERVAL_SECONDS = 0.1
 
-#: A call waits longer than its timeout, in case the reactor is late.  An interrupted call
-#: also waits for this long until it is cancelled.
+#: How much longer than its timeout a call waits, in case the reactor is late, and how long
+#: an interrupted call waits for its cancellation.
 LATE_REACTOR_SECONDS = 2.0
 
 _START_POLL_SECONDS = 0.001
@@ -110,21 +110,23 @@ def wait(
     """
     Make a call in the reactor's thread, wait for it in this thread, and return its result.
 
-    If the wait is interrupted, the call is cancelled, and sends nothing more.
+    If an exception such as C{KeyboardInterrupt} ends the wait, the call is cancelled, so it
+    sends nothing more.
 
-    @param timeout: the call ends by itself after this many seconds.
-    @raise Unanswered: the call has not ended in time, because the reactor is blocked.
+    @param timeout: how long the call may take, in seconds.  The call itself must end then.
+    @raise Unanswered: the call did not end, because another function blocks the reactor.
     """
     reactor = running_reactor()
     calls: list[Deferred[Value]] = []
     results: list[Any] = []
-    # This is a lock of the interpreter.  A class such as threading.Event is written in
-    # Python, so an interrupt could leave its lock locked.
+    # The interpreter implements this lock.  A class such as threading.Event is written in
+    # Python, so an interrupt could leave the lock inside it locked.
     waiting = threading.Lock()
     waiting.acquire()
 
     def begin() -> None:
-        # maybeDeferred, because a wrong argument raises TypeError, which must end the wait.
+        # A wrong argument raises TypeError.  maybeDeferred makes a failure of this exception,
+        # so that it ends the wait.
         calls.append(maybeDeferred(cast(Any, call)))
         calls[0].addBoth(end)
 
@@ -134,7 +136,7 @@ def wait(
 
     give_up_at = time.monotonic() + timeout + LATE_REACTOR_SECONDS
     try:
-        # Here, because an interrupt can arrive when callFromThread has just ended.
+        # This call is in the try block, because an interrupt can arrive at its end.
         reactor.callFromThread(begin)
         while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
             if time.monotonic() > give_up_at:
@@ -175,10 +177,10 @@ def _blocking(
                 parameters["deadline"],
             )
         except Unanswered as error:
-            # Cursor raises OutcomeUnknown for a step, so this exception is from wait().
+            # Cursor raises OutcomeUnknown for a step, and wait() raises Unanswered.
             if method_name == "current" or isinstance(error, OutcomeUnknown):
                 raise
-            raise outcome_unknown(method_name, parameters["key"], error) from error
+            raise unanswered_step(method_name, parameters["key"], error) from error
 
     return call
 
@@ -187,7 +189,7 @@ class BlockingCursor:
     """
     A L{Cursor} whose calls block until they have ended.  Every thread may make calls.
 
-    @ivar cursor: this cursor, for functions in the reactor's thread.
+    @ivar cursor: the L{Cursor}, which only functions in the reactor's thread may use.
     """
 
     def __init__(
@@ -247,14 +249,14 @@ class BlockingCursor:
         self, *, before: int | None = None, limit: int | None = None
     ) -> Iterator[Step]:
         """
-        Yield the steps that were made, newest first; see L{Cursor.history}.
+        Yield the steps that the service remembers, newest first; see L{Cursor.history}.
         """
         steps = self.cursor.history(before=before, limit=limit)
         return _iterate(steps, self.cursor.deadline)
 
     def watch(self) -> Iterator[State]:
         """
-        Yield the present state, and then each newer one; see L{Cursor.watch}.
+        Yield the present state, and then newer states; see L{Cursor.watch}.
         """
         return _iterate(self.cursor.watch(), math.inf)
 
@@ -270,7 +272,7 @@ def _iterate(items: AsyncIterator[Value], timeout: float) -> Iterator[Value]:
         while (item := wait(next_item, timeout)) is not None:
             yield item
     finally:
-        # Only the reactor's thread may close the iterator.  In a forked child, there is no
-        # such thread, and nothing to close.
+        # Only the reactor's thread may close the iterator.  A forked child has no such
+        # thread, and does not own the iterator's connection.
         if _process_id == os.getpid():
             running_reactor().callFromThread(close)

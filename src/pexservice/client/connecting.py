@@ -37,17 +37,17 @@ from pexservice.core.text import quoted
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 
-#: The delay before the next address of a host name is tried.  If there is only one address
-#: and it refuses, Twisted also waits for this long before it reports that.  Twisted's
-#: default is 0.3 s.
+#: The delay before Twisted tries the next address of a host name.  Twisted also waits for
+#: this long before it reports that the only address refuses connections, so Twisted's
+#: default of 0.3 s would delay every attempt.
 NEXT_ADDRESS_DELAY_SECONDS = 0.05
 
-#: How long an idle connection stays open.  A service and nginx keep it open for longer, so
-#: the client rarely writes to a connection that the server is closing.
+#: How long the client keeps an idle connection open.  A service and nginx keep it open for
+#: longer, so the client rarely sends a request while the server closes the connection.
 IDLE_CONNECTION_SECONDS = 30
 
-#: The limit for a response's status line and headers, including all interim responses.
-#: Twisted only limits the length of a line.
+#: The limit for the head of a response: its status line, its headers, and the interim
+#: responses before it.  Twisted limits only the length of a line.
 MAX_HEAD_BYTES = 256 << 10
 
 _FINAL_STATUS = re.compile(rb"HTTP/\d\.\d [2-9]\d\d\b")
@@ -63,18 +63,16 @@ _NO_TLS = ("wrong version number", "packet length too long", "http request")
 
 class BadHead(Exception):
     """
-    The beginning of a response is not HTTP, or exceeds L{MAX_HEAD_BYTES}.
-
-    The message says what was expected and what was received.
+    The head of a response is not HTTP, or is longer than L{MAX_HEAD_BYTES}.
     """
 
 
 class _BoundedConnection(ProtocolWrapper):
     """
-    A connection of Twisted's HTTP client that limits the head of each response.
+    A connection that limits the head of each response, for Twisted's HTTP client.
     """
 
-    #: The part of the head that was received; C{None} while a body is received.
+    #: The received part of a head; C{None} while a body is received.
     _head: bytes | None = b""
     _head_bytes = 0
     _error: BadHead | None = None
@@ -112,7 +110,7 @@ class _BoundedConnection(ProtocolWrapper):
 
 class BoundingFactory(WrappingFactory):
     """
-    A factory that wraps the connections of another factory in bounded connections.
+    A factory that limits the heads on the connections of another factory.
     """
 
     protocol = _BoundedConnection
@@ -123,7 +121,7 @@ class BoundingFactory(WrappingFactory):
 @frozen
 class ServerEndpoint:
     """
-    The endpoint of one server, which an agent uses for every URL.
+    The endpoint of one server, to which an agent connects for every URL.
     """
 
     _endpoint: IStreamClientEndpoint
@@ -140,7 +138,7 @@ def make_pool(reactor: Any, max_idle_connections: int) -> HTTPConnectionPool:
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = max_idle_connections
     pool.cachedConnectionTimeout = IDLE_CONNECTION_SECONDS
-    # The pool does not know the key of a step, so it cannot decide about a repetition.
+    # RetryingClient repeats failed requests, and must count each attempt.
     pool.retryAutomatically = False
     return pool
 

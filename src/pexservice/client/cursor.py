@@ -1,5 +1,5 @@
 """
-The cursor of a service, for programs with a reactor.
+A client of a service, for programs that run Twisted's reactor.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ DEADLINE_SECONDS = 30.0
 TIMEOUT_SECONDS = 10.0
 MAX_IDLE_CONNECTIONS = 64
 
-#: How long L{Cursor.close} waits until the servers have closed the connections, too.
+#: How long L{Cursor.close} waits for the servers to close their ends of the connections.
 CLOSE_TIMEOUT_SECONDS = 2.0
 
+#: The service's limit for one page of the history.
 _MAX_PAGE_STEPS = 1000
 
 _KEY_FORM = re.compile(r"[!-~]{1,255}", re.ASCII)
@@ -42,12 +43,15 @@ def new_key() -> str:
 
 class Cursor:
     """
-    The cursor of a service.
+    A client that reads and moves the cursor of a service.
 
-    Every step has an idempotency key.  The client sends the step with its key until a final
-    response arrives or the deadline ends.  So the step is never made twice, whatever
-    happens to connections and workers.  After
-    L{OutcomeUnknown<pexservice.client.OutcomeUnknown>}, repeat it with the error's key.
+    The client sends a step until a final response arrives or the deadline passes, each time
+    with the same idempotency key.  The service makes a step with a known key only once, so
+    no step is made twice, even if connections break and workers end.  If a step raises
+    L{OutcomeUnknown<pexservice.client.OutcomeUnknown>}, repeat it with the key in this
+    exception.
+
+    All exceptions are subclasses of L{CursorError<pexservice.client.CursorError>}.
 
     @ivar deadline: how long a call may take with all its attempts, in seconds.
     """
@@ -74,13 +78,14 @@ class Cursor:
         @param timeout: how long one attempt may take, in seconds.
         @param ca_file: a PEM file of authorities to trust instead of the system's.
         @param connections: how many idle connections to each URL stay open.
-        @param on_retry: called with one line after each failed attempt that is repeated.
-        @param reactor: the reactor to use instead of the one that Twisted has installed.
-        @param agent: the agent that sends all requests, instead of the client's own.
+        @param on_retry: called with the reason of each failed attempt, before the next one.
+        @param reactor: by default, the reactor that Twisted has installed.
+        @param agent: the agent that sends all requests; by default, an agent for each URL.
         @raise BadAddress: a URL, the token or the file cannot be used.
         """
         if reactor is None:
-            from twisted.internet import reactor  # noqa: PLC0415 imports install it
+            # This import installs a reactor, so it must not come earlier.
+            from twisted.internet import reactor  # noqa: PLC0415
         headers = {"Accept": "application/json"}
         if token is not None:
             if not _TOKEN_FORM.fullmatch(token):
@@ -93,14 +98,14 @@ class Cursor:
                 server = BaseURL.parse(url)
             except ValueError as error:
                 raise BadAddress(str(error)) from error
-            # Each server has its own pool: a single pool would confuse the connections of
-            # several Unix sockets, which have no host.
+            # Each server has its own pool, because a pool finds connections by their hosts,
+            # and all Unix sockets have the same host.
             pool = make_pool(reactor, connections)
+            self._pools.append(pool)
             server_agent = agent or Agent.usingEndpointFactory(
                 reactor, make_endpoint(server, reactor, ca_file), pool
             )
             servers.append((server, server_agent))
-            self._pools.append(pool)
         self._client = RetryingClient(
             reactor, servers, headers, timeout, on_retry or (lambda _: None)
         )
@@ -125,13 +130,15 @@ class Cursor:
         for stream in list(self._streams):
             stream.end()
         closing = DeferredList([pool.closeCachedConnections() for pool in self._pools])
-        # The timeout is needed because a server may keep its end of a TLS connection open.
+        # A server may keep its end of a TLS connection open, so the wait has a timeout.
         await closing.addTimeout(CLOSE_TIMEOUT_SECONDS, self._client.clock, lambda *_: None)
 
     @property
     def performed_nothing(self) -> bool:
         """
-        Whether this client is closed, and no server can have performed one of its requests.
+        Whether it is certain that no server performed a request of this client.
+
+        False until the client is closed, because another request may follow until then.
         """
         return self._client.closed and self._client.maybe_performed_count == 0
 
@@ -139,9 +146,9 @@ class Cursor:
         """
         Return the state of the cursor.
 
-        @param deadline: the deadline of this call, in seconds.
-        @raise Unanswered: no final response arrived.
-        @raise CursorError: the response contains no state.
+        @param deadline: how long this call may take, in seconds, instead of the client's
+            deadline.
+        @raise Unanswered: no final response arrived before the deadline.
         """
         return await self._call(Request(b"GET", "/current"), deadline, receive_state)
 
@@ -156,13 +163,14 @@ class Cursor:
         Move from position n to n + 1, once.
 
         @param if_revision: make the step only if the cursor is at this revision.
-        @param key: the key of an earlier call whose outcome is unknown; a new random key by
-            default.
-        @param deadline: the deadline of this call, in seconds.
+        @param key: the key of an earlier call whose outcome is unknown; by default, a new
+            random key.
+        @param deadline: how long this call may take, in seconds, instead of the client's
+            deadline.
         @return: the state after the step.
-        @raise Moved: the cursor is at another revision.
-        @raise OutcomeUnknown: no final response arrived.
-        @raise CursorError: the response contains no state.
+        @raise Moved: the cursor is not at C{if_revision}.
+        @raise OutcomeUnknown: no final response arrived before the deadline.
+        @raise BadAddress: the key is not 1 to 255 visible ASCII characters.
         """
         return await self._step("next", if_revision, key, deadline)
 
@@ -194,12 +202,13 @@ class Cursor:
         self, *, before: int | None = None, limit: int | None = None
     ) -> AsyncIterator[Step]:
         """
-        Yield the steps that were made, newest first; pages are read when they are needed.
+        Yield the steps that the service remembers, newest first.
 
-        @param before: yield only steps before this revision.
-        @param limit: yield at most this many steps; all that the service keeps by default.
-        @raise Unanswered: no final response arrived.
-        @raise CursorError: a response contains no steps.
+        The client reads a page of the history when the program needs its first step.
+
+        @param before: yield only steps whose revisions are lower.
+        @param limit: yield at most this many steps; by default, all.
+        @raise Unanswered: no final response arrived before the deadline.
         """
         remaining = limit
         while remaining is None or remaining > 0:
@@ -219,12 +228,13 @@ class Cursor:
 
     def watch(self) -> AsyncIterator[State]:
         """
-        Yield the present state of the cursor, and then each newer one, for ever.
+        Yield the present state of the cursor, and then newer states, for ever.
 
-        If states arrive faster than the program reads them, older ones are left out, never
-        the newest.  Revisions only grow.  A stream that breaks is opened again.
+        If states arrive faster than the program reads them, the program gets only the
+        newest.  The revision of each state is higher than the one before, unless the store
+        was restored.  If the connection breaks, the client opens another one.
 
-        @raise CursorError: the server has no such streams.
+        @raise CursorError: the server refuses the request, or is no pexservice.
         """
         return watch(self._client, self._streams)
 
@@ -252,20 +262,24 @@ class Cursor:
         try:
             return await self._call(request, deadline, receive_state)
         except Unanswered as error:
-            raise outcome_unknown(name, key, error) from error
+            raise unanswered_step(name, key, error) from error
         except CursorError as error:
             error.key = key
             raise
 
 
-def outcome_unknown(step: str, key: str, error: Unanswered) -> OutcomeUnknown:
+def unanswered_step(name: str, key: str, error: Unanswered) -> OutcomeUnknown:
     """
-    Return the exception for the step C{step} that ended with C{error}.
+    Return the exception for a step that got no final response.
+
+    @param name: C{next}, C{previous} or C{reset}.
+    @param error: the exception of the request, which knows nothing of the step.
     """
-    message = f"{step} was not made by this call: {error}"
     if error.maybe_performed:
         message = (
-            f"it is unknown whether {step} was made: {error}; to find out, repeat it with"
+            f"it is unknown whether {name} was made: {error}; to find out, repeat it with"
             f" the key {key}: it is never made twice"
         )
+    else:
+        message = f"{name} was not made by this call: {error}"
     return OutcomeUnknown(message, key=key, maybe_performed=error.maybe_performed)

@@ -1,8 +1,7 @@
 """
-The exceptions of a call.
+The exceptions of the client.
 
-Each message is one printable line.  It says what the client expected and what it received,
-and contains neither a value of the sequence nor a token.
+Each message is one printable line, without values of the sequence and without tokens.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ class CursorError(Exception):
     """
     A call failed.
 
-    @ivar message: one line for people.
-    @ivar key: the idempotency key of the call, if it was a step.  Repeating the step with
-        this key never makes it twice.
-    @ivar maybe_performed: whether a server may have performed the request.  False if no
-        attempt got a connection, or if each response said that the request was not
-        performed.
+    @ivar key: the idempotency key, if the call was a step.  A step that is repeated with
+        its key is never made twice.
+    @ivar maybe_performed: whether a server may have performed the request of this call.
+        False if each attempt got no connection or a response that excludes it.
     """
 
     message: str
@@ -35,14 +32,14 @@ class CursorError(Exception):
 
 class BadAddress(CursorError, ValueError):
     """
-    A base URL, a token, a key or a file of certificates cannot be used.
+    An argument cannot be used: a base URL, a token, a key or a file of certificates.
     """
 
 
 @define(eq=False)
 class Moved(CursorError):
     """
-    The cursor is not at the revision that the step was meant for.  No step was made.
+    The cursor is not at the revision C{if_revision}, so no step was made.
 
     @ivar state: the present state of the cursor.
     """
@@ -60,9 +57,8 @@ class OutcomeUnknown(Unanswered):
     """
     A step received no final response before its deadline.
 
-    If C{maybe_performed} is true, the step may have been made: repeat it with C{key}, and
-    it is made unless it was made before.  If C{maybe_performed} is false, this call did not
-    make the step.
+    If C{maybe_performed} is true, the step may have been made.  If it is false, this call
+    did not make the step.  In both cases, repeat the step with C{key}, to make it once.
     """
 
 

@@ -1,5 +1,5 @@
 """
-The watch of a cursor: Server-Sent Events, over connections that may break.
+C{watch}, which follows a cursor by Server-Sent Events, over connections that may break.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ from pexservice.client.state import State
 #: How long a stream may be silent.  A service sends a heartbeat every 15 seconds.
 SILENCE_TIMEOUT_SECONDS = 45
 
-#: The events of a service have three values of at most 1000 digits.
+#: A stream with a longer event ends.  A service's event has at most 3 x 1000 digits.
 MAX_EVENT_BYTES = 64 << 10
 
-#: The data of an event is read like a response with these headers.
+#: The client decodes the data of an event like a response with these headers.
 _EVENT_HEADERS = {"content-type": "application/json"}
 
 
 def message_of(event: bytes) -> str | None:
     """
-    Return the data of an event, or C{None} if it is no message, for example a heartbeat.
+    Return the data of an event.
+
+    @return: C{None} if the event is no message, for example a heartbeat.
     """
     fields: dict[str, list[str]] = {"data": [], "event": [""]}
     for line in event.decode("utf-8", "replace").split("\n"):
@@ -58,9 +60,9 @@ class EventStream(Protocol, TimeoutMixin):
     The body of a response that is a stream of events.
 
     @ivar url: the URL of the request, for messages.
-    @ivar messages: a queue with the newest message that was not read yet, and with C{None}
-        when the stream has ended.
-    @ivar ended: whether there will be no more messages.
+    @ivar messages: a queue with at most one message, the newest that the program has not
+        read.  After the last message, it has C{None}.
+    @ivar ended: whether no more messages will arrive.
     """
 
     def __init__(self, clock: IReactorTime, url: str) -> None:
@@ -81,7 +83,7 @@ class EventStream(Protocol, TimeoutMixin):
         *events, self._incomplete = re.split(rb"\r?\n\r?\n", self._incomplete + data)
         messages = [message for event in events if (message := message_of(event))]
         if messages and not self.ended:
-            # A reader that is slower than the stream gets the newest message only.
+            # A program that is slower than the stream gets only the newest message.
             self.messages.pending.clear()
             self.messages.put(messages[-1])
         if len(self._incomplete) > MAX_EVENT_BYTES:
@@ -107,14 +109,15 @@ class EventStream(Protocol, TimeoutMixin):
 
 async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncIterator[State]:
     """
-    Yield the present state of the cursor, and then each newer one.
+    Yield the present state of the cursor, and then newer states.
 
-    It reads the present state before it opens a stream.  The stream of a node may be behind
-    this state, so a state of the stream with a lower revision is skipped.  A read is never
-    behind: if its revision is lower than before, the store was restored.
+    This function reads the present state before it opens a stream.  Another node of a
+    cluster may send the stream and know older states, so states of the stream with lower
+    revisions are skipped.  A read returns the present state of the store.  If the revision
+    of a read is lower than before, the store was restored, and the state is yielded.
 
-    @param streams: the open streams.  C{Cursor.close} ends them.
-    @raise CursorError: the server has no such streams.
+    @param streams: the set of open streams, whose owner may end them.
+    @raise CursorError: the server refuses the request, or is no pexservice.
     """
     latest: State | None = None
     failures = 0

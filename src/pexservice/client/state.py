@@ -12,8 +12,8 @@ from attrs import field, frozen
 
 from pexservice.core.sequence import term_at
 
-#: How many digits are converted at a time.  The interpreter's limit can be set to 640
-#: digits, and no lower.
+#: How many digits L{number} converts at a time: fewer than the lowest limit that the
+#: interpreter can have, which is 640.
 _PIECE_DIGITS = 512
 
 
@@ -28,9 +28,8 @@ def number(text: str) -> int:
     """
     Return the number with the decimal digits C{text}.
 
-    By default, the interpreter refuses to convert more than some thousands of digits,
-    because its algorithm is quadratic.  So this function converts short pieces, and
-    combines them by multiplication.
+    C{int} refuses more than 4,300 digits by default, because its algorithm is quadratic.
+    So this function converts short pieces, and combines them by multiplication.
 
     @raise ValueError: C{text} is not a number.
     """
@@ -65,12 +64,12 @@ class State:
     """
     A state of the cursor.
 
-    The digits of a value are converted to an integer only when the program reads the
-    integer.  If a response has no digits, for example an event with a long value, they are
-    computed from the position.
+    A response has the digits of the values, which this class converts to integers when the
+    program reads them.  An event with a long value has no digits.  Then this class computes
+    the value from the position.
 
     @ivar revision: how many steps were made since the store was created.
-    @ivar position: the index of the value.
+    @ivar position: the value is the Fibonacci number at this position.
     @ivar replayed: whether an earlier request with the same key had made the step.
     """
 
