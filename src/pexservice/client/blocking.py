@@ -125,8 +125,7 @@ def wait(
     waiting.acquire()
 
     def begin() -> None:
-        # A wrong argument raises TypeError.  maybeDeferred makes a failure of this exception,
-        # so that it ends the wait.
+        # A wrong argument raises TypeError.  With maybeDeferred, this exception ends the wait.
         calls.append(maybeDeferred(cast(Any, call)))
         calls[0].addBoth(end)
 

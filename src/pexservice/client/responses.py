@@ -149,7 +149,25 @@ async def receive_page(response: IResponse, url: str, before: int | None) -> His
     @param before: the revision in the request: all steps must have lower revisions.
     @raise UnexpectedAnswer: the body contains no such page.
     """
-    return _page_of(await read_response(response, url), before)
+    received = await read_response(response, url)
+    content = _content(received)
+    steps: list[Step] = []
+    with _reading(received, "a page of the history"):
+        for row in content["transitions"]:
+            revision, position = _count(row["revision"]), _count(row["position"])
+            transition, time = row["transition"], datetime.fromisoformat(row["time"])
+            if before is not None and revision >= before:
+                raise ValueError(f"revision {revision} is not below {before}")
+            if transition not in _STEPS:
+                raise ValueError("no such step")
+            steps.append(
+                Step(revision=revision, position=position, transition=transition, time=time)
+            )
+            before = revision
+        more = content["next"] is not None
+    # This is no tuple: in Python 3.11, a coroutine that awaits anext(iterator, default)
+    # cannot receive one.
+    return HistoryPage(steps, more and bool(steps))
 
 
 def state_of(response: ReceivedResponse) -> State:
@@ -176,27 +194,6 @@ def state_of(response: ReceivedResponse) -> State:
         replayed=response.headers.get("idempotency-replayed") == "true",
         received=Digits(current, previous, following),
     )
-
-
-def _page_of(response: ReceivedResponse, before: int | None) -> HistoryPage:
-    content = _content(response)
-    steps: list[Step] = []
-    with _reading(response, "a page of the history"):
-        for row in content["transitions"]:
-            revision, position = _count(row["revision"]), _count(row["position"])
-            transition, time = row["transition"], datetime.fromisoformat(row["time"])
-            if before is not None and revision >= before:
-                raise ValueError(f"revision {revision} is not below {before}")
-            if transition not in _STEPS:
-                raise ValueError("no such step")
-            steps.append(
-                Step(revision=revision, position=position, transition=transition, time=time)
-            )
-            before = revision
-        more = content["next"] is not None
-    # This is no tuple: in Python 3.11, a coroutine that awaits anext(iterator, default)
-    # cannot receive one.
-    return HistoryPage(steps, more and bool(steps))
 
 
 def _count(value: object) -> int:
