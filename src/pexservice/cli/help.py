@@ -10,7 +10,7 @@ from functools import partial
 
 from pexservice.settings.option import GROUPS, Option
 
-#: The width of the column before the descriptions, and of a line.  Characters.
+#: In characters: where the descriptions begin, and where a line ends at the latest.
 _INDENT = 26
 _WIDTH = 80
 
@@ -19,8 +19,8 @@ def grouped(description: str, options: Sequence[Option]) -> str:
     """
     Return the help text that follows the synopsis.
     """
-    # Twisted parses the options.  This parser only formats the help, so an option and the
-    # word for its value may be one name.
+    # Twisted parses the options, and this parser only formats the help.  So an option may
+    # have a name such as "--listen ENDPOINT", which includes the word for the value.
     writer = ArgumentParser(
         usage=SUPPRESS,
         description=description,
@@ -43,7 +43,7 @@ def grouped(description: str, options: Sequence[Option]) -> str:
 
 def help_of(option: Option) -> str:
     """
-    Return the help of C{option}, with its default value if that can be shown.
+    Return the help of C{option}, with its default value if it has one.
     """
     values = [
         text for text in option.arguments(option.default) if text != f"--{option.name}"

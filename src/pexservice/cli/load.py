@@ -1,9 +1,9 @@
 """
-The load of C{pexctl load}, and the comparison of its responses with the history.
+The load of C{pexctl load}, which compares the responses with the history afterwards.
 
-Every acknowledged step must have its own revision, and the history must have a step with
-this revision and its position.  So the history shows a lost or doubled step, even if the
-client did not notice.
+Each acknowledged step must have its own revision, and the history must have a step with
+this revision and the position of the response.  So the comparison finds lost and doubled
+steps.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from pexservice.client import Cursor, OutcomeUnknown
 @frozen(kw_only=True)
 class Report:
     """
-    The result of a load; times without another unit are in milliseconds.
+    The result of a load.  All times except C{seconds} are in milliseconds.
 
-    @ivar answered: how many steps were acknowledged.
+    @ivar answered: the number of acknowledged steps.
     @ivar seconds: how long the load took.
     @ivar rate: acknowledged steps per second.
+    @ivar median: the median of the times from a step to its response.
     @ivar pause: the longest time without a response.
-    @ivar replayed: how many steps an earlier attempt had already made.
-    @ivar unknown: how many steps may or may not have been made before their deadline.
-    @ivar not_made: how many steps were not made before their deadline.
-    @ivar lost: how many acknowledged steps are not in the history, have another position
-        there, or have the revision of another acknowledged step.
-    @ivar doubled: how many steps of the history were not acknowledged: they were made
-        twice, have an unknown outcome, or are another client's.
-    @ivar unseen: how many acknowledged steps the history no longer keeps.
+    @ivar replayed: the number of steps that an earlier attempt had made.
+    @ivar unknown: the number of steps with an unknown outcome.
+    @ivar not_made: the number of steps that were surely not made before their deadline.
+    @ivar lost: the number of acknowledged steps that the history does not confirm.  It has
+        no such step, or another position, or two responses have the same revision.
+    @ivar doubled: the number of steps in the history that were not acknowledged.  They were
+        made twice, have an unknown outcome, or are another client's.
+    @ivar unseen: the number of acknowledged steps that the history no longer keeps.
 
     C{lost} and C{doubled} are C{None} if the load was interrupted before the comparison.
     """
@@ -54,16 +55,19 @@ class Report:
     unseen: int = 0
 
     def text(self) -> str:
+        comparison = "not compared with the history"
+        if self.lost is not None:
+            counts = f"lost {self.lost}, doubled {self.doubled}"
+            comparison = f"according to the history: {counts}"
+        if self.doubled:
+            comparison += " (or another client's, or of unknown outcome)"
         lines = [
             f"{self.answered} steps in {self.seconds:.1f} s: {self.rate:.0f} per second",
             f"median {self.median:.1f} ms, 99th percentile {self.p99:.1f} ms,"
             f" longest {self.longest:.0f} ms",
             f"longest pause without a response: {self.pause:.0f} ms",
             f"replayed: {self.replayed}; outcome unknown: {self.unknown}",
-            "not compared with the history"
-            if self.lost is None
-            else f"according to the history: lost {self.lost}, doubled {self.doubled}"
-            + (" (or another client's, or of unknown outcome)" if self.doubled else ""),
+            comparison,
         ]
         if self.not_made:
             lines.append(f"not made before the deadline: {self.not_made}")
@@ -77,9 +81,9 @@ class Load:
     """
     A load of one service, and the outcomes of its steps.
 
-    @ivar seconds: how long to begin new steps.
+    @ivar seconds: for how many seconds the load begins new steps.
     @ivar show: called with the progress in words and in percent.
-    @ivar start: when the first step began, by C{clock}; C{None} before.
+    @ivar start: when the first step began, by C{clock}; C{None} before the load.
     """
 
     seconds: float
@@ -91,21 +95,21 @@ class Load:
     # When each response to a step arrived, and how long its step took.
     _arrivals: list[float] = field(factory=list)
     _durations: list[float] = field(factory=list)
-    # By revision: the position in the response.
+    # The position in each response, by the revision in the response.
     _positions: dict[int, int] = field(factory=dict)
     _replayed: int = 0
     _unknown: int = 0
     _not_made: int = 0
 
-    async def run(self, cursor: Cursor, connections: int) -> Report:
+    async def run(self, cursor: Cursor, concurrency: int) -> Report:
         """
-        Make steps, C{connections} at a time, and compare them with the history.
+        Make steps, C{concurrency} at a time, and compare the responses with the history.
         """
         before = await cursor.current()
         self.start = self.clock()
         clients = [
             Deferred.fromCoroutine(self._make_steps(cursor, self.start))
-            for _ in range(connections)
+            for _ in range(concurrency)
         ]
         try:
             await gatherResults(clients, consumeErrors=True)
@@ -123,7 +127,7 @@ class Load:
         kept = [revision for revision in self._positions if revision >= oldest]
         wrong = sum(history.get(revision) != self._positions[revision] for revision in kept)
         repeated = len(self._arrivals) - len(self._positions)
-        # Revisions above the present one are of steps that the store has lost.
+        # A higher revision than the present one is of a step that the store has lost.
         made = sum(revision <= after.revision for revision in self._positions)
         return self.report(
             lost=repeated + wrong,
@@ -155,7 +159,7 @@ class Load:
         """
         Return the result up to now.
 
-        @param comparison: the fields that the comparison with the history gives.
+        @param comparison: the fields C{lost}, C{doubled} and C{unseen}, if they are known.
         """
         start, end = self.start or 0.0, self._end or self.clock()
         moments = pairwise([start, *self._arrivals, end])

@@ -1,5 +1,5 @@
 """
-The destination of the log: as with C{twistd}, standard output or the file of a daemon.
+Where the log goes: by default, to standard output, or to C{twistd.log} if twistd forks.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _DAEMONS_FILE = "twistd.log"
 
 class Log:
     """
-    The log of this process, made when twistd begins to log.
+    The log of this process.
 
-    @ivar observer: returns the log observer that twistd uses.
+    @ivar observer: called when twistd begins to log.  It opens the log, and returns the
+        observer that writes to the log.
     """
 
     observer: Callable[[], FileLogObserver]
@@ -34,11 +35,10 @@ class Log:
         self, options: MutableMapping[str, Any], make_lines: Callable[..., LogLines]
     ) -> None:
         """
-        Make twistd use C{observer}, unless its options name another logger.
+        Make twistd use L{observer}, unless the options of twistd name another logger.
 
         @param options: the options of twistd.
-        @param make_lines: makes the formatter of the lines; it has the parameter
-            C{journal} of L{LogLines}.
+        @param make_lines: L{LogLines} or a partial of it: makes the formatter of the lines.
         """
         self.observer = partial(_observer, options, make_lines)
         if not (options.get("logger") or options.get("syslog")):
@@ -47,7 +47,7 @@ class Log:
 
     def write(self, reason: str) -> None:
         """
-        Write a line to the log of a daemon that does not start.
+        Log why a daemon does not start.
         """
         Logger(observer=self.observer()).critical("{reason}", reason=reason)
 
@@ -66,7 +66,7 @@ def _observer(
         name = name or _DAEMONS_FILE
     if name and name != "-":
         return FileLogObserver(_rotated(name), make_lines())
-    # twistd replaces sys.stdout by the log.  If standard output is closed, use standard
+    # twistd has replaced sys.stdout.  If standard output is closed, the log goes to standard
     # error.
     stream = sys.__stdout__ or sys.__stderr__
     descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
@@ -77,7 +77,7 @@ def _observer(
 
 def _rotated(name: str) -> IO[str]:
     """
-    Return the log file, which is rotated after each megabyte and at each SIGUSR1.
+    Open a log file that is rotated after each megabyte, and at SIGUSR1.
     """
     try:
         file = LogFile.fromFullPath(name)

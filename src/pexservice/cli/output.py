@@ -24,7 +24,7 @@ _EXIT_STATUSES = {
     "damaged": 78,
 }
 
-#: The outcomes by the exit status that a service would have.
+#: The outcome of an error, by the status with which a service exits after this error.
 _STORE_OUTCOMES = {64: "misconfigured", 78: "damaged"}
 
 _BAR_CHARACTERS = 30
@@ -71,9 +71,9 @@ class VerbFailed(Exception):
 
 def failure_of(error: Exception) -> VerbFailed:
     """
-    Return the failure for an error of a verb, of a store or of another part of the service.
+    Return the failure for an expected error: of a verb, of a store or of a start.
 
-    Any other error is a bug, and raised again.
+    Any other error is a bug, and is raised again.
     """
     if isinstance(error, VerbFailed):
         return error
@@ -97,7 +97,7 @@ def write(line: str) -> None:
     """
     try:
         sys.stdout.write(f"{line}\n")
-        # The line is flushed now, because this function can report a failure.
+        # The line is flushed here, because Python could not report a failure at the exit.
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -108,9 +108,9 @@ def write(line: str) -> None:
 
 def write_error(message: str) -> None:
     """
-    Write a line to standard error, if that is possible.
+    Write a line to standard error.
 
-    If it is not, the exit status and standard output still show the failure.
+    If standard error cannot be written, the exit status still shows the failure.
     """
     try:
         sys.stderr.write(f"pexctl: {message}\n")
@@ -123,8 +123,8 @@ def open_closed_streams() -> None:
     """
     Open the null device for each standard stream that is closed.
 
-    Otherwise the next file that is opened, for example a store, would get the descriptor of
-    standard error, and error messages would be written into this file.
+    Otherwise the next file that is opened, for example a store, would get the descriptor 2,
+    and error messages would be written into this file.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
@@ -135,9 +135,9 @@ def open_closed_streams() -> None:
 
 def discard_output(stream: TextIO | None = None) -> None:
     """
-    Discard the rest of standard output, or of C{stream}.
+    Discard what C{stream}, by default standard output, still has in its buffer.
 
-    Otherwise Python would try to write it again at exit.
+    Otherwise Python would try to write the buffer again at the exit.
     """
     stream = sys.stdout if stream is None else stream
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -165,7 +165,7 @@ class ProgressBar:
 
     def _show(self, line: str) -> None:
         if line != self._shown and self._stream.isatty():
-            # The line is padded, so that it overwrites a longer line.
+            # The line is padded, so that it overwrites the whole line before.
             self._stream.write(f"\r{line:{len(self._shown)}}\r")
             self._stream.flush()
             self._shown = line

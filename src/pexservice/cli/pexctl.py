@@ -3,10 +3,11 @@ The program C{pexctl}: an operator's commands for a service and its store.
 
 C{python -m pexservice VERB} is the same program.
 
-A result is a line on standard output, or an object with C{--json}.  A failure is a line on
-standard error, and also an object on standard output with C{--json}.  The modules of
-L{pexservice.cli.verbs} declare the verbs.  A verb imports other modules only when it runs,
-so that it does not wait for the imports of other verbs.
+A result is a line on standard output, or a JSON object with C{--json}.  A failure is a line
+on standard error.  With C{--json}, a failure is also an object on standard output.
+
+The modules of L{pexservice.cli.verbs} declare the verbs.  A verb imports other modules only
+when it runs, so that no verb waits for the imports of another.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pexservice.settings.option import did_you_mean
 
 __all__ = ["PARSER", "main"]
 
-#: In other programs, the option for the address has one of these names.
+#: Options of other programs, each with the option of C{pexctl} that the user looks for.
 _ADDRESS_OPTIONS = dict.fromkeys(("--address", "--host", "--port", "-p"), "--url")
 
 
@@ -81,9 +82,9 @@ def _hint(word: str, words: list[str], verb_name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run the command line C{argv}, or that of this process.
+    Run a verb, and return the exit status.
 
-    @return: the exit status.
+    @param argv: the arguments; by default, those of this process.
     """
     open_closed_streams()
     command_line = list(sys.argv[1:] if argv is None else argv)
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not name.startswith("-"):
         _require_verb(name)
     arguments, unknown_arguments = PARSER.parse_known_args(command_line)
+    # A verb with the attribute C{options} passes unknown arguments to the service's parser.
     if unknown_arguments and "options" not in arguments:
         wrong = unknown_arguments[0].partition("=")[0]
         options = re.findall(r"--[a-z-]+", arguments.parser.format_usage())
@@ -123,7 +125,7 @@ def _run(arguments: Namespace) -> int:
     Run the verb, print its results or its failure, and return the exit status.
     """
     try:
-        # If the output fails, the verb closes its connections now, and not at the exit.
+        # If the output fails, closing() ends the verb, which closes its connections.
         with closing(_results_of(arguments)) as results:
             for result in results:
                 write(json.dumps(result.fields) if arguments.json else result.line)
@@ -136,7 +138,7 @@ def _run(arguments: Namespace) -> int:
     write_error(str(failure))
     if arguments.json:
         outcome = {"outcome": failure.outcome, "error": str(failure), **failure.fields}
-        # If the disk is full, standard error still has the failure.
+        # If standard output cannot be written, standard error still has the failure.
         with suppress(VerbFailed):
             write(json.dumps(outcome))
     return failure.exit_status

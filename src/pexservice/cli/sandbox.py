@@ -1,5 +1,5 @@
 """
-The sandbox of the service's systemd unit: directories that it hides or makes read-only.
+The sandbox of a systemd unit: the directories that the service cannot see or write.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 from pexservice.settings.options import Settings
 from pexservice.stores.registry import store_factory
 
-#: The directory of the configuration files of the Debian package's units: pexservice.toml
-#: for C{pexservice}, and NAME.toml for C{pexservice@NAME}.
+#: The directory with the configuration files of the Debian package's units.  The unit
+#: C{pexservice} reads C{pexservice.toml}, and C{pexservice@NAME} reads C{NAME.toml}.
 _CONFIGURATION = Path("/etc/pexservice")
 
-#: Properties of a unit that name directories to which the unit may write.  A value is the
-#: parent of these directories.
+#: Properties of a unit whose values are directories that the unit may write, relative to
+#: these parent directories.
 _WRITABLE = {
     "StateDirectory": "/var/lib",
     "LogsDirectory": "/var/log",
@@ -24,7 +24,7 @@ _WRITABLE = {
     "ReadWritePaths": "/",
 }
 
-#: Properties of a unit that hide these directories from the unit.
+#: Properties of a unit that hide directories from the unit, and these directories.
 _HIDDEN = {
     "ProtectHome": ("/home", "/root", "/run/user"),
     "PrivateTmp": ("/tmp", "/var/tmp"),  # noqa: S108 nothing is written there
@@ -33,7 +33,9 @@ _HIDDEN = {
 
 def unit_of(config: str | None) -> str | None:
     """
-    Return the unit that starts with the configuration file C{config}, if one does.
+    Return the unit that reads the configuration file C{config}.
+
+    @return: C{None} if no unit of the Debian package reads this file.
     """
     if config is None or Path(config).absolute().parent != _CONFIGURATION:
         return None
@@ -45,7 +47,7 @@ def properties_of(unit: str) -> dict[str, str]:
     """
     Ask systemd for the properties of C{unit}.
 
-    @return: no properties if there is no systemd, or no such unit.
+    @return: the properties; empty if there is no systemd or no such unit.
     """
     names = ",".join(("LoadState", "ProtectSystem", *_WRITABLE, *_HIDDEN))
     try:
@@ -64,7 +66,7 @@ def properties_of(unit: str) -> dict[str, str]:
 
 def problems(settings: Settings, unit: str, properties: Mapping[str, str]) -> Iterator[str]:
     """
-    Yield a line for each path of C{settings} that C{unit} cannot use.
+    Yield a message for each path in C{settings} that C{unit} cannot use.
     """
     writable = [
         Path(parent, path_text.lstrip("-+"))

@@ -1,5 +1,5 @@
 """
-The commands C{pexservice} and C{python -m pexservice}: which program they run.
+The commands C{pexservice} and C{python -m pexservice}, which run C{twistd} or C{pexctl}.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ python -m pexservice -n pexservice, python -m pexservice status.
 
 def names_service(arguments: Sequence[str]) -> bool:
     """
-    Return whether a command line is for C{twistd}, because it names one of its services.
+    Return whether a command line is for C{twistd}: it contains the name of a service.
     """
     return "pexservice" in arguments or "pexservice-worker" in arguments
 
 
 def is_pexctl(arguments: Sequence[str]) -> bool:
     """
-    Return whether a command line is for C{pexctl}: it starts with a word and no service.
+    Return whether a command line is for C{pexctl}.
+
+    Such a command line starts with a word, and contains no name of a service.
     """
     starts_with_word = bool(arguments) and not arguments[0].startswith("-")
     return starts_with_word and not names_service(arguments)
@@ -42,9 +44,9 @@ def is_pexctl(arguments: Sequence[str]) -> bool:
 
 def print_front_page(arguments: Sequence[str]) -> bool:
     """
-    Print the help or the version.
+    Print the help or the version, if the command line asks for one of them.
 
-    @return: whether the command line is for one of them, and not for C{twistd}.
+    @return: whether something was printed.  If not, the command line is for C{twistd}.
     """
     if names_service(arguments):
         return False
@@ -63,8 +65,8 @@ def main() -> None:
     """
     Run the command C{pexservice}: become C{python -m pexservice}, which runs C{twistd}.
 
-    If the arguments contain the name of a service, C{twistd} gets them as they are.
-    Otherwise they are options of the service, which then runs in the foreground.
+    Without the name of a service, the arguments are options of the service, which runs in
+    the foreground.  Otherwise C{twistd} gets the arguments as they are.
     """
     arguments = sys.argv[1:]
     if not names_service(arguments):

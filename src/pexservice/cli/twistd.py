@@ -1,9 +1,8 @@
 """
 The command lines of C{twistd pexservice} and C{twistd pexservice-worker}.
 
-A wrong option or a wrong configuration file ends a start with one line.  So does another
-service in the same directory and, before a daemon forks, an address or a store that cannot
-be used.
+A start that cannot succeed ends with one line, for example if an option is wrong, or if
+another service runs in the same directory.
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ from pexservice.supervisor.worker_setup import WorkerSetup
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 
-#: The declarations of the options that the configuration file may have.  C{config} is not
-#: among them: if a file could name a second one, it would not be clear whose value counts.
+#: The declarations of the options that the configuration file may have.  They do not have
+#: C{config}, because a configuration file must not name another one.
 FILE_TABLES = (Settings, Supervision)
 
 #: In other programs, the option for the address has one of these names.
@@ -66,17 +65,17 @@ _OTHER_NAMES = dict.fromkeys(
     " (did you mean --listen tcp:PORT:interface=ADDRESS?)",
 )
 
-#: A reload does not change these settings: the sockets stay open, all workers serve the
-#: same store, and the workers write to the supervisor's log.
+#: Settings that only a restart changes.  At a reload, the sockets stay open, and old and new
+#: workers use the same store and the same log.
 RESTART_ONLY = ("listen", "store", "log_format")
 
 
-def _handler(option: Option) -> Callable[..., None]:
+def _option_method(option: Option) -> Callable[..., None]:
     """
-    Return the method that C{usage.Options} calls when C{option} is given.
+    Return the method that Twisted calls when C{option} is on the command line.
     """
 
-    def take(self: CommonOptions, text: str) -> None:
+    def set_value(self: CommonOptions, text: str) -> None:
         try:
             value = option.parse(text)
         except ValueError as error:
@@ -86,19 +85,23 @@ def _handler(option: Option) -> Callable[..., None]:
             value = (*self.on_command_line.get(option.name, ()), value)
         self.on_command_line[option.name] = value
 
-    def take_flag(self: CommonOptions) -> None:
+    def set_flag(self: CommonOptions) -> None:
         self.on_command_line[option.name] = True
 
-    return take_flag if option.is_flag else take
+    return set_flag if option.is_flag else set_value
 
 
 class CommonOptions(usage.Options):
     """
-    The options of a command, made from the tables of L{pexservice.settings.options}.
+    The options of a command, which classes of L{pexservice.settings.options} declare.
 
+    @cvar command: the name of the command.
     @cvar process: the name of this process in the log.
+    @cvar longdesc: the description in C{--help}.
+    @cvar tables: the classes that declare the options.
     @ivar on_command_line: the values on the command line, by the names of their options.
-    @ivar given: these values and those of the configuration file; set by L{read}.
+    @ivar given: the values on the command line and in the configuration file; set by
+        L{read_settings}.
     """
 
     command: ClassVar[str]
@@ -108,10 +111,10 @@ class CommonOptions(usage.Options):
 
     def __init_subclass__(cls) -> None:
         """
-        Make the methods by which Twisted finds the options.
+        Add a method for each option: Twisted finds the options by these methods.
         """
         for option in cls.declared():
-            setattr(cls, f"opt_{option.name.replace('-', '_')}", _handler(option))
+            setattr(cls, f"opt_{option.name.replace('-', '_')}", _option_method(option))
 
     @classmethod
     def declared(cls) -> list[Option]:
@@ -125,7 +128,7 @@ class CommonOptions(usage.Options):
     @property
     def foreground(self) -> bool:
         """
-        Return whether twistd stays in the foreground.
+        Return whether this process stays in the foreground: twistd does not fork.
         """
         parent: Mapping[str, object] = self.parent or {}
         return bool(parent.get("nodaemon", True))
@@ -154,30 +157,34 @@ class CommonOptions(usage.Options):
         """
         Parse the command line.  If it is wrong, print one line and end the process.
 
-        Without this method, C{twistd} would print all of its help before that line.
+        Twisted would print its whole help before this line.
         """
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            wrong = f"{self.explain(str(error))}; see twistd {self.command} --help"
-            self.refuse(wrong, Status.MISCONFIGURED)
+            reason = f"{self.clearer(str(error))}; see twistd {self.command} --help"
+            self.end_start(reason, Status.MISCONFIGURED)
 
-    def refuse(self, reason: str, status: Status) -> NoReturn:
+    def end_start(self, reason: str, status: Status) -> NoReturn:
         """
-        End a start with one line, before twistd forks and closes standard error.
+        Print one line, tell systemd the reason, and end the process.
+
+        Call this method before twistd forks, because a daemon has no standard error.
         """
         sys.stderr.write(error_line(f"{self.command}: {reason}"))
         Notifier.to_service_manager(os.environ).notify(f"STATUS={reason}")
-        # If a daemon cannot start, the exit status is the same for all errors.
+        # If a daemon cannot start, twistd's exit status is the same for all errors.
         raise SystemExit(status if self.foreground else Status.CANNOT_START)
 
-    def explain(self, wrong: str) -> str:
+    def clearer(self, message: str) -> str:
         """
-        Return a better message for Twisted's message C{wrong}, if there is one.
+        Return a clearer message than Twisted's C{message}, or C{message} itself.
         """
-        match = re.fullmatch(r"option (--?)(\S+) (not recognized|requires argument)", wrong)
+        match = re.fullmatch(
+            r"option (--?)(\S+) (not recognized|requires argument)", message
+        )
         if match is None:
-            return wrong
+            return message
         dashes, name, mistake = match.groups()
         values = {option.name: option.metavar for option in self.declared()}
         if mistake == "requires argument":
@@ -187,20 +194,20 @@ class CommonOptions(usage.Options):
 
     def postOptions(self) -> None:
         try:
-            settings = self.read()
+            settings = self.read_settings()
         except ValueError as error:
             raise usage.UsageError(str(error)) from error
         if self.parent is not None:
             as_json, piped = settings.log_format == "json", "supervisor" in self.given
             LOG.choose(self.parent, partial(LogLines, self.process, as_json, piped=piped))
 
-    def read(self) -> Settings:
+    def read_settings(self) -> Settings:
         """
         Read the configuration file, and return the settings.
 
         Values on the command line replace those of the file.
 
-        @raise ValueError: the file is wrong, or the options do not fit together; the
+        @raise ValueError: the file is wrong, or the options contradict each other.  The
             message is one line that says what is wrong.
         """
         path = self.on_command_line.get("config")
@@ -214,7 +221,9 @@ class CommonOptions(usage.Options):
 
     def values_of(self, table: type[T], **others: object) -> T:
         """
-        Return an instance of C{table} with the given values.
+        Return an instance of C{table} with the values in L{given}.
+
+        @param others: the attributes that are no options.
         """
         values = {
             option.attribute: self.given[option.name]
@@ -248,7 +257,9 @@ class ServiceOptions(CommonOptions):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
-        Parse the command line.  From now on, signals end or reload the service.
+        Parse the command line, and check whether the start can succeed.
+
+        From now on, signals end or reload the service.
         """
         if self.parent is not None:
             START_SIGNALS.install()
@@ -256,17 +267,17 @@ class ServiceOptions(CommonOptions):
         if self.parent is not None:
             self._check_start(self.parent)
 
-    def read(self) -> Settings:
+    def read_settings(self) -> Settings:
         """
-        Check the options of the supervisor as well, and refuse an option of a worker.
+        Read the settings as every command does, and check what only a supervisor needs.
         """
-        settings = super().read()
+        settings = super().read_settings()
         for address in settings.listen:
             if address.startswith("fd:"):
                 raise ValueError(
                     f"--listen {address}: only a worker accepts an inherited descriptor"
                 )
-            # Port 0 stands for another free port each time.
+            # Port 0 may be listed twice: each time, it stands for another free port.
             if settings.listen.count(address) > 1 and address.split(":")[1] != "0":
                 raise ValueError(f"--listen {address}: the address is listed twice")
         self.supervision()
@@ -274,20 +285,20 @@ class ServiceOptions(CommonOptions):
 
     def _check_start(self, twistd: Mapping[str, Any]) -> None:
         """
-        Refuse a start that cannot succeed.
+        End a start that cannot succeed.
 
-        In the foreground, the supervisor itself can report that an address or the store
-        cannot be used.  A daemon has no standard error and no exit status after its fork,
-        so this method checks address and store before the fork.
+        A daemon has no standard error and no exit status after its fork, so this method
+        checks addresses and store before the fork.  In the foreground, the supervisor
+        itself reports an address or a store that it cannot use.
 
         @param twistd: twistd's options.
         """
         settings = self.settings()
         try:
-            # The reason is not written to the log, which belongs to the running process.
+            # The log belongs to the process that runs here, so this reason is not logged.
             refuse_second_start(twistd.get("pidfile"))
         except CannotStart as error:
-            self.refuse(str(error), error.exit_status)
+            self.end_start(str(error), error.exit_status)
         if self.foreground:
             return
         try:
@@ -302,7 +313,7 @@ class ServiceOptions(CommonOptions):
             if START_SIGNALS.terminated:
                 raise SystemExit(0) from None
             LOG.write(str(error))
-            self.refuse(str(error), error.exit_status)
+            self.end_start(str(error), error.exit_status)
 
     def supervision(self) -> Supervision:
         supervision = self.values_of(Supervision)
@@ -327,15 +338,13 @@ def service_options(arguments: list[str]) -> ServiceOptions:
         # If an option is wrong, ServiceOptions.parseOptions would end the process.
         usage.Options.parseOptions(options, arguments)
     except usage.UsageError as error:
-        raise VerbFailed(options.explain(str(error)), "misconfigured") from error
+        raise VerbFailed(options.clearer(str(error)), "misconfigured") from error
     return options
 
 
 def refuse_second_start(pid_file: str | None) -> None:
     """
-    Refuse a start if the process runs whose process id is in C{pid_file}.
-
-    If the process has ended, remove the file.
+    Check that the process that C{pid_file} names has ended, and remove this file.
 
     @raise CannotStart: the process runs, or the file cannot be written.
     """
@@ -350,14 +359,15 @@ def refuse_second_start(pid_file: str | None) -> None:
     try:
         pid = int(path.read_text())
     except (OSError, ValueError):
-        # There is no file, or it contains no number.  Then twistd reports an error that
-        # names the file.
+        # There is no file, or it contains no number.  In the second case, twistd reports an
+        # error that names the file.
         return
     command = b""
     with suppress(OSError):
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     if not command:
-        # The process has ended.  Until its parent reads its status, its command is empty.
+        # The process has ended.  Its command is empty until its parent reads its status,
+        # and does not exist afterwards.
         with suppress(OSError):
             path.unlink()
         return
@@ -371,7 +381,7 @@ def refuse_second_start(pid_file: str | None) -> None:
 
 class RunningOptions:
     """
-    The options of a service that runs.  A reload reads them again.
+    The options of a running service, which a reload reads again.
     """
 
     def __init__(self, options: ServiceOptions) -> None:
@@ -381,6 +391,8 @@ class RunningOptions:
     def setup(self) -> WorkerSetup:
         """
         Return how to start workers with the options that were read last.
+
+        The L{RESTART_ONLY} settings keep the values from the start of the service.
         """
         settings, supervision = self._options.settings(), self._options.supervision()
         kept = {name: getattr(self._at_start, name) for name in RESTART_ONLY}
@@ -410,7 +422,7 @@ class RunningOptions:
         @raise StoreError: C{store} has changed, and a restart could not open that store.
         """
         try:
-            settings = self._options.read()
+            settings = self._options.read_settings()
         except ValueError as error:
             raise Misconfigured(str(error)) from error
         _refuse_losses(present.settings, settings, accepted)
@@ -438,9 +450,9 @@ def _refuse_losses(before: Settings, after: Settings, accepted: Sequence[str]) -
 
 def worker_command(settings: Settings) -> list[str]:
     """
-    Return the command that starts a worker, without the descriptors that it inherits.
+    Return the command that starts a worker, without the options for its descriptors.
 
-    A worker runs on uvloop if that is installed.
+    If uvloop is installed, the worker runs on it.
     """
     return [
         *killed_with_parent(),
@@ -453,13 +465,17 @@ def worker_command(settings: Settings) -> list[str]:
     ]
 
 
-class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
+class ServicePlugin:
+    """
+    The object in which C{twistd} finds the options and the maker of the supervisor.
+    """
+
     Options = ServiceOptions
 
     @staticmethod
     def makeService(options: ServiceOptions) -> IService:
         """
-        Return a supervisor and open nothing, because twistd forks afterwards.
+        Return a supervisor, and open nothing, because twistd may fork afterwards.
         """
         from pexservice.supervisor.service import Supervisor  # noqa: PLC0415 not needed by --help
 
@@ -467,7 +483,11 @@ class service:  # noqa: N801 stands for a module, which ServiceMaker asks for
         return Supervisor(the_reactor(), running.setup(), running.reread)
 
 
-class worker:  # noqa: N801 as above
+class WorkerPlugin:
+    """
+    The object in which C{twistd} finds the options and the maker of a worker.
+    """
+
     Options = WorkerOptions
 
     @staticmethod
@@ -475,12 +495,11 @@ class worker:  # noqa: N801 as above
         """
         Return a worker, and open nothing, because twistd may fork afterwards.
         """
-        # Twisted loads this module for the supervisor as well, which does not need the
-        # modules of a worker.
+        # The supervisor loads this module too, and does not need the modules of a worker.
         from pexservice.server.reactor import worker_reactor  # noqa: PLC0415 for a worker alone
 
-        # The reactor is chosen before the next import, which would install Twisted's
-        # default.
+        # This call comes first, because the next import installs Twisted's default reactor
+        # if no other reactor was chosen.
         reactor = worker_reactor()
         from pexservice.worker.service import Worker  # noqa: PLC0415 for a worker alone
 

@@ -1,7 +1,7 @@
 """
-The declaration of a verb of C{pexctl}, with its arguments and exit statuses.
+The declaration of a verb of C{pexctl}: a decorator for the function that runs the verb.
 
-The docstring of a verb's function is its help: the first paragraph is the summary.
+The docstring of this function is the help of the verb, and its first line is the summary.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ STATUSES = {
     130: "Ctrl-C; 143: SIGTERM; 141: nothing reads the output",
 }
 
-#: The exit statuses of verbs that call a service, of those that make steps, and of those
-#: that use a store.
+#: The exit statuses of three groups of verbs: those that call a service, those that make
+#: steps, and those that use a store.
 CALL_STATUSES = (0, 1, 2, 69, 130)
 STEP_STATUSES = (0, 1, 2, 69, 75, 130)
 STORE_STATUSES = (0, 1, 2, 64, 78, 130)
 
-#: A function that runs a verb.  It returns its result, or yields several results one by
-#: one.
+#: A function that runs a verb.  It returns one result, or yields several.
 Run = TypeVar("Run", bound=Callable[[Namespace], Result | Iterator[Result]])
 
 #: Adds an argument to the parser of a verb.
@@ -61,10 +60,11 @@ def argument(
     **options: Any,
 ) -> Argument:
     """
-    Declare an argument of a verb, in the terms of C{argparse}.
+    Declare an argument of a verb.
 
     @param parse: converts the text to a value, or raises C{ValueError} with a message that
         says what is wrong.
+    @param options: further arguments for C{add_argument} of C{argparse}.
     """
 
     def parse_argument(text: str) -> object:
@@ -113,8 +113,8 @@ def verb(
     Return a decorator that makes a function a verb.
 
     @param statuses: the exit statuses that the verb can have.
-    @param examples: command lines.
-    @param usage: the usage of a verb that also takes the service's options.
+    @param examples: command lines for the help.
+    @param usage: only for a verb that takes the service's options: the usage in the help.
     """
 
     def add(run: Run) -> Run:
@@ -132,7 +132,7 @@ def verb(
         command.set_defaults(run=run, parser=command)
         if usage is not None:
             command.usage = f"{command.prog} [-h] [--json] {usage}"
-            # L{pexservice.cli.pexctl.main} puts the options of the service here.
+            # main() in pexctl.py puts the options of the service here.
             command.set_defaults(options=[])
         for add_to in arguments:
             add_to(command)
@@ -143,7 +143,7 @@ def verb(
 
 def base_url(text: str) -> BaseURL:
     """
-    Return the base URL C{text}; C{http://} is assumed if it names no scheme.
+    Parse a base URL.  If it has no scheme, it is an C{http} URL.
     """
     if text.isdecimal():
         raise ValueError(f"there is no host; use localhost:{text}")
@@ -156,8 +156,8 @@ def base_url(text: str) -> BaseURL:
 #: The parser of a number of seconds.
 duration = seconds(0.001)
 
-#: Arguments of verbs that call one server; of those that call all nodes in turn and may
-#: need a token; and of those that also have a deadline.
+#: Arguments for three groups of verbs: those that call one server; those that call nodes in
+#: turn, perhaps with a token; and those that also have a deadline.
 SERVER = (
     argument(
         "--url",
@@ -187,7 +187,7 @@ SERVICE = (
 
 def urls_of(arguments: Namespace) -> list[BaseURL]:
     """
-    Return the base URLs that a verb calls.
+    Return the base URLs in C{--url}, or else in C{PEXSERVICE_URL}, or else the default.
 
     @raise VerbFailed: C{PEXSERVICE_URL} is not a list of base URLs.
     """
@@ -199,7 +199,7 @@ def urls_of(arguments: Namespace) -> list[BaseURL]:
     except ValueError as error:
         reason = str(error)
         if "@" in variable:
-            # A blank in a password has split the URL, so the reason may show a part of it.
+            # If the password has a blank, the reason shows a part of the password.
             reason = f"a base URL has no user and no password; use {BASE_URL_FORMS}"
         message = f"PEXSERVICE_URL: {reason}"
         raise VerbFailed(message, exit_status=WRONG_ARGUMENTS) from error
@@ -207,7 +207,7 @@ def urls_of(arguments: Namespace) -> list[BaseURL]:
 
 def token_of(arguments: Namespace) -> str | None:
     """
-    Return the token that a verb sends, or C{None}.
+    Return the token in C{--token-file}, or else in C{PEXSERVICE_TOKEN}, or else C{None}.
 
     @raise VerbFailed: the token file cannot be read, or contains no token.
     """

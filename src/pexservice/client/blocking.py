@@ -125,7 +125,7 @@ def wait(
     waiting.acquire()
 
     def begin() -> None:
-        # A wrong argument raises TypeError.  With maybeDeferred, this exception ends the wait.
+        # A wrong argument raises TypeError.  maybeDeferred passes this exception to end().
         calls.append(maybeDeferred(cast(Any, call)))
         calls[0].addBoth(end)
 

@@ -18,7 +18,7 @@ from pexservice.client.connecting import make_endpoint, make_pool
 from pexservice.client.errors import BadAddress, CursorError, OutcomeUnknown, Unanswered
 from pexservice.client.events import EventStream, watch
 from pexservice.client.responses import receive_page, receive_state
-from pexservice.client.retrying import Content, Request, RetryingClient
+from pexservice.client.retrying import ClientRequest, Content, RetryingClient
 from pexservice.client.state import State, Step
 from pexservice.core.base_url import DEFAULT_BASE_URL, BaseURL
 
@@ -150,7 +150,7 @@ class Cursor:
             deadline.
         @raise Unanswered: no final response arrived before the deadline.
         """
-        return await self._call(Request(b"GET", "/current"), deadline, receive_state)
+        return await self._call(ClientRequest(b"GET", "/current"), deadline, receive_state)
 
     async def next(
         self,
@@ -217,7 +217,7 @@ class Cursor:
             if before is not None:
                 path += f"&before={before}"
             receive = partial(receive_page, before=before)
-            page = await self._call(Request(b"GET", path), None, receive)
+            page = await self._call(ClientRequest(b"GET", path), None, receive)
             for step in page.steps:
                 yield step
             if not page.more:
@@ -240,7 +240,7 @@ class Cursor:
 
     async def _call(
         self,
-        request: Request,
+        request: ClientRequest,
         deadline: float | None,
         receive: Callable[[IResponse, str], Awaitable[Content]],
     ) -> Content:
@@ -258,7 +258,7 @@ class Cursor:
         headers = {"Idempotency-Key": key}
         if if_revision is not None:
             headers["If-Match"] = f'"{if_revision}"'
-        request = Request(b"POST", f"/{name}", headers)
+        request = ClientRequest(b"POST", f"/{name}", headers)
         try:
             return await self._call(request, deadline, receive_state)
         except Unanswered as error:

@@ -27,7 +27,7 @@ from pexservice.client.responses import (
     receive_state,
     state_of,
 )
-from pexservice.client.retrying import Request, RetryingClient, backoff
+from pexservice.client.retrying import ClientRequest, RetryingClient, backoff
 from pexservice.client.state import State
 
 #: How long a stream may be silent.  A service sends a heartbeat every 15 seconds.
@@ -124,7 +124,8 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     receive_stream = partial(_receive_stream, client.clock)
     while not client.closed:
         try:
-            state = await client.call(Request(b"GET", "/current"), math.inf, receive_state)
+            read = ClientRequest(b"GET", "/current")
+            state = await client.call(read, math.inf, receive_state)
             if state != latest:
                 latest = state
                 yield state
@@ -132,7 +133,7 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
                 "Accept": "text/event-stream",
                 "Last-Event-ID": str(latest.revision),
             }
-            request = Request(b"GET", "/events", headers)
+            request = ClientRequest(b"GET", "/events", headers)
             stream = await client.call(request, math.inf, receive_stream)
         except CursorError:
             if client.closed:

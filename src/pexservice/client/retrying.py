@@ -74,7 +74,7 @@ _MAX_RETRY_AFTER_SECONDS = 3600.0
 
 
 @frozen
-class Request:
+class ClientRequest:
     """
     A request without the server that it goes to.
 
@@ -132,7 +132,7 @@ class RetryingClient:
 
     async def call(
         self,
-        request: Request,
+        request: ClientRequest,
         deadline: float,
         receive: Callable[[IResponse, str], Awaitable[Content]],
     ) -> Content:
@@ -190,7 +190,7 @@ class RetryingClient:
     async def _attempt(
         self,
         server_index: int,
-        request: Request,
+        request: ClientRequest,
         seconds: float,
         receive: Callable[[IResponse, str], Awaitable[Content]],
     ) -> Content:

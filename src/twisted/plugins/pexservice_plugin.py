@@ -7,14 +7,14 @@ from twisted.application.service import ServiceMaker
 
 pexservice = ServiceMaker(
     "pexservice",
-    "pexservice.cli.twistd.service",
+    "pexservice.cli.twistd.ServicePlugin",
     "A durable cursor over the Fibonacci sequence, over HTTP.",
     "pexservice",
 )
 
 pexservice_worker = ServiceMaker(
     "pexservice worker",
-    "pexservice.cli.twistd.worker",
+    "pexservice.cli.twistd.WorkerPlugin",
     "One pexservice worker, for another supervisor than ours.",
     "pexservice-worker",
 )

@@ -1,3 +1,3 @@
 """
-The verbs of C{pexctl}: their parsers are in C{VERBS} of L{pexservice.cli.verb}.
+The verbs of C{pexctl}.  When a module is imported, it adds its verbs to the parser.
 """

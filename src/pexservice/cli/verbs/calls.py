@@ -1,5 +1,5 @@
 """
-The verbs that call a service: C{current}, the three steps, C{history}, C{watch}, C{load}.
+The verbs that call a service: steps, C{current}, C{history}, C{watch} and C{load}.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _step(arguments: Namespace, step_name: str) -> Result:
 def _interrupted(
     message: str, outcome: str, fields: dict[str, object], interrupt: BaseException
 ) -> VerbFailed:
-    # SIGTERM raises SystemExit, which has the exit status.
+    # SIGTERM raises SystemExit with an exit status, and Ctrl-C raises KeyboardInterrupt.
     status = getattr(interrupt, "code", 128 + signal.SIGINT)
     return VerbFailed(f"interrupted: {message}", outcome, fields, status)
 
@@ -203,7 +203,8 @@ def load(arguments: Namespace) -> Result:
     running = Load(arguments.seconds, bar.show)
 
     async def run(cursor: Cursor) -> Report:
-        # One thread draws and removes the bar, so that no bar remains after an interrupt.
+        # The thread that draws the bar also removes it.  So after an interrupt, the bar is
+        # removed and not drawn again.
         with bar:
             return await running.run(cursor, arguments.connections)
 
@@ -229,14 +230,13 @@ def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
     """
     Provide a client of the service that C{arguments} name.
 
-    @raise VerbFailed: instead of an error of the client.
+    @raise VerbFailed: the client has raised an error.
     """
     from pexservice.client import BlockingCursor, CursorError
 
-    # Without this line, SIGINT is ignored if a shell started this process in the
-    # background.
+    # A shell that starts this process in the background makes it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # C{watch} has no deadline.  It retries for ever, so it always says why it retries.
+    # C{watch} has no deadline and retries for ever.  So it says why, also without a terminal.
     deadline = getattr(arguments, "deadline", math.inf)
     notices: list[str] = []
 
@@ -263,8 +263,8 @@ def _client_failure(error: CursorError, *, is_repeated: bool) -> VerbFailed:
     """
     Return the failure for an error of the client.
 
-    @param is_repeated: whether C{--key} repeats an earlier step.  The outcome of this step
-        is unknown even if nothing was sent now.
+    @param is_repeated: whether C{--key} repeats an earlier step.  An earlier call may have
+        made this step, so its outcome is unknown even if this call did not make it.
     """
     from pexservice.client import BadAddress, Moved, OutcomeUnknown, Refused
 
@@ -280,8 +280,8 @@ def _client_failure(error: CursorError, *, is_repeated: bool) -> VerbFailed:
     if error.maybe_performed and error.key is not None:
         outcome = "outcome-unknown"
         if not isinstance(error, OutcomeUnknown):
-            # A proxy may have sent this response in the place of the service, or an
-            # earlier attempt has reached another server.
+            # An earlier attempt may have made the step, or a service behind a proxy, if the
+            # proxy sent this response.
             message += f"; it is unknown whether the step was made (key {error.key})"
     elif is_repeated and outcome == "unreachable":
         outcome = "outcome-unknown"
@@ -291,7 +291,7 @@ def _client_failure(error: CursorError, *, is_repeated: bool) -> VerbFailed:
 
 def _object_of(state: State) -> dict[str, object]:
     """
-    Return C{state} as C{--json} shows it.  Values are strings, as in the HTTP API.
+    Return the object for C{--json}.  Values are strings, as in the HTTP API.
     """
     return {
         "revision": state.revision,

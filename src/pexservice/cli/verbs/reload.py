@@ -1,9 +1,9 @@
 """
 C{pexctl reload}: make a running service read its files again.
 
-The verb sends SIGHUP and reads the outcome from the supervisor's scoreboard, which is
-accessible through C{/proc}.  So the verb needs neither systemd nor a connection to the
-service.  The service's user and root may use it.
+The verb sends SIGHUP to the supervisor.  Then it reads the outcome from the scoreboard, the
+memory of the supervisor that C{/proc} shows to the service's user and to root.  So the verb
+needs neither systemd nor a connection to the service.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def reload(arguments: Namespace) -> Result:
     while time.monotonic() < end:
         time.sleep(_POLL_INTERVAL_SECONDS)
         report = read_report(board)
-        # A reload that was in progress before the signal does not count.
+        # Another reload, which was in progress before the signal, has a lower number.
         if report is not None and report.reloads > before.reloads:
             if report.reload is Reload.FAILED:
                 raise VerbFailed(f"reload failed: {report.note}")

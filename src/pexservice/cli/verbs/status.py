@@ -1,8 +1,8 @@
 """
 C{pexctl status}: whether a running service accepts steps, and where its cursor is.
 
-Health checks run it every few seconds.  So this module does not import Twisted, and never
-asks for the value, which may be long.
+Health checks run C{status} every few seconds.  So this module does not import Twisted,
+which takes time, and does not ask for the value, which may be long.
 """
 
 from __future__ import annotations

@@ -24,16 +24,15 @@ if TYPE_CHECKING:
         StoreSummary,
     )
 
-#: The value of C{--beyond} without a number: the revision of the replaced store is used.
+#: The value of C{--beyond} without a number.  Then the highest revision in the replaced
+#: store, plus a margin, is used.
 _FROM_STORE = -1
-
-#: The restored store then continues at this distance above that revision.
 _MARGIN = 1_000_000
 
 
 def _store_on_disk(name: str) -> IOfflineStore:
     """
-    Return the store C{name}: a directory, or a URL as C{--store} takes it.
+    Return the store C{name}, a directory or a URL as in C{--store}.
     """
     from pexservice.stores.registry import offline_store
 
@@ -42,7 +41,7 @@ def _store_on_disk(name: str) -> IOfflineStore:
 
 def _directory(name: str) -> str:
     """
-    Return the directory of the store or backup C{name}, which need not exist.
+    Return the directory of C{name}, a store or a backup that need not exist.
     """
     return _store_on_disk(name).directory
 
@@ -61,7 +60,7 @@ def _store_on_etcd(url: str) -> IStoreFactory:
 
 def options_for(settings: Settings) -> StoreOptions:
     """
-    Return the options of a store that this process opens only for a moment.
+    Return the options with which a verb opens the store of C{settings}.
     """
     from pexservice.process.timing import the_reactor
     from pexservice.stores.factory_interface import StoreOptions
@@ -101,7 +100,7 @@ def create(arguments: Namespace) -> Result:
     from pexservice.client.blocking import wait
     from pexservice.stores.registry import store_factory
 
-    # This verb creates a store even if C{no-create} is set for the service.
+    # C{no-create} is for the service, and this verb creates a store nevertheless.
     settings = evolve(service_options(arguments.options).settings(), no_create=False)
     factory = store_factory(settings.store)
     wait(lambda: factory.create(options_for(settings)))
@@ -220,7 +219,9 @@ def _write_textfile(
     name: str, store: IOfflineStore, directory: str, *, failed: bool
 ) -> None:
     """
-    Write the metrics into a file, whole or not at all, that every user may read.
+    Write the metrics of the backups into a file that every user may read.
+
+    The file is replaced in one atomic step, so no reader gets a part of it.
     """
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
