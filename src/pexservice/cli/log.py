@@ -66,8 +66,7 @@ def _observer(
         name = name or _DAEMONS_FILE
     if name and name != "-":
         return FileLogObserver(_rotated(name), make_lines())
-    # twistd has replaced sys.stdout.  If standard output is closed, the log goes to standard
-    # error.
+    # twistd has replaced sys.stdout.  If standard output is closed, use standard error.
     stream = sys.__stdout__ or sys.__stderr__
     descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
     lines = make_lines(journal=is_journal(descriptor))

@@ -65,8 +65,8 @@ _OTHER_NAMES = dict.fromkeys(
     " (did you mean --listen tcp:PORT:interface=ADDRESS?)",
 )
 
-#: Settings that only a restart changes.  At a reload, the sockets stay open, and old and new
-#: workers use the same store and the same log.
+#: Settings that only a restart changes.  At a reload, the sockets stay open, and the store
+#: and the log stay the same for all workers.
 RESTART_ONLY = ("listen", "store", "log_format")
 
 

@@ -236,7 +236,7 @@ def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
 
     # A shell that starts this process in the background makes it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # C{watch} has no deadline and retries for ever.  So it says why, also without a terminal.
+    # C{watch} has no deadline and retries for ever.  So it says why, even to a file.
     deadline = getattr(arguments, "deadline", math.inf)
     notices: list[str] = []
 
