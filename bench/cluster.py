@@ -29,7 +29,7 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.interface import ICommitter, Outcome, Step
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.core.cursor import Cursor, State, Transition
-from pexservice.stores.errors import Conflict, OutcomeUnknown, Refusal
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.factory_interface import StoreOptions
 from pexservice.stores.interface import Batch
@@ -37,6 +37,7 @@ from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.registry import store_factory
+from pexservice.stores.shared_interface import Conflict
 
 CLIENT_COUNTS = (64, 256)
 NODE_COUNTS = (1, 3)

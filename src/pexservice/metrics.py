@@ -33,7 +33,8 @@ from pexservice.commit.interface import ICommitter
 from pexservice.process.supervisor_report import Reload, SupervisorReport
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
-from pexservice.stores.interface import IExclusiveStore, ISharedStore, IStore
+from pexservice.stores.interface import IExclusiveStore, IStore
+from pexservice.stores.shared_interface import ISharedStore
 from pexservice.web.responses import Response
 
 #: A number for each set of label values.
@@ -271,8 +272,8 @@ def _shared_store(store: ISharedStore) -> Iterator[Metric]:
     yield SummaryMetricFamily(
         "pexservice_turn_wait_seconds",
         "Time that batches waited for the turns of other nodes.",
-        store.turns,
-        store.turn_seconds,
+        store.turn_count,
+        store.turn_wait_seconds,
     )
     if store.certificate_expires is not None:
         yield _gauge(

@@ -18,8 +18,9 @@ from pexservice.client import blocking
 from pexservice.core.cursor import Cursor
 from pexservice.stores.errors import Refusal
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.interface import Batch, HistoryEntry, ISharedStore
+from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import KeyUse
+from pexservice.stores.shared_interface import ISharedStore
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ class Blocking:
         self.max_batch_keys = store.max_batch_keys
         self.went_back_count = store.went_back_count
         self.certificate_expires = store.certificate_expires
-        self.turns, self.turn_seconds = store.turns, store.turn_seconds
+        self.turn_count, self.turn_wait_seconds = store.turn_count, store.turn_wait_seconds
 
     def _wait(self, call: Callable[..., Deferred[T]], *args: Any) -> Deferred[T]:
         done: Deferred[T] = execute(blockingCallFromThread, running_reactor(), call, *args)
@@ -60,7 +61,9 @@ class Blocking:
         """
 
         def commit() -> Deferred[None]:
-            return self._store.commit(batch).addCallback(lambda _: self._store._trimming)
+            return self._store.commit(batch).addCallback(
+                lambda _: self._store._removing_keys
+            )
 
         return self._wait(commit)
 

@@ -18,13 +18,8 @@ from pexservice.process.supervisor_report import END_REASONS, Reload, Supervisor
 from pexservice.server.limits import Connections
 from pexservice.server.request_counters import RequestCounters
 from pexservice.stores.errors import Refusal
-from pexservice.stores.interface import (
-    IExclusiveStore,
-    ISharedStore,
-    IStore,
-    OldStateReader,
-    Space,
-)
+from pexservice.stores.interface import IExclusiveStore, IStore, OldStateReader, Space
+from pexservice.stores.shared_interface import ISharedStore
 from tests.support.caller import Caller
 from tests.support.wire import Server
 
@@ -202,7 +197,12 @@ class OnDisk:  # type: ignore[misc]  # no more of a store than metrics read
     A store on a disk, with a reader that holds an old state, and a store of many nodes.
     """
 
-    went_back_count, turns, turn_seconds, certificate_expires = 1, 2, 0.5, 1_795_000_000.0
+    went_back_count, turn_count, turn_wait_seconds, certificate_expires = (
+        1,
+        2,
+        0.5,
+        1_795_000_000.0,
+    )
 
     def space(self) -> Space:
         """

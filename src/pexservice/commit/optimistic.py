@@ -36,9 +36,10 @@ from pexservice.commit.group_commit import GroupCommit, PendingBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import Cursor, State, state_at
 from pexservice.process.timing import Periodic
-from pexservice.stores.errors import Conflict, OutcomeUnknown, Refusal
-from pexservice.stores.interface import HistoryEntry, ISharedStore
+from pexservice.stores.errors import OutcomeUnknown, Refusal
+from pexservice.stores.interface import HistoryEntry
 from pexservice.stores.remembered_keys import KeyUse
+from pexservice.stores.shared_interface import Conflict, ISharedStore
 
 #: How often the node checks whether the store responds and would accept a batch.
 PROBE_INTERVAL_SECONDS = 1.0

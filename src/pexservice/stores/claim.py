@@ -18,12 +18,15 @@ class StoreClaim:
     """
     A record in the scoreboard with the identity of the store that the service has claimed.
 
-    Every other store, even a copy, has another identity.  The first worker writes the claim
-    itself, before it is active.  If the supervisor wrote the claim later, a second worker
-    might open another store meanwhile.
+    If an operator replaces the files of the store, even by a copy, they have another
+    identity, and later workers refuse to open them.  The identity of a store in etcd is its
+    prefix.
+
+    The first worker writes the claim itself, before it is active.  If the supervisor wrote
+    the claim later, a second worker might open another store meanwhile.
     """
 
-    # The scoreboard, open for reading and writing.
+    # The scoreboard is memory that the supervisor and its workers share.
     _descriptor: int
 
     def identity(self) -> str | None:
@@ -53,7 +56,8 @@ class StoreClaim:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # Two workers may open two stores at the same moment.
+        # Without a lock, two workers that open two stores at the same moment could both
+        # claim their store.
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
             yield

@@ -4,12 +4,9 @@ The errors of a store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
-from pexservice.core.cursor import Cursor
 from pexservice.process.exit_status import Status
-from pexservice.stores.remembered_keys import KeyUse
 
 
 class StoreError(Exception):
@@ -66,8 +63,8 @@ class StoreUnavailable(StoreError):
     """
     The store cannot be opened now, but a retry may succeed.
 
-    For example, etcd does not answer or has no space; or no worker of the service has
-    verified a local store yet.
+    For example, etcd does not answer, etcd has no space, or a worker must first verify a
+    store on disk.
     """
 
 
@@ -83,8 +80,8 @@ class Refusal(Exception):
     """
     The store or the committer refuses a batch, a step or a read; the message says why.
 
-    A refused batch or step is not stored.  If the store has refused it, the store remains
-    usable.
+    A refused batch or step is not stored.  A store that has refused a batch or a read
+    remains usable.
     """
 
 
@@ -92,25 +89,7 @@ class OutcomeUnknown(Exception):
     """
     The store failed during a commit, so it is unknown whether the batch is stored.
 
-    An exclusive store can then only be closed; after it was opened again, it shows whether
-    the batch is stored.  In a shared store, the batch may also be stored later; see
-    L{ISharedStore.commit<pexservice.stores.interface.ISharedStore.commit>}.
+    An exclusive store can then only be closed.  When it is opened again, its cursor shows
+    whether the batch is stored.  In a shared store, the batch may also be stored later; see
+    L{ISharedStore.commit<pexservice.stores.shared_interface.ISharedStore.commit>}.
     """
-
-
-class Conflict(Exception):
-    """
-    The batch is not stored, and will not be stored later.
-
-    Either the batch does not begin at the cursor's state, or one of its idempotency keys
-    was used before.  Only a shared store raises this error.
-
-    @ivar cursor: the cursor, as far as the store knows.
-    @ivar used: for each idempotency key of the batch that was used before, its first use,
-        or the L{Refusal} that prevented reading it.
-    """
-
-    def __init__(self, cursor: Cursor, used: Mapping[bytes, KeyUse | Refusal]) -> None:
-        super().__init__(f"the cursor is at revision {cursor.revision}")
-        self.cursor = cursor
-        self.used = used

@@ -58,7 +58,8 @@ class StoreSummary:
 
     @ivar store: its directory.
     @ivar size: the size of its data, in bytes.
-    @ivar witness: the revision that a file outside the data records, if there is one.
+    @ivar witness: the revision in the witness, a file beside the data that records the
+        newest commit; C{None} if there is no such file.
     """
 
     store: str
@@ -70,7 +71,7 @@ class StoreSummary:
 
 class Backup(NamedTuple):
     """
-    A backup that was made before.
+    An earlier backup.
 
     @ivar time: when the backup was begun, in seconds since 1970.
     @ivar revision: the revision in the witness of the backup; C{None} if it has no witness.
@@ -86,7 +87,7 @@ class Restored:
     The result of a restore.
 
     @ivar summary: the summary of the restored store.
-    @ivar steps: how many steps L{IOfflineStore.restore} has added.
+    @ivar steps: how many steps L{IOfflineStore.restore} has added to raise the revision.
     @ivar kept: the directory that now has the replaced store; C{None} if there was no
         store.
     """
@@ -112,10 +113,11 @@ class IOfflineStore(Interface):
 
     def backup(target: str, keep: int | None, show: ShowProgress) -> StoreSummary:
         """
-        Copy one state of the store, which a service may be using, and verify the copy.
+        Copy the store, and verify the copy.  A service may use the store meanwhile.
 
-        @param target: the directory to make; with C{keep}, the directory of all backups.
-        @param keep: how many backups to keep, the new one included; C{None} keeps all.
+        @param target: the new directory of the backup, if C{keep} is C{None}; otherwise the
+            directory of all backups, in which the new backup gets a directory.
+        @param keep: how many backups to keep, the new one included; the oldest are removed.
         """
 
     def backups(directory: str) -> list[Backup]:
@@ -131,12 +133,15 @@ class IOfflineStore(Interface):
 
         @param backup: the backup's directory.
         @param above_revision: the highest revision that any client has seen.  Steps are
-            added until the copy's revision is higher.
+            added until the copy's revision is higher, so that no client sees one revision
+            with two states.  C{None} adds no steps.
         """
 
     def highest_revision() -> tuple[int, str]:
         """
         Return the highest revision that the store is known to have had, and its origin.
+
+        The origin is for a message, for example C{in the replaced store}.
 
         @raise OSError: the store cannot be read.
         """
@@ -147,9 +152,11 @@ class IStoreFactory(Interface):
     The factory of the store that one URL names.
 
     A factory class is called with the URL, and raises C{ValueError} if the URL is wrong.
-    The message says why, and leaves out the URL.  The class has two attributes: C{FORM},
-    the form of its URLs, and C{WITHOUT_SCHEME}, a pattern of such URLs without their
-    scheme.  An error message suggests the URL with the scheme.
+    The message says why, and leaves out the URL, which may contain a password.
+
+    The class has two attributes for error messages.  C{FORM} shows the form of its URLs.
+    C{WITHOUT_SCHEME} is a pattern of such URLs without their scheme: if a URL matches the
+    pattern, the message suggests the URL with the scheme.
     """
 
     shared: bool = Attribute("Whether the store provides L{ISharedStore}.")

@@ -13,7 +13,7 @@ from zope.interface import Attribute, Interface
 
 from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.errors import Refusal
-from pexservice.stores.remembered_keys import KeyUse, RememberedKeys
+from pexservice.stores.remembered_keys import RememberedKeys
 
 
 class HistoryEntry(NamedTuple):
@@ -32,13 +32,13 @@ class HistoryEntry(NamedTuple):
 @frozen
 class Batch:
     """
-    The content of one transaction: consecutive transitions, and the keys used for them.
+    Consecutive transitions that are stored together, and the idempotency keys used there.
 
     @ivar before: the cursor before the first transition.
     @ivar transitions: the codes of the transitions, one byte each; never empty.
     @ivar after: the cursor after the last transition.
     @ivar time_ns: nanoseconds since the epoch.
-    @ivar keys: a mapping from each idempotency key of this batch, oldest first, to its use,
+    @ivar keys: for each idempotency key of this batch, oldest first, what its step did,
         packed by C{pexservice.stores.remembered_keys.pack_use}.
     """
 
@@ -66,14 +66,14 @@ class IStore(Interface):
         """
         Write the whole batch durably, or nothing of it.
 
-        A commit has one of three outcomes: the batch is stored, it is not stored, or this
-        is unknown.  The caller waits for each commit before it begins the next one.
+        The caller waits until a commit has ended before it begins the next one.
 
+        @return: fires when the batch is stored.
         @raise Refusal: the batch is not stored.  The store remains usable.
         @raise StoreError: the batch is not stored.  The store can only be closed.
             L{StoreDamaged} is such an error.
         @raise OutcomeUnknown: it is unknown whether the batch is stored.  An exclusive
-            store can only be closed.
+            store can only be closed; a shared store remains usable.
         """
 
     def history(before: int, limit: int) -> Deferred[list[HistoryEntry]]:
@@ -104,8 +104,12 @@ class IExclusiveStore(IStore):
         """
         Lock the store, and open it; see L{IStore.open}.
 
-        @param on_standby: called before this process waits, as a standby, for a store that
-            another process has locked.  If it is C{None}, L{StoreBusy} is raised instead.
+        If another process has locked the store, this process becomes a standby: it calls
+        C{on_standby}, and waits until the lock is free.
+
+        @param on_standby: C{None} if this process must not wait.
+        @raise StoreBusy: another process has locked the store, and C{on_standby} is
+            C{None}.
         """
 
     def commit_refusal() -> Refusal | None:
@@ -119,7 +123,7 @@ class IExclusiveStore(IStore):
         """
         Return the disk space of the store; C{None} if it is not open.
 
-        Metrics use this method and L{oldest_reader}.  Neither blocks.
+        It is for metrics, like L{oldest_reader}.  Neither method blocks.
         """
 
     def oldest_reader() -> OldStateReader | None:
@@ -132,7 +136,7 @@ class Space(NamedTuple):
     """
     The disk space of a store, in bytes.
 
-    @ivar used: the end of the last part of the store's file that was ever in use.
+    @ivar used: the part of the store's file up to the last byte that was ever used.
     @ivar limit: the size that the file may grow to.
     @ivar free: the free space of the file system that this process may use.
     @ivar size: the size of the file system.
@@ -146,101 +150,12 @@ class Space(NamedTuple):
 
 class OldStateReader(NamedTuple):
     """
-    A process that reads an old state of the store, whose pages cannot be reused meanwhile.
+    A process that reads an old state of the store.
 
-    @ivar commits_behind: how many commits were made after that state.
+    Until it ends the read, the pages of this state cannot be reused, and the file grows.
+
+    @ivar commits_behind: how many commits were made since that state.
     """
 
     pid: int
     commits_behind: int
-
-
-class ISharedStore(IStore):
-    """
-    A store that several nodes write to.  It remains usable after a failure.
-    """
-
-    max_batch_keys: int = Attribute("How many idempotency keys one batch may have.")
-
-    # For metrics.
-
-    went_back_count: int = Attribute(
-        "How often the cursor was found at an earlier revision than before."
-    )
-
-    turns: int = Attribute("How many turns this node has had.")
-
-    turn_seconds: float = Attribute("How many seconds this node has waited for its turns.")
-
-    certificate_expires: float | None = Attribute(
-        "When this node's client certificate expires, in seconds since the epoch, if any."
-    )
-
-    def turn() -> Deferred[Cursor]:
-        """
-        Wait until it is this node's turn to commit.  The caller should commit next.
-
-        Turns make conflicts rare, and give each node its share.  A turn is no lock, and a
-        commit out of turn is safe.  So this node waits for a limited time only, and then
-        commits out of turn.
-
-        @return: fires with the newest known cursor.
-        """
-
-    def commit(batch: Batch) -> Deferred[None]:
-        """
-        Write the whole batch durably, or nothing of it; see L{IStore.commit}.
-
-        @raise Conflict: the cursor is not where the batch begins, because another node
-            moved it, or a key of the batch was used before.  The batch is not stored.
-        @raise OutcomeUnknown: the batch may be stored, now or later.  It is stored only if
-            the cursor is where the batch begins.  So as soon as another batch is stored,
-            this one is certainly not stored later, and the caller need not wait.
-        """
-
-    def read() -> Deferred[Cursor]:
-        """
-        Read the cursor.
-
-        @return: fires with the cursor at some moment between this call and the firing.
-        @raise Refusal: the cursor cannot be read.
-        """
-
-    def recall(key: bytes) -> Deferred[KeyUse | None]:
-        """
-        Return what the first use of C{key} did.
-
-        @return: fires with C{None} if C{key} is not among the last L{KEPT_KEYS} keys.
-        @raise Refusal: the store does not answer.
-        """
-
-    def watch(
-        cursor_moved: Callable[[Cursor], None],
-        cursor_went_back: Callable[[Cursor], None],
-    ) -> None:
-        """
-        Call C{cursor_moved} with the newest cursor when any node has moved the cursor.
-
-        Calls may come late, and may be missing.
-
-        @param cursor_went_back: called when the cursor is at an earlier revision than
-            before, because an operator restored or emptied the store.
-        """
-
-    def probe() -> Deferred[Refusal | None]:
-        """
-        Ask the store whether it would accept a batch now, without changing anything.
-
-        @return: fires with the refusal of a batch, or with C{None}.
-        @raise Refusal: the store does not answer.
-        """
-
-    def advance(revision: int) -> Deferred[Cursor]:
-        """
-        Give the cursor a higher revision at the same position.  All nodes must be stopped.
-
-        This is necessary after a restore.  Without it, the store would use revisions again
-        that clients have already seen.
-
-        @raise StoreError: there is no cursor, or its revision is C{revision} or higher.
-        """

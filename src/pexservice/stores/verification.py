@@ -6,8 +6,8 @@ a bad disk can cause them.  After such an end, a standby takes over without a ve
 so that clients need not wait.  The verification stays due: the next worker that gets the
 store's lock without waiting for it verifies the store.
 
-A worker may end while it verifies the store.  Then the next worker, also a standby, must
-verify the store first, and until then clients get 503.
+A worker may end while it verifies the store.  Then the next worker must verify the store
+before it is active, even if it is a standby.  Until then clients get 503.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _BEGUN = b"begun"
 @frozen
 class VerificationRecord:
     """
-    A record in the scoreboard of the last verification of the store.
+    A record in the scoreboard about the last verification of the store.
 
-    The worker that has the store's lock writes the record: C{begun}, and later C{completed
-    at N}.  N is the number of suspicious ends so far, which the supervisor counts in its
-    report.  When the report has a higher number, a verification is due.
+    The worker that has the store's lock writes this record: first C{begun}, and later
+    C{completed at N}.  N is the number of suspicious ends so far, which the supervisor
+    counts in its report.  When the report has a higher number, a verification is due.
     """
 
-    # The scoreboard, open for reading and writing.
+    # The scoreboard is memory that the supervisor and its workers share.
     _descriptor: int
     _read_report: Callable[[], SupervisorReport | None]
 
@@ -57,10 +57,10 @@ class VerificationRecord:
 
     def complete(self) -> None:
         """
-        Record that this process has verified the store and has its lock.
+        Record that this process, which has the store's lock, has verified the store.
 
-        The suspicious ends may be counted now: a worker that ended after this process got
-        the lock cannot have written to the store.
+        Workers that ended suspiciously during the verification count as verified too: they
+        did not have the lock, so they wrote nothing to the store.
         """
         VERIFICATION.write(self._descriptor, _completed_at(self._read_report()))
 

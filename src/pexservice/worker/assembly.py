@@ -31,8 +31,9 @@ from pexservice.server.server import Server
 from pexservice.settings.options import Settings, WorkerSettings
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.factory_interface import IStoreReactor, StoreOptions
-from pexservice.stores.interface import ISharedStore, IStore
+from pexservice.stores.interface import IStore
 from pexservice.stores.registry import store_factory
+from pexservice.stores.shared_interface import ISharedStore
 from pexservice.stores.verification import VerificationRecord
 from pexservice.web.access import ANY_HOST, Access, HostPolicy
 from pexservice.web.api import Api

@@ -13,18 +13,13 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from pexservice.core.cursor import Cursor, Transition, position_after
-from pexservice.stores.interface import (
-    Batch,
-    HistoryEntry,
-    IExclusiveStore,
-    ISharedStore,
-    IStore,
-)
+from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore, IStore
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.remembered_keys import KeyUse, pack_use
+from pexservice.stores.shared_interface import ISharedStore
 from tests.support.fakes import ABOVE_ALL, MemoryStore, now, replay
 from tests.support.inline_executor import inline
 

@@ -12,8 +12,9 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from pexservice.stores.factory_interface import IStoreFactory, StoreOptions
-from pexservice.stores.interface import ISharedStore, IStore
+from pexservice.stores.interface import IStore
 from pexservice.stores.registry import FACTORIES, offline_store, store_factory
+from pexservice.stores.shared_interface import ISharedStore
 from tests.support.fakes import Turns
 
 URLS = {"lmdb": "lmdb:somewhere", "etcd": "etcd:http://127.0.0.1:1"}

@@ -326,7 +326,7 @@ def advance(arguments: Namespace) -> Result:
     """
     from pexservice.client.blocking import wait
     from pexservice.settings.options import Settings
-    from pexservice.stores.interface import ISharedStore
+    from pexservice.stores.shared_interface import ISharedStore
 
     def advance_cursor() -> Deferred[Cursor]:
         store = ISharedStore(arguments.store.make(options_for(Settings())))

@@ -19,7 +19,7 @@ _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]
 _PREFIX = re.compile(r"[\x21-\x7e]{1,200}")
 
 #: The parameters of the URL.  Each sets the attribute of L{EtcdAddress} with its name.
-_NAMES = ("prefix", "ca", "certificate", "key", "user", "password-file")
+_PARAMETERS = ("prefix", "ca", "certificate", "key", "user", "password-file")
 
 
 @frozen(kw_only=True)
@@ -27,10 +27,10 @@ class EtcdAddress:
     """
     The address of etcd, and the credentials of this program there.
 
-    @ivar endpoints: URLs, as C{http://127.0.0.1:2379}.
+    @ivar endpoints: the URLs of members of etcd, such as C{http://127.0.0.1:2379}.
     @ivar prefix: the prefix of all keys of this program.
-    @ivar ca: a PEM file with the authorities that sign etcd's certificates; by default the
-        system's.
+    @ivar ca: a PEM file with the authorities that signed etcd's certificates; with C{None},
+        those of the system are used.
     @ivar certificate: a PEM file with this program's certificate.
     @ivar key: a PEM file with the certificate's private key.
     @ivar password_file: a file whose first line is the password of C{user}.
@@ -53,19 +53,16 @@ class EtcdAddress:
 
     def password(self) -> str:
         """
-        Return the password of C{user}.
+        Read the password of C{user} from the file.
 
         @raise StoreMisconfigured: the file cannot be read; the message names it.
         """
         file = self.password_file or ""
         try:
             lines = Path(file).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            reason = f"the password file {file}: {error.strerror}"
-            raise StoreMisconfigured(reason) from error
-        except UnicodeDecodeError as error:
-            reason = f"the password file {file}: it must be text in UTF-8"
-            raise StoreMisconfigured(reason) from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", "it must be text in UTF-8")
+            raise StoreMisconfigured(f"the password file {file}: {reason}") from error
         return lines[0] if lines else ""
 
     def __str__(self) -> str:
@@ -96,8 +93,8 @@ def parse(url: str) -> EtcdAddress:
         raise ValueError("what follows ? must be NAME=VALUE, joined by &") from None
     given: dict[str, str] = {}
     for name, value in pairs:
-        if name not in _NAMES:
-            raise ValueError(f"there is no {name}, only {', '.join(_NAMES)}")
+        if name not in _PARAMETERS:
+            raise ValueError(f"there is no {name}, only {', '.join(_PARAMETERS)}")
         attribute = name.replace("-", "_")
         if not value or attribute in given:
             raise ValueError(f"{name} must be given once, with a value")

@@ -1,29 +1,31 @@
 """
 The decision whether a batch is stored.
 
-The transaction of a batch requires that the cursor's key has the value that this node
-knows, and the same revision of its last change in etcd.  Every transaction of a batch
-changes this key.  So if a transaction is sent several times, or arrives late, it succeeds
-at most once, and never after another batch was stored.
+A batch is one transaction in etcd.  The transaction succeeds only if the cursor's key has
+the value that this node knows, and if etcd's revision of the last change of this key is the
+one that this node knows.  Every transaction of a batch changes this key.  So even if copies
+of a transaction are sent, or arrive late, at most one copy succeeds, and no copy succeeds
+after another batch was stored.
 
-Each transaction also writes the number of the batch into the I{operation key} of its
-process.  This key exists before the first batch of the process.  So its value is the number
-of the last batch that was stored.  If the key is missing, the outcome cannot be known.
+Each process has its own key in etcd, the I{last-batch key}.  It contains the number of the
+last batch of this process that was stored, because each transaction writes the number of
+its batch there.  The process makes this key before its first batch.  So if the key is
+missing, etcd has removed it, and the outcome cannot be known.
 
 If no answer arrives, the same transaction is sent again, until an answer shows the outcome:
 
   - The transaction succeeded.  The batch is stored, and no other copy of the transaction
     can succeed any more.
-  - The transaction failed, and the operation key has the number of this batch.  An earlier
+  - The transaction failed, and the last-batch key has the number of this batch.  An earlier
     copy succeeded, so the batch is stored.
-  - The transaction failed, the operation key has another number, and the cursor's key has
-    changed.  The batch is not stored, and will not be stored later.
+  - The transaction failed, the last-batch key has another number, and the cursor's key has
+    changed.  No copy has succeeded, and none can succeed later.  The batch is not stored.
   - In other cases, and when no answer arrives in time, the outcome is unknown.
 
 No decision depends on a clock.
 
-When etcd runs out of space, it reports this error even for the transaction that used the
-last space and succeeded.  So after this error, the outcome is read from etcd's state.
+The transaction that uses the last space of etcd may succeed although etcd reports an error.
+So after an error about space, this module reads the outcome from etcd.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from pexservice.stores.etcd.gateway import (
     explain,
     retry_until_answered,
 )
-from pexservice.stores.etcd.messages import Observation, OperationKey
+from pexservice.stores.etcd.messages import LastBatchKey, Observation
 from pexservice.stores.etcd.records import (
     CursorRecord,
     ForeignRecord,
@@ -65,12 +67,13 @@ class BatchOutcome(Enum):
 
 
 @frozen
-class Attempt:
+class BatchTransaction:
     """
     The transaction of a batch, which is sent until its outcome is known.
 
     @ivar message: the transaction, as L{messages.commit} makes it.
-    @ivar base: the cursor that the transaction requires.
+    @ivar base: the cursor's record that the transaction requires.
+    @ivar last_batch_key: the last-batch key, with the number of this batch.
     """
 
     gateway: Gateway
@@ -78,44 +81,44 @@ class Attempt:
     message: Message
     batch: Batch
     base: CursorRecord
-    operation: OperationKey
+    last_batch_key: LastBatchKey
 
-    async def decide(self) -> tuple[BatchOutcome, Observation]:
+    async def send(self) -> tuple[BatchOutcome, Observation]:
         """
-        Send the transaction until its outcome is known.
+        Send copies of the transaction until the outcome of the batch is known.
 
         @raise Refusal: etcd refused the transaction.  The batch is not stored, and will not
             be stored later.
         @raise OutcomeUnknown: etcd did not answer in time.
         """
-        # Whether copies of the transaction may have succeeded, or may still arrive.
-        copies_left = False
+        # Whether earlier copies may have succeeded, or may still arrive.
+        copies_sent = False
 
         async def attempt() -> tuple[BatchOutcome, Observation]:
-            nonlocal copies_left
+            nonlocal copies_sent
             try:
-                return await self._send(copies_left=copies_left)
+                return await self._send_copy(copies_sent=copies_sent)
             except CallRefused as error:
-                if not copies_left:
+                if not copies_sent:
                     raise Refusal(explain(error)) from error
                 raise CallUnanswered(str(error), sent=True) from error
             except CallUnanswered as error:
-                copies_left = copies_left or error.sent
+                copies_sent = copies_sent or error.sent
                 raise
             except ForeignRecord as error:
-                raise (OutcomeUnknown if copies_left else Refusal)(str(error)) from error
+                raise (OutcomeUnknown if copies_sent else Refusal)(str(error)) from error
 
         try:
             return await retry_until_answered(self.gateway, attempt)
         except CallUnanswered as error:
-            kind = OutcomeUnknown if copies_left else Refusal
+            kind = OutcomeUnknown if copies_sent else Refusal
             raise kind(explain(error)) from error
 
-    async def _send(self, *, copies_left: bool) -> tuple[BatchOutcome, Observation]:
+    async def _send_copy(self, *, copies_sent: bool) -> tuple[BatchOutcome, Observation]:
         """
         Send the transaction once.
 
-        @raise CallRefused: this copy has no effect, now or later.
+        @raise CallRefused: this copy has not succeeded, and will not succeed later.
         @raise CallUnanswered: if it was C{sent}, this copy may have succeeded.
         """
         try:
@@ -125,24 +128,24 @@ class Attempt:
                 raise
             observation = await self._observe()
             if (
-                observation.operation != self.operation.number
+                observation.last_batch != self.last_batch_key.number
                 and observation.record == self.base
             ):
                 # No copy has succeeded so far.
                 raise
-            return self._judge(observation, copies_left=True), observation
+            return self._judge(observation, copies_sent=True), observation
         if answer.get("succeeded"):
             revision = answer["header"]["revision"]
             put = self.message["success"][0]["request_put"]
             return BatchOutcome.STORED, Observation(
                 int(revision),
                 decode_cursor({**put, "mod_revision": revision}),
-                self.operation.number,
+                self.last_batch_key.number,
                 {},
                 messages.read_marks(self.layout, answer),
             )
         observation = messages.read_observation(self.layout, answer, self.batch.keys)
-        return self._judge(observation, copies_left=copies_left), observation
+        return self._judge(observation, copies_sent=copies_sent), observation
 
     async def _observe(self) -> Observation:
         """
@@ -151,29 +154,31 @@ class Attempt:
         names = self.batch.keys
         try:
             answer = await self.gateway.call(
-                "kv/txn", messages.observe(self.layout, self.operation, names)
+                "kv/txn", messages.observe(self.layout, self.last_batch_key, names)
             )
         except (CallRefused, CallUnanswered) as error:
             raise CallUnanswered(str(error), sent=True) from error
         return messages.read_observation(self.layout, answer, names)
 
-    def _judge(self, observation: Observation, *, copies_left: bool) -> BatchOutcome:
+    def _judge(self, observation: Observation, *, copies_sent: bool) -> BatchOutcome:
         """
-        Return the outcome after the last copy has failed.
+        Return the outcome of the batch after the last copy has failed.
 
-        @param observation: the state of etcd that this copy found.
-        @param copies_left: whether earlier copies may have succeeded, or may still arrive.
+        @param observation: the state of etcd when this copy failed.
+        @param copies_sent: whether earlier copies may have succeeded, or may still arrive.
         """
-        if observation.operation == self.operation.number:
+        if observation.last_batch == self.last_batch_key.number:
             return BatchOutcome.STORED
-        if not copies_left:
+        if not copies_sent:
             return BatchOutcome.NOT_STORED
         if observation.record != self.base:
-            # The cursor has moved, so no copy can succeed any more.  Only the operation key
-            # shows whether an earlier copy has succeeded.
-            is_known = observation.operation is not None
+            # The cursor has moved, so no copy can succeed any more.  Only the last-batch
+            # key shows whether an earlier copy has succeeded.
+            is_known = observation.last_batch is not None
         else:
-            # No copy has succeeded.  The batch has idempotency keys that were used before.
-            # If these are removed from etcd, a copy that arrives later may succeed.
+            # The cursor has not moved, so no copy has succeeded.  If an idempotency key of
+            # the batch was used before, a late copy may succeed after this key was removed
+            # as an old key.  Otherwise the last-batch key is missing, so each late copy
+            # fails.
             is_known = not observation.used
         return BatchOutcome.NOT_STORED if is_known else BatchOutcome.UNKNOWN

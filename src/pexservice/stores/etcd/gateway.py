@@ -1,38 +1,48 @@
 """
-The interface of a gateway, and calls that are repeated until they are answered.
+The interface of etcd's gateway, and calls and watches that are repeated.
 
-A call ends in one of three ways: etcd answers; etcd did not execute the call
-(L{CallRefused}, or L{CallUnanswered} without C{sent}); or the outcome is unknown
-(L{CallUnanswered} with C{sent}).
+A call ends in one of these ways:
+
+  - etcd has executed the call, and its answer is returned.
+  - etcd has not executed the call, and never will.  L{CallRefused} is raised if etcd says
+    so, and L{CallUnanswered} without C{sent} if the call was not sent.
+  - It is unknown whether etcd has executed the call.  L{CallUnanswered} with C{sent} is
+    raised.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
-from pexservice.stores.etcd.records import Message
+from pexservice.stores.etcd import records
+from pexservice.stores.etcd.records import CursorRecord, Message
 
 T = TypeVar("T")
 
 #: How long one attempt at a call may take.
 ATTEMPT_SECONDS = 1.0
 
-#: How long a call may take with all its attempts.  Then the waiting clients get an error.
+#: How long all attempts at a call may take together.  Then waiting clients get an error.
 CALL_TIMEOUT_SECONDS = 5.0
 
 #: gRPC's code for a call that etcd cannot execute, for example with a wrong password.
 INVALID_ARGUMENT = 3
 
-#: gRPC's code for a lack of space.  etcd sends it even for a call that it has executed.
+#: gRPC's code for a lack of space.  etcd sends it also for a call that it has executed, if
+#: this call has used the last space.
 RESOURCE_EXHAUSTED = 8
 
 
 class CallRefused(Exception):
     """
-    etcd refused a call and did not execute it; but see L{RESOURCE_EXHAUSTED}.
+    etcd refused a call, and did not execute it unless the code is L{RESOURCE_EXHAUSTED}.
 
     @ivar code: gRPC's code.
     """
@@ -78,7 +88,7 @@ def explain(error: CallRefused | CallUnanswered) -> str:
 
 class Gateway(Protocol):
     """
-    etcd's JSON gateway, as far as the store needs it; tests implement it too.
+    The calls of etcd's JSON gateway that the store needs.  Tests implement them too.
 
     @ivar certificate_expires: when the client certificate expires, in seconds since the
         epoch; C{None} if there is no certificate.
@@ -97,7 +107,7 @@ class Gateway(Protocol):
         Check that a member of etcd answers, and that no member is too old.
 
         @return: for each endpoint, its version, or why it does not answer.
-        @raise StoreError: no member answers, one is too old, or a server is not etcd.
+        @raise StoreError: no member answers, a member is too old, or a server is not etcd.
         """
 
     async def call(self, path: str, message: Message) -> Message:
@@ -105,13 +115,13 @@ class Gateway(Protocol):
         Make one attempt at a call, and return its answer.
 
         @param path: the path below C{/v3/}.
-        @raise CallRefused: etcd did not execute the call.
-        @raise CallUnanswered: etcd did not execute the call, or the outcome is unknown.
+        @raise CallRefused: etcd refused the call.
+        @raise CallUnanswered: there was no answer.
         """
 
     async def pause(self, attempt: int) -> None:
         """
-        Wait before an attempt is repeated for the C{attempt}-th time, counted from 0.
+        Wait after the attempt with this number, counted from 0, before the next attempt.
         """
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
@@ -133,12 +143,12 @@ async def retry_until_answered(
     gateway: Gateway, attempt: Callable[[], Coroutine[Any, Any, T]]
 ) -> T:
     """
-    Call C{attempt} again and again until it is answered.
+    Call C{attempt} until it does not raise L{CallUnanswered}, with a delay in between.
 
     @param attempt: makes one attempt at a call that can be repeated safely.
     @raise CallRefused: etcd refused an attempt.
-    @raise CallUnanswered: no attempt was answered within L{CALL_TIMEOUT_SECONDS}.  The
-        message has each reason once.
+    @raise CallUnanswered: no attempt got an answer within L{CALL_TIMEOUT_SECONDS}.  The
+        message has the reasons of all attempts, each once.
     """
     end, number = gateway.clock.seconds() + CALL_TIMEOUT_SECONDS, 0
     problems: dict[str, None] = {}
@@ -147,6 +157,7 @@ async def retry_until_answered(
         try:
             return await attempt()
         except PasswordUnreadable:
+            # An attempt after a short delay would not help.
             raise
         except CallUnanswered as error:
             problems[str(error)] = None
@@ -162,3 +173,59 @@ async def call_until_answered(gateway: Gateway, path: str, message: Message) -> 
     Make a call that can be repeated safely; see L{retry_until_answered}.
     """
     return await retry_until_answered(gateway, lambda: gateway.call(path, message))
+
+
+class Watch:
+    """
+    A watch on the cursor, by which etcd reports each node's batches to all nodes at once.
+
+    Correctness does not depend on the watch, because a node that needs the present cursor
+    reads it from etcd.  A call of L{Gateway.stream} ends after a minute at the latest, and
+    is then repeated.  So if a connection breaks without an error, no reports come for a
+    minute.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, gateway: Gateway, key: bytes, cursor_changed: Callable[[CursorRecord], None]
+    ) -> None:
+        """
+        Begin to watch the cursor, which etcd has under C{key}.
+
+        @param cursor_changed: called with every new record of the cursor.
+        """
+        self._gateway = gateway
+        self._message: Message = {"create_request": {"key": records.text(key)}}
+        self._cursor_changed = cursor_changed
+        # A cancelled stream may raise CallUnanswered, so the loop needs this flag too.
+        self._stopped = False
+        self._watching = Deferred.fromCoroutine(self._watch())
+
+    async def _watch(self) -> None:
+        while not self._stopped:
+            try:
+                await self._gateway.stream(self._message, self._take)
+            except (CallRefused, CallUnanswered) as error:
+                self._log.debug("the watch ended: {error}", error=error)
+            if not self._stopped:
+                await self._gateway.pause(5)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            events = json.loads(line)["result"].get("events", [])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # The line has an error of etcd, or is not from etcd.  The stream ends after a
+            # minute, if not before.
+            return
+        for event in events:
+            # An event without a type is a put.  A record that cannot be decoded is ignored
+            # here, because the next read of the cursor reports it.
+            if "type" not in event:
+                with suppress(records.ForeignRecord):
+                    self._cursor_changed(records.decode_cursor(event["kv"]))
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._watching.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._watching.cancel()

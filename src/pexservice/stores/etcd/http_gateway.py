@@ -1,8 +1,9 @@
 """
 etcd's JSON gateway over HTTP.
 
-Calls go to one endpoint until it does not answer, and then to the next.  See
-L{pexservice.stores.etcd.gateway} for how a call ends.
+The gateway sends its calls to one member of etcd.  If this member does not answer, the
+gateway sends the next calls to the next member.  L{pexservice.stores.etcd.gateway} lists
+the ways in which a call ends.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http import OK
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent
+from twisted.web.iweb import IAgent, IResponse
 
 from pexservice.core.failures import describe
 from pexservice.stores.errors import StoreMisconfigured, StoreUnavailable
@@ -41,39 +42,39 @@ from pexservice.stores.etcd.gateway import (
 )
 from pexservice.stores.etcd.records import Message
 
-#: etcd's own timeout for one attempt.  It is shorter than an election.  So if the leader
-#: dies, the request is repeated as soon as there is a new leader.
+#: The timeout for one attempt that is sent to etcd, in milliseconds.  It is shorter than an
+#: election.  So if the leader dies, a request is repeated as soon as there is a new leader.
 ATTEMPT_MILLISECONDS = 500
 
 #: How long one watch lasts.
 WATCH_SECONDS = 60.0
 
-#: The delay between attempts doubles from the first delay to the longest.  A random part,
-#: up to half of the delay, is left out, so that nodes do not retry at the same time.
+#: The delay between attempts doubles from the first delay to the longest.  Each delay is
+#: made shorter by a random part, at most half, so that nodes do not retry at the same time.
 FIRST_RETRY_DELAY_SECONDS = 0.02
 MAX_RETRY_DELAY_SECONDS = 0.4
 
-#: The gRPC codes of refusals: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
-#: RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and UNAUTHENTICATED.  After other
-#: codes, such as UNAVAILABLE, etcd may still execute the request.
+#: The gRPC codes of errors after which etcd does not execute the request: INVALID_ARGUMENT,
+#: NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and
+#: UNAUTHENTICATED.  After other codes, such as UNAVAILABLE, etcd may still execute it.
 REFUSAL_CODES = (INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16)
 
 _UNAUTHENTICATED = 16
 
-#: The oldest supported version of etcd.  Older gateways have other paths.
+#: The oldest supported version of etcd.  The gateways of older versions have other paths.
 OLDEST_VERSION = (3, 4, 0)
 
-#: From the first of these versions to before the second one, a member that was paused may
-#: answer a linearizable read with an old state.
+#: In the versions from the first of these, and before the second, a member that was paused
+#: may answer a linearizable read with an old state.
 STALE_VERSIONS = ((3, 5, 0), (3, 5, 28))
 
 #: etcd's error for a token that is older than the last change of users or roles.
 _OLD_AUTH_REVISION = "revision of auth store is old"
 
-#: Plain texts with one of these beginnings are refusals of etcd's gateway, which has
-#: executed nothing: for a client certificate with a CN, for an unknown host name, and if
-#: the gateway is disabled.  Any other plain text may come from a proxy, after etcd has
-#: executed the request.
+#: A response that is not JSON, but begins with one of these texts, is a refusal of etcd's
+#: gateway, which has not executed the request.  The reasons are, in this order: the client
+#: certificate has a CN; the host name is unknown; the gateway is disabled.  Any other text
+#: may come from a proxy, after etcd has executed the request.
 _GATEWAY_REFUSALS = (
     "CommonName of client sending a request against gateway",
     "etcd received your request, but the Host header was unrecognized",
@@ -100,10 +101,12 @@ class HttpGateway:
         self._pool.maxPersistentPerHost = 8
         # treq's own client cannot encode the URL of an IPv6 address.
         self._client = self._agent()
-        # The endpoint to call.  If it does not answer, the number is increased.
+        # Selects the endpoint to call.  If this endpoint does not answer, the number is
+        # increased.
         self._endpoint_number = 0
+        # etcd's token for the user; None if there is no user, or if a token is needed.
         self._token: str | None = None
-        self._warned = False
+        self._warned_of_old_states = False
 
     def _agent(self) -> IAgent:
         self.certificate_expires: float | None = None
@@ -120,22 +123,24 @@ class HttpGateway:
 
     async def pause(self, attempt: int) -> None:
         """
-        Wait before the C{attempt}-th repetition, at random; see L{Gateway.pause}.
+        Wait longer after each attempt; see L{Gateway.pause}.
         """
         longest = min(FIRST_RETRY_DELAY_SECONDS * 2**attempt, MAX_RETRY_DELAY_SECONDS)
         await deferLater(self.clock, longest * random.uniform(0.5, 1))  # noqa: S311 no secret
 
     async def call(self, path: str, message: Message) -> Message:
         """
-        Make one attempt at a call, with a new token if one is needed; see L{Gateway.call}.
+        Make one attempt at a call, and once more if the token has expired.
+
+        See L{Gateway.call}.
         """
         await self._ensure_token()
         try:
             return await self._attempt(path, message)
         except CallRefused as error:
-            # A token becomes invalid with time, and with each change of users or roles.
-            stale = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
-            if self._token is None or not stale:
+            # A token expires after some time, and at each change of users or roles.
+            expired = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
+            if self._token is None or not expired:
                 raise
         self._token = None
         await self._ensure_token()
@@ -161,17 +166,14 @@ class HttpGateway:
     async def _collect(
         self, url: str, message: Message, take: Callable[[bytes], None]
     ) -> None:
-        headers = Headers({} if self._token is None else {"Authorization": [self._token]})
-        response = await self._client.request(
-            b"POST", url.encode(), headers, _producer(message)
-        )
+        response = await self._request("POST", url, message, {})
         receiver = _LineReceiver(take)
         response.deliverBody(receiver)
         await receiver.ended
 
     async def _ensure_token(self) -> None:
         """
-        Get a token, by name and password, if one is needed.
+        Get a token for the user, if there is a user and no token.
         """
         if self.address.user is None or self._token is not None:
             return
@@ -202,8 +204,8 @@ class HttpGateway:
         if not any(words.startswith("etcd ") for words in report.values()):
             reasons = (f"{endpoint}: {reason}" for endpoint, reason in report.items())
             raise StoreUnavailable(f"no etcd answers: {'; '.join(reasons)}")
-        if stale and not self._warned:
-            self._warned = True
+        if stale and not self._warned_of_old_states:
+            self._warned_of_old_states = True
             self._log.warn(
                 "{members}: before etcd 3.5.28, a member that was paused may answer a read"
                 " with an old state; update etcd",
@@ -233,55 +235,53 @@ class HttpGateway:
         self, method: str, endpoint: str, path: str, message: Message | None
     ) -> Message:
         def timed_out(_: object, seconds: float) -> Failure:
-            # The error of a cancelled request would not mention the timeout.
+            # Without this function, the error would not mention the timeout.
             return Failure(
                 CallUnanswered(f"{endpoint}: no answer in {seconds} s", sent=True)
             )
 
-        headers = {"Grpc-Timeout": [f"{ATTEMPT_MILLISECONDS}m"]}
-        if self._token is not None:
-            headers["Authorization"] = [self._token]
         try:
-            sent = Deferred.fromCoroutine(
-                self._send(method, endpoint + path, headers, message)
-            )
+            sent = Deferred.fromCoroutine(self._send(method, endpoint + path, message))
             status, body = await sent.addTimeout(ATTEMPT_SECONDS, self.clock, timed_out)
         except CallUnanswered:
             raise
         except (ConnectError, DNSLookupError) as error:
             raise CallUnanswered(f"{endpoint}: {describe(error)}", sent=False) from error
         except Exception as error:
-            # Whatever the error was, etcd may have received the request.
+            # After any other error, etcd may have received the request.
             raise CallUnanswered(f"{endpoint}: {describe(error)}", sent=True) from error
-        return _understand(endpoint, status, body)
+        return _parse_response(endpoint, status, body)
 
     async def _send(
-        self, method: str, url: str, headers: dict[str, list[str]], message: Message | None
+        self, method: str, url: str, message: Message | None
     ) -> tuple[int, bytes]:
-        body = None if message is None else _producer(message)
-        response = await self._client.request(
-            method.encode(), url.encode(), Headers(headers), body
-        )
+        timeout = f"{ATTEMPT_MILLISECONDS}m"
+        response = await self._request(method, url, message, {"Grpc-Timeout": [timeout]})
         return response.code, await treq.content(response)
+
+    def _request(
+        self, method: str, url: str, message: Message | None, headers: dict[str, list[str]]
+    ) -> Deferred[IResponse]:
+        if self._token is not None:
+            headers["Authorization"] = [self._token]
+        content = BytesIO(json.dumps(message).encode())
+        body = None if message is None else FileBodyProducer(content)
+        return self._client.request(method.encode(), url.encode(), Headers(headers), body)
 
     async def close(self) -> None:
         await self._pool.closeCachedConnections()
 
 
-def _producer(message: Message) -> FileBodyProducer:
-    return FileBodyProducer(BytesIO(json.dumps(message).encode()))
-
-
 class _LineReceiver(LineOnlyReceiver):
     """
-    The receiver of the lines of an endless answer, which a line that is too long ends.
+    The receiver of the lines of a watch.  A line that is too long ends the watch.
 
-    @ivar ended: fires when the answer has ended.  Cancelling this closes the connection.
+    @ivar ended: fires when the connection has ended.  C{ended.cancel()} closes it.
     """
 
     delimiter = b"\n"
 
-    #: An event has some hundred bytes.
+    #: The longest line, in bytes.  A line with an event has some hundred bytes.
     MAX_LENGTH = 65536
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
@@ -300,12 +300,12 @@ class _LineReceiver(LineOnlyReceiver):
             self.ended.callback(None)
 
 
-def _understand(endpoint: str, status: int, body: bytes) -> Message:
+def _parse_response(endpoint: str, status: int, body: bytes) -> Message:
     """
-    Return the answer in a response of the gateway.
+    Return etcd's answer from a response.
 
     @raise CallRefused: etcd refused the call.
-    @raise CallUnanswered: the response does not tell whether etcd executed the call.
+    @raise CallUnanswered: the response does not say whether etcd executed the call.
     """
     try:
         answer = json.loads(body)
@@ -331,7 +331,7 @@ def _not_etcd(endpoint: str, details: str = "") -> CallUnanswered:
 
 def check_version(endpoint: str, answer: Message) -> tuple[str, tuple[int, ...]]:
     """
-    Return the version in an answer of etcd, in words and in numbers.
+    Return the version in an answer of etcd as text, and as numbers to compare.
 
     @raise StoreMisconfigured: etcd is too old, or the server is not etcd.
     """

@@ -1,5 +1,5 @@
 """
-Reading the history, and removing the oldest idempotency keys.
+Functions that read the history, and remove the oldest idempotency keys.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pexservice.stores.etcd.gateway import Gateway, call_until_answered
 from pexservice.stores.etcd.records import Layout, Message
 from pexservice.stores.interface import HistoryEntry
 
-#: How many batches are read at a time.
+#: How many journal rows are read at a time.
 _PAGE_ROWS = 100
 
 
-async def history(
+async def read_history(
     read: Callable[[Message], Coroutine[Any, Any, Message]],
     layout: Layout,
     before: int,
@@ -25,14 +25,16 @@ async def history(
     kept: int,
 ) -> list[HistoryEntry]:
     """
-    Return durable transitions, newest first; see L{IStore.history}.
+    Return at most C{limit} durable transitions below C{before}, newest first.
 
     @param read: sends a transaction, and returns its answer.
-    @param kept: only this many of the newest transitions are returned.
+    @param kept: how many transitions the history keeps.  Older transitions that etcd still
+        has are left out.
     """
     entries: list[HistoryEntry] = []
-    # The key of a row has the row's last revision.  So a row below this key ends before the
-    # revision C{before - 1}, and the first row from this key on contains that revision.
+    # The newest wanted revision is before - 1.  The key of a row has the row's last
+    # revision.  So the first row from the key C{end} on contains before - 1, and all rows
+    # below this key are older.
     end = layout.row(before - 1)
     cursor: Message = {"request_range": messages.get(layout.cursor)}
     first_row: Message = {
@@ -65,7 +67,7 @@ async def history(
 
 def _entries(layout: Layout, pages: list[list[Message]]) -> Iterator[HistoryEntry]:
     """
-    Yield the transitions of the pages, newest first.
+    Yield the transitions of the journal rows in C{pages}, newest first.
     """
     for page in pages:
         for pair in page:
@@ -73,41 +75,43 @@ def _entries(layout: Layout, pages: list[list[Message]]) -> Iterator[HistoryEntr
             yield from reversed(records.decode_journal_row(pair, last))
 
 
-#: How many idempotency keys one transaction removes, unless a single batch has more.  Also,
-#: how many batches are read at a time.
-MAX_TRIMMED_KEYS = 100
+#: How many idempotency keys one transaction removes, unless the oldest batch has more keys.
+#: Also, how many batches are read at a time.
+MAX_REMOVED_KEYS = 100
 
 
-async def trim_keys(gateway: Gateway, layout: Layout, expired: int) -> None:
+async def remove_oldest_keys(gateway: Gateway, layout: Layout, newest_expired: int) -> None:
     """
-    Remove the first C{expired} idempotency keys, but no key of a batch that has later keys.
+    Remove the idempotency keys of the batches that have no key after C{newest_expired}.
 
-    Each transaction removes all keys of the oldest batches, and requires that the oldest
-    batch is still there.  So it changes nothing if it arrives late, or if another node has
-    removed the batch.
+    Each transaction removes all keys of some batches, and requires that the list of the
+    oldest of these batches is still in etcd.  So a transaction that arrives late, or after
+    another node has removed these keys, changes nothing.
 
+    @param newest_expired: the ordinal of the newest key that need not be kept; 0 or less if
+        all keys must be kept.
     @raise CallRefused: etcd refuses.
     @raise CallUnanswered: etcd does not answer.
     """
-    if expired <= 0:
+    if newest_expired <= 0:
         return
     while True:
         oldest = messages.get(
-            *(layout.key_age(0), layout.key_age(expired + 1)),
-            limit=str(MAX_TRIMMED_KEYS),
+            *(layout.key_list(0), layout.key_list(newest_expired + 1)),
+            limit=str(MAX_REMOVED_KEYS),
             sort_order="ASCEND",
         )
         answer = await call_until_answered(gateway, "kv/range", oldest)
         names: list[bytes] = []
-        ages: list[bytes] = []
+        lists: list[bytes] = []
         for pair in messages.pairs(answer):
-            more = records.decode_names(pair)
-            if ages and len(names) + len(more) > MAX_TRIMMED_KEYS:
+            more = records.decode_key_list(pair)
+            if lists and len(names) + len(more) > MAX_REMOVED_KEYS:
                 break
-            ages.append(b64decode(pair["key"]))
+            lists.append(b64decode(pair["key"]))
             names += more
-        if not ages:
+        if not lists:
             return
         await call_until_answered(
-            gateway, "kv/txn", messages.trim_keys(layout, ages[0], ages[-1], names)
+            gateway, "kv/txn", messages.remove_keys(layout, lists[0], lists[-1], names)
         )

@@ -1,7 +1,9 @@
 """
-The messages to etcd: ranges, and the transactions that move the cursor.
+The messages to etcd: reads of one or more keys, and transactions.
 
-All functions are pure.  A message is sent to the gateway as JSON.
+All functions are pure.  A message is sent to the gateway as JSON.  In a transaction,
+C{compare} is a list of conditions.  If all are true, etcd executes the operations of the
+branch C{success}, otherwise those of the branch C{failure}.
 """
 
 from __future__ import annotations
@@ -22,16 +24,16 @@ from pexservice.stores.remembered_keys import KeyUse, unpack_use
 #: a transaction, and a branch has up to 15 operations for other purposes.
 MAX_BATCH_KEYS = 100
 
-#: How many marks are read, the oldest first.  Each node has one mark.  A few marks are of
-#: processes that have died, until another node passes over them and removes them.
+#: How many marks are read, the oldest first.  Each node that waits for a turn has one mark.
+#: The marks of dead nodes remain for a short time, until other nodes remove them.
 MAX_MARKS = 64
 
 
 def get(key: bytes, end: bytes | None = None, **more: object) -> Message:
     """
-    Return the message that reads C{key}, or the keys from C{key} to before C{end}.
+    Return the message for a linearizable read of C{key}.
 
-    The read is linearizable.
+    @param end: if it is given, all keys from C{key} on and before C{end} are read.
     """
     message: Message = {"key": records.text(key), **more}
     if end is not None:
@@ -48,8 +50,8 @@ def _delete(key: bytes, end: bytes | None = None) -> Message:
 
 
 def _compare(key: bytes, target: str, result: str, revision: int) -> Message:
-    # etcd ignores unknown fields and has defaults for missing ones, so a misspelled field
-    # would change the comparison without an error.
+    # Do not misspell a field: etcd ignores unknown fields, and has defaults for missing
+    # fields.  So the comparison would change without an error.
     return {
         "key": records.text(key),
         "target": target,
@@ -60,10 +62,10 @@ def _compare(key: bytes, target: str, result: str, revision: int) -> Message:
 
 def _is_still(layout: Layout, base: CursorRecord) -> list[Message]:
     """
-    Return the conditions that the cursor is C{base}.
+    Return the conditions that the cursor's record is still C{base}.
 
-    After etcd was restored from a snapshot, it uses revisions again for other batches, so
-    the revision alone proves nothing.
+    The revision alone proves nothing: after etcd was restored from a snapshot, it uses the
+    same revisions again for other batches.
     """
     value = {"key": records.text(layout.cursor), "target": "VALUE", "result": "EQUAL"}
     return [
@@ -81,12 +83,15 @@ def _is_new(key: bytes) -> Message:
 
 
 @frozen
-class OperationKey:
+class LastBatchKey:
     """
-    The operation key of a process, which shows whether a batch of this process is stored.
+    The key in etcd with the number of the last batch of a process that was stored.
 
-    @ivar name: the key in etcd.  It exists before the batch.
-    @ivar number: the number of the batch, which the key has as its value after the batch.
+    See L{pexservice.stores.etcd.decision}.
+
+    @ivar name: the key.
+    @ivar number: the number of the process's present batch.  The batch's transaction writes
+        the number into the key.
     @ivar lease: the lease that removes the key some time after the process has ended.
     """
 
@@ -95,15 +100,15 @@ class OperationKey:
     lease: str
 
 
-def _put_operation(operation: OperationKey) -> Message:
-    number = records.encode_operation(operation.number)
-    return _put(operation.name, number, lease=operation.lease)
+def _put_batch_number(last_batch_key: LastBatchKey) -> Message:
+    number = records.encode_batch_number(last_batch_key.number)
+    return _put(last_batch_key.name, number, lease=last_batch_key.lease)
 
 
-def begin_operations(operation: OperationKey) -> Message:
+def create_last_batch_key(last_batch_key: LastBatchKey) -> Message:
     return {
-        "compare": [_is_new(operation.name)],
-        "success": [_put_operation(operation)],
+        "compare": [_is_new(last_batch_key.name)],
+        "success": [_put_batch_number(last_batch_key)],
     }
 
 
@@ -120,13 +125,14 @@ def create(layout: Layout, journal: int) -> Message:
 
 def find_cursor(layout: Layout) -> Message:
     """
-    Return the transaction that reads the cursor, and finds other keys of a store.
+    Return the transaction that reads the cursor, and one of the other keys of a store.
 
-    Operation keys and marks do not count: running nodes put them into an emptied etcd.
+    It leaves out last-batch keys and marks: they do not show that there is a store, because
+    nodes that run while etcd is emptied put them again.
     """
     others = (
-        (layout.prefix, layout.operation("")),
-        (records.end_of(layout.operation("")), layout.mark("")),
+        (layout.prefix, layout.last_batch("")),
+        (records.end_of(layout.last_batch("")), layout.mark("")),
         (records.end_of(layout.mark("")), records.end_of(layout.prefix)),
     )
     return {
@@ -139,13 +145,14 @@ def find_cursor(layout: Layout) -> Message:
 
 def probe(layout: Layout) -> Message:
     """
-    Return a transaction that etcd refuses if it would refuse a batch.  It changes nothing.
+    Return a transaction that etcd refuses if it would refuse a batch.
 
     The transaction contains writes, so etcd checks its space, its quorum and the user's
-    permission.  But its condition never holds.  It passes through etcd's log, so its answer
-    has the present cursor, even from a member that answers reads with an old state.
+    permission.  But its condition is never true, so it changes nothing.  It passes through
+    etcd's log, so its answer has the present cursor, even from a member that answers reads
+    with an old state.
     """
-    keys = (layout.cursor, layout.row(0), layout.operation(""), layout.mark(""))
+    keys = (layout.cursor, layout.row(0), layout.last_batch(""), layout.mark(""))
     return {
         "compare": [_compare(layout.cursor, "MOD", "LESS", 0)],
         "success": [_put(key, "") for key in keys],
@@ -155,9 +162,9 @@ def probe(layout: Layout) -> Message:
 
 def advance(layout: Layout, base: CursorRecord, revision: int, journal: int) -> Message:
     """
-    Return the transaction that gives the cursor another revision, if it still is C{base}.
+    Return the transaction that gives C{revision} to the cursor, if its record is C{base}.
 
-    All nodes are stopped, so their marks and operation keys are removed.
+    All nodes are stopped, so the transaction also removes their marks and last-batch keys.
     """
     value = records.encode_cursor(
         Cursor(revision, base.cursor.position), base.key_count, "", base.journal or journal
@@ -166,7 +173,7 @@ def advance(layout: Layout, base: CursorRecord, revision: int, journal: int) -> 
         "compare": _is_still(layout, base),
         "success": [
             _put(layout.cursor, value),
-            _delete(layout.operation(""), records.end_of(layout.operation(""))),
+            _delete(layout.last_batch(""), records.end_of(layout.last_batch(""))),
             _delete(layout.mark(""), records.end_of(layout.mark(""))),
         ],
     }
@@ -176,25 +183,25 @@ def commit(
     layout: Layout,
     base: CursorRecord,
     batch: Batch,
-    operation: OperationKey,
+    last_batch_key: LastBatchKey,
     *,
     queue: TurnQueue,
     journal: int,
-    expired: int | None = None,
+    newest_expired: int | None = None,
 ) -> Message:
     """
-    Return the transaction that writes C{batch}, under three conditions.
+    Return the transaction that writes C{batch} if three conditions are true.
 
-    The cursor is still C{base}, the operation key exists, and none of the batch's
+    The cursor's record is still C{base}, the last-batch key exists, and none of the batch's
     idempotency keys was used before.
 
-    Only the operation key has a lease.  While this key exists, the lease does.  If another
-    put had a lease, and the lease had ended, etcd would refuse the whole transaction, and
-    its answer would not have the cursor.
+    If a transaction puts a key with a lease that has ended, etcd refuses the whole
+    transaction, and the answer does not have the cursor.  So only the last-batch key has a
+    lease: it is put only while it exists, and while it exists, its lease exists.
 
     @param queue: the queue of the nodes that take turns, as this node sees it.
     @param journal: how many transitions the history keeps.
-    @param expired: the newest revision to remove from the journal, if any.
+    @param newest_expired: the newest revision to remove from the journal, if any.
     """
     names = batch.keys
     ordinal = base.key_count + len(names)
@@ -202,35 +209,38 @@ def commit(
     success = [
         _put(layout.cursor, value),
         _put(layout.row(batch.after.revision), records.encode_journal_row(batch)),
-        _put_operation(operation),
+        _put_batch_number(last_batch_key),
         *(
             _put(layout.key_use(name), records.encode_key_use(unpack_use(use)))
             for name, use in batch.keys.items()
         ),
     ]
     if names:
-        success.append(_put(layout.key_age(ordinal), records.encode_names(names)))
-    if expired is not None:
-        success.append(_delete(layout.row(0), layout.row(expired + 1)))
+        success.append(_put(layout.key_list(ordinal), records.encode_key_list(names)))
+    if newest_expired is not None:
+        success.append(_delete(layout.row(0), layout.row(newest_expired + 1)))
     own_mark = layout.mark(queue.node)
     success += [
         # etcd refuses a transaction that both puts and deletes a key.
         _put(own_mark, records.encode_mark(queue.usual_seconds, hard=False))
         if queue.keeps_place
         else _delete(own_mark),
-        *(_remove(layout.mark(mark.node), mark.mod_revision) for mark in queue.passed_over),
+        *(
+            _remove(layout.mark(mark.node), mark.mod_revision)
+            for mark in queue.overdue_marks
+        ),
         _marks(layout),
     ]
     return {
         "compare": [
             *_is_still(layout, base),
-            _exists(operation.name),
+            _exists(last_batch_key.name),
             *(_is_new(layout.key_use(name)) for name in names),
         ],
         "success": success,
         "failure": [
-            *_state(layout, operation, names),
-            # A node that has a place in the queue already keeps that place.
+            *_state(layout, last_batch_key, names),
+            # If this node has a place in the queue, it keeps this place.
             {
                 "request_txn": {
                     "compare": [_is_new(own_mark)],
@@ -244,19 +254,21 @@ def commit(
     }
 
 
-def observe(layout: Layout, operation: OperationKey, names: Iterable[bytes]) -> Message:
+def observe(
+    layout: Layout, last_batch_key: LastBatchKey, names: Iterable[bytes]
+) -> Message:
     """
-    Return a transaction that only reads what a failed L{commit} reads.
+    Return a transaction that reads the same keys as a L{commit} that has failed.
     """
-    return {"success": [*_state(layout, operation, names), _marks(layout)]}
+    return {"success": [*_state(layout, last_batch_key, names), _marks(layout)]}
 
 
 def _state(
-    layout: Layout, operation: OperationKey, names: Iterable[bytes]
+    layout: Layout, last_batch_key: LastBatchKey, names: Iterable[bytes]
 ) -> list[Message]:
     return [
         {"request_range": get(key)}
-        for key in (layout.cursor, operation.name, *map(layout.key_use, names))
+        for key in (layout.cursor, last_batch_key.name, *map(layout.key_use, names))
     ]
 
 
@@ -291,16 +303,15 @@ class Observation:
 
     @ivar revision: etcd's revision in the answer.
     @ivar record: the cursor's record.
-    @ivar operation: the number of the last batch of this process that was stored; C{None}
-        if the operation key is gone, so that a new one is needed.
-    @ivar used: the batch's idempotency keys that were used before, each with what its first
-        use did.
-    @ivar marks: the marks in the queue, in its order.
+    @ivar last_batch: the number in the last-batch key; C{None} if this key does not exist,
+        so that the process must make a new one.
+    @ivar used: the batch's idempotency keys that were used before, each with its first use.
+    @ivar marks: the marks in the queue of nodes, in the order of the queue.
     """
 
     revision: int
     record: CursorRecord
-    operation: int | None
+    last_batch: int | None
     used: Mapping[bytes, KeyUse | Refusal]
     marks: Sequence[Mark]
 
@@ -309,16 +320,16 @@ def read_observation(
     layout: Layout, answer: Message, names: Iterable[bytes]
 ) -> Observation:
     """
-    Read the answer to a L{commit} that did not succeed, or to a L{observe}.
+    Decode the answer to a L{commit} that has failed, or to an L{observe}.
 
     @param names: the batch's idempotency keys.
-    @raise ForeignRecord: this program did not write a record, or the cursor is missing.
+    @raise ForeignRecord: the cursor is missing, or a record cannot be from this program.
     """
-    cursor, operation, *used, _ = ranges(answer)
+    cursor, last_batch, *used, _ = ranges(answer)
     return Observation(
         int(answer["header"]["revision"]),
         only_cursor(layout, cursor),
-        records.decode_operation(operation[0]) if operation else None,
+        records.decode_batch_number(last_batch[0]) if last_batch else None,
         {
             name: read_key_use(pair[0])
             for name, pair in zip(names, used, strict=True)
@@ -330,7 +341,10 @@ def read_observation(
 
 def read_key_use(pair: Message) -> KeyUse | Refusal:
     """
-    Read what the first use of a key did.  Bad content concerns only the clients of the key.
+    Decode the first use of an idempotency key.
+
+    @return: a L{Refusal} if the record cannot be decoded, so that only requests with this
+        key fail.
     """
     try:
         return records.decode_key_use(pair)
@@ -340,9 +354,9 @@ def read_key_use(pair: Message) -> KeyUse | Refusal:
 
 def only_cursor(layout: Layout, found: Sequence[Message]) -> CursorRecord:
     """
-    Read the cursor in the answer to a range of its key.
+    Decode the cursor's record in the answer to a read of its key.
 
-    @raise ForeignRecord: the cursor is missing, or this program did not write it.
+    @raise ForeignRecord: the cursor is missing, or the record cannot be from this program.
     """
     if not found:
         raise records.ForeignRecord(
@@ -355,7 +369,7 @@ def only_cursor(layout: Layout, found: Sequence[Message]) -> CursorRecord:
 
 def read_marks(layout: Layout, answer: Message) -> list[Mark]:
     """
-    Read the marks in the queue, in its order, in the answer to a L{commit}.
+    Decode the marks in the answer to a L{commit}, in the order of the queue.
     """
     marks = pairs(answer["responses"][-1]["response_range"])
     return [records.decode_mark(layout, pair) for pair in marks]
@@ -363,7 +377,7 @@ def read_marks(layout: Layout, answer: Message) -> list[Mark]:
 
 def pairs(answer: Message) -> list[Message]:
     """
-    Return the keys and values in the answer to a range.
+    Return the keys and values in the answer to a read.
     """
     keys_and_values: list[Message] = answer.get("kvs", [])
     return keys_and_values
@@ -371,24 +385,26 @@ def pairs(answer: Message) -> list[Message]:
 
 def ranges(answer: Message) -> Iterator[list[Message]]:
     """
-    Yield the keys and values of each range in the answer to a transaction.
+    Yield the keys and values of each read in the answer to a transaction.
 
-    Answers of nested transactions are left out: they have nothing that is needed.
+    The answers of nested transactions are left out, because nothing in them is needed.
     """
     for response in answer["responses"]:
         if "response_range" in response:
             yield pairs(response["response_range"])
 
 
-def trim_keys(
+def remove_keys(
     layout: Layout, oldest: bytes, newest: bytes, names: Iterable[bytes]
 ) -> Message:
     """
     Return the transaction that removes the idempotency keys C{names}.
 
-    They are the keys of the batches from C{oldest} to C{newest}.  If another node has
-    removed them, the transaction changes nothing, because clients may have used the keys
-    again since.
+    If another node has removed them before, the transaction changes nothing, because
+    clients may have used these keys again since then.
+
+    @param oldest: the L{Layout.key_list} of the first batch with keys in C{names}.
+    @param newest: the L{Layout.key_list} of the last batch with keys in C{names}.
     """
     return {
         "compare": [_exists(oldest)],

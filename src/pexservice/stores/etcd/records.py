@@ -3,22 +3,25 @@ The format of every key and value in etcd.
 
 All functions are pure.  Values are JSON, so that an operator can read them with C{etcdctl
 get --prefix pexservice/}.  They have no checksums, because etcd has its own.  Numbers in
-keys have 20 digits, so that keys sort by number.
+keys have 20 digits, so that the order of the keys is the order of the numbers.
 
 ==========================  =====================================================
 key, after the prefix       value
 ==========================  =====================================================
-``cursor``                  format, revision, position, number of keys, author, journal
+``cursor``                  the fields of L{CursorRecord}, and the version of this format
 ``journal/`` last revision  time, start position, transitions
 ``keys/`` idempotency key   transition, revision, position
-``ages/`` last ordinal      the names of a batch's idempotency keys
-``operations/`` random name the number of a node's last batch that was stored
+``ages/`` last ordinal      a batch's idempotency keys, without their uses
+``operations/`` random name the number of a process's last batch that was stored
 ``waiting/`` node           the node's mark in the L{TurnQueue}
 ==========================  =====================================================
 
-The key of a journal row has the row's I{last} revision, so that the rows up to a revision
-can be removed without reading them.  The first revision follows from the number of
-transitions.
+The I{ordinal} of an idempotency key is its number, counted in the order of first uses from
+1.  So the keys below C{ages/} list the idempotency keys from the oldest to the newest.
+
+The key of a journal row has the row's I{last} revision.  So one operation removes the rows
+up to a revision, without a read.  The first revision of a row follows from the number of
+its transitions.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from pexservice.core.cursor import Cursor, Transition, position_after
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import KeyUse
 
-#: Goes up when a record's meaning changes.
+#: Increased when the meaning of a record changes.
 ETCD_FORMAT_VERSION = 1
 
 #: How many digits a number in a key has.
@@ -45,7 +48,7 @@ _DIGITS = 20
 MAX_NUMBER = 2**64 - 1
 
 #: The highest position.  Its value has 20,898,764 digits, and takes seconds to compute.
-#: Without a bound, one edited record would make all nodes compute for ever.
+#: Without this limit, a record that somebody has edited could keep all nodes busy for ever.
 MAX_POSITION = 10**8
 
 #: A message to etcd's gateway or from it, decoded from JSON.
@@ -63,13 +66,13 @@ class CursorRecord:
     """
     The cursor's record.
 
-    @ivar mod_revision: etcd's revision of the transaction that wrote it.
-    @ivar key_count: how many idempotency keys were ever remembered.
-    @ivar author: the node that wrote it, by its name in the queue; empty if an older
-        version of this program wrote it.
-    @ivar journal: how many transitions the history keeps, the same for all nodes; C{None}
-        if an older version of this program wrote it.
-    @ivar value: the record itself, encoded for the gateway.
+    The authors of records of older versions are unknown, and so is their C{journal}.
+
+    @ivar mod_revision: etcd's revision of the transaction that wrote the record.
+    @ivar key_count: how many idempotency keys were used since the store was created.
+    @ivar author: the node that wrote the record, by its name in the L{TurnQueue}, or empty.
+    @ivar journal: how many transitions the history keeps, for all nodes, or C{None}.
+    @ivar value: the whole record, encoded for the gateway.
     """
 
     mod_revision: int
@@ -83,7 +86,8 @@ class CursorRecord:
         """
         Return whether etcd was restored or emptied after it had the record C{earlier}.
 
-        Each batch increases the cursor's revision, and etcd's revision of its last change.
+        Each batch increases the cursor's revision, and etcd's revision of the last change
+        of this record.  So if one of them is lower than before, etcd was restored.
         """
         return (
             self.mod_revision < earlier.mod_revision
@@ -95,11 +99,11 @@ class CursorRecord:
 @frozen
 class Mark:
     """
-    A place in the queue of the nodes that take turns; see L{TurnQueue}.
+    The place of a node in the queue of the nodes that take turns; see L{TurnQueue}.
 
-    @ivar node: the name of the node that the place belongs to.
-    @ivar hard: whether steps wait at its node; otherwise the node will probably have steps.
-    @ivar usual_seconds: how long the node's transactions usually take.
+    @ivar node: the name of the node.
+    @ivar hard: whether steps wait at the node; otherwise the node will probably have steps.
+    @ivar usual_seconds: how long a transaction of the node usually takes.
     @ivar mod_revision: etcd's revision of the transaction that put the mark.
     """
 
@@ -120,7 +124,7 @@ class Layout:
     @property
     def cursor(self) -> bytes:
         """
-        Return the one key that each batch changes.
+        Return the key of the cursor's record, which each batch changes.
         """
         return self.prefix + b"cursor"
 
@@ -133,13 +137,13 @@ class Layout:
     @property
     def rows_end(self) -> bytes:
         """
-        Return the key that sorts after every journal row.
+        Return the end of the range of all journal rows.
         """
         return end_of(self.prefix + b"journal/")
 
     def last_revision(self, key: bytes) -> int:
         """
-        Return the revision of L{row} from its result C{key}.
+        Return the last revision of a journal row from its C{key}, which L{row} has made.
         """
         digits = key.removeprefix(self.prefix + b"journal/")
         if len(digits) != _DIGITS or not digits.isdigit():
@@ -149,13 +153,15 @@ class Layout:
     def key_use(self, idempotency_key: bytes) -> bytes:
         return self.prefix + b"keys/" + idempotency_key
 
-    def key_age(self, ordinal: int) -> bytes:
+    def key_list(self, ordinal: int) -> bytes:
         """
-        @param ordinal: the ordinal of the last idempotency key of a batch.
+        Return the key of the record that lists a batch's idempotency keys.
+
+        @param ordinal: the ordinal of the batch's last idempotency key.
         """
         return self.prefix + b"ages/%0*d" % (_DIGITS, ordinal)
 
-    def operation(self, name: str) -> bytes:
+    def last_batch(self, name: str) -> bytes:
         return self.prefix + b"operations/" + name.encode()
 
     def mark(self, node: str) -> bytes:
@@ -163,6 +169,9 @@ class Layout:
 
 
 def end_of(prefix: bytes) -> bytes:
+    """
+    Return the end of the range of all keys that begin with C{prefix}.
+    """
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
@@ -177,10 +186,13 @@ def _record(**fields: object) -> str:
 @contextmanager
 def _content(pair: Message) -> Iterator[Any]:
     """
-    Provide the content of a record, which anybody may have edited, to be checked.
+    Provide the content of a record to a C{with} block that decodes the content.
 
-    @raise ForeignRecord: the content, or what is done with it, is wrong.  The message has
-        the key, and nothing of the content.
+    Anybody may have edited the record.  So errors in the block mean that the record is
+    wrong.
+
+    @raise ForeignRecord: the content is not JSON, or the block has failed.  The message has
+        the key of the record, and nothing of the content.
     """
     try:
         # The gateway leaves out an empty value.
@@ -202,10 +214,10 @@ def encode_mark(usual_seconds: float, *, hard: bool) -> str:
 
 def decode_mark(layout: Layout, pair: Message) -> Mark:
     """
-    Read a place in the queue.  For a mark that cannot be read, no node waits.
+    Decode a mark.  If it is wrong, return a mark for which no node waits.
     """
     name = b64decode(pair["key"]).removeprefix(layout.mark(""))
-    # Another program's key need not be UTF-8.
+    # A key of another program need not be UTF-8.
     node = name.decode(errors="surrogateescape")
     mod_revision = int(pair["mod_revision"])
     try:
@@ -230,9 +242,9 @@ def encode_cursor(cursor: Cursor, key_count: int, author: str, journal: int) -> 
 
 def decode_cursor(pair: Message) -> CursorRecord:
     """
-    Read the cursor's record.
+    Decode the cursor's record.
 
-    @raise ForeignRecord: also for a format of another version.
+    @raise ForeignRecord: the record is wrong, or its format has another version.
     """
     with _content(pair) as record:
         version = _number(record["format"])
@@ -240,7 +252,6 @@ def decode_cursor(pair: Message) -> CursorRecord:
             raise ForeignRecord(
                 f"it has format {version}, this program knows {ETCD_FORMAT_VERSION}"
             )
-        # Older versions of this program write neither the author nor the journal's length.
         journal = record.get("journal")
         return CursorRecord(
             int(pair["mod_revision"]),
@@ -279,9 +290,9 @@ def encode_journal_row(batch: Batch) -> str:
 
 def decode_journal_row(pair: Message, last: int) -> list[HistoryEntry]:
     """
-    Return the transitions of a journal row, oldest first.
+    Decode a journal row, and return its transitions, oldest first.
 
-    @param last: the revision of the last one.
+    @param last: the revision of the last transition, which is in the row's key.
     """
     with _content(pair) as row:
         time_ns = _number(row["time_ns"])
@@ -296,22 +307,22 @@ def decode_journal_row(pair: Message, last: int) -> list[HistoryEntry]:
         return entries
 
 
-def encode_names(names: Iterable[bytes]) -> str:
+def encode_key_list(names: Iterable[bytes]) -> str:
     return _record(names=[name.decode() for name in names])
 
 
-def decode_names(pair: Message) -> list[bytes]:
+def decode_key_list(pair: Message) -> list[bytes]:
     with _content(pair) as content:
         return [name.encode() for name in content["names"]]
 
 
-def encode_operation(number: int) -> str:
+def encode_batch_number(number: int) -> str:
     return text(str(number).encode())
 
 
-def decode_operation(pair: Message) -> int:
+def decode_batch_number(pair: Message) -> int:
     """
-    Return the number of the last batch of a node that was stored.
+    Decode the value of a last-batch key.
     """
     with _content(pair) as number:
         return _number(number)

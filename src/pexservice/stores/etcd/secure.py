@@ -35,8 +35,8 @@ _log = Logger()
 #: A client certificate that expires in fewer days causes a warning.
 MIN_CERTIFICATE_DAYS = 14
 
-#: Called with the name of a host, which the host's certificate must contain; returns what
-#: makes TLS connections to this host.
+#: Called with a host name; returns the object that makes TLS connections to this host.  The
+#: certificate of the host must contain the name.
 Policy = Callable[[str], IOpenSSLClientConnectionCreator]
 
 
@@ -44,7 +44,7 @@ def agent(
     address: EtcdAddress, reactor: IReactorTime, timeout: float, pool: HTTPConnectionPool
 ) -> IAgent:
     """
-    Return the HTTP agent that speaks TLS to etcd.
+    Return an HTTP agent that connects to etcd with TLS.
 
     @raise StoreMisconfigured: a file cannot be used, or pyOpenSSL is not installed.
     """
@@ -69,9 +69,11 @@ def agent(
 
 def expiry(address: EtcdAddress) -> float | None:
     """
-    Return when the client certificate expires, in seconds since the epoch, if there is one.
+    Return when the client certificate expires, in seconds since 1970.
 
-    A certificate that expires soon causes a warning.  L{agent} has read the file before.
+    Log a warning if it expires soon.  L{agent} has checked the file before.
+
+    @return: C{None} if there is no client certificate.
     """
     if address.certificate is None:
         return None
@@ -98,7 +100,7 @@ class _TLSEndpoint:
     """
     The endpoint of one address, with TLS.
 
-    Twisted's own wrapper has no effect if Twisted was imported while
+    Twisted's own class does not work here: it does nothing if Twisted was imported while
     L{pexservice.process.pyopenssl_guard} was set.
     """
 
@@ -107,7 +109,7 @@ class _TLSEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         """
-        Connect, and fire with the protocol that speaks inside TLS.
+        Connect; the result is the protocol whose data is encrypted.
         """
         from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415 as below
 
@@ -120,7 +122,7 @@ class _TLSEndpoint:
 @frozen
 class _Endpoints:
     """
-    The endpoints of etcd's servers, with TLS where the URL says https.
+    The factory of endpoints, with TLS for URLs that begin with C{https}.
     """
 
     reactor: IReactorTime

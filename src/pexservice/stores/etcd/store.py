@@ -1,8 +1,8 @@
 """
-The store of many nodes.  Each batch is a compare-and-swap on the cursor's key.
+The store of many nodes, in etcd.
 
-L{pexservice.stores.etcd.decision} finds out whether a batch is stored.
-L{pexservice.stores.etcd.turn_queue} decides in which order the nodes take turns.
+Each batch is a compare-and-swap on the cursor's key: a transaction that etcd executes only
+if no other node has moved the cursor meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from zope.interface import implementer
 from pexservice.core.cursor import INITIAL, Cursor
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import (
-    Conflict,
     OutcomeUnknown,
     Refusal,
     StoreDamaged,
@@ -33,41 +32,43 @@ from pexservice.stores.errors import (
     StoreUnavailable,
 )
 from pexservice.stores.etcd import messages, records
-from pexservice.stores.etcd.decision import Attempt, BatchOutcome
+from pexservice.stores.etcd.decision import BatchOutcome, BatchTransaction
 from pexservice.stores.etcd.gateway import (
     RESOURCE_EXHAUSTED,
     CallRefused,
     CallUnanswered,
     Gateway,
     PasswordUnreadable,
+    Watch,
     call_until_answered,
     explain,
     retry_until_answered,
 )
-from pexservice.stores.etcd.journal import history, trim_keys
-from pexservice.stores.etcd.messages import OperationKey
+from pexservice.stores.etcd.journal import read_history, remove_oldest_keys
+from pexservice.stores.etcd.messages import LastBatchKey
 from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Layout, Message
 from pexservice.stores.etcd.turn_queue import TurnQueue
-from pexservice.stores.etcd.watch import Watch
-from pexservice.stores.interface import Batch, HistoryEntry, ISharedStore
+from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import KEPT_KEYS, KeyUse
+from pexservice.stores.shared_interface import Conflict, ISharedStore
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: The oldest journal rows are removed once in this many revisions, by a batch, because one
-#: range has them all.  The oldest idempotency keys are removed once in this many keys, in
-#: the background, because the keys must be read first.
+#: Once in this many revisions, a batch's transaction also removes the oldest journal rows.
+#: Once in this many idempotency keys, the oldest of them are removed.  This happens in the
+#: background, because these keys must be read before they can be removed.
 TRIM_INTERVAL = 128
 
 #: The highest revision that an operator may give the cursor.  Some JSON parsers do not read
 #: a larger integer exactly.
 MAX_ADVANCED_REVISION = 2**53 - 1
 
-#: How long etcd keeps an operation key.  A process that runs longer makes a new key.
+#: How long etcd keeps a last-batch key.  A process that runs longer makes a new key.
 LEASE_SECONDS = 24 * 3600
 
-#: For this long after a commit, L{EtcdStore.probe} does not ask etcd.
+#: For this long after a commit, L{EtcdStore.probe} does not ask etcd, because a batch was
+#: accepted a moment ago.
 PROBE_DELAY_SECONDS = 1.0
 
 
@@ -112,15 +113,16 @@ class EtcdStore:
         """
         Make the store whose keys begin with C{prefix}, without opening it.
 
-        @param journal: how many transitions the history keeps, 1 or more.  It is used only
-            if the cursor's record does not have this number.
+        @param journal: how many transitions the history keeps, 1 or more, if the cursor's
+            record does not say it.
         @param create: whether to create a cursor if there is none.
-        @param claim: the claim of the service that this worker belongs to.
+        @param claim: the claim of the service that this worker belongs to.  If the service
+            has claimed a store, no cursor is created.
         @param node: the name of this node in the queue; by default a random name.
         """
         self.name = name
-        self.went_back_count = self.turns = 0
-        self.turn_seconds = 0.0
+        self.went_back_count = self.turn_count = 0
+        self.turn_wait_seconds = 0.0
         self.certificate_expires = gateway.certificate_expires
         self._create = create
         self._claim = claim
@@ -130,19 +132,19 @@ class EtcdStore:
         self._journal = journal
         self._kept_keys = kept_keys
         self._queue = TurnQueue(node or secrets.token_hex(8))
-        # Fires when this node learns a state of the cursor; None unless L{turn} waits.
+        # Fires when this node gets a record of the cursor; None unless turn() waits for it.
         self._cursor_learned: Deferred[None] | None = None
         self._watching: Watch | None = None
-        # The newest record that this node knows.  The first value is older than any record.
+        # The newest record that this node knows.  At first, it is older than all records.
         self._known_record = CursorRecord(0, INITIAL.cursor, 0)
         self._cursor_went_back: Callable[[Cursor], None] = lambda _: None
-        self._operation: OperationKey | None = None
-        self._trimming: Deferred[None] = succeed(None)
+        self._last_batch_key: LastBatchKey | None = None
+        self._removing_keys: Deferred[None] = succeed(None)
 
     @as_deferred
     async def open(self) -> Cursor:
         """
-        Read or create the cursor, and make an operation key; see L{IStore.open}.
+        Read or create the cursor, and make a last-batch key; see L{ISharedStore.open}.
         """
         await self._gateway.survey()
         is_claimed = self._claim is not None and self._claim.identity() is not None
@@ -157,11 +159,11 @@ class EtcdStore:
                 ours=self._journal,
                 kept=record.journal,
             )
-        # If etcd has no space, or if its user may only read, reads are possible without an
-        # operation key.  The first batch tries again to make a key, and fails with the
-        # reason.
+        # If etcd has no space, or if the user may only read, this call fails, but reads are
+        # still possible.  The first batch tries again to make the key, and then fails with
+        # the reason.
         with suppress(CallRefused, CallUnanswered):
-            self._operation = await self._begin_operations()
+            self._last_batch_key = await self._create_last_batch_key()
         return record.cursor
 
     async def _open_cursor(self, *, create: bool) -> CursorRecord:
@@ -237,25 +239,25 @@ class EtcdStore:
             f"{self.name} refuses: {error}"
         )
 
-    async def _begin_operations(self) -> OperationKey:
+    async def _create_last_batch_key(self) -> LastBatchKey:
         """
-        Make a new operation key.
+        Make a new last-batch key.
 
-        An attempt without an answer may leave a key in etcd.  Its lease removes the key.
+        An attempt without an answer may leave another key in etcd, until its lease ends.
 
         @raise CallRefused: etcd refuses the key.
         @raise CallUnanswered: etcd does not answer.
         """
         call = self._gateway.call
 
-        async def attempt() -> OperationKey:
+        async def attempt() -> LastBatchKey:
             granted = await call("lease/grant", {"TTL": str(LEASE_SECONDS)})
-            name = self._layout.operation(secrets.token_hex(8))
-            operation = OperationKey(name, 0, granted["ID"])
-            answer = await call("kv/txn", messages.begin_operations(operation))
+            name = self._layout.last_batch(secrets.token_hex(8))
+            key = LastBatchKey(name, 0, granted["ID"])
+            answer = await call("kv/txn", messages.create_last_batch_key(key))
             if not answer.get("succeeded"):
-                raise CallUnanswered("the operation key was there", sent=True)
-            return operation
+                raise CallUnanswered("the last-batch key was there", sent=True)
+            return key
 
         return await retry_until_answered(self._gateway, attempt)
 
@@ -277,8 +279,8 @@ class EtcdStore:
             with suppress(DeferredTimeout):
                 await self._cursor_learned
             self._cursor_learned = None
-        self.turns += 1
-        self.turn_seconds += seconds() - began
+        self.turn_count += 1
+        self.turn_wait_seconds += seconds() - began
         return self._known_record.cursor
 
     @as_deferred
@@ -286,10 +288,10 @@ class EtcdStore:
         """
         Write C{batch} if it begins at the cursor's state; see L{ISharedStore.commit}.
         """
-        operation = await self._next_operation()
+        last_batch_key = await self._number_next_batch()
         base, queue, seconds = self._known_record, self._queue, self._gateway.clock.seconds
         if base.cursor != batch.before:
-            # The cursor has moved since the batch was begun, as the watch has reported.
+            # The watch has reported that another node has moved the cursor.
             raise Conflict(base.cursor, {})
         if batch.after.position > records.MAX_POSITION:
             # No node could read a cursor with a higher position.
@@ -300,20 +302,22 @@ class EtcdStore:
             self._layout,
             base,
             batch,
-            operation,
+            last_batch_key,
             queue=queue,
             journal=self._kept_transitions,
-            expired=max(0, revision - self._kept_transitions) if trims else None,
+            newest_expired=max(0, revision - self._kept_transitions) if trims else None,
         )
         began = seconds()
-        attempt = Attempt(self._gateway, self._layout, message, batch, base, operation)
-        outcome, observation = await attempt.decide()
+        transaction = BatchTransaction(
+            self._gateway, self._layout, message, batch, base, last_batch_key
+        )
+        outcome, observation = await transaction.send()
         now = seconds()
-        if observation.operation is None:
-            self._operation = None
+        if observation.last_batch is None:
+            self._last_batch_key = None
         stored = outcome is BatchOutcome.STORED
-        (queue.note_success if stored else queue.note_failure)(
-            now, now - began, observation.revision, observation.marks
+        queue.note_answer(
+            now, now - began, observation.revision, observation.marks, stored=stored
         )
         self._learn(observation.record, base)
         if outcome is BatchOutcome.UNKNOWN:
@@ -323,31 +327,35 @@ class EtcdStore:
         self._committed_at = now
         ordinal = base.key_count + len(batch.keys)
         if ordinal // TRIM_INTERVAL != base.key_count // TRIM_INTERVAL:
-            self._trim(ordinal - self._kept_keys)
+            self._remove_oldest_keys(ordinal - self._kept_keys)
 
-    async def _next_operation(self) -> OperationKey:
-        if self._operation is None:
+    async def _number_next_batch(self) -> LastBatchKey:
+        if self._last_batch_key is None:
             try:
-                self._operation = await self._begin_operations()
+                self._last_batch_key = await self._create_last_batch_key()
             except (CallRefused, CallUnanswered) as error:
                 raise Refusal(explain(error)) from error
         # Each batch gets a new number, even if the outcome of the batch before is unknown.
-        self._operation = evolve(self._operation, number=self._operation.number + 1)
-        return self._operation
+        self._last_batch_key = evolve(
+            self._last_batch_key, number=self._last_batch_key.number + 1
+        )
+        return self._last_batch_key
 
     def _learn(self, record: CursorRecord, known: CursorRecord | None = None) -> None:
         """
         Remember C{record} if it is newer than the known record, or if etcd was restored.
 
-        This node may get records in another order than that in which they were written.  So
-        an older record shows a restore only if this node asked for it, and has learned no
-        other record since.
+        This node may get an older record after a newer one, because the watch and several
+        calls report records.  So an older record shows a restore only if it is the answer
+        to a call, and if the known record is still the same as at the time of the call.
 
-        @param known: the record that was known when this node asked etcd for C{record};
-            C{None} if the watch has reported C{record}.
+        @param known: the record that was known at the time of the call; C{None} if the
+            watch has reported C{record}.
         """
         base = self._known_record
         newer = record.mod_revision > base.mod_revision
+        # After a restore, etcd may have a higher revision than before.  But the cursor gets
+        # a lower revision only by a restore.
         lower = record.cursor.revision < base.cursor.revision
         if (known is base and record.went_back_from(base)) or (newer and lower):
             self.went_back_count += 1
@@ -382,14 +390,14 @@ class EtcdStore:
 
         self._watching = Watch(self._gateway, self._layout.cursor, on_record)
 
-    def _trim(self, expired: int) -> None:
+    def _remove_oldest_keys(self, newest_expired: int) -> None:
         """
-        Remove the oldest idempotency keys, in the background.
+        Remove the idempotency keys up to this ordinal, in the background.
         """
-        if not self._trimming.called:
+        if not self._removing_keys.called:
             return
-        self._trimming = Deferred.fromCoroutine(
-            trim_keys(self._gateway, self._layout, expired)
+        self._removing_keys = Deferred.fromCoroutine(
+            remove_oldest_keys(self._gateway, self._layout, newest_expired)
         ).addErrback(
             # The next call removes the keys that this call did not remove.
             lambda failure: self._log.warn(
@@ -402,14 +410,15 @@ class EtcdStore:
     @as_deferred
     async def read(self) -> Cursor:
         """
-        Read the cursor from etcd, and remember it; see L{ISharedStore.read}.
+        Read the cursor from etcd; see L{ISharedStore.read}.
         """
         known = self._known_record
         answer = await self._ask("kv/range", messages.get(self._layout.cursor))
         record = self._only_cursor(answer)
         if record.went_back_from(known):
-            # Some versions of etcd may answer a read with an old state.  A transaction that
-            # contains writes always gets the present state.
+            # Either etcd was restored, or a member of an old version has answered with an
+            # old state.  A transaction that contains writes, as the probe does, always gets
+            # the present state.
             known = self._known_record
             answer = await self._ask("kv/txn", messages.probe(self._layout))
             record = self._only_cursor(answer["responses"][0]["response_range"])
@@ -439,7 +448,7 @@ class EtcdStore:
 
     async def _ask(self, path: str, message: Message) -> Message:
         """
-        Repeat a call, which must change nothing, until it is answered.
+        Make a call that changes nothing, and repeat it until etcd answers.
         """
         try:
             return await call_until_answered(self._gateway, path, message)
@@ -449,7 +458,7 @@ class EtcdStore:
     @as_deferred
     async def inspect(self) -> list[str]:
         """
-        Ask etcd for its members, the cursor and the rights of its user.
+        Ask etcd for its members and the cursor, and whether it would accept a batch.
 
         See L{IStoreFactory.inspect
         <pexservice.stores.factory_interface.IStoreFactory.inspect>}.
@@ -507,7 +516,7 @@ class EtcdStore:
     @as_deferred
     async def recall(self, key: bytes) -> KeyUse | None:
         """
-        Return what the first use of C{key} did, read from etcd; see L{ISharedStore.recall}.
+        Read the first use of C{key} from etcd; see L{ISharedStore.recall}.
         """
         answer = await self._ask("kv/range", messages.get(self._layout.key_use(key)))
         pairs = messages.pairs(answer)
@@ -520,7 +529,9 @@ class EtcdStore:
     async def history(self, before: int, limit: int) -> list[HistoryEntry]:
         read = partial(self._ask, "kv/txn")
         try:
-            return await history(read, self._layout, before, limit, self._kept_transitions)
+            return await read_history(
+                read, self._layout, before, limit, self._kept_transitions
+            )
         except ForeignRecord as error:
             raise Refusal(str(error)) from error
 
@@ -528,14 +539,14 @@ class EtcdStore:
     async def close(self) -> None:
         if self._watching is not None:
             self._watching.stop()
-        await self._trimming
-        operation, self._operation = self._operation, None
-        if operation is not None:
+        await self._removing_keys
+        last_batch_key, self._last_batch_key = self._last_batch_key, None
+        if last_batch_key is not None:
             mark = messages.get(self._layout.mark(self._queue.node))
             try:
-                await self._gateway.call("lease/revoke", {"ID": operation.lease})
+                await self._gateway.call("lease/revoke", {"ID": last_batch_key.lease})
                 await self._gateway.call("kv/deleterange", mark)
             except (CallRefused, CallUnanswered):
                 # Later, the lease removes the key, and another node removes the mark.
-                self._log.debug("the operation key or the place in the queue was left")
+                self._log.debug("the last-batch key or the place in the queue was left")
         await self._gateway.close()

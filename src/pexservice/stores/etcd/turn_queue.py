@@ -1,64 +1,71 @@
 """
-The order in which nodes take turns at the cursor.
+The queue of the nodes that take turns to commit.
 
-Safety does not depend on the order: a batch is a compare-and-swap, and a node that commits
-out of turn only causes failed attempts.  The queue decides which node tries first.
+Safety does not depend on turns, because a batch is a compare-and-swap.  If two nodes commit
+at the same time, one of the two transactions fails, and its node must try again.  The queue
+makes this rare.
 
-A node that wants a turn has a mark in etcd.  The order of the marks is the order in which
-they were put: etcd has the revision of the last change of each mark.  The transactions that
-move the cursor also read and write the marks, so marks need no further round trips.  If a
-transaction succeeds and its node will have more steps, the transaction puts the node's mark
-again, at the end of the queue.  If a transaction fails and its node has no mark, it puts
-one.  Both answers contain the marks of the other nodes.  The cursor's record names the node
-that has written it, so every node that watches the cursor knows whose turn has ended.
+A node that wants a turn has a I{mark} in etcd.  The queue is the list of the marks, ordered
+by etcd's revision of the transaction that put each mark.  A mark is I{hard} if steps wait
+at its node, and I{soft} if the node will probably have steps.
 
-A node sends no transaction while other nodes are ahead of it.  After a success, all other
-nodes in the queue are ahead; after a failure, those whose marks are before its own mark.
-But a node may die, sleep, or have no steps when its turn comes.  So the other nodes wait
-only as long as a turn of that node can take; see L{TurnQueue.delay}.  Then they pass the
-node over, and the next transaction that succeeds removes its mark.
+The transaction of a batch also reads and writes the marks, so the queue needs no other
+calls:
 
-A node far from etcd is slow: in the time of its turn, the other nodes could have many
-turns.  So they first skip the mark of a slow node, which keeps its place.  They wait for
-the node when its mark has been in the queue for twice the time of such a wait.  All nodes
-saw the mark at about the same time, so all of them wait at about the same time, and the
-transaction of the slow node succeeds.
+  - If the transaction succeeds, and its node will probably have more steps, it puts a soft
+    mark of this node at the end of the queue.  Otherwise it removes the mark of this node.
+  - If the transaction fails, and its node has no mark, it puts a hard mark of this node.
+  - In both cases, its answer contains the marks of all nodes.
 
-A mark is I{hard} if steps wait at its node, and I{soft} if the node will probably have
-steps.
+Each node watches the cursor's record, which names its author.  So each node knows whose
+turn has ended.
+
+A node sends no transaction while other nodes are I{ahead}.  After its transaction has
+succeeded, all other nodes in the queue are ahead.  After its transaction has failed, the
+nodes whose marks are before its own mark are ahead.
+
+A node may die, sleep, or have no steps when its turn comes.  So other nodes wait for it
+only as long as its turn can take; see L{TurnQueue.delay}.  Then its mark is I{overdue}, and
+the next transaction that succeeds removes the mark.
+
+A node is I{slow} if it is so far from etcd that the other nodes could have many turns in
+the time of one of its turns.  At first, the other nodes ignore the mark of a slow node, but
+they do not remove it.  When the mark has been in the queue for twice the time of such a
+turn, they wait for the node.  All nodes have seen the mark at about the same time.  So all
+of them wait at about the same time, and the transaction of the slow node succeeds.
 
 The queue is pure: it reads no clock and sends nothing.  Its methods get times and events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import takewhile
 
 from pexservice.stores.etcd.records import Mark
 
 #: The weight of the newest transaction in the usual duration of a transaction.
-NEWEST_TURN_WEIGHT = 0.1
+NEWEST_DURATION_WEIGHT = 0.1
 
-#: Other nodes wait for a node with a soft mark, or with a hard mark, for the time of this
-#: many usual transactions of that node.  The news that its turn has come takes the time of
-#: one transaction, and its turn takes that of another one.
+#: A node waits for another node for this many usual transactions of that node: fewer if the
+#: mark of that node is soft, more if it is hard.  The report that its turn has come takes
+#: the time of one transaction, and its turn takes the time of another transaction.
 SOFT_TRANSACTIONS = 2
 HARD_TRANSACTIONS = 4
 
-#: The shortest wait for a hard mark.  The node has sent the mark a moment ago, and must not
-#: lose its place because of a short pause of its interpreter.
+#: The shortest wait for a node with a hard mark.  The node has sent the mark a moment ago,
+#: and must not lose its place because its interpreter pauses for a short time.
 MIN_HARD_SECONDS = 0.02
 
 #: The longest wait for any node, whatever its mark says.
 MAX_TURN_SECONDS = 0.5
 
-#: A mark is slow if the wait for its node is longer than this many usual transactions of
-#: the waiting node.
+#: A node is slow if the wait for it is longer than this many usual transactions of the
+#: waiting node.
 MAX_OWN_TRANSACTIONS = 12
 
-#: A slow mark is skipped for this many times the wait for its node.
-SKIPPED_WAITS = 2
+#: The mark of a slow node is ignored for this many times the wait for the node.
+IGNORED_WAITS = 2
 
 #: How many marks one transaction removes, at most.
 MAX_REMOVED_MARKS = 8
@@ -71,101 +78,88 @@ class TurnQueue:
     All times are seconds on one monotonic clock.
 
     @ivar node: the name of this node in the queue.
-    @ivar usual_seconds: how long a transaction of this node usually takes; 0 if no
-        transaction has ended.
+    @ivar usual_seconds: how long a transaction of this node usually takes; 0 before the
+        first transaction has ended.
     """
 
     def __init__(self, node: str) -> None:
-        """
-        @param node: the name of this node in the queue.
-        """
         self.node = node
         self._ahead: list[Mark] = []
-        self._passed_over: list[Mark] = []
-        # By node: etcd's revision of the newest commit that was reported since the last
-        # answer.
+        self._overdue_marks: list[Mark] = []
+        # For each other node: etcd's revision of the newest commit that was reported since
+        # the last answer.
         self._newest_commits: dict[str, int] = {}
         # Whether other nodes commit, too.
         self._others_active = False
         # By mark: when this node first saw the mark.
         self._seen_at: dict[Mark, float] = {}
-        # When the present first node became the first in the queue, which may be this node.
-        self._since = 0.0
-        # Whether this node had steps to commit in time for its last turn.
+        # When the turn of the first node in the queue, perhaps this node, began.
+        self._turn_began_at = 0.0
+        # Whether this node had steps to commit when its last turn began, or shortly after.
         self._steps_arrived_in_time = True
         self.usual_seconds = 0.0
 
     @property
     def keeps_place(self) -> bool:
         """
-        Return whether a transaction that is sent now should put this node's mark again.
+        Return whether the next transaction should put this node's mark, if it succeeds.
         """
         return self._others_active and self._steps_arrived_in_time
 
     @property
-    def passed_over(self) -> list[Mark]:
+    def overdue_marks(self) -> list[Mark]:
         """
-        Return the marks that a transaction that is sent now should remove.
+        Return the marks that the next transaction should remove.
         """
-        return self._passed_over[:MAX_REMOVED_MARKS]
+        return self._overdue_marks[:MAX_REMOVED_MARKS]
 
     def request_turn(self, now: float) -> None:
         """
         Record that this node has steps to commit.
         """
         self._steps_arrived_in_time = (
-            bool(self._ahead) or now <= self._since + self.usual_seconds
+            bool(self._ahead) or now <= self._turn_began_at + self.usual_seconds
         )
 
     def delay(self, now: float) -> float:
         """
         Return how many seconds to wait for other nodes; 0 if it is this node's turn.
-
-        Pass over each node ahead whose time has run out.
         """
         while self._ahead:
-            if self._is_skipped(self._ahead[0], now):
+            if self._is_ignored(self._ahead[0], now):
                 del self._ahead[0]
                 continue
-            left = self._since + self._bound(self._ahead[0]) - now
+            left = self._turn_began_at + self._max_wait(self._ahead[0]) - now
             if left > 0:
                 return left
-            self._passed_over.append(self._ahead.pop(0))
-            self._since = now
+            self._overdue_marks.append(self._ahead.pop(0))
+            self._turn_began_at = now
         return 0.0
 
-    def _bound(self, head: Mark) -> float:
+    def _max_wait(self, mark: Mark) -> float:
         """
-        Return how long to wait for the node of C{head}.
+        Return for how many seconds to wait for the node of C{mark}.
+        """
+        wait = self._turn_duration(mark, SOFT_TRANSACTIONS)
+        if mark.hard or self._is_slow(mark):
+            wait = max(self._turn_duration(mark, HARD_TRANSACTIONS), MIN_HARD_SECONDS)
+        return min(wait, MAX_TURN_SECONDS)
 
-        The report that its turn has ended takes about as long as a transaction of this
-        node.
-        """
-        if head.hard or self._is_slow(head):
-            return min(
-                max(
-                    self.usual_seconds + HARD_TRANSACTIONS * head.usual_seconds,
-                    MIN_HARD_SECONDS,
-                ),
-                MAX_TURN_SECONDS,
-            )
-        return min(
-            self.usual_seconds + SOFT_TRANSACTIONS * head.usual_seconds, MAX_TURN_SECONDS
-        )
+    def _turn_duration(self, mark: Mark, transactions: int) -> float:
+        # The report that the turn has ended takes about as long as a transaction of the
+        # node that waits.
+        return self.usual_seconds + transactions * mark.usual_seconds
 
     def _is_slow(self, mark: Mark) -> bool:
-        return (
-            self.usual_seconds + HARD_TRANSACTIONS * mark.usual_seconds
-            > MAX_OWN_TRANSACTIONS * self.usual_seconds
-            > 0
-        )
+        longest = MAX_OWN_TRANSACTIONS * self.usual_seconds
+        return self._turn_duration(mark, HARD_TRANSACTIONS) > longest > 0
 
-    def _is_skipped(self, mark: Mark, now: float) -> bool:
+    def _is_ignored(self, mark: Mark, now: float) -> bool:
         """
-        Return whether C{mark} is slow, and so new that no node waits for it.
+        Return whether the node of C{mark} is slow, and the mark so new that no node waits.
         """
         seconds = now - self._seen_at.get(mark, now)
-        return self._is_slow(mark) and seconds < SKIPPED_WAITS * self._bound(mark)
+        return self._is_slow(mark) and seconds < IGNORED_WAITS * self._max_wait(mark)
 
     def note_commit(self, now: float, author: str, revision: int) -> None:
         """
@@ -176,59 +170,52 @@ class TurnQueue:
         self._others_active = True
         self._newest_commits[author] = max(revision, self._newest_commits.get(author, 0))
         first = self._ahead[:1]
-        # If the author put its mark with this commit or later, the mark is for its next
-        # turn.
+        # A mark that the author put with this commit, or later, remains: it is for the
+        # author's next turn.
         self._ahead = [mark for mark in self._ahead if not self._is_over(mark)]
         if first != self._ahead[:1]:
-            self._since = now
+            self._turn_began_at = now
 
     def _is_over(self, mark: Mark) -> bool:
         return mark.mod_revision < self._newest_commits.get(mark.node, 0)
 
-    def note_success(
-        self, now: float, took: float, revision: int, marks: Iterable[Mark]
+    def note_answer(
+        self,
+        now: float,
+        duration: float,
+        revision: int,
+        marks: Sequence[Mark],
+        *,
+        stored: bool,
     ) -> None:
         """
-        Record that a transaction succeeded: all other nodes in the queue are ahead.
+        Record the answer to the transaction of a batch of this node.
 
-        @param took: how many seconds the transaction took.
+        @param duration: how many seconds the transaction took.
         @param revision: etcd's revision in the answer.
         @param marks: the marks in the answer, in the order of the queue.
+        @param stored: whether the batch is stored, so that all other nodes are ahead.
         """
         others = [mark for mark in marks if mark.node != self.node]
-        # The watch may have reported later commits before this answer arrived.
-        self._others_active = bool(others) or any(
-            newest > revision for newest in self._newest_commits.values()
+        ahead = others
+        if not stored:
+            ahead = [*takewhile(lambda mark: mark.node != self.node, marks)]
+        # The watch may have reported later commits of other nodes before this answer came.
+        self._others_active = (
+            not stored
+            or bool(others)
+            or any(newest > revision for newest in self._newest_commits.values())
         )
-        self._answered(now, took, others, others)
-
-    def note_failure(
-        self, now: float, took: float, revision: int, marks: Iterable[Mark]
-    ) -> None:
-        """
-        Record that a transaction failed: the marks before this node's mark are ahead.
-
-        The arguments are those of L{note_success}.
-        """
-        others = [*marks]
-        before = [*takewhile(lambda mark: mark.node != self.node, others)]
-        self._others_active = True
-        self._answered(now, took, others, before)
-
-    def _answered(
-        self, now: float, took: float, marks: list[Mark], ahead: list[Mark]
-    ) -> None:
-        self._seen_at = {mark: self._seen_at.get(mark, now) for mark in marks}
-        took = min(took, MAX_TURN_SECONDS)
-        self.usual_seconds += (NEWEST_TURN_WEIGHT if self.usual_seconds else 1.0) * (
-            took - self.usual_seconds
-        )
-        # After a mark was passed over, it counts again only when its node puts it again.
-        self._passed_over = [mark for mark in self._passed_over if mark in ahead]
+        self._seen_at = {mark: self._seen_at.get(mark, now) for mark in others}
+        weight = NEWEST_DURATION_WEIGHT if self.usual_seconds else 1.0
+        newest = min(duration, MAX_TURN_SECONDS)
+        self.usual_seconds += weight * (newest - self.usual_seconds)
+        # No node waits for an overdue mark, until the node of the mark puts it again.
+        self._overdue_marks = [mark for mark in self._overdue_marks if mark in ahead]
         self._ahead = [
             mark
             for mark in ahead
-            if mark not in self._passed_over and not self._is_over(mark)
+            if mark not in self._overdue_marks and not self._is_over(mark)
         ]
         self._newest_commits.clear()
-        self._since = now
+        self._turn_began_at = now

@@ -29,7 +29,7 @@ from pexservice.stores.etcd.factory import EtcdFactory
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
 from pexservice.stores.etcd.http_gateway import (
     HttpGateway,
-    _understand,
+    _parse_response,
     check_version,
 )
 from pexservice.stores.etcd.records import Message
@@ -42,14 +42,14 @@ pyopenssl_guard.lift()
 
 
 def test_response_of_etcd_is_returned() -> None:
-    assert _understand("u", 200, b'{"succeeded": true}') == {"succeeded": True}
+    assert _parse_response("u", 200, b'{"succeeded": true}') == {"succeeded": True}
 
 
 @pytest.mark.parametrize("code", [3, 5, 7, 8, 9, 12, 16])
 def test_refusal_with_these_codes_means_that_etcd_did_nothing(code: int) -> None:
     body = json.dumps({"code": code, "message": "no"}).encode()
     with pytest.raises(CallRefused, match="no"):
-        _understand("u", 400, body)
+        _parse_response("u", 400, body)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_refusal_with_these_codes_means_that_etcd_did_nothing(code: int) -> None
 )
 def test_plain_refusal_of_the_gateway_itself_is_shown(status: int, words: str) -> None:
     with pytest.raises(CallRefused, match=f"^u: status {status}: {words}$") as caught:
-        _understand("u", status, f"\n{words}\n".encode())
+        _parse_response("u", status, f"\n{words}\n".encode())
     assert caught.value.code == 3
 
 
@@ -86,7 +86,7 @@ def test_plain_refusal_of_the_gateway_itself_is_shown(status: int, words: str) -
 )
 def test_any_other_failure_leaves_the_outcome_unknown(status: int, body: bytes) -> None:
     with pytest.raises(CallUnanswered) as caught:
-        _understand("u", status, body)
+        _parse_response("u", status, body)
     assert caught.value.sent
 
 

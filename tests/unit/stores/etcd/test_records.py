@@ -15,11 +15,11 @@ from pexservice.stores.etcd.records import (
     MAX_POSITION,
     ForeignRecord,
     Message,
+    decode_batch_number,
     decode_cursor,
     decode_journal_row,
+    decode_key_list,
     decode_key_use,
-    decode_names,
-    decode_operation,
     text,
 )
 from pexservice.stores.interface import HistoryEntry
@@ -46,8 +46,8 @@ def test_sound_records_are_read() -> None:
         HistoryEntry(8, 5, Transition.NEXT, 1),
         HistoryEntry(9, 0, Transition.RESET, 1),
     ]
-    assert decode_names(_pair({"names": ["a", "b"]})) == [b"a", b"b"]
-    assert decode_operation(_pair(7)) == 7
+    assert decode_key_list(_pair({"names": ["a", "b"]})) == [b"a", b"b"]
+    assert decode_batch_number(_pair(7)) == 7
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,6 @@ def test_journal_row_with_a_wrong_value_is_refused_by_its_key(
     "value", [b"", b"\xff", b"[" * 100_000, b"9" * 10_000, None, [], {"names": [1]}]
 )
 def test_content_of_another_kind_is_refused_by_its_key(value: Any) -> None:
-    for decode in (decode_cursor, decode_key_use, decode_names, decode_operation):
+    for decode in (decode_cursor, decode_key_use, decode_key_list, decode_batch_number):
         with pytest.raises(ForeignRecord, match=r"^the record b'p/x'"):
             decode(_pair(value))

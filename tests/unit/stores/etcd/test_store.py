@@ -16,19 +16,14 @@ from twisted.logger import capturedLogs, formatEvent
 from pexservice.core.cursor import Cursor, Transition
 from pexservice.process import scoreboard
 from pexservice.stores.claim import StoreClaim
-from pexservice.stores.errors import (
-    Conflict,
-    OutcomeUnknown,
-    Refusal,
-    StoreDamaged,
-    StoreError,
-)
+from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.records import Layout, encode_cursor, text
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import KeyUse
+from pexservice.stores.shared_interface import Conflict
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import ABOVE_ALL, now
 from tests.unit.stores.test_contract import batch
@@ -148,9 +143,9 @@ def test_node_that_loses_the_race_learns_the_cursor(bench: Bench) -> None:
     assert bench.moved == [(1, 1)]
 
 
-def test_operation_key_shows_that_a_transaction_never_happens(bench: Bench) -> None:
+def test_last_batch_key_shows_that_a_transaction_never_happens(bench: Bench) -> None:
     """
-    The cursor has moved and the operation key has not.
+    The cursor has moved and the last-batch key has not.
     """
     ended = bench.commit()
     bench.gateway.lose()
@@ -280,9 +275,9 @@ def test_batch_that_lost_the_race_never_happens_even_without_space(bench: Bench)
     assert bench.moved == [(1, 1)]
 
 
-def test_outcome_is_unknown_when_the_operation_key_has_ended(bench: Bench) -> None:
+def test_outcome_is_unknown_when_the_last_batch_key_has_ended(bench: Bench) -> None:
     """
-    Its lease ended. The node makes another operation key.
+    Its lease ended. The node makes another last-batch key.
     """
     ended = bench.commit()
     bench.gateway.lose_answer()
@@ -297,7 +292,7 @@ def test_outcome_is_unknown_when_the_operation_key_has_ended(bench: Bench) -> No
     assert bench.moved == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_node_continues_when_its_operation_key_ended_during_sleep(bench: Bench) -> None:
+def test_node_continues_when_its_last_batch_key_ended_during_sleep(bench: Bench) -> None:
     bench.etcd.expire("1")
     ended = bench.commit()
     bench.gateway.answer()
@@ -350,7 +345,7 @@ def test_late_message_does_not_remove_keys_that_were_used_again(bench: Bench) ->
         now(forgetful.commit(taken))
         state = taken.after
     now(forgetful.commit(batch(state, b"n", b"last")))
-    now(forgetful._trimming)
+    now(forgetful._removing_keys)
     late = next(change for change in etcd.changes if len(change["success"]) > 100)
     now(bench.other.read())
     assert now(bench.other.recall(b"0")) is None
@@ -406,7 +401,7 @@ def test_reused_etcd_revision_with_another_cursor_takes_no_batch(bench: Bench) -
     bench.etcd.restore(snapshot)
     third = EtcdStore(FakeGateway(bench.etcd, bench.clock), "p/")
     now(third.open())
-    # The new operation key took the revision of the lost batch; go back to that revision.
+    # The new last-batch key took the revision of the lost batch; go back to that revision.
     bench.etcd.revision = snapshot[0]
     now(third.commit(batch((0, 0), b"p")))
     assert bench.store._known_record.mod_revision == third._known_record.mod_revision

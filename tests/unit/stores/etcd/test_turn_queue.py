@@ -10,10 +10,10 @@ from attrs import evolve
 from pexservice.stores.etcd.records import Mark
 from pexservice.stores.etcd.turn_queue import (
     HARD_TRANSACTIONS,
+    IGNORED_WAITS,
     MAX_REMOVED_MARKS,
     MAX_TURN_SECONDS,
     MIN_HARD_SECONDS,
-    SKIPPED_WAITS,
     SOFT_TRANSACTIONS,
     TurnQueue,
 )
@@ -47,7 +47,7 @@ def queue() -> TurnQueue:
 def test_single_node_does_not_queue(queue: TurnQueue) -> None:
     queue.request_turn(0.0)
     assert queue.delay(0.0) == 0
-    queue.note_success(1.0, USUAL, 5, [])
+    queue.note_answer(1.0, USUAL, 5, [], stored=True)
     queue.request_turn(1.0)
     assert queue.delay(1.0) == 0
     assert not queue.keeps_place
@@ -58,7 +58,9 @@ def test_all_other_nodes_are_ahead_after_a_success(queue: TurnQueue) -> None:
     """
     Until each has committed.
     """
-    queue.note_success(1.0, USUAL, 5, [soft("a", 3), soft("b", 4), soft("me", 5)])
+    queue.note_answer(
+        1.0, USUAL, 5, [soft("a", 3), soft("b", 4), soft("me", 5)], stored=True
+    )
     assert queue.keeps_place
     assert queue.delay(1.0) > 0
     queue.note_commit(1.001, "a", 6)
@@ -70,14 +72,16 @@ def test_all_other_nodes_are_ahead_after_a_success(queue: TurnQueue) -> None:
 def test_only_nodes_before_the_own_mark_are_ahead_after_a_failure(
     queue: TurnQueue,
 ) -> None:
-    queue.note_failure(1.0, USUAL, 6, [hard("a", 3), hard("me", 4), soft("b", 6)])
+    queue.note_answer(
+        1.0, USUAL, 6, [hard("a", 3), hard("me", 4), soft("b", 6)], stored=False
+    )
     assert queue.delay(1.0) > 0
     queue.note_commit(1.001, "a", 7)
     assert queue.delay(1.001) == 0
 
 
 def test_commit_out_of_turn_changes_no_order_of_the_others(queue: TurnQueue) -> None:
-    queue.note_success(1.0, USUAL, 5, [soft("a", 3), soft("b", 4)])
+    queue.note_answer(1.0, USUAL, 5, [soft("a", 3), soft("b", 4)], stored=True)
     queue.note_commit(1.001, "b", 6)
     queue.note_commit(1.001, "someone", 7)
     queue.note_commit(1.001, "", 8)
@@ -93,14 +97,14 @@ def test_node_that_hears_only_its_own_commits_is_alone(queue: TurnQueue) -> None
 
 def test_news_of_a_later_turn_counts_before_the_response_too(queue: TurnQueue) -> None:
     queue.note_commit(1.0, "a", 6)
-    queue.note_success(1.001, USUAL, 5, [soft("a", 3), soft("b", 4)])
+    queue.note_answer(1.001, USUAL, 5, [soft("a", 3), soft("b", 4)], stored=True)
     queue.note_commit(1.002, "b", 7)
     assert queue.delay(1.002) == 0
 
 
 def test_news_before_a_mark_does_not_end_its_turn(queue: TurnQueue) -> None:
     queue.note_commit(1.0, "a", 3)
-    queue.note_success(1.001, USUAL, 5, [soft("a", 3)])
+    queue.note_answer(1.001, USUAL, 5, [soft("a", 3)], stored=True)
     queue.note_commit(1.002, "a", 3)
     assert queue.delay(1.002) > 0
 
@@ -119,12 +123,12 @@ def test_node_is_waited_for_as_long_as_its_turn_can_take(
     """
     The usual times of that node and of this node tell how long. Then it is skipped.
     """
-    queue.note_success(1.0, USUAL, 5, [mark])
+    queue.note_answer(1.0, USUAL, 5, [mark], stored=True)
     assert queue.delay(1.0) == pytest.approx(patience)
     assert queue.delay(1.0 + patience / 2) == pytest.approx(patience / 2)
-    assert queue.passed_over == []
+    assert queue.overdue_marks == []
     assert queue.delay(1.0 + patience) == 0
-    assert queue.passed_over == [mark]
+    assert queue.overdue_marks == [mark]
 
 
 @pytest.mark.parametrize("mark", [soft("a", 3, 0.1), hard("a", 3, 0.1)])
@@ -135,19 +139,21 @@ def test_slow_node_is_skipped_until_its_mark_is_old_and_keeps_its_place(
     The queue waits for a far node only in some turns, but then for long enough.
     """
     wait = USUAL + HARD_TRANSACTIONS * 0.1
-    for seconds in range(SKIPPED_WAITS):
-        queue.note_success(1.0 + seconds * wait, USUAL, 5, [mark])
+    for seconds in range(IGNORED_WAITS):
+        queue.note_answer(1.0 + seconds * wait, USUAL, 5, [mark], stored=True)
         assert queue.delay(1.0 + seconds * wait) == 0
-        assert queue.passed_over == []
-    waits_at = 1.0 + SKIPPED_WAITS * wait
-    queue.note_success(waits_at, USUAL, 6, [mark])
+        assert queue.overdue_marks == []
+    waits_at = 1.0 + IGNORED_WAITS * wait
+    queue.note_answer(waits_at, USUAL, 6, [mark], stored=True)
     assert queue.delay(waits_at) == pytest.approx(wait)
     assert queue.delay(waits_at + wait) == 0
-    assert queue.passed_over == [mark]
+    assert queue.overdue_marks == [mark]
     # Its next mark is skipped again.
-    queue.note_success(waits_at + wait, USUAL, 8, [evolve(mark, mod_revision=7)])
+    queue.note_answer(
+        waits_at + wait, USUAL, 8, [evolve(mark, mod_revision=7)], stored=True
+    )
     assert queue.delay(waits_at + wait) == 0
-    assert queue.passed_over == []
+    assert queue.overdue_marks == []
 
 
 def test_slow_node_is_waited_for_no_longer_than_half_a_second(queue: TurnQueue) -> None:
@@ -155,8 +161,8 @@ def test_slow_node_is_waited_for_no_longer_than_half_a_second(queue: TurnQueue) 
     A mark says how slow its node is, and may say anything.
     """
     mark = hard("a", 3, 10.0)
-    queue.note_success(1.0, USUAL, 5, [mark])
-    queue.note_success(2.0, USUAL, 5, [mark])
+    queue.note_answer(1.0, USUAL, 5, [mark], stored=True)
+    queue.note_answer(2.0, USUAL, 5, [mark], stored=True)
     assert queue.delay(2.0) == MAX_TURN_SECONDS
 
 
@@ -164,19 +170,21 @@ def test_time_of_a_node_begins_when_it_is_first_in_the_queue(queue: TurnQueue) -
     """
     By news, or because the time of the node before it ran out.
     """
-    queue.note_success(1.0, USUAL, 5, [soft("a", 2), soft("b", 3), soft("c", 4)])
+    queue.note_answer(
+        1.0, USUAL, 5, [soft("a", 2), soft("b", 3), soft("c", 4)], stored=True
+    )
     patience = queue.delay(1.0)
     queue.note_commit(1.0 + patience / 2, "a", 6)
     assert queue.delay(1.0 + patience / 2) == pytest.approx(patience)
     assert queue.delay(1.0 + patience) == pytest.approx(patience / 2)
     assert queue.delay(1.0 + 1.6 * patience) == pytest.approx(patience)
-    assert [mark.node for mark in queue.passed_over] == ["b"]
+    assert [mark.node for mark in queue.overdue_marks] == ["b"]
 
 
 def test_commits_of_others_do_not_lengthen_the_wait_for_the_first_node(
     queue: TurnQueue,
 ) -> None:
-    queue.note_success(1.0, USUAL, 5, [soft("a", 2), soft("b", 3)])
+    queue.note_answer(1.0, USUAL, 5, [soft("a", 2), soft("b", 3)], stored=True)
     patience = queue.delay(1.0)
     queue.note_commit(1.0 + patience / 2, "b", 6)
     queue.note_commit(1.0 + patience / 2, "old", 7)
@@ -190,13 +198,13 @@ def test_skipped_node_is_not_waited_for_until_it_puts_a_new_mark(
     Every transaction tries to remove the node's old mark until one succeeds.
     """
     dead = hard("a", 3)
-    queue.note_success(1.0, USUAL, 5, [dead])
+    queue.note_answer(1.0, USUAL, 5, [dead], stored=True)
     assert queue.delay(2.0) == 0
-    queue.note_failure(2.01, USUAL, 7, [dead, hard("me", 7)])
+    queue.note_answer(2.01, USUAL, 7, [dead, hard("me", 7)], stored=False)
     assert queue.delay(2.01) == 0
-    assert queue.passed_over == [dead]
-    queue.note_success(2.02, USUAL, 8, [hard("a", 8)])
-    assert queue.passed_over == []
+    assert queue.overdue_marks == [dead]
+    queue.note_answer(2.02, USUAL, 8, [hard("a", 8)], stored=True)
+    assert queue.overdue_marks == []
     assert queue.delay(2.02) > 0
 
 
@@ -204,14 +212,14 @@ def test_transaction_removes_some_marks_and_the_next_one_the_others(
     queue: TurnQueue,
 ) -> None:
     dead = [hard(str(number), number) for number in range(1, 11)]
-    queue.note_success(1.0, USUAL, 20, dead)
+    queue.note_answer(1.0, USUAL, 20, dead, stored=True)
     moment = 1.0
     while delay := queue.delay(moment):
         moment += delay
-    assert queue.passed_over == dead[:MAX_REMOVED_MARKS]
-    queue.note_success(moment, USUAL, 21, dead[MAX_REMOVED_MARKS:])
+    assert queue.overdue_marks == dead[:MAX_REMOVED_MARKS]
+    queue.note_answer(moment, USUAL, 21, dead[MAX_REMOVED_MARKS:], stored=True)
     assert queue.delay(moment) == 0
-    assert queue.passed_over == dead[MAX_REMOVED_MARKS:]
+    assert queue.overdue_marks == dead[MAX_REMOVED_MARKS:]
 
 
 def test_node_keeps_a_place_if_others_wait_and_its_steps_come_in_time(
@@ -220,7 +228,7 @@ def test_node_keeps_a_place_if_others_wait_and_its_steps_come_in_time(
     """
     In time is before the node's turn comes, or within a usual time after that.
     """
-    queue.note_success(1.0, USUAL, 5, [soft("a", 3)])
+    queue.note_answer(1.0, USUAL, 5, [soft("a", 3)], stored=True)
     queue.request_turn(1.005)
     assert queue.keeps_place
     queue.note_commit(1.01, "a", 6)
@@ -234,11 +242,11 @@ def test_node_that_was_late_once_keeps_a_place_again(queue: TurnQueue) -> None:
     """
     When it comes in time.
     """
-    queue.note_success(1.0, USUAL, 5, [soft("a", 3)])
+    queue.note_answer(1.0, USUAL, 5, [soft("a", 3)], stored=True)
     queue.note_commit(1.0, "a", 6)
     queue.request_turn(2.0)
     assert not queue.keeps_place
-    queue.note_success(2.01, USUAL, 7, [soft("a", 6)])
+    queue.note_answer(2.01, USUAL, 7, [soft("a", 6)], stored=True)
     queue.request_turn(2.011)
     assert queue.keeps_place
 
@@ -248,14 +256,14 @@ def test_node_that_lost_or_heard_of_others_is_not_alone(queue: TurnQueue) -> Non
     A node whose response names no other node is alone.
     """
     queue.request_turn(0.0)
-    queue.note_failure(1.0, USUAL, 5, [hard("me", 5)])
+    queue.note_answer(1.0, USUAL, 5, [hard("me", 5)], stored=False)
     assert queue.keeps_place
-    queue.note_success(1.01, USUAL, 6, [])
+    queue.note_answer(1.01, USUAL, 6, [], stored=True)
     assert not queue.keeps_place
     queue.note_commit(1.02, "old", 7)
     assert queue.keeps_place
     queue.note_commit(1.03, "old", 9)
-    queue.note_success(1.04, USUAL, 8, [])
+    queue.note_answer(1.04, USUAL, 8, [], stored=True)
     assert queue.keeps_place
 
 
@@ -265,8 +273,8 @@ def test_usual_time_slowly_follows_the_duration_of_transactions(
     """
     No transaction counts for more than the longest wait.
     """
-    queue.note_success(1.0, USUAL, 5, [])
-    queue.note_failure(2.0, 2 * USUAL, 6, [])
+    queue.note_answer(1.0, USUAL, 5, [], stored=True)
+    queue.note_answer(2.0, 2 * USUAL, 6, [], stored=False)
     assert queue.usual_seconds == pytest.approx(1.1 * USUAL)
-    queue.note_success(3.0, 100.0, 7, [])
+    queue.note_answer(3.0, 100.0, 7, [], stored=True)
     assert queue.usual_seconds < MAX_TURN_SECONDS / 8

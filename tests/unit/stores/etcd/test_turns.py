@@ -11,10 +11,9 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.core.cursor import Cursor
-from pexservice.stores.errors import Conflict
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import CallRefused
-from pexservice.stores.etcd.messages import MAX_BATCH_KEYS, OperationKey
+from pexservice.stores.etcd.messages import MAX_BATCH_KEYS, LastBatchKey
 from pexservice.stores.etcd.records import (
     Layout,
     Mark,
@@ -26,6 +25,7 @@ from pexservice.stores.etcd.records import (
 )
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.etcd.turn_queue import MAX_REMOVED_MARKS, TurnQueue
+from pexservice.stores.shared_interface import Conflict
 from tests.support.fake_etcd import MAX_OPERATIONS, WRONG, FakeEtcd, FakeGateway
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch
@@ -356,7 +356,7 @@ def test_stopping_node_leaves_the_queue(nodes: tuple[Node, ...]) -> None:
     assert not [key for key in node.etcd.values if b"operations/" in key][2:]
 
 
-def test_transaction_without_its_operation_key_fails_and_returns_the_cursor(
+def test_transaction_without_its_last_batch_key_fails_and_returns_the_cursor(
     nodes: tuple[Node, ...],
 ) -> None:
     """
@@ -383,14 +383,14 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
         Mark(f"dead-{number}", hard=False, usual_seconds=0, mod_revision=number + 2)
         for number in range(MAX_REMOVED_MARKS)
     ]
-    operation = OperationKey(
+    operation = LastBatchKey(
         b"p/operations/x", 1, etcd.apply("lease/grant", {"TTL": "9"})["ID"]
     )
-    etcd.apply("kv/txn", messages.begin_operations(operation))
+    etcd.apply("kv/txn", messages.create_last_batch_key(operation))
     etcd.apply("kv/txn", messages.create(LAYOUT, 9))
     cursor = etcd.apply("kv/range", messages.get(LAYOUT.cursor))
     queue = TurnQueue("me")
-    queue._passed_over, queue._others_active, queue.usual_seconds = dead, again, 0.1
+    queue._overdue_marks, queue._others_active, queue.usual_seconds = dead, again, 0.1
     message = messages.commit(
         LAYOUT,
         messages.only_cursor(LAYOUT, messages.pairs(cursor)),
@@ -402,7 +402,7 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
         operation,
         queue=queue,
         journal=9,
-        expired=7,
+        newest_expired=7,
     )
     assert len(message["success"]) <= MAX_OPERATIONS
     assert etcd.apply("kv/txn", message)["succeeded"]
@@ -412,7 +412,7 @@ def test_etcd_accepts_the_largest_possible_transaction(again: bool) -> None:  # 
     observation = messages.read_observation(
         LAYOUT, answer, [b"%d" % index for index in range(MAX_BATCH_KEYS)]
     )
-    assert (observation.record.author, observation.operation) == ("me", 1)
+    assert (observation.record.author, observation.last_batch) == ("me", 1)
     assert len(observation.used) == MAX_BATCH_KEYS
     assert [mark.node for mark in observation.marks] == ["me"]
 

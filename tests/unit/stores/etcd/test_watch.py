@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from pexservice.core.cursor import Cursor
-from pexservice.stores.etcd.gateway import CallUnanswered
+from pexservice.stores.etcd.gateway import CallUnanswered, Watch
 from pexservice.stores.etcd.http_gateway import _LineReceiver
 from pexservice.stores.etcd.records import (
     CursorRecord,
@@ -23,7 +23,6 @@ from pexservice.stores.etcd.records import (
     encode_cursor,
     text,
 )
-from pexservice.stores.etcd.watch import Watch
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 
 
