@@ -186,9 +186,6 @@ class HttpGateway:
         self._token = answer["token"]
 
     async def survey(self) -> dict[str, str]:
-        """
-        Ask each member for its version; see L{Gateway.survey}.
-        """
         report: dict[str, str] = {}
         stale: list[str] = []
         for endpoint in self.address.endpoints:

@@ -128,6 +128,7 @@ class EtcdStore:
         self._claim = claim
         self._committed_at = -inf
         self._gateway = gateway
+        self._prefix = prefix
         self._layout = Layout(prefix.encode())
         self._journal = journal
         self._kept_keys = kept_keys
@@ -143,15 +144,12 @@ class EtcdStore:
 
     @as_deferred
     async def open(self) -> Cursor:
-        """
-        Read or create the cursor, and make a last-batch key; see L{ISharedStore.open}.
-        """
         await self._gateway.survey()
         is_claimed = self._claim is not None and self._claim.identity() is not None
         create = self._create and not is_claimed
         record = self._known_record = await self._open_cursor(create=create)
         if self._claim is not None:
-            self._claim.take(self._layout.prefix.decode())
+            self._claim.take(self._prefix)
         if record.journal not in (None, self._journal):
             self._log.warn(
                 "--journal {ours} is not used: all nodes keep the {kept} transitions that"
@@ -176,11 +174,10 @@ class EtcdStore:
         record = await self._find_cursor()
         if record is not None:
             return record
-        prefix = self._layout.prefix.decode()
         if not create:
             raise StoreError(
-                f"{self.name} has no cursor with the prefix {prefix}; restore etcd from a"
-                " snapshot, or create a cursor with pexctl create"
+                f"{self.name} has no cursor with the prefix {self._prefix}; restore etcd"
+                " from a snapshot, or create a cursor with pexctl create"
             )
         try:
             # If several nodes do this at the same time, only one creates the cursor.
@@ -192,7 +189,7 @@ class EtcdStore:
             "{name} had no cursor with the prefix {prefix}: a new one was created at"
             " revision 0",
             name=self.name,
-            prefix=prefix,
+            prefix=self._prefix,
         )
         return await self._open_cursor(create=False)
 
@@ -217,11 +214,10 @@ class EtcdStore:
         example = next((b64decode(pairs[0]["key"]) for pairs in others if pairs), None)
         if example is None:
             return None
-        prefix = self._layout.prefix.decode()
         raise StoreDamaged(
-            f"{self.name} has no cursor, but other keys with the prefix {prefix}, such as"
-            f" {example!r}; if another service owns them, choose another prefix; otherwise"
-            " restore etcd from a snapshot, or delete them and run pexctl create"
+            f"{self.name} has no cursor, but other keys with the prefix {self._prefix},"
+            f" such as {example!r}; if another service owns them, choose another prefix;"
+            " otherwise restore etcd from a snapshot, or delete them and run pexctl create"
         )
 
     def _unusable(self, error: CallRefused | CallUnanswered) -> StoreError:
@@ -267,9 +263,6 @@ class EtcdStore:
 
     @as_deferred
     async def turn(self) -> Cursor:
-        """
-        Wait until no other node is ahead in the queue; see L{ISharedStore.turn}.
-        """
         seconds = self._gateway.clock.seconds
         began = seconds()
         self._queue.request_turn(began)
@@ -285,9 +278,6 @@ class EtcdStore:
 
     @as_deferred
     async def commit(self, batch: Batch) -> None:
-        """
-        Write C{batch} if it begins at the cursor's state; see L{ISharedStore.commit}.
-        """
         last_batch_key = await self._number_next_batch()
         base, queue, seconds = self._known_record, self._queue, self._gateway.clock.seconds
         if base.cursor != batch.before:
@@ -330,6 +320,9 @@ class EtcdStore:
             self._remove_oldest_keys(ordinal - self._kept_keys)
 
     async def _number_next_batch(self) -> LastBatchKey:
+        """
+        Return the last-batch key, with the number of the next batch.
+        """
         if self._last_batch_key is None:
             try:
                 self._last_batch_key = await self._create_last_batch_key()
@@ -392,7 +385,7 @@ class EtcdStore:
 
     def _remove_oldest_keys(self, newest_expired: int) -> None:
         """
-        Remove the idempotency keys up to this ordinal, in the background.
+        Remove the idempotency keys up to the ordinal C{newest_expired}, in the background.
         """
         if not self._removing_keys.called:
             return
@@ -409,9 +402,6 @@ class EtcdStore:
 
     @as_deferred
     async def read(self) -> Cursor:
-        """
-        Read the cursor from etcd; see L{ISharedStore.read}.
-        """
         known = self._known_record
         answer = await self._ask("kv/range", messages.get(self._layout.cursor))
         record = self._only_cursor(answer)
@@ -433,9 +423,6 @@ class EtcdStore:
 
     @as_deferred
     async def probe(self) -> Refusal | None:
-        """
-        Ask etcd whether it would accept a batch now; see L{ISharedStore.probe}.
-        """
         if self._gateway.clock.seconds() < self._committed_at + PROBE_DELAY_SECONDS:
             return None
         try:
@@ -459,19 +446,15 @@ class EtcdStore:
     async def inspect(self) -> list[str]:
         """
         Ask etcd for its members and the cursor, and whether it would accept a batch.
-
-        See L{IStoreFactory.inspect
-        <pexservice.stores.factory_interface.IStoreFactory.inspect>}.
         """
         report = await self._gateway.survey()
         record = await self._find_cursor()
         refusal = await self.probe()
         if refusal is not None:
             raise StoreUnavailable(f"{self.name}: {refusal}")
-        prefix = self._layout.prefix.decode()
         return [
             *(f"{endpoint}: {words}" for endpoint, words in report.items()),
-            f"no cursor with the prefix {prefix}"
+            f"no cursor with the prefix {self._prefix}"
             if record is None
             else "the cursor is at revision {}, position {}".format(*record.cursor),
         ]
@@ -485,8 +468,9 @@ class EtcdStore:
         """
         await self._gateway.survey()
         if await self._find_cursor() is not None:
-            prefix = self._layout.prefix.decode()
-            raise StoreError(f"{self.name} has a cursor with the prefix {prefix} already")
+            raise StoreError(
+                f"{self.name} has a cursor with the prefix {self._prefix} already"
+            )
         await self._open_cursor(create=True)
 
     @as_deferred
@@ -515,9 +499,6 @@ class EtcdStore:
 
     @as_deferred
     async def recall(self, key: bytes) -> KeyUse | None:
-        """
-        Read the first use of C{key} from etcd; see L{ISharedStore.recall}.
-        """
         answer = await self._ask("kv/range", messages.get(self._layout.key_use(key)))
         pairs = messages.pairs(answer)
         use = messages.read_key_use(pairs[0]) if pairs else None
