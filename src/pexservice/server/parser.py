@@ -107,11 +107,10 @@ class GenerationalCache(Generic[K, V]):
 
     When the recent generation is full, it becomes the old generation, and the previous old
     generation is dropped.  C{get} copies an entry of the old generation into the recent
-    one.  So a flood of new entries drops only entries that C{get} does not return
-    meanwhile.
+    one.  So a flood of new entries does not drop an entry that is read often.
 
-    @ivar recent: the recent generation.  A connection first looks into it directly, which
-        is faster than C{get}.
+    @ivar recent: the recent generation.  It is faster to look into it directly, before a
+        call of C{get}.
     """
 
     __slots__ = ("_old", "_size", "recent")
@@ -143,7 +142,7 @@ class RequestLine(NamedTuple):
     A request line.
 
     @ivar target: the path and the query, even if the client has sent a whole URL.
-    @ivar host: the host and the port of this URL; C{None} if the client has sent a path.
+    @ivar host: the host and the port of the URL; C{None} if the client has sent no URL.
     @ivar logged_line: the line as the access log shows it.
     """
 
@@ -160,7 +159,7 @@ class HeaderLine(NamedTuple):
     A header line.
 
     @ivar name: the header's name in small letters.
-    @ivar meaning: the meaning of the value, if this is a deciding header.
+    @ivar meaning: the meaning of the value of a deciding header; C{None} for other headers.
     """
 
     name: bytes
@@ -178,8 +177,7 @@ class Head(NamedTuple):
 
     @ivar plan_key: requests with equal plan keys ask for the same operation (see
         L{pexservice.server.plans}).  The key consists of the method, the path, the version,
-        and the meaning of each deciding header.  The meaning of a missing header is
-        C{None}.
+        and the meanings of the deciding headers.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: all lines, as they arrived, without their line ends.
     @ivar uncached_range: the smallest range of indexes with all lines that were not in the
@@ -238,18 +236,19 @@ class HeadReader:
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
         headers: dict[bytes, list[bytes]] = {}
         meanings: dict[bytes, Hashable] = {}
-        get_cached, deciding_headers = self._header_lines.get, self._deciding_headers
-        for index in range(1, len(lines)):
-            header = get_cached(lines[index])
+        deciding_headers, recent_lines = self._deciding_headers, self._header_lines.recent
+        for index, text in enumerate(lines[1:], 1):
+            # Most lines are found without a call of the cache.
+            header = recent_lines.get(text) or self._header_lines.get(text)
             if header is None:
                 uncached_begin, uncached_end = min(uncached_begin, index), index + 1
-                header = self._parse_header_line(lines[index])
+                header = self._parse_header_line(text)
             if header is _IGNORED:
                 continue
             name, value, meaning = header
             values = headers.setdefault(name, [])
             values.append(value)
-            if name in deciding_headers:
+            if meaning is not None:
                 is_single = len(values) == 1
                 meanings[name] = meaning if is_single else deciding_headers[name](values)
         hosts = headers.get(HOST, ())
@@ -258,17 +257,12 @@ class HeadReader:
         if line.host is not None:
             # RFC 9112, section 3.2.2, requires that the header is ignored.
             headers[HOST] = [line.host]
-        plan_key = (
-            line.method,
-            line.path,
-            line.version,
-            *map(meanings.get, deciding_headers),
-        )
+        plan_key = line.method, line.path, line.version, frozenset(meanings.items())
         uncached_range = (uncached_begin, uncached_end) if uncached_end else None
-        framing = 0, False
+        body, expects = 0, False
         if CONTENT_LENGTH in headers or TRANSFER_ENCODING in headers:
-            framing = _framing(headers, line.version)
-        return Head(line, plan_key, headers, lines, uncached_range, *framing)
+            body, expects = _framing(headers, line.version)
+        return Head(line, plan_key, headers, lines, uncached_range, body, expects)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
         if len(line) > MAX_REQUEST_LINE_BYTES:
@@ -359,7 +353,7 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
     """
     Return where the head at the beginning of C{buffer} ends, or -1 if it is incomplete.
 
-    Old clients send an empty line after a body, so the buffer may begin with one.
+    Old clients send an empty line after a body.  So an empty line may come before the head.
 
     @param searched: how many bytes of C{buffer} an earlier call has searched.
     @raise Problem: the head is too large, or the bytes cannot be the beginning of a head.
@@ -419,6 +413,8 @@ class RequestBody:
         # chunk.
         self._missing = 0 if self._chunked else length
         self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
+        # Which part comes next: the bytes or the end of a chunk, or a trailer.  If neither
+        # is true, a line with the size of a chunk comes next.
         self._in_chunk = self._in_trailers = False
         self.complete = False
 

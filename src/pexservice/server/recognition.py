@@ -22,8 +22,8 @@ of a parsed request.  A request is recognized in two cases:
     The prefix and the suffix are compared as a whole.  Of the varying lines, the service
     reads the value of the idempotency key, and ignores the other line.
 
-Only a parsed request can be recognized later.  The parser has caches too, which contain
-single lines; see L{HeadReader<pexservice.server.parser.HeadReader>}:
+The first request of a kind is always parsed.  What is remembered then depends on the
+L{parser<pexservice.server.parser.HeadReader>}, which caches single lines of requests:
 
   - If all lines of a request were in the parser's caches, the request is put into the
     request cache when its bytes come a second time.  So are some requests that match a
@@ -37,7 +37,7 @@ client.  This is safe, because a varying line never decides which plan a request
 the service reads the value of a varying line, it takes the value from the request itself.
 
 The memory for bytes and templates is bounded, whatever clients send.  An idempotency key is
-never remembered here, and a secret only in L{Recognizer.accepted_request}.
+never remembered here, and a secret only in L{Recognizer.authorized_request}.
 """
 
 from __future__ import annotations
@@ -223,19 +223,19 @@ class Recognizer:
     @ivar templates: the templates of the connection's requests, the latest one first.
     @ivar uncached_names: the header names of the L{uncached lines<Head.uncached_range>} of
         the latest parsed request.
-    @ivar accepted_request: the exact bytes of the latest request with a valid token and no
-        idempotency key, and the request.  A client sends the same token with every step,
+    @ivar authorized_request: the exact bytes of the latest request with a valid token and
+        no idempotency key, and the request.  A client sends the same token with every step,
         and the check of the token takes a quarter of the CPU time of such a step.
     """
 
     # There may be 10,000 idle connections.
-    __slots__ = ("_cache", "accepted_request", "templates", "uncached_names")
+    __slots__ = ("_cache", "authorized_request", "templates", "uncached_names")
 
     def __init__(self, cache: RequestCache) -> None:
         self._cache = cache
         self.templates: tuple[Template, ...] = ()
         self.uncached_names: tuple[bytes, ...] = ()
-        self.accepted_request: tuple[bytes, PreparedRequest] | None = None
+        self.authorized_request: tuple[bytes, PreparedRequest] | None = None
 
     def recognize(self, data: bytes) -> PreparedRequest | None:
         """
@@ -246,7 +246,7 @@ class Recognizer:
         cache = self._cache
         if cache.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
             return None
-        accepted = self.accepted_request
+        accepted = self.authorized_request
         # The duration of compare_digest tells a client nothing about the token.
         if accepted is not None and compare_digest(accepted[0], data):
             return accepted[1]
@@ -267,7 +267,7 @@ class Recognizer:
         if template.read_names != (AUTHORIZATION,):
             self._cache.remember_if_repeated(data, request)
         elif self._cache.check(request):
-            self.accepted_request = data, request
+            self.authorized_request = data, request
 
     def remember(self, data: bytes, head: Head, request: PreparedRequest) -> None:
         """

@@ -351,9 +351,9 @@ def test_repeated_token_is_compared_on_its_own_connection_only() -> None:
         other_token = NEXT + b"Authorization: Bearer %d\r\n\r\n" % number
         assert ask(server, other_token, wire=wire) == [401]
     assert ask(server, *[step] * 3, wire=wire) == [200] * 3
-    assert wire.protocol.recognizer.accepted_request is not None
-    assert wire.protocol.recognizer.accepted_request[0] == step
-    assert other.protocol.recognizer.accepted_request is None
+    assert wire.protocol.recognizer.authorized_request is not None
+    assert wire.protocol.recognizer.authorized_request[0] == step
+    assert other.protocol.recognizer.authorized_request is None
     for wrong in (b"s3creT", b"s3cre", b"s3crett", b""):
         assert ask(server, step.replace(b"s3cret", wrong), wire=wire) == [401]
         assert ask(server, step.replace(b"s3cret", wrong), wire=other) == [401]
