@@ -14,14 +14,12 @@ import pytest
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
 from pexservice.process.listening import (
-    ALL_OF_SYSTEMD,
     MIN_OPEN_FILES,
     RESERVED_DESCRIPTORS,
     affordable_connections,
     check_open_file_limit,
     passed_by_systemd,
 )
-from pexservice.settings.values import endpoint
 
 #: Prints the file descriptors that systemd has passed, or the error.
 PROGRAM = """
@@ -97,65 +95,39 @@ def test_service_without_sockets_of_systemd_is_misconfigured(count: str) -> None
         list(passed_by_systemd({"LISTEN_FDS": "1", "LISTEN_PID": "1"}))
 
 
-def test_command_line_accepts_systemd_all() -> None:
-    assert endpoint(ALL_OF_SYSTEMD) == "systemd:all"
-
-
 UNLIMITED = resource.RLIM_INFINITY
 
 
-class Limits:
-    """
-    The resource limits of an imaginary process.
-    """
-
-    def __init__(self, soft: int, hard: int) -> None:
-        self.limits = (soft, hard)
-
-    def getrlimit(self, _: int) -> tuple[int, int]:
-        """
-        Return the limits.
-        """
-        return self.limits
-
-    def setrlimit(self, _: int, limits: tuple[int, int]) -> None:
-        """
-        Change the limits.
-        """
-        assert limits[1] == self.limits[1]
-        self.limits = limits
-
-
-def limited(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> Limits:
+def limited(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> list[object]:
     """
     Give the process a soft and a hard limit of open files.
+
+    @return: the new limits that the process sets.
     """
-    limits = Limits(soft, hard)
-    monkeypatch.setattr(resource, "getrlimit", limits.getrlimit)
-    monkeypatch.setattr(resource, "setrlimit", limits.setrlimit)
-    return limits
+    new_limits: list[object] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: new_limits.append(new))
+    return new_limits
 
 
 @pytest.mark.parametrize(
     ("soft", "hard", "room", "then"),
     [
-        (1024, 524_288, 10_000, 10_000 + RESERVED_DESCRIPTORS),
-        (1024, UNLIMITED, 10_000, 10_000 + RESERVED_DESCRIPTORS),
-        (1024, 4096, 4096 - RESERVED_DESCRIPTORS, 4096),
-        (20_000, 20_000, 10_000, 20_000),
-        (UNLIMITED, UNLIMITED, 10_000, UNLIMITED),
-        (100, 100, 1, 100),
+        (1024, 524_288, 10_000, [10_000 + RESERVED_DESCRIPTORS]),
+        (1024, UNLIMITED, 10_000, [10_000 + RESERVED_DESCRIPTORS]),
+        (1024, 4096, 4096 - RESERVED_DESCRIPTORS, [4096]),
+        # A limit is never lowered.
+        (20_000, 20_000, 10_000, []),
+        (UNLIMITED, UNLIMITED, 10_000, []),
+        (100, 100, 1, [100]),
     ],
 )
 def test_limit_of_open_files_is_raised_as_far_as_allowed(
-    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, room: int, then: int
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, room: int, then: list[int]
 ) -> None:
-    """
-    It is never lowered.
-    """
-    limits = limited(monkeypatch, soft, hard)
+    new_limits = limited(monkeypatch, soft, hard)
     assert affordable_connections(10_000) == room
-    assert limits.limits == (then, hard)
+    assert new_limits == [(limit, hard) for limit in then]
 
 
 def test_too_low_a_limit_of_open_files_ends_the_start(
@@ -164,13 +136,10 @@ def test_too_low_a_limit_of_open_files_ends_the_start(
     """
     The message has the number that is needed.
     """
-    limited(monkeypatch, MIN_OPEN_FILES, MIN_OPEN_FILES)
-    check_open_file_limit()
-    limited(monkeypatch, UNLIMITED, UNLIMITED)
-    check_open_file_limit()
+    for enough in (MIN_OPEN_FILES, UNLIMITED):
+        limited(monkeypatch, enough, enough)
+        check_open_file_limit()
     limited(monkeypatch, MIN_OPEN_FILES - 1, MIN_OPEN_FILES - 1)
-    with pytest.raises(
-        CannotStart,
-        match=f"limit of open files is {MIN_OPEN_FILES - 1}, but {MIN_OPEN_FILES}",
-    ):
+    message = f"limit of open files is {MIN_OPEN_FILES - 1}, but {MIN_OPEN_FILES}"
+    with pytest.raises(CannotStart, match=message):
         check_open_file_limit()

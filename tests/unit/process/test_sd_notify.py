@@ -29,15 +29,22 @@ def pipe() -> Iterator[tuple[int, int]]:
     os.close(writing)
 
 
-@pytest.mark.parametrize("name", ["notify", "@pexservice-{pid}"])
+@pytest.mark.parametrize("name", ["{directory}/notify", "@pexservice-{pid}"])
 def test_socket_of_the_service_manager_has_a_path_or_an_abstract_name(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = name.format(pid=os.getpid())
-    path = name if name.startswith("@") else str(tmp_path / name)
+    """
+    The notifier keeps the descriptor that it opened at first.
+    """
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = name.format(directory=tmp_path, pid=os.getpid())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind("\0" + path[1:] if path.startswith("@") else path)
+        manager.bind(path.replace("@", "\0"))
         with closing(Notifier.to_service_manager({"NOTIFY_SOCKET": path})) as notifier:
+            monkeypatch.setattr(socket, "socket", full)
             notifier.notify(READY, "STATUS=serving")
             notifier.notify(ALIVE)
         notifier.notify("STATUS=nobody is told any more")
@@ -105,23 +112,6 @@ def test_without_a_socket_nothing_is_sent(tmp_path: Path) -> None:
             assert manager.recv(100) == b"READY=1\n"
         notifier.notify(READY)
     assert len(events) == 2
-
-
-def test_no_descriptor_is_needed_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    The notifier keeps the descriptor that it opened at first.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind("")
-        name = "@" + manager.getsockname()[1:].decode()
-        with closing(Notifier.to_service_manager({"NOTIFY_SOCKET": name})) as notifier:
-
-            def full(*_: object, **__: object) -> None:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-            monkeypatch.setattr(socket, "socket", full)
-            notifier.notify(ALIVE)
-        assert manager.recv(100) == b"WATCHDOG=1\n"
 
 
 @pytest.mark.parametrize(

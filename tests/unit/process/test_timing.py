@@ -16,34 +16,36 @@ from pexservice.process.timing import Periodic
 
 class Failing:
     """
-    A function that raises when it is called for the first time.
+    A function that raises an exception when it is called for the first time.
     """
 
     def __init__(self) -> None:
         self.calls = 0
 
     def __call__(self) -> None:
-        """
-        Count the call, and raise at the first one.
-        """
         self.calls += 1
         if self.calls == 1:
             raise OSError(24, "Too many open files")
 
 
-def test_an_exception_does_not_end_the_calls() -> None:
+def test_an_exception_does_not_end_the_calls_but_stop_does() -> None:
     """
-    The exception is logged with its traceback.
+    The exception is logged with its traceback.  L{Periodic.stop} may be called again.
     """
+    clock, function = Clock(), Failing()
+    periodic = Periodic(function, clock)
+    periodic.stop()
     with capturedLogs() as events:
-        clock, function = Clock(), Failing()
-        periodic = Periodic(function, clock)
         periodic.start(1.0)
         assert function.calls == 0
         clock.pump([1.0, 1.0, 1.0])
-        assert function.calls == 3
+    assert function.calls == 3
     (failure,) = [event["log_failure"] for event in events if "log_failure" in event]
     assert failure.check(OSError)
+    periodic.stop()
+    periodic.stop()
+    clock.advance(5.0)
+    assert function.calls == 3
 
 
 def test_a_failed_deferred_does_not_end_the_calls() -> None:
@@ -63,21 +65,6 @@ def test_a_failed_deferred_does_not_end_the_calls() -> None:
     results[0].errback(OSError(24, "Too many open files"))
     clock.advance(1.0)
     assert len(results) == 2
-
-
-def test_stopped_periodic_makes_no_call() -> None:
-    """
-    It may be stopped again.
-    """
-    clock, function = Clock(), Failing()
-    periodic = Periodic(function, clock)
-    periodic.stop()
-    periodic.start(1.0)
-    clock.advance(1.0)
-    periodic.stop()
-    periodic.stop()
-    clock.advance(5.0)
-    assert function.calls == 1
 
 
 def test_steady_reactor_is_installed_unless_another_is_chosen() -> None:

@@ -5,11 +5,12 @@ Reloads, which replace all workers.
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Sequence
 
 import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 
 from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.process.sd_notify import NOT_READY, READY, STANDBY
@@ -31,11 +32,17 @@ def supervised() -> Supervised:
     return supervised
 
 
-def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
+def reload(supervised: Supervised) -> SpawnedProcess:
     """
-    Have the reload in progress succeed.
+    Begin a reload, and return the process of its first new worker.
+    """
+    supervised.pool.reload()
+    return supervised.processes[-1]
 
-    @return: the new processes.
+
+def replace_old(supervised: Supervised) -> None:
+    """
+    Have a reload in progress replace the two old workers by its first new worker.
     """
     active, standby, first = supervised.processes
     first.notify(STANDBY)
@@ -46,23 +53,48 @@ def replace_all(supervised: Supervised) -> list[SpawnedProcess]:
     active.end(by=signal.SIGTERM)
     first.notify(READY, "STATUS=serving anew")
     supervised.reactor.turns(0.1)
+
+
+def replace_all(supervised: Supervised) -> None:
+    """
+    Have a reload in progress succeed.
+    """
+    replace_old(supervised)
     _, second = supervised.processes
     assert supervised.report.reload is Reload.UNDER_WAY
     second.notify(STANDBY)
-    return [first, second]
+
+
+def problems(events: Sequence[LogEvent]) -> list[str]:
+    """
+    Return the lines of the log that are warnings or worse.
+    """
+    return [
+        formatEvent(event)
+        for event in events
+        if event["log_level"] not in (LogLevel.info, LogLevel.debug)
+    ]
 
 
 def test_reload_replaces_the_active_worker_last(supervised: Supervised) -> None:
     """
     A reload starts a worker, ends the standby and the active worker, and starts a standby.
+
+    systemd gets READY at the end of a reload, and not before.
     """
-    supervised.pool.reload()
-    new = replace_all(supervised)
-    assert supervised.processes == new
+    old = supervised.processes
+    with capturedLogs() as events:
+        supervised.pool.reload()
+        replace_all(supervised)
+    assert problems(events) == []
+    assert not {*supervised.processes} & {*old}
     assert not supervised.pool.reloading
     report = supervised.report
     assert (report.reloads, report.reload) == (1, Reload.SUCCEEDED)
     assert (report.ended_by_reason["replaced"], report.failovers) == (2, 0)
+    ((reloading, monotonic), *others) = supervised.messages
+    assert (reloading, monotonic.partition("=")[0]) == ("RELOADING=1", "MONOTONIC_USEC")
+    assert others == [["STATUS=serving anew"], [READY, "STATUS=serving anew"]]
 
 
 def test_worker_that_becomes_active_during_a_reload_is_replaced_last(
@@ -80,18 +112,6 @@ def test_worker_that_becomes_active_during_a_reload_is_replaced_last(
     assert standby.signals == [signal.SIGTERM]
 
 
-def test_systemd_is_notified_of_a_reload_and_its_end(supervised: Supervised) -> None:
-    """
-    READY is sent at the end of a reload, and not before.
-    """
-    supervised.pool.reload()
-    replace_all(supervised)
-    (began, *others) = supervised.messages
-    assert began[0] == "RELOADING=1"
-    assert began[1].partition("=")[0] == "MONOTONIC_USEC"
-    assert others == [["STATUS=serving anew"], [READY, "STATUS=serving anew"]]
-
-
 def test_service_without_a_standby_has_one_during_a_reload() -> None:
     supervised = Supervised(standby=0)
     (active,) = supervised.started()
@@ -103,94 +123,58 @@ def test_service_without_a_standby_has_one_during_a_reload() -> None:
     assert supervised.report.reload is Reload.SUCCEEDED
 
 
-def test_reload_ends_if_the_new_worker_does_not_come_up(supervised: Supervised) -> None:
-    """
-    The old workers stay.
-    """
-    active, standby = supervised.processes
-    supervised.pool.reload()
-    new = supervised.processes[-1]
-    with capturedLogs() as events:
-        supervised.pass_time(RELOAD_TIMEOUT_SECONDS)
-    assert [event["log_format"] for event in events if event["log_level"].name == "error"]
-    assert new.signals == [signal.SIGTERM]
-    new.end(by=signal.SIGTERM)
-    supervised.pass_time(10.0)
-    assert supervised.processes == [active, standby]
-    assert (active.signals, standby.signals) == ([], [])
-    report = supervised.report
-    assert (report.reloads, report.reload) == (1, Reload.FAILED)
-    assert [
-        READY,
-        "STATUS=reload failed: worker-3 does not come up; the old workers keep running",
-    ] in (supervised.messages)
-
-
-def test_misconfigured_new_worker_is_not_tried_again(supervised: Supervised) -> None:
-    """
-    The reload fails with the reason of the new worker.
-    """
-    active, standby = supervised.processes
-    supervised.pool.reload()
-    new = supervised.processes[-1]
+def be_misconfigured(_: Supervised, new: SpawnedProcess) -> None:
     new.notify("STATUS=the token file is missing")
-    with capturedLogs() as events:
-        new.end(status=Status.MISCONFIGURED)
-    assert not supervised.pool.reloading
-    # The failure is logged once, with its reason.
-    assert [
-        (event["log_level"], formatEvent(event))
-        for event in events
-        if event["log_level"] >= LogLevel.warn
-    ] == [
+    new.end(status=Status.MISCONFIGURED)
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
         (
-            LogLevel.error,
-            "reload failed: the token file is missing; the old workers keep running",
-        )
-    ]
-    assert "worker-3 ended with status 64" in map(formatEvent, events)
-    supervised.pass_time(10.0)
-    assert supervised.processes == [active, standby]
-    assert supervised.service_ends == []
-    assert supervised.messages[1] == [
-        READY,
-        "STATUS=reload failed: the token file is missing; the old workers keep running",
-    ]
-
-
-def test_new_worker_that_is_not_ready_fails_the_reload(supervised: Supervised) -> None:
+            lambda supervised, _: supervised.pass_time(RELOAD_TIMEOUT_SECONDS),
+            "worker-3 does not come up",
+        ),
+        (be_misconfigured, "the token file is missing"),
+        (
+            lambda _, new: new.notify("STATUS=another store is there", NOT_READY),
+            "another store is there",
+        ),
+    ],
+    ids=["too slow", "misconfigured", "not ready"],
+)
+def test_reload_fails_with_the_reason_of_the_first_new_worker(
+    supervised: Supervised,
+    fail: Callable[[Supervised, SpawnedProcess], object],
+    reason: str,
+) -> None:
     """
-    The old workers stay, and the report has the reason.
+    The old workers stay.  The failure is logged once, and no other worker is started.
     """
     active, standby = supervised.processes
-    supervised.pool.reload()
-    supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
-    assert supervised.report.note == (
-        "another store is there; the old workers keep running"
-    )
+    new = reload(supervised)
+    with capturedLogs() as events:
+        fail(supervised, new)
+    problem = f"{reason}; the old workers keep running"
+    assert problems(events) == [f"reload failed: {problem}"]
+    assert not supervised.pool.reloading
+    report = supervised.report
+    assert (report.reloads, report.reload, report.note) == (1, Reload.FAILED, problem)
+    assert [READY, f"STATUS=reload failed: {problem}"] in supervised.messages
+    if new.alive:
+        assert new.signals == [signal.SIGTERM]
+        new.end(by=signal.SIGTERM)
+    supervised.pass_time(10.0)
+    assert supervised.processes == [active, standby]
     assert (active.signals, standby.signals) == ([], [])
-
-
-def test_options_that_wait_for_a_restart_are_part_of_the_status(
-    supervised: Supervised,
-) -> None:
-    supervised.reread_options = lambda: evolve(
-        supervised.pool.setup, restart_pending=("--listen", "--store")
-    )
-    supervised.pool.reload()
-    replace_all(supervised)
-    assert supervised.report.restart_pending == ("--listen", "--store")
-    assert supervised.messages[-1][-1].endswith(
-        "; changing --listen and --store requires a restart"
-    )
+    assert supervised.service_ends == []
 
 
 def test_new_worker_that_dies_is_tried_again(supervised: Supervised) -> None:
     """
     The next process of this worker may come up before the timeout of the reload.
     """
-    supervised.pool.reload()
-    supervised.processes[-1].end(by=signal.SIGKILL)
+    reload(supervised).end(by=signal.SIGKILL)
     supervised.reactor.turns(0.1)
     replace_all(supervised)
     assert supervised.report.reload is Reload.SUCCEEDED
@@ -211,23 +195,14 @@ def test_requests_during_a_reload_lead_to_one_more_reload(supervised: Supervised
 def test_standby_that_does_not_come_up_is_named_at_the_end_of_a_reload(
     supervised: Supervised, how: str
 ) -> None:
-    active, standby = supervised.processes
     supervised.pool.reload()
-    first = supervised.processes[-1]
-    first.notify(STANDBY)
-    standby.end(by=signal.SIGTERM)
-    active.end(by=signal.SIGTERM)
-    first.notify(READY)
-    supervised.reactor.turns(0.1)
+    replace_old(supervised)
     with capturedLogs() as events:
         if how == "it is silent":
             supervised.pass_time(RELOAD_TIMEOUT_SECONDS)
         else:
             supervised.processes[-1].notify("STATUS=another store is there", NOT_READY)
-    assert (
-        LogLevel.warn,
-        "the workers are replaced, but worker-4 does not come up",
-    ) in [(event["log_level"], formatEvent(event)) for event in events]
+    assert problems(events) == ["the workers are replaced, but worker-4 does not come up"]
     assert supervised.report.reload is Reload.SUCCEEDED
 
 
@@ -236,25 +211,19 @@ def test_stop_during_a_reload_ends_all_processes(
     supervised: Supervised, stage: str
 ) -> None:
     """
-    No other process is started.
+    No other process is started, and a late SIGHUP changes nothing.
     """
-    active, standby = supervised.processes
-    supervised.pool.reload()
-    new = supervised.processes[-1]
-    if stage != "the new one begins":
+    new = reload(supervised)
+    if stage == "the old ones end":
         new.notify(STANDBY)
-    if stage == "the last":
-        standby.end(by=signal.SIGTERM)
-        active.end(by=signal.SIGTERM)
-        new.notify(READY)
-        supervised.reactor.turns(0.1)
+    elif stage == "the last":
+        replace_old(supervised)
         assert len(supervised.processes) == 2
     stopped = Deferred.fromCoroutine(supervised.pool.stop())
     for process in supervised.processes:
         assert process.signals == [signal.SIGTERM]
         process.end(by=signal.SIGTERM)
     assert stopped.called
-    # A late SIGHUP changes nothing.
     supervised.pool.reload()
     supervised.reactor.turns(2 * RELOAD_TIMEOUT_SECONDS)
     assert supervised.processes == []
@@ -284,13 +253,10 @@ def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
     supervised.reread_options = reread_options
     supervised.pool.reload()
     assert supervised.processes == before
-    assert (supervised.report.reload, supervised.report.note) == (
-        Reload.FAILED,
-        "there is no tokn-file; the old workers keep running",
-    )
-    assert supervised.messages[-1][-1] == (
-        "STATUS=reload failed: there is no tokn-file; the old workers keep running"
-    )
+    problem = "there is no tokn-file; the old workers keep running"
+    report = supervised.report
+    assert (report.reload, report.note) == (Reload.FAILED, problem)
+    assert supervised.messages[-1][-1] == f"STATUS=reload failed: {problem}"
 
 
 def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
@@ -299,15 +265,13 @@ def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
     def broken() -> None:
         raise RuntimeError("a bug")
 
-    active, standby = supervised.processes
-    supervised.pool.reload()
-    supervised.processes[-1].notify(STANDBY)
     monkeypatch.setattr(supervised.pool, "_add_missing_workers", broken)
-    standby.end(by=signal.SIGTERM)
+    supervised.pool.reload()
     with capturedLogs() as events:
-        active.end(by=signal.SIGTERM)
-    assert "a bug ended the reload" in map(formatEvent, events)
-    assert supervised.messages[-1][-1] == "STATUS=reload failed: RuntimeError: a bug"
+        replace_old(supervised)
+    assert "a bug ended the reload" in problems(events)
+    status = "STATUS=reload failed: RuntimeError: a bug"
+    assert [READY, status] in supervised.messages
 
 
 def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) -> None:
@@ -315,20 +279,21 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
     After a later reload that succeeds, the note has the options that wait for a restart.
     """
     before = supervised.pool.setup
-    now = evolve(before, command=["another"], restart_pending=("--store",))
+    now = evolve(before, command=["another"], restart_pending=("--listen", "--store"))
     supervised.reread_options = lambda: now
-    supervised.pool.reload()
-    assert supervised.processes[-1].arguments == ["another"]
-    supervised.processes[-1].end(status=Status.MISCONFIGURED)
+    new = reload(supervised)
+    assert new.arguments == ["another"]
+    new.end(status=Status.MISCONFIGURED)
     assert supervised.pool.setup is before
     assert supervised.report.reload is Reload.FAILED
     supervised.pool.reload()
     replace_all(supervised)
     assert supervised.pool.setup is now
-    assert (supervised.report.reload, supervised.report.note) == (
-        Reload.SUCCEEDED,
-        "changing --store requires a restart",
-    )
+    report = supervised.report
+    note = "changing --listen and --store requires a restart"
+    assert (report.reload, report.note) == (Reload.SUCCEEDED, note)
+    assert report.restart_pending == ("--listen", "--store")
+    assert supervised.messages[-1] == [READY, f"STATUS=serving anew; {note}"]
 
 
 def test_bug_during_a_reload_keeps_the_old_options(supervised: Supervised) -> None:
@@ -342,12 +307,9 @@ def test_bug_during_a_reload_keeps_the_old_options(supervised: Supervised) -> No
     with capturedLogs() as events:
         supervised.pool.reload()
     assert supervised.pool.setup is before
-    assert (supervised.report.reload, "ValueError: " in supervised.report.note) == (
-        Reload.FAILED,
-        True,
-    )
-    assert [event["log_level"] for event in events if "log_failure" in event] == [
-        LogLevel.critical
-    ]
+    assert supervised.report.reload is Reload.FAILED
+    assert supervised.report.note.startswith("ValueError: ")
+    (failure,) = [event for event in events if "log_failure" in event]
+    assert failure["log_level"] is LogLevel.critical
     supervised.pass_time(2 * WATCHDOG, silent=(active,))
     assert signal.SIGABRT in active.signals

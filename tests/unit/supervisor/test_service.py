@@ -10,7 +10,6 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any, cast
 
 import pytest
@@ -21,7 +20,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 from pexservice.process import children, scoreboard
 from pexservice.process.exit_status import ProcessExit, Status
-from pexservice.process.sd_notify import ALIVE, READY, STANDBY
+from pexservice.process.sd_notify import ALIVE, READY
 from pexservice.process.signals import StartSignals
 from pexservice.process.supervisor_report import read_report
 from pexservice.settings.options import Settings
@@ -155,27 +154,37 @@ def make() -> Iterator[Callable[..., Bench]]:
         bench.stop()
 
 
-def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> None:
+@pytest.fixture
+def start(make: Callable[..., Bench]) -> Callable[..., Bench]:
     """
-    A worker gets the supervisor's sockets and scoreboard.
+    Provide a factory of benches whose supervisors have started, or tried to.
+    """
 
+    def start(**given: Any) -> Bench:
+        bench = make(**given)
+        bench.start()
+        return bench
+
+    return start
+
+
+def test_worker_inherits_sockets_and_scoreboard(start: Callable[..., Bench]) -> None:
+    """
     The worker's environment has none of systemd's variables.
     """
-    bench = make(listen=[LOOPBACK, LOOPBACK])
-    bench.start()
+    bench = start(listen=[LOOPBACK, LOOPBACK])
     (process,) = bench.processes
     assert process.arguments == [
         *("worker", "--journal", "7", "--supervisor", "3", "--scoreboard", "4"),
         *("--listen", "fd:5", "--listen", "fd:6"),
     ]
     assert process.environment == {"PATH": "/bin", "WATCHDOG_USEC": "5000000"}
-    pipes = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
-    assert {number: process.descriptors[number] for number in pipes} == pipes
-    assert list(process.descriptors) == [0, 1, 2, 3, 4, 5, 6]
-    for number in (5, 6):
-        inherited = process.descriptors[number]
-        assert isinstance(inherited, int)
-        with socket.socket(fileno=os.dup(inherited)) as listening:
+    *pipes, board, first, second = process.descriptors.items()
+    assert dict(pipes) == {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
+    assert [number for number, _ in (board, first, second)] == [4, 5, 6]
+    assert read_report(cast(int, board[1])) is not None
+    for _, inherited in (first, second):
+        with socket.socket(fileno=os.dup(cast(int, inherited))) as listening:
             assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             # A connection waits for a worker, and the supervisor does not accept it.
             with socket.create_connection(listening.getsockname()):
@@ -183,40 +192,19 @@ def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> N
     assert bench.reactor.getReaders() == []
 
 
-def test_workers_can_read_the_report(make: Callable[..., Bench]) -> None:
+def test_supervisor_notifies_the_service_manager(start: Callable[..., Bench]) -> None:
     """
-    Workers can read the report from the file descriptor that they inherit.
-    """
-    bench = make()
-    bench.start()
-    board = bench.processes[0].descriptors[4]
-    assert isinstance(board, int)
-    bench.processes[0].notify(READY)
-    bench.reactor.turns(0.1)
-    bench.processes[1].notify(STANDBY)
-    report = read_report(board)
-    assert report is not None
-    assert (report.standby_count, report.wanted_standby_count) == (1, 1)
-    assert report.retry_opening
-
-
-def test_supervisor_notifies_the_service_manager(make: Callable[..., Bench]) -> None:
-    """
-    The supervisor tells the service manager that it is ready, alive and stopping.
-
     The last status, which systemd shows as long as the unit is stopped, says so.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
         name = "@" + manager.getsockname()[1:].decode()
-        bench = make(environment={"NOTIFY_SOCKET": name})
-        bench.start()
+        bench = start(environment={"NOTIFY_SOCKET": name})
         bench.processes[0].notify(READY, ALIVE)
-        assert manager.recv(1000) == b"READY=1\n"
-        assert manager.recv(1000) == b"WATCHDOG=1\n"
         bench.stop()
-        assert manager.recv(1000) == b"STOPPING=1\n"
-        assert manager.recv(1000) == b"STATUS=stopped\n"
+        messages = [manager.recv(1000) for _ in range(4)]
+    lines = [b"READY=1\n", b"WATCHDOG=1\n", b"STOPPING=1\n", b"STATUS=stopped\n"]
+    assert messages == lines
 
 
 def refusing(error: Exception) -> Callable[[], None]:
@@ -235,13 +223,12 @@ def refusing(error: Exception) -> Callable[[], None]:
     [(StoreError("there is no store"), 1), (StoreDamaged("the store is damaged"), 78)],
 )
 def test_store_that_no_worker_could_open_ends_the_start(
-    make: Callable[..., Bench], error: StoreError, status: int
+    start: Callable[..., Bench], error: StoreError, status: int
 ) -> None:
     """
     The process ends with the status and the reason of the check, and starts no worker.
     """
-    bench = make(check_store=refusing(error))
-    bench.start()
+    bench = start(check_store=refusing(error))
     assert (bench.statuses, bench.exit.reason) == ([status], str(error))
     assert bench.processes == []
     (*_, (stop, _, __)) = bench.reactor.whenRunningHooks
@@ -250,7 +237,7 @@ def test_store_that_no_worker_could_open_ends_the_start(
 
 
 def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The workers say why, since clients of a socket that systemd keeps open would hang.
@@ -258,22 +245,16 @@ def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
     A damaged store ends the start in any case.
     """
     monkeypatch.setattr(service, "listen_endpoints", lambda *_: [])
-    bench = make(
-        listen=["systemd:all"], check_store=refusing(StoreError("there is no store"))
-    )
-    bench.start()
-    board = bench.processes[0].descriptors[4]
-    assert isinstance(board, int)
-    report = read_report(board)
+    bench = start(listen=["systemd:all"], check_store=refusing(StoreError("no store")))
+    report = read_report(cast(int, bench.processes[0].descriptors[4]))
     assert report is not None
     assert report.retry_opening
-    bench = make(listen=["systemd:all"], check_store=refusing(StoreDamaged("damaged")))
-    bench.start()
+    bench = start(listen=["systemd:all"], check_store=refusing(StoreDamaged("damaged")))
     assert bench.statuses == [Status.DAMAGED]
 
 
 def test_start_waits_for_the_workers_of_a_killed_supervisor(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A store in use is tried again for a while, and then the start ends.
@@ -285,16 +266,14 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
         if errors:
             raise errors.pop()
 
-    bench = make(check_store=check)
-    bench.start()
+    bench = start(check_store=check)
     assert (errors, len(bench.processes)) == ([], 1)
-    bench = make(check_store=refusing(StoreBusy("in use")))
-    bench.start()
+    bench = start(check_store=refusing(StoreBusy("in use")))
     assert bench.statuses == [Status.CANNOT_START]
 
 
 def test_address_in_use_ends_the_start_after_a_while(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Bench], make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     An address may be in use by the workers of a supervisor that was killed.
@@ -302,59 +281,40 @@ def test_address_in_use_ends_the_start_after_a_while(
     Any other owner is reported after a while, and the store is not looked at.
     """
     monkeypatch.setattr(children, "BUSY_TIMEOUT_SECONDS", 0.3)
+
+    def close(_: float) -> bool:
+        other.close()
+        return True
+
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
-        bench = make(listen=[listen], check_store=refusing(AssertionError()))
-        bench.start()
-    reason = f"cannot listen on {listen}: Address already in use"
-    assert bench.statuses == [Status.CANNOT_START]
-    assert (bench.exit.reason or "").startswith(reason)
-
-
-def test_address_that_becomes_free_is_used(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    An address can be used when the workers of a supervisor that was killed have ended.
-    """
-    with closing(socket.create_server(("127.0.0.1", 0))) as other:
-        listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
+        bench = start(listen=[listen], check_store=refusing(AssertionError()))
+        reason = f"cannot listen on {listen}: Address already in use"
+        assert bench.statuses == [Status.CANNOT_START]
+        assert (bench.exit.reason or "").startswith(reason)
+        # The address of this start becomes free while it waits.
         bench = make(listen=[listen])
-
-        def sleep(_: float) -> bool:
-            other.close()
-            return True
-
-        monkeypatch.setattr(bench.signals, "sleep", sleep)
+        monkeypatch.setattr(bench.signals, "sleep", close)
         bench.start()
     assert len(bench.processes) == 1
 
 
 def test_address_of_another_machine_ends_the_start_at_once(
-    make: Callable[..., Bench],
+    start: Callable[..., Bench],
 ) -> None:
-    bench = make(listen=["tcp:0:interface=192.0.2.1"])
-    bench.start()
+    bench = start(listen=["tcp:0:interface=192.0.2.1"])
     assert bench.exit.reason is not None
     assert bench.exit.reason.endswith("192.0.2.1: Cannot assign requested address")
-    assert bench.signals.terminated is False
 
 
 def test_lack_of_descriptors_is_reported_in_one_line(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A lack of file descriptors is reported in one line.
-
-    The process then ends with the status of a service that cannot start.
-    """
-
     def create() -> int:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(scoreboard, "create", create)
-    bench = make()
-    bench.start()
+    bench = start()
     assert bench.statuses == [Status.CANNOT_START]
     assert bench.exit.reason == "cannot start: [Errno 24] Too many open files"
 
@@ -364,28 +324,21 @@ def test_sigterm_during_the_start_ends_the_process(
     make: Callable[..., Bench], when: str
 ) -> None:
     """
-    A SIGTERM during the start ends the process with status 0.
-
-    There are then no workers but those that had begun.
+    The status is 0.  There are then no workers but those that had begun.
     """
-    bench = make()
-    if when == "before":
-        bench.signals.terminate()
-        bench.start()
-    elif when == "during the wait for the store":
 
-        def check() -> None:
+    def check() -> None:
+        if when == "during the wait for the store":
             bench.signals.terminate()
             raise StoreBusy("in use")
 
-        bench = make(check_store=check)
-        bench.start()
-    else:
-        bench = make()
-        bench.start()
+    bench = make(check_store=check)
+    if when == "before":
         bench.signals.terminate()
-    stops = [hook[0] for hook in bench.reactor.whenRunningHooks]
-    for stop in stops:
+    bench.start()
+    if when == "after":
+        bench.signals.terminate()
+    for stop, _, _ in bench.reactor.whenRunningHooks:
         stop()
     assert bench.reactor.hasStopped
     assert bench.statuses == []
@@ -396,9 +349,6 @@ def test_sigterm_during_the_start_ends_the_process(
 def test_sighup_replaces_the_workers_also_during_the_start(
     make: Callable[..., Bench], when: str
 ) -> None:
-    """
-    A SIGHUP has the workers replaced, even if it arrived while the service started.
-    """
     bench = make()
     if when == "before":
         bench.signals.hang_up()
@@ -411,23 +361,21 @@ def test_sighup_replaces_the_workers_also_during_the_start(
 
 
 def test_process_1_reaps_orphans_but_no_workers(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    buried: list[set[int]] = []
-    monkeypatch.setattr(service, "reap_orphans", buried.append)
+    workers: list[set[int]] = []
+    monkeypatch.setattr(service, "reap_orphans", workers.append)
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    bench = make()
-    bench.start()
+    bench = start()
     bench.reactor.turns(2.5)
-    assert buried == [{bench.processes[0].pid}] * 2
+    assert workers == [{bench.processes[0].pid}] * 2
 
 
 def test_unix_socket_exists_until_the_service_has_stopped(
-    make: Callable[..., Bench], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Bench], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    bench = make(listen=["unix:socket"])
-    bench.start()
+    bench = start(listen=["unix:socket"])
     assert (tmp_path / "socket").is_socket()
     bench.stop()
     assert not (tmp_path / "socket").exists()

@@ -21,11 +21,13 @@ from pexservice.supervisor.supervised_worker import (
     TRACEBACK_SECONDS,
     LineBuffer,
     SupervisedWorker,
-    WorkerProcess,
     WorkerState,
 )
-from tests.support.processes import TURN
+from tests.support.processes import TURN, SpawnedProcess
 from tests.support.supervision import WATCHDOG, Supervised
+
+#: The supervisor notices within this time that a process was silent for too long.
+CHECK_SECONDS = WATCHDOG / 4 + TURN
 
 
 @pytest.fixture
@@ -40,283 +42,34 @@ def supervised() -> Supervised:
 
 @pytest.fixture
 def worker(supervised: Supervised) -> SupervisedWorker:
-    """
-    Provide the worker of the supervisor, which begins.
-    """
     (worker,) = supervised.pool.workers
     return worker
 
 
 @pytest.fixture
-def process(worker: SupervisedWorker) -> WorkerProcess:
+def process(supervised: Supervised) -> SpawnedProcess:
     """
-    Provide the process of this worker, as the supervisor sees it.
+    Provide the first process of the worker.
     """
-    assert worker.process is not None
-    return worker.process
+    (process,) = supervised.processes
+    return process
 
 
-def test_output_of_a_worker_is_logged_line_by_line(supervised: Supervised) -> None:
+def test_output_of_a_worker_is_logged_line_by_line(process: SpawnedProcess) -> None:
     """
     A line that is too long is divided, and a last line needs no newline.
     """
-    (process,) = supervised.processes
+    whole = "x" * MAX_OUTPUT_LINE_BYTES
     with capturedLogs() as events:
         process.write_output(b"out\nla")
-        process.write_output(b"x" * (2 * MAX_OUTPUT_LINE_BYTES + 1) + b"\nerror\n", 2)
+        process.write_output(f"{whole}{whole}x\n{whole}".encode(), 2)
+        process.write_output(f"{whole}y".encode(), 2)
+        process.write_output(b"\nerror\n", 2)
         process.write_output(b"st")
         process.end()
     lines = [event["line"] for event in events if "line" in event]
-    whole = "x" * MAX_OUTPUT_LINE_BYTES
-    assert lines == ["out", whole, whole, "x", "error", "last"]
+    assert lines == ["out", whole, whole, "x", whole, whole, "y", "error", "last"]
     assert {event["process"] for event in events if "line" in event} == {"worker-1"}
-
-
-@pytest.mark.parametrize(
-    ("lines", "state"),
-    [
-        ([ALIVE], WorkerState.STARTING),
-        ([STANDBY], WorkerState.STANDBY),
-        ([READY, "STATUS=serving"], WorkerState.ACTIVE),
-        ([STANDBY, READY], WorkerState.ACTIVE),
-        ([READY, STOPPING], WorkerState.STOPPING),
-        # A process that stops does not become active again.
-        ([STOPPING, READY], WorkerState.STOPPING),
-        (["nonsense", "=", "", "\xff"], WorkerState.STARTING),
-    ],
-)
-def test_state_of_a_worker_follows_from_its_messages(
-    supervised: Supervised, process: WorkerProcess, lines: list[str], state: WorkerState
-) -> None:
-    """
-    A message may arrive in parts.
-    """
-    for line in lines:
-        data = f"{line}\n".encode()
-        supervised.processes[0].write_output(data[:5], MESSAGES_FD)
-        supervised.processes[0].write_output(data[5:], MESSAGES_FD)
-    assert process.state is state
-    assert process.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
-
-
-def test_worker_that_was_up_starts_its_next_process_at_once(supervised: Supervised) -> None:
-    """
-    The process was a standby and lived for a second.
-    """
-    supervised.processes[0].notify(STANDBY)
-    supervised.pass_time(1.0)
-    supervised.processes[0].end(by=signal.SIGKILL)
-    assert supervised.processes == []
-    supervised.reactor.turn()
-    assert len(supervised.processes) == 1
-
-
-def restart_delay(supervised: Supervised, start_seconds: float = 0.0) -> float:
-    """
-    End the worker's process, and return the seconds until the next one begins.
-
-    @param start_seconds: how long the process lives before its end.
-    """
-    supervised.pass_time(start_seconds)
-    supervised.processes[-1].end(status=1)
-    ended = supervised.reactor.seconds()
-    while not supervised.processes:
-        supervised.reactor.turn(0.01)
-    return supervised.reactor.seconds() - ended
-
-
-def test_worker_that_did_not_come_up_restarts_with_backoff(
-    supervised: Supervised,
-) -> None:
-    """
-    The delays double until a process is active.
-    """
-    delays = [restart_delay(supervised) for _ in range(3)]
-    assert delays == pytest.approx([0.05, 0.1, 0.2], abs=0.02)
-    supervised.processes[-1].notify(READY)
-    assert restart_delay(supervised) == pytest.approx(0.05, abs=0.02)
-    assert restart_delay(supervised) == pytest.approx(0.1, abs=0.02)
-
-
-def test_backoff_grows_although_each_start_takes_seconds_to_fail(
-    supervised: Supervised,
-) -> None:
-    delays = [restart_delay(supervised, start_seconds=3.0) for _ in range(9)]
-    assert delays == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5], abs=0.02)
-
-
-def test_active_worker_resets_the_backoff_of_all() -> None:
-    """
-    An active worker shows that the cause of the failures is gone.
-    """
-    supervised = Supervised(standby=1)
-    active, standby = supervised.started()
-    supervised.pass_time(1.0)
-    for _ in range(6):
-        standby.end(status=1)
-        while standby not in supervised.processes:
-            supervised.reactor.turn(0.01)
-            standby = supervised.processes[-1] if supervised.processes[1:] else standby
-    # Now its delay is long, and after the other worker's READY short again.
-    standby.notify(STOPPING)
-    active.end(by=signal.SIGKILL)
-    supervised.reactor.turns(0.125)
-    _, active = supervised.processes
-    active.notify(READY)
-    standby.end(status=1)
-    supervised.reactor.turns(0.125)
-    assert len(supervised.processes) == 2
-
-
-def test_process_that_cannot_be_spawned_is_tried_again(supervised: Supervised) -> None:
-    """
-    Each attempt is counted as an end with CANNOT_START.
-    """
-    supervised.reactor.refuses = True
-    supervised.processes[0].end(by=signal.SIGKILL)
-    supervised.reactor.turns(1.0)
-    assert supervised.processes == []
-    assert supervised.report.ended_by_reason["cannot_start"] > 2
-    supervised.reactor.refuses = False
-    supervised.reactor.turns(5.0)
-    assert len(supervised.processes) == 1
-
-
-def test_silent_worker_gets_sigabrt_then_sigkill(
-    supervised: Supervised, worker: SupervisedWorker
-) -> None:
-    """
-    After SIGABRT, the process writes its tracebacks.  It gets SIGKILL a second later.
-    """
-    (process,) = supervised.processes
-    process.notify(READY)
-    supervised.reactor.turns(WATCHDOG)
-    assert process.signals == []
-    supervised.reactor.turns(WATCHDOG / 4 + TURN)
-    assert process.signals == [signal.SIGABRT]
-    assert worker.process is not None
-    assert worker.process.state is WorkerState.SILENT
-    # A message now changes nothing.
-    process.notify(ALIVE, READY)
-    assert worker.process.state is WorkerState.SILENT
-    supervised.reactor.turns(TRACEBACK_SECONDS)
-    assert process.signals == [signal.SIGABRT, signal.SIGKILL]
-    process.end(by=signal.SIGKILL)
-    assert supervised.report.ended_by_reason["silent"] == 1
-    supervised.reactor.turns(0.1)
-    assert len(supervised.processes) == 1
-
-
-def test_worker_with_heartbeats_is_left_alone(supervised: Supervised) -> None:
-    (process,) = supervised.processes
-    process.notify(READY)
-    supervised.pass_time(5 * WATCHDOG)
-    assert process.signals == []
-
-
-def test_first_message_may_take_longer_than_the_watchdog(supervised: Supervised) -> None:
-    (process,) = supervised.processes
-    supervised.reactor.turns(START_TIMEOUT_SECONDS)
-    assert process.signals == []
-    supervised.reactor.turns(WATCHDOG / 4 + TURN)
-    assert process.signals == [signal.SIGABRT]
-
-
-def test_worker_can_ask_for_more_time(supervised: Supervised) -> None:
-    (process,) = supervised.processes
-    process.notify("EXTEND_TIMEOUT_USEC=30000000", ALIVE, "EXTEND_TIMEOUT_USEC=30000000")
-    supervised.reactor.turns(30.0)
-    assert process.signals == []
-    process.notify("EXTEND_TIMEOUT_USEC=1")
-    supervised.reactor.turns(WATCHDOG + WATCHDOG / 4 + TURN)
-    assert process.signals == [signal.SIGABRT]
-
-
-@pytest.mark.parametrize("late", [0.6, 1.2, 1.9, 10.0])
-def test_supervisor_that_was_late_blames_no_worker(
-    supervised: Supervised, late: float
-) -> None:
-    """
-    After a delay of the supervisor itself, each worker has the whole timeout again.
-    """
-    (process,) = supervised.processes
-    process.notify(READY)
-    supervised.reactor.turn(WATCHDOG / 4)
-    # As if the clock advanced and no call was made.
-    supervised.reactor.turn(late * WATCHDOG)
-    supervised.reactor.turns(WATCHDOG - TURN)
-    assert process.signals == []
-    supervised.reactor.turns(WATCHDOG / 2)
-    assert process.signals[:1] == [signal.SIGABRT]
-
-
-def test_retired_worker_gets_sigterm_then_sigkill(
-    supervised: Supervised, worker: SupervisedWorker
-) -> None:
-    """
-    No other process follows.
-    """
-    (process,) = supervised.processes
-    process.notify(READY)
-    worker.retire()
-    assert process.signals == [signal.SIGTERM]
-    supervised.pass_time(STOP_TIMEOUT_SECONDS)
-    assert process.signals == [signal.SIGTERM, signal.SIGKILL]
-    process.end(by=signal.SIGKILL)
-    assert supervised.pool.workers == []
-    supervised.reactor.turns(10.0)
-    assert supervised.processes == []
-
-
-def test_ended_process_gets_no_sigkill(
-    supervised: Supervised, worker: SupervisedWorker
-) -> None:
-    """
-    Another process may have its process id by now.
-    """
-    (process,) = supervised.processes
-    worker.retire()
-    process.end(by=signal.SIGTERM)
-    supervised.reactor.turns(2 * STOP_TIMEOUT_SECONDS)
-    assert process.signals == [signal.SIGTERM]
-
-
-def test_retired_silent_worker_gets_sigkill_no_later(
-    supervised: Supervised, worker: SupervisedWorker
-) -> None:
-    """
-    A retired worker has longer until its SIGKILL than a silent one.
-    """
-    (process,) = supervised.processes
-    process.notify(READY)
-    supervised.reactor.turns(WATCHDOG * 1.25 + TURN)
-    worker.retire()
-    supervised.reactor.turns(TRACEBACK_SECONDS)
-    assert process.signals == [signal.SIGABRT, signal.SIGKILL]
-
-
-def test_retired_worker_without_a_process_is_not_started(
-    supervised: Supervised, worker: SupervisedWorker
-) -> None:
-    supervised.processes[0].end(status=1)
-    assert supervised.pool.workers == [worker]
-    worker.retire()
-    assert supervised.pool.workers == []
-    supervised.reactor.turns(10.0)
-    assert supervised.processes == []
-
-
-def test_signal_to_an_ended_process_is_no_error(
-    supervised: Supervised, worker: SupervisedWorker
-) -> None:
-    """
-    The supervisor may not have noticed the end yet.
-    """
-    (process,) = supervised.processes
-    process.alive = False
-    worker.retire()
-    process.end()
-    assert worker.running_process is None
 
 
 @given(st.lists(st.binary(max_size=30)))
@@ -336,29 +89,242 @@ def test_line_buffer_returns_whole_lines(chunks: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    "length", [MAX_OUTPUT_LINE_BYTES, MAX_OUTPUT_LINE_BYTES + 1, 1_000_000]
+    ("lines", "state"),
+    [
+        ([ALIVE], WorkerState.STARTING),
+        ([STANDBY], WorkerState.STANDBY),
+        ([STANDBY, READY, "STATUS=serving"], WorkerState.ACTIVE),
+        # A process that stops does not become active again.
+        ([READY, STOPPING, READY], WorkerState.STOPPING),
+        (["nonsense", "=", "", "\xff"], WorkerState.STARTING),
+    ],
 )
-@pytest.mark.parametrize("end", [b"", b"\n"])
-def test_line_that_is_too_long_is_divided(length: int, end: bytes) -> None:
-    received: list[str] = []
-    lines = LineBuffer(received.append)
-    for _ in range(length // 1000):
-        lines.feed(b"x" * 1000)
-    lines.feed(b"x" * (length % 1000) + end)
-    lines.end()
-    assert "".join(received) == "x" * length
-    assert max(map(len, received)) <= MAX_OUTPUT_LINE_BYTES
+def test_state_of_a_worker_follows_from_its_messages(
+    process: SpawnedProcess, worker: SupervisedWorker, lines: list[str], state: WorkerState
+) -> None:
+    """
+    A message may arrive in parts.
+    """
+    for line in lines:
+        data = f"{line}\n".encode()
+        process.write_output(data[:5], MESSAGES_FD)
+        process.write_output(data[5:], MESSAGES_FD)
+    assert worker.process is not None
+    assert worker.process.state is state
+    assert worker.process.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
+
+
+def test_worker_that_was_up_starts_its_next_process_at_once(
+    supervised: Supervised, process: SpawnedProcess
+) -> None:
+    """
+    The process was a standby and lived for a second.
+    """
+    process.notify(STANDBY)
+    supervised.pass_time(1.0)
+    process.end(by=signal.SIGKILL)
+    assert supervised.processes == []
+    supervised.reactor.turn()
+    assert len(supervised.processes) == 1
+
+
+def restart_delay(supervised: Supervised, start_seconds: float = 0.0) -> float:
+    """
+    End the newest process, and return the seconds until the next one begins.
+
+    @param start_seconds: how long the process lives before its end.
+    """
+    supervised.pass_time(start_seconds)
+    count = len(supervised.processes)
+    supervised.processes[-1].end(status=1)
+    ended = supervised.reactor.seconds()
+    while len(supervised.processes) < count:
+        supervised.reactor.turn(0.01)
+    return supervised.reactor.seconds() - ended
+
+
+def test_worker_that_does_not_come_up_restarts_with_backoff(supervised: Supervised) -> None:
+    """
+    The delays double until a process is active, although each start takes seconds to fail.
+    """
+    delays = [restart_delay(supervised, start_seconds=3.0) for _ in range(9)]
+    assert delays == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5], abs=0.02)
+    supervised.processes[-1].notify(READY)
+    delays = [restart_delay(supervised) for _ in range(2)]
+    assert delays == pytest.approx([0.05, 0.1], abs=0.02)
+
+
+def test_active_worker_resets_the_backoff_of_all() -> None:
+    """
+    An active worker shows that the cause of the failures is gone.
+    """
+    supervised = Supervised(standby=1)
+    active, _ = supervised.started()
+    for _ in range(6):
+        restart_delay(supervised)
+    standby = supervised.processes[-1]
+    standby.notify(STOPPING)
+    active.end(by=signal.SIGKILL)
+    supervised.reactor.turns(0.125)
+    supervised.processes[-1].notify(READY)
+    standby.end(status=1)
+    supervised.reactor.turns(0.125)
+    assert len(supervised.processes) == 2
+
+
+def test_process_that_cannot_be_spawned_is_tried_again(
+    supervised: Supervised, process: SpawnedProcess
+) -> None:
+    """
+    Each attempt is counted as an end with CANNOT_START.
+    """
+    supervised.reactor.refuses = True
+    process.end(by=signal.SIGKILL)
+    supervised.reactor.turns(1.0)
+    assert supervised.processes == []
+    assert supervised.report.ended_by_reason["cannot_start"] > 2
+    supervised.reactor.refuses = False
+    supervised.reactor.turns(5.0)
+    assert len(supervised.processes) == 1
 
 
 def test_worker_whose_process_cannot_be_spawned_because_of_a_bug_can_stop(
-    supervised: Supervised, monkeypatch: pytest.MonkeyPatch
+    supervised: Supervised, process: SpawnedProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spawn(*_: object, **__: object) -> None:
         raise TypeError("embedded null byte")
 
     monkeypatch.setattr(supervised.reactor, "spawnProcess", spawn)
-    supervised.processes[0].end(by=signal.SIGKILL)
+    process.end(by=signal.SIGKILL)
     with pytest.raises(TypeError):
         supervised.reactor.turns(1.0)
     stopped = Deferred.fromCoroutine(supervised.pool.stop())
     assert stopped.called
+
+
+def test_silent_worker_gets_sigabrt_then_sigkill(
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+) -> None:
+    """
+    After SIGABRT, the process writes its tracebacks.  It gets SIGKILL a second later.
+    """
+    process.notify(READY)
+    supervised.reactor.turns(WATCHDOG)
+    assert process.signals == []
+    supervised.reactor.turns(CHECK_SECONDS)
+    assert process.signals == [signal.SIGABRT]
+    # A message now changes nothing.
+    process.notify(ALIVE, READY)
+    assert worker.process is not None
+    assert worker.process.state is WorkerState.SILENT
+    supervised.reactor.turns(TRACEBACK_SECONDS)
+    assert process.signals == [signal.SIGABRT, signal.SIGKILL]
+    process.end(by=signal.SIGKILL)
+    assert supervised.report.ended_by_reason["silent"] == 1
+    supervised.reactor.turns(0.1)
+    assert len(supervised.processes) == 1
+
+
+def test_first_message_may_take_longer_than_the_watchdog(
+    supervised: Supervised, process: SpawnedProcess
+) -> None:
+    supervised.reactor.turns(START_TIMEOUT_SECONDS)
+    assert process.signals == []
+    supervised.reactor.turns(CHECK_SECONDS)
+    assert process.signals == [signal.SIGABRT]
+
+
+def test_worker_can_ask_for_more_time(
+    supervised: Supervised, process: SpawnedProcess
+) -> None:
+    process.notify("EXTEND_TIMEOUT_USEC=30000000", ALIVE, "EXTEND_TIMEOUT_USEC=30000000")
+    supervised.reactor.turns(30.0)
+    assert process.signals == []
+    # The watchdog's timeout is longer.
+    process.notify("EXTEND_TIMEOUT_USEC=1")
+    supervised.reactor.turns(WATCHDOG)
+    assert process.signals == []
+    supervised.reactor.turns(CHECK_SECONDS)
+    assert process.signals == [signal.SIGABRT]
+
+
+@pytest.mark.parametrize("late", [0.6, 1.2, 1.9, 10.0])
+def test_supervisor_that_was_late_blames_no_worker(
+    supervised: Supervised, process: SpawnedProcess, late: float
+) -> None:
+    """
+    After a delay of the supervisor itself, each worker has the whole timeout again.
+    """
+    process.notify(READY)
+    supervised.reactor.turn(WATCHDOG / 4)
+    # As if the clock advanced and no call was made.
+    supervised.reactor.turn(late * WATCHDOG)
+    supervised.reactor.turns(WATCHDOG - TURN)
+    assert process.signals == []
+    supervised.reactor.turns(WATCHDOG / 2)
+    assert process.signals[:1] == [signal.SIGABRT]
+
+
+def test_retired_worker_gets_sigterm_then_sigkill(
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+) -> None:
+    """
+    No other process follows.
+    """
+    process.notify(READY)
+    worker.retire()
+    assert process.signals == [signal.SIGTERM]
+    supervised.pass_time(STOP_TIMEOUT_SECONDS)
+    assert process.signals == [signal.SIGTERM, signal.SIGKILL]
+    process.end(by=signal.SIGKILL)
+    assert supervised.pool.workers == []
+    supervised.reactor.turns(10.0)
+    assert supervised.processes == []
+
+
+def test_ended_process_gets_no_sigkill(
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+) -> None:
+    """
+    Another process may have its process id by now.
+    """
+    worker.retire()
+    process.end(by=signal.SIGTERM)
+    supervised.reactor.turns(2 * STOP_TIMEOUT_SECONDS)
+    assert process.signals == [signal.SIGTERM]
+
+
+def test_retired_silent_worker_gets_sigkill_no_later(
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+) -> None:
+    """
+    A retired worker has longer until its SIGKILL than a silent one.
+    """
+    process.notify(READY)
+    supervised.reactor.turns(WATCHDOG + CHECK_SECONDS)
+    worker.retire()
+    supervised.reactor.turns(TRACEBACK_SECONDS)
+    assert process.signals == [signal.SIGABRT, signal.SIGKILL]
+
+
+def test_retired_worker_without_a_process_is_not_started(
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+) -> None:
+    process.end(status=1)
+    assert supervised.pool.workers == [worker]
+    worker.retire()
+    assert supervised.pool.workers == []
+    supervised.reactor.turns(10.0)
+    assert supervised.processes == []
+
+
+def test_signal_to_an_ended_process_is_no_error(
+    worker: SupervisedWorker, process: SpawnedProcess
+) -> None:
+    """
+    The supervisor may not have noticed the end yet.
+    """
+    process.alive = False
+    worker.retire()
+    process.end()
+    assert worker.running_process is None

@@ -1,3 +1,0 @@
-"""
-Tests of C{pexservice.settings}.
-"""
