@@ -124,16 +124,6 @@ def test_steps_are_counted_by_transition_and_outcome() -> None:
     assert values["pexservice_commit_duration_seconds_count"] == 22
 
 
-def test_metrics_contain_no_value_only_its_digit_count() -> None:
-    call = Caller()
-    for _ in range(100):
-        call("POST", "/next")
-    value = call("GET", "/current").body.strip()
-    assert len(value) == 21
-    assert value not in call("GET", "/metrics").body
-    assert scrape(call)["pexservice_position_digits"] == 21
-
-
 def test_requests_and_connections_are_those_that_the_server_counted() -> None:
     server = Server()
     step = b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -145,10 +135,8 @@ def test_requests_and_connections_are_those_that_the_server_counted() -> None:
     values = samples(text)
     requests = "pexservice_http_requests_total,endpoint=/next,method=POST,status="
     assert (values[requests + "200"], values[requests + "503"]) == (3, 0)
-    assert (
-        values["pexservice_memo_hits_total"],
-        values["pexservice_memo_misses_total"],
-    ) == (*(2, 1),)
+    assert values["pexservice_memo_hits_total"] == 2
+    assert values["pexservice_memo_misses_total"] == 1
     assert values["pexservice_connections"] == 1
     assert values["pexservice_connections_limit"] == 100
     assert values["pexservice_connections_accepted_total"] == 1

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 from hashlib import sha256
+from hmac import compare_digest
 from pathlib import Path
 
 import pytest
 
 from pexservice.process.exit_status import Misconfigured
+from pexservice.web import access
 from pexservice.web.access import Access, BadTokens, read_tokens
 from pexservice.web.responses import JSON
 from tests.support.caller import Caller
@@ -27,9 +29,6 @@ def digests(*tokens: str) -> frozenset[bytes]:
 
 @pytest.fixture
 def call() -> Caller:
-    """
-    Return a caller of a service with two tokens that may move the cursor.
-    """
     return Caller(Access(digests("first", "second")))
 
 
@@ -69,6 +68,25 @@ class TestTokens:
         """
         answer = call("POST", "/next", Authorization=["Bearer first", "Bearer second"])
         assert answer.status == 401
+
+    @pytest.mark.parametrize("token", ["first", "second", "firs", "", "z" * 4000])
+    def test_token_is_compared_with_all_valid_tokens_each_time(
+        self, call: Caller, token: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        All digests have the same length, so the duration tells nothing about valid tokens.
+        """
+        pairs: list[tuple[bytes, bytes]] = []
+
+        def compare(*pair: bytes) -> bool:
+            pairs.append(pair)  # type: ignore[arg-type]
+            return compare_digest(*pair)
+
+        monkeypatch.setattr(access, "compare_digest", compare)
+        answer = call("POST", "/next", Authorization=f"Bearer {token}")
+        assert answer.status == (200 if token in ("first", "second") else 401)
+        assert pairs == [(sha256(token.encode()).digest(), valid) for _, valid in pairs]
+        assert {valid for _, valid in pairs} == digests("first", "second")
 
     @pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/readyz"])
     def test_read_needs_no_token(self, call: Caller, path: str) -> None:
@@ -143,9 +161,6 @@ class TestPages:
 class TestOrigins:
     @pytest.fixture
     def call(self) -> Caller:
-        """
-        Return a caller of a service with two named origins and a token.
-        """
         return Caller(Access(digests("first"), [ORIGIN, "http://localhost:3000"]))
 
     @pytest.mark.parametrize(

@@ -109,14 +109,6 @@ def test_work_that_fails_is_followed_by_a_pause_too() -> None:
     assert work.done == ["1"]
 
 
-def test_work_does_not_wait_where_pauses_are_over_at_once() -> None:
-    """
-    Other tests switch the queue off in this way.
-    """
-    queue = FairQueue(lambda _, call: call())
-    assert [now(queue.run(lambda: 1, "a")) for _ in range(3)] == [1, 1, 1]
-
-
 def paced_server() -> Server:
     """
     Return a server whose pages of the history wait for their turns.

@@ -7,11 +7,9 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from hashlib import sha256
-from importlib.resources import files
 
 import pytest
 
-from pexservice.web.page import page
 from tests.support.caller import Caller
 
 #: The Accept header of Chromium, of Firefox, and a minimal one.
@@ -68,29 +66,3 @@ def test_the_policy_names_each_style_and_script() -> None:
         "/metrics",
         "/openapi.json",
     }
-
-
-@pytest.mark.parametrize(
-    ("known", "status"),
-    [("{}", 304), ("W/{}", 304), ('"x", {}', 304), ("*", 304), ('"x"', 200)],
-)
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_client_that_has_the_page_gets_304(method: str, known: str, status: int) -> None:
-    """
-    A client that has the page gets 304, by the page's own tag.
-    """
-    call = Caller()
-    first = call("GET", "/", Accept="text/html")
-    assert first["ETag"] == f'"{page().tag}"'
-    again = call(method, "/", Accept="text/html", If_None_Match=known.format(first["ETag"]))
-    assert (again.status, again["ETag"]) == (status, first["ETag"])
-    assert bool(again.body) is (status == 200 and method == "GET")
-
-
-def test_malformed_tag_for_the_page_gets_400() -> None:
-    assert Caller()("GET", "/", Accept="text/html", If_None_Match="x").status == 400
-
-
-def test_style_of_the_page_has_fewer_than_250_lines() -> None:
-    style = files("pexservice.web.page") / "templates" / "style.css"
-    assert len(style.read_text().splitlines()) < 250
