@@ -44,12 +44,13 @@ class TestTokens:
         """
         assert call("POST", "/next", Authorization=value).body == b"1\n"
 
-    @pytest.mark.parametrize("value", [None, "", "Basic Zmlyc3Q6", "first"])
-    def test_step_without_a_token_gets_401_with_a_challenge(
-        self, call: Caller, value: str | None
+    @pytest.mark.parametrize(
+        "values", [[], [""], ["Basic Zmlyc3Q6"], ["first"], ["Bearer first"] * 2]
+    )
+    def test_step_without_exactly_one_token_gets_401_with_a_challenge(
+        self, call: Caller, values: list[str]
     ) -> None:
-        headers = {} if value is None else {"Authorization": value}
-        answer = call("POST", "/next", **headers)
+        answer = call("POST", "/next", Authorization=values)
         assert answer.status == 401
         assert answer["WWW-Authenticate"] == 'Bearer realm="pexservice"'
         assert call("GET", "/current")["Pex-Revision"] == "0"
@@ -61,13 +62,6 @@ class TestTokens:
         answer = call("GET", "/reset", Authorization=value)
         assert answer.status == 401
         assert 'error="invalid_token"' in (answer["WWW-Authenticate"] or "")
-
-    def test_step_with_two_tokens_gets_401(self, call: Caller) -> None:
-        """
-        The service does not guess which of them is meant.
-        """
-        answer = call("POST", "/next", Authorization=["Bearer first", "Bearer second"])
-        assert answer.status == 401
 
     @pytest.mark.parametrize("token", ["first", "second", "firs", "", "z" * 4000])
     def test_token_is_compared_with_all_valid_tokens_each_time(

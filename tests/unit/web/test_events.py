@@ -29,6 +29,11 @@ from tests.support.wire import Server, Wire
 NEXT = Step(Transition.NEXT)
 
 
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
 def watch(
     server: Server,
     *headers: str,
@@ -76,11 +81,10 @@ def data(received: bytes) -> Any:
     return json.loads(re.findall(rb"(?m)^data: (.*)$", received)[-1])
 
 
-def test_stream_begins_with_the_present_state() -> None:
+def test_stream_begins_with_the_present_state(server: Server) -> None:
     """
     As in JSON, with the revision as id.
     """
-    server = Server()
     step(server, 10)
     wire = watch(server)
     head, _, body = wire.received.partition(b"\r\n\r\n")
@@ -99,11 +103,12 @@ def test_stream_begins_with_the_present_state() -> None:
     assert (data(body)["current"], data(body)["revision"]) == ("55", 10)
 
 
-def test_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
+def test_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection(
+    server: Server,
+) -> None:
     """
     A client that closes its half has gone, and frees its place at once.
     """
-    server = Server()
     wire = watch(server, "Last-Event-ID: 0", version="1.0")
     assert b"Transfer-Encoding" not in wire.received
     assert wire.received.endswith(b"\r\n\r\nretry: 500\n\n")
@@ -116,11 +121,10 @@ def test_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None
     assert (wire.closed, len(server.events)) == (True, 0)
 
 
-def test_steps_of_a_tenth_of_a_second_share_an_event() -> None:
+def test_steps_of_a_tenth_of_a_second_share_an_event(server: Server) -> None:
     """
     It has the newest state. No event is sent while the cursor rests.
     """
-    server = Server()
     wire = watch(server)
     for _ in range(5):
         step(server, 3)
@@ -129,11 +133,10 @@ def test_steps_of_a_tenth_of_a_second_share_an_event() -> None:
     assert revisions(wire) == [0, 3, 6, 9, 12, 15]
 
 
-def test_a_client_that_comes_between_two_looks() -> None:
+def test_a_client_that_comes_between_two_looks(server: Server) -> None:
     """
     A client that comes between two looks gets its second event no sooner than the others.
     """
-    server = Server()
     watch(server)
     server.clock.turn(EVENT_INTERVAL_SECONDS / 2)
     late = watch(server)
@@ -148,12 +151,11 @@ def test_a_client_that_comes_between_two_looks() -> None:
     ("last", "expected"), [("2", []), ("1", [2]), ("3", [2]), ("x", [2]), ("", [2])]
 )
 def test_client_that_knows_the_present_state_does_not_get_it_again(
-    last: str, expected: list[int]
+    server: Server, last: str, expected: list[int]
 ) -> None:
     """
     Any other C{Last-Event-ID} is ignored.
     """
-    server = Server()
     step(server, 2)
     wire = watch(server, f"Last-Event-ID: {last}")
     assert revisions(wire) == expected
@@ -179,9 +181,7 @@ def test_streams_end_when_the_cursor_goes_back() -> None:
     assert (revisions(wire), revisions(again)) == ([3], [0])
 
 
-def test_value_of_more_than_1000_digits_is_shown_by_its_ends_and_its_digit_count() -> (
-    None
-):
+def test_value_of_more_than_1000_digits_is_shown_by_its_ends_and_its_digit_count() -> None:
     assert len(data(event(state_at(7, 4786)))["current"]) == MAX_DIGITS
     state = state_at(7, 4787)
     text = state.term.text.decode()
@@ -194,11 +194,12 @@ def test_value_of_more_than_1000_digits_is_shown_by_its_ends_and_its_digit_count
     }
 
 
-def test_a_heartbeat_is_sent_every_15_seconds_whether_or_not_the_cursor_moves() -> None:
+def test_heartbeat_is_sent_every_15_seconds_whether_or_not_the_cursor_moves(
+    server: Server,
+) -> None:
     """
     A heartbeat has its own event type and the state, but no id.
     """
-    server = Server()
     wire = watch(server)
     heartbeat = b"\r\nevent: heartbeat\ndata: {"
     look(server, HEARTBEAT_INTERVALS - 1)
@@ -213,13 +214,12 @@ def test_a_heartbeat_is_sent_every_15_seconds_whether_or_not_the_cursor_moves() 
     assert revisions(wire) == [0, 1]
 
 
-def test_a_client_that_does_not_read_misses_events() -> None:
+def test_a_client_that_does_not_read_misses_events(server: Server) -> None:
     """
     Nothing is written for a client that takes nothing.
 
     When the client reads again, it gets the newest state only.
     """
-    server = Server()
     other, wire = watch(server), watch(server)
     wire.protocol.pause_writing()
     for _ in range(HEARTBEAT_INTERVALS * 2):
@@ -232,8 +232,7 @@ def test_a_client_that_does_not_read_misses_events() -> None:
     assert revisions(wire) == [0, HEARTBEAT_INTERVALS * 2]
 
 
-def test_stream_is_never_idle_but_ends_if_its_client_reads_nothing() -> None:
-    server = Server()
+def test_stream_is_never_idle_but_ends_if_its_client_reads_nothing(server: Server) -> None:
     healthy, stalled = watch(server), watch(server)
     stalled.protocol.pause_writing()
     # The first sweep notes how much the client has read; a later one, that it read nothing.
@@ -251,13 +250,12 @@ def workers(wire: Wire) -> list[Any]:
     return [json.loads(body) for body in bodies]
 
 
-def test_events_about_workers_are_sent_only_on_request() -> None:
+def test_events_about_workers_are_sent_only_on_request(server: Server) -> None:
     """
     They name the active worker, at once and at each change.
 
     They also have the outcome of the worker before.
     """
-    server = Server()
     server.report = SupervisorReport(
         0, 1, 1, active_worker="worker-1", active_since_ms=1_795_000_000_007
     )
@@ -285,15 +283,13 @@ def test_events_about_workers_are_sent_only_on_request() -> None:
     assert revisions(wire) == revisions(other) == [0]
 
 
-def test_no_event_about_workers_is_sent_without_a_supervisor() -> None:
-    server = Server()
+def test_no_event_about_workers_is_sent_without_a_supervisor(server: Server) -> None:
     wire = watch(server, path="/events?workers")
     look(server, 2)
     assert (workers(wire), revisions(wire)) == ([], [0])
 
 
-def test_one_timer_serves_all_streams_and_stops_with_the_last() -> None:
-    server = Server()
+def test_one_timer_serves_all_streams_and_stops_with_the_last(server: Server) -> None:
     before = len(server.clock.calls)
     wires = [watch(server) for _ in range(3)]
     server.turns(1)
@@ -387,13 +383,14 @@ def test_stream_that_is_not_read_makes_room_at_once() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_streams_and_their_connections_end_when_the_worker_stops(version: str) -> None:
+def test_streams_and_their_connections_end_when_the_worker_stops(
+    server: Server, version: str
+) -> None:
     """
     They end with all that was sent.
 
     A client that comes later gets one event, and should reconnect.
     """
-    server = Server()
     wire = watch(server, "Connection: keep-alive", version=version)
     assert not wire.closed
     server.connections.is_draining = True
@@ -407,11 +404,10 @@ def test_streams_and_their_connections_end_when_the_worker_stops(version: str) -
     assert len(server.events) == 0
 
 
-def test_requests_behind_a_stream_are_never_answered() -> None:
+def test_requests_behind_a_stream_are_never_answered(server: Server) -> None:
     """
     A stream is the last response of its connection.
     """
-    server = Server()
     wire = server.connect()
     ask = b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n"
     wire.send(ask + b"POST /next HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -422,8 +418,7 @@ def test_requests_behind_a_stream_are_never_answered() -> None:
     assert server.committer.durable.revision == 0
 
 
-def test_stream_on_an_unopened_store_gets_503() -> None:
-    server = Server()
+def test_stream_on_an_unopened_store_gets_503(server: Server) -> None:
     server.committer.refuse_all("the store is not there")
     wire = watch(server)
     assert wire.received.startswith(b"HTTP/1.1 503 ")

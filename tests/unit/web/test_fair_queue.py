@@ -39,13 +39,17 @@ class Work:
         return self.queue.run(work, client)
 
 
-def test_work_is_done_one_by_one_with_a_pause_after_each_piece() -> None:
+@pytest.fixture
+def work() -> Work:
+    return Work()
+
+
+def test_work_is_done_one_by_one_with_a_pause_after_each_piece(work: Work) -> None:
     """
     The first piece is done at once, and the others in order, each after a pause.
 
     When nothing waits any more, the next piece is done at once again.
     """
-    work = Work()
     for name in "012":
         work.begin(name)
     for expected in ("0", "01", "012", "012"):
@@ -58,11 +62,10 @@ def test_work_is_done_one_by_one_with_a_pause_after_each_piece() -> None:
     assert work.done[-1] == "3"
 
 
-def test_client_with_much_work_delays_another_by_one_piece() -> None:
+def test_client_with_much_work_delays_another_by_one_piece(work: Work) -> None:
     """
     Clients take turns, whatever the order and the number of their pieces.
     """
-    work = Work()
     for number in range(300):
         work.begin(f"greedy {number}", "192.0.2.1")
     work.begin("honest 0", "192.0.2.2")
@@ -76,11 +79,10 @@ def test_client_with_much_work_delays_another_by_one_piece() -> None:
     ]
 
 
-def test_cancelled_work_takes_no_time_and_leaves_nothing_behind() -> None:
+def test_cancelled_work_takes_no_time_and_leaves_nothing_behind(work: Work) -> None:
     """
     A client that cancels its piece costs the others no time.
     """
-    work = Work()
     work.begin("0")
     waiting = [work.begin("1", client) for client in "aab"]
     work.begin("2")
@@ -93,11 +95,10 @@ def test_cancelled_work_takes_no_time_and_leaves_nothing_behind() -> None:
     assert not work.queue._waiting
 
 
-def test_work_that_fails_is_followed_by_a_pause_too() -> None:
+def test_work_that_fails_is_followed_by_a_pause_too(work: Work) -> None:
     """
     A piece of work that fails takes its turn like any other one.
     """
-    work = Work()
     with pytest.raises(ZeroDivisionError):
         now(work.queue.run(lambda: 1 // 0, "a"))
     failed = work.queue.run(lambda: 1 // 0, "a")
