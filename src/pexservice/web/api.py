@@ -119,9 +119,9 @@ class Api:
         """
         Call the handler of C{request}.
 
-        Path and method must be in the table exactly as the client has sent them.  Klein
-        uses Werkzeug, which would call the handler of C{/next} for C{//next} and
-        C{/%6eext} too, and the handler of a GET for a HEAD.
+        Path and method must be in the table exactly as the client has sent them.  Klein's
+        router alone would also accept C{//next} and C{/%6eext} for C{/next}, and a HEAD for
+        each GET.
 
         @raise Problem: there is no such path or method, or the handler refuses the request.
         """

@@ -22,7 +22,7 @@ ORIGIN = "https://pages.example.org"
 
 def digests(*tokens: str) -> frozenset[bytes]:
     """
-    Return the digests that are kept of C{tokens}.
+    Return the digests of C{tokens}, as the service stores them.
     """
     return frozenset(sha256(token.encode()).digest() for token in tokens)
 
@@ -34,13 +34,13 @@ def call() -> Caller:
 
 class TestTokens:
     """
-    Tests of requests where C{--token-file} is given.
+    Tests of requests with C{--token-file}.
     """
 
     @pytest.mark.parametrize("value", ["Bearer first", "bearer  second", "BEARER first "])
     def test_each_token_of_the_file_allows_a_step(self, call: Caller, value: str) -> None:
         """
-        The scheme's case does not matter.
+        The scheme may be in capital letters.
         """
         assert call("POST", "/next", Authorization=value).body == b"1\n"
 
@@ -89,7 +89,7 @@ class TestTokens:
 
 class TestTokenFile:
     """
-    Tests of the file that the tokens are in.
+    Tests of the file with the tokens.
     """
 
     def test_token_file_has_one_token_per_line(self, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ class TestTokenFile:
 
 class TestPages:
     """
-    Tests of a browser's requests for a page of another origin, or ahead of its user.
+    Tests of requests from pages of other origins, and of prefetches.
     """
 
     def test_page_of_a_named_origin_may_step_but_not_prefetch(self) -> None:
@@ -165,7 +165,7 @@ class TestOrigins:
         self, call: Caller, method: str, path: str
     ) -> None:
         """
-        Errors are responses, too.
+        Error responses also allow it.
         """
         answer = call(method, path, Origin=ORIGIN)
         assert answer["Access-Control-Allow-Origin"] == ORIGIN

@@ -1,5 +1,5 @@
 """
-The contract that callers see, endpoint by endpoint.
+The API as clients see it, endpoint by endpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def call() -> Caller:
 
 def values(call: Caller, *paths: str) -> list[str]:
     """
-    Return the answer of each of C{paths}, in turn.
+    Send a request to each of C{paths}, and return the bodies of the responses.
     """
     return [call("POST" if path in MOVING else "GET", path).body.decode() for path in paths]
 
@@ -176,7 +176,7 @@ class TestPostOnly:
         self, call: Caller, path: str
     ) -> None:
         """
-        OPTIONS says so.
+        OPTIONS lists no GET.
         """
         answer = call("GET", path)
         assert (answer.status, answer["Allow"]) == (405, "POST, OPTIONS")
@@ -188,7 +188,7 @@ class TestPostOnly:
         self, call: Caller
     ) -> None:
         """
-        They have all the rest.
+        They have all endpoints, and the GET of C{/current}.
         """
         index = call("GET", "/", Accept=JSON).json["endpoints"]
         methods = {endpoint["path"]: endpoint["methods"] for endpoint in index}
@@ -205,7 +205,7 @@ class TestIdempotency:
         self, call: Caller
     ) -> None:
         """
-        Whatever requests arrived in between.
+        Other requests may have arrived in between.
         """
         first = call("POST", "/next", Idempotency_Key="k")
         values(call, "/next", "/reset")
@@ -271,7 +271,7 @@ class TestPreconditions:
         self, call: Caller, tags: str | list[str]
     ) -> None:
         """
-        In either form, and in a list.
+        The tag may be that of text or of JSON, and it may be in a list.
         """
         call("POST", "/next")
         assert call("POST", "/next", If_Match=tags)["Pex-Revision"] == "2"
@@ -281,9 +281,7 @@ class TestPreconditions:
         self, call: Caller, tags: str
     ) -> None:
         """
-        A step whose C{If-Match} does not hold gets 412, and nothing moves.
-
-        The answer has the present state's headers.  A weak tag matches nothing.
+        The response has the headers of the present state.  A weak tag matches nothing.
         """
         call("POST", "/next")
         answer = call("POST", "/next", If_Match=tags)
@@ -301,7 +299,7 @@ class TestPreconditions:
         self, call: Caller, path: str, name: str, tags: str
     ) -> None:
         """
-        Ignoring it could make an unwanted step.
+        If the service ignored the precondition, it could make an unwanted step.
         """
         answer = call("GET", path, **{name.replace("-", "_"): tags})
         assert answer.status == 400
@@ -310,7 +308,7 @@ class TestPreconditions:
 
     def test_blanks_in_a_precondition_are_parsed_in_linear_time(self, call: Caller) -> None:
         """
-        A header as long as one may be is refused in linear time, not quadratic.
+        The header has nearly the maximum length.
         """
         began = time.process_time()
         for _ in range(20):
@@ -378,7 +376,7 @@ class TestHistory:
 
     def test_following_the_links_gives_every_transition_once(self, call: Caller) -> None:
         """
-        100 at a time by default.
+        A page has at most 100 transitions by default.
         """
         values(call, *["/next"] * 200)
         path, seen, sizes = "/history", [], []
@@ -406,7 +404,7 @@ class TestHistory:
         self, call: Caller, query: str
     ) -> None:
         """
-        The store may have committed a batch of which the committer has not heard.
+        The store may have a batch that the committer does not know yet.
         """
         values(call, "/next", "/next")
         batch = Batch(call.store.cursor, b"n", Cursor(3, 3), time_ns=0)
@@ -439,7 +437,7 @@ class TestHistory:
 
 class TestFaults:
     """
-    Tests of the store's failures, as callers see them.
+    Tests of the store's failures, as clients see them.
     """
 
     def test_step_that_the_store_did_not_take_gets_503(self, call: Caller) -> None:
@@ -459,7 +457,7 @@ class TestFaults:
         self, call: Caller
     ) -> None:
         """
-        No more steps are accepted; reads are.
+        Afterwards the worker accepts reads, and refuses steps.
         """
         call("POST", "/next")
         call.store.failure = OutcomeUnknown("Input/output error")
@@ -491,7 +489,7 @@ class TestFaults:
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """
-        Each header stands in the response once.
+        The response has each header once.
         """
         server = Server()
         wire = server.connect()
@@ -557,7 +555,7 @@ def test_response_does_not_wait_for_the_disk_with_synchronous_commit_off() -> No
     answer = call("POST", "/next")
     assert isinstance(answer, Answer)
     assert call("GET", "/current").body == b"1\n"
-    # The history is of what is on disk, and so are its headers.
+    # The history and its headers show what is on the disk.
     history = call("GET", "/history")
     assert (history.body, history["ETag"]) == (b"", '"0"')
 

@@ -1,5 +1,5 @@
 """
-Tests of Server-Sent Events, over the connections that carry them, by a clock of the test's.
+Tests of Server-Sent Events over connections, with a fake clock.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def watch(
     address: str = "192.0.2.1",
 ) -> Wire:
     """
-    Return a client that has asked for the events.
+    Return a client that has requested the events.
     """
     wire = server.connect(IPv4Address("TCP", address, 50_000))
     lines = (f"GET {path} HTTP/{version}", "Host: h", *headers, "", "")
@@ -61,7 +61,7 @@ def step(server: Server, times: int = 1) -> None:
 
 def look(server: Server, times: int = 1) -> None:
     """
-    Let the time between two events go by.
+    Let the time between two events pass.
     """
     for _ in range(times):
         server.clock.turn(EVENT_INTERVAL_SECONDS)
@@ -83,7 +83,7 @@ def data(received: bytes) -> Any:
 
 def test_stream_begins_with_the_present_state(server: Server) -> None:
     """
-    As in JSON, with the revision as id.
+    The state is in JSON, with the revision as id.
     """
     step(server, 10)
     wire = watch(server)
@@ -133,9 +133,11 @@ def test_steps_of_a_tenth_of_a_second_share_an_event(server: Server) -> None:
     assert revisions(wire) == [0, 3, 6, 9, 12, 15]
 
 
-def test_a_client_that_comes_between_two_looks(server: Server) -> None:
+def test_client_between_two_comparisons_gets_no_event_early(
+    server: Server,
+) -> None:
     """
-    A client that comes between two looks gets its second event no sooner than the others.
+    Its second event comes with that of the other clients.
     """
     watch(server)
     server.clock.turn(EVENT_INTERVAL_SECONDS / 2)
@@ -214,11 +216,9 @@ def test_heartbeat_is_sent_every_15_seconds_whether_or_not_the_cursor_moves(
     assert revisions(wire) == [0, 1]
 
 
-def test_a_client_that_does_not_read_misses_events(server: Server) -> None:
+def test_client_that_does_not_read_gets_only_the_newest_state_later(server: Server) -> None:
     """
-    Nothing is written for a client that takes nothing.
-
-    When the client reads again, it gets the newest state only.
+    While the client does not read, nothing is written for it.
     """
     other, wire = watch(server), watch(server)
     wire.protocol.pause_writing()
@@ -252,9 +252,7 @@ def workers(wire: Wire) -> list[Any]:
 
 def test_events_about_workers_are_sent_only_on_request(server: Server) -> None:
     """
-    They name the active worker, at once and at each change.
-
-    They also have the outcome of the worker before.
+    They name the active worker and the previous one, at once and at each change.
     """
     server.report = SupervisorReport(
         0, 1, 1, active_worker="worker-1", active_since_ms=1_795_000_000_007
@@ -325,9 +323,7 @@ def refused(wire: Wire) -> bool:
 
 def test_address_with_the_most_streams_loses_its_oldest_to_another() -> None:
     """
-    When all streams are used up, other addresses get their share of them.
-
-    No client gains a stream by opening more, so no client's streams end in turns.
+    A client with as many streams as the others gets no more.
     """
     server = Server(streams=4)
     greedy = [watch(server, address="192.0.2.1") for _ in range(4)]
@@ -357,7 +353,7 @@ def test_streams_of_a_proxy_that_names_no_clients_are_not_ended() -> None:
 
 def test_clients_behind_a_trusted_proxy_are_distinguished() -> None:
     """
-    The share of an address is that of the client, which the proxy names.
+    A stream counts for the client that the proxy names.
     """
     server = Server(streams=2, proxies=("192.0.2.9",))
     greedy = [
@@ -370,7 +366,7 @@ def test_clients_behind_a_trusted_proxy_are_distinguished() -> None:
 
 def test_stream_that_is_not_read_makes_room_at_once() -> None:
     """
-    The oldest stream of an address may be one whose client takes nothing: it is aborted.
+    The oldest stream of a client may be one that the client does not read.
     """
     server = Server(streams=2)
     stalled = watch(server)
@@ -387,9 +383,7 @@ def test_streams_and_their_connections_end_when_the_worker_stops(
     server: Server, version: str
 ) -> None:
     """
-    They end with all that was sent.
-
-    A client that comes later gets one event, and should reconnect.
+    A client that connects later gets one event, and should reconnect.
     """
     wire = watch(server, "Connection: keep-alive", version=version)
     assert not wire.closed
