@@ -41,6 +41,7 @@ from pexservice.web.page import page
 from pexservice.web.parameters import (
     ACCEPT,
     FORWARDED_FOR,
+    IF_NONE_MATCH,
     LAST_EVENT_ID,
     is_prefetch,
     preconditions_of,
@@ -49,6 +50,7 @@ from pexservice.web.parameters import (
     query_number,
     query_parameters,
 )
+from pexservice.web.preconditions import parse_etags
 from pexservice.web.representations import STATE, history_response, state_response
 from pexservice.web.responses import CONTENT_TYPES, HTML, JSON, TEXT, Response
 
@@ -216,8 +218,9 @@ class Api:
     def openapi(self, request: Request) -> Response:
         from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
-        document = rendered(self._table.endpoints)
-        return document.response(preconditions_of(request.headers).if_none_match)
+        values = request.headers.get(IF_NONE_MATCH)
+        if_none_match = None if values is None else parse_etags("If-None-Match", values)
+        return rendered(self._table.endpoints).response(if_none_match)
 
     def _client(self, request: Request) -> str:
         forwarded = request.headers.get(FORWARDED_FOR)

@@ -156,14 +156,13 @@ def test_index_names_every_endpoint_as_text_and_json(call: Caller) -> None:
 
 @pytest.mark.parametrize(("path", "accept"), [("/", "text/html"), ("/openapi.json", JSON)])
 def test_client_that_has_a_document_gets_304(call: Caller, path: str, accept: str) -> None:
-    tag = call("GET", path, Accept=accept)["ETag"]
+    tag = call("GET", path, Accept=accept)["ETag"] or ""
     for method, known in product(("GET", "HEAD"), (tag, f"W/{tag}", f'"1", {tag}', "*")):
         again = call(method, path, Accept=accept, If_None_Match=known)
         assert (again.status, again.body, again["ETag"]) == (304, b"", tag)
         assert again["Content-Type"] is None
     assert call("GET", path, Accept=accept, If_None_Match='"1"').status == 200
-    for name in ("If_Match", "If_None_Match"):
-        assert call("GET", path, **{"Accept": accept, name: "1"}).status == 400
+    assert call("GET", path, Accept=accept, If_None_Match="1").status == 400
 
 
 class TestPostOnly:
