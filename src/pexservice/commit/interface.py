@@ -40,7 +40,7 @@ class Outcome(Enum):
     """
     How a request without an error ended.
 
-    The values of the last three outcomes are labels of metrics; see
+    The values of the last three outcomes are labels in the metrics; see
     L{pexservice.commit.counters.OUTCOMES}.
 
     Code that runs for every request uses module-level aliases of these members: reading a
@@ -77,10 +77,8 @@ class Waiter(Protocol):
     The receiver of one request's outcome.
 
     The committer calls one of the two methods, exactly once, unless a bug ends the process.
-    C{respond} is called when the state is durable.  With C{--synchronous-commit off}, it is
-    called when the step is accepted.  C{fail} is called when the request has failed.
-
-    Either call may come before
+    C{respond} is called when the state is durable, or earlier with C{--synchronous-commit
+    off}.  C{fail} is called when the request has failed.  Either call may come before
     L{ICommitter.step<pexservice.commit.interface.ICommitter.step>} or
     L{ICommitter.read<pexservice.commit.interface.ICommitter.read>} returns.
     """
