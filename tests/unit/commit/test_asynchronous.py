@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from pexservice.commit.asynchronous import DELAY_SECONDS, MAX_EARLY_RESPONSES
@@ -71,100 +70,57 @@ def test_hanging_commit_limits_the_steps_answered_early(bench: Bench) -> None:
     """
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
-    ahead = [bench.submit() for _ in range(MAX_EARLY_RESPONSES)]
-    assert all(ahead)
+    assert all(bench.submit() for _ in range(MAX_EARLY_RESPONSES))
     waiting = bench.submit()
-    assert waiting == []
     bench.store.finish()
     assert waiting == []
     bench.clock.turn(DELAY_SECONDS)
-    assert bench.submit() == [
-        (Outcome.APPLIED, MAX_EARLY_RESPONSES + 3, MAX_EARLY_RESPONSES + 3)
-    ]
+    revision = MAX_EARLY_RESPONSES + 2
+    assert bench.submit() == [(Outcome.APPLIED, revision + 1, revision + 1)]
     bench.store.finish()
-    assert waiting == [(Outcome.APPLIED, MAX_EARLY_RESPONSES + 2, MAX_EARLY_RESPONSES + 2)]
+    assert waiting == [(Outcome.APPLIED, revision, revision)]
     assert bench.sizes() == [1, MAX_EARLY_RESPONSES + 1]
 
 
 @pytest.mark.parametrize("committing", [False, True])
+@pytest.mark.parametrize("refusal", [None, Refusal("full")])
 def test_replay_of_a_step_that_waits_for_its_commit_waits_too(
-    bench: Bench, *, committing: bool
+    bench: Bench, *, committing: bool, refusal: Refusal | None
 ) -> None:
     """
-    The repeated request would else acknowledge a step beyond C{MAX_EARLY_RESPONSES}.
+    Otherwise it would acknowledge a step beyond C{MAX_EARLY_RESPONSES}.
     """
     for _ in range(MAX_EARLY_RESPONSES):
         bench.submit()
-    assert bench.submit(key=b"k") == []
+    results = [bench.submit(key=b"k")]
     if committing:
         bench.clock.turn(DELAY_SECONDS)
-    replayed = bench.submit(key=b"k")
-    unmet = bench.submit(precondition=lambda _: False)
-    assert (replayed, unmet) == ([], [])
+    results += [bench.submit(key=b"k"), bench.submit(precondition=lambda _: False)]
+    assert results == [[], [], []]
     bench.clock.turn(DELAY_SECONDS)
-    bench.store.finish()
+    bench.store.finish(refusal)
     revision = MAX_EARLY_RESPONSES + 1
-    assert replayed == [(Outcome.REPLAYED, revision, revision)]
-    assert unmet == [(Outcome.PRECONDITION_FAILED, revision, revision)]
-
-
-def test_a_step_that_waited_is_refused_with_the_others(bench: Bench) -> None:
-    """
-    A step that waited for a batch is refused with the others if the batch is not taken.
-    """
-    for _ in range(MAX_EARLY_RESPONSES):
-        bench.submit()
-    waiting = bench.submit()
-    bench.clock.turn(DELAY_SECONDS)
-    bench.store.finish(Refusal("full"))
-    (refusal,) = waiting
-    assert isinstance(refusal, Refusal)
-
-
-def test_draining_leaves_nothing_uncommitted(bench: Bench) -> None:
-    bench.submit()
-    bench.clock.turn(DELAY_SECONDS)
-    bench.submit()
-    drained: list[None] = []
-    Deferred.fromCoroutine(bench.committer.stop()).addCallback(drained.append)
-    bench.store.finish()
-    assert drained == []
-    bench.store.finish()
-    assert drained == [None]
-    assert bench.sizes() == [1, 1]
+    outcomes = [Outcome.APPLIED, Outcome.REPLAYED, Outcome.PRECONDITION_FAILED]
+    assert results == [[refusal or (outcome, revision, revision)] for outcome in outcomes]
 
 
 def test_refused_batch_ends_early_responses_until_one_is_taken(bench: Bench) -> None:
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
+    assert bench.counted() == {}
     bench.store.finish(Refusal("full"))
+    assert bench.counted() == {"not_taken n": 1}
     assert bench.committer.visible.revision == 0
+    with capturedLogs() as events:
+        assert bench.submit() == []
+        bench.turn()
+        bench.store.finish(Refusal("full"))
+    assert _lost_steps(events) == []
     waits = bench.submit()
-    assert waits == []
     bench.turn()
     bench.store.finish()
     assert waits == [(Outcome.APPLIED, 1, 1)]
     assert bench.submit() == [(Outcome.APPLIED, 2, 2)]
-
-
-def test_commit_with_unknown_outcome_ends_the_process(bench: Bench) -> None:
-    """
-    Readers do not see steps that may be lost.
-    """
-    bench.submit()
-    bench.clock.turn(DELAY_SECONDS)
-    bench.store.finish(OutcomeUnknown("Input/output error"))
-    assert len(bench.fatal) == 1
-    assert bench.committer.visible.revision == 0
-    assert isinstance(bench.submit()[0], Refusal)
-
-
-def test_early_steps_are_counted_when_they_are_on_disk(bench: Bench) -> None:
-    bench.submit()
-    bench.clock.turn(DELAY_SECONDS)
-    assert bench.counted() == {}
-    bench.store.finish(Refusal("full"))
-    assert bench.counted() == {"not_taken n": 1}
 
 
 def _lost_steps(events: Sequence[LogEvent]) -> list[str]:
@@ -172,41 +128,14 @@ def _lost_steps(events: Sequence[LogEvent]) -> list[str]:
     return [line for line in lines if "acknowledged steps are lost" in line]
 
 
-def test_acknowledged_steps_that_a_refused_batch_loses_are_logged(bench: Bench) -> None:
-    bench.submit()
-    bench.clock.turn(DELAY_SECONDS)
-    bench.submit()
-    with capturedLogs() as events:
-        bench.store.finish(Refusal("full"))
-        # Without early responses, nothing is lost.
-        bench.submit()
-        bench.turn()
-        bench.store.finish(Refusal("full"))
-    assert _lost_steps(events) == [
-        "full: 2 acknowledged steps are lost; responses wait for the disk until the store"
-        " accepts a batch"
-    ]
-
-
-def test_acknowledged_steps_that_are_lost_with_the_process_are_logged() -> None:
-    """
-    Those of the open batch, if a read finds damage while another batch is written.
-    """
-    bench = Bench(synchronous=False, store=UnreadableStore(held=True))
-    bench.submit()
-    bench.clock.turn(DELAY_SECONDS)
-    bench.submit()
-    bench.submit()
-    with capturedLogs() as events:
-        bench.committer.history(ABOVE_ALL, 1).addErrback(lambda _: None)
-        bench.store.finish()
-    assert _lost_steps(events) == ["the store is damaged: 2 acknowledged steps are lost"]
-    assert bench.committer.durable.revision == 1
-
-
 @pytest.mark.parametrize(
     ("error", "line"),
     [
+        (
+            Refusal("full"),
+            "full: 3 acknowledged steps are lost; responses wait for the disk until the"
+            " store accepts a batch",
+        ),
         (
             StoreError("the disk failed"),
             "the store failed during a commit: 3 acknowledged steps are lost",
@@ -227,3 +156,19 @@ def test_acknowledged_steps_that_a_failed_commit_loses_are_logged(
     with capturedLogs() as events:
         bench.store.finish(error)
     assert _lost_steps(events) == [line]
+    assert bench.committer.visible.revision == 0
+
+
+def test_acknowledged_steps_that_are_lost_with_the_process_are_logged() -> None:
+    """
+    A read finds damage during a commit, and the steps of the open batch are lost.
+    """
+    bench = Bench(synchronous=False, store=UnreadableStore(held=True))
+    bench.submit()
+    bench.clock.turn(DELAY_SECONDS)
+    bench.submit()
+    with capturedLogs() as events:
+        bench.committer.history(ABOVE_ALL, 1).addErrback(lambda _: None)
+        bench.store.finish()
+    assert _lost_steps(events) == ["the store is damaged: 1 acknowledged steps are lost"]
+    assert bench.committer.durable.revision == 1

@@ -37,15 +37,9 @@ def is_ready_when_growing(policy: BatchingPolicy, steps: int, waited: float) -> 
     return policy.is_ready(waited)
 
 
-def test_single_step_is_committed_at_once() -> None:
-    policy = BatchingPolicy()
-    assert is_ready_when_quiet(policy, 1)
-    policy.learn(1, 0.0002)
-    assert is_ready_when_quiet(policy, 1)
-
-
 def test_batch_waits_for_as_many_steps_as_the_last_batch_had() -> None:
     policy = BatchingPolicy()
+    assert is_ready_when_quiet(policy, 1)
     policy.learn(10, 0.0002)
     assert not is_ready_when_quiet(policy, 9, 0.0001)
     assert is_ready_when_quiet(policy, 10)

@@ -5,22 +5,19 @@ Group commit, pumped one step at a time.
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import Deferred, fail
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
-from zope.interface.verify import verifyObject
 
 from pexservice.commit.batching_policy import MAX_WAIT_SECONDS
 from pexservice.commit.committer import REFUSAL_LOG_INTERVAL_SECONDS, Committer
 from pexservice.commit.interface import (
     CommitterBug,
-    ICommitter,
     KeyReused,
     Outcome,
     Step,
@@ -43,8 +40,19 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_committer_provides_its_interfaces(bench: Bench) -> None:
-    assert verifyObject(ICommitter, bench.committer)
+def kinds(*results: list[object]) -> list[type]:
+    return [type(outcome) for (outcome,) in results]
+
+
+def begin_stop(bench: Bench) -> list[None]:
+    """
+    Stop the committer.
+
+    @return: a list that gets C{None} when the committer has stopped.
+    """
+    stopped: list[None] = []
+    Deferred.fromCoroutine(bench.committer.stop()).addCallback(stopped.append)
+    return stopped
 
 
 def test_no_response_or_read_shows_a_step_before_the_disk_has_it(bench: Bench) -> None:
@@ -58,10 +66,9 @@ def test_no_response_or_read_shows_a_step_before_the_disk_has_it(bench: Bench) -
     assert bench.store.batches[0].time_ns == 7
 
 
-def test_steps_of_one_turn_share_a_commit(bench: Bench) -> None:
-    """
-    Each gets its response, in order.
-    """
+def test_steps_of_one_turn_share_a_commit_and_get_their_responses_in_order(
+    bench: Bench,
+) -> None:
     results = [
         bench.submit(transition) for transition in (NEXT, NEXT, NEXT, PREVIOUS, RESET)
     ]
@@ -81,8 +88,6 @@ def test_steps_arriving_during_a_commit_share_the_next_one(bench: Bench) -> None
         bench.turn()
     bench.store.finish()
     bench.turn()
-    assert bench.store.under_way is not None
-    assert bench.store.under_way.transitions == b"nnnnn"
     bench.store.finish()
     assert bench.sizes() == [1, 5]
     assert bench.order == [1, 2, 3, 4, 5, 6]
@@ -108,9 +113,7 @@ def test_batch_waits_some_turns_for_as_many_steps_as_the_last_one(bench: Bench) 
 
 def test_pipeline_neither_nests_commits_nor_delays_a_request() -> None:
     """
-    A pipeline neither nests commits nor makes a request wait.
-
-    In a pipeline each answer lets the next request in.
+    In a pipeline, each response lets the next request in.
     """
     bench = Bench(held=False)
     left = 5000
@@ -130,74 +133,55 @@ def test_pipeline_neither_nests_commits_nor_delays_a_request() -> None:
     assert bench.committer.durable.position == 5000
 
 
-def test_refused_batch_and_the_steps_built_on_it_never_happened(bench: Bench) -> None:
+def test_refused_batch_and_what_depends_on_it_never_happened(bench: Bench) -> None:
     """
-    The next step starts from the durable state.
+    Its waiting requests are refused too, and the next step starts from the durable state.
     """
-    bench.commit(2)
-    results = [bench.submit(key=b"a"), bench.submit()]
+    bench.commit()
+    results = [
+        bench.submit(key=b"a"),
+        bench.submit(RESET, key=b"a"),
+        bench.submit(precondition=lambda _: False),
+    ]
     bench.turn()
-    built_on_it = bench.submit()
+    results.append(bench.submit())
+    assert results == [[]] * 4
     bench.store.finish(Refusal("full"))
-    assert [type(outcomes[0]) for outcomes in (*results, built_on_it)] == [Refusal] * 3
+    assert kinds(*results) == [Refusal] * 4
     assert bench.fatal == []
     after = bench.submit(key=b"a")
     bench.turn()
-    bench.clock.turn(MAX_WAIT_SECONDS)
     bench.store.finish()
-    assert after == [(Outcome.APPLIED, 3, 3)]
-
-
-@pytest.mark.parametrize(
-    "error", [OutcomeUnknown("Input/output error"), RuntimeError("a bug in the store")]
-)
-def test_commit_with_unknown_outcome_stops_the_committer(
-    bench: Bench, error: Exception
-) -> None:
-    """
-    Its waiters learn that the outcome is unknown.
-
-    The steps built on it are not stored.  The process must end.
-    """
-    results = bench.submit()
-    bench.turn()
-    built_on_it = bench.submit()
-    bench.store.finish(error)
-    assert [type(outcome) for outcome in results + built_on_it] == [OutcomeUnknown, Refusal]
-    assert [failure.value for failure in bench.fatal] == [error]
-    late, keyed = bench.submit(), bench.submit(key=b"k")
-    assert [type(outcome) for outcome in late + keyed] == [Refusal, Refusal]
-    assert bench.committer.visible.revision == 0
+    assert after == [(Outcome.APPLIED, 2, 2)]
 
 
 DAMAGED = StoreDamaged("the store /s is damaged")
 
 
-def test_damage_found_by_a_commit_ends_the_process(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (OutcomeUnknown("Input/output error"), OutcomeUnknown, "the store failed"),
+        (RuntimeError("a bug in the store"), OutcomeUnknown, "the store failed"),
+        (StoreError("the store /s cannot be used"), Refusal, "the store failed"),
+        (DAMAGED, Refusal, "the store is damaged"),
+    ],
+)
+def test_failed_commit_ends_the_process_and_every_other_step_is_refused(
+    bench: Bench, error: Exception, kind: type[Exception], reason: str
+) -> None:
     """
-    The batch and the steps built on it did not happen, and nothing more is accepted.
+    The outcome of the batch is unknown if the store may have it.
     """
-    results = bench.submit()
+    results = [bench.submit()]
     bench.turn()
-    built_on_it = bench.submit()
-    bench.store.finish(DAMAGED)
-    assert [type(outcome) for outcome in results + built_on_it] == [Refusal, Refusal]
-    assert [failure.value for failure in bench.fatal] == [DAMAGED]
-    assert [type(outcome) for outcome in bench.submit()] == [Refusal]
-    assert "damaged" in str(bench.committer.step_refusal)
-
-
-def test_store_that_fails_before_it_writes_ends_the_process(bench: Bench) -> None:
-    """
-    The clients learn that their steps did not happen.
-    """
-    error = StoreError("the store /s cannot be used")
-    results = bench.submit()
-    bench.turn()
+    results.append(bench.submit())
     bench.store.finish(error)
-    assert [type(outcome) for outcome in results + bench.submit()] == [Refusal, Refusal]
+    results += [bench.submit(), bench.submit(key=b"k")]
+    assert kinds(*results) == [kind, Refusal, Refusal, Refusal]
     assert [failure.value for failure in bench.fatal] == [error]
-    assert "the store failed" in str(bench.committer.step_refusal)
+    assert bench.committer.visible.revision == 0
+    assert reason in str(bench.committer.step_refusal)
 
 
 class BrokenStore(MemoryStore):
@@ -213,10 +197,10 @@ def test_exception_of_the_store_ends_the_commit_and_the_process() -> None:
     bench = Bench(store=BrokenStore())
     results = bench.submit()
     bench.turn()
-    assert [type(outcome) for outcome in results] == [OutcomeUnknown]
+    assert kinds(results) == [OutcomeUnknown]
     assert [failure.type for failure in bench.fatal] == [ZeroDivisionError]
     now(bench.committer.wait_for_commit())
-    now(Deferred.fromCoroutine(bench.committer.stop()))
+    assert begin_stop(bench) == [None]
 
 
 def test_bug_after_a_commit_ends_the_process_and_refuses_the_open_batch(
@@ -231,60 +215,44 @@ def test_bug_after_a_commit_ends_the_process_and_refuses_the_open_batch(
     built_on_it = bench.submit()
     waits: list[None] = []
     bench.committer.wait_for_commit().addCallback(waits.append)
+    assert waits == []
     bench.store.finish()
     assert waits == [None]
     assert [failure.type for failure in bench.fatal] == [CommitterBug]
-    assert [type(outcome) for outcome in built_on_it] == [Refusal]
+    assert kinds(built_on_it) == [Refusal]
     bench.turn()
-    now(Deferred.fromCoroutine(bench.committer.stop()))
-    assert [batch.transitions for batch in bench.store.batches] == [b"n"]
+    assert begin_stop(bench) == [None]
+    assert bench.sizes() == [1]
 
 
 class UnreadableStore(MemoryStore):
     """
-    A store that turns out to be damaged when it is read.
+    A store that turns out to be damaged when its history is read.
     """
 
     def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        """
-        Fail with the damage.
-        """
         return fail(DAMAGED)
 
 
 def test_damage_that_a_read_finds_ends_the_process_after_the_commit() -> None:
     """
-    Steps in the open batch are surely not taken.
+    The steps of the open batch are surely not stored.
     """
     bench = Bench(store=UnreadableStore(held=True))
-    under_way = bench.submit()
+    committing = bench.submit()
     bench.turn()
-    gathering = bench.submit()
-    errors: list[object] = []
+    refused = [bench.submit(), []]
     bench.committer.history(ABOVE_ALL, 10).addErrback(
-        lambda failure: errors.append(failure.value)
+        lambda failure: refused[1].append(failure.value)
     )
-    assert [type(error) for error in errors] == [Refusal]
+    refused.append(bench.submit())
+    bench.store.finish()
+    bench.clock.turn(MAX_WAIT_SECONDS)
+    assert committing == [(Outcome.APPLIED, 1, 1)]
+    assert kinds(*refused) == [Refusal] * 3
     assert [failure.value for failure in bench.fatal] == [DAMAGED]
-    assert [type(outcome) for outcome in bench.submit()] == [Refusal]
-    bench.store.finish()
-    bench.clock.turn(MAX_WAIT_SECONDS)
-    assert under_way == [(Outcome.APPLIED, 1, 1)]
-    assert [type(outcome) for outcome in gathering] == [Refusal]
-    assert [batch.transitions for batch in bench.store.batches] == [b"n"]
-    now(Deferred.fromCoroutine(bench.committer.stop()))
-
-
-def test_step_with_unmet_precondition_gets_the_present_state(bench: Bench) -> None:
-    bench.commit(3)
-    met = bench.submit(precondition=lambda state: state.revision == 3)
-    bench.clock.turn(MAX_WAIT_SECONDS)
-    bench.store.finish()
-    assert met == [(Outcome.APPLIED, 4, 4)]
-    assert bench.submit(precondition=lambda _: False) == [
-        (Outcome.PRECONDITION_FAILED, 4, 4)
-    ]
-    assert bench.latest.revision == 4
+    assert bench.sizes() == [1]
+    assert begin_stop(bench) == [None]
 
 
 def test_second_of_two_steps_with_one_precondition_fails(bench: Bench) -> None:
@@ -293,96 +261,45 @@ def test_second_of_two_steps_with_one_precondition_fails(bench: Bench) -> None:
     """
     results = [bench.submit(precondition=lambda state: state.revision == 0) for _ in "12"]
     bench.turn()
-    late = bench.submit(precondition=lambda state: state.revision == 0)
-    assert [*results, late] == [[], [], []]
+    results.append(bench.submit(precondition=lambda state: state.revision == 0))
+    assert results == [[], [], []]
     bench.store.finish()
-    assert results == [[(Outcome.APPLIED, 1, 1)], [(Outcome.PRECONDITION_FAILED, 1, 1)]]
-    assert late == [(Outcome.PRECONDITION_FAILED, 1, 1)]
-
-
-def test_unmet_precondition_fails_if_its_state_was_never_reached(bench: Bench) -> None:
-    """
-    A step fails as not taken if the state for its response was never reached.
-    """
-    bench.submit()
-    bench.turn()
-    looked = bench.submit(precondition=lambda _: False)
-    bench.store.finish(Refusal("full"))
-    assert [type(outcome) for outcome in looked] == [Refusal]
+    unmet = [(Outcome.PRECONDITION_FAILED, 1, 1)]
+    assert results == [[(Outcome.APPLIED, 1, 1)], unmet, unmet]
 
 
 def test_repeated_key_gets_the_first_outcome_wherever_its_first_use_is(
     bench: Bench,
 ) -> None:
     """
-    In the open batch, in the committing one, or on disk.
+    In the open batch, in the committing batch, or on the disk.
+
+    The precondition need not be met again.  Another transition is refused.
     """
-    first = bench.submit(key=b"k")
-    gathering = bench.submit(key=b"k")
+
+    def submit_again() -> None:
+        replays.append(bench.submit(key=b"k", precondition=lambda _: False))
+        others.append(bench.submit(RESET, key=b"k"))
+
+    replays: list[list[object]] = []
+    others: list[list[object]] = []
+    first = bench.submit(key=b"k", precondition=lambda state: state.revision == 0)
+    submit_again()
     bench.turn()
-    under_way = bench.submit(key=b"k")
-    assert first + gathering + under_way == []
+    submit_again()
+    assert [first, *replays, *others] == [[]] * 5
     bench.store.finish()
-    bench.commit()
-    on_disk = bench.submit(key=b"k")
+    submit_again()
     assert first == [(Outcome.APPLIED, 1, 1)]
-    assert gathering == under_way == on_disk == [(Outcome.REPLAYED, 1, 1)]
-    assert bench.latest.revision == 2
+    assert replays == [[(Outcome.REPLAYED, 1, 1)]] * 3
+    assert kinds(*others) == [KeyReused] * 3
+    assert bench.latest.revision == 1
+    # Far along the sequence, computing a state takes milliseconds, so it is kept.
+    states = [now(submit(bench.committer, Step(NEXT, b"k"))).state for _ in range(2)]
+    assert states[0].term is states[1].term
 
 
-def test_a_key_that_is_sent_again_and_again(bench: Bench) -> None:
-    """
-    The state that a key led to is made once, however often the key is repeated.
-
-    Far along the sequence, making a state takes milliseconds.
-    """
-    bench.submit(key=b"k")
-    bench.turn()
-    bench.store.finish()
-    first, second = (now(submit(bench.committer, Step(NEXT, b"k"))) for _ in range(2))
-    assert first.outcome is Outcome.REPLAYED
-    assert first.state.term is second.state.term
-
-
-def test_key_of_another_transition_is_refused(bench: Bench) -> None:
-    """
-    Wherever its first use is.
-    """
-    bench.submit(key=b"k")
-    gathering = bench.submit(RESET, key=b"k")
-    bench.turn()
-    under_way = bench.submit(RESET, key=b"k")
-    bench.store.finish()
-    on_disk = bench.submit(PREVIOUS, key=b"k")
-    assert [type(outcome) for outcome in gathering + under_way + on_disk] == [KeyReused] * 3
-
-
-def test_key_of_a_transition_that_did_not_happen_is_not_reported_as_used(
-    bench: Bench,
-) -> None:
-    """
-    The request waits for the commit of the step that has its key.
-    """
-    step = bench.submit(key=b"k")
-    other = bench.submit(RESET, key=b"k")
-    bench.turn()
-    assert other == []
-    bench.store.finish(Refusal("the disk is full"))
-    assert [type(error) for error in step + other] == [Refusal] * 2
-
-
-def test_repeated_key_is_replayed_despite_an_unmet_precondition(bench: Bench) -> None:
-    bench.submit(key=b"k", precondition=lambda state: state.revision == 0)
-    bench.turn()
-    bench.store.finish()
-    again = bench.submit(key=b"k", precondition=lambda state: state.revision == 0)
-    assert again == [(Outcome.REPLAYED, 1, 1)]
-
-
-def test_the_key_of_an_unmet_move_is_free(bench: Bench) -> None:
-    """
-    The key of a move that did not happen is not remembered.
-    """
+def test_key_of_a_step_that_was_not_applied_is_free(bench: Bench) -> None:
     assert bench.submit(key=b"k", precondition=lambda _: False) == [
         (Outcome.PRECONDITION_FAILED, 0, 0)
     ]
@@ -392,75 +309,47 @@ def test_the_key_of_an_unmet_move_is_free(bench: Bench) -> None:
     assert again == [(Outcome.APPLIED, 1, 1)]
 
 
-def test_cancelled_waiter_leaves_its_step_and_its_batch(bench: Bench) -> None:
-    leaving = submit(bench.committer, Step(NEXT))
-    leaving.addErrback(lambda _: None)
-    staying = bench.submit()
+def test_stop_commits_accepted_steps_refuses_later_ones_and_closes_the_store(
+    bench: Bench,
+) -> None:
+    accepted = [bench.submit()]
     bench.turn()
-    leaving.cancel()
+    accepted.append(bench.submit())
+    stopped = begin_stop(bench)
+    assert kinds(bench.submit()) == [Refusal]
     bench.store.finish()
-    assert staying == [(Outcome.APPLIED, 2, 2)]
-
-
-def test_draining_commits_accepted_steps_and_refuses_later_ones(bench: Bench) -> None:
-    under_way = bench.submit()
-    bench.turn()
-    gathered = bench.submit()
-    drained: list[None] = []
-    Deferred.fromCoroutine(bench.committer.stop()).addCallback(drained.append)
-    late = bench.submit()
-    assert isinstance(late[0], Refusal)
+    assert (stopped, bench.store.closed) == ([], False)
     bench.store.finish()
-    assert drained == []
-    bench.store.finish()
-    assert drained == [None]
-    assert under_way + gathered == [(Outcome.APPLIED, 1, 1), (Outcome.APPLIED, 2, 2)]
+    assert (stopped, bench.store.closed) == ([None], True)
+    assert accepted == [[(Outcome.APPLIED, 1, 1)], [(Outcome.APPLIED, 2, 2)]]
 
 
-def test_draining_commits_a_waiting_batch_at_once(bench: Bench) -> None:
+def test_stop_commits_a_waiting_batch_at_once(bench: Bench) -> None:
     bench.commit(4)
     alone = bench.submit()
-    drained: list[None] = []
-    Deferred.fromCoroutine(bench.committer.stop()).addCallback(drained.append)
+    stopped = begin_stop(bench)
     bench.store.finish()
-    assert (alone, drained) == ([(Outcome.APPLIED, 5, 5)], [None])
+    assert (alone, stopped) == ([(Outcome.APPLIED, 5, 5)], [None])
 
 
-def test_committer_is_settled_when_no_commit_is_in_progress(bench: Bench) -> None:
-    now(bench.committer.wait_for_commit())
-    bench.submit()
-    bench.turn()
-    ended: list[None] = []
-    bench.committer.wait_for_commit().addCallback(ended.append)
-    bench.submit()
-    assert ended == []
-    bench.store.finish()
-    assert ended == [None]
+def test_refusals_have_the_reason_before_the_start_and_on_a_full_disk() -> None:
 
+    class Full(MemoryStore):
+        def commit_refusal(self) -> Refusal | None:
+            return Refusal("disk full") if full else None
 
-def test_committer_without_a_read_cursor_refuses_with_the_reason() -> None:
-    bench = Bench()
-    assert bench.committer.read_refusal is None
-    committer = Committer(MemoryStore(), Turns(), on_fatal_failure=bench.fatal.append)
-    assert str(committer.read_refusal) == "the cursor is not read yet"
+    def refusals() -> tuple[str, str]:
+        return str(committer.step_refusal), str(committer.read_refusal)
+
+    full = False
+    committer = Committer(Full(), Turns(), on_fatal_failure=print)
+    assert refusals() == ("the cursor is not read yet", "the cursor is not read yet")
     committer.refuse_all("the store is away")
-    assert str(committer.read_refusal) == "the store is away"
-
-
-def test_stop_closes_the_store_after_the_last_commit(bench: Bench) -> None:
-    bench.submit()
-    stopped: list[None] = []
-    Deferred.fromCoroutine(bench.committer.stop()).addCallback(stopped.append)
-    assert not bench.store.closed
-    bench.store.finish()
-    assert bench.store.closed
-    assert stopped == [None]
-
-
-def test_history_has_the_newest_entries_below_a_revision(bench: Bench) -> None:
-    bench.commit(3)
-    assert [row.revision for row in now(bench.committer.history(4, 10))] == [3, 2, 1]
-    assert [row.revision for row in now(bench.committer.history(3, 1))] == [2]
+    assert refusals() == ("the store is away", "the store is away")
+    now(Deferred.fromCoroutine(committer.start()))
+    assert refusals() == ("None", "None")
+    full = True
+    assert refusals() == ("disk full", "None")
 
 
 def test_outcome_is_counted_when_it_is_known(bench: Bench) -> None:
@@ -502,45 +391,20 @@ def test_failed_batch_is_counted_with_its_repeats_and_followers(
     assert bench.counted() == {f"{word} n": 2, "not_taken r": 1, last: 1}
 
 
-def test_refused_steps_are_logged_once_a_second() -> None:
-    """
-    With their number.
-    """
+def test_number_of_refused_steps_is_logged_once_a_second() -> None:
     bench = Bench(held=False)
     bench.store.failure = Refusal("disk full")
-    events: list[LogEvent] = []
-    observe = cast(ILogObserver, events.append)
-    globalLogPublisher.addObserver(observe)
-    try:
+    with capturedLogs() as events:
         for _ in range(5):
             bench.submit()
             bench.turn()
         bench.clock.turn(REFUSAL_LOG_INTERVAL_SECONDS)
         bench.submit()
         bench.turn()
-    finally:
-        globalLogPublisher.removeObserver(observe)
     assert [event["count"] for event in events] == [1, 5]
 
 
-def test_committer_is_not_ready_while_the_disk_is_full() -> None:
-
-    class Full(MemoryStore):
-        def commit_refusal(self) -> Refusal | None:
-            return Refusal("disk full") if full else None
-
-    full = False
-    committer = Committer(Full(), Turns(), on_fatal_failure=print)
-    # Nor is it ready before the cursor is read.
-    assert str(committer.step_refusal) == "the cursor is not read yet"
-    now(Deferred.fromCoroutine(committer.start()))
-    assert committer.step_refusal is None
-    full = True
-    assert str(committer.step_refusal) == "disk full"
-
-
-def test_waiter_that_raises_is_logged_and_the_others_are_called() -> None:
-    bench = Bench()
+def test_waiter_that_raises_is_logged_and_the_others_are_called(bench: Bench) -> None:
 
     def raises(_: object, /) -> None:
         raise ZeroDivisionError

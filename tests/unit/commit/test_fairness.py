@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from base64 import b64decode
 from collections.abc import Callable, Sequence
+from itertools import filterfalse
 from statistics import mean
 
 import pytest
 from attrs import Factory, define
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
@@ -63,7 +64,6 @@ class Line:
     cut: bool = False
     held_until: float = 0.0
     certificate_expires: float | None = None
-    _last_news: float = 0.0
 
     async def survey(self) -> dict[str, str]:
         """
@@ -97,19 +97,16 @@ class Line:
         """
         Watch a key, of which the news come in their order.
         """
-        previous: list[Deferred[None]] = []
+        last_news: Deferred[None] = succeed(None)
 
-        async def carry(line: bytes, after: Deferred[None], done: Deferred[None]) -> None:
+        async def carry(line: bytes, earlier_news: Deferred[None]) -> None:
             await self._for(self.far)
-            await after
+            await earlier_news
             take(line)
-            done.callback(None)
 
         def tell(line: bytes) -> None:
-            done: Deferred[None] = Deferred()
-            after = previous.pop() if previous else _done()
-            previous.append(done)
-            Deferred.fromCoroutine(carry(line, after, done))
+            nonlocal last_news
+            last_news = Deferred.fromCoroutine(carry(line, last_news))
 
         key = b64decode(message["create_request"]["key"])
         self.etcd.watchers.append((key, tell))
@@ -127,12 +124,6 @@ class Line:
         """
 
 
-def _done() -> Deferred[None]:
-    done: Deferred[None] = Deferred()
-    done.callback(None)
-    return done
-
-
 class OldLine(Line):
     """
     The connection of a node of a version without a queue.
@@ -147,11 +138,7 @@ class OldLine(Line):
         if path != "kv/txn":
             return super().apply(path, message)
         kept = {
-            branch: [
-                operation
-                for operation in message.get(branch, [])
-                if not _of_the_queue(operation)
-            ]
+            branch: list(filterfalse(_of_the_queue, message.get(branch, [])))
             for branch in ("success", "failure")
         }
         answer = super().apply(path, message | kept)

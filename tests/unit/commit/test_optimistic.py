@@ -5,24 +5,24 @@ Many nodes on one cursor, pumped one step at a time, and by chance.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import pytest
-from attrs import Factory, define
+from attrs import Factory, define, field
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
-from zope.interface.verify import verifyObject
 
 from pexservice.commit.interface import (
     CommitterBug,
-    ICommitter,
     KeyReused,
     Outcome,
     Step,
 )
 from pexservice.commit.optimistic import OptimisticCommitter
-from pexservice.core.cursor import Transition
+from pexservice.core.cursor import State, Transition
 from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
@@ -32,7 +32,7 @@ from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import ABOVE_ALL, Turns, now
 from tests.support.forms import amount
 from tests.support.linearizability import Record, faults
-from tests.support.steps import Response, submit
+from tests.support.steps import Response, read, submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
@@ -91,6 +91,17 @@ class Node:
         self.clock.turn(0.01)
         self.clock.turn()
 
+    def result(self, transition: Transition = NEXT, **kwargs: object) -> object:
+        """
+        Submit a step, and have everything answered.
+
+        @return: (outcome, revision, position), or the exception.
+        """
+        outcomes = self.submit(transition, **kwargs)
+        self.settle()
+        (outcome,) = outcomes
+        return outcome
+
     def settle(self) -> None:
         """
         Have everything answered.
@@ -108,32 +119,31 @@ def _plain(response: Response) -> tuple[Outcome, int, int]:
 
 
 @pytest.fixture
-def nodes() -> tuple[Node, Node]:
-    """
-    Provide two nodes on one etcd.
-    """
-    etcd, clock = FakeEtcd(), Turns()
-    return Node(etcd, clock), Node(etcd, clock)
+def node() -> Node:
+    return Node(FakeEtcd(), Turns())
 
 
-def test_committer_provides_its_interfaces(nodes: tuple[Node, Node]) -> None:
-    assert verifyObject(ICommitter, nodes[0].committer)
+@pytest.fixture
+def other_node(node: Node) -> Node:
+    return Node(node.gateway.etcd, node.clock)
+
+
+def at(revision: int) -> Callable[[State], bool]:
+    """
+    Return the precondition that the cursor is at C{revision}.
+    """
+    return lambda state: state.revision == revision
 
 
 def test_steps_that_lose_the_race_follow_the_winners_in_order(
-    nodes: tuple[Node, Node],
+    node: Node, other_node: Node
 ) -> None:
     """
     Steps that arrived meanwhile are in the same batch.
-
-    The responses are those of the batch that won.
     """
-    node, other_node = nodes
     outcomes = [node.submit(), node.submit(RESET), node.submit()]
     node.turn()
-    other = other_node.submit()
-    other_node.settle()
-    assert other == [(Outcome.APPLIED, 1, 1)]
+    assert other_node.result() == (Outcome.APPLIED, 1, 1)
     outcomes.append(node.submit())
     node.settle()
     assert outcomes == [
@@ -144,11 +154,7 @@ def test_steps_that_lose_the_race_follow_the_winners_in_order(
     ]
 
 
-def test_key_used_at_two_nodes_makes_one_step(nodes: tuple[Node, Node]) -> None:
-    """
-    Both nodes respond the same.
-    """
-    node, other_node = nodes
+def test_key_used_at_two_nodes_makes_one_step(node: Node, other_node: Node) -> None:
     first, second = node.submit(key=b"k"), other_node.submit(key=b"k")
     more, reused = other_node.submit(), other_node.submit(RESET, key=b"k")
     node.turn()
@@ -159,21 +165,16 @@ def test_key_used_at_two_nodes_makes_one_step(nodes: tuple[Node, Node]) -> None:
     assert second == [(Outcome.REPLAYED, 1, 1)]
     assert more == [(Outcome.APPLIED, 2, 2)]
     assert isinstance(reused[0], KeyReused)
-    reused = other_node.submit(RESET, key=b"k")
-    other_node.settle()
-    assert isinstance(reused[0], KeyReused)
+    assert isinstance(other_node.result(RESET, key=b"k"), KeyReused)
 
 
 @pytest.mark.parametrize("method", ["turn", "commit"])
 def test_bug_in_the_store_ends_the_commit_and_the_process(
-    nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch, method: str
+    node: Node, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    node, _ = nodes
     monkeypatch.setattr(node.committer._store, method, lambda *_: fail(KeyError()))
-    outcomes = node.submit()
-    node.settle()
     wanted = {"turn": Refusal, "commit": OutcomeUnknown}[method]
-    assert [type(outcome) for outcome in outcomes] == [wanted]
+    assert type(node.result()) is wanted
     assert [failure.type for failure in node.fatal] == [CommitterBug]
     assert isinstance(node.submit()[0], Refusal)
     node.gateway.open = True
@@ -182,9 +183,8 @@ def test_bug_in_the_store_ends_the_commit_and_the_process(
 
 @pytest.mark.parametrize("content", [b"{}", b'{"transition":"n","revision":null}'])
 def test_damaged_key_record_refuses_the_requests_with_that_key_only(
-    nodes: tuple[Node, Node], content: bytes
+    node: Node, content: bytes
 ) -> None:
-    node, _ = nodes
     put = {"key": text(b"p/keys/bad"), "value": text(content)}
     node.gateway.etcd.apply("kv/txn", {"success": [{"request_put": put}]})
     damaged, sound = node.submit(key=b"bad"), node.submit(key=b"k")
@@ -194,20 +194,16 @@ def test_damaged_key_record_refuses_the_requests_with_that_key_only(
     assert sound == [(Outcome.APPLIED, 1, 1)]
     assert node.committer.step_refusal is None
     # A precondition that is not met looks the key up.
-    damaged = node.submit(key=b"bad", precondition=lambda _: False)
-    node.settle()
-    assert isinstance(damaged[0], Refusal)
+    assert isinstance(node.result(key=b"bad", precondition=lambda _: False), Refusal)
 
 
 def test_key_used_at_another_node_is_compared_with_that_use(
-    nodes: tuple[Node, Node],
+    node: Node, other_node: Node
 ) -> None:
     """
     A wrong use of the key at the same node does not hide the first use.
     """
-    node, other_node = nodes
-    node.submit(RESET, key=b"k")
-    node.settle()
+    node.result(RESET, key=b"k")
     wrong, repeated = other_node.submit(NEXT, key=b"k"), other_node.submit(RESET, key=b"k")
     other_node.settle()
     assert isinstance(wrong[0], KeyReused)
@@ -216,60 +212,49 @@ def test_key_used_at_another_node_is_compared_with_that_use(
 
 
 def test_step_whose_precondition_others_broke_gets_the_compared_state(
-    nodes: tuple[Node, Node],
+    node: Node, other_node: Node
 ) -> None:
     """
     The precondition was met when the step arrived.
     """
-    node, other_node = nodes
-    outcomes = node.submit(precondition=lambda state: state.revision == 0)
+    outcomes = node.submit(precondition=at(0))
     node.turn()
-    other_node.submit()
-    other_node.settle()
+    other_node.result()
     node.settle()
     assert outcomes == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
 def test_precondition_is_compared_with_the_state_of_the_store(
-    nodes: tuple[Node, Node],
+    node: Node, other_node: Node
 ) -> None:
     """
     The node's own state does not meet it.
     """
-    node, other_node = nodes
-    other_node.submit()
-    other_node.settle()
-    outcomes = node.submit(precondition=lambda state: state.revision == 1)
-    node.settle()
-    assert outcomes == [(Outcome.APPLIED, 2, 2)]
+    other_node.result()
+    assert node.result(precondition=at(1)) == (Outcome.APPLIED, 2, 2)
 
 
 def test_unmet_precondition_is_answered_by_the_store_and_not_by_the_committing_batch(
-    nodes: tuple[Node, Node],
+    node: Node, other_node: Node
 ) -> None:
     """
     Other nodes may have moved the cursor since the committing batch happened.
     """
-    node, other_node = nodes
     node.submit()
     node.turn()
     node.gateway.reach()
-    other_node.submit()
-    other_node.settle()
-    outcomes = node.submit(precondition=lambda state: state.revision == 0)
-    node.settle()
-    assert outcomes == [(Outcome.PRECONDITION_FAILED, 2, 2)]
+    other_node.result()
+    assert node.result(precondition=at(0)) == (Outcome.PRECONDITION_FAILED, 2, 2)
 
 
 def test_precondition_broken_within_a_batch_is_answered_with_the_batch(
-    nodes: tuple[Node, Node],
+    node: Node,
 ) -> None:
     """
     Without a further message.
     """
-    node, _ = nodes
     step_outcomes = node.submit()
-    unmet_outcomes = node.submit(precondition=lambda state: state.revision == 0)
+    unmet_outcomes = node.submit(precondition=at(0))
     assert node.gateway.waiting == []
     node.turn()
     assert len(node.gateway.waiting) == 1
@@ -280,18 +265,13 @@ def test_precondition_broken_within_a_batch_is_answered_with_the_batch(
     assert unmet_outcomes == [(Outcome.PRECONDITION_FAILED, 1, 1)]
 
 
-def test_unmet_precondition_waits_for_the_committing_batch(
-    nodes: tuple[Node, Node],
-) -> None:
+def test_unmet_precondition_waits_for_the_committing_batch(node: Node) -> None:
     """
-    Meanwhile the precondition sends no message.
-
-    Only the batch's end tells where the cursor is by then.
+    It sends no message meanwhile: only the end of the batch shows where the cursor is.
     """
-    node, _ = nodes
     node.submit()
     node.turn()
-    outcomes = node.submit(precondition=lambda state: state.revision == 0)
+    outcomes = node.submit(precondition=at(0))
     node.turn()
     assert len(node.gateway.waiting) == 1
     node.gateway.answer()
@@ -302,100 +282,79 @@ def test_unmet_precondition_waits_for_the_committing_batch(
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_repeated_key_gets_its_first_outcome_at_any_node(
-    nodes: tuple[Node, Node], *, busy: bool
+    node: Node, other_node: Node, *, busy: bool
 ) -> None:
     """
     Its precondition was met the first time, and need not be met any more.
     """
-    first_node, other_node = nodes
-    first = first_node.submit(key=b"k", precondition=lambda state: state.revision == 0)
-    first_node.settle()
-    assert first == [(Outcome.APPLIED, 1, 1)]
-    for node in nodes:
+    assert node.result(key=b"k", precondition=at(0)) == (Outcome.APPLIED, 1, 1)
+    for repeating in (node, other_node):
         if busy:
-            node.submit()
-        again = node.submit(key=b"k", precondition=lambda state: state.revision == 0)
-        other = node.submit(RESET, key=b"k", precondition=lambda state: state.revision == 0)
-        node.settle()
+            repeating.submit()
+        again = repeating.submit(key=b"k", precondition=at(0))
+        assert isinstance(repeating.result(RESET, key=b"k", precondition=at(0)), KeyReused)
         assert again == [(Outcome.REPLAYED, 1, 1)]
-        assert isinstance(other[0], KeyReused)
-    assert other_node.submit(key=b"l", precondition=lambda state: state.revision == 0) == []
+    assert other_node.submit(key=b"l", precondition=at(0)) == []
 
 
 def test_key_of_a_step_with_unmet_precondition_is_not_used(
-    nodes: tuple[Node, Node],
+    node: Node, other_node: Node
 ) -> None:
     """
     A step whose precondition the committing batch may meet waits for that batch.
     """
-    node, other_node = nodes
-    other_node.submit()
-    other_node.settle()
+    other_node.result()
     node.settle()
-    outcomes = [
-        node.submit(),
-        node.submit(key=b"k", precondition=lambda state: state.revision == 2),
-    ]
+    outcomes = [node.submit(), node.submit(key=b"k", precondition=at(2))]
     node.settle()
     assert outcomes == [[(Outcome.APPLIED, 2, 2)], [(Outcome.APPLIED, 3, 3)]]
     outcomes = [
         node.submit(),
-        node.submit(key=b"l", precondition=lambda state: state.revision == 3),
-        node.submit(key=b"m", precondition=lambda state: state.revision == 4),
+        node.submit(key=b"l", precondition=at(3)),
+        node.submit(key=b"m", precondition=at(4)),
     ]
     node.turn()
-    outcomes.append(node.submit(key=b"l", precondition=lambda state: state.revision == 3))
+    outcomes.append(node.submit(key=b"l", precondition=at(3)))
     node.settle()
-    assert [step_outcomes[0][:2] for step_outcomes in outcomes] == [  # type: ignore[index]
-        (Outcome.APPLIED, 4),
-        (Outcome.PRECONDITION_FAILED, 5),
-        (Outcome.APPLIED, 5),
-        (Outcome.PRECONDITION_FAILED, 5),
+    assert outcomes == [
+        [(Outcome.APPLIED, 4, 4)],
+        [(Outcome.PRECONDITION_FAILED, 5, 5)],
+        [(Outcome.APPLIED, 5, 5)],
+        [(Outcome.PRECONDITION_FAILED, 5, 5)],
     ]
 
 
-def test_reads_at_one_time_share_a_message_to_etcd(nodes: tuple[Node, Node]) -> None:
+def test_reads_at_one_time_share_a_message_to_etcd(node: Node, other_node: Node) -> None:
     """
     A read that arrives after the message was sent waits for the next one.
     """
-    node, other_node = nodes
-    first = node.read()
-    second = [node.read(), node.read()]
+    reads = [node.read(), node.read(), node.read()]
     node.gateway.lose_answer()
     assert len(node.gateway.waiting) == 0
-    other_node.submit()
-    other_node.settle()
+    other_node.result()
     node.settle()
-    assert [first, *second] == [[(1, 1)]] * 3
+    assert reads == [[(1, 1)]] * 3
     assert node.committer.durable.position == 1
 
 
-def test_reads_that_arrive_during_a_failing_read_fail_with_it(
-    nodes: tuple[Node, Node],
-) -> None:
+def test_reads_that_arrive_during_a_failing_read_fail_with_it(node: Node) -> None:
     """
     On a node that is cut off no read takes longer than five seconds.
     """
-    node, _ = nodes
-    first = node.read()
-    since, late = node.clock.seconds(), []
-    while not first:
-        late.append(node.read())
+    reads, since = [node.read()], node.clock.seconds()
+    while not reads[0]:
+        reads.append(node.read())
         while node.gateway.waiting:
             node.gateway.lose()
         node.clock.turn(0.5)
     assert node.clock.seconds() - since <= CALL_TIMEOUT_SECONDS
-    for read in (first, *late):
-        assert isinstance(read[0], Refusal)
+    assert all(isinstance(read[0], Refusal) for read in reads)
 
 
-def test_reason_is_logged_again_only_when_the_fault_has_changed(
-    nodes: tuple[Node, Node],
-) -> None:
+def test_reason_is_logged_again_only_when_the_fault_has_changed(node: Node) -> None:
     """
     An etcd that is away and then empty is two lines, however many attempts there were.
     """
-    node, _ = nodes
     with capturedLogs() as logs:
         for number in range(40):
             node.clock.turn(0.5)
@@ -412,13 +371,9 @@ def test_reason_is_logged_again_only_when_the_fault_has_changed(
     assert lines == ["etcd does not ans", "etcd has lost the"]
 
 
-def test_store_with_an_unreadable_cursor_takes_no_steps_again(
-    nodes: tuple[Node, Node],
-) -> None:
-    node, _ = nodes
+def test_store_with_an_unreadable_cursor_takes_no_steps_again(node: Node) -> None:
     cursor = node.gateway.etcd.values[b"p/cursor"]
     sound, cursor.value = cursor.value, text(b"{}")
-
     with capturedLogs() as events:
         node.submit()
         for _ in range(3):
@@ -437,13 +392,10 @@ def test_store_with_an_unreadable_cursor_takes_no_steps_again(
 
 
 @pytest.mark.parametrize("fault", ["alarmed", "read_only"])
-def test_node_is_not_ready_while_etcd_would_refuse_a_batch(
-    nodes: tuple[Node, Node], fault: str
-) -> None:
+def test_node_is_not_ready_while_etcd_would_refuse_a_batch(node: Node, fault: str) -> None:
     """
     Steps are refused with etcd's reason, logged once; reads are answered.
     """
-    node, _ = nodes
     setattr(node.gateway.etcd, fault, True)
     with capturedLogs() as logs:
         for _ in range(3):
@@ -460,15 +412,12 @@ def test_node_is_not_ready_while_etcd_would_refuse_a_batch(
     node.clock.turn(1)
     node.settle()
     assert node.committer.step_refusal is None
-    outcomes = node.submit()
-    node.settle()
-    assert outcomes == [(Outcome.APPLIED, 1, 1)]
+    assert node.result() == (Outcome.APPLIED, 1, 1)
 
 
 def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
-    nodes: tuple[Node, Node],
+    node: Node,
 ) -> None:
-    node, _ = nodes
     outcomes, behind = node.submit(key=b"k"), None
     while not outcomes:
         node.turn()
@@ -478,67 +427,51 @@ def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
         node.clock.turn(1)
     assert isinstance(outcomes[0], OutcomeUnknown)
     assert behind is not None
-    assert isinstance(behind[0], Refusal)
     assert node.committer.step_refusal is not None
-    assert isinstance(node.submit()[0], Refusal)
-    assert isinstance(node.read()[0], Refusal)
+    for refused in (behind, node.submit(), node.read()):
+        assert isinstance(refused[0], Refusal)
     assert node.fatal == []
     # The message that was sent arrives late.
     node.gateway.arrive()
     node.clock.turn(1)
     node.settle()
     assert node.committer.step_refusal is None
-    again = node.submit(key=b"k")
-    node.settle()
-    assert again == [(Outcome.REPLAYED, 1, 1)]
+    assert node.result(key=b"k") == (Outcome.REPLAYED, 1, 1)
 
 
 def test_node_continues_from_a_snapshot_that_etcd_was_restored_from(
-    nodes: tuple[Node, Node],
+    node: Node, other_node: Node
 ) -> None:
-    node, other_node = nodes
     etcd = node.gateway.etcd
     for _ in range(2):
-        other_node.submit()
-        other_node.settle()
+        other_node.result()
     snapshot, revision = deepcopy(etcd.values), etcd.revision
     for _ in range(5):
-        node.submit()
-        node.settle()
+        node.result()
     etcd.values, etcd.revision = snapshot, revision
     outcomes = [node.submit(), node.submit(precondition=lambda state: state.revision < 7)]
     node.settle()
-    outcomes.append(node.submit(precondition=lambda state: state.revision == 4))
-    node.settle()
-    assert outcomes == [
-        [(Outcome.APPLIED, 3, 3)],
-        [(Outcome.APPLIED, 4, 4)],
-        [(Outcome.APPLIED, 5, 5)],
-    ]
+    assert outcomes == [[(Outcome.APPLIED, 3, 3)], [(Outcome.APPLIED, 4, 4)]]
+    assert node.result(precondition=at(4)) == (Outcome.APPLIED, 5, 5)
 
 
-def test_no_batch_has_more_keys_than_etcd_accepts(nodes: tuple[Node, Node]) -> None:
+def test_no_batch_has_more_keys_than_etcd_accepts(node: Node, other_node: Node) -> None:
     """
     Also after a lost race. All steps are made.
     """
-    node, other_node = nodes
     count = 3 * MAX_BATCH_KEYS + 1
     outcomes = [node.submit(key=b"%d" % number) for number in range(count)]
     node.turn()
-    other_node.submit()
-    other_node.settle()
+    other_node.result()
     node.settle()
-    assert [step_outcomes[0] for step_outcomes in outcomes] == [
-        (Outcome.APPLIED, number + 2, number + 2) for number in range(count)
+    assert outcomes == [
+        [(Outcome.APPLIED, number + 2, number + 2)] for number in range(count)
     ]
     sizes = [len(change["compare"]) - 3 for change in node.gateway.etcd.changes]
     assert max(sizes) == MAX_BATCH_KEYS
 
 
-def test_stopping_node_commits_accepted_steps_and_refuses_later_ones(
-    nodes: tuple[Node, Node],
-) -> None:
-    node, _ = nodes
+def test_stopping_node_commits_accepted_steps_and_refuses_later_ones(node: Node) -> None:
     outcomes = node.submit()
     stopped = Deferred.fromCoroutine(node.committer.stop())
     assert isinstance(node.submit()[0], Refusal)
@@ -559,7 +492,6 @@ class Request:
     operation: Transition | None
     called: float
     key: bytes | None = None
-    record: Record | None = None
     asked: bool = False
     wanted: int | None = None
 
@@ -579,15 +511,10 @@ class Chance:
     asking: dict[Node, list[Request]] = Factory(dict)
     time: int = 0
     requests: int = 0
-    unknown: int = 0
-    replayed: int = 0
-
-    choose: random.Random = Factory(
-        lambda self: random.Random(self.seed),  # noqa: S311 no secret
-        takes_self=True,
-    )
+    choose: random.Random = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.choose = random.Random(self.seed)  # noqa: S311 no secret
         for _ in range(3):
             self.asking[Node(self.etcd, self.clock)] = []
 
@@ -636,23 +563,13 @@ class Chance:
         self.asking[node].append(request)
 
         def responded(response: Response) -> None:
-            self._end(node, request, *_plain(response))
+            self._end(node, request, *response)
 
         def failed(failure: Failure) -> None:
             self._fail(node, request, failure.value)
 
         if request.operation is None:
-            looked = node.committer.read_durable()
-            looked.addCallbacks(
-                lambda state: self._end(
-                    node,
-                    request,
-                    Outcome.PRECONDITION_FAILED,
-                    state.revision,
-                    state.position,
-                ),
-                failed,
-            )
+            read(node.committer).addCallbacks(responded, failed)
             return
         if not request.asked and self.choose.random() < 1 / 3:
             request.wanted = self.choose.choice([node.committer.durable.revision, 0])
@@ -662,24 +579,13 @@ class Chance:
         step = Step(request.operation, request.key, precondition)
         submit(node.committer, step).addCallbacks(responded, failed)
 
-    def _end(
-        self, node: Node, request: Request, outcome: Outcome, revision: int, position: int
-    ) -> None:
+    def _end(self, node: Node, request: Request, outcome: Outcome, state: State) -> None:
         if request not in self.asking.get(node, []):
             return  # The node has crashed, so no one receives it.
         self.asking[node].remove(request)
-        self.replayed += outcome is Outcome.REPLAYED
-        self.records.append(
-            Record(
-                client=request.client,
-                operation=None
-                if outcome is Outcome.PRECONDITION_FAILED
-                else request.operation,
-                called=request.called,
-                returned=self.time,
-                seen=(revision, position),
-            )
-        )
+        is_unmet = outcome is Outcome.PRECONDITION_FAILED
+        operation = None if is_unmet else request.operation
+        self._record(request, operation, returned=self.time, seen=state.cursor)
 
     def _fail(self, node: Node, request: Request, error: BaseException | None) -> None:
         if request not in self.asking.get(node, []):
@@ -689,18 +595,18 @@ class Chance:
         self._give_up(request, refused=isinstance(error, Refusal))
 
     def _give_up(self, request: Request, *, refused: bool = False) -> None:
-        self.unknown += not refused
         if request.key is not None:
             self.repeating.append(request)
         else:
-            self.records.append(
-                Record(
-                    client=request.client,
-                    operation=request.operation,
-                    called=request.called,
-                    refused=refused,
-                )
-            )
+            self._record(request, request.operation, refused=refused)
+
+    def _record(
+        self, request: Request, operation: Transition | None, **response: Any
+    ) -> None:
+        record = Record(
+            client=request.client, operation=operation, called=request.called, **response
+        )
+        self.records.append(record)
 
     def turn(self, node: Node) -> None:
         """

@@ -20,10 +20,6 @@ from pexservice.worker.assembly import _open_access_log
 from pexservice.worker.files import Files, read_files
 
 
-def test_settings_without_files_leave_nothing_to_check() -> None:
-    assert read_files(Settings()) == Files(None, None, None)
-
-
 def test_good_files_are_read(tmp_path: Path) -> None:
     authority = trustme.CA()
     ends = datetime(2040, 2, 29, 12, 0, 1, tzinfo=UTC)
@@ -51,12 +47,6 @@ def test_access_log_is_created_for_its_group(tmp_path: Path) -> None:
     assert log is not None
     log.close()
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
-
-
-def test_access_log_that_cannot_be_opened_is_a_misconfiguration() -> None:
-    settings = WorkerSettings(access_log="/nowhere/log")
-    with pytest.raises(Misconfigured, match="the access log /nowhere/log: No such file"):
-        _open_access_log(settings)
 
 
 @pytest.mark.parametrize(
