@@ -6,13 +6,20 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import trustme
 
-from tests.support.daemon import LOOPBACK, WORKER, Daemon, poll_attempts, run
+from tests.support.crowd import certified
+from tests.support.daemon import (
+    LOOPBACK,
+    WORKER,
+    Daemon,
+    inheriting_command,
+    poll_attempts,
+    run,
+    twistd,
+)
 from tests.support.pexctl import pexctl
 from tests.support.ports import held_ports
 from tests.support.stores import make_store
@@ -94,10 +101,7 @@ def test_process_is_asked_where_it_listens(tmp_path: Path) -> None:
     """
     The URL begins with https if the service uses TLS, whatever name its certificate has.
     """
-    issued = trustme.CA().issue_cert("pex.example.org")
-    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
-    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    tls = ("--tls-certificate", "cert.pem", "--tls-key", "key.pem")
+    tls, _ = certified(tmp_path, "pex.example.org")
     for options in (
         ("--listen", "tcp:0:interface=0.0.0.0", *tls),
         ("--listen", r"tcp6:0:interface=\:\:1"),
@@ -114,34 +118,17 @@ def test_process_that_systemd_gave_its_socket_is_asked_there(tmp_path: Path) -> 
     No option contains the address of an inherited socket.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        program = (
-            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
-            "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
-            "os.execv(sys.executable, [sys.executable, '-m', 'pexservice', *sys.argv[2:]])"
-        )
-        descriptor = listening.fileno()
-        arguments = ("-n", "--pidfile=", "pexservice", "--listen", "systemd:all")
-        with subprocess.Popen(
-            [sys.executable, "-c", program, str(descriptor), *arguments],
-            cwd=tmp_path,
-            pass_fds=[descriptor],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            try:
-                for _ in poll_attempts():
-                    ended = pexctl(tmp_path, "status", "--process", str(process.pid))
-                    if ended[0] == 0:
-                        break
-                assert ended[1].startswith("ready: revision 0, position 0")
-            finally:
-                process.terminate()
+        command = twistd("-n", "--pidfile=", "pexservice", "--listen", "systemd:all")
+        with inheriting_command(listening, command, tmp_path) as process:
+            for _ in poll_attempts():
+                ended = pexctl(tmp_path, "status", "--process", str(process.pid))
+                if ended[0] == 0:
+                    break
+            assert ended[1].startswith("ready: revision 0, position 0")
 
 
 def test_status_of_a_service_with_tls_suggests_https(tmp_path: Path) -> None:
-    issued = trustme.CA().issue_cert("127.0.0.1")
-    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
-    options = ("--tls-certificate", "both.pem", "--tls-key", "both.pem")
+    options, _ = certified(tmp_path)
     with Daemon(tmp_path, *options, command=WORKER) as daemon:
         code, words = pexctl(tmp_path, "status", f"127.0.0.1:{daemon.port}")
     assert code == 69

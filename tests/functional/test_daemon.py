@@ -10,14 +10,12 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE
-from tests.labs.failover.lab import serving
 from tests.support.daemon import (
     LOOPBACK,
     TIMEOUT_SECONDS,
@@ -25,11 +23,11 @@ from tests.support.daemon import (
     Daemon,
     background,
     exchange_on_unix_socket,
+    inheriting_command,
     poll_attempts,
     read_all,
     read_response,
     run,
-    running_command,
     twistd,
     wait_until,
 )
@@ -236,7 +234,7 @@ def test_address_of_another_machine_is_named(tmp_path: Path) -> None:
 def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--standby", "0") as daemon:
         line = refused(tmp_path, "--listen", LOOPBACK)
-        owner = serving(daemon)[1]
+        owner = daemon.active_worker()[1]
         assert line == (
             f"pexservice: the store {tmp_path}/{STORE} is in use by process {owner}, whose"
             f" supervisor is process {daemon.process.pid}"
@@ -269,34 +267,16 @@ def test_directory_with_other_files_is_refused_as_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        # LISTEN_PID must be the id of the process itself, so the process sets it.  The
-        # first inherited socket has descriptor 3.
-        hand_down = (
-            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
-            " os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='pexservice.socket',"
-            " LISTEN_PID=str(os.getpid()));"
-            " os.execv(sys.argv[2], sys.argv[2:])"
-        )
         listen = ("--listen", "systemd:domain=INET:index=0")
         started = twistd("-n", "--pidfile=", command, *listen)
-        log = tmp_path / "log"
-        with (
-            log.open("wb") as output,
-            running_command(
-                [sys.executable, "-c", hand_down, str(server.fileno()), *started],
-                cwd=tmp_path,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(server.fileno(),),
-            ) as process,
-        ):
+        with inheriting_command(server, started, tmp_path) as process:
             with socket.create_connection(
                 server.getsockname(), TIMEOUT_SECONDS
             ) as connection:
                 connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
                 # No other process accepts connections on this socket.
                 for _ in poll_attempts():
-                    assert process.poll() is None, log.read_text()
+                    assert process.poll() is None, (tmp_path / "log").read_text()
                     if select.select([connection], [], [], 0.1)[0]:
                         break
                 assert read_all(connection).endswith(b"\r\n\r\n1\n")

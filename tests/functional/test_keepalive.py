@@ -8,7 +8,6 @@ import os
 import re
 import resource
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +23,7 @@ import pytest
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE
-from tests.labs.failover.lab import CLIENTS, count, failover, serving, until
+from tests.labs.failover.lab import CLIENTS, failover
 from tests.support.clients import Client, check, running
 from tests.support.daemon import (
     LOOPBACK,
@@ -42,6 +41,7 @@ from tests.support.daemon import (
     wait_until_gone,
 )
 from tests.support.forms import amount
+from tests.support.loads import until_acknowledged
 from tests.support.needs import UNSHARE_RIGHTS
 from tests.support.ports import held_ports
 
@@ -54,7 +54,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     Provide a service whose active worker and standby are ready.
     """
     with Daemon(tmp_path) as daemon:
-        both_are_up(daemon)
+        daemon.until_up()
         yield daemon
 
 
@@ -62,45 +62,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def daemon_without_standby(tmp_path: Path) -> Iterator[Daemon]:
     with Daemon(tmp_path, "--standby", "0") as daemon:
         yield daemon
-
-
-def both_are_up(daemon: Daemon) -> None:
-    """
-    Wait until one worker is active and one is a standby.
-    """
-    until(daemon, "serves", 1)
-    until(daemon, "stands by", 1)
-
-
-def standing_by(daemon: Daemon) -> int:
-    """
-    Return the process id of the standby.
-    """
-    _, active = serving(daemon)
-    (pid,) = set(children(daemon.process.pid)) - {active}
-    return pid
-
-
-def step(daemon: Daemon) -> int:
-    """
-    Make a step, and return the new revision.
-    """
-    answer, _ = daemon.request("/next", "POST")
-    assert answer.status == 200
-    return int(answer.headers["Pex-Revision"])
-
-
-def step_when_ready(daemon: Daemon) -> int:
-    """
-    Repeat a step until it is made, and return the new revision.
-
-    When one worker is active already, another may still refuse steps for a moment.
-    """
-    for _ in poll_attempts():
-        answer, body = daemon.request("/next", "POST")
-        if answer.status == 200:
-            return int(answer.headers["Pex-Revision"])
-    raise AssertionError(f"{answer.status} {body!r}\n{daemon.log.read_text()}")
 
 
 @pytest.mark.parametrize(
@@ -126,14 +87,14 @@ def test_hanging_worker_is_replaced_and_gone_before_its_successor_serves(
     When it is gone, it cannot write any more.
     """
     with Daemon(tmp_path, "--watchdog", "2") as daemon:
-        both_are_up(daemon)
-        before = step(daemon)
-        name, hanging = serving(daemon)
+        daemon.until_up()
+        before = daemon.step()
+        name, hanging = daemon.active_worker()
         os.kill(hanging, signal.SIGSTOP)
         # The kernel has freed the lock of the dead worker, so the standby got it.
-        assert step(daemon) == before + 1
+        assert daemon.step() == before + 1
         wait_until_gone(hanging)
-        assert step(daemon) == before + 2
+        assert daemon.step() == before + 2
         daemon.wait_for_log(rf"no heartbeat from {name} for [0-9.]+ s; replacing it")
         daemon.wait_for_log(f"{name} ended by SIGKILL")
 
@@ -192,12 +153,12 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
         Daemon(tmp_path, command="pexservice-worker") as first,
         supervised(tmp_path, "second") as (_, messages),
     ):
-        before = step(first)
+        before = first.step()
         first.process.send_signal(signal.SIGSTOP)
         hear(messages, STANDBY)
         assert not (tmp_path / "second").exists()
         first.process.send_signal(signal.SIGCONT)
-        assert step(first) == before + 1
+        assert first.step() == before + 1
         first.process.send_signal(signal.SIGSTOP)
         first.kill()
         hear(messages, READY)
@@ -206,15 +167,22 @@ def test_the_lock_is_the_right_to_write(tmp_path: Path) -> None:
         assert b"\r\nPex-Revision: %d\r\n" % (before + 2) in response
 
 
-def test_sigabrt_writes_the_traceback_of_every_thread_to_the_log(
+def test_signals_end_a_worker_and_sigabrt_logs_the_traceback_of_every_thread(
     daemon_without_standby: Daemon,
 ) -> None:
-    name, pid = serving(daemon_without_standby)
+    daemon = daemon_without_standby
+    name, pid = daemon.active_worker()
     os.kill(pid, signal.SIGABRT)
-    daemon_without_standby.wait_for_log(rf"{name} \w+: Fatal Python error: Aborted")
-    daemon_without_standby.wait_for_log(rf"{name} \w+: +File .*(epoll|asyncio)reactor.*")
-    daemon_without_standby.wait_for_log(f"{name} ended by SIGABRT")
-    step(daemon_without_standby)
+    daemon.wait_for_log(rf"{name} \w+: Fatal Python error: Aborted")
+    daemon.wait_for_log(rf"{name} \w+: +File .*(epoll|asyncio)reactor.*")
+    daemon.wait_for_log(f"{name} ended by SIGABRT")
+    daemon.step()
+    # This signal has no name.
+    daemon.until_logged("serves", 2)
+    os.kill(daemon.active_worker()[1], 40)
+    daemon.wait_for_log("ended by signal 40")
+    daemon.until_logged("serves", 3)
+    daemon.step()
 
 
 def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
@@ -223,44 +191,19 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
     """
     replacements = amount(short=2, long=20)
     with Daemon(tmp_path, "--journal", "10000000") as daemon:
-        both_are_up(daemon)
-        old = children(daemon.process.pid)
-        clients = [
-            Client(number, daemon.port, fresh=number % 4 < 2) for number in range(CLIENTS)
-        ]
+        daemon.until_up()
+        old = daemon.workers()
+        clients = [Client(n, daemon.port, fresh=n % 4 < 2) for n in range(CLIENTS)]
         with running(clients):
-            for number in range(replacements):
-                daemon.process.send_signal(signal.SIGHUP)
-                for _ in poll_attempts():
-                    done = daemon.log.read_text().count("the workers are replaced")
-                    if done == number + 1:
-                        break
-                assert done == number + 1
-            for _ in poll_attempts():
-                if (
-                    sum(len(client.acknowledged) for client in clients)
-                    >= 1000 * replacements
-                ):
-                    break
+            for _ in range(replacements):
+                daemon.reload()
+            missing = 1000 * replacements - sum(len(c.acknowledged) for c in clients)
+            until_acknowledged(clients, missing)
         acknowledged, made_steps = check(daemon, clients)
-        assert not set(old) & set(children(daemon.process.pid))
-        assert len(children(daemon.process.pid)) == 2
-    assert [sum(client.broken for client in clients), sum(e.refused for e in clients)] == [
-        0,
-        0,
-    ]
-    assert acknowledged >= 1000 * replacements
-    assert made_steps == acknowledged
-
-
-def test_worker_that_ends_by_an_unnamed_signal_is_replaced(
-    daemon_without_standby: Daemon,
-) -> None:
-    _, pid = serving(daemon_without_standby)
-    os.kill(pid, 40)
-    daemon_without_standby.wait_for_log("ended by signal 40")
-    until(daemon_without_standby, "serves", 2)
-    step(daemon_without_standby)
+        assert not set(old) & set(daemon.workers())
+        assert len(daemon.workers()) == 2
+    assert {(client.broken, client.refused) for client in clients} == {(0, 0)}
+    assert made_steps == acknowledged >= 1000 * replacements
 
 
 def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
@@ -296,64 +239,49 @@ def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
                 hear(messages, ALIVE, 10)
 
 
-def test_dead_standby_is_replaced_unnoticed_by_clients(daemon: Daemon) -> None:
-    first = standing_by(daemon)
-    os.kill(first, signal.SIGKILL)
-    until(daemon, "stands by", 2)
-    assert standing_by(daemon) != first
-    assert count(daemon, "serves") == 1
-    step(daemon)
-
-
-def test_clients_wait_connected_when_both_workers_die_at_once(daemon: Daemon) -> None:
-    before = step(daemon)
-    for pid in children(daemon.process.pid):
-        os.kill(pid, signal.SIGKILL)
-    assert step(daemon) == before + 1
-    until(daemon, "stands by", 2)
-
-
-def test_workers_end_with_their_supervisor_and_the_service_can_restart(
-    tmp_path: Path,
+def test_dead_standby_is_replaced_and_clients_wait_when_both_workers_die(
+    daemon: Daemon,
 ) -> None:
+    """
+    Clients do not notice the death of the standby alone.
+    """
+    first = daemon.standby_worker()
+    os.kill(first, signal.SIGKILL)
+    daemon.until_logged("stands by", 2)
+    assert daemon.standby_worker() != first
+    assert daemon.count_logged("serves") == 1
+    before = daemon.step()
+    daemon.kill_workers()
+    assert daemon.step() == before + 1
+    daemon.until_logged("stands by", 3)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_workers_end_with_their_supervisor_and_the_service_can_restart(
+    tmp_path: Path, *, stopped: bool
+) -> None:
+    """
+    Stopped workers end too.  The standby is stopped as soon as it runs Python.
+    """
     with held_ports(1) as (port,):
         listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
         daemon = Daemon(tmp_path, *listen)
-        both_are_up(daemon)
-        before = step(daemon)
-        workers = children(daemon.process.pid)
-        daemon.process.kill()
-        daemon.process.wait()
+        daemon.until_up()
+        before = daemon.step()
+        if stopped:
+            standby = daemon.standby_worker()
+            os.kill(standby, signal.SIGKILL)
+            for _ in poll_attempts():
+                starting = [pid for pid in daemon.workers() if runs_a_worker(pid)]
+                if len(starting) == 2 and standby not in starting:
+                    break
+            for pid in starting:
+                os.kill(pid, signal.SIGSTOP)
+        workers = daemon.workers()
+        daemon.kill_supervisor()
         wait_until_gone(*workers)
         with Daemon(tmp_path, *listen, "--standby", "0") as again:
-            assert step(again) == before + 1
-
-
-def test_stopped_workers_end_with_their_supervisor(tmp_path: Path) -> None:
-    """
-    The standby is stopped as soon as it runs Python.
-
-    Afterwards address and store are free.
-    """
-    with held_ports(1) as (port,):
-        listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
-        daemon = Daemon(tmp_path, *listen)
-        both_are_up(daemon)
-        before = step(daemon)
-        _, standby = children(daemon.process.pid)
-        os.kill(standby, signal.SIGKILL)
-        starting: list[int] = []
-        for _ in poll_attempts():
-            starting = [pid for pid in children(daemon.process.pid) if runs_a_worker(pid)]
-            if len(starting) == 2 and standby not in starting:
-                break
-        for pid in starting:
-            os.kill(pid, signal.SIGSTOP)
-        daemon.process.kill()
-        daemon.process.wait()
-        wait_until_gone(*starting)
-        with Daemon(tmp_path, *listen, "--standby", "0") as again:
-            assert step(again) == before + 1
+            assert again.step() == before + 1
 
 
 @pytest.mark.parametrize(
@@ -364,7 +292,7 @@ def test_further_signals_do_not_disturb_a_stop(
     tmp_path: Path, command: str, number: int
 ) -> None:
     daemon = Daemon(tmp_path, command=command)
-    step(daemon)
+    daemon.step()
     # The service waits for the request on this connection.
     waiting = daemon.connect()
     waiting.connect()
@@ -381,11 +309,11 @@ def test_further_signals_do_not_disturb_a_stop(
 
 def test_sigterm_ends_the_workers_before_the_supervisor(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
-    both_are_up(daemon)
-    workers = children(daemon.process.pid)
+    daemon.until_up()
+    workers = daemon.workers()
     assert daemon.stop() in (0, -signal.SIGTERM)
     assert [pid for pid in workers if alive(pid)] == []
-    assert count(daemon, "is process") == 2
+    assert daemon.count_logged("is process") == 2
 
 
 def test_store_that_is_damaged_while_it_runs_ends_the_service(tmp_path: Path) -> None:
@@ -393,15 +321,15 @@ def test_store_that_is_damaged_while_it_runs_ends_the_service(tmp_path: Path) ->
     The service ends with status 78 and one line, and it does not change the file.
     """
     daemon = Daemon(tmp_path)
-    both_are_up(daemon)
-    step(daemon)
+    daemon.until_up()
+    daemon.step()
     data = tmp_path / STORE / DATA_FILE
     garbage = b"\xa5" * data.stat().st_size
     # While the file is overwritten, no worker runs and none is started.
     daemon.process.send_signal(signal.SIGSTOP)
-    for pid in children(daemon.process.pid):
-        os.kill(pid, signal.SIGKILL)
-        wait_until_gone(pid)
+    workers = daemon.workers()
+    daemon.kill_workers()
+    wait_until_gone(*workers)
     data.write_bytes(garbage)
     daemon.process.send_signal(signal.SIGCONT)
     assert daemon.wait() == 78
@@ -415,9 +343,9 @@ def test_damage_met_by_a_request_ends_the_service_with_78(tmp_path: Path) -> Non
     The client gets 503.  No worker takes over, and the file is not changed.
     """
     with Daemon(tmp_path) as daemon:
-        both_are_up(daemon)
-        step(daemon)
-        step(daemon)
+        daemon.until_up()
+        daemon.step()
+        daemon.step()
         store = tmp_path / STORE
         with lmdb.open(str(store), max_dbs=3, readonly=True) as env, env.begin() as txn:
             journal = env.open_db(b"journal", txn, create=False)
@@ -433,39 +361,8 @@ def test_damage_met_by_a_request_ends_the_service_with_78(tmp_path: Path) -> Non
         assert (answer.status, b"the store is damaged" in body) == (503, True)
         assert daemon.wait() == 78
         assert f"the store {store} is damaged: " in daemon.log.read_text()
-        assert count(daemon, "serves") == 1
+        assert daemon.count_logged("serves") == 1
         assert (store / DATA_FILE).read_bytes() == damaged
-
-
-def test_unopened_store_leaves_the_socket_open_and_says_why(daemon: Daemon) -> None:
-    """
-    The supervisor does not start workers in a loop.
-
-    When the store is back, the service continues.
-    """
-    before = step(daemon)
-    store, away = daemon.path / STORE, daemon.path / "away"
-    store.rename(away)
-    store.mkdir()
-    (store / "thesis.tex").touch()
-    for pid in children(daemon.process.pid):
-        os.kill(pid, signal.SIGKILL)
-    answer, body = daemon.request("/readyz")
-    assert answer.status == 503
-    assert b"holds something else (thesis.tex)" in body
-    assert daemon.request("/livez")[0].status == 200
-    for method, path in (("GET", "/current"), ("POST", "/next"), ("GET", "/history")):
-        answer, body = daemon.request(path, method)
-        assert (answer.status, b"thesis.tex" in body) == (503, True)
-    assert count(daemon, "is process") <= 6
-    shutil.rmtree(store)
-    away.rename(store)
-    for _ in poll_attempts():
-        # While one worker is active, another may still respond with the old reason.
-        answer, _ = daemon.request("/next", "POST")
-        if answer.status == 200:
-            break
-    assert int(answer.headers["Pex-Revision"]) == before + 1
 
 
 def test_file_that_is_missing_is_waited_for(tmp_path: Path) -> None:
@@ -477,24 +374,17 @@ def test_file_that_is_missing_is_waited_for(tmp_path: Path) -> None:
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("secret\n")
+    bearer = {"Authorization": "Bearer secret"}
     with Daemon(tmp_path, "--token-file", "tokens") as daemon:
-        both_are_up(daemon)
+        daemon.until_up()
         tokens.unlink()
-        os.kill(standing_by(daemon), signal.SIGKILL)
+        os.kill(daemon.standby_worker(), signal.SIGKILL)
         daemon.wait_for_log(r"worker-2 ended with status 64\b")
-        assert step_with(daemon, "secret") == 1
-        os.kill(serving(daemon)[1], signal.SIGKILL)
+        assert daemon.step(headers=bearer) == 1
+        daemon.kill_active_worker()
         daemon.wait_for_log(r"worker-1 ended with status 64\b")
         tokens.write_text("secret\n")
-        assert step_with(daemon, "secret") == 2
-
-
-def step_with(daemon: Daemon, token: str) -> int:
-    """
-    Make a step with a token, and return the new revision.
-    """
-    answer, _ = daemon.request("/next", "POST", {"Authorization": f"Bearer {token}"})
-    return int(answer.headers["Pex-Revision"])
+        assert daemon.step(headers=bearer) == 2
 
 
 @pytest.fixture
@@ -538,11 +428,7 @@ def test_unix_socket_and_its_permissions_outlive_the_workers(tmp_path: Path) -> 
             response = exchange_on_unix_socket(path, b"POST /next HTTP/1.0\r\n\r\n")
             assert b"\r\nPex-Revision: %d\r\n" % number in response
             assert path.stat().st_mode & 0o777 == 0o600
-            daemon.process.send_signal(signal.SIGHUP)
-            wait_until(
-                lambda: daemon.log.read_text().count("the workers are replaced") == number,  # noqa: B023 called at once
-                "the workers are replaced",
-            )
+            daemon.reload()
     assert not path.exists()
 
 
@@ -573,11 +459,10 @@ def test_service_as_process_1_reaps_orphans_and_ends_at_sigterm(tmp_path: Path) 
         for _ in range(5):
             subprocess.run([*enter, "sh", "-c", "sleep 0.1 &"], check=True)
         os.kill(children(init)[0], signal.SIGKILL)
-        for _ in poll_attempts():
-            if len(children(init)) == 2 and not zombies(init):
-                break
-        assert len(children(init)) == 2
-        assert zombies(init) == []
+        wait_until(
+            lambda: len(children(init)) == 2 and all(map(alive, children(init))),
+            "there are two workers and no zombie",
+        )
         os.kill(init, signal.SIGTERM)
         process.wait(TIMEOUT_SECONDS)
 
@@ -623,13 +508,6 @@ def _is_env_or_python(pid: int) -> bool:
     return False
 
 
-def zombies(pid: int) -> list[int]:
-    """
-    Return the children of C{pid} that are dead and not reaped.
-    """
-    return [child for child in children(pid) if not alive(child)]
-
-
 def test_three_processes_hold_at_most_110_mib_after_many_requests(daemon: Daemon) -> None:
     """
     The test adds the proportional set sizes of the processes.
@@ -642,10 +520,9 @@ def test_three_processes_hold_at_most_110_mib_after_many_requests(daemon: Daemon
             connection.getresponse().read()
     for connection in connections:
         connection.close()
-    processes = [daemon.process.pid, *children(daemon.process.pid)]
     sizes = [
         int(re.findall(r"^Pss: +(\d+) kB", rollup(pid), re.MULTILINE)[0]) / 1024
-        for pid in processes
+        for pid in (daemon.process.pid, *daemon.workers())
     ]
     print("MiB:", sizes, sum(sizes))
     assert len(sizes) == 3

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.failover.lab import serving, until
 from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, Daemon, poll_attempts
 from tests.support.daemon import run as run_twistd
 from tests.support.needs import program
@@ -57,15 +56,15 @@ def test_counters_of_the_supervisor_outlive_the_worker(
     The worker's own counters start again at 0, and the revision comes from the store.
     """
     with Daemon(tmp_path) as daemon:
-        until(daemon, "serves", 1)
-        until(daemon, "stands by", 1)
+        daemon.until_logged("serves", 1)
+        daemon.until_logged("stands by", 1)
         for _ in range(5):
             daemon.request("/next", "POST")
         _, before = daemon.request("/metrics")
         values = samples(before)
         assert values["pexservice_failovers_total"] == 0
         assert values["pexservice_worker_restarts_total,reason=killed"] == 0
-        _, pid = serving(daemon)
+        _, pid = daemon.active_worker()
         os.kill(pid, signal.SIGKILL)
         answer, _ = daemon.request("/next", "POST")
         assert answer.headers["Pex-Revision"] == "6"

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.functional.test_wire import worker
-from tests.labs.failover.lab import until
 from tests.support.browser import View, chromium, open_view
 from tests.support.daemon import WORKER, Daemon, poll_attempts, wait_until_gone
 from tests.support.forms import amount
@@ -31,7 +31,12 @@ FAR = 100_000
 
 pytestmark = [pytest.mark.needs("chromium", "playwright"), pytest.mark.once]
 
+Start = Callable[..., Daemon]
 Open = Callable[..., View]
+Serve = Callable[..., tuple[Daemon, View]]
+
+#: The options of a service without a standby.
+ALONE = ("--standby", "0")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +49,24 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def views(browser: Browser) -> Iterator[Open]:
+def start(tmp_path: Path) -> Iterator[Start]:
+    """
+    Provide a function that starts a service until the end of the test.
+    """
+    with ExitStack() as stack:
+
+        def start(*options: str, command: str = "pexservice") -> Daemon:
+            return stack.enter_context(Daemon(tmp_path, *options, command=command))
+
+        yield start
+
+
+@pytest.fixture
+def views(browser: Browser, start: Start) -> Iterator[Open]:  # noqa: ARG001 ends later
     """
     Provide a function that opens a page.  Afterwards no page may have reported an error.
+
+    The pages are closed before the services of C{start} end.
     """
     opened: list[View] = []
 
@@ -61,27 +81,20 @@ def views(browser: Browser) -> Iterator[Open]:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+def serve(start: Start, views: Open) -> Serve:
     """
-    Provide a service with a standby.
+    Provide a function that starts a service, opens its page, and waits until it is live.
     """
-    with Daemon(tmp_path) as daemon:
-        yield daemon
 
+    def serve(
+        *options: str, command: str = "pexservice", **of_view: Any
+    ) -> tuple[Daemon, View]:
+        daemon = start(*options, command=command)
+        view = views(daemon, **of_view)
+        view.until_connection()
+        return daemon, view
 
-@pytest.fixture
-def daemon_without_standby(tmp_path: Path) -> Iterator[Daemon]:
-    with Daemon(tmp_path, "--standby", "0") as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def single(tmp_path: Path) -> Iterator[Daemon]:
-    """
-    Provide a worker without a supervisor.
-    """
-    with Daemon(tmp_path, command=WORKER) as daemon:
-        yield daemon
+    return serve
 
 
 @pytest.fixture(scope="module")
@@ -95,27 +108,21 @@ def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield daemon
 
 
-@pytest.fixture
-def held_port() -> Iterator[int]:
-    """
-    Provide a port for a service that stops and starts again.
-    """
-    with held_ports(1) as (port,):
-        yield port
-
-
-def step(daemon: Daemon, name: str = "next", times: int = 1) -> None:
+def step(daemon: Daemon, times: int = 1) -> None:
     """
     Move the cursor as another client.
     """
     for _ in range(times):
-        assert daemon.request(f"/{name}", "POST")[0].status == 200
+        daemon.step()
 
 
-def test_each_button_makes_its_step_and_shows_value_and_history(
-    single: Daemon, views: Open
-) -> None:
-    view = views(single)
+def test_each_click_makes_its_step_and_shows_value_and_history(serve: Serve) -> None:
+    """
+    Without a supervisor, the page claims no standby.
+    """
+    daemon, view = serve(command=WORKER)
+    view.until("worker", "one worker")
+    assert view("standing-by") == view("takeovers") == "not known"
     view.until("value", "0")
     for name, position, value in (
         *(("next", n, value) for n, value in enumerate((1, 1, 2, 3, 5, 8, 13), 1)),
@@ -127,7 +134,7 @@ def test_each_button_makes_its_step_and_shows_value_and_history(
         view.until("position", str(position))
         view.until("value", str(value))
     view.until("revision", "10")
-    assert single.request("/current")[0].headers["Pex-Revision"] == "10"
+    assert daemon.revision() == 10
     view.page.wait_for_selector("#history tr:nth-child(10)")
     view.page.wait_for_function(
         "() => document.querySelector('#history td').textContent === '10'"
@@ -136,26 +143,22 @@ def test_each_button_makes_its_step_and_shows_value_and_history(
     assert row[:3] == ["10", "previous", "0"]
     view.until("announcement", "Position 0: 0")
     assert view("message") == ""
-    assert view.errors == []
-
-
-def test_every_click_makes_one_step(single: Daemon, views: Open) -> None:
-    view = views(single)
     for _ in range(30):
         view.press("next")
     view.until("position", "30")
-    assert single.request("/current")[0].headers["Pex-Revision"] == "30"
+    assert daemon.revision() == 40
+    assert view.errors == []
 
 
 def test_steps_of_other_clients_are_shown_and_not_announced(
-    single: Daemon, views: Open
+    serve: Serve, views: Open
 ) -> None:
     """
     A screen reader does not read these steps out.
     """
-    first_view, other = views(single), views(single)
-    first_view.until_connection()
-    step(single, times=12)
+    daemon, first_view = serve(command=WORKER)
+    other = views(daemon)
+    step(daemon, times=12)
     first_view.until("value", "144")
     assert (first_view("before"), first_view("after")) == ("89", "233")
     other.press("next")
@@ -167,76 +170,83 @@ def test_steps_of_other_clients_are_shown_and_not_announced(
     assert first_view.errors == other.errors == []
 
 
-def test_the_page_continues_with_the_next_worker_after_a_kill(
-    daemon_without_standby: Daemon, views: Open
-) -> None:
-    view = views(daemon_without_standby)
-    view.until_connection()
-    view.page.evaluate("window.untouched = true")
-    for kill in range(1, 3):
-        killed = worker(daemon_without_standby)
-        os.kill(killed, signal.SIGKILL)
-        wait_until_gone(killed)
-        step(daemon_without_standby)
-        view.until("position", str(2 * kill - 1))
-        view.press("next")
-        view.until("position", str(2 * kill))
-        view.until_connection()
-    assert view.page.evaluate("window.untouched")
-    assert daemon_without_standby.request("/current")[0].headers["Pex-Revision"] == "4"
-
-
-def test_the_page_follows_to_the_new_worker_of_a_reload(
-    daemon_without_standby: Daemon, views: Open
+def test_the_page_continues_with_the_next_worker_after_a_kill_and_a_reload(
+    serve: Serve,
 ) -> None:
     """
+    After a kill, the trace has a gap, and continues although the cursor has not moved.
+
     SIGHUP ends the page's event stream, and the page opens one at the new worker.
     """
-    view = views(daemon_without_standby)
-    view.until_connection()
-    daemon_without_standby.process.send_signal(signal.SIGHUP)
-    until(daemon_without_standby, "serves", 2)
-    step(daemon_without_standby)
+    daemon, view = serve(*ALONE)
+    view.page.evaluate("window.untouched = true")
+    step(daemon)
     view.until("position", "1")
+    for kill in range(1, 3):
+        killed = worker(daemon)
+        os.kill(killed, signal.SIGKILL)
+        view.page.wait_for_function(
+            "parts => document.querySelector('#positions .line').getAttribute('d')"
+            ".split('M').length > parts",
+            arg=kill + 1,
+        )
+        wait_until_gone(killed)
+        step(daemon)
+        view.until("position", str(2 * kill))
+        view.press("next")
+        view.until("position", str(2 * kill + 1))
+        view.until_connection()
+    daemon.reload()
+    step(daemon)
+    view.until("position", "6")
     view.until_connection()
+    assert view.page.evaluate("window.untouched")
+    assert daemon.revision() == 6
 
 
-def test_a_step_pressed_while_the_service_is_down_is_made_once_it_is_back(
-    tmp_path: Path, held_port: int, views: Open
+def test_while_the_service_is_down_nothing_says_that_it_serves_and_a_step_waits(
+    tmp_path: Path, views: Open
 ) -> None:
     """
-    The page shows that the service is down, keeps the step, and makes it once.
+    The page keeps a pressed step, and makes it once when the service is back.
     """
-    listen = ("--listen", f"tcp:{held_port}:interface=127.0.0.1")
-    with Daemon(tmp_path, *listen, command=WORKER) as daemon:
-        view = views(daemon)
-        view.until_connection()
-        step(daemon, times=3)
-        view.until("position", "3")
-    view.until_connection("lost")
-    assert view("connection-words") == "Reconnecting"
-    view.press("next")
-    view.page.wait_for_function(
-        "() => document.getElementById('message').innerText.includes('is repeated')"
-    )
-    assert view("position") == "3"
-    with Daemon(tmp_path, *listen, command=WORKER) as daemon:
-        view.until_connection()
-        view.until("position", "4")
-        view.until("message", "")
-        assert daemon.request("/current")[0].headers["Pex-Revision"] == "4"
+    with held_ports(1) as (port,):
+        listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
+        with Daemon(tmp_path, *listen) as daemon:
+            view = views(daemon)
+            view.until("worker", "worker-1")
+            view.until("standing-by", "1 of 1")
+            step(daemon, times=3)
+            view.until("position", "3")
+        view.until_connection("lost")
+        assert view("connection-words") == "Reconnecting"
+        for name in ("worker", "since", "standing-by", "takeovers"):
+            assert view(name) == "not known"
+        assert view("takeover") == "The connection to the service is lost …"
+        words = view.page.locator("body").inner_text()
+        assert not re.search(r"worker-\d|\bLive\b|\bserv(es|ing)\b", words)
+        view.press("next")
+        view.until_matches("message", "is repeated")
+        assert view("position") == "3"
+        with Daemon(tmp_path, *listen, *ALONE) as daemon:
+            view.until_connection()
+            view.until("position", "4")
+            view.until("message", "")
+            assert daemon.revision() == 4
+            view.until("worker", "worker-1")
+            # The page does not know how long the service was down.
+            view.until("takeover", "The service was started again, nothing lost")
 
 
 def test_a_step_without_a_response_is_repeated_with_its_key(
-    single: Daemon, views: Open
+    serve: Serve,
 ) -> None:
     """
     The page repeats a step if its response was lost or says that the outcome is unknown.
 
     The step is made once.
     """
-    view = views(single)
-    view.until_connection()
+    daemon, view = serve(command=WORKER)
     keys: list[str] = []
 
     def lose(route: Route) -> None:
@@ -256,15 +266,13 @@ def test_a_step_without_a_response_is_repeated_with_its_key(
 
     view.page.route("**/next", lose)
     view.press("next")
-    view.page.wait_for_function(
-        "() => document.getElementById('message').innerText.includes('may have been taken')"
-    )
+    view.until_matches("message", "may have been taken")
     view.until("message", "")
     view.press("next")
     view.until("position", "2")
     assert keys[0] == keys[1] == keys[2]
     assert len(set(keys)) == 2
-    assert single.request("/current")[0].headers["Pex-Revision"] == "2"
+    assert daemon.revision() == 2
 
 
 def test_the_page_waits_as_long_as_retry_after_says(
@@ -294,7 +302,7 @@ def test_the_page_waits_as_long_as_retry_after_says(
 
 
 def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
-    single: Daemon, views: Open
+    serve: Serve,
 ) -> None:
     """
     The page shows that the outcome is unknown.
@@ -302,8 +310,7 @@ def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
     If the user agrees, the page repeats the step with the same key, and then makes the
     waiting steps.
     """
-    view = views(single)
-    view.until_connection()
+    _, view = serve(command=WORKER)
     keys: list[str] = []
 
     def lose(route: Route) -> None:
@@ -314,9 +321,7 @@ def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
     view.page.route("**/next", lose)
     view.press("next")
     view.press("next")
-    view.page.wait_for_function(
-        "() => document.getElementById('message').innerText.includes('is repeated')"
-    )
+    view.until_matches("message", "is repeated")
     view.page.clock.fast_forward(70_000)
     view["again"].wait_for()
     assert "It is unknown whether the step was made" in view("message")
@@ -330,31 +335,13 @@ def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
     assert not view["again"].is_visible()
 
 
-def test_the_trace_has_a_gap_after_a_kill_and_continues(
-    daemon_without_standby: Daemon, views: Open
-) -> None:
-    """
-    It continues although the cursor has not moved.
-    """
-    view = views(daemon_without_standby)
-    view.until_connection()
-    step(daemon_without_standby)
-    view.until("position", "1")
-    os.kill(worker(daemon_without_standby), signal.SIGKILL)
-    view.page.wait_for_function(
-        "() => document.querySelector('#positions .line').getAttribute('d')"
-        ".split('M').length >= 3"
-    )
-
-
 def test_a_refused_step_shows_the_reason_and_the_next_step_follows(
-    single: Daemon, views: Open
+    serve: Serve,
 ) -> None:
     """
     The page shows the C{detail} of the problem.
     """
-    view = views(single)
-    view.until_connection()
+    _, view = serve(command=WORKER)
     view.page.route(
         "**/reset",
         lambda route: route.fulfill(
@@ -383,9 +370,7 @@ def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
     assert text.endswith(last)
     assert len(first) == len(last) == 24
     view["expand"].click()
-    view.page.wait_for_function(
-        "() => document.getElementById('all').innerText.length > 9000"
-    )
+    view.until_matches("all", r"[^]{9000}")
     laid_out = view("all")
     assert laid_out.startswith(text[:5000])
     assert laid_out.endswith(text[-5000:])
@@ -404,13 +389,13 @@ def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
 
 
 def test_copying_works_in_a_browser_without_navigator_clipboard(
-    single: Daemon, views: Open
+    serve: Serve,
 ) -> None:
     """
     Browsers have no C{navigator.clipboard} on a page from another machine without TLS.
     """
-    view = views(single, permissions=["clipboard-read"])
-    step(single, times=150)
+    daemon, view = serve(command=WORKER, permissions=["clipboard-read"])
+    step(daemon, times=150)
     view.until("digits", "31")
     view.page.evaluate("""() => {
         const kept = navigator.clipboard;
@@ -458,36 +443,33 @@ def violations(view: View) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation_in_any_state(
-    scheme: str, daemon_without_standby: Daemon, far_daemon: Daemon, views: Open
+    scheme: str, serve: Serve, far_daemon: Daemon, views: Open
 ) -> None:
-    view = views(daemon_without_standby, color_scheme=scheme)
+    daemon, view = serve(*ALONE, color_scheme=scheme)
     view.until("value", "0")
     assert violations(view) == []
-    step(daemon_without_standby, times=20)
+    step(daemon, times=20)
     view.until("position", "20")
     view.page.wait_for_selector("#history tr:nth-child(10)")
     view.page.route("**/next", lambda route: route.abort())
     view.press("next")
-    view.page.wait_for_function("() => document.getElementById('message').innerText")
+    view.until_matches("message", ".")
     view.page.evaluate("document.getElementById('access').hidden = false")
     view.page.evaluate("document.getElementById('again').hidden = false")
     assert violations(view) == []
     far = views(far_daemon, color_scheme=scheme)
     far["expand"].click()
-    far.page.wait_for_function(
-        "() => document.getElementById('all').innerText.length > 9000"
-    )
+    far.until_matches("all", r"[^]{9000}")
     assert violations(far) == []
 
 
-def test_every_control_works_with_the_keyboard(single: Daemon, views: Open) -> None:
+def test_every_control_works_with_the_keyboard(serve: Serve) -> None:
     """
     Tab reaches the controls in their visible order, and shows a focus ring.
 
     Enter and Space press them.
     """
-    view = views(single)
-    view.until_connection()
+    _, view = serve(command=WORKER)
     seen = []
     keyboard = view.page.keyboard
     for press in ("Enter", "Space", *[None] * 8):
@@ -506,13 +488,12 @@ def test_every_control_works_with_the_keyboard(single: Daemon, views: Open) -> N
 
 
 def test_arrow_keys_make_steps_and_r_asks_before_a_reset(
-    single: Daemon, views: Open
+    serve: Serve,
 ) -> None:
     """
     The keys do nothing in a text field, and nothing together with Ctrl.
     """
-    view = views(single)
-    view.until_connection()
+    daemon, view = serve(command=WORKER)
     keyboard = view.page.keyboard
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
         keyboard.press(key)
@@ -538,46 +519,56 @@ def test_arrow_keys_make_steps_and_r_asks_before_a_reset(
     keyboard.press("r")
     assert view["token"].input_value() == "r"
     assert not view["sure"].is_visible()
-    assert single.request("/current")[0].headers["Pex-Revision"] == "5"
+    assert daemon.revision() == 5
 
 
-@pytest.mark.parametrize("width", amount(short=[390], long=[390, 1400]))
-def test_the_buttons_stay_in_place_for_values_of_any_length(
-    width: int, single: Daemon, far_daemon: Daemon, views: Open
+@pytest.mark.parametrize("width", amount(short=[320, 390], long=[320, 375, 390, 768, 1400]))
+def test_values_of_any_length_move_no_button_and_need_no_wide_screen(
+    width: int, start: Start, far_daemon: Daemon, views: Open
 ) -> None:
     """
-    So a second click hits the same button.
+    A second click hits the same button.
     """
+    single = start(command=WORKER)
     places = []
-    for tested_daemon, steps in ((single, 0), (single, 60), (single, 500), (far_daemon, 0)):
-        step(tested_daemon, times=steps)
-        view = views(tested_daemon, viewport={"width": width, "height": 800})
-        position = int(tested_daemon.request("/current")[0].headers["Pex-Position"])
+    for daemon, steps in ((single, 0), (single, 60), (single, 500), (far_daemon, 0)):
+        step(daemon, times=steps)
+        view = views(daemon, viewport={"width": width, "height": 800})
+        position = int(daemon.request("/current")[0].headers["Pex-Position"])
         view.until("position", f"{position:,}")
         places.append(view.page.locator("[data-step=next]").bounding_box())
+        if steps:
+            view.page.wait_for_selector("#history tr:nth-child(10)")
+        if view["expand"].is_visible():
+            view["expand"].click()
+        assert view.page.evaluate("document.documentElement.scrollWidth") == width
     assert places == places[:1] * 4
 
 
-def test_a_kill_is_reported_with_both_workers_and_the_pause(
-    daemon: Daemon, views: Open
-) -> None:
+def test_a_kill_is_reported_with_both_workers_and_the_pause(serve: Serve) -> None:
     """
     The page names the worker that ended and the one that took over, as in the log.
 
-    It shows the pause, and says that no step is lost.  The chart has a mark.
+    It shows the pause, and says that no step is lost.  The chart has a mark.  The list of
+    processes follows the takeover.
     """
-    view = views(daemon)
+    daemon, view = serve()
     view.until("worker", "worker-1")
     view.until("standing-by", "1 of 1")
     assert view("takeovers") == "0"
     assert view.page.get_attribute("#positions .marks", "d") is None
+    view["processes"].filter(has_text="standby").wait_for()
+    shown = dict(re.findall(r"(\d+) \((\w+)\)", view("processes")))
+    assert set(shown.values()) == {"running", "active", "standby"}
+    (standby,) = (pid for pid, state in shown.items() if state == "standby")
     step(daemon, times=3)
     view.until("position", "3")
-    os.kill(worker(daemon), signal.SIGKILL)
+    active = daemon.kill_active_worker()
+    assert shown[str(active)] == "active"
     view.until("worker", "worker-2")
-    view.page.wait_for_function(
-        "() => /^worker-1 ended, worker-2 took over( after [0-9a-z, ]+ ms)?, nothing lost$/"
-        ".test(document.getElementById('takeover').innerText)"
+    view.until_matches(
+        "takeover",
+        "^worker-1 ended, worker-2 took over( after [0-9a-z, ]+ ms)?, nothing lost$",
     )
     assert view("takeovers") == "1"
     view.page.wait_for_function(
@@ -586,11 +577,13 @@ def test_a_kill_is_reported_with_both_workers_and_the_pause(
     assert re.fullmatch(r"worker-2 at \d\d:\d\d:\d\d", view("mark-names"))
     view.until("standing-by", "1 of 1")
     assert "worker-2 serves" in daemon.log.read_text()
+    after = view["processes"].filter(has_text=f"{standby} (active)")
+    after.filter(has_not_text=f" {active} (").wait_for()
 
 
 @pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
 def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
-    size: tuple[int, int], daemon: Daemon, views: Open
+    size: tuple[int, int], serve: Serve
 ) -> None:
     """
     The message is next to the cursor, and no other element moves.
@@ -598,13 +591,13 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
     A second takeover within ten seconds gets its own line below the first.
     """
     width, height = size
-    view = views(daemon, viewport={"width": width, "height": height})
+    daemon, view = serve(viewport={"width": width, "height": height})
     button = view.page.locator("[data-step=next]")
     view.until("standing-by", "1 of 1")
     view.stop_clock()
     place = button.bounding_box()
     for kills, successor in ((1, "worker-2"), (2, "worker-1")):
-        os.kill(worker(daemon), signal.SIGKILL)
+        daemon.kill_active_worker()
         view.until("worker", successor)
         line = view["news"].locator("span").nth(kills - 1)
         line.filter(has_text="nothing lost").wait_for()
@@ -631,49 +624,6 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
     assert "took over" in view("takeover")
 
 
-def test_the_processes_are_shown_and_follow_a_takeover(daemon: Daemon, views: Open) -> None:
-    view = views(daemon)
-    active = worker(daemon)
-    view["processes"].filter(has_text="standby").wait_for()
-    shown = dict(re.findall(r"(\d+) \((\w+)\)", view("processes")))
-    assert shown[str(active)] == "active"
-    assert set(shown.values()) == {"running", "active", "standby"}
-    (standby,) = (pid for pid, state in shown.items() if state == "standby")
-    os.kill(active, signal.SIGKILL)
-    after = view["processes"].filter(has_text=f"{standby} (active)")
-    after.filter(has_not_text=f" {active} (").wait_for()
-
-
-def test_the_processes_are_not_shown_where_the_host_is_not_checked(
-    tmp_path: Path, views: Open
-) -> None:
-    with Daemon(tmp_path, "--allowed-host", "*") as daemon:
-        view = views(daemon)
-        view.until("standing-by", "1 of 1")
-        assert not view["processes"].is_visible()
-
-
-def test_nothing_says_that_a_worker_is_active_while_the_service_is_down(
-    tmp_path: Path, held_port: int, views: Open
-) -> None:
-    listen = ("--listen", f"tcp:{held_port}:interface=127.0.0.1")
-    with Daemon(tmp_path, *listen) as daemon:
-        view = views(daemon)
-        view.until("worker", "worker-1")
-        view.until("standing-by", "1 of 1")
-    view.until_connection("lost")
-    for name in ("worker", "since", "standing-by", "takeovers"):
-        assert view(name) == "not known"
-    assert view("takeover") == "The connection to the service is lost …"
-    words = view.page.locator("body").inner_text()
-    assert not re.search(r"worker-\d|\bLive\b|\bserv(es|ing)\b", words)
-    with Daemon(tmp_path, *listen, "--standby", "0"):
-        view.until("worker", "worker-1")
-        view.until_connection()
-        # The page does not know how long the service was down.
-        view.until("takeover", "The service was started again, nothing lost")
-
-
 #: Records each state of the connection and each text of C{#takeover}.
 _WATCH = """() => {
     window.states = [];
@@ -685,14 +635,11 @@ _WATCH = """() => {
 }"""
 
 
-def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
-    daemon_without_standby: Daemon, views: Open
-) -> None:
+def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(serve: Serve) -> None:
     """
     After 40 seconds without an event, the page tries to open a stream until it succeeds.
     """
-    view = views(daemon_without_standby)
-    view.until_connection()
+    _, view = serve(*ALONE)
     view.until("value", "0")
     streams: list[Route] = []
     view.page.route("**/events?workers", lambda route: streams.append(route))  # noqa: PLW0108 Playwright sets attributes on it
@@ -725,22 +672,19 @@ def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
     assert len(streams) == 2
 
 
-def test_the_page_notices_that_the_network_goes_and_comes(
-    daemon_without_standby: Daemon, views: Open
-) -> None:
+def test_the_page_notices_that_the_network_goes_and_comes(serve: Serve) -> None:
     """
     The event C{offline} ends the stream, and C{online} opens a new one.
 
     The page then says that the worker is the same, and reports no takeover.
     """
-    view = views(daemon_without_standby)
-    view.until_connection()
+    daemon, view = serve(*ALONE)
     view.until("worker", "worker-1")
     view.page.evaluate(_WATCH)
     view.page.context.set_offline(True)
     view.until_connection("lost")
     assert view("worker") == "not known"
-    step(daemon_without_standby)
+    step(daemon)
     view.page.context.set_offline(False)
     view.until_connection()
     view.until("position", "1")
@@ -749,36 +693,31 @@ def test_the_page_notices_that_the_network_goes_and_comes(
     assert view("news") == ""
 
 
-def test_a_second_break_takes_back_that_the_worker_is_the_same(
-    daemon: Daemon, views: Open
-) -> None:
+def test_a_second_break_takes_back_that_the_worker_is_the_same(serve: Serve) -> None:
     """
     A worker accepts streams a moment before the supervisor records its takeover.
 
     So the page waits before it says that the worker is the same.
     """
-    view = views(daemon)
-    view.until_connection()
+    daemon, view = serve()
     view.until("standing-by", "1 of 1")
     view.page.evaluate(_WATCH)
     # The kill must come before the page reports that the worker is the same.
     view.stop_clock()
     view.page.evaluate("reconnect()")
     view.until_connection()
-    os.kill(worker(daemon), signal.SIGKILL)
+    daemon.kill_active_worker()
     view.until("worker", "worker-2")
-    view.page.wait_for_function(
-        "() => document.getElementById('takeover').innerText.endsWith('nothing lost')"
-    )
+    view.until_matches("takeover", "nothing lost$")
     view.page.clock.run_for(2500)
     assert not [text for text in view.page.evaluate("reports") if "same worker" in text]
 
 
-def test_page_reports_lost_steps(daemon: Daemon, views: Open) -> None:
+def test_page_reports_lost_steps(serve: Serve) -> None:
     """
     Without synchronous commit, a service may lose answered steps.
     """
-    view = views(daemon)
+    daemon, view = serve()
     view.until("worker", "worker-1")
     step(daemon, times=3)
     view.until("revision", "3")
@@ -786,20 +725,15 @@ def test_page_reports_lost_steps(daemon: Daemon, views: Open) -> None:
         "**/current",
         lambda route: route.fulfill(status=200, headers={"Pex-Revision": "1"}),
     )
-    os.kill(worker(daemon), signal.SIGKILL)
-    view.page.wait_for_function(
-        "() => document.getElementById('takeover').innerText.endsWith(', 2 steps lost')"
-    )
+    daemon.kill_active_worker()
+    view.until_matches("takeover", ", 2 steps lost$")
 
 
-def test_the_small_load_makes_each_step_once_despite_a_kill(
-    daemon_without_standby: Daemon, views: Open
-) -> None:
+def test_the_small_load_makes_each_step_once_despite_a_kill(serve: Serve) -> None:
     """
     The page shows the sizes of the batches in which the steps were committed.
     """
-    view = views(daemon_without_standby)
-    view.until_connection()
+    daemon, view = serve(*ALONE)
     view["load"].click()
     view.until("position", "20")
     view.page.wait_for_selector("#batches span")
@@ -809,61 +743,37 @@ def test_the_small_load_makes_each_step_once_despite_a_kill(
     assert sum(sizes) == 20
     assert view["batches"].locator("span").count() == len(sizes)
     view["load"].click()
-    os.kill(worker(daemon_without_standby), signal.SIGKILL)
+    daemon.kill_active_worker()
     view.until("position", "40")
     view.page.wait_for_selector("#load:enabled")
-    assert daemon_without_standby.request("/current")[0].headers["Pex-Revision"] == "40"
+    assert daemon.revision() == 40
 
 
-def test_without_a_supervisor_the_page_claims_no_standby(
-    tmp_path: Path, views: Open
-) -> None:
-    with Daemon(tmp_path, command=WORKER) as daemon:
-        view = views(daemon)
-        view.until("worker", "one worker")
-        assert view("standing-by") == view("takeovers") == "not known"
-
-
-@pytest.mark.parametrize("width", amount(short=[320], long=[320, 375, 768]))
-def test_no_element_is_wider_than_a_narrow_screen(
-    width: int, single: Daemon, far_daemon: Daemon, views: Open
-) -> None:
-    step(single, times=300)
-    for tested_daemon, digits in ((single, "63"), (far_daemon, "20,899")):
-        view = views(tested_daemon, viewport={"width": width, "height": 700})
-        view.page.wait_for_function("() => document.getElementById('digits').innerText")
-        assert digits[:2] in view("digits")
-        if view["expand"].is_visible():
-            view["expand"].click()
-        view.page.wait_for_selector("#history tr:nth-child(10)")
-        assert view.page.evaluate("document.documentElement.scrollWidth") == width
-
-
-def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, views: Open) -> None:
+def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, serve: Serve) -> None:
     """
-    The page does not store the token.
+    The page does not store the token.  A service with tokens shows no processes.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("opensesame\n")
     tokens.chmod(0o600)
-    with Daemon(tmp_path, "--token-file", str(tokens), command=WORKER) as daemon:
-        view = views(daemon)
-        view.until_connection()
-        assert not view["access"].is_visible()
-        view.press("next")
-        view.until("message", "The step waits: moving the cursor requires a token.")
-        for token, outcome in (("wrong", "wait"), ("opensesame", "move")):
-            view["token"].fill(token)
-            view.page.keyboard.press("Enter")
-            if outcome == "wait":
-                view.until("message", "The step waits: this token may not move the cursor.")
-        view.until("position", "1")
-        assert not view["access"].is_visible()
-        view.press("next")
-        view.until("position", "2")
-        kept = "localStorage.length + sessionStorage.length + document.cookie.length"
-        assert view.page.evaluate(kept) == 0
-        assert view["token"].input_value() == ""
+    _, view = serve("--token-file", str(tokens))
+    view.until("standing-by", "1 of 1")
+    assert not view["processes"].is_visible()
+    assert not view["access"].is_visible()
+    view.press("next")
+    view.until("message", "The step waits: moving the cursor requires a token.")
+    for token, outcome in (("wrong", "wait"), ("opensesame", "move")):
+        view["token"].fill(token)
+        view.page.keyboard.press("Enter")
+        if outcome == "wait":
+            view.until("message", "The step waits: this token may not move the cursor.")
+    view.until("position", "1")
+    assert not view["access"].is_visible()
+    view.press("next")
+    view.until("position", "2")
+    kept = "localStorage.length + sessionStorage.length + document.cookie.length"
+    assert view.page.evaluate(kept) == 0
+    assert view["token"].input_value() == ""
 
 
 def test_the_content_security_policy_blocks_other_scripts_and_hosts(
@@ -888,20 +798,19 @@ def test_the_content_security_policy_blocks_other_scripts_and_hosts(
 
 
 def test_a_hidden_page_closes_its_stream_and_catches_up(
-    single: Daemon, views: Open
+    serve: Serve,
 ) -> None:
     """
     When it is shown again, it opens a stream and shows the newest state.
     """
-    view = views(single)
-    view.until_connection()
+    daemon, view = serve(command=WORKER)
     hide = """(hidden) => {
         Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
         document.dispatchEvent(new Event("visibilitychange"));
     }"""
     view.page.evaluate(hide, arg=True)
     view.until_connection("resting")
-    step(single, times=7)
+    step(daemon, times=7)
     assert view("position") == "0"
     view.page.evaluate(hide, arg=False)
     view.until("position", "7")
@@ -909,33 +818,17 @@ def test_a_hidden_page_closes_its_stream_and_catches_up(
 
 
 def test_a_page_beyond_the_limit_connects_when_another_is_closed(
-    tmp_path: Path, views: Open
+    serve: Serve, views: Open
 ) -> None:
     """
     Until then it shows that it has no connection.
     """
-    with Daemon(tmp_path, "--max-connections", "8", command=WORKER) as daemon:
-        first, second = views(daemon), views(daemon)
-        first.until_connection()
-        second.until_connection()
-        third = views(daemon)
-        third.until_connection("lost")
-        first.page.close()
-        third.until_connection()
-        third.press("next")
-        second.until("position", "1")
-
-
-def test_a_browser_that_has_the_page_gets_304(far_daemon: Daemon) -> None:
-    """
-    Other clients get plain text.
-    """
-    browsers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    answer, body = far_daemon.request("/", headers=browsers)
-    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert b"<title>pexservice" in body
-    again, nothing = far_daemon.request(
-        "/", headers={**browsers, "If-None-Match": answer.headers["ETag"]}
-    )
-    assert (again.status, nothing) == (304, b"")
-    assert far_daemon.request("/")[0].headers["Content-Type"] == "text/plain; charset=utf-8"
+    daemon, first = serve("--max-connections", "8", command=WORKER)
+    second = views(daemon)
+    second.until_connection()
+    third = views(daemon)
+    third.until_connection("lost")
+    first.page.close()
+    third.until_connection()
+    third.press("next")
+    second.until("position", "1")

@@ -10,29 +10,21 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-import trustme
 
 from pexservice.stores.lmdb.directory import DATA_FILE
-from tests.functional.test_keepalive import (
-    STORE,
-    both_are_up,
-    standing_by,
-    step,
-    step_when_ready,
-)
-from tests.labs.failover.lab import count, serving, until
+from tests.functional.test_keepalive import STORE
+from tests.support.crowd import certified
 from tests.support.daemon import (
     LOOPBACK,
     TIMEOUT_SECONDS,
     Daemon,
     children,
     exchange_on_unix_socket,
+    inheriting_command,
     poll_attempts,
     running_command,
     twistd,
@@ -42,11 +34,17 @@ from tests.support.forms import amount
 from tests.support.pexctl import pexctl
 
 
-def kill_workers(daemon: Daemon) -> None:
-    for pid in children(daemon.process.pid):
-        # The worker may have ended meanwhile.
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def step_when_ready(daemon: Daemon) -> int:
+    """
+    Repeat a step until it is made, and return the new revision.
+
+    When one worker is active already, another may still refuse steps for a moment.
+    """
+    for _ in poll_attempts():
+        answer, body = daemon.request("/next", "POST")
+        if answer.status == 200:
+            return int(answer.headers["Pex-Revision"])
+    raise AssertionError(f"{answer.status} {body!r}\n{daemon.log.read_text()}")
 
 
 def wait_for_status(daemon: Daemon, status: int, words: str = "") -> None:
@@ -71,76 +69,76 @@ def test_switched_link_never_makes_two_workers_serve_two_stores(tmp_path: Path) 
     link = tmp_path / STORE
     link.symlink_to("right")
     with Daemon(tmp_path) as daemon:
-        both_are_up(daemon)
-        revision = step(daemon)
+        daemon.until_up()
+        revision = daemon.step()
         shutil.copytree(tmp_path / "right", tmp_path / "wrong")
         (tmp_path / "link").symlink_to("wrong")
         (tmp_path / "link").rename(link)
-        os.kill(standing_by(daemon), signal.SIGKILL)
+        os.kill(daemon.standby_worker(), signal.SIGKILL)
         daemon.wait_for_log(f"cannot serve: another store was put in the place of {link}")
         wait_for_status(daemon, 503, "another store was put in the place of")
         assert daemon.request("/next", "POST")[0].status == 503
-        assert count(daemon, "serves") == 1
+        assert daemon.count_logged("serves") == 1
         daemon.process.send_signal(signal.SIGHUP)
         daemon.wait_for_log("reload failed: another store was put in the place of")
         (tmp_path / "link").symlink_to("right")
         (tmp_path / "link").rename(link)
         assert step_when_ready(daemon) == revision + 1
-        until(daemon, "stands by", 2)
-        assert count(daemon, "serves") == 1
+        daemon.until_logged("stands by", 2)
+        assert daemon.count_logged("serves") == 1
 
 
-@pytest.mark.parametrize("gone", amount(short=["directory"], long=["directory", "files"]))
+@pytest.mark.parametrize(
+    "left", amount(short=["nothing", "a file"], long=["nothing", "no file", "a file"])
+)
 def test_later_worker_creates_no_store_and_continues_when_it_is_back(
-    tmp_path: Path, gone: str
+    tmp_path: Path, left: str
 ) -> None:
     """
-    While the store is away, clients get 503 with the reason, and no directory is created.
+    While the store is away, clients get 503 with the reason, and no file is created.
+
+    The service is not ready, the supervisor does not start workers in a loop, and
+    C{/livez} responds.
     """
     with Daemon(tmp_path) as daemon:
-        both_are_up(daemon)
-        revision = step(daemon)
+        daemon.until_up()
+        revision = daemon.step()
         store, away = tmp_path / STORE, tmp_path / "away"
-        if gone == "directory":
-            store.rename(away)
-        else:
+        if left == "no file":
             away.mkdir()
             for path in store.iterdir():
                 path.rename(away / path.name)
-        wait_for_status(daemon, 503, "was moved away")
-        kill_workers(daemon)
-        wait_for_status(daemon, 503, "is gone; put it back")
-        answer, body = daemon.request("/next", "POST")
-        assert (answer.status, b"is gone; put it back" in body) == (503, True)
-        daemon.process.send_signal(signal.SIGHUP)
-        daemon.wait_for_log("reload failed: .* is gone; put it back")
-        if gone == "directory":
-            assert not store.exists()
-            away.rename(store)
         else:
-            assert [*store.iterdir()] == []
-            for path in away.iterdir():
-                path.rename(store / path.name)
-        assert step_when_ready(daemon) == revision + 1
-        # Each worker logged the reason once, and not at each attempt.
-        assert daemon.log.read_text().count("error: cannot serve: the store") <= 4
-
-
-def test_service_whose_store_was_removed_is_not_ready(tmp_path: Path) -> None:
-    """
-    C{/readyz}, the metric and C{pexctl status} report it, and no file is created.
-    """
-    with Daemon(tmp_path, "--standby", "0") as daemon:
-        for path in (tmp_path / STORE).iterdir():
-            path.unlink()
+            store.rename(away)
+        if left == "a file":
+            store.mkdir()
+            (store / "thesis.tex").touch()
         wait_for_status(daemon, 503, "was moved away")
         assert daemon.request("/next", "POST")[0].status == 503
         assert b"\npexservice_ready 0.0\n" in daemon.request("/metrics")[1]
         code, output = pexctl(tmp_path, "status", f"127.0.0.1:{daemon.port}")
         assert (code, "is not ready: " in output) == (1, True), output
-        kill_workers(daemon)
-        wait_for_status(daemon, 503, "is gone; put it back")
-        assert [*(tmp_path / STORE).iterdir()] == []
+        daemon.kill_workers()
+        reason = "thesis.tex" if left == "a file" else "is gone; put it back"
+        wait_for_status(daemon, 503, reason)
+        for method, target in (("GET", "/current"), ("POST", "/next"), ("GET", "/history")):
+            answer, body = daemon.request(target, method)
+            assert (answer.status, reason in body.decode()) == (503, True)
+        assert daemon.request("/livez")[0].status == 200
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for_log(f"reload failed: .*{reason}")
+        assert daemon.count_logged("is process") <= 7
+        if left == "no file":
+            assert [*store.iterdir()] == []
+            for path in away.iterdir():
+                path.rename(store / path.name)
+        else:
+            assert store.exists() == (left == "a file")
+            shutil.rmtree(store, ignore_errors=True)
+            away.rename(store)
+        assert step_when_ready(daemon) == revision + 1
+        # Each worker logged the reason once, and not at each attempt.
+        assert daemon.log.read_text().count("error: cannot serve: the store") <= 4
 
 
 def change_mounts(daemon: Daemon, command: str) -> None:
@@ -197,13 +195,13 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
     private = ("unshare", "--mount", "--propagation", "private")
     wrapper = (*private, "/bin/sh", "-c", f'{BIND_STORE} && exec "$@"', "sh")
     with Daemon(tmp_path, "--standby", "0", wrapper=wrapper) as daemon:
-        revision = step(daemon)
+        revision = daemon.step()
         shutil.copytree(tmp_path / "disk", tmp_path / "copy")
         before = (tmp_path / "copy" / DATA_FILE).read_bytes()
         change_mounts(daemon, change)
         wait_for_status(daemon, 503, reason)
         assert daemon.request("/next", "POST")[0].status == 503
-        kill_workers(daemon)
+        daemon.kill_workers()
         wait_for_status(daemon, 503, later_reason)
         answer, body = daemon.request("/next", "POST")
         assert (answer.status, later_reason in body.decode()) == (503, True)
@@ -212,7 +210,7 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
         assert reason == OTHER_STORE or [*place.iterdir()] == []
         change_mounts(daemon, undo)
         assert step_when_ready(daemon) == revision + 1
-        assert count(daemon, "serves") == 2
+        assert daemon.count_logged("serves") == 2
         assert (tmp_path / "copy" / DATA_FILE).read_bytes() == before
 
 
@@ -225,16 +223,15 @@ def test_removed_socket_file_ends_no_listener(tmp_path: Path) -> None:
     path = tmp_path / "http.sock"
     options = ("--listen", f"unix:{path}", "--listen", LOOPBACK)
     with Daemon(tmp_path, *options) as daemon:
-        both_are_up(daemon)
-        revision = step(daemon)
+        daemon.until_up()
+        revision = daemon.step()
         path.unlink()
-        os.kill(serving(daemon)[1], signal.SIGKILL)
-        until(daemon, "stands by", 2)
-        assert step(daemon) == revision + 1
+        daemon.kill_active_worker()
+        daemon.until_logged("stands by", 2)
+        assert daemon.step() == revision + 1
         daemon.wait_for_log(f"error: the file of the Unix socket {path} is gone")
-        daemon.process.send_signal(signal.SIGHUP)
-        daemon.wait_for_log("the workers are replaced")
-        assert step(daemon) == revision + 2
+        daemon.reload()
+        assert daemon.step() == revision + 2
         assert daemon.stop() in (0, -signal.SIGTERM)
     assert "Traceback" not in daemon.log.read_text()
 
@@ -257,28 +254,22 @@ def test_takeover_uses_the_tls_files_that_the_standby_has_read(tmp_path: Path) -
 
     The supervisor starts further workers until the certificate is complete.
     """
-    authority = trustme.CA()
-    issued = authority.issue_cert("localhost", "127.0.0.1")
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    issued.cert_chain_pems[0].write_to_path(certificate)
-    issued.private_key_pem.write_to_path(key)
-    options = ("--tls-certificate", str(certificate), "--tls-key", str(key))
+    options, _ = certified(tmp_path)
+    certificate = Path(options[1])
     with Daemon(tmp_path, *options) as daemon:
-        both_are_up(daemon)
+        daemon.until_up()
         whole = certificate.read_bytes()
         certificate.write_bytes(b"")
         daemon.process.send_signal(signal.SIGHUP)
         daemon.wait_for_log("reload failed: the TLS")
-        os.kill(serving(daemon)[1], signal.SIGKILL)
-        until(daemon, "serves", 2)
+        daemon.kill_active_worker()
+        daemon.until_logged("serves", 2)
         daemon.wait_for_log("ended with status 64")
         # Without any worker, the service waits for the files.
-        os.kill(serving(daemon)[1], signal.SIGKILL)
-        wait_until(
-            lambda: count(daemon, "ended with status 64") > 3, "more attempts are made"
-        )
+        daemon.kill_active_worker()
+        daemon.until_logged("ended with status 64", 4)
         certificate.write_bytes(whole)
-        until(daemon, "serves", 3)
+        daemon.until_logged("serves", 3)
 
 
 def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
@@ -293,48 +284,16 @@ def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
         listening.listen()
         options = ("--listen", "systemd:all", "--standby", "0")
         command = twistd("-n", "--pidfile=", "pexservice", *options)
-        shell = (
-            f'exec 3<&{listening.fileno()}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
-        )
-        with (
-            (tmp_path / "log").open("wb") as log,
-            running_command(
-                ["/bin/bash", "-c", shell, "bash", *command],
-                cwd=tmp_path,
-                pass_fds=(listening.fileno(),),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            ) as process,
-        ):
+        with inheriting_command(listening, command, tmp_path) as process:
             for revision in (1, 2):
                 response = exchange_on_unix_socket(name, b"POST /next HTTP/1.0\r\n\r\n")
                 assert b"\r\nPex-Revision: %d\r\n" % revision in response
                 if revision == 1:
                     for pid in children(process.pid):
                         os.kill(pid, signal.SIGKILL)
-            assert "Traceback" not in (tmp_path / "log").read_text()
             process.terminate()
             assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
-
-
-@contextmanager
-def stranger(path: Path, daemon: Daemon) -> Iterator[subprocess.Popen[bytes]]:
-    """
-    Kill the workers until a process that is none of them has the lock of the store.
-    """
-    process = subprocess.Popen(
-        ["/usr/bin/flock", "--no-fork", str(path / STORE), "sleep", "1000"],
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        for _ in poll_attempts():
-            kill_workers(daemon)
-            if "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text():
-                break
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+        assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
@@ -344,9 +303,14 @@ def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
     When the lock is free, the service continues.
     """
     with Daemon(tmp_path) as daemon:
-        both_are_up(daemon)
-        revision = step(daemon)
-        with stranger(tmp_path, daemon) as process:
+        daemon.until_up()
+        revision = daemon.step()
+        flock = ["/usr/bin/flock", "--no-fork", str(tmp_path / STORE), "sleep", "1000"]
+        with running_command(flock) as process:
+            for _ in poll_attempts():
+                daemon.kill_workers()
+                if "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text():
+                    break
             daemon.wait_for_log(
                 f"is in use by process {process.pid}, which is no worker of"
             )
@@ -362,7 +326,7 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
     No key makes two steps while the store is moved away and back under load.
     """
     with Daemon(tmp_path) as daemon:
-        both_are_up(daemon)
+        daemon.until_up()
         stopping = threading.Event()
         revisions: dict[str, int] = {}
 
@@ -387,7 +351,7 @@ def test_requests_in_flight_survive_a_store_that_is_moved_and_back(tmp_path: Pat
                 (tmp_path / STORE).rename(tmp_path / "away")
                 wait_for_status(daemon, 503)
                 if number:
-                    kill_workers(daemon)
+                    daemon.kill_workers()
                     wait_for_status(daemon, 503, "is gone")
                 (tmp_path / "away").rename(tmp_path / STORE)
                 wait_for_status(daemon, 200)

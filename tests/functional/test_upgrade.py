@@ -51,7 +51,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.failover.lab import serving, until
 from tests.support.clients import Client
 from tests.support.daemon import (
     TIMEOUT_SECONDS,
@@ -89,8 +88,8 @@ def service(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
     (tmp_path / "run").mkdir()
     options = ("--journal", "10000000", "--watchdog", WATCHDOG)
     with Daemon(tmp_path / "run", *options, python=installation.python) as daemon:
-        until(daemon, "serves", 1)
-        until(daemon, "stands by", 1)
+        daemon.until_logged("serves", 1)
+        daemon.until_logged("stands by", 1)
         yield daemon
     log = daemon.log.read_text()
     assert "Traceback" not in log
@@ -139,7 +138,7 @@ def until_new(daemon: Daemon) -> None:
     Wait until a worker with the new code is active.
     """
     for _ in poll_attempts():
-        if serving(daemon)[0] in new_workers(daemon):
+        if daemon.active_worker()[0] in new_workers(daemon):
             return
     raise AssertionError(daemon.log.read_text())
 
@@ -221,17 +220,17 @@ def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
     with load(daemon) as clients:
         until_acknowledged(clients)
         installation.upgrade(FIRST_LINE)
-        _, serves = serving(daemon)
+        _, serves = daemon.active_worker()
         (stands_by,) = set(children(daemon.process.pid)) - {serves}
         os.kill(stands_by, signal.SIGKILL)
-        until(daemon, "stands by", 2)
+        daemon.until_logged("stands by", 2)
         for kills in (1, 2, 3):
-            name, pid = serving(daemon)
+            name, pid = daemon.active_worker()
             os.kill(pid, signal.SIGKILL)
-            until(daemon, "serves", 1 + kills)
-            until(daemon, "stands by", 2 + kills)
+            daemon.until_logged("serves", 1 + kills)
+            daemon.until_logged("stands by", 2 + kills)
             until_acknowledged(clients)
-            assert serving(daemon)[0] != name
+            assert daemon.active_worker()[0] != name
     kept(daemon, clients)
     assert surprises(clients) == []
     assert daemon.log.read_text().count(MARK) == 4
@@ -247,13 +246,13 @@ def test_standby_of_the_release_takes_over_after_its_files_were_replaced(
     with load(daemon) as clients:
         until_acknowledged(clients)
         installation.upgrade(FIRST_LINE)
-        name, pid = serving(daemon)
+        name, pid = daemon.active_worker()
         os.kill(pid, signal.SIGKILL)
-        until(daemon, "serves", 2)
-        until(daemon, "stands by", 2)
+        daemon.until_logged("serves", 2)
+        daemon.until_logged("stands by", 2)
         until_acknowledged(clients)
-        assert serving(daemon)[0] not in {name, *new_workers(daemon)}
-        os.kill(serving(daemon)[1], signal.SIGKILL)
+        assert daemon.active_worker()[0] not in {name, *new_workers(daemon)}
+        os.kill(daemon.active_worker()[1], signal.SIGKILL)
         until_new(daemon)
         until_acknowledged(clients)
     kept(daemon, clients)
@@ -284,7 +283,7 @@ def test_damage_found_by_a_new_worker_ends_the_supervisor_with_78(
     until_replaced(daemon)
     data = daemon.path / "pexservice-data" / "data.mdb"
     os.truncate(data, 8192)
-    os.kill(serving(daemon)[1], signal.SIGKILL)
+    os.kill(daemon.active_worker()[1], signal.SIGKILL)
     assert daemon.wait() == 78
 
 
@@ -299,11 +298,11 @@ def test_todays_standby_takes_over_when_its_files_are_gone(
         package = installation.site / "pexservice"
         aside = installation.site / "aside"
         package.rename(aside)
-        _, pid = serving(daemon)
+        _, pid = daemon.active_worker()
         os.kill(pid, signal.SIGKILL)
-        until(daemon, "serves", 2)
+        daemon.until_logged("serves", 2)
         for path in ("/next", "/current", "/history", "/", "/readyz", "/metrics"):
             assert daemon.request(path)[0].status == 200
         # With the files, new workers can start again.
         aside.rename(package)
-        until(daemon, "stands by", 2)
+        daemon.until_logged("stands by", 2)

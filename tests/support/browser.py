@@ -88,6 +88,15 @@ class View:
             arg=[name, text],
         )
 
+    def until_matches(self, name: str, pattern: str) -> None:
+        """
+        Wait until the text of the element with the id C{name} matches a pattern.
+        """
+        self.page.wait_for_function(
+            "([name, pattern]) => document.getElementById(name).innerText.match(pattern)",
+            arg=[name, pattern],
+        )
+
     def until_connection(self, state: str = "live") -> None:
         """
         Wait until the page shows this state of its connection.

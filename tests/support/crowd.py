@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from functools import partial
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
@@ -125,16 +126,18 @@ def honest(
         yield clock() - began
 
 
-def certified(place: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
+def certified(
+    place: Path, *names: str, not_after: datetime | None = None
+) -> tuple[tuple[str, ...], ssl.SSLContext]:
     """
-    Make a certificate for the loopback address.
+    Make a certificate for some names, by default for the loopback address.
 
     @return: the service's options for the certificate, and a TLS context that trusts it.
     """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(place / AUTHORITY)
     chain, key = place / "chain.pem", place / "key.pem"
-    issued = authority.issue_cert("127.0.0.1")
+    issued = authority.issue_cert(*(names or ["127.0.0.1"]), not_after=not_after)
     chain.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(key)
     context = ssl.create_default_context()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,9 @@ WORKER = "pexservice-worker"
 
 #: The event loops that a worker runs on: by default, and where uvloop is not installed.
 REACTORS = ("uvloop", "asyncio")
+
+#: The beginning of the supervisor's log lines.
+_SUPERVISOR = r"supervisor \w+:"
 
 
 def twistd(*arguments: str, python: str = sys.executable) -> list[str]:
@@ -173,6 +176,100 @@ class Daemon:
         finally:
             connection.close()
 
+    def step(self, name: str = "next", headers: dict[str, str] | None = None) -> int:
+        """
+        Make a step on a new connection, and return the new revision.
+        """
+        response, body = self.request(f"/{name}", "POST", headers)
+        assert response.status == 200, body
+        return int(response.headers["Pex-Revision"])
+
+    def revision(self) -> int:
+        return int(self.request("/current")[0].headers["Pex-Revision"])
+
+    # The workers of a supervisor.
+
+    def workers(self) -> list[int]:
+        """
+        Return the process ids of all workers.
+        """
+        return children(self.process.pid)
+
+    def active_worker(self) -> tuple[str, int]:
+        """
+        Return the name and the process id of the active worker, according to the log.
+        """
+        log = self.log.read_text()
+        (*_, name) = re.findall(rf"{_SUPERVISOR} (worker-\d+) serves", log)
+        (*_, pid) = re.findall(rf"{_SUPERVISOR} {name} is process (\d+)", log)
+        return name, int(pid)
+
+    def standby_worker(self) -> int:
+        """
+        Return the process id of the standby.
+        """
+        (pid,) = {*self.workers()} - {self.active_worker()[1]}
+        return pid
+
+    def count_logged(self, words: str) -> int:
+        """
+        Return how many log lines of the supervisor say C{words} about a worker.
+        """
+        return len(re.findall(rf"{_SUPERVISOR} worker-\d+ {words}", self.log.read_text()))
+
+    def until_logged(self, words: str, times: int) -> None:
+        """
+        Wait until so many log lines of the supervisor say C{words} about a worker.
+        """
+        wait_until(lambda: self.count_logged(words) >= times, f"{words} {times} times")
+
+    def until_up(self) -> None:
+        """
+        Wait until there are an active worker and a standby.
+        """
+        pattern = rf"{_SUPERVISOR} (worker-\d+) (is process|stands by|serves|ended)"
+
+        def is_up() -> bool:
+            last_states = dict(re.findall(pattern, self.log.read_text())).values()
+            up = {*last_states} - {"ended"} == {"serves", "stands by"}
+            # The log may not yet have the end of a worker.
+            return up and alive(self.active_worker()[1])
+
+        wait_until(is_up, "one worker serves and one stands by")
+
+    def reload(self) -> None:
+        """
+        Replace the workers by SIGHUP, and wait until this is done.
+        """
+        done = "the workers are replaced"
+        before = self.log.read_text().count(done)
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.log.read_text().count(done) > before, done)
+
+    def kill_active_worker(self) -> int:
+        """
+        Kill the active worker, and return its process id.
+        """
+        _, pid = self.active_worker()
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def kill_workers(self) -> None:
+        """
+        Kill all workers.
+        """
+        for pid in self.workers():
+            # The worker may have ended meanwhile.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def kill_supervisor(self) -> None:
+        """
+        Kill the supervisor alone: its workers end a moment later.
+        """
+        self.process.kill()
+        self.process.wait()
+
 
 def children(pid: int) -> list[int]:
     """
@@ -316,6 +413,36 @@ def running_command(
         process.kill()
         process.wait()
         wait_until_gone(*workers)
+
+
+#: Gives descriptor 3 to a command, as systemd does.  C{LISTEN_PID} must be the id of the
+#: process itself, so the process sets it.
+_INHERIT = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_FDS='1',"
+    " LISTEN_FDNAMES='pexservice.socket', LISTEN_PID=str(os.getpid()));"
+    " os.execv(sys.argv[2], sys.argv[2:])"
+)
+
+
+@contextmanager
+def inheriting_command(
+    listening: socket.socket, command: Sequence[str], path: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """
+    Run a command in C{path} that inherits a socket, with its output in the file C{log}.
+    """
+    descriptor = listening.fileno()
+    with (
+        (path / "log").open("wb") as log,
+        running_command(
+            [sys.executable, "-c", _INHERIT, str(descriptor), *command],
+            cwd=path,
+            pass_fds=(descriptor,),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        yield process
 
 
 @contextmanager

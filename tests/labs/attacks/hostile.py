@@ -29,7 +29,6 @@ from typing import Self
 
 from attrs import define, field, frozen
 
-from tests.labs.failover.lab import serving
 from tests.support.crowd import ATTACKER, AUTHORITY, certified
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, read_all, wait_until
 from tests.support.evidence import ROOT, Evidence, record
@@ -147,7 +146,7 @@ class Target:
         The honest client makes its requests during C{attack}.  It is a process, because a
         thread would have to wait for the attacking threads.
         """
-        _, worker = serving(self.daemon)
+        _, worker = self.daemon.active_worker()
         command = [sys.executable, "-m", "tests.support.crowd"]
         command += [str(self.daemon.port), str(worker)]
         if self.tls:
@@ -349,7 +348,7 @@ def ask_for_pages(target: Target, size: int) -> None:
     pipeline = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000
     target.ask(pipeline + b"GET /livez HTTP/1.0\r\n\r\n")
     honest = b"GET /history?limit=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    _, worker = serving(target.daemon)
+    _, worker = target.daemon.active_worker()
     with ExitStack() as stack:
         connections = [stack.enter_context(target.connect()) for _ in range(size)]
         other = stack.enter_context(target.connect("127.0.0.1"))

@@ -24,7 +24,7 @@ from attrs import frozen
 
 from pexservice.client import BlockingCursor
 from tests.labs.client.clients import ClientRecord
-from tests.labs.failover.lab import JOURNAL, serving
+from tests.labs.failover.lab import JOURNAL
 from tests.support.clients import replayed
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, wait_until
 from tests.support.etcd import cluster
@@ -222,7 +222,7 @@ def kill_worker(daemon: Daemon) -> bool:
     Kill the active worker, unless the log still names a worker that was killed before.
     """
     with suppress(ValueError, ProcessLookupError):
-        _, pid = serving(daemon)
+        _, pid = daemon.active_worker()
         if pid in children(daemon.process.pid):
             os.kill(pid, signal.SIGKILL)
             return True

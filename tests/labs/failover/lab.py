@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import re
 import signal
 import statistics
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.support.clients import AcknowledgedStep, Client, check, running
-from tests.support.daemon import Daemon, wait_until
+from tests.support.daemon import Daemon
 from tests.support.loads import until_acknowledged
 
 CLIENTS = 32
@@ -67,34 +66,6 @@ class Result:
         return sorted(self.pauses)[math.ceil(0.99 * len(self.pauses)) - 1]
 
 
-#: The beginning of the supervisor's log lines.
-_LOG_PREFIX = r"supervisor \w+:"
-
-
-def serving(daemon: Daemon) -> tuple[str, int]:
-    """
-    Return the name and the process id of the active worker, according to the log.
-    """
-    log = daemon.log.read_text()
-    (*_, name) = re.findall(rf"{_LOG_PREFIX} (worker-\d+) serves", log)
-    (*_, pid) = re.findall(rf"{_LOG_PREFIX} {name} is process (\d+)", log)
-    return name, int(pid)
-
-
-def count(daemon: Daemon, words: str) -> int:
-    """
-    Return how many log lines say C{words} about a worker.
-    """
-    return len(re.findall(rf"{_LOG_PREFIX} worker-\d+ {words}", daemon.log.read_text()))
-
-
-def until(daemon: Daemon, words: str, times: int) -> None:
-    """
-    Wait until so many log lines say C{words} about a worker.
-    """
-    wait_until(lambda: count(daemon, words) >= times, f"{words} {times} times")
-
-
 def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
     """
     Kill the active worker so often, and return what the clients noticed.
@@ -107,15 +78,15 @@ def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
         clients = [Client(n, daemon.port, fresh=True) for n in range(CLIENTS)]
         with running(clients):
             for number in range(kills):
-                until(daemon, "serves", number + 1)
+                daemon.until_logged("serves", number + 1)
                 if standby:
-                    until(daemon, "stands by", number + 1)
+                    daemon.until_logged("stands by", number + 1)
                 until_acknowledged(clients, MIN_ACKNOWLEDGED)
                 time.sleep(rng.uniform(*LOAD))
-                _, pid = serving(daemon)
+                _, pid = daemon.active_worker()
                 kill_times.append(time.monotonic())
                 os.kill(pid, signal.SIGKILL)
-            until(daemon, "serves", kills + 1)
+            daemon.until_logged("serves", kills + 1)
         acknowledged, _ = check(daemon, clients)
     return Result(
         kills,

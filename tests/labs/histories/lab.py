@@ -23,7 +23,7 @@ from pathlib import Path
 from attrs import Factory, define, frozen
 
 from pexservice.core.cursor import Transition
-from tests.labs.failover.lab import JOURNAL, serving, until
+from tests.labs.failover.lab import JOURNAL
 from tests.support.clients import Client, _number, running, whole_history
 from tests.support.daemon import Daemon, wait_until
 from tests.support.evidence import Evidence, record
@@ -178,13 +178,13 @@ def histories(path: Path, kills: int, *options: str) -> Result:
         clients = [Historian(n, daemon.port, fresh=n % 4 == 0) for n in range(CLIENTS)]
         with running(clients):
             for number in range(kills):
-                until(daemon, "serves", number + 1)
-                until(daemon, "stands by", number + 1)
+                daemon.until_logged("serves", number + 1)
+                daemon.until_logged("stands by", number + 1)
                 until_recorded(clients, MIN_OPERATIONS)
                 time.sleep(rng.uniform(*LOAD))
-                _, pid = serving(daemon)
+                _, pid = daemon.active_worker()
                 os.kill(pid, signal.SIGKILL)
-            until(daemon, "serves", kills + 1)
+            daemon.until_logged("serves", kills + 1)
         journal = journal_of(daemon)
     assert [surprise for client in clients for surprise in client.surprises] == []
     records = [record for client in clients for record in client.records]

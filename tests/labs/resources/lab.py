@@ -26,8 +26,7 @@ from select import select
 import lmdb
 
 from pexservice.stores.lmdb.directory import DATA_FILE
-from tests.functional.test_keepalive import STORE, both_are_up
-from tests.labs.failover.lab import count, serving, until
+from tests.functional.test_keepalive import STORE
 from tests.labs.resources.machine import (
     fill,
     memory_group,
@@ -106,13 +105,13 @@ def no_space_to_grow(path: Path) -> int:
     with small_disk(path, 32) as disk:
         store = ("--store", f"lmdb:{disk}/store", "--journal", "10000000")
         with Daemon(path, *store) as daemon:
-            both_are_up(daemon)
+            daemon.until_up()
             filler = fill(disk, leaving=1 << 19)
             with load(daemon) as clients:
                 _until_full(daemon, disk)
                 assert surprises(clients)
                 _kill(daemon)
-                until(daemon, "serves", 2)
+                daemon.until_logged("serves", 2)
                 _until_full(daemon, disk)
         with Daemon(path, *store) as daemon:
             _until_full(daemon, disk)
@@ -180,7 +179,7 @@ def no_descriptors(path: Path) -> int:
     again, a worker must start.
     """
     with Daemon(path) as daemon:
-        both_are_up(daemon)
+        daemon.until_up()
         with load(daemon) as clients:
             supervisor = daemon.process.pid
             limit = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
@@ -191,21 +190,21 @@ def no_descriptors(path: Path) -> int:
             lowest = min(set(range(len(used) + 1)) - used)
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (lowest, limit[1]))
             _kill(daemon)
-            until(daemon, "serves", 2)
+            daemon.until_logged("serves", 2)
             daemon.wait_for_log("cannot start worker-[0-9]+: .*Too many open files")
             until_acknowledged(clients)
-            assert count(daemon, "is process") == 2
+            assert daemon.count_logged("is process") == 2
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limit)
-            until(daemon, "stands by", 2)
+            daemon.until_logged("stands by", 2)
             _kill(daemon)
-            until(daemon, "serves", 3)
+            daemon.until_logged("serves", 3)
             until_acknowledged(clients)
         assert surprises(clients) == []
         return kept(daemon, clients)
 
 
 def _kill(daemon: Daemon) -> None:
-    _, pid = serving(daemon)
+    _, pid = daemon.active_worker()
     os.kill(pid, signal.SIGKILL)
 
 
@@ -224,10 +223,10 @@ def out_of_memory(path: Path) -> int:
         Daemon(path) as daemon,
         ExitStack() as crowd,
     ):
-        both_are_up(daemon)
+        daemon.until_up()
         with load(daemon) as clients:
             until_acknowledged(clients)
-            name, pid = serving(daemon)
+            name, pid = daemon.active_worker()
             group.add_process(pid)
             for _ in range(MAX_CONNECTIONS):
                 if not alive(pid):
@@ -241,7 +240,7 @@ def out_of_memory(path: Path) -> int:
             wait_until_gone(pid)
             assert group.kills == 1
             crowd.close()
-            until(daemon, "serves", 2)
+            daemon.until_logged("serves", 2)
             until_acknowledged(clients)
         daemon.wait_for_log(f"{name} ended by SIGKILL")
         assert surprises(clients) == []
@@ -259,7 +258,7 @@ def jumping_clock(path: Path) -> int:
         settable_clock(path) as clock,
         Daemon(path, "--watchdog", str(WATCHDOG_SECONDS)) as daemon,
     ):
-        both_are_up(daemon)
+        daemon.until_up()
         with load(daemon) as clients:
             for hours in (1, -1, 0):
                 clock.jump(hours)
@@ -268,7 +267,7 @@ def jumping_clock(path: Path) -> int:
                 end = time.monotonic() + WATCHDOG_SECONDS
                 while time.monotonic() < end:
                     until_acknowledged(clients, 100)
-        assert (count(daemon, "serves"), count(daemon, "is process")) == (1, 2)
+        assert (daemon.count_logged("serves"), daemon.count_logged("is process")) == (1, 2)
         assert "silent" not in daemon.log.read_text()
         assert surprises(clients) == []
         return kept(daemon, clients)
@@ -301,8 +300,8 @@ def hanging_disk(path: Path) -> int:
     continue, and reads show the last durable state.
     """
     with Daemon(path, "--watchdog", "30") as daemon:
-        both_are_up(daemon)
-        _, pid = serving(daemon)
+        daemon.until_up()
+        _, pid = daemon.active_worker()
         with slow_flushes(pid, FLUSH_SECONDS), ExitStack() as connections:
             # The first flush hangs in the reactor's thread.  After it, commits use another
             # thread.
@@ -323,7 +322,7 @@ def hanging_disk(path: Path) -> int:
                 revision += 1
                 assert b"\r\nPex-Revision: %d\r\n" % revision in step.recv(1000)
         assert reads >= 10
-        assert count(daemon, "is process") == 2
+        assert daemon.count_logged("is process") == 2
     return revision
 
 
@@ -334,15 +333,15 @@ def hung_disk(path: Path) -> int:
     The worker must be replaced, and the next one continues.
     """
     with Daemon(path, "--watchdog", "1") as daemon:
-        both_are_up(daemon)
+        daemon.until_up()
         with load(daemon) as clients:
             until_acknowledged(clients)
-            name, pid = serving(daemon)
+            name, pid = daemon.active_worker()
             with slow_flushes(pid, 10 * TIMEOUT_SECONDS):
                 daemon.wait_for_log(f"no heartbeat from {name} for .* s; replacing it")
                 daemon.wait_for_log(rf"{name} \w+: Fatal Python error: Aborted")
                 # strace keeps the process until it detaches.
-            until(daemon, "serves", 2)
+            daemon.until_logged("serves", 2)
             until_acknowledged(clients)
             assert not alive(pid)
         assert surprises(clients) == []

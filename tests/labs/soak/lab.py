@@ -27,7 +27,6 @@ from attrs import Factory, define
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from tests.functional.test_keepalive import STORE
-from tests.labs.failover.lab import serving
 from tests.labs.soak.ageing import Sample, make_aged_store, take_sample
 from tests.labs.soak.onlookers import Follower, Reader, SlowReader
 from tests.support.clients import Client, running
@@ -182,7 +181,7 @@ def until_up(daemon: Daemon) -> None:
     def is_up() -> bool:
         up = worker_states(daemon) - {"ended"} == {"serves", "stands by"}
         # The log may not yet have the end of a worker.
-        return up and alive(serving(daemon)[1])
+        return up and alive(daemon.active_worker()[1])
 
     wait_until(is_up, "one worker serves and one stands by")
 
@@ -219,7 +218,7 @@ def soak(
                 until_up(daemon)
                 running_soak.samples.append(take_sample(daemon))
                 print(running_soak.samples[-1], flush=True)
-                _, pid = serving(daemon)
+                _, pid = daemon.active_worker()
                 os.kill(pid, signal.SIGKILL)
                 wait_until_gone(pid)
                 running_soak.kills += 1
