@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-
-from attrs import asdict, frozen
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,42 +26,37 @@ _BEGIN = "<!-- what follows is written by make evidence -->"
 _END = "<!-- and this is its end -->"
 
 
-@frozen(kw_only=True)
-class Evidence:
+def record(
+    name: str, *, promise: str, size: int, unit: str, result: str, command: str
+) -> None:
     """
-    The result of one run of a fault-injection test.
+    Keep the result of one run of a fault-injection test, unless a larger run is kept.
 
-    @ivar name: the name of the test, one word.
-    @ivar promise: the guarantee that the test checks, in the words of a user.
-    @ivar size: how much was tried.
-    @ivar unit: what C{size} counts.
-    @ivar result: what the run found, with numbers.
-    @ivar command: the command that repeats the run.
+    @param name: the name of the test, one word.
+    @param promise: the guarantee that the test checks, in the words of a user.
+    @param size: how much was tried.
+    @param unit: what C{size} counts.
+    @param result: what the run found, with numbers.
+    @param command: the command that repeats the run.
     """
-
-    name: str
-    promise: str
-    size: int
-    unit: str
-    result: str
-    command: str
-    date: str = ""
-    machine: str = ""
-
-
-def record(evidence: Evidence) -> None:
-    """
-    Keep this result unless the result of a larger run is kept.
-    """
-    path = KEPT / f"{evidence.name}.json"
-    if path.exists() and json.loads(path.read_text())["size"] > evidence.size:
+    path = KEPT / f"{name}.json"
+    if path.exists() and json.loads(path.read_text())["size"] > size:
         return
     KEPT.mkdir(parents=True, exist_ok=True)
-    kept = asdict(evidence) | {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"Linux {platform.release()}, Python {platform.python_version()}",
-    }
+    kept = {"promise": promise, "size": size, "unit": unit, "result": result}
+    kept |= {"command": command, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    kept["machine"] = f"Linux {platform.release()}, Python {platform.python_version()}"
     path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def run_lab(lab: Callable[[Path, int], object], size: int) -> None:
+    """
+    Run a fault-injection test in an empty directory, and print its result.
+
+    @param size: the default of the argument on the command line, how much is tried.
+    """
+    with tempfile.TemporaryDirectory() as path:
+        print(lab(Path(path), int(sys.argv[1]) if len(sys.argv) > 1 else size))
 
 
 def table() -> list[str]:
@@ -71,12 +66,11 @@ def table() -> list[str]:
     lines = ["| promise | size of the run | result | command |", "|---|---:|---|---|"]
     machines, dates = set(), set()
     for path in sorted(KEPT.glob("*.json")):
-        kept = Evidence(**json.loads(path.read_text()))
-        machines.add(kept.machine)
-        dates.add(kept.date)
+        kept = json.loads(path.read_text())
+        machines.add(kept["machine"])
+        dates.add(kept["date"])
         lines.append(
-            f"| {kept.promise} | {kept.size:,} {kept.unit} | {kept.result}"
-            f" | `{kept.command}` |"
+            "| {promise} | {size:,} {unit} | {result} | `{command}` |".format(**kept)
         )
     run = f"Run from {min(dates)} to {max(dates)} on {'; '.join(sorted(machines))}."
     return [*lines, "", run]

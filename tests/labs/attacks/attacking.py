@@ -64,6 +64,10 @@ class Attack:
         return self.closes and not self.is_incomplete and not self.statuses[-1] & REFUSALS
 
 
+#: Requests by name, by a rule of an RFC and the status of their response.
+Rules = Mapping[tuple[str, int | frozenset[int]], Mapping[str, bytes]]
+
+
 @frozen
 class Response:
     status: int
@@ -100,8 +104,15 @@ def step(*headers: bytes, body: bytes = b"") -> bytes:
     return request(b"POST /next HTTP/1.1", *headers, body=body)
 
 
+def get(target: bytes, *headers: bytes, body: bytes = b"") -> bytes:
+    return request(b"GET " + target + b" HTTP/1.1", *headers, body=body)
+
+
 def attacks(
-    rule: str, statuses: Sequence[int | set[int]], cases: Mapping[str, bytes], **more: Any
+    rule: str,
+    statuses: Sequence[int | frozenset[int]],
+    cases: Mapping[str, bytes],
+    **more: Any,
 ) -> list[Attack]:
     """
     Return the attacks that test one rule.
@@ -109,7 +120,7 @@ def attacks(
     @param more: the other attributes of each L{Attack}.
     """
     allowed = [
-        frozenset({status} if isinstance(status, int) else status) for status in statuses
+        frozenset({status}) if isinstance(status, int) else status for status in statuses
     ]
     return [
         Attack(name=name, rule=rule, sent=sent, statuses=allowed, **more)
@@ -117,37 +128,49 @@ def attacks(
     ]
 
 
-def refused(rule: str, status: int | set[int], cases: Mapping[str, bytes]) -> list[Attack]:
+def refused(rules: Rules) -> list[Attack]:
     """
     Return attacks whose response has this status and closes the connection.
     """
-    return attacks(rule, [status], cases, closes=True)
+    return [
+        attack
+        for (rule, status), cases in rules.items()
+        for attack in attacks(rule, [status], cases, closes=True)
+    ]
 
 
-def accepted(
-    rule: str, status: int, cases: Mapping[str, bytes], **more: Any
-) -> list[Attack]:
+def accepted(rules: Rules) -> list[Attack]:
     """
     Return attacks that the service parses, whatever the statuses of their responses.
-    """
-    return attacks(rule, [status], cases, **more)
 
-
-def timed_out(rule: str, cases: Mapping[str, bytes]) -> list[Attack]:
+    With status 200, the attack makes a step.  HTTP/1.0 closes the connection.
     """
-    Return incomplete requests: each gets 408 after the request timeout.
-    """
-    return attacks(rule, [408], cases, closes=True, is_incomplete=True)
+    return [
+        attack
+        for (rule, status), cases in rules.items()
+        for name, sent in cases.items()
+        for attack in attacks(
+            rule,
+            [status],
+            {name: sent},
+            steps=int(status == 200),
+            closes=sent.partition(b"\r\n")[0].endswith(b"HTTP/1.0"),
+        )
+    ]
 
 
 def half_closed(
-    rule: str, statuses: Sequence[int], cases: Mapping[str, bytes]
+    rules: Mapping[tuple[str, tuple[int, ...]], Mapping[str, bytes]],
 ) -> list[Attack]:
     """
     Return attacks after which the client closes its half of the connection.
     """
     more = {"closes": True, "is_incomplete": True, "half_closes": True}
-    return attacks(rule, statuses, cases, steps=statuses.count(200), **more)
+    return [
+        attack
+        for (rule, statuses), cases in rules.items()
+        for attack in attacks(rule, statuses, cases, steps=statuses.count(200), **more)
+    ]
 
 
 def parse_responses(received: bytes, *, bodiless: bool = False) -> list[Response]:

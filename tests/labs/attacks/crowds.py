@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.labs.attacks.slow import percentile
 from tests.support.crowd import Crowd, certified, honest
 from tests.support.daemon import Daemon, children
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 
 #: Half of the head of a request.
 HALF = b"GET /current HTTP/1.1\r\nHost: x\r\n"
@@ -75,14 +75,12 @@ def main() -> None:
         for name, waits in waits_by_name.items()
     )
     record(
-        Evidence(
-            name="crowds",
-            promise="One address cannot exclude others.",
-            size=REQUEST_COUNT * len(CROWDS),
-            unit="requests next to up to 10,000 incomplete requests of another address",
-            result=f"all answered by the same worker; median and longest wait: {figures}",
-            command="make attacks",
-        )
+        "crowds",
+        promise="One address cannot exclude others.",
+        size=REQUEST_COUNT * len(CROWDS),
+        unit="requests next to up to 10,000 incomplete requests of another address",
+        result=f"all answered by the same worker; median and longest wait: {figures}",
+        command="make attacks",
     )
 
 

@@ -31,7 +31,7 @@ from attrs import define, field, frozen
 
 from tests.support.crowd import ATTACKER, AUTHORITY, certified
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, read_all, wait_until
-from tests.support.evidence import ROOT, Evidence, record
+from tests.support.evidence import ROOT, record
 
 #: How much processor time the worker may use while an honest client waits.  The real figure
 #: is less than half a second, and it does not depend on the load of the machine.
@@ -450,16 +450,14 @@ def main() -> None:
             print(f"{name}, {listener}: withstood", flush=True)
             tried += 1
     record(
-        Evidence(
-            name="hostile",
-            promise="Resets, floods of tiny pieces, key updates and greedy addresses"
-            " exclude no other client, and no reset is trusted.",
-            size=tried,
-            unit="attacks by up to 1,000 connections of one address",
-            result="withstood, plain and over TLS, with access log and rate limit: the"
-            " same workers, every connection released, no step without permission",
-            command="make attacks",
-        )
+        "hostile",
+        promise="Resets, floods of tiny pieces, key updates and greedy addresses"
+        " exclude no other client, and no reset is trusted.",
+        size=tried,
+        unit="attacks by up to 1,000 connections of one address",
+        result="withstood, plain and over TLS, with access log and rate limit: the"
+        " same workers, every connection released, no step without permission",
+        command="make attacks",
     )
 
 

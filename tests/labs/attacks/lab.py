@@ -17,23 +17,26 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.labs.attacks import attack_bodies, attack_heads, crowds, hostile, slow
-from tests.labs.attacks.attacking import Attack, Front, in_pieces
+from tests.labs.attacks.attacking import (
+    Attack,
+    Front,
+    accepted,
+    half_closed,
+    in_pieces,
+    refused,
+)
 from tests.support.daemon import LOOPBACK, Daemon
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 from tests.support.nginx import nginx
 
 TABLE = [
-    *attack_heads.REQUEST_LINES,
-    *attack_heads.TARGETS,
-    *attack_heads.HOSTS,
-    *attack_heads.PAGES,
-    *attack_heads.HEADERS,
-    *attack_bodies.LENGTHS,
-    *attack_bodies.CODINGS,
-    *attack_bodies.CHUNKS,
+    *refused(attack_heads.REFUSED),
+    *accepted(attack_heads.ACCEPTED),
+    *refused(attack_bodies.REFUSED),
+    *accepted(attack_bodies.ACCEPTED),
     *attack_bodies.PIPELINES,
-    *attack_bodies.EXPECTATIONS,
-    *attack_bodies.UNFINISHED,
+    *attack_bodies.TIMED_OUT,
+    *half_closed(attack_bodies.HALF_CLOSED),
 ]
 
 #: Attacks whose response comes only after the request timeout.
@@ -107,17 +110,15 @@ def record_attacks(attack_count: int) -> None:
     Record how many attacks were tried, all of them without a failure.
     """
     record(
-        Evidence(
-            name="attacks",
-            promise="Every request gets a status or the end of its connection; a refused"
-            " request moves nothing, and the bytes after it are not executed.",
-            size=attack_count,
-            unit="raw requests",
-            result=f"{len(TABLE)} kinds, on uvloop, on Twisted's reactor and through"
-            " nginx, whole and in pieces: no 5xx, no silence, no step without a"
-            " response",
-            command="make attacks",
-        )
+        "attacks",
+        promise="Every request gets a status or the end of its connection; a refused"
+        " request moves nothing, and the bytes after it are not executed.",
+        size=attack_count,
+        unit="raw requests",
+        result=f"{len(TABLE)} kinds, on uvloop, on Twisted's reactor and through"
+        " nginx, whole and in pieces: no 5xx, no silence, no step without a"
+        " response",
+        command="make attacks",
     )
 
 

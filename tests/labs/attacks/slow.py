@@ -21,7 +21,7 @@ from pathlib import Path
 from attrs import Factory, define, frozen
 
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, wait_until
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 
 SLOWHTTPTEST = shutil.which("slowhttptest")
 
@@ -214,15 +214,13 @@ def record_waits(seconds: int, rounds: Sequence[tuple[Waits, dict[str, Waits]]])
     }
     figures = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in worst.items())
     record(
-        Evidence(
-            name="slow",
-            promise="Slow clients do not delay others.",
-            size=seconds * len(rounds) * len(ATTACKS),
-            unit=f"seconds of {CONNECTIONS} slow clients",
-            result=f"99 % of others' responses within: {figures};"
-            f" {1000 * baseline:.0f} ms without slow clients",
-            command="make attacks",
-        )
+        "slow",
+        promise="Slow clients do not delay others.",
+        size=seconds * len(rounds) * len(ATTACKS),
+        unit=f"seconds of {CONNECTIONS} slow clients",
+        result=f"99 % of others' responses within: {figures};"
+        f" {1000 * baseline:.0f} ms without slow clients",
+        command="make attacks",
     )
 
 

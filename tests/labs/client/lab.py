@@ -28,7 +28,7 @@ from tests.labs.failover.lab import JOURNAL
 from tests.support.clients import replayed
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, wait_until
 from tests.support.etcd import cluster
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 from tests.support.nginx import nginx
 from tests.support.ports import held_ports
 
@@ -143,16 +143,14 @@ def evaluate(
         longest_seconds=max(durations),
     )
     record(
-        Evidence(
-            name=name,
-            promise=promise,
-            size=result.calls,
-            unit="calls",
-            result=f"{faults}: every call answered, steps = calls,"
-            f" {result.requests - result.calls:,} repetitions, {result.replayed:,} of them"
-            f" replayed, longest wait {result.longest_seconds:.1f} s",
-            command="make exactly-once",
-        )
+        name,
+        promise=promise,
+        size=result.calls,
+        unit="calls",
+        result=f"{faults}: every call answered, steps = calls,"
+        f" {result.requests - result.calls:,} repetitions, {result.replayed:,} of them"
+        f" replayed, longest wait {result.longest_seconds:.1f} s",
+        command="make exactly-once",
     )
     return result
 

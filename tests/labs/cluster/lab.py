@@ -36,7 +36,7 @@ from tests.labs.histories.lab import RecordingClient, journal_of
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until
 from tests.support.etcd import Member, cluster, emptied, restore_snapshot, save_snapshot
 from tests.support.etcd_users import TlsFiles, as_root, enable_users
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 from tests.support.linearizability import Record, faults
 from tests.support.ports import held_ports
 
@@ -648,21 +648,19 @@ def main() -> None:
         print(operations, "operations,", 2 * USER_CHANGES, "changes of users", flush=True)
     assert max(result.recovery) < MAX_RECOVERY_SECONDS
     record(
-        Evidence(
-            name="cluster",
-            promise="Many nodes are one cursor: under faults of etcd and of the network,"
-            " each step is made once, and all nodes see each acknowledged step.",
-            size=result.operations,
-            unit="operations",
-            result=f"{CLIENTS} clients of five nodes, one of them 50 ms away,"
-            f" {result.faults} faults (killed"
-            " or stopped members, no quorum, no space, connections cut, delayed, silent or"
-            " half closed),"
-            f" {result.unknown:,} outcomes unknown, {result.replayed:,} steps"
-            f" replayed: the record is linearizable; a step after the leader's death took"
-            f" at most {max(result.recovery)} s",
-            command="make cluster-faults",
-        )
+        "cluster",
+        promise="Many nodes are one cursor: under faults of etcd and of the network,"
+        " each step is made once, and all nodes see each acknowledged step.",
+        size=result.operations,
+        unit="operations",
+        result=f"{CLIENTS} clients of five nodes, one of them 50 ms away,"
+        f" {result.faults} faults (killed"
+        " or stopped members, no quorum, no space, connections cut, delayed, silent or"
+        " half closed),"
+        f" {result.unknown:,} outcomes unknown, {result.replayed:,} steps"
+        f" replayed: the record is linearizable; a step after the leader's death took"
+        f" at most {max(result.recovery)} s",
+        command="make cluster-faults",
     )
 
 

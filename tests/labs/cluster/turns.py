@@ -23,7 +23,7 @@ from tests.labs.attacks.slow import percentile
 from tests.labs.cluster.proxy import Disturbance, Proxy
 from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.etcd import Member, cluster
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 
 #: How long one measurement lasts.
 MEASUREMENT_SECONDS = 10.0
@@ -230,15 +230,13 @@ def main() -> None:
             measure(path, members, "three, 5, one paused 2 s", five, seconds, fault=_pause)
             measure(path, members, "three, 5, one 30 ms away", five, seconds, one_far=True)
     record(
-        Evidence(
-            name="turns",
-            promise="No node on etcd starves.",
-            size=int(seconds * 3 * 3),
-            unit="seconds of three nodes with 1, 5 and 21 connections each",
-            result=f"the busiest node made at most {max(fairness):.2f} times the mean;"
-            f" longest wait {1000 * max(longest_waits):.0f} ms",
-            command="make turns",
-        )
+        "turns",
+        promise="No node on etcd starves.",
+        size=int(seconds * 3 * 3),
+        unit="seconds of three nodes with 1, 5 and 21 connections each",
+        result=f"the busiest node made at most {max(fairness):.2f} times the mean;"
+        f" longest wait {1000 * max(longest_waits):.0f} ms",
+        command="make turns",
     )
 
 

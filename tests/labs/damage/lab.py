@@ -42,7 +42,7 @@ from tests.labs.damage.originals import (
     open_unverified,
     read,
 )
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 from tests.support.fakes import now
 
 #: How many damages are tried on one store before another store is made.
@@ -227,19 +227,17 @@ def damage_stores(count: int, first: int = 0) -> Counter[Outcome]:
     if undetected:
         raise Undetected(undetected)
     record(
-        Evidence(
-            name="damage",
-            promise="A damaged store is refused, unless the damage is in unused space: no"
-            " accepted store has another state than before.",
-            size=count,
-            unit="damages to every kind of page, in formats 1 and 2",
-            result=f"{outcomes[Outcome.REFUSED]:,} refused,"
-            f" {outcomes[Outcome.HARMLESS]:,} of no consequence,"
-            f" {outcomes[Outcome.STATE_BEFORE]:,} bare copies at the state before the last"
-            f" commit and {outcomes[Outcome.EARLIER_STATE]} at an earlier one; none"
-            " accepted and different",
-            command="make damage",
-        )
+        "damage",
+        promise="A damaged store is refused, unless the damage is in unused space: no"
+        " accepted store has another state than before.",
+        size=count,
+        unit="damages to every kind of page, in formats 1 and 2",
+        result=f"{outcomes[Outcome.REFUSED]:,} refused,"
+        f" {outcomes[Outcome.HARMLESS]:,} of no consequence,"
+        f" {outcomes[Outcome.STATE_BEFORE]:,} bare copies at the state before the last"
+        f" commit and {outcomes[Outcome.EARLIER_STATE]} at an earlier one; none"
+        " accepted and different",
+        command="make damage",
     )
     return outcomes
 

@@ -34,7 +34,7 @@ from tests.labs.faults.strace import WORKER, Fault, injected, store_option
 from tests.support.clients import whole_history
 from tests.support.conversation import At, Conversation, Expected
 from tests.support.daemon import Daemon
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
 
@@ -196,15 +196,13 @@ class FaultRuns:
             summary[next(effect, "without an effect")] += count
         counted = ", ".join(f"{count:,} {words}" for words, count in summary.most_common())
         record(
-            Evidence(
-                name="faults",
-                promise="Any system call may fail: no response is wrong, no state is lost,"
-                " and a restart recovers.",
-                size=self.injection_count,
-                unit="failed calls",
-                result=f"{len(self.failures)} wrong; {counted}",
-                command="make faults",
-            )
+            "faults",
+            promise="Any system call may fail: no response is wrong, no state is lost,"
+            " and a restart recovers.",
+            size=self.injection_count,
+            unit="failed calls",
+            result=f"{len(self.failures)} wrong; {counted}",
+            command="make faults",
         )
 
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -26,7 +24,7 @@ from pexservice.core.cursor import Transition
 from tests.labs.failover.lab import JOURNAL
 from tests.support.clients import Client, _number, running, whole_history
 from tests.support.daemon import Daemon, wait_until
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record, run_lab
 from tests.support.linearizability import Record, faults, positions
 
 CLIENTS = 16
@@ -200,26 +198,18 @@ def histories(path: Path, kills: int, *options: str) -> Result:
         sum(client.replayed for client in clients),
     )
     record(
-        Evidence(
-            name="histories",
-            promise="All clients see one cursor: a request sees every step that was"
-            " acknowledged before it began, across every crash.",
-            size=result.operations,
-            unit="operations",
-            result=f"{CLIENTS} concurrent clients, {kills} SIGKILLs of the active"
-            f" worker, {result.reads:,} reads, {result.unknown:,} outcomes unknown:"
-            " the record is linearizable",
-            command="make histories",
-        )
+        "histories",
+        promise="All clients see one cursor: a request sees every step that was"
+        " acknowledged before it began, across every crash.",
+        size=result.operations,
+        unit="operations",
+        result=f"{CLIENTS} concurrent clients, {kills} SIGKILLs of the active"
+        f" worker, {result.reads:,} reads, {result.unknown:,} outcomes unknown:"
+        " the record is linearizable",
+        command="make histories",
     )
     return result
 
 
-def main() -> None:
-    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    with tempfile.TemporaryDirectory() as path:
-        print(histories(Path(path), kills))
-
-
 if __name__ == "__main__":
-    main()
+    run_lab(histories, 200)

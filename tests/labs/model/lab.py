@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import re
 import socket
-import sys
-import tempfile
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,7 +35,7 @@ from tests.labs.model.expected import (
     problem,
 )
 from tests.support.daemon import Daemon, read_all
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record, run_lab
 
 #: How many requests a conversation has at most.
 MAX_REQUESTS = 40
@@ -320,25 +318,17 @@ def converse(path: Path, examples: int) -> Counter[str]:
     restarts = service.responses["restarts"]
     responses = service.responses.total() - restarts
     record(
-        Evidence(
-            name="model",
-            promise="Every response is the one that the documentation describes, after any"
-            " earlier requests.",
-            size=responses,
-            unit="responses",
-            result=f"{service.conversations:,} generated conversations on every endpoint,"
-            f" {restarts:,} restarts by SIGKILL or SIGTERM: each response is the model's",
-            command="make model",
-        )
+        "model",
+        promise="Every response is the one that the documentation describes, after any"
+        " earlier requests.",
+        size=responses,
+        unit="responses",
+        result=f"{service.conversations:,} generated conversations on every endpoint,"
+        f" {restarts:,} restarts by SIGKILL or SIGTERM: each response is the model's",
+        command="make model",
     )
     return service.responses
 
 
-def main() -> None:
-    examples = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    with tempfile.TemporaryDirectory() as path:
-        print(converse(Path(path), examples))
-
-
 if __name__ == "__main__":
-    main()
+    run_lab(converse, 1000)

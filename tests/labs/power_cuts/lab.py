@@ -11,8 +11,6 @@ with fewer cuts.
 from __future__ import annotations
 
 import random
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -29,7 +27,7 @@ from tests.labs.power_cuts.clients import (
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
 from tests.support.clients import AcknowledgedStep, replayed, whole_history
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record, run_lab
 from tests.support.loads import until_acknowledged
 
 #: How many clients each file system has; every third one makes its steps without keys.
@@ -275,28 +273,20 @@ def cut_power(path: Path, cuts: int) -> Result:
         assert result.control_losses, f"on {kind.name} the negative control lost nothing"
     total = add_up(results)
     record(
-        Evidence(
-            name="powercuts",
-            promise="A power cut undoes no acknowledged step, and a repeated key still"
-            " makes its step once.",
-            size=total.cuts,
-            unit="power cuts under load on ext4 and xfs",
-            result=f"0 of {total.acknowledged:,} acknowledged steps lost;"
-            f" 0 of {total.repeated:,} repeated keys made a second step,"
-            f" {total.unknown:,} of them without a first response;"
-            " without flushes, LMDB lost steps"
-            f" at {total.control_losses:,} of {total.control_cuts:,} cuts",
-            command="make power-cuts",
-        )
+        "powercuts",
+        promise="A power cut undoes no acknowledged step, and a repeated key still"
+        " makes its step once.",
+        size=total.cuts,
+        unit="power cuts under load on ext4 and xfs",
+        result=f"0 of {total.acknowledged:,} acknowledged steps lost;"
+        f" 0 of {total.repeated:,} repeated keys made a second step,"
+        f" {total.unknown:,} of them without a first response;"
+        " without flushes, LMDB lost steps"
+        f" at {total.control_losses:,} of {total.control_cuts:,} cuts",
+        command="make power-cuts",
     )
     return total
 
 
-def main() -> None:
-    cuts = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    with tempfile.TemporaryDirectory() as path:
-        print(cut_power(Path(path), cuts))
-
-
 if __name__ == "__main__":
-    main()
+    run_lab(cut_power, 1000)

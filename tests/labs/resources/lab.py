@@ -41,7 +41,7 @@ from tests.support.daemon import (
     poll_attempts,
     wait_until_gone,
 )
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 from tests.support.loads import kept, load, surprises, until_acknowledged
 
 MANY_CLIENTS = 32
@@ -377,16 +377,14 @@ def main() -> None:
 
 def record_result(shortage_count: int, acknowledged: int) -> None:
     record(
-        Evidence(
-            name="resources",
-            promise="A full or hanging disk, a lack of descriptors or memory, and a wall"
-            " clock that jumps delay steps only while they last, and lose none.",
-            size=shortage_count,
-            unit="shortages",
-            result=f"{acknowledged:,} steps acknowledged meanwhile, 0 lost, 0 connections"
-            " refused",
-            command="make resources",
-        )
+        "resources",
+        promise="A full or hanging disk, a lack of descriptors or memory, and a wall"
+        " clock that jumps delay steps only while they last, and lose none.",
+        size=shortage_count,
+        unit="shortages",
+        result=f"{acknowledged:,} steps acknowledged meanwhile, 0 lost, 0 connections"
+        " refused",
+        command="make resources",
     )
 
 

@@ -34,7 +34,7 @@ from tests.support.daemon import (
     wait_until,
     wait_until_gone,
 )
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 from tests.support.ports import held_ports
 
 CLIENTS = 3
@@ -503,15 +503,13 @@ def main() -> None:
     )
     print(result)
     record(
-        Evidence(
-            name="seams",
-            promise="One store is served, whatever happens to processes and files.",
-            size=count,
-            unit="operations on processes, files and the store under clients",
-            result=f"{result.acknowledged:,} steps acknowledged, none lost or made twice,"
-            " and the service recovered by itself each time",
-            command="make seams",
-        )
+        "seams",
+        promise="One store is served, whatever happens to processes and files.",
+        size=count,
+        unit="operations on processes, files and the store under clients",
+        result=f"{result.acknowledged:,} steps acknowledged, none lost or made twice,"
+        " and the service recovered by itself each time",
+        command="make seams",
     )
 
 

@@ -16,29 +16,15 @@ from __future__ import annotations
 import sys
 import time
 
-from attrs import frozen
-
 from tests.labs.simulation.run import Simulation
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 
 
-@frozen
-class Result:
-    """
-    The figures of all runs.
-
-    @ivar unknown: operations with an unknown outcome.
-    """
-
-    seeds: int
-    operations: int
-    unknown: int
-    processes: int
-
-
-def simulate(first: int, last: int) -> Result:
+def simulate(first: int, last: int) -> tuple[int, int, int]:
     """
     Run the seeds from C{first} to C{last}.
+
+    @return: the numbers of operations, of unknown outcomes and of processes.
 
     @raise FailedRun: a run failed a check.
     """
@@ -50,21 +36,18 @@ def simulate(first: int, last: int) -> Result:
         operations += len(records)
         unknown += sum(not (record.seen or record.refused) for record in records)
         processes += simulation.machine.spawned
-    result = Result(last - first + 1, operations, unknown, processes)
     record(
-        Evidence(
-            name="simulation",
-            promise="Under any order of failures, no acknowledged step is undone, no key"
-            " makes its step twice, and the service recovers by itself.",
-            size=result.seeds,
-            unit="simulated runs",
-            result=f"{operations:,} operations on {processes:,} processes that were"
-            f" killed, hung or replaced, {unknown:,} outcomes unknown: every record is"
-            " linearizable, every run recovered",
-            command="make simulate",
-        )
+        "simulation",
+        promise="Under any order of failures, no acknowledged step is undone, no key"
+        " makes its step twice, and the service recovers by itself.",
+        size=last - first + 1,
+        unit="simulated runs",
+        result=f"{operations:,} operations on {processes:,} processes that were"
+        f" killed, hung or replaced, {unknown:,} outcomes unknown: every record is"
+        " linearizable, every run recovered",
+        command="make simulate",
     )
-    return result
+    return operations, unknown, processes
 
 
 def main() -> None:

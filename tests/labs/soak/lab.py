@@ -31,7 +31,7 @@ from tests.labs.soak.ageing import Sample, make_aged_store, take_sample
 from tests.labs.soak.onlookers import Follower, Reader, SlowReader
 from tests.support.clients import Client, running
 from tests.support.daemon import Daemon, alive, wait_until, wait_until_gone
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record
 
 #: The number of a client decides whether it uses keys, and whether it opens a connection
 #: for each step.
@@ -235,18 +235,16 @@ def soak(
 def record_soak(soak: Soak, minutes: float) -> None:
     acknowledged = soak.follower.confirmed
     record(
-        Evidence(
-            name="soak",
-            promise="Under mixed load, while workers are killed and replaced, no"
-            " acknowledged step is lost, no connection is refused, and nothing grows.",
-            size=round(60 * minutes),
-            unit="seconds",
-            result=f"{acknowledged:,} steps acknowledged, {soak.kills} kills"
-            f" and {soak.replacements} replacements: {len(soak.follower.lost)} lost,"
-            f" {soak.refused} refused; maxima of the first and the second half:"
-            f" {soak.growth()}",
-            command="make soak",
-        )
+        "soak",
+        promise="Under mixed load, while workers are killed and replaced, no"
+        " acknowledged step is lost, no connection is refused, and nothing grows.",
+        size=round(60 * minutes),
+        unit="seconds",
+        result=f"{acknowledged:,} steps acknowledged, {soak.kills} kills"
+        f" and {soak.replacements} replacements: {len(soak.follower.lost)} lost,"
+        f" {soak.refused} refused; maxima of the first and the second half:"
+        f" {soak.growth()}",
+        command="make soak",
     )
 
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -22,12 +20,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from attrs import frozen
-
 from tests.labs.failover.lab import JOURNAL
 from tests.support.clients import Client, check, running
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, wait_until_gone
-from tests.support.evidence import Evidence, record
+from tests.support.evidence import record, run_lab
 from tests.support.ports import held_ports
 
 CLIENTS = 8
@@ -62,23 +58,6 @@ DISTURBANCES: dict[str, Callable[[int], None]] = {
 }
 
 
-@frozen
-class Result:
-    """
-    The figures of a run.
-
-    @ivar disturbances: by name, how often each was caused.
-    @ivar starts: how many starts there were, including those that failed.
-    @ivar acknowledged: how many steps got a response.
-    @ivar made_steps: how many steps the history has.
-    """
-
-    disturbances: Counter[str]
-    starts: int
-    acknowledged: int
-    made_steps: int
-
-
 def _disturb(path: Path, name: str) -> None:
     """
     Disturb the start of the service in C{path}.
@@ -89,80 +68,63 @@ def _disturb(path: Path, name: str) -> None:
                 DISTURBANCES[name](pid)
 
 
-def _start(path: Path, port: int) -> tuple[Daemon, int]:
+def _start(path: Path, port: int) -> Daemon:
     """
     Start the service, again if the start fails.
-
-    @return: the daemon, and the number of starts.
     """
-    for attempts in range(1, 6):
+    for _ in range(5):
         # A start may fail: SIGHUP ends a process that has not yet set its handler, and so
         # does SIGKILL.
         with suppress(AssertionError):
             listen = f"tcp:{port}:interface=127.0.0.1"
-            return Daemon(path, "--listen", listen, "--journal", JOURNAL), attempts
+            return Daemon(path, "--listen", listen, "--journal", JOURNAL)
     raise AssertionError("the service does not start:\n" + (path / "log").read_text())
 
 
-def starts(path: Path, count: int) -> Result:
+def starts(path: Path, count: int) -> tuple[Counter[str], int]:
     """
     Kill the service under load, start it again, and disturb each start.
 
     @param count: how often the service is killed.
+    @return: how often each disturbance was caused, and how many steps got a response.
     @raise AssertionError: an acknowledged step was lost or made twice.
     """
     path = path.resolve()
     rng = random.Random(count)  # noqa: S311 nothing secret
     disturbances: Counter[str] = Counter()
-    start_count = 0
     with held_ports(1) as (port,):
-        daemon, _ = _start(path, port)
+        daemon = _start(path, port)
         clients = [Client(n, port, fresh=n % 4 < 2) for n in range(CLIENTS)]
         with running(clients):
             for number in range(count):
                 time.sleep(rng.uniform(*LOAD_SECONDS))
-                daemon.process.kill()
-                daemon.process.wait()
+                daemon.kill_supervisor()
                 name = [*DISTURBANCES][number % len(DISTURBANCES)]
                 delay = rng.uniform(0, MAX_DELAY_SECONDS)
                 disturbance = threading.Timer(delay, _disturb, (path, name))
                 disturbance.daemon = True
                 disturbance.start()
-                daemon, attempts = _start(path, port)
+                daemon = _start(path, port)
                 disturbance.join(TIMEOUT_SECONDS)
                 if daemon.process.poll() is not None:
                     # The disturbance happened after the end of the start.
-                    daemon, more_attempts = _start(path, port)
-                    attempts += more_attempts
+                    daemon = _start(path, port)
                 disturbances[name] += 1
-                start_count += attempts
             time.sleep(rng.uniform(*LOAD_SECONDS))
-        acknowledged, made_steps = check(daemon, clients)
+        acknowledged, _ = check(daemon, clients)
         daemon.stop()
-    return Result(disturbances, start_count, acknowledged, made_steps)
-
-
-def main() -> None:
-    """
-    Disturb a hundred starts, and record the figures.
-    """
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    with tempfile.TemporaryDirectory() as path:
-        result = starts(Path(path), count)
-    print(result)
     record(
-        Evidence(
-            name="starts",
-            promise="A start continues after every disturbance.",
-            size=count,
-            unit="disturbed starts",
-            result=f"SIGHUP, a killed child or a killed supervisor at a random moment of"
-            f" each start, under clients: {result.acknowledged:,} steps acknowledged, none"
-            " lost or made twice",
-            command="make starts",
-        )
+        "starts",
+        promise="A start continues after every disturbance.",
+        size=count,
+        unit="disturbed starts",
+        result=f"SIGHUP, a killed child or a killed supervisor at a random moment of"
+        f" each start, under clients: {acknowledged:,} steps acknowledged, none"
+        " lost or made twice",
+        command="make starts",
     )
+    return disturbances, acknowledged
 
 
 if __name__ == "__main__":
-    main()
+    run_lab(starts, 100)
