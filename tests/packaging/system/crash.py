@@ -19,10 +19,12 @@ from tests.packaging.system.installed import (
     cursor,
     load,
     run,
+    run_scenarios,
     serving,
     supervisor,
     unit_property,
     until_another_serves,
+    until_inactive,
 )
 from tests.support.daemon import wait_until
 
@@ -78,9 +80,7 @@ def damaged_store() -> None:
     damaged = b"\0" * 4096 * 4 + whole[4096 * 4 :]
     STORE.write_bytes(damaged)
     run("systemctl", "start", SERVICE, status=1)
-    wait_until(
-        lambda: unit_property("ActiveState", SOCKET) == "inactive", "the socket is closed"
-    )
+    until_inactive()
     assert unit_property("ActiveState") == "failed"
     assert (unit_property("ExecMainStatus"), unit_property("NRestarts")) == ("78", "0")
     assert STORE.read_bytes() == damaged
@@ -91,9 +91,7 @@ def damaged_store() -> None:
 
 
 def main() -> None:
-    for scenario in (killed_worker, stopped_worker, killed_supervisor, damaged_store):
-        print(scenario.__name__, flush=True)
-        scenario()
+    run_scenarios(killed_worker, stopped_worker, killed_supervisor, damaged_store)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
-
-from attrs import frozen
+from pathlib import Path
+from typing import NamedTuple
 
 from tests.support.clients import Client, running
 from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts, wait_until
@@ -20,6 +21,7 @@ from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts, wait_until
 PORT = 8081
 SERVICE = "pexservice.service"
 SOCKET = "pexservice.socket"
+CONFIG = Path("/etc/pexservice/pexservice.toml")
 
 
 def run(*command: str, status: int = 0) -> str:
@@ -48,12 +50,59 @@ def unit_property(name: str, unit: str = SERVICE) -> str:
     return run("systemctl", "show", "--value", "--property", name, unit).strip()
 
 
-def move_socket() -> None:
+@contextmanager
+def original_config() -> Iterator[str]:
     """
-    Let systemd listen on the addresses of the socket unit.
+    Yield the text of the configuration file, and restore the file after the block.
     """
-    run("systemctl", "daemon-reload")
-    run("systemctl", "restart", SOCKET)
+    text = CONFIG.read_text()
+    try:
+        yield text
+    finally:
+        CONFIG.write_text(text)
+
+
+def append_to_config(text: str) -> None:
+    CONFIG.write_text(CONFIG.read_text() + text)
+
+
+@contextmanager
+def drop_in(text: str, unit: str = SERVICE) -> Iterator[None]:
+    """
+    Change a unit by a drop-in file until the end of the block.  It is not restarted.
+    """
+    file = Path(f"/run/systemd/system/{unit}.d/test.conf")
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    try:
+        run("systemctl", "daemon-reload")
+        yield
+    finally:
+        shutil.rmtree(file.parent)
+        run("systemctl", "daemon-reload")
+
+
+@contextmanager
+def moved_socket(text: str) -> Iterator[None]:
+    """
+    Let systemd listen as a drop-in file of the socket unit says until the end of the block.
+    """
+    try:
+        with drop_in(text, SOCKET):
+            run("systemctl", "restart", SOCKET)
+            yield
+    finally:
+        run("systemctl", "restart", SOCKET)
+
+
+def run_scenarios(*scenarios: Callable[[], object]) -> None:
+    for scenario in scenarios:
+        print(scenario.__name__, flush=True)
+        scenario()
+
+
+def until_inactive(unit: str = SOCKET) -> None:
+    wait_until(lambda: unit_property("ActiveState", unit) == "inactive", "it is inactive")
 
 
 def supervisor() -> int:
@@ -107,8 +156,7 @@ def ask(path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
         connection.close()
 
 
-@frozen
-class Cursor:
+class Cursor(NamedTuple):
     revision: int
     position: int
 

@@ -9,7 +9,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.packaging.system.installed import SERVICE, ask, cursor, run, unit_property
+from tests.packaging.system.installed import (
+    SERVICE,
+    ask,
+    cursor,
+    run,
+    run_scenarios,
+    unit_property,
+)
 
 CONFIG = Path("/etc/pexservice/blue.toml")
 STORE = Path("/var/lib/pexservice@blue")
@@ -73,13 +80,11 @@ def main() -> None:
     run(*user, "pexctl", "check", "--config", str(CONFIG))
     run("systemctl", "enable", "--now", UNIT, "pexservice-backup@blue.timer")
     try:
-        for check in (
+        run_scenarios(
             has_its_own_cursor,
             is_backed_up_by_its_own_timer,
             stops_with_its_socket_and_leaves_the_service_alone,
-        ):
-            print(check.__name__, flush=True)
-            check()
+        )
     finally:
         run("systemctl", "disable", "--now", UNIT, "pexservice-backup@blue.timer")
         CONFIG.unlink()

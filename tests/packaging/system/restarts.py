@@ -8,8 +8,6 @@ C{python3 -m tests.packaging.system.restarts}, as root where the package is inst
 
 from __future__ import annotations
 
-import shutil
-import socket
 import stat
 from pathlib import Path
 
@@ -19,14 +17,15 @@ from tests.packaging.system.installed import (
     assert_none_cut_off,
     cursor,
     load,
-    move_socket,
+    moved_socket,
     run,
+    run_scenarios,
     service_log,
     serving,
     supervisor,
     unit_property,
 )
-from tests.support.daemon import TIMEOUT_SECONDS, read_all
+from tests.support.daemon import exchange_on_unix_socket
 
 OPTIONS = Path("/etc/default/pexservice")
 
@@ -92,30 +91,17 @@ def elsewhere() -> None:
     Move the socket to another address with its unit, which also sets the mode.
     """
     there = Path("/run/pexservice-test.sock")
-    dropin = Path("/run/systemd/system/pexservice.socket.d/test.conf")
-    dropin.parent.mkdir(parents=True)
-    dropin.write_text(f"[Socket]\nListenStream=\nListenStream={there}\nSocketMode=0660\n")
-    try:
-        move_socket()
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT_SECONDS)
-            connection.connect(str(there))
-            connection.sendall(
-                b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            )
-            assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+    unit = f"[Socket]\nListenStream=\nListenStream={there}\nSocketMode=0660\n"
+    with moved_socket(unit):
+        response = exchange_on_unix_socket(there, b"GET /livez HTTP/1.0\r\n\r\n")
+        assert response.startswith(b"HTTP/1.0 200 ")
         assert stat.filemode(there.stat().st_mode) == "srw-rw----"
-    finally:
-        shutil.rmtree(dropin.parent)
-        move_socket()
     there.unlink()
     assert ask("/livez")[0].status == 200
 
 
 def main() -> None:
-    for scenario in (reload, restart, stop, options, elsewhere):
-        print(scenario.__name__, flush=True)
-        scenario()
+    run_scenarios(reload, restart, stop, options, elsewhere)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from tests.packaging.system.installed import (
     SOCKET,
+    append_to_config,
     assert_none_cut_off,
     load,
+    original_config,
     run,
     supervisor,
     unit_property,
 )
-from tests.packaging.system.wrong import CONFIG, append_to_config
 
 
 def higher(path: Path) -> tuple[str, Path]:
@@ -45,14 +46,13 @@ def with_a_mistake_in_the_configuration(package: Path) -> None:
 
     The old processes keep running.
     """
-    original_config = CONFIG.read_text()
-    append_to_config("jurnal = 5\n")()
-    with load() as clients:
-        output = run("dpkg", "--install", "--force-confold", str(package))
+    with original_config():
+        append_to_config("jurnal = 5\n")
+        with load() as clients:
+            output = run("dpkg", "--install", "--force-confold", str(package))
     assert_none_cut_off(clients)
     assert "there is no jurnal (did you mean journal?)" in output
     assert "the version before keeps running" in output
-    CONFIG.write_text(original_config)
 
 
 def main() -> None:

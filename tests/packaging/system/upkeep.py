@@ -19,20 +19,26 @@ import time
 from pathlib import Path
 
 from tests.packaging.system.installed import (
+    CONFIG,
     PORT,
     SERVICE,
     SOCKET,
+    append_to_config,
     ask,
     assert_none_cut_off,
     cursor,
+    drop_in,
     load,
-    move_socket,
+    moved_socket,
+    original_config,
     run,
+    run_scenarios,
     serving,
     unit_property,
     until_another_serves,
+    until_inactive,
 )
-from tests.packaging.system.wrong import CONFIG, append_to_config, connection_outcome
+from tests.packaging.system.wrong import connection_outcome
 from tests.support.daemon import TIMEOUT_SECONDS, wait_until
 from tests.support.stores import make_long_store
 
@@ -79,40 +85,33 @@ def access_log() -> None:
 
     All files together must have one line for each response.
     """
-    original_config = CONFIG.read_text()
-    append_to_config(f'access-log = "{LOG}"\n')()
-    run("systemctl", "reload", SERVICE)
-    before = sum(count(log_file) for log_file in LOG.parent.glob("access.log*"))
-    with load() as clients:
-        for _ in range(10):
-            # logrotate does not rotate an empty file, and the service writes lines once per
-            # second.
-            wait_until(lambda: LOG.exists() and LOG.stat().st_size > 0, "lines are there")
-            run("logrotate", "--force", "/etc/logrotate.d/pexservice")
-    assert_none_cut_off(clients)
+    with original_config():
+        append_to_config(f'access-log = "{LOG}"\n')
+        run("systemctl", "reload", SERVICE)
+        before = sum(map(count, LOG.parent.glob("access.log*")))
+        with load() as clients:
+            for _ in range(10):
+                # logrotate does not rotate an empty file, and the service writes lines once
+                # per second.
+                wait_until(lambda: LOG.exists() and LOG.stat().st_size > 0, "lines")
+                run("logrotate", "--force", "/etc/logrotate.d/pexservice")
+        assert_none_cut_off(clients)
     answers = sum(len(client.acknowledged) for client in clients)
     # A reload makes the old workers write their last lines.
     run("systemctl", "reload", SERVICE)
     files = list(LOG.parent.glob("access.log*"))
     assert len(files) == 11
-    written = sum(count(file) for file in files) - before
-    print(
-        f"{written} lines of steps for {answers} answers, in {len(files)} files", flush=True
-    )
-    assert written == answers
-    owner = LOG.stat()
-    assert (LOG.owner(), owner.st_mode & 0o777) == ("pexservice", 0o640)
-    CONFIG.write_text(original_config)
-    run("systemctl", "reload", SERVICE)
+    assert sum(map(count, files)) - before == answers
+    assert (LOG.owner(), LOG.stat().st_mode & 0o777) == ("pexservice", 0o640)
 
 
 def access_log_in_the_journal() -> None:
     """
     Write the access log to the journal: a line has no prefix, and its level as priority.
     """
-    original_config = CONFIG.read_text()
-    append_to_config('access-log = "-"\n')()
-    run("systemctl", "reload", SERVICE)
+    with original_config():
+        append_to_config('access-log = "-"\n')
+        run("systemctl", "reload", SERVICE)
     agent = "an-agent-that-is-looked-for"
     url = f"http://127.0.0.1:{PORT}/next"
     run("curl", "--silent", "--user-agent", agent, "--request", "POST", url)
@@ -124,7 +123,6 @@ def access_log_in_the_journal() -> None:
     line = rf'"127\.0\.0\.1" - - \[.+\] "POST /next HTTP/1\.1" 200 \d+ "-" "{agent}"'
     assert re.fullmatch(line, entry["MESSAGE"]), entry
     assert (entry["PRIORITY"], entry["_SYSTEMD_UNIT"]) == ("6", SERVICE)
-    CONFIG.write_text(original_config)
     run("systemctl", "reload", SERVICE)
 
 
@@ -142,30 +140,21 @@ def two_sockets() -> None:
 
     A datagram socket must be refused with a reason.
     """
-    dropin = Path("/run/systemd/system/pexservice.socket.d/second.conf")
-    dropin.parent.mkdir(parents=True)
-    try:
-        dropin.write_text(f"[Socket]\nListenStream=127.0.0.1:{SECOND_PORT}\n")
+    with moved_socket(f"[Socket]\nListenStream=127.0.0.1:{SECOND_PORT}\n"):
         # More often than systemd's default limit of starts.
-        for _ in range(7):
-            move_socket()
+        for _ in range(6):
+            run("systemctl", "restart", SOCKET)
         for port in (PORT, SECOND_PORT):
             url = f"http://127.0.0.1:{port}/livez"
             assert run("curl", "--silent", "--max-time", "20", url) == "ok\n"
-        dropin.write_text(f"[Socket]\nListenDatagram=127.0.0.1:{SECOND_PORT}\n")
-        run("systemctl", "daemon-reload")
+    with drop_in(f"[Socket]\nListenDatagram=127.0.0.1:{SECOND_PORT}\n", SOCKET):
         run("systemctl", "stop", SERVICE)
         # The socket closes when the service has ended, and must be opened again.
-        wait_until(
-            lambda: unit_property("ActiveState", SOCKET) == "inactive", "it is closed"
-        )
+        until_inactive()
         run("systemctl", "start", SERVICE, status=1)
         assert "ListenStream= only" in unit_property("StatusText")
-    finally:
-        shutil.rmtree(dropin.parent)
-        run("systemctl", "daemon-reload")
-        run("systemctl", "reset-failed", SERVICE, SOCKET)
-        run("systemctl", "start", SERVICE)
+    run("systemctl", "reset-failed", SERVICE, SOCKET)
+    run("systemctl", "start", SERVICE)
     assert ask("/livez")[0].status == 200
 
 
@@ -175,15 +164,11 @@ def stays_stopped() -> None:
     """
     before = cursor()
     run("systemctl", "stop", SERVICE)
-    wait_until(
-        lambda: unit_property("ActiveState", SOCKET) == "inactive", "the socket is closed"
-    )
+    until_inactive()
     for _ in range(20):
         assert connection_outcome() == "Connection refused"
-    assert (unit_property("ActiveState"), unit_property("ActiveState", SOCKET)) == (
-        "inactive",
-        "inactive",
-    )
+    for unit in (SERVICE, SOCKET):
+        assert unit_property("ActiveState", unit) == "inactive"
     run("systemctl", "disable", "--now", SERVICE)
     run("systemctl", "enable", "--now", SERVICE)
     assert cursor() == before
@@ -238,7 +223,6 @@ def tls() -> None:
 
     The service must present the new certificate, and refuse and report a broken one.
     """
-    original_config = CONFIG.read_text()
     lineage = Path("/etc/letsencrypt/live/pex.example.org")
     hook = Path("/etc/letsencrypt/renewal-hooks/deploy/pexservice")
     hook.parent.mkdir(parents=True)
@@ -246,12 +230,12 @@ def tls() -> None:
     shutil.copy(examples / "certbot" / "pexservice", hook)
     hook.chmod(0o755)
     renewed = ("env", f"RENEWED_LINEAGE={lineage}", str(hook))
-    try:
+    with original_config():
         certificate("first", lineage)
         run(*renewed)
         append_to_config(
             'tls-certificate = "tls/fullchain.pem"\ntls-key = "tls/privkey.pem"\n'
-        )()
+        )
         run("systemctl", "reload", SERVICE)
         assert served_certificate() == "subject=CN=first"
         assert (TLS.group(), (TLS / "privkey.pem").group()) == ("pexservice", "pexservice")
@@ -262,11 +246,9 @@ def tls() -> None:
         (lineage / "fullchain.pem").write_text("nonsense\n")
         run(*renewed, status=1)
         assert served_certificate() == "subject=CN=second"
-    finally:
-        CONFIG.write_text(original_config)
-        run("systemctl", "restart", SERVICE)
-        for directory in (lineage, hook.parent, TLS):
-            shutil.rmtree(directory)
+    run("systemctl", "restart", SERVICE)
+    for directory in (lineage, hook.parent, TLS):
+        shutil.rmtree(directory)
 
 
 def credentials() -> None:
@@ -275,26 +257,22 @@ def credentials() -> None:
 
     The user of the service may not read their files.
     """
-    original_config = CONFIG.read_text()
     directory, tokens = Path("/root/tls"), Path("/root/tokens")
     certificate("credential", directory)
     tokens.write_text("secret\n")
     tokens.chmod(0o600)
     given = "/run/credentials/pexservice.service"
-    dropin = Path("/run/systemd/system/pexservice.service.d/credentials.conf")
-    dropin.parent.mkdir(parents=True)
-    dropin.write_text(
+    unit = (
         "[Service]\n"
         f"LoadCredential=fullchain.pem:{directory}/fullchain.pem\n"
         f"LoadCredential=privkey.pem:{directory}/privkey.pem\n"
         f"LoadCredential=tokens:{tokens}\n"
     )
-    append_to_config(
-        f'tls-certificate = "{given}/fullchain.pem"\ntls-key = "{given}/privkey.pem"\n'
-        f'token-file = "{given}/tokens"\n'
-    )()
-    try:
-        run("systemctl", "daemon-reload")
+    with original_config(), drop_in(unit):
+        append_to_config(
+            f'tls-certificate = "{given}/fullchain.pem"\ntls-key = "{given}/privkey.pem"\n'
+            f'token-file = "{given}/tokens"\n'
+        )
         run("systemctl", "restart", SERVICE)
         assert served_certificate() == "subject=CN=credential"
         url = f"https://127.0.0.1:{PORT}/next"
@@ -305,11 +283,7 @@ def credentials() -> None:
         wanted = ("--write-out", "%{http_code}", url)
         assert run(*step, *wanted) == "401"
         assert run(*step, *wanted, "--header", "Authorization: Bearer secret") == "200"
-    finally:
-        CONFIG.write_text(original_config)
-        shutil.rmtree(dropin.parent)
-        run("systemctl", "daemon-reload")
-        run("systemctl", "restart", SERVICE)
+    run("systemctl", "restart", SERVICE)
 
 
 def backups() -> None:
@@ -317,7 +291,7 @@ def backups() -> None:
     Enable the backup timer, which is disabled by default.
 
     Its service must make verified backups of the running service, and report the outcome.
-    Then restore one backup, and measure the time.
+    Then restore one backup.
     """
     assert unit_property("UnitFileState", "pexservice-backup.timer") == "disabled"
     run("systemctl", "enable", "--now", "pexservice-backup.timer")
@@ -336,19 +310,10 @@ def backups() -> None:
 
     refused = ("pexctl", "restore", str(backup), "--to", "/var/lib/pexservice")
     assert "stop the service first" in run(*refused, status=1)
-    began = time.monotonic()
     run("systemctl", "stop", SERVICE)
-    stopped = time.monotonic()
     print(run(*refused, "--beyond", str(seen)), end="", flush=True)
-    restored = time.monotonic()
     run("systemctl", "start", SERVICE)
     assert cursor().revision > seen
-    ends = time.monotonic()
-    print(
-        f"restored in {ends - began:.2f} s: stop {stopped - began:.2f}, pexctl restore"
-        f" {restored - stopped:.2f}, start and first answer {ends - restored:.2f}",
-        flush=True,
-    )
     store = Path("/var/lib/pexservice")
     assert {(path.owner(), path.group()) for path in (store, *store.iterdir())} == {
         ("pexservice", "pexservice")
@@ -375,26 +340,18 @@ def moved_store() -> None:
 
     One line of the configuration file must be enough for the service and its backups.
     """
-    original_config = CONFIG.read_text()
     before = cursor()
     directory = Path("/srv/pexservice")
-    dropins = [
-        Path(f"/run/systemd/system/{unit}.service.d/store.conf")
-        for unit in ("pexservice", "pexservice-backup")
-    ]
-    for dropin in dropins:
-        dropin.parent.mkdir(parents=True)
-        dropin.write_text(
-            f"[Unit]\nRequiresMountsFor={directory}\n[Service]\nReadWritePaths={directory}\n"
-        )
+    unit = f"[Unit]\nRequiresMountsFor={directory}\n[Service]\nReadWritePaths={directory}\n"
     run("systemctl", "stop", SERVICE)
-    try:
+    with (
+        original_config() as config,
+        drop_in(unit),
+        drop_in(unit, "pexservice-backup.service"),
+    ):
         run("pexctl", "backup", "/var/lib/pexservice", str(directory))
         run("chown", "-R", "pexservice:pexservice", str(directory))
-        CONFIG.write_text(
-            original_config.replace("lmdb:/var/lib/pexservice", f"lmdb:{directory}")
-        )
-        run("systemctl", "daemon-reload")
+        CONFIG.write_text(config.replace("lmdb:/var/lib/pexservice", f"lmdb:{directory}"))
         run("systemctl", "start", SERVICE)
         assert cursor() == before
         ask("/next", "POST")
@@ -402,34 +359,23 @@ def moved_store() -> None:
         newest = max(BACKUPS.iterdir())
         assert f"revision {before.revision + 1}," in run("pexctl", "verify", str(newest))
         shutil.rmtree(newest)
-    finally:
         run("systemctl", "stop", SERVICE)
-        CONFIG.write_text(original_config)
-        shutil.rmtree(directory, ignore_errors=True)
-        for dropin in dropins:
-            shutil.rmtree(dropin.parent)
-        run("systemctl", "daemon-reload")
-        run("systemctl", "start", SERVICE)
+    shutil.rmtree(directory)
+    run("systemctl", "start", SERVICE)
 
 
 def behind_nginx() -> None:
     """
     Listen on a Unix socket for nginx's user only, with the drop-in file of the package.
     """
-    dropin = Path("/run/systemd/system/pexservice.socket.d/nginx.conf")
-    dropin.parent.mkdir(parents=True)
-    shutil.copy("/usr/share/doc/pexservice/examples/nginx/pexservice.socket.conf", dropin)
+    examples = Path("/usr/share/doc/pexservice/examples")
     there = "/run/pexservice/http.sock"
     request = ("curl", "--silent", "--unix-socket", there, "http://localhost/livez")
-    try:
-        move_socket()
+    with moved_socket((examples / "nginx" / "pexservice.socket.conf").read_text()):
         assert run("runuser", "-u", "www-data", "--", *request) == "ok\n"
         # curl's exit status for a failed connection.
         run("runuser", "-u", "nobody", "--", *request, status=7)
         assert connection_outcome() == "Connection refused"
-    finally:
-        shutil.rmtree(dropin.parent)
-        move_socket()
     assert ask("/livez")[0].status == 200
 
 
@@ -440,55 +386,34 @@ def long_verification() -> None:
     Reports of progress must extend the timeout, and the status must show the progress.
     """
     store, kept_store = Path("/var/lib/pexservice"), Path("/var/lib/pexservice.kept")
-    dropin = Path("/run/systemd/system/pexservice.service.d/patience.conf")
-    dropin.parent.mkdir(parents=True)
-    dropin.write_text(f"[Service]\nTimeoutStartSec={START_TIMEOUT_SECONDS}\n")
     run("systemctl", "stop", SERVICE)
     store.rename(kept_store)
-    try:
+    with drop_in(f"[Service]\nTimeoutStartSec={START_TIMEOUT_SECONDS}\n"):
         make_long_store(store, ROWS)
         run("chown", "-R", "pexservice:pexservice", str(store))
-        run("systemctl", "daemon-reload")
         began, statuses = time.monotonic(), set()
         with subprocess.Popen(["/usr/bin/systemctl", "start", SERVICE]) as starting:
             while starting.poll() is None:
                 statuses.add(unit_property("StatusText"))
                 time.sleep(0.1)
         took = time.monotonic() - began
-        progress = [
-            status for status in statuses if re.fullmatch(r"verifying.*\d+ %", status)
-        ]
-        print(
-            f"verified and started in {took:.1f} s, {len(progress)} reports of progress",
-            flush=True,
-        )
+        progress = [s for s in statuses if re.fullmatch(r"verifying.*\d+ %", s)]
         assert starting.returncode == 0
         assert took > START_TIMEOUT_SECONDS
         assert len(progress) > 1
         assert (cursor().revision, unit_property("NRestarts")) == (ROWS, "0")
-    finally:
         run("systemctl", "stop", SERVICE)
-        shutil.rmtree(store)
-        kept_store.rename(store)
-        shutil.rmtree(dropin.parent)
-        run("systemctl", "daemon-reload")
-        run("systemctl", "start", SERVICE)
+    shutil.rmtree(store)
+    kept_store.rename(store)
+    run("systemctl", "start", SERVICE)
 
 
 def main() -> None:
-    for scenario in (
-        *(
-            lines,
-            access_log,
-            access_log_in_the_journal,
-            two_sockets,
-            stays_stopped,
-            kill_of_a_worker,
-        ),
-        *(tls, credentials, backups, moved_store, behind_nginx, long_verification),
-    ):
-        print(scenario.__name__, flush=True)
-        scenario()
+    run_scenarios(
+        *(lines, access_log, access_log_in_the_journal, two_sockets, stays_stopped),
+        *(kill_of_a_worker, tls, credentials, backups, moved_store, behind_nginx),
+        long_verification,
+    )
 
 
 if __name__ == "__main__":

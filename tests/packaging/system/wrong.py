@@ -14,26 +14,30 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from attrs import frozen
 
 from tests.packaging.system.installed import (
+    CONFIG,
     PORT,
     SERVICE,
     SOCKET,
+    append_to_config,
     ask,
     assert_none_cut_off,
     cursor,
     load,
+    original_config,
     run,
+    run_scenarios,
     serving,
     supervisor,
     unit_property,
 )
 from tests.support.daemon import TIMEOUT_SECONDS, wait_until
 
-CONFIG = Path("/etc/pexservice/pexservice.toml")
 DEFAULTS = Path("/etc/default/pexservice")
 TOKENS = Path("/etc/pexservice/tokens")
 STORE = Path("/var/lib/pexservice/data.mdb")
@@ -56,13 +60,6 @@ class Mistake:
     reason: str
 
 
-def append_to_config(text: str) -> Callable[[], object]:
-    """
-    Return a function that adds lines to the configuration file.
-    """
-    return lambda: CONFIG.write_text(CONFIG.read_text() + text)
-
-
 def damage() -> None:
     """
     Stop the service, and overwrite pages of the store.
@@ -78,7 +75,7 @@ def tokens() -> None:
     """
     TOKENS.write_text("# none\n")
     TOKENS.chmod(0o644)
-    append_to_config('token-file = "tokens"\n')()
+    append_to_config('token-file = "tokens"\n')
 
 
 MISTAKES = (
@@ -90,13 +87,13 @@ MISTAKES = (
     ),
     Mistake(
         "jurnal = 5",
-        append_to_config("jurnal = 5\n"),
+        partial(append_to_config, "jurnal = 5\n"),
         64,
         f"the configuration file {CONFIG}: there is no jurnal (did you mean journal?)",
     ),
     Mistake(
         'journal = "5"',
-        append_to_config('journal = "5"\n'),
+        partial(append_to_config, 'journal = "5"\n'),
         64,
         "journal: must be a whole number",
     ),
@@ -105,14 +102,16 @@ MISTAKES = (
     ),
     Mistake(
         "a certificate that is not there",
-        append_to_config('tls-certificate = "tls/none.pem"\ntls-key = "tls/none.pem"\n'),
+        partial(
+            append_to_config, 'tls-certificate = "tls/none.pem"\ntls-key = "tls/none.pem"\n'
+        ),
         64,
         "/etc/pexservice/tls/none.pem: No such file or directory",
     ),
     Mistake("a token file without a token", tokens, 64, "tokens has no token"),
     Mistake(
         "an access log in a directory that the unit may not write to",
-        append_to_config('access-log = "/var/lib/access.log"\n'),
+        partial(append_to_config, 'access-log = "/var/lib/access.log"\n'),
         64,
         "the access log /var/lib/access.log: Read-only file system",
     ),
@@ -183,21 +182,23 @@ def reload_that_fails() -> None:
     The reload must fail, C{systemctl status} must have the reason, and the old workers must
     stay.  No connection may be refused.
     """
-    original_config = CONFIG.read_text()
     worker, supervisor_pid = serving(), supervisor()
     with load() as clients:
-        append_to_config("jurnal = 5\n")()
-        run("systemctl", "reload", SERVICE, status=1)
-        assert "jurnal" in status_text()
-        CONFIG.write_text(original_config)
-        append_to_config('tls-certificate = "none.pem"\ntls-key = "none.pem"\n')()
-        run("systemctl", "reload", SERVICE, status=1)
-        assert "none.pem: No such file" in status_text()
+        for line, reason in (
+            ("jurnal = 5\n", "jurnal"),
+            (
+                'tls-certificate = "none.pem"\ntls-key = "none.pem"\n',
+                "none.pem: No such file",
+            ),
+        ):
+            with original_config():
+                append_to_config(line)
+                run("systemctl", "reload", SERVICE, status=1)
+                assert reason in status_text()
         assert unit_property("ActiveState") == "active"
     assert_none_cut_off(clients)
     assert (serving(), supervisor()) == (worker, supervisor_pid)
     assert "reload 2 failed: " in ask("/livez?verbose")[1]
-    CONFIG.write_text(original_config)
     with load() as clients:
         run("systemctl", "reload", SERVICE)
     assert_none_cut_off(clients)
@@ -212,12 +213,9 @@ def store_that_is_not_there() -> None:
     The unit is active, its status has the reason, and clients get 503.  When the store is
     there, the service must use it.
     """
-    original_config = CONFIG.read_text()
     directory = Path("/var/lib/pexservice/disk")
-    CONFIG.write_text(
-        original_config.replace("lmdb:/var/lib/pexservice", f"lmdb:{directory}")
-    )
-    try:
+    with original_config() as config:
+        CONFIG.write_text(config.replace("lmdb:/var/lib/pexservice", f"lmdb:{directory}"))
         run("systemctl", "restart", SERVICE)
         response, body = ask("/next", "POST")
         assert response.status == 503
@@ -232,10 +230,8 @@ def store_that_is_not_there() -> None:
             "the store is served",
         )
         assert (cursor().revision, unit_property("NRestarts")) == (0, "0")
-    finally:
-        CONFIG.write_text(original_config)
-        run("systemctl", "restart", SERVICE)
-        shutil.rmtree(directory, ignore_errors=True)
+    run("systemctl", "restart", SERVICE)
+    shutil.rmtree(directory)
 
 
 def store_that_was_removed() -> None:
@@ -251,26 +247,22 @@ def store_that_was_removed() -> None:
     shutil.copytree(directory, kept_store)
     run("systemctl", "start", SERVICE)
     worker = serving()
-    try:
-        for path in directory.iterdir():
-            path.unlink()
-        wait_until(lambda: ask("/readyz")[0].status == 503, "the service is not ready")
-        expect_no_store("was moved away")
-        os.kill(worker, signal.SIGKILL)
-        wait_until(
-            lambda: "is gone; put it back" in status_text(), "the status has the reason"
-        )
-        expect_no_store("is gone; put it back")
-        run("systemctl", "reload", SERVICE, status=1)
-        expect_no_store("is gone; put it back")
-        assert [*directory.iterdir()] == []
-    finally:
-        run("systemctl", "stop", SERVICE)
-        for path in kept_store.iterdir():
-            run("cp", "--archive", str(path), str(directory))
-            shutil.chown(directory / path.name, "pexservice", "pexservice")
-        shutil.rmtree(kept_store)
-        run("systemctl", "start", SERVICE)
+    for path in directory.iterdir():
+        path.unlink()
+    wait_until(lambda: ask("/readyz")[0].status == 503, "the service is not ready")
+    expect_no_store("was moved away")
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: "is gone; put it back" in status_text(), "the status has the reason")
+    expect_no_store("is gone; put it back")
+    run("systemctl", "reload", SERVICE, status=1)
+    expect_no_store("is gone; put it back")
+    assert [*directory.iterdir()] == []
+    run("systemctl", "stop", SERVICE)
+    for path in kept_store.iterdir():
+        run("cp", "--archive", str(path), str(directory))
+        shutil.chown(directory / path.name, "pexservice", "pexservice")
+    shutil.rmtree(kept_store)
+    run("systemctl", "start", SERVICE)
     assert cursor() == before
 
 
@@ -294,7 +286,6 @@ def reload_that_waits_for_a_restart() -> None:
     A wrong value must make the reload fail.  After a reload with a right value, the status
     line and a metric must name the option until a restart.
     """
-    original_config = CONFIG.read_text()
     other = Path("/var/lib/pexservice/other")
     user = ("runuser", "-u", "pexservice", "--")
     listen = 'listen = ["systemd:all"'
@@ -319,21 +310,19 @@ def reload_that_waits_for_a_restart() -> None:
     }
     before = cursor()
     run(*user, "pexctl", "create", "--store", f"lmdb:{other}")
-    try:
+    with original_config() as config:
         for option, (present, (wrong_value, reason), right) in changes.items():
-            assert original_config.count(present) == 1
-            CONFIG.write_text(original_config.replace(present, wrong_value))
+            assert config.count(present) == 1
+            CONFIG.write_text(config.replace(present, wrong_value))
             run("systemctl", "reload", SERVICE, status=1)
             assert reason in status_text(), status_text()
-            CONFIG.write_text(original_config.replace(present, right))
+            CONFIG.write_text(config.replace(present, right))
             run("systemctl", "reload", SERVICE)
             assert f"; changing --{option} requires a restart" in status_text()
             pending = f'\npexservice_restart_pending{{option="--{option}"}} 1.0\n'
             assert pending in ask("/metrics")[1]
             assert cursor() == before
-    finally:
-        CONFIG.write_text(original_config)
-        shutil.rmtree(other)
+    shutil.rmtree(other)
     run("systemctl", "reload", SERVICE)
     assert "requires a restart" not in status_text()
     assert "\npexservice_restart_pending{" not in ask("/metrics")[1]
@@ -347,27 +336,27 @@ def check() -> None:
     """
     command = ("runuser", "-u", "pexservice", "--", "pexctl", "check")
     assert run(*command, "--config", str(CONFIG)).startswith("well; in use now: ")
-    original_config = CONFIG.read_text()
-    append_to_config("jurnal = 5\n")()
-    assert "did you mean journal?" in run(*command, "--config", str(CONFIG), status=64)
-    CONFIG.write_text(original_config)
-    # The user may write here, but the unit may not.
-    append_to_config('access-log = "/var/backups/pexservice/access.log"\n')()
-    output = run(*command, "--config", str(CONFIG), status=64)
-    assert "outside the sandbox of pexservice.service" in output
-    CONFIG.write_text(original_config)
+    for line, reason in (
+        ("jurnal = 5\n", "did you mean journal?"),
+        # The user may write here, but the unit may not.
+        (
+            'access-log = "/var/backups/pexservice/access.log"\n',
+            "outside the sandbox of pexservice.service",
+        ),
+    ):
+        with original_config():
+            append_to_config(line)
+            assert reason in run(*command, "--config", str(CONFIG), status=64)
 
 
 def main() -> None:
     for mistake in MISTAKES:
         print(mistake.description, flush=True)
         check_mistake(mistake)
-    for action in (
+    run_scenarios(
         *(reload_that_fails, reload_that_waits_for_a_restart),
         *(store_that_is_not_there, store_that_was_removed, check),
-    ):
-        print(action.__name__, flush=True)
-        action()
+    )
 
 
 if __name__ == "__main__":
