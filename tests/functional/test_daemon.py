@@ -65,8 +65,7 @@ def test_service_continues_where_it_stopped(tmp_path: Path, command: str) -> Non
         assert value(daemon, "/history").count(b"\n") == 11
         daemon.kill()
     with Daemon(tmp_path, command=command) as daemon:
-        answer, body = daemon.request("/current")
-        assert (body, answer.headers["Pex-Revision"]) == (b"0\n", "11")
+        assert (value(daemon, "/current"), daemon.revision()) == (b"0\n", 11)
     assert daemon.log.read_text().count("created a new store") == 1
 
 
@@ -85,20 +84,15 @@ def test_help_that_is_not_read_to_its_end(tmp_path: Path) -> None:
     """
     It causes no error if the reader closes the pipe early.
     """
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        ended = subprocess.run(
-            twistd("pexservice", "--help"),
-            cwd=tmp_path,
-            check=False,
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        os.close(writing)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    help_command = twistd("pexservice", "--help")
+    with subprocess.Popen(
+        help_command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as ended:
+        assert ended.stdout is not None
+        ended.stdout.close()
+        assert ended.stderr is not None
+        assert ended.stderr.read() == b""
+    assert ended.returncode == 0
 
 
 def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
@@ -204,31 +198,33 @@ def test_wrong_option_is_named_in_one_line(
 
 
 def test_positional_argument_is_refused(tmp_path: Path) -> None:
-    assert "unexpected argument now: use options only" in refused(
-        tmp_path, "now", status=64
-    )
+    line = refused(tmp_path, "now", status=64)
+    assert "unexpected argument now: use options only" in line
 
 
-def test_an_address_in_use_is_named_with_the_option_that_changes_it(
-    tmp_path: Path,
-) -> None:
+def test_address_in_use_and_address_of_another_machine_are_named(tmp_path: Path) -> None:
+    """
+    In the foreground, that is one line; a daemon writes the line to its log, too.
+
+    The message about an address in use names the option that changes it.  A daemon that is
+    refused leaves no pid file, and its exit status is 1.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
         line = refused(tmp_path, "--listen", listen)
-        reason = f"cannot listen on {listen}: Address already in use"
-        assert line == (
-            f"pexservice: {reason}; stop the program that uses it, or choose another one"
-            " with --listen"
-        )
-
-
-def test_address_of_another_machine_is_named(tmp_path: Path) -> None:
-    """
-    It is the second of two addresses.
-    """
-    listen = "tcp:0:interface=192.0.2.1"
-    line = refused(tmp_path, "--listen", LOOPBACK, "--listen", listen)
-    assert line == f"pexservice: cannot listen on {listen}: Cannot assign requested address"
+        ended = run(tmp_path, "pexservice", "--listen", listen)
+    reason = f"cannot listen on {listen}: Address already in use"
+    advice = "stop the program that uses it, or choose another one with --listen"
+    assert line == f"pexservice: {reason}; {advice}"
+    assert (ended.returncode, ended.stderr) == (1, f"{line}\n")
+    (logged,) = (tmp_path / "twistd.log").read_text().splitlines()
+    assert f" supervisor critical: {reason}" in logged
+    assert not (tmp_path / "twistd.pid").exists()
+    foreign = "tcp:0:interface=192.0.2.1"
+    line = refused(tmp_path, "--listen", LOOPBACK, "--listen", foreign)
+    assert (
+        line == f"pexservice: cannot listen on {foreign}: Cannot assign requested address"
+    )
 
 
 def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> None:
@@ -300,46 +296,20 @@ def test_refused_daemon_writes_the_whole_reason_to_the_terminal(tmp_path: Path) 
     )
 
 
-def test_daemon_has_pid_file_and_log_and_removes_the_pid_file(tmp_path: Path) -> None:
+def test_daemon_has_pid_file_and_log_and_refuses_a_second_start_in_its_directory(
+    tmp_path: Path,
+) -> None:
+    """
+    The message says what runs and how to stop it.
+
+    A pid file of a process that no longer runs is removed without a critical message.
+    """
     socket_path = tmp_path / "socket"
+    (tmp_path / "twistd.pid").write_text("4194304")
     with background(tmp_path, "--listen", "unix:socket", "--standby", "0") as pid:
         wait_until(socket_path.exists, "the service listens")
         response = exchange_on_unix_socket(socket_path, b"POST /next HTTP/1.0\r\n\r\n")
         assert response.endswith(b"\r\n\r\n1\n")
-        assert pid
-    assert not (tmp_path / "twistd.pid").exists()
-    log = (tmp_path / "twistd.log").read_text()
-    assert "the cursor is at" in log
-    assert "Server Shut Down" in log
-    assert "Traceback" not in log
-
-
-def test_daemon_that_is_refused_writes_one_line_to_the_terminal_and_one_to_the_log(
-    tmp_path: Path,
-) -> None:
-    """
-    It leaves no pid file, and its exit status is 1.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        listen = f"tcp:{server.getsockname()[1]}:interface=127.0.0.1"
-        ended = run(tmp_path, "pexservice", "--listen", listen)
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
-    reason = f"cannot listen on {listen}: Address already in use"
-    assert line.startswith(f"pexservice: {reason}")
-    (logged,) = (tmp_path / "twistd.log").read_text().splitlines()
-    assert f" supervisor critical: {reason}" in logged
-    assert not (tmp_path / "twistd.pid").exists()
-
-
-def test_second_start_in_one_directory_says_what_runs_and_how_to_stop_it(
-    tmp_path: Path,
-) -> None:
-    """
-    A pid file of a process that no longer runs is removed without a critical message.
-    """
-    (tmp_path / "twistd.pid").write_text("4194304")
-    with background(tmp_path, "--listen", "unix:socket", "--standby", "0") as pid:
         again = run(tmp_path, "pexservice", "--listen", "unix:socket")
         assert again.returncode == 1
         (line,) = again.stderr.splitlines()
@@ -348,9 +318,12 @@ def test_second_start_in_one_directory_says_what_runs_and_how_to_stop_it(
         assert line.endswith(
             "or start another service in another directory, with another --listen"
         )
+    assert not (tmp_path / "twistd.pid").exists()
     log = (tmp_path / "twistd.log").read_text()
-    assert "stale" not in log
-    assert "critical" not in log
+    for words in ("the cursor is at", "Server Shut Down"):
+        assert words in log
+    for words in ("Traceback", "stale", "critical"):
+        assert words not in log
 
 
 @pytest.mark.parametrize(
@@ -372,9 +345,8 @@ def test_file_of_a_daemon_that_cannot_be_written_is_named_in_one_line(
 
 def test_lock_of_a_unix_socket_names_the_process_that_has_it(tmp_path: Path) -> None:
     (tmp_path / "socket.lock").symlink_to(str(os.getpid()))
-    ended = run(tmp_path, "-n", "pexservice", "--listen", "unix:socket")
-    assert ended.returncode == 1
-    assert f"process {os.getpid()} has the lock socket.lock; stop it, or" in ended.stderr
+    line = refused(tmp_path, "--listen", "unix:socket")
+    assert f"process {os.getpid()} has the lock socket.lock; stop it, or" in line
 
 
 def test_wrong_option_of_a_daemon_is_reported_as_in_the_foreground(tmp_path: Path) -> None:
@@ -405,9 +377,7 @@ def test_sigterm_answers_requests_in_progress(tmp_path: Path) -> None:
         daemon.process.terminate()
         assert resting.recv(1000) == b""
         begun.sendall(b"x")
-        answer = b""
-        while chunk := begun.recv(1000):
-            answer += chunk
+        answer = read_all(begun)
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"Connection: close\r\n" in answer
         assert daemon.wait() in (0, -signal.SIGTERM)

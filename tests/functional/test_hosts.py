@@ -5,9 +5,7 @@ The checks of the C{Host} header and of the client's address, on real listeners.
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import socket
 from http.client import HTTPConnection
 from pathlib import Path
@@ -61,10 +59,9 @@ def test_unknown_host_over_loopback_gets_421_that_names_the_option(
         for path in ("/", "/current", "/events", "/metrics", "/nothing", "/openapi.json"):
             assert daemon.request(path, headers={"Host": FOREIGN})[0].status == 421
         names = (None, "localhost", "PEX.example.org.:8081", "[::1]:1", "127.0.0.1")
-        assert [status(daemon, name) for name in (*names, socket.gethostname())] == [
-            200
-        ] * 6
-        assert daemon.request("/current")[0].headers["Pex-Revision"] == "6"
+        statuses = [status(daemon, name) for name in (*names, socket.gethostname())]
+        assert statuses == [200] * 6
+        assert daemon.revision() == 6
         log = daemon.log.read_text()
     assert log.count("--allowed-host attacker.example ") == 1
 
@@ -101,12 +98,8 @@ def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
                 for process in json.loads(body)["processes"]
             }
 
-        wait_until(
-            lambda: processes().get("worker-2", (0, ""))[1] == "standby", "a standby"
-        )
-        log = daemon.log.read_text()
-        workers = dict(re.findall(r"(worker-\d) is process (\d+)", log))
-        first, second = int(workers["worker-1"]), int(workers["worker-2"])
+        daemon.until_up()
+        (_, first), second = daemon.active_worker(), daemon.standby_worker()
         assert processes() == {
             "supervisor": (daemon.process.pid, "running"),
             "worker-1": (first, "active"),
@@ -119,14 +112,9 @@ def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
             f"[+]worker-2 is process {second}: standby\n"
             "livez check passed\n"
         )
-        os.kill(first, signal.SIGKILL)
+        daemon.kill_active_worker()
         wait_until(lambda: processes()["worker-2"] == (second, "active"), "a takeover")
-        wait_until(
-            lambda: re.search(
-                r"worker-2 took over( after \d+ ms)?\n", daemon.log.read_text()
-            ),
-            "the takeover is logged",
-        )
+        daemon.wait_for_log(r"worker-2 took over( after \d+ ms)?\n")
 
 
 def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Path) -> None:
@@ -138,7 +126,6 @@ def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Pat
         return b" is process " in daemon.request("/livez?verbose")[1]
 
     (tmp_path / "tokens").write_text("secret\n")
-    (tmp_path / "tokens").chmod(0o600)
     for options in (
         ("--trusted-proxy", "127.0.0.1"),
         ("--allowed-host", "*"),
@@ -152,10 +139,8 @@ def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Pat
         assert status(daemon, FOREIGN) == 421
         assert shows_processes(daemon)
         for request in (b"POST /next", b"GET /livez?verbose"):
-            response = exchange_on_unix_socket(
-                tmp_path / "socket",
-                b"%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (request, FOREIGN.encode()),
-            )
+            sent = b"%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (request, FOREIGN.encode())
+            response = exchange_on_unix_socket(tmp_path / "socket", sent)
             assert response.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b" is process " not in response
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 import re
 import resource
 import socket
-import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
-import trustme
 
 from pexservice.process.listening import RESERVED_DESCRIPTORS
 from tests.functional.test_wire import (
@@ -24,6 +23,7 @@ from tests.functional.test_wire import (
     request,
     worker,
 )
+from tests.support.crowd import certified
 from tests.support.daemon import (
     REACTORS,
     TIMEOUT_SECONDS,
@@ -64,15 +64,13 @@ def test_a_client_that_does_not_read_costs_bounded_memory(daemon: Daemon) -> Non
     with connect(daemon) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(1)
-        try:
+        with suppress(TimeoutError):
             while sent < 100_000:
                 connection.sendall(current_request)
                 sent += 1
                 if sent < 20:
                     # Give the worker time to cache the request.
                     daemon.request("/livez")
-        except TimeoutError:
-            pass
         assert sent < 100_000
         assert memory(daemon) - before < 30
         # A client that reads again gets responses again.
@@ -132,43 +130,25 @@ def test_limit_of_descriptors_is_raised_for_the_connections(tmp_path: Path) -> N
             assert f"--max-connections {wanted}: the limit" in daemon.log.read_text()
 
 
-#: The certificate of the fixture C{files} expires at this time.
+#: The certificate expires at this time.
 EXPIRY = datetime(2040, 2, 29, 12, 0, 1, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """
-    Provide the options of a certificate and its key.
-    """
-    path = tmp_path_factory.mktemp("tls")
-    issued = authority.issue_cert("localhost", "127.0.0.1", not_after=EXPIRY)
-    for number, blob in enumerate(issued.cert_chain_pems):
-        blob.write_to_path(path / "certificate.pem", append=number > 0)
-    issued.private_key_pem.write_to_path(path / "key.pem")
-    return [
-        *("--tls-certificate", str(path / "certificate.pem")),
-        *("--tls-key", str(path / "key.pem")),
-    ]
-
-
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_responses_over_tls_are_the_same(
-    reactor: str, tmp_path: Path, files: list[str], authority: trustme.CA
-) -> None:
+def test_responses_over_tls_are_the_same(reactor: str, tmp_path: Path) -> None:
     """
     The test uses keep-alive connections and large responses.
 
     A client without TLS gets no response.
     """
     make_store(tmp_path / "pexservice-data", FAR)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
+    files, trusting = certified(tmp_path, "localhost", "127.0.0.1", not_after=EXPIRY)
+
+    def exchange_over_tls(daemon: Daemon, sent: bytes) -> bytes:
+        with trusting.wrap_socket(connect(daemon), server_hostname="localhost") as secure:
+            secure.sendall(sent)
+            return read_all(secure)
+
     with Daemon(tmp_path, *files, command=WORKER, reactor=reactor) as daemon:
         client = HTTPSConnection(
             "127.0.0.1", daemon.port, timeout=TIMEOUT_SECONDS, context=trusting
@@ -180,23 +160,18 @@ def test_responses_over_tls_are_the_same(
             assert len(answer.read()) in range(20_899, 20_910)
         assert not exchange(daemon, request(b"GET /current HTTP/1.0")).startswith(b"HTTP")
         client.close()
-        raw = connect(daemon)
-        with trusting.wrap_socket(raw, server_hostname="localhost") as secure:
-            secure.sendall(request(b"GET /current HTTP/1.1") * 3)
-            secure.sendall(request(b"GET /current HTTP/1.0"))
-            assert read_all(secure).count(b" 200 OK\r\n") == 4
-        raw = connect(daemon)
-        with trusting.wrap_socket(raw, server_hostname="localhost") as secure:
-            secure.sendall(request(b"GET /metrics HTTP/1.0"))
-            name = b"pexservice_tls_certificate_expiry_timestamp_seconds"
-            (value,) = re.findall(rb"(?m)^%b (\S+)$" % name, read_all(secure))
-            assert float(value) == EXPIRY.timestamp()
+        reads = request(b"GET /current HTTP/1.1") * 3 + request(b"GET /current HTTP/1.0")
+        assert exchange_over_tls(daemon, reads).count(b" 200 OK\r\n") == 4
+        metrics = exchange_over_tls(daemon, request(b"GET /metrics HTTP/1.0"))
+        name = b"pexservice_tls_certificate_expiry_timestamp_seconds"
+        (value,) = re.findall(rb"(?m)^%b (\S+)$" % name, metrics)
+        assert float(value) == EXPIRY.timestamp()
         assert "Traceback" not in daemon.log.read_text()
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_client_that_offers_http_2_gets_http_1_1_over_tls(
-    reactor: str, tmp_path: Path, files: list[str], authority: trustme.CA
+    reactor: str, tmp_path: Path
 ) -> None:
     """
     Twisted offers HTTP/2 if two packages are installed.  The test creates empty ones.
@@ -206,9 +181,8 @@ def test_client_that_offers_http_2_gets_http_1_1_over_tls(
     for name in ("__init__", "config", "connection", "errors", "events", "exceptions"):
         (tmp_path / "h2" / f"{name}.py").touch()
     (tmp_path / "priority.py").touch()
-    trusting = ssl.create_default_context()
+    files, trusting = certified(tmp_path, "localhost")
     trusting.set_alpn_protocols(["h2", "http/1.1"])
-    authority.configure_trust(trusting)
     with Daemon(tmp_path, *files, command=WORKER, reactor=reactor) as daemon:
         raw = connect(daemon)
         with trusting.wrap_socket(raw, server_hostname="localhost") as secure:
@@ -220,23 +194,17 @@ def test_client_that_offers_http_2_gets_http_1_1_over_tls(
 def test_reactor_that_cannot_carry_a_worker_ends_it_with_one_line(tmp_path: Path) -> None:
     """
     The line names the reactors that can.
+
+    With those, and with its own choice, the worker gets as far as listening on an address
+    that this machine does not have.
     """
-    worker = ("pexservice-worker", "--listen", "tcp:0:interface=127.0.0.1")
+    worker = ("pexservice-worker", "--listen", "tcp:1:interface=192.0.2.1")
+    for choice in ([], ["--reactor=uvloop"], ["--reactor=asyncio"]):
+        ended = run(tmp_path, "-n", "--pidfile=", *choice, *worker)
+        assert "cannot listen on tcp:1:interface=192.0.2.1" in ended.stderr
     ended = run(tmp_path, "-n", "--pidfile=", "--reactor=epoll", *worker)
     assert ended.returncode == 64
     assert ended.stderr.splitlines()[-1].endswith(
         "use twistd --reactor=uvloop or --reactor=asyncio"
     )
     assert "Traceback" not in ended.stdout + ended.stderr
-
-
-@pytest.mark.parametrize("reactor", [(), ("--reactor=uvloop",), ("--reactor=asyncio",)])
-def test_worker_runs_on_its_own_choice_of_reactor_and_on_asyncio(
-    tmp_path: Path, reactor: tuple[str, ...]
-) -> None:
-    """
-    The worker gets as far as listening on an address that this machine does not have.
-    """
-    nowhere = ("pexservice-worker", "--listen", "tcp:1:interface=192.0.2.1")
-    ended = run(tmp_path, "-n", "--pidfile=", *reactor, *nowhere)
-    assert "cannot listen on tcp:1:interface=192.0.2.1" in ended.stderr

@@ -55,7 +55,6 @@ from tests.support.clients import Client
 from tests.support.daemon import (
     TIMEOUT_SECONDS,
     Daemon,
-    children,
     poll_attempts,
     wait_until_gone,
 )
@@ -88,8 +87,7 @@ def service(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
     (tmp_path / "run").mkdir()
     options = ("--journal", "10000000", "--watchdog", WATCHDOG)
     with Daemon(tmp_path / "run", *options, python=installation.python) as daemon:
-        daemon.until_logged("serves", 1)
-        daemon.until_logged("stands by", 1)
+        daemon.until_up()
         yield daemon
     log = daemon.log.read_text()
     assert "Traceback" not in log
@@ -168,13 +166,6 @@ def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
     assert [client.broken for client in clients] == [0] * len(clients)
 
 
-def until_replaced(daemon: Daemon, times: int = 1) -> None:
-    for _ in poll_attempts():
-        if daemon.log.read_text().count("the workers are replaced") == times:
-            return
-    raise AssertionError(daemon.log.read_text())
-
-
 def test_reload_brings_the_new_code_and_no_client_notices(
     systemd: Callable[[], list[str]], daemon: Daemon, installation: Installation
 ) -> None:
@@ -186,8 +177,7 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     with load(daemon) as clients:
         until_acknowledged(clients)
         installation.upgrade(FIRST_LINE)
-        daemon.process.send_signal(signal.SIGHUP)
-        until_replaced(daemon)
+        daemon.reload()
         until_new(daemon)
         until_acknowledged(clients)
     none_was_cut_off(daemon, clients)
@@ -195,15 +185,10 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     heard = [systemd(), systemd()]
     assert any("WATCHDOG=1" in message for message in heard)
     scraped(daemon, standby_workers=1, standby_workers_wanted=1, failovers_total=0)
-    assert (
-        samples(daemon.request("/metrics")[1])[
-            "pexservice_worker_restarts_total,reason=replaced"
-        ]
-        == 2
-    )
-    daemon.process.send_signal(signal.SIGHUP)
-    until_replaced(daemon, 2)
-    workers = children(daemon.process.pid)
+    values = samples(daemon.request("/metrics")[1])
+    assert values["pexservice_worker_restarts_total,reason=replaced"] == 2
+    daemon.reload()
+    workers = daemon.workers()
     assert len(workers) == 2
     assert daemon.stop() in (0, -signal.SIGTERM)
     wait_until_gone(*workers)
@@ -220,13 +205,11 @@ def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
     with load(daemon) as clients:
         until_acknowledged(clients)
         installation.upgrade(FIRST_LINE)
-        _, serves = daemon.active_worker()
-        (stands_by,) = set(children(daemon.process.pid)) - {serves}
-        os.kill(stands_by, signal.SIGKILL)
+        os.kill(daemon.standby_worker(), signal.SIGKILL)
         daemon.until_logged("stands by", 2)
         for kills in (1, 2, 3):
-            name, pid = daemon.active_worker()
-            os.kill(pid, signal.SIGKILL)
+            name, _ = daemon.active_worker()
+            daemon.kill_active_worker()
             daemon.until_logged("serves", 1 + kills)
             daemon.until_logged("stands by", 2 + kills)
             until_acknowledged(clients)
@@ -246,13 +229,13 @@ def test_standby_of_the_release_takes_over_after_its_files_were_replaced(
     with load(daemon) as clients:
         until_acknowledged(clients)
         installation.upgrade(FIRST_LINE)
-        name, pid = daemon.active_worker()
-        os.kill(pid, signal.SIGKILL)
+        name, _ = daemon.active_worker()
+        daemon.kill_active_worker()
         daemon.until_logged("serves", 2)
         daemon.until_logged("stands by", 2)
         until_acknowledged(clients)
         assert daemon.active_worker()[0] not in {name, *new_workers(daemon)}
-        os.kill(daemon.active_worker()[1], signal.SIGKILL)
+        daemon.kill_active_worker()
         until_new(daemon)
         until_acknowledged(clients)
     kept(daemon, clients)
@@ -263,15 +246,13 @@ def test_new_workers_end_with_the_supervisor_and_leave_the_store_to_the_next_ser
     daemon: Daemon, installation: Installation
 ) -> None:
     installation.upgrade(FIRST_LINE)
-    daemon.process.send_signal(signal.SIGHUP)
-    until_replaced(daemon)
-    workers = children(daemon.process.pid)
-    assert daemon.request("/next", "POST")[1] == b"1\n"
-    daemon.process.kill()
-    daemon.process.wait()
+    daemon.reload()
+    workers = daemon.workers()
+    assert daemon.step() == 1
+    daemon.kill_supervisor()
     wait_until_gone(*workers)
     with Daemon(daemon.path, python=installation.python) as following:
-        assert following.request("/next", "POST")[0].headers["Pex-Revision"] == "2"
+        assert following.step() == 2
         assert MARK in following.log.read_text()
 
 
@@ -279,11 +260,9 @@ def test_damage_found_by_a_new_worker_ends_the_supervisor_with_78(
     daemon: Daemon, installation: Installation
 ) -> None:
     installation.upgrade(FIRST_LINE)
-    daemon.process.send_signal(signal.SIGHUP)
-    until_replaced(daemon)
-    data = daemon.path / "pexservice-data" / "data.mdb"
-    os.truncate(data, 8192)
-    os.kill(daemon.active_worker()[1], signal.SIGKILL)
+    daemon.reload()
+    os.truncate(daemon.path / "pexservice-data" / "data.mdb", 8192)
+    daemon.kill_active_worker()
     assert daemon.wait() == 78
 
 
@@ -298,8 +277,7 @@ def test_todays_standby_takes_over_when_its_files_are_gone(
         package = installation.site / "pexservice"
         aside = installation.site / "aside"
         package.rename(aside)
-        _, pid = daemon.active_worker()
-        os.kill(pid, signal.SIGKILL)
+        daemon.kill_active_worker()
         daemon.until_logged("serves", 2)
         for path in ("/next", "/current", "/history", "/", "/readyz", "/metrics"):
             assert daemon.request(path)[0].status == 200

@@ -59,8 +59,7 @@ def request(line: bytes, *headers: bytes) -> bytes:
     return b"\r\n".join([line, b"Host: localhost", *headers, b"", b""])
 
 
-def revision(daemon: Daemon) -> int:
-    return int(daemon.request("/current")[0].headers["Pex-Revision"])
+THOUSAND_STEPS = request(b"POST /next HTTP/1.1") * 999 + request(b"POST /next HTTP/1.0")
 
 
 def test_every_attack_gets_the_response_of_its_rule_and_moves_nothing_unanswered(
@@ -69,7 +68,7 @@ def test_every_attack_gets_the_response_of_its_rule_and_moves_nothing_unanswered
     """
     The bytes after a refused request are not parsed as a request.
     """
-    wrong = Front(daemon.port, lambda: revision(daemon)).try_all(COMPLETE)
+    wrong = Front(daemon.port, daemon.revision).try_all(COMPLETE)
     assert not wrong, "\n".join(wrong)
 
 
@@ -79,19 +78,14 @@ def test_unread_responses_do_not_pile_up_in_memory(daemon: Daemon) -> None:
 
     Later the client gets them all.
     """
-    exchange(
-        daemon,
-        request(b"POST /next HTTP/1.1") * 999 + request(b"POST /next HTTP/1.0"),
-    )
+    exchange(daemon, THOUSAND_STEPS)
     # Each response has 60 KB then.  This is half of their total size in MiB:
     count = amount(short=200, long=1000)
     half = count * 0.03
     with connect(daemon) as connection:
         before = memory(daemon)
-        connection.sendall(
-            request(b"GET /history?limit=1000 HTTP/1.1") * (count - 1)
-            + request(b"GET /history?limit=1000 HTTP/1.0")
-        )
+        page = request(b"GET /history?limit=1000 HTTP/1.1", b"Connection: %b")
+        connection.sendall(page % b"keep-alive" * (count - 1) + page % b"close")
         # Other clients are served meanwhile.
         for _ in range(20):
             assert daemon.request("/livez")[1] == b"ok\n"
@@ -109,10 +103,8 @@ def worker(daemon: Daemon) -> int:
     for pid in (daemon.process.pid, *children(daemon.process.pid)):
         # A child process may end meanwhile.
         with suppress(FileNotFoundError):
-            if any(
-                descriptor.resolve().name == "data.mdb"
-                for descriptor in Path(f"/proc/{pid}/fd").iterdir()
-            ):
+            files = [file.resolve().name for file in Path(f"/proc/{pid}/fd").iterdir()]
+            if "data.mdb" in files:
                 return pid
     raise AssertionError("no process has the store open")
 
@@ -126,10 +118,8 @@ def memory(daemon: Daemon) -> int:
 
 
 def test_client_that_accepts_json_gets_the_refusal_as_json(daemon: Daemon) -> None:
-    sent = request(
-        b"POST /next HTTP/1.1", b"Accept: application/json", b"Content-Length: 65537"
-    )
-    received = exchange(daemon, sent)
+    too_large = (b"Accept: application/json", b"Content-Length: 65537")
+    received = exchange(daemon, request(b"POST /next HTTP/1.1", *too_large))
     assert b"Content-Type: application/problem+json\r\n" in received
     assert received.endswith(b'endpoint needs a body"}\n')
 
@@ -167,24 +157,15 @@ def test_head_has_the_length_of_the_get_and_no_body(daemon: Daemon, path: str) -
 
 def test_client_that_expects_100_continue_gets_it(daemon: Daemon) -> None:
     with connect(daemon) as connection:
-        connection.sendall(
-            request(
-                b"POST /next HTTP/1.1",
-                b"Expect: 100-continue",
-                b"Content-Length: 2",
-                b"Connection: close",
-            )
-        )
+        headers = (b"Expect: 100-continue", b"Content-Length: 2", b"Connection: close")
+        connection.sendall(request(b"POST /next HTTP/1.1", *headers))
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"ab")
         assert read_all(connection).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_pipelined_requests_get_their_responses_in_order_once(daemon: Daemon) -> None:
-    before = revision(daemon)
-    sent = request(b"POST /next HTTP/1.1") * 999
-    received = exchange(daemon, sent + request(b"POST /next HTTP/1.0"))
-    revisions = [
-        int(revision) for revision in re.findall(rb"Pex-Revision: (\d+)", received)
-    ]
-    assert revisions == [*range(before + 1, before + 1001)]
+    before = daemon.revision()
+    received = exchange(daemon, THOUSAND_STEPS)
+    revisions = map(int, re.findall(rb"Pex-Revision: (\d+)", received))
+    assert [*revisions] == [*range(before + 1, before + 1001)]
