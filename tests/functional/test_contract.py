@@ -50,14 +50,7 @@ def make_on_etcd(tmp_path: Path) -> Maker:
 
     def make() -> Blocking:
         gateway = HttpGateway(address, running_reactor())
-        return Blocking(
-            EtcdStore(
-                gateway,
-                address.prefix,
-                journal=KEPT,
-                kept_keys=KEPT,
-            )
-        )
+        return Blocking(EtcdStore(gateway, address.prefix, journal=KEPT, kept_keys=KEPT))
 
     return make
 

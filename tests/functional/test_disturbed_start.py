@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.support.daemon import (
     Daemon,
     children,
     poll_attempts,
+    running_command,
     twistd,
     wait_until_gone,
 )
@@ -44,54 +46,43 @@ if "pexservice.stores.lmdb.verify.verify" in sys.orig_argv:
     os.kill(os.getpid(), signal.SIGSTOP)
 """
 
-in_all_ways = pytest.mark.parametrize("begin", [*PROGRAMS], indirect=True)
-
 
 @pytest.fixture
 def begin(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """
-    Provide a function that starts the service and does not wait for it.
+    Provide a function that starts the service on a store and does not wait for it.
     """
     program = PROGRAMS[getattr(request, "param", "command")]
-    started: list[subprocess.Popen[bytes]] = []
+    make_store(tmp_path / "pexservice-data", 3)
     (tmp_path / "hold").mkdir()
     (tmp_path / "hold" / "sitecustomize.py").write_text(HOLD)
 
     def begin(*options: str) -> subprocess.Popen[bytes]:
         with (tmp_path / "log").open("wb") as log:
-            started.append(
-                subprocess.Popen(
-                    [
-                        *program,
-                        *("-n", "--pidfile=pid", "pexservice", "--listen", LOOPBACK),
-                        *options,
-                    ],
+            command = [*program, "-n", "--pidfile=pid", "pexservice", "--listen", LOOPBACK]
+            return stack.enter_context(
+                running_command(
+                    [*command, *options],
                     cwd=tmp_path,
                     env={**os.environ, "PYTHONPATH": str(tmp_path / "hold")},
-                    stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
             )
-        return started[-1]
 
-    yield begin
-    for process in started:
-        theirs = children(process.pid)
-        process.kill()
-        process.wait()
-        wait_until_gone(*theirs)
+    with ExitStack() as stack:
+        yield begin
 
 
-def until_logged(path: Path, words: str) -> str:
+def until_logged(path: Path, words: str, times: int = 1) -> str:
     """
-    Wait until the log contains C{words}, and return the log.
+    Wait until the log contains C{words} so often, and return the log.
     """
     for _ in poll_attempts():
         log = (path / "log").read_text()
-        if words in log:
+        if log.count(words) >= times:
             return log
     raise AssertionError(f"no {words!r} in\n{log}")
 
@@ -124,7 +115,6 @@ def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
 
     The kernel kills processes when memory is short.
     """
-    make_store(tmp_path / "pexservice-data", 3)
     process = begin()
     killed = 0
     for _ in range(2):
@@ -142,7 +132,6 @@ def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
     """
     The standby takes over at once.  The next worker that gets the lock at once verifies.
     """
-    make_store(tmp_path / "pexservice-data", 3)
     process = begin()
     first = held_verification(process)
     os.kill(first, signal.SIGCONT)
@@ -159,38 +148,28 @@ def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
         os.kill(int(pid), signal.SIGKILL)
     process.send_signal(signal.SIGCONT)
     os.kill(held_verification(process, but=first), signal.SIGCONT)
-    for _ in poll_attempts():
-        if (tmp_path / "log").read_text().count("the cursor is at revision 3") == 3:
-            return
-    raise AssertionError((tmp_path / "log").read_text())
+    until_logged(tmp_path, "the cursor is at revision 3", 3)
 
 
-@in_all_ways
-def test_sigterm_during_the_verification_ends_the_service(
-    begin: Begin, tmp_path: Path
-) -> None:
-    """
-    No process and no pid file is left.
-    """
-    make_store(tmp_path / "pexservice-data", 3)
-    process = begin()
-    verification = held_verification(process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
-    wait_until_gone(verification)
-    assert not (tmp_path / "pid").exists()
-    assert "Traceback" not in (tmp_path / "log").read_text()
-
-
+@pytest.mark.parametrize(
+    ("begin", "number"),
+    [*((name, signal.SIGTERM) for name in PROGRAMS), ("command", signal.SIGKILL)],
+    indirect=["begin"],
+)
 def test_stopped_verification_ends_with_its_supervisor(
-    begin: Begin, tmp_path: Path
+    begin: Begin, tmp_path: Path, number: int
 ) -> None:
-    make_store(tmp_path / "pexservice-data", 3)
+    """
+    After SIGTERM, no pid file is left.
+    """
     process = begin()
     verification = held_verification(process)
     workers = children(process.pid)
-    process.kill()
+    process.send_signal(number)
+    assert process.wait(TIMEOUT_SECONDS) in (0, -number)
     wait_until_gone(*workers, verification)
+    assert number == signal.SIGKILL or not (tmp_path / "pid").exists()
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.long
@@ -200,7 +179,6 @@ def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_h
     """
     The supervisor replaces the worker that waits for it after half a minute.
     """
-    make_store(tmp_path / "pexservice-data", 3)
     process = begin()
     verification = held_verification(process)
     until_logged(tmp_path, "no heartbeat from worker-1 for")
@@ -214,7 +192,6 @@ def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Pa
     """
     The supervisor replaces the workers when they are active.
     """
-    make_store(tmp_path / "pexservice-data", 3)
     process = begin("--standby", "0")
     verification = held_verification(process)
     process.send_signal(signal.SIGHUP)
@@ -224,11 +201,13 @@ def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Pa
     assert process.poll() is None
 
 
-@in_all_ways
+@pytest.mark.parametrize("begin", [*PROGRAMS], indirect=True)
 def test_sighup_at_any_moment_of_the_start_is_handled(begin: Begin, tmp_path: Path) -> None:
     """
     The program handles SIGHUP from its first line of code on.
     """
+    # A new store is not verified.
+    shutil.rmtree(tmp_path / "pexservice-data")
     process = begin()
     for _ in poll_attempts():
         status = Path(f"/proc/{process.pid}/status").read_text()
@@ -256,12 +235,11 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
         listen = ("--listen", f"tcp:{number}:interface=127.0.0.1")
         for _ in range(starts):
             daemon = Daemon(tmp_path, *listen)
-            daemon.request("/next", "POST")
-            workers = children(daemon.process.pid)
-            daemon.process.kill()
-            daemon.process.wait()
+            daemon.step()
+            workers = daemon.workers()
+            daemon.kill_supervisor()
         with Daemon(tmp_path, *listen, "--standby", "0") as daemon:
-            assert daemon.request("/current")[0].headers["Pex-Revision"] == str(starts)
+            assert daemon.revision() == starts
         wait_until_gone(*workers)
 
 
@@ -289,7 +267,6 @@ def test_start_with_too_few_descriptors_ends_with_64_and_the_needed_number(
         timeout=TIMEOUT_SECONDS,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
     )
-    expected = f"pexservice: the limit of open files is {limit}, but 64 are required"
-    assert ended.returncode == 64
     (line,) = ended.stderr.splitlines()
-    assert line.startswith(expected)
+    words = f"pexservice: the limit of open files is {limit}, but 64 are required"
+    assert (ended.returncode, line.startswith(words)) == (64, True)

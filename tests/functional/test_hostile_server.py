@@ -137,17 +137,9 @@ def ask(verb: tuple[str, str], name: str) -> None:
     Run C{pexctl} against a server with this response, and check its output.
     """
     with serving(RESPONSES[name]) as url:
+        command = [*PEXCTL, *verb, DEADLINE_SECONDS, "--url", url]
         process = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                MEASURED,
-                *PEXCTL,
-                *verb,
-                DEADLINE_SECONDS,
-                "--url",
-                url,
-            ],
+            [sys.executable, "-c", MEASURED, *command],
             capture_output=True,
             check=False,
             timeout=TIMEOUT_SECONDS,

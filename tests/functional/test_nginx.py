@@ -5,13 +5,12 @@ C{deploy/nginx/pexservice.conf} with Debian's nginx.
 from __future__ import annotations
 
 import re
-import ssl
 from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
-import trustme
 
+from tests.support.crowd import certified
 from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, exchange_on_unix_socket
 from tests.support.nginx import serving
 
@@ -25,14 +24,10 @@ def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
 
     A request without TLS gets a redirect.
     """
-    authority = trustme.CA()
     listener = tmp_path / "http.sock"
     proxy = tmp_path / "nginx"
     proxy.mkdir()
-    certificate = authority.issue_cert("pex.example.org", "127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(proxy / "both.pem")
-    trusted = ssl.create_default_context()
-    authority.configure_trust(trusted)
+    (_, certificate, _, key), trusted = certified(proxy, "pex.example.org", "127.0.0.1")
 
     def site(port: int) -> str:
         """
@@ -43,7 +38,8 @@ def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
             (r"listen 80;", f"listen unix:{proxy}/plain.sock;"),
             (r"listen 443", f"listen 127.0.0.1:{port}"),
             (r"/run/pexservice/http\.sock", str(listener)),
-            (r"/etc/ssl/pexservice/(certificate|key)\.pem", f"{proxy}/both.pem"),
+            (r"/etc/ssl/pexservice/certificate\.pem", certificate),
+            (r"/etc/ssl/pexservice/key\.pem", key),
         ):
             configuration, count = re.subn(theirs, ours, configuration)
             assert count

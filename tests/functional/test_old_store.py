@@ -5,6 +5,7 @@ Open a store that the last release wrote; see C{tests/nets/README.md}.
 from __future__ import annotations
 
 import shutil
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from pexservice.stores.lmdb.pages import check_pages
 from tests.support.daemon import WORKER, Daemon
 from tests.support.forms import amount
 from tests.support.installation import RELEASE_STORE
-from tests.support.pexctl import run
+from tests.support.pexctl import pexctl
+from tests.unit.core.test_sequence import fibonacci
 
 STORE = "pexservice-data"
 
@@ -33,11 +35,11 @@ KEYS = {
 }
 
 
-def fibonacci(position: int) -> int:
-    value, following = 0, 1
-    for _ in range(position):
-        value, following = following, value + following
-    return value
+def assert_state(answer: HTTPResponse, body: bytes, revision: int, position: int) -> None:
+    assert answer.status == 200
+    assert answer.headers["Pex-Revision"] == str(revision)
+    assert answer.headers["Pex-Position"] == str(position)
+    assert int(body) == fibonacci(position)[0]
 
 
 @pytest.fixture(params=["with its witness", "data.mdb alone", "a backup made today"])
@@ -53,8 +55,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     place = tmp_path / "place"
     place.mkdir()
     if request.param == "a backup made today":
-        backup = run(tmp_path, "backup", "old", f"place/{STORE}")
-        assert (backup.returncode, backup.stderr) == (0, "")
+        assert pexctl(tmp_path, "backup", "old", f"place/{STORE}")[0] == 0
     else:
         old.rename(place / STORE)
     return place
@@ -67,40 +68,28 @@ def test_cursor_history_and_keys_are_as_they_were(place: Path) -> None:
     A repeated key gets its earlier response, or 422 on another path.  C{pexctl verify}
     finds no damage before and after.
     """
-    verified = run(place, "verify", STORE)
-    assert (verified.returncode, verified.stderr) == (0, "")
-    summary = f"{STORE} is whole: revision {REVISION}, position {POSITION}, "
-    assert summary in verified.stdout
+    status, output = pexctl(place, "verify", STORE)
+    assert status == 0
+    assert f"{STORE} is whole: revision {REVISION}, position {POSITION}, " in output
     with Daemon(place, *JOURNAL, command=WORKER) as daemon:
-        answer, body = daemon.request("/current")
-        assert int(body) == fibonacci(POSITION)
-        assert answer.headers["Pex-Revision"] == str(REVISION)
-        assert answer.headers["Pex-Position"] == str(POSITION)
+        assert_state(*daemon.request("/current"), REVISION, POSITION)
         expected = (RELEASE_STORE / "history.txt").read_bytes()
         assert daemon.request("/history?limit=1000")[1] == expected
         for key, (path, revision, position) in KEYS.items():
             headers = {"Idempotency-Key": key}
             answer, body = daemon.request(path, "POST", headers)
-            assert answer.status == 200
             assert answer.headers["Idempotency-Replayed"] == "true"
-            assert answer.headers["Pex-Revision"] == str(revision)
-            assert answer.headers["Pex-Position"] == str(position)
-            assert int(body) == fibonacci(position)
+            assert_state(answer, body, revision, position)
             assert daemon.request("/previous", "POST", headers)[0].status == 422
         answer, body = daemon.request("/next", "POST", {"Idempotency-Key": "key-41"})
         assert "Idempotency-Replayed" not in answer.headers
-        assert answer.headers["Pex-Revision"] == str(REVISION + 1)
-        assert int(body) == fibonacci(POSITION + 1)
+        assert_state(answer, body, REVISION + 1, POSITION + 1)
     with Daemon(place, *JOURNAL, command=WORKER) as daemon:
-        answer, body = daemon.request("/previous", "POST")
-        assert answer.headers["Pex-Revision"] == str(REVISION + 2)
-        assert int(body) == fibonacci(POSITION)
-        answer, _ = daemon.request("/next", "POST", {"Idempotency-Key": "key-41"})
-        assert answer.headers["Pex-Revision"] == str(REVISION + 1)
+        assert_state(*daemon.request("/previous", "POST"), REVISION + 2, POSITION)
+        assert daemon.step("next", {"Idempotency-Key": "key-41"}) == REVISION + 1
         history = daemon.request("/history?limit=1000")[1].splitlines()
         assert history[2:] == expected.splitlines()[:498]
-    verified = run(place, "verify", STORE)
-    assert (verified.returncode, verified.stderr) == (0, "")
+    assert pexctl(place, "verify", STORE)[0] == 0
 
 
 def test_page_check_accepts_the_file_as_another_lmdb_wrote_it() -> None:

@@ -17,7 +17,7 @@ import yaml
 from tests.support.clients import Client, running
 from tests.support.daemon import Daemon
 from tests.support.etcd import cluster
-from tests.support.loads import until_acknowledged
+from tests.support.loads import surprises, until_acknowledged
 from tests.support.nginx import serving
 
 DEPLOYMENT = (
@@ -93,13 +93,11 @@ def test_rolling_update_of_three_nodes_fails_no_request(tmp_path: Path) -> None:
                 time.sleep(2 * PROXY_DELAY_SECONDS)
                 old.stop()
             until_acknowledged(clients, 50)
-        assert [surprise for client in clients for surprise in client.surprises] == []
+        assert surprises(clients) == []
         assert [(client.broken, client.refused) for client in clients] == [(0, 0)] * 4
         revisions = [step.revision for client in clients for step in client.acknowledged]
         assert sorted(revisions) == [*range(1, len(revisions) + 1)]
-        assert max(revisions) == int(
-            nodes[0].request("/current")[0].headers["Pex-Revision"]
-        )
+        assert max(revisions) == nodes[0].revision()
 
 
 def reload_proxy(path: Path) -> None:

@@ -8,12 +8,10 @@ service.
 from __future__ import annotations
 
 import re
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +21,8 @@ from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import STORE
 from tests.labs.attacks.attacking import in_one_piece, request
 from tests.labs.attacks.lab import COMPLETE
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, read_all
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, read_all
+from tests.support.strace import Tracer
 
 #: Paths that might lead out of the service.
 PATHS = (
@@ -77,38 +76,6 @@ def ask(daemon: Daemon, sent: bytes) -> bytes:
     return b""
 
 
-@contextmanager
-def traced(pid: int, to: Path) -> Iterator[None]:
-    """
-    Record the system calls of a process that have a path as an argument.
-    """
-    command = [
-        "strace",
-        "-f",
-        "-qq",
-        "-y",
-        "-e",
-        "trace=%file",
-        "-o",
-        str(to),
-        "-p",
-        str(pid),
-    ]
-    with subprocess.Popen(command) as tracer:
-        try:
-            for _ in poll_attempts():
-                status = Path(f"/proc/{pid}/status").read_text()
-                assert tracer.poll() is None, "strace could not be attached"
-                if f"TracerPid:\t{tracer.pid}\n" in status:
-                    break
-            else:
-                raise AssertionError("strace does not trace")
-            yield
-        finally:
-            tracer.send_signal(signal.SIGINT)
-            tracer.wait(TIMEOUT_SECONDS)
-
-
 def test_no_response_contains_versions_paths_or_tracebacks(tmp_path: Path) -> None:
     secrets = [
         str(tmp_path).encode(),
@@ -135,7 +102,7 @@ def test_requests_open_no_file_but_the_stores(tmp_path: Path) -> None:
         for sent in everything():
             ask(daemon, sent)
         before = {path.name for path in (tmp_path / "run").iterdir()}
-        with traced(daemon.process.pid, trace):
+        with Tracer(daemon.process.pid, "-y", "-e", "trace=%file", output=trace):
             answers = [ask(daemon, sent) for sent in everything()]
         assert len(answers) > 300
         assert {path.name for path in (tmp_path / "run").iterdir()} == before

@@ -30,13 +30,14 @@ from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.remembered_keys import pack_use
 from tests.labs.faults.phases import KEY, PHASES, PREPARED, Case, Kind, Phase
-from tests.labs.faults.strace import WORKER, Fault, injected, store_option
+from tests.labs.faults.strace import WORKER, Fault, store_option
 from tests.support.clients import whole_history
 from tests.support.conversation import At, Conversation, Expected
 from tests.support.daemon import Daemon
 from tests.support.evidence import record
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
+from tests.support.strace import injected
 
 #: A safety net: no phase makes so many calls of one kind.
 MAX_CALLS = 300

@@ -13,9 +13,10 @@ from pathlib import Path
 from attrs import frozen
 
 from pexservice.process.exit_status import Status
-from tests.labs.faults.strace import Fault, Tracer, Victim, slow_flushes
+from tests.labs.faults.strace import Fault, Victim, slow_flushes
 from tests.support.conversation import Answer, Conversation, Expected
 from tests.support.daemon import poll_attempts
+from tests.support.strace import Tracer
 
 UVLOOP, EPOLL = "uvloop", "epoll"
 
@@ -146,7 +147,7 @@ class Case:
             BOTH: disk + log,
             ANY: [],
         }
-        return self.fault.strace(self.trace, paths[self.target])
+        return self.fault.strace(paths[self.target])
 
 
 @frozen
@@ -172,7 +173,7 @@ def start(case: Case, expected: Expected, *more: str) -> str:
     """
     Start a worker, and make a step.
     """
-    strace = [*case.strace(), *more]
+    strace = ["strace", "-o", str(case.trace), *case.strace(), *more]
     with Victim(case.path, reactor=case.phase.reactor, strace=strace) as victim:
         if not victim.serves():
             assert victim.wait() == Status.CANNOT_START, victim.log_text()
@@ -224,8 +225,8 @@ def serving(
         tracers: list[Tracer] = []
 
         def attach(connection: Sequence[str]) -> Tracer:
-            command = case.strace(connection=connection)
-            tracers.append(Tracer(command, victim.process.pid, case.trace))
+            options = case.strace(connection=connection)
+            tracers.append(Tracer(victim.process.pid, *options, output=case.trace))
             return tracers[-1]
 
         with Victim(case.path, *case.phase.options, reactor=case.phase.reactor) as victim:

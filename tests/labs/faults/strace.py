@@ -18,11 +18,9 @@ from attrs import frozen
 
 from tests.support.conversation import Conversation
 from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, children, poll_attempts, twistd
+from tests.support.strace import Tracer
 
 WORKER = "pexservice-worker"
-
-#: The mark of strace after a call that it made fail.
-INJECTED = "(INJECTED)"
 
 
 @frozen
@@ -44,16 +42,16 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.call} {self.error} {self.number}{'+' if self.forever else ''}"
 
-    def strace(self, output: Path, paths: Iterable[str]) -> list[str]:
+    def strace(self, paths: Iterable[str]) -> list[str]:
         """
-        Return the command line of strace.
+        Return the options of strace.
 
         @param paths: the paths of the calls that count; without a path, all calls count.
         """
         when = f"{self.number}{'+' if self.forever else ''}"
         inject = f"inject={self.call}:error={self.error}:when={when}"
         only = [f"--trace-path={path}" for path in paths]
-        return ["strace", "-o", str(output), *_trace(self.call), "-e", inject, *only]
+        return [*_trace(self.call), "-e", inject, *only]
 
 
 def _trace(call: str) -> list[str]:
@@ -168,51 +166,9 @@ def store_option(path: Path) -> list[str]:
     return ["--store", f"lmdb:{path / 'disk' / 'store'}"]
 
 
-class Tracer:
-    """
-    strace, attached to a worker that serves.
-    """
-
-    def __init__(self, command: Sequence[str], pid: int, output: Path) -> None:
-        self._output = output
-        strace_output = output.with_suffix(".stderr")
-        with strace_output.open("wb") as file:
-            self.process = subprocess.Popen(
-                [*command, "-f", "-p", str(pid)], stdin=subprocess.DEVNULL, stderr=file
-            )
-        for _ in poll_attempts():
-            if " attached" in strace_output.read_text() or self.process.poll() is not None:
-                break
-        if " attached" not in strace_output.read_text():
-            self.detach()
-            raise AssertionError(strace_output.read_text().strip())
-
-    def detach(self) -> None:
-        """
-        Let the worker continue without strace.
-        """
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait(TIMEOUT_SECONDS)
-
-    def injected(self) -> bool:
-        """
-        Return whether a call has failed.
-        """
-        return injected(self._output)
-
-
-def injected(output: Path) -> bool:
-    """
-    Return whether a call has failed, according to strace's output.
-    """
-    return output.exists() and INJECTED in output.read_text(errors="replace")
-
-
 def slow_flushes(victim: Victim) -> Tracer:
     """
     Return a tracer that delays each flush until it is detached.
     """
     slow = [*_trace("fdatasync"), "-e", "inject=fdatasync:delay_enter=20000"]
-    output = victim.log.with_name("stall")
-    return Tracer(["strace", "-o", str(output), *slow], victim.process.pid, output)
+    return Tracer(victim.process.pid, *slow)

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 from attrs import Factory, define
 from hypothesis.stateful import RuleBasedStateMachine
@@ -100,6 +101,16 @@ class CheckedConversation(RuleBasedStateMachine):
         elif name is not None:
             assert re.fullmatch(rb"[^\n]+\n", body)
         return body
+
+    def _request(self, **values: Any) -> Request:
+        """
+        Return a request with the drawn values, some of which depend on the conversation.
+        """
+        for name in ("match", "none_match"):
+            values[name] = self._tags(values.get(name))
+        if values.get("key") is not None:
+            values["key"] = f"{self.service.conversations}-{values['key']}"
+        return Request(**values)
 
     def _tags(self, tags: Tags | None) -> tuple[str, ...] | None:
         if tags is None:

@@ -15,6 +15,7 @@ import socket
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -24,7 +25,6 @@ from tests.labs.model.conversation import (
     WORKER,
     CheckedConversation,
     ServiceUnderTest,
-    Tags,
 )
 from tests.labs.model.expected import (
     WORDS,
@@ -42,7 +42,6 @@ MAX_REQUESTS = 40
 
 _READ_METHODS = st.sampled_from(["GET", "GET", "HEAD"])
 _STEP_METHODS = st.sampled_from(["POST", "POST", "GET"])
-_KEYS = st.none() | st.integers(0, 2)
 #: See L{Tags}.
 _TAGS = st.none() | st.lists(
     st.tuples(st.integers(-1, 2), st.sampled_from(["", "-json"]), st.booleans())
@@ -72,32 +71,21 @@ class Conversation(CheckedConversation):
 
     @rule(
         word=st.sampled_from(WORDS),
-        method=_STEP_METHODS,
-        json=st.booleans(),
-        key=_KEYS,
-        match=st.none() | _TAGS,
-        none_match=st.none() | st.none() | _TAGS,
+        values=st.fixed_dictionaries(
+            {
+                "method": _STEP_METHODS,
+                "json": st.booleans(),
+                "key": st.none() | st.integers(0, 2),
+                "match": st.none() | _TAGS,
+                "none_match": st.none() | st.none() | _TAGS,
+            }
+        ),
     )
-    def step(
-        self,
-        *,
-        word: str,
-        method: str,
-        json: bool,
-        key: int | None,
-        match: Tags | None,
-        none_match: Tags | None,
-    ) -> None:
+    def step(self, *, word: str, values: dict[str, Any]) -> None:
         """
         Make a step, perhaps with a used key, and perhaps with preconditions.
         """
-        request = Request(
-            method=method,
-            json=json,
-            key=None if key is None else f"{self.service.conversations}-{key}",
-            match=self._tags(match),
-            none_match=self._tags(none_match),
-        )
+        request = self._request(**values)
         self._ask(f"/{word}", request, self.model.try_step(word, request))
 
     @rule(words=st.lists(st.sampled_from(WORDS[:1] * 8 + WORDS), max_size=200))
@@ -142,12 +130,9 @@ class Conversation(CheckedConversation):
             responses = [read_all(connection) for connection in crowd]
         seen_states = []
         for response in responses:
-            match = re.search(
-                rb"\r\nPex-Revision: (\d+)\r\nPex-Position: (\d+)\r\n", response
-            )
-            assert match is not None, response
+            revision, position = re.findall(rb"\r\nPex-\w+: (\d+)", response)
             seen_states.append(
-                (int(match[1]), int(match[2]), response.rpartition(b"\r\n")[2])
+                (int(revision), int(position), response.rpartition(b"\r\n")[2])
             )
         expected_states = []
         for _ in range(count):
@@ -160,18 +145,11 @@ class Conversation(CheckedConversation):
     @rule(
         method=_READ_METHODS, json=st.booleans(), match=st.none() | _TAGS, none_match=_TAGS
     )
-    def current(
-        self, *, method: str, json: bool, match: Tags | None, none_match: Tags | None
-    ) -> None:
+    def current(self, **values: Any) -> None:
         """
         Read the cursor.
         """
-        request = Request(
-            method=method,
-            json=json,
-            match=self._tags(match),
-            none_match=self._tags(none_match),
-        )
+        request = self._request(**values)
         self._ask("/current", request, self.model.current(request))
 
     @rule(
@@ -181,15 +159,7 @@ class Conversation(CheckedConversation):
         back=st.none() | st.integers(-3, 50),
         none_match=st.none() | st.none() | _TAGS,
     )
-    def history(
-        self,
-        *,
-        method: str,
-        json: bool,
-        limit: int | None,
-        back: int | None,
-        none_match: Tags | None,
-    ) -> None:
+    def history(self, *, limit: int | None, back: int | None, **values: Any) -> None:
         """
         Read the newest steps, or the steps before a revision.
         """
@@ -198,15 +168,15 @@ class Conversation(CheckedConversation):
             *([] if limit is None else [f"limit={limit}"]),
             *([] if before is None else [f"before={before}"]),
         ]
-        request = Request(method=method, json=json, none_match=self._tags(none_match))
+        request = self._request(**values)
         expected = self.model.history(request)
         revisions, next_page = self.model.page_revisions(before, limit)
         page = f"/history?before={next_page}&limit={limit or 100}" if next_page else None
         if expected.status == 200:
             expected.headers["Link"] = page and f'<{page}>; rel="next"'
         body = self._ask(f"/history?{'&'.join(query)}", request, expected)
-        if expected.status == 200 and method == "GET":
-            self._check_rows(body, revisions, page, as_json=json)
+        if expected.status == 200 and request.method == "GET":
+            self._check_rows(body, revisions, page, as_json=request.json)
 
     @rule(method=_READ_METHODS, json=st.booleans())
     def index(self, *, method: str, json: bool) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, wait_until
 from tests.support.needs import faketime_library, memory_controller
+from tests.support.strace import Tracer
 
 
 def _run(*command: str) -> None:
@@ -167,26 +168,5 @@ def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
     Delay each flush that the process begins.
     """
     inject = f"inject=fdatasync,fsync:delay_enter={int(seconds * 1e6)}"
-    command = ["strace", "-f", "-q", "-o", os.devnull, "-e", inject, "-p", str(pid)]
-    tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in poll_attempts():
-            assert tracer.poll() is None, "strace could not be attached"
-            if _traced(pid):
-                break
-        else:
-            raise AssertionError("strace does not trace")
+    with Tracer(pid, "-e", inject):
         yield
-    finally:
-        tracer.terminate()
-        tracer.wait(TIMEOUT_SECONDS)
-
-
-def _traced(pid: int) -> bool:
-    """
-    Return whether every thread of the process is traced.
-    """
-    return all(
-        "TracerPid:\t0\n" not in (task / "status").read_text()
-        for task in Path(f"/proc/{pid}/task").iterdir()
-    )

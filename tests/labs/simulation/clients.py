@@ -4,6 +4,7 @@ Clients that record their requests and responses.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from attrs import Factory, define
@@ -158,7 +159,7 @@ class Clients:
             self._key_reused(client, pending, result)
         elif pending.operation is None:
             # A failed read has seen nothing.
-            self._give_up(client, pending)
+            self._end(client, pending, pending.operation, unknown=True)
         else:
             self._failed(client, pending, result)
 
@@ -168,9 +169,9 @@ class Clients:
         if pending.key is not None and self.rng.random() < 0.8:
             self._send(client, pending)
         elif pending.may_be_stored or pending.open_requests:
-            self._give_up(client, pending)
+            self._end(client, pending, pending.operation, unknown=True)
         else:
-            self._end(client, pending, pending.operation, None)
+            self._end(client, pending, pending.operation)
 
     def _succeeded(
         self, client: Client, pending: PendingOperation, response: Response
@@ -197,50 +198,36 @@ class Clients:
         first = client.first_use(pending.key)
         assert first is not None
         assert first.operation is reused.used is not pending.operation
-        self._end(client, pending, pending.operation, None)
+        self._end(client, pending, pending.operation)
 
     def _end(
         self,
         client: Client,
         pending: PendingOperation,
         operation: Transition | None,
-        seen: tuple[int, int] | None,
+        seen: tuple[int, int] | None = None,
+        *,
+        unknown: bool = False,
     ) -> None:
         """
-        Record a response, or a refusal if there is no C{seen}.
+        Record a response, a refusal if there is no C{seen}, or an unknown outcome.
         """
+        client.pending = None
+        pending.is_finished = True
         if seen is not None:
             client.last = seen[0]
-        self._record(
-            pending,
-            Record(
-                client=client.number,
-                operation=operation,
-                called=pending.called,
-                returned=self.machine.tick,
-                seen=seen,
-                refused=seen is None,
-            ),
-        )
-        client.pending = None
-
-    def _give_up(self, client: Client, pending: PendingOperation) -> None:
-        """
-        Record an operation with an unknown outcome.
-        """
-        self._record(
-            pending,
-            Record(
-                client=client.number, operation=pending.operation, called=pending.called
-            ),
-        )
-        client.pending = None
-
-    def _record(self, pending: PendingOperation, record: Record) -> None:
-        pending.is_finished = True
         # A step that was made before has its record already.
         if not pending.key_was_used:
-            self.records.append(record)
+            self.records.append(
+                Record(
+                    client=client.number,
+                    operation=operation,
+                    called=pending.called,
+                    returned=math.inf if unknown else self.machine.tick,
+                    seen=seen,
+                    refused=seen is None and not unknown,
+                )
+            )
 
     def repeat(self) -> None:
         """

@@ -25,40 +25,15 @@ from tests.support.fakes import MemoryStore, Turns
 NO_LIMIT = 1_000_000
 
 
-class _Supervisor:
-    """
-    The supervisor's decisions, without its sockets and its first verification.
-
-    @ivar pool: the workers, which SIGHUP replaces.
-    @ivar report: the report that the workers read.
-    """
-
-    def __init__(self, machine: Machine) -> None:
-        self.report = SupervisorReport(wanted_standby_count=1)
-        reporter = Reporter(Notifier(), self.report, lambda _: None)
-        setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG_SECONDS, standby_count=1)
-        self.pool = WorkerPool(
-            cast(SupervisorReactor, machine),
-            reporter,
-            setup=setup,
-            spawn=machine.spawn,
-            reread_options=lambda _: setup,
-            end_service=lambda status, reason: machine.note(f"{status!r}: {reason}"),
-        )
-
-    def knows(self, process: Process) -> bool:
-        """
-        Return whether the supervisor knows the present state of C{process}.
-        """
-        state = process.worker.state
-        return state.name == process.phase.name and process.worker.pid == process.pid
-
-
 @implementer(IReactorTime)
 class Machine(Turns):
     """
     The simulated machine, which is also the supervisor's reactor.
 
+    The supervisor has neither sockets nor a first verification.
+
+    @ivar report: the report that the workers read.
+    @ivar pool: the workers, which SIGHUP replaces.
     @ivar tick: the number of the present event.
     @ivar trace: a line for everything that happened.
     @ivar disk: survives the processes.
@@ -82,14 +57,30 @@ class Machine(Turns):
         self.bugs: list[Failure] = []
         self.spawned = 0
         self.suspicious_ends = 0
-        self.supervisor = _Supervisor(self)
+        self.report = SupervisorReport(wanted_standby_count=1)
+        setup = WorkerSetup(command=["worker"], watchdog=WATCHDOG_SECONDS, standby_count=1)
+        self.pool = WorkerPool(
+            cast(SupervisorReactor, self),
+            Reporter(Notifier(), self.report, lambda _: None),
+            setup=setup,
+            spawn=self.spawn,
+            reread_options=lambda _: setup,
+            end_service=lambda status, reason: self.note(f"{status!r}: {reason}"),
+        )
+
+    def knows(self, process: Process) -> bool:
+        """
+        Return whether the supervisor knows the present state of C{process}.
+        """
+        state = process.worker.state
+        return state.name == process.phase.name and process.worker.pid == process.pid
 
     def spawn(self, worker: ProcessProtocol, _: WorkerSetup) -> None:
         """
         Start a process.
         """
         # The process reads this number, and verifies the store if it has grown.
-        assert self.supervisor.report.suspicious_ends == self.suspicious_ends
+        assert self.report.suspicious_ends == self.suspicious_ends
         self.spawned += 1
         process = Process(self, cast(WorkerProcess, worker), self.spawned)
         self.note(f"{process} begins")

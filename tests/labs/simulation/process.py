@@ -133,7 +133,18 @@ class Process:
             assert silence > WATCHDOG_SECONDS, f"{self} was heard {silence} seconds ago"
         self.signals.append(number)
 
-    def take_signals(self) -> None:
+    def step(self) -> None:
+        """
+        Handle the signals, or continue the start or the end.
+        """
+        if self.signals:
+            self._take_signals()
+        elif self.phase is Phase.BOOTING:
+            self._boot()
+        elif self.phase is Phase.LEAVING:
+            self._drain()
+
+    def _take_signals(self) -> None:
         """
         Handle the signals, if the process can.
         """
@@ -147,7 +158,7 @@ class Process:
                 self.signals.remove(number)
                 self._leave()
 
-    def boot(self) -> None:
+    def _boot(self) -> None:
         """
         Start, until the process waits for the lock.
         """
@@ -234,7 +245,7 @@ class Process:
             self.status = status
             self._notify(STOPPING)
 
-    def drain(self) -> None:
+    def _drain(self) -> None:
         """
         Stop the committer, and end; all connections are drained.
         """

@@ -100,7 +100,7 @@ class Simulation:
         self.machine.note(
             f"seed {self.seed}, with {', '.join(sorted(fault_names)) or 'no faults'}"
         )
-        machine.supervisor.pool.start()
+        machine.pool.start()
         names = [*weights]
         for name in rng.choices(names, [*weights.values()], k=EVENT_COUNT):
             machine.tick += 1
@@ -131,10 +131,8 @@ class Simulation:
         return self.rng.choice(processes) if processes else None
 
     def _accept(self) -> None:
-        process, backlog = (
-            self._choose_process(Phase.ACTIVE, Phase.LEAVING),
-            self.machine.backlog,
-        )
+        process = self._choose_process(Phase.ACTIVE, Phase.LEAVING)
+        backlog = self.machine.backlog
         if process is not None and backlog:
             process.accept(backlog.pop(self.rng.randrange(len(backlog))))
 
@@ -175,13 +173,7 @@ class Simulation:
         ]
         if not processes:
             return
-        process = self.rng.choice(processes)
-        if process.signals:
-            process.take_signals()
-        elif process.phase is Phase.BOOTING:
-            process.boot()
-        elif process.phase is Phase.LEAVING:
-            process.drain()
+        self.rng.choice(processes).step()
 
     # Faults.
 
@@ -209,7 +201,7 @@ class Simulation:
         Replace all workers, as SIGHUP does.
         """
         self.machine.note("SIGHUP")
-        self.machine.supervisor.pool.reload()
+        self.machine.pool.reload()
 
     def _refuse(self) -> None:
         """
@@ -275,18 +267,11 @@ class Simulation:
             self._raise_bugs()
 
     def _run_process(self, process: Process) -> None:
-        if process.signals:
-            process.take_signals()
-        elif process.phase is Phase.BOOTING:
-            process.boot()
-        elif process.phase is Phase.LEAVING:
-            process.drain()
-        if not process.runs:
-            return
-        process.turn()
-        store = process.store
-        if store.under_way is not None:
-            store.finish()
+        process.step()
+        if process.runs:
+            process.turn()
+            if process.store.under_way is not None:
+                process.store.finish()
 
     def _has_recovered(self) -> bool:
         """
@@ -300,10 +285,10 @@ class Simulation:
         return (
             not self.clients.waiting
             and not machine.backlog
-            and not machine.supervisor.pool.reloading
+            and not machine.pool.reloading
             and phases == ["ACTIVE", "STANDBY"]
             and all(process.runs for process in machine.processes)
-            and all(machine.supervisor.knows(process) for process in machine.processes)
+            and all(machine.knows(process) for process in machine.processes)
         )
 
     def _state(self) -> str:
@@ -311,7 +296,7 @@ class Simulation:
         descriptions = [
             f"{process} is {process.phase.name}" for process in machine.processes
         ]
-        if machine.supervisor.pool.reloading:
+        if machine.pool.reloading:
             descriptions.append("the workers are being replaced")
         return ", ".join([*descriptions, f"{self.clients.waiting} clients wait"])
 
