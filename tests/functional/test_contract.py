@@ -61,8 +61,7 @@ def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
     for opened_store in (first_store, second_store):
         now(opened_store.open())
     blockingCallFromThread(
-        running_reactor(),
-        lambda: first_store.watch(heard.append, lambda _: None),
+        running_reactor(), lambda: first_store.watch(heard.append, lambda _: None)
     )
     taken = batch((0, 0), b"nn")
     now(second_store.commit(taken))

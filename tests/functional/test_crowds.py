@@ -4,12 +4,11 @@ More connections than the service may keep: which ones it closes, and who is sti
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.crowd import Crowd, certified, honest
+from tests.support.crowd import Crowd, certified, honest, limited_python
 from tests.support.daemon import Daemon, children
 
 #: The honest client sends this many requests, each on its own connection.
@@ -37,10 +36,8 @@ def test_connections_without_a_tls_handshake_do_not_stop_the_worker(tmp_path: Pa
     Such connections hold file descriptors.  Other clients are served meanwhile.
     """
     options, context = certified(tmp_path)
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nulimit -n 300\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    with Daemon(tmp_path, *options, "--standby", "0", python=str(python)) as daemon:
+    python = limited_python(tmp_path, 300)
+    with Daemon(tmp_path, *options, "--standby", "0", python=python) as daemon:
         workers = children(daemon.process.pid)
         with Crowd(daemon.port, 400, b""):
             assert len([*honest(daemon.port, TRIES, context)]) == TRIES

@@ -57,8 +57,7 @@ def test_tls_in_front_of_a_unix_socket(tmp_path: Path) -> None:
             assert response.headers["Pex-Revision"]
             connection.close()
         answer = exchange_on_unix_socket(
-            proxy / "plain.sock",
-            b"POST /next HTTP/1.0\r\nHost: pex.example.org\r\n\r\n",
+            proxy / "plain.sock", b"POST /next HTTP/1.0\r\nHost: pex.example.org\r\n\r\n"
         )
         assert b" 308 " in answer
         assert b"\r\nLocation: https://pex.example.org/next\r\n" in answer

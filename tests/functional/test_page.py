@@ -238,9 +238,7 @@ def test_while_the_service_is_down_nothing_says_that_it_serves_and_a_step_waits(
             view.until("takeover", "The service was started again, nothing lost")
 
 
-def test_a_step_without_a_response_is_repeated_with_its_key(
-    serve: Serve,
-) -> None:
+def test_a_step_without_a_response_is_repeated_with_its_key(serve: Serve) -> None:
     """
     The page repeats a step if its response was lost or says that the outcome is unknown.
 
@@ -301,9 +299,7 @@ def test_the_page_waits_as_long_as_retry_after_says(
         assert least <= waits <= most, value
 
 
-def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
-    serve: Serve,
-) -> None:
+def test_after_a_minute_the_page_asks_before_it_repeats_a_step(serve: Serve) -> None:
     """
     The page shows that the outcome is unknown.
 
@@ -335,9 +331,7 @@ def test_after_a_minute_the_page_asks_before_it_repeats_a_step(
     assert not view["again"].is_visible()
 
 
-def test_a_refused_step_shows_the_reason_and_the_next_step_follows(
-    serve: Serve,
-) -> None:
+def test_a_refused_step_shows_the_reason_and_the_next_step_follows(serve: Serve) -> None:
     """
     The page shows the C{detail} of the problem.
     """
@@ -388,9 +382,7 @@ def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
     assert view.errors == []
 
 
-def test_copying_works_in_a_browser_without_navigator_clipboard(
-    serve: Serve,
-) -> None:
+def test_copying_works_in_a_browser_without_navigator_clipboard(serve: Serve) -> None:
     """
     Browsers have no C{navigator.clipboard} on a page from another machine without TLS.
     """
@@ -487,9 +479,7 @@ def test_every_control_works_with_the_keyboard(serve: Serve) -> None:
     view.until("position", "1")
 
 
-def test_arrow_keys_make_steps_and_r_asks_before_a_reset(
-    serve: Serve,
-) -> None:
+def test_arrow_keys_make_steps_and_r_asks_before_a_reset(serve: Serve) -> None:
     """
     The keys do nothing in a text field, and nothing together with Ctrl.
     """
@@ -723,8 +713,7 @@ def test_page_reports_lost_steps(serve: Serve) -> None:
     step(daemon, times=3)
     view.until("revision", "3")
     view.page.route(
-        "**/current",
-        lambda route: route.fulfill(status=200, headers={"Pex-Revision": "1"}),
+        "**/current", lambda route: route.fulfill(status=200, headers={"Pex-Revision": "1"})
     )
     daemon.kill_active_worker()
     view.until_matches("takeover", ", 2 steps lost$")
@@ -798,9 +787,7 @@ def test_the_content_security_policy_blocks_other_scripts_and_hosts(
     view.page.context.close()
 
 
-def test_a_hidden_page_closes_its_stream_and_catches_up(
-    serve: Serve,
-) -> None:
+def test_a_hidden_page_closes_its_stream_and_catches_up(serve: Serve) -> None:
     """
     When it is shown again, it opens a stream and shows the newest state.
     """

@@ -16,13 +16,7 @@ from pathlib import Path
 import pytest
 
 from pexservice.process.listening import RESERVED_DESCRIPTORS
-from tests.functional.test_wire import (
-    connect,
-    exchange,
-    memory,
-    request,
-    worker,
-)
+from tests.functional.test_wire import connect, exchange, memory, request, worker
 from tests.support.crowd import certified
 from tests.support.daemon import (
     REACTORS,

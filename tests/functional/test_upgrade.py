@@ -52,12 +52,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients import Client
-from tests.support.daemon import (
-    TIMEOUT_SECONDS,
-    Daemon,
-    poll_attempts,
-    wait_until_gone,
-)
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until_gone
 from tests.support.installation import Installation, release_installed
 from tests.support.loads import kept, load, surprises, until_acknowledged
 from tests.unit.test_metrics import samples

@@ -57,15 +57,14 @@ def creates_a_store(root: Path, version_before: str, **changes: object) -> bool:
     return bool(output)
 
 
-def test_first_installation_creates_the_store(tmp_path: Path) -> None:
-    assert creates_a_store(tmp_path, "")
-
-
-def test_upgrade_creates_the_store_that_was_never_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version_before", ["", "1.0.0"])
+def test_first_installation_and_upgrade_of_an_unused_service_create_the_store(
+    tmp_path: Path, version_before: str
+) -> None:
     """
     The new configuration file has no-create, so the first start would fail otherwise.
     """
-    assert creates_a_store(tmp_path, "1.0.0")
+    assert creates_a_store(tmp_path, version_before)
 
 
 @pytest.mark.parametrize(

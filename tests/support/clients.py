@@ -246,8 +246,8 @@ def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
         assert rows[step.revision] == (step.position, step.word)
 
     answer, _ = daemon.request("/current")
-    assert (
-        int(answer.headers["Pex-Revision"]),
-        int(answer.headers["Pex-Position"]),
-    ) == (len(rows), replayed(rows))
+    assert (int(answer.headers["Pex-Revision"]), int(answer.headers["Pex-Position"])) == (
+        len(rows),
+        replayed(rows),
+    )
     return len(acknowledged), len(rows)

@@ -113,9 +113,8 @@ def honest(
     """
     for _ in range(tries):
         began = clock()
-        if context is None:
-            connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
-        else:
+        connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
+        if context is not None:
             connection = HTTPSConnection(
                 "127.0.0.1", port, timeout=TIMEOUT_SECONDS, context=context
             )
@@ -143,6 +142,16 @@ def certified(
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return ("--tls-certificate", str(chain), "--tls-key", str(key)), context
+
+
+def limited_python(directory: Path, descriptors: int) -> str:
+    """
+    Return the path of an interpreter with this limit of file descriptors.
+    """
+    script = directory / "python"
+    script.write_text(f'#!/bin/sh\nulimit -n {descriptors}\nexec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
 
 
 def main() -> None:

@@ -86,10 +86,7 @@ class Daemon:
         with self.log.open("ab") as log:
             start = log.tell()
             self.process = subprocess.Popen(
-                [
-                    *wrapper,
-                    *twistd(*before, command, *listen, *options, python=python),
-                ],
+                [*wrapper, *twistd(*before, command, *listen, *options, python=python)],
                 cwd=path,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -159,10 +159,7 @@ def restore_snapshot(
 
 @contextmanager
 def cluster(
-    path: Path,
-    size: int = 1,
-    *options: str,
-    context: ssl.SSLContext | None = None,
+    path: Path, size: int = 1, *options: str, context: ssl.SSLContext | None = None
 ) -> Iterator[list[Member]]:
     """
     Start a cluster of C{size} healthy members, and stop it after the block.

@@ -124,13 +124,7 @@ def enable_users(member: Member) -> None:
         ("user/grant", {"user": "root", "role": "root"}),
         ("user/add", {"name": "pex", "password": "secret"}),
         ("role/add", {"name": "pex"}),
-        (
-            "role/grant",
-            {
-                "name": "pex",
-                "perm": {"permType": "READWRITE", **RANGE},
-            },
-        ),
+        ("role/grant", {"name": "pex", "perm": {"permType": "READWRITE", **RANGE}}),
         ("user/grant", {"user": "pex", "role": "pex"}),
         ("enable", {}),
     ]

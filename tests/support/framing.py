@@ -4,14 +4,10 @@ Compare the framing of requests with h11: both parsers must find the same reques
 A stream is a pipeline of requests whose bodies contain request lines.  Some streams are
 damaged.  If a parser ends a body at the wrong place, it finds another request.  So the
 request lines in the service's access log are compared with those that h11 finds.
-
-    python -m tests.support.framing [SECONDS]    # compare for this long
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import h11
@@ -286,27 +282,3 @@ def differences(seeds: Sequence[int]) -> Iterator[Difference]:
         found_difference = difference(seed)
         if found_difference is not None:
             yield found_difference
-
-
-def main(seconds: float, first: int = 1_000_000) -> None:
-    """
-    Compare streams for C{seconds}, and print their number and the differences.
-    """
-    counts: dict[str, int] = {}
-    end, seed = time.monotonic() + seconds, first
-    while time.monotonic() < end:
-        for found_difference in differences(range(seed, seed + 100)):
-            if found_difference.known is None:
-                print(found_difference, flush=True)
-            reason = (
-                found_difference.known.reason if found_difference.known else "NOT KNOWN"
-            )
-            counts[reason] = counts.get(reason, 0) + 1
-        seed += 100
-    print(f"{seed - first:,} streams from seed {first:,}")
-    for reason, count in counts.items():
-        print(f"{count:8,}  {reason}")
-
-
-if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 60)

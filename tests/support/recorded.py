@@ -68,6 +68,13 @@ class Summary:
         return tuple(response.partition(":")[0] for response in self.responses)
 
     @property
+    def final(self) -> list[str]:
+        """
+        The responses except C{100 Continue}.
+        """
+        return [response for response in self.responses if not response.startswith("100:")]
+
+    @property
     def last_status(self) -> str:
         """
         The status of the last response, or C{""} if there is none.
@@ -117,12 +124,7 @@ def _digest_of_response(head: bytes, body: bytes) -> str:
     version, status = status_line.decode().split(" ")[:2]
     about_cursor = any(header.startswith(b"Pex-Revision:") for header in headers)
     is_value = about_cursor and status < "400"
-    follows_from_words: tuple[bytes, ...] = (
-        b"Content-Security-Policy:",
-        b"Transfer-Encoding:",
-    )
-    if not is_value:
-        follows_from_words += (b"Content-Length:", b"ETag:")
+    follows_from_words = _NOT_COVERED if is_value else _NOT_COVERED + _ABOUT_WORDS
     kept = [header for header in headers if not header.startswith(follows_from_words)]
     # The text of a successful health check is part of the contract.
     shown = body if is_value or body == b"ok\n" else b""
@@ -186,11 +188,7 @@ def _no_continue(held: Conversation, recorded: Summary, present: Summary) -> boo
     """
     Accept a missing C{100 Continue}.
     """
-    first, other = (
-        [response for response in responses if not response.startswith("100:")]
-        for responses in (recorded.responses, present.responses)
-    )
-    return b"100-continue" in held.sent and first == other
+    return b"100-continue" in held.sent and recorded.final == present.final
 
 
 def _refused_by_all_lines(_: Conversation, recorded: Summary, present: Summary) -> bool:
@@ -214,10 +212,7 @@ def _host_of_target(held: Conversation, recorded: Summary, present: Summary) -> 
     """
     Accept another outcome where the C{Host} header or the origin was refused.
     """
-    first, other = (
-        [response for response in responses if not response.startswith("100:")]
-        for responses in (recorded.responses, present.responses)
-    )
+    first, other = recorded.final, present.final
     return (
         re.search(rb"(?i) https?://", held.sent) is not None
         and len(first) == len(other)

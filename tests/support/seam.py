@@ -40,11 +40,7 @@ _SETUPS: dict[str, tuple[dict[str, Any], object, object]] = {
         _LOCAL,
     ),
     "pages": ({"access": Access(None, ("https://a.example",))}, _REMOTE, _LISTENER),
-    "limited": (
-        {"logs": True, "rate": 3, "proxies": ("192.0.2.1",)},
-        _REMOTE,
-        _LISTENER,
-    ),
+    "limited": ({"logs": True, "rate": 3, "proxies": ("192.0.2.1",)}, _REMOTE, _LISTENER),
     "post only": ({"table": POST_ONLY_TABLE}, _REMOTE, _LISTENER),
 }
 

@@ -259,7 +259,7 @@ ACCEPTED: Rules = {
     ("RFC 9110 10.1.1: an expectation in HTTP/1.0 is ignored", 200): {
         "an expectation in HTTP/1.0": request(
             b"POST /next HTTP/1.0", EXPECT, FIVE, body=b"12345"
-        ),
+        )
     },
 }
 
@@ -353,7 +353,7 @@ HALF_CLOSED: dict[tuple[str, tuple[int, ...]], dict[str, bytes]] = {
         "three steps with bodies, half-closed": length(b"5") * 3,
     },
     ("RFC 9112 9.6: half a request after a complete one is not executed", (200,)): {
-        "a step and a half, half-closed": step() + step()[:-2],
+        "a step and a half, half-closed": step() + step()[:-2]
     },
     ("RFC 9112 9.6: half-closed after a bad request: the response comes", (400,)): {
         "nonsense, half-closed": b"nonsense\r\n\r\n",

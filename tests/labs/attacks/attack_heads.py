@@ -97,7 +97,7 @@ REFUSED: Rules = {
     },
     # Targets.
     ("RFC 9110 9.3.6: a server that is no proxy opens no tunnel", 405): {
-        "CONNECT to a host": request(b"CONNECT localhost:80 HTTP/1.1"),
+        "CONNECT to a host": request(b"CONNECT localhost:80 HTTP/1.1")
     },
     ("RFC 9112 3.2: a target is a path, an http URL, or the asterisk of OPTIONS", 400): {
         "no slash": post(b"next"),
@@ -210,7 +210,7 @@ REFUSED: Rules = {
 ACCEPTED: Rules = {
     # Request lines.
     ("RFC 9112 2.2: an empty line before a request line is ignored", 200): {
-        "an empty line": b"\r\n" + step(),
+        "an empty line": b"\r\n" + step()
     },
     ("RFC 9110 9.1, 15.5.6: a method that the resource does not have is 405", 405): {
         "lower case": request(b"post /next HTTP/1.1"),
@@ -231,7 +231,7 @@ ACCEPTED: Rules = {
         "HTTP/1.0 without a Host": b"POST /next HTTP/1.0\r\n\r\n",
     },
     ("RFC 9112 3: a request line of 8000 bytes is accepted", 200): {
-        "a line of 8192 bytes": post(b"/next?" + b"x" * 8172),
+        "a line of 8192 bytes": post(b"/next?" + b"x" * 8172)
     },
     # Targets.
     ("RFC 9110 15.5.5: an unknown path is 404; paths are matched literally", 404): {
@@ -273,7 +273,7 @@ ACCEPTED: Rules = {
         "absolute, with a query alone": post(b"http://localhost?a"),
     },
     ("RFC 9112 3.2.4: OPTIONS * asks about the server", 204): {
-        "OPTIONS of all": request(b"OPTIONS * HTTP/1.1"),
+        "OPTIONS of all": request(b"OPTIONS * HTTP/1.1")
     },
     # Hosts.
     ("RFC 9110 7.2: names that no attacker can own", 200): {

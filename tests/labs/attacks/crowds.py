@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.labs.attacks.slow import percentile
-from tests.support.crowd import Crowd, certified, honest
+from tests.labs.failover.lab import percentile
+from tests.support.crowd import Crowd, certified, honest, limited_python
 from tests.support.daemon import Daemon, children
 from tests.support.evidence import record
 
@@ -32,18 +32,6 @@ CROWDS = {
 REQUEST_COUNT = 200
 
 
-def _python(directory: Path, descriptors: int | None) -> str:
-    """
-    Return the path of an interpreter with this limit of file descriptors.
-    """
-    if descriptors is None:
-        return sys.executable
-    script = directory / "python"
-    script.write_text(f'#!/bin/sh\nulimit -n {descriptors}\nexec {sys.executable} "$@"\n')
-    script.chmod(0o755)
-    return str(script)
-
-
 def waits_next_to_crowd(name: str) -> list[float]:
     """
     Return how long the honest client waited for each response, in seconds.
@@ -52,7 +40,7 @@ def waits_next_to_crowd(name: str) -> list[float]:
     with tempfile.TemporaryDirectory() as path:
         directory = Path(path)
         options, context = certified(directory) if tls else ((), None)
-        python = _python(directory, descriptors)
+        python = limited_python(directory, descriptors) if descriptors else sys.executable
         with Daemon(directory, *options, python=python) as daemon:
             workers = children(daemon.process.pid)
             # Over TLS, half of a head is half of a handshake.

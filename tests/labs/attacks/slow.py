@@ -8,11 +8,9 @@ plays the slow clients.
 from __future__ import annotations
 
 import csv
-import math
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPConnection
@@ -20,6 +18,8 @@ from pathlib import Path
 
 from attrs import Factory, define, frozen
 
+from tests.labs.failover.lab import percentile
+from tests.support.clients import Stoppable, running
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, wait_until
 from tests.support.evidence import record
 
@@ -46,7 +46,7 @@ ALLOWANCE_SECONDS = 1.0
 
 
 @define(eq=False)
-class MeasuredClient(threading.Thread):
+class MeasuredClient(Stoppable):
     """
     A client that makes reads and steps, on a kept connection and on new ones.
 
@@ -56,13 +56,9 @@ class MeasuredClient(threading.Thread):
     """
 
     port: int
-    stopping: threading.Event = Factory(threading.Event)
     waits: list[float] = Factory(list)
     steps: int = 0
     errors: list[BaseException] = Factory(list)
-
-    def __attrs_post_init__(self) -> None:
-        super().__init__(daemon=True)
 
     def run(self) -> None:
         kept_connection = self._connect()
@@ -106,36 +102,20 @@ class Waits:
     percentile_99: float
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """
-    Return the value that C{share} of C{values} do not exceed.
-    """
-    return sorted(values)[math.ceil(share * len(values)) - 1]
-
-
 def measure(daemon: Daemon, work: Callable[[MeasuredClient], int]) -> Waits:
     """
     Run the measured client during C{work}, which returns how many slow clients there were.
     """
     client = MeasuredClient(daemon.port)
-    before = int(daemon.request("/current")[0].headers["Pex-Revision"])
-    client.start()
-    try:
+    before = daemon.revision()
+    with running([client]):
         connected = work(client)
-    finally:
-        client.stopping.set()
-        client.join(TIMEOUT_SECONDS)
     assert not client.is_alive()
     assert client.errors == []
-    after = int(daemon.request("/current")[0].headers["Pex-Revision"])
     # No slow client has completed a step.
-    assert after == before + client.steps
-    return Waits(
-        len(client.waits),
-        connected,
-        percentile(client.waits, 0.5),
-        percentile(client.waits, 0.99),
-    )
+    assert daemon.revision() == before + client.steps
+    median, percentile_99 = (percentile(client.waits, share) for share in (0.5, 0.99))
+    return Waits(len(client.waits), connected, median, percentile_99)
 
 
 def without_attack(client: MeasuredClient) -> int:
@@ -192,7 +172,7 @@ def attack_all(path: Path, command: str, seconds: int) -> tuple[Waits, dict[str,
     waits_by_attack = {}
     with Daemon(path, command=command) as daemon:
         for _ in range(1000):
-            daemon.request("/next", "POST")
+            daemon.step()
         baseline = measure(daemon, without_attack)
         print("without an attack:", baseline, flush=True)
         for name in ATTACKS:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.labs.attacks.slow import percentile
 from tests.labs.cluster.proxy import Disturbance, Proxy
+from tests.labs.failover.lab import percentile
 from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.etcd import Member, cluster
 from tests.support.evidence import record

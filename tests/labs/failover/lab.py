@@ -14,7 +14,6 @@ import math
 import os
 import random
 import signal
-import statistics
 import sys
 import tempfile
 import time
@@ -40,6 +39,13 @@ MIN_ACKNOWLEDGED = 20
 JOURNAL = "10000000"
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """
+    Return the value that C{share} of C{values} do not exceed.
+    """
+    return sorted(values)[math.ceil(share * len(values)) - 1]
+
+
 @frozen
 class Result:
     """
@@ -59,11 +65,11 @@ class Result:
 
     @property
     def median(self) -> float:
-        return statistics.median(self.pauses)
+        return percentile(self.pauses, 0.5)
 
     @property
     def percentile_99(self) -> float:
-        return sorted(self.pauses)[math.ceil(0.99 * len(self.pauses)) - 1]
+        return percentile(self.pauses, 0.99)
 
 
 def failover(path: Path, kills: int, *, standby: int = 1) -> Result:

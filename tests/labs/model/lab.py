@@ -21,11 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
-from tests.labs.model.conversation import (
-    WORKER,
-    CheckedConversation,
-    ServiceUnderTest,
-)
+from tests.labs.model.conversation import WORKER, CheckedConversation, ServiceUnderTest
 from tests.labs.model.expected import (
     WORDS,
     ExpectedResponse,

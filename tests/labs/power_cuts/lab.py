@@ -13,11 +13,12 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from attrs import Factory, astuple, define, frozen
+from attrs import Factory, define
 
 from tests.labs.power_cuts.clients import (
     KEYLESS_TRANSITION,
@@ -53,26 +54,12 @@ CUTS_PER_STORE = 60
 JOURNAL = "1000000"
 
 
-@frozen
-class Result:
-    """
-    The figures of one store, or of all stores together.
-
-    @ivar acknowledged: steps with a response, all of which were found again.
-    @ivar repeated: keys that were sent again, none of which made a second step.
-    @ivar unknown: how many of these keys had no response before.
-    @ivar unknown_but_stored: how many of these steps were in the store.
-    @ivar control_cuts: after how many cuts the negative control was checked.
-    @ivar control_losses: after how many of them it had lost data.
-    """
-
-    cuts: int = 0
-    acknowledged: int = 0
-    repeated: int = 0
-    unknown: int = 0
-    unknown_but_stored: int = 0
-    control_cuts: int = 0
-    control_losses: int = 0
+#: The figures of a run by their names.  C{acknowledged} steps had a response, and were
+#: found again.  C{repeated} keys were sent again, and made no second step.  Of these,
+#: C{unknown} had no response before, and C{unknown_but_stored} were in the store.  The
+#: negative control was checked after C{control_cuts} cuts, and had lost data after
+#: C{control_losses}.
+Result = Counter[str]
 
 
 @define
@@ -90,10 +77,7 @@ class Store:
     stop: threading.Event
     rows: dict[int, tuple[int, str]] = Factory(dict)
     steps_by_key: dict[str, AcknowledgedStep] = Factory(dict)
-    acknowledged: int = 0
-    repeated: int = 0
-    unknown: int = 0
-    unknown_but_stored: int = 0
+    result: Result = Factory(Counter)
 
     def run_with_cuts(self, cuts: int) -> Result:
         """
@@ -140,15 +124,11 @@ class Store:
                 control.kill()
             self._compare(daemon, clients)
             assert whole_history(daemon) == self.rows
-        return Result(
-            cuts,
-            self.acknowledged,
-            self.repeated,
-            self.unknown,
-            self.unknown_but_stored,
-            control.cuts,
-            control.control_losses,
-        )
+        control_result = {
+            "control_cuts": control.cuts,
+            "control_losses": control.control_losses,
+        }
+        return self.result + Counter(cuts=cuts, **control_result)
 
     def _start(self, command: str) -> Daemon:
         store = f"lmdb:{self.volume.mount_point / 'store'}"
@@ -162,7 +142,7 @@ class Store:
         surprises = [surprise for client in clients for surprise in client.surprises]
         assert not surprises, surprises
         acknowledged = [response for client in clients for response in client.acknowledged]
-        revision = _revision(daemon)
+        revision = daemon.revision()
         assert revision >= len(self.rows), "what was compared before is lost"
         lost = [step for step in acknowledged if step.revision > revision]
         assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged steps are lost"
@@ -183,7 +163,7 @@ class Store:
             assert rows.pop(step.revision) == (step.position, step.word)
         assert {word for _, word in rows.values()} <= {KEYLESS_TRANSITION}
         assert len(rows) <= len([key for _, key in unknown if key is None])
-        self.acknowledged += len(acknowledged)
+        self.result["acknowledged"] += len(acknowledged)
 
     def _repeat(
         self,
@@ -205,7 +185,7 @@ class Store:
         client = SteppingClient(0, daemon.port)
         for word, key in unknown:
             if key is not None:
-                self.unknown_but_stored += client.step(word, key)
+                self.result["unknown_but_stored"] += client.step(word, key)
                 again[key] = client.steps_by_key[key]
         steps = [*client.acknowledged]
         for key, first in again.items():
@@ -214,14 +194,8 @@ class Store:
             assert (second.revision, second.position) == (first.revision, first.position)
         client.close()
         self.steps_by_key |= again
-        self.repeated += len(again)
-        self.unknown += len(steps)
+        self.result += Counter(repeated=len(again), unknown=len(steps))
         return steps
-
-
-def _revision(daemon: Daemon) -> int:
-    response, _ = daemon.request("/current")
-    return int(response.headers["Pex-Revision"])
 
 
 def cut_power_on(path: Path, cuts: int, kind: Kind, stop: threading.Event) -> Result:
@@ -241,14 +215,7 @@ def cut_power_on(path: Path, cuts: int, kind: Kind, stop: threading.Event) -> Re
                     min(CUTS_PER_STORE, cuts - done)
                 )
             )
-    return add_up(results)
-
-
-def add_up(results: Sequence[Result]) -> Result:
-    """
-    Return the sum of C{results}.
-    """
-    return Result(*map(sum, zip(*map(astuple, results), strict=True)))
+    return sum(results, Counter())
 
 
 def cut_power(path: Path, cuts: int) -> Result:
@@ -270,19 +237,19 @@ def cut_power(path: Path, cuts: int) -> Result:
             stop.set()
     results = [run.result() for run in runs]
     for kind, result in zip(KINDS, results, strict=True):
-        assert result.control_losses, f"on {kind.name} the negative control lost nothing"
-    total = add_up(results)
+        assert result["control_losses"], f"on {kind.name} the negative control lost nothing"
+    total = sum(results, Counter())
     record(
         "powercuts",
         promise="A power cut undoes no acknowledged step, and a repeated key still"
         " makes its step once.",
-        size=total.cuts,
+        size=total["cuts"],
         unit="power cuts under load on ext4 and xfs",
-        result=f"0 of {total.acknowledged:,} acknowledged steps lost;"
-        f" 0 of {total.repeated:,} repeated keys made a second step,"
-        f" {total.unknown:,} of them without a first response;"
+        result=f"0 of {total['acknowledged']:,} acknowledged steps lost;"
+        f" 0 of {total['repeated']:,} repeated keys made a second step,"
+        f" {total['unknown']:,} of them without a first response;"
         " without flushes, LMDB lost steps"
-        f" at {total.control_losses:,} of {total.control_cuts:,} cuts",
+        f" at {total['control_losses']:,} of {total['control_cuts']:,} cuts",
         command="make power-cuts",
     )
     return total

@@ -113,13 +113,8 @@ class Volume:
         self._mount()
 
     def _mount(self) -> None:
-        _run(
-            "mount",
-            "-o",
-            f"loop,{self.kind.options}",
-            str(self._file),
-            str(self.mount_point),
-        )
+        options = f"loop,{self.kind.options}"
+        _run("mount", "-o", options, str(self._file), str(self.mount_point))
 
     def _unmount(self) -> None:
         message = b""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 import tempfile
@@ -83,7 +82,7 @@ def full_disk(path: Path) -> int:
             # While a process reads, LMDB reuses no page.
             with lmdb.open(f"{disk}/store", readonly=True) as reader, reader.begin():
                 for _ in range(50):
-                    assert daemon.request("/previous", "POST")[0].status == 200
+                    daemon.step("previous")
             clients = few_clients + many_clients
             assert surprises(clients) == []
             acknowledged = kept(daemon, clients, forgets=True)
@@ -110,7 +109,7 @@ def no_space_to_grow(path: Path) -> int:
             with load(daemon) as clients:
                 _until_full(daemon, disk)
                 assert surprises(clients)
-                _kill(daemon)
+                daemon.kill_active_worker()
                 daemon.until_logged("serves", 2)
                 _until_full(daemon, disk)
         with Daemon(path, *store) as daemon:
@@ -189,23 +188,18 @@ def no_descriptors(path: Path) -> int:
             }
             lowest = min(set(range(len(used) + 1)) - used)
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (lowest, limit[1]))
-            _kill(daemon)
+            daemon.kill_active_worker()
             daemon.until_logged("serves", 2)
             daemon.wait_for_log("cannot start worker-[0-9]+: .*Too many open files")
             until_acknowledged(clients)
             assert daemon.count_logged("is process") == 2
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limit)
             daemon.until_logged("stands by", 2)
-            _kill(daemon)
+            daemon.kill_active_worker()
             daemon.until_logged("serves", 3)
             until_acknowledged(clients)
         assert surprises(clients) == []
         return kept(daemon, clients)
-
-
-def _kill(daemon: Daemon) -> None:
-    _, pid = daemon.active_worker()
-    os.kill(pid, signal.SIGKILL)
 
 
 def out_of_memory(path: Path) -> int:
@@ -278,10 +272,8 @@ def _check_clock(daemon: Daemon, ahead: timedelta) -> None:
     Check that a new step is in the history with the time of a clock that is so far ahead.
     """
     before = datetime.now(UTC)
-    response, _ = daemon.request(
-        "/next", "POST", {"Idempotency-Key": f"ahead-{ahead.total_seconds()}"}
-    )
-    after, revision = datetime.now(UTC), int(response.headers["Pex-Revision"])
+    revision = daemon.step("next", {"Idempotency-Key": f"ahead-{ahead.total_seconds()}"})
+    after = datetime.now(UTC)
     page = f"/history?limit=1&before={revision + 1}"
     (row,) = json.loads(daemon.request(page, headers={"Accept": "application/json"})[1])[
         "transitions"
@@ -305,8 +297,7 @@ def hanging_disk(path: Path) -> int:
         with slow_flushes(pid, FLUSH_SECONDS), ExitStack() as connections:
             # The first flush hangs in the reactor's thread.  After it, commits use another
             # thread.
-            before, _ = daemon.request("/next", "POST")
-            revision, reads = int(before.headers["Pex-Revision"]), 0
+            revision, reads = daemon.step(), 0
             # On a busy machine, this process may not run during a flush.
             while reads < 10 and revision < MAX_HANGING_STEPS:
                 step = connections.enter_context(

@@ -12,9 +12,6 @@ JSON, and one reads long responses slowly.
 
 from __future__ import annotations
 
-import os
-import re
-import signal
 import sys
 import tempfile
 import time
@@ -30,8 +27,9 @@ from tests.functional.test_keepalive import STORE
 from tests.labs.soak.ageing import Sample, make_aged_store, take_sample
 from tests.labs.soak.onlookers import Follower, Reader, SlowReader
 from tests.support.clients import Client, running
-from tests.support.daemon import Daemon, alive, wait_until, wait_until_gone
+from tests.support.daemon import Daemon, wait_until_gone
 from tests.support.evidence import record
+from tests.support.loads import surprises
 
 #: The number of a client decides whether it uses keys, and whether it opens a connection
 #: for each step.
@@ -76,10 +74,8 @@ class Soak:
 
     @property
     def refused(self) -> int:
-        return sum(
-            [stepper.refused for stepper in self.steppers]
-            + [reader.refused for reader in self.readers]
-        )
+        clients: list[Client | Reader] = [*self.steppers, *self.readers]
+        return sum(client.refused for client in clients)
 
     def check(self) -> None:
         """
@@ -89,7 +85,7 @@ class Soak:
             wrong.
         """
         assert self.follower.lost == []
-        assert [surprise for client in self.steppers for surprise in client.surprises] == []
+        assert surprises(self.steppers) == []
         assert [surprise for reader in self.readers for surprise in reader.surprises] == []
         assert self.refused == 0
         # A row has at least one transition, and rows are trimmed in portions.
@@ -149,51 +145,17 @@ def mixed_load(daemon: Daemon) -> Iterator[Soak]:
     """
     Put load on the daemon with all clients, until the end of the block.
     """
-    port = daemon.port
-    steppers = [Client(n, port, fresh=n % 4 < 2) for n in range(STEPPER_COUNT)]
-    readers = [
-        Reader(port, json=number == 0, fresh=number == 1) for number in range(READER_COUNT)
-    ]
+    steppers = [Client(n, daemon.port, fresh=n % 4 < 2) for n in range(STEPPER_COUNT)]
+    readers = [Reader(daemon, json=n == 0, fresh=n == 1) for n in range(READER_COUNT)]
     response, _ = daemon.request("/current")
     revision, position = (
         int(response.headers[name]) for name in ("Pex-Revision", "Pex-Position")
     )
-    follower = Follower(port, clients=steppers, compared=revision, position=position)
-    with running([*steppers, *readers, follower, SlowReader(port)]):
+    follower = Follower(daemon, clients=steppers, compared=revision, position=position)
+    with running([*steppers, *readers, follower, SlowReader(daemon)]):
         yield Soak(steppers, readers, follower)
     # Compare the responses since the last comparison.
     follower.observe()
-
-
-def worker_states(daemon: Daemon) -> set[str]:
-    """
-    Return the last known states of the workers, according to the log.
-    """
-    pattern = r"supervisor \w+: (worker-\d+) (is process|stands by|serves|ended)"
-    return {*dict(re.findall(pattern, daemon.log.read_text())).values()}
-
-
-def until_up(daemon: Daemon) -> None:
-    """
-    Wait until there are an active worker and a standby.
-    """
-
-    def is_up() -> bool:
-        up = worker_states(daemon) - {"ended"} == {"serves", "stands by"}
-        # The log may not yet have the end of a worker.
-        return up and alive(daemon.active_worker()[1])
-
-    wait_until(is_up, "one worker serves and one stands by")
-
-
-def replace_workers(daemon: Daemon) -> None:
-    """
-    Replace the workers, as SIGHUP does.
-    """
-    done = "the workers are replaced"
-    before = daemon.log.read_text().count(done)
-    daemon.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: daemon.log.read_text().count(done) > before, done)
 
 
 def soak(
@@ -208,25 +170,23 @@ def soak(
     """
     began = time.monotonic()
     with Daemon(path, "--journal", str(JOURNAL)) as daemon:
-        until_up(daemon)
+        daemon.until_up()
         with mixed_load(daemon) as running_soak:
             while running_soak.kills < MIN_KILLS or time.monotonic() < began + 60 * minutes:
-                until_up(daemon)
+                daemon.until_up()
                 running_soak.first_samples.append(take_sample(daemon))
                 # From now on, because the worker must live for so long.
                 time.sleep(kill_interval)
-                until_up(daemon)
+                daemon.until_up()
                 running_soak.samples.append(take_sample(daemon))
                 print(running_soak.samples[-1], flush=True)
-                _, pid = daemon.active_worker()
-                os.kill(pid, signal.SIGKILL)
-                wait_until_gone(pid)
+                wait_until_gone(daemon.kill_active_worker())
                 running_soak.kills += 1
                 if running_soak.kills % kills_per_replacement == 0:
-                    until_up(daemon)
-                    replace_workers(daemon)
+                    daemon.until_up()
+                    daemon.reload()
                     running_soak.replacements += 1
-            until_up(daemon)
+            daemon.until_up()
         running_soak.check()
     verify(path / STORE)
     return running_soak

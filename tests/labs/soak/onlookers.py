@@ -11,8 +11,8 @@ from http.client import HTTPConnection, HTTPException
 from attrs import Factory, define, field
 
 from pexservice.core.cursor import Transition, position_after
-from tests.support.clients import AcknowledgedStep, Client, Stoppable
-from tests.support.daemon import TIMEOUT_SECONDS
+from tests.support.clients import AcknowledgedStep, Client, Stoppable, whole_history
+from tests.support.daemon import Daemon
 
 #: How many older revisions are kept for a comparison: a step that was made before a kill
 #: and repeated after it gets a late response.
@@ -29,11 +29,15 @@ class _Observer(Stoppable):
     @ivar broken: how many connections ended without a response.
     """
 
-    port: int
+    service: Daemon
     pause: float = 0.01
     refused: int = 0
     broken: int = 0
-    _connection: HTTPConnection | None = None
+    connection: HTTPConnection = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.connection = self.service.connect()
 
     def run(self) -> None:
         while not self.stopping.wait(self.pause):
@@ -43,22 +47,14 @@ class _Observer(Stoppable):
                 self.refused += 1
             except (OSError, HTTPException):
                 self.broken += 1
-                self.close()
-        self.close()
+                self.connection.close()
+        self.connection.close()
 
     def observe(self) -> None:
         """
         Make one request.
         """
         raise NotImplementedError
-
-    def close(self) -> None:
-        """
-        Close the connection, if there is one.
-        """
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 @define(eq=False)
@@ -80,16 +76,12 @@ class Reader(_Observer):
     _values: list[int] = Factory(lambda: [0, 1])
 
     def observe(self) -> None:
-        if self._connection is None:
-            self._connection = HTTPConnection(
-                "127.0.0.1", self.port, timeout=TIMEOUT_SECONDS
-            )
         headers = {"Accept": "application/json"} if self.json else {}
-        self._connection.request("GET", "/current", headers=headers)
-        response = self._connection.getresponse()
+        self.connection.request("GET", "/current", headers=headers)
+        response = self.connection.getresponse()
         body = response.read().decode()
         if self.fresh:
-            self.close()
+            self.connection.close()
         if response.status != 200:
             self.surprises.append(f"{response.status} {body}")
             return
@@ -114,14 +106,11 @@ class SlowReader(_Observer):
     pause: float = 0.1
 
     def observe(self) -> None:
-        if self._connection is None:
-            self._connection = HTTPConnection(
-                "127.0.0.1", self.port, timeout=TIMEOUT_SECONDS
-            )
-            self._connection.connect()
+        if self.connection.sock is None:
             request = b"GET /history?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            self._connection.sock.sendall(request * 50)
-        if not self._connection.sock.recv(2000):
+            self.connection.connect()
+            self.connection.send(request * 50)
+        if not self.connection.sock.recv(2000):
             raise ConnectionResetError
 
 
@@ -157,7 +146,7 @@ class Follower(_Observer):
             count = len(client.acknowledged)
             self._unchecked += client.acknowledged[:count]
             del client.acknowledged[:count]
-        self._check_rows(self._read_new_rows())
+        self._check_rows(whole_history(self.service, self.compared))
         for step in self._unchecked:
             # Each response that arrived before the history was read is in the history once.
             if self._rows.pop(step.revision, None) == (step.position, step.word):
@@ -169,21 +158,6 @@ class Follower(_Observer):
             if revision > self.compared - KEPT_REVISIONS:
                 break
             del self._rows[revision]
-
-    def _read_new_rows(self) -> dict[int, tuple[int, str]]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
-        rows: dict[int, tuple[int, str]] = {}
-        path, more = "/history?limit=1000", True
-        try:
-            while path and more:
-                connection.request("GET", path, headers={"Accept": "application/json"})
-                page = json.loads(connection.getresponse().read())
-                for row in page["transitions"]:
-                    rows[row["revision"]] = (row["position"], row["transition"])
-                path, more = page["next"], min(rows, default=0) > self.compared + 1
-        finally:
-            connection.close()
-        return rows
 
     def _check_rows(self, rows: dict[int, tuple[int, str]]) -> None:
         """

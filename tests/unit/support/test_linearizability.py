@@ -91,15 +91,23 @@ def all_journals(most: int) -> Sequence[tuple[Transition, ...]]:
     return [journal for n in range(most + 1) for journal in product(Transition, repeat=n)]
 
 
+def spoiled(seed: int, size: int, changes: int) -> tuple[list[Record], list[Transition]]:
+    """
+    Return records and a journal after C{changes}.
+    """
+    records, journal = recorded(seed, size)
+    choose = random.Random(seed)  # noqa: S311 nothing secret
+    for _ in range(changes):
+        spoil(choose, records, journal)
+    return records, journal
+
+
 @settings(max_examples=amount(short=100, long=2000))
 @given(st.integers(0, 2**32), st.integers(1, 7), st.sampled_from([0, 1, 1, 2, 2, 3]))
 def test_both_checkers_agree_on_short_records_with_a_known_journal(
     seed: int, size: int, changes: int
 ) -> None:
-    records, journal = recorded(seed, size)
-    choose = random.Random(seed)  # noqa: S311 nothing secret
-    for _ in range(changes):
-        spoil(choose, records, journal)
+    records, journal = spoiled(seed, size, changes)
     found_faults = faults(records, journal)
     event(f"{changes} changes, {'wrong' if found_faults else 'right'}")
     assert linearizable(records, journal) == (not found_faults), found_faults
@@ -112,10 +120,7 @@ def test_both_checkers_agree_on_short_records_with_a_known_journal(
 def test_order_exists_exactly_if_some_journal_makes_the_records_right(
     seed: int, size: int, changes: int
 ) -> None:
-    records, journal = recorded(seed, size)
-    choose = random.Random(seed)  # noqa: S311 nothing secret
-    for _ in range(changes):
-        spoil(choose, records, journal)
+    records, _ = spoiled(seed, size, changes)
     some = any(not faults(records, journal) for journal in all_journals(len(records)))
     event(f"{changes} changes, {'right' if some else 'wrong'}")
     assert linearizable(records) == some

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import conftest
-from tests.support.needs import NEEDS, Need, program
+from tests.support.needs import NEEDS, Need
 
 pytest_plugins = ["pytester"]
 
@@ -84,11 +84,6 @@ def test_unknown_need_is_an_error(machine: pytest.Pytester) -> None:
         test_it="import pytest\n@pytest.mark.needs('wather')\ndef test(): pass"
     )
     machine.runpytest_inprocess("test_it.py").assert_outcomes(errors=1)
-
-
-def test_programs_in_sbin_are_found_without_a_path_to_them() -> None:
-    assert program("sh")
-    assert program("no such program") is None
 
 
 @pytest.mark.parametrize("name", NEEDS)
