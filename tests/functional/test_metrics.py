@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, Daemon, poll_attempts
-from tests.support.daemon import run as run_twistd
+from tests.support.commands import run_command
+from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, Daemon, poll_attempts, run
 from tests.support.needs import program
 from tests.unit.test_metrics import ROOT, samples
 
@@ -27,24 +26,6 @@ def promtool() -> str:
     path = program("promtool")
     assert path is not None
     return path
-
-
-def run(*command: str, text: bytes = b"", path: Path = ROOT) -> str:
-    """
-    Run C{command}, and return its output; fail if its status is not 0.
-    """
-    ran = subprocess.run(
-        command,
-        cwd=path,
-        check=False,
-        input=text,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=TIMEOUT_SECONDS,
-    )
-    output = ran.stdout.decode()
-    assert ran.returncode == 0, output
-    return output
 
 
 @pytest.mark.needs("promtool")
@@ -87,7 +68,7 @@ def test_counters_of_the_supervisor_outlive_the_worker(
         assert values["store_used_bytes"] <= values["store_limit_bytes"]
         size = values["store_filesystem_size_bytes"]
         assert 0 < values["store_filesystem_free_bytes"] <= size
-        assert run(promtool, "check", "metrics", text=text) == ""
+        assert run_command(promtool, "check", "metrics", input=text.decode()) == ""
 
 
 @pytest.mark.needs("promtool")
@@ -98,20 +79,22 @@ def test_worker_without_a_supervisor_has_no_supervisor_metrics(
         _, text = daemon.request("/metrics")
         assert b"pexservice_revision 0.0\n" in text
         assert b"restarts" not in text
-        assert run(promtool, "check", "metrics", text=text) == ""
+        assert run_command(promtool, "check", "metrics", input=text.decode()) == ""
 
 
 def test_wrong_scoreboard_is_one_line_that_names_the_option(tmp_path: Path) -> None:
     worker = ("-n", "--pidfile=", "pexservice-worker", "--listen", LOOPBACK)
-    ran = run_twistd(tmp_path, *worker, "--scoreboard", "77")
+    ran = run(tmp_path, *worker, "--scoreboard", "77")
     assert ran.returncode == 1
     assert ran.stderr == "pexservice: --scoreboard 77: Bad file descriptor\n"
 
 
 @pytest.mark.needs("promtool")
 def test_alerts_fire_when_they_should_and_not_otherwise(promtool: str) -> None:
-    run(promtool, "check", "rules", "--lint-fatal", "alerts.yml", path=RULES)
-    run(promtool, "test", "rules", "alerts_test.yml", path=RULES)
+    run_command(promtool, "check", "rules", "--lint-fatal", "alerts.yml", cwd=RULES)
+    # It evaluates the rules for some days.
+    test = (promtool, "test", "rules", "alerts_test.yml")
+    run_command(*test, cwd=RULES, timeout=5 * TIMEOUT_SECONDS)
     # Every alert is tested.
     alerts = re.findall("- alert: (.*)", (RULES / "alerts.yml").read_text())
     tested = (RULES / "alerts_test.yml").read_text()
@@ -135,7 +118,9 @@ def test_dashboard_has_valid_queries_and_no_overlapping_panels(
     (tmp_path / "rules.yml").write_text(
         json.dumps({"groups": [{"name": "panels", "rules": rules}]})
     )
-    output = run(promtool, "check", "rules", "--lint-fatal", "rules.yml", path=tmp_path)
+    output = run_command(
+        promtool, "check", "rules", "--lint-fatal", "rules.yml", cwd=tmp_path
+    )
     assert f"{len(expressions)} rules found" in output
     assert len({panel["id"] for panel in panels}) == len(panels)
     covered: set[tuple[int, int]] = set()

@@ -17,6 +17,7 @@ import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import STORE
+from tests.support.commands import run_command
 from tests.support.crowd import certified
 from tests.support.daemon import (
     LOOPBACK,
@@ -145,14 +146,9 @@ def change_mounts(daemon: Daemon, command: str) -> None:
     """
     Run a command in the directory and in the mount namespace of the service.
     """
-    subprocess.run(
-        [
-            *("/usr/bin/nsenter", f"--mount=/proc/{daemon.process.pid}/ns/mnt"),
-            *("/bin/sh", "-c", f"cd {daemon.path} && {command}"),
-        ],
-        check=True,
-        stdin=subprocess.DEVNULL,
-        timeout=TIMEOUT_SECONDS,
+    run_command(
+        *("/usr/bin/nsenter", f"--mount=/proc/{daemon.process.pid}/ns/mnt"),
+        *("/bin/sh", "-c", f"cd {daemon.path} && {command}"),
     )
 
 

@@ -13,10 +13,12 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from attrs import frozen
 
+from tests.support.commands import run_command
 from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,9 @@ _LIMITS = (
     # The tests need only the loopback interface.
     "--network=none",
 )
+
+
+_run = partial(run_command, timeout=DOWNLOAD)
 
 
 @frozen
@@ -204,19 +209,6 @@ class Container:
         """
         self.podman("stop", f"--time={grace}", self.name)
         return int(self.inspect(".State.ExitCode"))
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(
-        command,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DOWNLOAD,
-    )
-    assert not done.returncode, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @contextmanager

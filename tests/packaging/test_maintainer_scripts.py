@@ -5,10 +5,11 @@ The maintainer scripts of the Debian package: the creation of a store, and the p
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.support.commands import run_command
 
 pytestmark = pytest.mark.once
 
@@ -47,12 +48,7 @@ def creates_a_store(root: Path, version_before: str, **changes: object) -> bool:
             _CREATION.replace("/var/backups/pexservice", f"{root}/backups"),
         )
     )
-    output = subprocess.run(
-        ["/bin/sh", "-c", script, "postinst", "configure", version_before],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    output = run_command("/bin/sh", "-c", script, "postinst", "configure", version_before)
     assert output in ("", f"pexctl create --config {root}/pexservice.toml\n")
     return bool(output)
 
@@ -100,12 +96,7 @@ def test_purge_removes_the_stores_that_a_restore_replaced(tmp_path: Path) -> Non
         script = script.replace(f"{path}/", f"{tmp_path}/")
     script = script.replace("/var/backups/", f"{tmp_path}/backups/")
     assert "/var/" not in script.replace(str(tmp_path), "")
-    output = subprocess.run(
-        ["/bin/sh", "-c", script, "postrm", "purge"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    output = run_command("/bin/sh", "-c", script, "postrm", "purge")
     assert output == f"The backups in {tmp_path}/backups/pexservice are kept.\n"
     assert [name for name in removed if (tmp_path / name).exists()] == []
     assert [name for name in kept if not (tmp_path / name).exists()] == []

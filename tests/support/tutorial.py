@@ -14,10 +14,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Self, cast
 
 from attrs import frozen
+
+from tests.support.commands import run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,15 +145,7 @@ class Shell:
         raise AssertionError(f"the shell is gone: {line}: {''.join(printed)}")
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=BOOTSTRAP_TIMEOUT_SECONDS,
-    )
-    return done.stdout
+_run = partial(run_command, timeout=BOOTSTRAP_TIMEOUT_SECONDS)
 
 
 @contextmanager

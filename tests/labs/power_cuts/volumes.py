@@ -21,6 +21,7 @@ from typing import Self
 
 from attrs import define, frozen
 
+from tests.support.commands import run_command
 from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
 
 #: C{EXT4_IOC_SHUTDOWN} and C{XFS_IOC_GOINGDOWN} are the same number.
@@ -80,7 +81,7 @@ class Volume:
         self.mount_point.mkdir()
         with self._file.open("wb") as image:
             image.truncate(_SIZE_BYTES)
-        _run(*self.kind.make, str(self._file))
+        run_command(*self.kind.make, str(self._file))
         self._mount()
         return self
 
@@ -114,7 +115,7 @@ class Volume:
 
     def _mount(self) -> None:
         options = f"loop,{self.kind.options}"
-        _run("mount", "-o", options, str(self._file), str(self.mount_point))
+        run_command("mount", "-o", options, str(self._file), str(self.mount_point))
 
     def _unmount(self) -> None:
         message = b""
@@ -130,10 +131,3 @@ class Volume:
                 return
             message = finished.stderr
         raise AssertionError(f"{self.mount_point} stays mounted: {message.decode()}")
-
-
-def _run(*command: str) -> None:
-    finished = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
-    )
-    assert not finished.returncode, f"{' '.join(command)}: {finished.stderr}"

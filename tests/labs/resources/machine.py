@@ -7,7 +7,6 @@ L{tests.labs.resources.lab.SHORTAGES} names what each of them needs.
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +15,10 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from tests.support.daemon import TIMEOUT_SECONDS, wait_until
+from tests.support.commands import run_command
+from tests.support.daemon import wait_until
 from tests.support.needs import faketime_library, memory_controller
 from tests.support.strace import Tracer
-
-
-def _run(*command: str) -> None:
-    finished = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
-    )
-    assert finished.returncode == 0, (command, finished.stderr)
 
 
 @contextmanager
@@ -39,14 +32,14 @@ def small_disk(path: Path, mebibytes: int) -> Iterator[Path]:
     mounted.mkdir()
     with image.open("wb") as file:
         file.truncate(mebibytes << 20)
-    _run("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", str(image))
-    _run("mount", "-o", "loop", str(image), str(mounted))
+    run_command("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", str(image))
+    run_command("mount", "-o", "loop", str(image), str(mounted))
     try:
         yield mounted
     finally:
         # Lazily, because processes of a failed test may still use it.  The loop device is
         # removed with the mount.
-        _run("umount", "--lazy", str(mounted))
+        run_command("umount", "--lazy", str(mounted))
         image.unlink()
 
 

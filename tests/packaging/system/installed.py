@@ -7,15 +7,16 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.clients import Client, running
+from tests.support.commands import run_command
 from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts, wait_until
 
 PORT = 8081
@@ -24,23 +25,7 @@ SOCKET = "pexservice.socket"
 CONFIG = Path("/etc/pexservice/pexservice.toml")
 
 
-def run(*command: str, status: int = 0) -> str:
-    """
-    Run a command, check its exit status, and return its output.
-    """
-    finished = subprocess.run(
-        command,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=5 * TIMEOUT_SECONDS,
-    )
-    assert finished.returncode == status, (
-        f"{command}: {finished.returncode}\n{finished.stdout}"
-    )
-    return finished.stdout
+run = partial(run_command, timeout=5 * TIMEOUT_SECONDS)
 
 
 def unit_property(name: str, unit: str = SERVICE) -> str:

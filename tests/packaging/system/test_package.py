@@ -5,35 +5,19 @@ The package by itself: lint, reproducibility, sandbox, and removal.
 from __future__ import annotations
 
 import os
-import subprocess
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from tests.packaging.system.built import BASE, TREE, built
+from tests.support.commands import run_command
 from tests.support.daemon import TIMEOUT_SECONDS
 
 #: With Debian's own Python, because the path may have another one first.
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
 
 
-def run(*command: str, **append_to_config: str) -> str:
-    """
-    Run a command, which must succeed, and return its output.
-
-    @param more: more environment variables.
-    """
-    finished = subprocess.run(
-        command,
-        check=False,
-        env=ENVIRONMENT | append_to_config,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=20 * TIMEOUT_SECONDS,
-    )
-    assert finished.returncode == 0, f"{command}: {finished.returncode}\n{finished.stdout}"
-    return finished.stdout
+run = partial(run_command, timeout=20 * TIMEOUT_SECONDS, env=ENVIRONMENT)
 
 
 def test_lintian_finds_nothing_without_an_override() -> None:
@@ -62,9 +46,8 @@ def test_rebuilt_package_is_identical_byte_for_byte(tmp_path: Path) -> None:
         run(
             *("env", "-C", str(source), "faketime", "-f", "+400d"),
             *("dpkg-buildpackage", "--build=binary", "--no-sign"),
-            DEB_BUILD_OPTIONS="nocheck",
-            LC_ALL="C",
-            TZ="Pacific/Kiritimati",
+            env=ENVIRONMENT
+            | {"DEB_BUILD_OPTIONS": "nocheck", "LC_ALL": "C", "TZ": "Pacific/Kiritimati"},
         )
     finally:
         os.umask(before)
