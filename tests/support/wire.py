@@ -117,8 +117,7 @@ class Server:
         requests = RequestCounters()
         self.report = report
         metrics = Metrics(
-            *(self.committer, requests, self.connections, self.store),
-            lambda: self.report,
+            *(self.committer, requests, self.connections, self.store), lambda: self.report
         )
         self.events = Events(
             self.committer, self.clock.callLater, streams, lambda: self.report
