@@ -12,7 +12,7 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.interface import Step
 from pexservice.core.cursor import State, Transition
 from tests.support.fakes import MemoryStore, Turns, now
-from tests.support.steps import Response, submit
+from tests.support.steps import collect
 
 
 class Bench:
@@ -30,7 +30,6 @@ class Bench:
         self.store = store or MemoryStore(held=held)
         self.clock = Turns()
         self.fatal: list[Failure] = []
-        self.order: list[int] = []
         committer_class = Committer if synchronous else AsynchronousCommitter
         self.committer = committer_class(
             self.store, self.clock, on_fatal_failure=self.fatal.append, time_ns=lambda: 7
@@ -41,22 +40,9 @@ class Bench:
         self, transition: Transition = Transition.NEXT, **kwargs: object
     ) -> list[object]:
         """
-        Submit a step.
-
-        @return: a list that gets the tuple (outcome, revision, position) or the exception.
+        Submit a step; see L{collect}.
         """
-        results: list[object] = []
-
-        def done(response: Response) -> None:
-            self.order.append(response.state.revision)
-            results.append(
-                (response.outcome, response.state.revision, response.state.position)
-            )
-
-        submit(self.committer, Step(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
-            done, lambda failure: results.append(failure.value)
-        )
-        return results
+        return collect(self.committer, Step(transition, **kwargs))  # type: ignore[arg-type]
 
     def turn(self) -> None:
         """

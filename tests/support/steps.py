@@ -48,6 +48,21 @@ def submit(committer: ICommitter, step: Step) -> Deferred[Response]:
     return deferred
 
 
+def collect(committer: ICommitter, step: Step) -> list[object]:
+    """
+    Submit C{step}.
+
+    @return: a list that gets the tuple (outcome, revision, position), or the exception.
+    """
+    outcomes: list[object] = []
+
+    def responded(response: Response) -> None:
+        outcomes.append((response.outcome, *response.state.cursor))
+
+    committer.step(step, CallingWaiter(responded, outcomes.append))
+    return outcomes
+
+
 def read(committer: ICommitter) -> Deferred[Response]:
     deferred: Deferred[Response] = Deferred()
     committer.read(CallingWaiter(deferred.callback, deferred.errback))

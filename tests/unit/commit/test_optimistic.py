@@ -32,7 +32,7 @@ from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import ABOVE_ALL, Turns, now
 from tests.support.forms import amount
 from tests.support.linearizability import Record, faults
-from tests.support.steps import Response, read, submit
+from tests.support.steps import Response, collect, read, submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
@@ -60,16 +60,9 @@ class Node:
 
     def submit(self, transition: Transition = NEXT, **kwargs: object) -> list[object]:
         """
-        Submit a step.
-
-        @return: a list that gets (outcome, revision, position), or the exception.
+        Submit a step; see L{collect}.
         """
-        outcomes: list[object] = []
-        submit(self.committer, Step(transition, **kwargs)).addCallbacks(  # type: ignore[arg-type]
-            lambda response: outcomes.append(_plain(response)),
-            lambda failure: outcomes.append(failure.value),
-        )
-        return outcomes
+        return collect(self.committer, Step(transition, **kwargs))  # type: ignore[arg-type]
 
     def read(self) -> list[object]:
         """
@@ -112,10 +105,6 @@ class Node:
                 self.gateway.hear()
             while self.gateway.waiting:
                 self.gateway.answer()
-
-
-def _plain(response: Response) -> tuple[Outcome, int, int]:
-    return response.outcome, response.state.revision, response.state.position
 
 
 @pytest.fixture

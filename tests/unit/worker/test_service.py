@@ -58,7 +58,9 @@ class ListeningReactor(ProcessReactor):
     @ivar refusal: the exception that it raises instead of listening.
     """
 
-    refusal: Exception | None = None
+    def __init__(self, refusal: Exception | None) -> None:
+        super().__init__()
+        self.refusal = refusal
 
     def listenTCP(self, *arguments: Any, **more: Any) -> Any:
         """
@@ -87,11 +89,20 @@ class Bench:
         monkeypatch: pytest.MonkeyPatch,
         store: MemoryStore | None = None,
         watchdog: float | None = WATCHDOG,
+        refusal: Exception | None = None,
+        report: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
+        """
+        @param report: what a supervisor reports; C{None} if there is no supervisor.
+        """
         self.messages: list[str] = []
         self.statuses: list[Status] = []
-        self.reactor = ListeningReactor()
+        self.reactor = ListeningReactor(refusal)
+        self.board = scoreboard.create()
+        if report is not None:
+            self.show(**report)
+            settings |= {"supervisor": 3, "scoreboard": self.board}
         self.store = store or MemoryStore()
         self.exit = ProcessExit(
             cast(Any, self.reactor),
@@ -112,6 +123,12 @@ class Bench:
             cast(WorkerReactor, self.reactor),
             self.exit,
         )
+
+    def show(self, *, retry_opening: bool = True, **values: Any) -> None:
+        """
+        Show a report, of a service that a worker was active in.
+        """
+        write_report(self.board, SupervisorReport(retry_opening=retry_opening, **values))
 
     def make(self, options: StoreOptions) -> MemoryStore:
         """
@@ -161,57 +178,43 @@ class Bench:
         connection.data_received(STEP)
         return transport
 
-    def start(self) -> None:
-        self.worker.startService()
-
     def stop(self) -> None:
         stopped: Any = self.worker.stopService()
         self.reactor.turns(4.0)
         now(cast(Deferred[None], stopped))
 
 
+#: Starts a worker; the arguments are those of L{Bench}.
+Start = Callable[..., Bench]
+
+
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """
-    Provide a factory of benches, whose services are stopped in the end.
+    Provide a function that starts a worker, which is stopped in the end.
     """
     benches: list[Bench] = []
 
-    def make(**given: Any) -> Bench:
-        benches.append(Bench(monkeypatch, **given))
-        return benches[-1]
+    def start(**given: Any) -> Bench:
+        bench = Bench(monkeypatch, **given)
+        benches.append(bench)
+        bench.worker.startService()
+        return bench
 
-    yield make
+    yield start
     for bench in benches:
         if bench.worker.running:
             bench.stop()
-
-
-@pytest.fixture
-def board() -> Iterator[int]:
-    """
-    Provide the scoreboard of a supervisor.
-    """
-    descriptor = scoreboard.create()
-    yield descriptor
-    os.close(descriptor)
-
-
-def show(board: int, *, retry_opening: bool = True, **values: Any) -> None:
-    """
-    Show a report, of a service that a worker was active in.
-    """
-    write_report(board, SupervisorReport(retry_opening=retry_opening, **values))
+        os.close(bench.board)
 
 
 def test_active_worker_notifies_readiness_with_each_heartbeat_until_it_stops(
-    make: Callable[..., Bench],
+    start: Start,
 ) -> None:
     """
     A worker sends several heartbeats within the timeout of the watchdog.
     """
-    bench = make()
-    bench.start()
+    bench = start()
     assert len(bench.reactor.tcpServers) == 1
     ready = [READY, "STATUS=serving since revision 0, position 0"]
     assert bench.messages == [ALIVE, *ready]
@@ -225,13 +228,12 @@ def test_active_worker_notifies_readiness_with_each_heartbeat_until_it_stops(
 
 
 def test_drain_during_a_blocking_commit_ends_with_a_response(
-    make: Callable[..., Bench],
+    start: Start,
 ) -> None:
     """
     A connection in use gets its response, even if the process read no request for a while.
     """
-    bench = make()
-    bench.start()
+    bench = start()
     connection, transport = bench.connect()
     connection.data_received(STEP)
     bench.reactor.turns(0.25)
@@ -245,9 +247,8 @@ def test_drain_during_a_blocking_commit_ends_with_a_response(
     assert b"\r\nConnection: close\r\n" in answer
 
 
-def test_worker_sends_no_heartbeat_without_a_watchdog(make: Callable[..., Bench]) -> None:
-    bench = make(watchdog=None)
-    bench.start()
+def test_worker_sends_no_heartbeat_without_a_watchdog(start: Start) -> None:
+    bench = start(watchdog=None)
     bench.reactor.turns(2 * WATCHDOG)
     assert ALIVE not in bench.messages
 
@@ -275,11 +276,10 @@ class SlowStore(MemoryStore):
 
 
 def test_worker_whose_verification_hangs_sends_no_heartbeat(
-    make: Callable[..., Bench],
+    start: Start,
 ) -> None:
     store = SlowStore()
-    bench = make(store=store)
-    bench.start()
+    bench = start(store=store)
     bench.options.progress(1)
     del bench.messages[:]
     bench.reactor.turns(2 * WATCHDOG)
@@ -289,9 +289,8 @@ def test_worker_whose_verification_hangs_sends_no_heartbeat(
     assert ALIVE in bench.messages
 
 
-def test_worker_sends_no_heartbeat_while_a_commit_hangs(make: Callable[..., Bench]) -> None:
-    bench = make()
-    bench.start()
+def test_worker_sends_no_heartbeat_while_a_commit_hangs(start: Start) -> None:
+    bench = start()
     del bench.messages[:]
     bench.store.held = True
     bench.ask_for_a_step()
@@ -310,20 +309,13 @@ def test_worker_sends_no_heartbeat_while_a_commit_hangs(make: Callable[..., Benc
     ],
 )
 def test_worker_whose_store_is_unusable_ends_with_the_reason(
-    make: Callable[..., Bench],
-    board: int,
-    error: Exception,
-    status: Status,
-    *,
-    supervised: bool,
+    start: Start, error: Exception, status: Status, *, supervised: bool
 ) -> None:
     """
     The operator who starts the service gets the reason.
     """
-    show(board, retry_opening=status is Status.DAMAGED)
-    options = {"supervisor": 3, "scoreboard": board} if supervised else {}
-    bench = make(store=SlowStore(error), **options)
-    bench.start()
+    report = {"retry_opening": status is Status.DAMAGED} if supervised else None
+    bench = start(store=SlowStore(error), report=report)
     assert (bench.statuses, bench.exit.reason) == ([status], str(error))
     assert bench.messages[-1] == f"STATUS={error}"
     assert bench.reactor.tcpServers == []
@@ -331,13 +323,11 @@ def test_worker_whose_store_is_unusable_ends_with_the_reason(
 
 @pytest.mark.parametrize("kind", [StoreError, StoreMisconfigured])
 def test_later_worker_responds_with_the_reason_until_its_store_opens(
-    make: Callable[..., Bench], board: int, kind: type[StoreError]
+    start: Start, kind: type[StoreError]
 ) -> None:
     store = SlowStore(kind("it holds something else"))
-    show(board)
-    bench = make(store=store, supervisor=3, scoreboard=board)
     with capturedLogs() as events:
-        bench.start()
+        bench = start(store=store, report={})
         assert bench.messages[-2:] == ["STATUS=it holds something else", NOT_READY]
         assert bench.reactor.tcpServers == []
         bench.reactor.turns(30.0)
@@ -360,55 +350,43 @@ def test_later_worker_responds_with_the_reason_until_its_store_opens(
     assert answer.value().startswith(b"HTTP/1.1 200 ")
 
 
-def test_worker_with_a_problem_listens_only_while_no_worker_is_active(
-    make: Callable[..., Bench], board: int
-) -> None:
+def test_worker_with_a_problem_listens_only_while_no_worker_is_active(start: Start) -> None:
     """
     A worker that the supervisor shows as a standby sends no client a 503.
     """
     store = SlowStore(StoreError("gone"))
-    show(board, active_worker="worker-1", possible_lock_holders=1)
-    bench = make(store=store, supervisor=3, scoreboard=board)
-    bench.start()
+    bench = start(store=store, report={"active_worker": "worker-1"})
     bench.reactor.turns(10.0)
     assert bench.reactor.tcpServers == []
-    show(board, active_worker="", possible_lock_holders=1)
+    bench.show(active_worker="", possible_lock_holders=1)
     bench.reactor.turns(1.0)
     store.error = None
     bench.reactor.turns(6.0)
     assert bench.worker._parts is not None
     listeners = bench.worker._parts.listeners
     assert (listeners.are_open, STANDBY in bench.messages) == (True, False)
-    show(board, active_worker="worker-2")
+    bench.show(active_worker="worker-2")
     bench.reactor.turns(1.0)
     assert (listeners.are_open, STANDBY in bench.messages) == (False, True)
 
 
-def test_standby_names_another_program_that_has_the_lock(
-    make: Callable[..., Bench], board: int
-) -> None:
+def test_standby_names_another_program_that_has_the_lock(start: Start) -> None:
     """
     No worker of the service can have the lock, so another program has it.
     """
-    show(board, active_worker="", possible_lock_holders=1)
-    bench = make(store=SlowStore(), supervisor=3, scoreboard=board)
-    bench.start()
+    bench = start(store=SlowStore(), report={"possible_lock_holders": 1})
     bench.reactor.turns(10.0)
     assert NOT_READY not in bench.messages
-    show(board, active_worker="", possible_lock_holders=0)
+    bench.show(active_worker="", possible_lock_holders=0)
     bench.reactor.turns(1.0)
     assert any("is in use by another process" in line for line in bench.messages)
     assert NOT_READY in bench.messages
     assert len(bench.reactor.tcpServers) == 1
 
 
-def test_stopped_worker_does_not_retry_to_open_its_store(
-    make: Callable[..., Bench], board: int
-) -> None:
+def test_stopped_worker_does_not_retry_to_open_its_store(start: Start) -> None:
     store = SlowStore(StoreError("gone"))
-    show(board)
-    bench = make(store=store, supervisor=3, scoreboard=board)
-    bench.start()
+    bench = start(store=store, report={})
     bench.stop()
     attempts = store.attempts
     bench.reactor.turns(20.0)
@@ -431,10 +409,9 @@ def test_stopped_worker_does_not_retry_to_open_its_store(
     ],
 )
 def test_option_that_cannot_be_used_ends_the_worker_with_the_reason(
-    make: Callable[..., Bench], settings: dict[str, Any], status: Status, reason: str
+    start: Start, settings: dict[str, Any], status: Status, reason: str
 ) -> None:
-    bench = make(**settings)
-    bench.start()
+    bench = start(**settings)
     assert (bench.statuses, bench.exit.reason) == ([status], reason)
     assert bench.messages[-1] == f"STATUS={reason}"
 
@@ -455,15 +432,13 @@ def test_option_that_cannot_be_used_ends_the_worker_with_the_reason(
     ],
 )
 def test_exception_while_the_store_is_open_ends_the_worker(
-    make: Callable[..., Bench], error: Exception, reason: str, levels: list[LogLevel]
+    start: Start, error: Exception, reason: str, levels: list[LogLevel]
 ) -> None:
     """
     The kernel gives the lock to another process.  Only a bug is logged with a traceback.
     """
-    bench = make()
-    bench.reactor.refusal = error
     with capturedLogs() as events:
-        bench.start()
+        bench = start(refusal=error)
     assert (bench.statuses, bench.exit.reason) == ([Status.CANNOT_START], reason)
     logged_levels = [
         event["log_level"] for event in events if event["log_level"] is not LogLevel.info
@@ -473,12 +448,11 @@ def test_exception_while_the_store_is_open_ends_the_worker(
     assert bench.store.closed
 
 
-def test_failed_store_ends_the_worker(make: Callable[..., Bench]) -> None:
+def test_failed_store_ends_the_worker(start: Start) -> None:
     """
     The next worker reads the store from the disk.
     """
-    bench = make()
-    bench.start()
+    bench = start()
     bench.store.failure = OutcomeUnknown("mdb_txn_commit: Input/output error")
     answer = bench.ask_for_a_step()
     bench.reactor.turns(1.0)
@@ -490,10 +464,9 @@ def test_failed_store_ends_the_worker(make: Callable[..., Bench]) -> None:
 
 
 def test_bug_in_the_committer_is_not_reported_as_a_failed_store(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = make()
-    bench.start()
+    bench = start()
     monkeypatch.setattr(Counts, "count_commit", lambda *_: 1 / 0)
     bench.ask_for_a_step()
     with capturedLogs() as events:
@@ -506,14 +479,13 @@ def test_bug_in_the_committer_is_not_reported_as_a_failed_store(
 
 
 def test_too_few_descriptors_allow_fewer_connections(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A warning has the number of connections.
     """
     monkeypatch.setattr(assembly, "affordable_connections", lambda _: 17)
-    bench = make()
     with capturedLogs() as events:
-        bench.start()
+        start()
     (warning,) = [event for event in events if event["log_level"] is LogLevel.warn]
     assert (warning["wanted"], warning["allowed"]) == (10_000, 17)
