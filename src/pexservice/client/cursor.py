@@ -210,9 +210,8 @@ class Cursor:
         @param limit: yield at most this many steps; by default, all.
         @raise Unanswered: no final response arrived before the deadline.
         """
-        remaining = limit
-        while remaining is None or remaining > 0:
-            size = _MAX_PAGE_STEPS if remaining is None else min(remaining, _MAX_PAGE_STEPS)
+        while limit is None or limit > 0:
+            size = _MAX_PAGE_STEPS if limit is None else min(limit, _MAX_PAGE_STEPS)
             path = f"/history?limit={size}"
             if before is not None:
                 path += f"&before={before}"
@@ -223,8 +222,8 @@ class Cursor:
             if not page.more:
                 return
             before = page.steps[-1].revision
-            if remaining is not None:
-                remaining -= len(page.steps)
+            if limit is not None:
+                limit -= len(page.steps)
 
     def watch(self) -> AsyncIterator[State]:
         """
