@@ -28,14 +28,8 @@ def test_backoff_doubles_up_to_its_limit_and_half_of_it_is_random() -> None:
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        ("", 0),
-        ("7", 7),
-        (" 7 ", 7),
-        ("9" * 5000, 3600),
+        *(("", 0), (" 7 ", 7), ("9" * 5000, 3600), ("-1", 0), ("²", 0), ("soon", 0)),
         ("Tue, 24 Nov 2026 11:50:19 GMT", 0),
-        ("-1", 0),
-        ("²", 0),
-        ("soon", 0),
         ("Tue, 24 Nov 99999999 11:50:24 GMT", 0),
     ],
 )
