@@ -26,11 +26,6 @@ def test_every_option_is_listed_once_on_short_lines(options: CommonOptions) -> N
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_options_that_a_supervisor_passes_are_listed_for_a_worker_only() -> None:
-    assert "--scoreboard" not in ServiceOptions().getUsage()
-    assert "--scoreboard N" in WorkerOptions().getUsage()
-
-
 def test_default_is_shown_as_it_would_be_typed() -> None:
     help_by_option = {option.name: help_of(option) for option in ServiceOptions.declared()}
     assert help_by_option["journal"].endswith("for /history. [default: 100000]")

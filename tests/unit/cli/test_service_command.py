@@ -6,56 +6,43 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 
 import pytest
 
 from pexservice.cli import service_command
 from pexservice.cli.service_command import FRONT_PAGE, is_pexctl, print_front_page
 
-
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_help_is_our_front_page_and_not_twistds(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert not is_pexctl(arguments)
-    assert print_front_page(arguments)
-    assert capsys.readouterr().out == FRONT_PAGE
-
-
-def test_version_is_the_one_of_pexservice_and_not_of_twistd(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert print_front_page(["--version"])
-    assert capsys.readouterr().out.startswith("pexservice ")
+VERSION = f"pexservice {version('pexservice')}\n"
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["pexservice"], ["-n", "pexservice", "--help"], ["-n"], ["pexservice-worker"]],
+    ("arguments", "is_for_pexctl", "shown"),
+    [
+        *(([], False, FRONT_PAGE), (["--help"], False, FRONT_PAGE)),
+        *((["-h"], False, FRONT_PAGE), (["--version"], False, VERSION)),
+        *((["pexservice"], False, ""), (["-n", "pexservice", "--help"], False, "")),
+        *((["-n"], False, ""), (["pexservice-worker"], False, "")),
+        *((["status"], True, ""), (["verify", "--help"], True, "")),
+        (["pexservce"], True, ""),
+    ],
 )
-def test_command_line_with_a_service_is_for_twistd(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert not is_pexctl(arguments)
-    assert not print_front_page(arguments)
-    assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("arguments", [["status"], ["verify", "--help"], ["pexservce"]])
-def test_command_line_that_starts_with_another_word_is_for_pexctl(
+def test_command_line_is_for_pexctl_or_twistd_or_shows_our_own_text(
     arguments: list[str],
+    shown: str,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    is_for_pexctl: bool,
 ) -> None:
-    assert is_pexctl(arguments)
+    assert is_pexctl(arguments) == is_for_pexctl
+    assert print_front_page(arguments) == bool(shown)
+    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize(
     ("arguments", "twisted"),
     [
         ([], ["--nodaemon", "--pidfile=", "pexservice"]),
-        (
-            ["--journal", "5"],
-            ["--nodaemon", "--pidfile=", "pexservice", "--journal", "5"],
-        ),
         (["--help"], ["--nodaemon", "--pidfile=", "pexservice", "--help"]),
         (["-n", "pexservice-worker"], ["-n", "pexservice-worker"]),
         (["pexservice", "--help"], ["pexservice", "--help"]),

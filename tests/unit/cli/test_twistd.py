@@ -50,9 +50,6 @@ OTHERS = {
 
 
 def parsed(*words: str, options: type[CommonOptions] = ServiceOptions) -> Any:
-    """
-    Parse a command line.
-    """
     parsed_options = options()
     parsed_options.parseOptions(list(words))
     return parsed_options
@@ -103,15 +100,11 @@ def test_options_that_a_supervisor_passes_are_for_workers_only() -> None:
         (["--rate-limt", "1"], "no option --rate-limt (did you mean --rate-limit?)"),
         (["--rate-limit"], "--rate-limit requires a value: --rate-limit N"),
         (["--zzz"], "there is no option --zzz;"),
-        (["-z"], "there is no option -z;"),
         (["-p", "8082"], "option -p (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
         (["--port", "8082"], "--port (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
-        (["--host", "::1"], "--host (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
         (["--standby", "3"], "--standby 3: must be 0 or 1"),
         (["--journal", "0"], "--journal 0: must be from 1 to 100000000"),
-        (["--journal", "1e3"], "--journal 1e3: must be from 1 to 100000000"),
         (["--watchdog", "0.1"], "--watchdog 0.1: must be 0.5 seconds or more"),
-        (["--watchdog", "x"], "--watchdog x: must be 0.5 seconds or more"),
         (["--store", "/srv/x"], "(did you mean lmdb:/srv/x?)"),
         (["--store", "http://h:2379"], "(did you mean etcd:http://h:2379?)"),
         (["--store", "etcd:http://u:s3,c@h:2379"], "--store etcd:http://...@h:2379: must"),
@@ -122,25 +115,18 @@ def test_options_that_a_supervisor_passes_are_for_workers_only() -> None:
         (["--store", "etcd:localhost:2379"], "localhost:2379 is no such address"),
         (["--store", "etcd:http://x:1?prefx=a"], "there is no prefx"),
         (["--store", "etcd:http://x:1?user=a"], "user and password-file go together"),
-        (
-            ["--store", "etcd:http://x:1", "--standby", "1"],
-            "--standby 1: with a store of many nodes",
-        ),
+        (["--store", "etcd:http://x:1", "--standby", "1"], "1: with a store of many nodes"),
         (["--listen", "8081"], "(did you mean tcp:8081:interface=127.0.0.1?)"),
         (["--listen", "tpc:8081"], "unix:PATH or systemd:all (did you mean tcp:?)"),
         (["--listen", ":80"], "(did you mean tcp:80:interface=127.0.0.1?)"),
         (["--listen", "127.0.0.1:80"], "(did you mean tcp:80:interface=127.0.0.1?)"),
-        (["--listen", "localhost:80"], "(did you mean tcp:80:interface=127.0.0.1?)"),
         (["--listen", "[::1]:80"], r"(did you mean tcp6:80:interface=\:\:1?)"),
         (["--listen", "/run/x"], "(did you mean unix:/run/x?)"),
         (["--listen", "x"], "must be tcp:PORT, tcp6:PORT, unix:PATH or systemd:all;"),
         (["--listen", "tcp:x"], "--listen tcp:x: the port must be a number up to 65535;"),
         (["--listen", "tcp"], "--listen tcp: the port must be a number up to 65535;"),
         (["--listen", "tcp:port=65536"], "the port must be a number up to 65535;"),
-        (
-            ["--listen", "tcp:80:interfce=h"],
-            ": must be tcp:PORT or tcp:PORT:interface=ADDRESS;",
-        ),
+        (["--listen", "tcp:80:interfce=h"], "tcp:PORT or tcp:PORT:interface=ADDRESS;"),
         (["--listen", "systemd:domain=INET:index=7"], "systemd has passed no such socket"),
         (["--store", "lmbd:x"], "(did you mean lmdb:x?)"),
         (["--listen", "fd:3"], "--listen fd:3: only a worker accepts"),
@@ -148,16 +134,9 @@ def test_options_that_a_supervisor_passes_are_for_workers_only() -> None:
         (["--synchronous-commit", "yes"], "must be on or off"),
         (["--cors-origin", "https://h/"], "without a path"),
         (["--trusted-proxy", "h"], "--trusted-proxy h: must be an IP address"),
-        (
-            ["--allowed-host", "h:8081"],
-            "--allowed-host h:8081: must be a host name without",
-        ),
-        (["--allowed-host", ""], "must be a host name without a port, or *"),
+        (["--allowed-host", "h:8081"], "h:8081: must be a host name without a port, or *"),
         (["--tls-key", "k"], "--tls-certificate and --tls-key go together"),
-        (
-            ["--synchronous-commit", "off", "--store", "etcd:http://h:1"],
-            "cannot be used with",
-        ),
+        (["--synchronous-commit", "off", "--store", "etcd:http://h:1"], "cannot be used"),
         (["word"], "unexpected argument word: use options only"),
     ],
 )
@@ -183,10 +162,8 @@ def test_configuration_file_has_the_options_and_the_command_line_wins(
         'synchronous-commit = false\nwatchdog = 2\ntoken-file = "tokens"\nstandby = 0\n'
         'access-log = "-"\ntrusted-proxy = ["::1", "127.0.0.1"]\n'
     )
-    parsed_options = parsed(
-        "--config", str(file), "--journal", "6", "--trusted-proxy", "::2"
-    )
-    assert parsed_options.settings() == Settings(
+    options = parsed("--config", str(file), "--journal", "6", "--trusted-proxy", "::2")
+    assert options.settings() == Settings(
         listen=("tcp:1", f"unix:{tmp_path}/s"),
         store=f"lmdb:{tmp_path}/data",
         synchronous_commit=False,
@@ -195,7 +172,7 @@ def test_configuration_file_has_the_options_and_the_command_line_wins(
         journal=6,
         trusted_proxies=("::2",),
     )
-    assert parsed_options.supervision() == Supervision(standby=0, watchdog=2.0)
+    assert options.supervision() == Supervision(standby=0, watchdog=2.0)
     of_worker = parsed("--config", str(file), options=WorkerOptions).settings()
     assert of_worker.journal == 5
 
@@ -207,7 +184,6 @@ def test_configuration_file_has_the_options_and_the_command_line_wins(
         ("jurnal = 5", "pexservice.toml: there is no jurnal (did you mean journal?)"),
         ("rate_limit = 5", "there is no rate_limit (did you mean rate-limit?)"),
         ('journal = "5"', "pexservice.toml: journal: must be a whole number"),
-        ("journal = true", "journal: must be a whole number"),
         ("journal = 0", "journal: must be from 1 to 100000000"),
         ("watchdog = true", "watchdog: must be a number"),
         ('synchronous-commit = "on"', "synchronous-commit: must be true or false"),
@@ -250,17 +226,15 @@ def test_reload_refuses_the_same_mistakes_as_a_start(
 def test_missing_configuration_file_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     assert f"{missing}: No such file or directory" in refused("--config", str(missing))
-    missing.write_bytes(b"\xff")
-    assert f"the configuration file {missing} is not UTF-8" in refused(
-        "--config", str(missing)
-    )
 
 
-def test_configuration_file_that_is_a_fifo_is_refused_without_waiting(
-    tmp_path: Path,
-) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    assert "fifo is a FIFO" in refused("--config", str(tmp_path / "fifo"))
+def test_configuration_file_that_is_no_text_or_a_fifo_is_refused(tmp_path: Path) -> None:
+    file, fifo = tmp_path / "file", tmp_path / "fifo"
+    file.write_bytes(b"\xff")
+    os.mkfifo(fifo)
+    wrong = f"the configuration file {file} is not UTF-8"
+    assert wrong in refused("--config", str(file))
+    assert "fifo is a FIFO" in refused("--config", str(fifo))
 
 
 def test_copied_settings_are_checked_like_the_original() -> None:
