@@ -12,14 +12,15 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from attrs import evolve
 
 from pexservice.client import (
     BadAddress,
@@ -36,7 +37,6 @@ from tests.support.daemon import (
     TIMEOUT_SECONDS,
     Daemon,
     deadlines,
-    read_response,
     wait_until,
 )
 from tests.support.fake_service import state
@@ -57,6 +57,20 @@ def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@contextmanager
+def serving(serve: Callable[[socket.socket], object]) -> Iterator[int]:
+    """
+    Call C{serve} with a listening socket, in a thread, and yield the port.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        yield listening.getsockname()[1]
+        with suppress(OSError):
+            listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Daemon]:
     """
@@ -71,27 +85,18 @@ def test_every_call_works_over_tcp_without_a_reactor(worker: Daemon) -> None:
     with BlockingCursor(url(worker)) as cursor:
         assert cursor.current() == State(revision=0, position=0)
         assert [cursor.next().value for _ in range(4)] == [1, 1, 2, 3]
-        previous_state = cursor.previous(if_revision=4)
-        assert (previous_state.value, previous_state.previous, previous_state.next) == (
-            2,
-            1,
-            3,
-        )
+        state = cursor.previous(if_revision=4)
+        assert (state.value, state.previous, state.next) == (2, 1, 3)
         with pytest.raises(Moved) as caught:
             cursor.next(if_revision=4)
         assert caught.value.state == State(revision=5, position=3)
         first = cursor.next(key="k")
-        assert cursor.next(key="k") == State(
-            revision=first.revision, position=first.position, replayed=True
-        )
+        assert cursor.next(key="k") == evolve(first, replayed=True)
         with pytest.raises(CursorError, match="this Idempotency-Key was used for /next"):
             cursor.reset(key="k")
         assert cursor.reset().position == 0
-        steps = list(cursor.history(limit=2))
-        assert [(step.revision, step.transition) for step in steps] == [
-            (7, "reset"),
-            (6, "next"),
-        ]
+        steps = [(step.revision, step.transition) for step in cursor.history(limit=2)]
+        assert steps == [(7, "reset"), (6, "next")]
         assert [step.revision for step in cursor.history(before=3)] == [2, 1]
         seen = []
         for state in cursor.watch():
@@ -147,24 +152,22 @@ def test_tls_trusts_the_authority_in_a_file_and_no_other(tmp_path: Path) -> None
         with BlockingCursor(url(daemon, "https"), ca_file=trusted) as cursor:
             assert cursor.next().value == 1
             assert next(iter(cursor.watch())).revision == 1
-        for ca_file in (str(tmp_path / "another.pem"), None):
+        for host, ca_file, words in (
+            ("127.0.0.1", str(tmp_path / "another.pem"), r"got none \(TLS: cert"),
+            ("127.0.0.1", None, r"authority, got none \(TLS: cert"),
+            ("localhost", trusted, "one for another name"),
+        ):
             with (
-                BlockingCursor(url(daemon, "https"), ca_file=ca_file) as cursor,
-                pytest.raises(CertificateRefused, match=r"authority, got none \(TLS: cert"),
+                BlockingCursor(f"https://{host}:{daemon.port}", ca_file=ca_file) as cursor,
+                pytest.raises(CertificateRefused, match=words),
             ):
                 cursor.next()
-        there = f"https://localhost:{daemon.port}"
-        with (
-            BlockingCursor(there, ca_file=trusted) as cursor,
-            pytest.raises(CertificateRefused, match="one for another name"),
-        ):
-            cursor.next()
         for name, words in (
-            ("none.pem", "No such file"),
+            ("none", "No such file"),
             ("empty.pem", "no certificate in PEM"),
         ):
             with pytest.raises(BadAddress, match=words):
-                BlockingCursor(there, ca_file=str(tmp_path / name))
+                BlockingCursor("https://localhost", ca_file=str(tmp_path / name))
         with BlockingCursor(url(daemon, "https"), ca_file=trusted) as cursor:
             assert cursor.current().revision == 1
 
@@ -232,33 +235,7 @@ def test_step_behind_nginx_is_made_when_the_service_is_back(
             assert (state.revision, state.value) == (2, 1)
 
 
-def test_only_the_client_repeats_a_step_whose_connection_ended(worker: Daemon) -> None:
-    """
-    No HTTP library below the client repeats it.
-    """
-    heard: list[bytes] = []
-
-    def forward(listening: socket.socket) -> None:
-        for number in range(3):
-            connection, _ = listening.accept()
-            with connection:
-                heard.append(connection.recv(65536))
-                with closing(socket.create_connection(("127.0.0.1", worker.port))) as to:
-                    to.sendall(heard[-1])
-                    answer = read_response(to)
-                if number == 2:
-                    connection.sendall(answer)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=forward, args=(listening,))
-        thread.start()
-        port = listening.getsockname()[1]
-        with BlockingCursor(f"http://127.0.0.1:{port}") as cursor:
-            state = cursor.next()
-        thread.join()
-    assert (state.revision, state.replayed) == (1, True)
-    keys = {re.findall(rb"(?i)\r\nidempotency-key: (\S+)", request)[0] for request in heard}
-    assert (len(heard), len(keys)) == (3, 1)
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -270,12 +247,7 @@ def test_only_the_client_repeats_a_step_whose_connection_ended(worker: Daemon) -
         # The client repeats a request whose failure may be temporary.
         ("http", b"", OutcomeUnknown, "closed before the complete"),
         ("http", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", OutcomeUnknown, "b'x'"),
-        (
-            "http",
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
-            OutcomeUnknown,
-            "attempts)",
-        ),
+        ("http", CHUNKED + b"5\r\n{", OutcomeUnknown, "attempts)"),
     ],
 )
 def test_response_of_no_service_is_one_exception_and_the_key_is_kept(
@@ -291,21 +263,18 @@ def test_response_of_no_service_is_one_exception_and_the_key_is_kept(
                     heard.append(connection.recv(65536))
                     connection.sendall(sent)
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=answer, args=(listening,))
-        thread.start()
-        port = listening.getsockname()[1]
-        # The client does not repeat a request that would get the same response.
-        is_final = expected is UnexpectedAnswer
-        with BlockingCursor(f"{scheme}://127.0.0.1:{port}") as cursor:
-            for deadline in [TIMEOUT_SECONDS] if is_final else deadlines():
-                heard.clear()
-                with pytest.raises(expected) as caught:
-                    cursor.next(deadline=deadline)
-                if words in str(caught.value) and (len(heard) == 1) == is_final:
-                    break
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
+    # The client does not repeat a request that would get the same response.
+    is_final = expected is UnexpectedAnswer
+    with (
+        serving(answer) as port,
+        BlockingCursor(f"{scheme}://127.0.0.1:{port}") as cursor,
+    ):
+        for deadline in [TIMEOUT_SECONDS] if is_final else deadlines():
+            heard.clear()
+            with pytest.raises(expected) as caught:
+                cursor.next(deadline=deadline)
+            if words in str(caught.value) and (len(heard) == 1) == is_final:
+                break
     assert words in str(caught.value)
     assert (len(heard) == 1) == is_final
     assert caught.value.key is not None
@@ -430,9 +399,8 @@ def test_forked_child_raises_at_once_and_leaves_the_parents_reactor_alone(
     worker: Daemon,
 ) -> None:
     ended = run_script(FORKED, url(worker))
-    lines = ended.stdout.splitlines()
-    assert lines[0] == "1"
-    assert lines[-1] == "2"
+    first, *_, last = ended.stdout.splitlines()
+    assert (first, last) == ("1", "2")
     assert ended.stdout.count("this process was forked after BlockingCursor was used") == 3
 
 
@@ -484,17 +452,12 @@ def test_close_does_not_wait_for_a_tls_peer_that_is_silent(tmp_path: Path) -> No
             )
             finished.wait(TIMEOUT_SECONDS)
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=answer, args=(listening,))
-        thread.start()
-        port = listening.getsockname()[1]
-        cursor = BlockingCursor(
-            f"https://127.0.0.1:{port}", ca_file=str(tmp_path / "ca.pem")
-        )
+    with serving(answer) as port:
+        trusted = str(tmp_path / "ca.pem")
+        cursor = BlockingCursor(f"https://127.0.0.1:{port}", ca_file=trusted)
         assert cursor.current().revision == 7
         cursor.close()
         finished.set()
-        thread.join()
 
 
 def test_wrong_argument_raises_type_error_and_makes_no_step(worker: Daemon) -> None:

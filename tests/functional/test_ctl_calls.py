@@ -59,6 +59,42 @@ def until_printed(
     raise AssertionError(ended)
 
 
+def begin(*arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """
+    Start a verb.
+    """
+    return subprocess.Popen(
+        [*PEXCTL, *arguments], stdout=subprocess.PIPE, stderr=stderr, text=True
+    )
+
+
+@contextmanager
+def on_a_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """
+    Run a verb whose standard error is a terminal.
+
+    @return: yields the process, and a descriptor that reads the terminal.
+    """
+    ours, theirs = pty.openpty()
+    try:
+        with begin(*arguments, stderr=theirs) as process:
+            os.close(theirs)
+            yield process, ours
+    finally:
+        os.close(ours)
+
+
+def interrupt(
+    process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT
+) -> tuple[int, str, str | None]:
+    """
+    Send a signal; return the exit status and the rest of both outputs.
+    """
+    process.send_signal(number)
+    out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    return process.returncode, out, err
+
+
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Daemon]:
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
@@ -118,9 +154,8 @@ def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() ->
     repeated = pexctl(unreachable, "next", "--deadline", "0.5", "--key", "k", "--json")
     assert repeated.returncode == 75
     assert json.loads(repeated.stdout)["outcome"] == "outcome-unknown"
-    assert (
-        "; an earlier call with this key may have made it, so repeat it" in repeated.stderr
-    )
+    words = "; an earlier call with this key may have made it, so repeat it"
+    assert words in repeated.stderr
     wrong = pexctl("gopher://x", "current")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("pexctl: PEXSERVICE_URL: 'gopher://x' is not a base URL")
@@ -139,28 +174,22 @@ def test_step_that_may_have_arrived_ends_with_75_and_names_its_key() -> None:
 def test_one_of_several_servers_is_enough(worker: Daemon) -> None:
     unreachable, reachable = "http://127.0.0.1:1", f"http://127.0.0.1:{worker.port}"
     assert pexctl(f"{unreachable} {reachable}", "next").stdout == "1\n"
-    assert (
-        pexctl(unreachable, "next", "--url", unreachable, "--url", reachable).stdout
-        == "1\n"
-    )
+    options = ("--url", unreachable, "--url", reachable)
+    assert pexctl(unreachable, "next", *options).stdout == "1\n"
 
 
-def test_call_to_another_service_ends_with_69() -> None:
-    with server({"/current": (200, b"<html>")}) as url:
-        shown = pexctl(url, "current")
-    assert shown.returncode == 69
-    assert shown.stderr.startswith(f"pexctl: {url}/current: expected application/json")
-
-
-def test_step_that_gets_the_response_of_another_service_has_an_unknown_outcome() -> None:
+def test_response_of_another_service_ends_a_read_with_69_and_a_step_with_75() -> None:
     """
     The other service may be a proxy, and the service behind it may have made the step.
     """
-    with server({"/next": (200, b"<html>")}) as url:
-        shown = pexctl(url, "next", "--json", "--key", "k")
-    assert shown.returncode == 75
-    assert json.loads(shown.stdout)["outcome"] == "outcome-unknown"
-    assert "it is unknown whether the step was made (key k)" in shown.stderr
+    with server({"/current": (200, b"<html>"), "/next": (200, b"<html>")}) as url:
+        read = pexctl(url, "current")
+        step = pexctl(url, "next", "--json", "--key", "k")
+    assert read.returncode == 69
+    assert read.stderr.startswith(f"pexctl: {url}/current: expected application/json")
+    assert step.returncode == 75
+    assert json.loads(step.stdout)["outcome"] == "outcome-unknown"
+    assert "it is unknown whether the step was made (key k)" in step.stderr
 
 
 def test_token_comes_from_a_file_or_the_environment_and_is_not_shown(
@@ -200,38 +229,24 @@ def test_every_verb_trusts_the_authority_in_a_file(tmp_path: Path) -> None:
 
 
 def test_watch_prints_a_line_for_each_move_until_ctrl_c(worker: Daemon) -> None:
-    with subprocess.Popen(
-        [*PEXCTL, "watch", "--url", f"http://127.0.0.1:{worker.port}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as watching:
+    with begin("watch", "--url", f"http://127.0.0.1:{worker.port}") as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline() == "revision 0 position 0: 0\n"
         pexctl(worker, "next")
         assert watching.stdout.readline() == "revision 1 position 1: 1\n"
-        watching.send_signal(signal.SIGINT)
-        assert watching.communicate(timeout=TIMEOUT_SECONDS) == ("", "")
-    assert watching.returncode == 130
+        assert interrupt(watching) == (130, "", "")
 
 
 def test_watch_says_why_it_waits_without_a_terminal() -> None:
     with (
         held_ports(1) as (port,),
-        subprocess.Popen(
-            [*PEXCTL, "watch", "--url", f"127.0.0.1:{port}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as watching,
+        begin("watch", "--url", f"127.0.0.1:{port}") as watching,
     ):
         assert watching.stderr is not None
         line = watching.stderr.readline()
-        watching.send_signal(signal.SIGINT)
-        assert watching.communicate(timeout=TIMEOUT_SECONDS) == ("", "")
+        assert interrupt(watching) == (130, "", "")
     assert line.startswith(f"pexctl: http://127.0.0.1:{port}/current: Connection refused")
     assert line.endswith("; retrying\n")
-    assert watching.returncode == 130
 
 
 @pytest.mark.parametrize(
@@ -252,21 +267,15 @@ def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            calling = subprocess.Popen(
-                [*PEXCTL, *verb, "--url", url],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            calling = begin(*verb, "--url", url)
         finally:
             signal.signal(signal.SIGINT, before)
         with calling:
             connection, _ = silent.accept()
             with connection:
                 request = connection.recv(65536).decode()
-                calling.send_signal(number)
-                out, errors = calling.communicate(timeout=TIMEOUT_SECONDS)
-    assert calling.returncode == status
+                ended, out, errors = interrupt(calling, number)
+    assert ended == status
     if verb[0] != "next":
         assert (out, errors) == ("", "")
         return
@@ -294,26 +303,19 @@ def test_step_on_a_terminal_reports_the_first_refusal_at_once() -> None:
     """
     The line appears once, long before the deadline.
     """
-    with held_ports(1) as (port,):
-        ours, theirs = pty.openpty()
-        with subprocess.Popen(
-            [*PEXCTL, "next", "--url", f"127.0.0.1:{port}", "--deadline", "60"],
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            text=True,
-        ) as calling:
-            os.close(theirs)
-            line = read_line(ours)
-            assert line.startswith(
-                f"pexctl: http://127.0.0.1:{port}/next: Connection refused"
-            )
-            assert line.endswith("; retrying\r\n")
-            calling.send_signal(signal.SIGINT)
-            rest = read_line(ours)
-            assert rest.startswith("pexctl: interrupted: ")
-            calling.communicate(timeout=TIMEOUT_SECONDS)
-        os.close(ours)
-    assert calling.returncode == 130
+    with (
+        held_ports(1) as (port,),
+        on_a_terminal("next", "--url", f"127.0.0.1:{port}", "--deadline", "60") as (
+            calling,
+            terminal,
+        ),
+    ):
+        line = read_line(terminal)
+        url = f"http://127.0.0.1:{port}"
+        assert line.startswith(f"pexctl: {url}/next: Connection refused")
+        assert line.endswith("; retrying\r\n")
+        assert interrupt(calling)[0] == 130
+        assert read_line(terminal).startswith("pexctl: interrupted: ")
 
 
 @pytest.mark.needs("pseudo-terminal")
@@ -332,57 +334,25 @@ def test_interrupted_step_that_the_service_has_refused_so_far_was_not_made(
         b"Retry-After: 60\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     )
     key = ["--key", "K"] if is_repeated else []
-    ours, theirs = pty.openpty()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(TIMEOUT_SECONDS)
         url = f"127.0.0.1:{server.getsockname()[1]}"
-        with subprocess.Popen(
-            [*PEXCTL, "next", "--json", "--url", url, "--deadline", "120", *key],
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            text=True,
-        ) as calling:
-            os.close(theirs)
+        options = ("--json", "--url", url, "--deadline", "120", *key)
+        with on_a_terminal("next", *options) as (calling, terminal):
             connection, _ = server.accept()
             with connection:
                 connection.recv(65536)
                 connection.sendall(refusal)
-                assert read_line(ours).endswith("; retrying\r\n")
-                calling.send_signal(signal.SIGINT)
-                printed, _ = calling.communicate(timeout=TIMEOUT_SECONDS)
-        rest = read_line(ours)
-        os.close(ours)
-    assert calling.returncode == 130
+                assert read_line(terminal).endswith("; retrying\r\n")
+                status, printed, _ = interrupt(calling)
+            rest = read_line(terminal)
+    assert status == 130
     if is_repeated:
         assert json.loads(printed)["outcome"] == "outcome-unknown"
         assert "it is unknown whether next was made; to find out, repeat it with" in rest
     else:
         assert json.loads(printed)["outcome"] == "unreachable"
         assert rest == "pexctl: interrupted: next was not made\r\n"
-
-
-@contextmanager
-def load_on_a_terminal(
-    daemon: Daemon, seconds: int
-) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """
-    Run C{pexctl load} with its progress bar on a terminal.
-
-    @return: yields the process, and a descriptor that reads the terminal.
-    """
-    ours, theirs = pty.openpty()
-    url = f"http://127.0.0.1:{daemon.port}"
-    try:
-        with subprocess.Popen(
-            [*PEXCTL, "load", "--seconds", str(seconds), "--url", url],
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            text=True,
-        ) as loading:
-            os.close(theirs)
-            yield loading, ours
-    finally:
-        os.close(ours)
 
 
 def read_bar(terminal: int) -> str:
@@ -402,15 +372,14 @@ def read_bar(terminal: int) -> str:
 def test_signal_ends_a_load_which_removes_its_bar_and_prints_its_counts(
     worker: Daemon, number: signal.Signals, status: int
 ) -> None:
-    with load_on_a_terminal(worker, 60) as (loading, terminal):
+    url = f"http://127.0.0.1:{worker.port}"
+    with on_a_terminal("load", "--seconds", "60", "--url", url) as (loading, terminal):
         drawn = read_bar(terminal)
-        loading.send_signal(number)
-        assert loading.communicate(timeout=TIMEOUT_SECONDS)[0] == ""
+        assert interrupt(loading, number) == (status, "", None)
         # Reading a terminal that no process has open fails.
         with suppress(OSError):
             while data := os.read(terminal, 4096).decode():
                 drawn += data
-    assert loading.returncode == status
     bars, _, report = drawn.partition("pexctl: interrupted: ")
     assert re.fullmatch(r"(\r\[[#.]{30}\] +\d+ % \d+ steps *\r)+\r +\r", bars)
     assert re.match(r"\d+ steps in \d+\.\d s: ", report)
@@ -476,7 +445,8 @@ def test_load_is_compared_with_the_history_also_while_workers_are_killed(
         revision = int(daemon.request("/current")[0].headers["Pex-Revision"])
         assert printed["answered"] == revision > 0
 
-        with load_on_a_terminal(daemon, 2) as (loading, terminal):
+        url = f"http://127.0.0.1:{daemon.port}"
+        with on_a_terminal("load", "--seconds", "2", "--url", url) as (loading, terminal):
             drawn = read_bar(terminal)
             log = daemon.wait_for_log("stands by")
             (*_, served) = re.findall(r"(worker-\d) serves", log)
