@@ -3,7 +3,7 @@ The committer with C{--synchronous-commit off}.
 
 This committer sends I{early responses}: it responds to a step before the commit, and reads
 show the latest state.  The commit begins L{DELAY_SECONDS} after the first step of the
-batch, or later, when the commit before it ends.
+batch, or later, if another commit is in progress then.
 
 If a commit fails, the acknowledged steps of its batch and of the open batch are lost, and
 the log has their number.  After that, to lose no more steps, the committer responds to

@@ -148,9 +148,8 @@ class GroupCommit:
         """
         Make the committer of C{store}, without opening the store.
 
-        @param on_fatal_failure: called with a failure that must end the process: damage to
-            the store, a commit that failed in another way than a L{Refusal}, or a
-            L{CommitterBug}.
+        @param on_fatal_failure: called with a failure that must end the process.  A
+            L{Refusal} is none, because then the committer continues.
         @param call_soon: schedules a call for the next iteration of the event loop, and
             returns a handle that can cancel this call.  The default is a timer without a
             delay, which takes 8 microseconds longer.

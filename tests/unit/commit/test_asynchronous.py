@@ -13,7 +13,8 @@ from pexservice.commit.asynchronous import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.interface import Outcome
 from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreError
 from tests.support.committer_bench import Bench
-from tests.support.fakes import ABOVE_ALL
+from tests.support.fakes import ABOVE_ALL, now
+from tests.support.steps import read
 from tests.unit.commit.test_committer import UnreadableStore
 
 
@@ -31,6 +32,7 @@ def test_response_and_reads_do_not_wait_for_the_disk(bench: Bench) -> None:
     """
     assert bench.submit() == [(Outcome.APPLIED, 1, 1)]
     assert bench.committer.visible.revision == 1
+    assert now(read(bench.committer)).state.revision == 1
     assert bench.submit(key=b"k") == [(Outcome.APPLIED, 2, 2)]
     assert bench.submit(key=b"k") == [(Outcome.REPLAYED, 2, 2)]
     assert bench.store.under_way is None

@@ -27,7 +27,7 @@ from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, Stor
 from pexservice.stores.interface import Batch, HistoryEntry
 from tests.support.committer_bench import Bench
 from tests.support.fakes import ABOVE_ALL, MemoryStore, Turns, now
-from tests.support.steps import CallingWaiter, Response, submit
+from tests.support.steps import CallingWaiter, Response, read, submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
 
@@ -346,6 +346,8 @@ def test_refusals_have_the_reason_before_the_start_and_on_a_full_disk() -> None:
     assert refusals() == ("the cursor is not read yet", "the cursor is not read yet")
     committer.refuse_all("the store is away")
     assert refusals() == ("the store is away", "the store is away")
+    with pytest.raises(Refusal, match="the store is away"):
+        now(read(committer))
     now(Deferred.fromCoroutine(committer.start()))
     assert refusals() == ("None", "None")
     full = True
