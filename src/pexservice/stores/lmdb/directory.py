@@ -80,10 +80,7 @@ def lock_holder(path: Path) -> str:
     return "another process"
 
 
-def identity_of(directory: os.stat_result, file: os.stat_result) -> str:
-    """
-    Return the identity of a store: the devices and inodes of its directory and data file.
-    """
+def _identity_of(directory: os.stat_result, file: os.stat_result) -> str:
     return " ".join(f"{status.st_dev}:{status.st_ino}" for status in (directory, file))
 
 
@@ -258,7 +255,7 @@ class Directory:
             raise StoreError(self._other_store_message())
 
     def _identity_at_path(self) -> str:
-        return identity_of(
+        return _identity_of(
             self.configured_path.stat(), (self.configured_path / DATA_FILE).stat()
         )
 
@@ -412,10 +409,7 @@ class Directory:
 
 
 def _identity_in(descriptor: int) -> str:
-    """
-    Return the identity of the store in the directory that is open as C{descriptor}.
-    """
-    return identity_of(os.fstat(descriptor), os.stat(DATA_FILE, dir_fd=descriptor))
+    return _identity_of(os.fstat(descriptor), os.stat(DATA_FILE, dir_fd=descriptor))
 
 
 def directory_with_store(path: str) -> Directory:

@@ -377,7 +377,7 @@ class LmdbStore:
                         txn,
                         self._databases.journal,
                         before=min(before, newest + 1),
-                        newest_expired=newest - self._retention.transitions,
+                        first_kept=newest + 1 - self._retention.transitions,
                         limit=limit,
                     )
             except lmdb.PanicError as error:

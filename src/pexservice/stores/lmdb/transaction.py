@@ -182,11 +182,14 @@ def write_batch(
     revision, next_ordinal = batch.after.revision, newest_key_row.next_ordinal
     record = records.encode_cursor(batch.after, next_ordinal)
     txn.put(records.CURSOR_KEY, record, db=databases.cursor)
-    oldest_revision, oldest_ordinal = bounds.oldest_revision, bounds.oldest_ordinal
-    first_kept, added = revision + 1 - retention.transitions, len(batch.transitions)
-    oldest_revision = _trim(txn, databases.journal, oldest_revision, first_kept, added)
-    first_kept, added = next_ordinal - retention.keys, len(batch.keys)
-    oldest_ordinal = _trim(txn, databases.keys, oldest_ordinal, first_kept, added)
+    steps, kept_revision = len(batch.transitions), revision + 1 - retention.transitions
+    oldest_revision = _trim(
+        txn, databases.journal, bounds.oldest_revision, kept_revision, steps
+    )
+    kept_ordinal = next_ordinal - retention.keys
+    oldest_ordinal = _trim(
+        txn, databases.keys, bounds.oldest_ordinal, kept_ordinal, len(batch.keys)
+    )
     return StoreBounds(revision, oldest_revision, oldest_ordinal, newest_key_row)
 
 
@@ -258,7 +261,7 @@ def read_history(
     journal: lmdb._Database,
     *,
     before: int,
-    newest_expired: int,
+    first_kept: int,
     limit: int,
 ) -> list[HistoryEntry]:
     """
@@ -267,10 +270,10 @@ def read_history(
     A row may hold thousands of transitions.  Only the returned transitions are decoded.
 
     @param before: return only revisions below this one.
-    @param newest_expired: return only revisions above this one.
+    @param first_kept: return no revisions below this one.
     """
     history: list[HistoryEntry] = []
-    first = max(before - limit, newest_expired + 1)
+    first = max(before - limit, first_kept)
     with txn.cursor(journal) as rows:
         has_newer_row = rows.set_range(records.encode_row_number(before))
         has_row = rows.prev() if has_newer_row else rows.last()
