@@ -4,9 +4,8 @@ Backups of an LMDB store: a copy is whole, or there is none.
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,9 @@ from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, directory_
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import summary
-from tests.support.fakes import now
-from tests.unit.stores.lmdb.test_store import at, filled, mode
-from tests.unit.stores.test_contract import batch
+from tests.unit.stores.lmdb.test_store import at, filled, mode, reader
 
 BATCHES = 30
-
-#: A program that holds a page of a store, as a long backup does.
-READER = """
-import lmdb, sys
-txn = lmdb.open(sys.argv[1], readonly=True, create=False).begin()
-print("reads", flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -72,12 +61,10 @@ def test_store_in_use_can_be_copied(tmp_path: Path) -> None:
     A store is copied while this very process has it open and continues to write.
     """
     filled(tmp_path / "store", BATCHES)
-    store = at(tmp_path / "store")
-    state = now(store.open())
-    copy = backup(str(tmp_path / "store"), str(tmp_path / "copy"))
-    assert (copy.revision, copy.position) == state
-    now(store.commit(batch(state, b"n")))
-    now(store.close())
+    with at(tmp_path / "store") as store:
+        copy = backup(str(tmp_path / "store"), str(tmp_path / "copy"))
+        assert (copy.revision, copy.position) == store.state
+        store.step(b"n")
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
@@ -138,15 +125,8 @@ def killed_reader(path: Path) -> None:
     """
     Have a process end in the middle of reading the store in C{path}.
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", READER, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as reader:
-        assert reader.stdout is not None
-        assert reader.stdout.readline() == b"reads\n"
-        reader.kill()
-        assert reader.wait() == -signal.SIGKILL
+    with reader(path) as pid:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None:
@@ -155,16 +135,13 @@ def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None
 
     Otherwise no page would ever be used again.
     """
-    store = at(tmp_path / "store", journal=1)
-    state = now(store.open())
-    killed_reader(tmp_path / "store")
-    assert store._databases.env.info()["num_readers"] > 0
-    for _ in range(3):
-        taken = batch(state, b"n" * TRIM_SLACK)
-        now(store.commit(taken))
-        state = taken.after
-    assert store._databases.env.reader_check() == 0
-    now(store.close())
+    with at(tmp_path / "store", journal=1) as store:
+        killed_reader(tmp_path / "store")
+        env = store._databases.env
+        assert env.info()["num_readers"] > 0
+        for _ in range(3):
+            store.step(b"n" * TRIM_SLACK)
+        assert env.reader_check() == 0
 
 
 def test_a_dead_reader_is_forgotten_when_the_store_is_full(
@@ -174,18 +151,13 @@ def test_a_dead_reader_is_forgotten_when_the_store_is_full(
     A full store forgets a dead reader: one batch is refused, and the next one goes through.
     """
     monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
-    store = at(tmp_path / "store", map_size=1 << 18)
-    state = now(store.open())
-    killed_reader(tmp_path / "store")
+    with at(tmp_path / "store", map_size=1 << 18) as store:
 
-    def step(count: int) -> None:
-        nonlocal state
-        for _ in range(count):
-            taken = batch(state, b"n")
-            now(store.commit(taken))
-            state = taken.after
+        def steps(count: int) -> None:
+            for _ in range(count):
+                store.step(b"n")
 
-    with pytest.raises(Refusal):
-        step(1000)
-    step(50)
-    now(store.close())
+        killed_reader(tmp_path / "store")
+        with pytest.raises(Refusal):
+            steps(1000)
+        steps(50)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,14 @@ from pexservice.stores.lmdb import directory, file_system
 from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY, Directory
 from pexservice.stores.lmdb.file_system import file_system_type
 from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
+
+
+def make(staging: Path) -> None:
+    """
+    Make something that L{Directory} takes for a store.
+    """
+    (staging / DATA_FILE).write_text("a store")
+
 
 MOUNTS = r"""
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -144,10 +153,6 @@ def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path
     answer would be lost with a directory that a power cut undoes.
     """
     path = tmp_path / "store"
-
-    def make(staging: Path) -> None:
-        (staging / DATA_FILE).write_text("a store")
-
     directory = Directory(str(path))
     with pytest.raises(StoreError, match="Input/output error"):
         directory.lock()
@@ -177,30 +182,32 @@ def test_directory_stays_locked_until_the_thread_that_installs_a_store_has_ended
     """
     directory, other = (Directory(str(tmp_path / "store")) for _ in range(2))
 
-    def make(staging: Path) -> None:
+    def make_after_unlocking(staging: Path) -> None:
         directory.unlock()
         with pytest.raises(StoreBusy):
             other.lock()
-        (staging / DATA_FILE).write_text("a store")
+        make(staging)
 
     directory.lock()
-    directory.install(make)
+    directory.install(make_after_unlocking)
     other.lock()
     other.unlock()
 
 
+@pytest.fixture
+def claim() -> Iterator[StoreClaim]:
+    board = scoreboard.create()
+    yield StoreClaim(board)
+    os.close(board)
+
+
 def test_claim_follows_a_store_that_is_rewritten_even_after_the_worker_has_let_go_of_it(
-    tmp_path: Path,
+    tmp_path: Path, claim: StoreClaim
 ) -> None:
     """
     Otherwise no worker of the service would open the rewritten store.
     """
-    board = scoreboard.create()
-    claim = StoreClaim(board)
     holder = Directory(str(tmp_path / "store"), claim=claim)
-
-    def make(staging: Path) -> None:
-        (staging / DATA_FILE).write_text("a store")
 
     def rewrite(staging: Path) -> None:
         holder.unlock()
@@ -218,28 +225,24 @@ def test_claim_follows_a_store_that_is_rewritten_even_after_the_worker_has_let_g
     holder.remember_identity()
     holder.claim_store()
     holder.unlock()
-    os.close(board)
 
 
-def test_claim_of_another_store_is_not_renewed(tmp_path: Path) -> None:
+def test_claim_of_another_store_is_not_renewed(tmp_path: Path, claim: StoreClaim) -> None:
     """
     Two workers open two stores, because the operator switched a symbolic link.
     """
-    board = scoreboard.create()
-    claim = StoreClaim(board)
     holder = Directory(str(tmp_path / "store"), claim=claim)
 
-    def make(staging: Path) -> None:
-        (staging / DATA_FILE).write_text("a store")
+    def make_while_another_worker_claims(staging: Path) -> None:
+        make(staging)
         claim.take("1:2 1:3")
 
     holder.lock()
-    holder.create_first_store(make)
+    holder.create_first_store(make_while_another_worker_claims)
     assert claim.identity() == "1:2 1:3"
     with pytest.raises(StoreError, match="another store was put in the place"):
         holder.remember_identity()
     holder.unlock()
-    os.close(board)
 
 
 @pytest.mark.parametrize("free", [0, 1])

@@ -24,14 +24,12 @@ from pexservice.stores.lmdb.follower import (
 )
 from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.restore import restore
-from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import KeyReader, Retention
 from pexservice.stores.remembered_keys import KeyUse
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
 from tests.support.lmdb_pages import BRANCH, pages_in_use
 from tests.unit.stores.lmdb.test_store import at, filled
-from tests.unit.stores.test_contract import batch
 
 
 class Service:
@@ -42,7 +40,7 @@ class Service:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store = at(path)
-        self.state = now(self.store.open())
+        now(self.store.open())
         self.clock = Clock()
         self.log = KeyReader(100_000)
         self.follower = Follower(path, self.log, self.clock)
@@ -53,11 +51,9 @@ class Service:
         """
         Commit a step for each of C{names}, in one batch.
         """
-        taken = batch(self.state, b"n" * len(names), *names)
-        now(self.store.commit(taken))
+        self.store.step(b"n" * len(names), *names)
         # Some file systems have coarse times.
-        os.utime(self.path / DATA_FILE, ns=(0, taken.after.revision))
-        self.state = taken.after
+        os.utime(self.path / DATA_FILE, ns=(0, self.store.state.revision))
 
     def poll(self) -> None:
         """
@@ -71,7 +67,7 @@ class Service:
         """
         return self.log.remembered_keys.find(name) is not None
 
-    def take_over(self) -> LmdbStore:
+    def take_over(self) -> None:
         """
         Close the store, and open it as the standby does.
         """
@@ -79,8 +75,7 @@ class Service:
         self.follower.stop()
         self.store = at(self.path, verify=None)
         self.store._key_reader = self.log
-        self.state = now(self.store.open())
-        return self.store
+        now(self.store.open())
 
 
 @pytest.fixture
@@ -132,20 +127,15 @@ def test_few_rows_are_read_at_a_time(
     assert service.knows(b"5-63")
 
 
-def test_unchanged_file_is_not_read_again(
+def test_unchanged_file_is_not_read_again_and_no_page_is_held(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.commit(b"one")
     service.poll()
+    assert oldest_reader(service.store._databases.env) is None
     monkeypatch.setattr(page_format, "read_meta", pytest.fail)
     service.poll()
     assert service.knows(b"one")
-
-
-def test_follower_holds_no_page_of_the_store(service: Service) -> None:
-    service.commit(b"one")
-    service.poll()
-    assert oldest_reader(service.store._databases.env) is None
 
 
 def test_standby_that_takes_over_reads_only_what_is_new(
@@ -177,25 +167,24 @@ def test_damage_does_not_end_the_standby(service: Service) -> None:
     """
     service.commit(*(b"%d" % number for number in range(200)))
     data = (service.path / DATA_FILE).read_bytes()
-    for offset in range(0, len(data), 61):
-        damaged = bytearray(data)
-        damaged[offset : offset + 7] = b"\xff" * 7
-        (service.path / "damaged").write_bytes(damaged)
+    damaged = service.path / "damaged"
+
+    def poll() -> None:
         victim = Follower(service.path, KeyReader(1000), service.clock)
-        victim._path = service.path / "damaged"
+        victim._path = damaged
         victim._poll()
         victim.stop()
+
+    for offset in range(0, len(data), 61):
+        damaged.write_bytes(data[:offset] + b"\xff" * 7 + data[offset + 7 :])
+        poll()
     for length in range(0, len(data), 999):
-        (service.path / "damaged").write_bytes(data[:length])
-        victim._poll()
-        victim.stop()
-    (service.path / "damaged").unlink()
-    victim._poll()
-    victim.stop()
-    os.mkfifo(service.path / "damaged")
-    victim._poll()
-    victim.stop()
-    (service.path / "damaged").unlink()
+        damaged.write_bytes(data[:length])
+        poll()
+    damaged.unlink()
+    poll()
+    os.mkfifo(damaged)
+    poll()
 
 
 def test_tree_that_is_a_circle_is_given_up(service: Service) -> None:
@@ -250,8 +239,7 @@ def test_keys_of_a_store_that_was_replaced_are_forgotten(
     assert len(keys) == 30
 
 
-def test_rows_that_were_trimmed_meanwhile_do_not_matter(tmp_path: Path) -> None:
-    service = Service(tmp_path / "store")
+def test_rows_that_were_trimmed_meanwhile_do_not_matter(service: Service) -> None:
     service.store._retention = Retention(10, 10)
     service.commit(*(b"a%d" % number for number in range(64)))
     service.poll()
@@ -262,7 +250,6 @@ def test_rows_that_were_trimmed_meanwhile_do_not_matter(tmp_path: Path) -> None:
     assert service.knows(b"b19-63")
     service.take_over()
     assert service.knows(b"b19-63")
-    now(service.store.close())
 
 
 def test_store_of_format_1_is_not_followed(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ A store of format 1 is rewritten when it is opened, or stays as it is.
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from pexservice.stores.remembered_keys import unpack_use
 from tests.support.fakes import ABOVE_ALL, now
 from tests.support.format_1 import seal, turn_back
 from tests.unit.stores.lmdb.test_store import at, filled, put
-from tests.unit.stores.test_contract import batch
 
 BATCHES = 300
 
@@ -74,33 +72,20 @@ def test_store_of_format_1_is_rewritten_with_its_cursor_history_and_keys(
     """
     A standby that takes over without verifying the store rewrites it too.
     """
-    store = at(path, verify=verification)
-    cursor = now(store.open())
-    assert cursor == (4 * BATCHES, 2 * BATCHES)
-    assert len(store.remembered_keys) == len(keys) == BATCHES
-    for name, use in keys.items():
-        assert store.remembered_keys.find(name) == unpack_use(use)
-    rows = now(store.history(ABOVE_ALL, 10_000))
-    assert [row.revision for row in rows] == [*range(4 * BATCHES, 0, -1)]
-    # More keys follow those that were rewritten.
-    now(store.commit(batch(cursor, b"nn", b"more")))
-    now(store.close())
+    with at(path, verify=verification) as store:
+        assert store.state == (4 * BATCHES, 2 * BATCHES)
+        assert len(store.remembered_keys) == len(keys) == BATCHES
+        for name, use in keys.items():
+            assert store.remembered_keys.find(name) == unpack_use(use)
+        rows = now(store.history(ABOVE_ALL, 10_000))
+        assert [row.revision for row in rows] == [*range(4 * BATCHES, 0, -1)]
+        # More keys follow those that were rewritten.
+        store.step(b"nn", b"more")
     verify(path)
     assert read_format_at(path) == records.FORMAT_VERSION
-    again = at(path)
-    now(again.open())
-    assert again.remembered_keys.find(b"more") is not None
-    now(again.close())
+    with at(path) as again:
+        assert again.remembered_keys.find(b"more") is not None
     assert not (path / STAGING_DIRECTORY).exists()
-
-
-@pytest.mark.usefixtures("keys")
-def test_file_of_another_lmdb_is_refused(path: Path) -> None:
-    data = (path / DATA_FILE).read_bytes()
-    other = b"\xde\xc0\xef\xbe\x03\0\0\0"
-    (path / DATA_FILE).write_bytes(data.replace(other[:4] + b"\1\0\0\0", other))
-    with pytest.raises(StoreIncompatible, match="data version 3"):
-        now(at(path).open())
 
 
 @pytest.mark.usefixtures("keys")
@@ -118,9 +103,8 @@ def test_rewriting_that_fails_leaves_the_store_as_it_was(
         with pytest.raises(StoreError, match="No space left"):
             now(at(path).open())
     assert (path / DATA_FILE).read_bytes() == before
-    store = at(path)
-    now(store.open())
-    now(store.close())
+    with at(path):
+        pass
 
 
 @pytest.mark.usefixtures("keys")
@@ -128,9 +112,8 @@ def test_interrupted_rewriting_starts_again(path: Path) -> None:
     (path / STAGING_DIRECTORY).mkdir()
     rewrite(path, path / STAGING_DIRECTORY, lambda _: None)
     assert read_format_at(path) == 1
-    store = at(path)
-    now(store.open())
-    now(store.close())
+    with at(path):
+        pass
     assert read_format_at(path) == 2
     assert not (path / STAGING_DIRECTORY).exists()
 
@@ -180,13 +163,6 @@ def test_damaged_store_of_format_1_is_refused_and_stays_as_it_is(
     assert not (path / STAGING_DIRECTORY).exists()
 
 
-@pytest.mark.usefixtures("keys")
-def test_missing_pages_of_a_store_of_format_1_are_damage(path: Path) -> None:
-    os.truncate(path / DATA_FILE, (path / DATA_FILE).stat().st_size // 2)
-    with pytest.raises(StoreDamaged, match=f"the store {path} is damaged"):
-        now(at(path, verify=verify_in_child).open())
-
-
 def test_backup_keeps_format_1_and_restore_rewrites_it(
     path: Path, tmp_path: Path, keys: dict[bytes, bytes]
 ) -> None:
@@ -199,10 +175,8 @@ def test_backup_keeps_format_1_and_restore_rewrites_it(
     restored = restore(str(copy), str(place), above_revision=4 * BATCHES + 9)
     assert restored.summary.revision == 4 * BATCHES + 10
     assert read_format_at(place) == 2
-    store = at(place)
-    now(store.open())
-    assert len(store.remembered_keys) == len(keys)
-    now(store.close())
+    with at(place) as store:
+        assert len(store.remembered_keys) == len(keys)
 
 
 @pytest.mark.usefixtures("keys")

@@ -7,23 +7,14 @@ from __future__ import annotations
 import errno
 import os
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import (
-    ILogObserver,
-    LogEvent,
-    capturedLogs,
-    formatEvent,
-    globalLogPublisher,
-)
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from pexservice.stores.errors import Refusal, StoreError
 from pexservice.stores.lmdb import reserve
@@ -33,33 +24,8 @@ from pexservice.stores.lmdb.file_system import READER_TABLE_BYTES, READER_TABLE_
 from pexservice.stores.lmdb.reserve import ALLOCATION_RETRY_SECONDS, RESERVE_BYTES
 from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS
 from tests.support.fakes import ABOVE_ALL, now
-from tests.unit.stores.lmdb.test_store import at, filled
+from tests.unit.stores.lmdb.test_store import at, filled, reader
 from tests.unit.stores.test_contract import batch
-
-#: A program that reads one state of a store as long as its standard input is open.
-READER = """
-import lmdb, sys
-txn = lmdb.open(sys.argv[1], readonly=True, create=False).begin()
-print("reads", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def reader(path: Path) -> Iterator[int]:
-    """
-    Run a process that reads the state that the store in C{path} has now.
-
-    @return: the id of the process.
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", READER, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"reads\n"
-        yield process.pid
 
 
 class Disk:
@@ -103,24 +69,22 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
     The store tries the disk again after a second, and takes batches if there is room.
     """
     path, clock = tmp_path / "store", Clock()
-    state = filled(path, 2)
+    filled(path, 2)
     disk.free = 0
-    store = at(path, monotonic=clock.seconds)
-    assert now(store.open()) == state
-    tries = disk.tries
-    for _ in range(3):
-        with pytest.raises(Refusal, match=f"disk full: the store {path}"):
-            now(store.commit(batch(state, b"n")))
-    assert str(store.commit_refusal()).startswith("disk full")
-    assert len(now(store.history(ABOVE_ALL, 100))) == 8
-    assert disk.tries == tries
-    disk.free = None
-    with pytest.raises(Refusal):
-        now(store.commit(batch(state, b"n")))
-    clock.advance(ALLOCATION_RETRY_SECONDS)
-    now(store.commit(batch(state, b"n")))
-    assert store.commit_refusal() is None
-    now(store.close())
+    with at(path, monotonic=clock.seconds) as store:
+        tries = disk.tries
+        for _ in range(3):
+            with pytest.raises(Refusal, match=f"disk full: the store {path}"):
+                store.step(b"n")
+        assert str(store.commit_refusal()).startswith("disk full")
+        assert len(now(store.history(ABOVE_ALL, 100))) == 8
+        assert disk.tries == tries
+        disk.free = None
+        with pytest.raises(Refusal):
+            store.step(b"n")
+        clock.advance(ALLOCATION_RETRY_SECONDS)
+        store.step(b"n")
+        assert store.commit_refusal() is None
     assert store.commit_refusal() is None
 
 
@@ -132,14 +96,12 @@ def test_query_of_the_shortage_notices_free_space_without_a_step(
     """
     path, clock = tmp_path / "store", Clock()
     disk.free = 0
-    store = at(path, monotonic=clock.seconds)
-    now(store.open())
-    disk.free = None
-    assert store.commit_refusal() is not None
-    clock.advance(ALLOCATION_RETRY_SECONDS)
-    assert store.commit_refusal() is None
-    now(store.commit(batch((0, 0), b"n")))
-    now(store.close())
+    with at(path, monotonic=clock.seconds) as store:
+        disk.free = None
+        assert store.commit_refusal() is not None
+        clock.advance(ALLOCATION_RETRY_SECONDS)
+        assert store.commit_refusal() is None
+        store.step(b"n")
 
 
 def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
@@ -161,22 +123,19 @@ def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
     with pytest.raises(StoreError, match=f"{path} cannot be used: .*No space"):
         now(at(path).open())
     monkeypatch.undo()
-    store = at(path)
-    assert now(store.open()) == state
-    file_status = (path / READER_TABLE_FILE).stat()
-    assert file_status.st_size == READER_TABLE_BYTES <= file_status.st_blocks * 512
-    now(store.close())
+    with at(path) as store:
+        assert store.state == state
+        file_status = (path / READER_TABLE_FILE).stat()
+        assert file_status.st_size == READER_TABLE_BYTES <= file_status.st_blocks * 512
 
 
 def test_disk_that_fails_for_another_reason_is_not_called_full(
     tmp_path: Path, disk: Disk
 ) -> None:
     disk.free, disk.error = 0, errno.EIO
-    store = at(tmp_path / "store")
-    now(store.open())
-    with pytest.raises(Refusal, match=r"no space can be allocated.*Input/output error"):
-        now(store.commit(batch((0, 0), b"n")))
-    now(store.close())
+    message = "no space can be allocated.*Input/output error"
+    with at(tmp_path / "store") as store, pytest.raises(Refusal, match=message):
+        store.step(b"n")
 
 
 def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) -> None:
@@ -188,22 +147,17 @@ def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) 
     path = tmp_path / "store"
     filled(path)
     disk.free = (path / "data.mdb").stat().st_size + RESERVE_BYTES
-    store = at(path)
-    state, env = now(store.open()), store._databases.env
-    with reader(path) as pid:
-        commits = 0
-        while store.commit_refusal() is None:
-            taken = batch(state, b"n", b"%d" % commits)
-            with suppress(Refusal):
-                now(store.commit(taken))
-                state, commits = taken.after, commits + 1
-            assert used_bytes(env) <= disk.taken <= disk.free
-        assert str(store.commit_refusal()).startswith("disk full")
-        assert disk.free - used_bytes(env) < RESERVE_BYTES // 4
-        snapshot = store.oldest_reader()
-        assert snapshot == (pid, commits)
-    assert store.oldest_reader() is None
-    now(store.close())
+    with at(path) as store:
+        begin, env = store.state.revision, store._databases.env
+        with reader(path) as pid:
+            while store.commit_refusal() is None:
+                with suppress(Refusal):
+                    store.step(b"n", b"%d" % store.state.revision)
+                assert used_bytes(env) <= disk.taken <= disk.free
+            assert str(store.commit_refusal()).startswith("disk full")
+            assert disk.free - used_bytes(env) < RESERVE_BYTES // 4
+            assert store.oldest_reader() == (pid, store.state.revision - begin)
+        assert store.oldest_reader() is None
 
 
 @pytest.mark.parametrize("length", [8, 255])
@@ -215,28 +169,24 @@ def test_commit_adds_no_more_to_the_file_than_was_reserved(
     """
     dice = random.Random(7)  # noqa: S311 nothing secret
     path = tmp_path / "store"
-    store = at(path, journal=2000, kept_keys=2000)
-    state, env = now(store.open()), store._databases.env
-    assert store._reserve is not None
 
     def fresh(count: int) -> list[bytes]:
         return [dice.randbytes(length).hex()[:length].encode() for _ in range(count)]
 
-    filling = batch(state, b"n" * 2000, *fresh(2000))
-    now(store.commit(filling))
-    state = filling.after
-    with reader(path):
-        for size, keys in (
-            *((512, 512), (400_000, 0), (64, 64), (64, 64), (2, 2), (1, 0)),
-            *((64, 64), (64, 64), (2, 2), (2, 2), (1, 1), (1, 0)),
-        ):
-            taken = batch(state, b"n" * size, *fresh(keys))
-            needed = store._reserve.needed_bytes(taken)
-            before = used_bytes(env)
-            now(store.commit(taken))
-            state = taken.after
-            assert used_bytes(env) - before <= needed
-    now(store.close())
+    with at(path, journal=2000, kept_keys=2000) as store:
+        store.step(b"n" * 2000, *fresh(2000))
+        env = store._databases.env
+        assert store._reserve is not None
+        with reader(path):
+            for size, key_count in (
+                *((512, 512), (400_000, 0), (64, 64), (64, 64), (2, 2), (1, 0)),
+                *((64, 64), (64, 64), (2, 2), (2, 2), (1, 1), (1, 0)),
+            ):
+                keys = fresh(key_count)
+                needed = store._reserve.needed_bytes(batch(store.state, b"n" * size, *keys))
+                before = used_bytes(env)
+                store.step(b"n" * size, *keys)
+                assert used_bytes(env) - before <= needed
 
 
 def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,33 +196,19 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     A process that has only just begun to read is not named.
     """
     monkeypatch.setattr(reserve, "READER_CHECK_BYTES", 1 << 20)
+    monkeypatch.setattr(reserve, "MIN_READER_COMMITS", 300)
     path, clock = tmp_path / "store", Clock()
-    store = at(path, monotonic=clock.seconds)
-    state = now(store.open())
-    events: list[LogEvent] = []
-    observe = cast(ILogObserver, events.append)
-
-    def step(count: int) -> None:
-        nonlocal state
-        for _ in range(count):
-            taken = batch(state, b"n")
-            now(store.commit(taken))
-            state = taken.after
-
-    globalLogPublisher.addObserver(observe)
-    try:
-        with reader(path) as pid:
-            step(500)
-            assert events == []
-            step(1000)
-            (event,) = events
-            assert (event["pid"], event["path"]) == (pid, path)
-            clock.advance(reserve.READER_LOG_INTERVAL_SECONDS)
-            step(1000)
-            assert len(events) == 2
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    now(store.close())
+    with (
+        at(path, monotonic=clock.seconds) as store,
+        capturedLogs() as events,
+        reader(path) as pid,
+    ):
+        for commits, lines in ((200, 0), (400, 1), (400, 2)):
+            for _ in range(commits):
+                store.step(b"n")
+            assert len(events) == lines
+            assert {(event["pid"], event["path"]) for event in events} <= {(pid, path)}
+            clock.advance(reserve.READER_LOG_INTERVAL_SECONDS * lines)
 
 
 def test_a_full_map_names_the_reader(
@@ -283,22 +219,23 @@ def test_a_full_map_names_the_reader(
     """
     path = tmp_path / "store"
     monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
-    store = at(path, map_size=1 << 18)
-    state = now(store.open())
-    with reader(path) as pid:
-        refusals: list[Refusal] = []
-        while not refusals:
-            taken = batch(state, b"n")
-            try:
-                now(store.commit(taken))
-            except Refusal as refusal:
-                refusals.append(refusal)
-            else:
-                state = taken.after
-    assert f"is full, and process {pid} has been reading it for" in str(refusals[0])
-    # The reader has let go of its pages: all but those of the last state are free.
-    now(store.commit(batch(state, b"n")))
-    now(store.close())
+    with at(path, map_size=1 << 18) as store:
+
+        def steps() -> None:
+            while True:
+                store.step(b"n")
+
+        with (
+            reader(path) as pid,
+            pytest.raises(Refusal, match=f"is full, and process {pid} has been reading it"),
+        ):
+            steps()
+        # The reader has let go of its pages: all but those of the last state are free.
+        store.step(b"n")
+
+
+def warnings_about_space(events: Sequence[LogEvent]) -> int:
+    return sum("is nearly full" in formatEvent(event) for event in events)
 
 
 def test_nearly_full_disk_causes_one_warning(tmp_path: Path, disk: Disk) -> None:
@@ -316,19 +253,10 @@ def test_nearly_full_disk_causes_one_warning(tmp_path: Path, disk: Disk) -> None
         (size + RESERVE_BYTES // 2, 1),
     ):
         disk.free = free
-        store = at(path)
-        with capturedLogs() as events:
-            state = now(store.open())
+        with capturedLogs() as events, at(path) as store:
             for _ in range(3):
-                now(store.commit(batch(state, b"n")))
-                state = batch(state, b"n").after
-        now(store.close())
-        logged_warnings = [
-            formatEvent(event) for event in events if event["log_level"].name == "warn"
-        ]
-        assert (
-            len([line for line in logged_warnings if "is nearly full" in line]) == warnings
-        )
+                store.step(b"n")
+        assert warnings_about_space(events) == warnings
 
 
 def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
@@ -340,9 +268,7 @@ def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
     file_system = SimpleNamespace(f_bavail=1 << 40, f_frsize=1, f_blocks=1 << 40)
     monkeypatch.setattr(Directory, "file_system", lambda _: file_system)
     clock = Clock()
-    store = at(tmp_path / "store", monotonic=clock.seconds)
-    state = now(store.open())
-    with capturedLogs() as events:
+    with at(tmp_path / "store", monotonic=clock.seconds) as store, capturedLogs() as events:
         for free, warnings in (
             (10 * RESERVE_BYTES, 0),
             (RESERVE_BYTES - 1, 1),
@@ -352,14 +278,11 @@ def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
         ):
             file_system.f_bavail = free
             clock.advance(PATH_CHECK_INTERVAL_SECONDS)
-            now(store.commit(batch(state, b"n")))
-            state = batch(state, b"n").after
-            lines = [formatEvent(event) for event in events]
-            assert len([line for line in lines if "is nearly full" in line]) == warnings
+            store.step(b"n")
+            assert warnings_about_space(events) == warnings
         # Without steps, the check for readiness notices it.
         for free in (RESERVE_BYTES, 0):
             file_system.f_bavail = free
             clock.advance(PATH_CHECK_INTERVAL_SECONDS)
             assert store.commit_refusal() is None
-        assert len([event for event in events if "nearly" in formatEvent(event)]) == 3
-    now(store.close())
+        assert warnings_about_space(events) == 3

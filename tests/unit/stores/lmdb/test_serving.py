@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from pexservice.process import scoreboard
@@ -29,7 +28,7 @@ from pexservice.stores.lmdb.witness import read_witness
 from pexservice.stores.verification import VerificationRecord
 from tests.support.fakes import ABOVE_ALL, Mailbox, now
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
-from tests.unit.stores.lmdb.test_store import at, filled
+from tests.unit.stores.lmdb.test_store import StoreUnderTest, at, filled
 from tests.unit.stores.test_contract import batch
 
 #: Rows of four transitions, with a key each.
@@ -94,22 +93,18 @@ def row(number: int) -> bytes:
     return records.encode_journal_row(batch((4 * number, 2 * number), b"nnnp"))[1]
 
 
-Call = Callable[[LmdbStore], Deferred[object]]
+Call = Callable[[StoreUnderTest], object]
 
 
-def history(store: LmdbStore) -> Deferred[object]:
-    """
-    Read the whole history.
-    """
-    return store.history(ABOVE_ALL, NEWEST).addCallback(lambda rows: rows)
+def history(store: StoreUnderTest) -> None:
+    now(store.history(ABOVE_ALL, NEWEST))
 
 
-def commit(store: LmdbStore) -> Deferred[object]:
+def commit(store: StoreUnderTest) -> None:
     """
     Make steps, which trims the oldest rows.
     """
-    taken = batch((NEWEST, NEWEST // 2), b"nnnp", b"another key")
-    return store.commit(taken).addCallback(lambda _: None)
+    store.step(b"nnnp", b"another key")
 
 
 #: By name: the damage, the call that finds it, and words of the error.
@@ -130,16 +125,14 @@ def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
     A standby that takes over without a full verification does not serve that store.
     """
     path = tmp_path / "store"
-    state = filled(path, BATCHES)
-    store = at(path, journal=4, kept_keys=4)
-    now(store.open())
-    damage(path)
-    before = (path / DATA_FILE).read_bytes()
-    with pytest.raises(StoreDamaged, match=f"{path} is damaged: .*{message}"):
-        now(call(store))
+    filled(path, BATCHES)
+    with at(path, journal=4, kept_keys=4) as store:
+        damage(path)
+        before = (path / DATA_FILE).read_bytes()
+        with pytest.raises(StoreDamaged, match=f"{path} is damaged: .*{message}"):
+            call(store)
     assert (path / DATA_FILE).read_bytes() == before
-    assert read_witness(path) == WitnessRecord(state[0], sound=False)
-    now(store.close())
+    assert read_witness(path) == WitnessRecord(NEWEST, sound=False)
     for verification in (None, verify):
         with pytest.raises(StoreDamaged, match=f"{path} (is|was found) damaged"):
             now(at(path, verify=verification).open())
@@ -152,14 +145,12 @@ def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
     """
     path = tmp_path / "store"
     filled(path, 5)
-    store = at(path)
-    now(store.open())
-    databases = store._databases
-    with databases.env.begin(write=True) as txn:
-        assert txn.delete(records.encode_row_number(9), db=databases.journal)
-    with pytest.raises(StoreDamaged, match="breaks off before revision 13"):
-        now(store.history(ABOVE_ALL, 100))
-    now(store.close())
+    with at(path) as store:
+        databases = store._databases
+        with databases.env.begin(write=True) as txn:
+            assert txn.delete(records.encode_row_number(9), db=databases.journal)
+        with pytest.raises(StoreDamaged, match="breaks off before revision 13"):
+            now(store.history(ABOVE_ALL, 100))
 
 
 class ThreadsAndTime(Mailbox, Clock):
@@ -292,19 +283,16 @@ def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> 
     of memory, or when the store was restored.
     """
     path = tmp_path / "store"
-    state = filled(path, BATCHES)
-    store = at(path)
-    now(store.open())
-    whole = (path / DATA_FILE).read_bytes()
-    in_value(row(BATCHES - 1))(path)
-    with pytest.raises(StoreDamaged):
-        now(store.history(ABOVE_ALL, 10))
-    now(store.close())
+    filled(path, BATCHES)
+    with at(path) as store:
+        whole = (path / DATA_FILE).read_bytes()
+        in_value(row(BATCHES - 1))(path)
+        with pytest.raises(StoreDamaged):
+            now(store.history(ABOVE_ALL, 10))
     (path / DATA_FILE).write_bytes(whole)
     with pytest.raises(StoreDamaged, match="was found damaged while it was served"):
         now(at(path, verify=None).open())
     for verification in (verify, None):
-        store = at(path, verify=verification)
-        assert now(store.open()) == state
-        now(store.close())
-    assert read_witness(path) == WitnessRecord(state[0])
+        with at(path, verify=verification):
+            pass
+    assert read_witness(path) == WitnessRecord(NEWEST)

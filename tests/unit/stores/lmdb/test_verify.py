@@ -11,12 +11,13 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from pexservice.stores.errors import StoreDamaged, StoreError
+from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
 from pexservice.stores.lmdb import verify as module
 from pexservice.stores.lmdb.databases import DATABASES, as_store_error
 from pexservice.stores.lmdb.directory import DATA_FILE
-from pexservice.stores.lmdb.page_format import TREE, BadPage, read_meta
+from pexservice.stores.lmdb.page_format import TREE, BadPage, OtherFile, read_meta
 from pexservice.stores.lmdb.pages import Contents, check_pages
+from pexservice.stores.lmdb.records import OtherFormat
 from pexservice.stores.lmdb.verify import verify
 from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
 from tests.unit.stores.lmdb.test_store import filled
@@ -177,3 +178,8 @@ def test_errors_that_do_not_concern_the_content_are_no_damage(error: Exception) 
     explained = as_store_error(Path("/store"), error)
     assert type(explained) is StoreError
     assert str(explained).startswith("the store /store cannot be used: ")
+
+
+@pytest.mark.parametrize("error", [OtherFile(), OtherFormat(), lmdb.VersionMismatchError()])
+def test_store_of_another_format_is_no_damage(error: Exception) -> None:
+    assert type(as_store_error(Path("/store"), error)) is StoreIncompatible
