@@ -149,9 +149,6 @@ class CommitExecutor:
             call()
 
     def _run_and_fire(self, call: Callable[[], T], done: Deferred[T]) -> None:
-        """
-        Run C{call} in this thread, and fire C{done} in the reactor's thread.
-        """
         try:
             result = call()
         except BaseException:  # noqa: BLE001 passed to done

@@ -131,9 +131,6 @@ class _Pages(DataFile):
             raise BadPage("a list of free pages has lost them")
 
     def visit(self, number: int) -> bytes:
-        """
-        Visit and return a page of a tree.
-        """
         self._mark(number)
         self._walked += 1
         if not self._walked % _PAGES_PER_REPORT:

@@ -133,9 +133,6 @@ class StoredCursor(NamedTuple):
 
 
 def encode_cursor(cursor: Cursor, next_ordinal: int) -> bytes:
-    """
-    Return the cursor's record, which always has 30 bytes.
-    """
     return _seal(CURSOR_KEY, _CURSOR.pack(FORMAT_VERSION, *cursor, next_ordinal))
 
 
@@ -176,9 +173,6 @@ class WitnessRecord(NamedTuple):
 
 
 def encode_witness(witness: WitnessRecord) -> bytes:
-    """
-    Return the L{WITNESS_SIZE} bytes of a witness.
-    """
     return _seal(_WITNESS_KEY, _WITNESS.pack(_WITNESS_VERSION, *witness))
 
 

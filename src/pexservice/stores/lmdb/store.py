@@ -217,13 +217,12 @@ class LmdbStore:
         else:
             directory.create_first_store(make_store)
         directory.remember_identity()
-        verify = self._verify if existed and must_verify else None
-        if verify is not None:
+        if existed and must_verify and self._verify is not None:
             # If this process ends before it has opened the store, a standby must not take
             # over without a verification.
             if self._verification_record is not None:
                 self._verification_record.begin()
-            await self._run_long(partial(verify, directory.real_path))
+            await self._run_long(partial(self._verify, directory.real_path))
         if read_format_at(directory.real_path) == 1:
             await self._run_long(partial(migrate, directory, self._progress))
             directory.remember_identity()
@@ -426,9 +425,6 @@ class LmdbStore:
 
 
 def store_for_worker(path: str, options: StoreOptions) -> LmdbStore:
-    """
-    Return the store in the directory C{path} for a worker, without opening it.
-    """
     reactor, executor = options.reactor, CommitExecutor(options.reactor)
 
     def progress(percent: int) -> None:

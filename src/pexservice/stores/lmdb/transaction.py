@@ -135,9 +135,6 @@ BOUNDS_OF_EMPTY_STORE = StoreBounds(0, 1, 1, NO_KEYS)
 def read_bounds(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
 ) -> StoreBounds:
-    """
-    Read the bounds of a store whose cursor is at C{revision}.
-    """
     return StoreBounds(
         revision,
         _oldest(txn, databases.journal),

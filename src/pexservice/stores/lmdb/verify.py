@@ -70,9 +70,6 @@ def verify(path: Path, progress: Progress = lambda _: None) -> None:
 
 
 def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress) -> Cursor:
-    """
-    Read every record of the store, and return its cursor.
-    """
     transaction = env.info()["last_txnid"]
     if transaction != contents.transaction:
         raise BadPage(
