@@ -180,6 +180,8 @@ def test_errors_that_do_not_concern_the_content_are_no_damage(error: Exception) 
     assert str(explained).startswith("the store /store cannot be used: ")
 
 
-@pytest.mark.parametrize("error", [OtherFile(), OtherFormat(), lmdb.VersionMismatchError()])
+@pytest.mark.parametrize(
+    "error", [OtherFile(), OtherFormat(), lmdb.VersionMismatchError("old")]
+)
 def test_store_of_another_format_is_no_damage(error: Exception) -> None:
     assert type(as_store_error(Path("/store"), error)) is StoreIncompatible
