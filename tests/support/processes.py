@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import (
-    IAddress,
     IProcessTransport,
     IReactorFromThreads,
     IReactorProcess,
@@ -30,7 +29,6 @@ from tests.support.fakes import Turns
 TURN = 1 / 16
 
 
-@implementer(IProcessTransport)
 @define(eq=False)
 class SpawnedProcess:
     """
@@ -77,34 +75,6 @@ class SpawnedProcess:
         self.protocol.childConnectionLost(MESSAGES_FD)
         reason = ProcessTerminated(status, by) if status or by else ProcessDone(0)
         self.protocol.processEnded(Failure(reason))
-
-    # The interface has these methods; no code writes to a worker.
-
-    def closeStdin(self) -> None:
-        """
-        Do nothing.
-        """
-
-    closeStdout = closeStderr = loseConnection = closeStdin
-
-    def closeChildFD(self, descriptor: int) -> None:
-        """
-        Do nothing.
-        """
-
-    def write(self, data: bytes) -> None:
-        raise AssertionError("no process reads this")
-
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        self.write(b"".join(data))
-
-    def writeToChild(self, childFD: int, data: bytes) -> None:
-        self.write(data)
-
-    def getHost(self) -> IAddress:
-        raise NotImplementedError
-
-    getPeer = getHost
 
 
 @implementer(IReactorProcess, IReactorTime, IReactorFromThreads)

@@ -56,9 +56,10 @@ def read_values(descriptor: int) -> dict[str, Any] | None:
                 "note": _text(note),
                 # A worker of version 1.0.0 always retries.
                 "retry_opening": True,
-                # That supervisor does not count them.
+                # That supervisor does not count these workers, so assume one.
                 "possible_lock_holders": 1,
-                # This includes workers that SIGKILL ended, which is not suspicious.
+                # An end by SIGKILL is not suspicious, but that supervisor counts all
+                # signals together.  So a worker may verify the store without need.
                 "suspicious_ends": ended_by_reason["store_failed"]
                 + ended_by_reason["killed"],
             }

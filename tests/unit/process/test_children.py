@@ -53,28 +53,6 @@ def test_process_ends_with_its_parent_even_if_it_hangs(end: str, work: str) -> N
         assert process.wait(TIMEOUT_SECONDS) == -signal.SIGKILL
 
 
-#: Starts a child that prints its id and sleeps, and sleeps too.
-GRANDPARENT = """
-import subprocess, sys, time
-from pexservice.process.children import killed_with_parent
-program = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
-subprocess.Popen([*killed_with_parent(), sys.executable, "-c", program])
-time.sleep(1000)
-"""
-
-
-def test_kernel_kills_even_a_stopped_child() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", GRANDPARENT], stdout=subprocess.PIPE
-    ) as parent:
-        assert parent.stdout is not None
-        # The child holds standard output open until it ends.
-        child = int(parent.stdout.readline())
-        os.kill(child, signal.SIGSTOP)
-        parent.kill()
-        assert parent.stdout.read() == b""
-
-
 def test_setpriv_that_fails_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

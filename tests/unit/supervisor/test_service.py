@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 from attrs import evolve, frozen
-from twisted.internet import tcp, unix
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
@@ -57,13 +57,6 @@ class ListeningReactor(ProcessReactor):
         self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         opened_port: Any = tcp.Port(port, factory, backlog, interface, self)
-        opened_port.startListening()
-        return opened_port  # type: ignore[no-any-return]
-
-    def listenUNIX(  # type: ignore[override]
-        self, address: str, factory: IProtocolFactory, **options: Any
-    ) -> IListeningPort:
-        opened_port: Any = unix.Port(cast(bytes, address), factory, reactor=self, **options)
         opened_port.startListening()
         return opened_port  # type: ignore[no-any-return]
 
@@ -299,14 +292,6 @@ def test_address_in_use_ends_the_start_after_a_while(
     assert len(bench.processes) == 1
 
 
-def test_address_of_another_machine_ends_the_start_at_once(
-    start: Callable[..., Bench],
-) -> None:
-    bench = start(listen=["tcp:0:interface=192.0.2.1"])
-    assert bench.exit.reason is not None
-    assert bench.exit.reason.endswith("192.0.2.1: Cannot assign requested address")
-
-
 def test_lack_of_descriptors_is_reported_in_one_line(
     start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,13 +354,3 @@ def test_process_1_reaps_orphans_but_no_workers(
     bench = start()
     bench.reactor.turns(2.5)
     assert workers == [{bench.processes[0].pid}] * 2
-
-
-def test_unix_socket_exists_until_the_service_has_stopped(
-    start: Callable[..., Bench], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    bench = start(listen=["unix:socket"])
-    assert (tmp_path / "socket").is_socket()
-    bench.stop()
-    assert not (tmp_path / "socket").exists()
