@@ -258,9 +258,9 @@ def test_events_about_workers_are_sent_only_on_request(server: Server) -> None:
         0, 1, 1, active_worker="worker-1", active_since_ms=1_795_000_000_007
     )
     wire, other = watch(server, path="/events?workers"), watch(server)
-    first: dict[str, object]
-    first = {"serving": "worker-1", "since": "2026-11-18T11:06:40.007Z", "before": None}
-    first |= {"pause": 0, "standing_by": 1, "standby": 1, "takeovers": 0}
+    first: dict[str, object] = {"serving": "worker-1", "before": None, "pause": 0}
+    first |= {"standing_by": 1, "standby": 1, "takeovers": 0}
+    first["since"] = "2026-11-18T11:06:40.007Z"
     assert workers(wire) == [first]
     assert revisions(wire) == [0]
     look(server, 3)
