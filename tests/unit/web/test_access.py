@@ -10,6 +10,7 @@ from hmac import compare_digest
 from pathlib import Path
 
 import pytest
+from twisted.logger import capturedLogs
 
 from pexservice.process.exit_status import Misconfigured
 from pexservice.web import access
@@ -117,6 +118,17 @@ class TestTokenFile:
         with pytest.raises(BadTokens, match=message) as caught:
             read_tokens(str(path))
         assert str(path) in str(caught.value)
+
+    @pytest.mark.parametrize(("mode", "warnings"), [(0o640, 0), (0o644, 1)])
+    def test_token_file_that_every_user_can_read_is_a_warning(
+        self, tmp_path: Path, mode: int, warnings: int
+    ) -> None:
+        path = tmp_path / "tokens"
+        path.write_text("first\n")
+        path.chmod(mode)
+        with capturedLogs() as events:
+            read_tokens(str(path))
+        assert len(events) == warnings
 
     def test_error_about_a_missing_token_file_names_it(self, tmp_path: Path) -> None:
         with pytest.raises(Misconfigured, match=r"missing: No such file"):
