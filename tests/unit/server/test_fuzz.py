@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs
 
 from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
-from tests.labs.attacks.attacking import Response, check_revisions, parse_responses
+from tests.labs.attacks.attacking import check_revisions, parse_responses
 from tests.labs.attacks.lab import TABLE
 from tests.support.forms import amount
-from tests.support.wire import Server, Wire
+from tests.support.wire import Server
 
 #: Without HEAD, whose answers have no body, which a reader has to know; and without
 #: streams, whose answers have no end.
@@ -131,13 +131,6 @@ def hold(server: Server, chunks: list[bytes], ending: str) -> tuple[bytes, bool]
     return result
 
 
-def responses(wire: Wire) -> list[Response]:
-    """
-    Return the responses; fail if they are not HTTP.
-    """
-    return parse_responses(wire.received)
-
-
 @settings(
     max_examples=amount(short=80, long=1000),
     suppress_health_check=list(HealthCheck),
@@ -171,7 +164,7 @@ def test_random_input_never_fails_and_plans_change_no_response(
             wire = server.connect()
             wire.send(b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n")
             wire.turns()
-            (response,) = responses(wire)
+            (response,) = parse_responses(wire.received)
             assert response.status == 200
             assert server.failures == []
     assert len(with_cache.connections) == 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from attrs import define, field
 from twisted.logger import capturedLogs
 
@@ -63,14 +64,32 @@ class Fake:
         self.fate.append("aborted")
 
 
-def table(limit: int, *connections: Fake, clock: Turns | None = None) -> Connections:
+@pytest.fixture
+def clock() -> Turns:
     """
-    Return a table with C{connections} in it, which belong to no client in particular.
+    Return a clock, which does not begin at 0, because some times use 0 for "never".
+    """
+    new_clock = Turns()
+    new_clock.rightNow = 1000.0
+    return new_clock
+
+
+def table(
+    limit: int, *connections: Fake, clock: Turns | None = None, client: str = ""
+) -> Connections:
+    """
+    Return a table with C{connections} of C{client} in it.
     """
     new_connections = Connections(limit, (clock or Turns()).seconds)
     for connection in connections:
-        assert new_connections.admit(connection)
+        assert new_connections.admit(connection, client)
     return new_connections
+
+
+def sweep_each_second(connections: Connections, clock: Turns, seconds: int) -> None:
+    for _ in range(seconds):
+        connections.sweep()
+        clock.rightNow += 1
 
 
 def test_longest_idle_connection_makes_room_first() -> None:
@@ -83,6 +102,8 @@ def test_longest_idle_connection_makes_room_first() -> None:
         assert connections.admit(Fake(last_active=9.0, phase=BUSY))
         assert fakes[goes].fate == ["aborted"]
     assert not connections.admit(Fake())
+    assert (connections.accepted, connections.refused) == (6, 1)
+    assert connections.closed["displaced"] == 3
 
 
 def test_connection_that_became_busy_after_the_search_stays() -> None:
@@ -99,7 +120,7 @@ def test_connection_that_became_busy_after_the_search_stays() -> None:
     assert (first.fate, second.fate, third.fate) == (["aborted"], [], ["aborted"])
 
 
-def test_flood_of_new_connections_does_not_cost_a_search_each() -> None:
+def test_flood_of_new_connections_does_not_cost_a_search_each(clock: Turns) -> None:
     """
     All other connections are busy.
     """
@@ -121,8 +142,6 @@ def test_flood_of_new_connections_does_not_cost_a_search_each() -> None:
         def phase(self, value: Phase) -> None:
             pass
 
-    clock = Turns()
-    clock.rightNow = 1.0
     connections = table(3, Busy(), Busy(), Busy(), clock=clock)
     for _ in range(100):
         assert not connections.admit(Fake())
@@ -132,14 +151,13 @@ def test_flood_of_new_connections_does_not_cost_a_search_each() -> None:
     assert looked == 6
 
 
-def test_sweep_ends_idle_late_and_blocked_connections_only() -> None:
+def test_sweep_ends_idle_late_and_stalled_connections_only(clock: Turns) -> None:
     """
     The sweep closes an idle connection and times out a late request.
 
     It aborts a connection whose client reads nothing.
     """
-    clock = Turns()
-    now = 1000.0
+    now = clock.rightNow
     fates = {
         "": Fake(last_active=now - KEEP_ALIVE_TIMEOUT_SECONDS),
         "closed": Fake(last_active=now - KEEP_ALIVE_TIMEOUT_SECONDS - 1),
@@ -157,15 +175,14 @@ def test_sweep_ends_idle_late_and_blocked_connections_only() -> None:
     assert busy.fate == slow.fate == []
 
 
-def test_handshake_that_takes_too_long_ends_the_connection() -> None:
+def test_handshake_that_takes_too_long_ends_the_connection(clock: Turns) -> None:
     """
     A request on another connection has more time.
     """
-    clock = Turns()
-    handshake = Fake(phase=Phase.HANDSHAKE, receiving_since=1.0)
-    request = Fake(phase=Phase.RECEIVING, receiving_since=1.0)
+    handshake = Fake(phase=Phase.HANDSHAKE, receiving_since=1000.0)
+    request = Fake(phase=Phase.RECEIVING, receiving_since=1000.0)
     connections = table(2, handshake, request, clock=clock)
-    clock.rightNow = 1.0 + HANDSHAKE_TIMEOUT_SECONDS
+    clock.rightNow += HANDSHAKE_TIMEOUT_SECONDS
     connections.sweep()
     assert handshake.fate == []
     clock.rightNow += 1
@@ -174,50 +191,38 @@ def test_handshake_that_takes_too_long_ends_the_connection() -> None:
     assert connections.closed["slow"] == 1
 
 
-def test_a_client_that_reads_slowly_is_waited_for() -> None:
+def test_client_that_reads_slowly_is_waited_for(clock: Turns) -> None:
     """
     A client that takes some of its answer now and then may take as long as it likes.
 
     Once the client has stopped, its connection is aborted.
     """
-    clock = Turns()
-    clock.rightNow = 1000.0
     steady = Fake(phase=BUSY, stalled_since=1000.0)
     connections = table(1, steady, clock=clock)
     for second in range(10 * STALL_TIMEOUT_SECONDS):
         steady.taken = second // (STALL_TIMEOUT_SECONDS - 1)
-        connections.sweep()
-        clock.rightNow += 1
+        sweep_each_second(connections, clock, 1)
     assert steady.fate == []
-    for _ in range(2 * STALL_TIMEOUT_SECONDS):
-        connections.sweep()
-        clock.rightNow += 1
+    sweep_each_second(connections, clock, 2 * STALL_TIMEOUT_SECONDS)
     assert "aborted" in steady.fate
 
 
-def test_without_the_kernels_count_a_client_must_read_all_in_time() -> None:
+def test_without_the_kernels_count_a_client_must_read_all_in_time(clock: Turns) -> None:
     """
     Where the kernel does not tell how much a client takes, all must be taken in time.
 
     A connection that is blocked again has its full time again.
     """
-    clock = Turns()
-    clock.rightNow = 1000.0
-    blocked = Fake(phase=BUSY, stalled_since=1000.0, taken=None)
+    blocked = Fake(phase=BUSY, taken=None)
     connections = table(1, blocked, clock=clock)
     for blocked.stalled_since in (1000.0, 1000.0 + STALL_TIMEOUT_SECONDS):
-        for _ in range(STALL_TIMEOUT_SECONDS):
-            connections.sweep()
-            clock.rightNow += 1
+        sweep_each_second(connections, clock, STALL_TIMEOUT_SECONDS)
         assert blocked.fate == []
-    for _ in range(2):
-        connections.sweep()
-        clock.rightNow += 1
+    sweep_each_second(connections, clock, 2)
     assert blocked.fate == ["aborted"]
 
 
-def test_connection_that_cannot_be_closed_does_not_stop_the_sweep() -> None:
-
+def test_connection_that_cannot_be_closed_does_not_stop_the_sweep(clock: Turns) -> None:
     class Broken(Fake):
         """
         A connection that raises when it is closed.
@@ -226,8 +231,6 @@ def test_connection_that_cannot_be_closed_does_not_stop_the_sweep() -> None:
         def close(self) -> None:
             raise RuntimeError("broken")
 
-    clock = Turns()
-    clock.rightNow = 1000.0
     broken, idle = Broken(), Fake()
     connections = table(2, broken, idle, clock=clock)
     with capturedLogs() as events:
@@ -281,10 +284,8 @@ def test_client_above_its_share_makes_room_for_all_others() -> None:
 
     The connections of other clients stay, however long they are idle.
     """
-    connections = Connections(100, Turns().seconds)
     honest = [Fake(last_active=1.0) for _ in range(3)]
-    for number, connection in enumerate(honest):
-        assert connections.admit(connection, f"192.0.2.{number}")
+    connections = table(100, *honest, client="192.0.2.1")
     flood = [
         Fake(phase=Phase.RECEIVING, receiving_since=100.0 + n, last_active=100.0)
         for n in range(96)
@@ -320,10 +321,8 @@ def test_connections_that_return_after_closing_exclude_no_client() -> None:
 
 
 def test_client_that_reads_nothing_cannot_hold_more_than_its_share() -> None:
-    connections = Connections(40, Turns().seconds)
     blocked = [Fake(phase=BUSY, stalled_since=1.0 + n) for n in range(40)]
-    for connection in blocked:
-        connections.admit(connection, "198.51.100.1")
+    connections = table(40, *blocked, client="198.51.100.1")
     assert connections.admit(Fake(), "192.0.2.1")
     assert blocked[0].fate == ["aborted"]
 
@@ -332,10 +331,8 @@ def test_client_that_keeps_all_its_connections_busy_keeps_no_other_client_out() 
     """
     Its newest connection is closed, and it gets no place of the other clients.
     """
-    connections = Connections(40, Turns().seconds)
     busy = [Fake(phase=BUSY, last_active=float(n)) for n in range(40)]
-    for fake in busy:
-        assert connections.admit(fake, "198.51.100.1")
+    connections = table(40, *busy, client="198.51.100.1")
     assert not connections.admit(Fake(phase=BUSY), "198.51.100.1")
     others = [Fake(phase=BUSY) for _ in range(10)]
     for fake in others:
@@ -380,10 +377,8 @@ def test_connections_of_a_proxy_have_no_share() -> None:
     """
     A proxy stands for many clients.
     """
-    connections = Connections(40, Turns().seconds)
     proxied = [Fake(last_active=100.0 + n) for n in range(38)]
-    for connection in proxied:
-        connections.admit(connection, "")
+    connections = table(40, *proxied)
     other = Fake(last_active=1.0)
     connections.admit(other, "192.0.2.1")
     connections.admit(Fake(last_active=1000.0), "192.0.2.2")
@@ -430,12 +425,10 @@ def test_emptied_fires_when_the_last_connection_leaves() -> None:
     assert fired == [None, None]
 
 
-def test_closed_connection_is_counted_once_by_its_reason() -> None:
+def test_closed_connection_is_counted_once_by_its_reason(clock: Turns) -> None:
     """
     A connection that closes slowly is counted once, too.
     """
-    clock = Turns()
-    clock.rightNow = 1000.0
     idle, slow, stalled = Fake(last_active=1000.0), Fake(phase=BUSY), Fake(phase=BUSY)
     slow.receiving_since = stalled.stalled_since = 1000.0
     connections = table(3, idle, slow, stalled, clock=clock)
@@ -448,18 +441,6 @@ def test_closed_connection_is_counted_once_by_its_reason() -> None:
     connections.sweep()
     connections.remove(stalled)
     connections.sweep()
-    assert connections.closed == {
-        "idle": 1,
-        "slow": 1,
-        "stalled": 1,
-        "displaced": 0,
-        "flooding": 0,
-    }
-
-
-def test_displaced_and_refused_connections_are_counted() -> None:
-    connections = table(1, Fake())
-    assert connections.admit(Fake(phase=BUSY))
-    assert not connections.admit(Fake())
-    assert (connections.accepted, connections.refused) == (2, 1)
-    assert connections.closed["displaced"] == 1
+    assert [*connections.closed.items()] == [
+        *(("idle", 1), ("slow", 1), ("stalled", 1), ("displaced", 0), ("flooding", 0))
+    ]

@@ -46,54 +46,23 @@ def counted(server: Server) -> dict[tuple[str, str, int], int]:
     }
 
 
-def hits_and_misses(server: Server) -> tuple[int, int]:
-    """
-    Return how many requests had a plan, and how many had none.
-    """
-    return server.shared.counters.with_plan(), server.shared.counters.without_plan
-
-
 def test_request_counts_the_same_with_and_without_a_plan(server: Server) -> None:
     send(server, *[NEXT] * 3, *[CURRENT] * 5)
     assert counted(server) == {(*COUNTED_NEXT, 200): 3, (*COUNTED_CURRENT, 200): 5}
-    assert hits_and_misses(server) == (2 + 4, 2)
+    counters = server.shared.counters
+    assert (counters.with_plan(), counters.without_plan) == (2 + 4, 2)
 
 
 @pytest.mark.parametrize("remembers", [True, False])
-def test_step_that_was_not_taken_counts_under_its_status(remembers: bool) -> None:  # noqa: FBT001 pytest names it
+@pytest.mark.parametrize("failure", [Refusal("full"), LookupError("a bug")])
+def test_failed_step_counts_under_its_status(
+    failure: Exception, *, remembers: bool
+) -> None:
     server = Server(remembers=remembers)
     send(server, NEXT)
-    server.store.failure = Refusal("full")
+    server.store.failure = failure
     send(server, NEXT, NEXT)
     assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 2}
-
-
-def test_step_that_fails_by_a_bug_counts_under_its_status(server: Server) -> None:
-    send(server, NEXT)
-    server.store.failure = LookupError("a bug")
-    send(server, NEXT)
-    assert counted(server) == {(*COUNTED_NEXT, 200): 1, (*COUNTED_NEXT, 503): 1}
-    tally = server.shared.counters.tally(b"/next", b"POST")
-    for _ in range(2):
-        tally.others[507] += 1
-    assert counted(server)[(*COUNTED_NEXT, 507)] == 2
-    assert hits_and_misses(server) == (3, 1)
-
-
-def test_a_client_that_is_gone_was_not_answered(server: Server) -> None:
-    """
-    A step whose client has left before its end counts as a transition only.
-    """
-    send(server, NEXT)
-    server.store.held = True
-    wire = server.connect()
-    wire.send(NEXT)
-    wire.turns()
-    wire.lose()
-    server.store.finish()
-    wire.turns()
-    assert server.committer.durable.revision == 2
-    assert counted(server) == {(*COUNTED_NEXT, 200): 1}
 
 
 @pytest.mark.parametrize(
