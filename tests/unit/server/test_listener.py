@@ -17,14 +17,12 @@ from typing import Any, cast
 
 import pytest
 import uvloop
-from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import LogLevel, capturedLogs
-from zope.interface import implementer
 
 from pexservice.server import listener as accepting
 from pexservice.server.connection import Connection
-from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, Phase
+from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS
 from pexservice.server.listener import Listener, OneRequestTransport
 from pexservice.server.recognition import Recognizer
 from pexservice.server.response_writer import ResponseWriter
@@ -54,44 +52,21 @@ class Listening(socket.socket):
         raise self.error
 
 
-@implementer(IListeningPort)
-class Port:
+def make_port() -> IListeningPort:
     """
-    The port of a reactor that does not run.
+    Return the port of a reactor that does not run.
     """
+    opened = socket.socket()
+    opened.bind(("127.0.0.1", 0))
+    opened.settimeout(0)
+    port = SimpleNamespace(
+        stopReading=lambda: None, fileno=opened.fileno, stopListening=opened.close
+    )
+    return cast(IListeningPort, port)
 
-    def __init__(self) -> None:
-        self.opened = socket.socket()
-        self.opened.bind(("127.0.0.1", 0))
-        self.opened.settimeout(0)
 
-    def startListening(self) -> None:
-        """
-        Do nothing.
-        """
-
-    def stopReading(self) -> None:
-        """
-        Do nothing: no test reads.
-        """
-
-    def fileno(self) -> int:
-        """
-        Return the file descriptor of the socket.
-        """
-        return self.opened.fileno()
-
-    def getHost(self) -> IAddress:
-        """
-        Return the address of the socket.
-        """
-        return IPv4Address("TCP", *self.opened.getsockname())
-
-    def stopListening(self) -> None:
-        """
-        Close the socket.
-        """
-        self.opened.close()
+def fail_with_a_bug(*_: object) -> None:
+    raise RuntimeError("a bug")
 
 
 class Machine:
@@ -108,7 +83,7 @@ class Machine:
         self._clients: list[socket.socket] = []
         self._admit = server.connections.admit
         server.connections.admit = self._note  # type: ignore[assignment,method-assign]
-        self.port = Listener(Port(), loop, server.shared)
+        self.port = Listener(make_port(), loop, server.shared)
         self.listening = Listening(fileno=self.port._socket.detach())
         self.port._socket = self.listening
         self.address = self.listening.getsockname()
@@ -158,12 +133,22 @@ class Machine:
         for _ in range(count):
             self.turn()
 
-    def accepted(self, count: int = 1) -> None:
+    def connect_and_wait(self, sent: bytes = b"") -> socket.socket:
         """
-        Turn until C{count} more connections were accepted.
+        Return a client that has sent C{sent}, after the service has handled these bytes.
         """
-        wanted = len(self.connections) + count
-        self.until(lambda: len(self.connections) >= wanted)
+        count = len(self.connections)
+        client = self.connect(sent)
+        self.until(lambda: len(self.connections) > count)
+        self.turns()
+        return client
+
+    def respond_with_a_large_value(self) -> None:
+        """
+        Move the cursor to a value that does not fit into the buffers of a socket.
+        """
+        self.server.begin_at(1, 1_000_000)
+        self.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
 
     def received(self, client: socket.socket) -> bytes:
         """
@@ -258,9 +243,7 @@ def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -
 
 
 def test_client_that_sends_late_is_waited_for(machine: Machine) -> None:
-    client = machine.connect()
-    machine.accepted()
-    machine.turns()
+    client = machine.connect_and_wait()
     assert len(machine.server.connections) == 1
     client.send(CURRENT)
     assert machine.received(client).endswith(b"\r\n\r\n1\n")
@@ -272,9 +255,7 @@ def test_a_step_is_answered_when_it_is_durable(machine: Machine) -> None:
     A step is answered when it is durable and not before, however brief the connection.
     """
     machine.server.store.held = True
-    client = machine.connect(NEXT)
-    machine.accepted()
-    machine.turns()
+    client = machine.connect_and_wait(NEXT)
     with pytest.raises(BlockingIOError):
         client.recv(1)
     machine.server.store.finish()
@@ -291,14 +272,8 @@ def test_step_in_progress_is_read_once_and_not_in_each_turn(machine: Machine) ->
     failed: list[dict[str, Any]] = []
     machine.loop.set_exception_handler(lambda _, context: failed.append(context))
     machine.server.store.held = True
-    client = machine.connect()
-    machine.accepted()
-    machine.turns()
-    (connection,) = (
-        connection
-        for connection in machine.connections
-        if connection.phase is not Phase.CLOSED
-    )
+    client = machine.connect_and_wait()
+    connection = machine.connections[-1]
     seen: list[object] = []
     took = connection.perform
     connection.perform = lambda *arguments: seen.append(arguments) or took(*arguments)  # type: ignore[func-returns-value,method-assign]
@@ -360,13 +335,9 @@ def test_bug_while_a_response_is_sent_closes_the_connection(
     """
     A bug affects only the request in which it occurs, and leaves no connection open.
     """
-
-    def fails(*_: object) -> None:
-        raise RuntimeError("a bug")
-
     for request in (CURRENT, KEPT):
         with monkeypatch.context() as patched, capturedLogs() as logged:
-            patched.setattr(ResponseWriter, "write_state_response", fails)
+            patched.setattr(ResponseWriter, "write_state_response", fail_with_a_bug)
             assert machine.ask(request) == b""
         assert [event["log_level"] for event in logged] == [LogLevel.critical]
         machine.until(lambda: not len(machine.server.connections))
@@ -379,12 +350,8 @@ def test_bug_in_the_first_turn_closes_the_connection(
     """
     The sweep would not close such a connection.
     """
-
-    def fails(*_: object) -> None:
-        raise RuntimeError("a bug")
-
     with monkeypatch.context() as patched, capturedLogs() as logged:
-        patched.setattr(Recognizer, "recognize", fails)
+        patched.setattr(Recognizer, "recognize", fail_with_a_bug)
         assert machine.ask(CURRENT + b"x") == b""
     assert len(machine.server.connections) == 0
     assert [event["log_level"] for event in logged] == [LogLevel.critical]
@@ -396,19 +363,10 @@ def test_keep_alive_connection_gets_a_transport_of_the_event_loop(machine: Machi
     """
     for _ in range(2):
         client = machine.connect(KEPT)
-        received = bytearray()
-
-        def answered(client: socket.socket = client, to: bytearray = received) -> bool:
-            try:
-                to.extend(client.recv(1000))
-            except BlockingIOError:
-                return False
-            return to.endswith(b"\n1\n")
-
-        machine.until(answered)
-        received.clear()
-        client.send(KEPT)
-        machine.until(answered)
+        for sent in (KEPT, b""):
+            machine.until(partial(readable, client))
+            assert client.recv(1000).endswith(b"\n1\n")
+            client.send(sent)
         client.close()
     assert machine.passed == 2
 
@@ -420,8 +378,7 @@ def test_response_that_does_not_fit_is_handed_over_to_the_event_loop(
     The event loop sends the rest, and closes the connection.
     """
     committer = machine.server.committer
-    machine.server.begin_at(1, 1_000_000)
-    machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+    machine.respond_with_a_large_value()
     client = machine.connect()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
     client.send(CURRENT)
@@ -437,11 +394,8 @@ def test_a_client_that_takes_nothing_is_cut_off(machine: Machine) -> None:
     A client that takes nothing for a minute is cut off, as on any other connection.
     """
     connections = machine.server.connections
-    machine.server.begin_at(1, 1_000_000)
-    machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
-    machine.connect(CURRENT)
-    machine.accepted()
-    machine.turns()
+    machine.respond_with_a_large_value()
+    machine.connect_and_wait(CURRENT)
     assert len(connections) == 1
     connections.sweep()
     machine.server.clock.turn(61)
@@ -452,8 +406,7 @@ def test_a_client_that_takes_nothing_is_cut_off(machine: Machine) -> None:
 
 def test_abort_does_not_wait_for_a_client_that_reads_nothing(machine: Machine) -> None:
     connections = machine.server.connections
-    machine.server.begin_at(1, 1_000_000)
-    machine.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+    machine.respond_with_a_large_value()
     machine.connect(CURRENT)
     machine.until(lambda: machine.passed)
     connections.abort()
@@ -465,10 +418,7 @@ def test_step_of_a_client_that_left_is_made(machine: Machine) -> None:
     Other clients are not affected.
     """
     machine.server.store.held = True
-    client = machine.connect(NEXT)
-    other = machine.connect(NEXT)
-    machine.accepted(2)
-    machine.turns()
+    client, other = machine.connect(NEXT), machine.connect_and_wait(NEXT)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
     machine.turns()
@@ -483,9 +433,7 @@ def test_bytes_behind_the_last_request_are_ignored(machine: Machine) -> None:
     They do not prevent the response.
     """
     machine.server.store.held = True
-    client = machine.connect(NEXT)
-    machine.accepted()
-    machine.turns()
+    client = machine.connect_and_wait(NEXT)
     client.send(b"\r\n" + NEXT)
     machine.server.store.finish()
     assert machine.received(client).count(b"200 OK") == 1
@@ -497,9 +445,7 @@ def test_idle_connection_is_closed_by_the_sweep_and_by_a_stop(machine: Machine) 
     Its transport may be in any state.
     """
     connections = machine.server.connections
-    client = machine.connect()
-    machine.accepted()
-    machine.turns()
+    client = machine.connect_and_wait()
     watched = brief(machine)._socket.fileno()
     machine.server.clock.turn(KEEP_ALIVE_TIMEOUT_SECONDS + 1)
     connections.sweep()
@@ -508,7 +454,7 @@ def test_idle_connection_is_closed_by_the_sweep_and_by_a_stop(machine: Machine) 
     assert not machine.loop.remove_reader(watched)
     assert machine.received(client) == b""
     client = machine.connect()
-    machine.accepted()
+    machine.until(lambda: len(connections))
     # The connection may not have been looked at yet.
     connections.close_waiting()
     assert len(connections) == 0
@@ -571,9 +517,7 @@ def test_connection_beyond_the_limit_gets_503_unless_one_is_idle(
 ) -> None:
     for machine in running(loop, Server(connections=1, hosts=("h",))):
         machine.server.store.held = True
-        first = machine.connect(NEXT)
-        machine.accepted()
-        machine.turns()
+        first = machine.connect_and_wait(NEXT)
         second = machine.connect(CURRENT)
         machine.until(partial(readable, second))
         assert second.recv(1000).startswith(b"HTTP/1.1 503 ")
@@ -582,8 +526,7 @@ def test_connection_beyond_the_limit_gets_503_unless_one_is_idle(
         machine.server.store.finish()
         assert b"200 OK" in machine.received(first)
         second.close()
-        resting = machine.connect()
-        machine.accepted()
+        resting = machine.connect_and_wait()
         assert b"200 OK" in machine.ask(CURRENT)
         assert machine.received(resting) == b""
 
@@ -649,9 +592,7 @@ def test_stopped_listener_accepts_no_client(machine: Machine) -> None:
     It may stop during its retry delay.  Connected clients get their responses.
     """
     machine.server.store.held = True
-    client = machine.connect(NEXT)
-    machine.accepted()
-    machine.turns()
+    client = machine.connect_and_wait(NEXT)
     machine.listening.error = OSError(errno.EMFILE, "none left")
     late = machine.connect(CURRENT)
     machine.until(lambda: not machine.listening.times)
