@@ -9,17 +9,17 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
 from tests.support.daemon import TIMEOUT_SECONDS
 from tests.support.pexctl import PEXCTL
+from tests.support.tcp_server import serving_connections
 
 #: What C{pexctl} may print about a server's response, and the memory that it may use.
 MAX_LINE_CHARACTERS = 1000
@@ -73,24 +73,12 @@ def serving(pieces: Callable[[], Iterable[bytes]]) -> Iterator[str]:
     """
 
     def answer(connection: socket.socket) -> None:
-        with closing(connection), suppress(OSError):
-            connection.settimeout(TIMEOUT_SECONDS)
-            connection.recv(65536)
-            for piece in pieces():
-                connection.sendall(piece)
+        connection.recv(65536)
+        for piece in pieces():
+            connection.sendall(piece)
 
-    def accept(listening: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = listening.accept()
-                threading.Thread(target=answer, args=(connection,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=accept, args=(listening,))
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
+    with serving_connections(answer) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 RESPONSES: dict[str, Callable[[], Iterable[bytes]]] = {

@@ -128,6 +128,14 @@ class Podman:
             self("volume", "rm", name)
 
     @contextmanager
+    def service(self) -> Iterator[Container]:
+        """
+        Start a new container with a new volume.
+        """
+        with self.volume() as volume, self.container(volume) as container:
+            yield container
+
+    @contextmanager
     def container(self, volume: str, *options: str) -> Iterator[Container]:
         """
         Start a new container.
@@ -170,18 +178,11 @@ class Container:
         """
         Make one request inside the container's network, and return the body.
         """
-        asking = [
-            "--max-time",
-            str(TIMEOUT_SECONDS),
-            *options,
-            f"http://127.0.0.1:8081{path}",
-        ]
         return _run(
-            "nsenter",
-            f"--target={self.inspect('.State.Pid')}",
-            "--net",
+            *("nsenter", f"--target={self.inspect('.State.Pid')}", "--net"),
             *("curl", "--silent", "--show-error", "--fail-with-body"),
-            *asking,
+            *("--max-time", str(TIMEOUT_SECONDS), *options),
+            f"http://127.0.0.1:8081{path}",
         )
 
     def until(self, pattern: str, after: str = "") -> str:

@@ -37,7 +37,7 @@ def test_every_endpoint_responds_in_a_container_of_512_mib(podman: Podman) -> No
     """
     The service uses uvloop and one processor.
     """
-    with podman.volume() as volume, podman.container(volume) as container:
+    with podman.service() as container:
         log = container.until(SERVES)
         assert container.ask("/next", "--request", "POST") == "1\n"
         container.ask(f"/next?[1-{STEPS}]", "--request", "POST")
@@ -60,7 +60,7 @@ def test_container_is_healthy_while_it_accepts_steps(podman: Podman) -> None:
     """
     The HEALTHCHECK passes if a step would be accepted, and fails without a response.
     """
-    with podman.volume() as volume, podman.container(volume) as container:
+    with podman.service() as container:
         container.until(STANDS_BY)
         check = ("healthcheck", "run", container.name)
         podman(*check)
@@ -95,7 +95,7 @@ def test_killed_worker_in_the_container_is_replaced(podman: Podman) -> None:
     """
     The standby takes over, and another worker becomes the standby.
     """
-    with podman.volume() as volume, podman.container(volume) as container:
+    with podman.service() as container:
         container.until(STANDS_BY)
         before = container.until(SERVES)
         container.ask("/next?[1-10]", "--request", "POST")
@@ -105,7 +105,7 @@ def test_killed_worker_in_the_container_is_replaced(podman: Podman) -> None:
 
 
 def test_orphaned_process_of_the_container_is_reaped(podman: Podman) -> None:
-    with podman.volume() as volume, podman.container(volume) as container:
+    with podman.service() as container:
         container.until(SERVES)
         container.execute("sleep 0.1 < /dev/null > /dev/null 2>&1 & true")
         statuses = "cat /proc/[0-9]*/stat || true"
@@ -118,7 +118,7 @@ def test_every_process_has_a_numeric_user_that_is_not_root(podman: Podman) -> No
 
     The image has no compiler and no installer, and only the volume can be written.
     """
-    with podman.volume() as volume, podman.container(volume) as container:
+    with podman.service() as container:
         container.until(STANDS_BY)
         _, *users = podman("top", container.name, "huser").split()
         assert set(users) == {"10001"}

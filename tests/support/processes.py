@@ -34,6 +34,8 @@ class SpawnedProcess:
     """
     A child process that a test controls.
 
+    It has only those methods of L{IProcessTransport} that the supervisor calls.
+
     @ivar descriptors: C{childFDs} of C{spawnProcess}: descriptors of the parent by those of
         the child.
     @ivar signals: the signals that were sent to the process.

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
+from functools import partial
 
-from tests.support.daemon import TIMEOUT_SECONDS, read_response
+from attrs import frozen
+
+from tests.support.daemon import read_response
+from tests.support.tcp_server import serving_connections
 
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
@@ -18,7 +22,8 @@ _BUSY = (
 )
 
 
-class TroublesomeProxy(threading.Thread):
+@frozen
+class TroublesomeProxy:
     """
     A proxy that loses the response to the first attempt of each step.
 
@@ -29,60 +34,8 @@ class TroublesomeProxy(threading.Thread):
     @ivar attempts: the number of attempts by key.
     """
 
-    def __init__(self, upstream: int) -> None:
-        super().__init__(daemon=True)
-        self._upstream = upstream
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
-        self.attempts: dict[bytes, int] = {}
-
-    def run(self) -> None:
-        """
-        Serve each connection in its own thread.
-        """
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listening.accept()
-                threading.Thread(
-                    target=self._serve, args=(connection,), daemon=True
-                ).start()
-
-    def close(self) -> None:
-        """
-        Accept no more connections.
-        """
-        # Closing the socket would not wake the thread that accepts connections.
-        with suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        self.join(TIMEOUT_SECONDS)
-
-    def _serve(self, connection: socket.socket) -> None:
-        with closing(connection), suppress(OSError):
-            connection.settimeout(TIMEOUT_SECONDS)
-            request = b""
-            while b"\r\n\r\n" not in request:
-                received = connection.recv(65536)
-                if not received:
-                    return
-                request += received
-            key = re.search(rb"(?i)\r\nidempotency-key: (\S+)", request)
-            if key is not None:
-                self.attempts[key[1]] = self.attempts.get(key[1], 0) + 1
-                if self.attempts[key[1]] == 2:
-                    connection.sendall(_BUSY)
-                    return
-            with closing(socket.create_connection(("127.0.0.1", self._upstream))) as to:
-                to.sendall(request)
-                if key is not None and self.attempts[key[1]] == 1:
-                    read_response(to)
-                elif request.startswith(b"GET /events"):
-                    while received := to.recv(65536):
-                        connection.sendall(received)
-                else:
-                    answer = read_response(to)
-                    head = b"\r\nConnection: close\r\n"
-                    connection.sendall(answer.replace(b"\r\n", head, 1))
+    port: int
+    attempts: Counter[bytes]
 
 
 @contextmanager
@@ -90,9 +43,31 @@ def troublesome_proxy(upstream: int) -> Iterator[TroublesomeProxy]:
     """
     Run a proxy in front of the port C{upstream} of 127.0.0.1.
     """
-    proxy = TroublesomeProxy(upstream)
-    proxy.start()
-    try:
-        yield proxy
-    finally:
-        proxy.close()
+    attempts: Counter[bytes] = Counter()
+    with serving_connections(partial(_serve, upstream, attempts)) as port:
+        yield TroublesomeProxy(port, attempts)
+
+
+def _serve(upstream: int, attempts: Counter[bytes], connection: socket.socket) -> None:
+    request = b""
+    while b"\r\n\r\n" not in request:
+        received = connection.recv(65536)
+        if not received:
+            return
+        request += received
+    key = re.search(rb"(?i)\r\nidempotency-key: (\S+)", request)
+    if key is not None:
+        attempts[key[1]] += 1
+        if attempts[key[1]] == 2:
+            connection.sendall(_BUSY)
+            return
+    with closing(socket.create_connection(("127.0.0.1", upstream))) as to:
+        to.sendall(request)
+        if key is not None and attempts[key[1]] == 1:
+            read_response(to)
+        elif request.startswith(b"GET /events"):
+            while received := to.recv(65536):
+                connection.sendall(received)
+        else:
+            head = b"\r\nConnection: close\r\n"
+            connection.sendall(read_response(to).replace(b"\r\n", head, 1))

@@ -145,13 +145,24 @@ def lost_acknowledgement(records: list[Record], journal: list[Transition]) -> No
     del journal[last - 1 :]
 
 
+def move_read(records: list[Record], moments: int) -> None:
+    read = known_record(records, None)
+    time = records[read].called + moments * APART
+    records[read] = evolve(records[read], called=time, returned=time)
+
+
 def stale_read(records: list[Record], _: list[Transition]) -> None:
     """
     Move a read to long after the state that it was shown.
     """
-    look = known_record(records, None)
-    after = records[look].returned + 10 * APART
-    records[look] = evolve(records[look], called=after, returned=after)
+    move_read(records, 20)
+
+
+def from_the_future(records: list[Record], _: list[Transition]) -> None:
+    """
+    Move a read to before the steps that it was shown were asked for.
+    """
+    move_read(records, -10)
 
 
 def doubled_step(records: list[Record], journal: list[Transition]) -> None:
@@ -184,15 +195,6 @@ def wrong_step(records: list[Record], _: list[Transition]) -> None:
     """
     step = known_record(records, NEXT)
     records[step] = evolve(records[step], operation=PREVIOUS)
-
-
-def from_the_future(records: list[Record], _: list[Transition]) -> None:
-    """
-    Move a read to before the steps that it was shown were asked for.
-    """
-    look = known_record(records, None)
-    before = records[look].called - 10 * APART
-    records[look] = evolve(records[look], called=before, returned=before)
 
 
 def refused_but_made(records: list[Record], _: list[Transition]) -> None:
