@@ -13,7 +13,7 @@ import pytest
 
 from pexservice.core.sequence import term_at
 from tests.support.calling_page import PAGE, PROGRAMS, URL, command
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, captured
 from tests.support.stores import make_store
 from tests.support.troublesome_proxy import troublesome_proxy
 
@@ -29,23 +29,6 @@ with TestClient(app) as client:
         print(response.status_code, response.json())
     print(client.post("/tickets", headers={"Idempotency-Key": "a b"}).status_code)
 """
-
-
-def run_program(
-    heading: str, port: int, directory: Path, *, also: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """
-    Run the program after C{heading} in C{directory}.
-    """
-    return subprocess.run(
-        command(heading, port, also=also),
-        cwd=directory,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +82,7 @@ def test_program_makes_each_step_once_although_responses_are_lost(
         Daemon(tmp_path, command="pexservice-worker") as daemon,
         troublesome_proxy(daemon.port) as proxy,
     ):
-        ended = run_program(heading, proxy.port, tmp_path, also=also)
+        ended = captured(command(heading, proxy.port, also=also), cwd=tmp_path)
         assert ended.returncode == 0, ended.stderr
         # curl reports each failed attempt.
         assert heading in ("curl", "asyncio and FastAPI") or not ended.stderr
@@ -118,7 +101,7 @@ def test_program_prints_a_value_that_is_too_long_for_the_str_of_python(
 ) -> None:
     make_store(tmp_path / "pexservice-data", 20_700)
     with Daemon(tmp_path, command="pexservice-worker") as daemon:
-        ended = run_program(heading, daemon.port, tmp_path)
+        ended = captured(command(heading, daemon.port), cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith(f"position 20701 value {term_at(20_701).value}")
 

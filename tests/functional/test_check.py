@@ -46,7 +46,7 @@ def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> N
             f"well; in use now: {address}, the store {tmp_path}/store",
         )
         assert sorted(file.name for file in tmp_path.iterdir()) == before
-        assert daemon.request("/next", "POST")[0].headers["Pex-Revision"] == "4"
+        assert daemon.step() == 4
 
 
 def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
@@ -175,5 +175,5 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     assert (store / "data.mdb").read_bytes() == before
     assert check(tmp_path, "--config", str(config))[0] == 0
     with Daemon(tmp_path, "--config", str(config), command=WORKER) as daemon:
-        assert daemon.request("/next", "POST")[0].headers["Pex-Revision"] == "1"
+        assert daemon.step() == 1
         assert "created a new store" not in daemon.log.read_text()

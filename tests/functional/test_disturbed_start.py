@@ -21,6 +21,7 @@ from tests.support.daemon import (
     LOOPBACK,
     TIMEOUT_SECONDS,
     Daemon,
+    captured,
     children,
     poll_attempts,
     running_command,
@@ -257,14 +258,9 @@ def test_start_with_too_few_descriptors_ends_with_64_and_the_needed_number(
     """
     A restart would not raise the limit, so the status is that of a wrong option.
     """
-    ended = subprocess.run(
+    ended = captured(
         [*PROGRAMS["module"], "-n", "--pidfile=", *command.split(), "--listen", LOOPBACK],
         cwd=tmp_path,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
     )
     (line,) = ended.stderr.splitlines()

@@ -57,7 +57,7 @@ def test_next_worker_resumes_a_stream_that_ended_with_its_worker(tmp_path: Path)
             with connect(daemon) as connection:
                 connection.sendall(request(WATCH, b"Last-Event-ID: %d" % kill))
                 received = read_until(connection, rb"retry: \d+\n\n")
-                daemon.request("/next", "POST")
+                daemon.step()
                 received += read_until(connection, rb"id: \d+\ndata: .*\n\n\r\n")
                 assert re.findall(rb"id: (\d+)\n", received) == [b"%d" % (kill + 1)]
                 killed = worker(daemon)

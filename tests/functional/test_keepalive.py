@@ -24,7 +24,7 @@ from pexservice.process.sd_notify import ALIVE, READY, STANDBY
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.labs.failover.lab import CLIENTS, failover
-from tests.support.clients import Client, check, running
+from tests.support.clients import check
 from tests.support.daemon import (
     LOOPBACK,
     TIMEOUT_SECONDS,
@@ -41,7 +41,7 @@ from tests.support.daemon import (
     wait_until_gone,
 )
 from tests.support.forms import amount
-from tests.support.loads import until_acknowledged
+from tests.support.loads import load, until_acknowledged
 from tests.support.needs import UNSHARE_RIGHTS
 from tests.support.ports import held_ports
 
@@ -193,8 +193,7 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--journal", "10000000") as daemon:
         daemon.until_up()
         old = daemon.workers()
-        clients = [Client(n, daemon.port, fresh=n % 4 < 2) for n in range(CLIENTS)]
-        with running(clients):
+        with load(daemon, CLIENTS) as clients:
             for _ in range(replacements):
                 daemon.reload()
             missing = 1000 * replacements - sum(len(c.acknowledged) for c in clients)

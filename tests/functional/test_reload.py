@@ -12,10 +12,9 @@ from errno import ECONNREFUSED
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.support.clients import Client, running
 from tests.support.daemon import Daemon, background, wait_until
 from tests.support.forms import amount
-from tests.support.loads import until_acknowledged
+from tests.support.loads import load, until_acknowledged
 from tests.support.pexctl import pexctl
 from tests.support.ports import held_ports
 
@@ -170,8 +169,7 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     rounds = amount(short=2, long=10)
     with Daemon(tmp_path, "--access-log", "access.log") as daemon:
-        clients = [Client(2 * n + 1, daemon.port, fresh=n % 2 == 0) for n in range(4)]
-        with running(clients):
+        with load(daemon, 4) as clients:
             for number in range(rounds):
                 until_acknowledged(clients, 200)
                 path.rename(tmp_path / f"access.log.{number}")

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 #: A test fails when it has waited this long.  No wait takes nearly as long, unless the code
@@ -117,12 +116,7 @@ class Daemon:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _: type[BaseException] | None,
-        error: BaseException | None,
-        __: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         """
         Stop the daemon if it still runs, and check its exit status.
         """
@@ -382,14 +376,25 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """
     Run C{twistd}, and wait until it ends.
     """
+    return captured(twistd(*arguments), cwd=path)
+
+
+def captured(
+    command: Sequence[str], timeout: float = TIMEOUT_SECONDS, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run a command without input until it ends, with any status, and capture what it writes.
+
+    @param options: arguments of C{subprocess.run}.
+    """
     return subprocess.run(
-        twistd(*arguments),
-        cwd=path,
+        command,
         check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=timeout,
+        **options,
     )
 
 

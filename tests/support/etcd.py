@@ -8,7 +8,6 @@ import json
 import shutil
 import ssl
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +16,9 @@ from typing import Any
 
 from attrs import define
 
+from tests.support.daemon import TIMEOUT_SECONDS, wait_until
 from tests.support.needs import program
 from tests.support.ports import held_ports
-
-#: A cluster must be healthy after this time.
-TIMEOUT_SECONDS = 60
 
 
 @define(eq=False)
@@ -101,10 +98,7 @@ class Member:
 
 
 def wait_for_quorum(members: Sequence[Member]) -> None:
-    end = time.monotonic() + TIMEOUT_SECONDS
-    while not all(member.healthy() for member in members):
-        assert time.monotonic() < end, "the cluster does not come up"
-        time.sleep(0.02)
+    wait_until(lambda: all(member.healthy() for member in members), "the cluster is up")
 
 
 def _etcdctl(*arguments: str) -> None:

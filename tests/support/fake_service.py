@@ -15,12 +15,12 @@ from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ITransport
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from pexservice.core.cursor import Transition, position_after
 from pexservice.core.sequence import term_at
+from tests.support.fakes import now
 
 T = TypeVar("T")
 
@@ -223,18 +223,12 @@ class FakeService(Resource):
         Advance the clock until a call has finished; return its result or raise its error.
         """
         called = Deferred.fromCoroutine(asks() if callable(asks) else asks)
-        results: list[T] = []
-        called.addCallback(results.append)
         end = self.clock.seconds() + seconds
         while not called.called and self.clock.seconds() < end:
             self.clock.advance(0.01)
             self.agent.flush()
-        failures: list[Failure] = []
-        called.addErrback(failures.append)
-        if failures:
-            failures[0].raiseException()
-        assert results, "the call has not ended"
-        return results[0]
+        assert called.called, "the call has not ended"
+        return now(called)
 
 
 def state(revision: int, position: int) -> bytes:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.daemon import TIMEOUT_SECONDS
+from tests.support.daemon import TIMEOUT_SECONDS, captured
 
 PEXCTL = (str(Path(sys.executable).parent / "pexctl"),)
 
@@ -19,16 +19,8 @@ def run(
     """
     Run C{pexctl} in the directory C{path}.
     """
-    return subprocess.run(
-        [*command, *arguments],
-        cwd=path,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        # A reload itself waits up to the usual timeout for its workers.
-        timeout=2 * TIMEOUT_SECONDS,
-    )
+    # A reload itself waits up to the usual timeout for its workers.
+    return captured([*command, *arguments], 2 * TIMEOUT_SECONDS, cwd=path)
 
 
 def pexctl(path: Path, *arguments: str) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.labs.failover.lab import percentile
 from tests.support.crowd import Crowd, certified, honest, limited_python
-from tests.support.daemon import Daemon, children
+from tests.support.daemon import Daemon
 from tests.support.evidence import record
 
 #: Half of the head of a request.
@@ -42,11 +42,11 @@ def waits_next_to_crowd(name: str) -> list[float]:
         options, context = certified(directory) if tls else ((), None)
         python = limited_python(directory, descriptors) if descriptors else sys.executable
         with Daemon(directory, *options, python=python) as daemon:
-            workers = children(daemon.process.pid)
+            workers = daemon.workers()
             # Over TLS, half of a head is half of a handshake.
             with Crowd(daemon.port, count, b"" if tls else HALF):
                 waits = [*honest(daemon.port, REQUEST_COUNT, context)]
-            assert children(daemon.process.pid)[: len(workers)] == workers
+            assert daemon.workers()[: len(workers)] == workers
     return waits
 
 

@@ -24,13 +24,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from tests.support.crowd import ATTACKER, AUTHORITY, certified
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, read_all, wait_until
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, read_all, wait_until
 from tests.support.evidence import ROOT, record
 
 #: How much processor time the worker may use while an honest client waits.  The real figure
@@ -44,57 +42,17 @@ STEP = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
 _NO_LIMIT = ("--rate-limit", "1000000")
 
 
-@define(eq=False)
+@frozen
 class Target:
     """
     A service under attack.
 
-    @ivar tls: whether its listener speaks TLS.
+    @ivar context: the TLS context of its clients, if its listener speaks TLS.
     """
 
     place: Path
-    tls: bool
-    options: Sequence[str] = _NO_LIMIT
-    daemon: Daemon = field(init=False)
-    _stack: ExitStack = field(init=False, factory=ExitStack)
-    _context: ssl.SSLContext | None = field(init=False, default=None)
-    _workers: list[int] = field(init=False)
-
-    def __enter__(self) -> Self:
-        options = ["--access-log", "access.log", *self.options]
-        if self.tls:
-            of_tls, self._context = certified(self.place)
-            options += of_tls
-        self.daemon = self._stack.enter_context(Daemon(self.place, *options))
-        wait_until(lambda: len(children(self.daemon.process.pid)) == 2, "two workers")
-        self._workers = children(self.daemon.process.pid)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """
-        Stop the service, and check that the attack has done no damage.
-        """
-        try:
-            if error is None:
-                self.check()
-        finally:
-            self._stack.__exit__(kind, error, traceback)
-
-    def check(self) -> None:
-        """
-        Check that no worker was replaced, and that no error was logged.
-        """
-        assert children(self.daemon.process.pid) == self._workers, "a worker was replaced"
-        log = self.daemon.log.read_text()
-        assert "Traceback" not in log, log
-        assert " critical: " not in log, log
-        errors = re.findall(r'status="500"} [1-9].*', self.metrics())
-        assert not errors, errors
+    daemon: Daemon
+    context: ssl.SSLContext | None
 
     def connect(self, address: str = ATTACKER) -> socket.socket:
         """
@@ -104,9 +62,9 @@ class Target:
         connection.settimeout(TIMEOUT_SECONDS)
         connection.bind((address, 0))
         connection.connect(("127.0.0.1", self.daemon.port))
-        if self._context is None:
+        if self.context is None:
             return connection
-        return self._context.wrap_socket(connection, server_hostname="127.0.0.1")
+        return self.context.wrap_socket(connection, server_hostname="127.0.0.1")
 
     def ask(self, request: bytes, address: str = "127.0.0.1") -> bytes:
         """
@@ -149,7 +107,7 @@ class Target:
         _, worker = self.daemon.active_worker()
         command = [sys.executable, "-m", "tests.support.crowd"]
         command += [str(self.daemon.port), str(worker)]
-        if self.tls:
+        if self.context is not None:
             command.append(str(self.place / AUTHORITY))
         with subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -226,7 +184,7 @@ async def _flood(target: Target, sent: bytes, count: int) -> None:
                 "127.0.0.1",
                 target.daemon.port,
                 local_addr=(ATTACKER, 0),
-                ssl=target._context,
+                ssl=target.context,
             )
             try:
                 writer.write(sent)
@@ -398,12 +356,24 @@ class Kind:
 
     def run(self, place: Path, listener: str, size: int) -> None:
         """
-        Start a service, and attack it.
+        Start a service, attack it, and check that this has done no damage.
 
-        @raise AssertionError: the attack succeeded.
+        @raise AssertionError: the attack succeeded, a worker was replaced, or an error was
+            logged.
         """
-        with Target(place, listener == "TLS", self.options) as target:
+        options, context = certified(place) if listener == "TLS" else ((), None)
+        options = ("--access-log", "access.log", *self.options, *options)
+        with Daemon(place, *options) as daemon:
+            wait_until(lambda: len(daemon.workers()) == 2, "two workers")
+            workers = daemon.workers()
+            target = Target(place, daemon, context)
             self.attack(target, size)
+            assert daemon.workers() == workers, "a worker was replaced"
+            log = daemon.log.read_text()
+            assert "Traceback" not in log, log
+            assert " critical: " not in log, log
+            errors = re.findall(r'status="500"} [1-9].*', target.metrics())
+            assert not errors, errors
 
 
 KINDS = {

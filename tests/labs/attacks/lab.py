@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 
 from tests.labs.attacks import attack_bodies, attack_heads, crowds, hostile, slow
@@ -75,18 +76,14 @@ def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
         (path / "nginx").mkdir()
         port = stack.enter_context(nginx(path / "nginx", listener))
         yield {
-            "supervised": Front(supervised.port, lambda: revision(supervised)),
-            "worker": Front(worker.port, lambda: revision(worker)),
-            "nginx": Front(port, lambda: revision(proxied), nginx=True),
+            "supervised": Front(supervised.port, supervised.revision),
+            "worker": Front(worker.port, worker.revision),
+            "nginx": Front(port, proxied.revision, nginx=True),
         }
         for daemon in daemons:
             log = daemon.log.read_text()
             assert "Traceback" not in log, log
             assert "ended by" not in log, log
-
-
-def revision(daemon: Daemon) -> int:
-    return int(daemon.request("/current")[0].headers["Pex-Revision"])
 
 
 def try_in_pieces(front: Front, attacks: Sequence[Attack], seed: int) -> list[str]:
@@ -99,10 +96,8 @@ def try_incomplete(fronts: Sequence[Front]) -> list[str]:
     Try the incomplete requests on all fronts at once, because each waits for the timeout.
     """
     with ThreadPoolExecutor(len(fronts)) as threads:
-        failures_by_front = threads.map(lambda front: front.try_at_once(INCOMPLETE), fronts)
-    return [
-        failure for failures_of_front in failures_by_front for failure in failures_of_front
-    ]
+        failures = threads.map(lambda front: front.try_at_once(INCOMPLETE), fronts)
+        return [*chain.from_iterable(failures)]
 
 
 def record_attacks(attack_count: int) -> None:

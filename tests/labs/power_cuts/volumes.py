@@ -16,7 +16,6 @@ import struct
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from attrs import define, frozen
@@ -85,12 +84,7 @@ class Volume:
         self._mount()
         return self
 
-    def __exit__(
-        self,
-        _: type[BaseException] | None,
-        error: BaseException | None,
-        __: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         # If the block has failed, its error must not be replaced by an error of unmounting.
         with suppress(*([] if error is None else [AssertionError])):
             self._unmount()

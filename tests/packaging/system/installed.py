@@ -121,11 +121,8 @@ def until_another_serves(former_worker: int) -> int:
     """
     Wait until another worker is active, and return its process id.
     """
-    for _ in poll_attempts():
-        pid = serving()
-        if pid != former_worker:
-            return pid
-    raise AssertionError(f"{former_worker} still serves")
+    wait_until(lambda: serving() != former_worker, f"another worker than {former_worker}")
+    return serving()
 
 
 def ask(path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
