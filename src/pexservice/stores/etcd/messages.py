@@ -125,9 +125,9 @@ def create(layout: Layout, journal: int) -> Message:
 
 def find_cursor(layout: Layout) -> Message:
     """
-    Return the transaction that reads the cursor, and one of the other keys of a store.
+    Return the transaction that reads the cursor, and looks for other keys of a store.
 
-    It leaves out last-batch keys and marks: they do not show that there is a store, because
+    It ignores last-batch keys and marks.  They do not show that there is a store, because
     nodes that run while etcd is emptied put them again.
     """
     others = (

@@ -66,7 +66,7 @@ class CursorRecord:
     """
     The cursor's record.
 
-    The authors of records of older versions are unknown, and so is their C{journal}.
+    Older versions of this program write neither C{author} nor C{journal}.
 
     @ivar mod_revision: etcd's revision of the transaction that wrote the record.
     @ivar key_count: how many idempotency keys were used since the store was created.

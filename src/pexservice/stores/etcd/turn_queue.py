@@ -12,10 +12,11 @@ at its node, and I{soft} if the node will probably have steps.
 The transaction of a batch also reads and writes the marks, so the queue needs no other
 calls:
 
-  - If the transaction succeeds, and its node will probably have more steps, it puts a soft
-    mark of this node at the end of the queue.  Otherwise it removes the mark of this node.
-  - If the transaction fails, and its node has no mark, it puts a hard mark of this node.
-  - In both cases, its answer contains the marks of all nodes.
+  - If the transaction succeeds, it removes the mark of its node.  But if other nodes commit
+    too, and the node will probably have more steps, the transaction instead puts a soft
+    mark of the node at the end of the queue.
+  - If the transaction fails, and its node has no mark, it puts a hard mark of the node.
+  - In all cases, the answer to the transaction contains the marks of all nodes.
 
 Each node watches the cursor's record, which names its author.  So each node knows whose
 turn has ended.
