@@ -5,6 +5,7 @@ Records in etcd that were changed by hand.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ ROW = {"time_ns": 1, "position": 4, "transitions": "nr"}
 
 #: Values that stand for no revision, no position and no time.
 NO_NUMBERS: list[Any] = [None, "4", 4.0, True, -1, [], MAX_NUMBER + 1]
+NO_POSITIONS: list[Any] = [*NO_NUMBERS, MAX_POSITION + 1]
 
 
 def _pair(value: Any) -> Message:
@@ -50,46 +52,35 @@ def test_sound_records_are_read() -> None:
     assert decode_batch_number(_pair(7)) == 7
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        *({"revision": number} for number in NO_NUMBERS),
-        *({"position": number} for number in [*NO_NUMBERS, MAX_POSITION + 1, 10**30]),
-        *({"keys": number} for number in NO_NUMBERS),
-        {"format": None},
-    ],
-)
-def test_cursor_with_a_wrong_number_is_refused_by_its_key(value: dict[str, Any]) -> None:
-    with pytest.raises(ForeignRecord, match=r"^the record b'p/x' is not of this program$"):
-        decode_cursor(_pair(CURSOR | value))
+def _decode_row(pair: Message) -> object:
+    return decode_journal_row(pair, 9)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        *({"revision": number} for number in NO_NUMBERS),
-        *({"position": number} for number in [*NO_NUMBERS, MAX_POSITION + 1]),
-        *({"transition": code} for code in (None, "", "x", "nn", "\u00e9", 1, ["n"])),
-    ],
-)
-def test_key_use_with_a_wrong_value_is_refused_by_its_key(value: dict[str, Any]) -> None:
-    with pytest.raises(ForeignRecord, match=r"^the record b'p/x' is not of this program$"):
-        decode_key_use(_pair(USE | value))
+#: Decoders of records, sound records, and wrong values of their fields.
+WRONG: list[tuple[Callable[[Message], object], dict[str, Any], str, list[Any]]] = [
+    (decode_cursor, CURSOR, "revision", NO_NUMBERS),
+    (decode_cursor, CURSOR, "position", [*NO_POSITIONS, 10**30]),
+    (decode_cursor, CURSOR, "keys", NO_NUMBERS),
+    (decode_cursor, CURSOR, "format", [None]),
+    (decode_key_use, USE, "revision", NO_NUMBERS),
+    (decode_key_use, USE, "position", NO_POSITIONS),
+    (decode_key_use, USE, "transition", [None, "", "x", "nn", "\u00e9", 1, ["n"]]),
+    (_decode_row, ROW, "time_ns", NO_NUMBERS),
+    (_decode_row, ROW, "position", NO_POSITIONS),
+    (_decode_row, ROW, "transitions", [None, "nx", "n" * 11, 1, ["n"], "\ud800"]),
+]
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        *({"time_ns": number} for number in NO_NUMBERS),
-        *({"position": number} for number in [*NO_NUMBERS, MAX_POSITION + 1]),
-        *({"transitions": codes} for codes in (None, "nx", "n" * 11, 1, ["n"], "\ud800")),
-    ],
-)
-def test_journal_row_with_a_wrong_value_is_refused_by_its_key(
-    value: dict[str, Any],
+@pytest.mark.parametrize(("decode", "sound", "field", "values"), WRONG)
+def test_record_with_a_wrong_value_is_refused_by_its_key(
+    decode: Callable[[Message], object],
+    sound: dict[str, Any],
+    field: str,
+    values: list[Any],
 ) -> None:
-    with pytest.raises(ForeignRecord, match=r"^the record b'p/x' is not of this program$"):
-        decode_journal_row(_pair(ROW | value), 9)
+    for value in values:
+        with pytest.raises(ForeignRecord, match=r"^the record b'p/x' is not of this"):
+            decode(_pair(sound | {field: value}))
 
 
 @pytest.mark.parametrize(

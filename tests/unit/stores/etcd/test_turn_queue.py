@@ -38,9 +38,6 @@ def hard(node: str, mod_revision: int, usual: float = USUAL) -> Mark:
 
 @pytest.fixture
 def queue() -> TurnQueue:
-    """
-    Provide the queue as a node that is alone sees it.
-    """
     return TurnQueue("me")
 
 
@@ -48,6 +45,7 @@ def test_single_node_does_not_queue(queue: TurnQueue) -> None:
     queue.request_turn(0.0)
     assert queue.delay(0.0) == 0
     queue.note_answer(1.0, USUAL, 5, [], stored=True)
+    queue.note_commit(1.0, "me", 5)
     queue.request_turn(1.0)
     assert queue.delay(1.0) == 0
     assert not queue.keeps_place
@@ -88,11 +86,6 @@ def test_commit_out_of_turn_changes_no_order_of_the_others(queue: TurnQueue) -> 
     assert queue.delay(1.001) > 0
     queue.note_commit(1.002, "a", 9)
     assert queue.delay(1.002) == 0
-
-
-def test_node_that_hears_only_its_own_commits_is_alone(queue: TurnQueue) -> None:
-    queue.note_commit(1.0, "me", 5)
-    assert not queue.keeps_place
 
 
 def test_news_of_a_later_turn_counts_before_the_response_too(queue: TurnQueue) -> None:
@@ -169,26 +162,18 @@ def test_slow_node_is_waited_for_no_longer_than_half_a_second(queue: TurnQueue) 
 def test_time_of_a_node_begins_when_it_is_first_in_the_queue(queue: TurnQueue) -> None:
     """
     By news, or because the time of the node before it ran out.
+
+    Commits of other nodes do not lengthen the wait.
     """
-    queue.note_answer(
-        1.0, USUAL, 5, [soft("a", 2), soft("b", 3), soft("c", 4)], stored=True
-    )
+    queue.note_answer(1.0, USUAL, 5, [soft(name, 2) for name in "abcd"], stored=True)
     patience = queue.delay(1.0)
     queue.note_commit(1.0 + patience / 2, "a", 6)
     assert queue.delay(1.0 + patience / 2) == pytest.approx(patience)
+    for other in ("d", "old"):
+        queue.note_commit(1.0 + patience, other, 7)
     assert queue.delay(1.0 + patience) == pytest.approx(patience / 2)
     assert queue.delay(1.0 + 1.6 * patience) == pytest.approx(patience)
     assert [mark.node for mark in queue.overdue_marks] == ["b"]
-
-
-def test_commits_of_others_do_not_lengthen_the_wait_for_the_first_node(
-    queue: TurnQueue,
-) -> None:
-    queue.note_answer(1.0, USUAL, 5, [soft("a", 2), soft("b", 3)], stored=True)
-    patience = queue.delay(1.0)
-    queue.note_commit(1.0 + patience / 2, "b", 6)
-    queue.note_commit(1.0 + patience / 2, "old", 7)
-    assert queue.delay(1.0 + patience / 2) == pytest.approx(patience / 2)
 
 
 def test_skipped_node_is_not_waited_for_until_it_puts_a_new_mark(
@@ -236,16 +221,7 @@ def test_node_keeps_a_place_if_others_wait_and_its_steps_come_in_time(
     assert queue.keeps_place
     queue.request_turn(1.01 + 1.1 * USUAL)
     assert not queue.keeps_place
-
-
-def test_node_that_was_late_once_keeps_a_place_again(queue: TurnQueue) -> None:
-    """
-    When it comes in time.
-    """
-    queue.note_answer(1.0, USUAL, 5, [soft("a", 3)], stored=True)
-    queue.note_commit(1.0, "a", 6)
-    queue.request_turn(2.0)
-    assert not queue.keeps_place
+    # A node that was late once keeps a place again when it comes in time.
     queue.note_answer(2.01, USUAL, 7, [soft("a", 6)], stored=True)
     queue.request_turn(2.011)
     assert queue.keeps_place
