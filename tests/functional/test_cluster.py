@@ -9,17 +9,15 @@ import os
 import re
 import signal
 import socket
-import ssl
 import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trustme
 
 from pexservice.stores.etcd.gateway import CallRefused
 from tests.functional.test_ctl import server
@@ -36,6 +34,8 @@ from tests.support.fake_etcd import RIGHT, WRONG, FakeEtcd
 from tests.support.pexctl import pexctl
 from tests.support.ports import held_ports
 
+EVERYTHING = {"key": "AA==", "range_end": "AA=="}
+
 
 @pytest.fixture
 def member(tmp_path: Path) -> Iterator[Member]:
@@ -43,15 +43,38 @@ def member(tmp_path: Path) -> Iterator[Member]:
         yield member
 
 
+def node(path: Path, store: str, *options: str) -> Daemon:
+    """
+    Start a node in the directory C{path}.
+    """
+    path.mkdir(exist_ok=True)
+    return Daemon(path, "--store", store, *options, command="pexservice-worker")
+
+
 @contextmanager
-def two_nodes(path: Path, store: str) -> Iterator[list[Daemon]]:
-    with ExitStack() as stack:
-        nodes = []
-        for name in ("one", "two"):
-            (path / name).mkdir()
-            node = Daemon(path / name, "--store", store, command="pexservice-worker")
-            nodes.append(stack.enter_context(node))
-        yield nodes
+def two_nodes_and_a_stream(
+    path: Path, store: str
+) -> Iterator[tuple[Daemon, Daemon, socket.socket]]:
+    """
+    Start two nodes, and get the stream of events of the second one.
+    """
+    with (
+        node(path / "one", store) as first_node,
+        node(path / "two", store) as second_node,
+        socket.create_connection(
+            ("127.0.0.1", second_node.port), TIMEOUT_SECONDS
+        ) as stream,
+    ):
+        stream.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        yield first_node, second_node, stream
+
+
+def wait_for_event(stream: socket.socket, revision: int) -> None:
+    heard = b""
+    while b"id: %d\n" % revision not in heard:
+        chunk = stream.recv(65536)
+        assert chunk, heard
+        heard += chunk
 
 
 @pytest.mark.needs("etcd")
@@ -60,7 +83,7 @@ def test_fake_etcd_refuses_what_etcd_refuses(member: Member) -> None:
     The unit tests use the fake.
     """
     fake = FakeEtcd()
-    for message in [*WRONG.values(), *RIGHT]:
+    for message in [*WRONG, *RIGHT]:
         codes = []
         for apply in (member.ask, fake.apply):
             path = "/v3/kv/txn" if apply == member.ask else "kv/txn"
@@ -74,8 +97,7 @@ def test_fake_etcd_refuses_what_etcd_refuses(member: Member) -> None:
             else:
                 codes.append(0)
         assert codes[0] == codes[1], message
-    everything = {"key": "AA==", "range_end": "AA=="}
-    kept = [record["key"] for record in member.ask("/v3/kv/range", everything)["kvs"]]
+    kept = [record["key"] for record in member.ask("/v3/kv/range", EVERYTHING)["kvs"]]
     assert kept == [b64encode(key).decode() for key in sorted(fake.values)]
 
 
@@ -103,13 +125,15 @@ def test_supervisor_has_one_worker_and_replaces_it(member: Member, tmp_path: Pat
 @pytest.mark.needs("etcd")
 def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path) -> None:
     """
-    Both nodes have the same history and keys.
+    Both nodes have the same history and keys, and a stream reports the step.
     """
     store = f"etcd:{member.url}?prefix=another/"
-    with two_nodes(tmp_path, store) as (first_node, second_node):
+    with two_nodes_and_a_stream(tmp_path, store) as (first_node, second_node, stream):
+        wait_for_event(stream, 0)
         key = {"Idempotency-Key": "k"}
         assert first_node.request("/next", "POST", key)[1] == b"1\n"
         assert second_node.request("/current")[1] == b"1\n"
+        wait_for_event(stream, 1)
         again, _ = second_node.request("/next", "POST", key)
         assert again.headers["Idempotency-Replayed"] == "true"
         assert second_node.request("/reset", "POST", key)[0].status == 422
@@ -117,53 +141,9 @@ def test_step_of_one_node_is_visible_at_the_other(member: Member, tmp_path: Path
         stale, _ = first_node.request("/next", "POST", {"If-Match": '"1"'})
         assert (stale.status, stale.headers["Pex-Revision"]) == (412, "2")
         assert first_node.request("/history")[1] == second_node.request("/history")[1]
-    keys = member.ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="})["kvs"]
+    keys = member.ask("/v3/kv/range", EVERYTHING)["kvs"]
     # A stopped node has deleted its own keys.
     assert len(keys) == 5
-
-
-@pytest.mark.needs("etcd")
-def test_store_is_created_once_where_etcd_has_none(member: Member, tmp_path: Path) -> None:
-    """
-    A node with C{--no-create} uses this store.  Another C{pexctl create} changes nothing.
-    """
-    everything = {"key": "AA==", "range_end": "AA=="}
-    store = ("--store", f"etcd:{member.url}")
-    code, output = pexctl(tmp_path, "create", *store)
-    assert (code, "a new store was created, at revision 0, position 0" in output) == (
-        0,
-        True,
-    ), output
-    node = Daemon(tmp_path, *store, "--no-create", command="pexservice-worker")
-    with node:
-        assert node.request("/next", "POST")[0].headers["Pex-Revision"] == "1"
-    before = member.ask("/v3/kv/range", everything)["kvs"]
-    code, output = pexctl(tmp_path, "create", *store)
-    assert (code, output.endswith(" already")) == (1, True), output
-    assert member.ask("/v3/kv/range", everything)["kvs"] == before
-
-
-@pytest.mark.needs("etcd")
-def test_stream_of_one_node_reports_steps_of_another(
-    member: Member, tmp_path: Path
-) -> None:
-    with (
-        two_nodes(tmp_path, f"etcd:{member.url}") as (first_node, second_node),
-        socket.create_connection(
-            ("127.0.0.1", second_node.port), TIMEOUT_SECONDS
-        ) as listening,
-    ):
-        listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        heard = b""
-        while b"id: 0\n" not in heard:
-            chunk = listening.recv(65536)
-            assert chunk, heard
-            heard += chunk
-        assert first_node.request("/next", "POST")[1] == b"1\n"
-        while b"id: 1\n" not in heard:
-            chunk = listening.recv(65536)
-            assert chunk, heard
-            heard += chunk
 
 
 def _refused(path: Path, store: str) -> str:
@@ -249,8 +229,7 @@ def _get(port: int, path: str) -> tuple[int, str]:
 def test_full_etcd_makes_the_service_not_ready_but_still_readable(
     member: Member, tmp_path: Path
 ) -> None:
-    store = f"etcd:{member.url}"
-    with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
+    with node(tmp_path, f"etcd:{member.url}") as daemon:
         assert daemon.request("/next", "POST")[1] == b"1\n"
         _raise_alarm(member)
         response, body = daemon.request("/next", "POST")
@@ -292,22 +271,15 @@ def test_restored_etcd_is_reported_by_each_node(
 
     All nodes show the restored state, and continue from it.
     """
-    with (
-        two_nodes(tmp_path, f"etcd:{member.url}") as (first_node, second_node),
-        socket.create_connection(
-            ("127.0.0.1", second_node.port), TIMEOUT_SECONDS
-        ) as listening,
-    ):
+    store = f"etcd:{member.url}"
+    with two_nodes_and_a_stream(tmp_path, store) as (first_node, second_node, stream):
         for _ in range(3):
             first_node.request("/next", "POST")
         save_snapshot(member, tmp_path / "snapshot")
         for _ in range(4):
             first_node.request("/next", "POST")
         assert second_node.request("/current")[0].headers["Pex-Revision"] == "7"
-        listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        heard = b""
-        while b"id: 7\n" not in heard:
-            heard += listening.recv(65536)
+        wait_for_event(stream, 7)
         restore_snapshot([member], tmp_path / "snapshot", bump)
         for node in (first_node, second_node):
             wait_until(lambda node=node: _lines(node, "went back"), "a report")  # type: ignore[misc]
@@ -321,15 +293,19 @@ def test_restored_etcd_is_reported_by_each_node(
             assert b"pexservice_cursor_went_back_total 1.0" in node.request("/metrics")[1]
             assert b"pexservice_revision 3.0" in node.request("/metrics")[1]
         # The stream has ended.
-        while listening.recv(65536):
+        while stream.recv(65536):
             pass
         assert second_node.request("/next", "POST")[0].headers["Pex-Revision"] == "4"
         assert first_node.request("/current")[0].headers["Pex-Revision"] == "4"
 
 
 @pytest.mark.needs("etcd")
-def test_pexctl_checks_and_advances_a_store_on_etcd(member: Member, tmp_path: Path) -> None:
+def test_pexctl_checks_creates_and_advances_a_store_on_etcd(
+    member: Member, tmp_path: Path
+) -> None:
     """
+    A node with C{--no-create} uses the store.  Another C{pexctl create} changes nothing.
+
     C{pexctl advance} gives the cursor a higher revision after a restore.
     """
     with held_ports(1) as (port,):
@@ -340,8 +316,15 @@ def test_pexctl_checks_and_advances_a_store_on_etcd(member: Member, tmp_path: Pa
         assert f"{member.url}: etcd 3." in words
         assert f"{away}: Connection refused" in words
         assert "no cursor with the prefix pexservice/" in words
-        with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
-            daemon.request("/next", "POST")
+        status, words = pexctl(Path(), "create", "--store", store)
+        assert "a new store was created, at revision 0, position 0" in words
+        assert status == 0
+        with node(tmp_path, store, "--no-create") as daemon:
+            assert daemon.request("/next", "POST")[0].headers["Pex-Revision"] == "1"
+        before = member.ask("/v3/kv/range", EVERYTHING)["kvs"]
+        status, words = pexctl(Path(), "create", "--store", store)
+        assert (status, words.endswith(" already")) == (1, True), words
+        assert member.ask("/v3/kv/range", EVERYTHING)["kvs"] == before
         assert pexctl(Path(), "advance", "--store", store, "1000") == (
             0,
             "the cursor is at revision 1000, position 1",
@@ -349,7 +332,7 @@ def test_pexctl_checks_and_advances_a_store_on_etcd(member: Member, tmp_path: Pa
         status, words = pexctl(Path(), "advance", "--store", store, "1000")
         assert status == 1
         assert "is at revision 1000; choose a higher one" in words
-        with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
+        with node(tmp_path, store) as daemon:
             assert daemon.request("/next", "POST")[0].headers["Pex-Revision"] == "1001"
         _raise_alarm(member)
         status, words = pexctl(Path(), "check", "--store", store)
@@ -369,8 +352,8 @@ def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
     """
     A running node refuses requests with the reason until an operator creates a cursor.
     """
-    store = ("--store", f"etcd:{member.url}")
-    with Daemon(tmp_path, *store, command="pexservice-worker") as daemon:
+    store = f"etcd:{member.url}"
+    with node(tmp_path, store) as daemon:
         assert _lines(daemon, "a new one was created")
         daemon.request("/next", "POST")
         with emptied([member]):
@@ -381,9 +364,7 @@ def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
         assert response.status == 503
         assert words in body.decode()
         assert len(_lines(daemon, words)) == 1
-        other = tmp_path / "other"
-        other.mkdir()
-        with Daemon(other, *store, command="pexservice-worker") as creator:
+        with node(tmp_path / "other", store) as creator:
             wait_until(lambda: _lines(daemon, "from revision 1 to 0"), "a report")
             assert creator.request("/next", "POST")[0].headers["Pex-Revision"] == "1"
             assert daemon.request("/current")[0].headers["Pex-Revision"] == "1"
@@ -398,30 +379,13 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
 
     The service gets a new token after etcd has forgotten the old one.
     """
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1", "localhost")
-    ca, certificate, key = (tmp_path / name for name in ("ca", "certificate", "key"))
-    authority.cert_pem.write_to_path(ca)
-    issued.private_key_pem.write_to_path(key)
-    certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
-    context = ssl.create_default_context(cafile=str(ca))
-    context.load_cert_chain(certificate, key)
-    options = [
-        *("--cert-file", str(certificate), "--key-file", str(key)),
-        *("--trusted-ca-file", str(ca), "--client-cert-auth"),
-        # The tokens expire within the test.
-        *("--auth-token-ttl", "1"),
-    ]
-    (tmp_path / "password").write_text("secret\n")
-    (tmp_path / "wrong").write_text("guess\n")
-    with cluster(tmp_path, 1, *options, context=context) as (member,):
+    files = TlsFiles.make(tmp_path)
+    # The tokens expire within the test.
+    options = [*files.tls_options(), "--auth-token-ttl", "1"]
+    with cluster(tmp_path, 1, *options, context=files.context()) as (member,):
         enable_users(member)
-        url = f"etcd:{member.url}?ca={ca}"
-        ours = f"&certificate={certificate}&key={key}"
-        user = f"&user=pex&password-file={tmp_path}"
-        with Daemon(
-            tmp_path, "--store", f"{url}{ours}{user}/password", command="pexservice-worker"
-        ) as daemon:
+        store = files.store(member.url, "plain", "pex")
+        with node(tmp_path, store) as daemon:
             for position in range(1, 40):
                 response, _ = daemon.request("/next", "POST")
                 assert response.headers["Pex-Position"] == str(position)
@@ -433,11 +397,12 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
                 if response.status == 200:
                     break
             assert response.headers["Pex-Position"] == "40"
-        assert "authentication failed" in _refused(tmp_path, f"{url}{ours}{user}/wrong")
-        assert "permission denied" in _refused(tmp_path, url + ours)
+        (tmp_path / "password").write_text("guess\n")
+        assert "authentication failed" in _refused(tmp_path, store)
+        assert "permission denied" in _refused(tmp_path, files.store(member.url, "plain"))
         # A node would not end, because these faults can be repaired without a restart.
         for wrong, words in {
-            url: "TLS: ",
+            f"etcd:{member.url}?ca={files.ca}": "TLS: ",
             f"etcd:{member.url}": "TLS: certificate verify failed",
         }.items():
             status, line = pexctl(Path(), "check", "--store", wrong)
@@ -445,32 +410,22 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
             assert words in line
 
 
-@pytest.fixture
-def tls_files(tmp_path: Path) -> TlsFiles:
-    """
-    Provide certificates with and without a CN, and one that expires soon.
-    """
-    return TlsFiles.make(tmp_path)
-
-
 @pytest.mark.needs("etcd")
-def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Path) -> None:
+def test_users_and_certificates_of_a_real_etcd(tmp_path: Path) -> None:
     """
     The node renews its token when users change.  A user who may only read is served reads.
 
     etcd's gateway refuses a certificate with a CN, and the node shows etcd's message.
     """
-    context = tls_files.context()
-    (tmp_path / "etcd").mkdir()
-    with cluster(tmp_path / "etcd", 1, *tls_files.options(), context=context) as (member,):
-        store = tls_files.store(member.url, "named")
-        with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
+    files = TlsFiles.make(tmp_path)
+    with cluster(tmp_path, 1, *files.options(), context=files.context()) as (member,):
+        with node(tmp_path, files.store(member.url, "named")) as daemon:
             assert daemon.request("/next", "POST")[1] == b"1\n"
         enable_users(member)
-        words = _refused(tmp_path, tls_files.store(member.url, "named", "pex"))
+        words = _refused(tmp_path, files.store(member.url, "named", "pex"))
         assert "status 400: CommonName of client sending a request" in words
-        store = tls_files.store(member.url, "ending", "pex")
-        with Daemon(tmp_path, "--store", store, command="pexservice-worker") as daemon:
+        store = files.store(member.url, "ending", "pex")
+        with node(tmp_path, store) as daemon:
             assert _lines(daemon, "ends in 3 days")
             metric = b"pexservice_store_certificate_expiry_timestamp_seconds "
             assert metric in daemon.request("/metrics")[1]
@@ -487,8 +442,6 @@ def test_users_and_certificates_of_a_real_etcd(tls_files: TlsFiles, tmp_path: Pa
             _until_not_ready(daemon, "etcd refuses: etcdserver: permission denied")
             assert daemon.request("/current")[0].headers["Pex-Position"] == "5"
             assert daemon.request("/next", "POST")[0].status == 503
-            other = tmp_path / "other"
-            other.mkdir()
-            with Daemon(other, "--store", store, command="pexservice-worker") as late:
+            with node(tmp_path / "other", store) as late:
                 _until_not_ready(late, "permission denied")
                 assert late.request("/current")[0].headers["Pex-Position"] == "5"

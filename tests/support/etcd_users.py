@@ -52,6 +52,16 @@ class TlsFiles:
             nodes[name] = files
         return cls(path, path / "ca", nodes)
 
+    def tls_options(self) -> list[str]:
+        """
+        Return etcd's options for client certificates.
+        """
+        certificate, key = self.nodes["plain"]
+        return [
+            *("--cert-file", str(certificate), "--key-file", str(key)),
+            *("--trusted-ca-file", str(self.ca), "--client-cert-auth"),
+        ]
+
     def options(self) -> list[str]:
         """
         Return etcd's options for client certificates and for JSON Web Tokens.
@@ -64,13 +74,8 @@ class TlsFiles:
             subprocess.run(
                 ["/usr/bin/openssl", *arguments], check=True, capture_output=True
             )
-        certificate, key = self.nodes["plain"]
         jwt = f"jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=10m"
-        return [
-            *("--cert-file", str(certificate), "--key-file", str(key)),
-            *("--trusted-ca-file", str(self.ca), "--client-cert-auth"),
-            *("--auth-token", jwt),
-        ]
+        return [*self.tls_options(), "--auth-token", jwt]
 
     def store(self, urls: str, node: str, user: str | None = None) -> str:
         """

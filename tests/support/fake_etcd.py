@@ -22,9 +22,7 @@ from pexservice.stores.etcd.records import Message
 #: The maximum number of operations in a branch of a transaction, and of comparisons.
 MAX_OPERATIONS = 128
 
-#: Messages of etcd.
 NO_SPACE = "etcdserver: mvcc: database space exceeded"
-DUPLICATE_KEY = "etcdserver: duplicate key given in txn request"
 
 #: Status codes of gRPC.
 INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 3, 5, 7, 8
@@ -38,33 +36,33 @@ def _drop(key: str) -> Message:
     return {"request_delete_range": {"key": b64encode(key.encode()).decode()}}
 
 
-#: Transactions that etcd refuses, by status code and reason.
-WRONG: dict[str, Message] = {
-    "3 a key twice": {"success": [_put("k"), _put("k")]},
-    "3 a key put and deleted": {"success": [_drop("k"), _put("k")]},
-    "3 in a branch that is not taken": {"failure": [_put("k"), _drop("k")]},
-    "3 in one within another": {
-        "success": [_put("k"), {"request_txn": {"success": [_put("k")]}}]
-    },
-    "3 deleted outside, put within": {
-        "success": [_drop("k"), {"request_txn": {"success": [_put("k")]}}]
-    },
-    "3 too many": {"success": [_put(str(number)) for number in range(129)]},
-    "3 too many within": {
-        "failure": [
-            {"request_txn": {"success": [_put(str(number)) for number in range(129)]}}
-        ]
-    },
-    "5 a lease that is not there": {"success": [_put("k"), _put("l", lease="77")]},
-}
+def _within(transaction: Message) -> Message:
+    return {"request_txn": transaction}
+
+
+MANY = [_put(str(number)) for number in range(129)]
+
+#: Transactions that etcd refuses.
+WRONG: list[Message] = [
+    {"success": [_put("k"), _put("k")]},
+    {"success": [_drop("k"), _put("k")]},
+    # The branch is not taken.
+    {"failure": [_put("k"), _drop("k")]},
+    {"success": [_put("k"), _within({"success": [_put("k")]})]},
+    {"success": [_drop("k"), _within({"success": [_put("k")]})]},
+    {"success": MANY},
+    {"failure": [_within({"success": MANY})]},
+    # There is no such lease.
+    {"success": [_put("k"), _put("l", lease="77")]},
+]
 
 #: Transactions that etcd accepts.
 RIGHT: list[Message] = [
-    {"success": [_put(str(number)) for number in range(128)]},
+    {"success": MANY[1:]},
     {
         "success": [
-            {"request_txn": {"success": [_put("k")]}},
-            {"request_txn": {"success": [_drop("l")], "failure": [_put("l")]}},
+            _within({"success": [_put("k")]}),
+            _within({"success": [_drop("l")], "failure": [_put("l")]}),
         ]
     },
     {"failure": [_put("k", lease="77")]},
@@ -194,9 +192,7 @@ class FakeEtcd:
         for branch in ("success", "failure"):
             _check_overlaps(message.get(branch, []))
         if self.alarmed and _puts(message):
-            raise CallRefused(
-                RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"
-            )
+            raise CallRefused(RESOURCE_EXHAUSTED, NO_SPACE)
         # etcd chooses all branches before it applies an operation.
         taken = self._taken(message)
         operations = [*_flat(taken)]
@@ -211,9 +207,7 @@ class FakeEtcd:
         self._notify(operations)
         if self.filling and _puts(message):
             self.filling, self.alarmed = False, True
-            raise CallRefused(
-                RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"
-            )
+            raise CallRefused(RESOURCE_EXHAUSTED, NO_SPACE)
         return {"header": {"revision": str(self.revision)}, **answer}
 
     def _notify(self, operations: list[Message]) -> None:
@@ -305,9 +299,7 @@ def _puts(message: Message) -> bool:
 def _check_size(message: Message) -> None:
     for branch in (message.get("compare", []), *_branches(message)):
         if len(branch) > MAX_OPERATIONS:
-            raise CallRefused(
-                INVALID_ARGUMENT, "etcdserver: too many operations in txn request"
-            )
+            raise CallRefused(INVALID_ARGUMENT, "etcdserver: too many operations")
     for branch in _branches(message):
         for operation in _nested(branch):
             _check_size(operation)

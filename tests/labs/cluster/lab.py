@@ -12,7 +12,6 @@ far from etcd; the tests run one round with three nodes.
 
 from __future__ import annotations
 
-import random
 import signal
 import subprocess
 import sys
@@ -26,18 +25,24 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-from attrs import Factory, define, evolve, frozen
+from attrs import define, evolve
 
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
 from pexservice.stores.etcd.records import decode_key_use
-from tests.labs.cluster.proxy import Disturbance, Proxy
-from tests.labs.histories.lab import RecordingClient, journal_of
+from tests.labs.cluster.proxy import Disturbance, Proxy, proxy_of
+from tests.labs.histories.lab import (
+    Figures,
+    RecordingClient,
+    check_records,
+    journal_of,
+    require_linearizable,
+)
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until
 from tests.support.etcd import Member, cluster, emptied, restore_snapshot, save_snapshot
 from tests.support.etcd_users import TlsFiles, as_root, enable_users
 from tests.support.evidence import record
-from tests.support.linearizability import Record, faults
+from tests.support.linearizability import Record
 from tests.support.ports import held_ports
 
 CLIENTS = 24
@@ -55,94 +60,6 @@ FAR_DELAY_SECONDS = 0.025
 #: After the death of etcd's leader, a step gets its response within this time, in the long
 #: form.
 MAX_RECOVERY_SECONDS = 3.0
-
-OPERATIONS = ["current", *(transition.word for transition in Transition)]
-
-
-@define(eq=False)
-class ClusterClient(RecordingClient):
-    """
-    A client that records its requests and the responses.
-
-    It repeats a request that has a key until it gets a response, at the next node each
-    time.
-
-    @ivar ports: the ports of the nodes.
-    @ivar prefix: the beginning of its keys.
-    @ivar step_times: of each step with a response, when it began and when the response
-        arrived.
-    @ivar keys: by key, the revision in the response.
-    @ivar response_counts: how many responses arrived from each port.
-    @ivar unavailable: how many responses were 503.
-    """
-
-    ports: Sequence[int] = ()
-    prefix: str = ""
-    keys: dict[str, int] = Factory(dict)
-    response_counts: dict[int, int] = Factory(dict)
-    step_times: list[tuple[float, float]] = Factory(list)
-    unavailable: int = 0
-
-    def run(self) -> None:
-        rng = random.Random(self.number)  # noqa: S311 nothing secret
-        count = 0
-        while not self.stopping.is_set():
-            count += 1
-            if rng.random() < 1 / 30:
-                # Sometimes return to a node that failed before.
-                self._close()
-                self.port = rng.choice(self.ports)
-            name = rng.choices(OPERATIONS, [30, 50, 19, 1])[0]
-            if name == "current":
-                self._ask(None, "GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n", None)
-                continue
-            key = f"{self.prefix}{self.number}-{count}" if self.number % 2 else None
-            header = "" if key is None else f"Idempotency-Key: {key}\r\n"
-            # Every fourth step has the precondition that the cursor is still at the last
-            # known revision.  Such a step may have a key too, and be repeated.
-            if rng.random() < 1 / 4:
-                header += f'If-Match: "{self.last}"\r\n'
-            request = f"POST /{name} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"
-            self._ask(Transition[name.upper()], request, key)
-        self._close()
-
-    def _ask(self, operation: Transition | None, request: str, key: str | None) -> None:
-        began, refused = time.monotonic(), False
-        while not self.stopping.is_set():
-            refused = False
-            try:
-                response = self._exchange(request.encode())
-            except OSError:
-                self.broken += 1
-                self._switch_node()
-            else:
-                if not response.startswith(b"HTTP/1.1 503 "):
-                    self._note_response(operation, began, response, key)
-                    return
-                refused = b"nothing was moved" in response
-                self.unavailable += 1
-                self._switch_node()
-            if key is None:
-                break
-        self.records.append(
-            Record(client=self.number, operation=operation, called=began, refused=refused)
-        )
-
-    def _switch_node(self) -> None:
-        self._close()
-        self.port = self.ports[(self.ports.index(self.port) + 1) % len(self.ports)]
-        # A client that is refused at once must not send a thousand requests per second.
-        time.sleep(0.02)
-
-    def _note_response(
-        self, operation: Transition | None, began: float, response: bytes, key: str | None
-    ) -> None:
-        status = self.record_response(operation, began, response)
-        self.response_counts[self.port] = self.response_counts.get(self.port, 0) + 1
-        if status == HTTPStatus.OK and key is not None:
-            self.keys[key] = self.last
-        if status == HTTPStatus.OK and operation is not None:
-            self.step_times.append((began, self.records[-1].returned))
 
 
 @define(eq=False)
@@ -163,7 +80,7 @@ class ClusterSetup:
     ports: Sequence[int]
     far_proxies: Sequence[Proxy] = ()
     tls: TlsFiles | None = None
-    clients: Sequence[ClusterClient] = ()
+    clients: Sequence[RecordingClient] = ()
     start_count: int = 0
 
     def start_clients(self) -> None:
@@ -173,7 +90,7 @@ class ClusterSetup:
         ports = self.ports
         self.start_count += 1
         self.clients = [
-            ClusterClient(
+            RecordingClient(
                 *(n, ports[n % len(ports)]),
                 fresh=n % 4 == 0,
                 ports=ports,
@@ -356,27 +273,6 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-@frozen
-class Result:
-    """
-    The figures of a run.
-
-    @ivar unknown: operations with an unknown outcome.
-    @ivar replayed: steps whose repetition got a replay.
-    @ivar unavailable: responses with status 503.
-    @ivar recovery: after each death of a leader, how many seconds it took until a new step
-        got its response.
-    """
-
-    faults: int
-    operations: int
-    reads: int
-    unknown: int
-    replayed: int
-    unavailable: int
-    recovery: tuple[float, ...]
-
-
 def _stop(setup: ClusterSetup, number: int) -> None:
     daemon = setup.daemons[number]
     if daemon.process.poll() is None:
@@ -398,19 +294,14 @@ def running_cluster(
         members = stack.enter_context(cluster(path, 3, *options, context=context))
         if tls is not None:
             enable_users(members[0])
-        proxies = [Proxy(int(member.url.rpartition(":")[2])) for member in members]
-        for proxy in proxies:
-            stack.callback(proxy.close)
+        proxies = [stack.enter_context(proxy_of(member.url)) for member in members]
         ports = stack.enter_context(held_ports(nodes))
         setup = ClusterSetup(path, members, proxies, [], ports, tls=tls)
         if one_far:
             setup.far_proxies = [
-                Proxy(int(member.url.rpartition(":")[2]), FAR_DELAY_SECONDS)
+                stack.enter_context(proxy_of(member.url, FAR_DELAY_SECONDS))
                 for member in members
             ]
-            for proxy in setup.far_proxies:
-                stack.callback(proxy.close)
-                stack.enter_context(proxy.disturbed(Disturbance.SLOW))
         for number in range(nodes):
             setup.daemons.append(setup.start_daemon(number))
             # By its number, because the daemon may have been replaced by then.
@@ -429,7 +320,7 @@ def cluster_faults(
     followers: Container[str],
     nodes: int = 3,
     one_far: bool = False,
-) -> Result:
+) -> tuple[Figures, int, list[float]]:
     """
     Cause faults in a cluster, and check the records of the clients.
 
@@ -437,6 +328,8 @@ def cluster_faults(
     @param followers: the names of the faults that are caused at a follower too.
     @param nodes: the number of nodes.
     @param one_far: whether the last node is far from etcd.
+    @return: the figures; the number of faults; after each death of a leader, how many
+        seconds it took until a new step got its response.
     @raise AssertionError: the records are not linearizable.
     """
     recovery: list[float] = []
@@ -454,26 +347,10 @@ def cluster_faults(
                         time.sleep(FAULT_SECONDS)
                     faults_made += 1
                     setup.wait_for_traffic()
-        records = setup.stop_clients()
+        setup.stop_clients()
         journal = setup.journal()
         _check_keys(setup)
-    _check(records, journal)
-    return Result(
-        faults_made,
-        len(records),
-        sum(record.operation is None for record in records),
-        sum(record.seen is None and not record.refused for record in records),
-        sum(client.replayed for client in setup.clients),
-        sum(client.unavailable for client in setup.clients),
-        tuple(round(seconds, 2) for seconds in recovery),
-    )
-
-
-def _check(records: Sequence[Record], journal: Sequence[Transition]) -> None:
-    contradictions = faults(records, journal)
-    assert not contradictions, "\n".join(
-        [f"{len(contradictions)} faults", *contradictions[:20]]
-    )
+    return check_records(setup.clients, journal), faults_made, recovery
 
 
 class Restore(Enum):
@@ -506,7 +383,7 @@ def cluster_restores(path: Path, ways: Sequence[Restore]) -> int:
             setup.wait_for_traffic()
             records += setup.stop_clients()
             kept = setup.journal()
-            _check(records, kept)
+            require_linearizable(records, kept)
             file = path / f"snapshot-{number}"
             save_snapshot(setup.members[0], file)
             setup.start_clients()
@@ -527,7 +404,7 @@ def cluster_restores(path: Path, ways: Sequence[Restore]) -> int:
                 for record in records
                 if record.returned > began or _is_of_kept_history(record, revision)
             ]
-            _check(records, setup.journal())
+            require_linearizable(records, setup.journal())
             setup.start_clients()
     return operations
 
@@ -552,7 +429,7 @@ def cluster_users(path: Path, changes: int) -> int:
                 setup.wait_for_traffic()
             setup.wait_for_traffic()
         records = setup.stop_clients()
-        _check(records, setup.journal())
+        require_linearizable(records, setup.journal())
         member = setup.members[setup.find_member()]
         store = tls.store(member.url, "named", "pex")
         checked = subprocess.run(
@@ -637,8 +514,10 @@ def _check_keys(setup: ClusterSetup) -> None:
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as path:
-        result = cluster_faults(Path(path), rounds, followers=FAULTS, nodes=5, one_far=True)
-    print(result)
+        figures, faults_made, recovery = cluster_faults(
+            Path(path), rounds, followers=FAULTS, nodes=5, one_far=True
+        )
+    print(figures, recovery)
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as path:
             operations = cluster_restores(Path(path), [*Restore])
@@ -646,20 +525,20 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as path:
             operations = cluster_users(Path(path), 2 * USER_CHANGES)
         print(operations, "operations,", 2 * USER_CHANGES, "changes of users", flush=True)
-    assert max(result.recovery) < MAX_RECOVERY_SECONDS
+    assert max(recovery) < MAX_RECOVERY_SECONDS
     record(
         "cluster",
         promise="Many nodes are one cursor: under faults of etcd and of the network,"
         " each step is made once, and all nodes see each acknowledged step.",
-        size=result.operations,
+        size=figures.operations,
         unit="operations",
         result=f"{CLIENTS} clients of five nodes, one of them 50 ms away,"
-        f" {result.faults} faults (killed"
+        f" {faults_made} faults (killed"
         " or stopped members, no quorum, no space, connections cut, delayed, silent or"
         " half closed),"
-        f" {result.unknown:,} outcomes unknown, {result.replayed:,} steps"
+        f" {figures.unknown:,} outcomes unknown, {figures.replayed:,} steps"
         f" replayed: the record is linearizable; a step after the leader's death took"
-        f" at most {max(result.recovery)} s",
+        f" at most {max(recovery):.2f} s",
         command="make cluster-faults",
     )
 

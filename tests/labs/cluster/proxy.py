@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from enum import Enum, auto
 
 
@@ -152,3 +152,19 @@ class Proxy:
     def close(self) -> None:
         self._listener.close()
         self._shut_down_all()
+
+
+@contextmanager
+def proxy_of(url: str, slow_seconds: float | None = None) -> Iterator[Proxy]:
+    """
+    Provide a proxy for the port in C{url}, and close it after the block.
+
+    @param slow_seconds: if it is given, the proxy delays each chunk of bytes for so long.
+    """
+    port = int(url.rpartition(":")[2])
+    disturbance = Disturbance.SLOW if slow_seconds else Disturbance.NONE
+    with (
+        closing(Proxy(port, slow_seconds or DELAY_SECONDS)) as proxy,
+        proxy.disturbed(disturbance),
+    ):
+        yield proxy

@@ -28,8 +28,8 @@ def test_faults_of_etcd_and_the_network_leave_one_linearizable_cursor(
     """
     24 clients record their responses, and each key makes one step.
     """
-    result = cluster_faults(tmp_path, 1, followers=("killed", "paused"))
-    print(result)
+    result, *others = cluster_faults(tmp_path, 1, followers=("killed", "paused"))
+    print(result, *others)
     assert result.reads > 10 * MIN_RESPONSES
     assert result.operations - result.reads > 10 * MIN_RESPONSES
     # Without a quorum, all nodes refused requests, and some outcomes were unknown.

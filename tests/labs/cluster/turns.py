@@ -19,7 +19,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.labs.cluster.proxy import Disturbance, Proxy
+from tests.labs.cluster.proxy import proxy_of
 from tests.labs.failover.lab import percentile
 from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.etcd import Member, cluster
@@ -144,23 +144,14 @@ def _nodes(
             urls = [member.url for member in (*members[number:], *members[:number])]
             if one_far and number == count - 1:
                 proxies = [
-                    Proxy(int(url.rpartition(":")[2]), FAR_DELAY_SECONDS) for url in urls
+                    stack.enter_context(proxy_of(url, FAR_DELAY_SECONDS)) for url in urls
                 ]
-                for started_proxy in proxies:
-                    stack.callback(started_proxy.close)
-                    stack.enter_context(started_proxy.disturbed(Disturbance.SLOW))
                 urls = [f"http://127.0.0.1:{proxy.port}" for proxy in proxies]
             directory = path / f"n{number}"
             directory.mkdir()
-            daemons.append(
-                stack.enter_context(
-                    Daemon(
-                        directory,
-                        *("--store", "etcd:" + ",".join(urls), "--listen", LOOPBACK),
-                        command="pexservice-worker",
-                    )
-                )
-            )
+            options = ("--store", "etcd:" + ",".join(urls), "--listen", LOOPBACK)
+            node = Daemon(directory, *options, command="pexservice-worker")
+            daemons.append(stack.enter_context(node))
         yield daemons
 
 

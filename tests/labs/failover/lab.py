@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -72,27 +72,49 @@ class Result:
         return percentile(self.pauses, 0.99)
 
 
+def kill_under_load(
+    daemon: Daemon,
+    kills: int,
+    wait_for_load: Callable[[], object],
+    *,
+    standby: bool = True,
+) -> list[float]:
+    """
+    Kill the active worker so often, after some load each time.
+
+    @param standby: whether to wait for the standby before each kill.
+    @return: the times of the kills.
+    """
+    rng = random.Random(kills)  # noqa: S311 nothing secret
+    kill_times = []
+    for number in range(1, kills + 1):
+        daemon.until_logged("serves", number)
+        if standby:
+            daemon.until_logged("stands by", number)
+        wait_for_load()
+        time.sleep(rng.uniform(*LOAD))
+        _, pid = daemon.active_worker()
+        kill_times.append(time.monotonic())
+        os.kill(pid, signal.SIGKILL)
+    daemon.until_logged("serves", kills + 1)
+    return kill_times
+
+
 def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
     """
     Kill the active worker so often, and return what the clients noticed.
 
     @raise AssertionError: an acknowledged step was lost, or a step was made twice.
     """
-    rng = random.Random(kills)  # noqa: S311 nothing secret
-    kill_times: list[float] = []
     with Daemon(path, "--journal", JOURNAL, "--standby", str(standby)) as daemon:
         clients = [Client(n, daemon.port, fresh=True) for n in range(CLIENTS)]
         with running(clients):
-            for number in range(kills):
-                daemon.until_logged("serves", number + 1)
-                if standby:
-                    daemon.until_logged("stands by", number + 1)
-                until_acknowledged(clients, MIN_ACKNOWLEDGED)
-                time.sleep(rng.uniform(*LOAD))
-                _, pid = daemon.active_worker()
-                kill_times.append(time.monotonic())
-                os.kill(pid, signal.SIGKILL)
-            daemon.until_logged("serves", kills + 1)
+            kill_times = kill_under_load(
+                daemon,
+                kills,
+                lambda: until_acknowledged(clients, MIN_ACKNOWLEDGED),
+                standby=standby > 0,
+            )
         acknowledged, _ = check(daemon, clients)
     return Result(
         kills,

@@ -10,9 +10,7 @@ with fewer kills.
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -21,16 +19,13 @@ from pathlib import Path
 from attrs import Factory, define, frozen
 
 from pexservice.core.cursor import Transition
-from tests.labs.failover.lab import JOURNAL
+from tests.labs.failover.lab import JOURNAL, kill_under_load
 from tests.support.clients import Client, _number, running, whole_history
 from tests.support.daemon import Daemon, wait_until
 from tests.support.evidence import record, run_lab
 from tests.support.linearizability import Record, faults, positions
 
 CLIENTS = 16
-
-#: The shortest and the longest time of load before each kill, in seconds.
-LOAD = (0.05, 0.25)
 
 #: How many operations there are before each kill.
 MIN_OPERATIONS = 50
@@ -41,115 +36,157 @@ OPERATIONS = ["current", *(transition.word for transition in Transition)]
 @define(eq=False)
 class RecordingClient(Client):
     """
-    A client that records the times of its requests, and the responses.
+    A client that records its requests and the responses.
 
+    It repeats a request that has a key until it gets a response, at the next port each
+    time.
+
+    @ivar ports: the ports of the nodes; if there are none, C{port} is the only one.
+    @ivar prefix: the beginning of its keys.
     @ivar records: all operations, also those with an unknown outcome.
     @ivar last: the revision in its last response.
+    @ivar step_times: of each step with a response, when it began and when the response
+        arrived.
+    @ivar keys: by key, the revision in the response.
+    @ivar response_counts: how many responses arrived from each port.
+    @ivar unavailable: how many responses were 503.
     """
 
+    ports: Sequence[int] = ()
+    prefix: str = ""
     records: list[Record] = Factory(list)
     last: int = 0
+    keys: dict[str, int] = Factory(dict)
+    response_counts: dict[int, int] = Factory(dict)
+    step_times: list[tuple[float, float]] = Factory(list)
+    unavailable: int = 0
 
-    def record_response(
-        self, operation: Transition | None, began: float, response: bytes
-    ) -> int:
-        """
-        Record an operation and its response, and return the status of the response.
-        """
+    def run(self) -> None:
+        rng = random.Random(self.number)  # noqa: S311 nothing secret
+        count = 0
+        while not self.stopping.is_set():
+            count += 1
+            if self.ports and rng.random() < 1 / 30:
+                # Sometimes return to a node that failed before.
+                self._close()
+                self.port = rng.choice(self.ports)
+            name = rng.choices(OPERATIONS, [30, 50, 19, 1])[0]
+            if name == "current":
+                self._ask(None, "GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n", None)
+                continue
+            key = f"{self.prefix}{self.number}-{count}" if self.number % 2 else None
+            header = "" if key is None else f"Idempotency-Key: {key}\r\n"
+            # Every fourth step has the precondition that the cursor is still at the last
+            # known revision.  Such a step may have a key too, and be repeated.
+            if rng.random() < 1 / 4:
+                header += f'If-Match: "{self.last}"\r\n'
+            request = f"POST /{name} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"
+            self._ask(Transition[name.upper()], request, key)
+        self._close()
+
+    def _ask(self, operation: Transition | None, request: str, key: str | None) -> None:
+        began, refused = time.monotonic(), False
+        while not self.stopping.is_set():
+            refused = False
+            try:
+                response = self._exchange(request.encode())
+            except OSError:
+                self.broken += 1
+                self._switch_node()
+            else:
+                if not response.startswith(b"HTTP/1.1 503 "):
+                    self._note_response(operation, began, response, key)
+                    return
+                refused = b"nothing was moved" in response
+                self.unavailable += 1
+                self._switch_node()
+            if key is None:
+                break
+        self.records.append(
+            Record(client=self.number, operation=operation, called=began, refused=refused)
+        )
+
+    def _switch_node(self) -> None:
+        self._close()
+        if self.ports:
+            self.port = self.ports[(self.ports.index(self.port) + 1) % len(self.ports)]
+        # A client that is refused at once must not send a thousand requests per second.
+        time.sleep(0.02)
+
+    def _note_response(
+        self, operation: Transition | None, began: float, response: bytes, key: str | None
+    ) -> None:
         ended, status = time.monotonic(), int(response[9:12])
-        if status not in (200, 412):
+        if self.fresh or b"\r\nConnection: close\r\n" in response:
+            self._close()
+        self.response_counts[self.port] = self.response_counts.get(self.port, 0) + 1
+        if status not in (HTTPStatus.OK, HTTPStatus.PRECONDITION_FAILED):
             self.surprises.append(response.decode())
-            return status
+            return
         self.last, position = (
             _number(name, response) for name in (rb"Pex-Revision", rb"Pex-Position")
         )
         self.replayed += b"\r\nIdempotency-Replayed: true\r\n" in response
+        if status == HTTPStatus.PRECONDITION_FAILED:
+            # The client has read the cursor.
+            operation = None
+        elif key is not None:
+            self.keys[key] = self.last
+        if operation is not None:
+            self.step_times.append((began, ended))
         self.records.append(
             Record(
                 client=self.number,
-                # A client whose precondition failed has read the cursor.
-                operation=operation if status == HTTPStatus.OK else None,
+                operation=operation,
                 called=began,
                 returned=ended,
                 seen=(self.last, position),
             )
         )
-        return status
-
-
-@define(eq=False)
-class Historian(RecordingClient):
-    """
-    A client that repeats a step without a response only if the step has a key.
-    """
-
-    def run(self) -> None:
-        rng = random.Random(self.number)  # noqa: S311 nothing secret
-        operation_count = 0
-        while not self.stopping.is_set():
-            operation_count += 1
-            name = rng.choices(OPERATIONS, [40, 45, 14, 1])[0]
-            if name == "current":
-                self._ask(None, b"GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                continue
-            # A third of the clients have keys, and repeat a step without a response.  Of
-            # the other clients, every fourth step has the precondition that the cursor is
-            # at the last known revision.
-            header, repeats = "", self.number % 3 == 0
-            if repeats:
-                header = f"Idempotency-Key: {self.number}-{operation_count}\r\n"
-            elif rng.random() < 1 / 4:
-                header = f'If-Match: "{self.last}"\r\n'
-            request = f"POST /{name} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
-            self._ask(Transition[name.upper()], request, repeats=repeats)
-        self._close()
-
-    def _ask(
-        self, operation: Transition | None, request: bytes, *, repeats: bool = False
-    ) -> None:
-        began = time.monotonic()
-        while not self.stopping.is_set():
-            try:
-                response = self._exchange(request)
-            except OSError:
-                self.broken += 1
-                self._close()
-                if not repeats:
-                    break
-                continue
-            if self.fresh or b"\r\nConnection: close\r\n" in response:
-                self._close()
-            self.record_response(operation, began, response)
-            return
-        self.records.append(Record(client=self.number, operation=operation, called=began))
 
 
 @frozen
-class Result:
+class Figures:
     """
-    The figures of a run.
+    The figures of some clients.
 
     @ivar unknown: operations with an unknown outcome.
     @ivar replayed: steps whose repetition got a replay.
+    @ivar unavailable: responses with status 503.
     """
 
-    kills: int
     operations: int
     reads: int
     unknown: int
     replayed: int
+    unavailable: int
 
 
-def until_recorded(clients: Sequence[Historian], more: int) -> None:
+def check_records(
+    clients: Sequence[RecordingClient], journal: Sequence[Transition]
+) -> Figures:
     """
-    Wait until the clients have recorded so many more operations.
+    Check the records of clients that have stopped.
+
+    @raise AssertionError: the records are not linearizable.
     """
+    assert [surprise for client in clients for surprise in client.surprises] == []
+    records = [record for client in clients for record in client.records]
+    require_linearizable(records, journal)
+    return Figures(
+        len(records),
+        sum(record.operation is None for record in records),
+        sum(record.seen is None and not record.refused for record in records),
+        sum(client.replayed for client in clients),
+        sum(client.unavailable for client in clients),
+    )
 
-    def operation_count() -> int:
-        return sum(len(client.records) for client in clients)
 
-    before = operation_count()
-    wait_until(lambda: operation_count() >= before + more, f"{more} more operations")
+def require_linearizable(records: Sequence[Record], journal: Sequence[Transition]) -> None:
+    contradictions = faults(records, journal)
+    assert not contradictions, "\n".join(
+        [f"{len(contradictions)} faults", *contradictions[:20]]
+    )
 
 
 def journal_of(daemon: Daemon) -> Sequence[Transition]:
@@ -164,39 +201,30 @@ def journal_of(daemon: Daemon) -> Sequence[Transition]:
     return journal
 
 
-def histories(path: Path, kills: int, *options: str) -> Result:
+def histories(path: Path, kills: int, *options: str) -> Figures:
     """
     Kill the active worker so often, and check the records of the clients.
 
     @param options: options of the daemon.
     @raise AssertionError: the records are not linearizable.
     """
-    rng = random.Random(kills)  # noqa: S311 nothing secret
     with Daemon(path, "--journal", JOURNAL, *options) as daemon:
-        clients = [Historian(n, daemon.port, fresh=n % 4 == 0) for n in range(CLIENTS)]
+        clients = [
+            RecordingClient(n, daemon.port, fresh=n % 4 == 0) for n in range(CLIENTS)
+        ]
+
+        def wait_for_operations() -> None:
+            more = sum(len(client.records) for client in clients) + MIN_OPERATIONS
+            wait_until(
+                lambda: sum(len(client.records) for client in clients) >= more,
+                f"{MIN_OPERATIONS} more operations",
+            )
+
         with running(clients):
-            for number in range(kills):
-                daemon.until_logged("serves", number + 1)
-                daemon.until_logged("stands by", number + 1)
-                until_recorded(clients, MIN_OPERATIONS)
-                time.sleep(rng.uniform(*LOAD))
-                _, pid = daemon.active_worker()
-                os.kill(pid, signal.SIGKILL)
-            daemon.until_logged("serves", kills + 1)
+            kill_under_load(daemon, kills, wait_for_operations)
         journal = journal_of(daemon)
-    assert [surprise for client in clients for surprise in client.surprises] == []
-    records = [record for client in clients for record in client.records]
-    contradictions = faults(records, journal)
-    assert not contradictions, "\n".join(
-        [f"{len(contradictions)} faults", *contradictions[:20]]
-    )
-    result = Result(
-        kills,
-        len(records),
-        sum(record.operation is None for record in records),
-        sum(record.seen is None for record in records),
-        sum(client.replayed for client in clients),
-    )
+    result = check_records(clients, journal)
+    assert result.unavailable == 0
     record(
         "histories",
         promise="All clients see one cursor: a request sees every step that was"

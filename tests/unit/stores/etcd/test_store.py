@@ -10,6 +10,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
@@ -343,11 +344,10 @@ def test_cursor_of_another_format_or_program_is_refused(
     bench.gateway.hear()
     with pytest.raises(StoreDamaged, match=reason):
         now(node(bench.etcd).open())
-    for ask in (
-        bench.store.read,
-        lambda: bench.store.commit(FIRST),
-        lambda: bench.store.history(ABOVE_ALL, 1),
-    ):
+    asks: list[Callable[[], Deferred[Any]]]
+    asks = [bench.store.read, lambda: bench.store.commit(FIRST)]
+    asks.append(lambda: bench.store.history(ABOVE_ALL, 1))
+    for ask in asks:
         with pytest.raises(Refusal, match=reason.removeprefix("p/cursor: ")):
             now(ask())
     assert reported == []
@@ -465,7 +465,9 @@ def test_cursor_of_an_emptied_etcd_is_not_created_by_a_running_node(bench: Bench
     A node whose cursor has gone takes no batch and shows no state, and says what to do.
     """
     bench.etcd.values.clear()
-    for ask in (bench.store.read, lambda: bench.store.commit(FIRST)):
+    asks: list[Callable[[], Deferred[Any]]]
+    asks = [bench.store.read, lambda: bench.store.commit(FIRST)]
+    for ask in asks:
         with pytest.raises(Refusal, match="etcd has lost the key p/cursor; restore etcd"):
             now(ask())
     assert b"p/cursor" not in bench.etcd.values
