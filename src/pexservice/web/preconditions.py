@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from http import HTTPStatus
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from pexservice.core.cursor import State
 from pexservice.web.problems import malformed
@@ -50,8 +51,8 @@ class ETags:
     """
 
     anything: bool
-    strong: set[bytes] = field(factory=set)
-    weak: set[bytes] = field(factory=set)
+    strong: AbstractSet[bytes] = frozenset()
+    weak: AbstractSet[bytes] = frozenset()
 
     def match_strongly(self, state: State) -> bool:
         """
