@@ -11,7 +11,6 @@ Python), the texts of problems and documents, and the headers that depend on the
 
     python -m tests.support.recorded            # list differences from the record
     python -m tests.support.recorded SEED ...   # show these conversations
-    python -m tests.support.recorded --record   # write the record again
 
 To see the responses of the recorded version, show the conversation in a checkout of that
 version.  Add a difference that is right to L{ACCEPTED}, with the reason.
@@ -335,13 +334,9 @@ def _show(seed: int) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """
-    Write the record, show conversations, or list all differences.
+    Show conversations, or list all differences.
     """
-    if list(arguments) == ["--record"]:
-        with RECORD.open("w") as file:
-            for seed in range(CONVERSATIONS):
-                file.write(f"{summary(hold(conversation(seed)))}\n")
-    elif arguments:
+    if arguments:
         for argument in arguments:
             _show(int(argument))
     else:
@@ -349,9 +344,8 @@ def main(arguments: Sequence[str]) -> None:
         for difference in differences(record(), range(CONVERSATIONS)):
             if difference.accepted is None:
                 print(difference)
-            counts[
-                difference.accepted.reason if difference.accepted else "NOT ACCEPTED"
-            ] += 1
+            accepted = difference.accepted
+            counts[accepted.reason if accepted else "NOT ACCEPTED"] += 1
         for reason, count in counts.most_common():
             print(f"{count:6,}  {reason}")
 
