@@ -14,6 +14,7 @@ from pexservice.commit.interface import ICommitter
 from pexservice.process.sd_notify import NOT_READY, STANDBY, Notifier
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.process.timing import Periodic
+from pexservice.stores.errors import StoreDamaged, StoreError, StoreUnavailable
 from pexservice.stores.factory_interface import IStoreFactory
 from pexservice.worker.listeners import Listeners
 
@@ -81,13 +82,18 @@ class InactivePhase:
         self._problem = None
         self._notifier.notify_repeatedly(STANDBY)
 
-    @property
-    def retries_opening(self) -> bool:
+    def may_retry(self, error: StoreError) -> bool:
         """
-        Return whether the supervisor wants a worker that cannot open the store to retry.
+        Return whether the worker tries again to open the store after C{error}.
+
+        L{StoreDamaged} needs the operator, and L{StoreUnavailable} may pass.  After any
+        other error, the supervisor decides (see C{SupervisorReport.retry_opening}).
         """
+        if isinstance(error, StoreDamaged):
+            return False
         report = self._read_report()
-        return report is not None and report.retry_opening
+        supervisor_wants = report is not None and report.retry_opening
+        return supervisor_wants or isinstance(error, StoreUnavailable)
 
     def store_failed_to_open(self, problem: str) -> None:
         self._waits_for_lock = False

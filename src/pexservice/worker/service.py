@@ -18,7 +18,7 @@ from pexservice.process.exit_status import CannotStart, ProcessExit, Status
 from pexservice.process.sd_notify import READY, STOPPING, Notifier
 from pexservice.process.timing import Periodic
 from pexservice.settings.options import WorkerSettings
-from pexservice.stores.errors import StoreDamaged, StoreError, StoreUnavailable
+from pexservice.stores.errors import StoreDamaged, StoreError
 from pexservice.worker.assembly import WorkerParts, WorkerReactor, assemble
 from pexservice.worker.messages import (
     HEARTBEATS_PER_WATCHDOG,
@@ -108,22 +108,16 @@ class Worker(Service):
     async def _open_store(self, parts: WorkerParts) -> None:
         """
         Open the store, and retry after an error that may pass.
-
-        After L{StoreUnavailable}, the worker always retries.  After L{StoreDamaged}, it
-        never does, because a damaged store needs the operator.  After any other
-        L{StoreError}, it retries if the supervisor wants this, and otherwise ends (see
-        C{SupervisorReport.retry_opening}).
         """
         phase = parts.inactive_phase
+        # Only a worker that has a supervisor waits for the store's lock.
         on_standby = phase.stand_by if self._settings.is_supervised else None
         delay = MIN_OPEN_RETRY_SECONDS
         while True:
             try:
                 await parts.committer.start(on_standby)
-            except StoreDamaged:
-                raise
             except StoreError as error:
-                if not (isinstance(error, StoreUnavailable) or phase.retries_opening):
+                if not phase.may_retry(error):
                     raise
                 phase.store_failed_to_open(str(error))
             else:
