@@ -99,9 +99,6 @@ class AccessLog:
         self._timestamp = datetimeToLogString(self._now()).encode()
 
     def flush(self) -> None:
-        """
-        Write the collected lines.
-        """
         lines, self._lines = self._lines, []
         if not lines:
             return
@@ -137,9 +134,6 @@ class AccessLog:
         self._must_reopen = True
 
     def close(self) -> None:
-        """
-        Write the remaining lines, and close the file.
-        """
         self.flush()
         if self._file is not None:
             os.close(self._file)

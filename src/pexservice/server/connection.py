@@ -166,10 +166,9 @@ class Connection(asyncio.Protocol):
             self._buffer += data
             self._parse_input()
         elif phase is _PERFORMING or phase is _WAITING:
-            # This input is parsed later.
             self._buffer += data
             self._pause_reading()
-        # In other phases, the connection is closing, and input is dropped.
+        # In other phases, the connection is closing, and its input is dropped.
 
     def eof_received(self) -> bool:
         """
@@ -296,9 +295,6 @@ class Connection(asyncio.Protocol):
         return len(self._buffer) < size
 
     def _wait_for_input(self) -> None:
-        """
-        Wait for the rest of a request.
-        """
         if self._half_closed:
             self.close()
             return

@@ -57,12 +57,9 @@ MIN_SHARE = 16
 #: over the limit are closed without a response.
 MAX_REFUSALS = 32
 
-#: Why the service closes connections:
-#:
-#:   - C{idle}, C{slow} and C{stalled} are timeouts.  C{slow}: a handshake or a request did
-#:     not arrive in time.
-#:   - C{displaced}: a new connection needed the place.
-#:   - C{flooding}: the client sends only TLS bytes without data.
+#: Why the service closes connections.  C{slow}: a handshake or a request did not arrive in
+#: time.  C{displaced}: a new connection needed the place.  C{flooding}: the client sends
+#: only TLS bytes without data.
 CLOSE_REASONS = ("idle", "slow", "stalled", "displaced", "flooding")
 
 #: C{tcpi_bytes_acked} in C{struct tcp_info} of C{linux/tcp.h}.

@@ -202,9 +202,6 @@ class OneRequestTransport(asyncio.Protocol):
         connection: Connection,
         make_transport: Callable[[socket.socket, Connection, asyncio.Protocol], object],
     ) -> None:
-        """
-        @param make_transport: the method L{Listener._make_transport}.
-        """
         self._socket = sock
         self._loop = loop
         self._connection = connection

@@ -405,9 +405,6 @@ class RequestBody:
     """
 
     def __init__(self, length: int) -> None:
-        """
-        @param length: see L{Head.body_length}.
-        """
         self._chunked = length == CHUNKED
         # How many bytes of this chunk have not arrived.  A body with a length counts as one
         # chunk.

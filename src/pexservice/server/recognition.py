@@ -175,9 +175,6 @@ class RequestCache:
         self.new_templates = 0
 
     def stop(self) -> None:
-        """
-        Forget everything, and remember nothing more.
-        """
         self.is_stopped = True
         self.latest_templates = ()
         self.by_bytes.clear()

@@ -254,9 +254,6 @@ class Server:
         self.request_cache.tick()
 
     def response_format(self, line: RequestLine, headers: RequestHeaders) -> ResponseFormat:
-        """
-        Return the format of the responses to a request.
-        """
         requested = persistence(headers.get(CONNECTION, ()))
         if line.version == b"HTTP/1.0":
             # HTTP/1.0 can keep a connection too, because all responses except streams have
