@@ -178,16 +178,10 @@ class Service:
 
 def kill_one(service: Service) -> None:
     """
-    Kill one of the workers.
+    Kill one of the workers, if there is any.
     """
-    workers = children(service.pid)
-    if workers:
-        with suppress(ProcessLookupError):
-            os.kill(service.rng.choice(workers), signal.SIGKILL)
-
-
-def kill_all(service: Service) -> None:
-    service.kill_workers()
+    with suppress(ProcessLookupError, IndexError):
+        os.kill(service.rng.choice(children(service.pid)), signal.SIGKILL)
 
 
 def replace_workers(service: Service) -> None:
@@ -223,6 +217,10 @@ def stop_all_and_restart(service: Service) -> None:
             # the supervisor.
             if runs_a_worker(pid):
                 os.kill(pid, signal.SIGSTOP)
+    start_again(service, workers)
+
+
+def start_again(service: Service, workers: list[int]) -> None:
     service.daemon.process.kill()
     service.daemon.process.wait()
     service.daemon = service.start()
@@ -246,12 +244,12 @@ def restart(service: Service) -> None:
     """
     workers = children(service.pid)
     if service.rng.random() < 0.5:
-        service.daemon.process.kill()
-        service.daemon.process.wait()
-    else:
         service.daemon.stop()
-    service.daemon = service.start()
-    wait_until_gone(*workers)
+    start_again(service, workers)
+
+
+def remove_socket_file(service: Service) -> None:
+    (service.path / "http.sock").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -334,45 +332,38 @@ def config_half_written(service: Service) -> Iterator[None]:
     service.config.write_text(complete)
 
 
-#: Operations after which the service recovers by itself.
-MOMENTARY_OPERATIONS: dict[str, Callable[[Service], None]] = {
-    "a worker killed": kill_one,
-    "both workers killed": kill_all,
-    "workers replaced": replace_workers,
-    "a worker stopped": stop_one,
-    "supervisor restarted": restart,
-    "workers stopped, supervisor killed": stop_all_and_restart,
-    "supervisor stopped": hang_supervisor,
-    "socket file removed": lambda service: (service.path / "http.sock").unlink(
-        missing_ok=True
-    ),
+#: Operations after which the service recovers by itself, each with its weight in the random
+#: choice.  Starting a process takes 0.5 seconds of a processor, so operations with starts
+#: are rarer; 10,000 operations take 40 minutes.
+MOMENTARY_OPERATIONS: dict[str, tuple[int, Callable[[Service], None]]] = {
+    "a worker killed": (8, kill_one),
+    "both workers killed": (3, Service.kill_workers),
+    "workers replaced": (3, replace_workers),
+    "a worker stopped": (20, stop_one),
+    "supervisor restarted": (2, restart),
+    "workers stopped, supervisor killed": (2, stop_all_and_restart),
+    "supervisor stopped": (12, hang_supervisor),
+    "socket file removed": (6, remove_socket_file),
 }
 
 #: Operations that prevent steps while they last, and are then undone.
 LASTING_OPERATIONS = {
-    "store moved": store_moved_away,
-    "store emptied": store_emptied,
-    "link switched": link_switched,
-    "store locked by another": store_locked,
+    "store moved": (12, store_moved_away),
+    "store emptied": (12, store_emptied),
+    "link switched": (10, link_switched),
+    "store locked by another": (2, store_locked),
 }
 
+#: Operations during which the service continues.
+HARMLESS_OPERATIONS = {"configuration half written": (8, config_half_written)}
 
-#: How often each operation is chosen.  Starting a process takes 0.5 seconds of a processor,
-#: so operations with starts are rarer; 10,000 operations take 40 minutes.
 WEIGHTS = {
-    "a worker killed": 8,
-    "both workers killed": 3,
-    "workers replaced": 3,
-    "a worker stopped": 20,
-    "supervisor restarted": 2,
-    "workers stopped, supervisor killed": 2,
-    "supervisor stopped": 12,
-    "socket file removed": 6,
-    "store moved": 12,
-    "store emptied": 12,
-    "link switched": 10,
-    "store locked by another": 2,
-    "configuration half written": 8,
+    name: weight
+    for name, (weight, _) in {
+        **MOMENTARY_OPERATIONS,
+        **LASTING_OPERATIONS,
+        **HARMLESS_OPERATIONS,
+    }.items()
 }
 
 
@@ -385,17 +376,15 @@ def disturb(service: Service, name: str, *, kill_all_workers: bool = False) -> N
     """
     log_size = service.daemon.log.stat().st_size
     if name in MOMENTARY_OPERATIONS:
-        MOMENTARY_OPERATIONS[name](service)
-    elif name == "configuration half written":
-        with config_half_written(service):
-            service.maybe_disturb_workers(kill_all_workers=kill_all_workers)
+        MOMENTARY_OPERATIONS[name][1](service)
     else:
-        with LASTING_OPERATIONS[name](service):
+        with (LASTING_OPERATIONS | HARMLESS_OPERATIONS)[name][1](service):
             service.maybe_disturb_workers(kill_all_workers=kill_all_workers)
-            reasons = service.wait_for(503)
-            assert "[-]store" in reasons, reasons
-            # Keep the condition for a while, whatever happens to the workers.
-            time.sleep(service.rng.uniform(0, 0.5))
+            if name in LASTING_OPERATIONS:
+                reasons = service.wait_for(503)
+                assert "[-]store" in reasons, reasons
+                # Keep the condition for a while, whatever happens to the workers.
+                time.sleep(service.rng.uniform(0, 0.5))
     service.wait_for(200)
     errors = service.daemon.log.read_bytes()[log_size:].count(b" error: ")
     assert errors <= MAX_ERRORS, service.daemon.log.read_bytes()[log_size:].decode()
