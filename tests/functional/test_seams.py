@@ -206,6 +206,8 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
         assert reason == OTHER_STORE or [*place.iterdir()] == []
         change_mounts(daemon, undo)
         assert step_when_ready(daemon) == revision + 1
+        # The step may be made before the supervisor logs that its worker serves.
+        daemon.until_logged("serves", 2)
         assert daemon.count_logged("serves") == 2
         assert (tmp_path / "copy" / DATA_FILE).read_bytes() == before
 
