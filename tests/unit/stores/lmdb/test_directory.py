@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -83,10 +84,7 @@ def test_directory_that_cannot_be_locked_is_refused_with_the_reason(
     """
     No other process owns it.
     """
-
-    def failing(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
+    failing = Mock(side_effect=OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)))
     monkeypatch.setattr("pexservice.stores.lmdb.directory.fcntl.flock", failing)
     with pytest.raises(StoreError, match=r"store cannot be locked: No locks available"):
         Directory(str(tmp_path / "store")).lock()

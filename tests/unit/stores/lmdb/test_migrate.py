@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from unittest.mock import Mock
 
 import lmdb
 import pytest
@@ -94,12 +95,9 @@ def test_rewriting_that_fails_leaves_the_store_as_it_was(
     path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (path / DATA_FILE).read_bytes()
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as broken:
-        broken.setattr(Path, failing, fail)
+        error = OSError(28, "No space left on device")
+        broken.setattr(Path, failing, Mock(side_effect=error))
         with pytest.raises(StoreError, match="No space left"):
             now(at(path).open())
     assert (path / DATA_FILE).read_bytes() == before
@@ -126,10 +124,7 @@ def test_store_whose_format_cannot_be_read_is_not_opened(
     Otherwise a store of format 1 could be served without being rewritten.
     """
     before = (path / DATA_FILE).read_bytes()
-
-    def broken(_: object) -> None:
-        raise OSError("Input/output error")
-
+    broken = Mock(side_effect=OSError("Input/output error"))
     monkeypatch.setattr("pexservice.stores.lmdb.transaction.open_for_reading", broken)
     with pytest.raises(StoreError, match="Input/output error"):
         now(at(path, verify=None).open())

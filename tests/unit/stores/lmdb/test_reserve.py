@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.task import Clock
@@ -115,10 +116,7 @@ def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
     path = tmp_path / "store"
     state = filled(path, 2)
     (path / READER_TABLE_FILE).unlink()
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(StoreError, match=f"{path} cannot be used: .*No space"):
         now(at(path).open())

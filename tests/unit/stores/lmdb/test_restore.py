@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -118,10 +119,7 @@ def test_failed_restore_says_why(
     """
     It names permissions only where they are missing.
     """
-
-    def fails(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
+    fails = Mock(side_effect=OSError(number, os.strerror(number)))
     monkeypatch.setattr(module, "copy_store", fails)
     with pytest.raises(StoreError) as caught:
         restore(str(place / "backup"), str(place / "store"))
@@ -193,11 +191,7 @@ def test_remains_of_a_store_are_kept(place: Path, name: str) -> None:
 def test_interrupted_restore_leaves_the_old_store_and_no_copy(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "chown_like", interrupted)
+    monkeypatch.setattr(module, "chown_like", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         restore(str(place / "backup"), str(place / "store"))
     assert_nothing_happened(place)

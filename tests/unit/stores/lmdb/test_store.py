@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Self
+from unittest.mock import Mock
 
 import lmdb
 import pytest
@@ -225,10 +226,7 @@ def test_store_that_cannot_be_created_is_refused_in_one_line(
     It can be created later.
     """
     path = tmp_path / "store"
-
-    def failing(*_: object, **__: object) -> None:
-        raise lmdb.DiskError("No space left on device")
-
+    failing = Mock(side_effect=lmdb.DiskError("No space left on device"))
     monkeypatch.setattr("pexservice.stores.lmdb.store.lmdb.open", failing)
     with pytest.raises(StoreError, match=f"{path} cannot be made: No space"):
         now(at(path).open())
@@ -625,46 +623,14 @@ def put_in_place_of_lmdb(
 def test_after_an_error_while_lmdb_writes_the_outcome_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-
-    class Broken:
-        def begin(self, *, write: bool) -> Broken:
-            assert write
-            return self
-
-        def put(self, *_: object, **__: object) -> bool:
-            return True
-
-        def commit(self) -> None:
-            raise error
-
+    env = Mock()
+    env.begin.return_value.commit.side_effect = error
     with at(tmp_path / "store") as store:
-        put_in_place_of_lmdb(Broken(), store, monkeypatch)
+        put_in_place_of_lmdb(env, store, monkeypatch)
         with pytest.raises(OutcomeUnknown, match=re.escape(str(error))) as raised:
             store.step(b"n")
         assert raised.value.__cause__ is error
         monkeypatch.undo()
-
-
-class Unwritable:
-    """
-    An environment whose transactions fail in the method C{fails}, before their commit.
-    """
-
-    def __init__(self, fails: str) -> None:
-        self.fails = fails
-        self.aborted = 0
-
-    def begin(self, *, write: bool) -> Unwritable:
-        assert write
-        if self.fails == "begin":
-            raise lmdb.DiskError("Input/output error")
-        return self
-
-    def put(self, *_: object, **__: object) -> bool:
-        raise lmdb.DiskError("Input/output error")
-
-    def abort(self) -> None:
-        self.aborted += 1
 
 
 @pytest.mark.parametrize("fails", ["begin", "put"])
@@ -672,12 +638,16 @@ def test_after_an_error_before_anything_is_written_the_batch_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     path = tmp_path / "store"
-    env = Unwritable(fails)
+    env, error = Mock(), lmdb.DiskError("Input/output error")
+    if fails == "begin":
+        env.begin.side_effect = error
+    else:
+        env.begin.return_value.put.side_effect = error
     with at(path) as store:
         put_in_place_of_lmdb(env, store, monkeypatch)
         with pytest.raises(StoreError, match=f"{path} .* Input/output error"):
             store.step(b"n")
-        assert env.aborted == (fails == "put")
+        assert env.begin.return_value.abort.call_count == (fails == "put")
         monkeypatch.undo()
 
 
@@ -685,11 +655,8 @@ def test_after_an_error_before_anything_is_written_the_batch_is_not_stored(
 def test_after_an_error_of_the_reserve_the_batch_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-
-    def broken(_: object, __: int) -> None:
-        raise OSError("Input/output error")
-
     with at(tmp_path / "store") as store:
+        broken = Mock(side_effect=OSError("Input/output error"))
         monkeypatch.setattr(Reserve, method, broken)
         with pytest.raises(StoreError, match="Input/output error"):
             store.step(b"n")
@@ -707,13 +674,8 @@ def test_after_an_error_of_the_reserve_the_batch_is_not_stored(
 def test_history_that_cannot_be_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: lmdb.Error
 ) -> None:
-
-    class Unreadable:
-        def begin(self) -> None:
-            raise error
-
     with at(tmp_path / "store") as store:
-        put_in_place_of_lmdb(Unreadable(), store, monkeypatch)
+        put_in_place_of_lmdb(Mock(begin=Mock(side_effect=error)), store, monkeypatch)
         with pytest.raises(Refusal):
             now(store.history(ABOVE_ALL, 1))
         monkeypatch.undo()

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from twisted.logger import capturedLogs
@@ -188,10 +189,7 @@ def test_failed_witness_does_not_undo_a_commit(
     """
     One log line reports it.
     """
-
-    def failing(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
+    failing = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
     with at(store) as served:
         monkeypatch.setattr(os, "pwrite", failing)
         with capturedLogs() as events:
@@ -206,10 +204,7 @@ def test_store_continues_when_no_witness_can_be_written(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (store / WITNESS_FILE).unlink()
-
-    def failing(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    failing = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr(os, "fsync", failing)
     with capturedLogs() as events:
         assert reopened(store) == (12, 6)
