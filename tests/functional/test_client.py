@@ -172,15 +172,6 @@ def test_tls_trusts_the_authority_in_a_file_and_no_other(tmp_path: Path) -> None
             assert cursor.current().revision == 1
 
 
-def test_service_without_tls_gets_no_step_over_https(worker: Daemon) -> None:
-    with (
-        BlockingCursor(url(worker, "https"), deadline=2) as cursor,
-        pytest.raises((UnexpectedAnswer, OutcomeUnknown)),
-    ):
-        cursor.next()
-    assert worker.request("/current")[0].headers["Pex-Revision"] == "0"
-
-
 def test_every_step_is_made_once_while_active_workers_are_killed(tmp_path: Path) -> None:
     answers: list[State] = []
     stopping = threading.Event()

@@ -108,20 +108,14 @@ def test_each_step_prints_its_value_or_the_state_as_an_object(worker: Daemon) ->
     ]
     assert pexctl(worker, "current", command=MODULE).stdout == "1\n"
     ended = pexctl(worker, "next", "--json", "--key", "k", "--if-revision", "4")
-    assert json.loads(ended.stdout) == {
-        "outcome": "moved",
-        "revision": 5,
-        "position": 3,
-        "current": "2",
-        "previous": "1",
-        "next": "3",
-        "replayed": False,
-    }
+    values = {"current": "2", "previous": "1", "next": "3", "replayed": False}
+    moved = {"outcome": "moved", "revision": 5, "position": 3, **values}
+    assert json.loads(ended.stdout) == moved
     assert json.loads(pexctl(worker, "next", "--json", "--key", "k").stdout)["replayed"]
-    moved = pexctl(worker, "reset", "--if-revision", "4", "--json")
-    assert moved.returncode == 1
-    assert moved.stderr.endswith("is at revision 5, position 3; no step was made\n")
-    printed = json.loads(moved.stdout)
+    refused = pexctl(worker, "reset", "--if-revision", "4", "--json")
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("is at revision 5, position 3; no step was made\n")
+    printed = json.loads(refused.stdout)
     assert (printed["outcome"], printed["revision"]) == ("precondition-failed", 5)
     assert pexctl(worker, "reset").stdout == "0\n"
     history = pexctl(worker, "history", "--limit", "2", "--before", "6")

@@ -11,22 +11,15 @@ import json
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from attrs import Factory, asdict, define
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
-from twisted.web.client import Agent
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent
-from zope.interface import implementer
 
 from pexservice.client import Cursor, CursorError
-from pexservice.client.connecting import make_endpoint, make_pool
-from pexservice.core.base_url import BaseURL
 
 #: Much longer than any call should take, so that no call fails by its deadline.
 DEADLINE_SECONDS = 120.0
@@ -41,47 +34,15 @@ class ClientRecord:
     @ivar responses: of each call with a response, the revision, the position, the
         transition and the duration in seconds.
     @ivar replayed: how many of these responses were replays.
-    @ivar requests: how many requests were sent.
-    @ivar key_count: how many different idempotency keys they had.
+    @ivar repetitions: how many failed attempts were repeated.
     @ivar failures: the errors of the calls that failed.
     """
 
     call_count: int = 0
     responses: list[tuple[int, int, str, float]] = Factory(list)
     replayed: int = 0
-    requests: int = 0
-    key_count: int = 0
+    repetitions: int = 0
     failures: list[str] = Factory(list)
-
-
-@implementer(IAgent)
-class RecordingAgent:
-    """
-    An agent that records the idempotency keys of the requests that it sends.
-    """
-
-    def __init__(self, agents: Mapping[bytes, IAgent]) -> None:
-        """
-        @param agents: the agents that send the requests, by host and port.
-        """
-        self._agents = agents
-        self.keys: list[bytes] = []
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: Any = None,
-    ) -> Deferred[Any]:
-        """
-        Record the key of a request, and send the request with the agent for its address.
-        """
-        assert headers is not None
-        agent = self._agents[uri.split(b"/")[2]]
-        self.keys += headers.getRawHeaders(b"idempotency-key", [])
-        sent: Deferred[Any] = agent.request(method, uri, headers, bodyProducer)
-        return sent
 
 
 async def make_steps(
@@ -111,19 +72,20 @@ async def run_clients(
     """
     Make steps with all clients, and return their record.
     """
-    record, pools = ClientRecord(), [make_pool(reactor, count) for _ in urls]
-    agent = RecordingAgent(
-        {
-            urlsplit(url).netloc.encode(): Agent.usingEndpointFactory(
-                reactor, make_endpoint(BaseURL.parse(url), reactor, None), pool
-            )
-            for url, pool in zip(urls, pools, strict=True)
-        }
-    )
+    record = ClientRecord()
+
+    def on_retry(_: str) -> None:
+        record.repetitions += 1
+
     # Each cursor tries another address first.
     cursors = [
         Cursor(
-            *urls[n:], *urls[:n], reactor=reactor, agent=agent, deadline=DEADLINE_SECONDS
+            *urls[n:],
+            *urls[:n],
+            deadline=DEADLINE_SECONDS,
+            connections=count,
+            on_retry=on_retry,
+            reactor=reactor,
         )
         for n in range(len(urls))
     ]
@@ -134,9 +96,8 @@ async def run_clients(
             for n in range(count)
         ]
     )
-    for pool in pools:
-        await pool.closeCachedConnections()
-    record.requests, record.key_count = len(agent.keys), len(set(agent.keys))
+    for cursor in cursors:
+        await cursor.close()
     return record
 
 

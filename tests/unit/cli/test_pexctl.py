@@ -295,13 +295,20 @@ def test_backup_of_a_configured_store_writes_its_revision_for_prometheus(
     config.write_text('store = "lmdb:store"\n')
     backups.mkdir()
     options = ("--config", str(config), "--keep", "2", "--textfile", str(metrics))
+
+    def written(name: str) -> str:
+        label = f'pexservice_backup_{name}{{store="{store}"}} '
+        (line,) = re.findall(
+            rf"^{re.escape(label)}(.+)$", metrics.read_text(), re.MULTILINE
+        )
+        return str(line)
+
     assert pexctl("backup", *options, str(backups)).status == 0
-    assert f'\npexservice_backup_revision{{store="{store}"}} 7.0\n' in metrics.read_text()
+    assert (written("revision"), written("failed")) == ("7.0", "0.0")
     # After a failure the newest backup still counts.
     store.rename(store.parent / "gone")
     assert pexctl("backup", *options, str(backups)).status == 1
-    assert f'\npexservice_backup_revision{{store="{store}"}} 7.0\n' in metrics.read_text()
-    assert f'\npexservice_backup_failed{{store="{store}"}} 1.0\n' in metrics.read_text()
+    assert (written("revision"), written("failed")) == ("7.0", "1.0")
 
 
 @pytest.mark.parametrize(

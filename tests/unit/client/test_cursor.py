@@ -198,7 +198,7 @@ HTML = {"Content-Type": "text/html"}
             "307: redirects to 'https://elsewhere.example/next'; the client follows no",
         ),
         (Disturbance(status=404, body=b"<h1>no</h1>"), "status 404: '<h1>no</h1>'"),
-        (Disturbance(status=401, body=b"{}", headers={"Content-Type": JSON}), "status 401"),
+        (problem(401, "unauthorized", headers={"Content-Type": JSON}), "status 401"),
         (Disturbance(status=204), "status 204"),
         (Disturbance(status=200, body=b"<html>", headers=HTML), "got text/html: '<html>'"),
     ],
@@ -380,10 +380,16 @@ def test_cancelled_call_ends_with_cancelled_error_whatever_its_request_does(
     """
     A cancelled look-up of a name, for example, fails as if there were no such name.
     """
+    requests: list[Deferred[Any]] = []
+
+    def end(request: Deferred[Any]) -> None:
+        requests.append(request)
+        request.errback(error())
+
     routed = Routed(service.agent)
-    routed.down["a"] = lambda: Deferred(lambda request: request.errback(error()))
+    routed.down["a"] = lambda: Deferred(end)
     cancelled(service, cursor(service, "http://a", agent=routed))
-    assert routed.hosts == ["a"]
+    assert (routed.hosts, len(requests)) == (["a"], 1)
 
 
 def test_unexpected_exception_is_not_retried(service: FakeService) -> None:
@@ -545,24 +551,40 @@ def test_token_is_sent_with_every_request(service: FakeService) -> None:
     assert sent == [f"Bearer {TOKEN}"] * 2
 
 
+def history(service: FakeService, **which: int) -> list[int]:
+    """
+    Return the revisions in the history.
+    """
+
+    async def read() -> list[int]:
+        return [step.revision async for step in cursor(service).history(**which)]
+
+    return service.after(read)
+
+
 def test_history_reads_pages_as_they_are_needed(service: FakeService) -> None:
     """
     The client reads no page beyond the steps that the program takes.
     """
     for _ in range(2500):
         service.step("next")
-
-    async def read(**which: int) -> list[int]:
-        return [step.revision async for step in cursor(service).history(**which)]
-
-    assert service.after(read) == list(range(2500, 0, -1))
+    assert history(service) == list(range(2500, 0, -1))
     assert len(service.asked) == 3
-    assert service.after(lambda: read(limit=1001)) == list(range(2500, 1499, -1))
+    assert history(service, limit=1001) == list(range(2500, 1499, -1))
     assert len(service.asked) == 5
-    assert service.after(lambda: read(before=3)) == [2, 1]
-    assert service.after(lambda: read(before=3, limit=1)) == [2]
-    assert service.after(lambda: read(limit=0)) == []
+    assert history(service, before=3) == [2, 1]
+    assert history(service, before=3, limit=1) == [2]
+    assert history(service, limit=0) == []
     assert len(service.asked) == 7
+
+
+def test_empty_page_ends_the_history_whatever_it_announces(service: FakeService) -> None:
+    service.always = Disturbance(
+        status=200,
+        body=b'{"transitions":[],"next":"/history"}',
+        headers={"Content-Type": JSON},
+    )
+    assert history(service) == []
 
 
 @pytest.mark.parametrize(
@@ -580,13 +602,8 @@ def test_page_that_contradicts_itself_is_an_error(
     service: FakeService, body: bytes
 ) -> None:
     service.always = Disturbance(status=200, body=body, headers={"Content-Type": JSON})
-
-    async def read() -> None:
-        async for _ in cursor(service).history():
-            pass
-
     with pytest.raises(UnexpectedAnswer, match="expected "):
-        service.after(read)
+        history(service)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256])

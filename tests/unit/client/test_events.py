@@ -230,16 +230,22 @@ def test_value_of_an_event_without_digits_is_computed(watcher: Watcher) -> None:
     )
 
 
-@pytest.mark.parametrize("answers_before", [0, 1])
+@pytest.mark.parametrize(
+    ("disturbances", "error"),
+    [
+        ([problem(403, "cross-origin")], Refused),
+        ([None, problem(403, "cross-origin")], Refused),
+        ([None, Disturbance(status=200, body=b"<html>")], UnexpectedAnswer),
+    ],
+)
 def test_refusal_of_the_read_or_of_the_stream_ends_the_watch(
-    watcher: Watcher, answers_before: int
+    watcher: Watcher, disturbances: list[Disturbance | None], error: type[Exception]
 ) -> None:
-    refusal = problem(403, "cross-origin")
-    watcher.service.disturbances = [*[None] * answers_before, refusal]
+    watcher.service.disturbances = [*disturbances]
     watcher.service.end_streams()
     watcher.pass_time(2)
     (ended,) = watcher.ended
-    assert ended.check(Refused)
+    assert ended.check(error)
 
 
 @pytest.mark.parametrize(
