@@ -59,9 +59,11 @@ def test_no_response_or_read_shows_a_step_before_the_disk_has_it(bench: Bench) -
     results = bench.submit()
     bench.turn()
     assert results == []
+    assert now(read(bench.committer)).state.revision == 0
     assert bench.committer.visible.revision == 0
     bench.store.finish()
     assert results == [(Outcome.APPLIED, 1, 1)]
+    assert now(read(bench.committer)).state.revision == 1
     assert bench.committer.visible.revision == 1
     assert bench.store.batches[0].time_ns == 7
 
