@@ -182,6 +182,8 @@ class RetryingClient:
                 if failure.retry_after:
                     fault = f"no final response, and the server asks to wait {delay:g} s"
                 break
+            if self.closed:
+                break
             self.on_retry(reason)
             await deferLater(self.clock, delay)
         attempts = f"{attempt_count} attempt{'s' if attempt_count > 1 else ''}"

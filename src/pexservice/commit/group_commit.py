@@ -88,11 +88,11 @@ class PendingBatch:
     @ivar before: the state that the first step was applied to.
     @ivar transitions: one code byte for each step.
     @ivar waiting_requests: the requests whose response waits for the commit, in order.
-        Most of them are the steps of this batch.  The steps of the other requests are not
-        applied: they repeat a key, or their precondition is not met.  But their responses
-        show a state of this batch, so these requests wait until this state is durable.
-    @ivar keys: the idempotency keys of the steps.  The value of a key is the transition of
-        its step with the revision and position after it, packed by C{pack_use}.
+        Most of them are the steps of this batch.  The others were not applied, because the
+        key was used before or the precondition is not met.  But their responses show a
+        state of this batch, so they wait until this state is durable.
+    @ivar keys: the idempotency keys of the steps, each with the transition, and the
+        revision and position after it, packed by C{pack_use}.
     """
 
     before: State
@@ -121,11 +121,9 @@ class GroupCommit:
     The public methods and attributes are those of
     L{ICommitter<pexservice.commit.interface.ICommitter>}.  A subclass adds C{start},
     C{step}, C{step_refusal}, C{read}, C{read_durable}, C{history} and C{wait_for_commit}.
-    This class calls these methods of itself or of the subclass:
-
-      - Every subclass must define L{_commit_failed}.
-      - A subclass may override L{_add}, L{_respond_unapplied}, L{_schedule_commit},
-        L{_write_open_batch}, L{_commit_succeeded}, L{_roll_back} and L{_state_at}.
+    It must also define L{_commit_failed}, and may override L{_add}, L{_respond_unapplied},
+    L{_schedule_commit}, L{_write_open_batch}, L{_commit_succeeded}, L{_roll_back} and
+    L{_state_at}.
 
     @ivar _latest: the state after all accepted steps.
     @ivar _open_batch: the batch that accepts new steps.
@@ -148,8 +146,8 @@ class GroupCommit:
         """
         Make the committer of C{store}, without opening the store.
 
-        @param on_fatal_failure: called with a failure that must end the process.  A
-            L{Refusal} is none, because then the committer continues.
+        @param on_fatal_failure: called with a failure that must end the process.  After a
+            L{Refusal}, the committer continues.
         @param call_soon: schedules a call for the next iteration of the event loop, and
             returns a handle that can cancel this call.  The default is a timer without a
             delay, which takes 8 microseconds longer.
@@ -168,8 +166,8 @@ class GroupCommit:
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
-        # Whether a commit has begun and has not ended.  A commit on etcd begins with a wait
-        # for the turn of this node, and there is no committing batch before this turn.
+        # Whether a commit has begun and has not ended.  On etcd, this includes the wait for
+        # the turn of this node, when there is no committing batch yet.
         self._is_committing = False
         # These fire when the next commit ends.
         self._commit_end_deferreds: list[Deferred[None]] = []
@@ -263,7 +261,7 @@ class GroupCommit:
         self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
         """
-        Respond to C{request}, whose step is not applied, when its state is durable.
+        Respond to C{request} as soon as its state is durable.  Its step was not applied.
 
         @param batch: the batch whose commit makes the state durable; C{None} if the state
             is durable already.
@@ -271,7 +269,8 @@ class GroupCommit:
         if batch is None:
             self._finish(request)
         else:
-            # A KeyReused waits too: it is true only if the first use of the key is stored.
+            # A KeyReused waits too: if the first use of the key is not stored after all,
+            # the key was not used.
             batch.waiting_requests.append(request)
 
     def _respond_to_used_key(
@@ -330,8 +329,8 @@ class GroupCommit:
             if policy.is_quiet:
                 # Clients on this machine may need this CPU to send their next steps.
                 os.sched_yield()
-            # A subclass may override _schedule_commit with a delay, which comes only once.
-            # So this call is repeated without _schedule_commit.
+            # This does not use _schedule_commit, because a subclass adds a delay there, and
+            # the delay must not be repeated.
             self._scheduled_call = self._call_soon(self._commit_or_wait)
 
     def _begin_commit(self) -> None:
@@ -350,7 +349,7 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        The batch may have become empty, because its steps were refused meanwhile.
+        On etcd, the batch may have become empty during the wait for the turn.
         """
         batch, after = self._open_batch, self._latest
         if not batch.transitions:
@@ -409,7 +408,8 @@ class GroupCommit:
         """
         Set the latest state back to the state before the C{failed} batches.
 
-        @param failed: the batch whose commit failed, if any, and the open batch.
+        @param failed: the batches to give up, oldest first, each with the error for its
+            requests.  The open batch is the last one.
         """
         first_batch, _ = failed[0]
         self._latest = first_batch.before

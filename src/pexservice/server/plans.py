@@ -1,5 +1,5 @@
 """
-Plans, with which the server performs most requests without a call of their handler.
+With a plan, the server performs a request without calling its handler.
 
 For example, all these requests have the same meaning: they make a step, and accept JSON::
 
@@ -47,8 +47,8 @@ class PreparedRequest:
     All recognized requests with the same bytes share one such object.
 
     @ivar logged_line: the request line for the access log.
-    @ivar operation: the operation of the request's plan; C{None} if there is no plan, so
-        that a handler is called.
+    @ivar operation: the operation, if the request has a plan; C{None} if a handler must be
+        called.
     @ivar checked_operation: the operation, once the request has passed
         C{RequestChecker.check_operation}; C{None} before this check.
     """

@@ -109,8 +109,8 @@ class LmdbStore:
         @param journal: how many transitions the history keeps, 1 or more.
         @param verify: verifies the whole store before this process maps it; C{None} if the
             store is never verified.
-        @param verification_record: tells whether a verification is due; C{None} if every
-            process verifies the store.
+        @param verification_record: tells whether a verification is due; without it, a
+            verification is always due.
         @param run_long: runs a call that may take minutes: C{verify}, or a migration from
             format 1.  A worker runs it in a new thread.
         @param progress: called with the progress of a migration, in percent.
@@ -129,7 +129,7 @@ class LmdbStore:
         self._bounds = BOUNDS_OF_EMPTY_STORE
         self._key_reader = KeyReader(kept_keys)
         self._reserve: Reserve | None = None
-        # A small file that records the newest revision, and damage.
+        # A small file with the newest revision, and a mark if damage was found.
         self._witness = Witness()
 
     def __repr__(self) -> str:
@@ -179,10 +179,10 @@ class LmdbStore:
         on_standby()
         await self._wait_for_lock()
         if record is not None and not record.is_completed:
-            # The process that had the lock did not complete its verification.  After this
-            # error, the worker calls L{open} again.  Meanwhile, clients get a 503 with this
-            # message.  The second call gets the lock without waiting, so it verifies the
-            # store.
+            # The process that had the lock did not complete its verification.  L{_open}
+            # releases the lock now, and the worker calls L{open} again.  The process that
+            # then gets the lock without waiting verifies the store.  Meanwhile, clients get
+            # a 503 with this message.
             raise StoreUnavailable(
                 f"the store {self.directory.real_path} is not verified yet"
             )
@@ -203,12 +203,11 @@ class LmdbStore:
 
     async def _prepare_files(self, *, must_verify: bool) -> None:
         """
-        Make a store if there is none.  Otherwise verify the store, and migrate it.
+        Make a store if there is none.  Verify it if that is due, and migrate format 1.
 
         An operator may replace the files after their verification and before LMDB opens
-        them.  So the L{Directory} remembers the identity of the verified files.  After LMDB
-        has opened files, L{Directory.claim_store} checks that the path still leads to the
-        verified ones.
+        them.  So the L{Directory} remembers the identity of the verified files, and
+        L{Directory.claim_store} compares the identity when LMDB has opened the files.
         """
         directory = self.directory
         existed = directory.holds_store()
@@ -311,9 +310,9 @@ class LmdbStore:
         Return a refusal if the configured path no longer leads to this store.
 
         While the path leads to this store, it is checked every
-        L{PATH_CHECK_INTERVAL_SECONDS}, together with the free space of the disk.  After the
-        path was wrong, every call checks it, so the service continues as soon as the store
-        is back.
+        L{PATH_CHECK_INTERVAL_SECONDS}, together with the free space of the disk.  If the
+        path leads elsewhere, every call checks it, so the service continues as soon as the
+        store is back.
         """
         now = self._monotonic()
         if now < self._next_path_check:

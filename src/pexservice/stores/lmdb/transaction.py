@@ -2,15 +2,15 @@
 The content of LMDB's transactions: what a commit writes and removes, and what reads return.
 
 A read returns the cursor, the history or the keys.  A commit writes the cursor, appends a
-row to the journal, and adds idempotency keys to the rows of keys.  Every row has a
-I{number}, which is its key in LMDB: the first revision in a row of the journal, and the
-first ordinal in a row of keys.
+row to the journal, and adds idempotency keys to the rows of keys.  LMDB finds a row by its
+I{number}: the first revision in a row of the journal, the first I{ordinal} in a row of
+keys.  Ordinals count the idempotency keys, from 1.
 
-A commit also removes the oldest rows of which all transitions or keys have I{expired},
-which means that they need not be kept.  One commit removes a bounded number of rows.  After
-an operator made the journal shorter, very many rows have expired.  If one commit removed
-them all, it could take longer than the watchdog's timeout.  Then the supervisor would kill
-the worker, and the next worker would try the same again.
+A transition or a key has I{expired} if it need not be kept.  A commit also removes the
+oldest rows in which everything has expired, but only a bounded number of them.  After an
+operator made the journal shorter, very many rows have expired.  If one commit removed them
+all, it could take longer than the watchdog's timeout.  Then the supervisor would kill the
+worker, and the next worker would try the same again.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ TRIM_SLACK = 256
 #: One commit removes at most this many rows, in about 2 ms.
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
-#: A commit stops removing rows when it has removed this many transitions or keys more than
-#: it has added.  This limit is for long rows: LMDB frees their many pages one by one.
+#: A commit removes about as many transitions, or keys, as it adds and this number at most.
+#: This limit is for long rows: LMDB frees their many pages one by one.
 MAX_TRIMMED_ITEMS = 1 << 12
 
 #: If the newest row has fewer keys than this, the next commit adds keys to that row.  If
@@ -52,7 +52,7 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> StoredCur
     """
     Read the cursor, and check that the last rows of journal and keys end at the cursor.
 
-    @raise OtherFormat: this program does not read the version of the cursor's record.
+    @raise OtherFormat: this program does not support the version of the cursor's record.
     @raise BadRecord: a last row ends elsewhere.
     """
     record = _read_record(txn, databases.cursor)
@@ -104,7 +104,7 @@ def read_format(env: lmdb.Environment) -> int:
     """
     Return the version of the format of an open store.
 
-    @raise OtherFormat: this program does not read that version.
+    @raise OtherFormat: this program does not support that version.
     """
     # A store of another format may have other databases, so only this one is opened.
     cursor_database = env.open_db(CURSOR_DATABASE, create=False)
@@ -234,7 +234,7 @@ def _trim(
     @param added: how many transitions or keys this commit has added.
     @return: the number of the row that is the oldest one now.
     """
-    if first_kept - 1 - oldest < TRIM_SLACK:
+    if first_kept - oldest <= TRIM_SLACK:
         return oldest
     # If a commit could not remove more than it adds, the store would grow for ever.
     limit = oldest + MAX_TRIMMED_ITEMS + added
@@ -242,7 +242,7 @@ def _trim(
         first_keys = islice(rows.iternext(values=False), MAX_TRIMMED_ROWS + 1)
         numbers = [records.decode_row_number(key) for key in first_keys]
         rows.first()
-        # A row ends where the next row begins.  So the newest row is never removed.
+        # The end of a row is known from the next row only, so the newest row stays.
         for number, following in pairwise(numbers):
             if following > first_kept or number >= limit:
                 break
@@ -308,8 +308,8 @@ class KeyReader:
         """
         Read more rows.
 
-        @param rows: the row C{newest}, to which keys may have been added, and the rows
-            after it; before the first call, all rows.
+        @param rows: in the first call, all rows; later, the rows from C{newest} on, which
+            may have more keys than before.
         @raise BadRecord: the row C{newest} is missing or has other keys, or there is a gap
             between two rows.
         """
