@@ -117,8 +117,8 @@ class RetryingClient:
     @ivar attempt_timeout: how long one attempt may take, in seconds.
     @ivar on_retry: called with the reason of each failed attempt, before the next attempt.
     @ivar closed: true when no attempt may begin any more.
-    @ivar maybe_performed_count: the number of attempts whose requests servers have
-        performed, may have performed, or may still perform.
+    @ivar maybe_performed_count: the number of attempts, in progress or ended, whose request
+        a server may have performed.
     """
 
     clock: IReactorTime
@@ -171,7 +171,8 @@ class RetryingClient:
                     error.maybe_performed = maybe_performed
                     raise
                 failure = error
-            # The timeout of a short attempt says less than an earlier reason.
+            # If an attempt timed out only because the deadline was near, the reason of an
+            # earlier attempt tells more.
             if not (reason and failure.cut_short):
                 reason = failure.reason
             # Every server has its turn before the delay grows.
@@ -228,8 +229,9 @@ class RetryingClient:
             raise _AttemptFailed(f"{url}: {reason}", connected, cut_short=cut_short)
 
         sending = Deferred.fromCoroutine(send()).addTimeout(seconds, self.clock, time_out)
-        # A cancelled request may fail with another error than CancelledError, for example
-        # with DNSLookupError.  A second Deferred always fails with CancelledError.
+        # If the caller cancels this attempt, it must get a CancelledError.  The agent may
+        # turn this into another error, for example DNSLookupError.  So this waits for
+        # ended, and not for sending.
         ended: Deferred[Content] = Deferred()
         sending.chainDeferred(ended)
         try:
@@ -249,9 +251,9 @@ class RetryingClient:
         """
         name, detail = problem_of(response) or (None, quoted(response.body))
         described = f"{name}: {detail}" if name else detail
-        # Retry-After is about one server, so the client heeds it only if the next attempt
-        # goes to the same server.  The client always heeds it after a 429, because a rate
-        # limit may apply to all servers.
+        # Retry-After is about one server.  If there are several, the next attempt goes to
+        # another one, so the client ignores it, except after a 429: a rate limit may apply
+        # to all servers.
         heeds_delay = len(self.servers) == 1 or response.status == _TOO_MANY_REQUESTS
         return _AttemptFailed(
             f"{response.url}: status {response.status}: {described}",

@@ -1,5 +1,5 @@
 """
-The HTTP/1.1 parser.  It is strict, takes linear time, and does little work in each call.
+The HTTP/1.1 parser.  It is strict, takes linear time, and limits the work of each call.
 
 The parser accepts what RFC 9112 defines.  It refuses what two servers could understand in
 different ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
@@ -43,12 +43,12 @@ MAX_CHUNK_SIZE_DIGITS = 16
 #: microseconds.
 MAX_PARTS_PER_CALL = 64
 
-#: How many lines one generation of a L{GenerationalCache} has.  There is a cache of request
-#: lines, and a cache of header lines.  The lines in each cache have at most 1 MiB together.
-MAX_CACHED_LINES = 1024
-
 #: A longer line is not cached.
 MAX_CACHED_LINE_BYTES = 512
+
+#: How many lines one generation of a L{GenerationalCache} has.  There are two generations,
+#: so the lines of a cache have at most 1 MiB.
+MAX_CACHED_LINES = 1024
 
 END_OF_LINE = b"\r\n"
 END_OF_HEAD = b"\r\n\r\n"
@@ -91,7 +91,7 @@ _HOST_VALUE = re.compile(
 
 _BAD_REQUEST_LINE = "malformed request line; send a method, a path and the HTTP version"
 
-#: A value without quotes, backslashes and bytes outside of ASCII; see L{escaped}.
+#: A value of printable ASCII characters other than quote and backslash; see L{escaped}.
 _NEEDS_NO_ESCAPE = re.compile(rb"[ !#-\[\]-~]*")
 
 #: See L{Head.plan_key}.
@@ -159,7 +159,8 @@ class HeaderLine(NamedTuple):
     A header line.
 
     @ivar name: the header's name in small letters.
-    @ivar meaning: the meaning of the value of a deciding header; C{None} for other headers.
+    @ivar meaning: what a deciding header asks for, for example a media type; C{None} for
+        other headers.  The I{deciding headers} are those on which the operation depends.
     """
 
     name: bytes
@@ -175,14 +176,13 @@ class Head(NamedTuple):
     """
     The head of a request.
 
-    @ivar plan_key: requests with equal plan keys ask for the same operation (see
-        L{pexservice.server.plans}).  The key consists of the method, the path, the version,
-        and the meanings of the deciding headers.
+    @ivar plan_key: the method, the path, the version, and the meanings of the deciding
+        headers.  Requests with equal plan keys ask for the same operation; see
+        L{pexservice.server.plans}.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: all lines, as they arrived, without their line ends.
-    @ivar uncached_range: the smallest range of indexes with all lines that were not in the
-        reader's caches: the first index, and the index after the last one.  C{None} if the
-        caches had all lines.
+    @ivar uncached_range: the shortest slice (begin, end) of C{lines} with every line that
+        was not in a cache; C{None} if all lines were.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
@@ -205,7 +205,7 @@ class HeadReader:
         self, deciding_headers: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]
     ) -> None:
         """
-        Read heads whose plan keys contain the meanings of C{deciding_headers}.
+        Make a reader of heads whose plan keys contain the meanings of C{deciding_headers}.
 
         @param deciding_headers: for each header, the function that returns the meaning of
             its values.
@@ -329,8 +329,8 @@ def _framing(headers: RequestHeaders, version: bytes) -> tuple[int, bool]:
                 "both Content-Length and Transfer-Encoding; send one of them"
             )
         if [coding.lower() for coding in codings] != [b"chunked"]:
-            # "identity" is refused too.  A proxy that ignores this coding and the service
-            # would disagree about where the request ends.
+            # "identity" is refused too, because a proxy may ignore this coding.  Then the
+            # proxy and the service would disagree about where the request ends.
             raise problems.malformed("unsupported Transfer-Encoding; send chunked, once")
     waits = [value.lower() for value in headers.get(EXPECT, ())] == [b"100-continue"]
     return body, waits and body != 0 and version == b"HTTP/1.1"
@@ -368,7 +368,7 @@ def find_end_of_head(buffer: bytearray, searched: int) -> int:
                 "this is a TLS handshake; use http:// here, not https://"
             )
         raise problems.malformed(_BAD_REQUEST_LINE)
-    # The last byte may be the CR of the request line's end.
+    # One more byte than the limit may have arrived: the CR that ends the line.
     if len(buffer) - begin <= MAX_REQUEST_LINE_BYTES + 1:
         return -1
     line_end = buffer.find(END_OF_LINE, begin, begin + MAX_REQUEST_LINE_BYTES + 2)
@@ -383,8 +383,8 @@ def read_refused_head(data: bytes) -> tuple[RequestLine, RequestHeaders]:
     """
     Return the request line and the headers of the refused head that C{data} begins with.
 
-    Malformed lines are skipped.  Of the request line, only the method and the logged line
-    are set, because the response and the access log need no other part.
+    Malformed lines are skipped.  Only the method and the logged line are read from the
+    request line, because the response and the access log need no other part.
     """
     head = data.removeprefix(END_OF_LINE)[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES]
     first, *lines = head.partition(END_OF_HEAD)[0].split(END_OF_LINE, MAX_HEADER_LINES)
@@ -410,8 +410,8 @@ class RequestBody:
         # chunk.
         self._missing = 0 if self._chunked else length
         self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
-        # Which part comes next: the bytes or the end of a chunk, or a trailer.  If neither
-        # is true, a line with the size of a chunk comes next.
+        # _in_chunk: the bytes or the end of a chunk come next.  _in_trailers: a trailer
+        # comes next.  If both are false, a line with the size of a chunk comes next.
         self._in_chunk = self._in_trailers = False
         self.complete = False
 
@@ -474,7 +474,8 @@ class RequestBody:
         self._missing = int(match[1], 16)
         self._total += self._missing
         self._chunks += self._missing > 0
-        # A parser with sizes of 64 bits might drop the first of more than 16 digits.
+        # Another server may keep only the last 16 digits of a longer size, and so see a
+        # shorter chunk.
         if (
             len(match[1]) > MAX_CHUNK_SIZE_DIGITS
             or self._total > MAX_REQUEST_BODY_BYTES

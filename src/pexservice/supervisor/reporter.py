@@ -17,8 +17,8 @@ from pexservice.process import supervisor_report
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
 from pexservice.process.supervisor_report import Process, Reload, SupervisorReport
-from pexservice.supervisor.supervised_worker import WorkerProcess, WorkerState
 from pexservice.supervisor.worker_setup import WorkerSetup
+from pexservice.supervisor.worker_slot import WorkerProcess, WorkerState
 
 #: The states of a worker that cannot have the store's lock.  A worker that is not ready
 #: failed to open the store, or waits for a lock that another program has.
@@ -136,7 +136,7 @@ class Reporter:
         report = self._report
         if process.exit_status in _SUSPICIOUS_STATUSES:
             report.suspicious_ends += 1
-        if process.was_active and not process.worker.retired:
+        if process.was_active and not process.slot.retired:
             report.failovers += 1
         report.ended_by_reason[_end_reason(process)] += 1
         self._publish()
@@ -175,7 +175,7 @@ class Reporter:
 
 
 def _end_reason(process: WorkerProcess) -> str:
-    if process.worker.retired:
+    if process.slot.retired:
         return supervisor_report.REPLACED
     if process.state is WorkerState.SILENT:
         return supervisor_report.SILENT

@@ -44,13 +44,13 @@ from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.process.timing import Periodic
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import (
+from pexservice.supervisor.worker_pool import WorkerPool
+from pexservice.supervisor.worker_setup import WorkerSetup
+from pexservice.supervisor.worker_slot import (
     MESSAGES_FD,
     PIPES,
     SupervisorReactor,
 )
-from pexservice.supervisor.worker_pool import WorkerPool
-from pexservice.supervisor.worker_setup import WorkerSetup
 
 #: If the supervisor is process 1 of a container, it reaps orphans at this interval.
 REAP_INTERVAL_SECONDS = 1.0

@@ -1,11 +1,12 @@
 """
 The workers of a supervisor, and the decisions about all of them.
 
-One worker is active, and another worker stands by.  A worker runs one process at a time.
-When this process ends, the worker starts the next process, unless the exit status shows
-that it would fail too: then the supervisor ends the service.
+One worker is active, and another worker stands by.  Each worker is a process in a I{slot}
+with a name, such as C{worker-1}.  When the process ends, its slot starts the next process,
+unless the exit status shows that the next process would fail too.  Then the supervisor ends
+the service.
 
-A reload replaces all workers; the new ones read the code, the options and the files again.
+A reload replaces all slots; the new processes read the code, the options and the files.
 During a reload, each request that has arrived completely gets its response.
 """
 
@@ -25,18 +26,18 @@ from pexservice.process.exit_status import CannotStart, Status
 from pexservice.process.timing import Periodic
 from pexservice.stores.errors import StoreError
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import (
+from pexservice.supervisor.worker_setup import WorkerSetup
+from pexservice.supervisor.worker_slot import (
     MIN_BACKOFF_SECONDS,
-    SupervisedWorker,
     SupervisorReactor,
     WorkerProcess,
+    WorkerSlot,
     WorkerState,
 )
-from pexservice.supervisor.worker_setup import WorkerSetup
 
-#: How long no other worker is started while one is about to become active.  A start takes
-#: half a second.  If two workers started at the same time on a machine with one processor,
-#: the first response would come 50 % later.
+#: While a process is about to become active, other starts wait, but at most for this long
+#: after its own start.  On one processor, a second start would delay the first response by
+#: 50 %.
 MAX_HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits for a new worker to stand by.
@@ -53,7 +54,7 @@ class WorkerPool:
     @ivar setup: how workers are started and watched; a reload may change the setup.
     @ivar spawn: starts a process with a setup, and calls the C{ProcessProtocol} with its
         output and its end.
-    @ivar workers: the workers that have not ended, the oldest first.
+    @ivar slots: the slots that have not ended, the oldest first.
     """
 
     _log = Logger()
@@ -91,14 +92,14 @@ class WorkerPool:
         self._reloading: Deferred[None] = succeed(None)
         # Whether the service has started and is not stopping.
         self._should_run = False
-        self.workers: list[SupervisedWorker] = []
+        self.slots: list[WorkerSlot] = []
 
     @property
     def processes(self) -> list[WorkerProcess]:
         """
-        Return the processes that run, those of the oldest workers first.
+        Return the processes that run, those of the oldest slots first.
         """
-        processes = [worker.running_process for worker in self.workers]
+        processes = [slot.running_process for slot in self.slots]
         return [process for process in processes if process is not None]
 
     @property
@@ -113,7 +114,7 @@ class WorkerPool:
         """
         Return whether a new process would slow down one that is about to become active.
 
-        No process is active, and one stands by or started less than
+        This is so if no process is active, and one stands by or started less than
         L{MAX_HEAD_START_SECONDS} ago.
         """
         earliest_start = self._reactor.seconds() - MAX_HEAD_START_SECONDS
@@ -131,7 +132,7 @@ class WorkerPool:
     def start(self) -> None:
         self._should_run = True
         self._use_setup(self.setup)
-        self._add_missing_workers()
+        self._add_missing_slots()
 
     def _use_setup(self, setup: WorkerSetup) -> None:
         """
@@ -142,37 +143,37 @@ class WorkerPool:
         self._watching.stop()
         self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
 
-    def _add_missing_workers(self) -> list[SupervisedWorker]:
-        staying = [worker for worker in self.workers if not worker.retired]
+    def _add_missing_slots(self) -> list[WorkerSlot]:
+        staying = [slot for slot in self.slots if not slot.retired]
         missing = 1 + self.setup.standby_count - len(staying)
-        return [self._add_worker() for _ in range(missing)]
+        return [self._add_slot() for _ in range(missing)]
 
-    def _add_worker(self) -> SupervisedWorker:
+    def _add_slot(self) -> WorkerSlot:
         name = f"worker-{next(self._numbers)}"
-        worker = SupervisedWorker(name, self._reactor, self)
-        self.workers.append(worker)
-        worker.start()
-        return worker
+        slot = WorkerSlot(name, self._reactor, self)
+        self.slots.append(slot)
+        slot.start()
+        return slot
 
     async def stop(self) -> None:
         """
-        Retire all workers, and wait until their processes have ended.
+        Retire all slots, and wait until their processes have ended.
         """
         self._should_run = False
         self._reloading.cancel()
-        await self._retire(self.workers)
+        await self._retire(self.slots)
         self._watching.stop()
 
-    async def _retire(self, retired: list[SupervisedWorker]) -> None:
-        for worker in retired:
-            worker.retire()
-        await self._wait_until(lambda: all(worker.has_ended for worker in retired))
+    async def _retire(self, retired: list[WorkerSlot]) -> None:
+        for slot in retired:
+            slot.retire()
+        await self._wait_until(lambda: all(slot.has_ended for slot in retired))
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
         """
         Wait until C{condition} is true.
 
-        It is checked now, and after each change of a worker's state.
+        It is checked now, and after each change of a process's state.
         """
         while not condition():
             change: Deferred[None] = Deferred()
@@ -188,7 +189,7 @@ class WorkerPool:
         for process in self.processes:
             process.watch(supervisor_was_late=is_late)
 
-    # Called by a worker or its process.
+    # Called by a slot or its process.
 
     def on_new_state(self, process: WorkerProcess) -> None:
         """
@@ -197,8 +198,8 @@ class WorkerPool:
         if process.state is WorkerState.ACTIVE:
             self._any_was_active = True
             # The cause of earlier failures is probably gone.
-            for worker in self.workers:
-                worker.backoff_seconds = MIN_BACKOFF_SECONDS
+            for slot in self.slots:
+                slot.backoff_seconds = MIN_BACKOFF_SECONDS
             self.reporter.on_active(process.name, self._reactor.seconds())
         elif process.state is WorkerState.NOT_READY and not self._active_processes:
             # This worker cannot open the store, but it sends clients a 503 with the reason,
@@ -209,9 +210,9 @@ class WorkerPool:
 
     def on_change(self) -> None:
         """
-        Forget workers that have ended, publish the states, and wake waiting coroutines.
+        Forget slots that have ended, publish the states, and wake waiting coroutines.
         """
-        self.workers = [worker for worker in self.workers if not worker.has_ended]
+        self.slots = [slot for slot in self.slots if not slot.has_ended]
         self.reporter.show_processes(self.processes)
         waiting, self._waiting_for_change = self._waiting_for_change, []
         for deferred in waiting:
@@ -241,9 +242,9 @@ class WorkerPool:
         other_may_succeed = any(
             other.is_up or other.is_verifying for other in self.processes
         )
-        # A damaged store needs the operator.  A worker that cannot start ends the service
-        # only if no worker has ever been active and none of the others can become active.
-        # Once a worker was active, the cause is probably temporary.
+        # A damaged store needs the operator.  A process that cannot start ends the service
+        # only if none was ever active and no other can become active.  Once a process was
+        # active, the cause is probably temporary.
         if exit_status == Status.DAMAGED or (
             cannot_start and not self._any_was_active and not other_may_succeed
         ):
@@ -255,7 +256,7 @@ class WorkerPool:
         # If the new options are wrong, the first new worker ends with MISCONFIGURED, and
         # L{_reload} logs the reason.
         logged_by_reload = exit_status == Status.MISCONFIGURED and self.reloading
-        if exit_status and not (process.worker.retired or logged_by_reload):
+        if exit_status and not (process.slot.retired or logged_by_reload):
             level = LogLevel.warn if exit_status < 0 else LogLevel.error
             if process.status_text:
                 how += f": {process.status_text}"
@@ -269,7 +270,7 @@ class WorkerPool:
 
     def reload(self) -> None:
         """
-        Replace the workers.  If a reload is in progress, do this when it has ended.
+        Replace the slots.  If a reload is in progress, do this when it has ended.
         """
         if not self._should_run:
             return
@@ -303,13 +304,13 @@ class WorkerPool:
 
     async def _replace_all(self) -> None:
         """
-        Replace all workers, the active one last.
+        Replace all slots, the active one last.
 
-        @raise CannotStart: the new options are wrong, or the first new worker is not up in
-            time.  The old workers are still there.
+        @raise CannotStart: the new options are wrong, or the first new process is not up in
+            time.  The old processes are still there.
         """
         before = self.setup
-        old = [worker for worker in self.workers if not worker.retired]
+        old = [slot for slot in self.slots if not slot.retired]
         try:
             self._use_setup(self._reread_options(before))
             if self.setup.note:
@@ -318,57 +319,55 @@ class WorkerPool:
         except Exception:
             self._use_setup(before)
             raise
-        active = [
-            worker for worker in old if worker.running_process in self._active_processes
-        ]
-        # Retire the old standby first.  Otherwise it, and not a new worker, would take
+        active = [slot for slot in old if slot.running_process in self._active_processes]
+        # Retire the old standby first.  Otherwise it, and not a new process, would take
         # over.
-        await self._retire([worker for worker in old if worker not in active])
+        await self._retire([slot for slot in old if slot not in active])
         await self._retire(active)
-        for worker in self._add_missing_workers():
-            if not await self._wait_until_up(worker):
+        for slot in self._add_missing_slots():
+            if not await self._wait_until_up(slot):
                 self._log.warn(
                     "the workers are replaced, but {name} does not come up",
-                    name=worker.name,
+                    name=slot.name,
                 )
                 return
         self._log.info("the workers are replaced")
 
     async def _add_first_replacement(self) -> None:
         """
-        Add a worker, and wait until it is active or stands by.
+        Add a slot, and wait until its process is active or stands by.
 
-        @raise CannotStart: the worker did not come up, and was retired.
+        @raise CannotStart: the process did not come up, and the slot was retired.
         """
-        worker = self._add_worker()
-        if not await self._wait_until_up(worker):
-            worker.retire()
-            reason = "" if worker.process is None else worker.process.status_text
-            raise CannotStart(reason or f"{worker.name} does not come up")
+        slot = self._add_slot()
+        if not await self._wait_until_up(slot):
+            slot.retire()
+            reason = "" if slot.process is None else slot.process.status_text
+            raise CannotStart(reason or f"{slot.name} does not come up")
 
-    async def _wait_until_up(self, worker: SupervisedWorker) -> bool:
+    async def _wait_until_up(self, slot: WorkerSlot) -> bool:
         """
-        Wait until C{worker} is up, reports a problem, or ends because of a wrong option.
+        Wait until a process of C{slot} is up, has a problem, or ends for a wrong option.
 
-        If its process ends in any other way, the next process may come up.  So the wait
+        If the process ends in any other way, the next one may come up.  So the wait
         continues, for at most L{RELOAD_TIMEOUT_SECONDS} in all.
 
-        @return: whether the worker is active or stands by.
+        @return: whether the process is active or stands by.
         """
 
         def is_decided() -> bool:
-            process = worker.process
+            process = slot.process
             return process is not None and (
                 process.is_up
                 or process.state is WorkerState.NOT_READY
-                # The next process of this worker would fail, too.
+                # The next process of this slot would fail, too.
                 or process.exit_status == Status.MISCONFIGURED
             )
 
         decided = Deferred.fromCoroutine(self._wait_until(is_decided))
         with suppress(DeferredTimeout):
             await decided.addTimeout(RELOAD_TIMEOUT_SECONDS, self._reactor)
-        return worker.process is not None and worker.process.is_up
+        return slot.process is not None and slot.process.is_up
 
 
 def _describe_end(exit_status: int) -> str:

@@ -5,9 +5,9 @@ Klein finds the handler of a path.  The handler returns an L{Operation} on the c
 L{Response}, or a C{Deferred} that fires with a response.
 
 A handler that returns a response is called for each request.  If a handler returns an
-operation, the server remembers the operation, and uses it for later requests with the same
-meaning without calling the handler: requests with the same method, path and version, whose
-headers ask for the same, such as the same media type; see L{pexservice.server.plans}.
+operation, the server remembers it as a L{plan<pexservice.server.plans>}.  A later request
+with the same method, path and version, whose headers ask for the same media type and so on,
+gets this operation without a call of the handler.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class _App(Protocol):
     """
     The part of Klein that is used here.
 
-    Klein's own types require handlers whose results Twisted can render.  The results here
-    go to the server, and Twisted does not see them.
+    Klein's own types allow only results that Twisted can render.  These handlers return
+    other objects, which L{pexservice.server} sends.
     """
 
     url_map: Map
@@ -92,7 +92,7 @@ class Api:
         read_report: Callable[[], SupervisorReport | None] = lambda: None,
     ) -> None:
         """
-        Make the app over C{committer}.
+        Make the app of C{committer}.
 
         @param table: the endpoints and their methods.
         @param call_later: the reactor's C{callLater}.
@@ -113,7 +113,7 @@ class Api:
         """
         Return the API as a resource for a C{Site} of Twisted.
         """
-        from pexservice.web.twisted_resource import ApiResource  # noqa: PLC0415 the daemon does not use it
+        from pexservice.web.twisted_resource import ApiResource  # noqa: PLC0415 a worker does not use it
 
         return ApiResource(self.call_handler, self._checker)
 
@@ -229,8 +229,8 @@ class Api:
     async def _history_page(
         self, request: Request, before: int | None, count: int
     ) -> Response:
-        # The page has only durable entries, so it shows the durable state, also with
-        # --synchronous-commit off, where other reads show the latest state.
+        # The journal has only durable entries.  So this shows the durable state, even if
+        # other reads show the latest state (--synchronous-commit off).
         state = await self._committer.read_durable()
         self._check_read()
         preferred = preferences(request.headers)
@@ -253,8 +253,10 @@ class Api:
         """
         @raise Refusal: reads are refused now.
         """
-        if self._committer.read_refusal is not None:
-            raise self._committer.read_refusal
+        refusal = self._committer.read_refusal
+        if refusal is not None:
+            # A new exception: each raise of the same one would make its traceback longer.
+            raise Refusal(str(refusal))
 
 
 def _step(request: Request, transition: Transition) -> Operation:

@@ -15,9 +15,9 @@ from zope.interface import implementer
 from pexservice.process.sd_notify import Notifier
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.supervised_worker import SupervisorReactor, WorkerProcess
 from pexservice.supervisor.worker_pool import WorkerPool
 from pexservice.supervisor.worker_setup import WorkerSetup
+from pexservice.supervisor.worker_slot import SupervisorReactor, WorkerProcess
 from tests.labs.simulation.process import WATCHDOG_SECONDS, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
 

@@ -21,7 +21,7 @@ from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING, Notifier
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import HistoryEntry
-from pexservice.supervisor.supervised_worker import MESSAGES_FD, WorkerProcess
+from pexservice.supervisor.worker_slot import MESSAGES_FD, WorkerProcess
 from pexservice.worker.messages import HEARTBEATS_PER_WATCHDOG
 from tests.labs.simulation.disk import CrashableStore, DiskError
 from tests.support.fakes import Turns

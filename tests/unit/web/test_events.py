@@ -418,3 +418,7 @@ def test_stream_on_an_unopened_store_gets_503(server: Server) -> None:
     wire = watch(server)
     assert wire.received.startswith(b"HTTP/1.1 503 ")
     assert b"the store is not there; nothing was moved" in wire.received
+    refusal = server.committer.read_refusal
+    # A refusal that is raised for each request would collect their tracebacks.
+    assert refusal is not None
+    assert refusal.__traceback__ is None

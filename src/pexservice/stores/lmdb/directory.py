@@ -69,7 +69,7 @@ def lock_holder(path: Path) -> str:
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
     for line in lines:
         # 1: FLOCK  ADVISORY  WRITE 4321 08:01:917506 0 EOF
-        # The line of a process that waits has C{->} in the second place, so it is skipped.
+        # The line of a process that waits has "->" in the place of FLOCK.
         _, kind, _, _, pid, inode, *_ = line.split()
         if kind != "FLOCK" or inode != f"{device}:{status.st_ino}" or pid == "0":
             continue
@@ -88,8 +88,12 @@ class Directory:
     """
     The directory of a store.
 
-    To open a store, call L{lock}, then L{create_first_store} unless L{holds_store}, then
-    L{remember_identity}, and when LMDB has opened the store L{claim_store}.
+    To open a store, call these methods in this order:
+
+      1. L{lock};
+      2. L{create_first_store}, unless L{holds_store};
+      3. L{remember_identity};
+      4. when LMDB has opened the store, L{claim_store}.
 
     @ivar configured_path: the operator's path, as an absolute path that may contain
         symbolic links.
@@ -105,8 +109,8 @@ class Directory:
         Prepare to use the directory C{path}, without opening it.
 
         @param create: whether the directory and a store may be created.
-        @param claim: the record of the store that the worker's service has claimed; C{None}
-            outside a worker.
+        @param claim: names the store that all workers of the service use; C{None} outside
+            a worker.
         """
         self.configured_path = Path(os.path.abspath(path))  # noqa: PTH100 resolve() would lose the name
         self.real_path = Path(os.path.realpath(path))
@@ -307,9 +311,8 @@ class Directory:
         Return whether the directory holds a store.
 
         @raise StoreDamaged: the directory holds a part of a store, without the data file.
-        @raise StoreError: the directory cannot be read, or holds something else.  Also, the
-            service has claimed the store, and the data file is missing: an operator may be
-            moving the store, so this is no damage.
+        @raise StoreError: the directory cannot be read, or holds something else; or the
+            data file is missing from a claimed store, which an operator may be moving.
         """
         names = self._entries()
         if DATA_FILE in names:
@@ -383,8 +386,8 @@ class Directory:
             make(staging)
             sync_directory(staging)
             (staging / DATA_FILE).rename(self.real_path / DATA_FILE)
-            # If this process ended before it renewed the claim, no worker of this service
-            # would open the store.
+            # This comes directly after the rename, before the slow flush: if this process
+            # ended between them, no worker of this service would open the new store.
             if self._claim is not None:
                 self._claim.renew(self._identity, _identity_in(lock))
             sync_directory(self.real_path)

@@ -13,14 +13,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING
-from pexservice.supervisor.supervised_worker import (
+from pexservice.supervisor.worker_slot import (
     MAX_OUTPUT_LINE_BYTES,
     MESSAGES_FD,
     START_TIMEOUT_SECONDS,
     STOP_TIMEOUT_SECONDS,
     TRACEBACK_SECONDS,
     LineBuffer,
-    SupervisedWorker,
+    WorkerSlot,
     WorkerState,
 )
 from tests.support.processes import TURN, SpawnedProcess
@@ -41,8 +41,8 @@ def supervised() -> Supervised:
 
 
 @pytest.fixture
-def worker(supervised: Supervised) -> SupervisedWorker:
-    (worker,) = supervised.pool.workers
+def worker(supervised: Supervised) -> WorkerSlot:
+    (worker,) = supervised.pool.slots
     return worker
 
 
@@ -100,7 +100,7 @@ def test_line_buffer_returns_whole_lines(chunks: list[bytes]) -> None:
     ],
 )
 def test_state_of_a_worker_follows_from_its_messages(
-    process: SpawnedProcess, worker: SupervisedWorker, lines: list[str], state: WorkerState
+    process: SpawnedProcess, worker: WorkerSlot, lines: list[str], state: WorkerState
 ) -> None:
     """
     A message may arrive in parts.
@@ -203,7 +203,7 @@ def test_worker_whose_process_cannot_be_spawned_because_of_a_bug_can_stop(
 
 
 def test_silent_worker_gets_sigabrt_then_sigkill(
-    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
 ) -> None:
     """
     After SIGABRT, the process writes its tracebacks.  It gets SIGKILL a second later.
@@ -266,7 +266,7 @@ def test_supervisor_that_was_late_blames_no_worker(
 
 
 def test_retired_worker_gets_sigterm_then_sigkill(
-    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
 ) -> None:
     """
     No other process follows.
@@ -277,13 +277,13 @@ def test_retired_worker_gets_sigterm_then_sigkill(
     supervised.pass_time(STOP_TIMEOUT_SECONDS)
     assert process.signals == [signal.SIGTERM, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
-    assert supervised.pool.workers == []
+    assert supervised.pool.slots == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
 
 def test_ended_process_gets_no_sigkill(
-    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
 ) -> None:
     """
     Another process may have its process id by now.
@@ -295,7 +295,7 @@ def test_ended_process_gets_no_sigkill(
 
 
 def test_retired_silent_worker_gets_sigkill_no_later(
-    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
 ) -> None:
     """
     A retired worker has longer until its SIGKILL than a silent one.
@@ -308,18 +308,18 @@ def test_retired_silent_worker_gets_sigkill_no_later(
 
 
 def test_retired_worker_without_a_process_is_not_started(
-    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
 ) -> None:
     process.end(status=1)
-    assert supervised.pool.workers == [worker]
+    assert supervised.pool.slots == [worker]
     worker.retire()
-    assert supervised.pool.workers == []
+    assert supervised.pool.slots == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
 
 def test_signal_to_an_ended_process_is_no_error(
-    worker: SupervisedWorker, process: SpawnedProcess
+    worker: WorkerSlot, process: SpawnedProcess
 ) -> None:
     """
     The supervisor may not have noticed the end yet.

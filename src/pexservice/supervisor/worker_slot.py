@@ -1,9 +1,9 @@
 """
-A worker and its processes, as the supervisor sees them.
+The process of a worker, as the supervisor sees it, and the slot that starts it.
 
-A L{SupervisedWorker} has a name, such as C{worker-1}, and one L{WorkerProcess} after
-another: when a process ends by itself, the worker starts the next one.  A L{WorkerProcess}
-reads the messages and the output of one process, and stops or kills this process.
+A L{WorkerSlot} has a name, such as C{worker-1}, and one L{WorkerProcess} after another.
+When a process ends by itself, the slot starts the next one.  A L{WorkerProcess} reads the
+messages and the output of one process, and stops or kills this process.
 
 A message is a line of systemd's notify protocol.  Each process writes its messages into its
 own pipe.  No other process has the writing end, so no other process can send messages in
@@ -57,7 +57,7 @@ MAX_OUTPUT_LINE_BYTES = 8192
 #: How long a process may take until its first message.
 START_TIMEOUT_SECONDS = 60.0
 
-#: A start is delayed while another worker is about to become active.  It is tried again at
+#: A start is delayed while another process is about to become active.  It is tried again at
 #: this interval.
 DELAYED_START_RETRY_SECONDS = 0.05
 
@@ -146,12 +146,12 @@ class LineBuffer:
         self._line_received(line.decode("utf-8", "backslashreplace"))
 
 
-class SupervisedWorker:
+class WorkerSlot:
     """
-    A worker: a name, and one process after another.
+    The place of a worker: a name, such as C{worker-1}, and one process after another.
 
     @ivar process: the newest process, which may have ended; C{None} before the first one.
-    @ivar retired: whether the worker was asked to end, so that no other process follows.
+    @ivar retired: whether the slot was asked to end, so that no other process follows.
     @ivar backoff_seconds: the next delay before a start.
     """
 
@@ -176,7 +176,7 @@ class SupervisedWorker:
 
     def start(self) -> None:
         """
-        Start a process, or wait if another worker is about to become active.
+        Start a process, or wait if another one is about to become active.
         """
         if self.pool.must_delay_start:
             self._start_later(DELAYED_START_RETRY_SECONDS)
@@ -209,12 +209,12 @@ class SupervisedWorker:
 
     def on_process_ended(self, process: WorkerProcess) -> None:
         """
-        Start the next process, at once or after a delay, unless this worker was retired.
+        Start the next process, at once or after a delay, unless this slot was retired.
         """
         try:
             self.pool.on_process_ended(process)
         finally:
-            # A worker that is not retired starts again, even after an exception.
+            # A slot that is not retired starts the next process, even after an exception.
             if not self.retired:
                 self._start_later(self._restart_delay(process))
             self.pool.on_change()
@@ -247,9 +247,9 @@ class WorkerProcess(ProcessProtocol):
 
     _log = Logger()
 
-    def __init__(self, worker: SupervisedWorker, reactor: SupervisorReactor) -> None:
-        self.worker = worker
-        self.name = worker.name
+    def __init__(self, slot: WorkerSlot, reactor: SupervisorReactor) -> None:
+        self.slot = slot
+        self.name = slot.name
         self.pid = 0
         self.state = WorkerState.STARTING
         self.was_active = self.was_up = False
@@ -258,7 +258,7 @@ class WorkerProcess(ProcessProtocol):
         self.exit_status = 0
         self.started_at = self._last_heard = reactor.seconds()
         self._reactor = reactor
-        self._pool = worker.pool
+        self._pool = slot.pool
         # A process that sends no message for this many seconds is killed.
         self._watchdog = self._pool.setup.watchdog
         # Each message begins a new time limit: the watchdog's timeout, or a longer time
@@ -414,7 +414,7 @@ class WorkerProcess(ProcessProtocol):
     def record_end(self, exit_status: int) -> None:
         _cancel(self._kill_timer)
         self.ended, self.exit_status = True, exit_status
-        self.worker.on_process_ended(self)
+        self.slot.on_process_ended(self)
 
 
 def _cancel(timer: IDelayedCall | None) -> None:
