@@ -58,8 +58,8 @@ def add_backup(
     Make a verified backup in C{directory}, and then remove the oldest backups.
 
     @param keep: how many backups are kept, including the new one; 1 or more.
-    @raise StoreError: the backup could not be made.  Then no backup was removed.  Or the
-        backup was made, but an old backup could not be removed; the message says so.
+    @raise StoreError: the backup could not be made, and no old backup was removed; or the
+        backup was made, but an old one could not be removed.  The message says which.
     """
     name = datetime.now(UTC).strftime(_TIME_FORMAT)
     newest = backup(source, str(Path(directory, name)), show)

@@ -1,9 +1,9 @@
 """
 The child process that reads a store.
 
-LMDB maps the data file into memory.  If a page is missing or the disk cannot read a page,
-the kernel ends the process that reads this page by SIGBUS.  So a child process reads a
-store that may be damaged: it verifies, copies or rewrites the store.  For example, this
+LMDB maps the data file into memory.  If a process reads a page that is missing, or that the
+disk cannot read, the kernel ends the process with SIGBUS.  So a child process reads a store
+that may be damaged: the child verifies, copies or rewrites the store.  For example, this
 child verifies a store::
 
     $ python -m pexservice.stores.lmdb.child pexservice.stores.lmdb.verify.verify /srv/pex

@@ -1,9 +1,9 @@
 """
 The LMDB environment of a store, the three databases in it, and the meaning of its errors.
 
-An I{environment} is an open data file, which LMDB maps into memory.  A I{database} is a
-sorted mapping from keys to values.  The databases of an environment share its transactions:
-a commit writes cursor, journal and keys together.
+An I{environment} is an open data file, which LMDB maps into memory.  The file cannot grow
+beyond this I{map}.  A I{database} is a sorted mapping from keys to values.  The databases
+of an environment share transactions: a commit writes cursor, journal and keys together.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from pexservice.stores.lmdb.file_system import make_reader_table
 from pexservice.stores.lmdb.page_format import BadPage, OtherFile
 from pexservice.stores.lmdb.records import BadRecord, OtherFormat
 
-#: The names of the databases.
 CURSOR_DATABASE = b"cursor"
 DATABASES = (CURSOR_DATABASE, b"journal", b"keys")
 
-#: The map size of a store with an empty journal.  100,000 keys of 255 characters take 30
-#: MB.  The remaining pages are for commits during a backup, when no pages are reused.
+#: The size of the map without the part for the journal.  100,000 keys of 255 characters
+#: take 30 MB.  The rest is for commits during a backup, when LMDB does not reuse pages.
 MIN_MAP_BYTES = 256 << 20
 
 #: A line of LMDB's table of readers: process, thread, transaction.  The line of a reader
@@ -52,7 +51,6 @@ DAMAGE_ERRORS = (
     lmdb.PageNotFoundError,
 )
 
-#: Errors that mean that the store has another format.
 _OTHER_FORMAT = (OtherFile, OtherFormat, lmdb.VersionMismatchError)
 
 #: Everything that reading a store may raise.

@@ -2,8 +2,9 @@
 The directory of a store: its lock, its identity, and the creation of a store in it.
 
 Only the process that has locked the directory writes to the data file; a backup and a
-standby may read it.  The lock is an advisory lock of the kernel (C{flock}) on the directory
-itself, so it ends with the process.  LMDB's C{lock.mdb} is only its table of readers.
+standby may read the file.  The lock is an advisory lock of the kernel (C{flock}) on the
+directory itself, so the lock ends with the process.  In spite of its name, the file
+C{lock.mdb} is not this lock, but LMDB's table of readers.
 
 A new store is made in a subdirectory, the I{staging} directory.  Then its data file is
 renamed into the directory.  So a power cut leaves a whole store or none.
@@ -310,9 +311,10 @@ class Directory:
         """
         Return whether the directory holds a store.
 
-        @raise StoreDamaged: the directory holds a part of a store, without the data file.
-        @raise StoreError: the directory cannot be read, or holds something else; or the
-            data file is missing from a claimed store, which an operator may be moving.
+        @raise StoreDamaged: the directory has other files of a store, but no data file.
+        @raise StoreError: the same, if the service has claimed its store, because an
+            operator may be moving the store now; or the directory cannot be read, or holds
+            something that does not belong to a store.
         """
         names = self._entries()
         if DATA_FILE in names:
@@ -373,7 +375,7 @@ class Directory:
         @raise StoreError: the store could not be made.
         """
         staging = self.real_path / STAGING_DIRECTORY
-        # The lock ends when its last descriptor is closed.
+        # The lock ends when its last descriptor is closed, so this copy keeps the lock.
         lock = os.dup(self._descriptor)
         try:
             self.remove_staging()
@@ -386,8 +388,8 @@ class Directory:
             make(staging)
             sync_directory(staging)
             (staging / DATA_FILE).rename(self.real_path / DATA_FILE)
-            # This comes directly after the rename, before the slow flush: if this process
-            # ended between them, no worker of this service would open the new store.
+            # The claim is renewed before the slow flush: if this process ended between the
+            # rename and the renewal, no worker of this service would open the new store.
             if self._claim is not None:
                 self._claim.renew(self._identity, _identity_in(lock))
             sync_directory(self.real_path)
@@ -405,8 +407,9 @@ class Directory:
         """
         staging = self.real_path / STAGING_DIRECTORY
         if staging.exists():
-            # An interrupted L{install} may have renamed the data file into its place.  If a
-            # power cut undid the rename but not the removal, the store would be lost.
+            # An interrupted L{install} may have renamed the data file into its place.  The
+            # rename is flushed before the removal: if a power cut undid only the rename,
+            # the store would be lost.
             sync_directory(self.real_path)
             shutil.rmtree(staging)
 

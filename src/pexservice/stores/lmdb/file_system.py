@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pexservice.stores.errors import StoreError
 
-#: LMDB's table of readers.  Its content has a meaning only while a process has the store
-#: open.
+#: LMDB's table of readers: which process reads which state of the store.  The content has a
+#: meaning only while a process has the store open.
 READER_TABLE_FILE = "lock.mdb"
 
 #: The size of the table of readers, with LMDB's default of 126 readers.
@@ -74,8 +74,8 @@ def make_reader_table(directory: Path) -> None:
     """
     Make LMDB's table of readers, and allocate all of its disk space.
 
-    LMDB maps the table into memory.  Without the disk space, a write to it would end this
-    process by SIGBUS when the disk is full.
+    LMDB maps the table into memory.  If its space were not allocated, and the disk became
+    full, a write to the table would end this process by SIGBUS.
 
     @raise OSError: the disk has no space for the table.
     """
@@ -122,8 +122,8 @@ def allocate(descriptor: int, length: int) -> None:
 
     @raise OSError: there is not enough space.
     """
-    # os.posix_fallocate would also extend the file.  A longer file would hide a lost end
-    # from the verification.
+    # os.posix_fallocate would also extend the file.  Then the verification could not see
+    # from the size of the file that its last pages are lost.
     libc = ctypes.CDLL(None, use_errno=True)
     offset, until = ctypes.c_long(0), ctypes.c_long(length)
     error = errno.EINTR

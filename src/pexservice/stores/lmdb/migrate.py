@@ -1,9 +1,10 @@
 """
-Rewrite a store of format 1 in format 2, when a worker opens it for the first time.
+Rewrite a store of format 1 in format 2.
 
-A child process verifies the old store, makes the new store in a subdirectory, and verifies
-the new store; see L{pexservice.stores.lmdb.child}.  Then the new data file replaces the old
-one by a rename.  So a power cut leaves the old store or the new one.
+A worker does so before it opens the store, and a restore before it adds steps.  A child
+process verifies the old store, makes the new store in a subdirectory, and verifies the new
+store; see L{pexservice.stores.lmdb.child}.  Then a rename replaces the old data file by the
+new one.  So a power cut leaves the old store or the new one.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """
 Read the pages of LMDB's data file, without LMDB.
 
-The file is read as LMDB 0.9 writes it on 64-bit little-endian machines, in its data
+This module reads the format that LMDB 0.9 writes on 64-bit little-endian machines: its data
 version 1.  The layout, in bytes::
 
     page header  number (8), padding (2), flags (2), lower (2), upper (2)
     meta page    page header, magic (4), version (4), address (8), map size (8), free
                  tree (48), main tree (48), last page (8), transaction (8)
-    tree         padding (4; in the free tree, the page size), flags (2), depth (2),
-                 then branch, leaf and overflow pages, entries, and the root's number
-                 (8 each)
+    tree         padding (4; in the free tree, the page size), flags (2), depth (2), how
+                 many branch pages, leaf pages, overflow pages and entries it has (8
+                 each), number of the root page (8)
     tree page    page header, where each node begins (2 each, in the order of the
                  keys, up to lower), free space, nodes (from upper to the end)
     node         low and high half of the value's size (2 each), flags (2), size of
@@ -45,13 +45,12 @@ _NODE = struct.Struct("<HHHH")
 #: The flags of pages.
 BRANCH, LEAF, OVERFLOW, _META_PAGE = 1, 2, 4, 8
 
-#: The flags of nodes whose value is on overflow pages, and whose value is a tree's record.
+#: The flags of nodes: the value is on overflow pages; the value is the record of a tree.
 LARGE, SUBTREE = 1, 2
 
 #: The size of magic and version, in bytes.
 _STAMP_BYTES = 8
 
-#: The page sizes that LMDB supports.
 _PAGE_SIZES = frozenset(1 << power for power in range(9, 16))
 
 
@@ -63,7 +62,7 @@ class BadPage(Exception):
 
 class OtherFile(Exception):
     """
-    A version of LMDB that this program does not read wrote the file.
+    Another version or build of LMDB wrote the file, and this program does not read it.
     """
 
 
@@ -117,10 +116,10 @@ class Node(NamedTuple):
 
 def read_meta(file: int) -> Meta:
     """
-    Return the newer one of the two meta pages, which LMDB uses too.
+    Return the newer one of the two meta pages.  LMDB uses the newer one too.
 
     @raise BadPage: the two meta pages do not belong to two consecutive commits.
-    @raise OtherFile: a version of LMDB that this program does not read wrote the file.
+    @raise OtherFile: another version or build of LMDB wrote the file.
     """
     _refuse_other_files(file)
     first = _read_meta_page(file, 0, 0)

@@ -40,13 +40,12 @@ _OVERFLOW_HEADER = struct.Struct("<QHHI")
 #: flags.
 _INTEGER_KEYS = 8
 
-#: The root's number of an empty tree.
+#: An empty tree has this number in the place of its root's number.
 _NO_PAGE = (1 << 64) - 1
 
 #: The depth of the deepest tree that LMDB can handle.
 _MAX_DEPTH = 32
 
-#: How many pages are walked between two reports of progress.
 _PAGES_PER_REPORT = 64
 
 
@@ -70,7 +69,7 @@ def check_pages(path: Path, progress: Callable[[int], object]) -> Contents:
 
     @param progress: called now and then with how much is done, in percent.
     @raise BadPage: the file is not as LMDB wrote it.
-    @raise OtherFile: a version of LMDB that this program does not read wrote the file.
+    @raise OtherFile: another version or build of LMDB wrote the file.
     """
     databases: dict[bytes, Tree] = {}
 
@@ -83,8 +82,8 @@ def check_pages(path: Path, progress: Callable[[int], object]) -> Contents:
         pages = _Pages(file.fileno(), progress)
         meta = pages.meta
         _Walk(pages, "free pages", meta.free, pages.visit_free, flags=_INTEGER_KEYS).check()
-        # Every commit except for the first frees pages, because it replaces them by new
-        # pages.
+        # Every commit except for the first replaces pages, and frees the replaced pages.
+        # So the newest list of free pages must be from the last commit.
         if pages.freed_by != meta.transaction > 1:
             raise BadPage(f"{pages.freed_by} is the last transaction that has freed pages")
         _Walk(pages, "databases", meta.main, database, kinds=(SUBTREE,)).check()
@@ -122,8 +121,8 @@ class _Pages(DataFile):
         """
         Check the pages that are neither in a tree nor in a list of free pages.
 
-        LMDB itself may lose pages in this way.  So such a page shows damage only if there
-        is also an empty list of free pages, which may have had the page.
+        LMDB itself may lose pages in this way, so such a page alone is no damage.  But if
+        there is also an empty list of free pages, a damaged count may have emptied it.
         """
         if len(self._visited) + len(self._free_beyond) != self._last + 1:
             raise BadPage(f"the file ends before page {self._last}, its last")
@@ -202,7 +201,7 @@ class _Walk:
         Prepare a walk through C{tree}.
 
         @param name: the name of the tree in error messages.
-        @param read_entry: called with each key and value of a tree that describes the file.
+        @param read_entry: called with each key and value; not needed to check the pages.
         @param flags: the flags that the tree must have.
         @param kinds: the flags that its values may have.
         """

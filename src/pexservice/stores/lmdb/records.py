@@ -14,10 +14,11 @@ that is stored under a wrong key::
                                   of the transition (1), revision (8), position (8)), their
                                   names, joined by line feeds
 
-The I{ordinal} of an idempotency key is its number in the order of first uses, from 1.  A
-row of the journal has the transitions of one batch.  A row of keys has the keys of one
-batch or of several batches.  Each row begins with the revision or ordinal that follows the
-last one of the row before.  So rows are appended at one end and removed at the other end.
+The I{use} of an idempotency key is the transition of its step, and the cursor after it.
+The I{ordinal} of a key is its number in the order of first uses, from 1.  A row of the
+journal has the transitions of one batch.  A row of keys has the keys of one batch or of
+several batches.  Each row begins with the revision or ordinal that follows the last one of
+the row before.  A commit appends rows at the end, and removes rows at the beginning.
 
 For example, the first batch of a store is a next with the key C{k} and a previous without a
 key.  It writes these records, here without their checksums::
@@ -26,9 +27,10 @@ key.  It writes these records, here without their checksums::
     journal  1       the time, start position 0, "np"
     keys     1       1 key, its use "n" (revision 1, position 1), "k"
 
-The witness is the file C{newest} next to the data file.  It has one record of 15 bytes: the
-version of this record, the revision, and a flag that is false after damage of the store was
-found.  The key of this record is C{newest}.
+The witness is the file C{newest} next to the data file.  The file has the payload and the
+checksum of one record.  The key of this record, C{newest}, is not in the file.  The payload
+is the version of this record (2), the revision (8), and a flag (1) that is false after
+damage of the store was found.
 """
 
 from __future__ import annotations
@@ -69,9 +71,7 @@ _KEY_COUNT = struct.Struct(">I")
 _ROW_NUMBER = struct.Struct(">Q")
 _CRC = struct.Struct(">I")
 
-#: The size of a witness, in bytes.
 WITNESS_SIZE = _WITNESS.size + _CRC.size
-
 
 _TRANSITIONS = b"".join(transition.code for transition in Transition)
 

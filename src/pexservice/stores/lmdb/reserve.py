@@ -54,8 +54,8 @@ READER_LOG_INTERVAL_SECONDS = 60.0
 MIN_READER_COMMITS = 1000
 
 #: In addition to the rows and to the list of free pages, a commit writes at most this many
-#: pages.  They lead to the newest rows, to the cursor and to the removed rows.  No test has
-#: observed more than a third of this number.
+#: pages: the pages of LMDB's trees on the way to the newest rows, to the cursor and to the
+#: removed rows.  No test has observed more than a third of this number.
 MAX_COMMIT_PAGES = 32
 
 #: A page of LMDB's list of free pages has this many entries.
@@ -99,7 +99,7 @@ class Reserve:
         self._allocated = 0
         # Whether the last allocation included L{RESERVE_BYTES}.
         self._has_reserve = True
-        # How many bytes the last failed allocation was to reach.
+        # The last failed allocation was for this many bytes from the beginning of the file.
         self._needed_until = 0
         self._shortage: str | None = None
         self._is_nearly_full = False
@@ -121,10 +121,11 @@ class Reserve:
 
     def grow_map(self, needed: int) -> None:
         """
-        Enlarge the map if a commit of C{needed} bytes may not fit into it.
+        Enlarge the map if it could be too small for a commit that adds C{needed} bytes.
 
-        If the map may not become so large, LMDB refuses the commit.  Call this in the
-        reactor's thread while no transaction is open, because LMDB may move the map.
+        The map does not grow beyond the limit in L{space}; LMDB refuses a commit that does
+        not fit.  Call this in the reactor's thread while no transaction is open, because
+        LMDB may move the map.
         """
         if self._used + needed <= min(self._map_size, self._next_reader_check):
             return
@@ -179,7 +180,7 @@ class Reserve:
         """
         Allocate the disk space of a commit that may add C{needed} bytes to the file.
 
-        @raise Refusal: the disk may not have the space.
+        @raise Refusal: the disk may have too little space.
         """
         if self._used + needed > self._allocated:
             self._used = used_bytes(self._env)

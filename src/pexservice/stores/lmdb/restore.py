@@ -6,9 +6,9 @@ the directories of the copy and of the store.  So at every moment, the path lead
 store or to the new one.  If there were a moment without a store, a service could create a
 store at revision 0.  The replaced store is kept under another name.
 
-Clients have seen revisions after the backup, and the restored store would use these
-revisions again for other states.  To prevent that, C{--beyond} commits steps until the
-revision is higher than all of them.
+Clients may have seen higher revisions than that of the backup.  The restored store would
+use these revisions again for other states.  To prevent that, C{--beyond} commits steps
+until the revision is higher than all revisions that clients have seen.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def restore(
 
 def _count_steps(revision: int, above_revision: int | None) -> int:
     """
-    Return the even number of steps from C{revision} to one above C{above_revision}.
+    Return how many steps, an even number, raise C{revision} above C{above_revision}.
     """
     if above_revision is None or above_revision < revision:
         return 0

@@ -5,7 +5,7 @@ In LMDB, readers and the writer do not wait for each other, even in two processe
 service continues during a copy, and the copy has one committed state.  The copy is flushed
 once, at its end, and then verified.
 
-Meanwhile, LMDB does not reuse the pages of the copied state.  So the file of the store
+During a copy, LMDB does not reuse the pages of the copied state.  So the file of the store
 grows with each commit of the service, and the file never shrinks.  If a copy takes too long
 or lets the file grow too much, it is stopped and started again with the newest state.
 
@@ -41,10 +41,8 @@ MAX_SECONDS = 300.0
 #: seconds.
 MAX_GROWTH_BYTES = 64 << 20
 
-#: How many attempts are made.
 MAX_ATTEMPTS = 3
 
-#: How often the limits are checked.
 COPY_CHECK_INTERVAL_SECONDS = 0.05
 
 
@@ -58,7 +56,7 @@ def copy_store(source: str, copy: Path, show: ShowProgress) -> StoreSummary:
     @raise StoreError: the store or its copy is damaged, or the store cannot be read.
     """
     store = directory_with_store(source).real_path
-    # The witness is read before the store is copied, so the copy must not be older.
+    # The witness is read first, so a copy that is older than the witness has lost commits.
     witnessed = read_witness(store)
     copy.mkdir(mode=0o700)
     run_child(copy_pages, store, copy / DATA_FILE, progress=partial(show, "copying"))
@@ -82,8 +80,8 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     directory = Directory(str(source))
     # An entry in LMDB's table of readers prevents the service from reusing the pages that
     # are read here.  If there is no table, no process has the store open, and the directory
-    # is locked instead.  No table is made: it would belong to the user who makes the
-    # backup.
+    # is locked instead.  A new table would belong to the user who makes the backup, and the
+    # service of another user could not open it.
     has_readers_table = (directory.real_path / READER_TABLE_FILE).exists()
     if not has_readers_table:
         directory.lock()
@@ -121,7 +119,7 @@ def copy_snapshot(
     for _ in range(MAX_ATTEMPTS):
         _truncate(target)
         ended, failure = threading.Event(), None
-        # The watching thread uses this descriptor, so the thread ends before it is closed.
+        # The watching thread uses the descriptor of C{file}, so C{file} is closed last.
         with (
             os.fdopen(os.dup(target), "wb", buffering=0) as file,
             ThreadPoolExecutor(1, "snapshot") as thread,

@@ -2,9 +2,9 @@
 The store on one machine: LMDB, with one durable transaction for each batch.
 
 A commit flushes the data pages, and then the meta page that makes them valid.  So a power
-cut at any moment leaves the state before the commit or the state after it.  LMDB has flags
-for faster commits without this guarantee (C{writemap}, C{metasync=False}, C{sync=False}),
-which are not used.
+cut at any moment leaves the state before the commit or the state after it.  This module
+does not use the flags of LMDB that make commits faster and give up this guarantee:
+C{writemap}, C{metasync=False} and C{sync=False}.
 
 A commit also removes the oldest rows of the journal and of the keys, if they need not be
 kept.  Later commits reuse the pages of the removed rows.  After the first removal, the file
@@ -79,7 +79,7 @@ from pexservice.stores.verification import VerificationRecord
 #: makes system calls.
 PATH_CHECK_INTERVAL_SECONDS = 0.1
 
-#: The map has this many bytes for each transition that the journal keeps.  A row of one
+#: LMDB's map has this many bytes for each transition that the journal keeps.  A row of one
 #: transition takes about 40 bytes in a full page, and about 80 in a page that is half full.
 MAP_BYTES_PER_TRANSITION = 128
 
@@ -112,7 +112,7 @@ class LmdbStore:
         @param verification_record: tells whether a verification is due; without it, a
             verification is always due.
         @param run_long: runs a call that may take minutes: C{verify}, or a migration from
-            format 1.  A worker runs it in a new thread.
+            format 1.  In a worker, C{run_long} starts a new thread for the call.
         @param progress: called with the progress of a migration, in percent.
         """
         self.directory = directory
@@ -179,10 +179,10 @@ class LmdbStore:
         on_standby()
         await self._wait_for_lock()
         if record is not None and not record.is_completed:
-            # The process that had the lock did not complete its verification.  L{_open}
-            # releases the lock now, and the worker calls L{open} again.  The process that
-            # then gets the lock without waiting verifies the store.  Meanwhile, clients get
-            # a 503 with this message.
+            # The process that had the lock ended before its verification was completed.
+            # Because of this error, L{_open} releases the lock, and the worker calls
+            # L{open} again.  The next process that gets the lock without waiting verifies
+            # the store.  Until then, clients get 503 with this message.
             raise StoreUnavailable(
                 f"the store {self.directory.real_path} is not verified yet"
             )
@@ -203,11 +203,11 @@ class LmdbStore:
 
     async def _prepare_files(self, *, must_verify: bool) -> None:
         """
-        Make a store if there is none.  Verify it if that is due, and migrate format 1.
+        Make a store if there is none; otherwise verify the store if C{must_verify} is true.
 
-        An operator may replace the files after their verification and before LMDB opens
-        them.  So the L{Directory} remembers the identity of the verified files, and
-        L{Directory.claim_store} compares the identity when LMDB has opened the files.
+        Migrate a store of format 1.  An operator may replace the verified files before LMDB
+        opens them.  So the L{Directory} remembers the identity of the files now.  Later,
+        L{Directory.claim_store} raises an error if the path leads to other files.
         """
         directory = self.directory
         existed = directory.holds_store()
@@ -332,8 +332,8 @@ class LmdbStore:
 
         @return: the transaction, and the bounds of the store after its commit.
         """
-        # No "with" block: in lmdb 1.4, the end of the block raises an error if the
-        # transaction was committed inside it.
+        # A "with" block cannot be used: in lmdb 1.4, the end of the block raises an error
+        # if the transaction was committed inside the block.
         txn = self._databases.env.begin(write=True)
         try:
             bounds = write_batch(txn, self._databases, batch, self._bounds, self._retention)
@@ -379,8 +379,8 @@ class LmdbStore:
                         limit=limit,
                     )
             except lmdb.PanicError as error:
-                # A commit has just failed in the other thread.  The committer will hear of
-                # it, and will end this process.
+                # A commit has just failed in the other thread.  The committer will get the
+                # error of that commit, and will end this process.
                 raise Refusal("the store failed") from error
             except DAMAGE_ERRORS as error:
                 raise self._convert_error(error) from error
@@ -393,7 +393,7 @@ class LmdbStore:
         """
         Return the L{StoreError} for C{error}.  If C{error} shows damage, record it.
 
-        Call this only if nothing was written.
+        Call this only if nothing was written: a L{StoreError} says that nothing is stored.
         """
         if isinstance(error, DAMAGE_ERRORS):
             self._witness.write(WitnessRecord(self._bounds.revision, sound=False))

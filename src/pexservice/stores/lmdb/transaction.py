@@ -29,16 +29,16 @@ from pexservice.stores.lmdb.records import NO_KEYS, BadRecord, KeyRow, StoredCur
 from pexservice.stores.remembered_keys import RememberedKeys
 
 #: A commit removes rows only if more than this many transitions or keys have expired.  So
-#: most commits remove no row, and a few commits remove many.  That is faster: each call
-#: into LMDB releases the interpreter lock, and a commit that runs in a thread must wait
-#: until it gets the lock back.
+#: most commits remove no row, and a few commits remove many.  Then there are fewer calls
+#: into LMDB.  Each call releases the interpreter lock, and a commit that runs in a thread
+#: must wait until it gets the lock back.
 TRIM_SLACK = 256
 
 #: One commit removes at most this many rows, in about 2 ms.
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
-#: A commit removes about as many transitions, or keys, as it adds and this number at most.
-#: This limit is for long rows: LMDB frees their many pages one by one.
+#: A commit may remove as many transitions as it adds, and about this many more.  The same
+#: limit holds for keys.  It is for long rows: LMDB frees their many pages one by one.
 MAX_TRIMMED_ITEMS = 1 << 12
 
 #: If the newest row has fewer keys than this, the next commit adds keys to that row.  If
@@ -197,7 +197,7 @@ def write_keys(
     newest: KeyRow,
 ) -> KeyRow:
     """
-    Add C{keys} to the row C{newest}.  If that row is empty or full, begin a new row.
+    Add C{keys} to the row C{newest}, or to a new row if C{newest} is empty or full.
 
     @param keys: idempotency keys, each with its packed use; see L{pack_use}.
     @return: the row that now has C{keys} at its end.
@@ -308,8 +308,8 @@ class KeyReader:
         """
         Read more rows.
 
-        @param rows: in the first call, all rows; later, the rows from C{newest} on, which
-            may have more keys than before.
+        @param rows: in the first call, all rows; later, the row C{newest} again, to which
+            keys may have been added, and the rows after it.
         @raise BadRecord: the row C{newest} is missing or has other keys, or there is a gap
             between two rows.
         """

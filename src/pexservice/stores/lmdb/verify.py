@@ -41,7 +41,6 @@ from pexservice.stores.lmdb.witness import check_not_older, read_witness
 #: The part of the progress, in percent, that the check of the pages takes.
 _PAGES_PERCENT = 25
 
-#: How many records are read between two reports of progress.
 _RECORDS_PER_REPORT = 256
 
 

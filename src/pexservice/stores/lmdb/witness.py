@@ -52,8 +52,8 @@ class Witness:
         Open or make the witness of the store in C{path}, which is at C{revision}.
 
         @param verified: whether the whole store was verified.
-        @raise StoreDamaged: the store is older than its witness.  Also, the witness records
-            damage, and the store was not C{verified} since then.
+        @raise StoreDamaged: the store is older than its witness; or the witness records
+            damage, and C{verified} is false.
         """
         self._directory = path
         witnessed = read_witness(path)
