@@ -1,7 +1,8 @@
 """
-The command C{python -m pexservice}, which runs C{twistd}, or C{pexctl} for its verbs.
+The command C{python -m pexservice}, which runs C{pexctl} or C{twistd}.
 
-This command also works if C{twistd} is not in the C{PATH}.
+It runs C{pexctl} for a verb such as C{status}, and C{twistd} otherwise.  It also works if
+neither of them is in the C{PATH}.
 """
 
 import sys
@@ -10,8 +11,8 @@ from pexservice.cli.service_command import is_pexctl, print_front_page
 from pexservice.process.signals import START_SIGNALS, end_with_parent
 
 if __name__ == "__main__":
-    # This comes before the imports below, because during these imports a signal may arrive
-    # or the supervisor may end.
+    # Both calls come before the imports below, which take long.  Otherwise a SIGHUP would
+    # kill the process meanwhile, and a worker would notice its supervisor's end too late.
     if "pexservice" in sys.argv:
         START_SIGNALS.install()
     if "--supervisor" in sys.argv[:-1]:

@@ -43,7 +43,7 @@ Samples = Iterable[tuple[Sequence[str], float]]
 
 def _metric(kind: Any, name: str, text: str, value: float | Samples, *labels: str) -> Any:
     """
-    Return a metric with C{value}, or with the samples in C{value} if there are C{labels}.
+    Return a metric.  C{value} is one number without C{labels}, and L{Samples} with them.
     """
     if not labels:
         return kind(name, text, value)
@@ -82,7 +82,7 @@ class Metrics(Collector):
 
         @param read_report: reads the supervisor's report; returns C{None} if there is
             none.
-        @param certificate_expires: when the TLS certificate ends, in seconds since the
+        @param certificate_expires: when the TLS certificate expires, in seconds since the
             epoch.
         """
         self._committer = committer
@@ -339,5 +339,5 @@ def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
     try:
         return choose_encoder(accept)
     except TypeError:
-        # choose_encoder fails if the version in the header is not a number.
+        # choose_encoder fails if Accept has a media type whose version is not a number.
         return choose_encoder("")

@@ -2,20 +2,22 @@
 The rules on who may use the cursor: tokens, the pages of web browsers, and host names.
 
 A web page can make the browser of its user send requests to this service.  The browser adds
-headers that the page cannot set.  By these headers, the service refuses steps, and requests
-for C{/events}, that a page of another origin sends.  The rule is that of Go's
-C{CrossOriginProtection}:
+headers that the page cannot set.  They show whether a page of another origin has sent the
+request.  From such a page, the service refuses steps, and requests for C{/events}.  The
+rule is that of Go's C{CrossOriginProtection}:
 
   1. If the request has C{Sec-Fetch-Site}, the value must be C{same-origin} or C{none}.
   2. Otherwise, if the request has C{Origin}, the value must have the host of the request.
      Schemes are not compared, because a proxy in front of the service may speak TLS.
-  3. A request without both headers passes, because only browsers send them.
+  3. A request with neither header passes: it usually does not come from a browser.
 
-C{--cors-origin} exempts an origin from this rule.  The rule has one gap.  If a page shows
-an image whose URL is a step, the browser sends a GET.  Browsers send neither header with
-this GET if the service is on another machine and speaks plain HTTP.
+C{--cors-origin} exempts an origin from this rule.  Two attacks pass the rule.
 
-One attack passes this rule: DNS rebinding.  After a browser has loaded a page from
+In the first attack, a page shows an image whose URL is a step, so the browser sends a GET.
+If the service is on another machine and speaks plain HTTP, this GET has neither header.
+C{--post-only} stops this attack.
+
+The second attack is DNS rebinding.  After a browser has loaded a page from
 attacker.example, the owner of this name can let it resolve to 127.0.0.1.  For the browser,
 the service then has the origin of the page, so the page may send steps and read responses.
 Only the name in C{Host} shows the attack.  So if steps need no token, a request over
@@ -69,7 +71,7 @@ _ACCEPTED_HEADERS = (
 _PREFLIGHT_SECONDS = b"600"
 
 _HTTP_ORIGIN = re.compile(rb"https?://([^/?#@]+)", re.IGNORECASE)
-# Browsers leave out the default port of the scheme.
+# Browsers leave out a default port, so it is removed before two hosts are compared.
 _DEFAULT_PORT = re.compile(rb":(?:80|443)?\Z")
 _ANY_PORT = re.compile(rb":[0-9]*\Z")
 
@@ -231,10 +233,10 @@ class Access:
         self, headers: RequestHeaders, allow: bytes
     ) -> tuple[Header, ...]:
         """
-        Return the headers that the response to C{OPTIONS} has for a preflight request.
+        Return further headers for the response to an C{OPTIONS}, if it is a preflight.
 
-        With a preflight request, a browser asks whether a page of another origin may send a
-        certain request.  For any other C{OPTIONS}, no headers are returned.
+        With a preflight, a browser asks whether a page of another origin may send a certain
+        request.  If C{--cors-origin} does not name this origin, there are no headers.
 
         @param allow: the methods that the path accepts.
         """
@@ -283,7 +285,7 @@ class HostPolicy:
         return peer.is_local and not self._allows_every_host
 
     def _allows_from_every_peer(self, host: bytes | None) -> bool:
-        # Only an HTTP/1.0 request may have no Host, and no browser speaks HTTP/1.0.
+        # A request without Host is HTTP/1.0, so no browser has sent it: no attack.
         if host is None or self._allows_every_host:
             return True
         name = host_name(host)

@@ -5,9 +5,9 @@ Klein finds the handler of a path.  The handler returns an L{Operation} on the c
 L{Response}, or a C{Deferred} that fires with a response.
 
 A handler that returns a response is called for each request.  If a handler returns an
-operation, the server remembers it as a L{plan<pexservice.server.plans>}.  A later request
-with the same method, path and version, whose headers ask for the same media type and so on,
-gets this operation without a call of the handler.
+operation, the server remembers it as a L{plan<pexservice.server.plans>}.  For a later
+request with the same method, path and version, and with headers that mean the same, the
+server uses this operation and does not call the handler.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class Api:
     async def _history_page(
         self, request: Request, before: int | None, count: int
     ) -> Response:
-        # The journal has only durable entries.  So this shows the durable state, even if
+        # The journal has only durable entries.  So a page shows the durable state, even if
         # other reads show the latest state (--synchronous-commit off).
         state = await self._committer.read_durable()
         self._check_read()
@@ -238,7 +238,7 @@ class Api:
         kind = response_kind(Outcome.READ, state, request.method, preconditions)
         if kind is not STATE:
             return state_response(kind, preferred, state)
-        # The store may have newer entries than this state.
+        # The store may have entries that are newer than this state.  They are left out.
         end = state.revision + 1
         before = end if before is None else min(before, end)
         # One entry more than requested shows whether another page follows.

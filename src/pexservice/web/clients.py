@@ -23,8 +23,8 @@ from ipaddress import ip_address
 from attrs import frozen
 
 #: How many clients L{RateLimit} remembers.  They take about 10 MiB.  If there are more
-#: clients, L{RateLimit} forgets those with a full allowance.  If there are none, it forgets
-#: the quarter that has sent no request for the longest time.
+#: clients, L{RateLimit} forgets those with a full allowance.  If no client has one, it
+#: forgets the quarter of the clients that has sent no request for the longest time.
 MAX_CLIENTS = 65536
 
 #: An element of X-Forwarded-For is an IP address.  Some proxies append the port.
@@ -166,7 +166,7 @@ class Clients:
 @frozen(eq=False)
 class Peer:
     """
-    The facts about the peer of a connection on which responses depend.
+    Those facts about a connection's peer that influence a response.
 
     @ivar address: the peer's IP address; C{""} if the peer has none, as on a Unix socket.
     @ivar trusted: whether the peer is a trusted proxy.
@@ -188,13 +188,13 @@ class RateLimit:
     requests.  For each client, the limit stores the time at which the allowance of this
     client will be full again.  A client without a stored time has its full allowance, so
     the limit may forget a time that is past.
-
     """
 
     def __init__(self, rate: int, seconds: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self._cost = 1 / rate
-        # A tolerance for rounding errors is added.
+        # A request is allowed if the allowance will be full again within this time.  The
+        # last number is a tolerance for rounding errors.
         self._burst = 1 - self._cost + 1e-9
         self._seconds = seconds
         # The client that has sent no request for the longest time comes first.

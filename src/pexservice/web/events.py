@@ -49,7 +49,7 @@ END_DIGITS = 32
 STREAM_HEADERS: tuple[Header, ...] = (
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-store"),
-    # nginx would buffer events until it has some kilobytes of them.
+    # Without this header, nginx would buffer events until it has some kilobytes of them.
     (b"X-Accel-Buffering", b"no"),
 )
 
@@ -62,7 +62,7 @@ def heartbeat_event(state: State) -> bytes:
     """
     Return a heartbeat.
 
-    A heartbeat contains the state, because some clients ignore the types of events.
+    Some clients ignore the type and read a state from each event, so a heartbeat has it.
     """
     return b"event: heartbeat\ndata: %b\n\n" % _data(state)
 
@@ -248,7 +248,8 @@ class Events:
             stream.end()
 
     def _compare_later(self) -> None:
-        # This comparison may be late.  The interval before the next one begins now.
+        # The interval begins now, even if the present comparison is late.  So two
+        # comparisons are never closer than the interval.
         self._timer_runs = True
         self._call_later(EVENT_INTERVAL_SECONDS, self._compare)
 

@@ -86,12 +86,13 @@ class CheckedOperation:
     """
     An operation whose request has passed all checks.
 
-    Later requests with the same bytes reuse this object, and are not checked again.
+    Later requests with the same bytes reuse this object.  Of the checks, at most those of
+    the rate and the C{Host} are repeated for them.
 
     @ivar start: starts the operation, and gives the outcome to the waiter.
-    @ivar must_recheck_rate_and_host: whether the rate and the C{Host} of each later request
-        are checked.  If there is a rate limit, each request counts against it.  If the
-        C{Host} is allowed for some peers only, a later peer may be another one.
+    @ivar must_recheck_rate_and_host: whether these two checks are repeated.  A rate limit
+        must count each request.  A C{Host} that is not allowed from every peer may come
+        from another peer next time.
     """
 
     start: Callable[[Waiter], None]
@@ -114,8 +115,8 @@ def response_kind(
         return REPLAYED
     if outcome is Outcome.READ and preconditions.met_by(state):
         return STATE
-    # A failed If-Match gives a 412.  A failed If-None-Match gives a 304 for GET and HEAD,
-    # and a 412 for POST (RFC 9110, section 13.1.2).
+    # Here a precondition is not met.  If it is If-Match, the status is 412.  If it is
+    # If-None-Match, it is 304 for GET and HEAD, and 412 for POST (RFC 9110, 13.1.2).
     if method != b"POST" and preconditions.if_match_holds(state):
         return NOT_MODIFIED
     return PRECONDITION_FAILED
@@ -147,9 +148,9 @@ class RequestChecker:
 
     def deciding_headers(self) -> Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]:
         """
-        Return the headers that decide which plan a request has.
+        Return the headers that decide which plan, or remembered operation, a request has.
 
-        Each header has a function that returns the meaning of its values.
+        @return: for each header, the function that returns the meaning of its values.
         """
 
         def allowed_origin(values: Sequence[bytes]) -> bytes:
@@ -196,7 +197,7 @@ class RequestChecker:
             self.access.check_token(headers)
             key = idempotency_key(headers)
             preconditions = preconditions_of(headers)
-            # None saves the committer a call for most steps.
+            # Most steps have no preconditions.  None saves the committer a call for them.
             is_met = None if preconditions is UNCONDITIONAL else preconditions.met_by
             start = partial(self._committer.step, Step(transition, key, is_met))
         host, hosts = headers.get(HOST, (None,))[0], self.hosts

@@ -23,8 +23,8 @@ from pexservice.web.responses import JSON, PROBLEM, TEXT
 
 
 class HeaderRole(Flag):
-    #: The header decides which L{Plan<pexservice.server.plans.Plan>} the request has.  Its
-    #: values have few different meanings.
+    #: The header decides which L{Plan<pexservice.server.plans.Plan>}, or remembered
+    #: operation, the request has.  Its values have few meanings, so there are few plans.
     DECIDES = auto()
     #: The service reads the value in each request.
     VALUE = auto()
@@ -88,7 +88,7 @@ HEADERS: Mapping[bytes, HeaderRole] = {
 }
 
 #: The values of a request's headers, by the name of the header in small letters.  Each line
-#: has one value, without the blanks around it.
+#: of the request gives one value, without the blanks around it.
 RequestHeaders = Mapping[bytes, Sequence[bytes]]
 
 _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_IDEMPOTENCY_KEY_BYTES)
@@ -117,9 +117,9 @@ def list_elements(values: Sequence[bytes]) -> list[bytes]:
 
 def marks_prefetch(values: Sequence[bytes]) -> bool:
     """
-    Return whether one of the L{PREFETCH_HEADERS} marks its request as a prefetch.
+    Return whether C{values} mark a request as a prefetch.
 
-    @param values: the values of the header, such as C{prefetch;prerender} or C{preview}.
+    @param values: of one of the L{PREFETCH_HEADERS}, such as C{prefetch} or C{preview}.
     """
     return any(element.lower().startswith(b"pre") for element in list_elements(values))
 

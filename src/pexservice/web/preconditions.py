@@ -35,7 +35,7 @@ _ONE_TAG = re.compile(rb'"([\x21\x23-\x7e\x80-\xff]*)"')
 @lru_cache(maxsize=8)
 def etags_of(revision: int) -> tuple[bytes, ...]:
     """
-    Return the opaque parts of the ETags of a state, which has one for each representation.
+    Return the opaque parts of a state's ETags.  Each representation has its own ETag.
     """
     return tuple([b"%d%b" % (revision, suffix) for suffix in ETAG_SUFFIXES.values()])
 
@@ -56,13 +56,13 @@ class ETags:
 
     def match_strongly(self, state: State) -> bool:
         """
-        Return whether C{If-Match} lists C{state}.  A weak tag matches nothing there.
+        Return whether C{If-Match} lists C{state}.  In C{If-Match}, weak tags never match.
         """
         return self.anything or not self.strong.isdisjoint(etags_of(state.revision))
 
     def match_weakly(self, state: State) -> bool:
         """
-        Return whether C{If-None-Match} lists C{state}.  A weak tag matches there too.
+        Return whether C{If-None-Match} lists C{state}, by a strong or a weak tag.
         """
         tags = etags_of(state.revision)
         if self.anything or not self.strong.isdisjoint(tags):

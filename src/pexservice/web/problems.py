@@ -40,8 +40,6 @@ class Problem(Exception):
 
     def response(self, representation: str) -> Response:
         """
-        Return the problem as a response.
-
         @param representation: L{TEXT} or L{PROBLEM}.
         """
         if representation == PROBLEM:

@@ -52,8 +52,8 @@ def state_headers(
     """
     Return the headers of every response about the cursor.
 
-    L{pexservice.server.response_writer} makes a bytes format from these headers.  It relies
-    on their order: revision, position, revision.
+    L{pexservice.server.response_writer} makes a bytes format from these headers.  It fills
+    the placeholders in this order: revision, position, and the revision in the C{ETag}.
 
     @param revision: decimal digits, or a placeholder of the format.
     @param position: decimal digits, or a placeholder of the format.
@@ -75,10 +75,8 @@ def response_about(
     value: bytes,
 ) -> Response:
     """
-    Return a response of C{kind}.
+    Return a response of C{kind}.  L{state_headers} explains C{revision} and C{position}.
 
-    @param revision: see L{state_headers}.
-    @param position: see L{state_headers}.
     @param value: the body of a response with the value.
     """
     present = state_headers(preferences.value, revision, position)

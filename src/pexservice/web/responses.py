@@ -67,8 +67,6 @@ class Stream(Protocol):
 @frozen
 class Response:
     """
-    A response.
-
     @ivar stream: sends the body piece by piece, instead of C{body}.
     """
 

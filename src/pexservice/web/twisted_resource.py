@@ -126,8 +126,8 @@ class _Exchange:
             self._stream.begin(self)
             return
         if response.status not in NO_BODY_CODES:
-            # Twisted itself would also send a length with a 204, and would log a warning
-            # about the body of a HEAD.
+            # If render() returned the body, Twisted would set the length, but also with a
+            # 204, and it would log a warning about the body of a HEAD.
             length = b"%d" % len(response.body)
             request.responseHeaders.setRawHeaders(b"Content-Length", [length])
         request.write(response.body)

@@ -101,8 +101,8 @@ def assemble(
     committer = _committer_class(settings, store)(
         store, reactor, on_fatal_failure=on_fatal_failure, call_soon=loop.call_soon
     )
-    # At the limit of connections, a new one replaces an idle one, but never a stream of
-    # events.  So streams get at most a quarter of the connections.
+    # At the limit of connections, a new connection replaces an idle one, but never a stream
+    # of events.  So that streams cannot fill the limit, they get at most a quarter of it.
     max_streams = min(MAX_STREAMS, max(1, connections.limit // 4))
     events = Events(committer, reactor.callLater, max_streams, read_report)
     checker = RequestChecker(
@@ -167,9 +167,10 @@ def _adopt_scoreboard(
     settings: WorkerSettings, read_report: Callable[[], SupervisorReport | None]
 ) -> tuple[StoreClaim | None, VerificationRecord | None]:
     """
-    Take the scoreboard from the supervisor.
+    Check the descriptor of the scoreboard, which is memory that the supervisor shares.
 
-    @return: the records in it that the store uses; C{None} without a supervisor.
+    @return: two records in the scoreboard: which store the workers may open, and whether it
+        was verified.  Both are C{None} without a supervisor.
     """
     descriptor = settings.scoreboard
     if descriptor is None:
@@ -200,6 +201,6 @@ def _open_access_log(settings: WorkerSettings) -> AccessLog | None:
     except OSError as error:
         raise cannot_use(f"the access log {settings.access_log}", error) from error
     if not settings.is_supervised:
-        # A supervisor starts new workers at SIGHUP, and they open the file again.
+        # With a supervisor, SIGHUP starts new workers, and they open the log again.
         signal.signal(signal.SIGHUP, lambda *_: log.reopen())
     return log

@@ -17,10 +17,10 @@ from pexservice.web.access import read_tokens
 
 _log = Logger()
 
-#: A worker that starts logs a warning if the certificate expires in fewer days.
+#: A worker logs a warning at its start if its certificate expires in fewer days than this.
 EXPIRY_WARNING_DAYS = 14
 
-#: The required content of the two TLS files, and a part of its first line.
+#: For each of the two TLS files: its content in words, and a text that it must contain.
 _CONTENTS = (
     ("certificate", b"BEGIN CERTIFICATE-----"),
     ("private key", b"PRIVATE KEY-----"),
@@ -65,8 +65,6 @@ class Files:
 
 def read_files(settings: Settings) -> Files:
     """
-    Read the files of the tokens and of TLS.
-
     @raise CannotStart: a file cannot be used; the message names the file.
     """
     return Files(

@@ -21,13 +21,13 @@ from pexservice.worker.listeners import Listeners
 #: The interval at which an inactive worker checks whether another worker is active.
 CHECK_INTERVAL_SECONDS = 0.25
 
-#: A worker that has a problem opens its listeners when no worker has been active for this
-#: long.  A takeover takes less time, so no client gets a 503 during a takeover.  The
-#: timeouts of clients are longer, so a client gets the 503 before its timeout.
+#: When no worker has been active for this long, a worker with a problem opens its listeners
+#: and responds with 503.  A takeover takes less time, so no client gets a 503 during it.
+#: The timeouts of clients are longer, so a client gets the 503 before its timeout.
 ALONE_SECONDS = 0.5
 
-#: A worker that waits for the lock says that another program has it, if no worker has been
-#: active for this long, and no worker of this service can have the lock.
+#: If no worker has been active for this long, and no worker of this service can have the
+#: lock, a worker that waits for the lock reports that another program has it.
 FOREIGN_LOCK_SECONDS = 3.0
 
 
@@ -37,9 +37,9 @@ class InactivePhase:
     The time until a worker is active, in which the worker shows its state.
 
     The worker may stand by, which means that it waits for the store's lock.  Or it may have
-    a I{problem}, for example that it cannot open the store.  It tells both to the
-    supervisor.  A worker with a problem also opens its listeners if no other worker is
-    active, and then requests that need the store get a 503 with the problem.
+    a I{problem}, for example that it cannot open the store.  It reports either state to the
+    supervisor.  If no other worker is active, a worker with a problem also opens its
+    listeners.  Then a request that needs the store gets a 503 with the problem.
     """
 
     _log = Logger()
@@ -52,7 +52,7 @@ class InactivePhase:
     _notifier: Notifier
     _waits_for_lock: bool = field(init=False, default=False)
     _problem: str | None = field(init=False, default=None)
-    # The time since which no check has found an active worker, by the reactor's clock.
+    # Since when the checks have found no active worker, by the reactor's clock.
     _alone_since: float | None = field(init=False, default=None)
     _checking: Periodic = field(init=False)
 
@@ -72,8 +72,9 @@ class InactivePhase:
         """
         Tell the supervisor that this worker waits for the store's lock.
 
-        A standby has no open listeners.  If the listeners are open, L{_check} closes them
-        when another worker is active, and then calls this method again.
+        A standby has no open listeners.  If they are still open because of a problem, the
+        worker does not report yet that it stands by.  When another worker is active,
+        L{_check} closes the listeners, and then calls this method again.
         """
         self._waits_for_lock, self._alone_since = True, None
         if self._listeners.are_open:
@@ -86,8 +87,8 @@ class InactivePhase:
         """
         Return whether the worker tries again to open the store after C{error}.
 
-        L{StoreDamaged} needs the operator, and L{StoreUnavailable} may pass.  After any
-        other error, the supervisor decides (see C{SupervisorReport.retry_opening}).
+        After L{StoreDamaged}, no: the operator must act.  After L{StoreUnavailable}, yes.
+        After any other error, the supervisor decides: C{SupervisorReport.retry_opening}.
         """
         if isinstance(error, StoreDamaged):
             return False

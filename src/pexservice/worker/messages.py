@@ -1,5 +1,5 @@
 """
-A worker and the process that started it, which is the supervisor or systemd.
+The messages from a worker to the supervisor or systemd; how a worker handles signals.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEARTBEATS_PER_WATCHDOG = 4
 #: the supervisor kills the worker.
 EXTENSION_SECONDS = 30
 
-#: The time between two log lines about the progress.  A shorter verification logs nothing.
+#: The time between two log lines about the progress.  A faster verification logs none.
 LOG_INTERVAL_SECONDS = 5.0
 
 
@@ -40,15 +40,15 @@ def connect_notifier(settings: WorkerSettings, environment: Mapping[str, str]) -
 
 def handle_signals_as_supervised() -> None:
     """
-    Set the handling of signals of a process that a supervisor started.
+    Set how this process, which a supervisor started, handles signals.
     """
     # The supervisor alone handles Ctrl-C and SIGHUP, and stops its workers by SIGTERM.  At
-    # Ctrl-C, the terminal sends SIGINT to a process group, so this worker has its own.
+    # Ctrl-C, the terminal sends SIGINT to its process group, so this worker leaves it.
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The supervisor sends SIGABRT to a worker that hangs, and faulthandler then writes the
-    # traceback of every thread.  A damaged page of the store causes the other signals.  A
-    # traceback would hide this cause from the operator.
+    # faulthandler writes the tracebacks of all threads at five signals.  One is SIGABRT,
+    # which the supervisor sends to a worker that hangs.  The others can come from a damaged
+    # page of the store.  A traceback would hide this cause, so these signals are reset.
     faulthandler.enable(sys.__stderr__ or 2)
     for number in SIGNALS_OF_DAMAGE - {signal.SIGABRT}:
         signal.signal(number, signal.SIG_DFL)
@@ -58,8 +58,8 @@ class VerificationProgress:
     """
     Shows how much of the store was verified, in messages and in the log.
 
-    Each message on the progress is also a heartbeat.  Meanwhile the worker sends no other
-    heartbeat, so if the verification hangs, the heartbeats stop.
+    Each message on the progress is also a heartbeat.  During a verification, the worker
+    sends no other heartbeat, so if the verification hangs, the heartbeats stop.
     """
 
     _log = Logger()
@@ -84,7 +84,8 @@ class VerificationProgress:
         self.in_progress = True
         status = f"verifying the store: {percent} %"
         extension = f"{EXTEND_TIMEOUT}={EXTENSION_SECONDS * 1_000_000}"
-        # The extension is the last line, because ALIVE sets the timeout to the watchdog's.
+        # The supervisor reads the lines in order.  Each line sets its timeout anew: most to
+        # --watchdog, the extension to more.  So the extension comes last.
         self._notify(f"STATUS={status}", ALIVE, extension)
         now = self._monotonic()
         if now >= self._next_line_at:

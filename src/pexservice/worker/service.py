@@ -65,8 +65,8 @@ class Worker(Service):
         Make the parts, open the store or wait for it, and accept connections.
 
         During a reload, the supervisor ends the old workers as soon as this worker stands
-        by.  So L{assemble} checks everything that depends on the options, such as a file or
-        a socket, before the store is opened.
+        by.  A wrong option must be found earlier.  So L{assemble} checks all that depends
+        on the options, such as a file or a socket, before this worker opens the store.
         """
         self._notifier = connect_notifier(self._settings, os.environ)
         if self._settings.is_supervised:
@@ -149,8 +149,8 @@ class Worker(Service):
         """
         End the process after a failed commit, damage to the store, or a bug.
 
-        If this process cannot know whether the disk has a batch, the next process reads
-        this from the disk.
+        If this process cannot know whether the disk has a batch, the next process finds
+        out when it reads the cursor from the disk.
         """
         reason = failure.getErrorMessage()
         if failure.check(CommitterBug):

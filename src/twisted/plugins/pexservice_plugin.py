@@ -1,5 +1,5 @@
 """
-The plugins of the service that C{twistd} finds.
+The plugins of this package for C{twistd}: two commands and a reactor.
 """
 
 from twisted.application.reactors import Reactor

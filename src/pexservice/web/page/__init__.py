@@ -19,7 +19,7 @@ from pexservice.web.responses import CONTENT_TYPES, HTML
 
 _TEMPLATES = files(__name__) / "templates"
 
-#: The links to the parts in C{index.html}, so that a browser can also open the file itself.
+#: Finds the links to the parts.  With these links, a browser can also open C{index.html}.
 _PART = re.compile(
     rb'<link rel="stylesheet" href="(?P<style>[a-z.]+)">'
     rb'|<script src="(?P<script>[a-z.]+)"></script>'
