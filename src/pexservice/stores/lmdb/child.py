@@ -78,8 +78,8 @@ def run_child(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        # The child has its own process group.  If it is stopped (SIGSTOP) when this process
-        # ends, the kernel sends SIGHUP and SIGCONT to this group, and so ends the child.
+        # The child has its own process group.  If the child is stopped (SIGSTOP) when this
+        # process ends, the kernel sends SIGHUP and SIGCONT to the group and ends the child.
         process_group=0,
     ) as child:
         try:

@@ -11,9 +11,9 @@ the commits to the other thread if they are usually slow, if they stall often, o
 commit hangs.  Every shared disk stalls now and then.  Such rare stalls cost less time than
 to pass every commit to the thread.
 
-The executor moves the commits back after a number of short commits in the thread.  This
-number doubles with each move to the thread.  So on a disk that is sometimes slow, the moves
-become rare.
+The executor moves the commits back after a number of short commits in a row.  This number
+doubles with each move to the thread.  So on a disk that is sometimes slow, the moves become
+rare.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ STALL_WINDOW_COMMITS = 256
 #: The weight of the newest commit in the average duration.
 NEWEST_COMMIT_WEIGHT = 0.1
 
-#: After this many short commits in the thread, the commits run inline again.  The number
-#: begins at the first value, and doubles up to the second one.
+#: After this many short commits in a row in the thread, the commits run inline again.  The
+#: number begins at the first value, and doubles up to the second one.
 MIN_SHORT_COMMITS = 16
 MAX_SHORT_COMMITS = 4096
 

@@ -91,7 +91,7 @@ def _read_records(env: lmdb.Environment, contents: Contents, progress: Progress)
         if version == FORMAT_VERSION:
             _check_keys(keys, cursor.revision)
         else:
-            # This generator checks each row that it yields.
+            # This generator checks all records while it runs.
             for _ in keys_of_format_1(txn, databases.keys, keys, cursor.revision):
                 pass
     return cursor

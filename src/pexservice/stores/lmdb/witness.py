@@ -9,8 +9,8 @@ the response.
 A commit is durable before its revision is written to the witness.  So a store whose
 revision is lower than that in its witness has lost commits.
 
-The witness is flushed when the store is opened and when it is closed, but not at a commit,
-so it costs one small write per commit.  A power cut discards writes that were not flushed.
+The witness is flushed when the store is opened or closed, but not at a commit.  So a commit
+needs only one more small write.  A power cut discards writes that were not flushed.
 So after a power cut, the witness may be older than the store, incomplete or missing, and
 this is no sign of damage.
 
