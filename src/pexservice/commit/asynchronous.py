@@ -6,9 +6,9 @@ show the latest state.  The commit begins L{DELAY_SECONDS} after the first step 
 batch, or later, if another commit is in progress then.
 
 If a commit fails, the acknowledged steps of its batch and of the open batch are lost, and
-the log has their number.  After that, to lose no more steps, the committer responds to
-steps after their commit, and reads show the durable state.  When the store has accepted a
-batch, early responses begin again.
+the log has their number.  If the process continues, the committer takes care to lose no
+more steps: it responds to a step only after the commit, and reads show the durable state.
+When the store has accepted a batch, early responses begin again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class AsynchronousCommitter(Committer):
         self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
         if batch is not None and self._has_early_responses(batch):
-            # An early response has already shown this state, so another response may, too.
+            # An early response has already shown this state, so this response may show it.
             batch = None
         super()._respond_unapplied(request, batch)
 
@@ -74,9 +74,9 @@ class AsynchronousCommitter(Committer):
         if not self._responds_early:
             super()._schedule_commit()
             return
-        # A batch is ready after this delay, because the delay is longer than the maximum
-        # wait of the BatchingPolicy.  A batch that has waited for the end of another commit
-        # only waits for the rest of the delay.
+        # After DELAY_SECONDS, _commit_or_wait finds the batch ready, because the delay is
+        # longer than the maximum wait of the BatchingPolicy.  If the batch has waited for
+        # the end of another commit already, only the rest of the delay remains.
         waited = max(self._seconds() - self._policy.began_at, 0.0)
         rest = max(DELAY_SECONDS - waited, 0.0)
         self._scheduled_call = self._reactor.callLater(rest, self._commit_or_wait)

@@ -9,7 +9,7 @@ An iteration of the event loop is I{quiet} if it added no step to the batch.  A 
 ready when one of these three conditions is met:
 
   - The batch has as many steps as the last batch, or more, and the last iteration was
-    quiet.  Without the quiet iteration, small batches would stay small.
+    quiet.  If the batch did not wait for a quiet iteration, batches would hardly grow.
   - The quiet iterations have taken as long, in sum, as an average commit.
   - The batch has waited for C{max_wait} seconds.
 

@@ -60,9 +60,7 @@ class Committer(GroupCommit):
         self, store: IExclusiveStore, reactor: IReactorTime, **options: Any
     ) -> None:
         """
-        Make the committer of C{store}; L{start} opens the store.
-
-        @param options: those of L{GroupCommit}.
+        Make the committer with the C{options} of L{GroupCommit}; L{start} opens the store.
         """
         super().__init__(store, reactor, **options)
         self._remembered_keys = RememberedKeys()
@@ -110,7 +108,7 @@ class Committer(GroupCommit):
         elif step.key is not None and (first_use := self._find_use(step.key)) is not None:
             self._respond_to_used_key(step, waiter, *first_use)
         elif step.precondition is not None and not step.precondition(self._latest):
-            # This batch makes the latest state durable, if it is not durable already.
+            # The batch that makes the latest state durable; None if it is durable already.
             open_batch = self._open_batch
             batch = open_batch if open_batch.transitions else self._committing_batch
             request = (step, waiter, Outcome.PRECONDITION_FAILED, self._latest)
@@ -122,8 +120,8 @@ class Committer(GroupCommit):
         """
         Find the first use of an idempotency key.
 
-        @return: C{None} if the key was not used.  Otherwise the first use, and the batch
-            with the first use; C{None} for the batch if the first use is durable.
+        @return: C{None} if the key was not used; otherwise the first use and its batch.
+            If the first use is durable, the batch is C{None}.
         """
         if (in_batch := self._find_use_in_batches(key)) is not None:
             return in_batch
@@ -131,7 +129,7 @@ class Committer(GroupCommit):
         return None if first_use is None else (first_use, None)
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
-        # From now on, _find_use_in_batches does not find the keys of this batch.
+        # _find_use_in_batches does not find this batch's keys any more, so remember them.
         self._remembered_keys.add(batch.keys)
         super()._commit_succeeded(batch, after)
 

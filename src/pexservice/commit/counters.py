@@ -15,12 +15,12 @@ from pexservice.core.cursor import Transition
 #: The labels of a step that failed: it is not stored, or nobody knows whether it is stored.
 NOT_STORED, UNKNOWN = "not_taken", "unknown"
 
-#: The label C{outcome} of a step in the metrics.  The first three are explained at
-#: L{pexservice.commit.interface.Outcome}.
+#: The values of the label C{outcome} in the metrics of steps.
+#: L{pexservice.commit.interface.Outcome} explains the first three.
 OUTCOMES = ("moved", "replayed", "unmet", NOT_STORED, UNKNOWN)
 
 #: The upper bounds of the buckets of commit durations.  The first bound is less than half
-#: of a commit on the reference disk.  The last bound is the default of C{--watchdog}.
+#: the duration on the reference disk.  The last bound is the default of C{--watchdog}.
 DURATION_BOUNDS_SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),

@@ -226,8 +226,8 @@ class GroupCommit:
         """
         End the process because of C{failure}, which is a bug.
 
-        Waiters of the committing batch may have got their outcomes already, so none of them
-        is called.
+        Some waiters of the committing batch may have got their outcomes already.  So this
+        method calls no waiter of this batch.
         """
         self._log.failure("the committer failed", failure=failure)
         bug = Failure(CommitterBug(f"a bug: {failure.value!r}"))
@@ -261,7 +261,7 @@ class GroupCommit:
         self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
         """
-        Respond to C{request} as soon as its state is durable.  Its step was not applied.
+        Respond to C{request}, whose step was not applied, as soon as its state is durable.
 
         @param batch: the batch whose commit makes the state durable; C{None} if the state
             is durable already.
@@ -269,8 +269,8 @@ class GroupCommit:
         if batch is None:
             self._finish(request)
         else:
-            # A KeyReused waits too: if the first use of the key is not stored after all,
-            # the key was not used.
+            # A KeyReused waits too: if the commit fails, the first use of the key may not
+            # be stored, and the KeyReused would be wrong.
             batch.waiting_requests.append(request)
 
     def _respond_to_used_key(
@@ -349,7 +349,7 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
 
-        On etcd, the batch may have become empty during the wait for the turn.
+        If the batch has become empty during the wait for a turn on etcd, write nothing.
         """
         batch, after = self._open_batch, self._latest
         if not batch.transitions:
@@ -419,7 +419,7 @@ class GroupCommit:
 
     def _deliver(self, batch: PendingBatch, error: Exception | None = None) -> None:
         """
-        Finish the requests that wait for C{batch}, whose commit may have failed.
+        Give each request that waits for C{batch} its outcome, or C{error} if there is one.
         """
         self.counts.count(_outcome_label(_APPLIED, error), batch.transitions)
         finish = self._finish
@@ -450,9 +450,7 @@ class GroupCommit:
 
     def _next_commit_end(self) -> Deferred[None]:
         """
-        Return a Deferred that fires when the next commit ends.
-
-        A commit in progress is the next commit that ends.
+        Return a Deferred that fires when a commit ends: the one in progress, or the next.
         """
         deferred: Deferred[None] = Deferred()
         self._commit_end_deferreds.append(deferred)

@@ -112,7 +112,7 @@ class ICommitter(Interface):
         state, and the other two show the durable state.
       - On etcd, C{read} and C{read_durable} ask etcd, because another node may have moved
         the cursor.  C{durable} and C{visible} show the newest durable state that this node
-        knows, which may be older.
+        knows, which may be older than the state in etcd.
     """
 
     counts: Counts = Attribute("The counters of steps and commits.")
@@ -189,7 +189,7 @@ class ICommitter(Interface):
         Read at most C{limit} durable transitions, newest first.
 
         @param before: return only transitions with lower revisions.  The store may have
-            transitions that this process does not know to be durable.  To leave them out,
-            pass C{durable.revision + 1}.
+            transitions that are newer than the state C{durable}.  To leave them out, pass
+            C{durable.revision + 1}.
         @raise Refusal: the store cannot be read.
         """

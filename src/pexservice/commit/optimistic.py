@@ -44,8 +44,8 @@ from pexservice.stores.shared_interface import Conflict, ISharedStore
 #: How often the node checks whether the store responds and would accept a batch.
 PROBE_INTERVAL_SECONDS = 1.0
 
-#: A term that is at most this many positions away is computed by additions from the term
-#: that is known.  For a greater distance, L{state_at} is faster.
+#: A term that is at most this many positions away from the known term is computed from it
+#: by additions or subtractions.  For a greater distance, L{state_at} is faster.
 MAX_NEAR_STEPS = 100
 
 
@@ -77,9 +77,7 @@ class OptimisticCommitter(GroupCommit):
 
     def __init__(self, store: ISharedStore, reactor: IReactorTime, **options: Any) -> None:
         """
-        Make the committer of C{store}; L{start} opens the store.
-
-        @param options: those of L{GroupCommit}.
+        Make the committer with the C{options} of L{GroupCommit}; L{start} opens the store.
         """
         super().__init__(store, reactor, **options)
         self._probing = Periodic(self._probe, reactor)
@@ -119,7 +117,7 @@ class OptimisticCommitter(GroupCommit):
 
     def read(self, waiter: Waiter) -> None:
         """
-        Give C{waiter} a state that the store has after this call.
+        Give C{waiter} a state that the store had at some moment after this call.
         """
         self.read_durable().addCallbacks(
             lambda state: waiter.respond(Outcome.READ, state),
@@ -143,7 +141,7 @@ class OptimisticCommitter(GroupCommit):
             self._continue_from(self._state_at(*cursor))
 
     def _cursor_went_back(self, cursor: Cursor) -> None:
-        # If steps wait, their commit fails and shows the present cursor.
+        # If steps wait, this node learns the cursor at its turn or when the commit fails.
         if self._is_idle:
             self._continue_from(self._state_at(*cursor))
 
@@ -151,7 +149,7 @@ class OptimisticCommitter(GroupCommit):
         """
         Return whether no step waits, and C{revision} is newer than the durable state.
 
-        If a step waits, the outcome of its commit will show where the cursor is.
+        If a step waits, this node learns the cursor at its turn or when the commit ends.
         """
         return self._is_idle and revision > self.durable.revision
 
@@ -182,7 +180,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _read_store(self) -> Deferred[State]:
         """
-        Read a state that the store has after this call.
+        Read a state that the store had at some moment after this call.
 
         The committer sends one read at a time to the store.  This read serves all requests
         that were waiting when the read was sent.  A request that arrives later waits for
@@ -266,8 +264,8 @@ class OptimisticCommitter(GroupCommit):
         """
         Add C{step} to the open batch, if its key and its precondition allow this.
 
-        If a batch already has the key, C{step} is not applied.  If the open batch has the
-        maximum number of keys, C{step} waits for the next batch.
+        If the open or the committing batch has the key, C{step} is not applied.  If the
+        open batch has the maximum number of keys, C{step} waits for the next batch.
         """
         key = step.key
         if key is not None:
@@ -287,9 +285,9 @@ class OptimisticCommitter(GroupCommit):
         """
         Handle C{step}, whose precondition the latest state of this node does not meet.
 
-        The state of the store may still meet it: other nodes may have moved the cursor, and
-        the store may refuse steps that this node has accepted.  If the step has a key, it
-        may also be a replay, whose precondition need not be met.
+        The state of the store may still meet the precondition: other nodes may have moved
+        the cursor, and the store may refuse steps that this node has accepted.  If C{step}
+        has a key, C{step} may be a replay, and then its precondition need not be met.
         """
         if step.key is not None or self._is_idle:
             self.read_durable().addCallbacks(
@@ -301,8 +299,9 @@ class OptimisticCommitter(GroupCommit):
             request = (step, waiter, Outcome.PRECONDITION_FAILED, self._latest)
             self._respond_unapplied(request, self._open_batch)
         else:
-            # The latest state is that of the committing batch, which may already be in the
-            # store.  If so, another node may have moved the cursor since.
+            # The latest state is that of the committing batch.  If this batch is stored
+            # already, another node may have moved the cursor since.  So the precondition is
+            # checked again after the commit.
             self._postpone(step, waiter)
 
     def _check_precondition_again(
@@ -314,15 +313,15 @@ class OptimisticCommitter(GroupCommit):
         if step.precondition is not None and not step.precondition(state):
             return self._respond_to_unmet_precondition(state, step, waiter)
         if self._is_idle:
-            # The step is applied to this state, because another one might not meet the
+            # The step is applied to this state, because another state might not meet the
             # precondition.
             self._continue_from(state)
             self.step(step, waiter)
         elif step.key is None:
             self.step(step, waiter)
         else:
-            # The latest state may have steps that wait for their commit, and so may not
-            # meet the precondition.
+            # If the latest state does not meet the precondition, step() would read the
+            # store and come back here.  So the step waits until a commit has ended.
             self._postpone(step, waiter)
         return None
 
@@ -424,7 +423,7 @@ class OptimisticCommitter(GroupCommit):
 
     def _commit_failed(self, batch: PendingBatch, failure: Failure) -> None:
         """
-        If another node moved the cursor, commit the steps again; otherwise let them fail.
+        After a L{Conflict}, commit the steps again; after another error, let them fail.
         """
         error = failure.value
         if isinstance(error, Conflict):

@@ -112,8 +112,8 @@ def position_after_all(position: int, transitions: bytes) -> int:
     Return the position after all C{transitions}, given as one code byte each.
 
     A store applies thousands of transitions in one call, so they are counted if possible.
-    A C{previous} at position 0 does not change the position.  If there are at most
-    C{position} C{previous}, this cannot happen, and counting is enough.
+    A C{previous} at position 0 does not change the position, so it must not be counted.  It
+    cannot occur if C{position} is at least the number of all C{previous}.
     """
     # The transitions before the last reset do not matter.
     last_reset = transitions.rfind(Transition.RESET.code)

@@ -5,8 +5,7 @@ Values are C{decimal.Decimal}, because the service sends decimal I{text}.  A ste
 addition or subtraction.  The time for a step and the time for the conversion to text grow
 linearly with the number of digits.  The value at position 1,000,000 has 208,988 digits; a
 step takes 0.02 ms there, and the conversion takes 0.3 ms.  Converting an C{int} to text
-takes quadratic time, and Python refuses this for more than 4,300 digits, which F(20,578)
-has.
+takes quadratic time, and Python refuses this for more than 4,300 digits, from F(20,578) on.
 
 The decimal context has the maximum precision and traps C{decimal.Inexact}.  So a value is
 exact, or an exception is raised.

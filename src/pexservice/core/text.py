@@ -32,8 +32,8 @@ def without_password(message: str) -> str:
     """
     Return a message without the user and the password in a URL.
     """
-    # The scheme may be missing, as in user:password@host.  Only a password behind a scheme
-    # may have a blank.
+    # The scheme may be missing, as in user:password@host.  A password may contain a blank
+    # only after a scheme: elsewhere, a blank separates two words of the message.
     return re.sub(r"(?://(?:\S*|[^/@]*)|\b[\w.+-]+:[^\s/@]*)@", _mask, message)
 
 

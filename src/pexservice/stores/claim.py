@@ -18,9 +18,9 @@ class StoreClaim:
     """
     A record in the scoreboard with the identity of the store that the service has claimed.
 
-    If an operator replaces the files of the store, even by a copy, they have another
-    identity, and later workers refuse to open them.  The identity of a store in etcd is its
-    prefix.
+    If an operator replaces the files of the store, even by a copy, the new files have
+    another identity, and later workers refuse to open them.  The identity of a store in
+    etcd is its prefix.
 
     The first worker writes the claim itself, before it is active.  If the supervisor wrote
     the claim later, a second worker might open another store meanwhile.
@@ -48,7 +48,7 @@ class StoreClaim:
 
     def renew(self, old: str, new: str) -> None:
         """
-        Claim the store C{new} if the store C{old} is claimed, which became C{new}.
+        Claim the store C{new}, which replaces the store C{old}, if C{old} is claimed.
         """
         with self._locked():
             if self.identity() == old:

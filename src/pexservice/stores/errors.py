@@ -70,7 +70,7 @@ class StoreUnavailable(StoreError):
 
 class StoreMisconfigured(StoreError):
     """
-    The store's URL or a file in it is wrong; or etcd is too old, or refuses the user.
+    The URL or a file that it names is wrong; or etcd is too old, or refuses the user.
     """
 
     exit_status = Status.MISCONFIGURED

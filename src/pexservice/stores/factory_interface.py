@@ -139,9 +139,9 @@ class IOfflineStore(Interface):
 
     def highest_revision() -> tuple[int, str]:
         """
-        Return the highest revision that the store is known to have had, and its origin.
+        Return the highest revision that the store is known to have had, and its source.
 
-        The origin is for a message, for example C{in the replaced store}.
+        The source is for a message, for example C{in the replaced store}.
 
         @raise OSError: the store cannot be read.
         """

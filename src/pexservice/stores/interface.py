@@ -32,7 +32,7 @@ class HistoryEntry(NamedTuple):
 @frozen
 class Batch:
     """
-    Consecutive transitions that are stored together, and the idempotency keys used there.
+    Consecutive transitions that are stored together, and the idempotency keys of the steps.
 
     @ivar before: the cursor before the first transition.
     @ivar transitions: the codes of the transitions, one byte each; never empty.
@@ -128,7 +128,7 @@ class IExclusiveStore(IStore):
 
     def oldest_reader() -> OldStateReader | None:
         """
-        Return the process that reads the oldest state; C{None} if no process reads any.
+        Return the other process that reads the oldest state; C{None} if no other reads any.
         """
 
 

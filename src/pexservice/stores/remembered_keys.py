@@ -30,8 +30,8 @@ USE_SIZE = _USE.size
 #: result is bytes and no tuple, because the garbage collector does not visit bytes.
 pack_use = _USE.pack
 
-#: The keys that must be remembered fill this many generations.  New keys are added to one
-#: more generation.
+#: The keys that must be remembered fill this many generations of L{RememberedKeys}.  New
+#: keys are added to one more generation.
 _FULL_GENERATIONS = 8
 
 
@@ -58,8 +58,8 @@ class RememberedKeys:
     At least the last L{KEPT_KEYS} keys, each with its first use.
 
     The keys are in several dictionaries, the I{generations}, and the oldest generation is
-    forgotten as a whole.  Each resize of a single dictionary would block the process for 7
-    to 9 ms.
+    forgotten as a whole.  A single dictionary would block the process for 7 to 9 ms at each
+    resize.
 
     100,000 keys of 36 characters take 20 MB, and keys of 255 characters 40 MB.
     """
@@ -75,7 +75,7 @@ class RememberedKeys:
 
     def add(self, keys: Mapping[bytes, bytes]) -> None:
         """
-        Remember C{keys}, each with its packed use.  All remembered keys must be older.
+        Remember C{keys}, which are newer than all remembered keys, with their packed uses.
         """
         newest = self._generations[0]
         if len(newest) >= self._generation_size:

@@ -73,8 +73,8 @@ class ISharedStore(IStore):
         @raise Conflict: another node has moved the cursor since the batch began, or a key
             of the batch was used before.  The batch is not stored.
         @raise OutcomeUnknown: the batch may be stored already, or may be stored later.  But
-            after any other batch was stored, it cannot be stored any more, because the
-            cursor is at another revision.  So the caller may commit again at once.
+            it cannot be stored after any other batch, because then the cursor is at another
+            revision.  So the caller may commit another batch at once.
         """
 
     def read() -> Deferred[Cursor]:

@@ -59,7 +59,7 @@ class VerificationRecord:
         """
         Record that this process, which has the store's lock, has verified the store.
 
-        Workers that ended suspiciously during the verification count as verified too: they
+        The record also covers workers that ended suspiciously during the verification: they
         did not have the lock, so they wrote nothing to the store.
         """
         VERIFICATION.write(self._descriptor, _completed_at(self._read_report()))
@@ -68,8 +68,8 @@ class VerificationRecord:
         """
         Record a completed verification, if no verification was recorded.
 
-        A supervisor of version 1.0.0 passes C{--quick-check} to a new worker if no
-        verification is due.  Its old workers record nothing.
+        A worker that got C{--quick-check} calls this method.  A supervisor of version 1.0.0
+        passes this option if no verification is due, and its old workers record nothing.
         """
         if VERIFICATION.read(self._descriptor) is None:
             self.complete()

@@ -9,10 +9,12 @@ after another batch was stored.
 
 Each process has its own key in etcd, the I{last-batch key}.  It contains the number of the
 last batch of this process that was stored, because each transaction writes the number of
-its batch there.  The process makes this key before its first batch.  So if the key is
-missing, etcd has removed it, and the outcome cannot be known.
+its batch there.  The process makes this key before its first batch, and each transaction
+requires it.  If the key is missing, etcd has removed it with its lease, so it does not show
+the outcome, and no transaction that requires it can succeed any more.
 
-If no answer arrives, the same transaction is sent again, until an answer shows the outcome:
+If the answer to the first copy is that the transaction failed, the batch is not stored.  If
+no answer arrives, the same transaction is sent again, until an answer shows the outcome:
 
   - The transaction succeeded.  The batch is stored, and no other copy of the transaction
     can succeed any more.
@@ -20,6 +22,8 @@ If no answer arrives, the same transaction is sent again, until an answer shows 
     copy succeeded, so the batch is stored.
   - The transaction failed, the last-batch key has another number, and the cursor's key has
     changed.  No copy has succeeded, and none can succeed later.  The batch is not stored.
+  - The transaction failed only because the last-batch key is missing.  No copy has
+    succeeded, and none can succeed later.  The batch is not stored.
   - In other cases, and when no answer arrives in time, the outcome is unknown.
 
 No decision depends on a clock.
@@ -87,8 +91,8 @@ class BatchTransaction:
         """
         Send copies of the transaction until the outcome of the batch is known.
 
-        @raise Refusal: etcd refused the transaction.  The batch is not stored, and will not
-            be stored later.
+        @raise Refusal: the transaction could not be sent, or etcd refused it.  The batch is
+            not stored, and will not be stored later.
         @raise OutcomeUnknown: etcd did not answer in time.
         """
         # Whether earlier copies may have succeeded, or may still arrive.
@@ -119,7 +123,7 @@ class BatchTransaction:
         Send the transaction once.
 
         @raise CallRefused: this copy has not succeeded, and will not succeed later.
-        @raise CallUnanswered: if it was C{sent}, this copy may have succeeded.
+        @raise CallUnanswered: a copy may have succeeded if C{sent} is true.
         """
         try:
             answer = await self.gateway.call("kv/txn", self.message)
@@ -176,9 +180,9 @@ class BatchTransaction:
             # key shows whether an earlier copy has succeeded.
             is_known = observation.last_batch is not None
         else:
-            # The cursor has not moved, so no copy has succeeded.  If an idempotency key of
-            # the batch was used before, a late copy may succeed after this key was removed
-            # as an old key.  Otherwise the last-batch key is missing, so each late copy
-            # fails.
+            # The cursor has not moved, so no copy has succeeded.  This copy failed for one
+            # of two reasons.  If an idempotency key was used before, a late copy may
+            # succeed once that key is removed as an old key.  Otherwise the last-batch key
+            # is missing.  It never comes back, so each late copy fails too.
             is_known = not observation.used
         return BatchOutcome.NOT_STORED if is_known else BatchOutcome.UNKNOWN

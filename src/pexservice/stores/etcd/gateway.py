@@ -7,7 +7,7 @@ A call ends in one of these ways:
   - etcd has not executed the call, and never will.  L{CallRefused} is raised if etcd says
     so, and L{CallUnanswered} without C{sent} if the call was not sent.
   - It is unknown whether etcd has executed the call.  L{CallUnanswered} with C{sent} is
-    raised.
+    raised, or L{CallRefused} with the code L{RESOURCE_EXHAUSTED}.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ RESOURCE_EXHAUSTED = 8
 
 class CallRefused(Exception):
     """
-    etcd refused a call, and did not execute it unless the code is L{RESOURCE_EXHAUSTED}.
+    etcd refused a call.
 
-    @ivar code: gRPC's code.
+    @ivar code: gRPC's code.  With L{RESOURCE_EXHAUSTED}, etcd may have executed the call;
+        with any other code, it has not.
     """
 
     def __init__(self, code: int, message: str) -> None:
@@ -143,7 +144,7 @@ async def retry_until_answered(
     gateway: Gateway, attempt: Callable[[], Coroutine[Any, Any, T]]
 ) -> T:
     """
-    Call C{attempt} until it does not raise L{CallUnanswered}, with a delay in between.
+    Call C{attempt}, and call it again after a delay if it raises L{CallUnanswered}.
 
     @param attempt: makes one attempt at a call that can be repeated safely.
     @raise CallRefused: etcd refused an attempt.
@@ -181,8 +182,8 @@ class Watch:
 
     Correctness does not depend on the watch, because a node that needs the present cursor
     reads it from etcd.  A call of L{Gateway.stream} ends after a minute at the latest, and
-    is then repeated.  So if a connection breaks without an error, no reports come for a
-    minute.
+    is then repeated.  So if a connection breaks without an error, reports are missing for
+    at most a minute.
     """
 
     _log = Logger()

@@ -42,8 +42,8 @@ from pexservice.stores.etcd.gateway import (
 )
 from pexservice.stores.etcd.records import Message
 
-#: The timeout for one attempt that is sent to etcd, in milliseconds.  It is shorter than an
-#: election.  So if the leader dies, a request is repeated as soon as there is a new leader.
+#: The timeout in etcd for one request, in milliseconds.  It is shorter than an election.
+#: So if the leader dies, a request is repeated as soon as there is a new leader.
 ATTEMPT_MILLISECONDS = 500
 
 #: How long one watch lasts.
@@ -64,8 +64,8 @@ _UNAUTHENTICATED = 16
 #: The oldest supported version of etcd.  The gateways of older versions have other paths.
 OLDEST_VERSION = (3, 4, 0)
 
-#: In the versions from the first of these, and before the second, a member that was paused
-#: may answer a linearizable read with an old state.
+#: In the versions from the first of these until just before the second, a member that was
+#: paused may answer a linearizable read with an old state.
 STALE_VERSIONS = ((3, 5, 0), (3, 5, 28))
 
 #: etcd's error for a token that is older than the last change of users or roles.
@@ -104,7 +104,7 @@ class HttpGateway:
         # Selects the endpoint to call.  If this endpoint does not answer, the number is
         # increased.
         self._endpoint_number = 0
-        # etcd's token for the user; None if there is no user, or if a token is needed.
+        # etcd's token for the user; None if there is no user, or if there is no token yet.
         self._token: str | None = None
         self._warned_of_old_states = False
 
@@ -130,7 +130,7 @@ class HttpGateway:
 
     async def call(self, path: str, message: Message) -> Message:
         """
-        Make one attempt at a call, and once more if the token has expired.
+        Make one attempt at a call; if the token has expired, try again with a new token.
 
         See L{Gateway.call}.
         """

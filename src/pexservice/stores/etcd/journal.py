@@ -82,14 +82,14 @@ MAX_REMOVED_KEYS = 100
 
 async def remove_oldest_keys(gateway: Gateway, layout: Layout, newest_expired: int) -> None:
     """
-    Remove the idempotency keys of the batches that have no key after C{newest_expired}.
+    Remove the idempotency keys of each batch whose last key is at most C{newest_expired}.
 
     Each transaction removes all keys of some batches, and requires that the list of the
     oldest of these batches is still in etcd.  So a transaction that arrives late, or after
     another node has removed these keys, changes nothing.
 
-    @param newest_expired: the ordinal of the newest key that need not be kept; 0 or less if
-        all keys must be kept.
+    @param newest_expired: the ordinal of the newest key that need not be kept, which is the
+        number of this key in the order of first uses; 0 or less if all keys must be kept.
     @raise CallRefused: etcd refuses.
     @raise CallUnanswered: etcd does not answer.
     """

@@ -24,8 +24,8 @@ from pexservice.stores.remembered_keys import KeyUse, unpack_use
 #: a transaction, and a branch has up to 15 operations for other purposes.
 MAX_BATCH_KEYS = 100
 
-#: How many marks are read, the oldest first.  Each node that waits for a turn has one mark.
-#: The marks of dead nodes remain for a short time, until other nodes remove them.
+#: How many marks of the L{TurnQueue} are read, the oldest first.  Each node that waits for
+#: a turn has one mark.  The marks of dead nodes remain until other nodes remove them.
 MAX_MARKS = 64
 
 
@@ -192,12 +192,12 @@ def commit(
     """
     Return the transaction that writes C{batch} if three conditions are true.
 
-    The cursor's record is still C{base}, the last-batch key exists, and none of the batch's
-    idempotency keys was used before.
+    The conditions are: the cursor's record is still C{base}, the last-batch key exists, and
+    none of the batch's idempotency keys was used before.
 
     If a transaction puts a key with a lease that has ended, etcd refuses the whole
     transaction, and the answer does not have the cursor.  So only the last-batch key has a
-    lease: it is put only while it exists, and while it exists, its lease exists.
+    lease: the second condition ensures that this lease has not ended.
 
     @param queue: the queue of the nodes that take turns, as this node sees it.
     @param journal: how many transitions the history keeps.

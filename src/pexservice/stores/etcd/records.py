@@ -87,7 +87,8 @@ class CursorRecord:
         Return whether etcd was restored or emptied after it had the record C{earlier}.
 
         Each batch increases the cursor's revision, and etcd's revision of the last change
-        of this record.  So if one of them is lower than before, etcd was restored.
+        of this record.  So etcd was restored if one of these revisions is lower than
+        before, or if etcd's revision is the same, but the record has another value.
         """
         return (
             self.mod_revision < earlier.mod_revision

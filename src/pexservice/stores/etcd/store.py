@@ -347,8 +347,8 @@ class EtcdStore:
         """
         base = self._known_record
         newer = record.mod_revision > base.mod_revision
-        # After a restore, etcd may have a higher revision than before.  But the cursor gets
-        # a lower revision only by a restore.
+        # After a restore, etcd may have a higher revision than before.  Then the cursor's
+        # lower revision shows the restore, because no batch lowers the cursor's revision.
         lower = record.cursor.revision < base.cursor.revision
         if (known is base and record.went_back_from(base)) or (newer and lower):
             self.went_back_count += 1

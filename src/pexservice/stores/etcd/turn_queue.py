@@ -18,8 +18,8 @@ calls:
   - If the transaction fails, and its node has no mark, it puts a hard mark of the node.
   - In all cases, the answer to the transaction contains the marks of all nodes.
 
-Each node watches the cursor's record, which names its author.  So each node knows whose
-turn has ended.
+Each node watches the cursor's record, which names the node that wrote it.  So each node
+knows whose turn has ended.
 
 A node sends no transaction while other nodes are I{ahead}.  After its transaction has
 succeeded, all other nodes in the queue are ahead.  After its transaction has failed, the
@@ -31,9 +31,9 @@ the next transaction that succeeds removes the mark.
 
 A node is I{slow} if it is so far from etcd that the other nodes could have many turns in
 the time of one of its turns.  At first, the other nodes ignore the mark of a slow node, but
-they do not remove it.  When the mark has been in the queue for twice the time of such a
-turn, they wait for the node.  All nodes have seen the mark at about the same time.  So all
-of them wait at about the same time, and the transaction of the slow node succeeds.
+they do not remove it.  When the mark has been in the queue for twice the time of a turn of
+the slow node, they wait for this node.  All nodes have seen the mark at about the same
+time, so all of them wait at about the same time, and the slow node's transaction succeeds.
 
 The queue is pure: it reads no clock and sends nothing.  Its methods get times and events.
 """
@@ -48,9 +48,9 @@ from pexservice.stores.etcd.records import Mark
 #: The weight of the newest transaction in the usual duration of a transaction.
 NEWEST_DURATION_WEIGHT = 0.1
 
-#: A node waits for another node for this many usual transactions of that node: fewer if the
-#: mark of that node is soft, more if it is hard.  The report that its turn has come takes
-#: the time of one transaction, and its turn takes the time of another transaction.
+#: How long other nodes wait for the node of a soft mark, and of a hard mark, in usual
+#: durations of this node's transactions.  The report to this node that its turn has come
+#: takes one such duration, and its turn takes another.
 SOFT_TRANSACTIONS = 2
 HARD_TRANSACTIONS = 4
 
@@ -157,7 +157,7 @@ class TurnQueue:
 
     def _is_ignored(self, mark: Mark, now: float) -> bool:
         """
-        Return whether the node of C{mark} is slow, and the mark so new that no node waits.
+        Return whether no node waits yet for the node of C{mark}, because the node is slow.
         """
         seconds = now - self._seen_at.get(mark, now)
         return self._is_slow(mark) and seconds < IGNORED_WAITS * self._max_wait(mark)
