@@ -10,10 +10,10 @@ A request and its response take this path::
      the bytes.
   2. The L{HeadReader<pexservice.server.parser.HeadReader>} parses the head of the request.
   3. The L{Plan<pexservice.server.plans.Plan>} says which operation on the cursor the client
-     asks for.  If there is no plan yet, a handler of the Klein app says it.
+     asks for.  If there is no plan yet, a handler of the Klein app returns the operation.
   4. The L{RequestChecker<pexservice.web.operations.RequestChecker>} checks the request.
-  5. The connection starts the operation.  The committer calls the connection when the
-     outcome is durable.
+  5. The connection starts the operation.  When the operation has ended, the committer calls
+     the connection.
   6. The L{ResponseWriter<pexservice.server.response_writer.ResponseWriter>} writes the
      response.
 

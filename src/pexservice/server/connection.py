@@ -16,8 +16,9 @@ A connection handles one request after the other:
      it.  These methods write the response.
 
 There is a shortcut: if L{recognition<pexservice.server.recognition>} finds a request by its
-bytes, the request is not parsed.  Requests with the same bytes are checked once; only the
-rate and the C{Host} are checked each time, if the results can change.
+bytes, the request is not parsed.  If the same bytes have passed the checks before and are
+remembered, they are not checked again.  But with a rate limit, or with a C{Host} that only
+some peers may send, the rate and the C{Host} are checked each time.
 """
 
 from __future__ import annotations
@@ -92,8 +93,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, peer: Peer) -> None:
         self._server = server
         self.peer = peer
-        # server.limits reads these five to find timeouts.  The listener may set another
-        # phase.
+        # server.limits reads these five.  The listener may set another phase.
         self.phase = _IDLE
         self.has_responded = False
         self.last_active = server.seconds()
@@ -101,8 +101,8 @@ class Connection(asyncio.Protocol):
         self.stalled_since = 0.0
 
         self._recognizer: Recognizer | None = None
-        # The input that was not parsed yet.  The end of a head was not found in its first
-        # _searched_bytes bytes, so they are not searched again.
+        # The input that was not parsed yet, and how many of its bytes were searched for the
+        # end of a head, without success.
         self._buffer = bytearray()
         self._searched_bytes = 0
         # The head of a request whose body is arriving, and the body.
@@ -140,10 +140,10 @@ class Connection(asyncio.Protocol):
         """
         Use C{transport} from now on.
 
-        A connection without TLS begins with a L{OneRequestTransport
-        <pexservice.server.listener.OneRequestTransport>}, which serves one request.  Then
-        this method is called again, with the transport of the event loop.  For a connection
-        with TLS, it is called once, after the TLS handshake.
+        With TLS, this method is called once, after the TLS handshake.  Without TLS, an
+        admitted connection begins with a L{OneRequestTransport
+        <pexservice.server.listener.OneRequestTransport>}.  If a transport of the event loop
+        replaces this first transport, this method is called again.
         """
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
             self._buffer += data
             self._parse_input()
         elif phase is _PERFORMING or phase is _WAITING:
-            # The client pipelines requests.  Reading pauses, so that an endless pipeline
+            # This input must wait.  Reading pauses, so that an endless pipeline of requests
             # takes little memory.
             self._buffer += data
             self._pause_reading()
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
         elif self.phase is _WAITING:
             self._server.call_soon(self._parse_next)
         elif self.phase is not _PERFORMING or not self._buffer:
-            # Otherwise the next request is in the buffer already.
+            # If the next request is in the buffer, reading stays paused until it is parsed.
             self._resume_reading()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -259,7 +259,7 @@ class Connection(asyncio.Protocol):
 
     def _parse_head(self, data: bytes) -> bool:
         """
-        Parse the head of a request, if it is complete.  Perform a request without a body.
+        Parse a head, if it is complete.  If the request has no body, perform the request.
 
         @return: whether the head was complete.
         @raise Problem: the input is refused.
@@ -321,7 +321,7 @@ class Connection(asyncio.Protocol):
         """
         self.receiving_since = 0.0
         if self._buffer or data.startswith(END_OF_LINE):
-            # The data has more than this request, so it must not be remembered.
+            # The data has more bytes than this request, so the data must not be remembered.
             data = b""
         if not (self._buffer or self._is_reading or self.stalled_since):
             # Reading was paused because input had arrived during a request.  Now the

@@ -9,7 +9,7 @@ connection arrives when the limit is reached, L{Connections.displace} closes one
 connections.  If some clients have more connections than their share, only these clients
 lose connections.
 
-A connection has no timer for its timeouts, but stores a few times.  Once a second,
+A connection has no timers: it stores the times at which its timeouts began.  Once a second,
 L{Connections.sweep} checks all connections.  For 10,000 connections, this check takes a
 millisecond.
 """
@@ -148,8 +148,7 @@ class Connections:
         self._open: dict[LimitedConnection, str] = {}
         self._counts: Counter[str] = Counter()
         self._refused: set[LimitedConnection] = set()
-        # For each connection with a running stall timeout, the time of the last check, and
-        # the count then.
+        # For each running stall timeout, the time of the last check, and the count then.
         self._stalled: dict[LimitedConnection, tuple[float, int | None]] = {}
         self._empty_deferreds: list[Deferred[None]] = []
         self.accepted = self.refused = 0
@@ -187,7 +186,7 @@ class Connections:
 
     def add_refused(self, connection: LimitedConnection) -> bool:
         """
-        Check the timeouts of a connection over the limit, while it gets a 503.
+        Add a connection over the limit, whose timeouts are checked while it gets a 503.
 
         @return: whether the connection may get a 503; see L{MAX_REFUSALS}.
         """
@@ -205,17 +204,19 @@ class Connections:
         A client is greedy if it has more connections than its share.  If there are greedy
         clients, only their connections are closed.  The order is:
 
-          1. idle connections, the longest idle one first;
-          2. connections with an incomplete request or handshake, the oldest first;
+          1. idle or closing connections, the longest idle one first;
+          2. connections with an incomplete request or handshake, and new connections
+             without a request, the oldest first;
           3. only of greedy clients: connections on which the client takes no response, the
              longest stalled one first;
           4. only of greedy clients: connections whose request is being performed, the
              newest connection first.
 
-        Without groups 3 and 4, a greedy client could keep all other clients out.  If the
-        newcomer itself has its full share, group 4 is left out.
+        Without groups 3 and 4, a greedy client could keep all other clients out.  If
+        C{newcomer} has its full share, it counts as greedy, and may be refused.  So group 4
+        is then left out.
 
-        @param newcomer: the client of the connection that exceeds the limit.
+        @param newcomer: the client whose new connection exceeds the limit.
         @return: whether a connection was closed.
         """
         connection = self._next_candidate(newcomer)
@@ -240,7 +241,7 @@ class Connections:
         share = self._share()
         greedy_clients = {client for client, count in self._counts.items() if count > share}
         if self._uses_full_share(newcomer):
-            # The new connection may close only connections of its own client.
+            # So its new connection closes no connections of clients within their share.
             greedy_clients.add(newcomer)
         self._candidates_are_greedy = is_greedy = bool(greedy_clients)
         self._candidates = [
@@ -277,7 +278,7 @@ class Connections:
                 continue
             count = self._counts[self._open[connection] or ""]
             if self._candidates_are_greedy and count < self._share():
-                # The client has lost enough connections.
+                # This client has lost enough connections.  The next search may find others.
                 self._candidates.clear()
                 break
             return connection
@@ -394,7 +395,7 @@ def _closing_order(
         # The last response was sent.  The connection waits only for the client to close.
         return 1, connection.last_active
     if phase is Phase.IDLE:
-        # The first request of a connection is probably about to arrive.
+        # On a new connection, the first request is probably about to arrive.
         return 1 if connection.has_responded else 2, connection.last_active
     if connection.receiving_since:
         return 2, connection.receiving_since
@@ -409,8 +410,8 @@ def count_delivered(handle: socket.socket | None) -> int | None:
     Return a number that changes when the client takes some of the bytes sent to it.
 
     The number comes from the kernel.  A transport reports only that its buffer is full, and
-    later that the buffer has space again.  Between these two reports, some megabytes are
-    sent, and a client with a slow line needs minutes for them.
+    later that the buffer has space again.  Between these reports, some megabytes are sent.
+    A client with a slow line needs minutes for them, so it would seem to take nothing.
 
     @param handle: the connection's socket; C{None} if the transport has none.
     @return: for TCP, the number of bytes that the peer's kernel has acknowledged.  For a

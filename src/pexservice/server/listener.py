@@ -34,7 +34,7 @@ _log = Logger()
 #: How many connections are accepted in one iteration.  The open connections wait meanwhile.
 MAX_ACCEPTED_PER_ITERATION = 64
 
-#: How long to wait after C{accept} has failed for lack of file descriptors or memory.
+#: How long to wait after C{accept} has failed, for example for lack of file descriptors.
 RETRY_DELAY_SECONDS = 0.1
 
 #: Errors of C{accept} that concern one connection only, and not the port: the connection is
@@ -65,9 +65,9 @@ class Listener:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """
-        Accept the connections of C{port} instead of Twisted.
+        Accept the connections of C{port}, so that Twisted does not accept them.
 
-        @param tls: the context of the TLS handshake that every connection begins with.
+        @param tls: the context of the TLS handshakes; C{None} for connections without TLS.
         """
         self._port = port
         self._loop = loop
@@ -82,8 +82,8 @@ class Listener:
         self._socket = socket.socket(fileno=os.dup(port.fileno()))  # type: ignore[attr-defined]
         self._socket.listen(BACKLOG)
         self._is_unix = self._socket.family == socket.AF_UNIX
-        # The local address of all connections; "" if the port listens on every address, so
-        # that connections can have different local addresses.
+        # The local address of all connections.  It is "" if the port listens on every
+        # address, because the connections may then have different local addresses.
         self._local_address = "" if self._is_unix else self._socket.getsockname()[0]
         if self._local_address in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
             self._local_address = ""
@@ -191,8 +191,7 @@ class OneRequestTransport(asyncio.Protocol):
     transport of the event loop would cost as much as the request itself.  So this class
     reads the first input directly from the socket.  If the input is a recognized request
     after which the connection is closed, this class also sends the response and closes the
-    socket.  Otherwise, the event loop makes a transport, which replaces this one; see
-    L{connection_made}.
+    socket.  Otherwise, the event loop makes a transport, which replaces this one.
     """
 
     def __init__(
@@ -259,8 +258,9 @@ class OneRequestTransport(asyncio.Protocol):
         """
         Replace this transport by C{transport}.
 
-        C{transport} continues what the connection began with this transport: it sends the
-        rest of the written data, and then it is closed; or it is aborted.
+        If this transport was aborted, C{transport} is aborted.  Otherwise, C{transport}
+        sends the unsent data.  Then C{transport} is closed if this transport was closed; if
+        not, the connection gets the input that was read.
         """
         transport.set_protocol(self._connection)
         self._connection.connection_made(transport)
@@ -290,7 +290,7 @@ class OneRequestTransport(asyncio.Protocol):
             # The client is gone.  The connection closes this transport after the response.
             return
         if sent < len(data):
-            # The client does not take the rest yet.  A transport of the event loop waits.
+            # The client does not take the rest yet.  The event loop sends the rest later.
             self._unsent = data[sent:]
             self._request_transport()
 

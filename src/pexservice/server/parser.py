@@ -160,7 +160,7 @@ class HeaderLine(NamedTuple):
 
     @ivar name: the header's name in small letters.
     @ivar meaning: what a deciding header asks for, for example a media type; C{None} for
-        other headers.  The I{deciding headers} are those on which the operation depends.
+        other headers.  The I{deciding headers} select the plan of a request.
     """
 
     name: bytes
@@ -177,8 +177,8 @@ class Head(NamedTuple):
     The head of a request.
 
     @ivar plan_key: the method, the path, the version, and the meanings of the deciding
-        headers.  Requests with equal plan keys ask for the same operation; see
-        L{pexservice.server.plans}.
+        headers.  Requests with equal plan keys have the same plan, which is an operation
+        and the format of the responses; see L{pexservice.server.plans}.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: all lines, as they arrived, without their line ends.
     @ivar uncached_range: the shortest slice (begin, end) of C{lines} with every line that
@@ -255,7 +255,7 @@ class HeadReader:
         if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
         if line.host is not None:
-            # RFC 9112, section 3.2.2, requires that the header is ignored.
+            # The host of a URL counts, and not the header (RFC 9112, section 3.2.2).
             headers[HOST] = [line.host]
         plan_key = line.method, line.path, line.version, frozenset(meanings.items())
         uncached_range = (uncached_begin, uncached_end) if uncached_end else None
@@ -474,8 +474,8 @@ class RequestBody:
         self._missing = int(match[1], 16)
         self._total += self._missing
         self._chunks += self._missing > 0
-        # Another server may keep only the last 16 digits of a longer size, and so see a
-        # shorter chunk.
+        # A size of more than 16 digits is refused, because another server may keep only the
+        # last 16 digits, and so see a shorter chunk.
         if (
             len(match[1]) > MAX_CHUNK_SIZE_DIGITS
             or self._total > MAX_REQUEST_BODY_BYTES

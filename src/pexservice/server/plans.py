@@ -12,8 +12,8 @@ They have the same I{plan key}, which consists of the method, the path, the vers
 meanings of a few I{deciding headers}, such as C{Accept}.  For the first request with a plan
 key, the server calls a handler of the Klein app.  The handler returns an operation on the
 cursor, such as a step to the next position.  The server remembers this operation as the
-L{Plan} of the key.  If a handler returns a response, there is no plan, and the server calls
-the handler for each request.
+L{Plan} of the key.  If the handler returns a response, there is no plan, and the server
+calls the handler for each request with this key.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PreparedRequest:
     """
     A request that was parsed or recognized, and that a connection can perform.
 
-    All recognized requests with the same bytes share one such object.
+    All requests that the request cache finds by the same bytes share one such object.
 
     @ivar logged_line: the request line for the access log.
     @ivar operation: the operation, if the request has a plan; C{None} if a handler must be

@@ -50,7 +50,7 @@ class EventLoopReactor(AsyncioSelectorReactor):
 
     loop: AbstractEventLoop
 
-    #: The reactors of Twisted use the wall clock.
+    #: The reactors of Twisted use the wall clock, which an operator may set.
     seconds = staticmethod(time.monotonic)
 
     def __init__(self, loop: AbstractEventLoop) -> None:

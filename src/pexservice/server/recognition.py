@@ -1,8 +1,8 @@
 """
 Recognition: the server finds a request by its bytes, and need not parse it.
 
-This only saves time: the L{plan<pexservice.server.plans.Plan>} and the response are those
-of a parsed request.  A request is recognized in two cases:
+This only saves time: the L{plan<pexservice.server.plans.Plan>} and the response are as they
+would be after parsing.  A request is recognized in two cases:
 
   - Its bytes are in the L{RequestCache}, because the same bytes arrived before.
   - Its bytes match a L{Template}.  They differ from the bytes of an earlier request only in
@@ -25,9 +25,9 @@ of a parsed request.  A request is recognized in two cases:
 The first request of a kind is always parsed.  What is remembered then depends on the
 L{parser<pexservice.server.parser.HeadReader>}, which caches single lines of requests:
 
-  - If all lines of a request were in the parser's caches, the request is put into the
-    request cache when its bytes come a second time.  So are some requests that match a
-    template; see L{Template.remembers_matches}.
+  - If all lines of a request are in the parser's caches, the request cache remembers a hash
+    of its bytes.  If the same bytes come again, the cache remembers the request.  This also
+    applies to some requests that match a template; see L{Template.remembers_matches}.
   - If two requests, one after the other, have uncached lines with the same header names,
     these lines become the varying lines of a template.
 
@@ -106,7 +106,7 @@ class Template:
     @ivar read_names: for each group, the name of the header.
     @ivar common_request: the request without the headers of the varying lines.
     @ivar remembers_matches: whether the bytes of a matching request are remembered, because
-        they are likely to come again.  The bytes with an idempotency key are not.
+        they are likely to come again.  Bytes with an idempotency key are not remembered.
     """
 
     prefix: bytes
@@ -143,7 +143,7 @@ class RequestCache:
     The requests that all connections of one worker remember together.
 
     A client may open a connection for each request.  So the cache also keeps templates and
-    names for new connections.
+    C{uncached_names} for new connections.
 
     @ivar by_bytes: the requests by their exact bytes.
     @ivar latest_templates: the latest templates of all connections.
@@ -158,8 +158,7 @@ class RequestCache:
         self.by_bytes: GenerationalCache[bytes, PreparedRequest] = GenerationalCache(
             MAX_CACHED_REQUESTS
         )
-        # The hashes of requests that have arrived once.  A request that never comes again
-        # does not displace a cached request.
+        # The hashes of requests that have come once.  Those that come again are cached.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_CACHED_REQUESTS
         )
@@ -196,9 +195,9 @@ class RequestCache:
         """
         Check the operation of C{request}, and store the checked operation in C{request}.
 
-        The connection performs the request later.  If the check fails here, the connection
-        repeats it after the check of the rate and the C{Host}, because the client must get
-        a problem of these first.
+        If the check fails here, the problem is dropped, because the client must first get a
+        problem of the rate or the C{Host}.  When the connection performs the request, it
+        checks the rate and the C{Host}, and then repeats the check of the operation.
 
         @return: whether C{request} has passed the check.
         """
@@ -225,7 +224,7 @@ class Recognizer:
         and the check of the token takes a quarter of the CPU time of such a step.
     """
 
-    # There may be 10,000 idle connections.
+    # Slots save memory: there may be 10,000 idle connections.
     __slots__ = ("_cache", "authorized_request", "templates", "uncached_names")
 
     def __init__(self, cache: RequestCache) -> None:
@@ -329,7 +328,7 @@ def _make_template(
     headers, keys = request.headers, [name.lower() for name in names]
     read_names = tuple([key for key in keys if key in headers])
     common_headers = {key: headers[key] for key in headers if key not in read_names}
-    # If the service reads no varying line, all matching requests are the common request.
+    # Without read_names, match() makes no new request, so there is nothing to remember.
     has_cacheable_values = bool(read_names) and NEVER_CACHED_HEADERS.isdisjoint(keys)
     return Template(
         prefix,

@@ -41,9 +41,9 @@ class RequestCounters:
     """
     The counters of the requests that one worker has responded to.
 
-    @ivar without_plan: how many requests had no plan.  Either the handler of such a request
-        was called, or the request was malformed or too slow.
-    @ivar refused_tally: counts the requests that were malformed or too slow.
+    @ivar without_plan: how many requests had no plan.  C{refused_tally} is included.
+    @ivar refused_tally: counts the requests that were malformed or too slow, and the
+        refused connections that got a 503.
     """
 
     def __init__(self) -> None:

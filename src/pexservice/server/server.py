@@ -36,9 +36,9 @@ from pexservice.web.parameters import (
 #: response.
 MAX_SECONDS_PER_ITERATION = 0.01
 
-#: The times of L{Server.drain}.  The first one is divided into rounds, because a commit may
-#: block the process.  One round then passes while no requests are read, and the connections
-#: read requests in the next round.
+#: The times of L{Server.drain}.  A commit may block the process for longer than the first
+#: time, and a blocked process reads no requests.  So this time is divided into rounds: the
+#: commit takes the time of one round only, and the process reads in the next round.
 DRAIN_TIMEOUT_SECONDS = 0.3
 DRAIN_ROUNDS = 6
 READ_AGAIN_SECONDS = 0.001
@@ -54,12 +54,12 @@ class ParsingBudget:
     chunks of one byte, and can send it on thousands of connections.  A limit for each
     connection would not bound the total, so all connections share one budget.  When the
     budget is spent, the connections wait in a queue.  In a later iteration, each of them
-    parses a small part of its input.  A recognized request is not parsed, so it never
-    waits.
+    parses a small part of its input.  A recognized request is not parsed, so it need not
+    wait.  With TLS, decrypting input counts as parsing it, and may have to wait.
 
-    A TLS handshake takes about a millisecond and cannot be divided.  So the clients with
-    new input are served round-robin: if one client begins a thousand handshakes, another
-    client waits for one of them, not for all.
+    A TLS handshake takes about a millisecond and cannot be divided.  So new input, of which
+    no part was parsed yet, waits in a queue for each client, and the clients are served
+    round-robin: if one client begins a thousand handshakes, another waits for one of them.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ParsingBudget:
     @property
     def must_wait(self) -> bool:
         """
-        Return whether a connection that has just parsed a part must wait for its next part.
+        Return whether a connection that has parsed a part must parse its next part later.
         """
         return self._seconds_left <= 0 or bool(self._queue or self._new_input)
 
@@ -102,8 +102,8 @@ class ParsingBudget:
         """
         Call C{parse} in a later iteration.
 
-        @param client: the client, if the input is new, so that no part of it was parsed
-            yet.  New input is parsed first, and its clients are served round-robin.
+        @param client: the client, if no part of the input was parsed yet.  Such new input
+            is parsed before other waiting input, and its clients are served round-robin.
         """
         if client is None:
             self._queue.append(parse)
@@ -197,7 +197,7 @@ class Server:
           1. The worker accepts connections for L{DRAIN_TIMEOUT_SECONDS} more, or until no
              connection is left.
           2. The worker closes its listeners, and runs the event loop once more.  So it
-             reads the requests that arrived while the process was blocked.
+             reads the requests that arrived while a commit blocked the process.
           3. The worker closes the idle connections, except new ones, whose first request
              is probably about to arrive.  After L{FIRST_REQUEST_TIMEOUT_SECONDS}, it closes
              all connections on which it waits for the client.
@@ -274,7 +274,7 @@ class Server:
 
     def refusal_format(self, line: RequestLine, headers: RequestHeaders) -> ResponseFormat:
         """
-        Return the format of the response to a request that is malformed or too slow.
+        Return the format for a malformed or slow request, or a connection over the limit.
         """
         return evolve(
             self.response_format(line, headers),

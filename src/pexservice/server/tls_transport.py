@@ -18,14 +18,14 @@ from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
 from pexservice.server.server import Server
 
-#: How many bytes are decrypted at once.  2048 bytes contain at most 80 KeyUpdates, which
-#: take 0.8 milliseconds.  The first message of a client has up to 1,900 bytes, with a
-#: post-quantum key, so it is decrypted at once.
+#: How many bytes are decrypted in one part.  2048 bytes contain at most 80 KeyUpdates,
+#: which take 0.8 milliseconds.  The first message of a client has up to 1,900 bytes, with a
+#: post-quantum key, so it fits into one part.
 MAX_DECRYPTED_BYTES = 2048
 
-#: How many bytes may arrive before OpenSSL has data for the connection.  OpenSSL returns
-#: data when a whole record has arrived, and a record has up to 16 KiB of data.  A handshake
-#: is smaller.
+#: How many bytes may arrive before OpenSSL has data for the connection.  If more
+#: arrive, the connection is aborted as C{flooding}.  OpenSSL returns data when a whole
+#: record has arrived, and a record has up to 16 KiB of data.  A handshake is smaller.
 MAX_BYTES_WITHOUT_DATA = 32768
 
 #: How many bytes of data one record may contain.
@@ -269,7 +269,7 @@ class TlsTransport(asyncio.Protocol):
             if (transport := self._open_socket) is not None:
                 transport.resume_reading()
         elif not self._decryption_scheduled:
-            # The connection parses its own buffer first, so the next iteration decrypts.
+            # The connection must parse its own buffer before it gets more data.
             self._decryption_scheduled = True
             self._server.call_soon(self._decrypt_input)
 
