@@ -2,7 +2,7 @@
 A queue for long work in which clients take turns.
 
 A page of the history takes milliseconds to make.  If a thousand clients request a page at
-the same moment, the worker makes one page, and then pauses.  During the pause the worker
+the same moment, the queue makes one page, and then pauses.  During the pause the worker
 responds to other requests.  Without pauses, each iteration of the event loop would make a
 page.  An iteration accepts only a few connections, so new clients would wait for too long.
 """
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 CallLater = Callable[[float, Callable[[], None]], object]
 
-#: The pause after a piece of work is this many times as long as the work.
+#: The pause after a piece of work is this many times as long as it blocked the reactor.
 PAUSE_FACTOR = 2
 
 
