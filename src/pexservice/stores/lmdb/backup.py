@@ -31,7 +31,7 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
     """
     Copy the store in C{source} to C{target}, which must not exist, and verify the copy.
 
-    If the backup fails, there is no C{target}.
+    If the copy cannot be made or verified, there is no C{target}.
 
     @raise StoreError: C{target} exists, or the store or its copy is damaged.
     """
