@@ -7,9 +7,10 @@ A step is not applied in two cases:
 
   - The precondition of the step is not met.  The response shows the state that did not meet
     the precondition.
-  - The key of the step was used before.  The response shows the state after the first use.
+  - The key of the step was used before.  The response shows the state after the first use,
+    or is an error if the first use was another transition.
 
-In both cases, the response waits until the state that it shows is durable.
+In both cases, the response waits until this state is durable.
 
 If the store refuses a batch, this batch and the open batch are not stored, and the
 committer continues.  After any other error, the committer accepts no more steps, and the

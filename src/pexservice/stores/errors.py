@@ -63,8 +63,7 @@ class StoreUnavailable(StoreError):
     """
     The store cannot be opened now, but a retry may succeed.
 
-    For example, etcd does not answer, etcd has no space, or a worker must first verify a
-    store on disk.
+    For example, etcd does not answer or has no space, or a worker must first verify it.
     """
 
 

@@ -87,7 +87,7 @@ class IStore(Interface):
 
     def close() -> Deferred[None]:
         """
-        Close the store, which may not have been opened.
+        Close the store, even if it was never opened.
         """
 
 

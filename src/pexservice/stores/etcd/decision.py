@@ -10,8 +10,8 @@ after another batch was stored.
 Each process has its own key in etcd, the I{last-batch key}.  It contains the number of the
 last batch of this process that was stored, because each transaction writes the number of
 its batch there.  The process makes this key before its first batch, and each transaction
-requires it.  If the key is missing, etcd has removed it with its lease, so it does not show
-the outcome, and no transaction that requires it can succeed any more.
+requires it.  If the key is missing, etcd has removed it with its lease.  A missing key does
+not show the outcome, but no copy of the transaction can succeed any more.
 
 If the answer to the first copy is that the transaction failed, the batch is not stored.  If
 no answer arrives, the same transaction is sent again, until an answer shows the outcome:
