@@ -127,7 +127,7 @@ class Load:
         kept = [revision for revision in self._positions if revision >= oldest]
         wrong = sum(history.get(revision) != self._positions[revision] for revision in kept)
         repeated = len(self._arrivals) - len(self._positions)
-        # A higher revision than the present one is of a step that the store has lost.
+        # If a response has a higher revision than the store, the store has lost this step.
         made = sum(revision <= after.revision for revision in self._positions)
         return self.report(
             lost=repeated + wrong,

@@ -11,7 +11,7 @@ from typing import Self, TextIO
 
 from attrs import define, field, frozen
 
-#: The exit status for wrong arguments, also for a mistake that only the verb notices.
+#: The exit status for wrong arguments, whether the parser or the verb finds the mistake.
 WRONG_ARGUMENTS = 2
 
 #: The exit statuses by outcome.  Any other failure has the exit status 1.

@@ -15,8 +15,8 @@ from pexservice.stores.registry import store_factory
 #: C{pexservice} reads C{pexservice.toml}, and C{pexservice@NAME} reads C{NAME.toml}.
 _CONFIGURATION = Path("/etc/pexservice")
 
-#: Properties of a unit whose values are directories that the unit may write, relative to
-#: these parent directories.
+#: Properties of a unit that list the directories which the unit may write.  The names of
+#: the directories are relative to these parent directories.
 _WRITABLE = {
     "StateDirectory": "/var/lib",
     "LogsDirectory": "/var/log",

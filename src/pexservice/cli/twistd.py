@@ -55,8 +55,8 @@ from pexservice.supervisor.worker_setup import WorkerSetup
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 
-#: The declarations of the options that the configuration file may have.  They do not have
-#: C{config}, because a configuration file must not name another one.
+#: The declarations of the options that the configuration file may have.  C{config} is not
+#: one of these options, because a configuration file must not name another one.
 FILE_TABLES = (Settings, Supervision)
 
 #: In other programs, the option for the address has one of these names.
@@ -95,7 +95,6 @@ class CommonOptions(usage.Options):
     """
     The options of a command, which classes of L{pexservice.settings.options} declare.
 
-    @cvar command: the name of the command.
     @cvar process: the name of this process in the log.
     @cvar longdesc: the description in C{--help}.
     @cvar tables: the classes that declare the options.
@@ -295,7 +294,7 @@ class ServiceOptions(CommonOptions):
         """
         settings = self.settings()
         try:
-            # The log belongs to the process that runs here, so this reason is not logged.
+            # The log belongs to the service that runs here, so this reason is not logged.
             refuse_second_start(twistd.get("pidfile"))
         except CannotStart as error:
             self.end_start(str(error), error.exit_status)
@@ -416,8 +415,8 @@ class RunningOptions:
 
         @param accepted: the options whose loss the operator accepts; see
             L{pexservice.process.accepted_losses}.
-        @raise Misconfigured: the file cannot be read, an option is wrong, or tokens, TLS or
-            history would be lost, which the operator has not accepted.
+        @raise Misconfigured: the file cannot be read; an option is wrong; or tokens, TLS or
+            history would be lost, and the operator has not accepted this loss.
         @raise CannotStart: C{listen} has changed, and a restart could not listen there.
         @raise StoreError: C{store} has changed, and a restart could not open that store.
         """
@@ -460,7 +459,7 @@ def worker_command(settings: Settings) -> list[str]:
         *(("--reactor=uvloop",) if find_spec("uvloop") else ()),
         *("--nodaemon", "--pidfile="),
         "pexservice-worker",
-        # The worker inherits the sockets instead.
+        # The command has no addresses, because the worker inherits the sockets.
         *command_line(attrs.evolve(settings, listen=())),
     ]
 

@@ -199,7 +199,7 @@ def urls_of(arguments: Namespace) -> list[BaseURL]:
     except ValueError as error:
         reason = str(error)
         if "@" in variable:
-            # If the password has a blank, the reason shows a part of the password.
+            # Otherwise the reason could show a part of a password that has a blank.
             reason = f"a base URL has no user and no password; use {BASE_URL_FORMS}"
         message = f"PEXSERVICE_URL: {reason}"
         raise VerbFailed(message, exit_status=WRONG_ARGUMENTS) from error

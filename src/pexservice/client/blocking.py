@@ -119,8 +119,8 @@ def wait(
     reactor = running_reactor()
     calls: list[Deferred[Value]] = []
     results: list[Any] = []
-    # The interpreter implements this lock.  A class such as threading.Event is written in
-    # Python, so an interrupt could leave the lock inside it locked.
+    # This lock is implemented in C.  A class such as threading.Event is written in Python,
+    # so an interrupt could leave the lock inside the object locked.
     waiting = threading.Lock()
     waiting.acquire()
 
@@ -135,7 +135,8 @@ def wait(
 
     give_up_at = time.monotonic() + timeout + LATE_REACTOR_SECONDS
     try:
-        # This call is in the try block, because an interrupt can arrive at its end.
+        # This line is in the try block: if an interrupt arrives at the end of the line, the
+        # call is cancelled, too.
         reactor.callFromThread(begin)
         while not waiting.acquire(timeout=POLL_INTERVAL_SECONDS):
             if time.monotonic() > give_up_at:

@@ -78,7 +78,7 @@ class _BoundedConnection(ProtocolWrapper):
     _error: BadHead | None = None
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        # A request begins.
+        # A request begins, so the next data is the head of its response.
         self._head, self._head_bytes = b"", 0
         super().writeSequence(data)
 

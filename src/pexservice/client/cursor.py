@@ -204,7 +204,7 @@ class Cursor:
         """
         Yield the steps that the service remembers, newest first.
 
-        The client reads a page of the history when the program needs its first step.
+        The client reads a page of the history when the program needs a step of this page.
 
         @param before: yield only steps whose revisions are lower.
         @param limit: yield at most this many steps; by default, all.
@@ -272,7 +272,7 @@ def unanswered_step(name: str, key: str, error: Unanswered) -> OutcomeUnknown:
     Return the exception for a step that got no final response.
 
     @param name: C{next}, C{previous} or C{reset}.
-    @param error: the exception of the request, which knows nothing of the step.
+    @param error: the exception of the request, whose message does not name the step.
     """
     if error.maybe_performed:
         message = (

@@ -19,7 +19,7 @@ class CursorError(Exception):
     @ivar key: the idempotency key, if the call was a step.  A step that is repeated with
         its key is never made twice.
     @ivar maybe_performed: whether a server may have performed the request of this call.
-        False if each attempt got no connection or a response that excludes it.
+        False if each attempt failed to connect, or got a response that excludes it.
     """
 
     message: str
@@ -83,5 +83,5 @@ class UnexpectedAnswer(CursorError):
 
 class CertificateRefused(CursorError):
     """
-    The client does not trust the server's certificate, or it is for another name.
+    The client does not trust the server's certificate, or the certificate has another name.
     """

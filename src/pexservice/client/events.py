@@ -111,10 +111,10 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     """
     Yield the present state of the cursor, and then newer states.
 
-    This function reads the present state before it opens a stream.  Another node of a
-    cluster may send the stream and know older states, so states of the stream with lower
-    revisions are skipped.  A read returns the present state of the store.  If the revision
-    of a read is lower than before, the store was restored, and the state is yielded.
+    This function reads the present state before it opens a stream.  The stream may come
+    from another node of a cluster, which still knows older states, so this function skips
+    states of the stream with lower revisions.  A read returns the present state of the
+    store.  If a read has a lower revision, the store was restored, so its state is yielded.
 
     @param streams: the set of open streams, whose owner may end them.
     @raise CursorError: the server refuses the request, or is no pexservice.

@@ -64,8 +64,8 @@ _RETRIED_ERRORS = (
     RequestTransmissionFailed,
 )
 
-#: The delay doubles with each failure, from the first delay to the longest.  A standby
-#: takes over within milliseconds, so the first delay is short.
+#: Each time all servers have failed, the delay doubles, from the first to the longest.  A
+#: standby takes over within milliseconds, so the first delay is short.
 FIRST_DELAY_SECONDS = 0.025
 MAX_DELAY_SECONDS = 1.0
 
@@ -229,9 +229,9 @@ class RetryingClient:
             raise _AttemptFailed(f"{url}: {reason}", connected, cut_short=cut_short)
 
         sending = Deferred.fromCoroutine(send()).addTimeout(seconds, self.clock, time_out)
-        # If the caller cancels this attempt, it must get a CancelledError.  The agent may
-        # turn this into another error, for example DNSLookupError.  So this waits for
-        # ended, and not for sending.
+        # If the caller cancels this attempt, the caller must get a CancelledError.  But the
+        # agent may turn this error into another one, for example DNSLookupError.  So this
+        # method waits for C{ended}, and cancels C{sending} itself.
         ended: Deferred[Content] = Deferred()
         sending.chainDeferred(ended)
         try:
@@ -252,8 +252,8 @@ class RetryingClient:
         name, detail = problem_of(response) or (None, quoted(response.body))
         described = f"{name}: {detail}" if name else detail
         # Retry-After is about one server.  If there are several, the next attempt goes to
-        # another one, so the client ignores it, except after a 429: a rate limit may apply
-        # to all servers.
+        # another server, so the client ignores Retry-After.  But after a 429 it waits,
+        # because a rate limit may apply to all servers.
         heeds_delay = len(self.servers) == 1 or response.status == _TOO_MANY_REQUESTS
         return _AttemptFailed(
             f"{response.url}: status {response.status}: {described}",

@@ -12,8 +12,8 @@ from attrs import field, frozen
 
 from pexservice.core.sequence import term_at
 
-#: How many digits L{number} converts at a time: fewer than the lowest limit that the
-#: interpreter can have, which is 640.
+#: How many digits L{number} converts at a time.  The limit of C{int} can be changed, but
+#: not to fewer than 640 digits.
 _PIECE_DIGITS = 512
 
 
@@ -64,9 +64,9 @@ class State:
     """
     A state of the cursor.
 
-    A response has the digits of the values, which this class converts to integers when the
-    program reads them.  An event with a long value has no digits.  Then this class computes
-    the value from the position.
+    A response has the values as digits.  This class converts a value to an integer when the
+    program reads the value.  If there are no digits, for example in an event with a long
+    value, this class computes the values from the position.
 
     @ivar revision: how many steps were made since the store was created.
     @ivar position: the value is the Fibonacci number at this position.

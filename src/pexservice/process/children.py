@@ -37,8 +37,8 @@ def killed_with_parent() -> tuple[str, ...]:
     """
     Return the words to put before a command, so that its process ends with its parent.
 
-    There are no words if C{setpriv} does not work: if it is missing, if it comes from
-    busybox, which lacks the option, or if a sandbox of systemd forbids its capset(2).
+    There are no words if C{setpriv} is missing; if it comes from busybox, which lacks the
+    option; or if it fails because a sandbox of systemd forbids capset(2).
     """
     words = (shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL")
     try:
@@ -85,7 +85,7 @@ def retry_while_busy(
             return attempt()
         except busy as error:
             if end is None:
-                # The advice at the end of the message is for a start that has failed.
+                # The part after the semicolon is advice for a start that has failed.
                 reason, _, _ = str(error).partition(";")
                 _log.info("{reason}; retrying", reason=reason)
                 end = time.monotonic() + BUSY_TIMEOUT_SECONDS
@@ -95,9 +95,10 @@ def retry_while_busy(
 
 def reap_orphans(own: Container[int]) -> None:
     """
-    Reap the orphans that have ended, until the next child is one of C{own}.
+    Reap the orphans that have ended, until the next ended child is one of C{own}.
 
-    @param own: ids of processes that other code of this process waits for.
+    @param own: the ids of processes that other code reaps.  Until then, the kernel returns
+        the same child again.
     """
     while True:
         try:

@@ -114,7 +114,7 @@ class ProcessExit:
         Stop C{reactor} when this process has to end.
 
         @param terminal: whether to write the reason to standard error as well.
-        @param logs: whether to log the reason.  The supervisor logs the reason of a worker.
+        @param logs: whether to log the reason; false if a supervisor logs it.
         """
         self._reactor = reactor
         self._terminal = terminal
@@ -125,7 +125,7 @@ class ProcessExit:
 
     def watch_reactor(self) -> None:
         """
-        End with a status that is not 0 if the reactor breaks down; twistd would end with 0.
+        If the reactor breaks down, end with status 1; twistd would end with status 0.
 
         Also, ignore each SIGTERM and SIGINT after the first, because stopping the reactor
         twice raises an exception.
@@ -166,7 +166,7 @@ class ProcessExit:
         self.reason = reason
         if self._logs:
             self._log.critical("{reason}", reason=reason)
-        # The journal has the log, and needs no second line.
+        # If standard error is the journal, the journal has the log's line already.
         if not is_journal(2):
             self._write(reason)
         self._at_exit(_end, status)

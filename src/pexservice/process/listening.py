@@ -58,8 +58,8 @@ class AddressInUse(CannotStart):
 
 _USE_ANOTHER = "; stop the program that uses it, or choose another one with --listen"
 
-#: A mapping from an error number to an exception.  If the service lacks the permission for
-#: a port, another start would fail in the same way.
+#: A mapping from an error number to an exception.  EACCES means that the service may not
+#: use the address, so another start would fail in the same way.
 _EXCEPTION_BY_ERRNO: Mapping[int | None, type[CannotStart]] = {
     errno.EADDRINUSE: AddressInUse,
     errno.EACCES: Misconfigured,
@@ -85,8 +85,8 @@ class InheritedUNIXPort(unix.Port):
     """
     A port on a Unix socket that another process has opened.
 
-    C{unix.Port} sets the permissions of the socket's file, and removes the file at the end.
-    This port does not, because other workers accept from the same socket.
+    C{unix.Port} sets the permissions of the socket's file, and later removes the file.
+    This port does neither, because other workers accept from the same socket.
     """
 
     # A shutdown would end the socket for all processes.  So only the descriptor is closed.

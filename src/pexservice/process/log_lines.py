@@ -1,15 +1,15 @@
 """
 The lines of the log: text with a prefix, or JSON, with priorities for systemd's journal.
 
-A line is C{2026-11-25T10:50:19Z worker-1 info: the cursor is at ...}.  The journal records
-the time itself.  It expects a priority first, C{<6>worker-1 info: ...}; see sd-daemon(3).
-A worker writes its lines to its supervisor with the priority and no other prefix: the
-supervisor knows which worker each line comes from.
+A line is C{2026-11-25T10:50:19Z worker-1 info: the cursor is at ...}.  For the journal, a
+priority replaces the time: C{<6>worker-1 info: ...}; see sd-daemon(3).  A worker writes its
+lines to its supervisor with the priority and no other prefix: the supervisor knows which
+worker each line comes from.
 
-Lines of the access log have the combined format and no prefix.  A worker marks them for its
-supervisor: their priority C{<134>} contains syslog's facility local0.  The supervisor
-writes a priority without a facility, because the journal would show the facility in the
-message.
+A line of the access log has the combined format, without time, name and level.  A worker
+marks it for its supervisor by the priority C{<134>}, which contains syslog's facility
+local0.  The supervisor writes a priority without a facility, because the journal would show
+the facility in the message.
 
 If the program that reads the log stops reading, for example a paused C{less}, lines are
 lost.  The service does not wait.
@@ -45,8 +45,8 @@ ACCESS = 16
 
 _PRIORITY = re.compile(r"<([0-9]{1,3})>(.*)", re.DOTALL)
 
-#: A worker divides a longer line.  Otherwise the supervisor would divide it, and the second
-#: part would have no priority.  A character has at most four bytes.
+#: A worker divides a line with more characters, of up to four bytes each.  Otherwise the
+#: supervisor would divide it after 8192 bytes, and the second part would have no priority.
 _MAX_LINE_CHARACTERS = 2000
 
 #: The beginning of each further part of a line that was divided.
@@ -90,8 +90,8 @@ def level_of(line: str) -> tuple[Any, int, str]:
     """
     Split a line that a worker has written into its priority and its text.
 
-    @return: the line's level, its facility, and its text; a line without a priority was
-        written before logging began, or by code that does not use the log.
+    @return: the line's level, facility and text.  A line without a priority is a warning:
+        it was written before logging began, or by code that does not use the log.
     """
     match = _PRIORITY.fullmatch(line)
     if match is None:
@@ -193,7 +193,7 @@ class LossyStream:
         """
         self._descriptor = descriptor
         self._report_loss = report_loss
-        # O_NONBLOCK would change the file description, which a shell may share.
+        # O_NONBLOCK would change the stream for other processes, too, such as a shell.
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._unwritten = b""

@@ -1,7 +1,7 @@
 """
-The report of a supervisor of version 1.0.0, which an upgrade leaves running.
+The report of a supervisor of version 1.0.0.  No other version writes this record.
 
-No other version writes this record.
+An upgrade leaves such a supervisor running, with workers of this version.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _REASONS = (
     *("killed", "failed", "misconfigured"),
 )
 
-#: The record at the beginning of the scoreboard.  It begins with a mark, and a checksum
-#: follows.
+#: The record at the beginning of the scoreboard.  It begins with L{_MARK}, and a checksum
+#: follows the record.
 _RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(_REASONS)}Q512s")
 _CHECKSUM_BYTES = 4
 _MARK = b"pexscor4"
@@ -56,7 +56,7 @@ def read_values(descriptor: int) -> dict[str, Any] | None:
                 "note": _text(note),
                 # A worker of version 1.0.0 always retries.
                 "retry_opening": True,
-                # That supervisor does not count these workers, so assume one.
+                # That supervisor does not count the possible lock holders, so assume one.
                 "possible_lock_holders": 1,
                 # An end by SIGKILL is not suspicious, but that supervisor counts all
                 # signals together.  So a worker may verify the store without need.

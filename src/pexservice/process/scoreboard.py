@@ -92,7 +92,7 @@ def create() -> int:
 
 def adopt(descriptor: int) -> None:
     """
-    Check an inherited C{descriptor} of the scoreboard, which children do not inherit.
+    Check an inherited C{descriptor} of the scoreboard.  Child processes do not inherit it.
 
     @raise OSError: C{descriptor} is not open, or no file.
     """

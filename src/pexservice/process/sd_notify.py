@@ -20,7 +20,7 @@ READY = "READY=1"
 ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
 RELOADING = "RELOADING=1"
-#: The name of a line with the number of microseconds until the next message.
+#: The name of a line that says within how many microseconds the next message arrives.
 EXTEND_TIMEOUT = "EXTEND_TIMEOUT_USEC"
 #: The worker waits for the store's lock.  The line is no status text, although it looks
 #: like one: a supervisor of version 1.0.0 expects this form.

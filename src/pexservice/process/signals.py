@@ -5,7 +5,7 @@ Without L{StartSignals}, a SIGHUP during the start would kill the process, and a
 would leave its pid file behind.  L{StartSignals} only records these signals, and the
 service looks at the record while it starts.
 
-C{__main__} imports this module before Twisted, whose import takes the most time.
+C{__main__} imports this module first, because the import of Twisted takes the most time.
 """
 
 from __future__ import annotations

@@ -73,14 +73,14 @@ class SupervisorReport:
     @ivar standby_count: how many standbys there are.
     @ivar wanted_standby_count: how many standbys there should be.
     @ivar ended_by_reason: a mapping from a reason to the number of workers that ended for
-        it while workers should run.
+        this reason before the service began to stop.
     @ivar reloads: how many reloads began.
     @ivar reload: the outcome of the last reload.
     @ivar active_worker: the name of the active worker; empty if no worker is active.
     @ivar previous_worker: the name of the active worker that ended last.
     @ivar active_since_ms: when C{active_worker} became active, in milliseconds since 1970.
-    @ivar takeover_us: how long no worker was active before C{active_worker}, in
-        microseconds; 0 if the supervisor saw no such time.
+    @ivar takeover_us: how long no worker was active before C{active_worker} became active,
+        in microseconds; 0 if the supervisor did not see this time.
     @ivar note: why the last reload failed, or which options wait for a restart.
     @ivar possible_lock_holders: how many workers may have the store's lock.
     @ivar problem: why no worker is active, if the reason is known; otherwise empty.
@@ -150,6 +150,6 @@ def read_report(descriptor: int) -> SupervisorReport | None:
 
 def report_reader(descriptor: int | None) -> Callable[[], SupervisorReport | None]:
     """
-    Return a function that reads the scoreboard, or returns C{None} if there is none.
+    Return a function that reads the report; without a scoreboard, it returns C{None}.
     """
     return (lambda: None) if descriptor is None else partial(read_report, descriptor)

@@ -48,8 +48,8 @@ class Periodic:
     A C{LoopingCall} ends when its function raises an exception.  One error must not end the
     heartbeats, so this class logs the exception, and makes the next call at its time.
 
-    If the function returns a C{Deferred}, the next call waits until this has fired.  A
-    C{Deferred} that fails counts as an exception.
+    If the function returns a C{Deferred}, the next call waits until the C{Deferred} has
+    fired.  A C{Deferred} that fails counts as an exception.
     """
 
     _log = Logger()

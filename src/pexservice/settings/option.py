@@ -2,8 +2,8 @@
 One option of the command line: its form, its help and the attribute that it sets.
 
 The parsers of numbers and words are here as well.  If a text is wrong, a parser raises
-C{ValueError}, and the message says what it must be.  C{pexctl} uses them too, so this
-module does not import Twisted.
+C{ValueError}, and the message says what the text must be.  C{pexctl} uses these parsers
+too, and starts faster without Twisted, so this module does not import Twisted.
 
 The classes of L{pexservice.settings.options} declare their attributes with L{Option.field}.
 The parser, C{--help}, the man page, the worker's command line and the keys of the
@@ -118,7 +118,7 @@ def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
 
 def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:
     """
-    Yield a command line that leads to the same C{settings}.
+    Yield the words of a command line that leads to the same C{settings}.
     """
     for option in options_of(type(settings)):
         yield from option.arguments(getattr(settings, option.attribute))
@@ -155,7 +155,7 @@ def number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
 
 def seconds(minimum: float) -> Callable[[str], float]:
     """
-    Make a parser of numbers of seconds, C{minimum} or more, to the millisecond.
+    Make a parser of seconds: a number with at most three decimals, C{minimum} or more.
     """
 
     def parse(text: str) -> float:

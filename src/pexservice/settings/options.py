@@ -175,7 +175,7 @@ class Settings:
         """
         Check cheaply whether a process with these settings could open the store.
 
-        @raise StoreError: or a subclass: no process could open the store.
+        @raise StoreError: no process could open the store.
         """
         store_factory(self.store).check_openable(create=not self.no_create)
 
@@ -251,8 +251,6 @@ class Supervision:
 class Source:
     """
     The source of options that are not on the command line.
-
-    @ivar config: the configuration file.
     """
 
     config: str | None = Option(

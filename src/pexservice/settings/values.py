@@ -1,7 +1,7 @@
 """
 Parsers of the options' values; those of numbers and words are in C{option.py}.
 
-If a text is wrong, a parser raises C{ValueError}, and the message says what it must be.
+If a text is wrong, a parser raises C{ValueError}, whose message says what the text must be.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def store_url(url: str) -> str:
 
 def absolute_path(path: str, directory: Path) -> str:
     """
-    Return an absolute path, but C{-}, which stands for standard output, as it is.
+    Make C{path} absolute, except C{-}, which stands for standard output.
     """
     return path if path == "-" else str(directory / path)
 

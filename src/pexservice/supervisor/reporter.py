@@ -20,8 +20,8 @@ from pexservice.process.supervisor_report import Process, Reload, SupervisorRepo
 from pexservice.supervisor.worker_setup import WorkerSetup
 from pexservice.supervisor.worker_slot import WorkerProcess, WorkerState
 
-#: The states of a worker that cannot have the store's lock.  A worker that is not ready
-#: failed to open the store, or waits for a lock that another program has.
+#: In these states, a worker cannot have the store's lock.  C{NOT_READY}: the worker failed
+#: to open the store, or another program has the lock.
 _WITHOUT_LOCK = (WorkerState.STANDBY, WorkerState.NOT_READY)
 
 #: A bad disk can cause these exit statuses; see L{pexservice.stores.verification}.
@@ -58,7 +58,7 @@ class Reporter:
         """
         Send a worker's C{line} to systemd.
 
-        The end of a status text names the options whose change requires a restart.
+        If changed options require a restart, the end of a status text names them.
         """
         if line.startswith("STATUS="):
             self._status_line = line
@@ -69,7 +69,7 @@ class Reporter:
         """
         Notify systemd that clients get responses.
 
-        During a reload, L{reload_ended} does this.
+        During a reload, L{reload_ended} does this: for systemd, READY ends the reload.
         """
         self._has_started = True
         if self._report.reload is not Reload.UNDER_WAY:
@@ -131,7 +131,7 @@ class Reporter:
 
     def count_end(self, process: WorkerProcess) -> None:
         """
-        Count a process that has ended while workers should run.
+        Count a process that has ended while the service runs.
         """
         report = self._report
         if process.exit_status in _SUSPICIOUS_STATUSES:
@@ -164,8 +164,8 @@ class Reporter:
         report.has_tls = setup.settings.tls is not None
         self._status_suffix = f"; {setup.note}" if setup.note else ""
         self._publish()
-        # For systemd, READY ends the reload.  But a service that has not started must not
-        # look started now.
+        # For systemd, READY ends the reload, and says that the service has started.  If it
+        # has not started yet, L{notify_started} sends READY later.
         lines = [READY] if self._has_started else []
         if problem is not None:
             lines.append(f"STATUS=reload failed: {problem}")

@@ -55,11 +55,11 @@ from pexservice.supervisor.worker_slot import (
 #: If the supervisor is process 1 of a container, it reaps orphans at this interval.
 REAP_INTERVAL_SECONDS = 1.0
 
-#: A worker's descriptor of the memory that it shares with the supervisor.
+#: The descriptor of the scoreboard in a worker, which inherits it from the supervisor.
 SCOREBOARD_FD = MESSAGES_FD + 1
 
-#: The names of the environment variables that systemd sets for the supervisor begin with
-#: these texts.  Workers do not inherit these variables.
+#: The names of systemd's environment variables begin with these texts.  The variables are
+#: for the supervisor, so workers do not inherit them.
 _SYSTEMD_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
@@ -79,9 +79,9 @@ class Supervisor(Service):
         """
         Make the service, without starting anything.
 
-        @param reread_options: reads the options again, for a reload.  It gets the present
-            setup, and the names that the operator gave to C{pexctl reload --accept}; see
-            C{pexservice.cli.twistd.RunningOptions.reread}.
+        @param reread_options: C{RunningOptions.reread} of C{pexservice.cli.twistd}, which a
+            reload calls.  Its arguments are the present setup, and the options that the
+            operator named in C{pexctl reload --accept}.
         """
         self._reactor = reactor
         self._setup = setup
@@ -179,8 +179,8 @@ class Supervisor(Service):
             end_service=self._exit_with,
         )
         pool.start()
-        # The signal may arrive at any moment.  The reload begins in the reactor's next
-        # iteration.
+        # SIGHUP may interrupt any code of this process.  So its handler only asks the
+        # reactor to begin the reload in the next iteration.
         self._signals.on_hang_up(lambda: self._reactor.callFromThread(pool.reload))
         if os.getpid() == 1:
             self._reaping.start(REAP_INTERVAL_SECONDS)
@@ -203,7 +203,7 @@ class Supervisor(Service):
         """
         Start a worker process, which inherits the scoreboard and the sockets.
         """
-        # The worker's descriptors, with those of this process that they are copies of.
+        # The keys are descriptors of the worker, the values descriptors of this process.
         descriptors = {SCOREBOARD_FD: scoreboard_fd}
         command = [*setup.command, "--supervisor", str(MESSAGES_FD)]
         command += ["--scoreboard", str(SCOREBOARD_FD)]
@@ -222,7 +222,7 @@ class Supervisor(Service):
 
     def _reap(self) -> None:
         processes = () if self._pool is None else self._pool.processes
-        # Twisted reaps the workers.
+        # The workers are no orphans: Twisted reaps them.
         reap_orphans({process.pid for process in processes})
 
     # Stopping.
@@ -245,7 +245,7 @@ class Supervisor(Service):
             if not endpoint.description.startswith("systemd:") and _inode(port) == inode:
                 await maybeDeferred(port.stopListening)
         if self._exit.reason is None:
-            # systemd still shows the last status when the unit has stopped.
+            # When the unit has stopped, systemd still shows the last status text.
             self._notifier.notify("STATUS=stopped")
         self._notifier.close()
 

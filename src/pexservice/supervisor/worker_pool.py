@@ -2,9 +2,9 @@
 The workers of a supervisor, and the decisions about all of them.
 
 One worker is active, and another worker stands by.  Each worker is a process in a I{slot}
-with a name, such as C{worker-1}.  When the process ends, its slot starts the next process,
-unless the exit status shows that the next process would fail too.  Then the supervisor ends
-the service.
+with a name, such as C{worker-1}.  When the process ends, its slot starts the next process.
+But if the exit status shows that the next process would fail too, the supervisor ends the
+service.
 
 A reload replaces all slots; the new processes read the code, the options and the files.
 During a reload, each request that has arrived completely gets its response.
@@ -35,12 +35,11 @@ from pexservice.supervisor.worker_slot import (
     WorkerState,
 )
 
-#: While a process is about to become active, other starts wait, but at most for this long
-#: after its own start.  On one processor, a second start would delay the first response by
-#: 50 %.
+#: If no process is active, a process that starts delays other starts for at most this long.
+#: On one processor, a second start at the same time would delay the first response by 50 %.
 MAX_HEAD_START_SECONDS = 5.0
 
-#: How long a reload waits for a new worker to stand by.
+#: How long a reload waits until a new process stands by or is active.
 RELOAD_TIMEOUT_SECONDS = 15.0
 
 #: The supervisor looks for silent workers this many times per timeout of the watchdog.
@@ -52,8 +51,8 @@ class WorkerPool:
     The workers of one supervisor.
 
     @ivar setup: how workers are started and watched; a reload may change the setup.
-    @ivar spawn: starts a process with a setup, and calls the C{ProcessProtocol} with its
-        output and its end.
+    @ivar spawn: starts a process with a setup.  The C{ProcessProtocol} gets the output and
+        the end of this process.
     @ivar slots: the slots that have not ended, the oldest first.
     """
 
@@ -114,8 +113,8 @@ class WorkerPool:
         """
         Return whether a new process would slow down one that is about to become active.
 
-        This is so if no process is active, and one stands by or started less than
-        L{MAX_HEAD_START_SECONDS} ago.
+        If no process is active, two kinds are about to become active: a standby; and a
+        starting process, in its first L{MAX_HEAD_START_SECONDS}.
         """
         earliest_start = self._reactor.seconds() - MAX_HEAD_START_SECONDS
         return not self._active_processes and any(
@@ -173,7 +172,7 @@ class WorkerPool:
         """
         Wait until C{condition} is true.
 
-        It is checked now, and after each change of a process's state.
+        The condition is checked now, and after each change of a process's state.
         """
         while not condition():
             change: Deferred[None] = Deferred()
@@ -242,9 +241,9 @@ class WorkerPool:
         other_may_succeed = any(
             other.is_up or other.is_verifying for other in self.processes
         )
-        # A damaged store needs the operator.  A process that cannot start ends the service
-        # only if none was ever active and no other can become active.  Once a process was
-        # active, the cause is probably temporary.
+        # A damaged store needs the operator.  A process that cannot start also ends the
+        # service, except in two cases: another process may become active; or a process was
+        # active earlier, so the cause is probably temporary.
         if exit_status == Status.DAMAGED or (
             cannot_start and not self._any_was_active and not other_may_succeed
         ):
@@ -253,8 +252,8 @@ class WorkerPool:
     def _log_end(self, process: WorkerProcess) -> None:
         exit_status = process.exit_status
         level, how = LogLevel.info, _describe_end(exit_status)
-        # If the new options are wrong, the first new worker ends with MISCONFIGURED, and
-        # L{_reload} logs the reason.
+        # If the new options are wrong, the first new process ends with MISCONFIGURED.  Then
+        # L{_reload} logs the reason, and this method does not.
         logged_by_reload = exit_status == Status.MISCONFIGURED and self.reloading
         if exit_status and not (process.slot.retired or logged_by_reload):
             level = LogLevel.warn if exit_status < 0 else LogLevel.error
@@ -270,7 +269,7 @@ class WorkerPool:
 
     def reload(self) -> None:
         """
-        Replace the slots.  If a reload is in progress, do this when it has ended.
+        Replace the slots.  If a reload is in progress, do this when that reload has ended.
         """
         if not self._should_run:
             return
@@ -298,7 +297,7 @@ class WorkerPool:
             self._log.error("reload failed: {problem}", problem=problem)
         except Exception as error:  # noqa: BLE001 a bug, which is logged
             problem = f"{type(error).__name__}: {error}"
-            # Some of the old workers may have ended.
+            # Unlike above, some of the old workers may have ended.
             self._log.failure("a bug ended the reload")
         self.reporter.reload_ended(problem, self.setup)
 
@@ -306,8 +305,8 @@ class WorkerPool:
         """
         Replace all slots, the active one last.
 
-        @raise CannotStart: the new options are wrong, or the first new process is not up in
-            time.  The old processes are still there.
+        @raise CannotStart: or L{StoreError}: the new options are wrong, or the first new
+            process is not up in time.  The old processes are still there.
         """
         before = self.setup
         old = [slot for slot in self.slots if not slot.retired]
@@ -320,8 +319,8 @@ class WorkerPool:
             self._use_setup(before)
             raise
         active = [slot for slot in old if slot.running_process in self._active_processes]
-        # Retire the old standby first.  Otherwise it, and not a new process, would take
-        # over.
+        # If the old standby were not retired first, it would take over instead of a new
+        # process.
         await self._retire([slot for slot in old if slot not in active])
         await self._retire(active)
         for slot in self._add_missing_slots():

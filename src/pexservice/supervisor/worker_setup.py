@@ -22,7 +22,8 @@ class WorkerSetup:
     @ivar standby_count: how many standbys there should be.
     @ivar restart_pending: the options that have changed since the service started and
         whose change requires a restart.
-    @ivar settings: the values of the workers' options, from which C{command} was made.
+    @ivar settings: the values of the workers' options that were read last.  The workers
+        keep the earlier values of the options in C{restart_pending}.
     """
 
     command: Sequence[str]

@@ -1,13 +1,13 @@
 """
-The process of a worker, as the supervisor sees it, and the slot that starts it.
+A worker process, as the supervisor sees it, and the slot that starts worker processes.
 
 A L{WorkerSlot} has a name, such as C{worker-1}, and one L{WorkerProcess} after another.
 When a process ends by itself, the slot starts the next one.  A L{WorkerProcess} reads the
 messages and the output of one process, and stops or kills this process.
 
-A message is a line of systemd's notify protocol.  Each process writes its messages into its
-own pipe.  No other process has the writing end, so no other process can send messages in
-its name.  The process ends when the supervisor ends; see L{pexservice.process.children}.
+A message consists of lines of systemd's notify protocol.  Each process writes its messages
+into its own pipe, whose writing end no other process has.  So no other can send messages
+in its name.  A process ends when the supervisor ends; see L{pexservice.process.children}.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 #: The file descriptor to which a worker writes its messages.
 MESSAGES_FD = 3
 
-#: The pipes of a process, as C{spawnProcess} takes them.  Standard input has no data.
+#: The pipes of a process, as C{spawnProcess} takes them.  Nothing is written to pipe 0.
 PIPES = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
 
 #: A longer line of output or of a message is divided into several lines.
@@ -57,8 +57,8 @@ MAX_OUTPUT_LINE_BYTES = 8192
 #: How long a process may take until its first message.
 START_TIMEOUT_SECONDS = 60.0
 
-#: A start is delayed while another process is about to become active.  It is tried again at
-#: this interval.
+#: A start is delayed while another process is about to become active.  The slot tries the
+#: start again at this interval.
 DELAYED_START_RETRY_SECONDS = 0.05
 
 #: The time between SIGABRT and SIGKILL, in which a silent process writes its traceback.
@@ -67,12 +67,13 @@ TRACEBACK_SECONDS = 1.0
 #: The time between SIGTERM and SIGKILL.  A worker needs less than 4 seconds to stop.
 STOP_TIMEOUT_SECONDS = 7.0
 
-#: If a process was up and lived for this long, the next process starts at once.
+#: If a process was up (a standby or active) and lived for this long, the next process
+#: starts at once.
 MIN_LIFE_SECONDS = 1.0
 
-#: The first and the longest delay before the next process, if a process was never up or
-#: lived for less than L{MIN_LIFE_SECONDS}.  The delay doubles each time.  When a process is
-#: up, or any worker becomes active, the first delay is used again.
+#: Otherwise the next process starts after a delay, which doubles each time, from the first
+#: to the longest.  If the process was up, or any process becomes active, the delays begin
+#: again with the first.
 MIN_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -85,7 +86,7 @@ class SupervisorReactor(IReactorCore, IReactorFromThreads, IReactorProcess, IRea
 
 class WorkerState(Enum):
     """
-    The state of a process, as the report has it.
+    The state of a process, as the supervisor's report shows it.
     """
 
     #: The process imports modules, opens the store or verifies it.
@@ -137,7 +138,7 @@ class LineBuffer:
 
     def end(self) -> None:
         """
-        Take what follows the last newline as a line, if it is not empty.
+        Treat the bytes after the last newline as a line, if there are any.
         """
         if self._rest:
             self._pass_on(self._rest)
@@ -148,7 +149,7 @@ class LineBuffer:
 
 class WorkerSlot:
     """
-    The place of a worker: a name, such as C{worker-1}, and one process after another.
+    A name, such as C{worker-1}, under which one worker process after another runs.
 
     @ivar process: the newest process, which may have ended; C{None} before the first one.
     @ivar retired: whether the slot was asked to end, so that no other process follows.
@@ -176,7 +177,7 @@ class WorkerSlot:
 
     def start(self) -> None:
         """
-        Start a process, or wait if another one is about to become active.
+        Start a process, or wait if another process is about to become active.
         """
         if self.pool.must_delay_start:
             self._start_later(DELAYED_START_RETRY_SECONDS)
@@ -196,7 +197,7 @@ class WorkerSlot:
 
     def retire(self) -> None:
         """
-        Ask the process to stop, kill it if it does not, and start no other process.
+        Ask the process to stop, kill it after a timeout, and start no other process.
         """
         if self.retired:
             return
@@ -231,15 +232,15 @@ class WorkerSlot:
 
 class WorkerProcess(ProcessProtocol):
     """
-    One process of a worker, from its start to its end.
+    A worker process, from its start to its end.
 
     @ivar pid: the process id; 0 if the process could not be started.
     @ivar started_at: when the process was started, by the reactor's clock.
     @ivar was_active: whether the process has been active.
     @ivar was_up: whether the process has been a standby or active.
-    @ivar status_text: the text of the last C{STATUS=} message.  A process that ends by
-        itself first sends the reason in this message.  The text is empty if a signal ended
-        the process.
+    @ivar status_text: the text of the last C{STATUS=} line.  Before a process ends by
+        itself, it sends the reason in such a line.  If a signal ended the process, the text
+        is empty.
     @ivar ended: whether the process has ended, or could not be started.
     @ivar exit_status: how the process ended: its exit status or, as in C{subprocess}, the
         negative number of the signal that ended it.
@@ -338,7 +339,7 @@ class WorkerProcess(ProcessProtocol):
         if state is WorkerState.ACTIVE:
             self.was_active = True
         if state is WorkerState.STANDBY:
-            # An earlier problem is over, so it is no reason if the process ends.
+            # If the process ends later, its earlier problem is not the reason.
             self.status_text = ""
         self._log.info("{name} {action}", name=self.name, action=action)
         self._pool.on_new_state(self)
@@ -349,7 +350,7 @@ class WorkerProcess(ProcessProtocol):
         """
         Send SIGTERM, and SIGKILL after L{STOP_TIMEOUT_SECONDS}.
         """
-        # A silent process gets SIGKILL earlier.
+        # For a silent process, L{watch} has already set an earlier SIGKILL.
         if self.state is not WorkerState.SILENT:
             self.state = WorkerState.STOPPING
             self._signal(signal.SIGTERM)
@@ -362,8 +363,8 @@ class WorkerProcess(ProcessProtocol):
         First send SIGABRT, at which the process writes the traceback of each thread.  Send
         SIGKILL L{TRACEBACK_SECONDS} later.
 
-        @param supervisor_was_late: whether the supervisor itself hung.  Then messages of
-            the process may be in the pipe, unread.
+        @param supervisor_was_late: whether the supervisor itself hung.  Then the pipe may
+            have unread messages of the process, so its time limit begins again.
         """
         now = self._reactor.seconds()
         if supervisor_was_late:
@@ -395,7 +396,7 @@ class WorkerProcess(ProcessProtocol):
         """
         If an active process closes its message pipe, report that it is ending.
 
-        The supervisor notices this earlier than the end of the process.
+        The supervisor notices the closed pipe earlier than the end of the process.
         """
         if childFD == MESSAGES_FD and self.was_active:
             self._pool.reporter.on_active_ending(self.name, self._reactor.seconds())
@@ -407,7 +408,7 @@ class WorkerProcess(ProcessProtocol):
         if error.signal is None:
             self.record_end(error.exitCode)
         else:
-            # The process was killed before it could send the reason.
+            # The process did not end by itself, so its last text is not the reason.
             self.status_text = ""
             self.record_end(-error.signal)
 

@@ -236,7 +236,7 @@ def _service(arguments: Namespace) -> Iterator[BlockingCursor]:
 
     # A shell that starts this process in the background makes it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # C{watch} has no deadline and retries for ever.  So it says why, even to a file.
+    # C{watch} has no deadline and retries for ever, so it always says why it retries.
     deadline = getattr(arguments, "deadline", math.inf)
     notices: list[str] = []
 
@@ -280,8 +280,8 @@ def _client_failure(error: CursorError, *, is_repeated: bool) -> VerbFailed:
     if error.maybe_performed and error.key is not None:
         outcome = "outcome-unknown"
         if not isinstance(error, OutcomeUnknown):
-            # An earlier attempt may have made the step, or a service behind a proxy, if the
-            # proxy sent this response.
+            # An earlier attempt may have made the step.  Or a proxy sent this response, and
+            # the service behind the proxy may have made the step.
             message += f"; it is unknown whether the step was made (key {error.key})"
     elif is_repeated and outcome == "unreachable":
         outcome = "outcome-unknown"

@@ -85,7 +85,7 @@ def reload(arguments: Namespace) -> Result:
     while time.monotonic() < end:
         time.sleep(_POLL_INTERVAL_SECONDS)
         report = read_report(board)
-        # Another reload, which was in progress before the signal, has a lower number.
+        # A reload that was in progress before the signal has a lower number.
         if report is not None and report.reloads > before.reloads:
             if report.reload is Reload.FAILED:
                 raise VerbFailed(f"reload failed: {report.note}")

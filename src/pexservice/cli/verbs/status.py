@@ -66,7 +66,7 @@ def status(arguments: Namespace) -> Result:
         message = f"--ca-file {arguments.ca_file}: {error.strerror or error}"
         raise VerbFailed(message, exit_status=WRONG_ARGUMENTS) from error
     if context is not None and arguments.process is not None:
-        # The connection stays on this machine, so the certificate may have any name.
+        # The connection stays on this machine, so the certificate is not checked.
         context.check_hostname, context.verify_mode = False, CERT_NONE
     return _status_in_time(url, arguments.timeout, context)
 
@@ -96,7 +96,7 @@ def _status_in_time(url: BaseURL, timeout: float, context: SSLContext | None) ->
     Ask the service at C{url} for its status, and wait at most C{timeout} seconds.
 
     @param context: verifies the certificate of an C{https} URL.
-    @raise VerbFailed: no ready pexservice answers.
+    @raise VerbFailed: the service is not ready, or no pexservice responds in time.
     """
     outcomes: list[Result | Exception] = []
 
@@ -154,7 +154,7 @@ def _status_of(url: BaseURL, context: SSLContext | None) -> Result:
         "revision": revision,
         "position": position,
     }
-    # The service lists its processes only if it checks the Host header.
+    # The service lists its processes only to a local client whose Host it checks.
     if processes := _PROCESS.findall(checks):
         described = (f"{name} is process {pid} ({state})" for name, pid, state in processes)
         line = printable(f"{line}; {', '.join(described)}")
