@@ -43,9 +43,9 @@ REQUEST_TIMEOUT_SECONDS = 20
 STALL_TIMEOUT_SECONDS = 60
 
 #: A search for connections to close looks at all connections.  Without a pause, each new
-#: connection of a flood would cost such a search.  So after a search that finds less than
-#: this fraction of all connections, the next search waits.  It waits for C{SEARCH_BACKOFF}
-#: times the duration of the search.
+#: connection of a flood would cost such a search.  So if a search finds less than
+#: C{MIN_FOUND_FRACTION} of all connections, the next search begins after a pause.  The
+#: pause is C{SEARCH_BACKOFF} times as long as the first search.
 MIN_FOUND_FRACTION = 0.01
 SEARCH_BACKOFF = 10
 
@@ -364,8 +364,8 @@ class Connections:
         """
         Close the connections on which this worker waits for the client.
 
-        The next worker begins when this worker has ended.  So one slow client would delay
-        all other clients.
+        The next worker begins when this worker has ended.  So waiting for one slow client
+        would delay all other clients.
         """
         for connection in list(self._open):
             if connection.phase is Phase.IDLE:

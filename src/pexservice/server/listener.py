@@ -209,7 +209,7 @@ class OneRequestTransport(asyncio.Protocol):
         self._watches = False
         # Whether a transport of the event loop will replace this one.
         self._transport_requested = False
-        # Whether a request was recognized, so that this transport sends its response.
+        # True after perform() has returned.  The request may still wait for its commit.
         self._has_request = False
         self._closing = self._aborted = False
         self._received = self._unsent = b""
@@ -301,8 +301,8 @@ class OneRequestTransport(asyncio.Protocol):
         self._stop_watching()
         if self._has_request:
             with suppress(OSError):
-                # The client may have sent more.  To close a socket with unread input would
-                # reset the connection, and the client might lose the response.
+                # The client may have sent more meanwhile.  To close a socket with unread
+                # input would reset the connection, and the client might lose the response.
                 self._socket.recv(MAX_FIRST_INPUT_BYTES, socket.MSG_DONTWAIT)
         self._socket.close()
         self._connection.connection_lost(None)

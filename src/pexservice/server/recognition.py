@@ -4,7 +4,7 @@ Recognition: the server finds a request by its bytes, and need not parse it.
 This only saves time: the L{plan<pexservice.server.plans.Plan>} and the response are as they
 would be after parsing.  A request is recognized in two cases:
 
-  - Its bytes are in the L{RequestCache}, because the same bytes arrived before.
+  - Its bytes are remembered, because the same bytes arrived before; see L{RequestCache}.
   - Its bytes match a L{Template}.  They differ from the bytes of an earlier request only in
     a few neighbouring lines.  For example::
 
