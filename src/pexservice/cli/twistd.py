@@ -1,7 +1,7 @@
 """
 The command lines of C{twistd pexservice} and C{twistd pexservice-worker}.
 
-A start that cannot succeed ends with one line, for example if an option is wrong, or if
+A start that cannot succeed prints one line and ends: for example, an option is wrong, or
 another service runs in the same directory.
 """
 

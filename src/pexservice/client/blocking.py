@@ -41,8 +41,8 @@ Value = TypeVar("Value")
 #: wait does not end the wait, so a call waits many times instead of once.
 POLL_INTERVAL_SECONDS = 0.1
 
-#: How much longer than its timeout a call waits, in case the reactor is late, and how long
-#: an interrupted call waits for its cancellation.
+#: How much longer than its timeout a call waits, because the reactor may be late.  An
+#: interrupted call waits for its cancellation for this long.
 LATE_REACTOR_SECONDS = 2.0
 
 _START_POLL_SECONDS = 0.001
@@ -177,7 +177,7 @@ def _blocking(
                 parameters["deadline"],
             )
         except Unanswered as error:
-            # Cursor raises OutcomeUnknown for a step, and wait() raises Unanswered.
+            # For a step, Cursor raises OutcomeUnknown, but wait() raises Unanswered.
             if method_name == "current" or isinstance(error, OutcomeUnknown):
                 raise
             raise unanswered_step(method_name, parameters["key"], error) from error

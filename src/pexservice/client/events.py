@@ -112,9 +112,9 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     Yield the present state of the cursor, and then newer states.
 
     This function reads the present state before it opens a stream.  The stream may come
-    from another node of a cluster, which still knows older states, so this function skips
-    states of the stream with lower revisions.  A read returns the present state of the
-    store.  If a read has a lower revision, the store was restored, so its state is yielded.
+    from another node of a cluster.  This node may send older states, which this function
+    skips.  But a read returns the present state of the store.  If a read has a lower
+    revision, the store was restored, so this function yields the state.
 
     @param streams: the set of open streams, whose owner may end them.
     @raise CursorError: the server refuses the request, or is no pexservice.

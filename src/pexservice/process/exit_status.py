@@ -57,8 +57,8 @@ class CannotStart(Exception):
     """
     The process cannot start; the message is one line that says why.
 
-    twistd shows the class's name and the message, a hundred bytes in all, on the terminal
-    that a daemon is started from, and ends with status 1.
+    If a daemon cannot start, twistd ends with status 1 and shows the class's name and the
+    message on the terminal, a hundred bytes in all.
 
     @cvar exit_status: the status that the process ends with in the foreground.
     """

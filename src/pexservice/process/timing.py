@@ -24,9 +24,9 @@ def the_reactor() -> Any:
     Return the reactor of this process.
 
     If none is chosen yet, install one with a monotonic clock.  Twisted's own reactors use
-    the wall clock: if an operator set it forward, all workers would seem silent at once,
-    and if an operator set it back by an hour, no worker would seem silent for an hour.  The
-    reactor on uvloop has a monotonic clock, too.  Any other reactor that C{twistd
+    the wall clock.  If an operator set this clock forward, all workers would seem silent at
+    once.  If an operator set it back by an hour, no worker would seem silent for an hour.
+    The reactor on uvloop has a monotonic clock, too.  Any other reactor that C{twistd
     --reactor} names has its own clock.
     """
     if _REACTOR not in sys.modules:
