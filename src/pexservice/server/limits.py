@@ -9,9 +9,9 @@ connection arrives when the limit is reached, L{Connections.displace} closes one
 connections.  If some clients have more connections than their share, only these clients
 lose connections.
 
-A connection has no timers: it stores the times at which its timeouts began.  Once a second,
-L{Connections.sweep} checks all connections.  For 10,000 connections, this check takes a
-millisecond.
+A connection has no timer for its timeouts: it stores the times at which they began.  Once
+a second, L{Connections.sweep} checks all connections.  For 10,000 connections, this check
+takes a millisecond.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STALL_TIMEOUT_SECONDS = 60
 #: A search for connections to close looks at all connections.  Without a pause, each new
 #: connection of a flood would cost such a search.  So if a search finds less than
 #: C{MIN_FOUND_FRACTION} of all connections, the next search begins after a pause.  The
-#: pause is C{SEARCH_BACKOFF} times as long as the first search.
+#: pause is C{SEARCH_BACKOFF} times as long as the previous search.
 MIN_FOUND_FRACTION = 0.01
 SEARCH_BACKOFF = 10
 

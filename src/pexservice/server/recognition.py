@@ -169,7 +169,7 @@ class RequestCache:
 
     def tick(self) -> None:
         """
-        Begin another second, in which L{MAX_NEW_TEMPLATES_PER_SECOND} may be made.
+        Begin a second, in which L{MAX_NEW_TEMPLATES_PER_SECOND} templates may be made.
         """
         self.new_templates = 0
 

@@ -58,7 +58,7 @@ class ParsingBudget:
     wait.  With TLS, decrypting input counts as parsing it, and may have to wait.
 
     A TLS handshake takes about a millisecond and cannot be divided.  So new input, of which
-    no part was parsed yet, waits in a queue for each client, and the clients are served
+    no part was parsed yet, waits in one queue for each client; the clients are served
     round-robin: if one client begins a thousand handshakes, another waits for one of them.
     """
 
