@@ -1,11 +1,11 @@
-// The stream of events: the page opens it, notices its silence and its end, and opens it again.
+// The stream of events: the page opens a stream, and opens another one when it ends or is silent.
 "use strict";
 
-/** The retry delay after a refused stream doubles between these.  Milliseconds. */
+/** The first and the longest delay after a refused stream; it doubles.  Milliseconds. */
 const MIN_RETRY_DELAY = 250;
 const MAX_RETRY_DELAY = 10_000;
 
-/** A stream without a heartbeat for this long has lost its network.  Milliseconds. */
+/** If no heartbeat arrives for this long, the network is lost.  Milliseconds. */
 const SILENCE_TIMEOUT = 40_000;
 /** How long a stream may take to open.  Milliseconds. */
 const OPEN_TIMEOUT = 10_000;
@@ -21,7 +21,7 @@ function showConnection(state, text) {
   write("connection-words", text);
 }
 
-/** Open a new stream; whatever an earlier one still sends is ignored. */
+/** Open a new stream.  Events of earlier streams are ignored. */
 function connect() {
   disconnect();
   const stream = new EventSource("/events?workers");
@@ -67,10 +67,11 @@ function expectEvent(timeout) {
 function streamOpened() {
   showConnection("live", "Live");
   retryDelay = MIN_RETRY_DELAY;
-  // A takeover is too short to be worth an announcement to a screen reader.
+  // A takeover is short, so a screen reader does not announce the interruption.
   if (lostAt !== null && performance.now() - lostAt > 3000) write("announcement", "Connected again.");
   lostAt = null;
-  // A cursor that has not moved is not sent again to a stream that the browser reopened.
+  // If the cursor has not moved, a stream that the browser reopened begins without a state.
+  // So the chart continues with the state that is shown.
   const stream = source;
   after(300).then(() => {
     if (stream === source && lostAt === null && shown) resume(shown);
@@ -110,7 +111,8 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-// The network that changed may not be the one to the service: a new stream finds out.
+// The browser reports that some network changed.  A new stream shows whether the service can
+// still be reached.
 for (const change of ["offline", "online"]) {
   addEventListener(change, () => {
     if (!document.hidden) reconnect();

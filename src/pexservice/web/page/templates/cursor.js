@@ -1,11 +1,11 @@
-// The state that is shown, and its value: folded, laid out, copied.
+// The state that is shown, and its value, which can be shortened, shown whole or copied.
 "use strict";
 
-/** The longest value that is shown whole, and how much of each end is shown of a longer one. */
+/** The most digits that are shown whole, and how many digits of each end of a longer value. */
 const MAX_WHOLE_DIGITS = 120;
 const END_DIGITS = 24;
 
-/** How many digits are laid out at most; the copy has all of them. */
+/** How many digits are shown at most.  A copy has all digits. */
 const MAX_LAID_OUT_DIGITS = 10_000;
 
 /** The state that is shown: the JSON of the API, with the ends of the value. */
@@ -49,7 +49,7 @@ function show(state) {
   $("value").dataset.length = long || state.digits > 36 ? "long" : state.digits > 14 ? "medium" : "short";
   $("fold").hidden = state.digits <= END_DIGITS;
   $("expand").hidden = !long;
-  // A long value comes without its neighbours.
+  // An event with a long value has no previous and next value.
   $("before").parentElement.hidden = $("after").parentElement.hidden = state.next === undefined;
   write("before", state.previous ? folded(state.previous) : "nothing");
   write("after", folded(state.next ?? ""));
@@ -113,7 +113,7 @@ async function copy() {
   write("copied", "");
 }
 
-/** Over plain HTTP from another machine a browser has no navigator.clipboard. */
+/** Copy a text.  A page from another machine over plain HTTP has no navigator.clipboard. */
 function copyByCommand(text) {
   const fill = (event) => {
     event.clipboardData.setData("text/plain", text);

@@ -1,14 +1,14 @@
-// Each button sends a step; steps are sent in order, and repeated until there is a response.
+// Each button sends a step.  Steps are sent in order, each until it gets a response.
 "use strict";
 
-/** How long a step is repeated, and how long one attempt may take.  Milliseconds. */
+/** How long all attempts of a step, and one attempt, may take.  Milliseconds. */
 const STEP_TIMEOUT = 60_000;
 const ATTEMPT_TIMEOUT = 15_000;
-/** The retry delay of a step doubles between these.  Milliseconds. */
+/** The first and the longest delay between attempts; it doubles.  Milliseconds. */
 const MIN_STEP_DELAY = 250;
 const MAX_STEP_DELAY = 5_000;
 
-/** How many steps may wait for their turn. */
+/** How many steps may wait until the earlier ones have their responses. */
 const MAX_WAITING = 20;
 
 /** The steps in their order, each with its own key; the first is being sent. */
@@ -17,7 +17,7 @@ let sending = false;
 let token = null;
 
 function newKey() {
-  // Over plain HTTP from another machine a browser has no crypto.randomUUID.
+  // A page from another machine over plain HTTP has no crypto.randomUUID.
   return Array.from(crypto.getRandomValues(new Uint32Array(4)), (number) => number.toString(36)).join("-");
 }
 
@@ -72,8 +72,8 @@ async function send({ path, key }, unanswered, sentAgain = () => {}) {
       reason = `The service says: ${problem.detail}`;
       retryAfterDelay = retryAfter(response);
     } catch {
-      // There was no complete response, so the step may have been made.  The same key makes
-      // it safe to send it again.
+      // No complete response arrived, so the step may have been made.  With the same key, it
+      // is safe to send the step again.
     }
     if (performance.now() > end) {
       unanswered(reason);
@@ -94,7 +94,7 @@ function retryAfter(response) {
   return Number.isNaN(wait) ? 0 : Math.min(wait, STEP_TIMEOUT);
 }
 
-/** Ask for a short value as JSON, with its neighbours; for a long one as text, which is shorter. */
+/** Ask for a short value as JSON with the previous and the next value, for a long one as text. */
 function ask(path, key) {
   const short = shown?.current !== undefined;
   const headers = {
@@ -112,14 +112,14 @@ async function stateOf(response) {
 
 function arrived(state) {
   write("message", "");
-  // An event may have brought a later state.
+  // An event may have shown a later state before this response arrived.
   if (shown === null || state.revision > shown.revision) show(state);
   announceState();
 }
 
 let announcementTimer = null;
 
-/** Announce the state to a screen reader, after many steps in a row only once. */
+/** Announce the state to a screen reader, but only once after several quick steps. */
 function announceState() {
   clearTimeout(announcementTimer);
   announcementTimer = setTimeout(() => {
@@ -147,7 +147,7 @@ for (const button of document.querySelectorAll("[data-step]")) {
   button.addEventListener("click", () => step(button.dataset.step));
 }
 
-// A reset concerns every client, so the page asks first.
+// A reset changes the cursor for every client, so the page asks first.
 function askForReset() {
   const place = shown === null ? "where it is" : `at F(${numbers.format(shown.position)})`;
   write("keep", `Stay ${place}`);

@@ -1,4 +1,4 @@
-// Position and steps per second of the last minute, drawn.
+// The charts: position, and steps per second, in the last minute.
 "use strict";
 
 /** The time that the charts show.  Milliseconds. */
@@ -8,7 +8,7 @@ const MAX_MARK_NAMES = 4;
 
 /** The states that arrived, with their times; null where the connection was interrupted. */
 let samples = [];
-/** The number of steps by the second in which they arrived. */
+/** The number of steps in each second. */
 const rates = new Map();
 
 /** The workers that became active, with their times. */
@@ -25,7 +25,7 @@ function sample({ position, revision }) {
   const last = samples.at(-1);
   if (last) {
     const second = Math.floor(now / 1000);
-    // A lower revision: the service lost steps, as it may without synchronous commit.
+    // If the revision is lower, the service lost steps, as it may with --synchronous-commit off.
     rates.set(second, (rates.get(second) ?? 0) + Math.max(0, revision - last.revision));
   }
   samples.push({ now, position, revision });
@@ -37,12 +37,12 @@ function interrupt() {
   samples.push({ ...samples.at(-1), now: brokenAt }, null);
 }
 
-/** End an interruption after which the cursor is where it was. */
+/** End an interruption in which the cursor did not move. */
 function resume(state) {
   if (samples.at(-1) === null) sample(state);
 }
 
-/** Each unbroken run of samples, up to now if nothing came since. */
+/** Return each uninterrupted series of samples; the last one continues until now. */
 function runs(now) {
   const unbroken = [[]];
   for (const state of samples) {
@@ -55,7 +55,7 @@ function runs(now) {
 
 function draw() {
   const now = performance.now();
-  // One sample from before stays, for the line begins at it.
+  // One sample from before the last minute stays, because the line begins there.
   while (samples.length > 1 && (samples[1]?.now ?? 0) < now - SPAN) samples.shift();
   for (const second of rates.keys()) if (second < (now - SPAN) / 1000 - 1) rates.delete(second);
   drawPositions(now);
@@ -104,7 +104,7 @@ function drawRates(now) {
   }
   $("rates").querySelector(".bars").setAttribute("d", bars);
   write("rate-range", `up to ${numbers.format(most)}`);
-  // Of the last second that is over.
+  // This shows the last complete second.
   write("rate", numbers.format(rates.get(Math.floor(now / 1000) - 1) ?? 0));
 }
 

@@ -5,10 +5,10 @@
 const NEWS_TIME = 10_000;
 /** How many of these messages are shown at once. */
 const MAX_NEWS = 2;
-/** After this time on a new stream, the worker has not changed.  Milliseconds. */
+/** If a new stream reports no other worker for this long, none took over.  Milliseconds. */
 const SETTLING_TIME = 2_000;
 
-/** The last event about the workers in which one was active. */
+/** The last event that named an active worker. */
 let active = null;
 /** Whether the stream broke, and it is not known yet whether the active worker changed. */
 let unsettled = false;
@@ -21,12 +21,12 @@ async function showProcesses() {
   try {
     const response = await fetch("/livez", { headers: { Accept: "application/json" } });
     const { processes = [] } = await response.json();
-    // The stream may have ended meanwhile, and its processes with it.
+    // The stream may have ended meanwhile.  Then these processes may have ended too.
     if (lostAt !== null) return;
     $("processes").hidden = processes.length === 0;
     write("processes", "Processes: " + processes.map(({ name, pid, state }) => `${name} ${pid} (${state})`).join(", "));
   } catch {
-    // The service is gone, as the stream will show.
+    // The service does not respond.  The stream will show that.
   }
 }
 
@@ -51,7 +51,7 @@ function showNoSupervisor() {
   write("takeover", "This worker has no supervisor of pexservice: the program that started it decides what happens when it dies.");
 }
 
-/** The stream broke: the next one shows which worker is active, if any is. */
+/** The stream broke.  The next stream shows whether a worker is active, and which one. */
 function showNoWorkers() {
   if (active === null) return;
   unsettled = true;
@@ -62,7 +62,7 @@ function showNoWorkers() {
 
 /**
  * The stream is back.  The supervisor may record a takeover a moment after the new worker
- * has accepted this stream, so only after a while it is certain that there was none.
+ * has accepted this stream.  So the page waits before it says that there was no takeover.
  */
 function settle() {
   clearTimeout(settlingTimer);
@@ -72,13 +72,13 @@ function settle() {
   }, SETTLING_TIME);
 }
 
-/** Write what happened last to the workers into their card, where it stays. */
+/** Show the last event of the workers in their card, without a time limit. */
 function report(text) {
   $("takeover").dataset.news = "";
   write("takeover", text);
 }
 
-/** Show a message next to the cursor for a while; a later one stands below it. */
+/** Show a message next to the cursor for some seconds, below earlier messages. */
 function flash(text) {
   const line = Object.assign(document.createElement("span"), { textContent: text });
   $("news").append(line);
@@ -95,15 +95,15 @@ async function announce(before, workers) {
   const killed = workers.takeovers > before.takeovers;
   const same = ended === workers.serving;
   const verb = same ? "was started again" : killed ? "took over" : "was started in its place";
-  // A pause of 0 is unknown.
+  // A pause of 0 means that the pause is unknown.
   const change = workers.pause ? `${verb} after ${milliseconds(workers.pause)}` : verb;
   let full = `${ended} ${killed ? "ended" : "was replaced"}, ${same ? "it" : workers.serving} ${change}`;
   let short = `${workers.serving} ${same || killed ? change : "replaced " + ended}`;
-  // The first worker of a supervisor has none before it, and nobody measured the pause.
+  // Before the first worker of a supervisor there was no other, so there is no pause.
   if (workers.before === null) full = short = "The service was started again";
   report(full);
   const line = flash(short);
-  // The highest revision that was shown; a service that has a lower one lost steps.
+  // If the revision is below the highest one that the page has shown, steps were lost.
   const shownRevision = shown?.revision ?? 0;
   try {
     const response = await fetch("/current", { method: "HEAD" });
@@ -113,6 +113,6 @@ async function announce(before, workers) {
     line.textContent += `; ${balance}`;
     if (active === workers) report(`${full}, ${balance}`);
   } catch {
-    // The worker has ended too, and the next takeover has a message of its own.
+    // This worker has ended too.  The next takeover shows its own message.
   }
 }
