@@ -93,8 +93,8 @@ class _AttemptFailed(Exception):
 
     @ivar maybe_performed: whether the server may have performed the request.
     @ivar retry_after: the delay that the server asks for, in seconds.
-    @ivar cut_short: whether the attempt had less time than C{attempt_timeout}, because the
-        deadline was near.
+    @ivar cut_short: whether the attempt had less time than C{attempt_timeout}, because it
+        had to share the time until the deadline.
     """
 
     reason: str
@@ -171,8 +171,7 @@ class RetryingClient:
                     error.maybe_performed = maybe_performed
                     raise
                 failure = error
-            # If an attempt timed out only because the deadline was near, the reason of an
-            # earlier attempt tells more.
+            # If this attempt was cut short, the reason of an earlier one tells more.
             if not (reason and failure.cut_short):
                 reason = failure.reason
             # Every server has its turn before the delay grows.
@@ -229,9 +228,9 @@ class RetryingClient:
             raise _AttemptFailed(f"{url}: {reason}", connected, cut_short=cut_short)
 
         sending = Deferred.fromCoroutine(send()).addTimeout(seconds, self.clock, time_out)
-        # If the caller cancels this attempt, the caller must get a CancelledError.  But the
-        # agent may turn this error into another one, for example DNSLookupError.  So this
-        # method waits for C{ended}, and cancels C{sending} itself.
+        # If the caller cancels this attempt, it must get a CancelledError, and not the
+        # error into which the agent may turn it, for example DNSLookupError.  So this waits
+        # for a second Deferred, C{ended}.
         ended: Deferred[Content] = Deferred()
         sending.chainDeferred(ended)
         try:
@@ -269,7 +268,7 @@ def backoff(failed_rounds: int) -> float:
     Half of the delay is random, so that clients that failed at the same time do not retry
     at the same time.
 
-    @param failed_rounds: how many times all servers have been tried in turn.
+    @param failed_rounds: how many rounds of all servers had failed before this attempt.
     """
     max_delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failed_rounds, 16), MAX_DELAY_SECONDS)
     return random.uniform(max_delay / 2, max_delay)  # noqa: S311 no secret

@@ -24,8 +24,8 @@ event loop::
     9          -         -           B, C, D           -
     10         -         -           -                 B, C, D
 
-No step arrives in iteration 2, so the commit of A begins in iteration 3.  No step arrives
-in iteration 6, so the commit of B, C and D begins in iteration 7.
+An iteration without a new step makes a batch ready.  Iteration 2 has no new step, so the
+commit of A begins in iteration 3.  Iteration 6 has none, so that of B, C and D begins in 7.
 L{pexservice.commit.batching_policy} has the exact rule.
 
 One step goes through these methods of L{GroupCommit}:
@@ -74,9 +74,9 @@ _cached_state_at = lru_cache(maxsize=8)(state_at)
 _APPLIED = Outcome.APPLIED
 
 
-#: A request whose response waits for a commit: its step and its waiter, then the outcome
-#: and the state, which the waiter gets if the commit succeeds.  This is a plain tuple: with
-#: a class, the committer executes 10 to 20 % more instructions for each step.
+#: A request whose response waits for a commit: its step, its waiter, and what the waiter
+#: gets if the commit succeeds: an outcome or L{KeyReused}, and the state.  This is a plain
+#: tuple: with a class, the committer executes 10 to 20 % more instructions for each step.
 WaitingRequest = tuple[Step, Waiter, Outcome | KeyReused, State]
 
 
@@ -101,7 +101,7 @@ class PendingBatch:
     keys: dict[bytes, bytes] = Factory(dict)
 
 
-#: A batch that is not known to be stored, and the error that its requests get.
+#: A batch to give up, and the error that its requests get.
 FailedBatch = tuple[PendingBatch, Exception]
 
 
@@ -399,8 +399,8 @@ class GroupCommit:
             deferred.callback(None)
         steps = len(self._open_batch.transitions)
         if steps and self._scheduled_call is None and not self._is_committing:
-            # These steps arrived during the commit, and the policy sees the whole commit as
-            # one iteration.
+            # To the policy, the whole commit was one iteration, in which these steps
+            # arrived.
             self._policy.end_iteration(steps, self._seconds())
             self._schedule_commit()
 

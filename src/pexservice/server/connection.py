@@ -4,9 +4,9 @@ A connection, from its first byte to its last.
 A connection handles one request after the other:
 
   1. Parsing: the connection buffers the input until a request is complete.  Then it looks
-     for the L{plan<pexservice.server.plans.Plan>} of the request.  A plan is the operation
-     that a handler has returned for an earlier request with the same meaning, such as a
-     step to the next position.
+     for the L{plan<pexservice.server.plans.Plan>} of the request.  A plan has the
+     operation, such as a step to the next position, that a handler has returned for an
+     earlier request with the same meaning.
   2. Performing: the connection checks the client's rate and the C{Host}.  If there is no
      plan, it calls the handler of the request, which returns an operation or a response.
      A checker checks the access, the key and the preconditions of an operation.  Then the
@@ -63,8 +63,8 @@ _CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
 _READ, _REPLAYED = Outcome.READ, Outcome.REPLAYED
 _OK = HTTPStatus.OK
 
-#: How long input is read and dropped after a refused request.  To close a connection with
-#: unread input would reset it, and the client might lose the response.
+#: How long input is read and dropped after a refused request.  If a connection is
+#: closed with unread input, the kernel resets it, and the client may lose the response.
 LINGER_SECONDS = 2
 
 #: A request that is refused with one of these statuses counts against the rate limit of its
@@ -404,7 +404,7 @@ class Connection(asyncio.Protocol):
         try:
             server, checked = self._server, request.checked_operation
             assert checked is not None  # noqa: S101 for the type checker
-            # The most frequent kind is found without a call.
+            # Most responses are of the kind STATE.  They need no call here.
             if checked.preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = STATE
             else:

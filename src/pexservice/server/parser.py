@@ -159,8 +159,8 @@ class HeaderLine(NamedTuple):
     A header line.
 
     @ivar name: the header's name in small letters.
-    @ivar meaning: what a deciding header asks for, for example a media type; C{None} for
-        other headers.  The I{deciding headers} select the plan of a request.
+    @ivar meaning: the parsed value, such as a media type, of a I{deciding header}, which is
+        a header that selects the plan of the request; C{None} for other headers.
     """
 
     name: bytes
@@ -181,8 +181,8 @@ class Head(NamedTuple):
         and the format of the responses; see L{pexservice.server.plans}.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: all lines, as they arrived, without their line ends.
-    @ivar uncached_range: the shortest slice (begin, end) of C{lines} with every line that
-        was not in a cache; C{None} if all lines were.
+    @ivar uncached_range: the index of the first line that was not cached, and the index
+        after the last one; C{None} if all lines were cached.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """

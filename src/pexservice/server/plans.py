@@ -1,5 +1,5 @@
 """
-With a plan, the server performs a request without calling its handler.
+A plan is what the server remembers of a handler's result, to call the handler only once.
 
 For example, all these requests have the same meaning: they make a step, and accept JSON::
 
@@ -47,8 +47,8 @@ class PreparedRequest:
     All requests that the request cache finds by the same bytes share one such object.
 
     @ivar logged_line: the request line for the access log.
-    @ivar operation: the operation, if the request has a plan; C{None} if a handler must be
-        called.
+    @ivar operation: the operation of the plan; C{None} if the handler is called for this
+        request.
     @ivar checked_operation: the operation, once the request has passed
         C{RequestChecker.check_operation}; C{None} before this check.
     """

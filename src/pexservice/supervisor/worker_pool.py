@@ -7,7 +7,7 @@ But if the exit status shows that the next process would fail too, the superviso
 service.
 
 A reload replaces all slots; the new processes read the code, the options and the files.
-During a reload, each request that has arrived completely gets its response.
+A reload loses no request: each request that has fully arrived gets its response.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pexservice.supervisor.worker_slot import (
     WorkerState,
 )
 
-#: If no process is active, a process that starts delays other starts for at most this long.
+#: While no process is active, the first process to start has this long until others start.
 #: On one processor, a second start at the same time would delay the first response by 50 %.
 MAX_HEAD_START_SECONDS = 5.0
 
@@ -181,8 +181,8 @@ class WorkerPool:
 
     def _watch(self) -> None:
         now = self._reactor.seconds()
-        # If the supervisor itself hung, messages of the workers may be in the pipes,
-        # unread.
+        # If the supervisor itself hung, heartbeats may be in the pipes, unread.  Then no
+        # worker is killed now.
         is_late = now - self._last_check_at > self.setup.watchdog / 2
         self._last_check_at = now
         for process in self.processes:
@@ -297,7 +297,7 @@ class WorkerPool:
             self._log.error("reload failed: {problem}", problem=problem)
         except Exception as error:  # noqa: BLE001 a bug, which is logged
             problem = f"{type(error).__name__}: {error}"
-            # Unlike above, some of the old workers may have ended.
+            # Some of the old workers may have ended, so the text does not mention them.
             self._log.failure("a bug ended the reload")
         self.reporter.reload_ended(problem, self.setup)
 

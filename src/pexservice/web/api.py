@@ -195,7 +195,7 @@ class Api:
     @app.route("/livez")
     def livez(self, request: Request) -> Response:
         """
-        Say that the process is alive.  Any response shows that, so the check never fails.
+        Check that the process is alive.  Any response proves this, so the check passes.
         """
         report = self._read_report()
         reload = last_reload(report)

@@ -311,10 +311,9 @@ class Directory:
         """
         Return whether the directory holds a store.
 
-        @raise StoreDamaged: the directory has other files of a store, but no data file.
-        @raise StoreError: the same, if the service has claimed its store, because an
-            operator may be moving the store now; or the directory cannot be read, or holds
-            something that does not belong to a store.
+        @raise StoreDamaged: the data file is missing, but other files of a store are there.
+        @raise StoreError: the data file of a claimed store is missing, which an operator
+            may be moving; or the directory cannot be read, or holds other files.
         """
         names = self._entries()
         if DATA_FILE in names:
@@ -407,9 +406,9 @@ class Directory:
         """
         staging = self.real_path / STAGING_DIRECTORY
         if staging.exists():
-            # An interrupted L{install} may have renamed the data file into its place.  The
-            # rename is flushed before the removal: if a power cut undid only the rename,
-            # the store would be lost.
+            # An interrupted L{install} may have renamed the data file into its place.  So
+            # first flush the rename.  Otherwise a power cut could keep the removal but undo
+            # the rename, and the store would be lost.
             sync_directory(self.real_path)
             shutil.rmtree(staging)
 

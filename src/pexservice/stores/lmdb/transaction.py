@@ -2,9 +2,9 @@
 The content of LMDB's transactions: what a commit writes and removes, and what reads return.
 
 A read returns the cursor, the history or the keys.  A commit writes the cursor, appends a
-row to the journal, and adds idempotency keys to the rows of keys.  LMDB finds a row by its
-I{number}: the first revision in a row of the journal, the first I{ordinal} in a row of
-keys.  Ordinals count the idempotency keys, from 1.
+row to the journal, and adds idempotency keys to the rows of keys.  The idempotency keys are
+numbered from 1, and this number is an I{ordinal}.  LMDB finds a row by its I{number}: the
+first revision in a row of the journal, or the first ordinal in a row of keys.
 
 A transition or a key has I{expired} if it need not be kept.  A commit also removes the
 oldest rows in which everything has expired, but only a bounded number of them.  After an
@@ -236,13 +236,13 @@ def _trim(
     """
     if first_kept - oldest <= TRIM_SLACK:
         return oldest
-    # If a commit could not remove more than it adds, the store would grow for ever.
+    # A commit that removed less than it adds would let the store grow.
     limit = oldest + MAX_TRIMMED_ITEMS + added
     with txn.cursor(database) as rows:
         first_keys = islice(rows.iternext(values=False), MAX_TRIMMED_ROWS + 1)
         numbers = [records.decode_row_number(key) for key in first_keys]
         rows.first()
-        # The end of a row is known from the next row only, so the newest row stays.
+        # Only the next row shows where a row ends, so the newest row is never removed.
         for number, following in pairwise(numbers):
             if following > first_kept or number >= limit:
                 break
