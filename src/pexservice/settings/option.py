@@ -160,7 +160,7 @@ def seconds(minimum: float) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or float(text) < minimum:
-            raise ValueError(f"must be {minimum} seconds or more")
+            raise ValueError(f"must be {minimum} seconds or more, such as 2.5")
         return float(text)
 
     return parse
