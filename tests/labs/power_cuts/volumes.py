@@ -21,7 +21,7 @@ from typing import Self
 from attrs import define, frozen
 
 from tests.support.commands import run_command
-from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
+from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts, wait_until
 
 #: C{EXT4_IOC_SHUTDOWN} and C{XFS_IOC_GOINGDOWN} are the same number.
 _SHUTDOWN = 0x8004587D
@@ -105,7 +105,13 @@ class Volume:
         Recover from a power cut.  No process may have a file open.
         """
         self._unmount()
+        # A process with mounts of its own, such as another test, may have copied this one.
+        # Until it ends, the kernel would mount the file system that was shut down.
+        wait_until(lambda: not self._loop_devices(), f"{self._file} is detached")
         self._mount()
+
+    def _loop_devices(self) -> str:
+        return run_command("losetup", "--associated", str(self._file))
 
     def _mount(self) -> None:
         options = f"loop,{self.kind.options}"
