@@ -46,6 +46,10 @@ from pexservice.stores.etcd.records import Message
 #: So if the leader dies, a request is repeated as soon as there is a new leader.
 ATTEMPT_MILLISECONDS = 500
 
+#: How often one call gets a new token.  Users or roles may change while a call renews its
+#: token, so one renewal may not be enough.
+MAX_TOKEN_RENEWALS = 3
+
 #: How long one watch lasts.
 WATCH_SECONDS = 60.0
 
@@ -134,15 +138,19 @@ class HttpGateway:
 
         See L{Gateway.call}.
         """
-        await self._ensure_token()
-        try:
-            return await self._attempt(path, message)
-        except CallRefused as error:
-            # A token expires after some time, and at each change of users or roles.
-            expired = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
-            if self._token is None or not expired:
-                raise
-        self._token = None
+        for _ in range(MAX_TOKEN_RENEWALS):
+            await self._ensure_token()
+            token = self._token
+            try:
+                return await self._attempt(path, message)
+            except CallRefused as error:
+                # A token expires after some time, and at each change of users or roles.
+                expired = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
+                if token is None or not expired:
+                    raise
+            # Another call may have renewed the token meanwhile.
+            if self._token == token:
+                self._token = None
         await self._ensure_token()
         return await self._attempt(path, message)
 

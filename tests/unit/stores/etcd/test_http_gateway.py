@@ -181,6 +181,63 @@ class LoginGateway(HttpGateway):
         return {"header": {}, "token": "t"}
 
 
+class PendingGateway(HttpGateway):
+    """
+    A gateway whose attempts end when the test says so.
+
+    @ivar pending: the path of each attempt, and what ends the attempt.
+    """
+
+    def __init__(self, address: EtcdAddress) -> None:
+        super().__init__(address, Clock())
+        self.pending: list[tuple[str, Deferred[Message]]] = []
+
+    async def _attempt(self, path: str, message: Message) -> Message:
+        ended: Deferred[Message] = Deferred()
+        self.pending.append((path, ended))
+        return await ended
+
+    def end(self, path: str, outcome: Message | CallRefused) -> None:
+        """
+        End the oldest attempt, which is a call of C{path}.
+        """
+        oldest_path, ended = self.pending.pop(0)
+        assert oldest_path == path
+        if isinstance(outcome, CallRefused):
+            ended.errback(outcome)
+        else:
+            ended.callback(outcome)
+
+
+def test_calls_with_an_expired_token_each_continue_with_a_new_one(tmp_path: Path) -> None:
+    """
+    Users may change again meanwhile.  A token that stays expired is an error.
+    """
+    login, expired = "auth/authenticate", CallRefused(3, "revision of auth store is old")
+    (tmp_path / "password").write_text("secret\n")
+    address = parse(f"etcd:http://h:1?user=u&password-file={tmp_path / 'password'}")
+    gateway = PendingGateway(address)
+    first = Deferred.fromCoroutine(gateway.call("first", {}))
+    gateway.end(login, {"token": "old"})
+    second = Deferred.fromCoroutine(gateway.call("second", {}))
+    gateway.end("first", expired)
+    gateway.end("second", expired)
+    for token in ("new", "newer"):
+        gateway.end(login, {"token": token})
+    gateway.end("first", {"number": 1})
+    gateway.end("second", expired)
+    gateway.end(login, {"token": "newest"})
+    gateway.end("second", {"number": 2})
+    assert (now(first), now(second)) == ({"number": 1}, {"number": 2})
+    third = Deferred.fromCoroutine(gateway.call("third", {}))
+    for _ in range(3):
+        gateway.end("third", expired)
+        gateway.end(login, {"token": "no"})
+    gateway.end("third", expired)
+    with pytest.raises(CallRefused, match="is old"):
+        now(third)
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\n"])
 def test_unreadable_password_file_refuses_requests_until_it_is_readable(
     tmp_path: Path, content: bytes | None
