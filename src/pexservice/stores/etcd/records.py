@@ -16,8 +16,8 @@ key, after the prefix       value
 ``waiting/`` node           the node's mark in the L{TurnQueue}
 ==========================  =====================================================
 
-The I{ordinal} of an idempotency key is its number, counted in the order of first uses from
-1.  So the keys below C{ages/} list the idempotency keys from the oldest to the newest.
+The I{ordinal} of an idempotency key is its number in the order of first uses, from 1.  So
+the keys below C{ages/} list the idempotency keys from the oldest to the newest.
 
 The key of a journal row has the row's I{last} revision.  So one operation removes the rows
 up to a revision, without a read.  The first revision of a row follows from the number of

@@ -260,7 +260,7 @@ def decode_journal_row_ends(key: bytes, value: bytes) -> tuple[Cursor, Cursor]:
 
 class KeyRow(NamedTuple):
     """
-    A row of idempotency keys, each with its packed use; see L{pack_use}.
+    A row of idempotency keys, each with its packed use; see C{pack_use}.
 
     @ivar first_ordinal: the ordinal of the first key.
     @ivar uses: the packed uses of the keys, joined.

@@ -199,7 +199,7 @@ def write_keys(
     """
     Add C{keys} to the row C{newest}, or to a new row if C{newest} is empty or full.
 
-    @param keys: idempotency keys, each with its packed use; see L{pack_use}.
+    @param keys: idempotency keys, each with its packed use; see C{pack_use}.
     @return: the row that now has C{keys} at its end.
     """
     if 0 < newest.key_count < FULL_ROW_KEYS:
