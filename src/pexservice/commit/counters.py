@@ -12,7 +12,7 @@ from math import inf
 
 from pexservice.core.cursor import Transition
 
-#: The labels of a step that failed: it is not stored, or nobody knows whether it is stored.
+#: The labels of a step that failed: it is not stored, or it is unknown whether it is.
 NOT_STORED, UNKNOWN = "not_taken", "unknown"
 
 #: The values of the label C{outcome} in the metrics of steps.

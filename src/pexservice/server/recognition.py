@@ -158,7 +158,7 @@ class RequestCache:
         self.by_bytes: GenerationalCache[bytes, PreparedRequest] = GenerationalCache(
             MAX_CACHED_REQUESTS
         )
-        # The hashes of requests that have come once.  Those that come again are cached.
+        # The hashes of requests that were received once.  A second one is cached.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_CACHED_REQUESTS
         )

@@ -58,7 +58,7 @@ class StoreSummary:
 
     @ivar store: its directory.
     @ivar size: the size of its data, in bytes.
-    @ivar witness: the revision in the witness, a file beside the data that records the
+    @ivar witness: the revision in the witness, a file next to the data that records the
         newest commit; C{None} if there is no such file.
     """
 

@@ -84,7 +84,7 @@ class VerificationProgress:
         self.in_progress = True
         status = f"verifying the store: {percent} %"
         extension = f"{EXTEND_TIMEOUT}={EXTENSION_SECONDS * 1_000_000}"
-        # The supervisor reads the lines in order.  Each line sets its timeout anew: most to
+        # The supervisor reads the lines in order.  Each line sets its timeout: most to
         # --watchdog, the extension to more.  So the extension comes last.
         self._notify(f"STATUS={status}", ALIVE, extension)
         now = self._monotonic()

@@ -81,7 +81,7 @@ class Worker(Service):
             on_fatal_failure=self._end_after_failure,
         )
         # The objects that exist now live as long as the process, so the garbage collector
-        # need not look at them again.
+        # need not check them again.
         gc.freeze()
         parts.inactive_phase.start()
         await self._open_store(parts)

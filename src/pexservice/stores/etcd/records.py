@@ -48,7 +48,7 @@ _DIGITS = 20
 MAX_NUMBER = 2**64 - 1
 
 #: The highest position.  Its value has 20,898,764 digits, and takes seconds to compute.
-#: Without this limit, a record that somebody has edited could keep all nodes busy for ever.
+#: Without this limit, an edited record could keep all nodes busy for ever.
 MAX_POSITION = 10**8
 
 #: A message to etcd's gateway or from it, decoded from JSON.

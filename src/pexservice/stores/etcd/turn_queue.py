@@ -49,7 +49,7 @@ from pexservice.stores.etcd.records import Mark
 NEWEST_DURATION_WEIGHT = 0.1
 
 #: How long other nodes wait for the node of a soft mark, and of a hard mark, in usual
-#: durations of this node's transactions.  The report to this node that its turn has come
+#: durations of this node's transactions.  The report to this node that its turn begins
 #: takes one such duration, and its turn takes another.
 SOFT_TRANSACTIONS = 2
 HARD_TRANSACTIONS = 4
@@ -201,7 +201,7 @@ class TurnQueue:
         ahead = others
         if not stored:
             ahead = [*takewhile(lambda mark: mark.node != self.node, marks)]
-        # The watch may have reported later commits of other nodes before this answer came.
+        # The watch may have reported later commits of other nodes before this answer.
         self._others_active = (
             not stored
             or bool(others)

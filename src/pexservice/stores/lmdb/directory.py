@@ -182,7 +182,7 @@ class Directory:
         """
         Check that the directory can be locked, and that it has a store or may get one.
 
-        This writes nothing, but takes the lock for a moment.
+        This writes nothing, but holds the lock for a moment.
 
         @return: whether the directory has a store.
         @raise StoreBusy: another process has locked the directory.
