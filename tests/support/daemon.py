@@ -29,9 +29,6 @@ WORKER = "pexservice-worker"
 #: The event loops that a worker runs on: by default, and where uvloop is not installed.
 REACTORS = ("uvloop", "asyncio")
 
-#: The beginning of the supervisor's log lines.
-_SUPERVISOR = r"supervisor \w+:"
-
 
 def twistd(*arguments: str, python: str = sys.executable) -> list[str]:
     """
@@ -83,7 +80,8 @@ class Daemon:
             # seconds.
             options = ("--watchdog", str(TIMEOUT_SECONDS), *options)
         with self.log.open("ab") as log:
-            start = log.tell()
+            # An earlier daemon may have written to the same file.
+            self._log_start = log.tell()
             self.process = subprocess.Popen(
                 [*wrapper, *twistd(*before, command, *listen, *options, python=python)],
                 cwd=path,
@@ -92,7 +90,7 @@ class Daemon:
                 stderr=subprocess.STDOUT,
             )
         try:
-            start_log = self.wait_for_log(r"the cursor is at", start)
+            start_log = self.wait_for_log(r"the cursor is at", self._log_start)
             address = re.search(r"listening on 127\.0\.0\.1:(\d+)", start_log)
             self.port = int(address[1]) if address else 0
         except BaseException:
@@ -189,11 +187,18 @@ class Daemon:
     def active_worker(self) -> tuple[str, int]:
         """
         Return the name and the process id of the active worker, according to the log.
+
+        Wait for the first one: the worker logs that it has opened the store before the
+        supervisor logs that the worker serves.
         """
-        log = self.log.read_text()
-        (*_, name) = re.findall(rf"{_SUPERVISOR} (worker-\d+) serves", log)
-        (*_, pid) = re.findall(rf"{_SUPERVISOR} {name} is process (\d+)", log)
-        return name, int(pid)
+        self.until_logged("serves", 1)
+        process_ids: dict[str, str] = {}
+        for name, event in self._worker_events():
+            if event.startswith("is process "):
+                process_ids[name] = event.removeprefix("is process ")
+            elif event == "serves":
+                active = name, int(process_ids[name])
+        return active
 
     def standby_worker(self) -> int:
         """
@@ -202,11 +207,18 @@ class Daemon:
         (pid,) = {*self.workers()} - {self.active_worker()[1]}
         return pid
 
+    def _worker_events(self) -> list[tuple[str, str]]:
+        """
+        Return each state that the supervisor logged, such as (worker-1, serves).
+        """
+        log = self.log.read_bytes()[self._log_start :].decode()
+        return re.findall(r"supervisor \w+: (worker-\d+) (?!took over)(.*)\n", log)
+
     def count_logged(self, words: str) -> int:
         """
         Return how many log lines of the supervisor say C{words} about a worker.
         """
-        return len(re.findall(rf"{_SUPERVISOR} worker-\d+ {words}", self.log.read_text()))
+        return sum(event.startswith(words) for _, event in self._worker_events())
 
     def until_logged(self, words: str, times: int) -> None:
         """
@@ -218,13 +230,14 @@ class Daemon:
         """
         Wait until there are an active worker and a standby.
         """
-        pattern = rf"{_SUPERVISOR} (worker-\d+) (is process|stands by|serves|ended)"
 
         def is_up() -> bool:
-            last_states = dict(re.findall(pattern, self.log.read_text())).values()
-            up = {*last_states} - {"ended"} == {"serves", "stands by"}
+            states = dict(self._worker_events()).values()
+            running = [state for state in states if not state.startswith("ended ")]
             # The log may not yet have the end of a worker.
-            return up and alive(self.active_worker()[1])
+            return sorted(running) == ["serves", "stands by"] and alive(
+                self.active_worker()[1]
+            )
 
         wait_until(is_up, "one worker serves and one stands by")
 
