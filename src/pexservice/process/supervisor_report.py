@@ -112,15 +112,15 @@ class SupervisorReport:
     has_tls: bool = False
 
 
-def last_reload(report: SupervisorReport | None) -> str | None:
+def reload_notes(report: SupervisorReport) -> tuple[str, ...]:
     """
-    Return a phrase with the outcome of the last reload, or C{None} if none is known.
+    Return a phrase with the outcome of the last reload, if there was a reload.
     """
-    if report is None or not report.reloads:
-        return None
+    if not report.reloads:
+        return ()
     outcome = report.reload.name.lower().replace("_", " ")
     note = f": {report.note}" if report.note else ""
-    return f"reload {report.reloads} {outcome}{note}"
+    return (f"reload {report.reloads} {outcome}{note}",)
 
 
 def write_report(descriptor: int, report: SupervisorReport) -> None:

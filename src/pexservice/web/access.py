@@ -278,7 +278,7 @@ class HostPolicy:
         self._logged: set[str] = set()
         self.allows_from_every_peer = lru_cache(maxsize=256)(self._allows_from_every_peer)
 
-    def is_checked_for(self, peer: Peer) -> bool:
+    def protects(self, peer: Peer) -> bool:
         """
         Return whether C{peer} gets a response only if its C{Host} is an allowed name.
         """

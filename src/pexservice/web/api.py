@@ -1,8 +1,9 @@
 """
 The Klein app, which has a handler for each endpoint.
 
-Klein finds the handler of a path.  The handler returns an L{Operation} on the cursor, a
-L{Response}, or a C{Deferred} that fires with a response.
+The table of L{pexservice.web.endpoints} declares the paths and their methods.  Klein, which
+this service is required to use, finds the handler of a path.  The handler returns an
+L{Operation} on the cursor, a L{Response}, or a C{Deferred} that fires with a response.
 
 A handler that returns a response is called for each request.  If a handler returns an
 operation, the server remembers it as a L{plan<pexservice.server.plans>}.  For a later
@@ -24,7 +25,7 @@ from werkzeug.routing import Map
 
 from pexservice.commit.interface import ICommitter, Outcome
 from pexservice.core.cursor import Transition
-from pexservice.process.supervisor_report import Process, SupervisorReport, last_reload
+from pexservice.process.supervisor_report import Process, SupervisorReport, reload_notes
 from pexservice.stores.errors import Refusal
 from pexservice.web import problems
 from pexservice.web.endpoints import DEFAULT_TABLE, EndpointTable
@@ -41,7 +42,6 @@ from pexservice.web.page import page
 from pexservice.web.parameters import (
     ACCEPT,
     FORWARDED_FOR,
-    IF_NONE_MATCH,
     LAST_EVENT_ID,
     is_prefetch,
     preconditions_of,
@@ -50,7 +50,6 @@ from pexservice.web.parameters import (
     query_number,
     query_parameters,
 )
-from pexservice.web.preconditions import parse_etags
 from pexservice.web.representations import STATE, history_response, state_response
 from pexservice.web.responses import CONTENT_TYPES, HTML, JSON, TEXT, Response
 
@@ -70,9 +69,7 @@ class _App(Protocol):
 
     url_map: Map
 
-    def route(
-        self, url: str, /, *, methods: Sequence[str] = ...
-    ) -> Callable[[Handler], Handler]: ...
+    def route(self, url: str, /) -> Callable[[Handler], Handler]: ...
 
     def execute_endpoint(self, endpoint: str, request: Request, /) -> HandlerResult: ...
 
@@ -107,7 +104,7 @@ class Api:
         self._history_queue = FairQueue(call_later)
         self._metrics_response = metrics_response
         self._read_report = read_report
-        self._routes = self.app.url_map.bind("localhost")
+        self._router = self.app.url_map.bind("localhost")
 
     def resource(self) -> Resource:
         """
@@ -140,8 +137,8 @@ class Api:
             return Response(204, ((b"Allow", allow), *preflight))
         if method not in endpoint.methods:
             raise problems.wrong_method(allow.decode(), headers=((b"Allow", allow),))
-        name, _ = self._routes.match(endpoint.path, method.decode())
-        return self.app.execute_endpoint(name, request)
+        handler_name, _ = self._router.match(endpoint.path)
+        return self.app.execute_endpoint(handler_name, request)
 
     @app.route("/")
     def index(self, request: Request) -> Response:
@@ -159,15 +156,15 @@ class Api:
     def current(self, request: Request) -> Operation:
         return Operation(request.method)
 
-    @app.route("/next", methods=["GET", "POST"])
+    @app.route("/next")
     def next(self, request: Request) -> Operation:
         return _step(request, Transition.NEXT)
 
-    @app.route("/previous", methods=["GET", "POST"])
+    @app.route("/previous")
     def previous(self, request: Request) -> Operation:
         return _step(request, Transition.PREVIOUS)
 
-    @app.route("/reset", methods=["GET", "POST"])
+    @app.route("/reset")
     def reset(self, request: Request) -> Operation:
         return _step(request, Transition.RESET)
 
@@ -175,7 +172,7 @@ class Api:
     def history(self, request: Request) -> Deferred[Response]:
         limit = query_number(request.target, "limit", MAX_ENTRY_COUNT)
         before = query_number(request.target, "before")
-        count = DEFAULT_ENTRY_COUNT if limit is None else limit
+        count = limit or DEFAULT_ENTRY_COUNT
         return self._history_queue.run(
             lambda: Deferred.fromCoroutine(self._history_page(request, before, count)),
             self._client(request),
@@ -195,20 +192,25 @@ class Api:
     @app.route("/livez")
     def livez(self, request: Request) -> Response:
         """
-        Check that the process is alive.  Any response proves this, so the check passes.
+        Show that the process is alive.  Any response proves this, so the check never fails.
         """
-        report = self._read_report()
-        reload = last_reload(report)
-        notes = [] if reload is None else [reload]
-        # Only a local client whose Host was checked may see process ids.  Otherwise, a web
-        # page could read them by DNS rebinding.
-        may_see = self._checker.hosts.is_checked_for(request.peer)
-        processes = report.processes if report is not None and may_see else None
-        return _health(request, "livez", "reactor", None, notes=notes, processes=processes)
+        report = self._read_report() or SupervisorReport()
+        # Only a local client may see process ids, and only if its Host is checked.  Without
+        # this check, a web page could read them by DNS rebinding.
+        may_see_processes = self._checker.hosts.protects(request.peer)
+        processes = report.processes if may_see_processes else ()
+        return _health(
+            request,
+            check="livez",
+            component="reactor",
+            notes=reload_notes(report),
+            processes=processes,
+        )
 
     @app.route("/readyz")
     def readyz(self, request: Request) -> Response:
-        return _health(request, "readyz", "store", self._committer.step_refusal)
+        refusal = self._committer.step_refusal
+        return _health(request, check="readyz", component="store", refusal=refusal)
 
     @app.route("/metrics")
     def metrics(self, request: Request) -> Response:
@@ -218,8 +220,7 @@ class Api:
     def openapi(self, request: Request) -> Response:
         from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
-        values = request.headers.get(IF_NONE_MATCH)
-        if_none_match = None if values is None else parse_etags("If-None-Match", values)
+        if_none_match = preconditions_of(request.headers).if_none_match
         return rendered(self._table.endpoints).response(if_none_match)
 
     def _client(self, request: Request) -> str:
@@ -229,8 +230,8 @@ class Api:
     async def _history_page(
         self, request: Request, before: int | None, count: int
     ) -> Response:
-        # The journal has only durable entries.  So a page shows the durable state, even if
-        # other reads show the latest state (--synchronous-commit off).
+        # The journal has only durable entries, so the headers of a history page have the
+        # durable state.  With --synchronous-commit off, other reads show the latest state.
         state = await self._committer.read_durable()
         self._check_read()
         preferred = preferences(request.headers)
@@ -272,12 +273,12 @@ def _step(request: Request, transition: Transition) -> Operation:
 
 def _health(
     request: Request,
-    name: str,
-    part: str,
-    refusal: Refusal | None,
     *,
+    check: str,
+    component: str,
+    refusal: Refusal | None = None,
     notes: Sequence[str] = (),
-    processes: Sequence[Process] | None = None,
+    processes: Sequence[Process] = (),
 ) -> Response:
     """
     Return the response of a health check, by Kubernetes' conventions.
@@ -285,33 +286,32 @@ def _health(
     If the check passes, the body is C{ok}.  If the check fails, or if the client asks for
     C{?verbose} or JSON, the body has details.
 
-    @param part: the part of the worker that is checked.
+    @param check: the name of the check.
+    @param component: the part of the worker that is checked.
     @param refusal: why the check fails, or C{None} if it passes.
-    @param notes: further details.
-    @param processes: the processes of the service; C{None} for a client that must not see
-        them.
+    @param processes: those processes of the service that the client may see.
     """
-    passes = refusal is None
     media_type = preferred_type((TEXT, JSON), request.headers.get(ACCEPT))
+    passes = refusal is None
     if media_type == JSON:
         content: dict[str, object] = {
             "status": "ok" if passes else "failed",
-            "checks": {part: "ok" if passes else str(refusal)},
-            "notes": list(notes),
+            "checks": {component: "ok" if passes else str(refusal)},
+            "notes": notes,
         }
-        if processes is not None:
+        if processes:
             content["processes"] = [asdict(process) for process in processes]
         body = f"{json.dumps(content)}\n"
-    elif "verbose" in query_parameters(request.target) or not passes:
-        lines = [
-            f"[+]{part} ok" if passes else f"[-]{part} failed: {refusal}",
-            *(f"[+]{note}" for note in notes),
-            *(f"[+]{p.name} is process {p.pid}: {p.state}" for p in processes or ()),
-            f"{name} check {'passed' if passes else 'failed'}",
-        ]
-        body = "\n".join([*lines, ""])
-    else:
+    elif passes and "verbose" not in query_parameters(request.target):
         body = "ok\n"
+    else:
+        lines = [
+            f"[+]{component} ok" if passes else f"[-]{component} failed: {refusal}",
+            *(f"[+]{note}" for note in notes),
+            *(f"[+]{p.name} is process {p.pid}: {p.state}" for p in processes),
+            f"{check} check {'passed' if passes else 'failed'}",
+        ]
+        body = "".join(f"{line}\n" for line in lines)
     headers = (
         (b"Content-Type", CONTENT_TYPES[media_type]),
         # No cache stores the response, so Vary is not needed.
