@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
 from twisted.internet.defer import DeferredList
 from twisted.web.client import Agent, HTTPConnectionPool
-from twisted.web.iweb import IAgent, IResponse
+from twisted.web.iweb import IAgent
 
 from pexservice.client.connecting import make_endpoint, make_pool
 from pexservice.client.errors import BadAddress, CursorError, OutcomeUnknown, Unanswered
 from pexservice.client.events import EventStream, watch
-from pexservice.client.responses import receive_page, receive_state
-from pexservice.client.retrying import ClientRequest, Content, RetryingClient
+from pexservice.client.responses import (
+    ReceivedResponse,
+    page_of,
+    read_response,
+    state_of,
+)
+from pexservice.client.retrying import ClientRequest, RetryingClient
 from pexservice.client.state import State, Step
 from pexservice.core.base_url import DEFAULT_BASE_URL, BaseURL
 
@@ -81,11 +85,14 @@ class Cursor:
         @param on_retry: called with the reason of each failed attempt, before the next one.
         @param reactor: by default, the reactor that Twisted has installed.
         @param agent: the agent that sends all requests; by default, an agent for each URL.
-        @raise BadAddress: a URL, the token or the file cannot be used.
+        @raise BadAddress: an argument cannot be used.
         """
         if reactor is None:
             # This import installs a reactor, so it must not come earlier.
             from twisted.internet import reactor  # noqa: PLC0415
+        _require_positive("deadline", deadline)
+        _require_positive("timeout", timeout)
+        _require_positive("connections", connections)
         headers = {"Accept": "application/json"}
         if token is not None:
             if not _TOKEN_FORM.fullmatch(token):
@@ -150,7 +157,7 @@ class Cursor:
             deadline.
         @raise Unanswered: no final response arrived before the deadline.
         """
-        return await self._call(ClientRequest(b"GET", "/current"), deadline, receive_state)
+        return state_of(await self._call(ClientRequest(b"GET", "/current"), deadline))
 
     async def next(
         self,
@@ -215,15 +222,15 @@ class Cursor:
             path = f"/history?limit={size}"
             if before is not None:
                 path += f"&before={before}"
-            receive = partial(receive_page, before=before)
-            page = await self._call(ClientRequest(b"GET", path), None, receive)
-            for step in page.steps:
+            response = await self._call(ClientRequest(b"GET", path), None)
+            steps, more = page_of(response, before)
+            for step in steps:
                 yield step
-            if not page.more:
+            if not more:
                 return
-            before = page.steps[-1].revision
+            before = steps[-1].revision
             if limit is not None:
-                limit -= len(page.steps)
+                limit -= len(steps)
 
     def watch(self) -> AsyncIterator[State]:
         """
@@ -238,14 +245,11 @@ class Cursor:
         return watch(self._client, self._streams)
 
     async def _call(
-        self,
-        request: ClientRequest,
-        deadline: float | None,
-        receive: Callable[[IResponse, str], Awaitable[Content]],
-    ) -> Content:
-        if deadline is None:
-            deadline = self.deadline
-        return await self._client.call(request, deadline, receive)
+        self, request: ClientRequest, deadline: float | None
+    ) -> ReceivedResponse:
+        timeout = self.deadline if deadline is None else deadline
+        _require_positive("deadline", timeout)
+        return await self._client.call(request, timeout, read_response)
 
     async def _step(
         self, name: str, if_revision: int | None, key: str | None, deadline: float | None
@@ -259,12 +263,18 @@ class Cursor:
             headers["If-Match"] = f'"{if_revision}"'
         request = ClientRequest(b"POST", f"/{name}", headers)
         try:
-            return await self._call(request, deadline, receive_state)
+            return state_of(await self._call(request, deadline))
         except Unanswered as error:
             raise unanswered_step(name, key, error) from error
         except CursorError as error:
             error.key = key
             raise
+
+
+def _require_positive(name: str, number: float) -> None:
+    # The comparison is also false for "not a number".
+    if not number > 0:
+        raise BadAddress(f"{name} must be more than 0, not {number:g}")
 
 
 def unanswered_step(name: str, key: str, error: Unanswered) -> OutcomeUnknown:

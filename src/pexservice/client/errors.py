@@ -32,7 +32,7 @@ class CursorError(Exception):
 
 class BadAddress(CursorError, ValueError):
     """
-    An argument cannot be used: a base URL, a token, a key or a file of certificates.
+    An argument cannot be used, for example a base URL, a token or a number of seconds.
     """
 
 

@@ -24,7 +24,6 @@ from pexservice.client.responses import (
     close,
     error_of,
     read_response,
-    receive_state,
     state_of,
 )
 from pexservice.client.retrying import ClientRequest, RetryingClient, backoff
@@ -125,7 +124,7 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     while not client.closed:
         try:
             read = ClientRequest(b"GET", "/current")
-            state = await client.call(read, math.inf, receive_state)
+            state = state_of(await client.call(read, math.inf, read_response))
             if state != latest:
                 latest = state
                 yield state

@@ -65,18 +65,6 @@ class ReceivedResponse:
         return UnexpectedAnswer(message, maybe_performed=True)
 
 
-@frozen
-class HistoryPage:
-    """
-    One page of the history.
-
-    @ivar more: whether there are more pages.
-    """
-
-    steps: list[Step]
-    more: bool
-
-
 class _BodyCollector(Protocol):
     """
     Collects a body up to a limit.  A longer body is cut, and its connection is closed.
@@ -133,26 +121,16 @@ def read_response(response: IResponse, url: str) -> Deferred[ReceivedResponse]:
     )
 
 
-async def receive_state(response: IResponse, url: str) -> State:
+def page_of(response: ReceivedResponse, before: int | None) -> tuple[list[Step], bool]:
     """
-    Read the body of C{response}, and return the state in this body.
-
-    @raise UnexpectedAnswer: the body contains no state.
-    """
-    return state_of(await read_response(response, url))
-
-
-async def receive_page(response: IResponse, url: str, before: int | None) -> HistoryPage:
-    """
-    Read the body of C{response}, and return the page of the history in this body.
+    Return the steps in a page of the history, and whether there are more pages.
 
     @param before: the revision in the request: all steps must have lower revisions.
-    @raise UnexpectedAnswer: the body contains no such page.
+    @raise UnexpectedAnswer: the response has no such page.
     """
-    received = await read_response(response, url)
-    content = _content(received)
+    content = _content(response)
     steps: list[Step] = []
-    with _reading(received, "a page of the history"):
+    with _reading(response, "a page of the history"):
         for row in content["transitions"]:
             revision, position = _count(row["revision"]), _count(row["position"])
             transition, time = row["transition"], datetime.fromisoformat(row["time"])
@@ -165,9 +143,7 @@ async def receive_page(response: IResponse, url: str, before: int | None) -> His
             )
             before = revision
         more = content["next"] is not None
-    # This is no tuple: in Python 3.11, a coroutine that awaits anext(iterator, default)
-    # cannot receive one.
-    return HistoryPage(steps, more and bool(steps))
+    return steps, more and bool(steps)
 
 
 def state_of(response: ReceivedResponse) -> State:

@@ -2,7 +2,7 @@
 A client that sends a request again and again until a final response arrives.
 
 A response is final unless its status is in L{RETRIED_STATUSES}.  A request for a step has
-an idempotency key, so the service makes the step only once.
+an idempotency key, so the service accepts the step only once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RETRIED_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
 
 _TOO_MANY_REQUESTS = 429
 
-#: If a response has one of these problems, the server has not performed the request.
+#: If a response has one of these problems, the server did not perform the request.
 _NOT_PERFORMED = frozenset(("not-taken", "too-many-connections", "too-many-requests"))
 
 #: The errors of an attempt that got no connection.
@@ -64,8 +64,9 @@ _RETRIED_ERRORS = (
     RequestTransmissionFailed,
 )
 
-#: Each time all servers have failed, the delay doubles, from the first to the longest.  A
-#: standby takes over within milliseconds, so the first delay is short.
+#: The delay after an attempt of the first round, and the longest delay.  In a round, each
+#: server has one attempt.  The delay doubles with each round.  A standby takes over within
+#: milliseconds, so the first delay is short.
 FIRST_DELAY_SECONDS = 0.025
 MAX_DELAY_SECONDS = 1.0
 
@@ -76,7 +77,7 @@ _MAX_RETRY_AFTER_SECONDS = 3600.0
 @frozen
 class ClientRequest:
     """
-    A request without the server that it goes to.
+    A request that can be sent to any server.
 
     @ivar path: the path with the query.
     """
@@ -87,20 +88,47 @@ class ClientRequest:
 
 
 @define(eq=False)
-class _AttemptFailed(Exception):
+class _AttemptFailed(CursorError):
     """
     An attempt failed, and another attempt may succeed.
 
-    @ivar maybe_performed: whether the server may have performed the request.
     @ivar retry_after: the delay that the server asks for, in seconds.
     @ivar cut_short: whether the attempt had less time than C{attempt_timeout}, because it
         had to share the time until the deadline.
     """
 
-    reason: str
-    maybe_performed: bool
-    retry_after: float = 0.0
-    cut_short: bool = False
+    retry_after: float = field(default=0.0, kw_only=True)
+    cut_short: bool = field(default=False, kw_only=True)
+
+
+@define
+class _Attempts:
+    """
+    The failed attempts of one call.
+
+    @ivar maybe_performed: whether a server may have performed one of them.
+    @ivar reason: why the most telling attempt failed: the last one that a server may have
+        performed, or else the last one.  An attempt that was cut short tells less.
+    """
+
+    count: int = 0
+    maybe_performed: bool = False
+    reason: str = ""
+    _reason_rank: tuple[bool, bool] = (False, False)
+
+    def add(self, error: _AttemptFailed) -> None:
+        self.count += 1
+        self.maybe_performed |= error.maybe_performed
+        rank = (error.maybe_performed, not error.cut_short)
+        if rank >= self._reason_rank:
+            self.reason, self._reason_rank = error.message, rank
+
+    def unanswered(self, why_stopped: str) -> Unanswered:
+        attempts = f"{self.count} attempt{'s' if self.count > 1 else ''}"
+        return Unanswered(
+            f"{why_stopped} ({attempts}): {self.reason}",
+            maybe_performed=self.maybe_performed,
+        )
 
 
 @define(eq=False)
@@ -117,8 +145,8 @@ class RetryingClient:
     @ivar attempt_timeout: how long one attempt may take, in seconds.
     @ivar on_retry: called with the reason of each failed attempt, before the next attempt.
     @ivar closed: true when no attempt may begin any more.
-    @ivar maybe_performed_count: the number of attempts, in progress or ended, whose request
-        a server may have performed.
+    @ivar maybe_performed_count: the number of requests that a server may have performed,
+        or may still perform because the attempt is in progress.
     """
 
     clock: IReactorTime
@@ -133,61 +161,53 @@ class RetryingClient:
     async def call(
         self,
         request: ClientRequest,
-        deadline: float,
+        total_timeout: float,
         receive: Callable[[IResponse, str], Awaitable[Content]],
     ) -> Content:
         """
         Send a request until a final response arrives, and return the content.
 
-        @param deadline: how long all attempts may take together, in seconds.
+        @param total_timeout: how long all attempts may take together, in seconds.
         @param receive: called with a response of status 200 and its URL; reads the body and
             returns the content, or raises L{CursorError}.
-        @raise Unanswered: no final response arrived in time.
-        @raise CursorError: the final response has another status than 200; this client is
-            closed; or no attempt can succeed, for example because the client does not trust
-            the server's certificate.
+        @raise Unanswered: no final response arrived in time, or before this client was
+            closed.
+        @raise CursorError: the final response has another status than 200; this client was
+            closed before the call; or no attempt can succeed, for example because the
+            client does not trust the server's certificate.
         """
-        if self.closed:
-            raise CursorError("this client is closed")
-        end = self.clock.seconds() + deadline
+        deadline = self.clock.seconds() + total_timeout
         first_server, server_count = self._last_server, len(self.servers)
-        attempt_count, maybe_performed, reason = 0, False, ""
-        fault = "the client was closed before a final response"
+        attempts = _Attempts()
         while not self.closed:
-            server_index = (first_server + attempt_count) % server_count
+            server_index = (first_server + attempts.count) % server_count
             # The servers that were not tried yet share the remaining time equally.
-            remaining = max(end - self.clock.seconds(), 0.0)
-            share = remaining / max(server_count - attempt_count, 1)
+            remaining = max(deadline - self.clock.seconds(), 0.0)
+            share = remaining / max(server_count - attempts.count, 1)
             seconds = min(self.attempt_timeout, share)
-            attempt_count += 1
             self.maybe_performed_count += 1
             try:
                 return await self._attempt(server_index, request, seconds, receive)
-            except (CursorError, _AttemptFailed) as error:
-                if not error.maybe_performed:
-                    self.maybe_performed_count -= 1
-                maybe_performed |= error.maybe_performed
-                if isinstance(error, CursorError):
-                    error.maybe_performed = maybe_performed
+            except CursorError as error:
+                self.maybe_performed_count -= not error.maybe_performed
+                if not isinstance(error, _AttemptFailed):
+                    error.maybe_performed |= attempts.maybe_performed
                     raise
                 failure = error
-            # If this attempt was cut short, the reason of an earlier one tells more.
-            if not (reason and failure.cut_short):
-                reason = failure.reason
             # Every server has its turn before the delay grows.
-            failed_rounds = (attempt_count - 1) // server_count
-            delay = max(backoff(failed_rounds), failure.retry_after)
-            if self.clock.seconds() + delay >= end:
-                fault = f"no final response within {deadline:g} s"
+            delay = max(backoff(attempts.count // server_count), failure.retry_after)
+            attempts.add(failure)
+            if self.clock.seconds() + delay >= deadline:
+                why_stopped = f"no final response within {total_timeout:g} s"
                 if failure.retry_after:
-                    fault = f"no final response, and the server asks to wait {delay:g} s"
-                break
-            if self.closed:
-                break
-            self.on_retry(reason)
+                    asked = f"{failure.retry_after:g} s"
+                    why_stopped = f"no final response, and the server asks to wait {asked}"
+                raise attempts.unanswered(why_stopped)
+            self.on_retry(failure.message)
             await deferLater(self.clock, delay)
-        attempts = f"{attempt_count} attempt{'s' if attempt_count > 1 else ''}"
-        raise Unanswered(f"{fault} ({attempts}): {reason}", maybe_performed=maybe_performed)
+        if not attempts.count:
+            raise CursorError("this client is closed")
+        raise attempts.unanswered("the client was closed before a final response")
 
     async def _attempt(
         self,
@@ -214,7 +234,7 @@ class RetryingClient:
                 Headers({name: [value] for name, value in headers.items()}),
             )
             if response.code in RETRIED_STATUSES:
-                raise self._failure_of(await read_response(response, url))
+                raise self._attempt_failed(await read_response(response, url))
             self._last_server = server_index
             if response.code != OK:
                 raise error_of(await read_response(response, url))
@@ -224,13 +244,16 @@ class RetryingClient:
             reason, connected = f"no response within {seconds:.3g} s", True
             if isinstance(result, Failure) and result.check(*_NO_CONNECTION):
                 reason, connected = f"no connection, and {reason}", False
-            cut_short = seconds < self.attempt_timeout
-            raise _AttemptFailed(f"{url}: {reason}", connected, cut_short=cut_short)
+            raise _AttemptFailed(
+                f"{url}: {reason}",
+                maybe_performed=connected,
+                cut_short=seconds < self.attempt_timeout,
+            )
 
         sending = Deferred.fromCoroutine(send()).addTimeout(seconds, self.clock, time_out)
-        # If the caller cancels this attempt, it must get a CancelledError, and not the
-        # error into which the agent may turn it, for example DNSLookupError.  So this waits
-        # for a second Deferred, C{ended}.
+        # If the caller cancels this attempt, the caller must get a CancelledError.  The
+        # agent may turn it into another error, for example DNSLookupError, so this method
+        # waits for a second Deferred, C{ended}.
         ended: Deferred[Content] = Deferred()
         sending.chainDeferred(ended)
         try:
@@ -241,23 +264,25 @@ class RetryingClient:
         except _RETRIED_ERRORS as error:
             if (permanent := permanent_error(url, error)) is not None:
                 raise permanent from error
-            connected = not isinstance(error, _NO_CONNECTION)
-            raise _AttemptFailed(f"{url}: {describe(error)}", connected) from error
+            raise _AttemptFailed(
+                f"{url}: {describe(error)}",
+                maybe_performed=not isinstance(error, _NO_CONNECTION),
+            ) from error
 
-    def _failure_of(self, response: ReceivedResponse) -> _AttemptFailed:
+    def _attempt_failed(self, response: ReceivedResponse) -> _AttemptFailed:
         """
         Return the exception for a response that is not final.
         """
         name, detail = problem_of(response) or (None, quoted(response.body))
         described = f"{name}: {detail}" if name else detail
-        # Retry-After is about one server.  If there are several, the next attempt goes to
-        # another server, so the client ignores Retry-After.  But after a 429 it waits,
-        # because a rate limit may apply to all servers.
-        heeds_delay = len(self.servers) == 1 or response.status == _TOO_MANY_REQUESTS
+        # Retry-After is about one server.  If there are several servers, the next attempt
+        # goes to another one, so the client ignores Retry-After.  But after a 429 the
+        # client waits, because a rate limit may apply to all servers.
+        must_wait = len(self.servers) == 1 or response.status == _TOO_MANY_REQUESTS
         return _AttemptFailed(
             f"{response.url}: status {response.status}: {described}",
             maybe_performed=name not in _NOT_PERFORMED,
-            retry_after=retry_after(response.headers) if heeds_delay else 0.0,
+            retry_after=parse_retry_after(response.headers) if must_wait else 0.0,
         )
 
 
@@ -268,13 +293,13 @@ def backoff(failed_rounds: int) -> float:
     Half of the delay is random, so that clients that failed at the same time do not retry
     at the same time.
 
-    @param failed_rounds: how many rounds of all servers had failed before this attempt.
+    @param failed_rounds: how many rounds had ended before the round of the failed attempt.
     """
     max_delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failed_rounds, 16), MAX_DELAY_SECONDS)
     return random.uniform(max_delay / 2, max_delay)  # noqa: S311 no secret
 
 
-def retry_after(headers: Mapping[str, str]) -> float:
+def parse_retry_after(headers: Mapping[str, str]) -> float:
     """
     Return the delay that a response asks for, in seconds; 0 if it asks for none.
 

@@ -95,6 +95,7 @@ _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_IDEMPOTENCY_KEY_BYTES)
 
 #: The pattern allows more digits than any revision has.
 _QUERY_NUMBER = re.compile(r"[0-9]{1,20}")
+_MAX_QUERY_NUMBER = 10**20 - 1
 
 
 def headers_of(all_headers: Headers) -> RequestHeaders:
@@ -301,7 +302,7 @@ def query_parameters(target: bytes) -> dict[str, list[str]]:
     return parse_qs(target.partition(b"?")[2].decode("latin-1"), keep_blank_values=True)
 
 
-def query_number(target: bytes, name: str, maximum: int | None = None) -> int | None:
+def query_number(target: bytes, name: str, maximum: int = _MAX_QUERY_NUMBER) -> int | None:
     """
     Return the query parameter C{name}, or C{None} if it is missing.
 
@@ -312,9 +313,8 @@ def query_number(target: bytes, name: str, maximum: int | None = None) -> int | 
         return None
     if len(values) == 1 and _QUERY_NUMBER.fullmatch(values[0]):
         value = int(values[0])
-        if value >= 1 and (maximum is None or value <= maximum):
+        if 1 <= value <= maximum:
             return value
-    upper = "up" if maximum is None else f"to {maximum}"
     raise problems.malformed(
-        f"the parameter {name} must be given once, a number from 1 {upper}"
+        f"the parameter {name} must be given once, a number from 1 to {maximum}"
     )

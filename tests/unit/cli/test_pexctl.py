@@ -23,6 +23,7 @@ from pexservice.cli.output import failure_of
 from pexservice.cli.pexctl import PARSER, main
 from pexservice.cli.verb import STORE_STATUSES, VERBS, base_url
 from pexservice.core.cursor import Cursor
+from pexservice.process import scoreboard
 from pexservice.process.exit_status import Status
 from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import records
@@ -424,6 +425,21 @@ def test_error_for_a_url_of_the_environment_shows_no_password(
     words = "pexctl: PEXSERVICE_URL: a base URL has no user and no password"
     assert ended.err.startswith(words)
     assert "user:" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("user", "hint"), [(0, ""), (1000, "; reload as the service's user or as root")]
+)
+def test_reload_without_permission_advises_only_other_users_to_be_root(
+    pexctl: Run, monkeypatch: pytest.MonkeyPatch, user: int, hint: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(scoreboard, "of_process", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    message = f"pexctl: process 1: Permission denied{hint}\n"
+    assert pexctl("reload", "1") == (69, "", message)
 
 
 def test_failure_that_standard_output_cannot_take_is_still_on_standard_error(

@@ -21,6 +21,7 @@ from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from pexservice.client import (
+    BadAddress,
     CertificateRefused,
     Cursor,
     CursorError,
@@ -525,10 +526,41 @@ def test_detail_of_a_problem_is_printable_and_cut(service: FakeService) -> None:
 def test_attempt_cut_short_by_the_deadline_does_not_hide_the_reason_before(
     service: FakeService,
 ) -> None:
-    service.disturbances = [problem(503, "not-taken")]
+    service.disturbances = [problem(503, "outcome-unknown")]
     service.always = Disturbance(silent=True)
-    with pytest.raises(Unanswered, match=r"\(2 attempts\): .*about not-taken"):
+    with pytest.raises(Unanswered, match=r"\(2 attempts\): .*about outcome-unknown"):
         service.after(cursor(service).current(deadline=1))
+
+
+@pytest.mark.parametrize("silent_host", ["a", "b"])
+def test_error_names_the_server_that_may_have_made_the_step(
+    service: FakeService, silent_host: str
+) -> None:
+    service.always = Disturbance(silent=True)
+    other_host = "b" if silent_host == "a" else "a"
+    routed = Routed(service.agent, **{other_host: Refusal})
+    client = cursor(service, "http://a", "http://b", agent=routed, timeout=0.6)
+    with pytest.raises(OutcomeUnknown, match=f"http://{silent_host}/next: no response"):
+        service.after(client.next(deadline=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("deadline", float("nan")), ("deadline", 0), ("timeout", 0), ("connections", -1)],
+)
+def test_number_that_is_not_positive_is_refused_and_named(
+    service: FakeService, name: str, number: float
+) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be more than 0, not {number}"):
+        cursor(service, **{name: number})
+
+
+def test_deadline_of_a_call_is_refused_like_that_of_the_client(
+    service: FakeService,
+) -> None:
+    with pytest.raises(BadAddress, match="deadline must be more than 0, not nan"):
+        service.after(cursor(service).next(deadline=float("nan")))
+    assert not service.asked
 
 
 def test_values_are_exact_beyond_the_interpreters_limit(service: FakeService) -> None:

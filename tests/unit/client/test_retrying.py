@@ -13,7 +13,7 @@ from pexservice.client.retrying import (
     FIRST_DELAY_SECONDS,
     MAX_DELAY_SECONDS,
     backoff,
-    retry_after,
+    parse_retry_after,
 )
 
 
@@ -36,11 +36,13 @@ def test_backoff_doubles_up_to_its_limit_and_half_of_it_is_random() -> None:
 def test_retry_after_that_is_no_number_and_no_later_date_is_no_delay(
     value: str, seconds: float
 ) -> None:
-    assert retry_after({"retry-after": value}) == seconds
+    assert parse_retry_after({"retry-after": value}) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     date = formatdate(time.time() + 3000, usegmt=True)
-    assert 0 < retry_after({"retry-after": date}) <= 3000
+    assert 0 < parse_retry_after({"retry-after": date}) <= 3000
     later = formatdate(time.time() + 30000, usegmt=True)
-    assert retry_after({"retry-after": later}) == retry_after({"retry-after": "30000"})
+    assert parse_retry_after({"retry-after": later}) == parse_retry_after(
+        {"retry-after": "30000"}
+    )

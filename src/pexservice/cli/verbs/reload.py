@@ -79,8 +79,9 @@ def reload(arguments: Namespace) -> Result:
     except FileNotFoundError:
         raise VerbFailed(f"there is no process {pid}", "none") from None
     except OSError as error:
-        reason = f"process {pid}: {error.strerror}; reload as the service's user or as root"
-        raise VerbFailed(reason, "none") from error
+        # Also root may lack this permission, for example in a container.
+        hint = "" if os.geteuid() == 0 else "; reload as the service's user or as root"
+        raise VerbFailed(f"process {pid}: {error.strerror}{hint}", "none") from error
     end = time.monotonic() + arguments.timeout
     while time.monotonic() < end:
         time.sleep(_POLL_INTERVAL_SECONDS)
