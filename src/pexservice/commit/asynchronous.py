@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import Any
 
 from pexservice.commit.committer import Committer
-from pexservice.commit.group_commit import FailedBatch, PendingBatch, WaitingRequest
-from pexservice.commit.interface import Outcome, Step, Waiter
+from pexservice.commit.group_commit import FailedBatch, PendingBatch
+from pexservice.commit.interface import Outcome, Waiter
 from pexservice.core.cursor import State
-from pexservice.stores.errors import OutcomeUnknown
+from pexservice.stores.errors import OutcomeUnknown, Refusal
 
 #: How long a batch collects steps.
 DELAY_SECONDS = 0.01
@@ -37,41 +37,20 @@ _APPLIED, _READ = Outcome.APPLIED, Outcome.READ
 class AsynchronousCommitter(Committer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._responds_early = True
+        self._max_early_responses = MAX_EARLY_RESPONSES
 
     @property
     def visible(self) -> State:
-        return self._latest if self._responds_early else self.durable
+        return self._latest if self._max_early_responses else self.durable
 
     def read(self, waiter: Waiter) -> None:
-        if self._responds_early and self.read_refusal is None:
+        if self._max_early_responses and self.read_refusal is None:
             waiter.respond(_READ, self._latest)
         else:
             super().read(waiter)
 
-    def _add(self, step: Step, waiter: Waiter) -> None:
-        super()._add(step, waiter)
-        if self._has_early_responses(self._open_batch):
-            # The waiter gets its outcome now, and not after the commit.
-            self._open_batch.waiting_requests.pop()
-            waiter.respond(_APPLIED, self._latest)
-
-    def _has_early_responses(self, batch: PendingBatch) -> bool:
-        """
-        Return whether all steps of C{batch} so far get early responses.
-        """
-        return self._responds_early and len(batch.transitions) <= MAX_EARLY_RESPONSES
-
-    def _respond_unapplied(
-        self, request: WaitingRequest, batch: PendingBatch | None
-    ) -> None:
-        if batch is not None and self._has_early_responses(batch):
-            # An early response has already shown this state, so this response may show it.
-            batch = None
-        super()._respond_unapplied(request, batch)
-
     def _schedule_commit(self) -> None:
-        if not self._responds_early:
+        if not self._max_early_responses:
             super()._schedule_commit()
             return
         # After DELAY_SECONDS, _commit_or_wait finds the batch ready, because the delay is
@@ -82,14 +61,17 @@ class AsynchronousCommitter(Committer):
         self._scheduled_call = self._reactor.callLater(rest, self._commit_or_wait)
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
-        self._responds_early = True
+        self._max_early_responses = MAX_EARLY_RESPONSES
         super()._commit_succeeded(batch, after)
 
-    def _roll_back(self, *failed: FailedBatch) -> None:
-        lost_steps = sum(_acknowledged_steps(batch) for batch, _ in failed)
+    def _roll_back(self, refusal: Refusal, failed: FailedBatch | None = None) -> None:
+        lost_steps = _acknowledged_steps(self._open_batch)
+        may_be_stored = False
+        if failed is not None:
+            failed_batch, error = failed
+            lost_steps += _acknowledged_steps(failed_batch)
+            may_be_stored = isinstance(error, OutcomeUnknown)
         if lost_steps:
-            _, refusal = failed[-1]
-            may_be_stored = any(isinstance(error, OutcomeUnknown) for _, error in failed)
             consequence = "; responses wait for the disk until the store accepts a batch"
             self._log.critical(
                 "{refusal}: {bound}{count} acknowledged steps are lost{consequence}",
@@ -98,8 +80,8 @@ class AsynchronousCommitter(Committer):
                 count=lost_steps,
                 consequence="" if self._refusal else consequence,
             )
-        self._responds_early = False
-        super()._roll_back(*failed)
+        self._max_early_responses = 0
+        super()._roll_back(refusal, failed)
 
 
 def _acknowledged_steps(batch: PendingBatch) -> int:

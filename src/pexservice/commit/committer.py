@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -29,7 +30,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.commit.counters import NOT_STORED
 from pexservice.commit.group_commit import GroupCommit, PendingBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import State, state_at
@@ -45,6 +45,10 @@ _DAMAGED, _FAILED = "the store is damaged", "the store failed during a commit"
 
 # An alias for speed; see L{Outcome}.
 _READ = Outcome.READ
+
+# Computing a state at a high position takes milliseconds.  The cache saves this time when a
+# client repeats the same step several times.
+_cached_state_at = lru_cache(maxsize=8)(state_at)
 
 
 @implementer(ICommitter)
@@ -104,8 +108,7 @@ class Committer(GroupCommit):
     def step(self, step: Step, waiter: Waiter) -> None:
         # A full disk is not checked here: the store refuses the whole batch, in commit().
         if self._refusal is not None:
-            self.counts.count(NOT_STORED, step.transition.code)
-            waiter.fail(self._refusal)
+            self._refuse(step, waiter, self._refusal)
         elif step.key is not None and (first_use := self._find_use(step.key)) is not None:
             self._respond_to_used_key(step, waiter, *first_use)
         elif step.precondition is not None and not step.precondition(self._latest):
@@ -115,7 +118,7 @@ class Committer(GroupCommit):
             request = (step, waiter, Outcome.PRECONDITION_FAILED, self._latest)
             self._respond_unapplied(request, batch)
         else:
-            self._add(step, waiter)
+            self._accept(step, waiter)
 
     def _find_use(self, key: bytes) -> tuple[KeyUse, PendingBatch | None] | None:
         """
@@ -129,6 +132,9 @@ class Committer(GroupCommit):
         first_use = self._remembered_keys.find(key)
         return None if first_use is None else (first_use, None)
 
+    def _state_at(self, revision: int, position: int) -> State:
+        return _cached_state_at(revision, position)
+
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         # _find_use_in_batches does not find this batch's keys any more, so remember them.
         self._remembered_keys.add(batch.keys)
@@ -139,7 +145,7 @@ class Committer(GroupCommit):
         if isinstance(error, Refusal):
             # Each step adds 1 to the revision, so this counts the steps of both batches.
             self._log_refusal(error, self._latest.revision - self.durable.revision)
-            self._roll_back((batch, error), (self._open_batch, error))
+            self._roll_back(error, (batch, error))
             return
         refusal = Refusal(_DAMAGED if isinstance(error, StoreDamaged) else _FAILED)
         # After a StoreError, the steps are not stored.  After an OutcomeUnknown or a bug in

@@ -6,8 +6,9 @@ committer collects steps in a batch, and the store writes the batch in one trans
 When the batch is durable, the responses are sent.  At most two batches exist: the I{open
 batch} collects steps, and the I{committing batch} is being written.
 
-The I{latest} state is the state after all accepted steps.  The next step is applied to the
-latest state.  The I{durable} state is the newest state that is known to be in the store.
+To I{accept} a step, the committer applies it to the latest state, and adds it to the open
+batch.  The I{latest} state is the state after all accepted steps.  The I{durable} state is
+the newest state that is known to be in the store.
 
 In this example, A, B, C and D are steps, and each commit takes three iterations of the
 event loop::
@@ -30,7 +31,7 @@ L{pexservice.commit.batching_policy} has the exact rule.
 
 One step goes through these methods of L{GroupCommit}:
 
-  1. C{_add} applies the step to the latest state, and puts the step into the open batch.
+  1. C{_accept} applies the step to the latest state, and adds it to the open batch.
   2. C{_commit_or_wait} runs in each iteration until the open batch is ready.
   3. C{_begin_commit} calls C{_write_open_batch}, which gives the batch to the store.
   4. C{_commit_succeeded} or C{_commit_failed} runs when the store has responded.
@@ -42,7 +43,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from attrs import Factory, define
@@ -60,19 +61,14 @@ from pexservice.commit.interface import (
     Step,
     Waiter,
 )
-from pexservice.core.cursor import INITIAL, State, apply, state_at
+from pexservice.core.cursor import INITIAL, State, apply
 from pexservice.core.sequence import TermCache
 from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.stores.interface import Batch, IStore
 from pexservice.stores.remembered_keys import KeyUse, pack_use, unpack_use
 
-# Computing a state at a high position takes milliseconds.  The cache saves this time when a
-# client repeats the same step several times.
-_cached_state_at = lru_cache(maxsize=8)(state_at)
-
 # An alias for speed; see L{Outcome}.
 _APPLIED = Outcome.APPLIED
-
 
 #: A request whose response waits for a commit: its step, its waiter, and what the waiter
 #: gets if the commit succeeds: an outcome or L{KeyReused}, and the state.  This is a plain
@@ -101,7 +97,7 @@ class PendingBatch:
     keys: dict[bytes, bytes] = Factory(dict)
 
 
-#: A batch to give up, and the error that its requests get.
+#: A batch whose commit failed, and the error that its requests get.
 FailedBatch = tuple[PendingBatch, Exception]
 
 
@@ -121,12 +117,13 @@ class GroupCommit:
     The public methods and attributes are those of
     L{ICommitter<pexservice.commit.interface.ICommitter>}.  A subclass adds C{start},
     C{step}, C{step_refusal}, C{read}, C{read_durable}, C{history} and C{wait_for_commit}.
-    It must also define L{_commit_failed}, and may override L{_add}, L{_respond_unapplied},
-    L{_schedule_commit}, L{_write_open_batch}, L{_commit_succeeded}, L{_roll_back} and
-    L{_state_at}.
+    It must also define L{_state_at} and L{_commit_failed}, and may override
+    L{_schedule_commit}, L{_write_open_batch}, L{_commit_succeeded} and L{_roll_back}.
 
+    @ivar _max_early_responses: how many steps of a batch get their responses before the
+        commit.  It is 0, except with C{--synchronous-commit off}.
     @ivar _latest: the state after all accepted steps.
-    @ivar _open_batch: the batch that accepts new steps.
+    @ivar _open_batch: the batch that collects steps.
     @ivar _committing_batch: the batch being written; C{None} if there is none.
     @ivar _refusal: why this committer refuses every step now: it is starting or stopping,
         or it has failed.  C{None} while it runs; the store may still refuse steps.
@@ -160,14 +157,15 @@ class GroupCommit:
         self._policy = BatchingPolicy()
         self._term_cache = TermCache()
         self.counts = Counts()
+        self._max_early_responses = 0
         self.durable = self._latest = INITIAL
         self._open_batch = PendingBatch(INITIAL)
         self._committing_batch: PendingBatch | None = None
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
-        # Whether a commit has begun and has not ended.  On etcd, this includes the wait for
-        # the turn of this node, when there is no committing batch yet.
+        # Whether a commit has begun and has not ended.  If a subclass waits before it
+        # writes the batch, there is no committing batch during this wait.
         self._is_committing = False
         # These fire when the next commit ends.
         self._commit_end_deferreds: list[Deferred[None]] = []
@@ -207,19 +205,15 @@ class GroupCommit:
         await self._store.close()
 
     def _end_process(
-        self, failure: Failure, refusal: Refusal, *failed: FailedBatch
+        self, failure: Failure, refusal: Refusal, failed: FailedBatch | None = None
     ) -> None:
         """
         Accept no more steps, and end the process because of C{failure}.
 
-        The open batch is not written, because its steps follow a batch that is perhaps not
-        stored.
-
         @param refusal: why the steps of the open batch, and later steps, are refused.
-        @param failed: the batch whose commit failed, if any.
         """
         self._refusal = refusal
-        self._roll_back(*failed, (self._open_batch, refusal))
+        self._roll_back(refusal, failed)
         self._on_fatal_failure(failure)
 
     def _end_process_after_bug(self, failure: Failure) -> None:
@@ -237,36 +231,44 @@ class GroupCommit:
 
     # One step.
 
-    def _add(self, step: Step, waiter: Waiter) -> None:
+    def _accept(self, step: Step, waiter: Waiter) -> None:
         """
         Apply C{step} to the latest state, and add it to the open batch.
 
-        @param waiter: gets the outcome after the commit.
+        @param waiter: gets the outcome after the commit, or now as an early response.
         """
         batch = self._open_batch
-        if not batch.transitions:
+        transitions, transition = batch.transitions, step.transition
+        if not transitions:
             self._policy.begin_batch(self._seconds())
-        transition = step.transition
         self._latest = state = apply(self._latest, transition, self._term_cache)
-        batch.transitions += transition.code
+        transitions += transition.code
         if step.key is not None:
             batch.keys[step.key] = pack_use(transition.code, state.revision, state.position)
-        batch.waiting_requests.append((step, waiter, _APPLIED, state))
         if self._scheduled_call is None and not self._is_committing:
             # The commit begins in the next iteration of the event loop or later, so the
             # batch gets all steps that arrive in this iteration.
             self._schedule_commit()
+        if self._max_early_responses and len(transitions) <= self._max_early_responses:
+            waiter.respond(_APPLIED, state)
+        else:
+            batch.waiting_requests.append((step, waiter, _APPLIED, state))
+
+    def _refuse(self, step: Step, waiter: Waiter, refusal: Refusal) -> None:
+        self.counts.count(NOT_STORED, step.transition.code)
+        waiter.fail(refusal)
 
     def _respond_unapplied(
         self, request: WaitingRequest, batch: PendingBatch | None
     ) -> None:
         """
-        Respond to C{request}, whose step was not applied, as soon as its state is durable.
+        Respond to a C{request} that was not applied, as soon as clients may see its state.
 
         @param batch: the batch whose commit makes the state durable; C{None} if the state
             is durable already.
         """
-        if batch is None:
+        if batch is None or len(batch.transitions) <= self._max_early_responses:
+            # The state is durable, or an early response has shown it.
             self._finish(request)
         else:
             # A KeyReused waits too: if the commit fails, the first use of the key may not
@@ -294,7 +296,7 @@ class GroupCommit:
         self._respond_unapplied((step, waiter, outcome, state), batch)
 
     def _state_at(self, revision: int, position: int) -> State:
-        return _cached_state_at(revision, position)
+        raise NotImplementedError
 
     def _find_use_in_batches(self, key: bytes) -> tuple[KeyUse, PendingBatch] | None:
         """
@@ -311,6 +313,9 @@ class GroupCommit:
     # One commit.
 
     def _schedule_commit(self) -> None:
+        """
+        Call L{_commit_or_wait} later, but not in this iteration of the event loop.
+        """
         self._scheduled_call = self._call_soon(self._commit_or_wait)
 
     def _commit_or_wait(self) -> None:
@@ -329,15 +334,13 @@ class GroupCommit:
             if policy.is_quiet:
                 # Clients on this machine may need this CPU to send their next steps.
                 os.sched_yield()
-            # This does not use _schedule_commit, because a subclass adds a delay there, and
-            # the delay must not be repeated.
-            self._scheduled_call = self._call_soon(self._commit_or_wait)
+            self._schedule_commit()
 
     def _begin_commit(self) -> None:
         """
-        Begin to commit the open batch, unless another commit is in progress.
+        Begin to commit the open batch, unless it is empty or another commit is in progress.
         """
-        if self._is_committing:
+        if self._is_committing or not self._open_batch.transitions:
             return
         if self._scheduled_call is not None:
             self._scheduled_call.cancel()
@@ -348,14 +351,8 @@ class GroupCommit:
     def _write_open_batch(self) -> None:
         """
         Write the open batch to the store, and call its waiters when it is durable.
-
-        If the batch has become empty during the wait for a turn on etcd, write nothing.
         """
         batch, after = self._open_batch, self._latest
-        if not batch.transitions:
-            self._is_committing = False
-            self._continue_after_commit()
-            return
         self._committing_batch, self._open_batch = batch, PendingBatch(after)
         started = self._seconds()
 
@@ -404,18 +401,22 @@ class GroupCommit:
             self._policy.end_iteration(steps, self._seconds())
             self._schedule_commit()
 
-    def _roll_back(self, *failed: FailedBatch) -> None:
+    def _roll_back(self, refusal: Refusal, failed: FailedBatch | None = None) -> None:
         """
-        Set the latest state back to the state before the C{failed} batches.
+        Give up the open batch, and the C{failed} batch before it, if there is one.
 
-        @param failed: the batches to give up, oldest first, each with the error for its
-            requests.  The open batch is the last one.
+        The latest state is set back to the state before these batches.
+
+        @param refusal: why the steps of the open batch are refused.  They follow a batch
+            that is perhaps not stored, and the store never got them.
         """
-        first_batch, _ = failed[0]
+        open_batch = self._open_batch
+        first_batch = open_batch if failed is None else failed[0]
         self._latest = first_batch.before
         self._open_batch = PendingBatch(self._latest)
-        for batch, error in failed:
-            self._deliver(batch, error)
+        if failed is not None:
+            self._deliver(*failed)
+        self._deliver(open_batch, refusal)
 
     def _deliver(self, batch: PendingBatch, error: Exception | None = None) -> None:
         """
@@ -434,12 +435,11 @@ class GroupCommit:
         Call the waiter of C{request} with its outcome, or with C{error}.
 
         L{_deliver} counts the applied steps of a batch together.  Any other step is counted
-        here.
+        here, except for a L{KeyReused}, which is a mistake of the client.
         """
         step, waiter, outcome, state = request
         if outcome is not _APPLIED:
             if isinstance(outcome, KeyReused):
-                # This is a mistake of the client, and is not counted.
                 waiter.fail(error or outcome)
                 return
             self.counts.count(_outcome_label(outcome, error), step.transition.code)

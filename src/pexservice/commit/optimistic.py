@@ -31,7 +31,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.commit.counters import NOT_STORED
 from pexservice.commit.group_commit import GroupCommit, PendingBatch
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
 from pexservice.core.cursor import Cursor, State, state_at
@@ -257,8 +256,7 @@ class OptimisticCommitter(GroupCommit):
         if refusal is None:
             self._place(step, waiter)
         else:
-            self.counts.count(NOT_STORED, step.transition.code)
-            waiter.fail(refusal)
+            self._refuse(step, waiter, refusal)
 
     def _place(self, step: Step, waiter: Waiter) -> None:
         """
@@ -277,7 +275,7 @@ class OptimisticCommitter(GroupCommit):
                 self._postpone(step, waiter)
                 return
         if step.precondition is None or step.precondition(self._latest):
-            self._add(step, waiter)
+            self._accept(step, waiter)
         else:
             self._handle_unmet_precondition(step, waiter)
 
@@ -290,11 +288,8 @@ class OptimisticCommitter(GroupCommit):
         has a key, C{step} may be a replay, and then its precondition need not be met.
         """
         if step.key is not None or self._is_idle:
-            self.read_durable().addCallbacks(
-                self._check_precondition_again,
-                lambda failure: waiter.fail(_as_refusal(failure.value)),
-                callbackArgs=(step, waiter),
-            ).addErrback(self._waiter_failed)
+            checked = Deferred.fromCoroutine(self._check_precondition_again(step, waiter))
+            checked.addErrback(self._waiter_failed)
         elif self._open_batch.transitions:
             request = (step, waiter, Outcome.PRECONDITION_FAILED, self._latest)
             self._respond_unapplied(request, self._open_batch)
@@ -304,15 +299,18 @@ class OptimisticCommitter(GroupCommit):
             # checked again after the commit.
             self._postpone(step, waiter)
 
-    def _check_precondition_again(
-        self, state: State, step: Step, waiter: Waiter
-    ) -> Deferred[None] | None:
+    async def _check_precondition_again(self, step: Step, waiter: Waiter) -> None:
         """
-        Check the precondition of C{step} with a C{state} read after the request arrived.
+        Check the precondition of C{step} with a state that is read from the store now.
         """
+        try:
+            state = await self.read_durable()
+        except Exception as error:  # noqa: BLE001 the waiter gets it
+            waiter.fail(_as_refusal(error))
+            return
         if step.precondition is not None and not step.precondition(state):
-            return self._respond_to_unmet_precondition(state, step, waiter)
-        if self._is_idle:
+            await self._respond_to_unmet_precondition(state, step, waiter)
+        elif self._is_idle:
             # The step is applied to this state, because another state might not meet the
             # precondition.
             self._continue_from(state)
@@ -323,33 +321,27 @@ class OptimisticCommitter(GroupCommit):
             # If the latest state does not meet the precondition, step() would read the
             # store and come back here.  So the step waits until a commit has ended.
             self._postpone(step, waiter)
-        return None
 
-    def _respond_to_unmet_precondition(
+    async def _respond_to_unmet_precondition(
         self, state: State, step: Step, waiter: Waiter
-    ) -> Deferred[None] | None:
+    ) -> None:
         """
         Respond that C{state} does not meet the precondition, unless C{step} is a replay.
         """
-
-        def recalled(first_use: KeyUse | None) -> None:
-            if first_use is None:
-                request = (step, waiter, Outcome.PRECONDITION_FAILED, state)
-                self._respond_unapplied(request, None)
-            else:
+        if step.key is not None:
+            in_batch = self._find_use_in_batches(step.key)
+            if in_batch is not None:
+                self._respond_to_used_key(step, waiter, *in_batch)
+                return
+            try:
+                first_use = await self._store.recall(step.key)
+            except Exception as error:  # noqa: BLE001 the waiter gets it
+                waiter.fail(_as_refusal(error))
+                return
+            if first_use is not None:
                 self._respond_to_used_key(step, waiter, first_use)
-
-        def failed(failure: Failure) -> None:
-            waiter.fail(_as_refusal(failure.value))
-
-        if step.key is None:
-            recalled(None)
-            return None
-        first_use = self._find_use_in_batches(step.key)
-        if first_use is not None:
-            self._respond_to_used_key(step, waiter, *first_use)
-            return None
-        return self._store.recall(step.key).addCallbacks(recalled, failed)
+                return
+        self._finish((step, waiter, Outcome.PRECONDITION_FAILED, state))
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
@@ -377,8 +369,7 @@ class OptimisticCommitter(GroupCommit):
                 if first_use is None:
                     self._place(step, waiter)
                 elif isinstance(first_use, Refusal):
-                    self.counts.count(NOT_STORED, step.transition.code)
-                    waiter.fail(first_use)
+                    self._refuse(step, waiter, first_use)
                 else:
                     self._respond_to_used_key(step, waiter, first_use)
             except Exception:  # noqa: BLE001 it is logged, and the other steps are placed
@@ -396,11 +387,16 @@ class OptimisticCommitter(GroupCommit):
         """
         Apply the steps of the open batch to the present C{cursor}, and write the batch.
 
-        Steps whose precondition is no longer met leave the batch.
+        Steps whose precondition is no longer met leave the batch.  If no step remains,
+        nothing is written.
         """
         if cursor != self.durable.cursor:
             self._rebase([self._open_batch], cursor, {})
-        super()._write_open_batch()
+        if self._open_batch.transitions:
+            super()._write_open_batch()
+        else:
+            self._is_committing = False
+            self._continue_after_commit()
 
     def _rebase(
         self,
@@ -439,6 +435,6 @@ class OptimisticCommitter(GroupCommit):
             error = OutcomeUnknown("the service failed during a commit")
         # The steps of the open batch are not stored, because they were not sent to the
         # store.
-        self._roll_back((batch, error), (self._open_batch, _as_refusal(error)))
+        self._roll_back(_as_refusal(error), (batch, error))
         if error is not failure.value:
             failure.raiseException()
