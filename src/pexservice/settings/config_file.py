@@ -72,7 +72,4 @@ def _single_value(option: Option, value: object, directory: Path) -> Any:
         raise ValueError(f"must be {_TYPE_NAMES[option.type]}")
     if isinstance(value, bool):
         return value
-    parsed = option.parse(str(value))
-    return (
-        parsed if option.make_absolute is None else option.make_absolute(parsed, directory)
-    )
+    return option.make_absolute(option.parse(str(value)), directory)

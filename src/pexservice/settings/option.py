@@ -49,10 +49,8 @@ class Option:
     @ivar parse: converts the text on the command line to a value.  It raises C{ValueError}
         with a message that says what is wrong.
     @ivar repeatable: whether the attribute is a tuple of all values that were given.
-    @ivar make_absolute: returns a value with an absolute path; its second argument is the
-        directory at which a relative path begins.  C{None} if the value has no path.
-    @ivar name: the option's name on the command line, without the dashes.  By default,
-        L{options_of} makes it from the name of the attribute.
+    @ivar make_absolute: returns a value in which paths are absolute; its second argument is
+        the directory at which a relative path begins.
     @ivar attribute: the attribute of the settings class; set by L{options_of}.
     @ivar default: the default of this attribute; set by L{options_of}.
     """
@@ -63,8 +61,7 @@ class Option:
     type: type = str
     parse: Callable[[str], Any] = str
     repeatable: bool = False
-    make_absolute: Callable[[str, Path], str] | None = None
-    name: str = ""
+    make_absolute: Callable[[Any, Path], Any] = lambda value, _: value
     attribute: str = ""
     default: Any = None
 
@@ -73,6 +70,13 @@ class Option:
         Declare an attribute of a settings class as this option.
         """
         return attrs.field(default=default, metadata={_METADATA_KEY: self})
+
+    @property
+    def name(self) -> str:
+        """
+        Return the option's name on the command line, without the dashes.
+        """
+        return self.attribute.replace("_", "-")
 
     @property
     def is_flag(self) -> bool:
@@ -110,10 +114,8 @@ def options_of(*tables: type[attrs.AttrsInstance]) -> Iterator[Option]:
         for attribute in attrs.fields(table):
             declared = attribute.metadata.get(_METADATA_KEY)
             if declared is not None:
-                name = declared.name or attribute.name.replace("_", "-")
-                yield attrs.evolve(
-                    declared, name=name, attribute=attribute.name, default=attribute.default
-                )
+                name, default = attribute.name, attribute.default
+                yield attrs.evolve(declared, attribute=name, default=default)
 
 
 def command_line(settings: attrs.AttrsInstance) -> Iterator[str]:

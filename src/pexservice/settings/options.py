@@ -99,12 +99,11 @@ class Settings:
         ACCESS,
         make_absolute=values.absolute_path,
     ).field(None)
-    cors_origins: tuple[str, ...] = Option(
+    cors_origin: tuple[str, ...] = Option(
         "ORIGIN",
         "Allow pages of this origin, such as https://example.org; may be repeated.",
         ACCESS,
         parse=values.origin,
-        name="cors-origin",
         repeatable=True,
     ).field(())
     rate_limit: int | None = Option(
@@ -123,22 +122,20 @@ class Settings:
         type=int,
         parse=number(1, 1_000_000),
     ).field(10_000)
-    trusted_proxies: tuple[str, ...] = Option(
+    trusted_proxy: tuple[str, ...] = Option(
         "ADDRESS",
         "Trust X-Forwarded-For from this proxy, as from every proxy on a unix: listener;"
         " may be repeated.",
         ACCESS,
         parse=values.address,
-        name="trusted-proxy",
         repeatable=True,
     ).field(())
-    allowed_hosts: tuple[str, ...] = Option(
+    allowed_host: tuple[str, ...] = Option(
         "NAME",
         "Accept this Host on loopback connections without a token file, in addition to"
         " localhost and the machine's name; * accepts any; may be repeated.",
         ACCESS,
         parse=values.host_name,
-        name="allowed-host",
         repeatable=True,
     ).field(())
     post_only: bool = flag("Respond 405 to GET on the paths that move the cursor.", ACCESS)

@@ -107,12 +107,12 @@ def assemble(
     events = Events(committer, reactor.callLater, max_streams, read_report)
     checker = RequestChecker(
         committer,
-        Access(files.tokens, settings.cors_origins),
-        Clients(settings.trusted_proxies),
+        Access(files.tokens, settings.cors_origin),
+        Clients(settings.trusted_proxy),
         # The check of the Host stops pages that use DNS rebinding.  Such a page has no
         # token.  So with a token file, it cannot move the cursor, and any Host is allowed.
         hosts=HostPolicy(
-            settings.allowed_hosts if settings.token_file is None else [ANY_HOST],
+            settings.allowed_host if settings.token_file is None else [ANY_HOST],
             own_name=gethostname(),
         ),
         limit=None if settings.rate_limit is None else RateLimit(settings.rate_limit),

@@ -38,11 +38,11 @@ OTHERS = {
     "synchronous_commit": ("--synchronous-commit", "off"),
     "journal": ("--journal", "7"),
     "token_file": ("--token-file", "tokens"),
-    "cors_origins": ("--cors-origin", "https://a.example", "--cors-origin", "http://b:8"),
+    "cors_origin": ("--cors-origin", "https://a.example", "--cors-origin", "http://b:8"),
     "rate_limit": ("--rate-limit", "9"),
     "max_connections": ("--max-connections", "11"),
-    "trusted_proxies": ("--trusted-proxy", "::1", "--trusted-proxy", "10.0.0.1"),
-    "allowed_hosts": ("--allowed-host", "pex.example.org", "--allowed-host", "*"),
+    "trusted_proxy": ("--trusted-proxy", "::1", "--trusted-proxy", "10.0.0.1"),
+    "allowed_host": ("--allowed-host", "pex.example.org", "--allowed-host", "*"),
     "post_only": ("--post-only",),
     "access_log": ("--access-log", "access.log"),
     "log_format": ("--log-format", "json"),
@@ -170,7 +170,7 @@ def test_configuration_file_has_the_options_and_the_command_line_wins(
         token_file=str(tmp_path / "tokens"),
         access_log="-",
         journal=6,
-        trusted_proxies=("::2",),
+        trusted_proxy=("::2",),
     )
     assert options.supervision() == Supervision(standby=0, watchdog=2.0)
     of_worker = parsed("--config", str(file), options=WorkerOptions).settings()
