@@ -142,7 +142,8 @@ class OldLine(Line):
             for branch in ("success", "failure")
         }
         answer = super().apply(path, message | kept)
-        answer["responses"].append({"response_range": {}})
+        if kept["success"] != message["success"]:
+            answer["responses"].append({"response_range": {}})
         return answer
 
 

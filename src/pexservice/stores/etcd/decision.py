@@ -42,16 +42,15 @@ from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import (
     RESOURCE_EXHAUSTED,
+    CallFailed,
     CallRefused,
     CallUnanswered,
     Gateway,
-    explain,
     retry_until_answered,
 )
 from pexservice.stores.etcd.messages import LastBatchKey, Observation
 from pexservice.stores.etcd.records import (
     CursorRecord,
-    ForeignRecord,
     Layout,
     Message,
     decode_cursor,
@@ -93,7 +92,7 @@ class BatchTransaction:
 
         @raise Refusal: the transaction could not be sent, or etcd refused it.  The batch is
             not stored, and will not be stored later.
-        @raise OutcomeUnknown: etcd did not answer in time.
+        @raise OutcomeUnknown: no answer in time showed the outcome.
         """
         # Whether earlier copies may have succeeded, or may still arrive.
         copies_sent = False
@@ -104,19 +103,18 @@ class BatchTransaction:
                 return await self._send_copy(copies_sent=copies_sent)
             except CallRefused as error:
                 if not copies_sent:
-                    raise Refusal(explain(error)) from error
-                raise CallUnanswered(str(error), sent=True) from error
+                    raise
+                raise CallUnanswered(error.reason, sent=True) from error
             except CallUnanswered as error:
                 copies_sent = copies_sent or error.sent
                 raise
-            except ForeignRecord as error:
-                raise (OutcomeUnknown if copies_sent else Refusal)(str(error)) from error
 
         try:
             return await retry_until_answered(self.gateway, attempt)
-        except CallUnanswered as error:
-            kind = OutcomeUnknown if copies_sent else Refusal
-            raise kind(explain(error)) from error
+        except Refusal as error:
+            if copies_sent:
+                raise OutcomeUnknown(str(error)) from error
+            raise
 
     async def _send_copy(self, *, copies_sent: bool) -> tuple[BatchOutcome, Observation]:
         """
@@ -160,8 +158,8 @@ class BatchTransaction:
             answer = await self.gateway.call(
                 "kv/txn", messages.observe(self.layout, self.last_batch_key, names)
             )
-        except (CallRefused, CallUnanswered) as error:
-            raise CallUnanswered(str(error), sent=True) from error
+        except CallFailed as error:
+            raise CallUnanswered(error.reason, sent=True) from error
         return messages.read_observation(self.layout, answer, names)
 
     def _judge(self, observation: Observation, *, copies_sent: bool) -> BatchOutcome:

@@ -5,7 +5,8 @@ A call ends in one of these ways:
 
   - etcd has executed the call, and its answer is returned.
   - etcd has not executed the call, and never will.  L{CallRefused} is raised if etcd says
-    so, and L{CallUnanswered} without C{sent} if the call was not sent.
+    so.  If the call was not sent, L{PasswordUnreadable} is raised, or L{CallUnanswered}
+    without C{sent}.
   - It is unknown whether etcd has executed the call.  L{CallUnanswered} with C{sent} is
     raised, or L{CallRefused} with the code L{RESOURCE_EXHAUSTED}.
 """
@@ -15,12 +16,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from pexservice.stores.errors import Refusal
 from pexservice.stores.etcd import records
 from pexservice.stores.etcd.records import CursorRecord, Message
 
@@ -32,15 +34,30 @@ ATTEMPT_SECONDS = 1.0
 #: How long all attempts at a call may take together.  Then waiting clients get an error.
 CALL_TIMEOUT_SECONDS = 5.0
 
-#: gRPC's code for a call that etcd cannot execute, for example with a wrong password.
-INVALID_ARGUMENT = 3
-
 #: gRPC's code for a lack of space.  etcd sends it also for a call that it has executed, if
 #: this call has used the last space.
 RESOURCE_EXHAUSTED = 8
 
 
-class CallRefused(Exception):
+class CallFailed(Refusal):
+    """
+    A call failed.
+
+    If a read of the store needs this call, the error is the L{Refusal} of the read.  If a
+    batch needs the call, L{pexservice.stores.etcd.decision} finds out whether the batch is
+    stored.
+
+    @ivar reason: the message without C{PREFIX}.
+    """
+
+    PREFIX: ClassVar[str] = ""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{self.PREFIX}{reason}")
+        self.reason = reason
+
+
+class CallRefused(CallFailed):
     """
     etcd refused a call.
 
@@ -48,43 +65,35 @@ class CallRefused(Exception):
         with any other code, it has not.
     """
 
-    def __init__(self, code: int, message: str) -> None:
+    PREFIX = "etcd refuses: "
+
+    def __init__(self, code: int, reason: str) -> None:
         if code == RESOURCE_EXHAUSTED:
-            message += "; compact and defragment etcd, then disarm its NOSPACE alarm"
-        super().__init__(message)
+            reason += "; compact and defragment etcd, then disarm its NOSPACE alarm"
+        super().__init__(reason)
         self.code = code
 
 
-class CallUnanswered(Exception):
+class CallUnanswered(CallFailed):
     """
     A call got no answer, or an answer that does not tell whether etcd executed the call.
 
     @ivar sent: whether etcd may have executed the call, now or later.
     """
 
-    def __init__(self, message: str, *, sent: bool) -> None:
-        super().__init__(message)
+    PREFIX = "etcd does not answer: "
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
         self.sent = sent
 
 
-class PasswordUnreadable(CallUnanswered):
+class PasswordUnreadable(CallFailed):
     """
     The call was not sent, because the password file cannot be read.  The message names it.
-    """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, sent=False)
-
-
-def explain(error: CallRefused | CallUnanswered) -> str:
+    L{retry_until_answered} does not repeat such a call.
     """
-    Return the reason for C{error}, for a client and for the log.
-    """
-    if isinstance(error, PasswordUnreadable):
-        return str(error)
-    if isinstance(error, CallRefused):
-        return f"etcd refuses: {error}"
-    return f"etcd does not answer: {error}"
 
 
 class Gateway(Protocol):
@@ -116,8 +125,7 @@ class Gateway(Protocol):
         Make one attempt at a call, and return its answer.
 
         @param path: the path below C{/v3/}.
-        @raise CallRefused: etcd refused the call.
-        @raise CallUnanswered: there was no answer.
+        @raise CallFailed: the call failed; see the start of this module.
         """
 
     async def pause(self, attempt: int) -> None:
@@ -130,8 +138,7 @@ class Gateway(Protocol):
         Watch a key until the watch ends.
 
         @param take: called with each line of the answer.
-        @raise CallRefused: the watch was not begun.
-        @raise CallUnanswered: there was no answer, or the watch broke.
+        @raise CallFailed: the watch was not begun, or it broke.
         """
 
     async def close(self) -> None:
@@ -147,7 +154,7 @@ async def retry_until_answered(
     Call C{attempt}, and call it again after a delay if it raises L{CallUnanswered}.
 
     @param attempt: makes one attempt at a call that can be repeated safely.
-    @raise CallRefused: etcd refused an attempt.
+    @raise CallFailed: an attempt raised it, and it is no L{CallUnanswered}.
     @raise CallUnanswered: no attempt got an answer within L{CALL_TIMEOUT_SECONDS}.  The
         message has the reasons of all attempts, each once.
     """
@@ -157,11 +164,8 @@ async def retry_until_answered(
     while True:
         try:
             return await attempt()
-        except PasswordUnreadable:
-            # An attempt after a short delay would not help.
-            raise
         except CallUnanswered as error:
-            problems[str(error)] = None
+            problems[error.reason] = None
             sent = sent or error.sent
             if gateway.clock.seconds() + ATTEMPT_SECONDS >= end:
                 raise CallUnanswered("; ".join(problems), sent=sent) from error
@@ -207,7 +211,7 @@ class Watch:
         while not self._stopped:
             try:
                 await self._gateway.stream(self._message, self._take)
-            except (CallRefused, CallUnanswered) as error:
+            except CallFailed as error:
                 self._log.debug("the watch ended: {error}", error=error)
             if not self._stopped:
                 await self._gateway.pause(5)

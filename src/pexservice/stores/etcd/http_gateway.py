@@ -34,8 +34,8 @@ from pexservice.stores.errors import StoreMisconfigured, StoreUnavailable
 from pexservice.stores.etcd.address import EtcdAddress
 from pexservice.stores.etcd.gateway import (
     ATTEMPT_SECONDS,
-    INVALID_ARGUMENT,
     RESOURCE_EXHAUSTED,
+    CallFailed,
     CallRefused,
     CallUnanswered,
     PasswordUnreadable,
@@ -58,12 +58,15 @@ WATCH_SECONDS = 60.0
 FIRST_RETRY_DELAY_SECONDS = 0.02
 MAX_RETRY_DELAY_SECONDS = 0.4
 
+#: gRPC's code for a call that etcd cannot execute, for example with a wrong password.
+_INVALID_ARGUMENT = 3
+
+_UNAUTHENTICATED = 16
+
 #: The gRPC codes of errors after which etcd does not execute the request: INVALID_ARGUMENT,
 #: NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED and
 #: UNAUTHENTICATED.  After other codes, such as UNAVAILABLE, etcd may still execute it.
-REFUSAL_CODES = (INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, 16)
-
-_UNAUTHENTICATED = 16
+REFUSAL_CODES = (_INVALID_ARGUMENT, 5, 7, RESOURCE_EXHAUSTED, 9, 12, _UNAUTHENTICATED)
 
 #: The oldest supported version of etcd.  The gateways of older versions have other paths.
 OLDEST_VERSION = (3, 4, 0)
@@ -121,7 +124,7 @@ class HttpGateway:
             return plain
         from pexservice.stores.etcd.secure import agent, expiry  # noqa: PLC0415 pyOpenSSL
 
-        agent_over_tls = agent(self.address, self.clock, ATTEMPT_SECONDS, self._pool)
+        agent_over_tls = agent(self.address, self.clock, self._pool)
         self.certificate_expires = expiry(self.address)
         return agent_over_tls
 
@@ -145,7 +148,9 @@ class HttpGateway:
                 return await self._attempt(path, message)
             except CallRefused as error:
                 # A token expires after some time, and at each change of users or roles.
-                expired = error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in str(error)
+                expired = (
+                    error.code == _UNAUTHENTICATED or _OLD_AUTH_REVISION in error.reason
+                )
                 if token is None or not expired:
                     raise
             # Another call may have renewed the token meanwhile.
@@ -199,8 +204,8 @@ class HttpGateway:
         for endpoint in self.address.endpoints:
             try:
                 answer = await self._exchange("GET", endpoint, "/version", None)
-            except (CallRefused, CallUnanswered) as error:
-                report[endpoint] = str(error).removeprefix(f"{endpoint}: ")
+            except CallFailed as error:
+                report[endpoint] = error.reason.removeprefix(f"{endpoint}: ")
             else:
                 version, numbers = check_version(endpoint, answer)
                 report[endpoint] = f"etcd {version}"
@@ -319,7 +324,7 @@ def _parse_response(endpoint: str, status: int, body: bytes) -> Message:
     if not isinstance(answer, dict):
         words = " ".join(body.decode(errors="replace").split())[:_MAX_SHOWN]
         if words.startswith(_GATEWAY_REFUSALS):
-            raise CallRefused(INVALID_ARGUMENT, f"{endpoint}: status {status}: {words}")
+            raise CallRefused(_INVALID_ARGUMENT, f"{endpoint}: status {status}: {words}")
         raise _not_etcd(endpoint, f": status {status}: {words}")
     code = answer.get("code", 0)
     if status == OK and not code:

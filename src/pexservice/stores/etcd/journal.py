@@ -5,8 +5,7 @@ Functions that read the history, and remove the oldest idempotency keys.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.gateway import Gateway, call_until_answered
@@ -18,18 +17,14 @@ _PAGE_ROWS = 100
 
 
 async def read_history(
-    read: Callable[[Message], Coroutine[Any, Any, Message]],
-    layout: Layout,
-    before: int,
-    limit: int,
-    kept: int,
+    gateway: Gateway, layout: Layout, before: int, limit: int, kept: int
 ) -> list[HistoryEntry]:
     """
     Return at most C{limit} durable transitions below C{before}, newest first.
 
-    @param read: sends a transaction, and returns its answer.
     @param kept: how many transitions the history keeps.  Older transitions that etcd still
         has are left out.
+    @raise Refusal: etcd does not answer, or a record cannot be from this program.
     """
     entries: list[HistoryEntry] = []
     # The newest wanted revision is before - 1.  The key of a row has the row's last
@@ -51,7 +46,9 @@ async def read_history(
                 sort_target="KEY",
             )
         }
-        record, *pages = messages.ranges(await read({"success": [*asked, page]}))
+        message = {"success": [*asked, page]}
+        answer = await call_until_answered(gateway, "kv/txn", message)
+        record, *pages = messages.ranges(answer)
         if newest is None:
             newest = records.decode_cursor(record[0]).cursor.revision if record else 0
         for entry in _entries(layout, pages):
@@ -90,8 +87,7 @@ async def remove_oldest_keys(gateway: Gateway, layout: Layout, newest_expired: i
 
     @param newest_expired: the ordinal of the newest key that need not be kept, which is the
         number of this key in the order of first uses; 0 or less if all keys must be kept.
-    @raise CallRefused: etcd refuses.
-    @raise CallUnanswered: etcd does not answer.
+    @raise Refusal: etcd refuses or does not answer, or a record is not of this program.
     """
     if newest_expired <= 0:
         return

@@ -114,12 +114,14 @@ def create_last_batch_key(last_batch_key: LastBatchKey) -> Message:
 
 def create(layout: Layout, journal: int) -> Message:
     """
-    Return the transaction that creates a store, unless one exists.
+    Return the transaction that creates a store, unless one exists, and reads its cursor.
     """
     value = records.encode_cursor(INITIAL.cursor, 0, "", journal)
+    read = {"request_range": get(layout.cursor)}
     return {
         "compare": [_is_new(layout.cursor)],
-        "success": [_put(layout.cursor, value)],
+        "success": [_put(layout.cursor, value), read],
+        "failure": [read],
     }
 
 
@@ -331,7 +333,7 @@ def read_observation(
         only_cursor(layout, cursor),
         records.decode_batch_number(last_batch[0]) if last_batch else None,
         {
-            name: read_key_use(pair[0])
+            name: _key_use_or_refusal(pair[0])
             for name, pair in zip(names, used, strict=True)
             if pair
         },
@@ -339,7 +341,7 @@ def read_observation(
     )
 
 
-def read_key_use(pair: Message) -> KeyUse | Refusal:
+def _key_use_or_refusal(pair: Message) -> KeyUse | Refusal:
     """
     Decode the first use of an idempotency key.
 
@@ -349,7 +351,7 @@ def read_key_use(pair: Message) -> KeyUse | Refusal:
     try:
         return records.decode_key_use(pair)
     except records.ForeignRecord as error:
-        return Refusal(str(error))
+        return error
 
 
 def only_cursor(layout: Layout, found: Sequence[Message]) -> CursorRecord:

@@ -35,6 +35,7 @@ from typing import Any
 from attrs import frozen
 
 from pexservice.core.cursor import Cursor, Transition, position_after
+from pexservice.stores.errors import Refusal
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import KeyUse
 
@@ -55,7 +56,7 @@ MAX_POSITION = 10**8
 Message = dict[str, Any]
 
 
-class ForeignRecord(Exception):
+class ForeignRecord(Refusal):
     """
     A record that this program cannot have written.
     """

@@ -29,6 +29,7 @@ from pexservice.core.failures import describe
 from pexservice.process import pyopenssl_guard
 from pexservice.stores.errors import StoreMisconfigured
 from pexservice.stores.etcd.address import EtcdAddress
+from pexservice.stores.etcd.gateway import ATTEMPT_SECONDS
 
 _log = Logger()
 
@@ -40,9 +41,7 @@ MIN_CERTIFICATE_DAYS = 14
 Policy = Callable[[str], IOpenSSLClientConnectionCreator]
 
 
-def agent(
-    address: EtcdAddress, reactor: IReactorTime, timeout: float, pool: HTTPConnectionPool
-) -> IAgent:
+def agent(address: EtcdAddress, reactor: IReactorTime, pool: HTTPConnectionPool) -> IAgent:
     """
     Return an HTTP agent that connects to etcd with TLS.
 
@@ -62,7 +61,7 @@ def agent(
             f"{address}: cannot use the PEM files {files}: {describe(error)}"
         ) from error
     over_tls: IAgent = Agent.usingEndpointFactory(
-        reactor, _Endpoints(reactor, timeout, policy), pool
+        reactor, _Endpoints(reactor, policy), pool
     )
     return over_tls
 
@@ -126,12 +125,11 @@ class _Endpoints:
     """
 
     reactor: IReactorTime
-    timeout: float
     policy: Policy
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii")
-        plain = HostnameEndpoint(self.reactor, host, uri.port, self.timeout)
+        plain = HostnameEndpoint(self.reactor, host, uri.port, ATTEMPT_SECONDS)
         if uri.scheme != b"https":
             return plain
         return _TLSEndpoint(plain, self.policy(host))

@@ -35,18 +35,16 @@ from pexservice.stores.etcd import messages, records
 from pexservice.stores.etcd.decision import BatchOutcome, BatchTransaction
 from pexservice.stores.etcd.gateway import (
     RESOURCE_EXHAUSTED,
+    CallFailed,
     CallRefused,
-    CallUnanswered,
     Gateway,
-    PasswordUnreadable,
     Watch,
     call_until_answered,
-    explain,
     retry_until_answered,
 )
 from pexservice.stores.etcd.journal import read_history, remove_oldest_keys
 from pexservice.stores.etcd.messages import LastBatchKey
-from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Layout, Message
+from pexservice.stores.etcd.records import CursorRecord, ForeignRecord, Layout
 from pexservice.stores.etcd.turn_queue import TurnQueue
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.remembered_keys import KEPT_KEYS, KeyUse
@@ -128,6 +126,7 @@ class EtcdStore:
         self._claim = claim
         self._committed_at = -inf
         self._gateway = gateway
+        self._call = partial(call_until_answered, gateway)
         self._prefix = prefix
         self._layout = Layout(prefix.encode())
         self._journal = journal
@@ -146,8 +145,15 @@ class EtcdStore:
     async def open(self) -> Cursor:
         await self._gateway.survey()
         is_claimed = self._claim is not None and self._claim.identity() is not None
-        create = self._create and not is_claimed
-        record = self._known_record = await self._open_cursor(create=create)
+        record = await self._find_cursor()
+        if record is None:
+            if is_claimed or not self._create:
+                raise StoreError(
+                    f"{self.name} has no cursor with the prefix {self._prefix}; restore"
+                    " etcd from a snapshot, or create a cursor with pexctl create"
+                )
+            record = await self._create_cursor()
+        self._known_record = record
         if self._claim is not None:
             self._claim.take(self._prefix)
         if record.journal not in (None, self._journal):
@@ -160,30 +166,22 @@ class EtcdStore:
         # If etcd has no space, or if the user may only read, this call fails, but reads are
         # still possible.  The first batch tries again to make the key, and then fails with
         # the reason.
-        with suppress(CallRefused, CallUnanswered):
+        with suppress(CallFailed):
             self._last_batch_key = await self._create_last_batch_key()
         return record.cursor
 
-    async def _open_cursor(self, *, create: bool) -> CursorRecord:
+    async def _create_cursor(self) -> CursorRecord:
         """
-        Read the cursor, and create it if etcd has no keys of a store.
+        Create the cursor, unless another node has created it meanwhile, and read it.
 
-        @param create: whether to create a cursor; otherwise a missing cursor is an error.
         @raise StoreError: or one of its subclasses.
         """
-        record = await self._find_cursor()
-        if record is not None:
-            return record
-        if not create:
-            raise StoreError(
-                f"{self.name} has no cursor with the prefix {self._prefix}; restore etcd"
-                " from a snapshot, or create a cursor with pexctl create"
-            )
         try:
-            # If several nodes do this at the same time, only one creates the cursor.
-            message = messages.create(self._layout, self._journal)
-            await call_until_answered(self._gateway, "kv/txn", message)
-        except (CallRefused, CallUnanswered) as error:
+            answer = await self._call(
+                "kv/txn", messages.create(self._layout, self._journal)
+            )
+            record = messages.only_cursor(self._layout, *messages.ranges(answer))
+        except Refusal as error:
             raise self._unusable(error) from error
         self._log.warn(
             "{name} had no cursor with the prefix {prefix}: a new one was created at"
@@ -191,7 +189,7 @@ class EtcdStore:
             name=self.name,
             prefix=self._prefix,
         )
-        return await self._open_cursor(create=False)
+        return record
 
     async def _find_cursor(self) -> CursorRecord | None:
         """
@@ -200,17 +198,12 @@ class EtcdStore:
         @raise StoreError: or one of its subclasses.
         """
         try:
-            answer = await call_until_answered(
-                self._gateway, "kv/txn", messages.find_cursor(self._layout)
-            )
+            answer = await self._call("kv/txn", messages.find_cursor(self._layout))
             cursor, *others = messages.ranges(answer)
             if cursor:
                 return records.decode_cursor(cursor[0])
-        except (CallRefused, CallUnanswered) as error:
+        except Refusal as error:
             raise self._unusable(error) from error
-        except ForeignRecord as error:
-            key = self._layout.cursor.decode()
-            raise StoreDamaged(f"{self.name}, {key}: {error}") from error
         example = next((b64decode(pairs[0]["key"]) for pairs in others if pairs), None)
         if example is None:
             return None
@@ -220,20 +213,15 @@ class EtcdStore:
             " otherwise restore etcd from a snapshot, or delete them and run pexctl create"
         )
 
-    def _unusable(self, error: CallRefused | CallUnanswered) -> StoreError:
+    def _unusable(self, error: Refusal) -> StoreError:
         """
         Return the exception for a store that cannot be used because of C{error}.
         """
-        if isinstance(error, PasswordUnreadable):
-            return StoreUnavailable(f"{self.name}: {error}")
-        if isinstance(error, CallUnanswered):
-            return StoreUnavailable(
-                f"{self.name} does not answer, or has no quorum: {error}"
-            )
-        lacks_space = error.code == RESOURCE_EXHAUSTED
-        return (StoreUnavailable if lacks_space else StoreMisconfigured)(
-            f"{self.name} refuses: {error}"
-        )
+        if isinstance(error, ForeignRecord):
+            return StoreDamaged(f"{self.name}, {self._layout.cursor.decode()}: {error}")
+        if isinstance(error, CallRefused) and error.code != RESOURCE_EXHAUSTED:
+            return StoreMisconfigured(f"{self.name}: {error}")
+        return StoreUnavailable(f"{self.name}: {error}")
 
     async def _create_last_batch_key(self) -> LastBatchKey:
         """
@@ -241,8 +229,7 @@ class EtcdStore:
 
         An attempt without an answer may leave another key in etcd, until its lease ends.
 
-        @raise CallRefused: etcd refuses the key.
-        @raise CallUnanswered: etcd does not answer.
+        @raise CallFailed: etcd refuses the key, or does not answer.
         """
         call = self._gateway.call
 
@@ -250,9 +237,7 @@ class EtcdStore:
             granted = await call("lease/grant", {"TTL": str(LEASE_SECONDS)})
             name = self._layout.last_batch(secrets.token_hex(8))
             key = LastBatchKey(name, 0, granted["ID"])
-            answer = await call("kv/txn", messages.create_last_batch_key(key))
-            if not answer.get("succeeded"):
-                raise CallUnanswered("the last-batch key was there", sent=True)
+            await call("kv/txn", messages.create_last_batch_key(key))
             return key
 
         return await retry_until_answered(self._gateway, attempt)
@@ -324,10 +309,7 @@ class EtcdStore:
         Return the last-batch key, with the number of the next batch.
         """
         if self._last_batch_key is None:
-            try:
-                self._last_batch_key = await self._create_last_batch_key()
-            except (CallRefused, CallUnanswered) as error:
-                raise Refusal(explain(error)) from error
+            self._last_batch_key = await self._create_last_batch_key()
         # Each batch gets a new number, even if the outcome of the batch before is unknown.
         self._last_batch_key = evolve(
             self._last_batch_key, number=self._last_batch_key.number + 1
@@ -403,44 +385,27 @@ class EtcdStore:
     @as_deferred
     async def read(self) -> Cursor:
         known = self._known_record
-        answer = await self._ask("kv/range", messages.get(self._layout.cursor))
-        record = self._only_cursor(answer)
+        answer = await self._call("kv/range", messages.get(self._layout.cursor))
+        record = messages.only_cursor(self._layout, messages.pairs(answer))
         if record.went_back_from(known):
             # Either etcd was restored, or a member of an old version has answered with an
             # old state.  A transaction that contains writes, as the probe does, always gets
             # the present state.
             known = self._known_record
-            answer = await self._ask("kv/txn", messages.probe(self._layout))
-            record = self._only_cursor(answer["responses"][0]["response_range"])
+            answer = await self._call("kv/txn", messages.probe(self._layout))
+            record = messages.only_cursor(self._layout, *messages.ranges(answer))
         self._learn(record, known)
         return record.cursor
-
-    def _only_cursor(self, answer: Message) -> CursorRecord:
-        try:
-            return messages.only_cursor(self._layout, messages.pairs(answer))
-        except ForeignRecord as error:
-            raise Refusal(str(error)) from error
 
     @as_deferred
     async def probe(self) -> Refusal | None:
         if self._gateway.clock.seconds() < self._committed_at + PROBE_DELAY_SECONDS:
             return None
         try:
-            await call_until_answered(self._gateway, "kv/txn", messages.probe(self._layout))
+            await self._call("kv/txn", messages.probe(self._layout))
         except CallRefused as error:
-            return Refusal(explain(error))
-        except CallUnanswered as error:
-            raise Refusal(explain(error)) from error
+            return error
         return None
-
-    async def _ask(self, path: str, message: Message) -> Message:
-        """
-        Make a call that changes nothing, and repeat it until etcd answers.
-        """
-        try:
-            return await call_until_answered(self._gateway, path, message)
-        except (CallRefused, CallUnanswered) as error:
-            raise Refusal(explain(error)) from error
 
     @as_deferred
     async def inspect(self) -> list[str]:
@@ -471,7 +436,7 @@ class EtcdStore:
             raise StoreError(
                 f"{self.name} has a cursor with the prefix {self._prefix} already"
             )
-        await self._open_cursor(create=True)
+        await self._create_cursor()
 
     @as_deferred
     async def advance(self, revision: int) -> Cursor:
@@ -491,7 +456,7 @@ class EtcdStore:
         message = messages.advance(self._layout, record, revision, self._journal)
         try:
             answer = await self._gateway.call("kv/txn", message)
-        except (CallRefused, CallUnanswered) as error:
+        except CallFailed as error:
             raise self._unusable(error) from error
         if not answer.get("succeeded"):
             raise StoreError(f"{self.name}: the cursor moved; stop all nodes first")
@@ -499,22 +464,15 @@ class EtcdStore:
 
     @as_deferred
     async def recall(self, key: bytes) -> KeyUse | None:
-        answer = await self._ask("kv/range", messages.get(self._layout.key_use(key)))
+        answer = await self._call("kv/range", messages.get(self._layout.key_use(key)))
         pairs = messages.pairs(answer)
-        use = messages.read_key_use(pairs[0]) if pairs else None
-        if isinstance(use, Refusal):
-            raise use
-        return use
+        return records.decode_key_use(pairs[0]) if pairs else None
 
     @as_deferred
     async def history(self, before: int, limit: int) -> list[HistoryEntry]:
-        read = partial(self._ask, "kv/txn")
-        try:
-            return await read_history(
-                read, self._layout, before, limit, self._kept_transitions
-            )
-        except ForeignRecord as error:
-            raise Refusal(str(error)) from error
+        return await read_history(
+            self._gateway, self._layout, before, limit, self._kept_transitions
+        )
 
     @as_deferred
     async def close(self) -> None:
@@ -527,7 +485,7 @@ class EtcdStore:
             try:
                 await self._gateway.call("lease/revoke", {"ID": last_batch_key.lease})
                 await self._gateway.call("kv/deleterange", mark)
-            except (CallRefused, CallUnanswered):
+            except CallFailed:
                 # Later, the lease removes the key, and another node removes the mark.
                 self._log.debug("the last-batch key or the place in the queue was left")
         await self._gateway.close()

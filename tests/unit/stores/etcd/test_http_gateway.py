@@ -55,7 +55,7 @@ pyopenssl_guard.lift()
 def test_refusal_of_etcd_or_its_gateway_is_shown(
     status: int, body: str, code: int, reason: str
 ) -> None:
-    with pytest.raises(CallRefused, match=f"^{reason}") as caught:
+    with pytest.raises(CallRefused, match=f"^etcd refuses: {reason}") as caught:
         _parse_response("u", status, body.encode())
     assert caught.value.code == code
 
