@@ -155,16 +155,31 @@ class OptimisticCommitter(GroupCommit):
     # Reads of the store.
 
     def _probe(self) -> Deferred[None]:
-        return self._store.probe().addCallbacks(self._has_probed, self._note_outage)
+        return self._store.probe().addCallbacks(
+            self._has_probed,
+            self._note_outage,
+            callbackKeywords={"refusal_before": self._commit_refusal},
+        )
 
-    def _has_probed(self, refusal: Refusal | None) -> Deferred[None]:
+    def _has_probed(
+        self, refusal: Refusal | None, refusal_before: Refusal | None
+    ) -> Deferred[None]:
+        """
+        Note the outcome of a probe.
+
+        @param refusal_before: why steps were refused when the probe was sent.
+        """
         if refusal is not None:
             self._note_commit_refusal(refusal)
+
+        def has_read(_: State) -> None:
+            # If a batch was refused since the probe was sent, this refusal is newer.
+            if refusal is None and self._commit_refusal is refusal_before:
+                self._note_commit_refusal(None)
+
         # Steps are accepted again only after a successful read, because only a read shows
         # whether an operator has restored the store.
-        return self._read_store().addCallbacks(
-            lambda _: self._note_commit_refusal(refusal), lambda _: None
-        )
+        return self._read_store().addCallbacks(has_read, lambda _: None)
 
     def _note_commit_refusal(self, reason: Refusal | None) -> None:
         """

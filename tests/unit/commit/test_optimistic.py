@@ -404,6 +404,24 @@ def test_node_is_not_ready_while_etcd_would_refuse_a_batch(node: Node, fault: st
     assert node.result() == (Outcome.APPLIED, 1, 1)
 
 
+def test_late_answer_to_a_probe_does_not_withdraw_the_refusal_of_a_batch(
+    node: Node,
+) -> None:
+    node.clock.turn(1)
+    node.gateway.reach()
+    probe = node.gateway.waiting.pop()
+    node.gateway.etcd.alarmed = True
+    refused = node.submit()
+    node.turn()
+    while node.gateway.waiting:
+        node.gateway.answer()
+    assert isinstance(refused[0], Refusal)
+    node.gateway.waiting.append(probe)
+    while node.gateway.waiting:
+        node.gateway.answer()
+    assert node.committer.step_refusal is refused[0]
+
+
 def test_node_refuses_steps_after_an_unknown_outcome_until_the_store_answers(
     node: Node,
 ) -> None:

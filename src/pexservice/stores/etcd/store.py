@@ -65,8 +65,8 @@ MAX_ADVANCED_REVISION = 2**53 - 1
 #: How long etcd keeps a last-batch key.  A process that runs longer makes a new key.
 LEASE_SECONDS = 24 * 3600
 
-#: For this long after a commit, L{EtcdStore.probe} does not ask etcd, because a batch was
-#: accepted a moment ago.
+#: For this long after a batch was stored, L{EtcdStore.probe} does not ask etcd, unless the
+#: next batch fails.
 PROBE_DELAY_SECONDS = 1.0
 
 
@@ -124,7 +124,7 @@ class EtcdStore:
         self.certificate_expires = gateway.certificate_expires
         self._create = create
         self._claim = claim
-        self._committed_at = -inf
+        self._stored_at = -inf
         self._gateway = gateway
         self._call = partial(call_until_answered, gateway)
         self._prefix = prefix
@@ -263,6 +263,14 @@ class EtcdStore:
 
     @as_deferred
     async def commit(self, batch: Batch) -> None:
+        try:
+            await self._write(batch)
+        except (Refusal, OutcomeUnknown):
+            # The next probe asks etcd, even if a batch was stored a moment ago.
+            self._stored_at = -inf
+            raise
+
+    async def _write(self, batch: Batch) -> None:
         last_batch_key = await self._number_next_batch()
         base, queue, seconds = self._known_record, self._queue, self._gateway.clock.seconds
         if base.cursor != batch.before:
@@ -299,7 +307,7 @@ class EtcdStore:
             raise OutcomeUnknown("etcd does not show whether a batch is stored")
         if not stored:
             raise Conflict(observation.record.cursor, observation.used)
-        self._committed_at = now
+        self._stored_at = now
         ordinal = base.key_count + len(batch.keys)
         if ordinal // TRIM_INTERVAL != base.key_count // TRIM_INTERVAL:
             self._remove_oldest_keys(ordinal - self._kept_keys)
@@ -399,7 +407,7 @@ class EtcdStore:
 
     @as_deferred
     async def probe(self) -> Refusal | None:
-        if self._gateway.clock.seconds() < self._committed_at + PROBE_DELAY_SECONDS:
+        if self._gateway.clock.seconds() < self._stored_at + PROBE_DELAY_SECONDS:
             return None
         try:
             await self._call("kv/txn", messages.probe(self._layout))

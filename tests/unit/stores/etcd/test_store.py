@@ -495,16 +495,21 @@ def test_check_fails_if_a_batch_would_be_refused(bench: Bench) -> None:
         now(reader.commit(FIRST))
 
 
-def test_check_is_not_sent_right_after_a_batch(bench: Bench) -> None:
-    """
-    A batch that was taken a moment ago shows that etcd takes batches.
-    """
+def test_probe_is_not_sent_right_after_a_batch_unless_the_next_batch_failed(
+    bench: Bench,
+) -> None:
     now(bench.store.commit(FIRST))
     bench.gateway.open = False
     assert now(bench.store.probe()) is None
     bench.clock.advance(1)
     bench.store.probe()
     assert len(bench.gateway.waiting) == 1
+    bench.gateway.open = True
+    now(bench.store.commit(batch((2, 2), b"n")))
+    bench.etcd.alarmed = True
+    with pytest.raises(Refusal, match="space exceeded"):
+        now(bench.store.commit(batch((3, 3), b"n")))
+    assert "space exceeded" in str(now(bench.store.probe()))
 
 
 def test_cursor_is_created_once_and_only_if_it_may_be() -> None:
