@@ -72,8 +72,8 @@ class Metrics(Collector):
         committer: ICommitter,
         requests: RequestCounters,
         connections: Connections,
-        store: IStore | None = None,
-        read_report: Callable[[], SupervisorReport | None] = lambda: None,
+        store: IStore,
+        read_report: Callable[[], SupervisorReport | None],
         *,
         certificate_expires: float | None = None,
     ) -> None:

@@ -447,9 +447,8 @@ class OptimisticCommitter(GroupCommit):
         elif isinstance(error, OutcomeUnknown):
             self._note_outage(failure)
         else:
-            error = OutcomeUnknown("the service failed during a commit")
-        # The steps of the open batch are not stored, because they were not sent to the
-        # store.
-        self._roll_back(_as_refusal(error), (batch, error))
-        if error is not failure.value:
+            unknown = OutcomeUnknown("the service failed during a commit")
+            self._roll_back(_as_refusal(unknown), (batch, unknown))
+            # This is a bug.  The base class ends the process after an exception.
             failure.raiseException()
+        self._roll_back(_as_refusal(error), (batch, error))

@@ -60,6 +60,9 @@ class VerificationProgress:
 
     Each message on the progress is also a heartbeat.  During a verification, the worker
     sends no other heartbeat, so if the verification hangs, the heartbeats stop.
+
+    @ivar in_progress: whether a verification runs.  L{show} sets it, and the worker resets
+        it when the attempt to open the store has ended.
     """
 
     _log = Logger()
@@ -75,9 +78,6 @@ class VerificationProgress:
         self._notify = notify
         self._monotonic = monotonic
         self._next_line_at = monotonic() + LOG_INTERVAL_SECONDS
-        self.in_progress = False
-
-    def end(self) -> None:
         self.in_progress = False
 
     def show(self, percent: int) -> None:

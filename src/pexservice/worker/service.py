@@ -123,7 +123,7 @@ class Worker(Service):
             else:
                 return
             finally:
-                parts.verification_progress.end()
+                parts.verification_progress.in_progress = False
             await deferLater(self._reactor, delay, lambda: None)
             delay = min(2 * delay, MAX_OPEN_RETRY_SECONDS)
 
@@ -180,14 +180,12 @@ class Worker(Service):
     async def _stop(self) -> None:
         self._notifier.notify_repeatedly(STOPPING)
         self._starting.cancel()
-        if self._parts is not None:
-            await self._stop_parts(self._parts)
+        parts = self._parts
+        if parts is not None:
+            parts.inactive_phase.stop()
+            parts.events.close()
+            serves = parts.listeners.are_open and parts.committer.step_refusal is None
+            await parts.server.drain(parts.listeners.close, serves=serves)
+            parts.server.stop()
+            await parts.committer.stop()
         self._notifier.close()
-
-    async def _stop_parts(self, parts: WorkerParts) -> None:
-        parts.inactive_phase.stop()
-        parts.events.close()
-        serves = parts.listeners.are_open and parts.committer.step_refusal is None
-        await parts.server.drain(parts.listeners.close, serves=serves)
-        parts.server.stop()
-        await parts.committer.stop()
