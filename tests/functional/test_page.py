@@ -5,20 +5,16 @@ The live page in a browser.
 from __future__ import annotations
 
 import math
-import os
 import re
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.functional.test_wire import worker
 from tests.support.browser import View, chromium, open_view
-from tests.support.daemon import WORKER, Daemon, poll_attempts, wait_until_gone
+from tests.support.daemon import WORKER, Daemon, poll_attempts
 from tests.support.forms import amount
 from tests.support.ports import held_ports
 from tests.support.stores import make_store
@@ -31,9 +27,7 @@ FAR = 100_000
 
 pytestmark = [pytest.mark.needs("chromium", "playwright"), pytest.mark.once]
 
-Start = Callable[..., Daemon]
 Open = Callable[..., View]
-Serve = Callable[..., tuple[Daemon, View]]
 
 #: The options of a service without a standby.
 ALONE = ("--standby", "0")
@@ -48,25 +42,39 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+@pytest.fixture(scope="module")
+def lone_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """
-    Provide a function that starts a service until the end of the test.
+    Provide a worker without a supervisor.
     """
-    with ExitStack() as stack:
+    with Daemon(tmp_path_factory.mktemp("worker"), command=WORKER) as daemon:
+        yield daemon
 
-        def start(*options: str, command: str = "pexservice") -> Daemon:
-            return stack.enter_context(Daemon(tmp_path, *options, command=command))
 
-        yield start
+@pytest.fixture(scope="module")
+def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """
+    Provide a worker whose values have more than 20,000 digits.
+    """
+    path = tmp_path_factory.mktemp("far")
+    make_store(path / "pexservice-data", FAR)
+    with Daemon(path, command=WORKER) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """
+    Provide a service with a standby, whose workers a test may kill.
+    """
+    with Daemon(tmp_path_factory.mktemp("service")) as daemon:
+        yield daemon
 
 
 @pytest.fixture
-def views(browser: Browser, start: Start) -> Iterator[Open]:  # noqa: ARG001 ends later
+def views(browser: Browser) -> Iterator[Open]:
     """
     Provide a function that opens a page.  Afterwards no page may have reported an error.
-
-    The pages are closed before the services of C{start} end.
     """
     opened: list[View] = []
 
@@ -81,31 +89,29 @@ def views(browser: Browser, start: Start) -> Iterator[Open]:  # noqa: ARG001 end
 
 
 @pytest.fixture
-def serve(start: Start, views: Open) -> Serve:
+def view(lone_worker: Daemon, views: Open) -> View:
     """
-    Provide a function that starts a service, opens its page, and waits until it is live.
+    Provide the live page of the worker without a supervisor, at position 0.
     """
-
-    def serve(
-        *options: str, command: str = "pexservice", **of_view: Any
-    ) -> tuple[Daemon, View]:
-        daemon = start(*options, command=command)
-        view = views(daemon, **of_view)
-        view.until_connection()
-        return daemon, view
-
-    return serve
+    lone_worker.step("reset")
+    view = views(lone_worker)
+    view.until_connection()
+    view.until("value", "0")
+    return view
 
 
-@pytest.fixture(scope="module")
-def far_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+@pytest.fixture
+def service_view(service: Daemon, views: Open) -> View:
     """
-    Provide a worker whose values have more than 20,000 digits.
+    Provide the live page of the service with a standby, at position 0.
     """
-    path = tmp_path_factory.mktemp("far")
-    make_store(path / "pexservice-data", FAR)
-    with Daemon(path, command=WORKER) as daemon:
-        yield daemon
+    service.until_up()
+    service.step("reset")
+    view = views(service)
+    view.until("worker", service.active_worker()[0])
+    view.until("standing-by", "1 of 1")
+    view.until("value", "0")
+    return view
 
 
 def step(daemon: Daemon, times: int = 1) -> None:
@@ -116,14 +122,15 @@ def step(daemon: Daemon, times: int = 1) -> None:
         daemon.step()
 
 
-def test_each_click_makes_its_step_and_shows_value_and_history(serve: Serve) -> None:
+def test_each_click_makes_its_step_and_shows_value_and_history(
+    lone_worker: Daemon, view: View
+) -> None:
     """
     Without a supervisor, the page claims no standby.
     """
-    daemon, view = serve(command=WORKER)
     view.until("worker", "one worker")
     assert view("standing-by") == view("takeovers") == "not known"
-    view.until("value", "0")
+    before = lone_worker.revision()
     for name, position, value in (
         *(("next", n, value) for n, value in enumerate((1, 1, 2, 3, 5, 8, 13), 1)),
         ("previous", 6, 8),
@@ -133,75 +140,74 @@ def test_each_click_makes_its_step_and_shows_value_and_history(serve: Serve) -> 
         view.press(name)
         view.until("position", str(position))
         view.until("value", str(value))
-    view.until("revision", "10")
-    assert daemon.revision() == 10
-    view.page.wait_for_selector("#history tr:nth-child(10)")
+    revision = lone_worker.revision()
+    assert revision == before + 10
+    view.until("revision", f"{revision:,}")
     view.page.wait_for_function(
-        "() => document.querySelector('#history td').textContent === '10'"
+        "revision => document.querySelector('#history td').textContent === revision",
+        arg=f"{revision:,}",
     )
     row = view["history"].locator("tr").first.inner_text().split()
-    assert row[:3] == ["10", "previous", "0"]
+    assert row[1:3] == ["previous", "0"]
+    view.page.wait_for_selector("#history tr:nth-child(10)")
     view.until("announcement", "Position 0: 0")
     assert view("message") == ""
-    for _ in range(30):
+    for _ in range(10):
         view.press("next")
-    view.until("position", "30")
-    assert daemon.revision() == 40
+    view.until("position", "10")
+    assert lone_worker.revision() == revision + 10
     assert view.errors == []
 
 
 def test_steps_of_other_clients_are_shown_and_not_announced(
-    serve: Serve, views: Open
+    lone_worker: Daemon, view: View, views: Open
 ) -> None:
     """
     A screen reader does not read these steps out.
     """
-    daemon, first_view = serve(command=WORKER)
-    other = views(daemon)
-    step(daemon, times=12)
-    first_view.until("value", "144")
-    assert (first_view("before"), first_view("after")) == ("89", "233")
+    other = views(lone_worker)
+    step(lone_worker, times=12)
+    view.until("value", "144")
+    assert (view("before"), view("after")) == ("89", "233")
+    other.until_connection()
     other.press("next")
-    first_view.until("value", "233")
-    assert first_view("announcement") == ""
+    view.until("value", "233")
+    assert view("announcement") == ""
     # The chart shows the steps too.
-    first_view.until("position-range", "0 to 13")
-    assert first_view.page.get_attribute("#positions .line", "d")
-    assert first_view.errors == other.errors == []
+    view.until("position-range", "0 to 13")
+    assert view.page.get_attribute("#positions .line", "d")
+    assert view.errors == other.errors == []
 
 
 def test_the_page_continues_with_the_next_worker_after_a_kill_and_a_reload(
-    serve: Serve,
+    tmp_path: Path, views: Open
 ) -> None:
     """
     After a kill, the trace has a gap, and continues although the cursor has not moved.
 
     SIGHUP ends the page's event stream, and the page opens one at the new worker.
     """
-    daemon, view = serve(*ALONE)
-    view.page.evaluate("window.untouched = true")
-    step(daemon)
-    view.until("position", "1")
-    for kill in range(1, 3):
-        killed = worker(daemon)
-        os.kill(killed, signal.SIGKILL)
-        view.page.wait_for_function(
-            "parts => document.querySelector('#positions .line').getAttribute('d')"
-            ".split('M').length > parts",
-            arg=kill + 1,
-        )
-        wait_until_gone(killed)
+    with Daemon(tmp_path, *ALONE) as daemon:
+        view = views(daemon)
+        view.page.evaluate("window.untouched = true")
         step(daemon)
-        view.until("position", str(2 * kill))
+        view.until("position", "1")
+        daemon.kill_active_worker()
+        view.page.wait_for_function(
+            "() => document.querySelector('#positions .line').getAttribute('d')"
+            ".split('M').length > 2"
+        )
+        step(daemon)
+        view.until("position", "2")
         view.press("next")
-        view.until("position", str(2 * kill + 1))
+        view.until("position", "3")
         view.until_connection()
-    daemon.reload()
-    step(daemon)
-    view.until("position", "6")
-    view.until_connection()
-    assert view.page.evaluate("window.untouched")
-    assert daemon.revision() == 6
+        daemon.reload()
+        step(daemon)
+        view.until("position", "4")
+        view.until_connection()
+        assert view.page.evaluate("window.untouched")
+        assert daemon.revision() == 4
 
 
 def test_while_the_service_is_down_nothing_says_that_it_serves_and_a_step_waits(
@@ -211,11 +217,10 @@ def test_while_the_service_is_down_nothing_says_that_it_serves_and_a_step_waits(
     The page keeps a pressed step, and makes it once when the service is back.
     """
     with held_ports(1) as (port,):
-        listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
-        with Daemon(tmp_path, *listen) as daemon:
+        options = ("--listen", f"tcp:{port}:interface=127.0.0.1", *ALONE)
+        with Daemon(tmp_path, *options) as daemon:
             view = views(daemon)
             view.until("worker", "worker-1")
-            view.until("standing-by", "1 of 1")
             step(daemon, times=3)
             view.until("position", "3")
         view.until_connection("lost")
@@ -228,7 +233,7 @@ def test_while_the_service_is_down_nothing_says_that_it_serves_and_a_step_waits(
         view.press("next")
         view.until_matches("message", "is repeated")
         assert view("position") == "3"
-        with Daemon(tmp_path, *listen, *ALONE) as daemon:
+        with Daemon(tmp_path, *options) as daemon:
             view.until_connection()
             view.until("position", "4")
             view.until("message", "")
@@ -238,13 +243,13 @@ def test_while_the_service_is_down_nothing_says_that_it_serves_and_a_step_waits(
             view.until("takeover", "The service was started again, nothing lost")
 
 
-def test_a_step_without_a_response_is_repeated_with_its_key(serve: Serve) -> None:
+def test_a_step_without_a_response_is_repeated_with_its_key(view: View) -> None:
     """
     The page repeats a step if its response was lost or says that the outcome is unknown.
 
     The step is made once.
     """
-    daemon, view = serve(command=WORKER)
+    revision = int(view("revision").replace(",", ""))
     keys: list[str] = []
 
     def lose(route: Route) -> None:
@@ -270,7 +275,7 @@ def test_a_step_without_a_response_is_repeated_with_its_key(serve: Serve) -> Non
     view.until("position", "2")
     assert keys[0] == keys[1] == keys[2]
     assert len(set(keys)) == 2
-    assert daemon.revision() == 2
+    view.until("revision", f"{revision + 2:,}")
 
 
 def test_the_page_waits_as_long_as_retry_after_says(
@@ -299,14 +304,13 @@ def test_the_page_waits_as_long_as_retry_after_says(
         assert least <= waits <= most, value
 
 
-def test_after_a_minute_the_page_asks_before_it_repeats_a_step(serve: Serve) -> None:
+def test_after_a_minute_the_page_asks_before_it_repeats_a_step(view: View) -> None:
     """
     The page shows that the outcome is unknown.
 
     If the user agrees, the page repeats the step with the same key, and then makes the
     waiting steps.
     """
-    _, view = serve(command=WORKER)
     keys: list[str] = []
 
     def lose(route: Route) -> None:
@@ -331,11 +335,10 @@ def test_after_a_minute_the_page_asks_before_it_repeats_a_step(serve: Serve) -> 
     assert not view["again"].is_visible()
 
 
-def test_a_refused_step_shows_the_reason_and_the_next_step_follows(serve: Serve) -> None:
+def test_a_refused_step_shows_the_reason_and_the_next_step_follows(view: View) -> None:
     """
     The page shows the C{detail} of the problem.
     """
-    _, view = serve(command=WORKER)
     view.page.route(
         "**/reset",
         lambda route: route.fulfill(
@@ -382,12 +385,14 @@ def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
     assert view.errors == []
 
 
-def test_copying_works_in_a_browser_without_navigator_clipboard(serve: Serve) -> None:
+def test_copying_works_in_a_browser_without_navigator_clipboard(
+    lone_worker: Daemon, view: View
+) -> None:
     """
     Browsers have no C{navigator.clipboard} on a page from another machine without TLS.
     """
-    daemon, view = serve(command=WORKER, permissions=["clipboard-read"])
-    step(daemon, times=150)
+    view.page.context.grant_permissions(["clipboard-read"])
+    step(lone_worker, times=150)
     view.until("digits", "31")
     view.page.evaluate("""() => {
         const kept = navigator.clipboard;
@@ -421,26 +426,29 @@ def copy(view: View, message: str) -> None:
 
 def violations(view: View) -> list[str]:
     """
-    Return the violations that axe finds.
+    Return the violations that axe finds, with dark colors too.
     """
     from axe_playwright_python import sync_playwright  # type: ignore[import-untyped]
 
-    results = sync_playwright.Axe().run(view.page)
+    axe = sync_playwright.Axe()
+    results = [axe.run(view.page)]
+    view.page.emulate_media(color_scheme="dark")
+    results.append(axe.run(view.page, options={"runOnly": ["color-contrast"]}))
+    view.page.emulate_media(color_scheme="light")
     return [
         f"{violation['id']}: {node['html']}"
-        for violation in results.response["violations"]
+        for result in results
+        for violation in result.response["violations"]
         for node in violation["nodes"]
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation_in_any_state(
-    scheme: str, serve: Serve, far_daemon: Daemon, views: Open
+    service: Daemon, service_view: View, far_daemon: Daemon, views: Open
 ) -> None:
-    daemon, view = serve(*ALONE, color_scheme=scheme)
-    view.until("value", "0")
+    view = service_view
     assert violations(view) == []
-    step(daemon, times=20)
+    step(service, times=20)
     view.until("position", "20")
     view.page.wait_for_selector("#history tr:nth-child(10)")
     view.page.route("**/next", lambda route: route.abort())
@@ -449,19 +457,19 @@ def test_axe_finds_no_violation_in_any_state(
     view.page.evaluate("document.getElementById('access').hidden = false")
     view.page.evaluate("document.getElementById('again').hidden = false")
     assert violations(view) == []
-    far = views(far_daemon, color_scheme=scheme)
+    far = views(far_daemon)
     far["expand"].click()
     far.until_matches("all", r"[^]{9000}")
     assert violations(far) == []
 
 
-def test_every_control_works_with_the_keyboard(serve: Serve) -> None:
+def test_every_control_works_with_the_keyboard(view: View) -> None:
     """
     Tab reaches the controls in their visible order, and shows a focus ring.
 
     Enter and Space press them.
     """
-    _, view = serve(command=WORKER)
+    revision = int(view("revision").replace(",", ""))
     seen = []
     keyboard = view.page.keyboard
     for press in ("Enter", "Space", *[None] * 8):
@@ -471,7 +479,7 @@ def test_every_control_works_with_the_keyboard(serve: Serve) -> None:
         assert view.page.evaluate(style) == "solid"
         if press:
             keyboard.press(press)
-            view.until("revision", str(len(seen)))
+            view.until("revision", f"{revision + len(seen):,}")
     assert seen == [
         *("← Previous", "Next →", "Reset R", "Run 20 steps", "What this is"),
         *("/current", "/history", "/readyz", "/metrics", "/openapi.json"),
@@ -479,15 +487,15 @@ def test_every_control_works_with_the_keyboard(serve: Serve) -> None:
     view.until("position", "1")
 
 
-def test_arrow_keys_make_steps_and_r_asks_before_a_reset(serve: Serve) -> None:
+def test_arrow_keys_make_steps_and_r_asks_before_a_reset(view: View) -> None:
     """
     The keys do nothing in a text field, and nothing together with Ctrl.
     """
-    daemon, view = serve(command=WORKER)
+    revision = int(view("revision").replace(",", ""))
     keyboard = view.page.keyboard
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
         keyboard.press(key)
-    view.until("revision", "4")
+    view.until("revision", f"{revision + 4:,}")
     view.until("position", "2")
     keyboard.press("Control+ArrowRight")
     keyboard.press("r")
@@ -502,117 +510,137 @@ def test_arrow_keys_make_steps_and_r_asks_before_a_reset(serve: Serve) -> None:
     keyboard.press("r")
     view.page.click("#sure [data-step=reset]")
     view.until("position", "0")
-    view.until("revision", "5")
+    view.until("revision", f"{revision + 5:,}")
     view.page.evaluate("document.getElementById('access').hidden = false")
     view["token"].focus()
     keyboard.press("ArrowRight")
     keyboard.press("r")
     assert view["token"].input_value() == "r"
     assert not view["sure"].is_visible()
-    assert daemon.revision() == 5
+    assert view("revision") == f"{revision + 5:,}"
 
 
-@pytest.mark.parametrize("width", amount(short=[320, 390], long=[320, 375, 390, 768, 1400]))
 def test_values_of_any_length_move_no_button_and_need_no_wide_screen(
-    width: int, start: Start, far_daemon: Daemon, views: Open
+    lone_worker: Daemon, view: View, far_daemon: Daemon, views: Open
 ) -> None:
     """
     A second click hits the same button.
     """
-    single = start(command=WORKER)
-    places = []
-    for daemon, steps in ((single, 0), (single, 60), (single, 500), (far_daemon, 0)):
+    widths = amount(short=(320, 390), long=(320, 375, 390, 768, 1400))
+    places: dict[int, list[object]] = {width: [] for width in widths}
+    far_view = views(far_daemon)
+    for daemon, steps in (
+        (lone_worker, 0),
+        (lone_worker, 60),
+        (lone_worker, 440),
+        (far_daemon, 0),
+    ):
         step(daemon, times=steps)
-        view = views(daemon, viewport={"width": width, "height": 800})
+        shown = far_view if daemon is far_daemon else view
         position = int(daemon.request("/current")[0].headers["Pex-Position"])
-        view.until("position", f"{position:,}")
-        places.append(view.page.locator("[data-step=next]").bounding_box())
+        shown.until("position", f"{position:,}")
         if steps:
-            view.page.wait_for_selector("#history tr:nth-child(10)")
-        if view["expand"].is_visible():
-            view["expand"].click()
-        assert view.page.evaluate("document.documentElement.scrollWidth") == width
+            shown.page.wait_for_selector("#history tr:nth-child(10)")
+        for width in widths:
+            shown.page.set_viewport_size({"width": width, "height": 800})
+            places[width].append(shown.page.locator("[data-step=next]").bounding_box())
+            expands = shown["expand"].is_visible()
+            if expands:
+                shown["expand"].click()
+            assert shown.page.evaluate("document.documentElement.scrollWidth") == width
+            if expands:
+                shown["expand"].click()
     # On narrower screens, more text above the buttons wraps.
-    assert width < 390 or places == places[:1] * 4
+    assert all(places[width] == places[width][:1] * 4 for width in widths if width >= 390)
 
 
-def test_a_kill_is_reported_with_both_workers_and_the_pause(serve: Serve) -> None:
+def test_a_kill_is_reported_with_both_workers_and_the_pause(
+    service: Daemon, service_view: View
+) -> None:
     """
     The page names the worker that ended and the one that took over, as in the log.
 
     It shows the pause, and says that no step is lost.  The chart has a mark.  The list of
     processes follows the takeover.
     """
-    daemon, view = serve()
-    view.until("worker", "worker-1")
-    view.until("standing-by", "1 of 1")
-    assert view("takeovers") == "0"
+    view = service_view
+    takeovers = int(view("takeovers"))
     assert view.page.get_attribute("#positions .marks", "d") is None
     view["processes"].filter(has_text="standby").wait_for()
     shown = dict(re.findall(r"(\d+) \((\w+)\)", view("processes")))
     assert set(shown.values()) == {"running", "active", "standby"}
     (standby,) = (pid for pid, state in shown.items() if state == "standby")
-    step(daemon, times=3)
+    step(service, times=3)
     view.until("position", "3")
-    active = daemon.kill_active_worker()
+    ended, _ = service.active_worker()
+    active = service.kill_active_worker()
     assert shown[str(active)] == "active"
-    view.until("worker", "worker-2")
+    successor = other_worker(ended)
+    view.until("worker", successor)
     view.until_matches(
         "takeover",
-        "^worker-1 ended, worker-2 took over( after [0-9a-z, ]+ ms)?, nothing lost$",
+        f"^{ended} ended, {successor} took over( after [0-9a-z, ]+ ms)?, nothing lost$",
     )
-    assert view("takeovers") == "1"
+    assert view("takeovers") == str(takeovers + 1)
     view.page.wait_for_function(
         "() => document.querySelector('#positions .marks').getAttribute('d')"
     )
-    assert re.fullmatch(r"worker-2 at \d\d:\d\d:\d\d", view("mark-names"))
+    assert re.fullmatch(rf"{successor} at \d\d:\d\d:\d\d", view("mark-names"))
     view.until("standing-by", "1 of 1")
-    assert "worker-2 serves" in daemon.log.read_text()
+    assert service.active_worker()[0] == successor
     after = view["processes"].filter(has_text=f"{standby} (active)")
     after.filter(has_not_text=f" {active} (").wait_for()
 
 
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
+def other_worker(name: str) -> str:
+    return {"worker-1": "worker-2", "worker-2": "worker-1"}[name]
+
+
 def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
-    size: tuple[int, int], serve: Serve
+    service: Daemon, service_view: View
 ) -> None:
     """
     The message is next to the cursor, and no other element moves.
 
     A second takeover within ten seconds gets its own line below the first.
     """
-    width, height = size
-    daemon, view = serve(viewport={"width": width, "height": height})
+    view = service_view
     button = view.page.locator("[data-step=next]")
-    view.until("standing-by", "1 of 1")
     view.stop_clock()
-    place = button.bounding_box()
-    for kills, successor in ((1, "worker-2"), (2, "worker-1")):
-        daemon.kill_active_worker()
+    lines = view["news"].locator("span")
+    for number in range(2):
+        successor = other_worker(service.active_worker()[0])
+        service.kill_active_worker()
         view.until("worker", successor)
-        line = view["news"].locator("span").nth(kills - 1)
-        line.filter(has_text="nothing lost").wait_for()
-        assert line.inner_text().startswith(f"{successor} took over")
+        lines.nth(number).filter(has_text="nothing lost").wait_for()
+        assert lines.nth(number).inner_text().startswith(f"{successor} took over")
         view.until("standing-by", "1 of 1")
+        service.until_up()
     # Let the page draw the chart.
     view.page.clock.run_for(200)
     assert view.page.evaluate("scrollY") == 0
-    first, second = (view["news"].locator("span").nth(n).bounding_box() for n in (0, 1))
-    assert first is not None
-    assert second is not None
-    assert first["y"] + first["height"] <= second["y"]
-    for box in (first, second):
-        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
-        assert 0 <= box["y"] <= box["y"] + box["height"] <= height
-    assert button.bounding_box() == place
-    for text in ("was started again after 10,000 ms", "took over after less than 1 ms"):
-        view.page.evaluate("text => void flash(text)", f"worker-2 {text}; nothing lost")
-    assert button.bounding_box() == place
+    places = {}
+    for width, height in ((390, 844), (1280, 800)):
+        view.page.set_viewport_size({"width": width, "height": height})
+        first, second = (lines.nth(number).bounding_box() for number in range(2))
+        assert first is not None
+        assert second is not None
+        assert first["y"] + first["height"] <= second["y"]
+        for box in (first, second):
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+            assert 0 <= box["y"] <= box["y"] + box["height"] <= height
+        places[width] = button.bounding_box()
     # The names of the takeovers are normal text, so they cannot overlap.
     assert len(re.findall(r"worker-\d at ", view("mark-names"))) == 2
     view.page.clock.fast_forward(10_000)
     view.until("news", "")
     assert "took over" in view("takeover")
+    assert button.bounding_box() == places[1280]
+    view.page.set_viewport_size({"width": 390, "height": 844})
+    assert button.bounding_box() == places[390]
+    for text in ("was started again after 10,000 ms", "took over after less than 1 ms"):
+        view.page.evaluate("text => void flash(text)", f"worker-2 {text}; nothing lost")
+    assert button.bounding_box() == places[390]
 
 
 #: Records each state of the connection and each text of C{#takeover}.
@@ -626,12 +654,13 @@ _WATCH = """() => {
 }"""
 
 
-def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(serve: Serve) -> None:
+def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
+    service: Daemon, service_view: View
+) -> None:
     """
     After 40 seconds without an event, the page tries to open a stream until it succeeds.
     """
-    _, view = serve(*ALONE)
-    view.until("value", "0")
+    view = service_view
     streams: list[Route] = []
     view.page.route("**/events?workers", lambda route: streams.append(route))  # noqa: PLW0108 Playwright sets attributes on it
     view.stop_clock()
@@ -659,71 +688,74 @@ def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(serve: Serve) 
     with view.page.expect_request("**/events?workers"):
         view.page.clock.fast_forward(10_001)
     view.until_connection()
-    view.until("worker", "worker-1")
+    view.until("worker", service.active_worker()[0])
     assert len(streams) == 2
 
 
-def test_the_page_notices_that_the_network_goes_and_comes(serve: Serve) -> None:
+def test_the_page_notices_that_the_network_goes_and_comes(
+    service: Daemon, service_view: View
+) -> None:
     """
     The event C{offline} ends the stream, and C{online} opens a new one.
 
     The page then says that the worker is the same, and reports no takeover.
     """
-    daemon, view = serve(*ALONE)
-    view.until("worker", "worker-1")
-    view.page.evaluate(_WATCH)
+    view = service_view
     view.page.context.set_offline(True)
     view.until_connection("lost")
     assert view("worker") == "not known"
-    step(daemon)
+    step(service)
     view.page.context.set_offline(False)
     view.until_connection()
     view.until("position", "1")
-    view.until("worker", "worker-1")
+    view.until("worker", service.active_worker()[0])
     view.until("takeover", "The connection was lost and is back, to the same worker")
     assert view("news") == ""
 
 
-def test_a_second_break_takes_back_that_the_worker_is_the_same(serve: Serve) -> None:
+def test_a_second_break_takes_back_that_the_worker_is_the_same(
+    service: Daemon, service_view: View
+) -> None:
     """
     A worker accepts streams a moment before the supervisor records its takeover.
 
     So the page waits before it says that the worker is the same.
     """
-    daemon, view = serve()
-    view.until("standing-by", "1 of 1")
+    view = service_view
+    successor = other_worker(service.active_worker()[0])
     view.page.evaluate(_WATCH)
     # The kill must come before the page reports that the worker is the same.
     view.stop_clock()
     view.page.evaluate("reconnect()")
     view.until_connection()
-    daemon.kill_active_worker()
-    view.until("worker", "worker-2")
+    service.kill_active_worker()
+    view.until("worker", successor)
     view.until_matches("takeover", "nothing lost$")
     view.page.clock.run_for(2500)
     assert not [text for text in view.page.evaluate("reports") if "same worker" in text]
 
 
-def test_page_reports_lost_steps(serve: Serve) -> None:
+def test_page_reports_lost_steps(service: Daemon, service_view: View) -> None:
     """
     Without synchronous commit, a service may lose answered steps.
     """
-    daemon, view = serve()
-    view.until("worker", "worker-1")
-    step(daemon, times=3)
-    view.until("revision", "3")
-    view.page.route(
-        "**/current", lambda route: route.fulfill(status=200, headers={"Pex-Revision": "1"})
-    )
-    daemon.kill_active_worker()
+    view = service_view
+    step(service, times=3)
+    view.until("position", "3")
+    headers = {"Pex-Revision": str(service.revision() - 2)}
+    view.page.route("**/current", lambda route: route.fulfill(status=200, headers=headers))
+    service.kill_active_worker()
     view.until_matches("takeover", ", 2 steps lost$")
 
 
-def test_the_small_load_makes_each_step_once_despite_a_kill(serve: Serve) -> None:
+def test_the_small_load_makes_each_step_once_despite_a_kill(
+    service: Daemon, service_view: View
+) -> None:
     """
     The page shows the sizes of the batches in which the steps were committed.
     """
-    daemon, view = serve(*ALONE)
+    view = service_view
+    revision = service.revision()
     view["load"].click()
     view.until("position", "20")
     view.page.wait_for_selector("#batches span")
@@ -733,37 +765,38 @@ def test_the_small_load_makes_each_step_once_despite_a_kill(serve: Serve) -> Non
     assert sum(sizes) == 20
     assert view["batches"].locator("span").count() == len(sizes)
     view["load"].click()
-    daemon.kill_active_worker()
+    service.kill_active_worker()
     view.until("position", "40")
     view.page.wait_for_selector("#load:enabled")
-    assert daemon.revision() == 40
+    assert service.revision() == revision + 40
 
 
-def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, serve: Serve) -> None:
+def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, views: Open) -> None:
     """
     The page does not store the token.  A service with tokens shows no processes.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text("opensesame\n")
     tokens.chmod(0o600)
-    _, view = serve("--token-file", str(tokens))
-    view.until("standing-by", "1 of 1")
-    assert not view["processes"].is_visible()
-    assert not view["access"].is_visible()
-    view.press("next")
-    view.until("message", "The step waits: moving the cursor requires a token.")
-    for token, outcome in (("wrong", "wait"), ("opensesame", "move")):
-        view["token"].fill(token)
+    with Daemon(tmp_path, "--token-file", str(tokens), *ALONE) as daemon:
+        view = views(daemon)
+        view.until("worker", "worker-1")
+        assert not view["processes"].is_visible()
+        assert not view["access"].is_visible()
+        view.press("next")
+        view.until("message", "The step waits: moving the cursor requires a token.")
+        view["token"].fill("wrong")
         view.page.keyboard.press("Enter")
-        if outcome == "wait":
-            view.until("message", "The step waits: this token may not move the cursor.")
-    view.until("position", "1")
-    assert not view["access"].is_visible()
-    view.press("next")
-    view.until("position", "2")
-    kept = "localStorage.length + sessionStorage.length + document.cookie.length"
-    assert view.page.evaluate(kept) == 0
-    assert view["token"].input_value() == ""
+        view.until("message", "The step waits: this token may not move the cursor.")
+        view["token"].fill("opensesame")
+        view.page.keyboard.press("Enter")
+        view.until("position", "1")
+        assert not view["access"].is_visible()
+        view.press("next")
+        view.until("position", "2")
+        kept = "localStorage.length + sessionStorage.length + document.cookie.length"
+        assert view.page.evaluate(kept) == 0
+        assert view["token"].input_value() == ""
 
 
 def test_the_content_security_policy_blocks_other_scripts_and_hosts(
@@ -787,18 +820,19 @@ def test_the_content_security_policy_blocks_other_scripts_and_hosts(
     view.page.context.close()
 
 
-def test_a_hidden_page_closes_its_stream_and_catches_up(serve: Serve) -> None:
+def test_a_hidden_page_closes_its_stream_and_catches_up(
+    lone_worker: Daemon, view: View
+) -> None:
     """
     When it is shown again, it opens a stream and shows the newest state.
     """
-    daemon, view = serve(command=WORKER)
     hide = """(hidden) => {
         Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
         document.dispatchEvent(new Event("visibilitychange"));
     }"""
     view.page.evaluate(hide, arg=True)
     view.until_connection("resting")
-    step(daemon, times=7)
+    step(lone_worker, times=7)
     assert view("position") == "0"
     view.page.evaluate(hide, arg=False)
     view.until("position", "7")
@@ -806,17 +840,18 @@ def test_a_hidden_page_closes_its_stream_and_catches_up(serve: Serve) -> None:
 
 
 def test_a_page_beyond_the_limit_connects_when_another_is_closed(
-    serve: Serve, views: Open
+    tmp_path: Path, views: Open
 ) -> None:
     """
     Until then it shows that it has no connection.
     """
-    daemon, first = serve("--max-connections", "8", command=WORKER)
-    second = views(daemon)
-    second.until_connection()
-    third = views(daemon)
-    third.until_connection("lost")
-    first.page.close()
-    third.until_connection()
-    third.press("next")
-    second.until("position", "1")
+    with Daemon(tmp_path, "--max-connections", "8", command=WORKER) as daemon:
+        first, second = (views(daemon) for _ in range(2))
+        first.until_connection()
+        second.until_connection()
+        third = views(daemon)
+        third.until_connection("lost")
+        first.page.close()
+        third.until_connection()
+        third.press("next")
+        second.until("position", "1")
