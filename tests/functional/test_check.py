@@ -118,7 +118,8 @@ def test_process_that_systemd_gave_its_socket_is_asked_there(tmp_path: Path) -> 
     No option contains the address of an inherited socket.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        command = twistd("-n", "--pidfile=", "pexservice", "--listen", "systemd:all")
+        options = ("--listen", "systemd:all", "--standby", "0")
+        command = twistd("-n", "--pidfile=", "pexservice", *options)
         with inheriting_command(listening, command, tmp_path) as process:
             for _ in poll_attempts():
                 ended = pexctl(tmp_path, "status", "--process", str(process.pid))

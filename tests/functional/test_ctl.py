@@ -22,7 +22,7 @@ from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
 from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, WORKER, Daemon, poll_attempts
 from tests.support.loads import load, until_acknowledged
-from tests.support.pexctl import PEXCTL, run
+from tests.support.pexctl import PEXCTL, called, pexctl, run
 from tests.support.stores import make_store
 
 STORE = "pexservice-data"
@@ -30,25 +30,20 @@ STORE = "pexservice-data"
 MODULE = (sys.executable, "-m", "pexservice")
 
 
-@pytest.mark.parametrize("command", [PEXCTL, MODULE], ids=["pexctl", "module"])
-def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(
-    tmp_path: Path, command: tuple[str, ...]
-) -> None:
+def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(tmp_path: Path) -> None:
     listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
     with Daemon(tmp_path, *listen, command=WORKER) as daemon:
         url = f"http://127.0.0.1:{daemon.port}"
-        for path in ("/next", "/next", "/previous"):
-            daemon.request(path, "POST")
-        shown = run(tmp_path, "status", "unix:socket", command=command)
+        for name in ("next", "next", "previous"):
+            daemon.step(name)
+        shown = run(tmp_path, "status", "unix:socket")
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout == "ready: revision 3, position 1\n"
-        ended = run(tmp_path, "status", "--json", url, command=command)
+        ended = run(tmp_path, "status", "--json", url, command=MODULE)
         assert (ended.returncode, ended.stderr) == (0, "")
         facts = {"outcome": "ready", "url": url, "revision": 3, "position": 1}
         assert json.loads(ended.stdout) == facts
-    gone = run(tmp_path, "status", url, command=command)
-    assert (gone.returncode, gone.stdout) == (69, "")
-    assert gone.stderr == f"pexctl: {url}: Connection refused\n"
+    assert called("status", url) == (69, "", f"pexctl: {url}: Connection refused\n")
 
 
 def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
@@ -59,35 +54,31 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
 
     It has the whole history up to this state, and the keys.
     """
-    oldest: dict[str, int] = {}
     with Daemon(tmp_path, command=WORKER) as daemon:
         with load(daemon) as clients:
-            for name in ("first", "second"):
-                until_acknowledged(clients, 200)
-                oldest[name] = highest(clients)
-                backup = run(tmp_path, "backup", STORE, name)
-                assert (backup.returncode, backup.stderr) == (0, "")
+            until_acknowledged(clients, 200)
+            oldest = highest(clients)
+            assert pexctl(tmp_path, "backup", STORE, "copy")[0] == 0
             until_acknowledged(clients, 200)
         rows = whole_history(daemon)
     positions = {
         step.revision: step.position for client in clients for step in client.acknowledged
     }
     by_key = clients[1].acknowledged[0]
-    for name, least in oldest.items():
-        files = {file.name for file in (tmp_path / name).iterdir()}
-        assert files == {DATA_FILE, WITNESS_FILE}
-        with Daemon(tmp_path, "--store", f"lmdb:{name}", command=WORKER) as daemon:
-            answer, _ = daemon.request("/current")
-            revision = int(answer.headers["Pex-Revision"])
-            assert least <= revision < len(rows)
-            assert int(answer.headers["Pex-Position"]) == positions[revision]
-            assert whole_history(daemon) == {n: rows[n] for n in range(1, revision + 1)}
-            again, _ = daemon.request(f"/{by_key.word}", "POST", {"Idempotency-Key": "1-1"})
-            assert again.headers["Idempotency-Replayed"] == "true"
-            assert again.headers["Pex-Revision"] == str(by_key.revision)
-            # The backup is a store like any other.
-            following, _ = daemon.request("/next", "POST")
-            assert following.headers["Pex-Revision"] == str(revision + 1)
+    assert {file.name for file in (tmp_path / "copy").iterdir()} == {
+        *(DATA_FILE, WITNESS_FILE)
+    }
+    with Daemon(tmp_path, "--store", "lmdb:copy", command=WORKER) as daemon:
+        answer, _ = daemon.request("/current")
+        revision = int(answer.headers["Pex-Revision"])
+        assert oldest <= revision < len(rows)
+        assert int(answer.headers["Pex-Position"]) == positions[revision]
+        assert whole_history(daemon) == {n: rows[n] for n in range(1, revision + 1)}
+        again, _ = daemon.request(f"/{by_key.word}", "POST", {"Idempotency-Key": "1-1"})
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert again.headers["Pex-Revision"] == str(by_key.revision)
+        # The backup is a store like any other.
+        assert daemon.step() == revision + 1
     assert not list(tmp_path.glob(".*partial*"))
     assert (tmp_path / STORE / READER_TABLE_FILE).exists()
 
@@ -100,7 +91,7 @@ def test_closed_standard_streams_get_no_output_and_do_no_harm(tmp_path: Path) ->
     script = '"$0" backup pexservice-data copy <&- >&- 2>&-'
     backup = run(tmp_path, *PEXCTL, command=("sh", "-c", script))
     assert (backup.returncode, backup.stdout, backup.stderr) == (0, "", "")
-    assert run(tmp_path, "verify", "copy").returncode == 0
+    assert pexctl(tmp_path, "verify", "copy")[0] == 0
     version = run(tmp_path, *PEXCTL, command=("sh", "-c", '"$0" version >&-'))
     assert (version.returncode, version.stdout, version.stderr) == (0, "", "")
 
@@ -124,16 +115,16 @@ def small_disk(path: Path) -> Iterator[Path]:
 @pytest.mark.needs("mount", "mounts")
 def test_restore_to_a_full_disk_leaves_the_store_that_was_there(tmp_path: Path) -> None:
     make_store(tmp_path / "other", 7)
-    assert run(tmp_path, "backup", "other", "copy").returncode == 0
+    assert pexctl(tmp_path, "backup", "other", "copy")[0] == 0
     with small_disk(tmp_path) as disk:
         make_store(disk / STORE, 9)
-        arguments = ("copy", "--to", f"disk/{STORE}", "--beyond", "3000000")
-        refused = run(tmp_path, "restore", *arguments)
-        assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr.startswith(
+        options = ("--to", f"disk/{STORE}", "--beyond", "3000000")
+        status, line = pexctl(tmp_path, "restore", "copy", *options)
+        assert status == 1
+        assert line.startswith(
             "pexctl: --beyond: 2999994 steps cannot be made: disk full: the store"
         )
-        assert refused.stderr.count("\n") == 1
+        assert "\n" not in line
         assert [file.name for file in disk.iterdir()] == [STORE]
         assert summary(disk / STORE).revision == 9
 
@@ -157,9 +148,9 @@ def test_backup_that_is_ended_leaves_a_whole_backup_or_nothing(
         assert not list(tmp_path.glob(".copy.partial-*"))
     if (tmp_path / "copy").exists():
         # The backup was done before the signal arrived.
-        assert run(tmp_path, "verify", "copy").returncode == 0
-    assert run(tmp_path, "backup", "store", "again").returncode == 0
-    assert run(tmp_path, "verify", "again").returncode == 0
+        assert pexctl(tmp_path, "verify", "copy")[0] == 0
+    assert pexctl(tmp_path, "backup", "store", "again")[0] == 0
+    assert pexctl(tmp_path, "verify", "again")[0] == 0
 
 
 @contextmanager
@@ -198,31 +189,28 @@ def server(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
             thread.join()
 
 
-def test_status_asks_a_service_below_a_prefix_only_there(tmp_path: Path) -> None:
+def test_status_asks_a_service_below_a_prefix_only_there() -> None:
     with server({"/a/readyz?verbose": (200, b""), "/a/current": (200, b"5\n")}) as url:
-        shown = run(tmp_path, "status", f"{url}/a/")
-        assert (shown.returncode, shown.stdout) == (0, "ready: revision 8, position 5\n")
-        elsewhere = run(tmp_path, "status", url)
-    assert elsewhere.returncode == 69
-    assert elsewhere.stderr == (
-        f"pexctl: {url} answers /readyz with 404 and /current with 404; it is no"
-        " pexservice, or it is busy\n"
-    )
+        assert called("status", f"{url}/a/") == (0, "ready: revision 8, position 5\n", "")
+        message = (
+            f"pexctl: {url} answers /readyz with 404 and /current with 404; it is no"
+            " pexservice, or it is busy\n"
+        )
+        assert called("status", url) == (69, "", message)
 
 
-def test_status_shows_the_processes_that_the_service_names(tmp_path: Path) -> None:
+def test_status_shows_the_processes_that_the_service_names() -> None:
     checks = (
         b"[+]reactor ok\n[+]supervisor is process 4170: running\n"
         b"[+]worker-1 is process 4171: active\nlivez check passed\n"
     )
     answers = {"/readyz?verbose": (200, b""), "/current": (200, b"5\n")}
     with server({**answers, "/livez?verbose": (200, checks)}) as url:
-        shown = run(tmp_path, "status", url)
-        assert shown.stdout == (
+        assert called("status", url).out == (
             "ready: revision 8, position 5; supervisor is process 4170 (running),"
             " worker-1 is process 4171 (active)\n"
         )
-        assert json.loads(run(tmp_path, "status", url, "--json").stdout)["processes"] == [
+        assert called("status", url, "--json").json["processes"] == [
             {"name": "supervisor", "pid": 4170, "state": "running"},
             {"name": "worker-1", "pid": 4171, "state": "active"},
         ]
@@ -237,10 +225,9 @@ def test_status_shows_the_processes_that_the_service_names(tmp_path: Path) -> No
     ],
 )
 def test_service_that_is_not_ready_ends_with_1_and_its_reason(
-    tmp_path: Path, body: bytes, reason: str
+    body: bytes, reason: str
 ) -> None:
     with server({"/readyz?verbose": (503, body)}) as url:
-        shown = run(tmp_path, "status", url, "--json")
-    assert shown.returncode == 1
-    assert shown.stderr == f"pexctl: {url} is not ready: {reason}\n"
-    assert json.loads(shown.stdout)["outcome"] == "not-ready"
+        shown = called("status", url, "--json")
+    assert (shown.status, shown.json["outcome"]) == (1, "not-ready")
+    assert shown.err == f"pexctl: {url} is not ready: {reason}\n"

@@ -11,50 +11,42 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import pytest
-import trustme
 
-from tests.functional.test_ctl import MODULE, server
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon, deadlines
-from tests.support.pexctl import PEXCTL
+from tests.functional.test_ctl import server
+from tests.support.crowd import AUTHORITY, certified
+from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, deadlines
+from tests.support.pexctl import PEXCTL, Ended, called
 from tests.support.ports import held_ports
 
+UNREACHABLE = "http://127.0.0.1:1"
 
-def pexctl(
-    daemon: Daemon | str,
-    *arguments: str,
-    command: tuple[str, ...] = PEXCTL,
-    env: Mapping[str, str] | None = None,
-) -> subprocess.CompletedProcess[str]:
+
+def url(daemon: Daemon, scheme: str = "http") -> str:
+    return f"{scheme}://127.0.0.1:{daemon.port}"
+
+
+def pexctl(daemon: Daemon, *arguments: str) -> Ended:
     """
-    Run a verb against a service or a URL.
+    Run a verb against a service, without errors.
     """
-    at = daemon if isinstance(daemon, str) else f"http://127.0.0.1:{daemon.port}"
-    return subprocess.run(
-        [*command, *arguments],
-        env={**os.environ, "PEXSERVICE_URL": at, **(env or {})},
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-    )
+    ended = called(*arguments, "--url", url(daemon))
+    assert (ended.status, ended.err) == (0, "")
+    return ended
 
 
-def until_printed(
-    words: str, url: str, *arguments: str
-) -> subprocess.CompletedProcess[str]:
+def until_printed(words: str, at: str, *arguments: str) -> Ended:
     """
     Run a verb with growing deadlines until its standard error contains C{words}.
     """
     for deadline in deadlines():
-        ended = pexctl(url, *arguments, "--deadline", str(deadline))
-        if words in ended.stderr:
+        ended = called(*arguments, "--url", at, "--deadline", str(deadline))
+        if words in ended.err:
             return ended
     raise AssertionError(ended)
 
@@ -95,139 +87,134 @@ def interrupt(
     return process.returncode, out, err
 
 
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Daemon]:
-    with Daemon(tmp_path, command="pexservice-worker") as daemon:
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with Daemon(tmp_path_factory.mktemp("worker"), command=WORKER) as daemon:
         yield daemon
 
 
 def test_each_step_prints_its_value_or_the_state_as_an_object(worker: Daemon) -> None:
-    shown = [pexctl(worker, verb) for verb in ("next", "next", "next", "previous")]
-    assert [(ended.returncode, ended.stdout, ended.stderr) for ended in shown] == [
-        (0, value, "") for value in ("1\n", "1\n", "2\n", "1\n")
-    ]
-    assert pexctl(worker, "current", command=MODULE).stdout == "1\n"
-    ended = pexctl(worker, "next", "--json", "--key", "k", "--if-revision", "4")
+    first = worker.step("reset")
+    for verb, value in (("next", 1), ("next", 1), ("next", 2), ("previous", 1)):
+        assert pexctl(worker, verb).out == f"{value}\n"
+    assert pexctl(worker, "current").out == "1\n"
+    present = str(first + 4)
+    moved = pexctl(worker, "next", "--json", "--key", "k", "--if-revision", present)
     values = {"current": "2", "previous": "1", "next": "3", "replayed": False}
-    moved = {"outcome": "moved", "revision": 5, "position": 3, **values}
-    assert json.loads(ended.stdout) == moved
-    assert json.loads(pexctl(worker, "next", "--json", "--key", "k").stdout)["replayed"]
-    refused = pexctl(worker, "reset", "--if-revision", "4", "--json")
-    assert refused.returncode == 1
-    assert refused.stderr.endswith("is at revision 5, position 3; no step was made\n")
-    printed = json.loads(refused.stdout)
-    assert (printed["outcome"], printed["revision"]) == ("precondition-failed", 5)
-    assert pexctl(worker, "reset").stdout == "0\n"
-    history = pexctl(worker, "history", "--limit", "2", "--before", "6")
-    lines = [line.split(maxsplit=1)[1] for line in history.stdout.splitlines()]
-    assert lines == ["revision 5 next to position 3", "revision 4 previous to position 2"]
-    assert history.stdout == worker.request("/history?limit=2&before=6")[1].decode()
-    objects = pexctl(worker, "history", "--json").stdout.splitlines()
-    assert [json.loads(line)["revision"] for line in objects] == [6, 5, 4, 3, 2, 1]
+    cursor = {"revision": first + 5, "position": 3}
+    assert moved.json == {"outcome": "moved", **cursor, **values}
+    assert pexctl(worker, "next", "--json", "--key", "k").json["replayed"]
+    options = ("--if-revision", present, "--json", "--url", url(worker))
+    refused = called("reset", *options)
+    assert refused.status == 1
+    words = f"is at revision {first + 5}, position 3; no step was made\n"
+    assert refused.err.endswith(words)
+    printed = (refused.json["outcome"], refused.json["revision"])
+    assert printed == ("precondition-failed", first + 5)
+    before = str(first + 6)
+    history = pexctl(worker, "history", "--limit", "2", "--before", before).out
+    assert [line.split(maxsplit=1)[1] for line in history.splitlines()] == [
+        f"revision {first + 5} next to position 3",
+        f"revision {first + 4} previous to position 2",
+    ]
+    shown = worker.request(f"/history?limit=2&before={before}")[1]
+    assert history == shown.decode()
+    objects = pexctl(worker, "history", "--json", "--limit", "2").out.splitlines()
+    revisions = [json.loads(line)["revision"] for line in objects]
+    assert revisions == [first + 5, first + 4]
 
 
-def test_empty_key_is_refused_and_makes_no_step(worker: str) -> None:
+def test_empty_key_is_refused_and_makes_no_step() -> None:
     """
     In a script, an unset shell variable would otherwise cause a new key for each attempt.
     """
-    refused = pexctl(worker, "next", "--key", "")
-    assert refused.returncode != 0
-    assert "a key must have 1 to 255 visible ASCII characters" in refused.stderr
+    refused = called("next", "--key", "", "--url", UNREACHABLE)
+    assert refused.status == 2
+    assert "a key must have 1 to 255 visible ASCII characters" in refused.err
 
 
 def test_service_that_cannot_be_reached_ends_reads_and_unsent_steps_with_69() -> None:
-    unreachable = "http://127.0.0.1:1"
-    read = until_printed("Connection refused", unreachable, "current")
-    assert (read.returncode, read.stdout) == (69, "")
-    step = until_printed("next was not made by this call: ", unreachable, "next", "--json")
-    assert step.returncode == 69
-    printed = json.loads(step.stdout)
-    assert printed["outcome"] == "unreachable"
-    assert printed["key"]
+    read = until_printed("Connection refused", UNREACHABLE, "current")
+    assert (read.status, read.out) == (69, "")
+    step = until_printed("next was not made by this call: ", UNREACHABLE, "next", "--json")
+    assert (step.status, step.json["outcome"]) == (69, "unreachable")
+    assert step.json["key"]
     # An earlier call with this key may have made the step.
-    repeated = pexctl(unreachable, "next", "--deadline", "0.5", "--key", "k", "--json")
-    assert repeated.returncode == 75
-    assert json.loads(repeated.stdout)["outcome"] == "outcome-unknown"
     words = "; an earlier call with this key may have made it, so repeat it"
-    assert words in repeated.stderr
-    wrong = pexctl("gopher://x", "current")
-    assert wrong.returncode == 2
-    assert wrong.stderr.startswith("pexctl: PEXSERVICE_URL: 'gopher://x' is not a base URL")
+    repeated = until_printed(words, UNREACHABLE, "next", "--key", "k", "--json")
+    assert (repeated.status, repeated.json["outcome"]) == (75, "outcome-unknown")
+    wrong = called("current", env={"PEXSERVICE_URL": "gopher://x"})
+    assert wrong.status == 2
+    assert wrong.err.startswith("pexctl: PEXSERVICE_URL: 'gopher://x' is not a base URL")
 
 
 def test_step_that_may_have_arrived_ends_with_75_and_names_its_key() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        step = until_printed("it is unknown whether next was made: ", url, "next", "--json")
-    assert step.returncode == 75
-    printed = json.loads(step.stdout)
-    assert printed["outcome"] == "outcome-unknown"
-    assert printed["key"] in step.stderr
+        at = f"127.0.0.1:{silent.getsockname()[1]}"
+        step = until_printed("it is unknown whether next was made: ", at, "next", "--json")
+    assert (step.status, step.json["outcome"]) == (75, "outcome-unknown")
+    assert step.json["key"] in step.err
 
 
 def test_one_of_several_servers_is_enough(worker: Daemon) -> None:
-    unreachable, reachable = "http://127.0.0.1:1", f"http://127.0.0.1:{worker.port}"
-    assert pexctl(f"{unreachable} {reachable}", "next").stdout == "1\n"
-    options = ("--url", unreachable, "--url", reachable)
-    assert pexctl(unreachable, "next", *options).stdout == "1\n"
+    worker.step("reset")
+    both = f"{UNREACHABLE} {url(worker)}"
+    assert called("next", env={"PEXSERVICE_URL": both}).out == "1\n"
+    options = ("--url", UNREACHABLE, "--url", url(worker))
+    assert called("next", *options, env={"PEXSERVICE_URL": UNREACHABLE}).out == "1\n"
 
 
 def test_response_of_another_service_ends_a_read_with_69_and_a_step_with_75() -> None:
     """
     The other service may be a proxy, and the service behind it may have made the step.
     """
-    with server({"/current": (200, b"<html>"), "/next": (200, b"<html>")}) as url:
-        read = pexctl(url, "current")
-        step = pexctl(url, "next", "--json", "--key", "k")
-    assert read.returncode == 69
-    assert read.stderr.startswith(f"pexctl: {url}/current: expected application/json")
-    assert step.returncode == 75
-    assert json.loads(step.stdout)["outcome"] == "outcome-unknown"
-    assert "it is unknown whether the step was made (key k)" in step.stderr
+    with server({"/current": (200, b"<html>"), "/next": (200, b"<html>")}) as at:
+        read = called("current", "--url", at)
+        step = called("next", "--json", "--key", "k", "--url", at)
+    assert read.status == 69
+    assert read.err.startswith(f"pexctl: {at}/current: expected application/json")
+    assert (step.status, step.json["outcome"]) == (75, "outcome-unknown")
+    assert "it is unknown whether the step was made (key k)" in step.err
 
 
 def test_token_comes_from_a_file_or_the_environment_and_is_not_shown(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "tokens").write_text("# mine\nsecret\nanother\n")
-    with Daemon(tmp_path, "--token-file", "tokens", command="pexservice-worker") as daemon:
-        refused = pexctl(daemon, "next", "--json")
-        assert refused.returncode == 1
-        assert json.loads(refused.stdout)["problem"] == "unauthorized"
-        wrong = pexctl(daemon, "next", env={"PEXSERVICE_TOKEN": "geheim"})
-        assert "this token may not move the cursor" in wrong.stderr
-        assert "geheim" not in wrong.stderr
-        tokens = str(tmp_path / "tokens")
-        assert pexctl(daemon, "next", "--token-file", tokens).stdout == "1\n"
-        assert pexctl(daemon, "next", env={"PEXSERVICE_TOKEN": "another"}).stdout == "1\n"
-        none = pexctl(daemon, "next", "--token-file", str(tmp_path / "none"))
-        assert none.returncode == 2
-        assert none.stderr.endswith("/none: No such file or directory\n")
+    tokens = tmp_path / "tokens"
+    tokens.write_text("# mine\nsecret\nanother\n")
+    with Daemon(tmp_path, "--token-file", "tokens", command=WORKER) as daemon:
+        step = ("next", "--json", "--url", url(daemon))
+        refused = called(*step)
+        assert (refused.status, refused.json["problem"]) == (1, "unauthorized")
+        wrong = called(*step, env={"PEXSERVICE_TOKEN": "geheim"})
+        assert "this token may not move the cursor" in wrong.err
+        assert "geheim" not in wrong.err
+        assert called(*step, "--token-file", str(tokens)).status == 0
+        assert called(*step, env={"PEXSERVICE_TOKEN": "another"}).status == 0
+        none = called(*step, "--token-file", f"{tmp_path}/none")
+        assert none.status == 2
+        assert none.err.endswith("/none: No such file or directory\n")
 
 
 def test_every_verb_trusts_the_authority_in_a_file(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    options = ("--tls-certificate", "both.pem", "--tls-key", "both.pem")
-    with Daemon(tmp_path, *options, command="pexservice-worker") as daemon:
-        url = f"https://127.0.0.1:{daemon.port}"
-        trusted = ("--ca-file", str(tmp_path / "ca.pem"))
-        for verb in (("status",), ("next",), ("load", "--seconds", "0.5")):
-            shown = pexctl(url, *verb, *trusted)
-            assert (shown.returncode, shown.stderr) == (0, "")
-            refused = pexctl(url, *verb)
-            assert refused.returncode == 69
-            assert "certificate" in refused.stderr
+    options, _ = certified(tmp_path)
+    with Daemon(tmp_path, *options, command=WORKER) as daemon:
+        at = ("--url", url(daemon, "https"))
+        for verb in (("status",), ("next",), ("load", "--seconds", "0.1")):
+            trusted = called(*verb, *at, "--ca-file", str(tmp_path / AUTHORITY))
+            assert (trusted.status, trusted.err) == (0, "")
+            refused = called(*verb, *at)
+            assert refused.status == 69
+            assert "certificate" in refused.err
 
 
 def test_watch_prints_a_line_for_each_move_until_ctrl_c(worker: Daemon) -> None:
-    with begin("watch", "--url", f"http://127.0.0.1:{worker.port}") as watching:
+    revision = worker.step("reset")
+    with begin("watch", "--url", url(worker)) as watching:
         assert watching.stdout is not None
-        assert watching.stdout.readline() == "revision 0 position 0: 0\n"
-        pexctl(worker, "next")
-        assert watching.stdout.readline() == "revision 1 position 1: 1\n"
+        assert watching.stdout.readline() == f"revision {revision} position 0: 0\n"
+        worker.step()
+        assert watching.stdout.readline() == f"revision {revision + 1} position 1: 1\n"
         assert interrupt(watching) == (130, "", "")
 
 
@@ -244,11 +231,13 @@ def test_watch_says_why_it_waits_without_a_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
-@pytest.mark.parametrize(
-    "verb",
-    [("next", "--json", "--deadline", "60"), ("history", "--deadline", "60"), ("watch",)],
+    ("number", "status", "verb"),
+    [
+        (signal.SIGINT, 130, ("next", "--json", "--deadline", "60")),
+        (signal.SIGTERM, 143, ("next", "--json", "--deadline", "60")),
+        (signal.SIGINT, 130, ("watch",)),
+        (signal.SIGTERM, 143, ("history", "--deadline", "60")),
+    ],
 )
 def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
     number: signal.Signals, status: int, verb: tuple[str, ...]
@@ -258,10 +247,10 @@ def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
     """
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(TIMEOUT_SECONDS)
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        at = f"http://127.0.0.1:{silent.getsockname()[1]}"
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            calling = begin(*verb, "--url", url)
+            calling = begin(*verb, "--url", at)
         finally:
             signal.signal(signal.SIGINT, before)
         with calling:
@@ -292,24 +281,12 @@ def read_line(terminal: int) -> str:
     return line.decode()
 
 
-@pytest.mark.needs("pseudo-terminal")
-def test_step_on_a_terminal_reports_the_first_refusal_at_once() -> None:
-    """
-    The line appears once, long before the deadline.
-    """
-    with (
-        held_ports(1) as (port,),
-        on_a_terminal("next", "--url", f"127.0.0.1:{port}", "--deadline", "60") as (
-            calling,
-            terminal,
-        ),
-    ):
-        line = read_line(terminal)
-        url = f"http://127.0.0.1:{port}"
-        assert line.startswith(f"pexctl: {url}/next: Connection refused")
-        assert line.endswith("; retrying\r\n")
-        assert interrupt(calling)[0] == 130
-        assert read_line(terminal).startswith("pexctl: interrupted: ")
+def test_step_on_a_terminal_reports_only_the_first_of_its_failed_attempts() -> None:
+    options = ("--url", UNREACHABLE, "--deadline", "0.5")
+    first, last = called("next", *options, terminal=True).err.splitlines()
+    assert first.startswith(f"pexctl: {UNREACHABLE}/next: Connection refused")
+    assert first.endswith("; retrying")
+    assert "next was not made by this call" in last
 
 
 @pytest.mark.needs("pseudo-terminal")
@@ -330,8 +307,8 @@ def test_interrupted_step_that_the_service_has_refused_so_far_was_not_made(
     key = ["--key", "K"] if is_repeated else []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(TIMEOUT_SECONDS)
-        url = f"127.0.0.1:{server.getsockname()[1]}"
-        options = ("--json", "--url", url, "--deadline", "120", *key)
+        at = f"127.0.0.1:{server.getsockname()[1]}"
+        options = ("--json", "--url", at, "--deadline", "120", *key)
         with on_a_terminal("next", *options) as (calling, terminal):
             connection, _ = server.accept()
             with connection:
@@ -366,8 +343,8 @@ def read_bar(terminal: int) -> str:
 def test_signal_ends_a_load_which_removes_its_bar_and_prints_its_counts(
     worker: Daemon, number: signal.Signals, status: int
 ) -> None:
-    url = f"http://127.0.0.1:{worker.port}"
-    with on_a_terminal("load", "--seconds", "60", "--url", url) as (loading, terminal):
+    options = ("--seconds", "60", "--url", url(worker))
+    with on_a_terminal("load", *options) as (loading, terminal):
         drawn = read_bar(terminal)
         assert interrupt(loading, number) == (status, "", None)
         # Reading a terminal that no process has open fails.
@@ -380,13 +357,13 @@ def test_signal_ends_a_load_which_removes_its_bar_and_prints_its_counts(
     assert "outcome unknown: 10\r\nnot compared with the history\r\n" in report
 
 
-@pytest.mark.parametrize("verb", ["current", "history", "watch"])
+@pytest.mark.parametrize("verb", ["current", "watch"])
 def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(
     worker: Daemon, verb: str
 ) -> None:
     def print_into(output: IO[str]) -> tuple[int, str]:
         ended = subprocess.run(
-            [*PEXCTL, verb, "--url", f"http://127.0.0.1:{worker.port}"],
+            [*PEXCTL, verb, "--url", url(worker)],
             check=False,
             stdout=output,
             stderr=subprocess.PIPE,
@@ -395,7 +372,6 @@ def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(
         )
         return ended.returncode, ended.stderr
 
-    pexctl(worker, "next")
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
@@ -423,29 +399,24 @@ def test_full_disk_under_standard_error_changes_neither_status_nor_output() -> N
     assert json.loads(ended.stdout)["key"] == "k"
 
 
+def test_load_reports_as_many_steps_as_the_service_has_made(worker: Daemon) -> None:
+    before = worker.revision()
+    report = pexctl(worker, "load", "--seconds", "0.2", "--connections", "4", "--json").json
+    assert (report["lost"], report["doubled"], report["unknown"]) == (0, 0, 0)
+    assert report["answered"] == worker.revision() - before > 0
+
+
 @pytest.mark.needs("pseudo-terminal")
-def test_load_is_compared_with_the_history_also_while_workers_are_killed(
-    tmp_path: Path,
-) -> None:
+def test_load_loses_and_doubles_no_step_while_a_worker_is_killed(tmp_path: Path) -> None:
     """
     On a terminal, C{pexctl load} draws a progress bar.
     """
     with Daemon(tmp_path) as daemon:
-        ended = pexctl(daemon, "load", "--seconds", "1", "--connections", "4", "--json")
-        assert ended.returncode == 0, ended.stderr
-        assert ended.stderr == ""
-        printed = json.loads(ended.stdout)
-        assert (printed["lost"], printed["doubled"], printed["unknown"]) == (0, 0, 0)
-        revision = int(daemon.request("/current")[0].headers["Pex-Revision"])
-        assert printed["answered"] == revision > 0
-
-        url = f"http://127.0.0.1:{daemon.port}"
-        with on_a_terminal("load", "--seconds", "2", "--url", url) as (loading, terminal):
+        daemon.until_up()
+        options = ("--seconds", "1", "--url", url(daemon))
+        with on_a_terminal("load", *options) as (loading, terminal):
             drawn = read_bar(terminal)
-            log = daemon.wait_for_log("stands by")
-            (*_, served) = re.findall(r"(worker-\d) serves", log)
-            (*_, pid) = re.findall(rf"{served} is process (\d+)", log)
-            os.kill(int(pid), signal.SIGKILL)
+            daemon.kill_active_worker()
             out, _ = loading.communicate(timeout=TIMEOUT_SECONDS)
     assert re.match(r"\r\[[#.]{30}\] +\d+ % \d+ steps", drawn)
     assert loading.returncode == 0

@@ -1,31 +1,88 @@
 """
-Run C{pexctl} until it ends.
+Run C{pexctl} until it ends, in this process or in its own.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
+from pexservice.cli.pexctl import main
 from tests.support.daemon import TIMEOUT_SECONDS, captured
 
 PEXCTL = (str(Path(sys.executable).parent / "pexctl"),)
+
+
+class Ended(NamedTuple):
+    """
+    How C{pexctl} ended: its exit status and its output.
+    """
+
+    status: Any
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Terminal(io.StringIO):
+    """
+    A stream that is a terminal.
+    """
+
+    def isatty(self) -> bool:
+        return True
+
+
+def called(
+    *arguments: str, env: Mapping[str, str] = MappingProxyType({}), terminal: bool = False
+) -> Ended:
+    """
+    Call C{main} of C{pexctl} in this process.
+
+    @param env: further environment variables.
+    @param terminal: whether standard error is a terminal.
+    """
+    out, err = io.StringIO(), Terminal() if terminal else io.StringIO()
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ, env):
+            status: Any = main(arguments)
+    except SystemExit as exit_:
+        status = exit_.code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
+    """
+    Call C{pexctl} in the directory C{path}, and return its exit status and output.
+    """
+    with chdir(path):
+        ended = called(*arguments)
+    return ended.status, (ended.out + ended.err).rstrip("\n")
 
 
 def run(
     path: Path, *arguments: str, command: tuple[str, ...] = PEXCTL
 ) -> subprocess.CompletedProcess[str]:
     """
-    Run C{pexctl} in the directory C{path}.
+    Run C{pexctl} as a process in the directory C{path}.
     """
-    # A reload itself waits up to the usual timeout for its workers.
-    return captured([*command, *arguments], 2 * TIMEOUT_SECONDS, cwd=path)
-
-
-def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
-    """
-    Run C{pexctl} in the directory C{path}, and return its exit status and output.
-    """
-    ended = run(path, *arguments)
-    return ended.returncode, (ended.stdout + ended.stderr).rstrip("\n")
+    return captured([*command, *arguments], TIMEOUT_SECONDS, cwd=path)
