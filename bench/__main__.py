@@ -304,7 +304,7 @@ def commit_milliseconds(path: Path, size: int) -> float:
     from pexservice.stores.lmdb.directory import Directory  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 for this measurement alone
 
-    store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda *_: None)
     now(store.open())
     durations = []
     for number in range(2000):

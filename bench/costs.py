@@ -174,7 +174,7 @@ def _store_with_keys(path: Path) -> None:
     from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.remembered_keys import pack_use  # noqa: PLC0415 for this measurement alone
 
-    store = LmdbStore(Directory(str(path)), inline(), verify=None)
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda *_: None)
     now(store.open())
     size = 500
     for first in range(1, USED_KEYS, size):

@@ -50,7 +50,7 @@ def make_store(path: Path, position: int) -> None:
     """
     Make a store in C{path} whose cursor moved to C{position} in one batch.
     """
-    store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda *_: None)
     now(store.open())
     if position:
         after = Cursor(position, position)

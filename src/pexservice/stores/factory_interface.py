@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from attrs import frozen
+from attrs import Factory, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from zope.interface import Attribute, Interface
 
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.interface import IStore
-from pexservice.stores.verification import VerificationRecord
+from pexservice.stores.verification import Verification
 
 
 class IStoreReactor(IReactorTime, IReactorFromThreads):
@@ -34,8 +34,7 @@ class StoreOptions:
     @ivar create: whether a store may be created where there is none.
     @ivar claim: the record of the store that this worker's service has claimed.  If it
         names a store, no other store is opened, and none is created.
-    @ivar verification: says whether to verify the whole store before it is used.  If it is
-        C{None}, the store is verified.
+    @ivar verification: says whether to verify the whole store before it is used.
     """
 
     reactor: IStoreReactor
@@ -43,7 +42,7 @@ class StoreOptions:
     progress: Callable[[int], object] = lambda _: None
     create: bool = True
     claim: StoreClaim | None = None
-    verification: VerificationRecord | None = None
+    verification: Verification = Factory(Verification)
 
 
 #: Called with the name of the present part of the work, and the progress of this part in

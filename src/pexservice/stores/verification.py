@@ -22,10 +22,42 @@ from pexservice.process.supervisor_report import SupervisorReport
 _BEGUN = b"begun"
 
 
-@frozen
-class VerificationRecord:
+class Verification:
     """
-    A record in the scoreboard about the last verification of the store.
+    Says whether a process must verify a store before it uses the store.
+
+    This class keeps no record.  So each process verifies the store, except for a standby.
+    """
+
+    @property
+    def is_due(self) -> bool:
+        """
+        Return whether a process that gets the lock at its start must verify the store.
+        """
+        return True
+
+    @property
+    def is_completed(self) -> bool:
+        """
+        Return whether the last verification that began was completed.
+        """
+        return True
+
+    def begin(self) -> None:
+        """
+        Record that this process begins a verification.
+        """
+
+    def complete(self) -> None:
+        """
+        Record that this process has verified the store, or has made it.
+        """
+
+
+@frozen
+class VerificationRecord(Verification):
+    """
+    The L{Verification} of a service, with a record in the scoreboard.
 
     The worker that has the store's lock writes this record: first C{begun}, and later
     C{completed at N}.  N is the number of suspicious ends so far, which the supervisor
@@ -38,16 +70,10 @@ class VerificationRecord:
 
     @property
     def is_completed(self) -> bool:
-        """
-        Return whether the last verification that began was completed.
-        """
         return VERIFICATION.read(self._descriptor) not in (None, _BEGUN)
 
     @property
     def is_due(self) -> bool:
-        """
-        Return whether a worker that gets the lock at its start must verify the store.
-        """
         report = self._read_report()
         completed = VERIFICATION.read(self._descriptor)
         return report is None or completed != _completed_at(report)
@@ -56,12 +82,8 @@ class VerificationRecord:
         VERIFICATION.write(self._descriptor, _BEGUN)
 
     def complete(self) -> None:
-        """
-        Record that this process, which has the store's lock, has verified the store.
-
-        The record also covers workers that ended suspiciously during the verification: they
-        did not have the lock, so they wrote nothing to the store.
-        """
+        # The record also covers workers that ended suspiciously during the verification:
+        # they did not have the lock, so they wrote nothing to the store.
         VERIFICATION.write(self._descriptor, _completed_at(self._read_report()))
 
     def assume_completed(self) -> None:

@@ -34,7 +34,7 @@ from pexservice.stores.factory_interface import IStoreReactor, StoreOptions
 from pexservice.stores.interface import IStore
 from pexservice.stores.registry import store_factory
 from pexservice.stores.shared_interface import ISharedStore
-from pexservice.stores.verification import VerificationRecord
+from pexservice.stores.verification import Verification, VerificationRecord
 from pexservice.web.access import ANY_HOST, Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients, RateLimit
@@ -165,16 +165,16 @@ def _connections(wanted: int) -> Connections:
 
 def _adopt_scoreboard(
     settings: WorkerSettings, read_report: Callable[[], SupervisorReport | None]
-) -> tuple[StoreClaim | None, VerificationRecord | None]:
+) -> tuple[StoreClaim | None, Verification]:
     """
     Check the descriptor of the scoreboard, which is memory that the supervisor shares.
 
-    @return: two records in the scoreboard: which store the workers may open, and whether it
-        was verified.  Both are C{None} without a supervisor.
+    @return: which store the workers may open, and whether to verify it.  If there is a
+        supervisor, both are records in the scoreboard.
     """
     descriptor = settings.scoreboard
     if descriptor is None:
-        return None, None
+        return None, Verification()
     try:
         scoreboard.adopt(descriptor)
     except OSError as error:

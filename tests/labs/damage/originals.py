@@ -87,7 +87,7 @@ def open_unverified(path: Path) -> LmdbStore:
         inline(),
         journal=KEPT_ENTRIES,
         kept_keys=KEPT_ENTRIES,
-        verify=None,
+        verify=lambda *_: None,
     )
     with patch("pexservice.stores.lmdb.migrate.run_child", _rewrite_here):
         now(store.open())

@@ -58,7 +58,7 @@ def make_prepared_store(path: Path) -> None:
     """
     Make a store in C{path} at position L{PREPARED}, with one step and one key per revision.
     """
-    store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda *_: None)
     now(store.open())
     for number in range(1, PREPARED + 1):
         keys = {b"%d" % number: pack_use(Transition.NEXT.code, number, number)}

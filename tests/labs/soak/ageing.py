@@ -51,7 +51,7 @@ def make_aged_store(path: Path) -> None:
 
     After that, only a leak can make it larger.
     """
-    store = LmdbStore(Directory(str(path)), inline(), verify=lambda _: None)
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda *_: None)
     now(store.open())
     for first in range(1, 2 * KEPT_KEYS, BATCH_SIZE):
         keys = (

@@ -276,7 +276,7 @@ def test_verify_of_a_missing_store_creates_no_directory(
 ) -> None:
     ended = pexctl("verify", str(tmp_path / "store"))
     assert ended.status == 1
-    assert ended.err.endswith("/store: No such file or directory\n")
+    assert ended.err.endswith(f"there is no store in {tmp_path}/store\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -456,7 +456,7 @@ def test_failure_that_standard_output_cannot_take_is_still_on_standard_error(
             text=True,
         )
     assert ended.returncode == 1
-    assert ended.stderr.endswith("/store: No such file or directory\n")
+    assert ended.stderr.endswith(f"there is no store in {tmp_path}/store\n")
     assert ended.stderr.count("\n") == 1
 
 

@@ -32,12 +32,12 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from pexservice.process.children import supervisor_of
 from pexservice.stores.claim import StoreClaim
-from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
+from pexservice.stores.errors import Refusal, StoreBusy, StoreDamaged, StoreError
 from pexservice.stores.lmdb.file_system import (
     READER_TABLE_FILE,
     allocate,
+    describe_lock_holder,
     refuse_network_file_system,
     sync_directory,
 )
@@ -56,49 +56,22 @@ STAGING_DIRECTORY = "creating"
 _FILE_SYSTEM_ENTRIES = frozenset(("lost+found",))
 
 
-def lock_holder(path: Path) -> str:
-    """
-    Describe the process that has locked the directory C{path}.
-
-    In a container, the kernel may not show the ID of that process.
-    """
-    try:
-        status = path.stat()
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return "another process"
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    for line in lines:
-        # 1: FLOCK  ADVISORY  WRITE 4321 08:01:917506 0 EOF
-        # The line of a process that waits has "->" in the place of FLOCK.
-        _, kind, _, _, pid, inode, *_ = line.split()
-        if kind != "FLOCK" or inode != f"{device}:{status.st_ino}" or pid == "0":
-            continue
-        supervisor = supervisor_of(int(pid))
-        if supervisor is None:
-            return f"process {pid}"
-        return f"process {pid}, whose supervisor is process {supervisor}"
-    return "another process"
-
-
-def _identity_of(directory: os.stat_result, file: os.stat_result) -> str:
-    return " ".join(f"{status.st_dev}:{status.st_ino}" for status in (directory, file))
-
-
 class Directory:
     """
     The directory of a store.
 
-    To open a store, call these methods in this order:
+    To open a store, call L{lock} and L{find_or_create_store}, and L{claim_store} when LMDB
+    has opened the store.  There are three ways to the directory::
 
-      1. L{lock};
-      2. L{create_first_store}, unless L{holds_store};
-      3. L{remember_identity};
-      4. when LMDB has opened the store, L{claim_store}.
+        configured_path  where the operator expects the store; it may contain links
+        real_path        the same without links since the lock: for LMDB and messages
+        descriptor       the locked directory, even after it was moved: for the identity
 
-    @ivar configured_path: the operator's path, as an absolute path that may contain
-        symbolic links.
-    @ivar real_path: the same path without symbolic links.
+    The identity of the store is compared three times::
+
+        find_or_create_store  with the claim, before the store is verified or rewritten
+        claim_store           with the store at the path, and with the claim
+        check_location        with the store at the path, now and then before a commit
     """
 
     _log = Logger()
@@ -121,9 +94,6 @@ class Directory:
         self._descriptor = -1
         self._identity = ""
         self._logged_problem: str | None = None
-
-    def __repr__(self) -> str:
-        return f"<Directory {self.configured_path}>"
 
     @property
     def _claimed_identity(self) -> str | None:
@@ -166,7 +136,7 @@ class Directory:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            holder = lock_holder(self.real_path)
+            holder = describe_lock_holder(self.real_path)
             raise StoreBusy(f"the store {self.real_path} is in use by {holder}") from None
         except OSError as error:
             raise StoreError(
@@ -178,23 +148,20 @@ class Directory:
                 " process had locked it"
             )
 
-    def check_openable(self) -> bool:
+    def check_openable(self) -> None:
         """
         Check that the directory can be locked, and that it has a store or may get one.
 
         This writes nothing, but holds the lock for a moment.
 
-        @return: whether the directory has a store.
         @raise StoreBusy: another process has locked the directory.
         @raise StoreError: the directory cannot be locked, or has no store and may not get
             one.
         """
         refuse_network_file_system(self.real_path)
-        exists = self.real_path.exists()
-        has_store = exists and self.holds_store()
-        if not has_store:
+        if not self.holds_store():
             self._check_may_create()
-        if exists:
+        if self.real_path.exists():
             self.lock()
             self.unlock()
         elif not os.access(self.real_path.parent, os.W_OK | os.X_OK):
@@ -202,25 +169,21 @@ class Directory:
                 f"the store {self.real_path} cannot be created:"
                 f" {self.real_path.parent} does not exist or is not writable"
             )
-        return has_store
 
     def _check_may_create(self) -> None:
-        """
-        Raise L{StoreError} if no store may be created here.
-        """
-        if self._claimed_identity is not None:
-            raise StoreError(self._store_gone_message())
+        self._check_not_gone()
         if not self._create:
             raise StoreError(
                 f"there is no store in {self.configured_path}, and --no-create is set;"
                 f" create one with pexctl create --store lmdb:{self.configured_path}"
             )
 
-    def _store_gone_message(self) -> str:
-        return (
-            f"the store {self.configured_path} is gone; put it back, since only a start of"
-            " the service may create a store"
-        )
+    def _check_not_gone(self) -> None:
+        if self._claimed_identity is not None:
+            raise StoreError(
+                f"the store {self.configured_path} is gone; put it back, since only a start"
+                " of the service may create a store"
+            )
 
     def _path_leads_to(self, descriptor: int) -> bool:
         try:
@@ -233,64 +196,79 @@ class Directory:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def remember_identity(self) -> None:
+    def find_or_create_store(self, make: Callable[[Path], None]) -> bool:
         """
-        Remember the identity of the store in the locked directory, before LMDB opens it.
+        Find the store in the locked directory, or make one, and remember its identity.
 
-        @raise StoreError: the service has claimed a different store.
+        @param make: makes a store in the directory that it is called with.
+        @return: whether the store was made now.
+        @raise StoreError: the service has claimed a different store; or there is no store,
+            and none may be created, or the creation failed.
         """
-        self._identity = _identity_in(self._descriptor)
+        if exists := self.holds_store():
+            self.remove_staging()
+            self._identity = _identity_in(self._descriptor)
+        else:
+            self._check_may_create()
+            self.install(make)
+            self._log.warn(
+                "created a new store in {path}: its cursor is at revision 0, position 0",
+                path=self.real_path,
+            )
         if (claimed := self._claimed_identity) is not None:
             self._check_same_store(claimed)
+        return not exists
 
     def claim_store(self) -> None:
         """
         Claim the store for the service, after LMDB has opened the store.
 
-        @raise OSError: the configured path leads to no store.
-        @raise StoreError: the configured path leads to a different store than the one that
-            L{remember_identity} saw, or the service has claimed a different store.
+        @raise StoreError: the configured path leads to no store or to a different one, or
+            the service has claimed a different store.
         """
-        self._check_same_store(self._identity_at_path())
+        self._check_configured_path()
         if self._claim is not None:
             self._check_same_store(self._claim.take(self._identity))
 
+    def _check_configured_path(self) -> None:
+        try:
+            identity = _identity_of(
+                self.configured_path.stat(), (self.configured_path / DATA_FILE).stat()
+            )
+        except OSError as error:
+            raise StoreError(
+                f"the store {self.configured_path} was moved away ({error.strerror})"
+            ) from error
+        self._check_same_store(identity)
+
     def _check_same_store(self, identity: str) -> None:
         if identity != self._identity:
-            raise StoreError(self._other_store_message())
+            raise StoreError(
+                f"another store was put in the place of {self.configured_path}; put back"
+                " the one that the service has served, or restart the service"
+            )
 
-    def _identity_at_path(self) -> str:
-        return _identity_of(
-            self.configured_path.stat(), (self.configured_path / DATA_FILE).stat()
-        )
-
-    def _other_store_message(self) -> str:
-        return (
-            f"another store was put in the place of {self.configured_path}; put back the"
-            " one that the service has served, or restart the service"
-        )
-
-    def check_location(self) -> str | None:
+    def check_location(self) -> None:
         """
         Check that the configured path leads to the opened store.
 
-        If the answer has changed since the last call, log it.
+        If the outcome has changed since the last call, log it.
 
-        @return: what is wrong; C{None} if the path leads to the store.
+        @raise Refusal: the path leads to no store, or to a different one.
         """
         problem = None
         try:
-            if self._identity_at_path() != self._identity:
-                problem = self._other_store_message()
-        except OSError as error:
-            problem = f"the store {self.configured_path} was moved away ({error.strerror})"
+            self._check_configured_path()
+        except StoreError as error:
+            problem = str(error)
         if problem != self._logged_problem:
             if problem is None:
                 self._log.info("the store {name} is back", name=self.configured_path)
             else:
                 self._log.error("{problem}; steps are refused", problem=problem)
         self._logged_problem = problem
-        return problem
+        if problem is not None:
+            raise Refusal(problem)
 
     def allocate_data_file(self, length: int) -> None:
         """
@@ -309,7 +287,7 @@ class Directory:
 
     def holds_store(self) -> bool:
         """
-        Return whether the directory holds a store.
+        Return whether the directory exists and holds a store.
 
         @raise StoreDamaged: the data file is missing, but other files of a store are there.
         @raise StoreError: the data file of a claimed store is missing, which an operator
@@ -319,8 +297,7 @@ class Directory:
         if DATA_FILE in names:
             return True
         if names & {READER_TABLE_FILE, WITNESS_FILE}:
-            if self._claimed_identity is not None:
-                raise StoreError(self._store_gone_message())
+            self._check_not_gone()
             raise StoreDamaged(f"the store {self.real_path} has lost its file {DATA_FILE}")
         if other_names := names - {STAGING_DIRECTORY}:
             raise StoreError(
@@ -334,9 +311,9 @@ class Directory:
         Return the names in the directory, after a check of the store's files.
         """
         try:
-            names = {
-                entry.name for entry in self.real_path.iterdir()
-            } - _FILE_SYSTEM_ENTRIES
+            names = {path.name for path in self.real_path.iterdir()} - _FILE_SYSTEM_ENTRIES
+        except FileNotFoundError:
+            return set()
         except OSError as error:
             raise StoreError(f"the store {self.real_path}: {error.strerror}") from error
         for name in names & {DATA_FILE, READER_TABLE_FILE, WITNESS_FILE}:
@@ -347,20 +324,6 @@ class Directory:
                     f" {name} is not a regular file"
                 )
         return names
-
-    def create_first_store(self, make: Callable[[Path], None]) -> None:
-        """
-        Make the first store in this directory, durably.
-
-        @param make: makes a store in the directory that it is called with.
-        @raise StoreError: no store may be created here, or none could be made.
-        """
-        self._check_may_create()
-        self.install(make)
-        self._log.warn(
-            "created a new store in {path}: its cursor is at revision 0, position 0",
-            path=self.real_path,
-        )
 
     def install(self, make: Callable[[Path], None]) -> None:
         """
@@ -389,8 +352,9 @@ class Directory:
             (staging / DATA_FILE).rename(self.real_path / DATA_FILE)
             # The claim is renewed before the slow flush: if this process ended between the
             # rename and the renewal, no worker of this service would open the new store.
+            replaced, self._identity = self._identity, _identity_in(lock)
             if self._claim is not None:
-                self._claim.renew(self._identity, _identity_in(lock))
+                self._claim.renew(replaced, self._identity)
             sync_directory(self.real_path)
             shutil.rmtree(staging)
         except OSError as error:
@@ -411,6 +375,10 @@ class Directory:
             # the rename, and the store would be lost.
             sync_directory(self.real_path)
             shutil.rmtree(staging)
+
+
+def _identity_of(directory: os.stat_result, file: os.stat_result) -> str:
+    return " ".join(f"{status.st_dev}:{status.st_ino}" for status in (directory, file))
 
 
 def _identity_in(descriptor: int) -> str:

@@ -13,8 +13,8 @@ from zope.interface import implementer
 from pexservice.stores.errors import StoreError
 from pexservice.stores.factory_interface import IOfflineStore, IStoreFactory, StoreOptions
 from pexservice.stores.interface import IStore
-from pexservice.stores.lmdb.directory import Directory, lock_holder
-from pexservice.stores.lmdb.file_system import chown_like
+from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.file_system import chown_like, describe_lock_holder
 
 
 @implementer(IStoreFactory)
@@ -39,7 +39,7 @@ class LmdbFactory:
         return f"lmdb:{directory / self._path}"
 
     def lock_holder(self) -> str:
-        return lock_holder(Path(self._path))
+        return describe_lock_holder(Path(self._path))
 
     def check_openable(self, *, create: bool) -> None:
         Directory(self._path, create=create).check_openable()
@@ -48,7 +48,8 @@ class LmdbFactory:
         directory = Directory(self._path, create=options.create)
 
         def inspect() -> list[str]:
-            if not directory.check_openable():
+            directory.check_openable()
+            if not directory.holds_store():
                 return [f"a new store would be created in {directory.real_path}"]
             self.offline().verify(lambda *_: None)
             return []
@@ -61,8 +62,9 @@ class LmdbFactory:
         """
 
         async def create() -> None:
-            path = Directory(self._path).real_path
-            if path.exists() and Directory(self._path).holds_store():
+            directory = Directory(self._path)
+            path = directory.real_path
+            if directory.holds_store():
                 raise StoreError(f"there is a store in {path} already")
             store = self.make(options)
             try:

@@ -1,5 +1,5 @@
 """
-The file system below a store: its type, its space and the durability of its entries.
+The file system below a store: its type, locks, space, and durable entries.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+from pexservice.process.children import supervisor_of
 from pexservice.stores.errors import StoreError
 
 #: LMDB's table of readers: which process reads which state of the store.  The content has a
@@ -57,6 +58,31 @@ def file_system_type(path: Path, mountinfo: str | None = None) -> str:
         if path.is_relative_to(point) and depth >= longest:
             file_system, longest = source.split(" ")[0], depth
     return file_system
+
+
+def describe_lock_holder(path: Path) -> str:
+    """
+    Describe the process that has locked the directory C{path}.
+
+    In a container, the kernel may not show the ID of that process.
+    """
+    try:
+        status = path.stat()
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return "another process"
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    for line in lines:
+        # 1: FLOCK  ADVISORY  WRITE 4321 08:01:917506 0 EOF
+        # The line of a process that waits has "->" in the place of FLOCK.
+        _, kind, _, _, pid, inode, *_ = line.split()
+        if kind != "FLOCK" or inode != f"{device}:{status.st_ino}" or pid == "0":
+            continue
+        supervisor = supervisor_of(int(pid))
+        if supervisor is None:
+            return f"process {pid}"
+        return f"process {pid}, whose supervisor is process {supervisor}"
+    return "another process"
 
 
 def sync_directory(path: Path) -> None:

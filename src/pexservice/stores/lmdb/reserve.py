@@ -72,7 +72,7 @@ class Reserve:
     The space in the map and on the disk for the next commits of one open store.
 
     A commit in the executor's thread calls L{ensure_space}.  At the same time, the
-    reactor's thread may call L{commit_refusal}, and both threads may allocate.  This is
+    reactor's thread may call L{check_shortage}, and both threads may allocate.  This is
     safe without a lock.  Each thread records only bytes that it has allocated itself, so
     the recorded number may be too low, but never too high.  At worst, a shortage is
     reported for a while after it is over, or a line is logged twice.
@@ -171,7 +171,7 @@ class Reserve:
         """
         Allocate the space that the first commit needs.
 
-        If the disk is full, this raises nothing, but L{commit_refusal} returns the refusal.
+        If the disk is full, this raises nothing, but L{check_shortage} does.
         """
         with suppress(Refusal):
             self.ensure_space(MAX_COMMIT_PAGES * self._page_size)
@@ -232,16 +232,11 @@ class Reserve:
             )
         self._is_nearly_full = nearly_full
 
-    def commit_refusal(self) -> Refusal | None:
+    def check_shortage(self) -> None:
         """
-        Return the refusal of the next commit if the disk has no space for it.
+        Check that the last allocation succeeded, and otherwise try it again.
 
-        If the last allocation failed, it is tried again, because there may be space now.
+        @raise Refusal: the disk still has no space for the next commit.
         """
-        if self._shortage is None:
-            return None
-        try:
+        if self._shortage is not None:
             self._allocate(self._needed_until)
-        except Refusal as refusal:
-            return refusal
-        return None

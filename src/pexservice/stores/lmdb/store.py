@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import lmdb
+from attrs import define
 from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -58,7 +59,6 @@ from pexservice.stores.lmdb.migrate import migrate
 from pexservice.stores.lmdb.records import BadRecord, WitnessRecord
 from pexservice.stores.lmdb.reserve import RESERVE_BYTES, Reserve
 from pexservice.stores.lmdb.transaction import (
-    BOUNDS_OF_EMPTY_STORE,
     KeyReader,
     Retention,
     StoreBounds,
@@ -72,7 +72,7 @@ from pexservice.stores.lmdb.transaction import (
 from pexservice.stores.lmdb.verify import verify_in_child
 from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
-from pexservice.stores.verification import VerificationRecord
+from pexservice.stores.verification import Verification
 
 #: The time between two checks that the store was not moved.  The check also warns if the
 #: disk is nearly full.  A check before every commit would slow down the commits, because it
@@ -82,6 +82,162 @@ PATH_CHECK_INTERVAL_SECONDS = 0.1
 #: LMDB's map has this many bytes for each transition that the journal keeps.  A row of one
 #: transition takes about 40 bytes in a full page, and about 80 in a page that is half full.
 MAP_BYTES_PER_TRANSITION = 128
+
+_NO_RECORD = Verification()
+
+
+@define(eq=False)
+class OpenStore:
+    """
+    The parts of a store that exist while LMDB has it open.
+    """
+
+    _directory: Directory
+    databases: Databases
+    reserve: Reserve
+    # A small file with the newest revision, and a mark if damage was found.
+    _witness: Witness
+    _bounds: StoreBounds
+    _retention: Retention
+    _monotonic: Callable[[], float]
+    # The first commit checks the path.
+    _next_path_check: float = 0.0
+
+    def make_map_space(self, batch: Batch) -> int:
+        """
+        Enlarge LMDB's map if it could be too small for the commit of C{batch}.
+
+        Call this while no transaction is open, so that LMDB can move the map.
+
+        @return: how many bytes the commit may add to the file at most.
+        @raise StoreError: the map cannot be enlarged.
+        """
+        needed = self.reserve.needed_bytes(batch)
+        try:
+            self.reserve.grow_map(needed)
+        except (lmdb.Error, OSError) as error:
+            raise self._as_store_error(error) from error
+        return needed
+
+    def commit(self, batch: Batch, needed: int) -> None:
+        """
+        Write C{batch}, which may add C{needed} bytes to the file.
+
+        The errors are those of L{IStore.commit<pexservice.stores.interface.IStore.commit>}.
+        """
+        try:
+            self.check_location()
+            self.reserve.ensure_space(needed)
+            txn, bounds = self._write_uncommitted(batch)
+        except LOW_LEVEL_ERRORS as error:
+            # Without a commit, the batch is not stored.
+            raise self._as_store_error(error) from error
+        try:
+            txn.commit()
+        except lmdb.MapFullError as error:
+            # LMDB raises this before it writes any page.
+            raise self._full_map_refusal() from error
+        except DAMAGE_ERRORS as error:
+            # LMDB finds damage while it updates its list of free pages, before it writes
+            # the pages of the batch.
+            raise self._as_store_error(error) from error
+        except Exception as error:
+            # LMDB may have written the meta page.
+            raise OutcomeUnknown(str(error)) from error
+        self._witness.write(WitnessRecord(bounds.revision))
+        self._bounds = bounds
+
+    def check_location(self) -> None:
+        """
+        Check that the configured path still leads to this store.
+
+        While the path leads to this store, it is checked every
+        L{PATH_CHECK_INTERVAL_SECONDS}, together with the free space of the disk.  If the
+        path leads elsewhere, every call checks it, so the service continues as soon as the
+        store is back.
+
+        @raise Refusal: the path leads elsewhere.
+        """
+        now = self._monotonic()
+        if now >= self._next_path_check:
+            self._directory.check_location()
+            self._next_path_check = now + PATH_CHECK_INTERVAL_SECONDS
+            self.reserve.warn_if_nearly_full()
+
+    def _write_uncommitted(
+        self, batch: Batch
+    ) -> tuple[lmdb.Transaction[bytes], StoreBounds]:
+        """
+        Begin a transaction, and write C{batch} in it.  The caller commits it.
+
+        @return: the transaction, and the bounds of the store after its commit.
+        """
+        # A "with" block cannot be used: in lmdb 1.4, the end of the block raises an error
+        # if the transaction was committed inside the block.
+        txn = self.databases.env.begin(write=True)
+        try:
+            bounds = write_batch(txn, self.databases, batch, self._bounds, self._retention)
+            if bounds.oldest_revision != self._bounds.oldest_revision:
+                # The batch removes rows.  Let LMDB forget readers that were killed, such as
+                # a backup.  Otherwise LMDB would never reuse the pages of these rows.
+                self.databases.env.reader_check()
+        except (lmdb.MapFullError, lmdb.TxnFullError) as error:
+            txn.abort()
+            raise self._full_map_refusal() from error
+        except BaseException:
+            txn.abort()
+            raise
+        return txn, bounds
+
+    def _full_map_refusal(self) -> Refusal:
+        """
+        Return the refusal of a batch for which LMDB's map has no space.
+
+        The refusal names the process that reads the oldest state.  LMDB also forgets
+        readers that were killed, so that the next batch can reuse the pages that they kept.
+        """
+        self.databases.env.reader_check()
+        reason = f"the store {self._directory.real_path} is full"
+        if (reader := oldest_reader(self.databases.env)) is not None:
+            reason += (
+                f", and process {reader.pid} has been reading it for"
+                f" {reader.commits_behind} commits"
+            )
+        return Refusal(reason)
+
+    def history(self, before: int, limit: int) -> list[HistoryEntry]:
+        newest = self._bounds.revision
+        try:
+            with self.databases.env.begin() as txn:
+                return read_history(
+                    txn,
+                    self.databases.journal,
+                    before=min(before, newest + 1),
+                    first_kept=newest + 1 - self._retention.transitions,
+                    limit=limit,
+                )
+        except lmdb.PanicError as error:
+            # A commit has just failed in the other thread.  The committer will get the
+            # error of that commit, and will end this process.
+            raise Refusal("the store failed") from error
+        except DAMAGE_ERRORS as error:
+            raise self._as_store_error(error) from error
+        except lmdb.Error as error:
+            raise Refusal(f"the history cannot be read: {error}") from error
+
+    def _as_store_error(self, error: Exception) -> StoreError:
+        """
+        Return the L{StoreError} for C{error}.  If C{error} shows damage, record it.
+
+        Call this only if nothing was written: a L{StoreError} says that nothing is stored.
+        """
+        if isinstance(error, DAMAGE_ERRORS):
+            self._witness.write(WitnessRecord(self._bounds.revision, sound=False))
+        return as_store_error(self._directory.real_path, error)
+
+    def close(self) -> None:
+        self._witness.close()
+        self.databases.env.close()
 
 
 @implementer(IExclusiveStore)
@@ -96,8 +252,8 @@ class LmdbStore:
         executor: CommitExecutor,
         *,
         journal: int = 100_000,
-        verify: Callable[[Path], object] | None = verify_in_child,
-        verification_record: VerificationRecord | None = None,
+        verification: Verification = _NO_RECORD,
+        verify: Callable[[Path, Progress], object] = verify_in_child,
         run_long: Callable[[Callable[[], object]], Deferred[object]] = execute,
         progress: Progress = lambda _: None,
         kept_keys: int = KEPT_KEYS,
@@ -107,39 +263,23 @@ class LmdbStore:
         Prepare a store, without opening it.
 
         @param journal: how many transitions the history keeps, 1 or more.
-        @param verify: verifies the whole store before this process maps it; C{None} if the
-            store is never verified.
-        @param verification_record: tells whether a verification is due; without it, a
-            verification is always due.
+        @param verification: says whether to verify the store before this process maps it.
+        @param verify: verifies the whole store.
         @param run_long: runs a call that may take minutes: C{verify}, or a migration from
             format 1.  In a worker, C{run_long} starts a new thread for the call.
-        @param progress: called with the progress of a migration, in percent.
+        @param progress: called with the progress of such a call, in percent.
         """
         self.directory = directory
         self._executor = executor
         self._retention = Retention(journal, kept_keys)
+        self._verification = verification
         self._verify = verify
-        self._verification_record = verification_record
         self._run_long = run_long
         self._progress = progress
         self._map_size = MIN_MAP_BYTES + journal * MAP_BYTES_PER_TRANSITION
         self._monotonic = monotonic
-        self._next_path_check = monotonic()
-        self._open_databases: Databases | None = None
-        self._bounds = BOUNDS_OF_EMPTY_STORE
         self._key_reader = KeyReader(kept_keys)
-        self._reserve: Reserve | None = None
-        # A small file with the newest revision, and a mark if damage was found.
-        self._witness = Witness()
-
-    def __repr__(self) -> str:
-        return f"<LmdbStore {self.directory.real_path}>"
-
-    @property
-    def _databases(self) -> Databases:
-        if self._open_databases is None:
-            raise StoreError(f"the store {self.directory.real_path} is not open")
-        return self._open_databases
+        self._open_store: OpenStore | None = None
 
     @property
     def remembered_keys(self) -> RememberedKeys:
@@ -154,8 +294,8 @@ class LmdbStore:
         """
         try:
             must_verify = await self._lock_or_wait(on_standby)
-            await self._prepare_files(must_verify=must_verify)
-            return self._open_files(verified=must_verify)
+            is_sound = await self._prepare_files(must_verify=must_verify)
+            return self._open_files(is_sound=is_sound)
         except Exception as error:
             self._close()
             if isinstance(error, LOW_LEVEL_ERRORS):
@@ -168,17 +308,16 @@ class LmdbStore:
 
         @return: whether this process must verify the store.
         """
-        record = self._verification_record
         try:
             self.directory.lock()
         except StoreBusy:
             if on_standby is None:
                 raise
         else:
-            return self._verify is not None and (record is None or record.is_due)
+            return self._verification.is_due
         on_standby()
         await self._wait_for_lock()
-        if record is not None and not record.is_completed:
+        if not self._verification.is_completed:
             # The process that had the lock ended before its verification was completed.
             # Because of this error, L{_open} releases the lock, and the worker calls
             # L{open} again.  The next process that gets the lock without waiting verifies
@@ -201,57 +340,56 @@ class LmdbStore:
         finally:
             follower.stop()
 
-    async def _prepare_files(self, *, must_verify: bool) -> None:
+    async def _prepare_files(self, *, must_verify: bool) -> bool:
         """
-        Make a store if there is none; otherwise verify the store if C{must_verify} is true.
+        Make a store; or verify it if C{must_verify} is true, and migrate it from format 1.
 
-        Migrate a store of format 1.  An operator may replace the verified files before LMDB
-        opens them.  So the L{Directory} remembers the identity of the files now.  Later,
-        L{Directory.claim_store} raises an error if the path leads to other files.
+        @return: whether the store was made or verified now.
         """
         directory = self.directory
-        existed = directory.holds_store()
-        if existed:
-            directory.remove_staging()
-        else:
-            directory.create_first_store(make_store)
-        directory.remember_identity()
-        if existed and must_verify and self._verify is not None:
+        is_new = directory.find_or_create_store(make_store)
+        if must_verify and not is_new:
             # If this process ends before it has opened the store, a standby must not take
             # over without a verification.
-            if self._verification_record is not None:
-                self._verification_record.begin()
-            await self._run_long(partial(self._verify, directory.real_path))
+            self._verification.begin()
+            await self._run_long(partial(self._verify, directory.real_path, self._progress))
         if read_format_at(directory.real_path) == 1:
             await self._run_long(partial(migrate, directory, self._progress))
-            directory.remember_identity()
+        return must_verify or is_new
 
-    def _open_files(self, *, verified: bool) -> Cursor:
+    def _open_files(self, *, is_sound: bool) -> Cursor:
         """
         Open the store with LMDB, read it, claim it for the service, and open the witness.
 
-        If this fails, L{_open} closes what was opened.
+        @param is_sound: whether the store was made or verified now.
         """
-        path = self.directory.real_path
+        path, clock = self.directory.real_path, self._monotonic
         size, map_size = (path / DATA_FILE).stat().st_size, self._map_size
         if size > map_size:
             # An earlier process has enlarged the map, or had a larger C{journal}.  The map
             # must hold the whole file, and the pages that the next commits add.
             map_size = size + RESERVE_BYTES
-        databases = self._open_databases = open_for_writing(path, map_size)
-        databases.env.reader_check()
-        with databases.env.begin() as txn:
-            cursor = read_cursor(txn, databases).cursor
-            self._bounds = read_bounds(txn, databases, cursor.revision)
-            self._read_keys(txn, databases.keys)
-        self.directory.claim_store()
-        # If a worker has recorded damage in the witness, and this process has not verified
-        # the store, this call raises L{StoreDamaged}.
-        self._witness.open(path, cursor.revision, verified=verified)
-        self._reserve = Reserve(self.directory, databases.env, self._monotonic)
-        self._reserve.allocate_first()
-        if verified and self._verification_record is not None:
-            self._verification_record.complete()
+        databases = open_for_writing(path, map_size)
+        try:
+            databases.env.reader_check()
+            with databases.env.begin() as txn:
+                cursor = read_cursor(txn, databases).cursor
+                bounds = read_bounds(txn, databases, cursor.revision)
+                self._read_keys(txn, databases.keys)
+            self.directory.claim_store()
+            reserve = Reserve(self.directory, databases.env, clock)
+            # This raises L{StoreDamaged} if a worker has recorded damage in the witness,
+            # unless the store is sound.
+            witness = Witness(path, cursor.revision, is_sound=is_sound)
+            self._open_store = OpenStore(
+                self.directory, databases, reserve, witness, bounds, self._retention, clock
+            )
+        except BaseException:
+            databases.env.close()
+            raise
+        reserve.allocate_first()
+        if is_sound:
+            self._verification.complete()
         return cursor
 
     def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
@@ -269,157 +407,47 @@ class LmdbStore:
             self._key_reader.forget()
             self._key_reader.read(rows_from(txn, keys, 0))
 
+    def _get_open_store(self) -> OpenStore:
+        if self._open_store is None:
+            raise StoreError(f"the store {self.directory.real_path} is not open")
+        return self._open_store
+
     def commit(self, batch: Batch) -> Deferred[None]:
-        reserve = self._reserve
-        if reserve is None:
-            return fail(StoreError(f"the store {self.directory.real_path} is not open"))
-        needed = reserve.needed_bytes(batch)
         try:
-            # No transaction is open now, so LMDB can move the map.
-            reserve.grow_map(needed)
-        except (lmdb.Error, OSError) as error:
-            return fail(self._convert_error(error))
-        return self._executor.run(lambda: self._commit(batch, reserve, needed))
-
-    def _commit(self, batch: Batch, reserve: Reserve, needed: int) -> None:
-        try:
-            if (refusal := self._location_refusal()) is not None:
-                raise refusal
-            reserve.ensure_space(needed)
-            txn, bounds = self._write_uncommitted(batch)
-        except LOW_LEVEL_ERRORS as error:
-            # Without a commit, the batch is not stored.
-            raise self._convert_error(error) from error
-        try:
-            txn.commit()
-        except lmdb.MapFullError as error:
-            # LMDB raises this before it writes any page.
-            raise self._full_map_refusal() from error
-        except DAMAGE_ERRORS as error:
-            # LMDB finds damage while it updates its list of free pages, before it writes
-            # the pages of the batch.
-            raise self._convert_error(error) from error
-        except Exception as error:
-            # LMDB may have written the meta page.
-            raise OutcomeUnknown(str(error)) from error
-        self._witness.write(WitnessRecord(bounds.revision))
-        self._bounds = bounds
-
-    def _location_refusal(self) -> Refusal | None:
-        """
-        Return a refusal if the configured path no longer leads to this store.
-
-        While the path leads to this store, it is checked every
-        L{PATH_CHECK_INTERVAL_SECONDS}, together with the free space of the disk.  If the
-        path leads elsewhere, every call checks it, so the service continues as soon as the
-        store is back.
-        """
-        now = self._monotonic()
-        if now < self._next_path_check:
-            return None
-        if (problem := self.directory.check_location()) is not None:
-            return Refusal(problem)
-        self._next_path_check = now + PATH_CHECK_INTERVAL_SECONDS
-        if self._reserve is not None:
-            self._reserve.warn_if_nearly_full()
-        return None
-
-    def _write_uncommitted(
-        self, batch: Batch
-    ) -> tuple[lmdb.Transaction[bytes], StoreBounds]:
-        """
-        Begin a transaction, and write C{batch} in it.  The caller commits it.
-
-        @return: the transaction, and the bounds of the store after its commit.
-        """
-        # A "with" block cannot be used: in lmdb 1.4, the end of the block raises an error
-        # if the transaction was committed inside the block.
-        txn = self._databases.env.begin(write=True)
-        try:
-            bounds = write_batch(txn, self._databases, batch, self._bounds, self._retention)
-            if bounds.oldest_revision != self._bounds.oldest_revision:
-                # The batch removes rows.  Let LMDB forget readers that were killed, such as
-                # a backup.  Otherwise LMDB would never reuse the pages of these rows.
-                self._databases.env.reader_check()
-        except (lmdb.MapFullError, lmdb.TxnFullError) as error:
-            txn.abort()
-            raise self._full_map_refusal() from error
-        except BaseException:
-            txn.abort()
-            raise
-        return txn, bounds
-
-    def _full_map_refusal(self) -> Refusal:
-        """
-        Return the refusal of a batch for which LMDB's map has no space.
-
-        The refusal names the process that reads the oldest state.  LMDB also forgets
-        readers that were killed, so that the next batch can reuse the pages that they kept.
-        """
-        self._databases.env.reader_check()
-        reason = f"the store {self.directory.real_path} is full"
-        if (reader := self.oldest_reader()) is not None:
-            reason += (
-                f", and process {reader.pid} has been reading it for"
-                f" {reader.commits_behind} commits"
-            )
-        return Refusal(reason)
+            store = self._get_open_store()
+            needed = store.make_map_space(batch)
+        except StoreError as error:
+            return fail(error)
+        return self._executor.run(lambda: store.commit(batch, needed))
 
     def history(self, before: int, limit: int) -> Deferred[list[HistoryEntry]]:
-        newest = self._bounds.revision
-
-        def read() -> list[HistoryEntry]:
-            try:
-                with self._databases.env.begin() as txn:
-                    return read_history(
-                        txn,
-                        self._databases.journal,
-                        before=min(before, newest + 1),
-                        first_kept=newest + 1 - self._retention.transitions,
-                        limit=limit,
-                    )
-            except lmdb.PanicError as error:
-                # A commit has just failed in the other thread.  The committer will get the
-                # error of that commit, and will end this process.
-                raise Refusal("the store failed") from error
-            except DAMAGE_ERRORS as error:
-                raise self._convert_error(error) from error
-            except lmdb.Error as error:
-                raise Refusal(f"the history cannot be read: {error}") from error
-
-        return execute(read)
-
-    def _convert_error(self, error: Exception) -> StoreError:
-        """
-        Return the L{StoreError} for C{error}.  If C{error} shows damage, record it.
-
-        Call this only if nothing was written: a L{StoreError} says that nothing is stored.
-        """
-        if isinstance(error, DAMAGE_ERRORS):
-            self._witness.write(WitnessRecord(self._bounds.revision, sound=False))
-        return as_store_error(self.directory.real_path, error)
+        return execute(lambda: self._get_open_store().history(before, limit))
 
     def space(self) -> Space | None:
-        return None if self._reserve is None else self._reserve.space()
+        store = self._open_store
+        return None if store is None else store.reserve.space()
 
     def commit_refusal(self) -> Refusal | None:
-        if self._reserve is None:
-            return None
-        return self._location_refusal() or self._reserve.commit_refusal()
+        try:
+            if self._open_store is not None:
+                self._open_store.check_location()
+                self._open_store.reserve.check_shortage()
+        except Refusal as refusal:
+            return refusal
+        return None
 
     def oldest_reader(self) -> OldStateReader | None:
-        databases = self._open_databases
-        return None if databases is None else oldest_reader(databases.env)
+        store = self._open_store
+        return None if store is None else oldest_reader(store.databases.env)
 
     def close(self) -> Deferred[None]:
         return execute(self._close)
 
     def _close(self) -> None:
         self._executor.stop()
-        self._witness.close()
-        if self._open_databases is not None:
-            self._open_databases.env.close()
-            self._open_databases = self._reserve = None
+        if self._open_store is not None:
+            self._open_store.close()
+            self._open_store = None
         self.directory.unlock()
 
 
@@ -434,8 +462,7 @@ def store_for_worker(path: str, options: StoreOptions) -> LmdbStore:
         Directory(path, create=options.create, claim=options.claim),
         executor,
         journal=options.journal,
-        verify=partial(verify_in_child, progress=progress),
-        verification_record=options.verification,
+        verification=options.verification,
         run_long=executor.run_in_new_thread,
         progress=progress,
     )

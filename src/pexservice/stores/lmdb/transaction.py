@@ -129,9 +129,6 @@ class StoreBounds:
     newest_key_row: KeyRow
 
 
-BOUNDS_OF_EMPTY_STORE = StoreBounds(0, 1, 1, NO_KEYS)
-
-
 def read_bounds(
     txn: lmdb.Transaction[bytes], databases: Databases, revision: int
 ) -> StoreBounds:
@@ -179,13 +176,14 @@ def write_batch(
     revision, next_ordinal = batch.after.revision, newest_key_row.next_ordinal
     record = records.encode_cursor(batch.after, next_ordinal)
     txn.put(records.CURSOR_KEY, record, db=databases.cursor)
-    steps, kept_revision = len(batch.transitions), revision + 1 - retention.transitions
+    first_kept_revision = revision + 1 - retention.transitions
+    first_kept_ordinal = next_ordinal - retention.keys
+    steps, keys = len(batch.transitions), len(batch.keys)
     oldest_revision = _trim(
-        txn, databases.journal, bounds.oldest_revision, kept_revision, steps
+        txn, databases.journal, bounds.oldest_revision, first_kept_revision, steps
     )
-    kept_ordinal = next_ordinal - retention.keys
     oldest_ordinal = _trim(
-        txn, databases.keys, bounds.oldest_ordinal, kept_ordinal, len(batch.keys)
+        txn, databases.keys, bounds.oldest_ordinal, first_kept_ordinal, keys
     )
     return StoreBounds(revision, oldest_revision, oldest_ordinal, newest_key_row)
 
@@ -237,14 +235,14 @@ def _trim(
     if first_kept - oldest <= TRIM_SLACK:
         return oldest
     # A commit that removed less than it adds would let the store grow.
-    limit = oldest + MAX_TRIMMED_ITEMS + added
+    first_spared = oldest + MAX_TRIMMED_ITEMS + added
     with txn.cursor(database) as rows:
         first_keys = islice(rows.iternext(values=False), MAX_TRIMMED_ROWS + 1)
         numbers = [records.decode_row_number(key) for key in first_keys]
         rows.first()
         # Only the next row shows where a row ends, so the newest row is never removed.
         for number, following in pairwise(numbers):
-            if following > first_kept or number >= limit:
+            if following > first_kept or number >= first_spared:
                 break
             # Deleting moves C{rows} to the next row.
             if not rows.delete():

@@ -39,26 +39,23 @@ class Witness:
     """
 
     _log = Logger()
-    _directory: Path
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path, revision: int, *, is_sound: bool) -> None:
+        """
+        Open or make the witness of the store in C{path}, which is at C{revision}.
+
+        @param is_sound: whether this process has made the store, or verified all of it.
+        @raise StoreDamaged: the store is older than its witness; or the witness records
+            damage, and C{is_sound} is false.
+        """
+        self._directory = path
         self._file: int | None = None
         self._found_damage = False
         # A read in one thread may find damage during a commit in another thread.
         self._lock = threading.Lock()
-
-    def open(self, path: Path, revision: int, *, verified: bool) -> None:
-        """
-        Open or make the witness of the store in C{path}, which is at C{revision}.
-
-        @param verified: whether the whole store was verified.
-        @raise StoreDamaged: the store is older than its witness; or the witness records
-            damage, and C{verified} is false.
-        """
-        self._directory = path
         witnessed = read_witness(path)
         check_not_older(path, revision, witnessed)
-        if witnessed is not None and not (witnessed.sound or verified):
+        if witnessed is not None and not (witnessed.sound or is_sound):
             raise StoreDamaged(
                 f"the store {self._directory} was found damaged while it was served"
             )

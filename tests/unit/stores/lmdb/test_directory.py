@@ -212,15 +212,14 @@ def test_claim_follows_a_store_that_is_rewritten_even_after_the_worker_has_let_g
         make(staging)
 
     holder.lock()
-    holder.create_first_store(make)
+    assert holder.find_or_create_store(make)
     assert claim.identity() is None
-    holder.remember_identity()
     holder.claim_store()
     first = claim.identity()
     holder.install(rewrite)
     assert claim.identity() not in (None, first)
     holder.lock()
-    holder.remember_identity()
+    assert not holder.find_or_create_store(make)
     holder.claim_store()
     holder.unlock()
 
@@ -236,10 +235,9 @@ def test_claim_of_another_store_is_not_renewed(tmp_path: Path, claim: StoreClaim
         claim.take("1:2 1:3")
 
     holder.lock()
-    holder.create_first_store(make_while_another_worker_claims)
-    assert claim.identity() == "1:2 1:3"
     with pytest.raises(StoreError, match="another store was put in the place"):
-        holder.remember_identity()
+        holder.find_or_create_store(make_while_another_worker_claims)
+    assert claim.identity() == "1:2 1:3"
     holder.unlock()
 
 

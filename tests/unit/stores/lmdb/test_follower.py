@@ -132,7 +132,7 @@ def test_unchanged_file_is_not_read_again_and_no_page_is_held(
 ) -> None:
     service.commit(b"one")
     service.poll()
-    assert oldest_reader(service.store._databases.env) is None
+    assert oldest_reader(service.store.opened.databases.env) is None
     monkeypatch.setattr(page_format, "read_meta", pytest.fail)
     service.poll()
     assert service.knows(b"one")
@@ -240,7 +240,7 @@ def test_keys_of_a_store_that_was_replaced_are_forgotten(
 
 
 def test_rows_that_were_trimmed_meanwhile_do_not_matter(service: Service) -> None:
-    service.store._retention = Retention(10, 10)
+    service.store.opened._retention = Retention(10, 10)
     service.commit(*(b"a%d" % number for number in range(64)))
     service.poll()
     for number in range(20):

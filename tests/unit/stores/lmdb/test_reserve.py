@@ -146,7 +146,7 @@ def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) 
     filled(path)
     disk.free = (path / "data.mdb").stat().st_size + RESERVE_BYTES
     with at(path) as store:
-        begin, env = store.state.revision, store._databases.env
+        begin, env = store.state.revision, store.opened.databases.env
         with reader(path) as pid:
             while store.commit_refusal() is None:
                 with suppress(Refusal):
@@ -173,15 +173,16 @@ def test_commit_adds_no_more_to_the_file_than_was_reserved(
 
     with at(path, journal=2000, kept_keys=2000) as store:
         store.step(b"n" * 2000, *fresh(2000))
-        env = store._databases.env
-        assert store._reserve is not None
+        env = store.opened.databases.env
         with reader(path):
             for size, key_count in (
                 *((512, 512), (400_000, 0), (64, 64), (64, 64), (2, 2), (1, 0)),
                 *((64, 64), (64, 64), (2, 2), (2, 2), (1, 1), (1, 0)),
             ):
                 keys = fresh(key_count)
-                needed = store._reserve.needed_bytes(batch(store.state, b"n" * size, *keys))
+                needed = store.opened.reserve.needed_bytes(
+                    batch(store.state, b"n" * size, *keys)
+                )
                 before = used_bytes(env)
                 store.step(b"n" * size, *keys)
                 assert used_bytes(env) - before <= needed

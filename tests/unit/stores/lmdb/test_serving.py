@@ -18,6 +18,7 @@ from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import StoreDamaged, StoreUnavailable
 from pexservice.stores.lmdb import records
+from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.records import WitnessRecord
@@ -146,7 +147,7 @@ def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "store"
     filled(path, 5)
     with at(path) as store:
-        databases = store._databases
+        databases = store.opened.databases
         with databases.env.begin(write=True) as txn:
             assert txn.delete(records.encode_row_number(9), db=databases.journal)
         with pytest.raises(StoreDamaged, match="breaks off before revision 13"):
@@ -183,12 +184,12 @@ class ServiceOnDisk:
             Directory(str(self._path), claim=StoreClaim(self._board)),
             CommitExecutor(self.reactor),
             verify=self._verify,
-            verification_record=VerificationRecord(self._board, lambda: self.report),
+            verification=VerificationRecord(self._board, lambda: self.report),
         )
 
-    def _verify(self, path: Path) -> None:
+    def _verify(self, path: Path, progress: Progress) -> None:
         self.verified += 1
-        verify(path)
+        verify(path, progress)
 
 
 @pytest.fixture

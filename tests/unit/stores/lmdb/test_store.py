@@ -40,10 +40,11 @@ from pexservice.stores.lmdb.directory import (
 )
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
-from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS, LmdbStore
+from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS, LmdbStore, OpenStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import pack_use
+from pexservice.stores.verification import Verification
 from tests.support.fakes import ABOVE_ALL, now
 from tests.support.inline_executor import inline
 from tests.support.stores import copied
@@ -66,6 +67,11 @@ class StoreUnderTest(LmdbStore):
     def __exit__(self, *_: object) -> None:
         now(self.close())
 
+    @property
+    def opened(self) -> OpenStore:
+        assert self._open_store is not None
+        return self._open_store
+
     def step(self, transitions: bytes, *keys: bytes) -> None:
         """
         Commit C{transitions} in one batch, the first of them with C{keys}.
@@ -75,11 +81,17 @@ class StoreUnderTest(LmdbStore):
         self.state = taken.after
 
 
+class NotDue(Verification):
+    is_due = False
+
+
 def at(path: Path, *, map_size: int | None = None, **kwargs: object) -> StoreUnderTest:
     """
-    Return a store in C{path}.
+    Return a store in C{path}.  It is not verified if C{verify} is C{None}.
     """
     arguments: dict[str, object] = {"verify": verify, **kwargs}
+    if arguments["verify"] is None:
+        arguments["verification"] = NotDue()
     store = StoreUnderTest(Directory(str(path)), inline(), **arguments)  # type: ignore[arg-type]
     if map_size is not None:
         store._map_size = map_size
@@ -344,7 +356,7 @@ def test_a_quick_look_finds_the_cursor_wrong(
     filled(path)
     put(path, *CONTRADICTIONS[contradiction])
     with pytest.raises(StoreDamaged, match=reason):
-        now(at(path, verify=lambda _: None).open())
+        now(at(path, verify=lambda *_: None).open())
 
 
 def test_reader_table_that_cannot_be_locked_is_no_damage(tmp_path: Path) -> None:
@@ -568,7 +580,7 @@ def test_store_replaced_during_its_verification_is_refused(tmp_path: Path) -> No
     filled(path)
     filled(tmp_path / "other")
 
-    def swap(_: Path) -> None:
+    def swap(*_: object) -> None:
         path.rename(tmp_path / "away")
         (tmp_path / "other").rename(path)
 
@@ -596,7 +608,7 @@ def test_record_of_another_writer_is_damage(
     path = tmp_path / "store"
     name, key, value = record
     with at(path) as store:
-        databases = store._databases
+        databases = store.opened.databases
         with databases.env.begin(write=True) as txn:
             txn.put(key, value, db=getattr(databases, name.decode()))
         with pytest.raises(StoreDamaged, match=f"{path} is damaged: .* already"):
@@ -605,10 +617,10 @@ def test_record_of_another_writer_is_damage(
 
 
 def put_in_place_of_lmdb(
-    env: object, store: LmdbStore, monkeypatch: pytest.MonkeyPatch
+    env: object, store: StoreUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     databases = Databases(env, None, None, None)  # type: ignore[arg-type]
-    monkeypatch.setattr(store, "_open_databases", databases)
+    monkeypatch.setattr(store.opened, "databases", databases)
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,7 @@ def test_commit_in_progress_does_not_undo_a_record_of_damage(store: Path) -> Non
     """
     A read finds damage while another thread commits, and then writes its revision.
     """
-    witness = Witness()
-    witness.open(store, 12, verified=False)
+    witness = Witness(store, 12, is_sound=False)
     witness.write(WitnessRecord(12, sound=False))
     witness.write(WitnessRecord(13))
     assert read_witness(store) == WitnessRecord(12, sound=False)
@@ -210,8 +209,7 @@ def test_store_continues_when_no_witness_can_be_written(
         assert reopened(store) == (12, 6)
     assert [event.get("reason") for event in events] == [None, "No space left on device"]
     (store / WITNESS_FILE).write_bytes(records.encode_witness(WitnessRecord(12)))
-    witness = Witness()
-    witness.open(store, 12, verified=True)
+    witness = Witness(store, 12, is_sound=True)
     with capturedLogs() as events:
         witness.close()
         witness.close()
