@@ -33,11 +33,15 @@ _FAULT_INJECTION_TESTS = Path(__file__).parent / "labs"
 
 #: With C{pytest -n}, tests whose ids begin alike and share a group run in one process, one
 #: after the other.  Fault-injection tests and the image test change the machine's memory,
-#: mounts and clock.  The tests of the page share a browser.
+#: mounts and clock.  The other groups share a browser or services.
 _GROUPS = {
     "tests/labs/": "the machine",
     "tests/packaging/test_image.py": "the machine",
-    "tests/functional/test_page.py": "the browser",
+    "tests/functional/test_page.py": "the page",
+    "tests/functional/test_cross_origin.py": "pages of other origins",
+    "tests/functional/test_security.py": "security",
+    "tests/functional/test_streams.py": "streams",
+    "tests/functional/test_wire.py": "wire",
 }
 
 

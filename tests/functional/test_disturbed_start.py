@@ -39,6 +39,9 @@ PROGRAMS = {
     "twistd": twistd(),
 }
 
+#: The module calls the same function as the command.
+STARTED = amount(short=["command", "twistd"], long=[*PROGRAMS])
+
 
 #: Python imports this module first: a child that verifies the store stops itself.
 HOLD = """
@@ -116,7 +119,7 @@ def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
 
     The kernel kills processes when memory is short.
     """
-    process = begin()
+    process = begin("--standby", "0")
     killed = 0
     for _ in range(2):
         killed = held_verification(process, but=killed)
@@ -154,7 +157,7 @@ def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
 
 @pytest.mark.parametrize(
     ("begin", "number"),
-    [*((name, signal.SIGTERM) for name in PROGRAMS), ("command", signal.SIGKILL)],
+    [*((name, signal.SIGTERM) for name in STARTED), ("command", signal.SIGKILL)],
     indirect=["begin"],
 )
 def test_stopped_verification_ends_with_its_supervisor(
@@ -202,14 +205,14 @@ def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Pa
     assert process.poll() is None
 
 
-@pytest.mark.parametrize("begin", [*PROGRAMS], indirect=True)
+@pytest.mark.parametrize("begin", STARTED, indirect=True)
 def test_sighup_at_any_moment_of_the_start_is_handled(begin: Begin, tmp_path: Path) -> None:
     """
     The program handles SIGHUP from its first line of code on.
     """
     # A new store is not verified.
     shutil.rmtree(tmp_path / "pexservice-data")
-    process = begin()
+    process = begin("--standby", "0")
     for _ in poll_attempts():
         status = Path(f"/proc/{process.pid}/status").read_text()
         (caught,) = [line for line in status.splitlines() if line.startswith("SigCgt")]
@@ -223,7 +226,7 @@ def test_sighup_at_any_moment_of_the_start_is_handled(begin: Begin, tmp_path: Pa
     until_logged(tmp_path, "the workers are replaced")
 
 
-@pytest.mark.parametrize("held", ["address", "store"])
+@pytest.mark.parametrize("held", amount(short=["address"], long=["address", "store"]))
 def test_start_waits_for_the_workers_of_a_killed_supervisor(
     tmp_path: Path, held: str
 ) -> None:
@@ -233,13 +236,13 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
     starts = amount(short=1, long=3)
     with held_ports(1) as (port,):
         number = port if held == "address" else 0
-        listen = ("--listen", f"tcp:{number}:interface=127.0.0.1")
+        options = ("--listen", f"tcp:{number}:interface=127.0.0.1", "--standby", "0")
         for _ in range(starts):
-            daemon = Daemon(tmp_path, *listen)
+            daemon = Daemon(tmp_path, *options)
             daemon.step()
             workers = daemon.workers()
             daemon.kill_supervisor()
-        with Daemon(tmp_path, *listen, "--standby", "0") as daemon:
+        with Daemon(tmp_path, *options) as daemon:
             assert daemon.revision() == starts
         wait_until_gone(*workers)
 

@@ -67,29 +67,31 @@ def test_unknown_host_over_loopback_gets_421_that_names_the_option(
 
 
 @on_each_reactor
-@pytest.mark.parametrize("listener", ["tcp:0", r"tcp6:0:interface=\:\:"])
 def test_host_check_depends_on_the_local_address_of_the_connection(
-    tmp_path: Path, reactor: str, listener: str
+    tmp_path: Path, reactor: str
 ) -> None:
     """
-    The listener has a wildcard address, IPv4 or IPv6.
+    The listeners have wildcard addresses of IPv4 and IPv6.
     """
-    with Daemon(tmp_path, "--listen", listener, command=WORKER, reactor=reactor) as daemon:
-        port = port_of(daemon)
-        seen_statuses = []
-        for host in ("127.0.0.1", *own_addresses()):
-            connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
-            connection.request("POST", "/next", headers={"Host": FOREIGN})
-            seen_statuses.append(connection.getresponse().status)
-            connection.close()
-    assert seen_statuses == [421] + [200] * len(own_addresses())
+    listen = ("--listen", "tcp:0", "--listen", r"tcp6:0:interface=\:\:")
+    with Daemon(tmp_path, *listen, command=WORKER, reactor=reactor) as daemon:
+        for port in ports_of(daemon):
+            seen_statuses = []
+            for host in ("127.0.0.1", *own_addresses()):
+                connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+                connection.request("POST", "/next", headers={"Host": FOREIGN})
+                seen_statuses.append(connection.getresponse().status)
+                connection.close()
+            assert seen_statuses == [421] + [200] * len(own_addresses())
 
 
 def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
     """
     The process ids are those of the log.  SIGKILL to the active worker causes a takeover.
+
+    On a Unix socket, no process is shown, and the C{Host} is not checked.
     """
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, "--listen", "unix:socket", "--listen", LOOPBACK) as daemon:
 
         def processes() -> dict[str, tuple[int, str]]:
             body = daemon.request("/livez", headers={"Accept": "application/json"})[1]
@@ -112,37 +114,30 @@ def test_verbose_livez_shows_the_processes(tmp_path: Path) -> None:
             f"[+]worker-2 is process {second}: standby\n"
             "livez check passed\n"
         )
+        assert status(daemon, FOREIGN) == 421
+        for request in (b"POST /next", b"GET /livez?verbose"):
+            sent = b"%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (request, FOREIGN.encode())
+            response = exchange_on_unix_socket(tmp_path / "socket", sent)
+            assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b" is process " not in response
         daemon.kill_active_worker()
         wait_until(lambda: processes()["worker-2"] == (second, "active"), "a takeover")
         daemon.wait_for_log(r"worker-2 took over( after \d+ ms)?\n")
 
 
-def test_host_is_not_checked_behind_proxies_tokens_or_unix_sockets(tmp_path: Path) -> None:
+def test_host_is_not_checked_behind_proxies_or_tokens(tmp_path: Path) -> None:
     """
     It is not checked with C{--allowed-host *} either.  These services show no process ids.
     """
-
-    def shows_processes(daemon: Daemon) -> bool:
-        return b" is process " in daemon.request("/livez?verbose")[1]
-
     (tmp_path / "tokens").write_text("secret\n")
     for options in (
         ("--trusted-proxy", "127.0.0.1"),
         ("--allowed-host", "*"),
         ("--token-file", "tokens"),
     ):
-        with Daemon(tmp_path, *options, command=WORKER) as daemon:
+        with Daemon(tmp_path, *options, "--standby", "0") as daemon:
             assert status(daemon, FOREIGN, "Authorization: Bearer secret") == 200
-            assert not shows_processes(daemon)
-    listeners = ("--listen", "unix:socket", "--listen", LOOPBACK)
-    with Daemon(tmp_path, *listeners, "--standby", "0") as daemon:
-        assert status(daemon, FOREIGN) == 421
-        assert shows_processes(daemon)
-        for request in (b"POST /next", b"GET /livez?verbose"):
-            sent = b"%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (request, FOREIGN.encode())
-            response = exchange_on_unix_socket(tmp_path / "socket", sent)
-            assert response.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert b" is process " not in response
+            assert b" is process " not in daemon.request("/livez?verbose")[1]
 
 
 @on_each_reactor
@@ -159,7 +154,9 @@ def test_trusted_proxy_is_recognized_on_a_dual_stack_listener(
     listener = ("--listen", r"tcp6:0:interface=\:\:")
     with (
         Daemon(tmp_path, *listener, *options, command=WORKER, reactor=reactor) as daemon,
-        socket.create_connection(("127.0.0.1", port_of(daemon)), TIMEOUT_SECONDS) as proxy,
+        socket.create_connection(
+            ("127.0.0.1", ports_of(daemon)[0]), TIMEOUT_SECONDS
+        ) as proxy,
     ):
         # On a busy machine this takes some seconds, and the rate limit allows one client
         # more requests.
@@ -175,13 +172,13 @@ def test_trusted_proxy_is_recognized_on_a_dual_stack_listener(
     assert b"429" in others
 
 
-def port_of(daemon: Daemon) -> int:
+def ports_of(daemon: Daemon) -> list[int]:
     """
-    Return the port of a listener on another address than 127.0.0.1.
+    Return the ports of listeners on other addresses than 127.0.0.1.
     """
-    match = re.search(r"listening on \S+:(\d+)", daemon.log.read_text())
-    assert match is not None
-    return int(match[1])
+    ports = re.findall(r"listening on \S+:(\d+)", daemon.log.read_text())
+    assert ports
+    return [*map(int, ports)]
 
 
 def own_addresses() -> list[str]:

@@ -35,6 +35,13 @@ KEYS = {
 }
 
 
+#: A unit test opens a store without its witness.
+PLACES = amount(
+    short=["with its witness", "a backup made today"],
+    long=["with its witness", "data.mdb alone", "a backup made today"],
+)
+
+
 def assert_state(answer: HTTPResponse, body: bytes, revision: int, position: int) -> None:
     assert answer.status == 200
     assert answer.headers["Pex-Revision"] == str(revision)
@@ -42,7 +49,7 @@ def assert_state(answer: HTTPResponse, body: bytes, revision: int, position: int
     assert int(body) == fibonacci(position)[0]
 
 
-@pytest.fixture(params=["with its witness", "data.mdb alone", "a backup made today"])
+@pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """
     Provide a directory that contains the store.

@@ -167,8 +167,8 @@ def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
     The file is renamed before each reload, as logrotate does.
     """
     path = tmp_path / "access.log"
-    rounds = amount(short=2, long=10)
-    with Daemon(tmp_path, "--access-log", "access.log") as daemon:
+    rounds = amount(short=1, long=10)
+    with Daemon(tmp_path, "--access-log", "access.log", "--standby", "0") as daemon:
         with load(daemon, 4) as clients:
             for number in range(rounds):
                 until_acknowledged(clients, 200)

@@ -21,7 +21,7 @@ from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import STORE
 from tests.labs.attacks.attacking import in_one_piece, request
 from tests.labs.attacks.lab import COMPLETE
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon, read_all
+from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, read_all
 from tests.support.strace import Tracer
 
 #: Paths that might lead out of the service.
@@ -76,38 +76,43 @@ def ask(daemon: Daemon, sent: bytes) -> bytes:
     return b""
 
 
-def test_no_response_contains_versions_paths_or_tracebacks(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """
+    Provide one worker for all tests.
+    """
+    with Daemon(tmp_path_factory.mktemp("run"), command=WORKER) as daemon:
+        yield daemon
+
+
+def test_no_response_contains_versions_paths_or_tracebacks(daemon: Daemon) -> None:
     secrets = [
-        str(tmp_path).encode(),
+        str(daemon.path).encode(),
         str(Path(sys.prefix)).encode(),
         version("twisted").encode(),
         version("klein").encode(),
         *(b"site-packages", b"Traceback", b'File "', b"twisted", b"klein", b"werkzeug"),
         b"Python/",
     ]
-    with Daemon(tmp_path, command="pexservice-worker") as daemon:
-        received = b"".join(ask(daemon, sent) for sent in everything())
-        assert received.count(b"HTTP/1.1 4") > 200
-        for secret in secrets:
-            match = re.search(re.escape(secret), received, re.IGNORECASE)
-            assert match is None, received[max(0, match.start() - 200) :][:400]
+    received = b"".join(ask(daemon, sent) for sent in everything())
+    assert received.count(b"HTTP/1.1 4") > 200
+    for secret in secrets:
+        match = re.search(re.escape(secret), received, re.IGNORECASE)
+        assert match is None, received[max(0, match.start() - 200) :][:400]
 
 
 @pytest.mark.needs("strace")
-def test_requests_open_no_file_but_the_stores(tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    (tmp_path / "run").mkdir()
-    with Daemon(tmp_path / "run", command="pexservice-worker") as daemon:
-        # The first requests import modules.
-        for sent in everything():
-            ask(daemon, sent)
-        before = {path.name for path in (tmp_path / "run").iterdir()}
-        with Tracer(daemon.process.pid, "-y", "-e", "trace=%file", output=trace):
-            answers = [ask(daemon, sent) for sent in everything()]
-        assert len(answers) > 300
-        assert {path.name for path in (tmp_path / "run").iterdir()} == before
-    allowed = (str(tmp_path / "run" / STORE), "/etc/localtime", "/proc/")
+def test_requests_open_no_file_but_the_stores(daemon: Daemon, tmp_path: Path) -> None:
+    trace, store = tmp_path / "trace", daemon.path / STORE
+    # The first requests import modules.
+    for sent in everything():
+        ask(daemon, sent)
+    before = {path.name for path in daemon.path.iterdir()}
+    with Tracer(daemon.process.pid, "-y", "-e", "trace=%file", output=trace):
+        answers = [ask(daemon, sent) for sent in everything()]
+    assert len(answers) > 300
+    assert {path.name for path in daemon.path.iterdir()} == before
+    allowed = (str(store), "/etc/localtime", "/proc/")
     touched = re.findall(r'"([^"]+)"', trace.read_text())
     assert not [path for path in touched if not path.startswith(allowed)], touched
-    store = tmp_path / "run" / STORE
     assert {path.name for path in store.iterdir()} <= {DATA_FILE, "lock.mdb", "newest"}

@@ -22,7 +22,6 @@ from tests.support.daemon import (
     children,
     read_all,
 )
-from tests.support.forms import amount
 
 
 @pytest.fixture(scope="module", params=REACTORS)
@@ -70,30 +69,6 @@ def test_every_attack_gets_the_response_of_its_rule_and_moves_nothing_unanswered
     """
     wrong = Front(daemon.port, daemon.revision).try_all(COMPLETE)
     assert not wrong, "\n".join(wrong)
-
-
-def test_unread_responses_do_not_pile_up_in_memory(daemon: Daemon) -> None:
-    """
-    While the client reads nothing, the worker makes no more responses.
-
-    Later the client gets them all.
-    """
-    exchange(daemon, THOUSAND_STEPS)
-    # Each response has 60 KB then.  This is half of their total size in MiB:
-    count = amount(short=200, long=1000)
-    half = count * 0.03
-    with connect(daemon) as connection:
-        before = memory(daemon)
-        page = request(b"GET /history?limit=1000 HTTP/1.1", b"Connection: %b")
-        connection.sendall(page % b"keep-alive" * (count - 1) + page % b"close")
-        # Other clients are served meanwhile.
-        for _ in range(20):
-            assert daemon.request("/livez")[1] == b"ok\n"
-        assert memory(daemon) - before < half
-        received = 0
-        while chunk := connection.recv(1 << 20):
-            received += len(chunk)
-    assert received > count * 50_000
 
 
 def worker(daemon: Daemon) -> int:

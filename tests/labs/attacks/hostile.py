@@ -362,9 +362,8 @@ class Kind:
             logged.
         """
         options, context = certified(place) if listener == "TLS" else ((), None)
-        options = ("--access-log", "access.log", *self.options, *options)
+        options = ("--access-log", "access.log", "--standby", "0", *self.options, *options)
         with Daemon(place, *options) as daemon:
-            wait_until(lambda: len(daemon.workers()) == 2, "two workers")
             workers = daemon.workers()
             target = Target(place, daemon, context)
             self.attack(target, size)
@@ -387,11 +386,11 @@ KINDS = {
         for count in (20, 1000)
         for pieces in PIECES
     },
-    "KeyUpdates": Kind(update_keys(1), 3_000_000, 30_000_000, listeners=("TLS",)),
+    "KeyUpdates": Kind(update_keys(1), 1_000_000, 30_000_000, listeners=("TLS",)),
     "40 connections of KeyUpdates": Kind(
         update_keys(40), 2_000_000, 20_000_000, listeners=("TLS",)
     ),
-    "pages of the history": Kind(ask_for_pages, 100, 300),
+    "pages of the history": Kind(ask_for_pages, 50, 300),
     "streams": Kind(hold_streams, 260, 1000),
 }
 

@@ -21,6 +21,7 @@ from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.remembered_keys import KeyUse, pack_use
 from pexservice.stores.shared_interface import ISharedStore
 from tests.support.fakes import ABOVE_ALL, MemoryStore, now, replay
+from tests.support.forms import amount
 from tests.support.inline_executor import inline
 
 Maker = Callable[[], IStore]
@@ -185,7 +186,7 @@ def test_opened_store_has_the_keys_with_what_their_first_use_did(
         assert recall(b"two") is None
 
 
-@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("size", amount(short=[1, 100], long=[1, 3, 100]))
 def test_opened_store_has_the_newest_keys_and_few_others(
     make: Maker, store: IStore, size: int
 ) -> None:
