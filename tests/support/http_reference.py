@@ -81,7 +81,7 @@ def _details(whole: Json) -> Iterator[str]:
 
 def _parameters(whole: Json, operation: Json) -> Iterator[str]:
     parameters = [
-        _resolved(whole, reference) for reference in operation.get("parameters", [])
+        resolved(whole, reference) for reference in operation.get("parameters", [])
     ]
     if parameters:
         yield "\n| parameter | in | meaning |\n|---|---|---|\n"
@@ -91,7 +91,7 @@ def _parameters(whole: Json, operation: Json) -> Iterator[str]:
 
 
 def _examples(whole: Json, operation: Json) -> Iterator[str]:
-    response = _resolved(whole, operation["responses"]["200"])
+    response = resolved(whole, operation["responses"]["200"])
     for kind, content in response["content"].items():
         example = _example(whole, content)
         if example is not None and len(str(example)) < _SHORT:
@@ -133,11 +133,14 @@ def _statuses(item: Json, common: set[str]) -> Iterator[str]:
 
 
 def _example(whole: Json, content: Json) -> object:
-    schema = _resolved(whole, content["schema"])
+    schema = resolved(whole, content["schema"])
     return content.get("example", next(iter(schema.get("examples", ())), None))
 
 
-def _resolved(whole: Json, part: Json) -> Json:
+def resolved(whole: Json, part: Json) -> Json:
+    """
+    Return the component that C{part} refers to, or C{part} if it is no reference.
+    """
     if "$ref" not in part:
         return part
     *_, kind, name = part["$ref"].split("/")

@@ -83,10 +83,6 @@ class TestTokens:
         assert pairs == [(sha256(token.encode()).digest(), valid) for _, valid in pairs]
         assert {valid for _, valid in pairs} == digests("first", "second")
 
-    @pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/readyz"])
-    def test_read_needs_no_token(self, call: Caller, path: str) -> None:
-        assert call("GET", path).status == 200
-
 
 class TestTokenFile:
     """

@@ -110,9 +110,9 @@ def test_work_that_fails_is_followed_by_a_pause_too(work: Work) -> None:
     assert work.done == ["1"]
 
 
-def paced_server() -> Server:
+def test_clients_take_turns_for_pages_of_the_history_and_others_wait_for_no_page() -> None:
     """
-    Return a server whose pages of the history wait for their turns.
+    The queue knows clients by their addresses.  A client that leaves is forgotten.
     """
     server = Server()
     api = Api(
@@ -123,39 +123,16 @@ def paced_server() -> Server:
         metrics_response=lambda _: Response(200, ()),
     )
     server.shared.call_handler = api.call_handler
-    return server
-
-
-def test_other_requests_are_answered_between_two_pages_of_the_history() -> None:
-    """
-    Many clients ask for a page at once.  A client that leaves is forgotten.
-    """
-    server = paced_server()
-    readers = [server.connect() for _ in range(4)]
-    for reading_wire in readers:
-        reading_wire.send(b"GET /history HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert [bool(reader.received) for reader in readers] == [True, False, False, False]
-    other = server.connect()
-    other.send(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert other.received.endswith(b"ok\n")
-    readers[1].lose()
-    server.clock.turn(1)
-    assert [bool(reader.received) for reader in readers] == [True, False, True, False]
-    server.clock.turn(1)
-    assert readers[3].received.startswith(b"HTTP/1.1 200 OK\r\n")
-
-
-def test_address_with_many_pages_to_wait_for_delays_another_by_one() -> None:
-    """
-    The history's queue knows clients by their addresses.
-    """
-    server = paced_server()
-    ask = b"GET /history?limit=1 HTTP/1.1\r\nHost: h\r\n\r\n"
     greedy = [server.connect(IPv4Address("TCP", "192.0.2.1", n)) for n in range(1, 31)]
     honest = server.connect(IPv4Address("TCP", "192.0.2.2", 1))
     for wire in (*greedy, honest):
-        wire.send(ask)
-    for _ in range(2):
+        wire.send(b"GET /history HTTP/1.1\r\nHost: h\r\n\r\n")
+    other = server.connect()
+    other.send(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert other.received.endswith(b"ok\n")
+    greedy[1].lose()
+    for served in (1, 2, 2):
+        assert sum(bool(wire.received) for wire in greedy) == served
+        assert not greedy[1].received
         server.clock.turn(1)
     assert honest.received.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert sum(bool(wire.received) for wire in greedy) == 2
