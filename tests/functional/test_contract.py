@@ -9,17 +9,17 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
-from twisted.internet.threads import blockingCallFromThread
 
+from pexservice.client.blocking import running_reactor
 from pexservice.core.cursor import Cursor
 from pexservice.stores.etcd.address import parse
 from pexservice.stores.etcd.http_gateway import HttpGateway
 from pexservice.stores.etcd.store import EtcdStore
-from tests.support.blocking_store import Blocking, running_reactor
+from tests.support.blocking_store import Blocking
 from tests.support.daemon import poll_attempts
 from tests.support.etcd import Member, cluster
 from tests.support.fakes import now
@@ -48,21 +48,19 @@ def make_on_etcd(tmp_path: Path) -> Maker:
     """
     address = parse(f"etcd:{member().url}?prefix={quote(str(tmp_path))}/")
 
-    def make() -> Blocking:
-        gateway = HttpGateway(address, running_reactor())
+    def make() -> Any:
+        gateway = HttpGateway(address, cast(Any, running_reactor()))
         return Blocking(EtcdStore(gateway, address.prefix, journal=KEPT, kept_keys=KEPT))
 
     return make
 
 
 def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
-    first_store, second_store = (cast(Blocking, make()) for _ in range(2))
+    first_store, second_store = (cast(Any, make()) for _ in range(2))
     heard: list[Cursor] = []
     for opened_store in (first_store, second_store):
         now(opened_store.open())
-    blockingCallFromThread(
-        running_reactor(), lambda: first_store.watch(heard.append, lambda _: None)
-    )
+    now(first_store.watch(heard.append, lambda _: None))
     taken = batch((0, 0), b"nn")
     now(second_store.commit(taken))
     # The watch may have begun after the first step, so further steps are made.

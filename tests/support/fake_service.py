@@ -18,8 +18,8 @@ from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pexservice.core.cursor import Transition, position_after
-from pexservice.core.sequence import term_at
+from pexservice.core.cursor import Transition, position_after, state_at
+from pexservice.web.representations import state_json
 from tests.support.fakes import now
 
 T = TypeVar("T")
@@ -235,14 +235,4 @@ def state(revision: int, position: int) -> bytes:
     """
     Return a state as the service writes it in JSON.
     """
-    term = term_at(position)
-    preceding = term.preceding_text
-    return json.dumps(
-        {
-            "position": position,
-            "current": term.text.decode(),
-            "previous": None if preceding is None else preceding.decode(),
-            "next": term.following_text.decode(),
-            "revision": revision,
-        }
-    ).encode()
+    return state_json(state_at(revision, position))

@@ -1,7 +1,5 @@
 """
 Run the commands of the tutorial in a new Debian system, and compare their output.
-
-C{python -m tests.support.tutorial} prints the transcript.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,19 +187,3 @@ def transcript() -> Iterator[tuple[Command, str, int]]:
             ):
                 for command in commands(part):
                     yield (command, *(root if command.root else user).run(command.line))
-
-
-def main() -> None:
-    """
-    Print the transcript.
-    """
-    for command, printed, status in transcript():
-        mark = (
-            "" if command.matches(printed) and not status else "  <-- differs from the page"
-        )
-        sys.stdout.write(f"{'#' if command.root else '$'} {command.line}{mark}\n{printed}")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
