@@ -7,12 +7,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs
-from twisted.python.failure import Failure
 
 from pexservice.commit.batching_policy import MAX_WAIT_SECONDS
 from pexservice.commit.committer import REFUSAL_LOG_INTERVAL_SECONDS, Committer
@@ -419,83 +415,3 @@ def test_waiter_that_raises_is_logged_and_the_others_are_called(bench: Bench) ->
     bench.store.finish()
     assert after == [(Outcome.APPLIED, 2, 2)]
     assert not bench.fatal
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """
-    A committer for which requests arrive and commits end in any order.
-
-    Each acknowledged step is durable, once, in order, and exact.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bench = Bench()
-        self.acknowledged: dict[int, int] = {}
-        self.keys: dict[bytes, int] = {}
-
-    @rule(
-        transition=st.sampled_from(list(Transition)),
-        key=st.none() | st.sampled_from([b"a", b"b", b"c"]),
-        behind=st.none() | st.integers(0, 2),
-    )
-    def submit(self, transition: Transition, key: bytes | None, behind: int | None) -> None:
-        """
-        Submit a step, maybe with a key, maybe with a precondition that holds or does not.
-        """
-        revision = self.bench.latest.revision
-        precondition = (
-            None if behind is None else lambda now: now.revision == revision - behind
-        )
-        # A key belongs to one transition, or every other submission is a 422.
-        name = None if key is None else key + transition.code
-
-        def answered(response: Response) -> None:
-            state = response.state
-            assert state.revision <= self.bench.store.cursor.revision, "not durable"
-            if response.outcome is Outcome.APPLIED:
-                assert state.revision not in self.acknowledged, "acknowledged twice"
-                self.acknowledged[state.revision] = state.position
-            if name is not None and response.outcome is not Outcome.PRECONDITION_FAILED:
-                assert self.keys.setdefault(name, state.revision) == state.revision
-
-        def failed(failure: Failure) -> None:
-            assert isinstance(failure.value, Refusal)
-
-        submit(self.bench.committer, Step(transition, name, precondition)).addCallbacks(
-            answered, failed
-        )
-
-    @rule(seconds=st.sampled_from([0.0, MAX_WAIT_SECONDS]))
-    def turn(self, seconds: float) -> None:
-        """
-        Let time go by.
-        """
-        self.bench.clock.turn(seconds)
-
-    @precondition(lambda self: self.bench.store.under_way is not None)
-    @rule(taken=st.booleans())
-    def finish(self, taken: bool) -> None:  # noqa: FBT001 hypothesis names it
-        """
-        End the commit under way.
-        """
-        self.bench.store.finish(None if taken else Refusal("full"))
-
-    @invariant()
-    def agrees_with_the_store(self) -> None:
-        """
-        Check that the durable state is the store's.
-
-        Check also that every acknowledged state is in the store's journal.
-        """
-        store, durable = self.bench.store, self.bench.committer.durable
-        assert durable.cursor == store.cursor
-        rows = {row.revision: row.position for row in store.rows}
-        assert self.acknowledged.items() <= rows.items()
-        counts = self.bench.counted()
-        moved = sum(count for name, count in counts.items() if name.startswith("moved"))
-        assert moved == durable.revision
-
-
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -11,13 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pexservice.commit.counters import (
-    DURATION_BOUNDS_SECONDS,
-    NOT_STORED,
-    SIZE_BOUNDS,
     Counts,
     Histogram,
 )
-from pexservice.core.cursor import Transition
 
 
 @given(st.lists(st.floats(0, 10)))
@@ -35,24 +31,8 @@ def test_bound_of_a_histogram_counts_the_values_up_to_it(values: list[float]) ->
     assert histogram.total == pytest.approx(math.fsum(values))
 
 
-def test_bounds_of_each_histogram_ascend() -> None:
-    for bounds in (DURATION_BOUNDS_SECONDS, SIZE_BOUNDS):
-        assert list(bounds) == sorted(set(bounds))
-
-
 def test_every_pair_of_transition_and_outcome_is_counted_from_0() -> None:
     counts = Counts()
     pairs = {(kind, outcome): count for kind, outcome, count in counts.transitions()}
     assert len(pairs) == 3 * 5
     assert set(pairs.values()) == {0}
-    counts.count("moved", b"nnpnr")
-    counts.count("moved", b"n")
-    counts.count("unmet", b"p")
-    counts.count(NOT_STORED, bytearray(b"r"))
-    assert [transition for transition in counts.transitions() if transition[2]] == [
-        (Transition.NEXT, "moved", 4),
-        (Transition.PREVIOUS, "moved", 1),
-        (Transition.RESET, "moved", 1),
-        (Transition.PREVIOUS, "unmet", 1),
-        (Transition.RESET, "not_taken", 1),
-    ]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from base64 import b64decode
 from collections.abc import Callable, Sequence
-from itertools import filterfalse
 from statistics import mean
 
 import pytest
@@ -83,15 +82,9 @@ class Line:
         """
         await self._for(self.far)
         await self._for(COMMIT if path == "kv/txn" else 0.0)
-        answer = self.apply(path, message)
+        answer = self.etcd.apply(path, message)
         await self._for(self.far)
         return answer
-
-    def apply(self, path: str, message: Message) -> Message:
-        """
-        Have etcd apply C{message}.
-        """
-        return self.etcd.apply(path, message)
 
     async def stream(self, message: Message, take: Callable[[bytes], None]) -> None:
         """
@@ -124,34 +117,6 @@ class Line:
         """
 
 
-class OldLine(Line):
-    """
-    The connection of a node of a version without a queue.
-
-    Operations on the queue are taken out.
-    """
-
-    def apply(self, path: str, message: Message) -> Message:
-        """
-        Have etcd apply the part of C{message} that an old node would send.
-        """
-        if path != "kv/txn":
-            return super().apply(path, message)
-        kept = {
-            branch: list(filterfalse(_of_the_queue, message.get(branch, [])))
-            for branch in ("success", "failure")
-        }
-        answer = super().apply(path, message | kept)
-        if kept["success"] != message["success"]:
-            answer["responses"].append({"response_range": {}})
-        return answer
-
-
-def _of_the_queue(operation: Message) -> bool:
-    ((kind, content),) = operation.items()
-    return kind == "request_txn" or b"/waiting/" in b64decode(content["key"])
-
-
 @define(eq=False)
 class Node:
     """
@@ -162,7 +127,6 @@ class Node:
 
     committer: OptimisticCommitter
     line: Line
-    clients: int
     answers: list[tuple[float, float]] = Factory(list)
 
     def ask(self, clock: Turns) -> Deferred[None]:
@@ -212,16 +176,16 @@ class Cluster:
         self.nodes: list[Node] = []
         self.failures: list[Failure] = []
 
-    def add(self, clients: int, far: float = NEAR, line: type[Line] = Line) -> Node:
+    def add(self, clients: int, far: float = NEAR) -> Node:
         """
         Start a node with C{clients} clients.
         """
-        way = line(self.etcd, self.clock, self.chance, far)
-        store = EtcdStore(way, "p/")
+        line = Line(self.etcd, self.clock, self.chance, far)
+        store = EtcdStore(line, "p/")
         committer = OptimisticCommitter(
             store, self.clock, on_fatal_failure=self.failures.append
         )
-        node = Node(committer, way, clients)
+        node = Node(committer, line)
         self.nodes.append(node)
 
         def begin(_: None) -> None:
@@ -364,18 +328,3 @@ def test_node_with_few_steps_is_served_soon_and_delays_no_other() -> None:
     first_rate, second_rate, _ = (node.rate(since, since + 1.0) for node in cluster.nodes)
     assert fair([first_rate, second_rate])
     assert first_rate + second_rate > 0.8 * before
-
-
-def test_new_nodes_take_turns_next_to_a_node_of_an_earlier_version() -> None:
-    """
-    The old node waits for no other.
-    """
-    cluster = Cluster(1)
-    for line in (Line, Line, OldLine):
-        cluster.add(5, line=line)
-    cluster.run(WARM_UP)
-    since = cluster.clock.seconds()
-    rates = cluster.rates()
-    assert fair(rates[:2])
-    assert rates[2] > rates[0] / 10
-    assert max(node.longest(since, since + LONG) for node in cluster.nodes[:2]) < 0.2

@@ -7,10 +7,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
 
 import pytest
-from attrs import Factory, define, field
+from attrs import Factory, define, evolve, field
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
@@ -490,17 +489,17 @@ def test_stopping_node_commits_accepted_steps_and_refuses_later_ones(node: Node)
 @define(eq=False)
 class Request:
     """
-    One operation of one client, asked for until its end is known if it has a key.
+    A request of a client, which repeats the request until its end is known if it has a key.
 
-    @ivar wanted: the revision that its precondition asks for each time, if it has one.
+    @ivar record: the request without its response.
     """
 
-    client: int
-    operation: Transition | None
-    called: float
-    key: bytes | None = None
-    asked: bool = False
-    wanted: int | None = None
+    record: Record
+    step: Step | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        return None if self.step is None else self.step.key
 
 
 @define(eq=False)
@@ -557,63 +556,58 @@ class Chance:
             self._begin(node, self.repeating.pop(0))
             return
         self.requests += 1
+        operation = self.choose.choice([None, NEXT, NEXT, PREVIOUS, RESET])
         request = Request(
-            self.requests,
-            self.choose.choice([None, NEXT, NEXT, PREVIOUS, RESET]),
-            self.time,
+            Record(client=self.requests, operation=operation, called=self.time)
         )
-        if request.operation is not None and self.choose.random() < 1 / 2:
-            request.key = b"%d" % self.requests
+        if operation is not None:
+            key = b"%d" % self.requests if self.choose.random() < 1 / 2 else None
+            revision = self.choose.choice([node.committer.durable.revision, 0])
+            precondition = at(revision) if self.choose.random() < 1 / 3 else None
+            request.step = Step(operation, key, precondition)
         self._begin(node, request)
 
     def _begin(self, node: Node, request: Request) -> None:
         self.asking[node].append(request)
 
         def responded(response: Response) -> None:
-            self._end(node, request, *response)
+            if self._ends(node, request):
+                is_unmet = response.outcome is Outcome.PRECONDITION_FAILED
+                operation = None if is_unmet else request.record.operation
+                cursor = response.state.cursor
+                self.records.append(
+                    evolve(
+                        request.record,
+                        operation=operation,
+                        returned=self.time,
+                        seen=cursor,
+                    )
+                )
 
         def failed(failure: Failure) -> None:
-            self._fail(node, request, failure.value)
+            if self._ends(node, request):
+                assert failure.check(Refusal, OutcomeUnknown)
+                self._give_up(request, refused=bool(failure.check(Refusal)))
 
-        if request.operation is None:
+        if request.step is None:
             read(node.committer).addCallbacks(responded, failed)
-            return
-        if not request.asked and self.choose.random() < 1 / 3:
-            request.wanted = self.choose.choice([node.committer.durable.revision, 0])
-        request.asked = True
-        wanted = request.wanted
-        precondition = None if wanted is None else lambda state: state.revision == wanted
-        step = Step(request.operation, request.key, precondition)
-        submit(node.committer, step).addCallbacks(responded, failed)
+        else:
+            submit(node.committer, request.step).addCallbacks(responded, failed)
 
-    def _end(self, node: Node, request: Request, outcome: Outcome, state: State) -> None:
+    def _ends(self, node: Node, request: Request) -> bool:
+        """
+        End C{request}, unless C{node} has crashed, so that no one receives its response.
+        """
         if request not in self.asking.get(node, []):
-            return  # The node has crashed, so no one receives it.
+            return False
         self.asking[node].remove(request)
-        is_unmet = outcome is Outcome.PRECONDITION_FAILED
-        operation = None if is_unmet else request.operation
-        self._record(request, operation, returned=self.time, seen=state.cursor)
-
-    def _fail(self, node: Node, request: Request, error: BaseException | None) -> None:
-        if request not in self.asking.get(node, []):
-            return
-        assert isinstance(error, (Refusal, OutcomeUnknown))
-        self.asking[node].remove(request)
-        self._give_up(request, refused=isinstance(error, Refusal))
+        return True
 
     def _give_up(self, request: Request, *, refused: bool = False) -> None:
         if request.key is not None:
             self.repeating.append(request)
         else:
-            self._record(request, request.operation, refused=refused)
-
-    def _record(
-        self, request: Request, operation: Transition | None, **response: Any
-    ) -> None:
-        record = Record(
-            client=request.client, operation=operation, called=request.called, **response
-        )
-        self.records.append(record)
+            self.records.append(evolve(request.record, refused=refused))
 
     def turn(self, node: Node) -> None:
         """

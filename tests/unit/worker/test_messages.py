@@ -7,35 +7,18 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import socket
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from pexservice.process.sd_notify import ALIVE, READY
-from pexservice.settings.options import WorkerSettings
+from pexservice.process.sd_notify import ALIVE
 from pexservice.worker.messages import (
     LOG_INTERVAL_SECONDS,
     VerificationProgress,
-    connect_notifier,
     handle_signals_as_supervised,
 )
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    """
-    Provide the reading and the writing end of a pipe.
-    """
-    reading, writing = os.pipe()
-    for descriptor in (reading, writing):
-        os.set_inheritable(descriptor, True)  # noqa: FBT003 its only argument
-    yield reading, writing
-    os.close(reading)
-    os.close(writing)
 
 
 @pytest.fixture
@@ -51,27 +34,6 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     before = signal.getsignal(signal.SIGHUP)
     yield done
     signal.signal(signal.SIGHUP, before)
-
-
-def test_worker_of_a_supervisor_sends_its_messages_into_its_pipe(
-    pipe: tuple[int, int],
-) -> None:
-    reading, writing = pipe
-    environment = {"WATCHDOG_USEC": "4000000", "NOTIFY_SOCKET": "@not-this-one"}
-    notifier = connect_notifier(WorkerSettings(supervisor=writing), environment)
-    notifier.notify(READY)
-    assert os.read(reading, 100) == b"READY=1\n"
-    assert notifier.watchdog == 4.0
-    assert not os.get_inheritable(writing)
-
-
-def test_worker_without_a_supervisor_sends_its_messages_to_systemd() -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind("")
-        name = "@" + manager.getsockname()[1:].decode()
-        with closing(connect_notifier(WorkerSettings(), {"NOTIFY_SOCKET": name})) as sender:
-            sender.notify(READY)
-        assert manager.recv(100) == b"READY=1\n"
 
 
 def test_worker_of_a_supervisor_leaves_the_signals_of_the_terminal_to_it(

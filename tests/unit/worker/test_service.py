@@ -88,7 +88,6 @@ class Bench:
         self,
         monkeypatch: pytest.MonkeyPatch,
         store: MemoryStore | None = None,
-        watchdog: float | None = WATCHDOG,
         refusal: Exception | None = None,
         report: dict[str, Any] | None = None,
         **settings: Any,
@@ -110,7 +109,7 @@ class Bench:
             at_exit=lambda _, *status: self.statuses.extend(status),
         )
         notifier = Notifier(
-            lambda message: self.messages.extend(message.decode().splitlines()), watchdog
+            lambda message: self.messages.extend(message.decode().splitlines()), WATCHDOG
         )
         monkeypatch.setattr(service, "connect_notifier", lambda *_: notifier)
         monkeypatch.setattr(service, "handle_signals_as_supervised", lambda: None)
@@ -245,12 +244,6 @@ def test_drain_during_a_blocking_commit_ends_with_a_response(
     answer = transport.value()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nConnection: close\r\n" in answer
-
-
-def test_worker_sends_no_heartbeat_without_a_watchdog(start: Start) -> None:
-    bench = start(watchdog=None)
-    bench.reactor.turns(2 * WATCHDOG)
-    assert ALIVE not in bench.messages
 
 
 class SlowStore(MemoryStore):
@@ -476,16 +469,3 @@ def test_bug_in_the_committer_is_not_reported_as_a_failed_store(
     (event,) = (event for event in events if "log_failure" in event)
     assert event["log_failure"].type is ZeroDivisionError
     assert event["log_format"] == "the committer failed"
-
-
-def test_too_few_descriptors_allow_fewer_connections(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    A warning has the number of connections.
-    """
-    monkeypatch.setattr(assembly, "affordable_connections", lambda _: 17)
-    with capturedLogs() as events:
-        start()
-    (warning,) = [event for event in events if event["log_level"] is LogLevel.warn]
-    assert (warning["wanted"], warning["allowed"]) == (10_000, 17)
