@@ -74,7 +74,7 @@ def test_kills_under_load_lose_no_step_and_refuse_no_connection(
     No key makes its step twice.
     """
     result = failover(tmp_path, kills, standby=standby)
-    print(result.kills, "kills, pause", result.median, "median", result.percentile_99)
+    print(kills, "kills, pause", result.median, "median", result.percentile_99)
     assert result.refused == 0
     # At each kill, each client loses at most one connection.
     assert result.broken <= kills * CLIENTS

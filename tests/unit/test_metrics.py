@@ -173,24 +173,16 @@ def test_counters_of_the_supervisor_appear_only_with_a_supervisor() -> None:
     }
 
 
-def test_process_metrics_are_those_of_prometheus_client() -> None:
-    values = scrape(Caller())
-    assert values["process_resident_memory_bytes"] > 1_000_000
-    assert values["process_open_fds"] >= 3
-
-
 @implementer(IExclusiveStore, ISharedStore)
 class OnDisk:  # type: ignore[misc]  # no more of a store than metrics read
     """
     A store on a disk, with a reader that holds an old state, and a store of many nodes.
     """
 
-    went_back_count, turn_count, turn_wait_seconds, certificate_expires = (
-        1,
-        2,
-        0.5,
-        1_795_000_000.0,
-    )
+    went_back_count = 1
+    turn_count = 2
+    turn_wait_seconds = 0.5
+    certificate_expires = 1_795_000_000.0
 
     def space(self) -> Space:
         """
@@ -224,37 +216,24 @@ def everything() -> list[Metric]:
     return [family for family in families if family.name.startswith("pexservice_")]
 
 
-def name_of(metric: Metric) -> str:
-    """
-    Return the name of C{metric} in Prometheus.
-    """
-    return f"{metric.name}_total" if metric.type == "counter" else metric.name
-
-
-def test_metrics_show_the_size_of_the_store_and_its_oldest_reader(
+def test_metrics_show_the_store_its_oldest_reader_and_when_certificates_expire(
     everything: list[Metric],
 ) -> None:
     values = {
-        sample.name.removeprefix("pexservice_store_"): (sample.value, sample.labels)
+        sample.name.removeprefix("pexservice_"): (sample.value, sample.labels)
         for metric in everything
         for sample in metric.samples
-        if sample.name.startswith("pexservice_store_")
+        if sample.name.startswith(("pexservice_store_", "pexservice_tls_"))
     }
     assert values == {
-        "used_bytes": (1, {}),
-        "limit_bytes": (2, {}),
-        "filesystem_free_bytes": (3, {}),
-        "filesystem_size_bytes": (4, {}),
-        "oldest_snapshot_commits": (7, {"pid": "4711"}),
-        "certificate_expiry_timestamp_seconds": (1_795_000_000, {}),
+        "store_used_bytes": (1, {}),
+        "store_limit_bytes": (2, {}),
+        "store_filesystem_free_bytes": (3, {}),
+        "store_filesystem_size_bytes": (4, {}),
+        "store_oldest_snapshot_commits": (7, {"pid": "4711"}),
+        "store_certificate_expiry_timestamp_seconds": (1_795_000_000, {}),
+        "tls_certificate_expiry_timestamp_seconds": (1_795_000_001, {}),
     }
-
-
-def test_metrics_show_when_the_certificate_of_the_worker_expires(
-    everything: list[Metric],
-) -> None:
-    (metric,) = [metric for metric in everything if "_tls_certificate_" in metric.name]
-    assert [sample.value for sample in metric.samples] == [1_795_000_001.0]
 
 
 def test_table_of_the_documentation_has_exactly_these_metrics(
@@ -269,7 +248,7 @@ def test_table_of_the_documentation_has_exactly_these_metrics(
         (name, kind, {*labels.split(", ")}, meaning) for name, kind, labels, meaning in rows
     ] == [
         (
-            name_of(metric),
+            f"{metric.name}_total" if metric.type == "counter" else metric.name,
             metric.type,
             {f"`{label}`" for label in metric.samples[0].labels if label != "le"} or {""},
             metric.documentation,

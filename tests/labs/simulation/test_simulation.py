@@ -15,29 +15,12 @@ from tests.labs.simulation.run import FailedRun, Simulation
 SEEDS = 1000
 
 
-def trace_of(seed: int) -> list[str]:
-    """
-    Return the trace of the run with this seed.
-    """
-    simulation = Simulation(seed)
-    simulation.run()
-    return simulation.machine.trace
-
-
 def test_every_simulated_run_is_linearizable_and_recovers() -> None:
     operations, unknown, processes = simulate(1, SEEDS)
     # There were enough faults.
     assert operations > 10 * SEEDS
     assert processes > 3 * SEEDS
     assert unknown > SEEDS
-
-
-@pytest.mark.parametrize("seed", range(1, 20))
-def test_same_seed_makes_the_same_run(seed: int) -> None:
-    """
-    So a bug that was found can be found again.
-    """
-    assert trace_of(seed) == trace_of(seed)
 
 
 def test_simulation_finds_reads_of_states_that_are_not_on_disk(
