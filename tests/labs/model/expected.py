@@ -186,23 +186,17 @@ class Model:
         return not current_tags.isdisjoint(tags)
 
     def _check_preconditions(self, request: Request) -> ExpectedResponse | None:
+        headers = self._state_headers(request, self.revision, self.position)
+        refusal = problem(412, "precondition-failed", request)
+        precondition_failed = ExpectedResponse(412, headers | refusal.headers)
         if not self._matches(request.match, weakly=False):
-            return self._precondition_failed(request)
+            return precondition_failed
         if request.none_match is None or not self._matches(request.none_match, weakly=True):
             return None
-        # With GET or HEAD, the client reads a state that it already has.
         if request.method == "POST":
-            return self._precondition_failed(request)
-        return self._not_modified(request)
-
-    def _not_modified(self, request: Request) -> ExpectedResponse:
-        headers = self._state_headers(request, self.revision, self.position)
+            return precondition_failed
+        # The client reads a state that it already has.
         return ExpectedResponse(304, headers | {"Content-Type": None}, b"")
-
-    def _precondition_failed(self, request: Request) -> ExpectedResponse:
-        expected = problem(412, "precondition-failed", request)
-        state_headers = self._state_headers(request, self.revision, self.position)
-        return ExpectedResponse(412, state_headers | expected.headers)
 
 
 def problem(status: int, name: str, request: Request) -> ExpectedResponse:

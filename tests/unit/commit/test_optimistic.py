@@ -142,20 +142,6 @@ def test_steps_that_lose_the_race_follow_the_winners_in_order(
     ]
 
 
-def test_key_used_at_two_nodes_makes_one_step(node: Node, other_node: Node) -> None:
-    first, second = node.submit(key=b"k"), other_node.submit(key=b"k")
-    more, reused = other_node.submit(), other_node.submit(RESET, key=b"k")
-    node.turn()
-    other_node.turn()
-    node.settle()
-    other_node.settle()
-    assert first == [(Outcome.APPLIED, 1, 1)]
-    assert second == [(Outcome.REPLAYED, 1, 1)]
-    assert more == [(Outcome.APPLIED, 2, 2)]
-    assert isinstance(reused[0], KeyReused)
-    assert isinstance(other_node.result(RESET, key=b"k"), KeyReused)
-
-
 @pytest.mark.parametrize("method", ["turn", "commit"])
 def test_bug_in_the_store_ends_the_commit_and_the_process(
     node: Node, monkeypatch: pytest.MonkeyPatch, method: str

@@ -57,17 +57,6 @@ def test_term_at_equals_an_integer_computation() -> None:
             assert term.preceding_text == str(following - value).encode()
 
 
-@given(st.integers(0, 3000))
-def test_a_step_backward_undoes_a_step_forward(position: int) -> None:
-    term = term_at(position)
-    back = term.forward().backward()
-    assert (back.position, back.value, back.following) == (
-        term.position,
-        term.value,
-        term.following,
-    )
-
-
 def test_position_0_has_no_predecessor_and_backward_stays_there() -> None:
     assert FIRST_TERM.preceding_text is None
     assert FIRST_TERM.backward() is FIRST_TERM
@@ -82,17 +71,22 @@ def test_the_text_of_a_term_is_computed_once() -> None:
     assert term.following_text is term.following_text
 
 
-@given(st.lists(st.booleans(), max_size=200))
-def test_cached_terms_equal_computed_terms(steps: list[bool]) -> None:
-    terms, term = TermCache(), FIRST_TERM
+@given(st.integers(0, 3000), st.lists(st.booleans(), max_size=200))
+def test_each_step_with_or_without_a_cache_leads_to_the_term_of_its_position(
+    position: int, steps: list[bool]
+) -> None:
+    terms, term = TermCache(), term_at(position)
     for up in steps:
-        expected = term.forward() if up else term.backward()
+        position = position + 1 if up else max(position - 1, 0)
+        computed = term.forward() if up else term.backward()
         term = terms.forward(term) if up else terms.backward(term)
-        assert (term.position, term.value, term.following) == (
-            expected.position,
-            expected.value,
-            expected.following,
-        )
+        expected = term_at(position)
+        for found in (computed, term):
+            assert (found.position, found.value, found.following) == (
+                position,
+                expected.value,
+                expected.following,
+            )
 
 
 def test_moving_back_and_forth_returns_the_cached_terms() -> None:
