@@ -54,7 +54,7 @@ class Reporter:
     def _publish(self) -> None:
         self._write_report(self._report)
 
-    def pass_on(self, line: str) -> None:
+    def forward(self, line: str) -> None:
         """
         Send a worker's C{line} to systemd.
 

@@ -96,7 +96,6 @@ class Supervisor(Service):
         self._address = ""
         self._notifier = Notifier()
         self._pool: WorkerPool | None = None
-        self._reaping = Periodic(self._reap, reactor)
 
     # Starting.
 
@@ -183,7 +182,12 @@ class Supervisor(Service):
         # reactor to begin the reload in the next iteration.
         self._signals.on_hang_up(lambda: self._reactor.callFromThread(pool.reload))
         if os.getpid() == 1:
-            self._reaping.start(REAP_INTERVAL_SECONDS)
+            # The workers are no orphans: Twisted reaps them.
+            reaping = Periodic(
+                lambda: reap_orphans({process.pid for process in pool.processes}),
+                self._reactor,
+            )
+            reaping.start(REAP_INTERVAL_SECONDS)
 
     @property
     def _has_sockets_of_systemd(self) -> bool:
@@ -220,11 +224,6 @@ class Supervisor(Service):
             process, command[0], command, environment, childFDs={**PIPES, **descriptors}
         )
 
-    def _reap(self) -> None:
-        processes = () if self._pool is None else self._pool.processes
-        # The workers are no orphans: Twisted reaps them.
-        reap_orphans({process.pid for process in processes})
-
     # Stopping.
 
     def stopService(self) -> Deferred[None]:
@@ -233,7 +232,6 @@ class Supervisor(Service):
         """
         super().stopService()
         self._notifier.notify(STOPPING)
-        self._reaping.stop()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

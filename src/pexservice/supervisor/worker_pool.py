@@ -50,7 +50,7 @@ class WorkerPool:
     """
     The workers of one supervisor.
 
-    @ivar setup: how workers are started and watched; a reload may change the setup.
+    @ivar setup: the setup of the next slots; a reload may change the setup.
     @ivar spawn: starts a process with a setup.  The C{ProcessProtocol} gets the output and
         the end of this process.
     @ivar slots: the slots that have not ended, the oldest first.
@@ -85,10 +85,10 @@ class WorkerPool:
         self._numbers = itertools.count(1)
         self._any_was_active = False
         self._last_check_at = reactor.seconds()
-        self._watching = Periodic(self._watch, reactor)
+        self._silence_check = Periodic(self._check_for_silence, reactor)
         self._waiting_for_change: list[Deferred[None]] = []
         self._reload_requested = False
-        self._reloading: Deferred[None] = succeed(None)
+        self._reload_task: Deferred[None] = succeed(None)
         # Whether the service has started and is not stopping.
         self._should_run = False
         self.slots: list[WorkerSlot] = []
@@ -98,8 +98,7 @@ class WorkerPool:
         """
         Return the processes that run, those of the oldest slots first.
         """
-        processes = [slot.running_process for slot in self.slots]
-        return [process for process in processes if process is not None]
+        return [process for slot in self.slots if (process := slot.running_process)]
 
     @property
     def _active_processes(self) -> list[WorkerProcess]:
@@ -107,24 +106,6 @@ class WorkerPool:
         return [
             process for process in self.processes if process.state is WorkerState.ACTIVE
         ]
-
-    @property
-    def must_delay_start(self) -> bool:
-        """
-        Return whether a new process would slow down one that is about to become active.
-
-        If no process is active, two kinds are about to become active: a standby; and a
-        starting process, in its first L{MAX_HEAD_START_SECONDS}.
-        """
-        earliest_start = self._reactor.seconds() - MAX_HEAD_START_SECONDS
-        return not self._active_processes and any(
-            process.state is WorkerState.STANDBY
-            or (
-                process.state is WorkerState.STARTING
-                and process.started_at > earliest_start
-            )
-            for process in self.processes
-        )
 
     # Starting and stopping.
 
@@ -135,37 +116,65 @@ class WorkerPool:
 
     def _use_setup(self, setup: WorkerSetup) -> None:
         """
-        Use C{setup} for later starts and for the watchdog.  Running workers do not change.
+        Use C{setup} for new slots, and its watchdog for the interval of the checks.
         """
         self.setup = setup
         self._last_check_at = self._reactor.seconds()
-        self._watching.stop()
-        self._watching.start(setup.watchdog / CHECKS_PER_WATCHDOG)
+        self._silence_check.stop()
+        self._silence_check.start(setup.watchdog / CHECKS_PER_WATCHDOG)
 
     def _add_missing_slots(self) -> list[WorkerSlot]:
         staying = [slot for slot in self.slots if not slot.retired]
         missing = 1 + self.setup.standby_count - len(staying)
-        return [self._add_slot() for _ in range(missing)]
+        return [self._add_slot(self.setup) for _ in range(missing)]
 
-    def _add_slot(self) -> WorkerSlot:
+    def _add_slot(self, setup: WorkerSetup) -> WorkerSlot:
         name = f"worker-{next(self._numbers)}"
-        slot = WorkerSlot(name, self._reactor, self)
+        slot = WorkerSlot(name, setup, self, self._reactor)
         self.slots.append(slot)
-        slot.start()
+        self.start_due_slots()
         return slot
+
+    def start_due_slots(self) -> None:
+        """
+        Start the slots that are due, unless another process is about to become active.
+        """
+        for slot in self.slots:
+            if slot.is_due and not self._must_delay_start:
+                slot.start()
+                self._reactor.callLater(MAX_HEAD_START_SECONDS, self.start_due_slots)
+
+    @property
+    def _must_delay_start(self) -> bool:
+        """
+        Return whether a new process would slow down one that is about to become active.
+
+        While no process is active, a standby is about to become active, and so is a
+        starting process in its first L{MAX_HEAD_START_SECONDS}.
+        """
+        now = self._reactor.seconds()
+        return not self._active_processes and any(
+            process.state is WorkerState.STANDBY
+            or (
+                process.state is WorkerState.STARTING
+                and now < process.started_at + MAX_HEAD_START_SECONDS
+            )
+            for process in self.processes
+        )
 
     async def stop(self) -> None:
         """
         Retire all slots, and wait until their processes have ended.
         """
         self._should_run = False
-        self._reloading.cancel()
+        self._reload_task.cancel()
         await self._retire(self.slots)
-        self._watching.stop()
+        self._silence_check.stop()
 
     async def _retire(self, retired: list[WorkerSlot]) -> None:
         for slot in retired:
             slot.retire()
+        self.update()
         await self._wait_until(lambda: all(slot.has_ended for slot in retired))
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
@@ -179,18 +188,34 @@ class WorkerPool:
             self._waiting_for_change.append(change)
             await change
 
-    def _watch(self) -> None:
+    def _check_for_silence(self) -> None:
         now = self._reactor.seconds()
-        # If the supervisor itself hung, heartbeats may be in the pipes, unread.  Then no
-        # worker is killed now.
-        is_late = now - self._last_check_at > self.setup.watchdog / 2
+        supervisor_was_late = now - self._last_check_at > self.setup.watchdog / 2
         self._last_check_at = now
         for process in self.processes:
-            process.watch(supervisor_was_late=is_late)
+            if supervisor_was_late:
+                # While the supervisor itself hung, it read no heartbeats.
+                process.restart_time_limit()
+            else:
+                process.kill_if_silent()
 
-    # Called by a slot or its process.
+    def update(self) -> None:
+        """
+        Do what may follow from a change of a process or a slot.
 
-    def on_new_state(self, process: WorkerProcess) -> None:
+        Forget slots that have ended, publish the states, start the slots that are due, and
+        wake waiting coroutines.
+        """
+        self.slots = [slot for slot in self.slots if not slot.has_ended]
+        self.reporter.show_processes(self.processes)
+        self.start_due_slots()
+        waiting, self._waiting_for_change = self._waiting_for_change, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    # Called by a process.
+
+    def state_received(self, process: WorkerProcess) -> None:
         """
         Publish a state that C{process} has reported.
         """
@@ -205,67 +230,66 @@ class WorkerPool:
             # so for systemd the service has started.
             self.reporter.show_problem(process.status_text)
             self.reporter.notify_started()
-        self.on_change()
+        self.update()
 
-    def on_change(self) -> None:
-        """
-        Forget slots that have ended, publish the states, and wake waiting coroutines.
-        """
-        self.slots = [slot for slot in self.slots if not slot.has_ended]
-        self.reporter.show_processes(self.processes)
-        waiting, self._waiting_for_change = self._waiting_for_change, []
-        for deferred in waiting:
-            deferred.callback(None)
-
-    def on_status_text(self, process: WorkerProcess) -> None:
+    def status_text_received(self, process: WorkerProcess) -> None:
         """
         Send the status text of C{process} to systemd, unless another process is active.
         """
         active = self._active_processes
         if not active or process in active:
-            self.reporter.pass_on(f"STATUS={process.status_text}")
+            self.reporter.forward(f"STATUS={process.status_text}")
 
-    def on_process_ended(self, process: WorkerProcess) -> None:
+    def process_ended(self, process: WorkerProcess) -> None:
         """
-        Log and count the end, and end the service if the next process would fail too.
+        Log and count the end, and end the service if no other process can become active.
         """
-        if not self._should_run:
-            return
-        exit_status = process.exit_status
-        self._log_end(process)
-        self.reporter.count_end(process)
-        reason = process.status_text or f"{process.name} ended {_describe_end(exit_status)}"
-        if not process.was_up and not self._active_processes:
-            self.reporter.show_problem(reason)
-        cannot_start = exit_status in (Status.MISCONFIGURED, Status.CANNOT_START)
-        other_may_succeed = any(
-            other.is_up or other.is_verifying for other in self.processes
-        )
-        # A damaged store needs the operator.  A process that cannot start also ends the
-        # service, except in two cases: another process may become active; or a process was
-        # active earlier, so the cause is probably temporary.
-        if exit_status == Status.DAMAGED or (
-            cannot_start and not self._any_was_active and not other_may_succeed
-        ):
-            self._end_service(Status(exit_status), reason)
+        # This comes first, so that it happens even if a bug ends this method.
+        process.slot.restart_later(process)
+        if self._should_run:
+            self._log_end(process)
+            self.reporter.count_end(process)
+            end = _describe_end(process.exit_status)
+            reason = process.status_text or f"{process.name} ended {end}"
+            if not process.was_up and not self._active_processes:
+                self.reporter.show_problem(reason)
+            if self._is_final(process.exit_status):
+                self._end_service(Status(process.exit_status), reason)
+        self.update()
+
+    def _is_final(self, exit_status: int) -> bool:
+        """
+        Return whether no process can become active after an end with C{exit_status}.
+
+        A damaged store needs the operator.  If a process cannot start, another process may
+        become active.  If a process was active earlier, the cause is probably temporary.
+        """
+        if exit_status in (Status.MISCONFIGURED, Status.CANNOT_START):
+            return not self._any_was_active and not any(
+                other.is_up or other.is_verifying for other in self.processes
+            )
+        return exit_status == Status.DAMAGED
 
     def _log_end(self, process: WorkerProcess) -> None:
-        exit_status = process.exit_status
-        level, how = LogLevel.info, _describe_end(exit_status)
-        # If the new options are wrong, the first new process ends with MISCONFIGURED.  Then
-        # L{_reload} logs the reason, and this method does not.
-        logged_by_reload = exit_status == Status.MISCONFIGURED and self.reloading
-        if exit_status and not (process.slot.retired or logged_by_reload):
-            level = LogLevel.warn if exit_status < 0 else LogLevel.error
-            if process.status_text:
-                how += f": {process.status_text}"
-        self._log.emit(level, "{name} ended {how}", name=process.name, how=how)
+        name, exit_status = process.name, process.exit_status
+        end = _describe_end(exit_status)
+        # If the new options are wrong, the first new process ends with MISCONFIGURED, and
+        # L{_reload} logs the reason.
+        logged_by_reload = exit_status == Status.MISCONFIGURED and self.is_reloading
+        if not exit_status or process.slot.retired or logged_by_reload:
+            self._log.info("{name} ended {end}", name=name, end=end)
+            return
+        level = LogLevel.warn if exit_status < 0 else LogLevel.error
+        reason = f": {process.status_text}" if process.status_text else ""
+        self._log.emit(
+            level, "{name} ended {end}{reason}", name=name, end=end, reason=reason
+        )
 
     # Reloading.
 
     @property
-    def reloading(self) -> bool:
-        return not self._reloading.called
+    def is_reloading(self) -> bool:
+        return not self._reload_task.called
 
     def reload(self) -> None:
         """
@@ -274,9 +298,9 @@ class WorkerPool:
         if not self._should_run:
             return
         self._reload_requested = True
-        if not self.reloading:
-            self._reloading = Deferred.fromCoroutine(self._reload_while_requested())
-            self._reloading.addErrback(lambda failure: failure.trap(CancelledError))
+        if not self.is_reloading:
+            self._reload_task = Deferred.fromCoroutine(self._reload_while_requested())
+            self._reload_task.addErrback(lambda failure: failure.trap(CancelledError))
 
     async def _reload_while_requested(self) -> None:
         while self._reload_requested:
@@ -308,16 +332,17 @@ class WorkerPool:
         @raise CannotStart: or L{StoreError}: the new options are wrong, or the first new
             process is not up in time.  The old processes are still there.
         """
-        before = self.setup
+        setup = self._reread_options(self.setup)
+        if setup.note:
+            self._log.warn("{note}", note=setup.note)
         old = [slot for slot in self.slots if not slot.retired]
-        try:
-            self._use_setup(self._reread_options(before))
-            if self.setup.note:
-                self._log.warn("{note}", note=self.setup.note)
-            await self._add_first_replacement()
-        except Exception:
-            self._use_setup(before)
-            raise
+        first = self._add_slot(setup)
+        if not await self._wait_until_up(first):
+            first.retire()
+            self.update()
+            reason = first.process.status_text if first.process else ""
+            raise CannotStart(reason or f"{first.name} does not come up")
+        self._use_setup(setup)
         active = [slot for slot in old if slot.running_process in self._active_processes]
         # If the old standby were not retired first, it would take over instead of a new
         # process.
@@ -331,18 +356,6 @@ class WorkerPool:
                 )
                 return
         self._log.info("the workers are replaced")
-
-    async def _add_first_replacement(self) -> None:
-        """
-        Add a slot, and wait until its process is active or stands by.
-
-        @raise CannotStart: the process did not come up, and the slot was retired.
-        """
-        slot = self._add_slot()
-        if not await self._wait_until_up(slot):
-            slot.retire()
-            reason = "" if slot.process is None else slot.process.status_text
-            raise CannotStart(reason or f"{slot.name} does not come up")
 
     async def _wait_until_up(self, slot: WorkerSlot) -> bool:
         """
@@ -375,6 +388,7 @@ def _describe_end(exit_status: int) -> str:
     """
     if exit_status >= 0:
         return f"with status {exit_status}"
+    with suppress(ValueError):
+        return f"by {signal.Signals(-exit_status).name}"
     # Not every signal has a name.
-    names = {number.value: number.name for number in signal.Signals}
-    return f"by {names.get(-exit_status, f'signal {-exit_status}')}"
+    return f"by signal {-exit_status}"

@@ -41,6 +41,7 @@ from pexservice.process.sd_notify import (
     STANDBY,
     STOPPING,
 )
+from pexservice.supervisor.worker_setup import WorkerSetup
 
 if TYPE_CHECKING:
     from pexservice.supervisor.worker_pool import WorkerPool
@@ -56,10 +57,6 @@ MAX_OUTPUT_LINE_BYTES = 8192
 
 #: How long a process may take until its first message.
 START_TIMEOUT_SECONDS = 60.0
-
-#: A start is delayed while another process is about to become active.  The slot tries the
-#: start again at this interval.
-DELAYED_START_RETRY_SECONDS = 0.05
 
 #: The time between SIGABRT and SIGKILL, in which a silent process writes its traceback.
 TRACEBACK_SECONDS = 1.0
@@ -147,10 +144,13 @@ class LineBuffer:
         self._line_received(line.decode("utf-8", "backslashreplace"))
 
 
+@define(eq=False)
 class WorkerSlot:
     """
     A name, such as C{worker-1}, under which one worker process after another runs.
 
+    @ivar setup: how the processes of this slot are started and watched.
+    @ivar pool: gets the news about each process, and decides when the slot starts the next.
     @ivar process: the newest process, which may have ended; C{None} before the first one.
     @ivar retired: whether the slot was asked to end, so that no other process follows.
     @ivar backoff_seconds: the next delay before a start.
@@ -158,14 +158,14 @@ class WorkerSlot:
 
     _log = Logger()
 
-    def __init__(self, name: str, reactor: SupervisorReactor, pool: WorkerPool) -> None:
-        self.name = name
-        self.pool = pool
-        self.process: WorkerProcess | None = None
-        self.retired = False
-        self.backoff_seconds = MIN_BACKOFF_SECONDS
-        self._reactor = reactor
-        self._start_timer: IDelayedCall | None = None
+    name: str
+    setup: WorkerSetup
+    pool: WorkerPool
+    _reactor: SupervisorReactor
+    process: WorkerProcess | None = field(init=False, default=None)
+    retired: bool = field(init=False, default=False)
+    backoff_seconds: float = field(init=False, default=MIN_BACKOFF_SECONDS)
+    _restart_timer: IDelayedCall | None = field(init=False, default=None)
 
     @property
     def running_process(self) -> WorkerProcess | None:
@@ -175,50 +175,34 @@ class WorkerSlot:
     def has_ended(self) -> bool:
         return self.retired and self.running_process is None
 
+    @property
+    def is_due(self) -> bool:
+        """
+        Return whether the slot lacks a process, and no delay before its start is left.
+        """
+        is_delayed = self._restart_timer is not None and self._restart_timer.active()
+        return not (self.retired or self.running_process or is_delayed)
+
     def start(self) -> None:
-        """
-        Start a process, or wait if another process is about to become active.
-        """
-        if self.pool.must_delay_start:
-            self._start_later(DELAYED_START_RETRY_SECONDS)
-            return
         process = self.process = WorkerProcess(self, self._reactor)
         try:
-            self.pool.spawn(process, self.pool.setup)
-        except Exception as error:
-            self._log.error("cannot start {name}: {error}", name=self.name, error=error)
+            self.pool.spawn(process, self.setup)
+        except Exception as error:  # noqa: BLE001 the slot tries again, also after a bug
+            # Only a bug needs its traceback.
+            log = self._log.error if isinstance(error, OSError) else self._log.failure
+            log("cannot start {name}: {error}", name=self.name, error=error)
             process.record_end(Status.CANNOT_START)
-            if not isinstance(error, OSError):
-                # This is a bug.  The caller logs the traceback.
-                raise
 
-    def _start_later(self, seconds: float) -> None:
-        self._start_timer = self._reactor.callLater(seconds, self.start)
+    def restart_later(self, process: WorkerProcess) -> None:
+        """
+        After the end of C{process}, have the next process started, perhaps after a delay.
 
-    def retire(self) -> None:
+        A retired slot starts no other process.
         """
-        Ask the process to stop, kill it after a timeout, and start no other process.
-        """
-        if self.retired:
-            return
-        self.retired = True
-        if self.running_process is not None:
-            self.running_process.stop()
-        else:
-            _cancel(self._start_timer)
-            self.pool.on_change()
-
-    def on_process_ended(self, process: WorkerProcess) -> None:
-        """
-        Start the next process, at once or after a delay, unless this slot was retired.
-        """
-        try:
-            self.pool.on_process_ended(process)
-        finally:
-            # A slot that is not retired starts the next process, even after an exception.
-            if not self.retired:
-                self._start_later(self._restart_delay(process))
-            self.pool.on_change()
+        if not self.retired:
+            self._restart_timer = self._reactor.callLater(
+                self._restart_delay(process), self.pool.start_due_slots
+            )
 
     def _restart_delay(self, process: WorkerProcess) -> float:
         if process.was_up:
@@ -228,6 +212,14 @@ class WorkerSlot:
         delay = self.backoff_seconds
         self.backoff_seconds = min(2 * delay, MAX_BACKOFF_SECONDS)
         return delay
+
+    def retire(self) -> None:
+        """
+        Ask the process to stop, kill it after a timeout, and start no other process.
+        """
+        if not self.retired and self.running_process is not None:
+            self.running_process.stop()
+        self.retired = True
 
 
 class WorkerProcess(ProcessProtocol):
@@ -261,7 +253,7 @@ class WorkerProcess(ProcessProtocol):
         self._reactor = reactor
         self._pool = slot.pool
         # A process that sends no message for this many seconds is killed.
-        self._watchdog = self._pool.setup.watchdog
+        self._watchdog = slot.setup.watchdog
         # Each message begins a new time limit: the watchdog's timeout, or a longer time
         # that the message asks for.
         self._deadline = self.started_at + START_TIMEOUT_SECONDS
@@ -289,7 +281,7 @@ class WorkerProcess(ProcessProtocol):
         transport: Any = self.transport
         self.pid = transport.pid
         self._log.info("{name} is process {pid}", name=self.name, pid=self.pid)
-        self._pool.on_change()
+        self._pool.update()
 
     # Output and messages.
 
@@ -315,14 +307,14 @@ class WorkerProcess(ProcessProtocol):
             timeout = max(timeout, int(value) / 1e6)
         self._deadline = self._last_heard + timeout
         if line in _STATE_MESSAGES:
-            self._state_received(line)
+            self._enter_state(line)
         elif line == ALIVE or name == EXTEND_TIMEOUT:
-            self._pool.reporter.pass_on(line)
+            self._pool.reporter.forward(line)
         elif name == "STATUS" and value != self.status_text:
             self.status_text = value
-            self._pool.on_status_text(self)
+            self._pool.status_text_received(self)
 
-    def _state_received(self, line: str) -> None:
+    def _enter_state(self, line: str) -> None:
         """
         Enter the state that the process reports.
 
@@ -342,7 +334,7 @@ class WorkerProcess(ProcessProtocol):
             # If the process ends later, its earlier problem is not the reason.
             self.status_text = ""
         self._log.info("{name} {action}", name=self.name, action=action)
-        self._pool.on_new_state(self)
+        self._pool.state_received(self)
 
     # Stopping and killing.
 
@@ -350,26 +342,27 @@ class WorkerProcess(ProcessProtocol):
         """
         Send SIGTERM, and SIGKILL after L{STOP_TIMEOUT_SECONDS}.
         """
-        # For a silent process, L{watch} has already set an earlier SIGKILL.
+        # For a silent process, L{kill_if_silent} has already set an earlier SIGKILL.
         if self.state is not WorkerState.SILENT:
             self.state = WorkerState.STOPPING
             self._signal(signal.SIGTERM)
             self._kill_after(STOP_TIMEOUT_SECONDS)
 
-    def watch(self, *, supervisor_was_late: bool) -> None:
+    def restart_time_limit(self) -> None:
+        """
+        Give the process its whole time again, because it may have unread messages.
+        """
+        self._last_heard = self._reactor.seconds()
+        self._deadline = max(self._deadline, self._last_heard + self._watchdog)
+
+    def kill_if_silent(self) -> None:
         """
         Kill the process if it has sent no message for too long.
 
         First send SIGABRT, at which the process writes the traceback of each thread.  Send
         SIGKILL L{TRACEBACK_SECONDS} later.
-
-        @param supervisor_was_late: whether the supervisor itself hung.  Then the pipe may
-            have unread messages of the process, so its time limit begins again.
         """
         now = self._reactor.seconds()
-        if supervisor_was_late:
-            self._last_heard = now
-            self._deadline = max(self._deadline, now + self._watchdog)
         if now > self._deadline and self.state is not WorkerState.SILENT:
             self.state = WorkerState.SILENT
             self._log.error(
@@ -379,10 +372,10 @@ class WorkerProcess(ProcessProtocol):
             )
             self._signal(signal.SIGABRT)
             self._kill_after(TRACEBACK_SECONDS)
-            self._pool.on_change()
+            self._pool.update()
 
     def _kill_after(self, seconds: float) -> None:
-        _cancel(self._kill_timer)
+        self._cancel_kill()
         self._kill_timer = self._reactor.callLater(seconds, self._signal, signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -413,11 +406,10 @@ class WorkerProcess(ProcessProtocol):
             self.record_end(-error.signal)
 
     def record_end(self, exit_status: int) -> None:
-        _cancel(self._kill_timer)
+        self._cancel_kill()
         self.ended, self.exit_status = True, exit_status
-        self.slot.on_process_ended(self)
+        self._pool.process_ended(self)
 
-
-def _cancel(timer: IDelayedCall | None) -> None:
-    if timer is not None and timer.active():
-        timer.cancel()
+    def _cancel_kill(self) -> None:
+        if self._kill_timer is not None and self._kill_timer.active():
+            self._kill_timer.cancel()

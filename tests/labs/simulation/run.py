@@ -285,7 +285,7 @@ class Simulation:
         return (
             not self.clients.waiting
             and not machine.backlog
-            and not machine.pool.reloading
+            and not machine.pool.is_reloading
             and phases == ["ACTIVE", "STANDBY"]
             and all(process.runs for process in machine.processes)
             and all(machine.knows(process) for process in machine.processes)
@@ -296,7 +296,7 @@ class Simulation:
         descriptions = [
             f"{process} is {process.phase.name}" for process in machine.processes
         ]
-        if machine.pool.reloading:
+        if machine.pool.is_reloading:
             descriptions.append("the workers are being replaced")
         return ", ".join([*descriptions, f"{self.clients.waiting} clients wait"])
 

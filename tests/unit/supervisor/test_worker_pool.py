@@ -254,10 +254,11 @@ def test_service_that_was_active_does_not_end(
     assert supervised.report.problem == ""
 
 
-def test_worker_that_is_not_ready_makes_the_service_respond(supervised: Supervised) -> None:
+def test_worker_that_is_not_ready_makes_the_service_respond() -> None:
     """
     The service has started: systemd gets READY, and the reason.
     """
+    supervised = Supervised(standby=0)
     supervised.pool.start()
     supervised.processes[0].notify("STATUS=the disk is not mounted", NOT_READY)
     assert ["STATUS=the disk is not mounted"] in supervised.messages

@@ -191,13 +191,20 @@ def test_process_that_cannot_be_spawned_is_tried_again(
 def test_worker_whose_process_cannot_be_spawned_because_of_a_bug_can_stop(
     supervised: Supervised, process: SpawnedProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """
+    Each attempt is logged with its traceback.
+    """
+
     def spawn(*_: object, **__: object) -> None:
         raise TypeError("embedded null byte")
 
     monkeypatch.setattr(supervised.reactor, "spawnProcess", spawn)
     process.end(by=signal.SIGKILL)
-    with pytest.raises(TypeError):
+    with capturedLogs() as events:
         supervised.reactor.turns(1.0)
+    failures = [event["log_failure"] for event in events if "log_failure" in event]
+    assert len(failures) > 2
+    assert {failure.type for failure in failures} == {TypeError}
     stopped = Deferred.fromCoroutine(supervised.pool.stop())
     assert stopped.called
 
@@ -313,6 +320,7 @@ def test_retired_worker_without_a_process_is_not_started(
     process.end(status=1)
     assert supervised.pool.slots == [worker]
     worker.retire()
+    supervised.pool.update()
     assert supervised.pool.slots == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
