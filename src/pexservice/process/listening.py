@@ -8,14 +8,14 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
 from twisted.internet import endpoints, fdesc, tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
@@ -131,31 +131,27 @@ class InheritedEndpoint:
         self._socket = socket.socket(fileno=descriptor)
         fdesc.setNonBlocking(descriptor)
         os.set_inheritable(descriptor, False)  # noqa: FBT003 its only argument
-        if not is_listening(self._socket):
-            raise OSError(0, "no listening stream socket")
+        if self._socket.type != socket.SOCK_STREAM or not self._socket.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        ):
+            raise OSError(
+                0,
+                f"file descriptor {descriptor} is no listening stream socket; a socket"
+                " unit may have ListenStream= only",
+            )
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        return maybeDeferred(self._listen, protocolFactory)
-
-    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
         descriptor, family = self._socket.fileno(), self._socket.family
         if family == socket.AF_UNIX:
             port: Any = InheritedUNIXPort._fromListeningDescriptor(  # noqa: SLF001 the reactor's own way
-                self._reactor, descriptor, factory
+                self._reactor, descriptor, protocolFactory
             )
             port.startListening()
         else:
-            port = self._reactor.adoptStreamPort(descriptor, family, factory)
+            port = self._reactor.adoptStreamPort(descriptor, family, protocolFactory)
         # adoptStreamPort has set Twisted's backlog of 50.
         self._socket.listen(BACKLOG)
-        listening: IListeningPort = port
-        return listening
-
-
-def is_listening(candidate: socket.socket) -> bool:
-    return candidate.type == socket.SOCK_STREAM and bool(
-        candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    )
+        return succeed(port)
 
 
 @frozen
@@ -212,14 +208,14 @@ def listen_endpoints(reactor: object, descriptions: Sequence[str]) -> list[Liste
 
     The command line was checked, so each description is valid.
 
-    @raise CannotStart: an inherited socket cannot be used.
+    @raise Misconfigured: an inherited socket cannot be used.
     """
     result = []
     for description in descriptions:
         if description == ALL_OF_SYSTEMD:
-            numbers = [*passed_by_systemd(_first_environment())]
+            numbers = passed_by_systemd(_first_environment())
         elif description.startswith("fd:"):
-            numbers = [int(description.removeprefix("fd:"))]
+            numbers = (int(description.removeprefix("fd:")),)
         else:
             endpoint = endpoints.serverFromString(reactor, description)
             result.append(ListenEndpoint(description, endpoint))
@@ -230,7 +226,7 @@ def listen_endpoints(reactor: object, descriptions: Sequence[str]) -> list[Liste
                     ListenEndpoint(description, InheritedEndpoint(reactor, number))
                 )
             except OSError as error:
-                raise CannotStart(
+                raise Misconfigured(
                     f"cannot listen on {description}: {error.strerror}"
                 ) from error
     return result
@@ -284,12 +280,11 @@ def _first_environment() -> dict[str, str]:
     return dict(variable.split("=", 1) for variable in variables if "=" in variable)
 
 
-def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
+def passed_by_systemd(environment: Mapping[str, str]) -> Sequence[int]:
     """
-    Yield the descriptors of all sockets that systemd has passed to this process.
+    Return the descriptors of all sockets that systemd has passed to this process.
 
-    @raise Misconfigured: systemd passed no socket, or one that is no listening stream
-        socket.
+    @raise Misconfigured: systemd passed no socket.
     """
     count = environment.get("LISTEN_FDS", "")
     ours = environment.get("LISTEN_PID") == str(os.getpid())
@@ -298,16 +293,7 @@ def passed_by_systemd(environment: Mapping[str, str]) -> Iterator[int]:
             f"--listen {ALL_OF_SYSTEMD}: systemd has passed no socket; start this by a"
             " service that has a socket unit"
         )
-    for number in range(_FIRST_OF_SYSTEMD, _FIRST_OF_SYSTEMD + int(count)):
-        with socket.socket(fileno=os.dup(number)) as passed:
-            listens = is_listening(passed)
-        if not listens:
-            raise Misconfigured(
-                f"--listen {ALL_OF_SYSTEMD}: socket {number - _FIRST_OF_SYSTEMD + 1} of"
-                f" {count} is no listening stream socket; a socket unit may have"
-                " ListenStream= only"
-            )
-        yield number
+    return range(_FIRST_OF_SYSTEMD, _FIRST_OF_SYSTEMD + int(count))
 
 
 def socket_file(port: IListeningPort) -> Path | None:

@@ -8,9 +8,7 @@ why.  So the supervisor writes its report into the scoreboard, and the workers r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
 
 from attrs import asdict, define, field, frozen
 
@@ -130,13 +128,16 @@ def write_report(descriptor: int, report: SupervisorReport) -> None:
     REPORT.write(descriptor, json.dumps(values).encode())
 
 
-def read_report(descriptor: int) -> SupervisorReport | None:
+def read_report(descriptor: int | None) -> SupervisorReport | None:
     """
     Read the report that was written last.
 
+    @param descriptor: the scoreboard; C{None} if this process has no supervisor.
     @return: the report; C{None} if no report was written, or while one is being written.
     @raise OSError: C{descriptor} is not open, or no file.
     """
+    if descriptor is None:
+        return None
     content = REPORT.read(descriptor)
     values = report_1_0.read_values(descriptor) if content is None else json.loads(content)
     if values is None:
@@ -146,10 +147,3 @@ def read_report(descriptor: int) -> SupervisorReport | None:
     report.restart_pending = tuple(report.restart_pending)
     report.processes = tuple(Process(**process) for process in values.get("processes", ()))
     return report
-
-
-def report_reader(descriptor: int | None) -> Callable[[], SupervisorReport | None]:
-    """
-    Return a function that reads the report; without a scoreboard, it returns C{None}.
-    """
-    return (lambda: None) if descriptor is None else partial(read_report, descriptor)

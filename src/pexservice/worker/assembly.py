@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from socket import gethostname
 
 from attrs import frozen
@@ -22,7 +23,7 @@ from pexservice.process import scoreboard
 from pexservice.process.exit_status import CannotStart, cannot_use
 from pexservice.process.listening import affordable_connections, listen_endpoints
 from pexservice.process.sd_notify import Notifier
-from pexservice.process.supervisor_report import SupervisorReport, report_reader
+from pexservice.process.supervisor_report import SupervisorReport, read_report
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
 from pexservice.server.reactor import event_loop
@@ -84,8 +85,8 @@ def assemble(
     files.warn_of_expiry(time.time())
     endpoints = listen_endpoints(reactor, settings.listen)
     loop = event_loop(reactor)
-    read_report = report_reader(settings.scoreboard)
-    claim, verification = _adopt_scoreboard(settings, read_report)
+    report_reader = partial(read_report, settings.scoreboard)
+    claim, verification = _adopt_scoreboard(settings, report_reader)
     progress = VerificationProgress(notifier.notify)
     factory = store_factory(settings.store)
     store = factory.make(
@@ -104,7 +105,7 @@ def assemble(
     # At the limit of connections, a new connection replaces an idle one, but never a stream
     # of events.  So that streams cannot fill the limit, they get at most a quarter of it.
     max_streams = min(MAX_STREAMS, max(1, connections.limit // 4))
-    events = Events(committer, reactor.callLater, max_streams, read_report)
+    events = Events(committer, reactor.callLater, max_streams, report_reader)
     checker = RequestChecker(
         committer,
         Access(files.tokens, settings.cors_origin),
@@ -123,7 +124,7 @@ def assemble(
         requests,
         connections,
         store,
-        read_report,
+        report_reader,
         certificate_expires=files.certificate_expires,
     )
     api = Api(
@@ -133,7 +134,7 @@ def assemble(
         table=POST_ONLY_TABLE if settings.post_only else DEFAULT_TABLE,
         call_later=reactor.callLater,
         metrics_response=metrics.response,
-        read_report=read_report,
+        read_report=report_reader,
     )
     server = Server(
         api.call_handler,
@@ -146,7 +147,7 @@ def assemble(
     )
     listeners = Listeners(endpoints, server, loop, files.tls)
     inactive_phase = InactivePhase(
-        reactor, listeners, committer, factory, read_report, notifier
+        reactor, listeners, committer, factory, report_reader, notifier
     )
     return WorkerParts(progress, committer, events, server, listeners, inactive_phase)
 

@@ -22,7 +22,6 @@ from pexservice.process.supervisor_report import (
     Reload,
     SupervisorReport,
     read_report,
-    report_reader,
     write_report,
 )
 from pexservice.stores.claim import StoreClaim
@@ -47,16 +46,15 @@ def report(number: int) -> SupervisorReport:
 
 
 def test_written_report_is_read(descriptor: int) -> None:
-    read = report_reader(descriptor)
     write_report(descriptor, report(1))
-    assert read() == report(1)
+    assert read_report(descriptor) == report(1)
     written = report(2)
     written.reload = Reload.FAILED
     written.problem = "the disk of Zoë is not mounted"
     written.restart_pending = ("store",)
     written.processes = (Process("supervisor", 4170, "running"), Process("w", 9, "active"))
     write_report(descriptor, written)
-    assert read() == written
+    assert read_report(descriptor) == written
 
 
 def test_record_that_is_not_whole_is_not_guessed(descriptor: int) -> None:

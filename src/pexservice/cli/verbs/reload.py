@@ -70,7 +70,7 @@ def reload(arguments: Namespace) -> Result:
     _refuse_worker(pid)
     try:
         board = scoreboard.of_process(pid, os.O_RDWR if arguments.accept else os.O_RDONLY)
-        before = None if board is None else read_report(board)
+        before = read_report(board)
         if board is None or before is None:
             raise VerbFailed(f"process {pid} is no pexservice that has started", "none")
         if arguments.accept:

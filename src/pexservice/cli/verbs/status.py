@@ -83,7 +83,7 @@ def _url_of_process(process_id: int) -> BaseURL:
         board = scoreboard.of_process(process_id)
     except OSError as error:
         raise _unreachable(f"process {process_id}: {error.strerror}") from error
-    report = None if board is None else read_report(board)
+    report = read_report(board)
     if report is None or not report.address:
         raise _unreachable(f"process {process_id} is no pexservice that has started")
     if report.address.startswith("unix:"):
