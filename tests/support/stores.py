@@ -13,12 +13,13 @@ from typing import TypeVar
 
 import lmdb
 
-from pexservice.core.cursor import Cursor
+from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
+from pexservice.stores.remembered_keys import pack_use
 from tests.support.fakes import now
 from tests.support.inline_executor import inline
 
@@ -55,6 +56,27 @@ def make_store(path: Path, position: int) -> None:
     if position:
         after = Cursor(position, position)
         now(store.commit(Batch(Cursor(0, 0), b"n" * position, after, time_ns=0)))
+    now(store.close())
+
+
+def make_store_with_keys(
+    path: Path, step_count: int, *, batch_size: int = 1, key: Callable[[int], bytes]
+) -> None:
+    """
+    Make a store in C{path} at position C{step_count}, in which each step has a key.
+
+    @param key: returns the key of the step with a revision.
+    """
+    store = LmdbStore(Directory(str(path)), inline(), verify=lambda *_: None)
+    now(store.open())
+    for first in range(1, step_count + 1, batch_size):
+        last = first + batch_size - 1
+        before, after = Cursor(first - 1, first - 1), Cursor(last, last)
+        keys = {
+            key(revision): pack_use(Transition.NEXT.code, revision, revision)
+            for revision in range(first, first + batch_size)
+        }
+        now(store.commit(Batch(before, b"n" * batch_size, after, time_ns=0, keys=keys)))
     now(store.close())
 
 

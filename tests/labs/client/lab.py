@@ -218,7 +218,7 @@ def kill_worker(daemon: Daemon) -> bool:
     """
     Kill the active worker, unless the log still names a worker that was killed before.
     """
-    with suppress(ValueError, ProcessLookupError):
+    with suppress(ProcessLookupError):
         _, pid = daemon.active_worker()
         if pid in children(daemon.process.pid):
             os.kill(pid, signal.SIGKILL)

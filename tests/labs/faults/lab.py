@@ -24,19 +24,13 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from pexservice.core.cursor import Cursor, Transition
-from pexservice.stores.interface import Batch
-from pexservice.stores.lmdb.directory import Directory
-from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.remembered_keys import pack_use
 from tests.labs.faults.phases import KEY, PHASES, PREPARED, Case, Kind, Phase
 from tests.labs.faults.strace import WORKER, Fault, store_option
 from tests.support.clients import whole_history
 from tests.support.conversation import At, Conversation, Expected
 from tests.support.daemon import Daemon
 from tests.support.evidence import record
-from tests.support.fakes import now
-from tests.support.inline_executor import inline
+from tests.support.stores import make_store_with_keys
 from tests.support.strace import injected
 
 #: A safety net: no phase makes so many calls of one kind.
@@ -55,16 +49,7 @@ _SUMMARY = {
 
 
 def make_prepared_store(path: Path) -> None:
-    """
-    Make a store in C{path} at position L{PREPARED}, with one step and one key per revision.
-    """
-    store = LmdbStore(Directory(str(path)), inline(), verify=lambda *_: None)
-    now(store.open())
-    for number in range(1, PREPARED + 1):
-        keys = {b"%d" % number: pack_use(Transition.NEXT.code, number, number)}
-        before, after = Cursor(number - 1, number - 1), Cursor(number, number)
-        now(store.commit(Batch(before, b"n", after, time_ns=0, keys=keys)))
-    now(store.close())
+    make_store_with_keys(path, PREPARED, key=lambda revision: b"%d" % revision)
 
 
 # The checks after a run.

@@ -249,13 +249,13 @@ def jumping_clock(path: Path) -> int:
     watchdog must not replace a worker.
     """
     with (
-        settable_clock(path) as clock,
+        settable_clock(path) as set_clock_ahead,
         Daemon(path, "--watchdog", str(WATCHDOG_SECONDS)) as daemon,
     ):
         daemon.until_up()
         with load(daemon) as clients:
             for hours in (1, -1, 0):
-                clock.jump(hours)
+                set_clock_ahead(hours)
                 _check_clock(daemon, timedelta(hours=hours))
                 # This is long enough for the watchdog.
                 end = time.monotonic() + WATCHDOG_SECONDS

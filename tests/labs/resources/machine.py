@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -117,42 +117,32 @@ def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
         path.rmdir()
 
 
-class Clock:
-    """
-    A wall clock that a test can set.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.jump(0)
-
-    def jump(self, hours: int) -> None:
-        """
-        Set the clock so far ahead of the machine's, at once and for all its processes.
-        """
-        temporary_file = self._path.with_suffix(".new")
-        temporary_file.write_text(f"{hours:+d}h\n")
-        temporary_file.rename(self._path)
-
-
 @contextmanager
-def settable_clock(path: Path) -> Iterator[Clock]:
+def settable_clock(path: Path) -> Iterator[Callable[[int], None]]:
     """
     Let all processes that start inside the block use the clock of this test.
+
+    @return: a function that sets the clock so many hours ahead of the machine's, at once
+        and for all processes.
 
     Their monotonic clock stays the machine's, because setting a wall clock does not change
     it.
     """
     library = faketime_library()
     assert library is not None
-    clock = Clock(path / "clock")
+
+    def set_ahead(hours: int) -> None:
+        (path / "clock.new").write_text(f"{hours:+d}h\n")
+        (path / "clock.new").rename(path / "clock")
+
+    set_ahead(0)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("LD_PRELOAD", str(library))
         environment.setenv("FAKETIME_TIMESTAMP_FILE", str(path / "clock"))
         environment.setenv("FAKETIME_NO_CACHE", "1")
         environment.setenv("FAKETIME_DISABLE_SHM", "1")
         environment.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        yield clock
+        yield set_ahead
 
 
 @contextmanager

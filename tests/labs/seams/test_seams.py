@@ -14,8 +14,4 @@ def test_service_recovers_after_each_operation_and_serves_one_store(tmp_path: Pa
     """
     No acknowledged step is lost or made twice, and no process or file is left.
     """
-    each_once = len(WEIGHTS)
-    result = seams(tmp_path, amount(short=each_once, long=100))
-    print(result)
-    assert len(result.operations) == each_once
-    assert result.acknowledged > each_once
+    assert seams(tmp_path, amount(short=len(WEIGHTS), long=100)) > len(WEIGHTS)

@@ -10,16 +10,12 @@ from pathlib import Path
 import lmdb
 from attrs import frozen
 
-from pexservice.core.cursor import Cursor, Transition
-from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.databases import DATABASES
-from pexservice.stores.lmdb.directory import DATA_FILE, Directory
-from pexservice.stores.lmdb.store import LmdbStore
-from pexservice.stores.remembered_keys import KEPT_KEYS, pack_use
+from pexservice.stores.lmdb.directory import DATA_FILE
+from pexservice.stores.remembered_keys import KEPT_KEYS
 from tests.functional.test_keepalive import STORE, rollup
 from tests.support.daemon import Daemon, children
-from tests.support.fakes import now
-from tests.support.inline_executor import inline
+from tests.support.stores import make_store_with_keys
 
 #: How many steps each commit of an aged store has.
 BATCH_SIZE = 250
@@ -51,20 +47,13 @@ def make_aged_store(path: Path) -> None:
 
     After that, only a leak can make it larger.
     """
-    store = LmdbStore(Directory(str(path)), inline(), verify=lambda *_: None)
-    now(store.open())
-    for first in range(1, 2 * KEPT_KEYS, BATCH_SIZE):
-        keys = (
-            # Like real clients, each client's keys have the same prefix.
-            (b"%d-before-%d" % (n % 6, n), pack_use(Transition.NEXT.code, n, n))
-            for n in range(first, first + BATCH_SIZE)
-        )
-        last = first + BATCH_SIZE - 1
-        before, after = Cursor(first - 1, first - 1), Cursor(last, last)
-        batch = Batch(before, b"n" * BATCH_SIZE, after, 0, dict(keys))
-        now(store.commit(batch))
-    now(store.commit(Batch(after, b"r", Cursor(after.revision + 1, 0), 0)))
-    now(store.close())
+    make_store_with_keys(
+        path,
+        2 * KEPT_KEYS,
+        batch_size=BATCH_SIZE,
+        # Like real clients, each client's keys have the same prefix.
+        key=lambda revision: b"%d-before-%d" % (revision % 6, revision),
+    )
 
 
 def take_sample(daemon: Daemon) -> Sample:

@@ -171,6 +171,8 @@ def soak(
     began = time.monotonic()
     with Daemon(path, "--journal", str(JOURNAL)) as daemon:
         daemon.until_up()
+        # The value of an aged store has thousands of digits.
+        daemon.step("reset")
         with mixed_load(daemon) as running_soak:
             while running_soak.kills < MIN_KILLS or time.monotonic() < began + 60 * minutes:
                 daemon.until_up()

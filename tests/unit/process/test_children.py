@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from twisted.logger import capturedLogs, formatEvent
@@ -71,17 +72,11 @@ def test_setpriv_that_fails_is_not_used(
 def test_attempt_is_retried_while_the_address_or_the_store_is_in_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    errors = [OSError("in use"), OSError("in use")]
-
-    def attempt() -> str:
-        if errors:
-            raise errors.pop()
-        return "free"
-
+    attempt = Mock(side_effect=[OSError("in use"), OSError("in use"), "free"])
     with capturedLogs() as events:
         assert retry_while_busy(attempt, OSError, lambda _: True) == "free"
     assert [formatEvent(event) for event in events] == ["in use; retrying"]
-    errors[:] = [OSError("in use"), OSError("in use")]
+    attempt.side_effect = OSError("in use")
     with pytest.raises(OSError, match="in use"):
         retry_while_busy(attempt, OSError, lambda _: False)
     monkeypatch.setattr(children, "BUSY_TIMEOUT_SECONDS", -1.0)

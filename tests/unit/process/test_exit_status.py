@@ -9,7 +9,6 @@ import io
 import os
 import subprocess
 import sys
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -25,36 +24,19 @@ from pexservice.process.exit_status import (
 )
 
 
-class Stopping(MemoryReactor):
-    """
-    A reactor that is stopping already.
-    """
-
-    def callWhenRunning(self, callable: Any, *args: object, **kwargs: object) -> None:
-        """
-        Call C{callable} at once, as a reactor does that has started.
-        """
-        callable(*args, **kwargs)
-
-    def stop(self) -> None:
-        """
-        Raise the error that Twisted's reactors raise when they are stopping already.
-        """
-        raise ReactorNotRunning
-
-
 def test_failure_while_the_reactor_stops_is_reported() -> None:
     """
-    An exception would keep the response from the client whose commit failed.
+    The exception of a stopping reactor keeps no response from a client.
     """
-    at_exit: list[object] = []
-    process_exit = ProcessExit(
-        Stopping(), terminal=False, at_exit=lambda *call: at_exit.append(call[1])
-    )
+    stopping, at_exit = Mock(), Mock()
+    stopping.callWhenRunning = lambda function: function()
+    stopping.stop.side_effect = ReactorNotRunning
+    process_exit = ProcessExit(stopping, terminal=False, at_exit=at_exit)
     process_exit.exit_with(Status.STORE_FAILED, "the store failed")
     process_exit.exit_with(Status.CANNOT_START, "something that follows from it")
     assert process_exit.reason == "the store failed"
-    assert at_exit == [Status.STORE_FAILED]
+    assert at_exit.call_args.args[1] == Status.STORE_FAILED
+    at_exit.assert_called_once()
 
 
 def test_process_that_cannot_write_its_reason_ends(monkeypatch: pytest.MonkeyPatch) -> None:

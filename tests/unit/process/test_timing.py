@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -14,38 +15,25 @@ from twisted.logger import capturedLogs
 from pexservice.process.timing import Periodic
 
 
-class Failing:
-    """
-    A function that raises an exception when it is called for the first time.
-    """
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self) -> None:
-        self.calls += 1
-        if self.calls == 1:
-            raise OSError(24, "Too many open files")
-
-
 def test_an_exception_does_not_end_the_calls_but_stop_does() -> None:
     """
     The exception is logged with its traceback.  L{Periodic.stop} may be called again.
     """
-    clock, function = Clock(), Failing()
+    clock = Clock()
+    function = Mock(side_effect=[OSError(24, "Too many open files"), None, None])
     periodic = Periodic(function, clock)
     periodic.stop()
     with capturedLogs() as events:
         periodic.start(1.0)
-        assert function.calls == 0
+        assert function.call_count == 0
         clock.pump([1.0, 1.0, 1.0])
-    assert function.calls == 3
+    assert function.call_count == 3
     (failure,) = [event["log_failure"] for event in events if "log_failure" in event]
     assert failure.check(OSError)
     periodic.stop()
     periodic.stop()
     clock.advance(5.0)
-    assert function.calls == 3
+    assert function.call_count == 3
 
 
 def test_a_failed_deferred_does_not_end_the_calls() -> None:

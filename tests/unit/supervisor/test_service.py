@@ -10,10 +10,11 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, Self, cast
+from unittest.mock import Mock
 
 import pytest
-from attrs import evolve, frozen
+from attrs import evolve
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
@@ -23,7 +24,6 @@ from pexservice.process.exit_status import ProcessExit, Status
 from pexservice.process.sd_notify import ALIVE, READY
 from pexservice.process.signals import StartSignals
 from pexservice.process.supervisor_report import read_report
-from pexservice.settings.options import Settings
 from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
 from pexservice.supervisor import service
 from pexservice.supervisor.service import Supervisor
@@ -35,21 +35,6 @@ from tests.support.processes import ProcessReactor, SpawnedProcess
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 SETUP = WorkerSetup(command=["worker", "--journal", "7"], watchdog=5.0, standby_count=1)
-
-
-@frozen(kw_only=True)
-class Checked(Settings):
-    """
-    Settings whose store is checked by the function C{check}.
-    """
-
-    check: Callable[[], object]
-
-    def check_store(self) -> None:
-        """
-        Call C{check} instead.
-        """
-        self.check()
 
 
 class ListeningReactor(ProcessReactor):
@@ -77,9 +62,10 @@ class Bench:
             terminal=False,
             at_exit=lambda _, *status: self.statuses.extend(status),
         )
-        settings = Checked(
+        settings = Mock(
             listen=given.pop("listen", (LOOPBACK,)),
-            check=given.pop("check_store", lambda: None),
+            check_store=given.pop("check_store", lambda: None),
+            tls=None,
         )
         arguments: dict[str, Any] = {
             "setup": evolve(SETUP, settings=settings),
@@ -92,12 +78,13 @@ class Bench:
             cast(SupervisorReactor, self.reactor), **arguments | given
         )
 
-    def start(self) -> None:
+    def started(self) -> Self:
         """
         Start the supervisor as twistd does.
         """
         self.supervisor.privilegedStartService()
         self.supervisor.startService()
+        return self
 
     @property
     def processes(self) -> list[SpawnedProcess]:
@@ -147,25 +134,11 @@ def make() -> Iterator[Callable[..., Bench]]:
         bench.stop()
 
 
-@pytest.fixture
-def start(make: Callable[..., Bench]) -> Callable[..., Bench]:
-    """
-    Provide a factory of benches whose supervisors have started, or tried to.
-    """
-
-    def start(**given: Any) -> Bench:
-        bench = make(**given)
-        bench.start()
-        return bench
-
-    return start
-
-
-def test_worker_inherits_sockets_and_scoreboard(start: Callable[..., Bench]) -> None:
+def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> None:
     """
     The worker's environment has none of systemd's variables.
     """
-    bench = start(listen=[LOOPBACK, LOOPBACK])
+    bench = make(listen=[LOOPBACK, LOOPBACK]).started()
     (process,) = bench.processes
     assert process.arguments == [
         *("worker", "--journal", "7", "--supervisor", "3", "--scoreboard", "4"),
@@ -185,14 +158,14 @@ def test_worker_inherits_sockets_and_scoreboard(start: Callable[..., Bench]) -> 
     assert bench.reactor.getReaders() == []
 
 
-def test_supervisor_notifies_the_service_manager(start: Callable[..., Bench]) -> None:
+def test_supervisor_notifies_the_service_manager(make: Callable[..., Bench]) -> None:
     """
     The last status, which systemd shows as long as the unit is stopped, says so.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
         name = "@" + manager.getsockname()[1:].decode()
-        bench = start(environment={"NOTIFY_SOCKET": name})
+        bench = make(environment={"NOTIFY_SOCKET": name}).started()
         bench.processes[0].notify(READY, ALIVE)
         bench.stop()
         messages = [manager.recv(1000) for _ in range(4)]
@@ -200,28 +173,17 @@ def test_supervisor_notifies_the_service_manager(start: Callable[..., Bench]) ->
     assert messages == lines
 
 
-def refusing(error: Exception) -> Callable[[], None]:
-    """
-    Return a check of the store that fails with C{error}.
-    """
-
-    def check() -> None:
-        raise error
-
-    return check
-
-
 @pytest.mark.parametrize(
     ("error", "status"),
     [(StoreError("there is no store"), 1), (StoreDamaged("the store is damaged"), 78)],
 )
 def test_store_that_no_worker_could_open_ends_the_start(
-    start: Callable[..., Bench], error: StoreError, status: int
+    make: Callable[..., Bench], error: StoreError, status: int
 ) -> None:
     """
     The process ends with the status and the reason of the check, and starts no worker.
     """
-    bench = start(check_store=refusing(error))
+    bench = make(check_store=Mock(side_effect=error)).started()
     assert (bench.statuses, bench.exit.reason) == ([status], str(error))
     assert bench.processes == []
     (*_, (stop, _, __)) = bench.reactor.whenRunningHooks
@@ -230,7 +192,7 @@ def test_store_that_no_worker_could_open_ends_the_start(
 
 
 def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
-    start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The workers say why, since clients of a socket that systemd keeps open would hang.
@@ -238,35 +200,30 @@ def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
     A damaged store ends the start in any case.
     """
     monkeypatch.setattr(service, "listen_endpoints", lambda *_: [])
-    bench = start(listen=["systemd:all"], check_store=refusing(StoreError("no store")))
+    check_store = Mock(side_effect=[StoreError("no store"), StoreDamaged("damaged")])
+    bench = make(listen=["systemd:all"], check_store=check_store).started()
     report = read_report(cast(int, bench.processes[0].descriptors[4]))
     assert report is not None
     assert report.retry_opening
-    bench = start(listen=["systemd:all"], check_store=refusing(StoreDamaged("damaged")))
+    bench = make(listen=["systemd:all"], check_store=check_store).started()
     assert bench.statuses == [Status.DAMAGED]
 
 
 def test_start_waits_for_the_workers_of_a_killed_supervisor(
-    start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A store in use is tried again for a while, and then the start ends.
     """
     monkeypatch.setattr(children, "BUSY_TIMEOUT_SECONDS", 0.3)
-    errors = [StoreBusy("in use"), StoreBusy("in use")]
-
-    def check() -> None:
-        if errors:
-            raise errors.pop()
-
-    bench = start(check_store=check)
-    assert (errors, len(bench.processes)) == ([], 1)
-    bench = start(check_store=refusing(StoreBusy("in use")))
+    check_store = Mock(side_effect=[StoreBusy("in use"), StoreBusy("in use"), None])
+    assert len(make(check_store=check_store).started().processes) == 1
+    bench = make(check_store=Mock(side_effect=StoreBusy("in use"))).started()
     assert bench.statuses == [Status.CANNOT_START]
 
 
 def test_address_in_use_ends_the_start_after_a_while(
-    start: Callable[..., Bench], make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     An address may be in use by the workers of a supervisor that was killed.
@@ -281,25 +238,25 @@ def test_address_in_use_ends_the_start_after_a_while(
 
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
-        bench = start(listen=[listen], check_store=refusing(AssertionError()))
+        bench = make(
+            listen=[listen], check_store=Mock(side_effect=AssertionError)
+        ).started()
         reason = f"cannot listen on {listen}: Address already in use"
         assert bench.statuses == [Status.CANNOT_START]
         assert (bench.exit.reason or "").startswith(reason)
         # The address of this start becomes free while it waits.
         bench = make(listen=[listen])
         monkeypatch.setattr(bench.signals, "sleep", close)
-        bench.start()
+        bench.started()
     assert len(bench.processes) == 1
 
 
 def test_lack_of_descriptors_is_reported_in_one_line(
-    start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def create() -> int:
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(scoreboard, "create", create)
-    bench = start()
+    error = OSError(24, "Too many open files")
+    monkeypatch.setattr(scoreboard, "create", Mock(side_effect=error))
+    bench = make().started()
     assert bench.statuses == [Status.CANNOT_START]
     assert bench.exit.reason == "cannot start: [Errno 24] Too many open files"
 
@@ -320,7 +277,7 @@ def test_sigterm_during_the_start_ends_the_process(
     bench = make(check_store=check)
     if when == "before":
         bench.signals.terminate()
-    bench.start()
+    bench.started()
     if when == "after":
         bench.signals.terminate()
     for stop, _, _ in bench.reactor.whenRunningHooks:
@@ -337,7 +294,7 @@ def test_sighup_replaces_the_workers_also_during_the_start(
     bench = make()
     if when == "before":
         bench.signals.hang_up()
-    bench.start()
+    bench.started()
     if when == "after":
         bench.signals.hang_up()
     bench.processes[0].notify(READY)
@@ -346,11 +303,11 @@ def test_sighup_replaces_the_workers_also_during_the_start(
 
 
 def test_process_1_reaps_orphans_but_no_workers(
-    start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers: list[set[int]] = []
     monkeypatch.setattr(service, "reap_orphans", workers.append)
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    bench = start()
+    bench = make().started()
     bench.reactor.turns(2.5)
     assert workers == [{bench.processes[0].pid}] * 2

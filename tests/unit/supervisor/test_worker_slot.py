@@ -232,24 +232,20 @@ def test_silent_worker_gets_sigabrt_then_sigkill(
     assert len(supervised.processes) == 1
 
 
-def test_first_message_may_take_longer_than_the_watchdog(
-    supervised: Supervised, process: SpawnedProcess
+@pytest.mark.parametrize(
+    ("messages", "seconds"),
+    [
+        ([], START_TIMEOUT_SECONDS),
+        (["EXTEND_TIMEOUT_USEC=30000000", ALIVE, "EXTEND_TIMEOUT_USEC=30000000"], 30.0),
+        # The watchdog's timeout is longer.
+        (["EXTEND_TIMEOUT_USEC=1"], WATCHDOG),
+    ],
+)
+def test_worker_has_more_time_for_its_start_and_if_it_asks(
+    supervised: Supervised, process: SpawnedProcess, messages: list[str], seconds: float
 ) -> None:
-    supervised.reactor.turns(START_TIMEOUT_SECONDS)
-    assert process.signals == []
-    supervised.reactor.turns(CHECK_SECONDS)
-    assert process.signals == [signal.SIGABRT]
-
-
-def test_worker_can_ask_for_more_time(
-    supervised: Supervised, process: SpawnedProcess
-) -> None:
-    process.notify("EXTEND_TIMEOUT_USEC=30000000", ALIVE, "EXTEND_TIMEOUT_USEC=30000000")
-    supervised.reactor.turns(30.0)
-    assert process.signals == []
-    # The watchdog's timeout is longer.
-    process.notify("EXTEND_TIMEOUT_USEC=1")
-    supervised.reactor.turns(WATCHDOG)
+    process.notify(*messages)
+    supervised.reactor.turns(seconds)
     assert process.signals == []
     supervised.reactor.turns(CHECK_SECONDS)
     assert process.signals == [signal.SIGABRT]
