@@ -141,7 +141,7 @@ class Server:
             log=self.log,
         )
         if not remembers:
-            self.shared.stop_remembering()
+            self.shared.request_cache.stop()
 
     def begin_at(self, revision: int, position: int) -> None:
         """

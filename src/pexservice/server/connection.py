@@ -4,8 +4,8 @@ A connection, from its first byte to its last.
 A connection handles one request after the other:
 
   1. Parsing: the connection buffers the input until a request is complete.  Then it looks
-     for the L{plan<pexservice.server.plans.Plan>} of the request.  A plan has the
-     operation, such as a step to the next position, that a handler has returned for an
+     for the L{plan<pexservice.server.plans.Plan>} of the request.  A plan has an operation,
+     for example a step to the next position.  A handler has returned this operation for an
      earlier request with the same meaning.
   2. Performing: the connection checks the client's rate and the C{Host}.  If there is no
      plan, it calls the handler of the request, which returns an operation or a response.
@@ -15,15 +15,16 @@ A connection handles one request after the other:
      L{Connection.fail}.  If the handler has returned a response, L{Connection.send} gets
      it.  These methods write the response.
 
-There is a shortcut: if L{recognition<pexservice.server.recognition>} finds a request by its
-bytes, the request is not parsed.  If the same bytes have passed the checks before and are
-remembered, they are not checked again.  But with a rate limit, or with a C{Host} that only
-some peers may send, the rate and the C{Host} are checked each time.
+There is a shortcut: if the L{Recognizer<pexservice.server.recognition.Recognizer>} finds a
+request by its bytes, the request is not parsed.  If the bytes are remembered, the result of
+the checks is remembered too.  But with a rate limit, or with a C{Host} that only some peers
+may send, the rate and the C{Host} are checked each time.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from http import HTTPStatus
 
 from attrs import evolve
@@ -31,24 +32,29 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from pexservice.commit.interface import Outcome
+from pexservice.commit.interface import Outcome, Waiter
 from pexservice.core.cursor import State
 from pexservice.server.limits import REQUEST_TIMEOUT_SECONDS, Phase, count_delivered
 from pexservice.server.parser import (
     END_OF_HEAD,
-    END_OF_LINE,
     Head,
     RequestBody,
-    find_end_of_head,
+    find_head,
     read_refused_head,
 )
 from pexservice.server.plans import Plan, PreparedRequest
 from pexservice.server.recognition import Recognizer
-from pexservice.server.response_writer import CONTINUE, write_response
+from pexservice.server.response_writer import (
+    CONTINUE,
+    ResponseFormat,
+    write_end_of_stream,
+    write_piece,
+    write_response,
+)
 from pexservice.server.server import Server
 from pexservice.web import problems
 from pexservice.web.clients import Peer
-from pexservice.web.operations import Operation, Request, response_kind
+from pexservice.web.operations import CheckedOperation, Operation, Request, response_kind
 from pexservice.web.preconditions import UNCONDITIONAL
 from pexservice.web.problems import Problem, problem_of
 from pexservice.web.representations import STATE
@@ -58,7 +64,7 @@ _log = Logger()
 
 # Aliases for speed: reading a global takes a third of the time of reading Phase.IDLE.
 _HANDSHAKE, _IDLE, _RECEIVING = Phase.HANDSHAKE, Phase.IDLE, Phase.RECEIVING
-_WAITING, _PERFORMING = Phase.WAITING_TO_PARSE, Phase.PERFORMING
+_WAITING_TO_PARSE, _PERFORMING = Phase.WAITING_TO_PARSE, Phase.PERFORMING
 _CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
 _READ, _REPLAYED = Outcome.READ, Outcome.REPLAYED
 _OK = HTTPStatus.OK
@@ -86,6 +92,7 @@ class Connection(asyncio.Protocol):
     request: the committer calls L{respond} or L{fail}.
 
     @ivar peer: the other end of the socket: a client or a proxy.
+    @ivar recognizer: finds the plans of the requests, and recognizes requests.
     """
 
     transport: asyncio.Transport
@@ -93,14 +100,13 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, peer: Peer) -> None:
         self._server = server
         self.peer = peer
+        self.recognizer = Recognizer(server.request_cache)
         # server.limits reads these five.  The listener may set another phase.
         self.phase = _IDLE
         self.has_responded = False
         self.last_active = server.seconds()
-        self.receiving_since = 0.0
-        self.stalled_since = 0.0
-
-        self._recognizer: Recognizer | None = None
+        self.receiving_since: float | None = None
+        self.stalled_since: float | None = None
         # The input that was not parsed yet, and how many of its bytes were searched for the
         # end of a head, without success.
         self._buffer = bytearray()
@@ -119,21 +125,6 @@ class Connection(asyncio.Protocol):
         # See LINGER_SECONDS.
         self._linger_timer: IDelayedCall | None = None
 
-    @property
-    def recognizer(self) -> Recognizer:
-        # Many connections need no recognizer; see recognize().
-        if self._recognizer is None:
-            self._recognizer = Recognizer(self._server.request_cache)
-        return self._recognizer
-
-    def recognize(self, data: bytes) -> PreparedRequest | None:
-        """
-        Return the request whose bytes are C{data}; C{None} if they are not recognized.
-        """
-        # Most requests have the same bytes as an earlier one.
-        request = self._server.request_cache.by_bytes.recent.get(data)
-        return self.recognizer.recognize(data) if request is None else request
-
     # Calls of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -148,7 +139,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
         if self.phase is _HANDSHAKE:
-            self.phase, self.receiving_since = _IDLE, 0.0
+            self.phase, self.receiving_since = _IDLE, None
             self.last_active = self._server.seconds()
         elif self.phase is Phase.REFUSED:
             self.close_with(problems.too_many_connections(self._server.connections.limit))
@@ -156,17 +147,17 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self.phase
         if phase is _IDLE:
-            request = self.recognize(data)
+            request = self.recognizer.find(data)
             if request is not None:
                 self.perform(request)
                 return
             self.phase = _RECEIVING
             self._buffer += data
-            self._parse_input(data)
+            self._parse_input(whole_read=data)
         elif phase is _RECEIVING:
             self._buffer += data
             self._parse_input()
-        elif phase is _PERFORMING or phase is _WAITING:
+        elif phase is _PERFORMING or phase is _WAITING_TO_PARSE:
             # This input must wait.  Reading pauses, so that an endless pipeline of requests
             # takes little memory.
             self._buffer += data
@@ -183,7 +174,7 @@ class Connection(asyncio.Protocol):
         if self._stream is not None:
             # A client that half-closes a stream has usually left.
             self._stream.end()
-        elif self.phase not in (_PERFORMING, _WAITING):
+        elif self.phase not in (_PERFORMING, _WAITING_TO_PARSE):
             self.close()
         return self.transport.can_write_eof()
 
@@ -201,22 +192,22 @@ class Connection(asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        # 0.0 stops the stall timeout.  But a closing connection must still time out, so its
+        # The stall timeout stops.  But a closing connection must still time out, so its
         # timeout begins again.
         is_closing = self.phase is _CLOSING
-        self.stalled_since = self._server.seconds() if is_closing else 0.0
+        self.stalled_since = self._server.seconds() if is_closing else None
         if self._stream is not None:
             self._stream.resume()
-        elif self.phase is _WAITING:
+        elif self.phase is _WAITING_TO_PARSE:
             self._server.call_soon(self._parse_next)
-        elif self.phase is not _PERFORMING or not self._buffer:
+        elif not (self.phase is _PERFORMING and self._buffer):
             # If the next request is in the buffer, reading stays paused until it is parsed.
             self._resume_reading()
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.phase = _CLOSED
         self._server.connections.remove(self)
-        self._request = self._recognizer = None
+        self._request = None
         self._buffer.clear()
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -228,12 +219,12 @@ class Connection(asyncio.Protocol):
 
     # Parsing.
 
-    def _parse_input(self, data: bytes = b"") -> None:
+    def _parse_input(self, whole_read: bytes = b"") -> None:
         """
         Parse until a request is complete, more input is needed, or the budget is spent.
 
-        @param data: all bytes of the buffer if they arrived in one read, otherwise C{b""}.
-            Only the bytes of a request that arrived in one read are remembered.
+        @param whole_read: all bytes of the buffer, if one read brought them; otherwise
+            C{b""}.  The server remembers the bytes only of a request that one read brought.
         """
         budget = self._server.parsing_budget
         can_continue = True
@@ -241,9 +232,9 @@ class Connection(asyncio.Protocol):
             begin, incomplete = budget.seconds(), self._incomplete_request
             try:
                 if incomplete is None:
-                    can_continue = self._parse_head(data)
+                    can_continue = self._parse_head(whole_read)
                 else:
-                    can_continue = self._parse_body(*incomplete, data)
+                    can_continue = self._parse_body(*incomplete, whole_read)
             except Problem as problem:
                 self.close_with(problem)
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
@@ -252,12 +243,12 @@ class Connection(asyncio.Protocol):
             # The budget is checked only after a part was parsed.  Otherwise a connection
             # could wait again and again, without progress.
             if can_continue and self.phase is _RECEIVING and budget.must_wait:
-                self.phase = _WAITING
+                self.phase = _WAITING_TO_PARSE
                 budget.wait(self._parse_next)
         if self.phase is _RECEIVING:
             self._wait_for_input()
 
-    def _parse_head(self, data: bytes) -> bool:
+    def _parse_head(self, whole_read: bytes) -> bool:
         """
         Parse a head, if it is complete.  If the request has no body, perform the request.
 
@@ -265,22 +256,23 @@ class Connection(asyncio.Protocol):
         @raise Problem: the input is refused.
         """
         buffer = self._buffer
-        end = find_end_of_head(buffer, self._searched_bytes)
-        if end < 0:
+        indices = find_head(buffer, self._searched_bytes)
+        if indices is None:
             self._searched_bytes = len(buffer)
             return False
-        head = self._server.reader.read(bytes(buffer[:end]).removeprefix(END_OF_LINE))
+        begin, end = indices
+        head = self._server.reader.read(bytes(buffer[begin:end]))
         del buffer[: end + len(END_OF_HEAD)]
         self._searched_bytes = 0
         if head.body_length == 0:
-            self._perform_parsed_request(head, data)
+            self._perform_parsed_request(head, whole_read)
             return True
         self._incomplete_request = head, RequestBody(head.body_length)
         if head.expects_continue and not buffer:
             self._write(CONTINUE)
         return True
 
-    def _parse_body(self, head: Head, body: RequestBody, data: bytes) -> bool:
+    def _parse_body(self, head: Head, body: RequestBody, whole_read: bytes) -> bool:
         """
         Parse a part of the body.  If the body is then complete, perform its request.
 
@@ -291,7 +283,7 @@ class Connection(asyncio.Protocol):
         body.take(self._buffer)
         if body.complete:
             self._incomplete_request = None
-            self._perform_parsed_request(head, data)
+            self._perform_parsed_request(head, whole_read)
             return True
         return len(self._buffer) < size
 
@@ -299,93 +291,83 @@ class Connection(asyncio.Protocol):
         if self._half_closed:
             self.close()
             return
-        self.receiving_since = self.receiving_since or self._server.seconds()
-        if not self.stalled_since:
-            self._resume_reading()
+        if self.receiving_since is None:
+            self.receiving_since = self._server.seconds()
+        self._resume_reading_unless_stalled()
 
     def _parse_next(self) -> None:
         """
         Parse the input that had to wait, unless the client takes no responses now.
         """
-        if self.phase is _WAITING and not self.stalled_since:
+        if self.phase is _WAITING_TO_PARSE and self.stalled_since is None:
             self.phase = _RECEIVING
             self._parse_input()
 
     # Performing.
 
-    def _perform_parsed_request(self, head: Head, data: bytes) -> None:
+    def _perform_parsed_request(self, head: Head, whole_read: bytes) -> None:
         """
         Perform a request whose head and body have been parsed.
 
-        @param data: see L{_parse_input}.
+        @param whole_read: see L{_parse_input}.
         """
-        self.receiving_since = 0.0
-        if self._buffer or data.startswith(END_OF_LINE):
-            # The data has more bytes than this request, so the data must not be remembered.
-            data = b""
-        if not (self._buffer or self._is_reading or self.stalled_since):
-            # Reading was paused because input had arrived during a request.  Now the
-            # buffer is empty.
-            self._resume_reading()
-        plan, line = self._server.plans.get(head.plan_key), head.request_line
-        if plan is None:
-            self._perform_new(head)
-            return
-        request = PreparedRequest(
-            plan.response_format, head.headers, line.logged_line, plan.operation
-        )
-        if data:
-            self.recognizer.remember(data, head, request)
-        self.perform(request)
+        self.receiving_since = None
+        if self._buffer:
+            # The read has more bytes than those of this request.
+            whole_read = b""
+        elif not self._is_reading:
+            # Reading was paused because input had arrived during a request.
+            self._resume_reading_unless_stalled()
+        request = self.recognizer.find_by_plan(head, whole_read)
+        self.perform(self._new_request(head) if request is None else request)
 
     def perform(self, request: PreparedRequest) -> None:
-        """
-        Start the operation of a request with a plan.
-        """
         self.phase = _PERFORMING
         self._request = request
         try:
-            checked, checker = request.checked_operation, self._server.checker
-            if checked is None:
-                checker.check_rate_and_host(request.headers, self.peer)
-                operation = request.operation
-                assert operation is not None  # noqa: S101 for the type checker
-                checked = checker.check_operation(operation, request.headers)
-                request.checked_operation = checked
-            elif checked.must_recheck_rate_and_host:
-                checker.check_rate_and_host(request.headers, self.peer)
-            checked.start(self)
+            operation = request.operation
+            if operation.must_check_rate_and_host:
+                self._server.checker.check_rate_and_host(request.headers, self.peer)
+            operation.start(self)
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
 
-    def _perform_new(self, head: Head) -> None:
+    def _new_request(self, head: Head) -> PreparedRequest:
+        """
+        Return a request without a plan, whose operation is to call the handler.
+        """
+        line = head.request_line
+        response_format = self._server.response_format(line, head.headers)
+        call = CheckedOperation(
+            partial(self._call_handler, head, response_format),
+            must_check_rate_and_host=True,
+        )
+        return PreparedRequest(
+            response_format, head.headers, line.logged_line, call, has_plan=False
+        )
+
+    def _call_handler(self, head: Head, response_format: ResponseFormat, _: Waiter) -> None:
         """
         Call the handler of a request without a plan.
 
         If the handler returns an operation, remember the operation as a plan, and start it.
         """
         server, line, headers = self._server, head.request_line, head.headers
-        response_format = server.response_format(line, headers)
-        request = PreparedRequest(response_format, headers, line.logged_line)
-        self.phase = _PERFORMING
-        self._request = request
-        try:
-            server.checker.check_rate_and_host(headers, self.peer)
-            result = server.call_handler(
-                Request(line.method, line.target, line.path, headers, self.peer)
+        result = server.call_handler(
+            Request(line.method, line.target, line.path, headers, self.peer)
+        )
+        if isinstance(result, Operation):
+            self.recognizer.remember_plan(head, Plan(result, response_format))
+            operation = server.checker.check_operation(result, headers)
+            self._request = PreparedRequest(
+                response_format, headers, line.logged_line, operation, has_plan=False
             )
-            if isinstance(result, Operation):
-                server.remember_plan(head.plan_key, Plan(result, response_format))
-                checked = server.checker.check_operation(result, headers)
-                request.checked_operation = checked
-                checked.start(self)
-            elif isinstance(result, Deferred):
-                self._handler_result = result
-                result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
-            else:
-                self.send(result)
-        except Exception as error:  # noqa: BLE001 the client gets a response to any error
-            self.fail(error)
+            operation.start(self)
+        elif isinstance(result, Deferred):
+            self._handler_result = result
+            result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
+        else:
+            self.send(result)
 
     # Responses.  respond() ends a request that has an operation, and send() ends a request
     # that has none.  fail() ends a request of either kind.  If the response of send() has a
@@ -402,13 +384,13 @@ class Connection(asyncio.Protocol):
             # The client is gone.
             return
         try:
-            server, checked = self._server, request.checked_operation
-            assert checked is not None  # noqa: S101 for the type checker
-            # Most responses are of the kind STATE.  They need no call here.
-            if checked.preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
+            server, operation = self._server, request.operation
+            preconditions = operation.preconditions
+            # Most responses are of the kind STATE.  This check saves a call for them.
+            if preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = STATE
             else:
-                kind = response_kind(outcome, state, checked.method, checked.preconditions)
+                kind = response_kind(outcome, state, operation.method, preconditions)
             data = server.writer.write_state_response(
                 request.response_format, kind, state, is_read=outcome is _READ
             )
@@ -436,11 +418,12 @@ class Connection(asyncio.Protocol):
             if response.stream is not None:
                 # The connection is closed after a stream, because in HTTP/1.0 nothing else
                 # shows where a stream ends.
-                request.response_format = evolve(
+                response_format = evolve(
                     request.response_format,
                     connection_header=b"close",
                     closes_connection=True,
                 )
+                request = self._request = evolve(request, response_format=response_format)
             data = write_response(request.response_format, response)
             self._write(data)
             if response.stream is None:
@@ -455,16 +438,13 @@ class Connection(asyncio.Protocol):
         request = self._request
         if self._stream is not None and request is not None:
             self._stream_length += len(data)
-            if request.response_format.version == b"HTTP/1.1":
-                data = b"%x\r\n%b\r\n" % (len(data), data)
-            self._write(data)
+            self._write(write_piece(request.response_format, data))
 
     def end_stream(self) -> None:
         request, stream = self._request, self._stream
         if stream is not None and request is not None:
             self._stream = None
-            if request.response_format.version == b"HTTP/1.1":
-                self._write(b"0\r\n\r\n")
+            self._write(write_end_of_stream(request.response_format))
             self._end_request(request, _OK, self._stream_length)
 
     def _end_request(self, request: PreparedRequest, status: int, length: int) -> None:
@@ -483,7 +463,7 @@ class Connection(asyncio.Protocol):
                 self.peer, request.headers, request.logged_line, status, length
             )
         self._request = None
-        if request.operation is None:
+        if not request.has_plan:
             self._handler_result = None
             server.counters.without_plan += 1
         self.has_responded = True
@@ -492,7 +472,7 @@ class Connection(asyncio.Protocol):
         elif self._buffer:
             # The next request is parsed in the next iteration of the event loop, so that a
             # long pipeline does not delay other connections.
-            self.phase = _WAITING
+            self.phase = _WAITING_TO_PARSE
             server.call_soon(self._parse_next)
         else:
             self._become_idle()
@@ -503,8 +483,8 @@ class Connection(asyncio.Protocol):
         self.last_active = server.seconds()
         if self._half_closed or server.connections.closes_idle:
             self.close()
-        elif not (self._is_reading or self.stalled_since):
-            self._resume_reading()
+        elif not self._is_reading:
+            self._resume_reading_unless_stalled()
 
     def _abort_after_bug(self) -> None:
         """
@@ -528,25 +508,26 @@ class Connection(asyncio.Protocol):
         server, incomplete = self._server, self._incomplete_request
         if incomplete is not None:
             head, _ = incomplete
-            line, headers = head.request_line, head.headers
+            method, headers = head.request_line.method, head.headers
+            logged_line = head.request_line.logged_line
         else:
-            line, headers = read_refused_head(bytes(self._buffer))
+            method, logged_line, headers = read_refused_head(bytes(self._buffer))
         if problem.status in _CLIENT_FAULTS:
             try:
                 server.checker.check_rate(headers, self.peer)
             except Problem as above_limit:
                 problem = above_limit
-        response_format = server.refusal_format(line, headers)
+        response_format = server.refusal_format(method, headers)
         representation = response_format.preferences.problem
         data = write_response(response_format, problem.response(representation))
-        self.phase, self.receiving_since = _CLOSING, 0.0
+        self.phase, self.receiving_since = _CLOSING, None
         self._buffer.clear()
         self._incomplete_request = None
         self._write(data)
         server.counters.without_plan += 1
         response_format.tally.others[problem.status] += 1
         length = _body_length(data)
-        server.log_response(self.peer, headers, line.logged_line, problem.status, length)
+        server.log_response(self.peer, headers, logged_line, problem.status, length)
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._resume_reading()
@@ -564,6 +545,10 @@ class Connection(asyncio.Protocol):
             self._is_reading = True
             self.transport.resume_reading()
 
+    def _resume_reading_unless_stalled(self) -> None:
+        if self.stalled_since is None:
+            self._resume_reading()
+
     # The methods that server.limits calls.
 
     def delivered_count(self) -> int | None:
@@ -576,7 +561,8 @@ class Connection(asyncio.Protocol):
         self.phase = _CLOSING
         # Without a timeout, a client that takes no bytes would keep the closing connection
         # open.  So the stall timeout begins now.
-        self.stalled_since = self.stalled_since or self._server.seconds()
+        if self.stalled_since is None:
+            self.stalled_since = self._server.seconds()
         self.transport.close()
 
     def abort(self) -> None:

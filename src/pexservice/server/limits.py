@@ -96,16 +96,16 @@ class LimitedConnection(Protocol):
     @ivar has_responded: whether the connection has sent a response.
     @ivar last_active: when the connection last became idle.
     @ivar receiving_since: when the TLS handshake began, or when the first bytes of an
-        incomplete request arrived; 0 if the connection waits for neither.
+        incomplete request arrived; C{None} if the connection waits for neither.
     @ivar stalled_since: when the stall timeout began, because the client stopped taking
-        responses or because the connection closes; 0 if the timeout is not running.
+        responses or because the connection closes; C{None} if it is not running.
     """
 
     phase: Phase
     has_responded: bool
     last_active: float
-    receiving_since: float
-    stalled_since: float
+    receiving_since: float | None
+    stalled_since: float | None
 
     def delivered_count(self) -> int | None:
         """
@@ -312,9 +312,12 @@ class Connections:
 
     def _check_timeouts(self, connection: LimitedConnection, now: float) -> None:
         is_idle = connection.phase is Phase.IDLE
-        receiving_since = connection.receiving_since
-        waited = now - receiving_since if receiving_since else 0
-        if connection.stalled_since and self._is_stalled(connection, now):
+        receiving_since, stalled_since = (
+            connection.receiving_since,
+            connection.stalled_since,
+        )
+        waited = 0 if receiving_since is None else now - receiving_since
+        if stalled_since is not None and self._is_stalled(connection, stalled_since, now):
             self.closed["stalled"] += 1
             connection.abort()
         elif waited > HANDSHAKE_TIMEOUT_SECONDS and connection.phase is Phase.HANDSHAKE:
@@ -327,16 +330,15 @@ class Connections:
             self.closed["idle"] += 1
             connection.close()
 
-    def _is_stalled(self, connection: LimitedConnection, now: float) -> bool:
+    def _is_stalled(
+        self, connection: LimitedConnection, stalled_since: float, now: float
+    ) -> bool:
         """
         Return whether the client of a connection has taken no bytes for too long.
         """
         checked_at, last_count = self._stalled.get(connection, (0.0, None))
-        if checked_at < connection.stalled_since:
-            self._stalled[connection] = (
-                connection.stalled_since,
-                connection.delivered_count(),
-            )
+        if checked_at < stalled_since:
+            self._stalled[connection] = stalled_since, connection.delivered_count()
             return False
         if now - checked_at <= STALL_TIMEOUT_SECONDS:
             return False
@@ -370,7 +372,7 @@ class Connections:
         for connection in list(self._open):
             if connection.phase is Phase.IDLE:
                 connection.close()
-            elif connection.receiving_since or connection.stalled_since:
+            elif (connection.receiving_since, connection.stalled_since) != (None, None):
                 connection.abort()
 
     def when_empty(self) -> Deferred[None]:
@@ -397,9 +399,9 @@ def _closing_order(
     if phase is Phase.IDLE:
         # On a new connection, the first request is probably about to arrive.
         return 1 if connection.has_responded else 2, connection.last_active
-    if connection.receiving_since:
+    if connection.receiving_since is not None:
         return 2, connection.receiving_since
-    if is_greedy and connection.stalled_since:
+    if is_greedy and connection.stalled_since is not None:
         return 3, connection.stalled_since
     # Of connections with the same order, the one that was accepted last is closed first.
     return _PERFORMING_GROUP if is_greedy else None

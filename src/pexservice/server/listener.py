@@ -242,7 +242,7 @@ class OneRequestTransport(asyncio.Protocol):
         if not data:
             self.abort()
             return
-        request = connection.recognize(data)
+        request = connection.recognizer.find(data)
         if request is None or not request.response_format.closes_connection:
             self._request_transport()
             return

@@ -39,15 +39,15 @@ MAX_CHUNKS = 1000
 MAX_CHUNK_LINE_BYTES = 1024
 MAX_CHUNK_SIZE_DIGITS = 16
 
-#: How many parts of a body one call of L{RequestBody.take} skips.  The parts take about 40
-#: microseconds.
+#: How many parts of a body one call of L{RequestBody.take} skips.  So many parts together
+#: take about 40 microseconds.
 MAX_PARTS_PER_CALL = 64
 
 #: A longer line is not cached.
 MAX_CACHED_LINE_BYTES = 512
 
-#: How many lines one generation of a L{GenerationalCache} has.  There are two generations,
-#: so the lines of a cache have at most 1 MiB.
+#: How many lines one generation of a cache has.  A cache has two generations, so its lines
+#: take at most 1 MiB.
 MAX_CACHED_LINES = 1024
 
 END_OF_LINE = b"\r\n"
@@ -97,6 +97,7 @@ _NEEDS_NO_ESCAPE = re.compile(rb"[ !#-\[\]-~]*")
 #: See L{Head.plan_key}.
 PlanKey = tuple[Hashable, ...]
 
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -109,8 +110,8 @@ class GenerationalCache(Generic[K, V]):
     generation is dropped.  C{get} copies an entry of the old generation into the recent
     one.  So a flood of new entries does not drop an entry that is read often.
 
-    @ivar recent: the recent generation.  It is faster to look into it directly, before a
-        call of C{get}.
+    @ivar recent: the recent generation.  A frequent lookup may look here first, and call
+        C{get} only for a miss.
     """
 
     __slots__ = ("_old", "_size", "recent")
@@ -181,8 +182,8 @@ class Head(NamedTuple):
         and the format of the responses; see L{pexservice.server.plans}.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: all lines, as they arrived, without their line ends.
-    @ivar uncached_range: the index of the first line that was not cached, and the index
-        after the last one; C{None} if all lines were cached.
+    @ivar uncached_range: the index of the first line that was not in a cache of the
+        reader, and the index after the last such line; C{None} if there was no such line.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
@@ -211,7 +212,8 @@ class HeadReader:
             its values.
         """
         self._deciding_headers = deciding_headers
-        # There are two caches, so that a request line is not accepted as a header line.
+        # The syntax of a cached line is not checked again.  If there were one cache, a
+        # request line would be accepted as a header line.
         self._request_lines: GenerationalCache[bytes, RequestLine] = GenerationalCache(
             MAX_CACHED_LINES
         )
@@ -221,28 +223,29 @@ class HeadReader:
 
     def read(self, head: bytes) -> Head:
         """
-        Read C{head}, which has no empty line at its end.
+        Read a head.
 
+        @param head: the head without the empty line at its end.
         @raise Problem: the head is malformed or too large.
         """
         lines = head.split(END_OF_LINE)
-        uncached_begin, uncached_end = len(lines), 0
-        line = self._request_lines.get(lines[0])
-        if line is None:
-            uncached_begin, uncached_end = 0, 1
-            line = self._parse_request_line(lines[0])
+        uncached_indices: list[int] = []
+        request_line = self._request_lines.get(lines[0])
+        if request_line is None:
+            uncached_indices.append(0)
+            request_line = self._parse_request_line(lines[0])
         header_bytes = len(head) - len(lines[0])
         if header_bytes > MAX_HEADER_BYTES or len(lines) > 1 + MAX_HEADER_LINES:
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
         headers: dict[bytes, list[bytes]] = {}
         meanings: dict[bytes, Hashable] = {}
         deciding_headers, recent_lines = self._deciding_headers, self._header_lines.recent
-        for index, text in enumerate(lines[1:], 1):
+        for index, line in enumerate(lines[1:], 1):
             # Most lines are found without a call of the cache.
-            header = recent_lines.get(text) or self._header_lines.get(text)
+            header = recent_lines.get(line) or self._header_lines.get(line)
             if header is None:
-                uncached_begin, uncached_end = min(uncached_begin, index), index + 1
-                header = self._parse_header_line(text)
+                uncached_indices.append(index)
+                header = self._parse_header_line(line)
             if header is _IGNORED:
                 continue
             name, value, meaning = header
@@ -251,18 +254,25 @@ class HeadReader:
             if meaning is not None:
                 is_single = len(values) == 1
                 meanings[name] = meaning if is_single else deciding_headers[name](values)
+        version = request_line.version
         hosts = headers.get(HOST, ())
-        if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
+        if len(hosts) != 1 and (hosts or version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
-        if line.host is not None:
+        if request_line.host is not None:
             # The host of a URL counts, and not the header (RFC 9112, section 3.2.2).
-            headers[HOST] = [line.host]
-        plan_key = line.method, line.path, line.version, frozenset(meanings.items())
-        uncached_range = (uncached_begin, uncached_end) if uncached_end else None
-        body, expects = 0, False
+            headers[HOST] = [request_line.host]
+        body_length, expects_continue = 0, False
         if CONTENT_LENGTH in headers or TRANSFER_ENCODING in headers:
-            body, expects = _framing(headers, line.version)
-        return Head(line, plan_key, headers, lines, uncached_range, body, expects)
+            body_length, expects_continue = _body_framing(headers, version)
+        return Head(
+            request_line,
+            (request_line.method, request_line.path, version, frozenset(meanings.items())),
+            headers,
+            lines,
+            (uncached_indices[0], uncached_indices[-1] + 1) if uncached_indices else None,
+            body_length,
+            expects_continue,
+        )
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
         if len(line) > MAX_REQUEST_LINE_BYTES:
@@ -311,35 +321,32 @@ class HeadReader:
         return header
 
 
-def _framing(headers: RequestHeaders, version: bytes) -> tuple[int, bool]:
+def _body_framing(headers: RequestHeaders, version: bytes) -> tuple[int, bool]:
     """
     Return L{Head.body_length} and L{Head.expects_continue}.
 
     @raise Problem: the headers contradict each other, or the body is too large.
     """
     codings = headers.get(TRANSFER_ENCODING)
-    body = _length(headers) if codings is None else CHUNKED
-    if codings is not None:
-        if version == b"HTTP/1.0":
-            raise problems.malformed(
-                "HTTP/1.0 has no Transfer-Encoding; send Content-Length"
-            )
-        if CONTENT_LENGTH in headers:
-            raise problems.malformed(
-                "both Content-Length and Transfer-Encoding; send one of them"
-            )
-        if [coding.lower() for coding in codings] != [b"chunked"]:
-            # "identity" is refused too, because a proxy may ignore this coding.  Then the
-            # proxy and the service would disagree about where the request ends.
-            raise problems.malformed("unsupported Transfer-Encoding; send chunked, once")
+    if codings is None:
+        body_length = _content_length(headers[CONTENT_LENGTH])
+    elif version == b"HTTP/1.0":
+        raise problems.malformed("HTTP/1.0 has no Transfer-Encoding; send Content-Length")
+    elif CONTENT_LENGTH in headers:
+        raise problems.malformed(
+            "both Content-Length and Transfer-Encoding; send one of them"
+        )
+    elif [coding.lower() for coding in codings] != [b"chunked"]:
+        # "identity" is refused too, because a proxy may ignore this coding.  Then the proxy
+        # and the service would disagree about where the request ends.
+        raise problems.malformed("unsupported Transfer-Encoding; send chunked, once")
+    else:
+        body_length = CHUNKED
     waits = [value.lower() for value in headers.get(EXPECT, ())] == [b"100-continue"]
-    return body, waits and body != 0 and version == b"HTTP/1.1"
+    return body_length, waits and body_length != 0 and version == b"HTTP/1.1"
 
 
-def _length(headers: RequestHeaders) -> int:
-    lengths = headers.get(CONTENT_LENGTH)
-    if lengths is None:
-        return 0
+def _content_length(lengths: Sequence[bytes]) -> int:
     if len(lengths) > 1 or not lengths[0].isdigit():
         raise problems.malformed("malformed Content-Length; send one number")
     # The digits are counted first, because Python cannot convert thousands of digits.
@@ -349,71 +356,85 @@ def _length(headers: RequestHeaders) -> int:
     return int(digits)
 
 
-def find_end_of_head(buffer: bytearray, searched: int) -> int:
+def find_head(buffer: bytearray, searched: int) -> tuple[int, int] | None:
     """
-    Return where the head at the beginning of C{buffer} ends, or -1 if it is incomplete.
+    Return the indices in C{buffer} at which the head begins and ends.
 
-    Old clients send an empty line after a body.  So an empty line may come before the head.
+    Old clients send an empty line after a body.  So one empty line may come before the
+    head.  This line and the empty line at the end are no part of the head.
 
     @param searched: how many bytes of C{buffer} an earlier call has searched.
+    @return: the indices; C{None} if the head is incomplete.
     @raise Problem: the head is too large, or the bytes cannot be the beginning of a head.
     """
     begin = len(END_OF_LINE) if buffer.startswith(END_OF_LINE) else 0
     end = buffer.find(END_OF_HEAD, max(begin, searched - 3), begin + _MAX_HEAD_BYTES)
-    if end >= 0 or END_OF_LINE.startswith(buffer):
-        return end
+    if end >= 0:
+        return begin, end
+    if END_OF_LINE.startswith(buffer):
+        return None
     if not _FIRST_BYTE.match(buffer, begin):
         if buffer[0] == _TLS_HANDSHAKE:
             raise problems.malformed(
                 "this is a TLS handshake; use http:// here, not https://"
             )
         raise problems.malformed(_BAD_REQUEST_LINE)
-    # One more byte than the limit may have arrived: the CR that ends the line.
-    if len(buffer) - begin <= MAX_REQUEST_LINE_BYTES + 1:
-        return -1
-    line_end = buffer.find(END_OF_LINE, begin, begin + MAX_REQUEST_LINE_BYTES + 2)
+    # The CR that ends the request line may have arrived without its LF.
+    if len(buffer) - begin <= MAX_REQUEST_LINE_BYTES + len(b"\r"):
+        return None
+    line_end = buffer.find(
+        END_OF_LINE, begin, begin + MAX_REQUEST_LINE_BYTES + len(END_OF_LINE)
+    )
     if line_end < 0:
         raise problems.too_long_target(MAX_REQUEST_LINE_BYTES)
     if len(buffer) - line_end > MAX_HEADER_BYTES + len(END_OF_HEAD):
         raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
-    return -1
+    return None
 
 
-def read_refused_head(data: bytes) -> tuple[RequestLine, RequestHeaders]:
+def read_refused_head(data: bytes) -> tuple[bytes, bytes, RequestHeaders]:
     """
-    Return the request line and the headers of the refused head that C{data} begins with.
+    Read what the response and the access log need of the head that C{data} begins with.
 
-    Malformed lines are skipped.  Only the method and the logged line are read from the
-    request line, because the response and the access log need no other part.
+    The head was refused, so it may have malformed lines, which are skipped.
+
+    @return: the method, or C{b""} if the request line is malformed; the logged line; and
+        the headers.
     """
     head = data.removeprefix(END_OF_LINE)[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES]
     first, *lines = head.partition(END_OF_HEAD)[0].split(END_OF_LINE, MAX_HEADER_LINES)
     match = _REQUEST_LINE.fullmatch(first)
     method, logged_line = (b"", b"- - -") if match is None else (match[1], escaped(first))
-    request_line = RequestLine(method, b"", b"", None, b"HTTP/1.1", logged_line)
     headers: dict[bytes, list[bytes]] = {}
     for line in lines:
         match = _HEADER_LINE.fullmatch(line)
         if match is not None and match[1].lower() in HEADERS:
             headers.setdefault(match[1].lower(), []).append(match[2].rstrip(b" \t"))
-    return request_line, headers
+    return method, logged_line, headers
 
 
 class RequestBody:
     """
     The body of one request.  No endpoint reads a body, so it is dropped as it arrives.
+
+    A body consists of parts: the bytes of a chunk, the end of a chunk, the line with the
+    size of a chunk, and trailers.  A body with a length is one part.
     """
 
     def __init__(self, length: int) -> None:
-        self._chunked = length == CHUNKED
-        # How many bytes of this chunk have not arrived.  A body with a length counts as one
-        # chunk.
-        self._missing = 0 if self._chunked else length
         self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
-        # _in_chunk: the bytes or the end of a chunk come next.  _in_trailers: a trailer
-        # comes next.  If both are false, a line with the size of a chunk comes next.
-        self._in_chunk = self._in_trailers = False
-        self.complete = False
+        # The method that takes the next part; None if the body is complete.  A bound method
+        # would refer to this object, which would then wait for the garbage collection.
+        self._take_part: _TakePart | None = RequestBody._take_bytes
+        self._take_part_after_bytes: _TakePart | None = None
+        self._missing_bytes = length
+        if length == CHUNKED:
+            self._take_part = RequestBody._take_chunk_size
+            self._take_part_after_bytes = RequestBody._take_end_of_chunk
+
+    @property
+    def complete(self) -> bool:
+        return self._take_part is None
 
     def take(self, buffer: bytearray) -> None:
         """
@@ -425,42 +446,33 @@ class RequestBody:
         """
         begin = 0
         for _ in range(MAX_PARTS_PER_CALL):
-            end = self._take_part(buffer, begin)
-            if end == begin or self.complete:
-                begin = end
+            if self._take_part is None:
+                break
+            end = self._take_part(self, buffer, begin)
+            if end == begin:
                 break
             begin = end
         del buffer[:begin]
 
-    def _take_part(self, buffer: bytearray, begin: int) -> int:
-        """
-        Check one part of the body.
+    # Each of the following methods checks the part that begins at an index of the buffer,
+    # and returns the index after this part.  If the part needs more input, the method
+    # returns its argument.
 
-        A part is the bytes of a chunk that have arrived, the end of a chunk, the line with
-        the size of a chunk, or a trailer.
-
-        @param begin: the index of the part in C{buffer}.
-        @return: the index after the part; C{begin} if more input is needed.
-        """
-        if self._missing:
-            size = min(self._missing, len(buffer) - begin)
-            self._missing -= size
-            self.complete = not (self._missing or self._chunked)
-            return begin + size
-        if self._in_chunk:
-            return self._take_end_of_chunk(buffer, begin)
-        if self._in_trailers:
-            return self._take_trailer(buffer, begin)
-        return self._take_chunk_size(buffer, begin)
+    def _take_bytes(self, buffer: bytearray, begin: int) -> int:
+        size = min(self._missing_bytes, len(buffer) - begin)
+        self._missing_bytes -= size
+        if not self._missing_bytes:
+            self._take_part = self._take_part_after_bytes
+        return begin + size
 
     def _take_end_of_chunk(self, buffer: bytearray, begin: int) -> int:
-        end = buffer[begin : begin + 2]
+        end = buffer[begin : begin + len(END_OF_LINE)]
         if not END_OF_LINE.startswith(end):
             raise problems.malformed("malformed chunk: it is longer than its size")
         if len(end) < len(END_OF_LINE):
             return begin
-        self._in_chunk = False
-        return begin + 2
+        self._take_part = RequestBody._take_chunk_size
+        return begin + len(END_OF_LINE)
 
     def _take_chunk_size(self, buffer: bytearray, begin: int) -> int:
         end_of_line = buffer.find(END_OF_LINE, begin, begin + MAX_CHUNK_LINE_BYTES)
@@ -471,9 +483,10 @@ class RequestBody:
         match = _CHUNK_LINE.fullmatch(buffer, begin, end_of_line)
         if match is None:
             raise problems.malformed("malformed chunk: it must begin with its size")
-        self._missing = int(match[1], 16)
-        self._total += self._missing
-        self._chunks += self._missing > 0
+        size = int(match[1], 16)
+        self._missing_bytes = size
+        self._total += size
+        self._chunks += size > 0
         # A size of more than 16 digits is refused, because another server may keep only the
         # last 16 digits, and so see a shorter chunk.
         if (
@@ -482,8 +495,8 @@ class RequestBody:
             or self._chunks > MAX_CHUNKS
         ):
             raise problems.too_many_chunks(MAX_REQUEST_BODY_BYTES, MAX_CHUNKS)
-        self._in_chunk, self._in_trailers = self._missing > 0, self._missing == 0
-        return end_of_line + 2
+        self._take_part = RequestBody._take_bytes if size else RequestBody._take_trailer
+        return end_of_line + len(END_OF_LINE)
 
     def _take_trailer(self, buffer: bytearray, begin: int) -> int:
         end = buffer.find(END_OF_LINE, begin, begin + MAX_HEADER_BYTES + 2)
@@ -493,7 +506,7 @@ class RequestBody:
         if end < 0:
             return begin
         if end == begin:
-            self.complete = True
+            self._take_part = None
             return end + len(END_OF_LINE)
         self._trailer_bytes += size + len(END_OF_LINE)
         self._trailer_lines += 1
@@ -503,6 +516,10 @@ class RequestBody:
             # Another server might read this line as the next request.
             raise problems.malformed("malformed trailers; send headers, or none")
         return end + len(END_OF_LINE)
+
+
+#: A method of L{RequestBody} that takes a part of the body.
+_TakePart = Callable[[RequestBody, bytearray, int], int]
 
 
 def escaped(value: bytes) -> bytes:

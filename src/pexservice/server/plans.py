@@ -39,22 +39,21 @@ class Plan:
     response_format: ResponseFormat
 
 
+# It is not frozen, only because it takes longer to make a frozen object.
 @define(eq=False)
 class PreparedRequest:
     """
-    A request that was parsed or recognized, and that a connection can perform.
+    A request that a connection can perform.  It never changes.
 
-    All requests that the request cache finds by the same bytes share one such object.
+    So all requests with the same bytes can share one object.
 
     @ivar logged_line: the request line for the access log.
-    @ivar operation: the operation of the plan; C{None} if the handler is called for this
-        request.
-    @ivar checked_operation: the operation, once the request has passed
-        C{RequestChecker.check_operation}; C{None} before this check.
+    @ivar operation: what the request asks for.  If the request has no plan, the operation
+        is to call the handler.
     """
 
     response_format: ResponseFormat
     headers: RequestHeaders
     logged_line: bytes
-    operation: Operation | None = None
-    checked_operation: CheckedOperation | None = None
+    operation: CheckedOperation
+    has_plan: bool = True

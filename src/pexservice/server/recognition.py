@@ -43,20 +43,22 @@ never remembered here, and a secret only in L{Recognizer.authorized_request}.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from hmac import compare_digest
 
 from attrs import frozen
 
+from pexservice.commit.interface import Waiter
 from pexservice.server.parser import (
     END_OF_LINE,
     HEADER_VALUE,
     NEVER_CACHED_HEADERS,
     GenerationalCache,
     Head,
+    PlanKey,
 )
-from pexservice.server.plans import PreparedRequest
-from pexservice.web.operations import RequestChecker
+from pexservice.server.plans import MAX_PLANS, Plan, PreparedRequest
+from pexservice.web.operations import CheckedOperation, Operation, RequestChecker
 from pexservice.web.parameters import (
     AUTHORIZATION,
     HEADERS,
@@ -64,7 +66,6 @@ from pexservice.web.parameters import (
     HeaderRole,
     RequestHeaders,
 )
-from pexservice.web.problems import Problem
 
 #: How many requests one generation of L{RequestCache.by_bytes} has.  The bytes of both
 #: generations take at most 8 MiB.
@@ -104,6 +105,7 @@ class Template:
     @ivar varying_pattern: matches the varying lines.  Each value that the service reads is
         a group.
     @ivar read_names: for each group, the name of the header.
+    @ivar plan: the plan of all these requests.
     @ivar common_request: the request without the headers of the varying lines.
     @ivar remembers_matches: whether the bytes of a matching request are remembered, because
         they are likely to come again.  Bytes with an idempotency key are not remembered.
@@ -113,10 +115,11 @@ class Template:
     suffix: bytes
     varying_pattern: re.Pattern[bytes]
     read_names: tuple[bytes, ...]
+    plan: Plan
     common_request: PreparedRequest
     remembers_matches: bool
 
-    def match(self, data: bytes) -> PreparedRequest | None:
+    def match(self, data: bytes, cache: RequestCache) -> PreparedRequest | None:
         """
         Return the request with the bytes C{data}, or C{None} if the bytes do not match.
         """
@@ -133,28 +136,28 @@ class Template:
         headers = {**request.headers}
         for name, value in zip(names, match.groups(), strict=True):
             headers[name] = [value]
-        return PreparedRequest(
-            request.response_format, headers, request.logged_line, request.operation
-        )
+        return cache.prepare(self.plan, headers, request.logged_line)
 
 
 class RequestCache:
     """
-    The requests that all connections of one worker remember together.
+    The plans and the requests that all connections of one worker remember together.
 
     A client may open a connection for each request.  So the cache also keeps templates and
     C{uncached_names} for new connections.
 
+    @ivar plans: the plans by their keys.
     @ivar by_bytes: the requests by their exact bytes.
     @ivar latest_templates: the latest templates of all connections.
     @ivar uncached_names: see L{Recognizer.uncached_names}; here, the latest request of any
         connection counts.
     @ivar new_templates: how many templates were made in this second.
-    @ivar is_stopped: whether no request is recognized any more.
+    @ivar is_stopped: whether nothing is remembered any more.
     """
 
     def __init__(self, checker: RequestChecker) -> None:
         self._checker = checker
+        self.plans: dict[PlanKey, Plan] = {}
         self.by_bytes: GenerationalCache[bytes, PreparedRequest] = GenerationalCache(
             MAX_CACHED_REQUESTS
         )
@@ -174,53 +177,88 @@ class RequestCache:
         self.new_templates = 0
 
     def stop(self) -> None:
+        """
+        Forget all plans and requests, and remember no more.
+
+        When the worker stops, every response must have C{Connection: close}.  The responses
+        of remembered plans would not have this header.
+        """
         self.is_stopped = True
+        self.plans.clear()
         self.latest_templates = ()
         self.by_bytes.clear()
 
+    def prepare(
+        self, plan: Plan, headers: RequestHeaders, logged_line: bytes
+    ) -> PreparedRequest:
+        """
+        Return a request whose operation has been checked.
+
+        If the check fails, the error is dropped, because the client must first get a
+        problem of the rate or the C{Host}.  When the operation is started, the check is
+        repeated, and raises the error again.
+        """
+        try:
+            operation = self._checker.check_operation(plan.operation, headers)
+        except Exception:  # noqa: BLE001 it is raised again
+            operation = CheckedOperation(
+                partial(self._check_and_start, plan.operation, headers),
+                must_check_rate_and_host=True,
+            )
+        return PreparedRequest(plan.response_format, headers, logged_line, operation)
+
+    def _check_and_start(
+        self, operation: Operation, headers: RequestHeaders, waiter: Waiter
+    ) -> None:
+        self._checker.check_operation(operation, headers).start(waiter)
+
     def remember_if_repeated(self, data: bytes, request: PreparedRequest) -> None:
         """
-        Remember C{request} at the second call with C{data}, if it passes the check.
+        Remember C{request} at the second call with C{data}.
         """
-        if not self._seen_once.get(hash(data)):
-            self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
-        elif self.check(request):
+        if self._seen_once.get(hash(data)):
             self.by_bytes.put(data, request)
+        else:
+            self._seen_once.put(hash(data), True)  # noqa: FBT003 only the key counts
 
-    def remember_template(self, template: Template) -> None:
+    def add_template(
+        self, prefix: bytes, suffix: bytes, names: tuple[bytes, ...], head: Head, plan: Plan
+    ) -> Template:
+        """
+        Make a template, which the request with C{head} matches.
+
+        @param names: the header names of the varying lines.
+        """
+        headers, keys = head.headers, [name.lower() for name in names]
+        read_names = tuple([key for key in keys if key in headers])
+        common_headers = {key: headers[key] for key in headers if key not in read_names}
+        # Without read_names, match() makes no new request, so there is nothing to remember.
+        has_cacheable_values = bool(read_names) and NEVER_CACHED_HEADERS.isdisjoint(keys)
+        template = Template(
+            prefix,
+            suffix,
+            varying_pattern=_compile_pattern(names, read_names),
+            read_names=read_names,
+            plan=plan,
+            common_request=self.prepare(
+                plan, common_headers, head.request_line.logged_line
+            ),
+            remembers_matches=has_cacheable_values or read_names == (AUTHORIZATION,),
+        )
         self.new_templates += 1
         self.latest_templates = _put_first(template, self.latest_templates)
-
-    def check(self, request: PreparedRequest) -> bool:
-        """
-        Check the operation of C{request}, and store the checked operation in C{request}.
-
-        If the check fails here, the problem is dropped, because the client must first get a
-        problem of the rate or the C{Host}.  When the connection performs the request, it
-        checks the rate and the C{Host}, and then repeats the check of the operation.
-
-        @return: whether C{request} has passed the check.
-        """
-        operation = request.operation
-        assert operation is not None  # noqa: S101 for the type checker
-        try:
-            request.checked_operation = self._checker.check_operation(
-                operation, request.headers
-            )
-        except Problem:
-            return False
-        return True
+        return template
 
 
 class Recognizer:
     """
-    Recognizes the requests of one connection.
+    Finds the plans of one connection's requests, and recognizes requests.
 
     @ivar templates: the templates of the connection's requests, the latest one first.
     @ivar uncached_names: the header names of the L{uncached lines<Head.uncached_range>} of
         the latest parsed request.
-    @ivar authorized_request: the exact bytes of the latest request with a valid token and
-        no idempotency key, and the request.  A client sends the same token with every step,
+    @ivar authorized_request: the exact bytes of the latest request with a token and no
+        idempotency key, and the request.  A client sends the same token with every step,
         and the check of the token takes a quarter of the CPU time of such a step.
     """
 
@@ -233,22 +271,26 @@ class Recognizer:
         self.uncached_names: tuple[bytes, ...] = ()
         self.authorized_request: tuple[bytes, PreparedRequest] | None = None
 
-    def recognize(self, data: bytes) -> PreparedRequest | None:
+    def find(self, data: bytes) -> PreparedRequest | None:
         """
-        Return the request with the bytes C{data}, if it is recognized.
+        Return the request whose bytes are C{data}; C{None} if they are not recognized.
 
         A connection without templates uses the latest templates of the worker.
         """
         cache = self._cache
+        # Most requests have the same bytes as an earlier one.
+        request = cache.by_bytes.recent.get(data)
+        if request is not None:
+            return request
         if cache.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
             return None
-        accepted = self.authorized_request
+        authorized = self.authorized_request
         # The duration of compare_digest tells a client nothing about the token.
-        if accepted is not None and compare_digest(accepted[0], data):
-            return accepted[1]
+        if authorized is not None and compare_digest(authorized[0], data):
+            return authorized[1]
         templates = self.templates
         for template in templates or cache.latest_templates:
-            request = template.match(data)
+            request = template.match(data, cache)
             if request is not None:
                 if not templates or templates[0] is not template:
                     self.templates = _put_first(template, templates)
@@ -260,86 +302,72 @@ class Recognizer:
     def _remember_match(
         self, template: Template, data: bytes, request: PreparedRequest
     ) -> None:
-        if template.read_names != (AUTHORIZATION,):
-            self._cache.remember_if_repeated(data, request)
-        elif self._cache.check(request):
+        if template.read_names == (AUTHORIZATION,):
             self.authorized_request = data, request
+        else:
+            self._cache.remember_if_repeated(data, request)
 
-    def remember(self, data: bytes, head: Head, request: PreparedRequest) -> None:
+    def remember_plan(self, head: Head, plan: Plan) -> None:
+        cache = self._cache
+        if len(cache.plans) < MAX_PLANS and not cache.is_stopped:
+            cache.plans[head.plan_key] = plan
+
+    def find_by_plan(self, head: Head, whole_read: bytes) -> PreparedRequest | None:
         """
-        Prepare to recognize later requests that are equal or similar to a parsed request.
+        Return the request with C{head}; C{None} if there is no plan for it.
 
-        @param data: the exact bytes of the parsed request.
+        If C{whole_read} has the bytes of this request, prepare to recognize later requests
+        that are equal or similar.
+
+        @param whole_read: the bytes of one read, if it brought this request and nothing
+            else; otherwise C{b""}.
         """
         cache = self._cache
-        if cache.is_stopped or len(data) > MAX_RECOGNIZED_BYTES:
-            return
-        if head.uncached_range is None:
-            cache.remember_if_repeated(data, request)
-            return
-        begin, end = head.uncached_range
-        # A request line never varies in a template.
-        if begin > 0 and end - begin <= MAX_VARYING_LINES:
-            self._remember_template(data, head.lines, begin, end, request)
+        plan = cache.plans.get(head.plan_key)
+        if plan is None:
+            return None
+        request = cache.prepare(plan, head.headers, head.request_line.logged_line)
+        # If an empty line comes before the head, the bytes are not remembered.
+        begins_with_head = whole_read.startswith(head.lines[0])
+        if begins_with_head and len(whole_read) <= MAX_RECOGNIZED_BYTES:
+            if head.uncached_range is None:
+                cache.remember_if_repeated(whole_read, request)
+            else:
+                self._remember_template(whole_read, head, *head.uncached_range, plan)
+        return request
 
     def _remember_template(
-        self, data: bytes, head: list[bytes], begin: int, end: int, request: PreparedRequest
+        self, data: bytes, head: Head, begin: int, end: int, plan: Plan
     ) -> None:
         """
         Make a template, if the uncached lines have the same header names as last time.
 
-        @param head: all lines of the request's head.
         @param begin: the index of the first uncached line.
         @param end: the index after the last uncached line.
         """
-        cache, lines = self._cache, head[begin:end]
+        # A request line never varies in a template.
+        if begin == 0 or end - begin > MAX_VARYING_LINES:
+            return
+        cache, lines = self._cache, head.lines[begin:end]
         names = tuple([line.partition(b": ")[0] for line in lines])
         # A new connection uses the names of another connection's last request.
         previous_names = self.uncached_names or cache.uncached_names
         self.uncached_names = cache.uncached_names = names
         if names != previous_names or cache.new_templates >= MAX_NEW_TEMPLATES_PER_SECOND:
             return
-        if not all(_may_vary(line, request.headers) for line in lines):
+        if not all(_may_vary(line, head.headers) for line in lines):
             return
-        prefix = END_OF_LINE.join([*head[:begin], b""])
+        prefix = END_OF_LINE.join([*head.lines[:begin], b""])
         suffix = data[len(prefix) + len(END_OF_LINE.join(lines)) :]
         if len(prefix) + len(suffix) > MAX_TEMPLATE_BYTES:
             return
-        template = _make_template(prefix, suffix, names, request)
-        if not template.read_names:
-            cache.check(template.common_request)
+        template = cache.add_template(prefix, suffix, names, head, plan)
         self.templates = _put_first(template, self.templates)
-        cache.remember_template(template)
 
 
 def _put_first(template: Template, templates: tuple[Template, ...]) -> tuple[Template, ...]:
     others = [other for other in templates if other is not template]
     return (template, *others[: MAX_TEMPLATES - 1])
-
-
-def _make_template(
-    prefix: bytes, suffix: bytes, names: tuple[bytes, ...], request: PreparedRequest
-) -> Template:
-    """
-    Return the template of C{request}.
-
-    @param names: the header names of the varying lines.
-    """
-    headers, keys = request.headers, [name.lower() for name in names]
-    read_names = tuple([key for key in keys if key in headers])
-    common_headers = {key: headers[key] for key in headers if key not in read_names}
-    # Without read_names, match() makes no new request, so there is nothing to remember.
-    has_cacheable_values = bool(read_names) and NEVER_CACHED_HEADERS.isdisjoint(keys)
-    return Template(
-        prefix,
-        suffix,
-        varying_pattern=_compile_pattern(names, read_names),
-        read_names=read_names,
-        common_request=PreparedRequest(
-            request.response_format, common_headers, request.logged_line, request.operation
-        ),
-        remembers_matches=has_cacheable_values or read_names == (AUTHORIZATION,),
-    )
 
 
 def _may_vary(line: bytes, headers: RequestHeaders) -> bool:

@@ -8,15 +8,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from attrs import evolve
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
 from pexservice.process.timing import Periodic
 from pexservice.server.access_log import AccessLog
 from pexservice.server.limits import Connections
-from pexservice.server.parser import HeadReader, PlanKey, RequestLine
-from pexservice.server.plans import MAX_PLANS, Plan
+from pexservice.server.parser import HeadReader, RequestLine
 from pexservice.server.recognition import RequestCache
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.response_writer import ResponseFormat, ResponseWriter
@@ -158,7 +156,6 @@ class Server:
         self.connections = connections
         self.counters = counters
         self.reader = HeadReader(checker.deciding_headers())
-        self.plans: dict[PlanKey, Plan] = {}
         self.request_cache = RequestCache(checker)
         self.writer = ResponseWriter()
         self.parsing_budget = ParsingBudget(call_soon)
@@ -209,7 +206,7 @@ class Server:
         """
         connections = self.connections
         connections.is_draining = True
-        self.stop_remembering()
+        self.request_cache.stop()
         for _ in range(DRAIN_ROUNDS if serves else 0):
             if await self._wait_until_empty(DRAIN_TIMEOUT_SECONDS / DRAIN_ROUNDS):
                 break
@@ -232,20 +229,6 @@ class Server:
         except DeferredTimeout:
             return False
         return True
-
-    def stop_remembering(self) -> None:
-        """
-        Forget all plans and requests, and remember no more.
-
-        When the worker stops, every response must have C{Connection: close}.  The responses
-        of remembered plans would not have this header.
-        """
-        self.plans.clear()
-        self.request_cache.stop()
-
-    def remember_plan(self, key: PlanKey, plan: Plan) -> None:
-        if len(self.plans) < MAX_PLANS and not self.request_cache.is_stopped:
-            self.plans[key] = plan
 
     def tick(self) -> None:
         self.writer.tick()
@@ -272,16 +255,18 @@ class Server:
             omits_body=line.method == b"HEAD",
         )
 
-    def refusal_format(self, line: RequestLine, headers: RequestHeaders) -> ResponseFormat:
+    def refusal_format(self, method: bytes, headers: RequestHeaders) -> ResponseFormat:
         """
         Return the format for a malformed or slow request, or a connection over the limit.
         """
-        return evolve(
-            self.response_format(line, headers),
+        return ResponseFormat(
             tally=self.counters.refused_tally,
             version=b"HTTP/1.1",
             connection_header=b"close",
             closes_connection=True,
+            browser_headers=self.checker.access.browser_headers(headers.get(ORIGIN, ())),
+            preferences=preferences(headers),
+            omits_body=method == b"HEAD",
         )
 
     def log_response(

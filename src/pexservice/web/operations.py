@@ -1,7 +1,7 @@
 """
 Operations on the cursor, and the checks of a request before its operation.
 
-A request is checked in this order, and the client gets the first problem:
+If several checks of a request fail, the client gets the first problem in this order:
 
   1. L{RequestChecker.check_rate_and_host} checks the client's rate and the C{Host}.
   2. L{Api<pexservice.web.api.Api>} refuses a path or a method that does not exist, and a
@@ -81,24 +81,24 @@ class Operation:
 HandlerResult = Operation | Response | Deferred[Response]
 
 
+# It is not frozen, only because it takes longer to make a frozen object.
 @define(eq=False)
 class CheckedOperation:
     """
-    An operation whose request has passed all checks.
+    An operation whose request has passed L{RequestChecker.check_operation}.
 
-    Later requests with the same bytes reuse this object.  Of the checks, at most those of
-    the rate and the C{Host} are repeated for them.
+    Later requests with the same bytes reuse this object.
 
     @ivar start: starts the operation, and gives the outcome to the waiter.
-    @ivar must_recheck_rate_and_host: whether these two checks are repeated.  A rate limit
-        must count each request.  A C{Host} that is not allowed from every peer may come
-        from another peer next time.
+    @ivar must_check_rate_and_host: whether these two checks must be made for each request,
+        because their results may differ.  A rate limit counts each request.  A C{Host} may
+        be allowed from some peers only.
     """
 
     start: Callable[[Waiter], None]
-    method: bytes
-    preconditions: Preconditions
-    must_recheck_rate_and_host: bool
+    must_check_rate_and_host: bool
+    method: bytes = b""
+    preconditions: Preconditions = UNCONDITIONAL
 
 
 def response_kind(
@@ -201,5 +201,5 @@ class RequestChecker:
             is_met = None if preconditions is UNCONDITIONAL else preconditions.met_by
             start = partial(self._committer.step, Step(transition, key, is_met))
         host, hosts = headers.get(HOST, (None,))[0], self.hosts
-        must_recheck = self._limit is not None or not hosts.allows_from_every_peer(host)
-        return CheckedOperation(start, operation.method, preconditions, must_recheck)
+        must_check = self._limit is not None or not hosts.allows_from_every_peer(host)
+        return CheckedOperation(start, must_check, operation.method, preconditions)

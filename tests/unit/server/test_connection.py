@@ -30,7 +30,7 @@ def server() -> Server:
     new_server = Server()
     for request in (NEXT, CURRENT):
         ask(new_server, request)
-    assert len(new_server.shared.plans) == 2
+    assert len(new_server.shared.request_cache.plans) == 2
     return new_server
 
 
@@ -255,7 +255,7 @@ def test_idle_connection_makes_room_and_busy_ones_cause_503() -> None:
 
 def test_every_response_of_a_stopping_worker_closes_its_connection(server: Server) -> None:
     server.connections.is_draining = True
-    server.shared.stop_remembering()
+    server.shared.request_cache.stop()
     for _ in range(2):
         assert b"Connection: close" in ask(server, NEXT).received
     assert server.shared.counters.with_plan() == 0

@@ -33,8 +33,8 @@ class Fake:
     last_active: float = 0.0
     phase: Phase = Phase.IDLE
     has_responded: bool = True
-    receiving_since: float = 0.0
-    stalled_since: float = 0.0
+    receiving_since: float | None = None
+    stalled_since: float | None = None
     taken: int | None = 0
     fate: list[str] = field(factory=list)
 
@@ -168,7 +168,8 @@ def test_sweep_ends_idle_late_and_stalled_connections_only(clock: Turns) -> None
     busy = Fake(phase=BUSY, last_active=0.0, receiving_since=now - REQUEST_TIMEOUT_SECONDS)
     slow = Fake(phase=BUSY, last_active=0.0, stalled_since=now - STALL_TIMEOUT_SECONDS)
     connections = table(10, *fates.values(), busy, slow, clock=clock)
-    for clock.rightNow in (fates["aborted"].stalled_since, slow.stalled_since, now):
+    stalled_at = now - STALL_TIMEOUT_SECONDS
+    for clock.rightNow in (stalled_at - 1, stalled_at, now):
         connections.sweep()
     for fate, fake in fates.items():
         assert fake.fate == ([fate] if fate else [])
@@ -436,7 +437,7 @@ def test_closed_connection_is_counted_once_by_its_reason(clock: Turns) -> None:
     connections.sweep()
     clock.rightNow += REQUEST_TIMEOUT_SECONDS + 1
     connections.sweep()
-    slow.receiving_since = 0.0
+    slow.receiving_since = None
     clock.rightNow += max(KEEP_ALIVE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS)
     connections.sweep()
     connections.remove(stalled)

@@ -232,7 +232,7 @@ def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -
     brief = [machine.ask(request) for request in (CURRENT, NEXT, CURRENT)]
     assert machine.passed == 0
     assert shared.counters.with_plan() == planned + 3
-    shared.stop_remembering()
+    shared.request_cache.stop()
     parsed = machine.ask(CURRENT)
     assert machine.passed == 1
     assert brief[2] == parsed
@@ -351,7 +351,7 @@ def test_bug_in_the_first_turn_closes_the_connection(
     The sweep would not close such a connection.
     """
     with monkeypatch.context() as patched, capturedLogs() as logged:
-        patched.setattr(Recognizer, "recognize", fail_with_a_bug)
+        patched.setattr(Recognizer, "find", fail_with_a_bug)
         assert machine.ask(CURRENT + b"x") == b""
     assert len(machine.server.connections) == 0
     assert [event["log_level"] for event in logged] == [LogLevel.critical]

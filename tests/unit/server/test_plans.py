@@ -170,11 +170,11 @@ def test_two_heads_in_turns_have_a_template_each(server: Server) -> None:
 
 def test_stopping_server_remembers_nothing(server: Server) -> None:
     """
-    After C{stop_remembering}, each request is parsed, and its handler is called.
+    After C{RequestCache.stop}, each request is parsed, and its handler is called.
     """
     wire = server.connect()
     ask(server, *identified(CURRENT, 4), wire=wire)
-    server.shared.stop_remembering()
+    server.shared.request_cache.stop()
     heads = [*identified(CURRENT, 2), CURRENT + b"\r\n"]
     assert asked(server, *heads, wire=wire) == 3
     assert asked(server, *heads) == 3
@@ -210,7 +210,7 @@ def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
     assert server.shared.counters.without_plan <= 4
     assert asked(server, *identified(BROWSER, 3), CURRENT + b"\r\n", wire=honest) == 0
     shared = server.shared
-    assert len(shared.plans) <= 6
+    assert len(shared.request_cache.plans) <= 6
     for cache, limit in (
         (shared.request_cache.by_bytes, MAX_CACHED_REQUESTS),
         (shared.reader._request_lines, MAX_CACHED_LINES),
@@ -244,7 +244,7 @@ def kept(server: Server, wire: Wire) -> Iterator[bytes]:
     """
     seen: set[int] = set()
     shared = server.shared
-    waiting: list[object] = [shared.plans, shared.reader, shared.request_cache]
+    waiting: list[object] = [shared.reader, shared.request_cache]
     waiting.append(wire.templates)
     while waiting:
         item = waiting.pop()
@@ -310,7 +310,7 @@ def test_repeated_token_is_compared_on_its_own_connection_only() -> None:
     assert ask(server, step, wire=wire) == [200]
     assert server.committer.durable.revision == 4
     server.connections.is_draining = True
-    server.shared.stop_remembering()
+    server.shared.request_cache.stop()
     assert ask(server, step, wire=wire) == [200]
     assert b"Connection: close" in wire.received
 
