@@ -229,23 +229,24 @@ class HeadReader:
         @raise Problem: the head is malformed or too large.
         """
         lines = head.split(END_OF_LINE)
-        uncached_indices: list[int] = []
-        request_line = self._request_lines.get(lines[0])
-        if request_line is None:
-            uncached_indices.append(0)
-            request_line = self._parse_request_line(lines[0])
+        # The indices of the lines that are not in a cache.
+        uncached: list[int] = []
+        line = self._request_lines.get(lines[0])
+        if line is None:
+            uncached.append(0)
+            line = self._parse_request_line(lines[0])
         header_bytes = len(head) - len(lines[0])
         if header_bytes > MAX_HEADER_BYTES or len(lines) > 1 + MAX_HEADER_LINES:
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
         headers: dict[bytes, list[bytes]] = {}
         meanings: dict[bytes, Hashable] = {}
         deciding_headers, recent_lines = self._deciding_headers, self._header_lines.recent
-        for index, line in enumerate(lines[1:], 1):
+        for index, text in enumerate(lines[1:], 1):
             # Most lines are found without a call of the cache.
-            header = recent_lines.get(line) or self._header_lines.get(line)
+            header = recent_lines.get(text) or self._header_lines.get(text)
             if header is None:
-                uncached_indices.append(index)
-                header = self._parse_header_line(line)
+                uncached.append(index)
+                header = self._parse_header_line(text)
             if header is _IGNORED:
                 continue
             name, value, meaning = header
@@ -254,25 +255,18 @@ class HeadReader:
             if meaning is not None:
                 is_single = len(values) == 1
                 meanings[name] = meaning if is_single else deciding_headers[name](values)
-        version = request_line.version
         hosts = headers.get(HOST, ())
-        if len(hosts) != 1 and (hosts or version == b"HTTP/1.1"):
+        if len(hosts) != 1 and (hosts or line.version == b"HTTP/1.1"):
             raise problems.malformed("missing or repeated Host header; send one")
-        if request_line.host is not None:
+        if line.host is not None:
             # The host of a URL counts, and not the header (RFC 9112, section 3.2.2).
-            headers[HOST] = [request_line.host]
-        body_length, expects_continue = 0, False
+            headers[HOST] = [line.host]
+        plan_key = line.method, line.path, line.version, frozenset(meanings.items())
+        uncached_range = (uncached[0], uncached[-1] + 1) if uncached else None
+        framing = 0, False
         if CONTENT_LENGTH in headers or TRANSFER_ENCODING in headers:
-            body_length, expects_continue = _body_framing(headers, version)
-        return Head(
-            request_line,
-            (request_line.method, request_line.path, version, frozenset(meanings.items())),
-            headers,
-            lines,
-            (uncached_indices[0], uncached_indices[-1] + 1) if uncached_indices else None,
-            body_length,
-            expects_continue,
-        )
+            framing = _body_framing(headers, line.version)
+        return Head(line, plan_key, headers, lines, uncached_range, *framing)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
         if len(line) > MAX_REQUEST_LINE_BYTES:

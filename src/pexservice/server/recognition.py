@@ -38,12 +38,14 @@ the service reads the value of a varying line, it takes the value from the reque
 
 The memory for bytes and templates is bounded, whatever clients send.  An idempotency key is
 never remembered here, and a secret only in L{Recognizer.authorized_request}.
+
+The result of the checks of a remembered request is remembered too, unless a check fails.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache, partial
+from functools import lru_cache
 from hmac import compare_digest
 
 from attrs import frozen
@@ -58,7 +60,7 @@ from pexservice.server.parser import (
     PlanKey,
 )
 from pexservice.server.plans import MAX_PLANS, Plan, PreparedRequest
-from pexservice.web.operations import CheckedOperation, Operation, RequestChecker
+from pexservice.web.operations import CheckedOperation, RequestChecker
 from pexservice.web.parameters import (
     AUTHORIZATION,
     HEADERS,
@@ -201,16 +203,12 @@ class RequestCache:
         try:
             operation = self._checker.check_operation(plan.operation, headers)
         except Exception:  # noqa: BLE001 it is raised again
-            operation = CheckedOperation(
-                partial(self._check_and_start, plan.operation, headers),
-                must_check_rate_and_host=True,
-            )
-        return PreparedRequest(plan.response_format, headers, logged_line, operation)
 
-    def _check_and_start(
-        self, operation: Operation, headers: RequestHeaders, waiter: Waiter
-    ) -> None:
-        self._checker.check_operation(operation, headers).start(waiter)
+            def check_and_start(waiter: Waiter) -> None:
+                self._checker.check_operation(plan.operation, headers).start(waiter)
+
+            operation = CheckedOperation(check_and_start, must_check_rate_and_host=True)
+        return PreparedRequest(plan.response_format, headers, logged_line, operation)
 
     def remember_if_repeated(self, data: bytes, request: PreparedRequest) -> None:
         """
@@ -295,17 +293,12 @@ class Recognizer:
                 if not templates or templates[0] is not template:
                     self.templates = _put_first(template, templates)
                 if template.remembers_matches:
-                    self._remember_match(template, data, request)
+                    if template.read_names == (AUTHORIZATION,):
+                        self.authorized_request = data, request
+                    else:
+                        cache.remember_if_repeated(data, request)
                 return request
         return cache.by_bytes.get(data)
-
-    def _remember_match(
-        self, template: Template, data: bytes, request: PreparedRequest
-    ) -> None:
-        if template.read_names == (AUTHORIZATION,):
-            self.authorized_request = data, request
-        else:
-            self._cache.remember_if_repeated(data, request)
 
     def remember_plan(self, head: Head, plan: Plan) -> None:
         cache = self._cache
