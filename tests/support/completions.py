@@ -7,7 +7,7 @@ C{python -m tests.support.completions} writes the files; a test compares them.
 from __future__ import annotations
 
 from argparse import SUPPRESS, Action, ArgumentParser, _SubParsersAction
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from attrs import frozen
@@ -27,6 +27,21 @@ _DIRECTORIES = {"STORE", "TO", "DIRECTORY", "BACKUP"}
 
 
 @frozen
+class Flag:
+    """
+    An option of a command.
+
+    @ivar name: the name with its dashes.
+    @ivar value: the word for the option's value; empty if the option takes none.
+    """
+
+    name: str
+    value: str
+    help: str
+    repeatable: bool
+
+
+@frozen
 class Verb:
     """
     A verb of C{pexctl} with its options.
@@ -34,82 +49,89 @@ class Verb:
 
     name: str
     summary: str
-    options: list[Action]
+    options: list[Flag]
     positionals: list[Action]
 
 
-def verbs(parser: ArgumentParser) -> list[Verb]:
+def verbs(parser: ArgumentParser) -> Iterator[Verb]:
     (commands,) = (
         action for action in parser._actions if isinstance(action, _SubParsersAction)
     )
-    described = []
     for listed in commands._choices_actions:
         actions = [
             action
             for action in commands.choices[listed.dest]._actions
             if action.help is not SUPPRESS
         ]
-        described.append(
-            Verb(
-                listed.dest,
-                listed.help or "",
-                [action for action in actions if action.option_strings],
-                [action for action in actions if not action.option_strings],
-            )
-        )
-    return described
+        options = [_flag(action) for action in actions if action.option_strings]
+        positionals = [action for action in actions if not action.option_strings]
+        yield Verb(listed.dest, listed.help or "", options, positionals)
 
 
-def _long(option: Action) -> str:
-    return option.option_strings[-1]
+def _flag(action: Action) -> Flag:
+    value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
+    is_repeatable = type(action).__name__ == "_AppendAction"
+    return Flag(action.option_strings[-1], value, action.help or "", is_repeatable)
 
 
-def _value(option: Action) -> str | None:
+def service_options() -> list[Flag]:
+    # The help is left out, because each option has several sentences.
+    return [
+        Flag(f"--{option.name}", option.metavar, "", option.repeatable)
+        for option in sorted(ServiceOptions.declared(), key=lambda option: option.name)
+    ]
+
+
+def _bash(program: str, options: Iterable[Flag], words: Iterable[str]) -> Iterator[str]:
     """
-    Return the name of the option's value, or C{None} if it takes none.
-    """
-    return None if option.nargs == 0 else str(option.metavar or option.dest.upper())
+    Yield the lines of the bash completion of C{program}.
 
-
-def bash() -> Iterator[str]:
+    @param words: the lines that choose the words after anything but an option's value.
     """
-    Yield the lines of the bash completion of C{pexctl}.
-    """
-    known = verbs(PARSER)
-    options = {_long(option): option for verb in known for option in verb.options}
-    values = {name: _value(option) for name, option in options.items()}
-    files = sorted(name for name, value in values.items() if value in _FILES)
-    directories = sorted(name for name, value in values.items() if value in _DIRECTORIES)
-    others = sorted(
-        name
-        for name, value in values.items()
-        if value is not None and name not in {*files, *directories}
-    )
-    yield "# Completion of pexctl for bash, written by python -m tests.support.completions."
-    yield "_pexctl() {"
+    values = {option.name: option.value for option in options if option.value}
+    yield f"# Completion of {program} for bash, by python -m tests.support.completions."
+    yield f"_{program}() {{"
     yield '    local word=${COMP_WORDS[COMP_CWORD]} words="" kind=""'
     yield "    case ${COMP_WORDS[COMP_CWORD - 1]} in"
-    yield f"        {' | '.join(files)}) kind=-f ;;"
-    if directories:
-        yield f"        {' | '.join(directories)}) kind=-d ;;"
+    for kinds, action in ((_FILES, "kind=-f"), (_DIRECTORIES, "kind=-d")):
+        names = sorted(name for name, value in values.items() if value in kinds)
+        if names:
+            yield f"        {' | '.join(names)}) {action} ;;"
+    others = sorted(
+        name for name, value in values.items() if value not in _FILES | _DIRECTORIES
+    )
     yield f"        {' | '.join(others)}) return ;;"
     yield "        *)"
-    yield "            case $COMP_CWORD:${COMP_WORDS[1]} in"
-    names = " ".join(verb.name for verb in known)
-    yield f'                1:*) words="{names} --help --version" ;;'
-    for verb in known:
-        line = " ".join(map(_long, verb.options))
-        kind = (
-            " kind=-d" if any(_value(p) in _DIRECTORIES for p in verb.positionals) else ""
-        )
-        yield f'                *:{verb.name}) words="{line}"{kind} ;;'
-    yield "            esac"
+    yield from words
     yield "            ;;"
     yield "    esac"
     yield "    [[ $word != -* ]] || kind="
     yield '    mapfile -t COMPREPLY < <(compgen $kind -W "$words" -- "$word")'
     yield "}"
-    yield "complete -o filenames -F _pexctl pexctl"
+    yield f"complete -o filenames -F _{program} {program}"
+
+
+def bash() -> Iterator[str]:
+    known = [*verbs(PARSER)]
+    names = " ".join(verb.name for verb in known)
+    words = [
+        "            case $COMP_CWORD:${COMP_WORDS[1]} in",
+        f'                1:*) words="{names} --help --version" ;;',
+    ]
+    for verb in known:
+        line = " ".join(option.name for option in verb.options)
+        takes_directory = any(str(p.metavar) in _DIRECTORIES for p in verb.positionals)
+        kind = " kind=-d" if takes_directory else ""
+        words.append(f'                *:{verb.name}) words="{line}"{kind} ;;')
+    words.append("            esac")
+    return _bash("pexctl", [option for verb in known for option in verb.options], words)
+
+
+def service_bash() -> Iterator[str]:
+    options = service_options()
+    names = " ".join(option.name for option in options)
+    words = f'            words="{names} --help --version"'
+    return _bash("pexservice", options, [words])
 
 
 def _quoted(text: str) -> str:
@@ -118,19 +140,28 @@ def _quoted(text: str) -> str:
     return text.replace("'", "'\\''").replace("%%", "%")
 
 
-def _completed(value: str) -> str:
-    if value in _FILES:
-        return "_files"
-    return "_files -/" if value in _DIRECTORIES else ""
+def _value(value: str) -> str:
+    """
+    Return how zsh completes a value with this name.
+    """
+    completed = (
+        "_files" if value in _FILES else "_files -/" if value in _DIRECTORIES else ""
+    )
+    return f":{_quoted(value)}:{completed}"
+
+
+def _option(option: Flag) -> str:
+    # A repeatable option is offered again.
+    again = "*" if option.repeatable else ""
+    text = f"[{_quoted(option.help)}]" if option.help else ""
+    value = _value(option.value) if option.value else ""
+    return f"'{again}{option.name}{text}{value}'"
 
 
 def zsh() -> Iterator[str]:
-    """
-    Yield the lines of the zsh completion of C{pexctl}.
-    """
-    known = verbs(PARSER)
+    known = [*verbs(PARSER)]
     yield "#compdef pexctl"
-    yield "# Completion of pexctl for zsh, written by python -m tests.support.completions."
+    yield "# Completion of pexctl for zsh, by python -m tests.support.completions."
     yield "local -a verbs=("
     for verb in known:
         yield f"    '{verb.name}:{_quoted(verb.summary)}'"
@@ -143,18 +174,11 @@ def zsh() -> Iterator[str]:
     yield "shift words; (( CURRENT-- ))"
     yield "case $words[1] in"
     for verb in known:
-        arguments = []
-        for option in verb.options:
-            value = _value(option)
-            text = f"{_long(option)}[{_quoted(option.help or '')}]"
-            # A repeatable option is offered again.
-            again = "*" if type(option).__name__ == "_AppendAction" else ""
-            tail = "" if value is None else f":{value}:{_completed(value)}"
-            arguments.append(f"'{again}{text}{tail}'")
+        arguments = [_option(option) for option in verb.options]
         for positional in verb.positionals:
-            value = _value(positional) or ""
             optional = ":" if positional.nargs == "?" else ""
-            arguments.append(f"'{optional}:{value}:{_completed(value)}'")
+            value = _value(str(positional.metavar or positional.dest.upper()))
+            arguments.append(f"'{optional}{value}'")
         yield f"    {verb.name})"
         yield "        _arguments \\"
         yield " \\\n".join(f"            {argument}" for argument in arguments)
@@ -162,46 +186,12 @@ def zsh() -> Iterator[str]:
     yield "esac"
 
 
-def service_bash() -> Iterator[str]:
-    """
-    Yield the lines of the bash completion of C{pexservice}.
-    """
-    options = sorted(ServiceOptions.declared(), key=lambda option: option.name)
-    files = [f"--{option.name}" for option in options if option.metavar in _FILES]
-    others = [
-        f"--{option.name}"
-        for option in options
-        if option.metavar and option.metavar not in _FILES
-    ]
-    words = " ".join([*(f"--{option.name}" for option in options), "--help", "--version"])
-    yield "# Completion of pexservice for bash, by python -m tests.support.completions."
-    yield "_pexservice() {"
-    yield '    local word=${COMP_WORDS[COMP_CWORD]} words="" kind=""'
-    yield "    case ${COMP_WORDS[COMP_CWORD - 1]} in"
-    yield f"        {' | '.join(files)}) kind=-f ;;"
-    yield f"        {' | '.join(others)}) return ;;"
-    yield f'        *) words="{words}" ;;'
-    yield "    esac"
-    yield '    mapfile -t COMPREPLY < <(compgen $kind -W "$words" -- "$word")'
-    yield "}"
-    yield "complete -o filenames -F _pexservice pexservice"
-
-
 def service_zsh() -> Iterator[str]:
-    """
-    Yield the lines of the zsh completion of C{pexservice}.
-    """
     yield "#compdef pexservice"
     yield "# Completion of pexservice for zsh, by python -m tests.support.completions."
     yield "_arguments \\"
-    for option in sorted(ServiceOptions.declared(), key=lambda option: option.name):
-        again = "*" if option.repeatable else ""
-        tail = (
-            f":{_quoted(option.metavar)}:{_completed(option.metavar)}"
-            if option.metavar
-            else ""
-        )
-        yield f"    '{again}--{option.name}{tail}' \\"
+    for option in service_options():
+        yield f"    {_option(option)} \\"
     yield "    '--help' '--version'"
 
 

@@ -27,22 +27,15 @@ _BAIT = b"GET /bait HTTP/1.1\r\nHost: h\r\n\r\n"
 #: Chunks of a body, valid and invalid ones.
 _CHUNKS = (
     *(b"5\r\nabcde\r\n", b"1\r\nx\r\n", b"A\r\n0123456789\r\n", b"05\r\nabcde\r\n"),
-    *(
-        b"5;a=b\r\nabcde\r\n",
-        b'5;a="b;c"\r\nabcde\r\n',
-        b"%x\r\n%b\r\n" % (len(_BAIT), _BAIT),
-    ),
+    *(b"5;a=b\r\nabcde\r\n", b'5;a="b;c"\r\nabcde\r\n'),
+    b"%x\r\n%b\r\n" % (len(_BAIT), _BAIT),
 )
 _BAD_CHUNKS = (
     *(b"5\nabcde\n", b"5 \r\nabcde\r\n", b" 5\r\nabcde\r\n", b"0x5\r\nabcde\r\n"),
     *(b"+5\r\nabcde\r\n", b"5\r\nabcdef\r\n", b"5\r\nabcd\r\n", b"5\r\r\nabcde\r\n"),
     *(b"5;a\nb\r\nabcde\r\n", b"\r\n", b"5_0\r\nabcde\r\n", b"-5\r\nabcde\r\n"),
-    *(
-        b"5;\r\nabcde\r\n",
-        b"5\t;a\r\nabcde\r\n",
-        b"FFFFFFFFFFFFFFFFFF\r\n",
-        b"5\r\nabcdeXX",
-    ),
+    *(b"5;\r\nabcde\r\n", b"5\t;a\r\nabcde\r\n", b"FFFFFFFFFFFFFFFFFF\r\n"),
+    b"5\r\nabcdeXX",
 )
 _ENDS = (b"0\r\n\r\n",) * 8 + (
     *(b"0\r\na: b\r\n\r\n", b"000\r\n\r\n", b"0;a=b\r\n\r\n", b"0\n\r\n", b"0\r\n\n"),
@@ -52,11 +45,8 @@ _FRAMING = (
     *(b"Content-Length: %d", b"content-length:%d", b"Content-Length: %d ") * 2,
     *(b"Content-Length: 0%d", b"Content-Length: +%d", b"Content-Length: %d, %d"),
     *(b"Content-Length : %d", b"Content-Length: %d\r\nContent-Length: %d"),
-    *(
-        b"Content-Length: %d\r\nContent-Length: 0",
-        b"Content-Length: %d;",
-        b"Content-Length:",
-    ),
+    b"Content-Length: %d\r\nContent-Length: 0",
+    *(b"Content-Length: %d;", b"Content-Length:"),
     *(b"Content-Length: 0x%x", b"Content-Length: -%d", b"X: y\r\n Content-Length: %d"),
     *(b"Content_Length: %d", b"Content-Length:\t%d", b"Content-Length\x0b: %d"),
 )
@@ -75,19 +65,8 @@ _LINES = (
     *(b"Expect: 100-continue", b"X: \xff", b"X:", b"x-request-id: 1", b"Upgrade: h2c"),
 )
 _ODD = (
-    *(
-        b"\r\n",
-        b"\n",
-        b"\r",
-        b" ",
-        b"\t",
-        b"\0",
-        b":",
-        b"\r\n\r\n",
-        b"0\r\n\r\n",
-        _BAIT,
-        b"1",
-    ),
+    *(b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b":", b"\r\n\r\n"),
+    *(b"0\r\n\r\n", _BAIT, b"1"),
 )
 
 

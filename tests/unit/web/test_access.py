@@ -210,8 +210,3 @@ class TestOrigins:
         asked["Access_Control_Request_Method"] = "POST"
         asked["Origin"] = "https://example.org"
         assert call("OPTIONS", "/next", **asked)["Access-Control-Allow-Methods"] is None
-
-    def test_responses_have_no_cors_headers_without_named_origins(self) -> None:
-        answer = Caller()("GET", "/current", Origin=ORIGIN)
-        assert answer["Access-Control-Allow-Origin"] is None
-        assert answer["Vary"] == "Accept"
