@@ -17,7 +17,7 @@ from tests.support.forms import amount
 from tests.support.loads import until_acknowledged
 from tests.support.ports import held_ports
 
-KILLS = amount(short=4, long=100)
+KILLS = amount(short=3, long=100)
 CLIENTS = 32
 
 #: The load runs before each kill for a random time between these.

@@ -23,7 +23,7 @@ import pytest
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE
-from tests.labs.failover.lab import CLIENTS, failover
+from tests.labs.failover.lab import failover
 from tests.support.clients import check
 from tests.support.daemon import (
     LOOPBACK,
@@ -46,6 +46,8 @@ from tests.support.needs import UNSHARE_RIGHTS
 from tests.support.ports import held_ports
 
 STORE = "pexservice-data"
+
+CLIENTS = amount(short=8, long=32)
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_kills_under_load_lose_no_step_and_refuse_no_connection(
     """
     No key makes its step twice.
     """
-    result = failover(tmp_path, kills, standby=standby)
+    result = failover(tmp_path, kills, standby=standby, client_count=CLIENTS)
     print(kills, "kills, pause", result.median, "median", result.percentile_99)
     assert result.refused == 0
     # At each kill, each client loses at most one connection.
@@ -187,18 +189,19 @@ def test_signals_end_a_worker_and_sigabrt_logs_the_traceback_of_every_thread(
 
 def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
     """
-    There are 1,000 steps or more for each reload, half of them on keep-alive connections.
+    Half of the steps are made on keep-alive connections.
 
     At SIGTERM, the workers end before the supervisor.
     """
     replacements = amount(short=1, long=20)
+    steps = amount(short=500, long=20_000)
     with Daemon(tmp_path, "--journal", "10000000") as daemon:
         daemon.until_up()
         old = daemon.workers()
         with load(daemon, CLIENTS) as clients:
             for _ in range(replacements):
                 daemon.reload()
-            missing = 1000 * replacements - sum(len(c.acknowledged) for c in clients)
+            missing = steps - sum(len(client.acknowledged) for client in clients)
             until_acknowledged(clients, missing)
         acknowledged, made_steps = check(daemon, clients)
         workers = daemon.workers()
@@ -207,7 +210,7 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
         assert daemon.stop() in (0, -signal.SIGTERM)
         assert [pid for pid in workers if alive(pid)] == []
     assert {(client.broken, client.refused) for client in clients} == {(0, 0)}
-    assert made_steps == acknowledged >= 1000 * replacements
+    assert made_steps == acknowledged >= steps
 
 
 def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:

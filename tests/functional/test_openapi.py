@@ -23,7 +23,7 @@ pytestmark = pytest.mark.once
 HERE = Path(__file__).parent
 
 #: Schemathesis generates this many requests of each kind for each operation.
-EXAMPLES = amount(short=3, long=8)
+EXAMPLES = amount(short=1, long=8)
 
 
 @pytest.mark.needs("openapi-spec-validator")

@@ -53,6 +53,7 @@ import pytest
 
 from tests.support.clients import Client
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until_gone
+from tests.support.forms import amount
 from tests.support.installation import Installation, release_installed
 from tests.support.loads import kept, load, surprises, until_acknowledged
 from tests.unit.test_metrics import samples
@@ -64,6 +65,12 @@ FIRST_LINE = f"import os; os.write(1, b'{MARK}\\n')"
 #: The supervisor reports to systemd every 5 seconds.  With this value in seconds, it kills
 #: a new worker that sends no heartbeat before a test has received two reports.
 WATCHDOG = "5"
+
+#: The number of clients, of which every other one uses keys, and the number of their steps
+#: after which a test assumes that the service continues.
+CLIENTS = amount(short=4, long=8)
+MORE = amount(short=200, long=1000)
+KILLS = amount(short=2, long=3)
 
 
 @pytest.fixture
@@ -167,14 +174,15 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     """
     The new workers send heartbeats, also for systemd, and know the supervisor's counters.
 
-    They can be reloaded again, and end at SIGTERM.
+    They can be reloaded again.  They end with their supervisor, and leave the store to the
+    next service.
     """
-    with load(daemon) as clients:
-        until_acknowledged(clients)
+    with load(daemon, CLIENTS) as clients:
+        until_acknowledged(clients, MORE)
         installation.upgrade(FIRST_LINE)
         daemon.reload()
         until_new(daemon)
-        until_acknowledged(clients)
+        until_acknowledged(clients, MORE)
     none_was_cut_off(daemon, clients)
     assert len(new_workers(daemon)) == 2
     heard = [systemd(), systemd()]
@@ -185,8 +193,12 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     daemon.reload()
     workers = daemon.workers()
     assert len(workers) == 2
-    assert daemon.stop() in (0, -signal.SIGTERM)
+    revision = daemon.step()
+    daemon.kill_supervisor()
     wait_until_gone(*workers)
+    options = ("--standby", "0")
+    with Daemon(daemon.path, *options, python=installation.python) as following:
+        assert following.step() == revision + 1
 
 
 def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
@@ -195,24 +207,28 @@ def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
     """
     The standby is killed first, so that there is one worker of each version.
 
-    Then the active worker is killed three times.
+    Then active workers of both versions are killed.  At last the store is damaged, and the
+    supervisor ends with the status of the new worker that finds the damage.
     """
-    with load(daemon) as clients:
-        until_acknowledged(clients)
+    with load(daemon, CLIENTS) as clients:
+        until_acknowledged(clients, MORE)
         installation.upgrade(FIRST_LINE)
         os.kill(daemon.standby_worker(), signal.SIGKILL)
         daemon.until_logged("stands by", 2)
-        for kills in (1, 2, 3):
+        for kills in range(1, KILLS + 1):
             name, _ = daemon.active_worker()
             daemon.kill_active_worker()
             daemon.until_logged("serves", 1 + kills)
             daemon.until_logged("stands by", 2 + kills)
-            until_acknowledged(clients)
+            until_acknowledged(clients, MORE)
             assert daemon.active_worker()[0] != name
     kept(daemon, clients)
     assert surprises(clients) == []
-    assert daemon.log.read_text().count(MARK) == 4
-    scraped(daemon, standby_workers=1, failovers_total=3)
+    assert daemon.log.read_text().count(MARK) == 1 + KILLS
+    scraped(daemon, standby_workers=1, failovers_total=KILLS)
+    os.truncate(daemon.path / "pexservice-data" / "data.mdb", 8192)
+    daemon.kill_active_worker()
+    assert daemon.wait() == 78
 
 
 def test_standby_of_the_release_takes_over_after_its_files_were_replaced(
@@ -221,44 +237,20 @@ def test_standby_of_the_release_takes_over_after_its_files_were_replaced(
     """
     It has loaded all its modules.  A worker of the new version becomes the next standby.
     """
-    with load(daemon) as clients:
-        until_acknowledged(clients)
+    with load(daemon, CLIENTS) as clients:
+        until_acknowledged(clients, MORE)
         installation.upgrade(FIRST_LINE)
         name, _ = daemon.active_worker()
         daemon.kill_active_worker()
         daemon.until_logged("serves", 2)
         daemon.until_logged("stands by", 2)
-        until_acknowledged(clients)
+        until_acknowledged(clients, MORE)
         assert daemon.active_worker()[0] not in {name, *new_workers(daemon)}
         daemon.kill_active_worker()
         until_new(daemon)
-        until_acknowledged(clients)
+        until_acknowledged(clients, MORE)
     kept(daemon, clients)
     assert surprises(clients) == []
-
-
-def test_new_workers_end_with_the_supervisor_and_leave_the_store_to_the_next_service(
-    daemon: Daemon, installation: Installation
-) -> None:
-    installation.upgrade(FIRST_LINE)
-    daemon.reload()
-    workers = daemon.workers()
-    assert daemon.step() == 1
-    daemon.kill_supervisor()
-    wait_until_gone(*workers)
-    with Daemon(daemon.path, python=installation.python) as following:
-        assert following.step() == 2
-        assert MARK in following.log.read_text()
-
-
-def test_damage_found_by_a_new_worker_ends_the_supervisor_with_78(
-    daemon: Daemon, installation: Installation
-) -> None:
-    installation.upgrade(FIRST_LINE)
-    daemon.reload()
-    os.truncate(daemon.path / "pexservice-data" / "data.mdb", 8192)
-    daemon.kill_active_worker()
-    assert daemon.wait() == 78
 
 
 def test_todays_standby_takes_over_when_its_files_are_gone(

@@ -98,14 +98,16 @@ def kill_under_load(
     return kill_times
 
 
-def failover(path: Path, kills: int, *, standby: int = 1) -> Result:
+def failover(
+    path: Path, kills: int, *, standby: int = 1, client_count: int = CLIENTS
+) -> Result:
     """
     Kill the active worker so often, and return what the clients noticed.
 
     @raise AssertionError: an acknowledged step was lost, or a step was made twice.
     """
     with Daemon(path, "--journal", JOURNAL, "--standby", str(standby)) as daemon:
-        clients = [Client(n, daemon.port, fresh=True) for n in range(CLIENTS)]
+        clients = [Client(n, daemon.port, fresh=True) for n in range(client_count)]
         with running(clients):
             kill_times = kill_under_load(
                 daemon,
