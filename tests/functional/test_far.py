@@ -19,7 +19,7 @@ from tests.unit.core.test_sequence import fibonacci
 STEPS = 20_600
 
 #: The test starts at this position.
-START = amount(short=20_500, long=0)
+START = amount(short=20_570, long=0)
 
 
 @pytest.fixture
@@ -51,10 +51,8 @@ def test_values_beyond_4300_digits_are_exact(tmp_path: Path) -> None:
             assert int(response.headers["Pex-Position"]) == position
             assert int(response.headers["Content-Length"]) == len(body)
             # Converting an int takes quadratic time, so not every value is compared.
-            if position % 100 == 0:
+            if position % 10 == 0:
                 assert body == b"%d\n" % value
         connection.close()
     assert body.decode() == f"{fibonacci(STEPS)[0]}\n"
     assert len(body) == 4306
-    with Daemon(tmp_path, command=WORKER) as daemon:
-        assert daemon.request("/current")[1] == body

@@ -126,9 +126,12 @@ def test_malformed_url_is_refused_and_its_password_is_not_shown(url: str) -> Non
 def test_old_version_or_another_program_is_refused() -> None:
     for version in ("3.4.0", "3.5.27", "3.6.1", "4.0.0-rc.1"):
         check_version("u", {"etcdserver": version})
-    for version in ("", "3", "none", "2.3.8", "3.3.27"):
-        with pytest.raises(StoreError, match="u"):
+    for version in ("2.3.8", "3.3.27"):
+        with pytest.raises(StoreError, match=f"^u has etcd {version}; 3.4 or newer is"):
             check_version("u", {"etcdserver": version})
+    for answer in ({"name": "consul"}, {"etcdserver": "3"}, {"etcdserver": "none"}):
+        with pytest.raises(StoreError, match="the server there is not etcd"):
+            check_version("u", answer)
 
 
 def test_pyopenssl_is_loaded_for_https_only() -> None:
