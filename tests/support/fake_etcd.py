@@ -8,16 +8,15 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from copy import deepcopy
+from itertools import chain
 from operator import eq, gt, lt
-from typing import Any
 
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
-from pexservice.stores.etcd.records import Message
+from pexservice.stores.etcd.records import Message, text
 
 #: The maximum number of operations in a branch of a transaction, and of comparisons.
 MAX_OPERATIONS = 128
@@ -69,7 +68,7 @@ RIGHT: list[Message] = [
 ]
 
 
-@define
+@frozen
 class Value:
     """
     The value of a key, with its revisions and its lease.
@@ -79,6 +78,9 @@ class Value:
     create: int
     mod: int
     lease: str
+
+
+Values = dict[bytes, Value]
 
 
 @define(eq=False)
@@ -95,7 +97,7 @@ class FakeEtcd:
     @ivar read_only: the user may read, but not write.
     """
 
-    values: dict[bytes, Value] = Factory(dict)
+    values: Values = Factory(dict)
     revision: int = 1
     leases: int = 0
     ended: set[str] = Factory(set)
@@ -105,15 +107,22 @@ class FakeEtcd:
     filling: bool = False
     read_only: bool = False
 
-    def snapshot(self) -> tuple[int, dict[bytes, Value]]:
-        return self.revision, deepcopy(self.values)
+    def snapshot(self) -> tuple[int, Values]:
+        return self.revision, dict(self.values)
 
-    def restore(self, snapshot: tuple[int, dict[bytes, Value]], bump: int = 0) -> None:
+    def restore(self, snapshot: tuple[int, Values], bump: int = 0) -> None:
         """
         Restore a snapshot, and raise its revision by C{bump}.
         """
         revision, values = snapshot
-        self.revision, self.values = revision + bump, deepcopy(values)
+        self.revision, self.values = revision + bump, dict(values)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """
+        Put a key, as an operator or another node does.
+        """
+        operation = {"request_put": {"key": text(key), "value": text(value)}}
+        self.apply("kv/txn", {"success": [operation]})
 
     def apply(self, path: str, message: Message) -> Message:
         """
@@ -146,15 +155,10 @@ class FakeEtcd:
             return [key] if key in self.values else []
         end = b64decode(message["range_end"])
         keys = [value for value in self.values if key <= value < end]
-        by_change = message.get("sort_target") == "MOD"
-        return sorted(
-            keys,
-            key=lambda stored_key: (
-                self.values[stored_key].mod if by_change else 0,
-                stored_key,
-            ),
-            reverse=message.get("sort_order") == "DESCEND",
-        )
+        keys.sort(reverse=message.get("sort_order") == "DESCEND")
+        if message.get("sort_target") == "MOD":
+            keys.sort(key=lambda stored_key: self.values[stored_key].mod)
+        return keys
 
     def _range(self, message: Message) -> Message:
         values = [
@@ -173,18 +177,6 @@ class FakeEtcd:
             del self.values[key]
         return {}
 
-    def _holds(self, compare: Message) -> bool:
-        value = self.values.get(b64decode(compare["key"]))
-        if compare["target"] == "VALUE":
-            # A missing key has no value, so it equals none.
-            return value is not None and value.value == compare["value"]
-        if compare["target"] == "MOD":
-            actual, wanted = value.mod if value else 0, int(compare["mod_revision"])
-        else:
-            actual, wanted = value.create if value else 0, int(compare["create_revision"])
-        result = compare["result"]
-        return bool({"EQUAL": eq, "GREATER": gt, "LESS": lt}[result](actual, wanted))
-
     def _txn(self, message: Message) -> Message:
         if self.read_only and _puts(message):
             raise CallRefused(PERMISSION_DENIED, "etcdserver: permission denied")
@@ -194,8 +186,8 @@ class FakeEtcd:
         if self.alarmed and _puts(message):
             raise CallRefused(RESOURCE_EXHAUSTED, NO_SPACE)
         # etcd chooses all branches before it applies an operation.
-        taken = self._taken(message)
-        operations = [*_flat(taken)]
+        before = dict(self.values)
+        operations = [*_chosen_operations(message, before)]
         for operation in operations:
             lease = operation.get("request_put", {}).get("lease")
             if lease in self.ended or (lease and int(lease) > self.leases):
@@ -203,7 +195,7 @@ class FakeEtcd:
         if any("request_range" not in operation for operation in operations):
             self.revision += 1
             self.changes.append(message)
-        answer = self._answer(taken)
+        answer = self._answer(message, before)
         self._notify(operations)
         if self.filling and _puts(message):
             self.filling, self.alarmed = False, True
@@ -219,80 +211,72 @@ class FakeEtcd:
                 if watched == key:
                     tell(json.dumps(line).encode() + b"\n")
 
-    def _taken(self, message: Message) -> Taken:
-        succeeded = all(map(self._holds, message.get("compare", [])))
-        return Taken(
-            succeeded,
-            [
-                self._taken(operation["request_txn"])
-                if "request_txn" in operation
-                else operation
-                for operation in message.get("success" if succeeded else "failure", [])
-            ],
-        )
+    def _answer(self, message: Message, before: Values) -> Message:
+        """
+        Apply a transaction that was sent when the keys had the values C{before}.
+        """
+        succeeded, operations = _choose_branch(message, before)
+        responses = [self._operate(operation, before) for operation in operations]
+        return {"responses": responses} | ({"succeeded": True} if succeeded else {})
 
-    def _answer(self, taken: Taken) -> Message:
-        responses = [
-            {"response_txn": self._answer(operation)}
-            if isinstance(operation, Taken)
-            else self._operate(operation)
-            for operation in taken.operations
-        ]
-        return {"responses": responses} | ({"succeeded": True} if taken.succeeded else {})
-
-    def _operate(self, operation: Message) -> Message:
+    def _operate(self, operation: Message, before: Values) -> Message:
         ((kind, message),) = operation.items()
+        if kind == "request_txn":
+            return {"response_txn": self._answer(message, before)}
         if kind == "request_range":
             return {"response_range": self._range(message)}
         if kind == "request_delete_range":
             return {"response_delete_range": self._delete(message)}
         key = b64decode(message["key"])
-        old = self.values.get(key)
+        created = self.values[key].create if key in self.values else self.revision
         self.values[key] = Value(
-            message["value"],
-            old.create if old else self.revision,
-            self.revision,
-            message.get("lease", ""),
+            message["value"], created, self.revision, message.get("lease", "")
         )
         return {"response_put": {}}
 
 
-@define
-class Taken:
-    """
-    The branch of a transaction that is applied; nested transactions are L{Taken} as well.
-    """
+def _holds(compare: Message, values: Values) -> bool:
+    value = values.get(b64decode(compare["key"]))
+    if compare["target"] == "VALUE":
+        # A missing key has no value, so it equals none.
+        return value is not None and value.value == compare["value"]
+    name = compare["target"].lower()
+    revision = getattr(value, name) if value else 0
+    matches = {"EQUAL": eq, "GREATER": gt, "LESS": lt}[compare["result"]]
+    return bool(matches(revision, int(compare[f"{name}_revision"])))
 
-    succeeded: bool
-    operations: list[Message | Taken]
+
+def _choose_branch(message: Message, values: Values) -> tuple[bool, list[Message]]:
+    succeeded = all(_holds(compare, values) for compare in message.get("compare", []))
+    return succeeded, message.get("success" if succeeded else "failure", [])
 
 
-def _flat(taken: Taken) -> Iterator[Message]:
-    for operation in taken.operations:
-        if isinstance(operation, Taken):
-            yield from _flat(operation)
+def _chosen_operations(message: Message, values: Values) -> Iterator[Message]:
+    _, operations = _choose_branch(message, values)
+    for operation in operations:
+        if "request_txn" in operation:
+            yield from _chosen_operations(operation["request_txn"], values)
         else:
             yield operation
 
 
-def _branches(message: Message) -> Iterator[list[Message]]:
-    yield from (message.get("success", []), message.get("failure", []))
+def _branches(message: Message) -> tuple[list[Message], list[Message]]:
+    return message.get("success", []), message.get("failure", [])
 
 
-def _nested(operations: list[Message]) -> Iterator[Message]:
-    return (
+def _nested(operations: list[Message]) -> list[Message]:
+    return [
         operation["request_txn"] for operation in operations if "request_txn" in operation
-    )
+    ]
 
 
 def _puts(message: Message) -> bool:
     """
     Return whether one of the branches of a transaction puts a key.
     """
-    return any(
-        any("request_put" in operation for operation in branch)
-        or any(map(_puts, _nested(branch)))
-        for branch in _branches(message)
+    operations = list(chain(*_branches(message)))
+    return any("request_put" in operation for operation in operations) or any(
+        map(_puts, _nested(operations))
     )
 
 
@@ -300,9 +284,8 @@ def _check_size(message: Message) -> None:
     for branch in (message.get("compare", []), *_branches(message)):
         if len(branch) > MAX_OPERATIONS:
             raise CallRefused(INVALID_ARGUMENT, "etcdserver: too many operations")
-    for branch in _branches(message):
-        for operation in _nested(branch):
-            _check_size(operation)
+        for nested in _nested(branch):
+            _check_size(nested)
 
 
 Deletion = tuple[bytes, bytes]
@@ -424,18 +407,15 @@ class FakeGateway:
         There are no connections to close.
         """
 
-    def _take(self) -> Sent:
-        return self.waiting.pop(0)
-
     def answer(self) -> None:
         """
         Deliver the first message and its response.
         """
         answer = self.reach()
         if isinstance(answer, CallRefused):
-            self._take().done.errback(answer)
+            self.fail(answer)
         else:
-            self._take().done.callback(answer)
+            self.waiting.pop(0).done.callback(answer)
 
     def reach(self) -> Message | CallRefused:
         """
@@ -462,23 +442,21 @@ class FakeGateway:
         """
         Lose the first message.  If it was C{sent}, it may still arrive later.
         """
-        message = self._take()
+        message = self.waiting[0]
         if sent and message.answer is None:
             self.loose.append(message)
-        message.done.errback(CallUnanswered("lost", sent=sent))
+        self.fail(CallUnanswered("lost", sent=sent))
 
     def fail(self, error: Exception) -> None:
         """
         End the first message with C{error}.
         """
-        self._take().done.errback(error)
+        self.waiting.pop(0).done.errback(error)
 
-    def arrive(self) -> Any:
+    def arrive(self) -> None:
         """
         Deliver the first message that its sender has given up.
-
-        @return: etcd's response, which is not delivered.
         """
         sent = self.loose.pop(0)
         with suppress(CallRefused):
-            return self.etcd.apply(sent.path, sent.message)
+            self.etcd.apply(sent.path, sent.message)

@@ -346,14 +346,15 @@ def test_reason_is_logged_again_only_when_the_fault_has_changed(node: Node) -> N
 
 
 def test_store_with_an_unreadable_cursor_takes_no_steps_again(node: Node) -> None:
-    cursor = node.gateway.etcd.values[b"p/cursor"]
-    sound, cursor.value = cursor.value, text(b"{}")
+    values = node.gateway.etcd.values
+    sound = values[b"p/cursor"]
+    values[b"p/cursor"] = evolve(sound, value=text(b"{}"))
     with capturedLogs() as events:
         node.submit()
         for _ in range(3):
             node.clock.advance(1)
             node.settle()
-        cursor.value = sound
+        values[b"p/cursor"] = sound
         node.clock.advance(1)
         node.settle()
     reason = "the record b'p/cursor' is not of this program"

@@ -41,17 +41,6 @@ def queue() -> TurnQueue:
     return TurnQueue("me")
 
 
-def test_single_node_does_not_queue(queue: TurnQueue) -> None:
-    queue.request_turn(0.0)
-    assert queue.delay(0.0) == 0
-    queue.note_answer(1.0, USUAL, 5, [], stored=True)
-    queue.note_commit(1.0, "me", 5)
-    queue.request_turn(1.0)
-    assert queue.delay(1.0) == 0
-    assert not queue.keeps_place
-    assert queue.usual_seconds == pytest.approx(USUAL)
-
-
 def test_all_other_nodes_are_ahead_after_a_success(queue: TurnQueue) -> None:
     """
     Until each has committed.

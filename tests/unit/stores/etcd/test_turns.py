@@ -4,6 +4,8 @@ Turns between nodes: how the store writes and reads the queue, one message at a 
 
 from __future__ import annotations
 
+from base64 import b64decode
+
 import pytest
 from twisted.internet.task import Clock
 
@@ -15,7 +17,6 @@ from pexservice.stores.etcd.records import (
     decode_mark,
     encode_mark,
     end_of,
-    text,
 )
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.etcd.turn_queue import MAX_REMOVED_MARKS, TurnQueue
@@ -108,13 +109,8 @@ def nodes() -> Nodes:
     return Node(etcd, clock, "one"), Node(etcd, clock, "two"), Node(etcd, clock, "three")
 
 
-def put(etcd: FakeEtcd, key: bytes, value: str) -> None:
-    message = {"request_put": {"key": text(key), "value": value}}
-    etcd.apply("kv/txn", {"success": [message]})
-
-
 def put_mark(etcd: FakeEtcd, node: str, *, usual: float = 0.01, hard: bool = False) -> None:
-    put(etcd, LAYOUT.mark(node), encode_mark(usual, hard=hard))
+    etcd.put(LAYOUT.mark(node), b64decode(encode_mark(usual, hard=hard)))
 
 
 def test_single_node_is_in_no_queue(nodes: Nodes) -> None:
@@ -235,7 +231,7 @@ def test_unreadable_mark_delays_no_node_and_is_removed(nodes: Nodes) -> None:
         (b"odd", b'{"hard": 1, "usual": 1%0400d}' % 0),
         (b"\xff", b"{}"),
     ):
-        put(node.etcd, LAYOUT.mark("") + name, text(value))
+        node.etcd.put(LAYOUT.mark("") + name, value)
         node.step()
         node.clock.advance(0.02)
         node.step()
