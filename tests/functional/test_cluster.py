@@ -29,6 +29,7 @@ from tests.support.etcd import (
     emptied,
     restore_snapshot,
     save_snapshot,
+    without_space,
 )
 from tests.support.etcd_users import RANGE, TlsFiles, as_root, enable_users
 from tests.support.fake_etcd import RIGHT, WRONG, FakeEtcd
@@ -350,20 +351,6 @@ def test_pexctl_checks_creates_and_advances_a_store_on_etcd(
             status, words = pexctl(Path(), "check", "--store", store)
         assert status == 1
         assert "database space exceeded" in words
-
-
-@contextmanager
-def without_space(member: Member) -> Iterator[None]:
-    """
-    Make etcd refuse all writes until the end of the block.
-    """
-    alarm = {"action": "ACTIVATE", "alarm": "NOSPACE", "memberID": 0}
-    member.ask("/v3/maintenance/alarm", alarm)
-    try:
-        yield
-    finally:
-        (at,) = member.ask("/v3/maintenance/alarm", {"action": "GET"})["alarms"]
-        member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **at})
 
 
 @pytest.mark.needs("etcd")

@@ -19,7 +19,7 @@ from pexservice.cli.twistd import ServiceOptions
 from pexservice.stores.etcd.address import parse
 from tests.packaging.test_kubernetes import PLACE, POD, _run, assert_valid
 from tests.support.daemon import wait_until
-from tests.support.etcd import Member, cluster
+from tests.support.etcd import Member, cluster, without_space
 
 pytestmark = [pytest.mark.needs("kustomize"), pytest.mark.once]
 
@@ -129,9 +129,8 @@ def test_real_etcd_answers_the_probes_in_each_state(
     with cluster(tmp_path, 3, *options) as members:
         first, *others = members
         _expect(first, "well")
-        alarm = {"action": "ACTIVATE", "alarm": "NOSPACE", "memberID": 0}
-        first.ask("/v3/maintenance/alarm", alarm)
-        _expect(first, "no space")
+        with without_space(first):
+            _expect(first, "no space")
         for member in others:
             member.signal(signal.SIGSTOP)
         _expect(first, "no quorum")

@@ -16,6 +16,7 @@ from typing import Any
 
 from attrs import define
 
+from tests.support.commands import run_command
 from tests.support.daemon import TIMEOUT_SECONDS, wait_until
 from tests.support.needs import program
 from tests.support.ports import held_ports
@@ -69,13 +70,15 @@ class Member:
         path: str,
         message: dict[str, Any] | None = None,
         timeout: float = TIMEOUT_SECONDS,
+        **headers: str,
     ) -> Any:
         """
         Call etcd's gateway: by POST if there is a message, else by GET.
         """
         data = None if message is None else json.dumps(message).encode()
+        request = urllib.request.Request(self.url + path, data, headers)  # noqa: S310 ours
         with urllib.request.urlopen(  # noqa: S310 ours
-            self.url + path, data, timeout=timeout, context=self.context
+            request, timeout=timeout, context=self.context
         ) as answer:
             return json.loads(answer.read())
 
@@ -101,10 +104,24 @@ def wait_for_quorum(members: Sequence[Member]) -> None:
     wait_until(lambda: all(member.healthy() for member in members), "the cluster is up")
 
 
+@contextmanager
+def without_space(member: Member) -> Iterator[None]:
+    """
+    Make etcd refuse all writes until the end of the block.
+    """
+    alarm = {"alarm": "NOSPACE", "memberID": 0}
+    member.ask("/v3/maintenance/alarm", {"action": "ACTIVATE", **alarm})
+    try:
+        yield
+    finally:
+        for alarmed in member.ask("/v3/maintenance/alarm", {"action": "GET"})["alarms"]:
+            member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **alarmed})
+
+
 def _etcdctl(*arguments: str) -> None:
     etcdctl = program("etcdctl")
     assert etcdctl is not None, "apt install etcd-client"
-    subprocess.run([etcdctl, *arguments], check=True, capture_output=True)
+    run_command(etcdctl, *arguments)
 
 
 def save_snapshot(member: Member, file: Path) -> None:

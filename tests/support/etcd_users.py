@@ -4,10 +4,7 @@ Users of etcd, with their certificates and tokens.
 
 from __future__ import annotations
 
-import json
 import ssl
-import subprocess
-import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +12,7 @@ from typing import Any, Self
 import trustme
 from attrs import define
 
-from tests.support.daemon import TIMEOUT_SECONDS
+from tests.support.commands import run_command
 from tests.support.etcd import Member
 
 
@@ -71,9 +68,7 @@ class TlsFiles:
             ["genrsa", "-out", str(private), "2048"],
             ["rsa", "-in", str(private), "-pubout", "-out", str(public)],
         ):
-            subprocess.run(
-                ["/usr/bin/openssl", *arguments], check=True, capture_output=True
-            )
+            run_command("/usr/bin/openssl", *arguments)
         jwt = f"jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=10m"
         return [*self.tls_options(), "--auth-token", jwt]
 
@@ -108,15 +103,7 @@ def as_root(member: Member, path: str, message: dict[str, Any]) -> None:
     Call etcd as C{root} with a new token, because a change of users invalidates all tokens.
     """
     token = member.ask("/v3/auth/authenticate", {"name": "root", "password": "root"})
-    request = urllib.request.Request(  # noqa: S310 ours
-        f"{member.url}/v3/auth/{path}",
-        json.dumps(message).encode(),
-        {"Authorization": token["token"]},
-    )
-    with urllib.request.urlopen(  # noqa: S310 ours
-        request, timeout=TIMEOUT_SECONDS, context=member.context
-    ) as answer:
-        answer.read()
+    member.ask(f"/v3/auth/{path}", message, Authorization=token["token"])
 
 
 def enable_users(member: Member) -> None:

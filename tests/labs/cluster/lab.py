@@ -13,11 +13,10 @@ far from etcd; the tests run one round with three nodes.
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from enum import Enum
@@ -29,7 +28,7 @@ from attrs import define, evolve
 
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
-from pexservice.stores.etcd.records import decode_key_use
+from pexservice.stores.etcd.records import decode_key_use, end_of, text
 from tests.labs.cluster.proxy import Disturbance, Proxy, proxy_of
 from tests.labs.histories.lab import (
     Figures,
@@ -38,8 +37,16 @@ from tests.labs.histories.lab import (
     journal_of,
     require_linearizable,
 )
+from tests.support.commands import run_command
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until
-from tests.support.etcd import Member, cluster, emptied, restore_snapshot, save_snapshot
+from tests.support.etcd import (
+    Member,
+    cluster,
+    emptied,
+    restore_snapshot,
+    save_snapshot,
+    without_space,
+)
 from tests.support.etcd_users import TlsFiles, as_root, enable_users
 from tests.support.evidence import record
 from tests.support.linearizability import Record
@@ -233,22 +240,18 @@ def _is_not_ready(daemon: Daemon) -> bool:
 
 
 @contextmanager
-def without_space(setup: ClusterSetup, number: int) -> Iterator[None]:
+def full(setup: ClusterSetup, number: int) -> Iterator[None]:
     """
     Make etcd refuse all writes.
 
     Each node must report the reason, be not ready, and respond to reads.
     """
-    member = setup.members[number]
-    alarm = {"alarm": "NOSPACE", "memberID": 0}
-    member.ask("/v3/maintenance/alarm", {"action": "ACTIVATE", **alarm})
-    for daemon in setup.daemons:
-        wait_until(partial(_is_not_ready, daemon), "not ready")
-        assert b"space exceeded" in daemon.request("/readyz")[1]
-        assert daemon.request("/current")[0].status == HTTPStatus.OK
-    yield
-    for alarmed in member.ask("/v3/maintenance/alarm", {"action": "GET"})["alarms"]:
-        member.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **alarmed})
+    with without_space(setup.members[number]):
+        for daemon in setup.daemons:
+            wait_until(partial(_is_not_ready, daemon), "not ready")
+            assert b"space exceeded" in daemon.request("/readyz")[1]
+            assert daemon.request("/current")[0].status == HTTPStatus.OK
+        yield
 
 
 def disturbed_connections(disturbance: Disturbance) -> Fault:
@@ -264,7 +267,7 @@ FAULTS: dict[str, Fault] = {
     "paused": paused,
     "without_quorum": without_quorum,
     "node_killed": node_killed,
-    "without_space": without_space,
+    "full": full,
     **{
         disturbance.name.lower(): disturbed_connections(disturbance)
         for disturbance in Disturbance
@@ -432,15 +435,9 @@ def cluster_users(path: Path, changes: int) -> int:
         require_linearizable(records, setup.journal())
         member = setup.members[setup.find_member()]
         store = tls.store(member.url, "named", "pex")
-        checked = subprocess.run(
-            [sys.executable, "-m", "pexservice", "check", "--store", store],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-        )
-        assert checked.returncode == Status.MISCONFIGURED
-        assert "CommonName of client sending a request" in checked.stderr
+        check = (sys.executable, "-m", "pexservice", "check", "--store", store)
+        output = run_command(*check, status=Status.MISCONFIGURED)
+        assert "CommonName of client sending a request" in output
         as_root(member, "disable", {})
         with Daemon(path, "--store", tls.store(member.url, "named")) as daemon:
             assert daemon.request("/next", "POST")[0].status == HTTPStatus.OK
@@ -491,13 +488,8 @@ def _check_keys(setup: ClusterSetup) -> None:
     Check that etcd has each key of a response, with the revision of that response.
     """
     prefix = b"pexservice/keys/"
-    response = setup.members[0].ask(
-        "/v3/kv/range",
-        {
-            "key": b64encode(prefix).decode(),
-            "range_end": b64encode(prefix[:-1] + b"0").decode(),
-        },
-    )
+    keys = {"key": text(prefix), "range_end": text(end_of(prefix))}
+    response = setup.members[0].ask("/v3/kv/range", keys)
     kept = {
         b64decode(pair["key"]).removeprefix(prefix).decode(): decode_key_use(pair).revision
         for pair in response["kvs"]

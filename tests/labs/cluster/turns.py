@@ -155,12 +155,6 @@ def _nodes(
         yield daemons
 
 
-def _nothing(_: Sequence[Daemon]) -> None:
-    """
-    Cause no fault.
-    """
-
-
 def _kill(daemons: Sequence[Daemon]) -> None:
     daemons[-1].process.send_signal(signal.SIGKILL)
 
@@ -178,7 +172,7 @@ def measure(
     counts: Sequence[int],
     seconds: float,
     *,
-    fault: Callable[[Sequence[Daemon]], None] = _nothing,
+    fault: Callable[[Sequence[Daemon]], None] = lambda _: None,
     one_far: bool = False,
 ) -> Measurement:
     """
