@@ -90,7 +90,8 @@ class Option:
             for element in value:
                 yield from (f"--{self.name}", str(element))
         elif self.is_flag:
-            yield from (f"--{self.name}",) * bool(value)
+            if value:
+                yield f"--{self.name}"
         elif self.type is bool:
             yield from (f"--{self.name}", "on" if value else "off")
         elif value is not None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from hashlib import sha256
 from http import HTTPStatus
 
 from attrs import define, frozen
@@ -97,23 +98,38 @@ class Document:
     """
     A document that does not change while the process runs.
 
-    @ivar headers: the headers of a response with the document.
-    @ivar tag: the opaque part of the document's ETag.
+    A client may store it, and asks each time whether it has changed.  Usually the response
+    is a short 304.
+
+    @ivar headers: further headers of a response with the document.
+    @ivar tag_suffix: the end of the ETag.
     """
 
     body: bytes
-    headers: tuple[Header, ...]
-    tag: str
+    content_type: bytes
+    headers: tuple[Header, ...] = ()
+    tag_suffix: str = ""
+
+    @cached_property
+    def tag(self) -> str:
+        """
+        Return the opaque part of the document's ETag.
+        """
+        return f"{sha256(self.body).hexdigest()[:16]}{self.tag_suffix}"
 
     def response(self, if_none_match: ETags | None) -> Response:
         """
         Return the document, or a 304 if the client already has it.
         """
-        if if_none_match is None or not if_none_match.lists(self.tag):
-            return Response(HTTPStatus.OK, self.headers, self.body)
-        # A response without a body has no media type.
-        headers = [header for header in self.headers if header[0] != b"Content-Type"]
-        return Response(HTTPStatus.NOT_MODIFIED, tuple(headers))
+        headers = (
+            (b"ETag", f'"{self.tag}"'.encode()),
+            (b"Cache-Control", b"no-cache"),
+            *self.headers,
+        )
+        if if_none_match is not None and if_none_match.lists(self.tag):
+            return Response(HTTPStatus.NOT_MODIFIED, headers)
+        content_type = (b"Content-Type", self.content_type)
+        return Response(HTTPStatus.OK, (content_type, *headers), self.body)
 
 
 UNCONDITIONAL = Preconditions()

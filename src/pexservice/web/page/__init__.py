@@ -40,7 +40,6 @@ def page() -> Document:
         return b"<%b>%b</%b>" % (kind.encode(), content, kind.encode())
 
     body = _PART.sub(insert, (_TEMPLATES / "index.html").read_bytes())
-    tag = f"{sha256(body).hexdigest()[:16]}-html"
     policy = (
         "default-src 'none';"
         f" script-src {' '.join(hashes['script'])}; style-src {' '.join(hashes['style'])};"
@@ -50,12 +49,8 @@ def page() -> Document:
         " require-trusted-types-for 'script'; trusted-types 'none'"
     )
     headers = (
-        # A browser stores the page and revalidates it each time, usually with a short 304.
-        (b"Cache-Control", b"no-cache"),
-        (b"ETag", f'"{tag}"'.encode()),
         (b"Vary", b"Accept"),
         (b"Content-Security-Policy", policy.encode()),
         (b"Referrer-Policy", b"no-referrer"),
-        (b"Content-Type", CONTENT_TYPES[HTML]),
     )
-    return Document(body, headers, tag)
+    return Document(body, CONTENT_TYPES[HTML], headers, "-html")
