@@ -102,7 +102,7 @@ def write(line: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        discard_output()
+        discard_output(sys.stdout)
         raise VerbFailed(f"standard output: {error.strerror}") from error
 
 
@@ -133,13 +133,12 @@ def open_closed_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(_STANDARD_ERROR, "w")
 
 
-def discard_output(stream: TextIO | None = None) -> None:
+def discard_output(stream: TextIO) -> None:
     """
-    Discard what C{stream}, by default standard output, still has in its buffer.
+    Discard what C{stream} still has in its buffer.
 
     Otherwise Python would try to write the buffer again at the exit.
     """
-    stream = sys.stdout if stream is None else stream
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -148,8 +147,7 @@ class ProgressBar:
     A progress bar on standard error, which is shown only on a terminal.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = sys.stderr if stream is None else stream
+    def __init__(self) -> None:
         self._shown = ""
 
     def __enter__(self) -> Self:
@@ -164,8 +162,8 @@ class ProgressBar:
         self._show(f"[{done:.<{_BAR_CHARACTERS}}] {percent:3.0f} % {text}")
 
     def _show(self, line: str) -> None:
-        if line != self._shown and self._stream.isatty():
+        if line != self._shown and sys.stderr.isatty():
             # The line is padded, so that it overwrites the whole line before.
-            self._stream.write(f"\r{line:{len(self._shown)}}\r")
-            self._stream.flush()
+            sys.stderr.write(f"\r{line:{len(self._shown)}}\r")
+            sys.stderr.flush()
             self._shown = line

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        discard_output()
+        discard_output(sys.stdout)
         return 128 + signal.SIGPIPE
 
 

@@ -146,7 +146,7 @@ class CommonOptions(usage.Options):
             sys.stdout.flush()
         except BrokenPipeError:
             # The program that reads the help, such as head, has ended.
-            discard_output()
+            discard_output(sys.stdout)
         sys.exit(0)
 
     def getUsage(self, width: int | None = None) -> str:

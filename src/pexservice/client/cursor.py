@@ -50,8 +50,8 @@ class Cursor:
     A client that reads and moves the cursor of a service.
 
     The client sends a step until a final response arrives or the deadline passes, each time
-    with the same idempotency key.  The service makes a step with a known key only once, so
-    no step is made twice, even if connections break and workers end.  If a step raises
+    with the same idempotency key.  The service accepts only one step with a key, so no step
+    is made twice, even if connections break and workers end.  If a step raises
     L{OutcomeUnknown<pexservice.client.OutcomeUnknown>}, repeat it with the key in this
     exception.
 

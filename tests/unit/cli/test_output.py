@@ -4,26 +4,15 @@ The output of C{pexctl}.
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
 from io import StringIO
 
 from pexservice.cli.output import ProgressBar
-
-
-class Terminal(StringIO):
-    """
-    A stream that is a terminal.
-    """
-
-    def isatty(self) -> bool:
-        """
-        Return C{True}.
-        """
-        return True
+from tests.support.pexctl import Terminal
 
 
 def test_bar_grows_on_one_line_of_a_terminal_and_is_removed() -> None:
-    terminal = Terminal()
-    with ProgressBar(terminal) as bar:
+    with redirect_stderr(Terminal()) as terminal, ProgressBar() as bar:
         bar.show("copying", 0)
         bar.show("copying", 50)
         bar.show("copying", 50)
@@ -38,7 +27,6 @@ def test_bar_grows_on_one_line_of_a_terminal_and_is_removed() -> None:
 
 
 def test_progress_bar_is_drawn_on_a_terminal_only() -> None:
-    stream = StringIO()
-    with ProgressBar(stream) as bar:
+    with redirect_stderr(StringIO()) as stream, ProgressBar() as bar:
         bar.show("copying", 50)
     assert stream.getvalue() == ""

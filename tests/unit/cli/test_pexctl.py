@@ -4,23 +4,19 @@ C{pexctl}: its output, where that goes, and its exit status.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import lmdb
 import pytest
 
 from pexservice.cli.output import failure_of
-from pexservice.cli.pexctl import PARSER, main
+from pexservice.cli.pexctl import PARSER
 from pexservice.cli.verb import STORE_STATUSES, VERBS, base_url
 from pexservice.core.cursor import Cursor
 from pexservice.process import scoreboard
@@ -28,46 +24,8 @@ from pexservice.process.exit_status import Status
 from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
+from tests.support.pexctl import called
 from tests.support.stores import make_store
-
-
-class Ended(NamedTuple):
-    """
-    How a verb ended: its exit status and its output.
-    """
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture(autouse=True)
-def _handler() -> Iterator[None]:
-    """
-    Restore the handler of SIGTERM, which the command replaces.
-    """
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
-def pexctl(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str) -> Ended:
-        try:
-            status: Any = main(arguments)
-        except SystemExit as exit_:
-            status = exit_.code
-        return Ended(status, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -79,7 +37,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["verify", "x"]])
+@pytest.mark.parametrize("arguments", [["status", "--help"], ["verify", "x"]])
 def test_a_verb_imports_only_the_modules_it_needs(
     tmp_path: Path, arguments: list[str]
 ) -> None:
@@ -109,9 +67,9 @@ def statuses(text: str) -> set[int]:
     return set(map(int, re.findall(r"^  (\d+) ", text, re.MULTILINE)))
 
 
-def test_help_lists_every_verb_and_every_exit_status(pexctl: Run) -> None:
-    shown = pexctl("--help")
-    assert pexctl("help") == shown
+def test_help_lists_every_verb_and_every_exit_status() -> None:
+    shown = called("--help")
+    assert called("help") == shown
     assert shown.status == 0
     assert statuses(shown.out) == {0, 1, 2, 64, 69, 75, 78, 130}
     for verb in VERBS:
@@ -119,11 +77,9 @@ def test_help_lists_every_verb_and_every_exit_status(pexctl: Run) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_a_verb_has_an_example_and_only_its_own_statuses(
-    verb: str, pexctl: Run
-) -> None:
-    shown = pexctl(verb, "--help")
-    assert pexctl("help", verb) == shown
+def test_help_of_a_verb_has_an_example_and_only_its_own_statuses(verb: str) -> None:
+    shown = called(verb, "--help")
+    assert called("help", verb) == shown
     assert shown.status == 0
     assert re.search(rf"^  pexctl {verb}\b", shown.out, re.MULTILINE)
     # Only steps have an unknown outcome, and only stores are damaged.
@@ -142,12 +98,12 @@ def test_example_is_a_command_line_that_pexctl_accepts(verb: str) -> None:
             PARSER.parse_args(example.split())
 
 
-def test_version_is_a_verb_and_an_option(pexctl: Run) -> None:
-    status, line, _ = pexctl("version")
+def test_version_is_a_verb_and_an_option() -> None:
+    status, line, _ = called("version")
     assert status == 0
     assert re.fullmatch(r"pexctl [0-9.]+\n", line)
-    assert pexctl("version", "--json").json == {"version": line.split()[1]}
-    assert pexctl("--version") == (0, line, "")
+    assert called("version", "--json").json == {"version": line.split()[1]}
+    assert called("--version") == (0, line, "")
 
 
 @pytest.mark.parametrize(
@@ -180,9 +136,9 @@ def test_version_is_a_verb_and_an_option(pexctl: Run) -> None:
     ],
 )
 def test_wrong_command_line_ends_with_2_and_says_what_is_wrong(
-    arguments: list[str], message: str, pexctl: Run
+    arguments: list[str], message: str
 ) -> None:
-    ended = pexctl(*arguments)
+    ended = called(*arguments)
     assert ended.status == 2
     assert message in ended.err
 
@@ -195,41 +151,38 @@ def contents(path: Path, outcome: str) -> dict[str, object]:
     return {"outcome": outcome, "store": str(path), **facts, "witness": 7}
 
 
-@pytest.mark.parametrize("url", ["lmdb:{}", "{}"])
-def test_verify_of_an_intact_store_prints_its_contents(
-    store: Path, url: str, pexctl: Run
-) -> None:
+def test_verify_of_an_intact_store_prints_its_contents(store: Path) -> None:
     whole = contents(store, "whole")
     line = f"{store} is whole: revision 7, position 7, {whole['size']} bytes\n"
-    assert pexctl("verify", url.format(store)) == (0, line, "")
-    assert pexctl("verify", "--json", url.format(store)).json == whole
+    assert called("verify", str(store)) == (0, line, "")
+    assert called("verify", "--json", f"lmdb:{store}").json == whole
 
 
-def test_verify_says_when_there_is_no_witness(store: Path, pexctl: Run) -> None:
+def test_verify_says_when_there_is_no_witness(store: Path) -> None:
     (store / WITNESS_FILE).unlink()
-    ended = pexctl("verify", str(store))
+    ended = called("verify", str(store))
     assert ended.status == 0
     words = " bytes; it has no witness, so this may not be its newest state\n"
     assert ended.out.endswith(words)
-    assert pexctl("verify", "--json", str(store)).json["witness"] is None
+    assert called("verify", "--json", str(store)).json["witness"] is None
 
 
-def test_verify_of_a_damaged_store_ends_with_78(store: Path, pexctl: Run) -> None:
+def test_verify_of_a_damaged_store_ends_with_78(store: Path) -> None:
     """
     The line about the damage is on standard error even with C{--json}.
     """
     (store / DATA_FILE).write_bytes(b"")
-    status, out, err = pexctl("verify", str(store))
+    status, out, err = called("verify", str(store))
     assert (status, out, err.count("\n")) == (78, "", 1)
     assert err.startswith(f"pexctl: the store {store} is damaged: ")
-    again = pexctl("verify", "--json", str(store))
+    again = called("verify", "--json", str(store))
     assert (again.status, again.err) == (78, err)
     message = err.removeprefix("pexctl: ").strip()
     assert again.json == {"outcome": "damaged", "error": message}
 
 
 def test_verify_of_a_store_of_another_format_ends_with_64(
-    store: Path, pexctl: Run, monkeypatch: pytest.MonkeyPatch
+    store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The store is not damaged.  The error names the versions of both formats.
@@ -238,28 +191,26 @@ def test_verify_of_a_store_of_another_format_ends_with_64(
         another.setattr(records, "FORMAT_VERSION", 7)
         with env.begin(write=True, db=env.open_db(b"cursor")) as txn:
             txn.put(records.CURSOR_KEY, records.encode_cursor(Cursor(7, 7), 1))
-    ended = pexctl("verify", "--json", str(store))
+    ended = called("verify", "--json", str(store))
     assert (ended.status, ended.json["outcome"]) == (64, "incompatible")
     assert "it has version 7, this program reads 1" in ended.err
 
 
-def test_verify_refuses_a_store_in_use_which_stays_in_use(store: Path, pexctl: Run) -> None:
+def test_verify_refuses_a_store_in_use_which_stays_in_use(store: Path) -> None:
     holder = Directory(str(store))
     holder.lock()
-    refused = pexctl("verify", str(store))
+    refused = called("verify", str(store))
     assert refused.status == 1
     assert f"is in use by process {os.getpid()}; make a backup" in refused.err
     holder.unlock()
-    assert pexctl("verify", str(store)).status == 0
+    assert called("verify", str(store)).status == 0
 
 
 @pytest.mark.parametrize("name", [DATA_FILE, WITNESS_FILE])
-def test_verify_refuses_a_fifo_instead_of_waiting_for_it(
-    store: Path, name: str, pexctl: Run
-) -> None:
+def test_verify_refuses_a_fifo_instead_of_waiting_for_it(store: Path, name: str) -> None:
     (store / name).unlink()
     os.mkfifo(store / name)
-    refused = pexctl("verify", str(store))
+    refused = called("verify", str(store))
     assert refused.status == 1
     assert f"cannot be opened: {name} is not a regular file" in refused.err
 
@@ -271,25 +222,23 @@ def test_error_of_a_store_ends_with_a_status_that_the_help_lists(
     assert failure_of(error("the store")).exit_status in STORE_STATUSES
 
 
-def test_verify_of_a_missing_store_creates_no_directory(
-    tmp_path: Path, pexctl: Run
-) -> None:
-    ended = pexctl("verify", str(tmp_path / "store"))
+def test_verify_of_a_missing_store_creates_no_directory(tmp_path: Path) -> None:
+    ended = called("verify", str(tmp_path / "store"))
     assert ended.status == 1
     assert ended.err.endswith(f"there is no store in {tmp_path}/store\n")
     assert not list(tmp_path.iterdir())
 
 
-def test_backup_to_the_same_place_again_is_refused(store: Path, pexctl: Run) -> None:
+def test_backup_to_the_same_place_again_is_refused(store: Path) -> None:
     copy = store.parent / "copy"
-    backup = pexctl("backup", "--json", str(store), str(copy))
+    backup = called("backup", "--json", str(store), str(copy))
     assert backup.json == contents(copy, "backed-up")
     message = f"pexctl: {copy} already exists; choose another path\n"
-    assert pexctl("backup", str(store), str(copy)) == (1, "", message)
+    assert called("backup", str(store), str(copy)) == (1, "", message)
 
 
 def test_backup_of_a_configured_store_writes_its_revision_for_prometheus(
-    store: Path, pexctl: Run
+    store: Path,
 ) -> None:
     config, backups = store.parent / "pexservice.toml", store.parent / "backups"
     metrics = store.parent / "pexservice.prom"
@@ -304,11 +253,11 @@ def test_backup_of_a_configured_store_writes_its_revision_for_prometheus(
         )
         return str(line)
 
-    assert pexctl("backup", *options, str(backups)).status == 0
+    assert called("backup", *options, str(backups)).status == 0
     assert (written("revision"), written("failed")) == ("7.0", "0.0")
     # After a failure the newest backup still counts.
     store.rename(store.parent / "gone")
-    assert pexctl("backup", *options, str(backups)).status == 1
+    assert called("backup", *options, str(backups)).status == 1
     assert (written("revision"), written("failed")) == ("7.0", "1.0")
 
 
@@ -321,20 +270,20 @@ def test_backup_of_a_configured_store_writes_its_revision_for_prometheus(
     ],
 )
 def test_backup_needs_a_configuration_file_that_names_a_store_on_disk(
-    tmp_path: Path, pexctl: Run, text: str, reason: str
+    tmp_path: Path, text: str, reason: str
 ) -> None:
     (tmp_path / "pexservice.toml").write_text(text)
     config = ("--config", str(tmp_path / "pexservice.toml"))
-    ended = pexctl("backup", *config, str(tmp_path / "to"))
+    ended = called("backup", *config, str(tmp_path / "to"))
     assert ended.status == Status.MISCONFIGURED
     assert reason in ended.err
 
 
 @pytest.mark.parametrize("arguments", [("--config", "file", "store"), ()])
 def test_backup_needs_a_store_or_a_configuration_file_and_not_both(
-    pexctl: Run, arguments: tuple[str, ...]
+    arguments: tuple[str, ...],
 ) -> None:
-    assert pexctl("backup", *arguments, "to").status == 2
+    assert called("backup", *arguments, "to").status == 2
 
 
 @pytest.mark.parametrize(
@@ -358,13 +307,11 @@ def test_url_with_a_single_slash_is_refused_and_shows_no_password() -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_restore_goes_beyond_the_witness_of_the_replaced_store(
-    store: Path, pexctl: Run
-) -> None:
+def test_restore_goes_beyond_the_witness_of_the_replaced_store(store: Path) -> None:
     backup, replaced = str(store.parent / "backup"), store.parent / "replaced"
-    assert pexctl("backup", str(store), backup).status == 0
+    assert called("backup", str(store), backup).status == 0
     make_store(replaced, 9)
-    status, line, _ = pexctl("restore", backup, "--to", str(replaced), "--beyond")
+    status, line, _ = called("restore", backup, "--to", str(replaced), "--beyond")
     assert status == 0
     assert re.search(r"is restored: revision 100001[01], position 7,", line)
     assert (
@@ -373,28 +320,24 @@ def test_restore_goes_beyond_the_witness_of_the_replaced_store(
     )
 
 
-def test_restore_without_a_number_requires_a_readable_store(
-    store: Path, pexctl: Run
-) -> None:
+def test_restore_without_a_number_requires_a_readable_store(store: Path) -> None:
     place = store.parent / "other"
     arguments = ("restore", str(store), "--to", str(place), "--beyond")
-    refused = pexctl(*arguments)
+    refused = called(*arguments)
     assert refused.status == 1
     assert "--beyond requires a number: the revision of" in refused.err
     make_store(place, 9)
     (place / WITNESS_FILE).unlink()
-    assert pexctl(*arguments, "--json").json["beyond"] == 1_000_009
+    assert called(*arguments, "--json").json["beyond"] == 1_000_009
 
 
-def test_status_of_a_service_that_cannot_be_reached_is_69(
-    tmp_path: Path, pexctl: Run
-) -> None:
-    ended = pexctl("status", f"unix:{tmp_path}/socket", "--json")
+def test_status_of_a_service_that_cannot_be_reached_is_69(tmp_path: Path) -> None:
+    ended = called("status", f"unix:{tmp_path}/socket", "--json")
     assert (ended.status, ended.json["outcome"]) == (69, "unreachable")
     assert ended.err == f"pexctl: unix:{tmp_path}/socket: No such file or directory\n"
 
 
-def test_status_of_a_server_that_closes_each_connection_is_shown(pexctl: Run) -> None:
+def test_status_of_a_server_that_closes_each_connection_is_shown() -> None:
     """
     The server does not announce that it will close the connection.
     """
@@ -410,17 +353,14 @@ def test_status_of_a_server_that_closes_each_connection_is_shown(pexctl: Run) ->
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = threading.Thread(target=serve, args=(listening,), daemon=True)
         serving.start()
-        ended = pexctl("status", f"127.0.0.1:{listening.getsockname()[1]}")
+        ended = called("status", f"127.0.0.1:{listening.getsockname()[1]}")
         serving.join()
     assert ended == (0, "ready: revision 8, position 5\n", "")
 
 
 @pytest.mark.parametrize("url", ["http://user:ge heim@h", "http://user:geheim@h"])
-def test_error_for_a_url_of_the_environment_shows_no_password(
-    url: str, monkeypatch: pytest.MonkeyPatch, pexctl: Run
-) -> None:
-    monkeypatch.setenv("PEXSERVICE_URL", f"http://127.0.0.1:1 {url}")
-    ended = pexctl("status")
+def test_error_for_a_url_of_the_environment_shows_no_password(url: str) -> None:
+    ended = called("status", env={"PEXSERVICE_URL": f"http://127.0.0.1:1 {url}"})
     assert ended.status == 2
     words = "pexctl: PEXSERVICE_URL: a base URL has no user and no password"
     assert ended.err.startswith(words)
@@ -431,7 +371,7 @@ def test_error_for_a_url_of_the_environment_shows_no_password(
     ("user", "hint"), [(0, ""), (1000, "; reload as the service's user or as root")]
 )
 def test_reload_without_permission_advises_only_other_users_to_be_root(
-    pexctl: Run, monkeypatch: pytest.MonkeyPatch, user: int, hint: str
+    monkeypatch: pytest.MonkeyPatch, user: int, hint: str
 ) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -439,7 +379,7 @@ def test_reload_without_permission_advises_only_other_users_to_be_root(
     monkeypatch.setattr(scoreboard, "of_process", refuse)
     monkeypatch.setattr(os, "geteuid", lambda: user)
     message = f"pexctl: process 1: Permission denied{hint}\n"
-    assert pexctl("reload", "1") == (69, "", message)
+    assert called("reload", "1") == (69, "", message)
 
 
 def test_failure_that_standard_output_cannot_take_is_still_on_standard_error(
@@ -462,10 +402,10 @@ def test_failure_that_standard_output_cannot_take_is_still_on_standard_error(
 
 @pytest.mark.parametrize("name", ["missing.pem", "empty.pem"])
 def test_status_names_a_file_of_authorities_that_cannot_be_used(
-    name: str, tmp_path: Path, pexctl: Run
+    name: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.pem").touch()
     path = str(tmp_path / name)
-    ended = pexctl("status", "--url", "https://127.0.0.1:1", "--ca-file", path)
+    ended = called("status", "--url", "https://127.0.0.1:1", "--ca-file", path)
     assert ended.status == 2
     assert path in ended.err
