@@ -5,6 +5,7 @@ The pages of a store's file, for tests that damage one.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ SIZE = 4096
 META, BRANCH, LEAF, OVERFLOW = "meta", "branch", "leaf", "overflow"
 
 _KINDS = {1: BRANCH, 2: LEAF}
+
+#: The offset of the number of its transaction in a meta page.
+TRANSACTION = 144
 
 
 @contextmanager
@@ -61,3 +65,65 @@ def pages_in_use(store: Path) -> dict[str, list[int]]:
     with patch.multiple(pages._Pages, visit=visiting, visit_overflow=visiting_overflow):
         check(store)
     return numbers_by_kind
+
+
+class PagedFile:
+    """
+    The data file of an undamaged store, whose pages a test changes.
+
+    @ivar used: the numbers of the used pages, by kind.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / DATA_FILE
+        self.data = bytearray(self._path.read_bytes())
+        self.used = pages_in_use(store)
+
+    def page(self, number: int) -> bytes:
+        return bytes(self.data[number * SIZE : (number + 1) * SIZE])
+
+    def put(self, number: int, offset: int, new: bytes) -> None:
+        """
+        Write C{new} at C{offset} into a page, here and in the file on disk.
+        """
+        begin = number * SIZE + offset
+        self.data[begin : begin + len(new)] = new
+        with self._path.open("rb+") as file:
+            file.seek(begin)
+            file.write(new)
+
+    def cut(self, pages: int) -> None:
+        """
+        Keep only the first C{pages} pages of the file.
+        """
+        self._path.write_bytes(self.data[: pages * SIZE])
+
+    def number(self, number: int, offset: int, form: str) -> int:
+        """
+        Read a number from a page.
+        """
+        value: int = struct.unpack_from("<" + form, self.page(number), offset)[0]
+        return value
+
+    def newest_meta(self) -> int:
+        """
+        Return the number of the meta page of the last transaction.
+        """
+        return max((0, 1), key=lambda number: self.number(number, TRANSACTION, "Q"))
+
+    def nodes(self, number: int) -> tuple[int, ...]:
+        """
+        Return the offsets of the nodes in a page.
+        """
+        count = (self.number(number, 12, "H") - 16) // 2
+        return struct.unpack_from(f"<{count}H", self.page(number), 16)
+
+
+def exchange_leaves(file: PagedFile) -> None:
+    """
+    Exchange the last two leaves, but leave each its page number.
+    """
+    first, second = file.used[LEAF][-2:]
+    pages = file.page(first), file.page(second)
+    file.put(first, 8, pages[1][8:])
+    file.put(second, 8, pages[0][8:])

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 from zope.interface.verify import verifyObject
 
-from pexservice.core.cursor import Cursor, Transition, position_after
+from pexservice.core.cursor import Cursor, Transition, position_after_all
 from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore, IStore
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
@@ -58,8 +58,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
     """
     Provide a maker of stores that all have the same data.
     """
-    maker: Maker = request.param(tmp_path)
-    return maker
+    return cast(Maker, request.param(tmp_path))
 
 
 @pytest.fixture
@@ -80,13 +79,15 @@ def batch(before: tuple[int, int], transitions: bytes, *keys: bytes) -> Batch:
     The first transitions have C{keys}, one each.
     """
     revision, position = before
-    used: dict[bytes, bytes] = {}
-    for number, code in enumerate(transitions):
-        transition = Transition(bytes((code,)))
-        position = position_after(position, transition)
-        if number < len(keys):
-            used[keys[number]] = pack_use(transition.code, revision + number + 1, position)
-    after = Cursor(revision + len(transitions), position)
+    used = {
+        key: pack_use(
+            transitions[count - 1 : count],
+            revision + count,
+            position_after_all(position, transitions[:count]),
+        )
+        for count, key in enumerate(keys, 1)
+    }
+    after = Cursor(revision + len(transitions), position_after_all(position, transitions))
     time_ns = 1_700_000_000_000_000_000 + revision
     return Batch(Cursor(*before), transitions, after, time_ns, used)
 
@@ -131,19 +132,16 @@ def test_history_comes_newest_first_across_the_rows_of_batches(store: IStore) ->
     """
     At most C{limit} transitions, from below the revision C{before}.
     """
+    assert now(store.history(ABOVE_ALL, 100)) == []
     first = batch((0, 0), b"nnp")
     second = batch(first.after, b"rnn")
-    for stored_batch in (first, second):
-        now(store.commit(stored_batch))
+    now(store.commit(first))
+    now(store.commit(second))
     rows: list[HistoryEntry] = [*replay(first), *replay(second)][::-1]
     assert now(store.history(ABOVE_ALL, 4)) == rows[:4]
     assert now(store.history(5, 100)) == rows[2:]
     assert now(store.history(4, 2)) == rows[3:5]
     assert now(store.history(1, 100)) == []
-
-
-def test_history_of_a_new_store_is_empty(store: IStore) -> None:
-    assert now(store.history(ABOVE_ALL, 100)) == []
 
 
 def test_history_reaches_exactly_as_far_back_as_it_is_kept(store: IStore) -> None:

@@ -14,7 +14,6 @@ from textwrap import indent
 import pytest
 from twisted.internet.task import Clock
 
-from pexservice.process.exit_status import Misconfigured
 from pexservice.stores.errors import (
     ReadingChildKilled,
     StoreDamaged,
@@ -30,6 +29,13 @@ from pexservice.stores.lmdb.child import (
 
 STORE = Path("/the/store")
 
+IMPORTS = """
+import os, sys, time
+from pathlib import Path
+from pexservice.process.exit_status import Misconfigured
+from pexservice.stores.errors import *
+"""
+
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -44,7 +50,9 @@ def ask(module: Path, text: str, progress: Progress = lambda _: None) -> None:
     """
     Run C{text}, as the body of a function, in a child.
     """
-    module.write_text(f"def read(path, argument, progress):\n{indent(text, '    ')}")
+    module.write_text(
+        f"{IMPORTS}def read(path, argument, progress):\n{indent(text, '    ')}"
+    )
 
     def read(path: Path, argument: Path, progress: Progress) -> None:
         raise NotImplementedError
@@ -59,7 +67,6 @@ def test_progress_of_a_child_is_reported_while_it_runs(module: Path) -> None:
     """
     percentages: list[int] = []
     child = """
-from pathlib import Path
 print("progress 1", flush=True)
 print("something else", flush=True)
 print("progress nothing", flush=True)
@@ -74,9 +81,10 @@ assert (path, argument) == (Path("/the/store"), Path("argument"))
 @pytest.mark.parametrize(
     ("end", "error", "message"),
     [
-        ("print('bad'); sys.exit(78)", StoreDamaged, "^bad$"),
-        ("print('new'); sys.exit(64)", StoreIncompatible, "^new$"),
-        ("print('why'); sys.exit(1)", StoreError, "^why$"),
+        ("raise StoreDamaged('bad')", StoreDamaged, "^bad$"),
+        ("raise StoreIncompatible('new')", StoreIncompatible, "^new$"),
+        ("raise Misconfigured('wrong')", StoreIncompatible, "^wrong$"),
+        ("raise StoreError('why')", StoreError, "^why$"),
         ("sys.exit(1)", StoreError, "/the/store cannot be read"),
         ("raise ValueError('bug')", StoreError, "^ValueError: bug$"),
         ("os.kill(os.getpid(), 7)", StoreDamaged, "/the/store is damaged.*signal 7"),
@@ -91,7 +99,7 @@ def test_end_of_a_child_raises_the_error_of_its_status(
     With the child's words, except those about progress.
     """
     with pytest.raises(error, match=message) as caught:
-        ask(module, f"import os, sys\nprint('progress 5', flush=True)\n{end}")
+        ask(module, f"progress(5)\n{end}")
     assert caught.type is error
 
 
@@ -107,8 +115,7 @@ def test_child_is_killed_when_its_progress_cannot_be_reported(module: Path) -> N
         ask(
             module,
             f"""
-import os, pathlib, time
-pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))
+Path({str(pid)!r}).write_text(str(os.getpid()))
 print("progress 5", flush=True)
 time.sleep(60)
 """,
@@ -142,34 +149,6 @@ sys.exit(child_main(read))
         assert child.stdout.readline() == b"progress 5\n"
         child.stdout.close()
         assert child.wait(60) != 0
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (None, 0),
-        (StoreError("why"), 1),
-        (StoreDamaged("why"), 78),
-        (StoreIncompatible("why"), 64),
-        (Misconfigured("why"), 64),
-    ],
-)
-def test_child_reports_its_progress_and_its_error(
-    capfd: pytest.CaptureFixture[str], error: Exception | None, status: int
-) -> None:
-    """
-    A child writes its progress and a line for its error, and returns the exit status.
-    """
-
-    def call(progress: Progress) -> None:
-        progress(7)
-        if error is not None:
-            raise error
-
-    assert child_main(call) == status
-    written = capfd.readouterr().out.splitlines()
-    assert written[0] == "progress 7"
-    assert written[1:] == ([] if error is None else [str(error)])
 
 
 def test_progress_is_written_at_once_and_then_once_in_each_interval(

@@ -9,10 +9,10 @@ import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -98,9 +98,8 @@ def test_directory_replaced_during_the_wait_for_its_lock_is_refused(
     By another directory or by none.
     """
     path = tmp_path / "store"
-    holder = Directory(str(path))
+    holder, waiting = Directory(str(path)), Directory(str(path))
     holder.lock()
-    waiting = Directory(str(path))
     with ThreadPoolExecutor(1) as threads:
         waits = threads.submit(waiting.lock, wait=True)
         for _ in poll_attempts():
@@ -126,50 +125,38 @@ def _opened(path: Path) -> int:
     return count
 
 
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """
-    Provide the list of directories that were made durable; the first three attempts fail.
-    """
-    done: list[Path] = []
-    failures = iter(range(3))
-
-    def sync(path: Path) -> None:
-        if next(failures, None) is not None:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        done.append(path)
-
-    monkeypatch.setattr(directory, "sync_directory", sync)
-    return done
-
-
-def test_a_later_start_makes_the_store_durable(tmp_path: Path, synced: list[Path]) -> None:
+def test_a_later_start_makes_the_store_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     A start makes a directory or a store durable when an earlier start failed to do so.
 
     The earlier start made the directory or the store, but did not make it durable.  An
     answer would be lost with a directory that a power cut undoes.
     """
-    path = tmp_path / "store"
-    directory = Directory(str(path))
+    path, failing = tmp_path / "store", OSError(errno.EIO, os.strerror(errno.EIO))
+    sync = Mock(side_effect=[failing, failing, failing, None, None, None, None])
+    monkeypatch.setattr(directory, "sync_directory", sync)
+    store = Directory(str(path))
     with pytest.raises(StoreError, match="Input/output error"):
-        directory.lock()
+        store.lock()
     assert path.is_dir()
-    directory.lock()
+    store.lock()
     for _ in range(2):
         with pytest.raises(StoreError, match="cannot be made: Input/output error"):
-            directory.install(make)
-    assert synced == []
-    directory.install(make)
-    assert synced == [tmp_path, path / STAGING_DIRECTORY, path]
+            store.install(make)
+    sync.reset_mock()
+    store.install(make)
+    assert sync.mock_calls == [call(tmp_path), call(path / STAGING_DIRECTORY), call(path)]
 
     # The same for a store that is in place, but whose rename is not durable.
     (path / STAGING_DIRECTORY).mkdir()
-    directory.remove_staging()
-    assert synced[3:] == [path]
+    sync.reset_mock()
+    store.remove_staging()
+    store.remove_staging()
+    assert sync.mock_calls == [call(path)]
     assert [file.name for file in path.iterdir()] == [DATA_FILE]
-    directory.remove_staging()
-    assert synced[4:] == []
+    store.unlock()
 
 
 def test_directory_stays_locked_until_the_thread_that_installs_a_store_has_ended(
@@ -242,30 +229,21 @@ def test_claim_of_another_store_is_not_renewed(tmp_path: Path, claim: StoreClaim
 
 
 @pytest.mark.parametrize("free", [0, 1])
-def test_room_where_none_can_be_allocated(
+def test_file_system_that_cannot_allocate_has_enough_space_if_as_much_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
-    """
-    A file system that cannot set room aside has enough if as much is free.
-    """
 
-    class Library:
-        def fallocate(self, *_: object) -> int:
-            ctypes.set_errno(errno.EOPNOTSUPP)
-            return -1
+    def fallocate(*_: object) -> int:
+        ctypes.set_errno(errno.EOPNOTSUPP)
+        return -1
 
     holder = Directory(str(tmp_path))
     holder.lock()
     (tmp_path / DATA_FILE).write_bytes(bytes(4096))
-    disk = os.statvfs(tmp_path)
-    values = {name: getattr(disk, name) for name in ("f_bavail", "f_frsize")}
-    values["f_bavail"] = free
-    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(**values))
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Library())
-    wanted = 4096 + disk.f_frsize
-    if free:
-        holder.allocate_data_file(wanted)
-    else:
-        with pytest.raises(OSError, match="No space left"):
-            holder.allocate_data_file(wanted)
+    disk = SimpleNamespace(f_bavail=free, f_frsize=os.statvfs(tmp_path).f_frsize)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: disk)
+    library = SimpleNamespace(fallocate=fallocate)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: library)
+    with nullcontext() if free else pytest.raises(OSError, match="No space left"):
+        holder.allocate_data_file(4096 + disk.f_frsize)
     holder.unlock()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 
-from twisted.python.failure import Failure
+import pytest
 
 from pexservice.stores.lmdb.executor import (
     HANG_SECONDS,
@@ -19,7 +19,7 @@ from pexservice.stores.lmdb.executor import (
     CommitExecutor,
     ExecutorPolicy,
 )
-from tests.support.fakes import Mailbox
+from tests.support.fakes import Mailbox, now
 
 LITTLE = MAX_USUAL_INLINE_SECONDS / 4
 
@@ -39,16 +39,6 @@ def slow() -> ExecutorPolicy:
     policy = ExecutorPolicy()
     policy.record_duration(2 * HANG_SECONDS)
     return policy
-
-
-def test_first_commits_run_inline() -> None:
-    """
-    The first one shows the speed of the disk.
-    """
-    policy = ExecutorPolicy()
-    assert policy.inline
-    policy.record_duration((MAX_USUAL_INLINE_SECONDS + STALL_SECONDS) / 2)
-    assert policy.inline
 
 
 def test_a_hang_goes_to_the_thread_and_short_calls_come_back() -> None:
@@ -114,26 +104,19 @@ def test_rare_slow_calls_keep_commits_in_the_reactor() -> None:
     assert not policy.inline
 
 
-def test_the_longest_that_is_no_stall_and_no_hang() -> None:
+@pytest.mark.parametrize(("seconds", "times"), [(STALL_SECONDS, 10), (HANG_SECONDS, 1)])
+def test_commits_of_exactly_the_bound_of_a_stall_or_of_a_hang_stay_inline(
+    seconds: float, times: int
+) -> None:
     """
-    Calls stay inline with commits that last exactly the bound of a stall or of a hang.
-
-    Between short commits there may be any number of commits of exactly the bound of a
-    stall, or one commit of exactly the bound of a hang.  With longer commits, calls do not
-    stay inline.
+    Longer ones do not.
     """
-
-    def goes_on(seconds: float, times: int) -> bool:
+    for factor, inline in ((1, True), (1.001, False)):
         policy = ExecutorPolicy()
         for _ in range(times):
-            policy.record_duration(seconds)
+            policy.record_duration(factor * seconds)
             feed(policy, LITTLE, 10)
-        return policy.inline
-
-    assert goes_on(STALL_SECONDS, 10)
-    assert not goes_on(1.001 * STALL_SECONDS, 10)
-    assert goes_on(HANG_SECONDS, 1)
-    assert not goes_on(1.001 * HANG_SECONDS, 1)
+        assert policy.inline is inline
 
 
 def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
@@ -141,6 +124,7 @@ def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
     Calls go to the thread when they are usually slow, without any stall.
     """
     policy = ExecutorPolicy()
+    assert policy.inline
     feed(policy, 1.5 * MAX_USUAL_INLINE_SECONDS, 9)
     assert policy.inline
     feed(policy, 1.5 * MAX_USUAL_INLINE_SECONDS, 3)
@@ -148,39 +132,28 @@ def test_a_disk_that_is_usually_slow_goes_to_the_thread() -> None:
 
 
 def test_call_in_the_thread_is_measured_there_and_answered_in_the_reactor() -> None:
-    mailbox, policy, ticks = (
-        Mailbox(),
-        slow(),
-        iter([1.0, 1.0 + 2 * MAX_USUAL_INLINE_SECONDS]),
-    )
-    executor = CommitExecutor(mailbox, policy, monotonic=lambda: next(ticks))
-    ran: list[threading.Thread] = []
-    executor.run(threading.current_thread).addCallback(ran.append)
-    assert ran == []
+    mailbox, ticks = Mailbox(), iter([1.0, 1.0 + 2 * MAX_USUAL_INLINE_SECONDS])
+    executor = CommitExecutor(mailbox, slow(), monotonic=lambda: next(ticks))
+    ran = executor.run(threading.current_thread)
+    assert not ran.called
     mailbox.take()
-    assert ran[0] is not threading.current_thread()
+    thread = now(ran)
+    assert thread is not threading.current_thread()
     executor.stop()
-    assert not ran[0].is_alive()
+    assert not thread.is_alive()
 
 
 def test_exception_of_a_call_in_the_thread_is_raised_as_it_is() -> None:
     mailbox = Mailbox()
     executor = CommitExecutor(mailbox, slow())
-    failures: list[int | Failure] = []
-    executor.run(lambda: 1 // 0).addBoth(failures.append)
+    failed = executor.run(lambda: 1 // 0)
     mailbox.take()
-    (failure,) = failures
-    assert isinstance(failure, Failure)
-    assert failure.check(ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        now(failed)
     executor.stop()
 
 
-def test_inline_call_has_run_when_run_returns() -> None:
-    """
-    In the caller's thread.
-    """
+def test_inline_call_has_run_in_this_thread_when_run_returns() -> None:
     executor = CommitExecutor(Mailbox(), monotonic=lambda: 0.0)
-    threads: list[threading.Thread] = []
-    executor.run(threading.current_thread).addCallback(threads.append)
-    assert threads == [threading.current_thread()]
+    assert now(executor.run(threading.current_thread)) is threading.current_thread()
     executor.stop()

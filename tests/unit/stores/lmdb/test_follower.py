@@ -5,7 +5,7 @@ A standby has read the keys of the store when it takes over, whatever happens me
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +22,12 @@ from pexservice.stores.lmdb.follower import (
     MORE_ROWS_SECONDS,
     Follower,
 )
-from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.transaction import KeyReader, Retention
 from pexservice.stores.remembered_keys import KeyUse
 from tests.support.fakes import now
 from tests.support.format_1 import turn_back
-from tests.support.lmdb_pages import BRANCH, pages_in_use
+from tests.support.lmdb_pages import BRANCH, PagedFile
 from tests.unit.stores.lmdb.test_store import at, filled
 
 
@@ -190,25 +189,17 @@ def test_damage_does_not_end_the_standby(service: Service) -> None:
 def test_tree_that_is_a_circle_is_given_up(service: Service) -> None:
     for number in range(300):
         service.commit(*(b"%d-%d" % (number, index) for index in range(64)))
-    path = service.path / DATA_FILE
-    with path.open("rb+") as file:
-        meta = read_meta(file.fileno())
-        data = file.read()
-        # Every branch page becomes its own child, and each tree the deepest that may be.
-        for page in pages_in_use(service.path)[BRANCH]:
-            begin = page * meta.page_size
-            (lower,) = struct.unpack_from("<H", data, begin + 12)
-            for (node,) in struct.iter_unpack("<H", data[begin + 16 : begin + lower]):
-                file.seek(begin + node)
-                file.write(page.to_bytes(6, "little"))
-        at = data.find(b"keys" + struct.pack("<IH", 0, 0))
-        while at >= 0:
-            file.seek(at + 4 + 6)
-            file.write(struct.pack("<H", 32))
-            at = data.find(b"keys" + struct.pack("<IH", 0, 0), at + 1)
+    file = PagedFile(service.path)
+    whole = bytes(file.data)
+    # Every branch page becomes its own child, and each tree the deepest that may be.
+    for page in file.used[BRANCH]:
+        for node in file.nodes(page):
+            file.put(page, node, page.to_bytes(6, "little"))
+    for record in re.finditer(b"keys" + struct.pack("<IH", 0, 0), whole):
+        file.put(0, record.end(), struct.pack("<H", 32))
     service.poll()
     assert service.log.newest.uses == b""
-    path.write_bytes(data)
+    (service.path / DATA_FILE).write_bytes(whole)
     service.poll()
     assert service.knows(b"0-0")
 
@@ -255,12 +246,7 @@ def test_rows_that_were_trimmed_meanwhile_do_not_matter(service: Service) -> Non
 def test_store_of_format_1_is_not_followed(tmp_path: Path) -> None:
     filled(tmp_path / "store", 10)
     turn_back(tmp_path / "store")
-    log, clock = KeyReader(1000), Clock()
-    following = Follower(tmp_path / "store", log, clock)
-    following.start()
-    clock.advance(0)
-    assert len(log.remembered_keys) == 0
-    shutil.rmtree(tmp_path / "store")
-    clock.advance(FOLLOW_INTERVAL_SECONDS)
-    following.stop()
-    assert not clock.calls
+    log = KeyReader(1000)
+    following = Follower(tmp_path / "store", log, Clock())
+    following._poll()
+    assert following._failures == len(log.remembered_keys) == 0

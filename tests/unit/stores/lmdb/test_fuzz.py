@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from zlib import crc32
 
-import pytest
-from attrs import evolve, frozen
+from attrs import frozen
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -76,29 +75,16 @@ key_rows = st.builds(
 @frozen
 class Drawn:
     """
-    A key and a value, and how they were made.
+    A key and a value.
 
-    @ivar own_key: the key that the value was written for.
+    @ivar is_genuine: whether the record is as it was written.
+    @ivar is_foreign: whether the checksum is that of another record.
     """
 
     key: bytes
     value: bytes
-    how: str
-    own_key: bytes
-
-    @property
-    def genuine(self) -> bool:
-        """
-        Return whether the record is as it was written.
-        """
-        return self.how in ("written", "moved") and self.key == self.own_key
-
-    @property
-    def foreign(self) -> bool:
-        """
-        Return whether the checksum is that of another record.
-        """
-        return self.how == "flipped" or (self.how == "moved" and not self.genuine)
+    is_genuine: bool
+    is_foreign: bool
 
 
 @st.composite
@@ -106,11 +92,8 @@ def drawn(draw: st.DrawFn, written: st.SearchStrategy[tuple[bytes, bytes]]) -> D
     """
     Draw a record as it was written, or something else with much in common with it.
     """
-    key, value = draw(written)
-    own_key = key
-    how = draw(
-        st.sampled_from(("written", "written", "sealed", "moved", "cut", "flipped", "any"))
-    )
+    own_key, own_value = key, value = draw(written)
+    how = draw(st.sampled_from(("written", "sealed", "moved", "cut", "flipped", "any")))
     if how == "sealed":
         # With the right checksum, so that the checks behind it are tried too.
         payload = draw(payloads)
@@ -124,7 +107,8 @@ def drawn(draw: st.DrawFn, written: st.SearchStrategy[tuple[bytes, bytes]]) -> D
         value = (int.from_bytes(value, "big") ^ bit).to_bytes(len(value), "big")
     elif how == "any":
         value = draw(st.binary(max_size=64))
-    return Drawn(key, value, how, own_key)
+    is_genuine = (key, value) == (own_key, own_value)
+    return Drawn(key, value, is_genuine, not is_genuine and how in ("flipped", "moved"))
 
 
 def again(
@@ -138,9 +122,9 @@ def again(
     try:
         content = read(drawn.key, drawn.value)
     except (records.BadRecord, records.OtherFormat):
-        assert not drawn.genuine
+        assert not drawn.is_genuine
         return
-    assert not drawn.foreign
+    assert not drawn.is_foreign
     assert write(content) == (drawn.key, drawn.value)
 
 
@@ -153,7 +137,7 @@ def test_cursor_record_is_read_as_written_or_refused(record: Drawn) -> None:
     """
     It is read under its own key only.
     """
-    record = evolve(record, key=records.CURSOR_KEY)
+    assume(record.key == records.CURSOR_KEY)
     # A cursor of format 1 is read as well, but none is written.
     assume(record.value[:2] != b"\0\1")
     again(
@@ -199,14 +183,3 @@ def test_ends_of_a_row_are_those_of_the_replayed_row(record: Drawn) -> None:
 @given(drawn(key_rows))
 def test_row_of_keys_is_read_as_it_was_written_or_refused(record: Drawn) -> None:
     again(record, records.decode_key_row, records.encode_key_row)
-
-
-@given(numbers, st.binary(max_size=20))
-def test_any_eight_bytes_are_the_key_of_a_row(revision: int, key: bytes) -> None:
-    written = records.encode_row_number(revision)
-    assert records.decode_row_number(written) == revision
-    if len(key) == len(written):
-        assert records.encode_row_number(records.decode_row_number(key)) == key
-    else:
-        with pytest.raises(records.BadRecord):
-            records.decode_row_number(key)

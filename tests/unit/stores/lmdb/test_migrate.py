@@ -8,7 +8,6 @@ import struct
 from pathlib import Path
 from unittest.mock import Mock
 
-import lmdb
 import pytest
 
 from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
@@ -53,10 +52,11 @@ def write_version(path: Path, version: int) -> None:
 
 
 @pytest.mark.usefixtures("keys")
-@pytest.mark.parametrize("verification", [None, verify, verify_in_child])
-@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize(
+    ("version", "verification"), [(0, None), (3, verify), (3, verify_in_child)]
+)
 def test_format_that_nothing_reads_is_refused_and_the_store_stays_as_it_is(
-    path: Path, verification: None, version: int
+    path: Path, version: int, verification: object
 ) -> None:
     write_version(path, version)
     before = (path / DATA_FILE).read_bytes()
@@ -66,9 +66,9 @@ def test_format_that_nothing_reads_is_refused_and_the_store_stays_as_it_is(
     assert not (path / STAGING_DIRECTORY).exists()
 
 
-@pytest.mark.parametrize("verification", [None, verify, verify_in_child])
+@pytest.mark.parametrize("verification", [None, verify])
 def test_store_of_format_1_is_rewritten_with_its_cursor_history_and_keys(
-    path: Path, keys: dict[bytes, bytes], verification: None
+    path: Path, keys: dict[bytes, bytes], verification: object
 ) -> None:
     """
     A standby that takes over without verifying the store rewrites it too.
@@ -145,12 +145,17 @@ DAMAGES = {
 
 
 @pytest.mark.usefixtures("keys")
-@pytest.mark.parametrize("record", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("verification", [None, verify])
+@pytest.mark.parametrize(
+    ("damage", "verification"),
+    [*((damage, verify) for damage in DAMAGES), ("torn", None)],
+)
 def test_damaged_store_of_format_1_is_refused_and_stays_as_it_is(
-    path: Path, record: tuple[bytes, bytes | None], verification: None
+    path: Path, damage: str, verification: object
 ) -> None:
-    put(path, b"keys", *record)
+    """
+    If it is not verified when it is opened, the process that rewrites it finds the damage.
+    """
+    put(path, b"keys", *DAMAGES[damage])
     before = (path / DATA_FILE).read_bytes()
     with pytest.raises(StoreDamaged, match=f"the store {path} is damaged"):
         now(at(path, verify=verification).open())
@@ -175,17 +180,12 @@ def test_backup_keeps_format_1_and_restore_rewrites_it(
 
 
 @pytest.mark.usefixtures("keys")
-def test_full_disk_during_the_rewriting_is_named(
+def test_error_of_lmdb_during_the_rewriting_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path / STAGING_DIRECTORY).mkdir()
-    make = lmdb.open
-
-    def small(path: str, **kwargs: int) -> lmdb.Environment:
-        if "map_size" in kwargs:
-            kwargs["map_size"] = 1 << 16
-        return make(path, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(lmdb, "open", small)
+    monkeypatch.setattr(
+        "pexservice.stores.lmdb.migrate.map_size_to_grow", lambda _: 1 << 16
+    )
     with pytest.raises(StoreError, match=r"cannot be rewritten in format 2: .*stays"):
         rewrite(path, path / STAGING_DIRECTORY, lambda _: None)

@@ -9,19 +9,15 @@ from __future__ import annotations
 import random
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from pexservice.core.cursor import Cursor
-from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import BadPage, OtherFile, read_meta
 from pexservice.stores.lmdb.pages import check_pages
-from pexservice.stores.remembered_keys import pack_use
-from tests.support.fakes import now
 from tests.support.format_1 import turn_back
 from tests.support.forms import amount
 from tests.support.lmdb_pages import (
@@ -29,7 +25,10 @@ from tests.support.lmdb_pages import (
     LEAF,
     OVERFLOW,
     SIZE,
+    TRANSACTION,
+    PagedFile,
     check,
+    exchange_leaves,
     opened,
     pages_in_use,
 )
@@ -47,29 +46,15 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The store has more free pages than one page can list.
     """
     path = tmp_path_factory.mktemp("pages") / "store"
-    store = at(path, journal=3_000_000)
-    position, _ = now(store.open())
-
-    def commit(length: int, *keys: bytes) -> None:
-        nonlocal position
-        before, position = position, position + length
-        used = {
-            key: pack_use(b"n", before + ordinal, before + ordinal)
-            for ordinal, key in enumerate(keys, 1)
-        }
-        after = Cursor(position, position)
-        now(store.commit(Batch(Cursor(before, before), b"n" * length, after, 0, used)))
-
-    for number in range(BATCHES):
-        length = 2_200_000 if number == 0 else 6_000 if number % 100 == 1 else 5
-        commit(length, *(b"key-%d-%050d" % (index, number) for index in range(5)))
-    now(store.close())
+    with at(path, journal=3_000_000) as store:
+        for number in range(BATCHES):
+            length = 2_200_000 if number == 0 else 6_000 if number % 100 == 1 else 5
+            keys = [b"key-%d-%050d" % (index, number) for index in range(5)]
+            store.step(b"n" * length, *keys)
     # Trim the longest row, so that its pages become free.
-    store = at(path, journal=30_000)
-    now(store.open())
-    commit(1)
-    commit(1)
-    now(store.close())
+    with at(path, journal=30_000) as store:
+        store.step(b"n")
+        store.step(b"n")
     # In format 1 the keys are in a tree of two levels with many short records.
     turn_back(path)
     return path
@@ -137,59 +122,13 @@ def test_progress_of_the_walk_grows_within_0_and_100_percent(store: Path) -> Non
     assert 0 <= percentages[0] <= percentages[-1] <= 100
 
 
-class File:
-    """
-    The bytes of a store's file.
-    """
-
-    def __init__(self, store: Path) -> None:
-        self._path = store / DATA_FILE
-        self._bytes = bytearray(self._path.read_bytes())
-        self.used = pages_in_use(store)
-
-    def page(self, number: int) -> bytes:
-        """
-        Return the bytes of a page.
-        """
-        return bytes(self._bytes[number * SIZE : (number + 1) * SIZE])
-
-    def put(self, number: int, offset: int, new: bytes) -> None:
-        """
-        Write C{new} at C{offset} into a page, here and in the file on disk.
-        """
-        begin = number * SIZE + offset
-        self._bytes[begin : begin + len(new)] = new
-        with self._path.open("rb+") as file:
-            file.seek(begin)
-            file.write(new)
-
-    def cut(self, pages: int) -> None:
-        """
-        Keep only the first C{pages} pages of the file.
-        """
-        self._path.write_bytes(self._bytes[: pages * SIZE])
-
-    def number(self, number: int, offset: int, form: str) -> int:
-        """
-        Read a number from a page.
-        """
-        value: int = struct.unpack_from("<" + form, self.page(number), offset)[0]
-        return value
-
-    def newest_meta(self) -> int:
-        """
-        Return the number of the meta page of the last transaction.
-        """
-        return max((0, 1), key=lambda number: self.number(number, TRANSACTION, "Q"))
-
-
 #: Offsets in a meta page: of the free tree's record, of the main tree's, and so on.
-FREE, MAIN, LAST_PAGE, TRANSACTION = 40, 88, 136, 144
+FREE, MAIN, LAST_PAGE = 40, 88, 136
 
 #: Offsets in a tree's record.
 FLAGS, DEPTH, BRANCHES, ENTRIES, ROOT = 4, 6, 8, 32, 40
 
-Damage = Callable[[File], None]
+Damage = Callable[[PagedFile], None]
 
 
 def number(form: str, value: int) -> bytes:
@@ -206,7 +145,7 @@ def in_meta(offset: int, form: str, value: int | None = None) -> Damage:
     The default is the next number.
     """
 
-    def damage(file: File) -> None:
+    def damage(file: PagedFile) -> None:
         page = file.newest_meta()
         new = file.number(page, offset, form) + 1 if value is None else value
         file.put(page, offset, number(form, new))
@@ -219,28 +158,10 @@ def in_page(kind: str, index: int, offset: int, form: str, value: int) -> Damage
     Return a damage that puts another number into a page of some kind.
     """
 
-    def damage(file: File) -> None:
+    def damage(file: PagedFile) -> None:
         file.put(file.used[kind][index], offset, number(form, value))
 
     return damage
-
-
-def exchange_leaves(file: File) -> None:
-    """
-    Exchange the last two leaves, but leave each its page number.
-    """
-    first, second = file.used[LEAF][-2:]
-    pages = file.page(first), file.page(second)
-    file.put(first, 8, pages[1][8:])
-    file.put(second, 8, pages[0][8:])
-
-
-def node(page: bytes, index: int) -> int:
-    """
-    Return where a node of a page begins.
-    """
-    begin: int = struct.unpack_from("<H", page, 16 + 2 * index)[0]
-    return begin
 
 
 def in_node(kind: str, page: int, index: int, offset: int, new: bytes) -> Damage:
@@ -248,14 +169,14 @@ def in_node(kind: str, page: int, index: int, offset: int, new: bytes) -> Damage
     Return a damage that writes C{new} into a node.
     """
 
-    def damage(file: File) -> None:
+    def damage(file: PagedFile) -> None:
         where = file.used[kind][page]
-        file.put(where, node(file.page(where), index) + offset, new)
+        file.put(where, file.nodes(where)[index] + offset, new)
 
     return damage
 
 
-def exchange_nodes(file: File) -> None:
+def exchange_nodes(file: PagedFile) -> None:
     """
     Exchange two records of the last leaf.
     """
@@ -264,7 +185,7 @@ def exchange_nodes(file: File) -> None:
     file.put(page, 16, second + first)
 
 
-def drop_last_record(file: File) -> None:
+def drop_last_record(file: PagedFile) -> None:
     """
     Let the last leaf end one record earlier.
     """
@@ -272,22 +193,22 @@ def drop_last_record(file: File) -> None:
     file.put(page, 12, number("H", file.number(page, 12, "H") - 2))
 
 
-def one_bit_of_a_branch_key(file: File) -> None:
+def one_bit_of_a_branch_key(file: PagedFile) -> None:
     """
     Change one bit of the key by which a child is found.
     """
     page = file.used[BRANCH][-1]
-    key = node(file.page(page), 1) + 8
+    key = file.nodes(page)[1] + 8
     file.put(page, key + 1, bytes((file.page(page)[key + 1] ^ 1,)))
 
 
-def free_a_page_in_use(file: File) -> None:
+def free_a_page_in_use(file: PagedFile) -> None:
     """
     Let the list of free pages name the last leaf.
     """
     # The root of the free tree.
     root = file.number(file.newest_meta(), FREE + ROOT, "Q")
-    begin = node(file.page(root), 0)
+    begin = file.nodes(root)[0]
     count = file.number(root, begin + 16, "Q")
     assert 0 < count < 100
     for index in range(count):
@@ -297,24 +218,24 @@ def free_a_page_in_use(file: File) -> None:
             return
 
 
-def empty_list_of_free_pages(file: File) -> None:
+def empty_list_of_free_pages(file: PagedFile) -> None:
     """
     Let a list of free pages say that it has none.
     """
     root = file.number(file.newest_meta(), FREE + ROOT, "Q")
-    file.put(root, node(file.page(root), 0) + 16, bytes(8))
+    file.put(root, file.nodes(root)[0] + 16, bytes(8))
 
 
-def newest_key_of_the_free_tree(file: File) -> None:
+def newest_key_of_the_free_tree(file: PagedFile) -> None:
     """
     Let another transaction have been the last to free pages.
     """
     root = file.number(file.newest_meta(), FREE + ROOT, "Q")
-    last = node(file.page(root), (file.number(root, 12, "H") - 16) // 2 - 1)
+    last = file.nodes(root)[-1]
     file.put(root, last + 8, number("Q", file.number(root, last + 8, "Q") + 1))
 
 
-def shorten(file: File) -> None:
+def shorten(file: PagedFile) -> None:
     """
     Cut off the last page that is in use.
     """
@@ -368,7 +289,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 def test_each_kind_of_damage_is_found_and_named(
     store: Path, damage: Damage, message: str
 ) -> None:
-    damage(File(store))
+    damage(PagedFile(store))
     with pytest.raises(BadPage, match=message):
         check(store)
 
@@ -377,7 +298,7 @@ def test_file_with_any_bytes_passes_or_is_refused(store: Path) -> None:
     """
     Nothing else happens.
     """
-    file, refused = File(store), 0
+    file, refused = PagedFile(store), 0
     seeds = amount(short=200, long=2000)
     for seed in range(seeds):
         chance = random.Random(seed)  # noqa: S311 to be repeated
@@ -397,14 +318,6 @@ def test_file_with_any_bytes_passes_or_is_refused(store: Path) -> None:
     check(store)
 
 
-def stamped(offset: int, order: str, version: int) -> Iterator[bytes]:
-    """
-    Yield meta pages of another LMDB.
-    """
-    for _ in range(2):
-        yield (bytes(offset) + struct.pack(order + "II", 0xBEEFC0DE, version)).ljust(SIZE)
-
-
 @pytest.mark.parametrize(
     ("offset", "order", "version", "message"),
     [
@@ -420,7 +333,8 @@ def test_file_of_another_lmdb_is_not_called_damaged(
     """
     The error names its version.
     """
-    (tmp_path / DATA_FILE).write_bytes(b"".join(stamped(offset, order, version)))
+    meta = bytes(offset) + struct.pack(order + "II", 0xBEEFC0DE, version)
+    (tmp_path / DATA_FILE).write_bytes(2 * meta.ljust(SIZE))
     with opened(tmp_path) as file, pytest.raises(OtherFile, match=message):
         read_meta(file)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,12 +39,9 @@ class Disk:
     @ivar tries: how often room was asked for.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.free: int | None = None
-        self.error = errno.ENOSPC
-        self.tries = 0
-        self.taken = 0
-        monkeypatch.setattr(Directory, "allocate_data_file", self.allocate)
+    free: int | None = None
+    error = errno.ENOSPC
+    tries = taken = 0
 
     def allocate(self, length: int) -> None:
         """
@@ -60,7 +58,9 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """
     Provide a disk with room.
     """
-    return Disk(monkeypatch)
+    disk = Disk()
+    monkeypatch.setattr(Directory, "allocate_data_file", disk.allocate)
+    return disk
 
 
 def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
@@ -83,26 +83,12 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
         disk.free = None
         with pytest.raises(Refusal):
             store.step(b"n")
-        clock.advance(ALLOCATION_RETRY_SECONDS)
-        store.step(b"n")
-        assert store.commit_refusal() is None
-    assert store.commit_refusal() is None
-
-
-def test_query_of_the_shortage_notices_free_space_without_a_step(
-    tmp_path: Path, disk: Disk
-) -> None:
-    """
-    A service that is not ready gets no step that would notice the free space.
-    """
-    path, clock = tmp_path / "store", Clock()
-    disk.free = 0
-    with at(path, monotonic=clock.seconds) as store:
-        disk.free = None
         assert store.commit_refusal() is not None
         clock.advance(ALLOCATION_RETRY_SECONDS)
+        # A service that is not ready gets no step that would notice the free space.
         assert store.commit_refusal() is None
         store.step(b"n")
+    assert store.commit_refusal() is None
 
 
 def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
@@ -210,27 +196,29 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             clock.advance(reserve.READER_LOG_INTERVAL_SECONDS * lines)
 
 
-def test_a_full_map_names_the_reader(
+def test_full_map_names_the_reader_and_a_dead_reader_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The refusal of a full map names the process whose reading keeps pages from being free.
+    LMDB forgets the reader when one more batch was refused, and uses its pages again.
     """
     path = tmp_path / "store"
-    monkeypatch.setattr("pexservice.stores.lmdb.reserve.MAX_DISK_FRACTION", 0)
+    monkeypatch.setattr(reserve, "MAX_DISK_FRACTION", 0)
     with at(path, map_size=1 << 18) as store:
 
-        def steps() -> None:
-            while True:
+        def steps(count: int) -> None:
+            for _ in range(count):
                 store.step(b"n")
 
-        with (
-            reader(path) as pid,
-            pytest.raises(Refusal, match=f"is full, and process {pid} has been reading it"),
-        ):
-            steps()
-        # The reader has let go of its pages: all but those of the last state are free.
-        store.step(b"n")
+        with reader(path) as pid:
+            with pytest.raises(
+                Refusal, match=f"is full, and process {pid} has been reading it"
+            ):
+                steps(1000)
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(Refusal, match="is full"):
+            store.step(b"n")
+        steps(50)
 
 
 def warnings_about_space(events: Sequence[LogEvent]) -> int:

@@ -5,7 +5,7 @@ Damage that is found while the store is served: it ends as damage at the start d
 from __future__ import annotations
 
 import os
-import struct
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.lmdb.witness import read_witness
 from pexservice.stores.verification import VerificationRecord
 from tests.support.fakes import ABOVE_ALL, Mailbox, now
-from tests.support.lmdb_pages import BRANCH, LEAF, SIZE, pages_in_use
+from tests.support.lmdb_pages import BRANCH, LEAF, PagedFile
 from tests.unit.stores.lmdb.test_store import StoreUnderTest, at, filled
 from tests.unit.stores.test_contract import batch
 
@@ -36,16 +36,7 @@ from tests.unit.stores.test_contract import batch
 BATCHES = 2 * TRIM_SLACK
 NEWEST = 4 * BATCHES
 
-Damage = Callable[[Path], None]
-
-
-def overwrite(path: Path, offset: int, new: bytes) -> None:
-    """
-    Write C{new} at C{offset} into the data file, below any process that has it open.
-    """
-    with (path / DATA_FILE).open("rb+") as file:
-        file.seek(offset)
-        file.write(new)
+Damage = Callable[[PagedFile], None]
 
 
 def in_value(value: bytes) -> Damage:
@@ -53,38 +44,30 @@ def in_value(value: bytes) -> Damage:
     Return a damage to the last bit of a record's value, in each place that has the value.
     """
 
-    def damage(path: Path) -> None:
-        data, end = (path / DATA_FILE).read_bytes(), 0
-        while (begin := data.find(value, end)) >= 0:
-            end = begin + len(value)
-            overwrite(path, end - 1, bytes((value[-1] ^ 1,)))
-        assert end
+    def damage(file: PagedFile) -> None:
+        places = list(re.finditer(re.escape(value), file.data))
+        assert places
+        for place in places:
+            file.put(0, place.end() - 1, bytes((value[-1] ^ 1,)))
 
     return damage
 
 
-def in_pages(kind: str, offset: int, new: bytes) -> Damage:
+def unknown_leaves(file: PagedFile) -> None:
     """
-    Return a damage that writes C{new} at C{offset} into every page of a kind.
+    Give every leaf flags that no page has.
     """
-
-    def damage(path: Path) -> None:
-        for page in pages_in_use(path)[kind]:
-            overwrite(path, page * SIZE + offset, new)
-
-    return damage
+    for page in file.used[LEAF]:
+        file.put(page, 10, b"\4\0")
 
 
-def no_children(path: Path) -> None:
+def no_children(file: PagedFile) -> None:
     """
     Let every branch page have its children beyond the end of the file.
     """
-    data = (path / DATA_FILE).read_bytes()
-    for page in pages_in_use(path)[BRANCH]:
-        begin = page * SIZE
-        (lower,) = struct.unpack_from("<H", data, begin + 12)
-        for (node,) in struct.iter_unpack("<H", data[begin + 16 : begin + lower]):
-            overwrite(path, begin + node, b"\xff" * 6)
+    for page in file.used[BRANCH]:
+        for node in file.nodes(page):
+            file.put(page, node, b"\xff" * 6)
 
 
 def row(number: int) -> bytes:
@@ -111,8 +94,8 @@ def commit(store: StoreUnderTest) -> None:
 #: By name: the damage, the call that finds it, and words of the error.
 CASES: dict[str, tuple[Damage, Call, str]] = {
     "row": (in_value(row(BATCHES - 1)), history, "checksum"),
-    "pages, history": (in_pages(LEAF, 10, b"\4\0"), history, "MDB_BAD_TXN"),
-    "pages, commit": (in_pages(LEAF, 10, b"\4\0"), commit, "MDB_BAD_TXN"),
+    "pages, history": (unknown_leaves, history, "MDB_BAD_TXN"),
+    "pages, commit": (unknown_leaves, commit, "MDB_BAD_TXN"),
     "children, history": (no_children, history, "MDB_PAGE_NOTFOUND"),
     "children, commit": (no_children, commit, "MDB_PAGE_NOTFOUND"),
 }
@@ -128,7 +111,7 @@ def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
     path = tmp_path / "store"
     filled(path, BATCHES)
     with at(path, journal=4, kept_keys=4) as store:
-        damage(path)
+        damage(PagedFile(path))
         before = (path / DATA_FILE).read_bytes()
         with pytest.raises(StoreDamaged, match=f"{path} is damaged: .*{message}"):
             call(store)
@@ -220,7 +203,7 @@ def test_standby_verifies_a_store_whose_verification_was_not_completed(
         now(served.open())
         now(served.close())
         service.report.suspicious_ends = 1
-    in_value(row(BATCHES // 2))(path)
+    in_value(row(BATCHES // 2))(PagedFile(path))
     if was_served:
         with pytest.raises(StoreDamaged, match="checksum"):
             now(service.store().open())
@@ -287,7 +270,7 @@ def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> 
     filled(path, BATCHES)
     with at(path) as store:
         whole = (path / DATA_FILE).read_bytes()
-        in_value(row(BATCHES - 1))(path)
+        in_value(row(BATCHES - 1))(PagedFile(path))
         with pytest.raises(StoreDamaged):
             now(store.history(ABOVE_ALL, 10))
     (path / DATA_FILE).write_bytes(whole)

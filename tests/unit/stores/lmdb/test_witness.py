@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -19,15 +18,12 @@ from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
-from pexservice.stores.lmdb.page_format import read_meta
 from pexservice.stores.lmdb.records import WitnessRecord
 from pexservice.stores.lmdb.verify import summary, verify, verify_in_child
 from pexservice.stores.lmdb.witness import Witness, read_witness
 from tests.support.fakes import now
-from tests.support.lmdb_pages import SIZE, opened
-from tests.unit.stores.lmdb.test_pages import TRANSACTION
+from tests.support.lmdb_pages import TRANSACTION, PagedFile
 from tests.unit.stores.lmdb.test_store import at, filled, mode
-from tests.unit.stores.test_contract import batch
 
 
 def begin_with_the_older_state(store: Path) -> None:
@@ -37,12 +33,11 @@ def begin_with_the_older_state(store: Path) -> None:
     One bit of that transaction's number changes, and nothing in the file shows the
     change.
     """
-    with opened(store) as file:
-        newest = read_meta(file).transaction
-    assert newest & 2
-    with (store / DATA_FILE).open("rb+") as data:
-        data.seek(newest % 2 * SIZE + TRANSACTION)
-        data.write((newest - 2).to_bytes(8, "little"))
+    file = PagedFile(store)
+    meta = file.newest_meta()
+    transaction = file.number(meta, TRANSACTION, "Q")
+    assert transaction & 2
+    file.put(meta, TRANSACTION, (transaction - 2).to_bytes(8, "little"))
 
 
 @pytest.fixture
@@ -72,23 +67,15 @@ def test_each_commit_writes_the_witness_before_its_response(
     path = tmp_path / "store"
     store = at(path)
     now(store.open())
-    calls: list[str] = []
-    for name in ("fsync", "pwrite"):
-        call: Callable[..., object] = getattr(os, name)
-
-        def called(
-            *args: object, name: str = name, call: Callable[..., object] = call
-        ) -> object:
-            calls.append(name)
-            return call(*args)
-
-        monkeypatch.setattr(os, name, called)
+    fsync, pwrite = Mock(wraps=os.fsync), Mock(wraps=os.pwrite)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "pwrite", pwrite)
     for count in (1, 2):
-        now(store.commit(batch((count - 1, count - 1), b"n")))
+        store.step(b"n")
         assert read_witness(path) == WitnessRecord(count)
-    assert calls == ["pwrite", "pwrite"]
+    assert (pwrite.call_count, fsync.call_count) == (2, 0)
     now(store.close())
-    assert calls[2:] == ["fsync"]
+    assert (pwrite.call_count, fsync.call_count) == (2, 1)
     assert mode(path / WITNESS_FILE) == 0o600
     # Within one sector of any disk.
     assert (path / WITNESS_FILE).stat().st_size == records.WITNESS_SIZE < 512
