@@ -18,6 +18,13 @@ Damage = Callable[[bytearray, int, Original, random.Random], None]
 _HEAD_BYTES = 48
 
 
+def _at(page: int, offset: int = 0) -> slice:
+    """
+    Return the slice of a page from C{offset} on.
+    """
+    return slice(page * PAGE_SIZE + offset, (page + 1) * PAGE_SIZE)
+
+
 def one_bit(data: bytearray, page: int, _: Original, rng: random.Random) -> None:
     """
     Flip one bit.
@@ -48,10 +55,8 @@ def zero_byte(data: bytearray, page: int, _: Original, rng: random.Random) -> No
     """
     Zero one byte that is not zero.
     """
-    page_start = page * PAGE_SIZE
-    nonzero_offsets = [
-        offset for offset in range(page_start, page_start + PAGE_SIZE) if data[offset]
-    ]
+    offsets = range(page * PAGE_SIZE, (page + 1) * PAGE_SIZE)
+    nonzero_offsets = [offset for offset in offsets if data[offset]]
     if nonzero_offsets:
         data[rng.choice(nonzero_offsets)] = 0
 
@@ -72,10 +77,9 @@ def swap(data: bytearray, page: int, _: Original, rng: random.Random) -> None:
     kept_bytes = rng.choice((0, 8))
     first, second = page * PAGE_SIZE + kept_bytes, other * PAGE_SIZE + kept_bytes
     length = PAGE_SIZE - kept_bytes
-    data[first : first + length], data[second : second + length] = (
-        data[second : second + length],
-        data[first : first + length],
-    )
+    first_page = data[first : first + length]
+    data[first : first + length] = data[second : second + length]
+    data[second : second + length] = first_page
 
 
 def overwrite(data: bytearray, page: int, _: Original, rng: random.Random) -> None:
@@ -84,9 +88,7 @@ def overwrite(data: bytearray, page: int, _: Original, rng: random.Random) -> No
     """
     other = rng.randrange(len(data) // PAGE_SIZE)
     kept_bytes = rng.choice((0, 8))
-    data[page * PAGE_SIZE + kept_bytes : (page + 1) * PAGE_SIZE] = data[
-        other * PAGE_SIZE + kept_bytes : (other + 1) * PAGE_SIZE
-    ]
+    data[_at(page, kept_bytes)] = data[_at(other, kept_bytes)]
 
 
 def older_page(data: bytearray, page: int, original: Original, rng: random.Random) -> None:
@@ -106,12 +108,8 @@ def older_pages(data: bytearray, page: int, original: Original, rng: random.Rand
     damaged file could be a complete store of that time, like a copy that an operator made.
     """
     earlier = rng.choice(original.earlier)
-    changed = [
-        number
-        for number in range(min(len(earlier), len(data)) // PAGE_SIZE)
-        if data[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
-        != earlier[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
-    ]
+    numbers = range(min(len(earlier), len(data)) // PAGE_SIZE)
+    changed = [number for number in numbers if data[_at(number)] != earlier[_at(number)]]
     lost = {page, *rng.sample(changed, rng.randrange(len(changed) + 1))}
     if earlier is not original.earlier[0] and {0, 1} <= lost:
         lost.discard(rng.randrange(2))
@@ -120,7 +118,7 @@ def older_pages(data: bytearray, page: int, original: Original, rng: random.Rand
 
 def _put_back(data: bytearray, pages: list[int], earlier: bytes) -> None:
     for page in pages:
-        earlier_page = earlier[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+        earlier_page = earlier[_at(page)]
         data[page * PAGE_SIZE : page * PAGE_SIZE + len(earlier_page)] = earlier_page
 
 

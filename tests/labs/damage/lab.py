@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from enum import IntEnum
+from itertools import groupby
 from pathlib import Path
 from unittest.mock import patch
 
@@ -72,12 +73,6 @@ class Outcome(IntEnum):
     BROKEN = 15
 
 
-class Undetected(AssertionError):
-    """
-    Raised if a damaged store was accepted.
-    """
-
-
 @frozen
 class Trial:
     """
@@ -109,17 +104,13 @@ def try_damages(first: int, count: int, *, checks: bool = True) -> Iterator[Tria
     @param checks: if false, neither pages nor the witness are checked, and no records are
         looked up, as in a version without these checks.
     """
-    latest_original: tuple[int, Original] | None = None
-    with tempfile.TemporaryDirectory(
-        dir=_MEMORY_DIRECTORY if _MEMORY_DIRECTORY.is_dir() else None
-    ) as directory:
-        for seed in range(first, first + count):
-            number = seed // DAMAGES_PER_STORE
-            if latest_original is None or latest_original[0] != number:
-                shutil.rmtree(Path(directory, "original"), ignore_errors=True)
-                Path(directory, "original").mkdir()
-                latest_original = number, make_original(Path(directory, "original"), number)
-            yield _try(Path(directory, "damaged"), latest_original[1], seed, checks=checks)
+    memory = _MEMORY_DIRECTORY if _MEMORY_DIRECTORY.is_dir() else None
+    seeds = range(first, first + count)
+    for number, seeds_of_store in groupby(seeds, lambda seed: seed // DAMAGES_PER_STORE):
+        with tempfile.TemporaryDirectory(dir=memory) as directory:
+            original = make_original(Path(directory), number)
+            for seed in seeds_of_store:
+                yield _try(Path(directory, "damaged"), original, seed, checks=checks)
 
 
 def _try(path: Path, original: Original, seed: int, *, checks: bool) -> Trial:
@@ -215,7 +206,7 @@ def damage_stores(count: int, first: int = 0) -> Counter[Outcome]:
     """
     Try C{count} damages, and write down the evidence.
 
-    @raise Undetected: a damaged store was accepted.
+    @raise AssertionError: a damaged store was accepted.
     """
     outcomes: Counter[Outcome] = Counter()
     undetected: list[Trial] = []
@@ -225,7 +216,7 @@ def damage_stores(count: int, first: int = 0) -> Counter[Outcome]:
             undetected.append(trial)
             print(trial, flush=True)
     if undetected:
-        raise Undetected(undetected)
+        raise AssertionError(undetected)
     record(
         "damage",
         promise="A damaged store is refused, unless the damage is in unused space: no"

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -44,10 +45,9 @@ KINDS = 4
 @frozen
 class Contents:
     """
-    The contents of a store: its cursor, its history and its keys.
+    The contents of a store: its history, which ends at its cursor, and its keys.
     """
 
-    cursor: tuple[int, int]
     history: tuple[HistoryEntry, ...]
     keys: tuple[KeyUse | None, ...]
 
@@ -99,11 +99,8 @@ def _rewrite_here(_: object, source: Path, new: Path, **__: object) -> None:
 
 
 def read(store: LmdbStore, used_keys: tuple[bytes, ...]) -> Contents:
-    entries = now(store.history(ABOVE_ALL, 10 * KEPT_ENTRIES))
-    cursor = (entries[0].revision, entries[0].position)
-    return Contents(
-        cursor, tuple(entries), tuple(map(store.remembered_keys.find, used_keys))
-    )
+    history = now(store.history(ABOVE_ALL, 10 * KEPT_ENTRIES))
+    return Contents(tuple(history), tuple(map(store.remembered_keys.find, used_keys)))
 
 
 class BatchMaker:
@@ -165,7 +162,7 @@ def make_original(path: Path, seed: int) -> Original:
             files = [(path / "store" / DATA_FILE).read_bytes(), *files[:EARLIER_COUNT]]
     now(store.close())
     if is_old:
-        files = [_in_format_1(path / "old", data) for data in files]
+        files = [_in_format_1(path, data) for data in files]
     used_keys = tuple(batch_maker.used_keys)
     contents = _contents(path, files[0], used_keys)
     return Original(
@@ -179,33 +176,38 @@ def make_original(path: Path, seed: int) -> Original:
     )
 
 
-def _in_format_1(directory: Path, data: bytes) -> bytes:
+@contextmanager
+def _store_with(path: Path, data: bytes) -> Iterator[Path]:
+    """
+    Provide a directory in C{path} with this data file, until the end of the block.
+    """
+    directory = path / "temporary"
+    directory.mkdir()
+    (directory / DATA_FILE).write_bytes(data)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def _in_format_1(path: Path, data: bytes) -> bytes:
     """
     Return the data file of a store with the same contents in format 1.
     """
-    directory.mkdir()
-    (directory / DATA_FILE).write_bytes(data)
-    turn_back(directory)
-    data = (directory / DATA_FILE).read_bytes()
-    shutil.rmtree(directory)
-    return data
+    with _store_with(path, data) as directory:
+        turn_back(directory)
+        return (directory / DATA_FILE).read_bytes()
 
 
 def _contents(
     path: Path,
     data: bytes,
     used_keys: tuple[bytes, ...],
-    change: Callable[[LmdbStore], None] | None = None,
+    change: Callable[[LmdbStore], None] = lambda _: None,
 ) -> Contents:
-    directory = path / "read"
-    directory.mkdir()
-    (directory / DATA_FILE).write_bytes(data)
-    store = open_unverified(directory)
-    if change is not None:
+    with _store_with(path, data) as directory:
+        store = open_unverified(directory)
         change(store)
-    contents = read(store, used_keys)
-    now(store.close())
-    shutil.rmtree(directory)
+        contents = read(store, used_keys)
+        now(store.close())
     return contents
 
 

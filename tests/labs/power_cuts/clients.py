@@ -71,12 +71,6 @@ class SteppingClient(Client):
             self.steps_by_key[key] = self.acknowledged[-1]
         return self.replayed > replayed
 
-    def close(self) -> None:
-        """
-        Close the connection of a client that was never started.
-        """
-        self._close()
-
 
 @define
 class NegativeControl:

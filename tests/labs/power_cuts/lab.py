@@ -96,10 +96,9 @@ class Store:
             try:
                 control.start()
                 self._compare(daemon, clients)
+                prefix = f"{self.store_name}-{cut}"
                 clients = [
-                    SteppingClient(
-                        number, daemon.port, key_prefix=f"{self.store_name}-{cut}"
-                    )
+                    SteppingClient(number, daemon.port, key_prefix=prefix)
                     for number in range(CLIENTS)
                 ]
                 for client in clients:
@@ -117,18 +116,14 @@ class Store:
                 client.join(TIMEOUT_SECONDS)
                 assert not client.is_alive()
             self.volume.recover()
+        control.start()
+        control.kill()
         with self._start("pexservice-worker") as daemon:
-            try:
-                control.start()
-            finally:
-                control.kill()
             self._compare(daemon, clients)
             assert whole_history(daemon) == self.rows
-        control_result = {
-            "control_cuts": control.cuts,
-            "control_losses": control.control_losses,
-        }
-        return self.result + Counter(cuts=cuts, **control_result)
+        return self.result + Counter(
+            cuts=cuts, control_cuts=control.cuts, control_losses=control.control_losses
+        )
 
     def _start(self, command: str) -> Daemon:
         store = f"lmdb:{self.volume.mount_point / 'store'}"
@@ -192,7 +187,7 @@ class Store:
             assert client.step(first.word, key), f"{key} made a second step"
             second = client.steps_by_key[key]
             assert (second.revision, second.position) == (first.revision, first.position)
-        client.close()
+        client._close()
         self.steps_by_key |= again
         self.result += Counter(repeated=len(again), unknown=len(steps))
         return steps
@@ -210,11 +205,8 @@ def cut_power_on(path: Path, cuts: int, kind: Kind, stop: threading.Event) -> Re
         directory = path / store_name
         directory.mkdir()
         with Volume(directory, kind) as volume:
-            results.append(
-                Store(volume, store_name, stop).run_with_cuts(
-                    min(CUTS_PER_STORE, cuts - done)
-                )
-            )
+            store = Store(volume, store_name, stop)
+            results.append(store.run_with_cuts(min(CUTS_PER_STORE, cuts - done)))
     return sum(results, Counter())
 
 

@@ -6,22 +6,23 @@ Each test uses all file systems that a store is likely to be on.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA_FILE, STAGING_DIRECTORY, WITNESS_FILE
-from pexservice.stores.lmdb.file_system import sync_directory
+from pexservice.stores.lmdb.directory import STAGING_DIRECTORY
+from pexservice.stores.lmdb.file_system import READER_TABLE_FILE, sync_directory
 from pexservice.stores.lmdb.transaction import read_format_at
 from pexservice.stores.remembered_keys import unpack_use
 from tests.labs.power_cuts.lab import CLIENTS, cut_power
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
+from tests.support.commands import run_command
 from tests.support.daemon import (
     LOOPBACK,
     WORKER,
@@ -34,7 +35,6 @@ from tests.support.fakes import ABOVE_ALL, now
 from tests.support.format_1 import turn_back
 from tests.support.forms import amount
 from tests.unit.stores.lmdb.test_store import at
-from tests.unit.stores.test_contract import batch
 
 pytestmark = pytest.mark.once
 
@@ -91,8 +91,9 @@ def test_power_cut_during_the_creation_leaves_no_store_or_a_complete_one(
     with Volume(tmp_path, kind) as volume:
         path = volume.mount_point / "store"
         options = ("--store", f"lmdb:{path}")
+        start = twistd("-n", "--pidfile=", WORKER, "--listen", LOOPBACK, *options)
         for _ in range(CREATIONS):
-            _start_and_cut(volume, path, rng.uniform(*CREATION_SECONDS), *options)
+            _run_and_cut(volume, start, path, rng.uniform(*CREATION_SECONDS))
             volume.recover()
             with Daemon(tmp_path, *options, command="pexservice-worker") as daemon:
                 assert daemon.step() == 1
@@ -110,67 +111,47 @@ def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
     """
     rng = random.Random(kind.name)  # noqa: S311 nothing secret
     old = tmp_path / "old"
-    store = at(old, map_size=1 << 28)
-    state = now(store.open())
-    for first in range(0, KEY_COUNT, 100):
-        taken = batch(state, b"n" * 100, *(b"%032d" % (first + n) for n in range(100)))
-        now(store.commit(taken))
-        state = taken.after
-    now(store.close())
+    with at(old, map_size=1 << 28) as store:
+        for first in range(0, KEY_COUNT, 100):
+            store.step(b"n" * 100, *(b"%032d" % (first + n) for n in range(100)))
     keys = turn_back(old)
     assert len(keys) == KEY_COUNT
     with Volume(tmp_path, kind) as volume:
         path = volume.mount_point / "store"
         for _ in range(REWRITES):
-            path.mkdir()
-            for name in (DATA_FILE, WITNESS_FILE):
-                with (path / name).open("wb") as copy:
-                    copy.write((old / name).read_bytes())
-                    os.fsync(copy.fileno())
-            sync_directory(path)
-            sync_directory(volume.mount_point)
-            _rewrite_and_cut(volume, path, rng.uniform(*REWRITE_SECONDS))
+            shutil.copytree(old, path, ignore=shutil.ignore_patterns(READER_TABLE_FILE))
+            run_command("sync", "--file-system", str(path))
+            rewrite = [sys.executable, "-c", REWRITE_PROGRAM, str(path)]
+            seconds = rng.uniform(*REWRITE_SECONDS)
+            _run_and_cut(volume, rewrite, path / STAGING_DIRECTORY, seconds)
             volume.recover()
             assert read_format_at(path) in (1, 2)
-            store = at(path)
-            assert now(store.open()) == state
-            assert len(now(store.history(ABOVE_ALL, KEY_COUNT))) == state[0]
-            for key, use in keys.items():
-                assert store.remembered_keys.find(key) == unpack_use(use)
-            now(store.close())
+            with at(path) as rewritten:
+                assert rewritten.state == store.state
+                assert len(now(rewritten.history(ABOVE_ALL, KEY_COUNT))) == KEY_COUNT
+                for key, use in keys.items():
+                    assert rewritten.remembered_keys.find(key) == unpack_use(use)
             shutil.rmtree(path)
             sync_directory(volume.mount_point)
 
 
-def _rewrite_and_cut(volume: Volume, store: Path, seconds: float) -> None:
+def _run_and_cut(
+    volume: Volume, command: Sequence[str], made_first: Path, seconds: float
+) -> None:
     """
-    Begin to rewrite a store, and cut the power C{seconds} later.
+    Run a command, and cut the power C{seconds} after it has made the path C{made_first}.
     """
-    command = [sys.executable, "-c", REWRITE_PROGRAM, str(store)]
-    with running_command(command, stderr=subprocess.DEVNULL) as process:
-        staging = store / STAGING_DIRECTORY
-        wait_until(
-            lambda: staging.exists() or process.poll() is not None,
-            "the rewriting has begun",
-        )
-        time.sleep(seconds)
-        volume.cut()
-
-
-def _start_and_cut(volume: Volume, store: Path, seconds: float, *options: str) -> None:
-    """
-    Start a daemon, and cut the power C{seconds} after it began to create its store.
-    """
-    command = twistd("-n", "--pidfile=", WORKER, "--listen", LOOPBACK, *options)
     with (
-        (volume.path / "log-of-creation").open("ab") as log,
+        (volume.path / "log-of-command").open("ab") as log,
         running_command(
             command, cwd=volume.path, stdout=log, stderr=subprocess.STDOUT
         ) as process,
     ):
         wait_until(
-            lambda: store.exists() or process.poll() is not None, "the store is created"
+            lambda: made_first.exists() or process.poll() is not None,
+            f"{made_first} exists",
         )
-        assert process.poll() is None
+        # A command that has failed makes nothing.
+        assert not process.poll()
         time.sleep(seconds)
         volume.cut()
