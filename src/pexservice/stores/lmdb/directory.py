@@ -14,8 +14,8 @@ leads to it, or unmount the disk.  Then the next worker would open or create ano
 and steps would be lost.  Two rules prevent this:
 
   - The active worker compares the store that it opened with the store at the configured
-    path, and refuses steps while the two have a different I{identity}.  The identity of a
-    store is the devices and inodes of its directory and of its data file.
+    path, and refuses steps while the two have a different I{identity}.  The identity is
+    made of two pairs of device and inode: those of the directory and of the data file.
   - The first worker I{claims} the store for the service: it writes the identity into memory
     that all workers of the service share.  Later workers open no store with another
     identity, and create no store.
@@ -51,8 +51,7 @@ WITNESS_FILE = "newest"
 #: The subdirectory in which a store is made.
 STAGING_DIRECTORY = "creating"
 
-#: These entries are ignored.  A file system makes them in its root directory, which may be
-#: the directory of a store.
+#: These entries are ignored.  They exist if the directory is the root of a file system.
 _FILE_SYSTEM_ENTRIES = frozenset(("lost+found",))
 
 

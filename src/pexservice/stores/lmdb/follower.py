@@ -129,7 +129,7 @@ class Follower:
             version = (status.st_ino, status.st_mtime_ns)
             if version == self._version:
                 return False
-            first = self._key_reader.newest.first_ordinal
+            first = self._key_reader.newest_row.first_ordinal
             rows = _File(file).key_rows(first)
             new_rows = list(islice(rows, MAX_ROWS))
         finally:

@@ -94,15 +94,15 @@ def _copy(old: Databases, new: Databases, progress: Progress) -> None:
             with new.env.begin(write=True, db=new.journal) as writing:
                 for key, value in rows:
                     writing.put(key, value, append=True)
-        newest = records.NO_KEYS
+        newest_row = records.NO_KEYS
         keys = keys_of_format_1(txn, old.keys, txn.cursor(old.keys), cursor.revision)
         for group in _in_groups(keys, _TRANSACTION_ITEMS):
             progress(50)
             with new.env.begin(write=True) as writing:
                 for row in _in_groups(group, _ROW_KEYS):
-                    newest = write_keys(writing, new.keys, dict(row), newest)
+                    newest_row = write_keys(writing, new.keys, dict(row), newest_row)
         with new.env.begin(write=True, db=new.cursor) as writing:
-            record = records.encode_cursor(cursor, newest.next_ordinal)
+            record = records.encode_cursor(cursor, newest_row.next_ordinal)
             writing.put(records.CURSOR_KEY, record)
 
 

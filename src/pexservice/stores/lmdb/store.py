@@ -400,7 +400,7 @@ class LmdbStore:
         """
         try:
             self._key_reader.read(
-                rows_from(txn, keys, self._key_reader.newest.first_ordinal)
+                rows_from(txn, keys, self._key_reader.newest_row.first_ordinal)
             )
         except BadRecord:
             # An operator may have replaced the store while this process was a standby.

@@ -69,11 +69,11 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> StoredCur
         elif cursor != (0, 0):
             raise BadRecord(f"the journal of {cursor.revision} transitions is empty")
     if record.version == records.FORMAT_VERSION:
-        newest = _newest_key_row(txn, databases.keys)
-        if newest.next_ordinal != record.next_ordinal:
+        newest_row = _newest_key_row(txn, databases.keys)
+        if newest_row.next_ordinal != record.next_ordinal:
             raise BadRecord(
-                f"the rows of keys end at ordinal {newest.next_ordinal - 1}, the cursor is"
-                f" at ordinal {record.next_ordinal - 1}"
+                f"the rows of keys end at ordinal {newest_row.next_ordinal - 1}, the cursor"
+                f" is at ordinal {record.next_ordinal - 1}"
             )
     return record
 
@@ -167,7 +167,8 @@ def write_batch(
 
     @param bounds: the bounds of the store before this batch.
     @return: the bounds of the store after this batch.
-    @raise BadRecord: the store holds something that this process did not write.
+    @raise BadRecord: there already is a row with the number of the new row or with a higher
+        one, or an expired row is missing.
     """
     _append(txn, databases.journal, *records.encode_journal_row(batch))
     newest_key_row = bounds.newest_key_row
@@ -192,19 +193,19 @@ def write_keys(
     txn: lmdb.Transaction[bytes],
     database: lmdb._Database,
     keys: Mapping[bytes, bytes],
-    newest: KeyRow,
+    newest_row: KeyRow,
 ) -> KeyRow:
     """
-    Add C{keys} to the row C{newest}, or to a new row if C{newest} is empty or full.
+    Add C{keys} to the row C{newest_row}, or to a new row if C{newest_row} is empty or full.
 
     @param keys: idempotency keys, each with its packed use; see C{pack_use}.
     @return: the row that now has C{keys} at its end.
     """
-    if 0 < newest.key_count < FULL_ROW_KEYS:
-        row = newest.with_keys(keys)
+    if 0 < newest_row.key_count < FULL_ROW_KEYS:
+        row = newest_row.with_keys(keys)
         txn.put(*records.encode_key_row(row), db=database)
     else:
-        row = KeyRow(newest.next_ordinal, b"", b"").with_keys(keys)
+        row = KeyRow(newest_row.next_ordinal, b"", b"").with_keys(keys)
         _append(txn, database, *records.encode_key_row(row))
     return row
 
@@ -288,7 +289,7 @@ class KeyReader:
     Reads the rows of keys in their order, and remembers the idempotency keys.
 
     @ivar remembered_keys: the keys in the rows that were read.
-    @ivar newest: the newest row that was read; L{NO_KEYS} before the first row.
+    @ivar newest_row: the newest row that was read; L{NO_KEYS} before the first row.
     """
 
     def __init__(self, kept_keys: int) -> None:
@@ -300,32 +301,37 @@ class KeyReader:
         Forget all rows, because they may belong to a different store.
         """
         self.remembered_keys = RememberedKeys(self._kept_keys)
-        self.newest = NO_KEYS
+        self.newest_row = NO_KEYS
 
     def read(self, rows: Iterator[tuple[bytes, bytes]]) -> None:
         """
         Read more rows.
 
-        @param rows: in the first call, all rows; later, the row C{newest} again, to which
-            keys may have been added, and the rows after it.
-        @raise BadRecord: the row C{newest} is missing or has other keys, or there is a gap
+        @param rows: in the first call, all rows.  Later, the rows from C{newest_row} on;
+            keys may have been added to that row.
+        @raise BadRecord: C{newest_row} is missing or has other keys, or there is a gap
             between two rows.
         """
-        if self.newest is not NO_KEYS:
+        if self.newest_row is not NO_KEYS:
             first_row = next(rows, None)
             row = NO_KEYS if first_row is None else records.decode_key_row(*first_row)
-            if not self.newest.is_beginning_of(row):
-                raise BadRecord(f"the row of keys {self.newest.first_ordinal} was replaced")
-            self._remember(row, already_read=self.newest.key_count)
+            if not self.newest_row.is_beginning_of(row):
+                raise BadRecord(
+                    f"the row of keys {self.newest_row.first_ordinal} was replaced"
+                )
+            self._remember(row, already_read=self.newest_row.key_count)
         for key, value in rows:
             row = records.decode_key_row(key, value)
-            if row.first_ordinal != self.newest.next_ordinal and self.newest is not NO_KEYS:
+            if (
+                row.first_ordinal != self.newest_row.next_ordinal
+                and self.newest_row is not NO_KEYS
+            ):
                 raise BadRecord(f"the rows of keys break off before {row.first_ordinal}")
             self._remember(row, already_read=0)
 
     def _remember(self, row: KeyRow, *, already_read: int) -> None:
         self.remembered_keys.add(dict(row.items(already_read)))
-        self.newest = row
+        self.newest_row = row
 
 
 def rows_from(

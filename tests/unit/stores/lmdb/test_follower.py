@@ -198,7 +198,7 @@ def test_tree_that_is_a_circle_is_given_up(service: Service) -> None:
     for record in re.finditer(b"keys" + struct.pack("<IH", 0, 0), whole):
         file.put(0, record.end(), struct.pack("<H", 32))
     service.poll()
-    assert service.log.newest.uses == b""
+    assert service.log.newest_row.uses == b""
     (service.path / DATA_FILE).write_bytes(whole)
     service.poll()
     assert service.knows(b"0-0")
