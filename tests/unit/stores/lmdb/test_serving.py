@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -159,16 +158,24 @@ class ServiceOnDisk:
         self.reactor, self.report, self.verified = ThreadsAndTime(), SupervisorReport(), 0
         self._path, self._board = path, board
 
-    def store(self) -> LmdbStore:
+    def store(self) -> StoreUnderTest:
         """
         Return the store of a new worker.
         """
-        return LmdbStore(
+        return StoreUnderTest(
             Directory(str(self._path), claim=StoreClaim(self._board)),
             CommitExecutor(self.reactor),
             verify=self._verify,
             verification=VerificationRecord(self._board, lambda: self.report),
         )
+
+    def take_over(self, standby: LmdbStore, on_standby: Callable[[], object]) -> None:
+        """
+        Open the store of a worker that is a standby first.
+        """
+        opened = standby.open(on_standby)
+        self.reactor.take()
+        now(opened)
 
     def _verify(self, path: Path, progress: Progress) -> None:
         self.verified += 1
@@ -186,10 +193,6 @@ def service(tmp_path: Path) -> Iterator[ServiceOnDisk]:
     os.close(board)
 
 
-def closed(store: LmdbStore) -> None:
-    now(store.close())
-
-
 @pytest.mark.parametrize("was_served", [False, True])
 def test_standby_verifies_a_store_whose_verification_was_not_completed(
     tmp_path: Path, service: ServiceOnDisk, *, was_served: bool
@@ -199,9 +202,8 @@ def test_standby_verifies_a_store_whose_verification_was_not_completed(
     """
     path = tmp_path / "store"
     if was_served:
-        served = service.store()
-        now(served.open())
-        now(served.close())
+        with service.store():
+            pass
         service.report.suspicious_ends = 1
     in_value(row(BATCHES // 2))(PagedFile(path))
     if was_served:
@@ -210,10 +212,8 @@ def test_standby_verifies_a_store_whose_verification_was_not_completed(
     verifying = Directory(str(path))
     verifying.lock()
     standby = service.store()
-    opened = standby.open(on_standby=verifying.unlock)
-    service.reactor.take()
     with pytest.raises(StoreUnavailable, match=f"{path} is not verified yet"):
-        now(opened)
+        service.take_over(standby, verifying.unlock)
     with pytest.raises(StoreDamaged, match="checksum"):
         now(standby.open())
 
@@ -226,9 +226,7 @@ def test_standby_takes_over_a_store_that_its_service_has_created(tmp_path: Path)
     service = ServiceOnDisk(tmp_path / "store", board)
     active, standby = service.store(), service.store()
     now(active.open())
-    opened = standby.open(on_standby=partial(closed, active))
-    service.reactor.take()
-    now(opened)
+    service.take_over(standby, active.close)
     assert service.verified == 0
     now(standby.close())
     os.close(board)
@@ -246,16 +244,13 @@ def test_takeovers_leave_a_verification_due_until_a_worker_gets_the_lock_at_its_
     for suspicious_ends in (1, 2, 2):
         service.report.suspicious_ends = suspicious_ends
         standby = service.store()
-        opened = standby.open(on_standby=partial(closed, active))
-        service.reactor.take()
-        now(opened)
+        service.take_over(standby, active.close)
         active = standby
     assert service.verified == 1
     now(active.close())
     for _ in range(2):
-        at_start = service.store()
-        now(at_start.open())
-        now(at_start.close())
+        with service.store():
+            pass
         assert service.verified == 2
 
 

@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Self
@@ -119,23 +119,31 @@ def fill(path: Path, count: int) -> tuple[int, int]:
 READER = """
 import lmdb, sys
 txn = lmdb.open(sys.argv[1], readonly=True, create=False).begin()
-print("reads", flush=True)
+print("ready", flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def reader(path: Path) -> Iterator[int]:
+def running(program: str, path: Path) -> Iterator[int]:
+    """
+    Run a program with the argument C{path}, which prints a line when it is ready.
+
+    @return: the id of its process.
+    """
+    with Popen(
+        [sys.executable, "-c", program, str(path)], stdin=PIPE, stdout=PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+
+
+def reader(path: Path) -> AbstractContextManager[int]:
     """
     Run a process that reads the state that the store in C{path} has now.
-
-    @return: the id of the process.
     """
-    program = [sys.executable, "-c", READER, str(path)]
-    with Popen(program, stdin=PIPE, stdout=PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"reads\n"
-        yield process.pid
+    return running(READER, path)
 
 
 def mode(path: Path) -> int:
@@ -361,17 +369,12 @@ def test_reader_table_that_cannot_be_locked_is_no_damage(tmp_path: Path) -> None
     path = tmp_path / "store"
     state = filled(path, 1)
     (path / READER_TABLE_FILE).unlink()
-    with Popen(
-        [sys.executable, "-c", HOLDS_A_LOCK, str(path / READER_TABLE_FILE)],
-        stdin=PIPE,
-        stdout=PIPE,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(StoreError, match="cannot be locked") as caught:
-            now(at(path).open())
-        assert not isinstance(caught.value, StoreDamaged)
-        holder.communicate()
+    with (
+        running(HOLDS_A_LOCK, path / READER_TABLE_FILE),
+        pytest.raises(StoreError, match="cannot be locked") as caught,
+    ):
+        now(at(path).open())
+    assert not isinstance(caught.value, StoreDamaged)
     with at(path) as store:
         assert store.state == state
 
@@ -381,7 +384,7 @@ HOLDS_A_LOCK = """
 import fcntl, sys
 with open(sys.argv[1], "w+b") as file:
     fcntl.lockf(file, fcntl.LOCK_SH, 1)
-    print("held", flush=True)
+    print("ready", flush=True)
     sys.stdin.read()
 """
 
