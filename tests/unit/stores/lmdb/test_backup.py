@@ -46,6 +46,7 @@ def test_backup_has_the_state_and_permissions_of_its_store(store: Path) -> None:
     copy = backup(str(store), str(store.parent / "copy"))
     original = summary(store)
     assert (copy.revision, copy.position) == (original.revision, original.position)
+    assert copy.witness == original.revision
     assert copy.store == str(store.parent / "copy")
     assert copy.size == (store.parent / "copy" / DATA_FILE).stat().st_size <= original.size
     assert mode(store.parent / "copy") == 0o700

@@ -88,7 +88,6 @@ assert (path, argument) == (Path("/the/store"), Path("argument"))
         ("sys.exit(1)", StoreError, "/the/store cannot be read"),
         ("raise ValueError('bug')", StoreError, "^ValueError: bug$"),
         ("os.kill(os.getpid(), 7)", StoreDamaged, "/the/store is damaged.*signal 7"),
-        ("os.kill(os.getpid(), 11)", StoreDamaged, "signal 11"),
         ("os.kill(os.getpid(), 9)", ReadingChildKilled, "signal 9 ended the process"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from pexservice.stores.errors import StoreError
 from pexservice.stores.lmdb.backup import add_backup, existing_backups, time_of
-from pexservice.stores.lmdb.verify import verify
+from pexservice.stores.lmdb.verify import summary
 from tests.support.stores import make_store
 
 OLD = ("20200101T000000Z", "20200102T000000Z", "20200103T000000Z")
@@ -30,27 +30,21 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_newest_backups_are_kept_with_the_new_one_among_them(place: Path) -> None:
+def test_newest_backups_are_kept_also_if_two_are_of_the_same_second(place: Path) -> None:
     """
     The oldest backups are removed, and entries that are no backup stay.
     """
     backups = place / "backups"
-    copy = add_backup(str(place / "store"), str(backups), 2)
-    assert copy.revision == 5
+    first, second = (
+        Path(add_backup(str(place / "store"), str(backups), keep).store) for keep in (4, 3)
+    )
     kept = existing_backups(str(backups))
-    assert [backup.name for backup in kept] == [OLD[-1], Path(copy.store).name]
-    verify(kept[-1])
+    assert [backup.name for backup in kept] == [OLD[-1], first.name, second.name]
+    assert time_of(second) > time_of(first) > time_of(Path(OLD[-1]))
+    assert summary(second).revision == 5
     assert (backups / "letters").exists()
     assert (backups / "20190101T000000Z").exists()
     assert time_of(Path(OLD[0])) == 1577836800
-
-
-def test_two_backups_in_one_second_both_succeed_and_are_in_order(place: Path) -> None:
-    backups = str(place / "backups")
-    first, second = (add_backup(str(place / "store"), backups, 9) for _ in range(2))
-    names = [backup.name for backup in existing_backups(backups)]
-    assert names == [*OLD, Path(first.store).name, Path(second.store).name]
-    assert time_of(Path(second.store)) > time_of(Path(first.store)) > time_of(Path(OLD[-1]))
 
 
 def test_failed_backup_removes_no_old_one(place: Path) -> None:

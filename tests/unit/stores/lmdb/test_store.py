@@ -433,11 +433,11 @@ def test_a_steady_store_needs_no_reserve(tmp_path: Path) -> None:
     path = tmp_path / "store"
     sizes = []
     with at(path, journal=300, kept_keys=300) as store:
-        for _ in range(4):
-            for number in range(3 * TRIM_SLACK):
-                store.step(b"n", b"key-%d-%d" % (store.state.revision, number))
+        for _ in range(3):
+            for _ in range(3 * TRIM_SLACK):
+                store.step(b"n", b"key-%d" % store.state.revision)
             sizes.append((path / DATA_FILE).stat().st_size)
-    assert sizes[-1] == sizes[1]
+    assert sizes[2] == sizes[1]
     verify(path)
 
 
@@ -629,15 +629,14 @@ def test_after_an_error_before_anything_is_written_the_batch_is_not_stored(
 ) -> None:
     path = tmp_path / "store"
     env, failing = Mock(), Mock(side_effect=lmdb.DiskError("Input/output error"))
-    if fails == "begin":
-        env.begin = failing
-    elif fails == "put":
-        env.begin.return_value.put = failing
-    else:
-        monkeypatch.setattr(Reserve, fails, failing)
     with at(path) as store:
-        if fails in ("begin", "put"):
-            put_in_place_of_lmdb(env, store, monkeypatch)
+        if fails == "begin":
+            env.begin = failing
+        elif fails == "put":
+            env.begin.return_value.put = failing
+        else:
+            monkeypatch.setattr(Reserve, fails, failing)
+        put_in_place_of_lmdb(env, store, monkeypatch)
         with pytest.raises(StoreError, match=f"{path} .* Input/output error"):
             store.step(b"n")
         assert env.begin.return_value.abort.call_count == (fails == "put")
