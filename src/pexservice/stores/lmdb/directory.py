@@ -153,9 +153,7 @@ class Directory:
 
         This writes nothing, but holds the lock for a moment.
 
-        @raise StoreBusy: another process has locked the directory.
-        @raise StoreError: the directory cannot be locked, or has no store and may not get
-            one.
+        @raise StoreError: the directory cannot be locked, or may not get a store.
         """
         refuse_network_file_system(self.real_path)
         if not self.holds_store():

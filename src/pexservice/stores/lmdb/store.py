@@ -83,8 +83,6 @@ PATH_CHECK_INTERVAL_SECONDS = 0.1
 #: transition takes about 40 bytes in a full page, and about 80 in a page that is half full.
 MAP_BYTES_PER_TRANSITION = 128
 
-_NO_RECORD = Verification()
-
 
 @define(eq=False)
 class OpenStore:
@@ -122,8 +120,6 @@ class OpenStore:
     def commit(self, batch: Batch, needed: int) -> None:
         """
         Write C{batch}, which may add C{needed} bytes to the file.
-
-        The errors are those of L{IStore.commit<pexservice.stores.interface.IStore.commit>}.
         """
         try:
             self.check_location()
@@ -252,7 +248,7 @@ class LmdbStore:
         executor: CommitExecutor,
         *,
         journal: int = 100_000,
-        verification: Verification = _NO_RECORD,
+        verification: Verification = Verification(),  # noqa: B008 it has no state
         verify: Callable[[Path, Progress], object] = verify_in_child,
         run_long: Callable[[Callable[[], object]], Deferred[object]] = execute,
         progress: Progress = lambda _: None,
@@ -319,9 +315,8 @@ class LmdbStore:
         await self._wait_for_lock()
         if not self._verification.is_completed:
             # The process that had the lock ended before its verification was completed.
-            # Because of this error, L{_open} releases the lock, and the worker calls
-            # L{open} again.  The next process that gets the lock without waiting verifies
-            # the store.  Until then, clients get 503 with this message.
+            # This process releases the lock.  The worker opens the store again, and if it
+            # need not wait, verifies the store.  Until then, clients get this message.
             raise StoreUnavailable(
                 f"the store {self.directory.real_path} is not verified yet"
             )
@@ -360,8 +355,6 @@ class LmdbStore:
     def _open_files(self, *, is_sound: bool) -> Cursor:
         """
         Open the store with LMDB, read it, claim it for the service, and open the witness.
-
-        @param is_sound: whether the store was made or verified now.
         """
         path, clock = self.directory.real_path, self._monotonic
         size, map_size = (path / DATA_FILE).stat().st_size, self._map_size
