@@ -92,7 +92,6 @@ class Api:
         Make the app of C{committer}.
 
         @param table: the endpoints and their methods.
-        @param call_later: the reactor's C{callLater}.
         @param metrics_response: called with the values of C{Accept}; returns the response
             to C{/metrics}.
         @param read_report: reads the supervisor's report, if there is a supervisor.

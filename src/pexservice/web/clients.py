@@ -98,11 +98,8 @@ class Clients:
         share one L{Peer}.
     """
 
-    def __init__(self, proxies: Iterable[str] = ()) -> None:
-        """
-        @param proxies: addresses of trusted proxies.
-        """
-        self._proxies = frozenset(map(normalized, proxies))
+    def __init__(self, trusted_proxies: Iterable[str] = ()) -> None:
+        self._proxies = frozenset(map(normalized, trusted_proxies))
         self.peer = lru_cache(maxsize=1024)(self._make_peer)
 
     def _make_peer(self, address: str | None, local_address: str) -> Peer:

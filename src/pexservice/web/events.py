@@ -164,7 +164,6 @@ class Events:
         """
         Start without streams.
 
-        @param call_later: the reactor's C{callLater}.
         @param limit: how many streams there may be.
         @param read_report: reads the supervisor's report, if there is a supervisor.
         """

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
 
+#: The reactor's C{callLater}.
 CallLater = Callable[[float, Callable[[], None]], object]
 
 #: The pause after a piece of work is this many times as long as it blocked the reactor.
@@ -34,9 +35,6 @@ class FairQueue:
     def __init__(
         self, call_later: CallLater, seconds: Callable[[], float] = time.monotonic
     ) -> None:
-        """
-        @param call_later: the reactor's C{callLater}.
-        """
         self._call_later = call_later
         self._seconds = seconds
         # True during a piece of work and the pause after it.

@@ -102,7 +102,7 @@ class Document:
     is a short 304.
 
     @ivar headers: further headers of a response with the document.
-    @ivar tag_suffix: the end of the ETag.
+    @ivar tag_suffix: the end of L{tag}, which is the opaque part of the document's ETag.
     """
 
     body: bytes
@@ -112,9 +112,6 @@ class Document:
 
     @cached_property
     def tag(self) -> str:
-        """
-        Return the opaque part of the document's ETag.
-        """
         return f"{sha256(self.body).hexdigest()[:16]}{self.tag_suffix}"
 
     def response(self, if_none_match: ETags | None) -> Response:

@@ -39,9 +39,6 @@ class Problem(Exception):
     headers: tuple[Header, ...] = ()
 
     def response(self, representation: str) -> Response:
-        """
-        @param representation: L{TEXT} or L{PROBLEM}.
-        """
         if representation == PROBLEM:
             members = {
                 "type": TYPE_PREFIX + self.name,
