@@ -5,10 +5,9 @@ The manifests of C{deploy/kubernetes/etcd}: their schemas, and the options of th
 from __future__ import annotations
 
 import signal
-import urllib.error
-import urllib.request
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import yaml
 
 from pexservice.cli.twistd import ServiceOptions
 from pexservice.stores.etcd.address import parse
-from tests.packaging.test_kubernetes import PLACE, POD, _run, assert_valid
+from tests.packaging.test_kubernetes import CONTAINER, PLACE, POD, _run, assert_valid
 from tests.support.daemon import wait_until
 from tests.support.etcd import Member, cluster, without_space
 
@@ -39,6 +38,11 @@ def _one(built: Manifests, kind: str) -> dict[str, Any]:
     return dict(spec)
 
 
+def _container(built: Manifests, kind: str) -> dict[str, Any]:
+    (container,) = _one(built, kind)["template"]["spec"]["containers"]
+    return dict(container)
+
+
 @pytest.mark.needs("kubernetes-validate")
 def test_every_manifest_is_valid_by_its_schema(built: Manifests) -> None:
     for manifest in built:
@@ -46,9 +50,8 @@ def test_every_manifest_is_valid_by_its_schema(built: Manifests) -> None:
 
 
 def test_service_accepts_its_arguments_and_they_name_each_etcd(built: Manifests) -> None:
-    (container,) = _one(built, "Deployment")["template"]["spec"]["containers"]
     options = ServiceOptions()
-    options.parseOptions(container["args"])
+    options.parseOptions(_container(built, "Deployment")["args"])
     assert options.supervision().standby == 0
     etcd = _one(built, "StatefulSet")
     names = [f"pexservice-etcd-{number}" for number in range(etcd["replicas"])]
@@ -58,7 +61,7 @@ def test_service_accepts_its_arguments_and_they_name_each_etcd(built: Manifests)
     )
     (initial,) = (
         argument
-        for argument in etcd["template"]["spec"]["containers"][0]["args"]
+        for argument in _container(built, "StatefulSet")["args"]
         if argument.startswith("--initial-cluster=")
     )
     assert initial.removeprefix("--initial-cluster=").split(",") == [
@@ -95,7 +98,7 @@ def test_network_policies_admit_backup_and_prometheus_to_etcd(built: Manifests) 
     }
     job = _one(built, "CronJob")["jobTemplate"]["spec"]["template"]
     assert job["metadata"]["labels"]["app.kubernetes.io/name"] in allowed
-    (etcd,) = _one(built, "StatefulSet")["template"]["spec"]["containers"]
+    etcd = _container(built, "StatefulSet")
     ports = {port["name"]: port["containerPort"] for port in etcd["ports"]}
     named = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
     assert named <= {*ports, *ports.values()}
@@ -118,9 +121,12 @@ def test_real_etcd_answers_the_probes_in_each_state(
     """
     Neither an alarm nor a lost quorum restarts a member; without a quorum, it is not ready.
     """
-    (etcd,) = _one(built, "StatefulSet")["template"]["spec"]["containers"]
-    probes = {name: etcd[f"{name}Probe"]["httpGet"]["path"] for name in _PROBES}
-    assert probes == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
+    etcd = _container(built, "StatefulSet")
+    for probe, path in {
+        "startupProbe": "/livez", "livenessProbe": "/livez",
+        "readinessProbe": "/readyz",
+    }.items():
+        assert etcd[probe]["httpGet"]["path"] == path
     options = [
         argument
         for argument in etcd["args"]
@@ -138,31 +144,24 @@ def test_real_etcd_answers_the_probes_in_each_state(
             member.signal(signal.SIGCONT)
 
 
-_PROBES = ("startup", "liveness", "readiness")
-
-
 def _expect(member: Member, state: str) -> None:
     for path, status in STATES[state].items():
         wait_until(partial(_answers, member, path, status), f"{path} {status}, {state}")
 
 
 def _answers(member: Member, path: str, status: int) -> bool:
-    with suppress(TimeoutError):
-        try:
-            with urllib.request.urlopen(member.url + path, timeout=10) as answer:  # noqa: S310 ours
-                return bool(answer.status == status)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code == status
+    host = member.url.removeprefix("http://")
+    with closing(HTTPConnection(host, timeout=10)) as connection, suppress(TimeoutError):
+        connection.request("GET", path)
+        return connection.getresponse().status == status
     return False
 
 
 def test_nodes_have_the_restrictions_and_probes_of_the_single_node(
     built: Manifests,
 ) -> None:
+    ours = _container(built, "Deployment")
+    for key in ("securityContext", "readinessProbe", "livenessProbe"):
+        assert ours[key] == CONTAINER[key]
     pod = _one(built, "Deployment")["template"]["spec"]
-    (ours,), (single,) = pod["containers"], POD["containers"]
-    assert ours["securityContext"] == single["securityContext"]
-    assert ours["readinessProbe"] == single["readinessProbe"]
-    assert ours["livenessProbe"] == single["livenessProbe"]
     assert pod["securityContext"].items() <= POD["securityContext"].items()

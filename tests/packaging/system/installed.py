@@ -28,6 +28,13 @@ CONFIG = Path("/etc/pexservice/pexservice.toml")
 run = partial(run_command, timeout=5 * TIMEOUT_SECONDS)
 
 
+def run_as(user: str, *command: str, status: int = 0) -> str:
+    """
+    Run a command as C{user}; see L{run_command}.
+    """
+    return run("runuser", "-u", user, "--", *command, status=status)
+
+
 def unit_property(name: str, unit: str = SERVICE) -> str:
     """
     Return a property of a unit from C{systemctl show}.
@@ -181,6 +188,16 @@ def load() -> Iterator[Sequence[Client]]:
     print(f"{len(revisions)} steps, {cut_off} sent again", flush=True)
 
 
+@contextmanager
+def undisturbed_load() -> Iterator[Sequence[Client]]:
+    """
+    Make steps as L{load} does, and check that no connection ended without a response.
+    """
+    with load() as clients:
+        yield clients
+    assert [client.broken for client in clients] == [0] * len(clients)
+
+
 def until_answered(clients: Sequence[Client]) -> None:
     """
     Wait until each client has a response to a request that began after this call.
@@ -193,10 +210,3 @@ def until_answered(clients: Sequence[Client]) -> None:
         ),
         "each client has an answer",
     )
-
-
-def assert_none_cut_off(clients: Sequence[Client]) -> None:
-    """
-    Check that no connection ended without a response.
-    """
-    assert [client.broken for client in clients] == [0] * len(clients)

@@ -14,6 +14,7 @@ from tests.packaging.system.installed import (
     ask,
     cursor,
     run,
+    run_as,
     run_scenarios,
     unit_property,
 )
@@ -30,7 +31,7 @@ def step(user: str = "root", status: int = 0) -> str:
     Make a step of the instance's cursor, and return the response.
     """
     command = ("curl", "--silent", "--request", "POST", "--unix-socket", str(SOCKET))
-    return run("runuser", "-u", user, "--", *command, "http://blue/next", status=status)
+    return run_as(user, *command, "http://blue/next", status=status)
 
 
 def has_its_own_cursor() -> None:
@@ -75,9 +76,8 @@ def main() -> None:
     CONFIG.write_text(own.replace("/var/lib/pexservice", str(STORE)))
     install = ("install", "-d", "-o", "pexservice", "-g", "pexservice", "-m", "0700")
     run(*install, str(STORE), str(BACKUPS))
-    user = ("runuser", "-u", "pexservice", "--")
-    run(*user, "pexctl", "create", "--config", str(CONFIG))
-    run(*user, "pexctl", "check", "--config", str(CONFIG))
+    for verb in ("create", "check"):
+        run_as("pexservice", "pexctl", verb, "--config", str(CONFIG))
     run("systemctl", "enable", "--now", UNIT, "pexservice-backup@blue.timer")
     try:
         run_scenarios(

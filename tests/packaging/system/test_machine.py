@@ -20,12 +20,18 @@ from tests.support.installation import RELEASE_DEB
 @pytest.fixture
 def root() -> Iterator[Path]:
     """
-    Provide the directory tree of the machine, which stays if the test fails.
+    Provide the directory tree of a machine with the sources and the package.
+
+    The directory stays if the test fails.
     """
     directory = BASE.parent / "machine"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     _unpack(BASE, directory)
+    source = directory / "root" / "source"
+    source.mkdir()
+    _unpack(built(".tar.xz"), source)
+    shutil.copy(built(".deb"), directory / "root" / "pexservice.deb")
     yield directory
     shutil.rmtree(directory)
 
@@ -37,12 +43,8 @@ def test_package_lives_on_a_booted_machine_from_install_to_purge(root: Path) -> 
     They misuse, maintain, crash, reload, restart and upgrade the service under load.  The
     cursor survives a reboot and a removal, and a purge leaves no file.
     """
-    source = root / "root" / "source"
-    source.mkdir()
-    _unpack(built(".tar.xz"), source)
     # autopkgtest does not build a tree that has this file.
-    (source / "pexservice" / "debian" / "files").touch()
-    shutil.copy(built(".deb"), root / "root" / "pexservice.deb")
+    (root / "root" / "source" / "pexservice" / "debian" / "files").touch()
     with Machine(root) as machine:
         machine.run("apt-get", "install", "--yes", "/root/pexservice.deb")
         _autopkgtest(machine)
@@ -66,10 +68,6 @@ def test_upgrade_from_the_last_release_under_load_keeps_the_cursor(root: Path) -
     """
     The old supervisor starts new workers, and then a new supervisor replaces it.
     """
-    source = root / "root" / "source"
-    source.mkdir()
-    _unpack(built(".tar.xz"), source)
-    shutil.copy(built(".deb"), root / "root" / "pexservice.deb")
     shutil.copy(RELEASE_DEB, root / "root" / "release.deb")
     with Machine(root) as machine:
         machine.run("apt-get", "install", "--yes", "/root/release.deb")
