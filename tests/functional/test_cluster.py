@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.etcd.gateway import CallRefused
-from pexservice.stores.etcd.records import text
+from pexservice.stores.etcd.records import base64_text
 from tests.functional.test_ctl import server
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, run, wait_until
 from tests.support.etcd import (
@@ -67,7 +67,7 @@ def records_between(member: Member, start: bytes, end: bytes) -> list[dict[str, 
     """
     Return the records whose keys are at least C{start} and before C{end}.
     """
-    message = {"key": text(start), "range_end": text(end)}
+    message = {"key": base64_text(start), "range_end": base64_text(end)}
     records: list[dict[str, str]] = member.ask("/v3/kv/range", message).get("kvs", [])
     return records
 
@@ -120,7 +120,7 @@ def test_fake_etcd_refuses_what_etcd_refuses(member: Member) -> None:
         assert codes[0] == codes[1], message
     # The prefixes of the other tests begin with later letters.
     kept = [record["key"] for record in records_between(member, b"0", b"m")]
-    assert kept == [text(key) for key in sorted(fake.values)]
+    assert kept == [base64_text(key) for key in sorted(fake.values)]
 
 
 @pytest.mark.needs("etcd")

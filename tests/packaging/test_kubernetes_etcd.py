@@ -123,7 +123,8 @@ def test_real_etcd_answers_the_probes_in_each_state(
     """
     etcd = _container(built, "StatefulSet")
     for probe, path in {
-        "startupProbe": "/livez", "livenessProbe": "/livez",
+        "startupProbe": "/livez",
+        "livenessProbe": "/livez",
         "readinessProbe": "/readyz",
     }.items():
         assert etcd[probe]["httpGet"]["path"] == path

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
-from pexservice.stores.etcd.records import Message, text
+from pexservice.stores.etcd.records import Message, base64_text
 
 #: The maximum number of operations in a branch of a transaction, and of comparisons.
 MAX_OPERATIONS = 128
@@ -121,7 +121,7 @@ class FakeEtcd:
         """
         Put a key, as an operator or another node does.
         """
-        operation = {"request_put": {"key": text(key), "value": text(value)}}
+        operation = {"request_put": {"key": base64_text(key), "value": base64_text(value)}}
         self.apply("kv/txn", {"success": [operation]})
 
     def apply(self, path: str, message: Message) -> Message:

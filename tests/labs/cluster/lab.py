@@ -28,7 +28,7 @@ from attrs import define, evolve
 
 from pexservice.core.cursor import Transition
 from pexservice.process.exit_status import Status
-from pexservice.stores.etcd.records import decode_key_use, end_of, text
+from pexservice.stores.etcd.records import base64_text, decode_key_use, end_of
 from tests.labs.cluster.proxy import Disturbance, Proxy, proxy_of
 from tests.labs.histories.lab import (
     Figures,
@@ -488,7 +488,7 @@ def _check_keys(setup: ClusterSetup) -> None:
     Check that etcd has each key of a response, with the revision of that response.
     """
     prefix = b"pexservice/keys/"
-    keys = {"key": text(prefix), "range_end": text(end_of(prefix))}
+    keys = {"key": base64_text(prefix), "range_end": base64_text(end_of(prefix))}
     response = setup.members[0].ask("/v3/kv/range", keys)
     kept = {
         b64decode(pair["key"]).removeprefix(prefix).decode(): decode_key_use(pair).revision

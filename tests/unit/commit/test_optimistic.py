@@ -25,7 +25,7 @@ from pexservice.core.cursor import State, Transition
 from pexservice.stores.errors import OutcomeUnknown, Refusal
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
-from pexservice.stores.etcd.records import text
+from pexservice.stores.etcd.records import base64_text
 from pexservice.stores.etcd.store import EtcdStore
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import ABOVE_ALL, Turns, now
@@ -159,7 +159,7 @@ def test_bug_in_the_store_ends_the_commit_and_the_process(
 def test_damaged_key_record_refuses_the_requests_with_that_key_only(
     node: Node, content: bytes
 ) -> None:
-    put = {"key": text(b"p/keys/bad"), "value": text(content)}
+    put = {"key": base64_text(b"p/keys/bad"), "value": base64_text(content)}
     node.gateway.etcd.apply("kv/txn", {"success": [{"request_put": put}]})
     damaged, sound = node.submit(key=b"bad"), node.submit(key=b"k")
     node.settle()
@@ -348,7 +348,7 @@ def test_reason_is_logged_again_only_when_the_fault_has_changed(node: Node) -> N
 def test_store_with_an_unreadable_cursor_takes_no_steps_again(node: Node) -> None:
     values = node.gateway.etcd.values
     sound = values[b"p/cursor"]
-    values[b"p/cursor"] = evolve(sound, value=text(b"{}"))
+    values[b"p/cursor"] = evolve(sound, value=base64_text(b"{}"))
     with capturedLogs() as events:
         node.submit()
         for _ in range(3):

@@ -144,9 +144,9 @@ class BatchTransaction:
                 decode_cursor({**put, "mod_revision": revision}),
                 self.last_batch_key.number,
                 {},
-                messages.read_marks(self.layout, answer),
+                messages.decode_marks(self.layout, answer),
             )
-        observation = messages.read_observation(self.layout, answer, self.batch.keys)
+        observation = messages.decode_observation(self.layout, answer, self.batch.keys)
         return self._judge(observation, copies_sent=copies_sent), observation
 
     async def _observe(self) -> Observation:
@@ -160,7 +160,7 @@ class BatchTransaction:
             )
         except CallFailed as error:
             raise CallUnanswered(error.reason, sent=True) from error
-        return messages.read_observation(self.layout, answer, names)
+        return messages.decode_observation(self.layout, answer, names)
 
     def _judge(self, observation: Observation, *, copies_sent: bool) -> BatchOutcome:
         """

@@ -201,7 +201,7 @@ class Watch:
         @param cursor_changed: called with every new record of the cursor.
         """
         self._gateway = gateway
-        self._message: Message = {"create_request": {"key": records.text(key)}}
+        self._message: Message = {"create_request": {"key": records.base64_text(key)}}
         self._cursor_changed = cursor_changed
         # A cancelled stream may raise CallUnanswered, so the loop needs this flag too.
         self._stopped = False

@@ -35,14 +35,14 @@ def get(key: bytes, end: bytes | None = None, **more: object) -> Message:
 
     @param end: if it is given, all keys from C{key} on and before C{end} are read.
     """
-    message: Message = {"key": records.text(key), **more}
+    message: Message = {"key": records.base64_text(key), **more}
     if end is not None:
-        message["range_end"] = records.text(end)
+        message["range_end"] = records.base64_text(end)
     return message
 
 
 def _put(key: bytes, value: str, **more: object) -> Message:
-    return {"request_put": {"key": records.text(key), "value": value, **more}}
+    return {"request_put": {"key": records.base64_text(key), "value": value, **more}}
 
 
 def _delete(key: bytes, end: bytes | None = None) -> Message:
@@ -53,7 +53,7 @@ def _compare(key: bytes, target: str, result: str, revision: int) -> Message:
     # Do not misspell a field: etcd ignores unknown fields, and has defaults for missing
     # fields.  So the comparison would change without an error.
     return {
-        "key": records.text(key),
+        "key": records.base64_text(key),
         "target": target,
         "result": result,
         f"{target.lower()}_revision": str(revision),
@@ -67,7 +67,11 @@ def _is_still(layout: Layout, base: CursorRecord) -> list[Message]:
     The revision alone proves nothing: after etcd was restored from a snapshot, it uses the
     same revisions again for other batches.
     """
-    value = {"key": records.text(layout.cursor), "target": "VALUE", "result": "EQUAL"}
+    value = {
+        "key": records.base64_text(layout.cursor),
+        "target": "VALUE",
+        "result": "EQUAL",
+    }
     return [
         _compare(layout.cursor, "MOD", "EQUAL", base.mod_revision),
         {**value, "value": base.value},
@@ -228,7 +232,7 @@ def commit(
         if queue.keeps_place
         else _delete(own_mark),
         *(
-            _remove(layout.mark(mark.node), mark.mod_revision)
+            _delete_if_unchanged(layout.mark(mark.node), mark.mod_revision)
             for mark in queue.overdue_marks
         ),
         _marks(layout),
@@ -286,7 +290,7 @@ def _marks(layout: Layout) -> Message:
     }
 
 
-def _remove(key: bytes, mod_revision: int) -> Message:
+def _delete_if_unchanged(key: bytes, mod_revision: int) -> Message:
     """
     Return the operation that deletes C{key}, unless C{key} was put again.
     """
@@ -318,7 +322,7 @@ class Observation:
     marks: Sequence[Mark]
 
 
-def read_observation(
+def decode_observation(
     layout: Layout, answer: Message, names: Iterable[bytes]
 ) -> Observation:
     """
@@ -337,7 +341,7 @@ def read_observation(
             for name, pair in zip(names, used, strict=True)
             if pair
         },
-        read_marks(layout, answer),
+        decode_marks(layout, answer),
     )
 
 
@@ -369,7 +373,7 @@ def only_cursor(layout: Layout, found: Sequence[Message]) -> CursorRecord:
     return records.decode_cursor(found[0])
 
 
-def read_marks(layout: Layout, answer: Message) -> list[Mark]:
+def decode_marks(layout: Layout, answer: Message) -> list[Mark]:
     """
     Decode the marks in the answer to a L{commit}, in the order of the queue.
     """

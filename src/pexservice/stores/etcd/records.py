@@ -177,12 +177,12 @@ def end_of(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
-def text(data: bytes) -> str:
+def base64_text(data: bytes) -> str:
     return b64encode(data).decode()
 
 
 def _record(**fields: object) -> str:
-    return text(json.dumps(fields, separators=(",", ":")).encode())
+    return base64_text(json.dumps(fields, separators=(",", ":")).encode())
 
 
 @contextmanager
@@ -319,7 +319,7 @@ def decode_key_list(pair: Message) -> list[bytes]:
 
 
 def encode_batch_number(number: int) -> str:
-    return text(str(number).encode())
+    return base64_text(str(number).encode())
 
 
 def decode_batch_number(pair: Message) -> int:

@@ -16,12 +16,12 @@ from pexservice.stores.etcd.records import (
     MAX_POSITION,
     ForeignRecord,
     Message,
+    base64_text,
     decode_batch_number,
     decode_cursor,
     decode_journal_row,
     decode_key_list,
     decode_key_use,
-    text,
 )
 from pexservice.stores.interface import HistoryEntry
 from pexservice.stores.remembered_keys import KeyUse
@@ -37,7 +37,7 @@ NO_POSITIONS: list[Any] = [*NO_NUMBERS, MAX_POSITION + 1]
 
 def _pair(value: Any) -> Message:
     content = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return {"key": text(b"p/x"), "value": text(content), "mod_revision": "3"}
+    return {"key": base64_text(b"p/x"), "value": base64_text(content), "mod_revision": "3"}
 
 
 def test_sound_records_are_read() -> None:

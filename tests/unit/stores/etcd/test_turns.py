@@ -309,7 +309,7 @@ def test_etcd_accepts_the_largest_possible_transaction(*, again: bool) -> None:
     assert b"p/waiting/dead-0" not in etcd.values
     assert (b"p/waiting/me" in etcd.values) is again
     answer = etcd.apply("kv/txn", message)
-    observation = messages.read_observation(LAYOUT, answer, names)
+    observation = messages.decode_observation(LAYOUT, answer, names)
     assert (observation.record.author, observation.last_batch) == ("me", 1)
     assert len(observation.used) == MAX_BATCH_KEYS
     assert [mark.node for mark in observation.marks] == ["me"]

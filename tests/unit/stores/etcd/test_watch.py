@@ -20,8 +20,8 @@ from pexservice.stores.etcd.http_gateway import _LineReceiver
 from pexservice.stores.etcd.records import (
     CursorRecord,
     Message,
+    base64_text,
     encode_cursor,
-    text,
 )
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
 
@@ -33,7 +33,7 @@ def _value(revision: int) -> str:
 def _line(revision: int) -> bytes:
     event = {
         "kv": {
-            "key": text(b"p/cursor"),
+            "key": base64_text(b"p/cursor"),
             "mod_revision": str(revision + 7),
             "value": _value(revision),
         }
@@ -59,7 +59,7 @@ class Way(FakeGateway):
         """
         Begin a stream that has a cursor at once.
         """
-        assert message == {"create_request": {"key": text(b"p/cursor")}}
+        assert message == {"create_request": {"key": base64_text(b"p/cursor")}}
         self.streams.append(Deferred(self.given_up))
         take(_line(len(self.streams)))
         await self.streams[-1]
