@@ -4,7 +4,7 @@ Attacks on the end of a request: lengths, codings, chunks, pipelines, half-close
 
 from __future__ import annotations
 
-from tests.labs.attacks.attacking import Attack, Rules, attacks, get, request, step
+from tests.labs.attacks.attacking import Attack, Rules, attacks, each, get, request, step
 
 CHUNKED = b"Transfer-Encoding: chunked"
 FIVE = b"Content-Length: 5"
@@ -27,38 +27,50 @@ def chunks(body: bytes) -> bytes:
     return step(CHUNKED, body=body)
 
 
-def coding(*lines: bytes) -> bytes:
+def chunked(*lines: bytes) -> bytes:
     """
     Return a step with a chunked body and these header lines.
     """
     return step(*lines, body=b"5\r\n12345\r\n" + END)
 
 
+def coding(value: bytes) -> bytes:
+    """
+    Return a step with this C{Transfer-Encoding}.
+    """
+    return chunked(b"Transfer-Encoding:" + value)
+
+
+def chunk_size(line: bytes) -> bytes:
+    """
+    Return a step with a chunk of five bytes, after this line with its size.
+    """
+    return chunks(line + b"\r\n12345\r\n" + END)
+
+
+def after_chunk(end: bytes) -> bytes:
+    """
+    Return a step with a chunk of five bytes, before these bytes.
+    """
+    return chunks(b"5\r\n12345" + end + END)
+
+
+def trailers(lines: bytes) -> bytes:
+    """
+    Return a step with trailers.
+    """
+    return chunks(b"0\r\n" + lines)
+
+
 #: Requests that are refused, by rule and status.
 REFUSED: Rules = {
     # Lengths.
     ("RFC 9112 6.3: a Content-Length that is not one number of digits is 400", 400): {
-        "a plus": length(b"+5"),
-        "a minus": length(b"-5"),
-        "minus nothing": length(b"-0", b""),
-        "no number": length(b"", b""),
-        "hexadecimal": length(b"0x5"),
-        "an exponent": length(b"5e0"),
-        "a fraction": length(b"5.0"),
-        "an underscore": length(b"1_0", b"1234567890"),
-        "a list": length(b"5, 5"),
-        "a list of two": length(b"5, 6"),
-        "a comma": length(b"5,"),
-        "a space within": length(b"1 0", b"1234567890"),
-        "digits of another script": length(b"\xd9\xa5"),
-        "a superscript": length(b"\xb2", b"12"),
-        "quotes": length(b'"5"'),
-        "a semicolon": length(b"5;a"),
-        "a null after": length(b"5\0"),
-        "a vertical tab": length(b"\x0b5"),
-        "a CR": length(b"5\r"),
-        "a LF": length(b"5\n"),
-        "a word": length(b"chunked", b""),
+        **each(length, b"+5", b"-5", b"-0", b"", b"0x5", b"5e0", b"5.0", b"1_0", b"5, 5"),
+        **each(length, b"5, 6", b"5,", b"1 0", b'"5"', b"5;a", b"chunked"),
+        # Digits that Python takes for digits.
+        **each(length, b"\xd9\xa5", b"\xb2"),
+        **each(length, b"5\0", b"\x0b5", b"5\r", b"5\n"),
         "a space before the colon of a length": step(b"Content-Length : 5", body=b"12345"),
     },
     ("RFC 9112 6.3: two lengths are 400, equal ones may be", 400): {
@@ -71,51 +83,29 @@ REFUSED: Rules = {
         "lengths in two spellings": step(b"content-length: 0", b"CONTENT-LENGTH: 1"),
     },
     ("RFC 9110 15.5.14: a body larger than the limit is 413", 413): {
-        "65537": length(b"65537", b""),
-        "2^31": length(b"2147483648", b""),
-        "2^32 + 5": length(b"4294967301"),
-        "2^63": length(b"9223372036854775808", b""),
-        "2^64 + 5": length(b"18446744073709551621"),
-        "5000 digits": length(b"9" * 5000, b""),
+        **each(length, b"65537", b"2147483648", b"4294967301", b"9223372036854775808"),
+        **each(length, b"18446744073709551621", b"9" * 5000),
         "too long, with an expectation": step(b"Content-Length: 65537", EXPECT),
     },
     # Codings.
     ("RFC 9112 6.3: a length and a coding together are 400", 400): {
-        "a length and a coding": coding(b"Content-Length: 5", CHUNKED),
-        "a coding and a length": coding(CHUNKED, b"Content-Length: 5"),
-        "a length of 0 and a coding": coding(b"Content-Length: 0", CHUNKED),
-        "a coding, a length and more": coding(CHUNKED, b"X: y", b"Content-Length: 4"),
-        "identity and a length": coding(
-            b"Transfer-Encoding: identity", b"Content-Length: 5"
-        ),
+        "a length and a coding": chunked(b"Content-Length: 5", CHUNKED),
+        "a coding and a length": chunked(CHUNKED, b"Content-Length: 5"),
+        "a length of 0 and a coding": chunked(b"Content-Length: 0", CHUNKED),
+        "a coding, a length and more": chunked(CHUNKED, b"X: y", b"Content-Length: 4"),
+        "identity and a length": chunked(b"Transfer-Encoding: identity", FIVE),
     },
     ("RFC 9112 6.1: an unknown coding, or chunked twice, is an error", 400): {
-        "gzip": coding(b"Transfer-Encoding: gzip"),
-        "gzip and chunked": coding(b"Transfer-Encoding: gzip, chunked"),
-        "chunked and gzip": coding(b"Transfer-Encoding: chunked, gzip"),
-        "identity": coding(b"Transfer-Encoding: identity"),
-        "identity and chunked": coding(b"Transfer-Encoding: identity, chunked"),
-        "chunked and identity": coding(CHUNKED, b"Transfer-Encoding: identity"),
-        "chunked twice": coding(CHUNKED, CHUNKED),
-        "chunked twice in one": coding(b"Transfer-Encoding: chunked, chunked"),
-        "a comma before": coding(b"Transfer-Encoding: , chunked"),
-        "a comma after": coding(b"Transfer-Encoding: chunked,"),
-        "no coding": coding(b"Transfer-Encoding:"),
-        "a parameter": coding(b"Transfer-Encoding: chunked;q=1"),
-        "in quotes": coding(b'Transfer-Encoding: "chunked"'),
-        "xchunked": coding(b"Transfer-Encoding: xchunked"),
-        "chunke d": coding(b"Transfer-Encoding: chunke d"),
-        "a vertical tab before chunked": coding(b"Transfer-Encoding: \x0bchunked"),
-        "a null after chunked": coding(b"Transfer-Encoding: chunked\0"),
-        "a CR after chunked": coding(b"Transfer-Encoding: chunked\r"),
-        "a LF before chunked": coding(b"Transfer-Encoding:\nchunked"),
-        "a space before the colon of a coding": coding(b"Transfer-Encoding : chunked"),
-        "a space before the coding's name": coding(
-            b"X: y", b"Transfer-Encoding\t: chunked"
-        ),
-        "a folded second coding": coding(CHUNKED, b" , identity"),
-        "chunked, folded": coding(b"Transfer-Encoding:", b" chunked"),
-        "two codings, the second unknown": coding(CHUNKED, b"Transfer-encoding: cow"),
+        **each(coding, b" gzip", b" gzip, chunked", b" chunked, gzip", b" identity"),
+        **each(coding, b" identity, chunked", b" chunked, chunked", b" , chunked"),
+        **each(coding, b" chunked,", b"", b" chunked;q=1", b' "chunked"', b" xchunked"),
+        **each(coding, b" chunke d", b" \x0bchunked", b" chunked\0", b" chunked\r"),
+        **each(coding, b"\nchunked", b"\r\n chunked", b" chunked\r\n , identity"),
+        "chunked and identity": chunked(CHUNKED, b"Transfer-Encoding: identity"),
+        "chunked twice": chunked(CHUNKED, CHUNKED),
+        "two codings, the second unknown": chunked(CHUNKED, b"Transfer-encoding: cow"),
+        "a space before the colon of a coding": chunked(b"Transfer-Encoding : chunked"),
+        "a tab before it": chunked(b"X: y", b"Transfer-Encoding\t: chunked"),
     },
     ("RFC 9112 6.1: HTTP/1.0 has no Transfer-Encoding", 400): {
         "chunked in HTTP/1.0": request(b"POST /next HTTP/1.0", CHUNKED, body=END),
@@ -125,44 +115,21 @@ REFUSED: Rules = {
     },
     # Chunks.
     ("RFC 9112 7.1: a chunk's size is hexadecimal digits and nothing else", 400): {
-        "no size": chunks(b"\r\n12345\r\n" + END),
-        "letters": chunks(b"xyz\r\n12345\r\n" + END),
-        "0x": chunks(b"0x5\r\n12345\r\n" + END),
-        "a plus before a size": chunks(b"+5\r\n12345\r\n" + END),
-        "a minus before a size": chunks(b"-5\r\n12345\r\n" + END),
+        **each(chunk_size, b"", b"xyz", b"0x5", b"+5", b"-5", b"0_5", b" 5", b"5 ", b"5\t"),
+        **each(chunk_size, b"5\0", b"5\r", b"5 5", b"5.0", b"\xd9\xa5", b";a=b"),
         "a minus before 0": chunks(b"-0\r\n\r\n"),
-        "an underscore in a size": chunks(b"0_5\r\n12345\r\n" + END),
-        "a space before a size": chunks(b" 5\r\n12345\r\n" + END),
-        "a space after a size": chunks(b"5 \r\n12345\r\n" + END),
-        "a tab after a size": chunks(b"5\t\r\n12345\r\n" + END),
-        "a null after a size": chunks(b"5\0\r\n12345\r\n" + END),
-        "a CR after a size": chunks(b"5\r\r\n12345\r\n" + END),
-        "two sizes": chunks(b"5 5\r\n12345\r\n" + END),
-        "a dot": chunks(b"5.0\r\n12345\r\n" + END),
-        "other digits": chunks(b"\xd9\xa5\r\n12345\r\n" + END),
-        "an extension without a size": chunks(b";a=b\r\n12345\r\n" + END),
     },
     ("RFC 9112 7.1: a chunk ends in CRLF, and so does its size", 400): {
-        "no end": chunks(b"5\r\n12345" + END),
-        "a chunk too long": chunks(b"5\r\n123456\r\n" + END),
+        **each(after_chunk, b"", b"6\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r", b"XX"),
         "a chunk too short": chunks(b"5\r\n1234\r\n" + END),
         "a LF after a size": chunks(b"5\n12345\r\n" + END),
         "LF only, in chunks": chunks(b"5\n12345\n0\n\n"),
-        "a LF after a chunk": chunks(b"5\r\n12345\n" + END),
-        "a CR after a chunk": chunks(b"5\r\n12345\r" + END),
-        "CRs after a chunk": chunks(b"5\r\n12345\r\r\n" + END),
-        "LF and CR after a chunk": chunks(b"5\r\n12345\n\r" + END),
         "a LF after the last size": chunks(b"0\n\r\n"),
         "no chunks but a step": chunks(b""),
-        "any two bytes after a chunk": chunks(b"5\r\n12345XX0\r\n\r\n"),
     },
     ("RFC 9112 7.1.1: an extension is bounded and has no control characters", 400): {
-        "a LF in an extension": chunks(b"5;a\nb\r\n12345\r\n" + END),
-        "a CR in an extension": chunks(b"5;a\rb\r\n12345\r\n" + END),
-        "a null in an extension": chunks(b"5;a\0\r\n12345\r\n" + END),
-        "an escape in an extension": chunks(b"5;\x1b\r\n12345\r\n" + END),
+        **each(chunk_size, b"5;a\nb", b"5;a\rb", b"5;a\0", b"5;\x1b", b"5;" + b"a" * 2000),
         "a LF in the last extension": chunks(b"0;\n\r\n\r\n"),
-        "a long extension": chunks(b"5;" + b"a" * 2000 + b"\r\n12345\r\n" + END),
         "a long size of zeros": chunks(b"0" * 2000 + b"\r\n\r\n"),
         "a size without an end": chunks(b"1" * 5000),
     },
@@ -175,18 +142,15 @@ REFUSED: Rules = {
         "a size of 2^64": chunks(b"10000000000000000\r\n" + b"x" * 70_000),
     },
     ("RFC 9112 7.1.2: trailers are field lines", 400): {
-        "a trailer without a colon": chunks(b"0\r\nname\r\n\r\n"),
-        "a trailer without a name": chunks(b"0\r\n: value\r\n\r\n"),
-        "a trailer with a null": chunks(b"0\r\nname: a\0b\r\n\r\n"),
-        "a trailer with a LF": chunks(b"0\r\nname: a\nb\r\n\r\n"),
-        "a trailer with a CR": chunks(b"0\r\nname: a\rb\r\n\r\n"),
+        **each(trailers, b"name\r\n\r\n", b": value\r\n\r\n", b"name: a\0b\r\n\r\n"),
+        **each(trailers, b"name: a\nb\r\n\r\n", b"name: a\rb\r\n\r\n"),
         "a step instead of trailers": chunks(b"0\r\n"),
         "a LF for the end of trailers": chunks(b"0\r\n\nPOST /reset HTTP/1.1\r\n\r\n"),
     },
     ("RFC 6585 5: large trailers are refused", frozenset({400, 431})): {
-        "70 KB of trailers": chunks(b"0\r\n" + b"a: %b\r\n" % (b"x" * 1000) * 70 + b"\r\n"),
-        "101 trailers": chunks(b"0\r\n" + b"a: b\r\n" * 101 + b"\r\n"),
-        "a trailer without an end": chunks(b"0\r\na: " + b"x" * 70_000),
+        "70 KB of trailers": trailers(b"a: %b\r\n" % (b"x" * 1000) * 70 + b"\r\n"),
+        "101 trailers": trailers(b"a: b\r\n" * 101 + b"\r\n"),
+        "a trailer without an end": trailers(b"a: " + b"x" * 70_000),
     },
     # Expectations.
     ("RFC 9110 10.1.1: a bad request with an expectation gets 400, and no 100", 400): {
@@ -195,10 +159,7 @@ REFUSED: Rules = {
     },
     # Unfinished.
     ("RFC 9112 7.1: a size must not overflow: it is refused, not truncated", 413): {
-        "a size of 2^64 + 5": chunks(b"10000000000000005\r\n12345\r\n" + END),
-        "a size of 2^32 + 5": chunks(b"100000005\r\n12345\r\n" + END),
-        "a size of 2^31": chunks(b"80000000\r\n12345\r\n" + END),
-        "a size of f's": chunks(b"f" * 1000 + b"\r\n12345\r\n" + END),
+        **each(chunk_size, b"10000000000000005", b"100000005", b"80000000", b"f" * 1000),
     },
 }
 
@@ -206,10 +167,8 @@ REFUSED: Rules = {
 ACCEPTED: Rules = {
     # Lengths.
     ("RFC 9110 8.6: a length may have any number of digits; the body is ignored", 200): {
-        "0": length(b"0", b""),
-        "a length": length(b"5"),
-        "zeros before": length(b"0000000005"),
-        "blanks around": length(b" \t5 \t"),
+        **each(length, b"5", b"0000000005", b" \t5 \t"),
+        "a length of 0": length(b"0", b""),
         "the largest": length(b"65536", b"x" * 65536),
         "a body like a step": length(b"%d" % len(step()), step()),
         "a form": step(
@@ -224,22 +183,15 @@ ACCEPTED: Rules = {
     },
     # Codings.
     ("RFC 9112 7: the names of codings are case-insensitive", 200): {
-        "CHUNKED": coding(b"TRANSFER-ENCODING: CHUNKED"),
-        "blanks around chunked": coding(b"Transfer-Encoding: \tchunked \t"),
-        "named in Connection": coding(b"Connection: transfer-encoding", CHUNKED),
+        **each(coding, b" CHUNKED", b"\tchunked \t"),
+        "named in Connection": chunked(b"Connection: transfer-encoding", CHUNKED),
     },
     # Chunks.
     ("RFC 9112 7.1: chunks, extensions and trailers are ignored", 200): {
-        "chunks": chunks(b"5\r\n12345\r\n" + END),
-        "no chunks": chunks(END),
-        "zeros before a size": chunks(b"0000005\r\n12345\r\n000\r\n\r\n"),
-        "capitals": chunks(b"A\r\n1234567890\r\n" + END),
-        "an extension": chunks(b"5;a=b;c\r\n12345\r\n" + END),
-        "a quoted extension": chunks(b'5;a="b;c"\r\n12345\r\n' + END),
-        "trailers": chunks(b"0\r\na: b\r\nc: d\r\n\r\n"),
-        "a trailer that names a length": chunks(b"0\r\nContent-Length: 50\r\n\r\n"),
-        "a trailer that names a coding": chunks(b"0\r\n" + CHUNKED + b"\r\n\r\n"),
-        "a trailer with a key": chunks(b"0\r\nIdempotency-Key: a\r\n\r\n"),
+        **each(chunk_size, b"5", b"0000005", b"5;a=b;c", b'5;a="b;c"'),
+        **each(chunks, END, b"A\r\n1234567890\r\n" + END),
+        **each(trailers, b"a: b\r\nc: d\r\n\r\n", b"Content-Length: 50\r\n\r\n"),
+        **each(trailers, CHUNKED + b"\r\n\r\n", b"Idempotency-Key: a\r\n\r\n"),
         "a step in a chunk": chunks(b"%x\r\n%b\r\n" % (len(step()), step()) + END),
         "1000 chunks": chunks(b"1\r\nx\r\n" * 1000 + END),
     },
@@ -270,7 +222,7 @@ BAD_REQUESTS = (
     ("nonsense", b"nonsense\r\n\r\n", 400),
     ("a bad header", step(b"bad name: a"), 400),
     ("two lengths", step(b"Content-Length: 1", b"Content-Length: 2"), 400),
-    ("a length and a coding", coding(b"Content-Length: 4", CHUNKED), 400),
+    ("a length and a coding", chunked(b"Content-Length: 4", CHUNKED), 400),
     ("a bad chunk", chunks(b"x\r\n"), 400),
     ("a large body", length(b"65537", b""), 413),
     ("a long line", request(b"POST /next?" + b"x" * 9000 + b" HTTP/1.1"), 414),

@@ -108,6 +108,13 @@ def get(target: bytes, *headers: bytes, body: bytes = b"") -> bytes:
     return request(b"GET " + target + b" HTTP/1.1", *headers, body=body)
 
 
+def each(build: Callable[[bytes], bytes], *values: bytes) -> dict[str, bytes]:
+    """
+    Return a request for each value, by the name of the function and the value's beginning.
+    """
+    return {f"{build.__name__} {value!r:.60}": build(value) for value in values}
+
+
 def attacks(
     rule: str,
     statuses: Sequence[int | frozenset[int]],
