@@ -329,32 +329,26 @@ def test_foreign_host_with_a_known_plan_is_refused_over_loopback(machine: Machin
     assert b"Pex-Revision: 4\r\n" in machine.ask(CURRENT)
 
 
-def test_bug_while_a_response_is_sent_closes_the_connection(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    A bug affects only the request in which it occurs, and leaves no connection open.
-    """
-    for request in (CURRENT, KEPT):
-        with monkeypatch.context() as patched, capturedLogs() as logged:
-            patched.setattr(ResponseWriter, "write_state_response", fail_with_a_bug)
-            assert machine.ask(request) == b""
-        assert [event["log_level"] for event in logged] == [LogLevel.critical]
-        machine.until(lambda: not len(machine.server.connections))
-    assert b" 200 OK\r\n" in machine.ask(CURRENT)
-
-
-def test_bug_in_the_first_turn_closes_the_connection(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("request_", [CURRENT, KEPT])
+@pytest.mark.parametrize(
+    ("owner", "method"), [(ResponseWriter, "write_state_response"), (Recognizer, "find")]
+)
+def test_bug_in_one_request_closes_only_its_connection(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    method: str,
+    request_: bytes,
 ) -> None:
     """
     The sweep would not close such a connection.
     """
     with monkeypatch.context() as patched, capturedLogs() as logged:
-        patched.setattr(Recognizer, "find", fail_with_a_bug)
-        assert machine.ask(CURRENT + b"x") == b""
-    assert len(machine.server.connections) == 0
+        patched.setattr(owner, method, fail_with_a_bug)
+        assert machine.ask(request_) == b""
     assert [event["log_level"] for event in logged] == [LogLevel.critical]
+    machine.until(lambda: not len(machine.server.connections))
+    assert b" 200 OK\r\n" in machine.ask(CURRENT)
 
 
 def test_keep_alive_connection_gets_a_transport_of_the_event_loop(machine: Machine) -> None:
@@ -402,15 +396,6 @@ def test_a_client_that_takes_nothing_is_cut_off(machine: Machine) -> None:
     connections.sweep()
     machine.until(lambda: not len(connections))
     assert connections.closed["stalled"] == 1
-
-
-def test_abort_does_not_wait_for_a_client_that_reads_nothing(machine: Machine) -> None:
-    connections = machine.server.connections
-    machine.respond_with_a_large_value()
-    machine.connect(CURRENT)
-    machine.until(lambda: machine.passed)
-    connections.abort()
-    machine.until(lambda: not len(connections))
 
 
 def test_step_of_a_client_that_left_is_made(machine: Machine) -> None:
@@ -472,14 +457,21 @@ def brief(machine: Machine) -> OneRequestTransport:
     return transport
 
 
-def test_connection_aborted_during_its_hand_over_ends(machine: Machine) -> None:
+@pytest.mark.parametrize("request_", [KEPT, CURRENT])
+def test_connection_aborted_during_its_hand_over_ends(
+    machine: Machine, request_: bytes
+) -> None:
+    """
+    The end does not wait for a client that has not read its response.
+    """
     connections = machine.server.connections
-    client = machine.connect(KEPT)
+    machine.respond_with_a_large_value()
+    client = machine.connect(request_)
     machine.until(lambda: machine.passed)
     assert len(connections) == 1
     connections.abort()
     machine.until(lambda: not len(connections))
-    assert machine.received(client) == b""
+    assert (machine.received(client) == b"") == (request_ == KEPT)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOTCONN, "gone"), ValueError("a bug")])

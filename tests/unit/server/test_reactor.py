@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import uvloop
@@ -28,14 +28,6 @@ def reactor() -> Iterator[EventLoopReactor]:
     reactor.loop.close()
 
 
-def run(reactor: EventLoopReactor, seconds: float = 0.0) -> None:
-    """
-    Let the reactor make the calls that are due within C{seconds}.
-    """
-    reactor.loop.call_later(seconds, reactor.loop.stop)
-    reactor.loop.run_forever()
-
-
 def test_seconds_are_those_of_the_monotonic_clock(reactor: EventLoopReactor) -> None:
     """
     The reactor's seconds are the monotonic clock's, whatever the wall clock does.
@@ -48,9 +40,23 @@ def test_seconds_are_those_of_the_monotonic_clock(reactor: EventLoopReactor) -> 
     assert before + 10 <= call.getTime() <= time.monotonic() + 10
 
 
-@pytest.mark.parametrize("how", ["callLater", "callFromThread", "call_soon"])
+def call_from_a_thread(reactor: EventLoopReactor, call: Callable[[], None]) -> None:
+    thread = threading.Thread(target=reactor.callFromThread, args=(call,))
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda reactor, call: reactor.callLater(0, call),
+        lambda reactor, call: reactor.loop.call_soon(call),
+        call_from_a_thread,
+    ],
+)
 def test_error_of_a_call_is_logged_and_the_next_call_is_made(
-    reactor: EventLoopReactor, how: str
+    reactor: EventLoopReactor,
+    schedule: Callable[[EventLoopReactor, Callable[[], object]], object],
 ) -> None:
     calls: list[None] = []
 
@@ -58,18 +64,10 @@ def test_error_of_a_call_is_logged_and_the_next_call_is_made(
         raise ValueError("a bug")
 
     with capturedLogs() as events:
-        if how == "callLater":
-            reactor.callLater(0, fail)
-            reactor.callLater(0, lambda: calls.append(None))
-        elif how == "call_soon":
-            reactor.loop.call_soon(fail)
-            reactor.loop.call_soon(calls.append, None)
-        else:
-            thread = threading.Thread(target=reactor.callFromThread, args=(fail,))
-            thread.start()
-            thread.join()
-            reactor.callFromThread(calls.append, None)
-        run(reactor, 0.01)
+        schedule(reactor, fail)
+        schedule(reactor, lambda: calls.append(None))
+        reactor.loop.call_later(0.01, reactor.loop.stop)
+        reactor.loop.run_forever()
     assert len(calls) == 1
     (failure,) = [event["log_failure"] for event in events if "log_failure" in event]
     assert failure.check(ValueError)

@@ -57,8 +57,8 @@ class Worker:
     What the transports of one worker share, with a clock of the test's.
     """
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
-        self.tls = tls
+    def __init__(self, tls: ssl.SSLContext, trusted: ssl.SSLContext) -> None:
+        self.tls, self.trusted = tls, trusted
         self.cost = 0.0
         self._now = 0.0
         self._calls: list[Callable[[], object]] = []
@@ -94,16 +94,14 @@ class Peer:
     A client and the service's end of its connection.
     """
 
-    def __init__(
-        self, worker: Worker, trusted: ssl.SSLContext, client: str = "192.0.2.1"
-    ) -> None:
+    def __init__(self, worker: Worker, client: str = "192.0.2.1") -> None:
         self.worker = worker
         self.connection = Recorder()
         self.transport = worker.transport(self.connection, client)
         self.raw = Transport()
         self.transport.connection_made(self.raw)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = trusted.wrap_bio(self._in, self._out, server_hostname="127.0.0.1")
+        self.tls = worker.trusted.wrap_bio(self._in, self._out, server_hostname="127.0.0.1")
 
     def shake_hands(self) -> None:
         """
@@ -157,38 +155,30 @@ def worker(contexts: tuple[ssl.SSLContext, ...]) -> Worker:
     """
     Provide a worker, whose time costs nothing at first.
     """
-    return Worker(contexts[0])
+    return Worker(*contexts)
 
 
 @pytest.fixture
-def peer(worker: Worker, contexts: tuple[ssl.SSLContext, ...]) -> Peer:
+def peer(worker: Worker) -> Peer:
     """
     Provide a client that has agreed on TLS.
     """
-    peer = Peer(worker, contexts[1])
+    peer = Peer(worker)
     peer.shake_hands()
     return peer
 
 
 def test_connection_begins_after_the_handshake_and_data_goes_both_ways(peer: Peer) -> None:
     """
-    The connection and the client receive the bytes of each other.
+    A record may arrive in any pieces.
     """
     assert peer.connection.calls == ["made"]
-    peer.send_encrypted(peer.encrypt(b"a request"))
+    for byte in peer.encrypt(b"a request"):
+        peer.send_encrypted(bytes([byte]))
     assert peer.connection.received == b"a request"
     peer.transport.write(b"a response")
     peer.take()
     assert peer.tls.read(100) == b"a response"
-
-
-def test_input_in_single_bytes_is_decrypted(peer: Peer) -> None:
-    """
-    A record may arrive in any pieces.
-    """
-    for byte in peer.encrypt(b"a request"):
-        peer.send_encrypted(bytes([byte]))
-    assert peer.connection.received == b"a request"
 
 
 def test_input_beyond_the_budget_waits_for_later_turns(peer: Peer) -> None:
@@ -208,14 +198,12 @@ def test_input_beyond_the_budget_waits_for_later_turns(peer: Peer) -> None:
     assert peer.connection.received == sent
 
 
-def test_new_input_goes_before_the_rest_of_a_flood(
-    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
-) -> None:
+def test_new_input_goes_before_the_rest_of_a_flood(worker: Worker) -> None:
     """
     However many connections flood the worker, a client with new input is next.
     """
-    floods = [Peer(worker, contexts[1]) for _ in range(20)]
-    honest = Peer(worker, contexts[1])
+    floods = [Peer(worker) for _ in range(20)]
+    honest = Peer(worker)
     for peer in (*floods, honest):
         peer.shake_hands()
     worker.turn()
@@ -233,15 +221,13 @@ def test_new_input_goes_before_the_rest_of_a_flood(
     assert [flood.connection.received for flood in floods] == [b"x" * 500] * 20
 
 
-def test_no_client_waits_behind_all_handshakes_of_another(
-    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
-) -> None:
+def test_no_client_waits_behind_all_handshakes_of_another(worker: Worker) -> None:
     """
     Clients take turns with the first part of their input, and none is forgotten.
     """
     worker.cost = MAX_SECONDS_PER_ITERATION
-    flood = [Peer(worker, contexts[1]) for _ in range(50)]
-    honest = Peer(worker, contexts[1], "192.0.2.2")
+    flood = [Peer(worker) for _ in range(50)]
+    honest = Peer(worker, "192.0.2.2")
     for peer in (*flood, honest):
         with pytest.raises(ssl.SSLWantReadError):
             peer.tls.do_handshake()
@@ -345,13 +331,11 @@ def test_half_close_reaches_the_connection_behind_its_data(peer: Peer) -> None:
     assert peer.raw.value()
 
 
-def test_input_that_is_not_tls_ends_the_connection(
-    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
-) -> None:
+def test_input_that_is_not_tls_ends_the_connection(worker: Worker) -> None:
     """
     A client may speak plain HTTP to a TLS listener by mistake.
     """
-    peer = Peer(worker, contexts[1])
+    peer = Peer(worker)
     peer.transport.data_received(b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n")
     assert peer.raw.is_closing()
     assert peer.connection.calls == []
@@ -370,13 +354,11 @@ def test_changed_record_ends_the_connection(peer: Peer) -> None:
         peer.tls.read(100)
 
 
-def test_client_that_leaves_in_the_handshake_is_released(
-    worker: Worker, contexts: tuple[ssl.SSLContext, ...]
-) -> None:
+def test_client_that_leaves_in_the_handshake_is_released(worker: Worker) -> None:
     """
     The connection has not begun, but learns of the end.
     """
-    peer = Peer(worker, contexts[1])
+    peer = Peer(worker)
     peer.transport.eof_received()
     assert peer.raw.aborted
     peer.transport.connection_lost(None)
