@@ -101,7 +101,8 @@ class Connection(asyncio.Protocol):
         self._server = server
         self.peer = peer
         self.recognizer = Recognizer(server.request_cache)
-        # server.limits reads these five.  The listener may set another phase.
+        # server.limits reads these five.  The listener may set the phase HANDSHAKE or
+        # REFUSED before it calls connection_made().
         self.phase = _IDLE
         self.has_responded = False
         self.last_active = server.seconds()
@@ -131,10 +132,11 @@ class Connection(asyncio.Protocol):
         """
         Use C{transport} from now on.
 
-        With TLS, this method is called once, after the TLS handshake.  Without TLS, an
-        admitted connection begins with a L{OneRequestTransport
-        <pexservice.server.listener.OneRequestTransport>}.  If a transport of the event loop
-        replaces this first transport, this method is called again.
+        With TLS, this method is called once, after the TLS handshake.  Without TLS, it is
+        called with a cheap L{OneRequestTransport
+        <pexservice.server.listener.OneRequestTransport>}.  If the connection needs more
+        than this first transport can do, a transport of the event loop replaces the first
+        one, and this method is called again.
         """
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
@@ -192,8 +194,8 @@ class Connection(asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        # The stall timeout stops.  But a closing connection must still time out, so its
-        # timeout begins again.
+        # The stall timeout stops.  But a closing connection needs a timeout, which begins
+        # again.
         is_closing = self.phase is _CLOSING
         self.stalled_since = self._server.seconds() if is_closing else None
         if self._stream is not None:
@@ -201,7 +203,7 @@ class Connection(asyncio.Protocol):
         elif self.phase is _WAITING_TO_PARSE:
             self._server.call_soon(self._parse_next)
         elif not (self.phase is _PERFORMING and self._buffer):
-            # If the next request is in the buffer, reading stays paused until it is parsed.
+            # Otherwise the next request is in the buffer, and must be parsed first.
             self._resume_reading()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -416,7 +418,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             if response.stream is not None:
-                # The connection is closed after a stream, because in HTTP/1.0 nothing else
+                # The connection is closed after every stream: in HTTP/1.0, nothing else
                 # shows where a stream ends.
                 response_format = evolve(
                     request.response_format,

@@ -276,7 +276,7 @@ class Connections:
                 connection, is_greedy=True
             ):
                 continue
-            count = self._counts[self._open[connection] or ""]
+            count = self._counts[self._open[connection]]
             if self._candidates_are_greedy and count < self._share():
                 # This client has lost enough connections.  The next search may find others.
                 self._candidates.clear()

@@ -62,7 +62,7 @@ NEVER_CACHED_HEADERS = frozenset(
 
 #: The headers that the service reads.
 _READ_HEADERS = frozenset(
-    name for name, role in HEADERS.items() if role is not HeaderRole.NEVER_CACHED
+    name for name, role in HEADERS.items() if role & ~HeaderRole.NEVER_CACHED
 )
 
 #: The value of L{Head.body_length} for a body with C{Transfer-Encoding: chunked}.
@@ -96,7 +96,6 @@ _NEEDS_NO_ESCAPE = re.compile(rb"[ !#-\[\]-~]*")
 
 #: See L{Head.plan_key}.
 PlanKey = tuple[Hashable, ...]
-
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

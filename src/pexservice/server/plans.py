@@ -43,9 +43,9 @@ class Plan:
 @define(eq=False)
 class PreparedRequest:
     """
-    A request that a connection can perform.  It never changes.
+    A request that a connection can perform.
 
-    So all requests with the same bytes can share one object.
+    It never changes, so all requests with the same bytes can share one object.
 
     @ivar logged_line: the request line for the access log.
     @ivar operation: what the request asks for.  If the request has no plan, the operation
