@@ -227,7 +227,8 @@ class RequestCache:
 
         @param names: the header names of the varying lines.
         """
-        headers, keys = head.headers, [name.lower() for name in names]
+        headers, logged_line = head.headers, head.request_line.logged_line
+        keys = [name.lower() for name in names]
         read_names = tuple([key for key in keys if key in headers])
         common_headers = {key: headers[key] for key in headers if key not in read_names}
         # Without read_names, match() makes no new request, so there is nothing to remember.
@@ -238,9 +239,7 @@ class RequestCache:
             varying_pattern=_compile_pattern(names, read_names),
             read_names=read_names,
             plan=plan,
-            common_request=self.prepare(
-                plan, common_headers, head.request_line.logged_line
-            ),
+            common_request=self.prepare(plan, common_headers, logged_line),
             remembers_matches=has_cacheable_values or read_names == (AUTHORIZATION,),
         )
         self.new_templates += 1
@@ -321,8 +320,7 @@ class Recognizer:
             return None
         request = cache.prepare(plan, head.headers, head.request_line.logged_line)
         # If an empty line comes before the head, the bytes are not remembered.
-        begins_with_head = whole_read.startswith(head.lines[0])
-        if begins_with_head and len(whole_read) <= MAX_RECOGNIZED_BYTES:
+        if whole_read.startswith(head.lines[0]) and len(whole_read) <= MAX_RECOGNIZED_BYTES:
             if head.uncached_range is None:
                 cache.remember_if_repeated(whole_read, request)
             else:
