@@ -7,9 +7,9 @@ happens at one moment between its call and its return, and sees the cursor of th
 This property is called linearizability.
 
 Two independent functions check it.  L{faults} knows the steps that were made, in their
-order.  So it only has to sort, in n log n, and it says what is wrong.  L{linearizable} does
-not know them.  It searches all orders, as Wing and Gong do, and remembers the states that
-it has visited; it is for short records.
+order.  So it only has to sort, in n log n, and it says what is wrong.  L{linearizable}
+searches all orders, as Wing and Gong do, and remembers the states that it has visited; it
+is for short records, and checks L{faults}.
 """
 
 from __future__ import annotations
@@ -173,13 +173,11 @@ def _sooner(first: Record | None, other: Record | None) -> Record | None:
     return first if first.returned <= other.returned else other
 
 
-def linearizable(
-    records: Sequence[Record], journal: Sequence[Transition] | None = None
-) -> bool:
+def linearizable(records: Sequence[Record], journal: Sequence[Transition]) -> bool:
     """
     Return whether one cursor can have given all responses in C{records}, in some order.
 
-    @param journal: the steps that the order must make, if they are known.
+    @param journal: the steps that the order must make.
     """
     pending = [
         record
@@ -192,7 +190,7 @@ def linearizable(
 def _search(
     pending: frozenset[Record],
     state: tuple[int, int],
-    journal: Sequence[Transition] | None,
+    journal: Sequence[Transition],
     been: set[tuple[frozenset[Record], tuple[int, int]]],
 ) -> bool:
     """
@@ -200,9 +198,7 @@ def _search(
 
     @param been: the pairs of pending records and state from which they cannot.
     """
-    if all(record.seen is None for record in pending) and (
-        journal is None or state[0] == len(journal)
-    ):
+    if state[0] == len(journal) and all(record.seen is None for record in pending):
         return True
     if (pending, state) in been:
         return False
@@ -224,13 +220,11 @@ def _search(
 
 
 def _apply(
-    record: Record, state: tuple[int, int], journal: Sequence[Transition] | None
+    record: Record, state: tuple[int, int], journal: Sequence[Transition]
 ) -> tuple[int, int] | None:
     revision, position = state
     if record.operation is None:
         return state
-    if journal is not None and (
-        revision == len(journal) or journal[revision] is not record.operation
-    ):
+    if revision == len(journal) or journal[revision] is not record.operation:
         return None
     return revision + 1, position_after(position, record.operation)

@@ -25,10 +25,10 @@ from pathlib import Path
 from attrs import Factory, define
 
 from tests.labs.faults.phases import KEY, PHASES, PREPARED, Case, Kind, Phase
-from tests.labs.faults.strace import WORKER, Fault, store_option
+from tests.labs.faults.strace import Fault, store_option
 from tests.support.clients import whole_history
 from tests.support.conversation import At, Conversation, Expected
-from tests.support.daemon import Daemon
+from tests.support.daemon import WORKER, Daemon
 from tests.support.evidence import record
 from tests.support.stores import make_store_with_keys
 from tests.support.strace import injected

@@ -16,10 +16,15 @@ from typing import Self
 from attrs import frozen
 
 from tests.support.conversation import Conversation
-from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, children, poll_attempts, twistd
+from tests.support.daemon import (
+    LOOPBACK,
+    TIMEOUT_SECONDS,
+    WORKER,
+    children,
+    poll_attempts,
+    twistd,
+)
 from tests.support.strace import Tracer
-
-WORKER = "pexservice-worker"
 
 
 @frozen

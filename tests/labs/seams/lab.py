@@ -335,11 +335,8 @@ HARMLESS_OPERATIONS = {"configuration half written": (8, config_half_written)}
 
 WEIGHTS = {
     name: weight
-    for name, (weight, _) in {
-        **MOMENTARY_OPERATIONS,
-        **LASTING_OPERATIONS,
-        **HARMLESS_OPERATIONS,
-    }.items()
+    for operations in (MOMENTARY_OPERATIONS, LASTING_OPERATIONS, HARMLESS_OPERATIONS)
+    for name, (weight, _) in operations.items()
 }
 
 
