@@ -150,7 +150,7 @@ class WorkerSlot:
     A name, such as C{worker-1}, under which one worker process after another runs.
 
     @ivar setup: how the processes of this slot are started and watched.
-    @ivar pool: gets the news about each process, and decides when the slot starts the next.
+    @ivar pool: decides when a slot that is due starts its next process.
     @ivar process: the newest process, which may have ended; C{None} before the first one.
     @ivar retired: whether the slot was asked to end, so that no other process follows.
     @ivar backoff_seconds: the next delay before a start.
@@ -178,7 +178,7 @@ class WorkerSlot:
     @property
     def is_due(self) -> bool:
         """
-        Return whether the slot lacks a process, and no delay before its start is left.
+        Return whether a process should start: none runs, and no delay is in progress.
         """
         is_delayed = self._restart_timer is not None and self._restart_timer.active()
         return not (self.retired or self.running_process or is_delayed)

@@ -53,16 +53,12 @@ class Result:
     @ivar restarts: how many supervisors were killed and started again.
     @ivar calls: how many calls were made.
     @ivar repetitions: how many failed attempts of the calls were repeated.
-    @ivar replayed: how many calls got a replay.
-    @ivar longest_seconds: the duration of the longest call.
     """
 
     kills: int
     restarts: int
     calls: int
     repetitions: int
-    replayed: int
-    longest_seconds: float
 
 
 @contextmanager
@@ -133,25 +129,19 @@ def evaluate(
     """
     check(records, url)
     durations = [seconds for client in records for *_, seconds in client.responses]
-    result = Result(
-        kills=kills,
-        restarts=restarts,
-        calls=len(durations),
-        repetitions=sum(client.repetitions for client in records),
-        replayed=sum(client.replayed for client in records),
-        longest_seconds=max(durations),
-    )
+    repetitions = sum(client.repetitions for client in records)
+    replays = sum(client.replayed for client in records)
     record(
         name,
         promise=promise,
-        size=result.calls,
+        size=len(durations),
         unit="calls",
         result=f"{faults}: every call answered, steps = calls,"
-        f" {result.repetitions:,} repetitions, {result.replayed:,} of them"
-        f" replayed, longest wait {result.longest_seconds:.1f} s",
+        f" {repetitions:,} repetitions, {replays:,} of them replayed, longest wait"
+        f" {max(durations):.1f} s",
         command="make exactly-once",
     )
-    return result
+    return Result(kills, restarts, len(durations), repetitions)
 
 
 def one_machine(

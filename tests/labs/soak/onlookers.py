@@ -26,13 +26,11 @@ class _Observer(Stoppable):
 
     @ivar pause: the pause between two requests, in seconds.
     @ivar refused: how many connections were refused.
-    @ivar broken: how many connections ended without a response.
     """
 
     service: Daemon
     pause: float = 0.01
     refused: int = 0
-    broken: int = 0
     connection: HTTPConnection = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -46,7 +44,7 @@ class _Observer(Stoppable):
             except ConnectionRefusedError:
                 self.refused += 1
             except (OSError, HTTPException):
-                self.broken += 1
+                # The worker was killed.
                 self.connection.close()
         self.connection.close()
 
