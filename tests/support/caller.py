@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
 
 from pexservice.web.access import Access
+from tests.support.fakes import now
 from tests.support.wire import Server
 
 
@@ -61,43 +62,21 @@ class Caller:
         self.fatal = server.failures
         self._treq: Any = StubTreq(server.api.resource())
 
-    def begin(self, method: str, path: str, **headers: str | list[str]) -> list[Answer]:
+    def __call__(self, method: str, path: str, **headers: str | list[str]) -> Answer:
         """
         Send a request; C{Accept_Language="de"} becomes C{Accept-Language: de}.
 
-        @return: a list to which the response is added when it arrives.
+        The committer commits the open batch, and the response is returned.
         """
-        answers: list[Answer] = []
         raw = Headers()
         for name, value in headers.items():
             values = [value] if isinstance(value, str) else value
             raw.setRawHeaders(name.replace("_", "-"), values)
-        sent: Deferred[Any] = self._treq.request(
-            method, f"http://localhost{path}", headers=raw
-        )
-
-        def got(response: Any) -> None:
-            self._treq.content(response).addCallback(
-                lambda body: answers.append(
-                    Answer(response.code, response.headers, response.length, body)
-                )
-            )
-
-        sent.addCallback(got)
-        self.turn()
-        return answers
-
-    def turn(self) -> None:
-        """
-        Let the committer commit the open batch, and let responses arrive.
-        """
+        url = f"http://localhost{path}"
+        sent: Deferred[Any] = self._treq.request(method, url, headers=raw)
         self._treq.flush()
         self.clock.turn(1.0)
         self._treq.flush()
-
-    def __call__(self, method: str, path: str, **headers: str | list[str]) -> Answer:
-        """
-        Send a request, and return its response.
-        """
-        (answer,) = self.begin(method, path, **headers)
-        return answer
+        response = now(sent)
+        body = now(self._treq.content(response))
+        return Answer(response.code, response.headers, response.length, body)

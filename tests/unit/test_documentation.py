@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -147,6 +148,7 @@ def test_picture_of_the_packages_shows_the_imports_of_the_code() -> None:
     assert drawn == needed
 
 
+@cache
 def texts_of_the_code() -> str:
     """
     Return all strings of the code, with a space for each value that is inserted.

@@ -99,7 +99,8 @@ def answers(path: str, method: str) -> Iterator[Answer]:
     Yield answers of each status that a single request can get, in each representation.
     """
     readers = Caller(Access(frozenset()))
-    for accept in ("text/plain", "application/json", "text/html"):
+    types = ["text/plain", "application/json", *(["text/html"] if path == "/" else [])]
+    for accept in types:
         for headers in (
             {},
             {"If_None_Match": "*"},

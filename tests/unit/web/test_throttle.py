@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from pexservice.web.clients import MAX_CLIENTS, RateLimit
+from pexservice.web import clients
+from pexservice.web.clients import RateLimit
 from tests.support.fakes import Turns
 
 ONE = "10.0.0.1"
@@ -26,18 +27,21 @@ def test_client_may_send_its_rate_at_once_or_spread(rate: int) -> None:
     assert [limit.take(ONE) for _ in range(rate + 1)] == [True] * rate + [False]
 
 
-def test_memory_is_bounded_by_recent_clients_and_a_maximum() -> None:
+def test_clients_with_a_full_allowance_or_no_recent_request_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clients, "MAX_CLIENTS", 100)
     clock = Turns()
     limit = RateLimit(10, clock.seconds)
-    for number in range(2 * MAX_CLIENTS):
+    for number in range(200):
         limit.take(str(number))
         clock.rightNow += 1e-7
-        assert len(limit._full_at) <= MAX_CLIENTS
+        assert len(limit._full_at) <= 100
+    assert "199" in limit._full_at
     clock.rightNow += 1
-    for number in range(MAX_CLIENTS):
+    for number in range(100):
         limit.take(f"x{number}")
-        clock.rightNow += 1
-    assert len(limit._full_at) <= MAX_CLIENTS
+    assert [*limit._full_at] == [f"x{number}" for number in range(100)]
 
 
 def test_an_ipv6_network_counts_as_one_client() -> None:
