@@ -130,6 +130,7 @@ class Server:
             # There is no pause between two pages of the history.
             call_later=lambda _, call: call(),
             metrics_response=metrics.response,
+            read_report=lambda: self.report,
         )
         self.shared = ConnectionServer(
             api.call_handler,

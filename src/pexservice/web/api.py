@@ -86,7 +86,7 @@ class Api:
         table: EndpointTable = DEFAULT_TABLE,
         call_later: CallLater,
         metrics_response: Callable[[Sequence[bytes] | None], Response],
-        read_report: Callable[[], SupervisorReport | None] = lambda: None,
+        read_report: Callable[[], SupervisorReport | None],
     ) -> None:
         """
         Make the app of C{committer}.

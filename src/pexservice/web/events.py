@@ -158,8 +158,8 @@ class Events:
         self,
         committer: ICommitter,
         call_later: CallLater,
-        limit: int = MAX_STREAMS,
-        read_report: Callable[[], SupervisorReport | None] = lambda: None,
+        limit: int,
+        read_report: Callable[[], SupervisorReport | None],
     ) -> None:
         """
         Start without streams.

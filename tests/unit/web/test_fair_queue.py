@@ -121,6 +121,7 @@ def test_clients_take_turns_for_pages_of_the_history_and_others_wait_for_no_page
         server.events,
         call_later=server.clock.callLater,
         metrics_response=lambda _: Response(200, ()),
+        read_report=lambda: None,
     )
     server.shared.call_handler = api.call_handler
     greedy = [server.connect(IPv4Address("TCP", "192.0.2.1", n)) for n in range(1, 31)]
