@@ -53,7 +53,7 @@ def test_streams_end_properly_when_the_service_stops(daemon: Daemon) -> None:
 
 def test_next_worker_resumes_a_stream_that_ended_with_its_worker(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
-        for kill in range(3):
+        for kill in range(2):
             with connect(daemon) as connection:
                 connection.sendall(request(WATCH, b"Last-Event-ID: %d" % kill))
                 received = read_until(connection, rb"retry: \d+\n\n")

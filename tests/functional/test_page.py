@@ -122,15 +122,13 @@ def step(daemon: Daemon, times: int = 1) -> None:
         daemon.step()
 
 
-def test_each_click_makes_its_step_and_shows_value_and_history(
-    lone_worker: Daemon, view: View
-) -> None:
+def test_each_click_makes_its_step_and_shows_value_and_history(view: View) -> None:
     """
     Without a supervisor, the page claims no standby.
     """
     view.until("worker", "one worker")
     assert view("standing-by") == view("takeovers") == "not known"
-    before = lone_worker.revision()
+    before = view.daemon.revision()
     for name, position, value in (
         *(("next", n, value) for n, value in enumerate((1, 1, 2, 3, 5, 8, 13), 1)),
         ("previous", 6, 8),
@@ -140,7 +138,7 @@ def test_each_click_makes_its_step_and_shows_value_and_history(
         view.press(name)
         view.until("position", str(position))
         view.until("value", str(value))
-    revision = lone_worker.revision()
+    revision = view.daemon.revision()
     assert revision == before + 10
     view.until("revision", f"{revision:,}")
     view.page.wait_for_function(
@@ -155,18 +153,18 @@ def test_each_click_makes_its_step_and_shows_value_and_history(
     for _ in range(10):
         view.press("next")
     view.until("position", "10")
-    assert lone_worker.revision() == revision + 10
+    assert view.daemon.revision() == revision + 10
     assert view.errors == []
 
 
 def test_steps_of_other_clients_are_shown_and_not_announced(
-    lone_worker: Daemon, view: View, views: Open
+    view: View, views: Open
 ) -> None:
     """
     A screen reader does not read these steps out.
     """
-    other = views(lone_worker)
-    step(lone_worker, times=12)
+    other = views(view.daemon)
+    step(view.daemon, times=12)
     view.until("value", "144")
     assert (view("before"), view("after")) == ("89", "233")
     other.until_connection()
@@ -385,14 +383,12 @@ def test_a_long_value_is_shown_by_its_ends_and_copied_whole(
     assert view.errors == []
 
 
-def test_copying_works_in_a_browser_without_navigator_clipboard(
-    lone_worker: Daemon, view: View
-) -> None:
+def test_copying_works_in_a_browser_without_navigator_clipboard(view: View) -> None:
     """
     Browsers have no C{navigator.clipboard} on a page from another machine without TLS.
     """
     view.page.context.grant_permissions(["clipboard-read"])
-    step(lone_worker, times=150)
+    step(view.daemon, times=150)
     view.until("digits", "31")
     view.page.evaluate("""() => {
         const kept = navigator.clipboard;
@@ -444,11 +440,11 @@ def violations(view: View) -> list[str]:
 
 
 def test_axe_finds_no_violation_in_any_state(
-    service: Daemon, service_view: View, far_daemon: Daemon, views: Open
+    service_view: View, far_daemon: Daemon, views: Open
 ) -> None:
     view = service_view
     assert violations(view) == []
-    step(service, times=20)
+    step(view.daemon, times=20)
     view.until("position", "20")
     view.page.wait_for_selector("#history tr:nth-child(10)")
     view.page.route("**/next", lambda route: route.abort())
@@ -521,7 +517,7 @@ def test_arrow_keys_make_steps_and_r_asks_before_a_reset(view: View) -> None:
 
 
 def test_values_of_any_length_move_no_button_and_need_no_wide_screen(
-    lone_worker: Daemon, view: View, far_daemon: Daemon, views: Open
+    view: View, far_daemon: Daemon, views: Open
 ) -> None:
     """
     A second click hits the same button.
@@ -530,9 +526,9 @@ def test_values_of_any_length_move_no_button_and_need_no_wide_screen(
     places: dict[int, list[object]] = {width: [] for width in widths}
     far_view = views(far_daemon)
     for daemon, steps in (
-        (lone_worker, 0),
-        (lone_worker, 60),
-        (lone_worker, 440),
+        (view.daemon, 0),
+        (view.daemon, 60),
+        (view.daemon, 440),
         (far_daemon, 0),
     ):
         step(daemon, times=steps)
@@ -554,9 +550,7 @@ def test_values_of_any_length_move_no_button_and_need_no_wide_screen(
     assert all(places[width] == places[width][:1] * 4 for width in widths if width >= 390)
 
 
-def test_a_kill_is_reported_with_both_workers_and_the_pause(
-    service: Daemon, service_view: View
-) -> None:
+def test_a_kill_is_reported_with_both_workers_and_the_pause(service_view: View) -> None:
     """
     The page names the worker that ended and the one that took over, as in the log.
 
@@ -570,10 +564,10 @@ def test_a_kill_is_reported_with_both_workers_and_the_pause(
     shown = dict(re.findall(r"(\d+) \((\w+)\)", view("processes")))
     assert set(shown.values()) == {"running", "active", "standby"}
     (standby,) = (pid for pid, state in shown.items() if state == "standby")
-    step(service, times=3)
+    step(view.daemon, times=3)
     view.until("position", "3")
-    ended, _ = service.active_worker()
-    active = service.kill_active_worker()
+    ended, _ = view.daemon.active_worker()
+    active = view.daemon.kill_active_worker()
     assert shown[str(active)] == "active"
     successor = other_worker(ended)
     view.until("worker", successor)
@@ -587,7 +581,7 @@ def test_a_kill_is_reported_with_both_workers_and_the_pause(
     )
     assert re.fullmatch(rf"{successor} at \d\d:\d\d:\d\d", view("mark-names"))
     view.until("standing-by", "1 of 1")
-    assert service.active_worker()[0] == successor
+    assert view.daemon.active_worker()[0] == successor
     after = view["processes"].filter(has_text=f"{standby} (active)")
     after.filter(has_not_text=f" {active} (").wait_for()
 
@@ -596,9 +590,7 @@ def other_worker(name: str) -> str:
     return {"worker-1": "worker-2", "worker-2": "worker-1"}[name]
 
 
-def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
-    service: Daemon, service_view: View
-) -> None:
+def test_takeovers_are_shown_for_ten_seconds_without_scrolling(service_view: View) -> None:
     """
     The message is next to the cursor, and no other element moves.
 
@@ -609,13 +601,13 @@ def test_takeovers_are_shown_for_ten_seconds_without_scrolling(
     view.stop_clock()
     lines = view["news"].locator("span")
     for number in range(2):
-        successor = other_worker(service.active_worker()[0])
-        service.kill_active_worker()
+        successor = other_worker(view.daemon.active_worker()[0])
+        view.daemon.kill_active_worker()
         view.until("worker", successor)
         lines.nth(number).filter(has_text="nothing lost").wait_for()
         assert lines.nth(number).inner_text().startswith(f"{successor} took over")
         view.until("standing-by", "1 of 1")
-        service.until_up()
+        view.daemon.until_up()
     # Let the page draw the chart.
     view.page.clock.run_for(200)
     assert view.page.evaluate("scrollY") == 0
@@ -655,7 +647,7 @@ _WATCH = """() => {
 
 
 def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
-    service: Daemon, service_view: View
+    service_view: View,
 ) -> None:
     """
     After 40 seconds without an event, the page tries to open a stream until it succeeds.
@@ -688,13 +680,11 @@ def test_silence_opens_a_new_stream_and_a_heartbeat_is_no_silence(
     with view.page.expect_request("**/events?workers"):
         view.page.clock.fast_forward(10_001)
     view.until_connection()
-    view.until("worker", service.active_worker()[0])
+    view.until("worker", view.daemon.active_worker()[0])
     assert len(streams) == 2
 
 
-def test_the_page_notices_that_the_network_goes_and_comes(
-    service: Daemon, service_view: View
-) -> None:
+def test_the_page_notices_that_the_network_goes_and_comes(service_view: View) -> None:
     """
     The event C{offline} ends the stream, and C{online} opens a new one.
 
@@ -704,58 +694,54 @@ def test_the_page_notices_that_the_network_goes_and_comes(
     view.page.context.set_offline(True)
     view.until_connection("lost")
     assert view("worker") == "not known"
-    step(service)
+    step(view.daemon)
     view.page.context.set_offline(False)
     view.until_connection()
     view.until("position", "1")
-    view.until("worker", service.active_worker()[0])
+    view.until("worker", view.daemon.active_worker()[0])
     view.until("takeover", "The connection was lost and is back, to the same worker")
     assert view("news") == ""
 
 
-def test_a_second_break_takes_back_that_the_worker_is_the_same(
-    service: Daemon, service_view: View
-) -> None:
+def test_a_second_break_takes_back_that_the_worker_is_the_same(service_view: View) -> None:
     """
     A worker accepts streams a moment before the supervisor records its takeover.
 
     So the page waits before it says that the worker is the same.
     """
     view = service_view
-    successor = other_worker(service.active_worker()[0])
+    successor = other_worker(view.daemon.active_worker()[0])
     view.page.evaluate(_WATCH)
     # The kill must come before the page reports that the worker is the same.
     view.stop_clock()
     view.page.evaluate("reconnect()")
     view.until_connection()
-    service.kill_active_worker()
+    view.daemon.kill_active_worker()
     view.until("worker", successor)
     view.until_matches("takeover", "nothing lost$")
     view.page.clock.run_for(2500)
     assert not [text for text in view.page.evaluate("reports") if "same worker" in text]
 
 
-def test_page_reports_lost_steps(service: Daemon, service_view: View) -> None:
+def test_page_reports_lost_steps(service_view: View) -> None:
     """
     Without synchronous commit, a service may lose answered steps.
     """
     view = service_view
-    step(service, times=3)
+    step(view.daemon, times=3)
     view.until("position", "3")
-    headers = {"Pex-Revision": str(service.revision() - 2)}
+    headers = {"Pex-Revision": str(view.daemon.revision() - 2)}
     view.page.route("**/current", lambda route: route.fulfill(status=200, headers=headers))
-    service.kill_active_worker()
+    view.daemon.kill_active_worker()
     view.until_matches("takeover", ", 2 steps lost$")
 
 
-def test_the_small_load_makes_each_step_once_despite_a_kill(
-    service: Daemon, service_view: View
-) -> None:
+def test_the_small_load_makes_each_step_once_despite_a_kill(service_view: View) -> None:
     """
     The page shows the sizes of the batches in which the steps were committed.
     """
     view = service_view
-    revision = service.revision()
+    revision = view.daemon.revision()
     view["load"].click()
     view.until("position", "20")
     view.page.wait_for_selector("#batches span")
@@ -765,10 +751,10 @@ def test_the_small_load_makes_each_step_once_despite_a_kill(
     assert sum(sizes) == 20
     assert view["batches"].locator("span").count() == len(sizes)
     view["load"].click()
-    service.kill_active_worker()
+    view.daemon.kill_active_worker()
     view.until("position", "40")
     view.page.wait_for_selector("#load:enabled")
-    assert service.revision() == revision + 40
+    assert view.daemon.revision() == revision + 40
 
 
 def test_a_step_waits_until_the_token_is_entered(tmp_path: Path, views: Open) -> None:
@@ -820,9 +806,7 @@ def test_the_content_security_policy_blocks_other_scripts_and_hosts(
     view.page.context.close()
 
 
-def test_a_hidden_page_closes_its_stream_and_catches_up(
-    lone_worker: Daemon, view: View
-) -> None:
+def test_a_hidden_page_closes_its_stream_and_catches_up(view: View) -> None:
     """
     When it is shown again, it opens a stream and shows the newest state.
     """
@@ -832,7 +816,7 @@ def test_a_hidden_page_closes_its_stream_and_catches_up(
     }"""
     view.page.evaluate(hide, arg=True)
     view.until_connection("resting")
-    step(lone_worker, times=7)
+    step(view.daemon, times=7)
     assert view("position") == "0"
     view.page.evaluate(hide, arg=False)
     view.until("position", "7")

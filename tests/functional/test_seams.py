@@ -101,8 +101,7 @@ def test_later_worker_creates_no_store_and_continues_when_it_is_back(
     The service is not ready, the supervisor does not start workers in a loop, and
     C{/livez} responds.
     """
-    with Daemon(tmp_path) as daemon:
-        daemon.until_up()
+    with Daemon(tmp_path, "--standby", "0") as daemon:
         revision = daemon.step()
         store, away = tmp_path / STORE, tmp_path / "away"
         if left == "no file":
@@ -128,7 +127,7 @@ def test_later_worker_creates_no_store_and_continues_when_it_is_back(
         assert daemon.request("/livez")[0].status == 200
         daemon.process.send_signal(signal.SIGHUP)
         daemon.wait_for_log(f"reload failed: .*{reason}")
-        assert daemon.count_logged("is process") <= 7
+        assert daemon.count_logged("is process") <= 4
         if left == "no file":
             assert [*store.iterdir()] == []
             for path in away.iterdir():
@@ -139,7 +138,7 @@ def test_later_worker_creates_no_store_and_continues_when_it_is_back(
             away.rename(store)
         assert step_when_ready(daemon) == revision + 1
         # Each worker logged the reason once, and not at each attempt.
-        assert daemon.log.read_text().count("error: cannot serve: the store") <= 4
+        assert daemon.log.read_text().count("error: cannot serve: the store") <= 2
 
 
 def change_mounts(daemon: Daemon, command: str) -> None:
@@ -215,18 +214,16 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
 
 def test_removed_socket_file_ends_no_listener(tmp_path: Path) -> None:
     """
-    A takeover and a reload continue on TCP although the file of a Unix socket is gone.
+    The next worker and a reload continue on TCP although the file of the socket is gone.
 
     The log names the path, and the service stops without an error.
     """
     path = tmp_path / "http.sock"
-    options = ("--listen", f"unix:{path}", "--listen", LOOPBACK)
+    options = ("--listen", f"unix:{path}", "--listen", LOOPBACK, "--standby", "0")
     with Daemon(tmp_path, *options) as daemon:
-        daemon.until_up()
         revision = daemon.step()
         path.unlink()
         daemon.kill_active_worker()
-        daemon.until_logged("stands by", 2)
         assert daemon.step() == revision + 1
         daemon.wait_for_log(f"error: the file of the Unix socket {path} is gone")
         daemon.reload()
@@ -302,8 +299,7 @@ def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
 
     When the lock is free, the service continues.
     """
-    with Daemon(tmp_path) as daemon:
-        daemon.until_up()
+    with Daemon(tmp_path, "--standby", "0") as daemon:
         revision = daemon.step()
         flock = ["/usr/bin/flock", "--no-fork", str(tmp_path / STORE), "sleep", "1000"]
         with running_command(flock) as process:
@@ -373,9 +369,9 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
 
     When a process reads the pipe again, the log gives the number of lost lines.
     """
-    listen = ("--listen", f"unix:{tmp_path}/http.sock")
+    options += ("--listen", f"unix:{tmp_path}/http.sock", "--standby", "0")
     with running_command(
-        twistd("-n", "--pidfile=", "pexservice", *listen, *options),
+        twistd("-n", "--pidfile=", "pexservice", *options),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -57,6 +57,7 @@ class View:
     """
 
     page: Page
+    daemon: Daemon
     errors: list[str] = field(factory=list)
 
     def __getitem__(self, name: str) -> Locator:
@@ -134,7 +135,7 @@ def open_view(browser: Browser, daemon: Daemon, **options: Any) -> View:
     context = browser.new_context(**options)
     context.set_default_timeout(TIMEOUT_SECONDS * 1000)
     context.add_init_script(_REPORT_VIOLATIONS)
-    view = View(context.new_page())
+    view = View(context.new_page(), daemon)
     view.page.on("console", view.noted)
     view.page.on("pageerror", lambda error: view.errors.append(str(error)))
     view.page.goto(f"http://127.0.0.1:{daemon.port}/")
