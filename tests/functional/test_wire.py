@@ -92,13 +92,6 @@ def memory(daemon: Daemon) -> int:
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
 
 
-def test_client_that_accepts_json_gets_the_refusal_as_json(daemon: Daemon) -> None:
-    too_large = (b"Accept: application/json", b"Content-Length: 65537")
-    received = exchange(daemon, request(b"POST /next HTTP/1.1", *too_large))
-    assert b"Content-Type: application/problem+json\r\n" in received
-    assert received.endswith(b'endpoint needs a body"}\n')
-
-
 def test_response_has_exactly_these_bytes(daemon: Daemon) -> None:
     """
     The date and the numbers may differ.
@@ -128,15 +121,6 @@ def test_head_has_the_length_of_the_get_and_no_body(daemon: Daemon, path: str) -
     head, nothing = daemon.request(path, "HEAD")
     assert (head.status, nothing) == (get.status, b"")
     assert head.headers["Content-Length"] == str(len(body))
-
-
-def test_client_that_expects_100_continue_gets_it(daemon: Daemon) -> None:
-    with connect(daemon) as connection:
-        headers = (b"Expect: 100-continue", b"Content-Length: 2", b"Connection: close")
-        connection.sendall(request(b"POST /next HTTP/1.1", *headers))
-        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        connection.sendall(b"ab")
-        assert read_all(connection).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_pipelined_requests_get_their_responses_in_order_once(daemon: Daemon) -> None:

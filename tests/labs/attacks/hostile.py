@@ -20,9 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from attrs import frozen
@@ -38,8 +38,8 @@ MAX_WAIT_SECONDS = 3.0
 #: The step that a resetting client sends, without the end of its head.
 STEP = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
 
-# More requests per second than any attack sends.
-_NO_LIMIT = ("--rate-limit", "1000000")
+#: More requests per second than any attack sends.
+NO_LIMIT = ("--rate-limit", "1000000")
 
 
 @frozen
@@ -153,11 +153,12 @@ def reset_with_foreign_host(target: Target, size: int) -> None:
     """
     Reset connections with a foreign C{Host} in each request: no step may be made.
     """
+    before = target.metric("pexservice_revision")
     for _ in range(size):
         target.reset_after(
             b"POST /next HTTP/1.1\r\nHost: attacker.example\r\nConnection: close\r\n\r\n"
         )
-    steps = target.metric("pexservice_revision")
+    steps = target.metric("pexservice_revision") - before
     assert steps == 0, f"{steps} steps by requests with a foreign Host"
 
 
@@ -351,7 +352,7 @@ class Kind:
     attack: Callable[[Target, int], None]
     short: int
     long: int
-    options: Sequence[str] = _NO_LIMIT
+    options: Sequence[str] = NO_LIMIT
     listeners: Sequence[str] = ("plain", "TLS")
 
     def run(self, place: Path, listener: str, size: int) -> None:
@@ -361,18 +362,29 @@ class Kind:
         @raise AssertionError: the attack succeeded, a worker was replaced, or an error was
             logged.
         """
-        options, context = certified(place) if listener == "TLS" else ((), None)
-        options = ("--access-log", "access.log", "--standby", "0", *self.options, *options)
-        with Daemon(place, *options) as daemon:
-            workers = daemon.workers()
-            target = Target(place, daemon, context)
+        with target_for_attacks(place, listener, self.options) as target:
             self.attack(target, size)
-            assert daemon.workers() == workers, "a worker was replaced"
-            log = daemon.log.read_text()
-            assert "Traceback" not in log, log
-            assert " critical: " not in log, log
-            errors = re.findall(r'status="500"} [1-9].*', target.metrics())
-            assert not errors, errors
+
+
+@contextmanager
+def target_for_attacks(
+    place: Path, listener: str, options: Sequence[str] = NO_LIMIT
+) -> Iterator[Target]:
+    """
+    Run a service, and check after the block that its worker lives and logged no error.
+    """
+    tls_options, context = certified(place) if listener == "TLS" else ((), None)
+    options = ("--access-log", "access.log", "--standby", "0", *options, *tls_options)
+    with Daemon(place, *options) as daemon:
+        workers = daemon.workers()
+        target = Target(place, daemon, context)
+        yield target
+        assert daemon.workers() == workers, "a worker was replaced"
+        log = daemon.log.read_text()
+        assert "Traceback" not in log, log
+        assert " critical: " not in log, log
+        errors = re.findall(r'status="500"} [1-9].*', target.metrics())
+        assert not errors, errors
 
 
 KINDS = {
