@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -21,7 +20,7 @@ from typing import Self
 from attrs import define, frozen
 
 from tests.support.commands import run_command
-from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts, wait_until
+from tests.support.daemon import captured, wait_until
 
 #: C{EXT4_IOC_SHUTDOWN} and C{XFS_IOC_GOINGDOWN} are the same number.
 _SHUTDOWN = 0x8004587D
@@ -107,27 +106,15 @@ class Volume:
         self._unmount()
         # A process with mounts of its own, such as another test, may have copied this one.
         # Until it ends, the kernel would mount the file system that was shut down.
-        wait_until(lambda: not self._loop_devices(), f"{self._file} is detached")
+        loop_devices = ("losetup", "--associated", str(self._file))
+        wait_until(lambda: not run_command(*loop_devices), f"{self._file} is detached")
         self._mount()
-
-    def _loop_devices(self) -> str:
-        return run_command("losetup", "--associated", str(self._file))
 
     def _mount(self) -> None:
         options = f"loop,{self.kind.options}"
         run_command("mount", "-o", options, str(self._file), str(self.mount_point))
 
     def _unmount(self) -> None:
-        message = b""
-        for _ in poll_attempts():
-            # A process that was killed may need a moment to close its files.
-            finished = subprocess.run(
-                ["umount", str(self.mount_point)],  # noqa: S607 found by the PATH
-                check=False,
-                capture_output=True,
-                timeout=TIMEOUT_SECONDS,
-            )
-            if not finished.returncode:
-                return
-            message = finished.stderr
-        raise AssertionError(f"{self.mount_point} stays mounted: {message.decode()}")
+        umount = ["umount", str(self.mount_point)]
+        # A process that was killed may need a moment to close its files.
+        wait_until(lambda: not captured(umount).returncode, f"{self.mount_point} is free")

@@ -198,12 +198,18 @@ def one_bit_of_a_branch_key(file: PagedFile) -> None:
     file.put(page, key + 1, bytes((file.page(page)[key + 1] ^ 1,)))
 
 
+def free_root(file: PagedFile) -> int:
+    """
+    Return the number of the root page of the free tree.
+    """
+    return file.number(file.newest_meta(), FREE + ROOT, "Q")
+
+
 def free_a_page_in_use(file: PagedFile) -> None:
     """
     Let the list of free pages name the last leaf.
     """
-    # The root of the free tree.
-    root = file.number(file.newest_meta(), FREE + ROOT, "Q")
+    root = free_root(file)
     begin = file.nodes(root)[0]
     count = file.number(root, begin + 16, "Q")
     assert 0 < count < 100
@@ -218,7 +224,7 @@ def empty_list_of_free_pages(file: PagedFile) -> None:
     """
     Let a list of free pages say that it has none.
     """
-    root = file.number(file.newest_meta(), FREE + ROOT, "Q")
+    root = free_root(file)
     file.put(root, file.nodes(root)[0] + 16, bytes(8))
 
 
@@ -226,7 +232,7 @@ def newest_key_of_the_free_tree(file: PagedFile) -> None:
     """
     Let another transaction have been the last to free pages.
     """
-    root = file.number(file.newest_meta(), FREE + ROOT, "Q")
+    root = free_root(file)
     last = file.nodes(root)[-1]
     file.put(root, last + 8, number("Q", file.number(root, last + 8, "Q") + 1))
 

@@ -256,8 +256,6 @@ def test_store_that_cannot_be_created_is_refused_in_one_line(
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "all but the last pages": lambda data: data[: len(data) * 9 // 10],
-    "garbage": lambda data: b"\xa5" * len(data),
-    "both meta pages gone": lambda data: bytes(8192) + data[8192:],
     "all data pages gone": lambda data: data[:8192] + bytes(len(data) - 8192),
 }
 
