@@ -15,20 +15,16 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.error import ConnectionRefusedError as Refusal
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.web.client import ResponseNeverReceived
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from pexservice.client import (
     BadAddress,
-    CertificateRefused,
     Cursor,
     CursorError,
-    Moved,
     OutcomeUnknown,
     Refused,
-    State,
     Unanswered,
     UnexpectedAnswer,
 )
@@ -167,26 +163,6 @@ def test_refusal_is_not_repeated(service: FakeService, status: int, name: str) -
     assert len(service.asked) == 1
 
 
-def test_step_for_another_revision_raises_the_present_state(service: FakeService) -> None:
-    client = cursor(service)
-    assert service.after(client.next(if_revision=0)).position == 1
-    with pytest.raises(Moved, match="revision 1, position 1") as caught:
-        service.after(client.previous(if_revision=0))
-    assert caught.value.state == State(revision=1, position=1)
-    assert caught.value.state.value == service.revision == 1
-
-
-def test_repeated_conditional_step_is_not_taken_for_a_conflict(
-    service: FakeService,
-) -> None:
-    """
-    The response to the first attempt was lost, and the cursor has moved since.
-    """
-    service.disturbances = [Disturbance(cut=True, makes_step=True)]
-    state = service.after(cursor(service).next(if_revision=0))
-    assert (state.revision, state.replayed) == (1, True)
-
-
 REDIRECT = {"Location": "https://elsewhere.example/next"}
 HTML = {"Content-Type": "text/html"}
 
@@ -305,26 +281,9 @@ def test_retry_after_of_one_server_does_not_delay_the_next(service: FakeService)
     assert service.clock.seconds() < 1
 
 
-MAYBE_PERFORMED = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     ("name", "maybe_performed"), [("outcome-unknown", True), ("not-taken", False)]
 )
-
-
-@MAYBE_PERFORMED
-def test_refused_certificate_does_not_hide_that_an_earlier_attempt_was_sent(
-    service: FakeService, name: str, *, maybe_performed: bool
-) -> None:
-    reason = [("SSL routines", "", "certificate verify failed")]
-    openssl_error = type("Error", (Exception,), {"__module__": "OpenSSL.SSL"})
-    error = ResponseNeverReceived([Failure(openssl_error(reason))])
-    routed = Routed(service.agent, b=lambda: error)
-    service.always = problem(503, name)
-    with pytest.raises(CertificateRefused) as caught:
-        service.after(cursor(service, "http://a", "http://b", agent=routed).next())
-    assert caught.value.maybe_performed == maybe_performed
-
-
-@MAYBE_PERFORMED
 def test_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
     service: FakeService, name: str, *, maybe_performed: bool
 ) -> None:
@@ -438,6 +397,8 @@ def test_last_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
 @pytest.mark.parametrize(
     ("disturbance", "performed_nothing"),
     [
+        (Refusal, True),
+        (DNSLookupError, True),
         (problem(503, "not-taken"), True),
         (problem(503, "outcome-unknown"), False),
         (Disturbance(silent=True), False),
@@ -445,29 +406,19 @@ def test_last_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
     ],
 )
 def test_closed_cursor_knows_whether_a_cancelled_step_may_have_arrived(
-    service: FakeService, disturbance: Disturbance, *, performed_nothing: bool
+    service: FakeService, disturbance: Any, *, performed_nothing: bool
 ) -> None:
-    service.always = disturbance
-    client = cursor(service)
+    routed = Routed(service.agent)
+    if isinstance(disturbance, Disturbance):
+        service.always = disturbance
+    else:
+        routed.down["a"] = failing(disturbance)
+    client = cursor(service, "http://a", agent=routed)
     cancelled(service, client)
     # Before it is closed, another attempt may begin.
     assert not client.performed_nothing
     Deferred.fromCoroutine(client.close())
     assert client.performed_nothing == performed_nothing
-
-
-def test_cursor_whose_connections_were_refused_has_performed_nothing(
-    service: FakeService,
-) -> None:
-    routed = Routed(service.agent, a=Refusal, b=DNSLookupError)
-    client = cursor(service, "http://a", "http://b", agent=routed)
-    call = Deferred.fromCoroutine(client.next())
-    service.clock.pump([0.1] * 20)
-    assert len(routed.hosts) > 2
-    call.addErrback(lambda failure: failure.trap(CancelledError))
-    call.cancel()
-    Deferred.fromCoroutine(client.close())
-    assert client.performed_nothing
 
 
 class StrictClock(Clock):
@@ -504,23 +455,6 @@ def test_on_retry_is_called_for_each_attempt_that_is_repeated(service: FakeServi
         f"{URL}/next: status 503: not-taken: about not-taken",
         f"{URL}/next: status 429: too-many-requests: about too-many-requests",
     ]
-
-
-def test_detail_of_a_problem_is_printable_and_cut(service: FakeService) -> None:
-    body = {
-        "type": "urn:problem-type:pexservice:cross-origin",
-        "detail": "\x1b]0;owned\x07 one\ntwo \u202ethree " + "x" * 10_000,
-    }
-    service.always = Disturbance(
-        status=403,
-        headers={"Content-Type": "application/problem+json"},
-        body=json.dumps(body).encode(),
-    )
-    with pytest.raises(Refused) as caught:
-        service.after(cursor(service).next())
-    assert str(caught.value).isprintable()
-    assert r": \x1b]0;owned\x07 one two \u202ethree xxx" in str(caught.value)
-    assert len(str(caught.value)) < 500
 
 
 def test_attempt_cut_short_by_the_deadline_does_not_hide_the_reason_before(
@@ -573,14 +507,6 @@ def test_values_are_exact_beyond_the_interpreters_limit(service: FakeService) ->
     assert state.previous == int(term_at(30_000).value)
     # Values are not for logs.
     assert len(repr(state)) < 100
-
-
-def test_token_is_sent_with_every_request(service: FakeService) -> None:
-    client = cursor(service, token=TOKEN)
-    service.after(client.next())
-    service.after(client.current())
-    sent = [request.headers["authorization"] for request in service.asked]
-    assert sent == [f"Bearer {TOKEN}"] * 2
 
 
 def history(service: FakeService, **which: int) -> list[int]:

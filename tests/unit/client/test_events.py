@@ -31,8 +31,8 @@ STREAM = (
 URL = "http://service.example/events"
 
 
-def open_stream(clock: Clock | None = None) -> tuple[EventStream, StringTransport]:
-    stream, transport = EventStream(clock or Clock(), URL), StringTransport()
+def open_stream() -> tuple[EventStream, StringTransport]:
+    stream, transport = EventStream(Clock(), URL), StringTransport()
     stream.makeConnection(transport)
     return stream, transport
 
@@ -78,21 +78,6 @@ def test_slow_reader_receives_the_newest_message_and_then_the_end() -> None:
     stream.connectionLost()
     assert delivered(stream) == ["3"]
     assert delivered(stream) == [None]
-
-
-def test_stream_ends_after_the_silence_timeout() -> None:
-    clock = Clock()
-    stream, transport = open_stream(clock)
-    clock.advance(SILENCE_TIMEOUT_SECONDS - 1)
-    stream.dataReceived(b":\n\n")
-    clock.advance(SILENCE_TIMEOUT_SECONDS - 1)
-    assert not stream.ended
-    messages = delivered(stream)
-    clock.advance(1)
-    assert stream.ended
-    assert transport.disconnecting
-    assert messages == [None]
-    assert not clock.getDelayedCalls()
 
 
 class Watcher:
