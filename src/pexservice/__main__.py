@@ -7,7 +7,7 @@ neither of them is in the C{PATH}.
 
 import sys
 
-from pexservice.cli.service_command import is_pexctl, print_front_page
+from pexservice.cli.service_command import is_pexctl, pexctl, print_front_page
 from pexservice.process.signals import START_SIGNALS, end_with_parent
 
 if __name__ == "__main__":
@@ -22,9 +22,7 @@ if __name__ == "__main__":
 
     if is_pexctl(sys.argv[1:]):
         # This comes before the import of Twisted, which some verbs do not need.
-        from pexservice.cli.pexctl import main
-
-        sys.exit(main())
+        sys.exit(pexctl())
     if print_front_page(sys.argv[1:]):
         sys.exit()
 

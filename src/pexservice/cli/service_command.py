@@ -5,6 +5,7 @@ The commands C{pexservice} and C{python -m pexservice}, which run C{twistd} or C
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -59,6 +60,19 @@ def print_front_page(arguments: Sequence[str]) -> bool:
         sys.stdout.write(f"pexservice {version('pexservice')}\n")
         return True
     return False
+
+
+def pexctl() -> int:
+    """
+    Run C{pexctl}, and return its exit status.
+
+    Its imports take long.  If Ctrl-C interrupts them, it prints no traceback.
+    """
+    try:
+        from pexservice.cli.pexctl import main  # noqa: PLC0415 may be interrupted
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return main()
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,3 +57,14 @@ def test_options_run_the_service_in_the_foreground_and_a_service_name_runs_twist
     monkeypatch.setattr(sys, "argv", ["pexservice", *arguments])
     service_command.main()
     assert commands == [(sys.executable, [sys.executable, "-m", "pexservice", *twisted])]
+
+
+def test_ctrl_c_during_the_imports_of_pexctl_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "pexservice.cli.pexctl", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=interrupt)])
+    assert service_command.pexctl() == 130
