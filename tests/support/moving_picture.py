@@ -12,7 +12,6 @@ moving-picture} is called by hand, and a developer looks at the result.
 from __future__ import annotations
 
 import io
-import os
 import re
 import subprocess
 import sys
@@ -129,9 +128,8 @@ def record(recording: Recording, daemon: Daemon) -> None:
     began = time.monotonic()
     with subprocess.Popen([*pexctl, *command.split()], stdout=subprocess.PIPE) as load:
         recording.go_on(KILL_AFTER_SECONDS)
-        pids = re.findall(r"worker-1 is process (\d+)", daemon.log.read_text())
-        recording.type(f"kill -9 {pids[-1]}")
-        os.kill(int(pids[-1]), 9)
+        recording.type(f"kill -9 {daemon.active_worker()[1]}")
+        daemon.kill_active_worker()
         recording.go_on(began + LOAD_SECONDS + 0.5 - time.monotonic())
         output = load.communicate()[0].decode()
     assert load.returncode == 0, output

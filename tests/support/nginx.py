@@ -5,7 +5,6 @@ Debian's nginx as a proxy in front of a service.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,9 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.daemon import TIMEOUT_SECONDS, poll_attempts
-
-#: Debian has nginx in C{/usr/sbin}, which a user's PATH lacks.
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+from tests.support.needs import program
 
 _CONFIGURATION = """
 daemon off;
@@ -78,7 +75,8 @@ def serving(path: Path, http: Callable[[int], str]) -> Iterator[int]:
     @param path: a directory for nginx alone.
     @param http: return the configuration for a port of 127.0.0.1.
     """
-    assert NGINX is not None
+    program_path = program("nginx")
+    assert program_path is not None
     # The kernel chooses the port; nginx takes the socket over as if it were from an
     # older nginx.
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -89,7 +87,7 @@ def serving(path: Path, http: Callable[[int], str]) -> Iterator[int]:
             _CONFIGURATION.format(path=path, http=http(port), user=user)
         )
         process = subprocess.Popen(
-            [NGINX, "-e", str(path / "error.log"), "-c", str(configuration)],
+            [program_path, "-e", str(path / "error.log"), "-c", str(configuration)],
             stdin=subprocess.DEVNULL,
             env={"NGINX": f"{listening.fileno()};"},
             pass_fds=[listening.fileno()],

@@ -9,10 +9,7 @@ a developer looks at the result.
 
 from __future__ import annotations
 
-import os
 import random
-import re
-import signal
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,8 +54,7 @@ def main() -> None:
             view.page.screenshot(path=PICTURES / "under-way.png")
             view["load"].click()
             view.page.wait_for_selector("#batches span")
-            pids = re.findall(r"worker-1 is process (\d+)", daemon.log.read_text())
-            os.kill(int(pids[-1]), signal.SIGKILL)
+            daemon.kill_active_worker()
             view.page.wait_for_function(
                 "() => document.getElementById('takeover').innerText.includes('lost')"
             )
