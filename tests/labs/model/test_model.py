@@ -7,10 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.labs.model.lab import converse
+from tests.support.forms import amount
 
-#: This takes less than half a minute.  Most of the time goes to restarts, whose number is
-#: random.
-EXAMPLES = 30
+#: Most of the time goes to restarts, whose number is random.
+EXAMPLES = amount(short=20, long=30)
 
 
 def test_every_response_is_the_one_of_the_model(tmp_path: Path) -> None:
