@@ -21,6 +21,23 @@ CLIENTS = 5
 
 
 @define(eq=False)
+class Client:
+    """
+    A client that makes one operation at a time.
+
+    @ivar pending: the operation that it waits for.
+    @ivar last: the revision in its last response.
+    @ivar first_uses: by key, the first operation with this key.
+    """
+
+    number: int
+    pending: PendingOperation | None = None
+    last: int = 0
+    keys: int = 0
+    first_uses: dict[bytes | None, PendingOperation] = Factory(dict)
+
+
+@define(eq=False)
 class PendingOperation:
     """
     One operation of one client, which may be sent several times.
@@ -28,50 +45,22 @@ class PendingOperation:
     @ivar open_requests: how many of its requests have no result yet.
     @ivar may_be_stored: one of the requests had an unknown outcome.
     @ivar is_finished: the client waits for it no longer.
-    @ivar key_was_used: its key was used by an earlier operation.
+    @ivar first_use: the earlier operation that used its key, as far as the client knows.
     @ivar is_applied: one response was not a replay; only one may be.
     @ivar seen: the revision and the position in the first response.
     """
 
-    client: int
+    client: Client
     operation: Transition | None
     called: int
     step: Step | None
+    key: bytes | None
+    first_use: PendingOperation | None
     open_requests: int = 0
     may_be_stored: bool = False
     is_finished: bool = False
-    key_was_used: bool = False
     is_applied: bool = False
     seen: tuple[int, int] | None = None
-
-    @property
-    def key(self) -> bytes | None:
-        return None if self.step is None else self.step.key
-
-
-@define(eq=False)
-class Client:
-    """
-    A client that makes one operation at a time.
-
-    @ivar pending: the operation that it waits for.
-    @ivar last: the revision in its last response.
-    @ivar keyed_operations: the first operation of each of its used keys.
-    """
-
-    number: int
-    pending: PendingOperation | None = None
-    last: int = 0
-    keys: int = 0
-    keyed_operations: list[PendingOperation] = Factory(list)
-
-    def first_use(self, key: bytes | None) -> PendingOperation | None:
-        """
-        Return the first operation with this key, as far as the client knows.
-        """
-        return next(
-            (pending for pending in self.keyed_operations if pending.key == key), None
-        )
 
 
 class Clients:
@@ -110,77 +99,69 @@ class Clients:
             if kind < 3:
                 client.keys += 1
                 key = b"%d-%d" % (client.number, client.keys)
-            elif kind == 3 and client.keyed_operations:
-                key = rng.choice(client.keyed_operations).key
+            elif kind == 3 and client.first_uses:
+                key = rng.choice([*client.first_uses])
             elif kind == 4:
                 precondition = partial(_is_at, client.last)
             step = Step(operation, key, precondition)
-        client.pending = PendingOperation(client.number, operation, self.machine.tick, step)
-        client.pending.key_was_used = client.first_use(key) is not None
+        client.pending = PendingOperation(
+            client, operation, self.machine.tick, step, key, client.first_uses.get(key)
+        )
         request = "current" if operation is None else operation.word
         request += "" if key is None else f", key {key.decode()}"
         request += "" if precondition is None else f", at {client.last}"
         self.machine.note(f"client {client.number} asks for {request}")
-        self._send(client, client.pending)
+        self._send(client.pending)
 
-    def _send(self, client: Client, pending: PendingOperation) -> None:
+    def _send(self, pending: PendingOperation) -> None:
         self.requests += 1
         pending.open_requests += 1
-        self.machine.backlog.append(
-            Request(
-                self.requests,
-                pending.step,
-                partial(self._deliver_result, client, pending),
-                self.rng.randrange(2),
-            )
-        )
+        deliver = partial(self._deliver_result, pending)
+        variant = self.rng.randrange(2)
+        self.machine.backlog.append(Request(self.requests, pending.step, deliver, variant))
 
-    def _deliver_result(
-        self, client: Client, pending: PendingOperation, result: Result
-    ) -> None:
+    def _deliver_result(self, pending: PendingOperation, result: Result) -> None:
         """
         Give a client the result of a request; C{None} means that the connection broke.
         """
-        self.machine.note(f"client {client.number} gets {result!r}")
+        self.machine.note(f"client {pending.client.number} gets {result!r}")
         pending.open_requests -= 1
-        if (
-            isinstance(result, Response)
-            and result.outcome is not Outcome.PRECONDITION_FAILED
-        ):
-            self._succeeded(client, pending, result)
+        if isinstance(result, Response):
+            if result.outcome is not Outcome.PRECONDITION_FAILED:
+                self._succeeded(pending, result)
+            elif not pending.is_finished:
+                # A client whose precondition failed has read the cursor.
+                self._end(pending, None, result.state.cursor)
         elif pending.is_finished:
             return
-        elif isinstance(result, Response):
-            # A client whose precondition failed has read the cursor.
-            self._end(client, pending, None, (result.state.revision, result.state.position))
         elif isinstance(result, tuple):
-            self._end(client, pending, None, result)
+            self._end(pending, None, result)
         elif isinstance(result, KeyReused):
-            self._key_reused(client, pending, result)
+            first = pending.first_use
+            assert first is not None
+            assert first.operation is result.used is not pending.operation
+            self._end(pending, pending.operation)
         elif pending.operation is None:
             # A failed read has seen nothing.
-            self._end(client, pending, pending.operation, unknown=True)
+            self._end(pending, None, unknown=True)
         else:
-            self._failed(client, pending, result)
+            self._failed(pending, result)
 
-    def _failed(self, client: Client, pending: PendingOperation, result: Result) -> None:
+    def _failed(self, pending: PendingOperation, result: Result) -> None:
         assert result is None or isinstance(result, (Refusal, OutcomeUnknown)), result
         pending.may_be_stored |= not isinstance(result, Refusal)
         if pending.key is not None and self.rng.random() < 0.8:
-            self._send(client, pending)
-        elif pending.may_be_stored or pending.open_requests:
-            self._end(client, pending, pending.operation, unknown=True)
+            self._send(pending)
         else:
-            self._end(client, pending, pending.operation)
+            unknown = pending.may_be_stored or pending.open_requests > 0
+            self._end(pending, pending.operation, unknown=unknown)
 
-    def _succeeded(
-        self, client: Client, pending: PendingOperation, response: Response
-    ) -> None:
-        seen = (response.state.revision, response.state.position)
-        first = client.first_use(pending.key)
+    def _succeeded(self, pending: PendingOperation, response: Response) -> None:
+        seen = response.state.cursor
+        first = pending.client.first_uses.get(pending.key)
         if response.outcome is Outcome.APPLIED:
             assert not pending.is_applied, f"{pending.key!r} made two steps"
-            assert not pending.key_was_used, f"{pending.key!r} made another step"
+            assert pending.first_use is None, f"{pending.key!r} made another step"
             pending.is_applied = True
         if first is not None:
             assert first.operation is pending.operation, f"{pending.key!r} for another step"
@@ -189,20 +170,11 @@ class Clients:
             return
         if pending.key is not None and first is None:
             pending.seen = seen
-            client.keyed_operations.append(pending)
-        self._end(client, pending, pending.operation, seen)
-
-    def _key_reused(
-        self, client: Client, pending: PendingOperation, reused: KeyReused
-    ) -> None:
-        first = client.first_use(pending.key)
-        assert first is not None
-        assert first.operation is reused.used is not pending.operation
-        self._end(client, pending, pending.operation)
+            pending.client.first_uses[pending.key] = pending
+        self._end(pending, pending.operation, seen)
 
     def _end(
         self,
-        client: Client,
         pending: PendingOperation,
         operation: Transition | None,
         seen: tuple[int, int] | None = None,
@@ -212,12 +184,13 @@ class Clients:
         """
         Record a response, a refusal if there is no C{seen}, or an unknown outcome.
         """
+        client = pending.client
         client.pending = None
         pending.is_finished = True
         if seen is not None:
             client.last = seen[0]
         # A step that was made before has its record already.
-        if not pending.key_was_used:
+        if pending.first_use is None:
             self.records.append(
                 Record(
                     client=client.number,
@@ -236,7 +209,7 @@ class Clients:
         client = self.rng.choice(self.clients)
         if client.pending is not None and client.pending.key is not None:
             self.machine.note(f"client {client.number} repeats")
-            self._send(client, client.pending)
+            self._send(client.pending)
 
 
 def _is_at(revision: int, state: State) -> bool:
