@@ -10,18 +10,17 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.stores.etcd import messages
-from pexservice.stores.etcd.messages import MAX_BATCH_KEYS, LastBatchKey
+from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
 from pexservice.stores.etcd.records import (
     Layout,
-    Mark,
     decode_mark,
     encode_mark,
     end_of,
 )
 from pexservice.stores.etcd.store import EtcdStore
-from pexservice.stores.etcd.turn_queue import MAX_REMOVED_MARKS, TurnQueue
+from pexservice.stores.etcd.turn_queue import MAX_REMOVED_MARKS
 from pexservice.stores.shared_interface import Conflict
-from tests.support.fake_etcd import MAX_OPERATIONS, FakeEtcd, FakeGateway
+from tests.support.fake_etcd import FakeEtcd, FakeGateway
 from tests.support.fakes import now
 from tests.unit.stores.test_contract import batch
 
@@ -277,39 +276,24 @@ def test_transaction_without_its_last_batch_key_fails_and_returns_the_cursor(
     assert node.queue() == [("one", True)]
 
 
-@pytest.mark.parametrize("again", [True, False])
-def test_etcd_accepts_the_largest_possible_transaction(*, again: bool) -> None:
+def test_etcd_accepts_the_largest_possible_transaction(nodes: Nodes) -> None:
     """
     Whether it succeeds or fails.
     """
-    etcd = FakeEtcd()
-    queue = TurnQueue("me")
-    queue._others_active, queue.usual_seconds = again, 0.1
+    node, other_node, _ = nodes
+    node.gateway.open = other_node.gateway.open = True
     for number in range(MAX_REMOVED_MARKS):
-        put_mark(etcd, f"dead-{number}")
-        mark = Mark(f"dead-{number}", hard=False, usual_seconds=0, mod_revision=number + 2)
-        queue._overdue_marks.append(mark)
-    lease = etcd.apply("lease/grant", {"TTL": "9"})["ID"]
-    key = LastBatchKey(b"p/operations/x", 1, lease)
-    etcd.apply("kv/txn", messages.create_last_batch_key(key))
-    etcd.apply("kv/txn", messages.create(LAYOUT, 9))
-    cursor = etcd.apply("kv/range", messages.get(LAYOUT.cursor))
+        put_mark(node.etcd, f"dead-{number}")
+    now(node.store.commit(batch((0, 0), 100 * b"n")))
+    waits = node.turn()
+    while not waits:
+        node.clock.advance(0.1)
+    # This batch also removes the oldest rows of the journal.
     names = [b"%d" % index for index in range(MAX_BATCH_KEYS)]
-    message = messages.commit(
-        LAYOUT,
-        messages.only_cursor(LAYOUT, messages.pairs(cursor)),
-        batch((0, 0), MAX_BATCH_KEYS * b"n", *names),
-        key,
-        queue=queue,
-        journal=9,
-        newest_expired=7,
-    )
-    assert len(message["success"]) <= MAX_OPERATIONS
-    assert etcd.apply("kv/txn", message)["succeeded"]
-    assert b"p/waiting/dead-0" not in etcd.values
-    assert (b"p/waiting/me" in etcd.values) is again
-    answer = etcd.apply("kv/txn", message)
-    observation = messages.decode_observation(LAYOUT, answer, names)
-    assert (observation.record.author, observation.last_batch) == ("me", 1)
-    assert len(observation.used) == MAX_BATCH_KEYS
-    assert [mark.node for mark in observation.marks] == ["me"]
+    largest = batch((100, 100), MAX_BATCH_KEYS * b"n", *names)
+    now(node.store.commit(largest))
+    assert node.queue() == [("one", False)]
+    other_node.gateway.hear()
+    with pytest.raises(Conflict) as conflict:
+        now(other_node.store.commit(largest))
+    assert conflict.value.used.keys() == {*names}
