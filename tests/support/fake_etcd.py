@@ -436,7 +436,7 @@ class FakeGateway:
         Deliver the first message, and lose its response.
         """
         self.reach()
-        self.fail(CallUnanswered("lost", sent=True))
+        self.lose()
 
     def lose(self, *, sent: bool = True) -> None:
         """

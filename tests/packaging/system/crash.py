@@ -33,12 +33,15 @@ STORE = Path("/var/lib/pexservice/data.mdb")
 
 def killed_worker() -> None:
     """
-    Kill the active worker: the standby must take over.
+    Kill the active worker: the standby must take over, and the other processes must stay.
     """
+    assert unit_property("OOMPolicy") == "continue"
+    restarts = unit_property("NRestarts")
     with load():
         worker = serving()
         os.kill(worker, signal.SIGKILL)
         until_another_serves(worker)
+    assert unit_property("NRestarts") == restarts
 
 
 def stopped_worker() -> None:

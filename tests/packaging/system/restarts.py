@@ -1,21 +1,19 @@
 """
 Reloads and restarts, which no client notices, and stops, which keep the cursor.
 
-The options of C{/etc/default/pexservice} still work, and the address is in the socket unit.
+The options of C{/etc/default/pexservice} still work.
 
 C{python3 -m tests.packaging.system.restarts}, as root where the package is installed.
 """
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 from tests.packaging.system.installed import (
     SERVICE,
     ask,
     cursor,
-    moved_socket,
     run,
     run_scenarios,
     service_log,
@@ -24,7 +22,6 @@ from tests.packaging.system.installed import (
     undisturbed_load,
     unit_property,
 )
-from tests.support.daemon import exchange_on_unix_socket
 
 OPTIONS = Path("/etc/default/pexservice")
 
@@ -83,22 +80,8 @@ def options() -> None:
     run("systemctl", "restart", SERVICE)
 
 
-def elsewhere() -> None:
-    """
-    Move the socket to another address with its unit, which also sets the mode.
-    """
-    there = Path("/run/pexservice-test.sock")
-    unit = f"[Socket]\nListenStream=\nListenStream={there}\nSocketMode=0660\n"
-    with moved_socket(unit):
-        response = exchange_on_unix_socket(there, b"GET /livez HTTP/1.0\r\n\r\n")
-        assert response.startswith(b"HTTP/1.0 200 ")
-        assert stat.filemode(there.stat().st_mode) == "srw-rw----"
-    there.unlink()
-    assert ask("/livez")[0].status == 200
-
-
 def main() -> None:
-    run_scenarios(reload, restart, stop, options, elsewhere)
+    run_scenarios(reload, restart, stop, options)
 
 
 if __name__ == "__main__":

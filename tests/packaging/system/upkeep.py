@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -32,10 +30,8 @@ from tests.packaging.system.installed import (
     run,
     run_as,
     run_scenarios,
-    serving,
     undisturbed_load,
     unit_property,
-    until_another_serves,
     until_inactive,
 )
 from tests.packaging.system.wrong import connection_outcome
@@ -171,18 +167,6 @@ def stays_stopped() -> None:
     run("systemctl", "disable", "--now", SERVICE)
     run("systemctl", "enable", "--now", SERVICE)
     assert cursor() == before
-
-
-def kill_of_a_worker() -> None:
-    """
-    Kill one worker: the other processes must stay.
-    """
-    assert unit_property("OOMPolicy") == "continue"
-    restarts = unit_property("NRestarts")
-    worker = serving()
-    os.kill(worker, signal.SIGKILL)
-    until_another_serves(worker)
-    assert unit_property("NRestarts") == restarts
 
 
 def certificate(name: str, directory: Path) -> None:
@@ -407,8 +391,7 @@ def long_verification() -> None:
 def main() -> None:
     run_scenarios(
         *(lines, access_log, access_log_in_the_journal, two_sockets, stays_stopped),
-        *(kill_of_a_worker, tls, credentials, backups, moved_store, behind_nginx),
-        long_verification,
+        *(tls, credentials, backups, moved_store, behind_nginx, long_verification),
     )
 
 
