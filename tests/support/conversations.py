@@ -153,19 +153,17 @@ def _in_turns(chance: Chance) -> list[bytes]:
 
 def _with_a_varying_header(chance: Chance) -> list[bytes]:
     first = _request(chance)
-    before, separator, after = first.partition(b"\r\n")
-    if not separator:
+    if b"\r\n" not in first:
         return [first] * 3
     vary = chance.choose(_VARYING)
-    if chance.happens(0.3):
-        # After the other headers, where a proxy adds its own.
-        head, end, body = first.partition(b"\r\n\r\n")
-        before, after = head, body
-        separator, body_separator = b"\r\n", end
-    else:
-        body_separator = b"\r\n"
+    head, end, body = first.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    # A proxy adds its own headers after those of the client.
+    place = len(lines) if chance.happens(0.3) else 1
     return [
-        before + separator + vary(number).encode("latin-1") + body_separator + after
+        b"\r\n".join([*lines[:place], vary(number).encode("latin-1"), *lines[place:]])
+        + end
+        + body
         for number in range(3 + chance.below(4))
     ]
 

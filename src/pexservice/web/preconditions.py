@@ -102,7 +102,7 @@ class Document:
     is a short 304.
 
     @ivar headers: further headers of a response with the document.
-    @ivar tag_suffix: the end of L{tag}, which is the opaque part of the document's ETag.
+    @ivar tag_suffix: the end of C{tag}, which is the opaque part of the document's ETag.
     """
 
     body: bytes
