@@ -65,18 +65,16 @@ class AsynchronousCommitter(Committer):
         super()._commit_succeeded(batch, after)
 
     def _roll_back(self, refusal: Refusal, failed: FailedBatch | None = None) -> None:
-        lost_steps = _acknowledged_steps(self._open_batch)
-        may_be_stored = False
+        lost_steps, error = _acknowledged_steps(self._open_batch), None
         if failed is not None:
             failed_batch, error = failed
             lost_steps += _acknowledged_steps(failed_batch)
-            may_be_stored = isinstance(error, OutcomeUnknown)
         if lost_steps:
             consequence = "; responses wait for the disk until the store accepts a batch"
             self._log.critical(
                 "{refusal}: {bound}{count} acknowledged steps are lost{consequence}",
                 refusal=refusal,
-                bound="up to " if may_be_stored else "",
+                bound="up to " if isinstance(error, OutcomeUnknown) else "",
                 count=lost_steps,
                 consequence="" if self._refusal else consequence,
             )

@@ -89,12 +89,6 @@ class Machine(Turns):
         # killed.
         assert len(self.processes) <= 4, "too many processes"
 
-    def loses_notification(self) -> bool:
-        """
-        Return whether a notification is lost.
-        """
-        return self.loss_rate > 0 and self.rng.random() < self.loss_rate
-
     def note(self, line: str) -> None:
         """
         Add C{line} to the trace.

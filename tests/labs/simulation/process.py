@@ -182,7 +182,8 @@ class Process:
         self._notifier.notify(*state)
 
     def _send(self, message: bytes) -> None:
-        if self.machine.loses_notification():
+        machine = self.machine
+        if machine.loss_rate > 0 and machine.rng.random() < machine.loss_rate:
             return
         self.last_message_at = self.machine.seconds()
         self.worker.childDataReceived(MESSAGES_FD, message)
