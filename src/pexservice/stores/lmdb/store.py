@@ -87,7 +87,7 @@ MAP_BYTES_PER_TRANSITION = 128
 @define(eq=False)
 class OpenStore:
     """
-    The parts of a store that exist while LMDB has it open.
+    A store that LMDB has open.  It commits batches, and reads the history.
     """
 
     _directory: Directory
@@ -98,7 +98,7 @@ class OpenStore:
     _bounds: StoreBounds
     _retention: Retention
     _monotonic: Callable[[], float]
-    # The first commit checks the path.
+    # The first call of L{check_location} checks the path.
     _next_path_check: float = 0.0
 
     def make_map_space(self, batch: Batch) -> int:

@@ -58,17 +58,18 @@ rows = st.builds(
     starts,
     st.lists(codes, min_size=1, max_size=40),
 )
+keys = st.dictionaries(
+    st.binary(min_size=1, max_size=40).filter(lambda name: b"\n" not in name),
+    st.builds(pack_use, codes, numbers, numbers),
+    min_size=1,
+    max_size=5,
+)
 key_rows = st.builds(
-    lambda first, keys: records.encode_key_row(
-        records.KeyRow(first, b"", b"").with_keys(keys)
+    lambda first, used: records.encode_key_row(
+        records.KeyRow(first, b"", b"").with_keys(used)
     ),
     starts,
-    st.dictionaries(
-        st.binary(min_size=1, max_size=40).filter(lambda name: b"\n" not in name),
-        st.builds(pack_use, codes, numbers, numbers),
-        min_size=1,
-        max_size=5,
-    ),
+    keys,
 )
 
 
@@ -183,3 +184,16 @@ def test_ends_of_a_row_are_those_of_the_replayed_row(record: Drawn) -> None:
 @given(drawn(key_rows))
 def test_row_of_keys_is_read_as_it_was_written_or_refused(record: Drawn) -> None:
     again(record, records.decode_key_row, records.encode_key_row)
+
+
+@given(starts, keys, keys)
+def test_row_of_keys_has_the_keys_and_uses_that_were_added(
+    first: int, some: dict[bytes, bytes], more: dict[bytes, bytes]
+) -> None:
+    row = records.KeyRow(first, b"", b"").with_keys(some)
+    assert dict(row.items()) == some
+    assert row.next_ordinal == first + len(some)
+    grown = row.with_keys(more)
+    assert row.is_beginning_of(grown)
+    assert list(grown.items(len(some))) == list(more.items())
+    assert not grown.is_beginning_of(row)

@@ -5,15 +5,11 @@ The records of an LMDB store, as bytes on disk.
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pexservice.core.cursor import Cursor
 from pexservice.stores.lmdb import records
 from pexservice.stores.remembered_keys import pack_use
 from tests.unit.stores.test_contract import batch
-
-small = st.integers(0, 2**40)
 
 
 def test_each_record_has_the_same_bytes_in_every_version() -> None:
@@ -35,28 +31,6 @@ def test_each_record_has_the_same_bytes_in_every_version() -> None:
     )
     witness = records.encode_witness(records.WitnessRecord(258, sound=False))
     assert witness.hex() == "0001000000000000010200d151f30c"
-
-
-keys = st.dictionaries(
-    st.text("".join(map(chr, range(33, 127))), min_size=1, max_size=40).map(str.encode),
-    st.builds(pack_use, st.sampled_from([b"n", b"p", b"r"]), small, small),
-    min_size=1,
-    max_size=9,
-)
-
-
-@given(small, keys, keys)
-def test_row_of_keys_has_the_keys_and_uses_that_were_written(
-    first: int, some: dict[bytes, bytes], more: dict[bytes, bytes]
-) -> None:
-    row = records.KeyRow(first, b"", b"").with_keys(some)
-    assert records.decode_key_row(*records.encode_key_row(row)) == row
-    assert dict(row.items()) == some
-    assert row.next_ordinal == first + len(some)
-    grown = row.with_keys(more)
-    assert row.is_beginning_of(grown)
-    assert list(grown.items(len(some))) == list(more.items())
-    assert not grown.is_beginning_of(row)
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
