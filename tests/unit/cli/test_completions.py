@@ -4,14 +4,13 @@ The completions of shells, which agree with the parser.
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from pexservice.cli.verb import VERBS
 from tests.support import completions
-from tests.support.needs import program
+from tests.support.daemon import captured
 
 
 @pytest.mark.parametrize(
@@ -40,16 +39,8 @@ def complete(path: Path, *words: str) -> list[str]:
         ' COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
         ' "_$1"; printf \'%s\\n\' "${COMPREPLY[@]}"'
     )
-    bash = program("bash")
-    assert bash is not None
-    ended = subprocess.run(
-        [bash, "--norc", "-euc", script, "bash", *words],
-        cwd=path,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.stderr == ""
+    ended = captured(["bash", "--norc", "-euc", script, "bash", *words], cwd=path)
+    assert (ended.returncode, ended.stderr) == (0, "")
     return ended.stdout.split("\n")[:-1]
 
 
@@ -81,6 +72,4 @@ def test_bash_completes_the_options_of_pexservice_and_their_files(tmp_path: Path
 @pytest.mark.needs("zsh")
 @pytest.mark.parametrize("file", [completions.ZSH, completions.SERVICE_ZSH])
 def test_zsh_can_parse_its_completion_file(file: Path) -> None:
-    zsh = program("zsh")
-    assert zsh is not None
-    subprocess.run([zsh, "-n", str(file)], check=True)
+    assert captured(["zsh", "-n", str(file)]).returncode == 0

@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,10 @@ from pexservice.process import scoreboard
 from pexservice.process.exit_status import Status
 from pexservice.stores.errors import StoreError, StoreIncompatible
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
+from tests.support.daemon import captured
 from tests.support.pexctl import called
 from tests.support.stores import make_store
+from tests.support.tcp_server import serving_connections
 
 
 @pytest.fixture
@@ -46,14 +47,7 @@ def test_a_verb_imports_only_the_modules_it_needs(
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print(*sorted(sys.modules), file=sys.stderr)"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=tmp_path,
-        check=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    ended = captured([sys.executable, "-c", program, *arguments], cwd=tmp_path)
     imported = set(ended.stderr.splitlines()[-1].split())
     assert not imported & {"treq", "twisted.web.client", "twisted.internet.reactor"}
     if "--help" in arguments:
@@ -117,6 +111,8 @@ def test_version_is_a_verb_and_an_option() -> None:
         (["load", "--second", "3"], "argument --second (did you mean --seconds?)"),
         (["next", "now"], "usage: pexctl next"),
         (["backup"], "required: TO"),
+        (["backup", "to"], "name the STORE or --config FILE, and not both"),
+        (["backup", "--config", "file", "store", "to"], "STORE or --config FILE, and not"),
         (["status", "gopher:x"], "'http://gopher:x' is not a base URL; use http://HOST"),
         (["current", "--url", "8081"], "8081: there is no host; use localhost:8081"),
         (["verify", "etcd:http://h:2379"], "etcd:http://h:2379: this is a store in etcd"),
@@ -265,13 +261,6 @@ def test_backup_needs_a_configuration_file_that_names_a_store_on_disk(
     assert reason in ended.err
 
 
-@pytest.mark.parametrize("arguments", [("--config", "file", "store"), ()])
-def test_backup_needs_a_store_or_a_configuration_file_and_not_both(
-    arguments: tuple[str, ...],
-) -> None:
-    assert called("backup", *arguments, "to").status == 2
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -329,18 +318,12 @@ def test_status_of_a_server_that_closes_each_connection_is_shown() -> None:
     """
     response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nPex-Revision: 8\r\nPex-Position: 5"
 
-    def serve(listening: socket.socket) -> None:
-        for _ in range(3):
-            connection, _ = listening.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(response + b"\r\n\r\n")
+    def respond(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(response + b"\r\n\r\n")
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = threading.Thread(target=serve, args=(listening,), daemon=True)
-        serving.start()
-        ended = called("status", f"127.0.0.1:{listening.getsockname()[1]}")
-        serving.join()
+    with serving_connections(respond) as port:
+        ended = called("status", f"127.0.0.1:{port}")
     assert ended == (0, "ready: revision 8, position 5\n", "")
 
 

@@ -223,23 +223,14 @@ def test_reload_refuses_the_same_mistakes_as_a_start(
         running.reread(setup, ())
 
 
-def test_missing_configuration_file_is_named(tmp_path: Path) -> None:
-    missing = tmp_path / "missing"
-    assert f"{missing}: No such file or directory" in refused("--config", str(missing))
-
-
-def test_configuration_file_that_is_no_text_or_a_fifo_is_refused(tmp_path: Path) -> None:
-    file, fifo = tmp_path / "file", tmp_path / "fifo"
-    file.write_bytes(b"\xff")
+def test_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    missing, binary, fifo = (tmp_path / name for name in ("missing", "binary", "fifo"))
+    binary.write_bytes(b"\xff")
     os.mkfifo(fifo)
-    wrong = f"the configuration file {file} is not UTF-8"
-    assert wrong in refused("--config", str(file))
+    assert f"{missing}: No such file or directory" in refused("--config", str(missing))
+    wrong = f"the configuration file {binary} is not UTF-8"
+    assert wrong in refused("--config", str(binary))
     assert "fifo is a FIFO" in refused("--config", str(fifo))
-
-
-def test_copied_settings_are_checked_like_the_original() -> None:
-    with pytest.raises(ValueError, match="go together"):
-        attrs.evolve(Settings(), tls_key="k")
 
 
 @pytest.mark.parametrize(("foreground", "status"), [(True, 64), (False, 1)])
