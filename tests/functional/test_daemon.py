@@ -274,20 +274,6 @@ def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: st
         socket.create_connection(server.getsockname(), TIMEOUT_SECONDS).close()
 
 
-def test_refused_daemon_writes_the_whole_reason_to_the_terminal(tmp_path: Path) -> None:
-    """
-    By default, twistd cuts the reason after 100 bytes.
-    """
-    store = tmp_path / ("long" * 50) / "store"
-    started = run(tmp_path, "pexservice", "--listen", LOOPBACK, "--store", f"lmdb:{store}")
-    assert started.returncode == 1
-    first = started.stderr.splitlines()[0]
-    assert first == (
-        f"pexservice: the store {store} cannot be created: {store.parent} does not exist or"
-        " is not writable"
-    )
-
-
 def test_daemon_has_pid_file_and_log_and_refuses_a_second_start_in_its_directory(
     tmp_path: Path,
 ) -> None:
@@ -318,36 +304,49 @@ def test_daemon_has_pid_file_and_log_and_refuses_a_second_start_in_its_directory
         assert words not in log
 
 
+#: A directory whose path is longer than the 100 bytes after which twistd cuts a reason.
+LONG = "{path}/" + "long" * 50
+
+
 @pytest.mark.parametrize(
-    ("option", "reason"),
+    ("arguments", "reason"),
     [
-        ("--pidfile", "the pid file {} cannot be written: "),
-        ("--logfile", "the log file {} cannot be written: No such file or directory"),
+        (
+            ("--pidfile", "{path}/missing/pid", "pexservice"),
+            "the pid file {path}/missing/pid cannot be written: ",
+        ),
+        (
+            ("--logfile", "{path}/missing/log", "pexservice"),
+            "the log file {path}/missing/log cannot be written: No such file or directory",
+        ),
+        (
+            ("pexservice", "--store", f"lmdb:{LONG}/store"),
+            f"the store {LONG}/store cannot be created: {LONG} does not exist or is not"
+            " writable",
+        ),
+        (("pexservice", "--journal", "0"), "--journal 0: "),
     ],
 )
-def test_file_of_a_daemon_that_cannot_be_written_is_named_in_one_line(
-    tmp_path: Path, option: str, reason: str
+def test_daemon_that_cannot_start_says_the_whole_reason_in_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], reason: str
 ) -> None:
-    file = tmp_path / "missing" / "file"
-    ended = run(tmp_path, option, str(file), "pexservice", "--listen", "unix:socket")
+    """
+    Its exit status is 1, also for a wrong option.
+    """
+    ended = run(
+        tmp_path,
+        *(argument.format(path=tmp_path) for argument in arguments),
+        *("--listen", "unix:socket"),
+    )
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
-    assert reason.format(file) in line
+    assert reason.format(path=tmp_path) in line
 
 
 def test_lock_of_a_unix_socket_names_the_process_that_has_it(tmp_path: Path) -> None:
     (tmp_path / "socket.lock").symlink_to(str(os.getpid()))
     line = refused(tmp_path, "--listen", "unix:socket")
     assert f"process {os.getpid()} has the lock socket.lock; stop it, or" in line
-
-
-def test_wrong_option_of_a_daemon_is_reported_as_in_the_foreground(tmp_path: Path) -> None:
-    """
-    Only the exit status differs.
-    """
-    ended = run(tmp_path, "pexservice", "--journal", "0")
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("pexservice: ")
 
 
 def test_sigterm_answers_requests_in_progress(tmp_path: Path) -> None:

@@ -115,14 +115,6 @@ def test_response_has_exactly_these_bytes(daemon: Daemon) -> None:
     ), received
 
 
-@pytest.mark.parametrize("path", ["/", "/current", "/history", "/livez", "/nothing"])
-def test_head_has_the_length_of_the_get_and_no_body(daemon: Daemon, path: str) -> None:
-    get, body = daemon.request(path)
-    head, nothing = daemon.request(path, "HEAD")
-    assert (head.status, nothing) == (get.status, b"")
-    assert head.headers["Content-Length"] == str(len(body))
-
-
 def test_pipelined_requests_get_their_responses_in_order_once(daemon: Daemon) -> None:
     before = daemon.revision()
     received = exchange(daemon, THOUSAND_STEPS)
