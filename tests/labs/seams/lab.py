@@ -97,10 +97,6 @@ class Service:
     daemon: Daemon = Factory(lambda self: self.start(), takes_self=True)
 
     @property
-    def link(self) -> Path:
-        return self.path / "link"
-
-    @property
     def config(self) -> Path:
         return self.path / "pexservice.toml"
 
@@ -270,7 +266,7 @@ def link_switched(service: Service) -> Iterator[None]:
 
 def _switch(service: Service, target: str) -> None:
     (service.path / "next").symlink_to(target)
-    (service.path / "next").rename(service.link)
+    (service.path / "next").rename(service.path / "link")
 
 
 @contextmanager

@@ -4,11 +4,9 @@ The supervisor as a service: its sockets, its start and its end.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Self, cast
 from unittest.mock import Mock
@@ -105,17 +103,6 @@ class Bench:
             process.end(by=signal.SIGTERM)
         self.reactor.turns(0.2)
         now(cast(Deferred[None], stopped))
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """
-    Collect the sockets that Twisted could not bind and leaves to the garbage collector.
-    """
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture
