@@ -276,12 +276,6 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def _stop(setup: ClusterSetup, number: int) -> None:
-    daemon = setup.daemons[number]
-    if daemon.process.poll() is None:
-        daemon.stop()
-
-
 @contextmanager
 def running_cluster(
     path: Path, nodes: int, *, one_far: bool = False, tls: TlsFiles | None = None
@@ -305,15 +299,16 @@ def running_cluster(
                 stack.enter_context(proxy_of(member.url, FAR_DELAY_SECONDS))
                 for member in members
             ]
-        for number in range(nodes):
-            setup.daemons.append(setup.start_daemon(number))
-            # By its number, because the daemon may have been replaced by then.
-            stack.callback(_stop, setup, number)
-        setup.start_clients()
         try:
+            for number in range(nodes):
+                setup.daemons.append(setup.start_daemon(number))
+            setup.start_clients()
             yield setup
         finally:
             setup.stop_clients()
+            for daemon in setup.daemons:
+                if daemon.process.poll() is None:
+                    daemon.stop()
 
 
 def cluster_faults(

@@ -111,6 +111,12 @@ class Bench:
         return reported
 
 
+def assert_refused(reason: str, *asks: Callable[[], Deferred[Any]]) -> None:
+    for ask in asks:
+        with pytest.raises(Refusal, match=reason):
+            now(ask())
+
+
 @pytest.fixture
 def bench() -> Bench:
     """
@@ -340,12 +346,11 @@ def test_cursor_of_another_format_or_program_is_refused(
     bench.gateway.hear()
     with pytest.raises(StoreDamaged, match=reason):
         now(node(bench.etcd).open())
-    asks: list[Callable[[], Deferred[Any]]]
-    asks = [bench.store.read, lambda: bench.store.commit(FIRST)]
-    asks.append(lambda: bench.store.history(ABOVE_ALL, 1))
-    for ask in asks:
-        with pytest.raises(Refusal, match=reason.removeprefix("p/cursor: ")):
-            now(ask())
+    assert_refused(
+        reason.removeprefix("p/cursor: "),
+        *(bench.store.read, lambda: bench.store.commit(FIRST)),
+        lambda: bench.store.history(ABOVE_ALL, 1),
+    )
     assert reported == []
 
 
@@ -461,11 +466,8 @@ def test_cursor_of_an_emptied_etcd_is_not_created_by_a_running_node(bench: Bench
     A node whose cursor has gone takes no batch and shows no state, and says what to do.
     """
     bench.etcd.values.clear()
-    asks: list[Callable[[], Deferred[Any]]]
-    asks = [bench.store.read, lambda: bench.store.commit(FIRST)]
-    for ask in asks:
-        with pytest.raises(Refusal, match="etcd has lost the key p/cursor; restore etcd"):
-            now(ask())
+    reason = "etcd has lost the key p/cursor; restore etcd"
+    assert_refused(reason, bench.store.read, lambda: bench.store.commit(FIRST))
     assert b"p/cursor" not in bench.etcd.values
 
 

@@ -24,16 +24,16 @@ USUAL = 0.01
 
 def soft(node: str, mod_revision: int, usual: float = USUAL) -> Mark:
     """
-    Make the mark of a node that will probably want a turn.
+    Make the mark of a node that will probably have steps.
     """
-    return Mark(node, False, usual, mod_revision)  # noqa: FBT003 positional, as records are
+    return Mark(node, hard=False, usual_seconds=usual, mod_revision=mod_revision)
 
 
 def hard(node: str, mod_revision: int, usual: float = USUAL) -> Mark:
     """
-    Make the mark of a node that has moves which wait.
+    Make the mark of a node at which steps wait.
     """
-    return Mark(node, True, usual, mod_revision)  # noqa: FBT003 positional, as records are
+    return evolve(soft(node, mod_revision, usual), hard=True)
 
 
 @pytest.fixture
