@@ -92,18 +92,29 @@ def sweep_each_second(connections: Connections, clock: Turns, seconds: int) -> N
         clock.rightNow += 1
 
 
-def test_longest_idle_connection_makes_room_first() -> None:
+def test_connections_make_room_in_the_order_of_the_limits() -> None:
     """
     The order in which they were opened does not matter.
     """
-    fakes = [Fake(last_active=at) for at in (3.0, 1.0, 2.0)]
-    connections = table(3, *fakes)
-    for goes in (1, 2, 0):
-        assert connections.admit(Fake(last_active=9.0, phase=BUSY))
-        assert fakes[goes].fate == ["aborted"]
+    in_order = [
+        Fake(last_active=1.0),
+        # Until it is closed, it holds a file descriptor.
+        Fake(phase=Phase.CLOSING, last_active=2.0),
+        Fake(last_active=3.0),
+        Fake(phase=Phase.RECEIVING, receiving_since=4.0),
+        Fake(phase=Phase.RECEIVING, receiving_since=5.0),
+        # A new client has some time for its first request.
+        Fake(has_responded=False, last_active=9.0),
+    ]
+    busy = Fake(phase=BUSY)
+    connections = table(7, busy, *reversed(in_order))
+    for fake in in_order:
+        assert connections.admit(Fake(phase=BUSY))
+        assert fake.fate == ["aborted"]
     assert not connections.admit(Fake())
-    assert (connections.accepted, connections.refused) == (6, 1)
-    assert connections.closed["displaced"] == 3
+    assert busy.fate == []
+    assert (connections.accepted, connections.refused) == (13, 1)
+    assert connections.closed["displaced"] == 6
 
 
 def test_connection_that_became_busy_after_the_search_stays() -> None:
@@ -235,48 +246,15 @@ def test_connection_that_cannot_be_closed_does_not_stop_the_sweep(clock: Turns) 
     assert [event["log_failure"].type for event in events] == [RuntimeError]
 
 
-def test_closing_connection_makes_room_at_the_limit_and_for_a_descriptor() -> None:
+def test_connection_makes_room_when_no_descriptor_is_left() -> None:
     """
-    Until it is closed, it holds a file descriptor.
+    The limit is not reached.
     """
-    closing = Fake(phase=Phase.CLOSING)
-    connections = table(1, closing)
-    assert connections.admit(Fake(phase=BUSY))
-    assert not connections.admit(Fake())
-    assert closing.fate == ["aborted"]
-    # The limit is not reached, but accept() may have no descriptor left.
     idle = Fake()
     connections = table(10, idle, Fake(phase=BUSY))
     assert connections.displace()
     assert idle.fate == ["aborted"]
     assert not connections.displace()
-
-
-def test_a_request_that_does_not_arrive_makes_room() -> None:
-    """
-    Where no connection rests, the request that has been arriving longest makes room.
-
-    Its connection goes before a new connection is refused.
-    """
-    slow = [Fake(phase=Phase.RECEIVING, receiving_since=at) for at in (5.0, 4.0)]
-    connections = table(3, *slow, Fake(phase=BUSY))
-    for goes in (1, 0):
-        assert connections.admit(Fake(phase=BUSY))
-        assert slow[goes].fate == ["aborted"]
-    assert not connections.admit(Fake())
-
-
-def test_new_connection_goes_after_those_with_late_requests() -> None:
-    """
-    Otherwise, a new client would lose its connection before it can send a request.
-    """
-    new = Fake(has_responded=False, last_active=9.0)
-    slow = Fake(phase=Phase.RECEIVING, receiving_since=8.0)
-    connections = table(2, new, slow)
-    assert connections.admit(Fake(phase=BUSY))
-    assert (new.fate, slow.fate) == ([], ["aborted"])
-    assert connections.admit(Fake(phase=BUSY))
-    assert new.fate == ["aborted"]
 
 
 def test_client_above_its_share_makes_room_for_all_others() -> None:

@@ -242,37 +242,15 @@ def test_single_request_with_a_known_plan_needs_no_transport(machine: Machine) -
     assert len(machine.server.connections) == 0
 
 
-def test_client_that_sends_late_is_waited_for(machine: Machine) -> None:
-    client = machine.connect_and_wait()
-    assert len(machine.server.connections) == 1
-    client.send(CURRENT)
-    assert machine.received(client).endswith(b"\r\n\r\n1\n")
-    assert machine.passed == 0
-
-
-def test_a_step_is_answered_when_it_is_durable(machine: Machine) -> None:
+def test_late_step_is_read_once_and_answered_when_it_is_durable(machine: Machine) -> None:
     """
-    A step is answered when it is durable and not before, however brief the connection.
-    """
-    machine.server.store.held = True
-    client = machine.connect_and_wait(NEXT)
-    with pytest.raises(BlockingIOError):
-        client.recv(1)
-    machine.server.store.finish()
-    assert b"Pex-Revision: 2\r\n" in machine.received(client)
-    assert machine.passed == 0
-
-
-def test_step_in_progress_is_read_once_and_not_in_each_turn(machine: Machine) -> None:
-    """
-    A step that has arrived is read once, and not in each turn while it is in progress.
-
-    This holds however long the loop waits for the step.
+    While the step is in progress, the event loop does not call the connection in each turn.
     """
     failed: list[dict[str, Any]] = []
     machine.loop.set_exception_handler(lambda _, context: failed.append(context))
     machine.server.store.held = True
     client = machine.connect_and_wait()
+    assert len(machine.server.connections) == 1
     connection = machine.connections[-1]
     seen: list[object] = []
     took = connection.perform
@@ -280,10 +258,11 @@ def test_step_in_progress_is_read_once_and_not_in_each_turn(machine: Machine) ->
     client.send(NEXT)
     machine.until(lambda: seen)
     machine.turns()
+    with pytest.raises(BlockingIOError):
+        client.recv(1)
     machine.server.store.finish()
     assert b"Pex-Revision: 2\r\n" in machine.received(client)
-    assert len(seen) == 1
-    assert failed == []
+    assert (len(seen), failed, machine.passed) == (1, [], 0)
     assert machine.server.store.cursor.revision == 2
 
 
