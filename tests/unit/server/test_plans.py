@@ -168,6 +168,16 @@ def test_two_heads_in_turns_have_a_template_each(server: Server) -> None:
     assert {template.prefix for template in wire.templates} == {other, NEXT}
 
 
+def test_request_after_an_empty_line_makes_no_template(server: Server) -> None:
+    """
+    In its bytes, the varying lines are two bytes further on than in its head.
+    """
+    wire = server.connect()
+    heads = [b"\r\n" + head for head in identified(NEXT, 4)]
+    assert ask(server, *heads, wire=wire) == [200] * 4
+    assert wire.templates == ()
+
+
 def test_stopping_server_remembers_nothing(server: Server) -> None:
     """
     After C{RequestCache.stop}, each request is parsed, and its handler is called.
