@@ -25,13 +25,6 @@ from tests.support.ports import held_ports
 from tests.support.stores import make_store
 
 
-def check(path: Path, *options: str) -> tuple[int, str]:
-    """
-    Run C{pexctl check}, and return its exit status and output.
-    """
-    return pexctl(path, "check", *options)
-
-
 def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> None:
     """
     The check succeeds and creates no file.
@@ -40,18 +33,16 @@ def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> N
     with Daemon(tmp_path, "--store", "lmdb:store", command=WORKER) as daemon:
         before = sorted(file.name for file in tmp_path.iterdir())
         address = f"tcp:{daemon.port}:interface=127.0.0.1"
-        code, output = check(tmp_path, "--listen", address, "--store", "lmdb:store")
-        assert (code, output) == (
-            0,
-            f"well; in use now: {address}, the store {tmp_path}/store",
-        )
+        options = ("--listen", address, "--store", "lmdb:store")
+        line = f"well; in use now: {address}, the store {tmp_path}/store"
+        assert pexctl(tmp_path, "check", *options) == (0, line)
         assert sorted(file.name for file in tmp_path.iterdir()) == before
         assert daemon.step() == 4
 
 
 def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
-    code, output = check(
-        tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--access-log", "log"
+    code, output = pexctl(
+        tmp_path, "check", "--listen", "tcp:0:interface=127.0.0.1", "--access-log", "log"
     )
     assert code == 0
     assert output == f"well; a new store would be created in {tmp_path}/pexservice-data"
@@ -79,7 +70,7 @@ def test_mistake_is_one_line_with_the_status_of_a_start(
     (tmp_path / "damaged" / "data.mdb").write_bytes(b"x" * 8192)
     if "--listen" not in options:
         options = [*options, "--listen", LOOPBACK]
-    code, words = check(tmp_path, *options)
+    code, words = pexctl(tmp_path, "check", *options)
     assert code == status
     assert expected in words
     assert len(words.splitlines()) == 1
@@ -89,10 +80,12 @@ def test_address_that_is_listed_twice_is_refused_as_by_a_start(tmp_path: Path) -
     with held_ports(1) as (port,):
         address, other_form = f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}"
         for same in (address, "unix:socket"):
-            status, output = check(tmp_path, "--listen", same, "--listen", same)
+            status, output = pexctl(tmp_path, "check", "--listen", same, "--listen", same)
             assert status == 64
             assert f"--listen {same}: the address is listed twice" in output
-        status, output = check(tmp_path, "--listen", address, "--listen", other_form)
+        status, output = pexctl(
+            tmp_path, "check", "--listen", address, "--listen", other_form
+        )
     assert status == 1
     assert f"cannot listen on {other_form}: Address already in use" in output
 
@@ -127,14 +120,6 @@ def test_process_that_systemd_gave_its_socket_is_asked_there(tmp_path: Path) -> 
             assert ended[1].startswith("ready: revision 0, position 0")
 
 
-def test_status_of_a_service_with_tls_suggests_https(tmp_path: Path) -> None:
-    options, _ = certified(tmp_path)
-    with Daemon(tmp_path, *options, command=WORKER) as daemon:
-        code, words = pexctl(tmp_path, "status", f"127.0.0.1:{daemon.port}")
-    assert code == 69
-    assert f"if it speaks TLS, use https://127.0.0.1:{daemon.port}" in words
-
-
 def test_process_without_a_scoreboard_is_no_pexservice(tmp_path: Path) -> None:
     with subprocess.Popen(["/bin/sleep", "600"]) as other:
         code, output = pexctl(tmp_path, "status", "--process", str(other.pid))
@@ -156,7 +141,7 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     config.write_text('store = "lmdb:store"\nno-create = true\n')
     store = tmp_path / "store"
     missing = f"there is no store in {store}, and --no-create is set; create one with"
-    code, output = check(tmp_path, "--config", str(config))
+    code, output = pexctl(tmp_path, "check", "--config", str(config))
     assert (code, missing in output) == (1, True)
     address = ("--listen", "tcp:0:interface=127.0.0.1")
     ended = run(
@@ -173,7 +158,7 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     code, output = pexctl(tmp_path, "create", "--store", f"lmdb:{store}")
     assert (code, output) == (1, f"pexctl: there is a store in {store} already")
     assert (store / "data.mdb").read_bytes() == before
-    assert check(tmp_path, "--config", str(config))[0] == 0
+    assert pexctl(tmp_path, "check", "--config", str(config))[0] == 0
     with Daemon(tmp_path, "--config", str(config), command=WORKER) as daemon:
         assert daemon.step() == 1
         assert "created a new store" not in daemon.log.read_text()

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, WORKER, Daemon, poll
 from tests.support.loads import load, until_acknowledged
 from tests.support.pexctl import PEXCTL, called, pexctl, run
 from tests.support.stores import make_store
+from tests.support.tcp_server import serving_connections
 
 STORE = "pexservice-data"
 
@@ -161,32 +161,18 @@ def server(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
     It responds with 404 to other paths.
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = answers.get(self.path, (404, b"no"))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Pex-Revision", "8")
-            self.send_header("Pex-Position", "5")
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+    def respond(connection: socket.socket) -> None:
+        method, path, _ = connection.recv(65536).decode().split(maxsplit=2)
+        status, body = answers.get(path, (404, b"no"))
+        connection.sendall(
+            b"HTTP/1.1 %d Status\r\nConnection: close\r\nContent-Length: %d\r\n"
+            b"Pex-Revision: 8\r\nPex-Position: 5\r\n\r\n" % (status, len(body))
+        )
+        if method != "HEAD":
+            connection.sendall(body)
 
-        do_HEAD = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            """
-            Log nothing.
-            """
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as http_server:
-        thread = threading.Thread(target=http_server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{http_server.server_port}"
-        finally:
-            http_server.shutdown()
-            thread.join()
+    with serving_connections(respond) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_status_asks_a_service_below_a_prefix_only_there() -> None:

@@ -197,6 +197,9 @@ def test_token_comes_from_a_file_or_the_environment_and_is_not_shown(
 
 
 def test_every_verb_trusts_the_authority_in_a_file(tmp_path: Path) -> None:
+    """
+    Without TLS, C{status} suggests https.
+    """
     options, _ = certified(tmp_path)
     with Daemon(tmp_path, *options, command=WORKER) as daemon:
         at = ("--url", url(daemon, "https"))
@@ -206,6 +209,9 @@ def test_every_verb_trusts_the_authority_in_a_file(tmp_path: Path) -> None:
             refused = called(*verb, *at)
             assert refused.status == 69
             assert "certificate" in refused.err
+        plain = called("status", "--url", url(daemon))
+        assert plain.status == 69
+        assert f"if it speaks TLS, use {url(daemon, 'https')}" in plain.err
 
 
 def test_watch_prints_a_line_for_each_move_until_ctrl_c(worker: Daemon) -> None:
