@@ -121,6 +121,7 @@ class MemoryStore:
     cursor: Cursor = INITIAL.cursor
     rows: list[HistoryEntry] = field(factory=list)
     closed: bool = False
+    shortage: Refusal | None = None
     remembered_keys: RememberedKeys = field(init=False, factory=RememberedKeys)
     _under_way: tuple[Batch, Deferred[None]] | None = None
 
@@ -170,10 +171,7 @@ class MemoryStore:
             done.errback(failure)
 
     def commit_refusal(self) -> Refusal | None:
-        """
-        Return C{None}: there is enough space.
-        """
-        return None
+        return self.shortage
 
     def space(self) -> Space | None:
         return None

@@ -8,7 +8,8 @@ batch, or later, if another commit is in progress then.
 If a commit fails, the acknowledged steps of its batch and of the open batch are lost, and
 the log has their number.  If the process continues, the committer takes care to lose no
 more steps: it responds to a step only after the commit, and reads show the durable state.
-When the store has accepted a batch, early responses begin again.
+Early responses begin again when the store has accepted a batch, and would also accept the
+batch that it refused before.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class AsynchronousCommitter(Committer):
         self._scheduled_call = self._reactor.callLater(rest, self._commit_or_wait)
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
-        self._max_early_responses = MAX_EARLY_RESPONSES
+        # A nearly full disk may have space for a small batch, and none for the next batch.
+        if not self._max_early_responses and self.step_refusal is None:
+            self._max_early_responses = MAX_EARLY_RESPONSES
         super()._commit_succeeded(batch, after)
 
     def _roll_back(self, refusal: Refusal, failed: FailedBatch | None = None) -> None:
@@ -70,7 +73,7 @@ class AsynchronousCommitter(Committer):
             failed_batch, error = failed
             lost_steps += _acknowledged_steps(failed_batch)
         if lost_steps:
-            consequence = "; responses wait for the disk until the store accepts a batch"
+            consequence = "; responses wait for the disk until the store accepts steps"
             self._log.critical(
                 "{refusal}: {bound}{count} acknowledged steps are lost{consequence}",
                 refusal=refusal,

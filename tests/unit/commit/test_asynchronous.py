@@ -125,6 +125,26 @@ def test_refused_batch_ends_early_responses_until_one_is_taken(bench: Bench) -> 
     assert bench.submit() == [(Outcome.APPLIED, 2, 2)]
 
 
+def test_small_batch_that_a_nearly_full_disk_takes_begins_no_early_responses(
+    bench: Bench,
+) -> None:
+    """
+    Otherwise, again and again, the next larger batch would be refused, and its steps lost.
+    """
+    bench.submit()
+    bench.clock.turn(DELAY_SECONDS)
+    bench.store.finish(Refusal("full"))
+    bench.store.shortage = Refusal("full")
+    for revision, shortage in ((1, Refusal("full")), (2, None)):
+        bench.store.shortage = shortage
+        waits = bench.submit()
+        assert waits == []
+        bench.turn()
+        bench.store.finish()
+        assert waits == [(Outcome.APPLIED, revision, revision)]
+    assert bench.submit() == [(Outcome.APPLIED, 3, 3)]
+
+
 def _lost_steps(events: Sequence[LogEvent]) -> list[str]:
     lines = [formatEvent(event) for event in events]
     return [line for line in lines if "acknowledged steps are lost" in line]
@@ -136,7 +156,7 @@ def _lost_steps(events: Sequence[LogEvent]) -> list[str]:
         (
             Refusal("full"),
             "full: 3 acknowledged steps are lost; responses wait for the disk until the"
-            " store accepts a batch",
+            " store accepts steps",
         ),
         (
             StoreError("the disk failed"),
