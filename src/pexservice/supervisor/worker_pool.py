@@ -35,14 +35,15 @@ from pexservice.supervisor.worker_slot import (
     WorkerState,
 )
 
-#: While no process is active, the first process to start has this long until others start.
+#: If no process is active, one process starts alone.  Others start when this one is active,
+#: or after this time.
 #: On one processor, a second start at the same time would delay the first response by 50 %.
 MAX_HEAD_START_SECONDS = 5.0
 
 #: How long a reload waits until a new process stands by or is active.
 RELOAD_TIMEOUT_SECONDS = 15.0
 
-#: The supervisor looks for silent workers this many times per timeout of the watchdog.
+#: The supervisor looks for silent workers this many times in each C{--watchdog} seconds.
 CHECKS_PER_WATCHDOG = 4
 
 
@@ -149,12 +150,14 @@ class WorkerPool:
         """
         Return whether a new process would slow down one that is about to become active.
 
-        While no process is active, a standby is about to become active, and so is a
-        starting process in its first L{MAX_HEAD_START_SECONDS}.
+        While no process is active, two kinds count as about to become active: a standby,
+        and a process that started less than L{MAX_HEAD_START_SECONDS} ago.  If no process
+        was active so far, and one stops, a start waits too: the end may end the service.
         """
         now = self._reactor.seconds()
         return not self._active_processes and any(
             process.state is WorkerState.STANDBY
+            or (process.state is WorkerState.STOPPING and not self._any_was_active)
             or (
                 process.state is WorkerState.STARTING
                 and now < process.started_at + MAX_HEAD_START_SECONDS
@@ -201,10 +204,10 @@ class WorkerPool:
 
     def update(self) -> None:
         """
-        Do what may follow from a change of a process or a slot.
+        Call this after a change of a process or a slot.
 
-        Forget slots that have ended, publish the states, start the slots that are due, and
-        wake waiting coroutines.
+        It forgets slots that have ended, publishes the states, starts the slots that are
+        due, and wakes waiting coroutines.
         """
         self.slots = [slot for slot in self.slots if not slot.has_ended]
         self.reporter.show_processes(self.processes)
@@ -217,7 +220,7 @@ class WorkerPool:
 
     def state_received(self, process: WorkerProcess) -> None:
         """
-        Publish a state that C{process} has reported.
+        Publish the new state of C{process}, and notify systemd if clients get responses.
         """
         if process.state is WorkerState.ACTIVE:
             self._any_was_active = True
@@ -253,16 +256,18 @@ class WorkerPool:
             reason = process.status_text or f"{process.name} ended {end}"
             if not process.was_up and not self._active_processes:
                 self.reporter.show_problem(reason)
-            if self._is_final(process.exit_status):
+            if self._must_end_service(process.exit_status):
                 self._end_service(Status(process.exit_status), reason)
+                return
         self.update()
 
-    def _is_final(self, exit_status: int) -> bool:
+    def _must_end_service(self, exit_status: int) -> bool:
         """
-        Return whether no process can become active after an end with C{exit_status}.
+        Return whether an end with C{exit_status} must end the service.
 
-        A damaged store needs the operator.  If a process cannot start, another process may
-        become active.  If a process was active earlier, the cause is probably temporary.
+        After DAMAGED, it must.  After MISCONFIGURED or CANNOT_START, it must not in two
+        cases: another process is up or verifies the store; or a process was active earlier,
+        so the cause is probably temporary.
         """
         if exit_status in (Status.MISCONFIGURED, Status.CANNOT_START):
             return not self._any_was_active and not any(
@@ -329,8 +334,9 @@ class WorkerPool:
         """
         Replace all slots, the active one last.
 
-        @raise CannotStart: or L{StoreError}: the new options are wrong, or the first new
-            process is not up in time.  The old processes are still there.
+        @raise CannotStart: the new options are wrong, or the first new process is not up in
+            time.  The old processes are still there.
+        @raise StoreError: the new options name a store that cannot be used.
         """
         setup = self._reread_options(self.setup)
         if setup.note:
@@ -359,7 +365,7 @@ class WorkerPool:
 
     async def _wait_until_up(self, slot: WorkerSlot) -> bool:
         """
-        Wait until a process of C{slot} is up, has a problem, or ends for a wrong option.
+        Wait until a process of C{slot} is up, is not ready, or ends with MISCONFIGURED.
 
         If the process ends in any other way, the next one may come up.  So the wait
         continues, for at most L{RELOAD_TIMEOUT_SECONDS} in all.

@@ -46,6 +46,18 @@ def test_first_worker_that_does_not_come_up_delays_no_other(
         assert len(supervised.processes) == 2
 
 
+def test_first_worker_that_ends_the_service_is_the_only_one_that_starts(
+    supervised: Supervised,
+) -> None:
+    supervised.pool.start()
+    (first,) = supervised.processes
+    first.notify("STATUS=the store is damaged", STOPPING)
+    supervised.reactor.turns(0.1)
+    first.end(status=Status.DAMAGED)
+    assert supervised.reactor.spawned == [first]
+    assert supervised.service_ends == [(Status.DAMAGED, "the store is damaged")]
+
+
 def test_successor_is_started_after_the_takeover(supervised: Supervised) -> None:
     """
     The start of the next process does not slow down the takeover.
