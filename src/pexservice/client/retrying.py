@@ -2,7 +2,7 @@
 A client that sends a request again and again until a final response arrives.
 
 A response is final unless its status is in L{RETRIED_STATUSES}.  A request for a step has
-an idempotency key, so the service accepts the step only once.
+an idempotency key, so the service applies the step only once.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class _Attempts:
     The failed attempts of one call.
 
     @ivar maybe_performed: whether a server may have performed one of them.
-    @ivar reason: why the most telling attempt failed: the last one that a server may have
-        performed, or else the last one.  An attempt that was cut short tells less.
+    @ivar reason: why the last attempt failed that a server may have performed, or else the
+        last attempt.  If possible, it is an attempt that was not cut short.
     """
 
     count: int = 0

@@ -26,7 +26,8 @@ event loop::
     10         -         -           -                 B, C, D
 
 An iteration without a new step makes a batch ready.  Iteration 2 has no new step, so the
-commit of A begins in iteration 3.  Iteration 6 has none, so that of B, C and D begins in 7.
+commit of A begins in iteration 3.  Iteration 6 has no new step, so the commit of B, C and D
+begins in iteration 7.
 L{pexservice.commit.batching_policy} has the exact rule.
 
 One step goes through these methods of L{GroupCommit}:
@@ -143,8 +144,8 @@ class GroupCommit:
         """
         Make the committer of C{store}, without opening the store.
 
-        @param on_fatal_failure: called with a failure that must end the process.  After a
-            L{Refusal}, the committer continues.
+        @param on_fatal_failure: called with a failure that must end the process.  This is
+            any failure of a commit except a L{Refusal}.
         @param call_soon: schedules a call for the next iteration of the event loop, and
             returns a handle that can cancel this call.  The default is a timer without a
             delay, which takes 8 microseconds longer.
@@ -164,8 +165,8 @@ class GroupCommit:
         self._call_soon = call_soon or partial(reactor.callLater, 0)
         # The scheduled call of _commit_or_wait, if there is one.
         self._scheduled_call: Any = None
-        # Whether a commit has begun and has not ended.  If a subclass waits before it
-        # writes the batch, there is no committing batch during this wait.
+        # Whether a commit has begun and has not ended.  On etcd, a commit begins with the
+        # wait for this node's turn, without a committing batch.
         self._is_committing = False
         # These fire when the next commit ends.
         self._commit_end_deferreds: list[Deferred[None]] = []
@@ -268,7 +269,8 @@ class GroupCommit:
             is durable already.
         """
         if batch is None or len(batch.transitions) <= self._max_early_responses:
-            # The state is durable, or an early response has shown it.
+            # The state is durable; or all steps of the batch so far got early responses, so
+            # clients know the state already.
             self._finish(request)
         else:
             # A KeyReused waits too: if the commit fails, the first use of the key may not
@@ -322,7 +324,7 @@ class GroupCommit:
         """
         Commit the open batch, or let it wait for one more iteration.
 
-        The wait is counted in iterations, not with a timer: a timer waits for at least one
+        The policy is asked in each iteration.  A timer would wait for at least one
         millisecond, which is longer than a commit on a fast disk.
         """
         self._scheduled_call = None
@@ -396,8 +398,8 @@ class GroupCommit:
             deferred.callback(None)
         steps = len(self._open_batch.transitions)
         if steps and self._scheduled_call is None and not self._is_committing:
-            # To the policy, the whole commit was one iteration, in which these steps
-            # arrived.
+            # The policy was not asked during the commit.  It sees the commit as one
+            # iteration, in which these steps arrived.
             self._policy.end_iteration(steps, self._seconds())
             self._schedule_commit()
 
@@ -407,8 +409,8 @@ class GroupCommit:
 
         The latest state is set back to the state before these batches.
 
-        @param refusal: why the steps of the open batch are refused.  They follow a batch
-            that is perhaps not stored, and the store never got them.
+        @param refusal: why the steps of the open batch are refused.  The store never got
+            these steps.
         """
         open_batch = self._open_batch
         first_batch = open_batch if failed is None else failed[0]
@@ -434,8 +436,8 @@ class GroupCommit:
         """
         Call the waiter of C{request} with its outcome, or with C{error}.
 
-        L{_deliver} counts the applied steps of a batch together.  Any other step is counted
-        here, except for a L{KeyReused}, which is a mistake of the client.
+        L{_deliver} has counted the applied steps.  A step that was not applied is counted
+        here, unless its client gets L{KeyReused}.
         """
         step, waiter, outcome, state = request
         if outcome is not _APPLIED:

@@ -4,21 +4,21 @@ A connection, from its first byte to its last.
 A connection handles one request after the other:
 
   1. Parsing: the connection buffers the input until a request is complete.  Then it looks
-     for the L{plan<pexservice.server.plans.Plan>} of the request.  A plan has an operation,
-     for example a step to the next position.  A handler has returned this operation for an
-     earlier request with the same meaning.
-  2. Performing: the connection checks the client's rate and the C{Host}.  If there is no
-     plan, it calls the handler of the request, which returns an operation or a response.
-     A checker checks the access, the key and the preconditions of an operation.  Then the
-     connection starts the operation.
+     for the L{plan<pexservice.server.plans.Plan>} of the request.  A plan is the operation,
+     for example a step to the next position, that a handler returned for an earlier request
+     with the same meaning.  If there is a plan, access, key and preconditions are checked.
+  2. Performing: the connection checks the client's rate and the C{Host}.  Then it raises
+     the error of the checks before, if there was one.  If there is no plan, it calls the
+     handler, which returns an operation or a response, and makes these checks now.  Then
+     the connection starts the operation.
   3. Responding: when the operation has ended, the committer calls L{Connection.respond} or
      L{Connection.fail}.  If the handler has returned a response, L{Connection.send} gets
      it.  These methods write the response.
 
-There is a shortcut: if the L{Recognizer<pexservice.server.recognition.Recognizer>} finds a
-request by its bytes, the request is not parsed.  If the bytes are remembered, the result of
-the checks is remembered too.  But with a rate limit, or with a C{Host} that only some peers
-may send, the rate and the C{Host} are checked each time.
+There is a shortcut: the L{Recognizer<pexservice.server.recognition.Recognizer>} finds some
+requests without parsing.  If it knows exactly the same bytes, the result of the checks is
+remembered too.  But with a rate limit, or with a C{Host} that only some peers may send, the
+rate and the C{Host} are checked each time.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
     request: the committer calls L{respond} or L{fail}.
 
     @ivar peer: the other end of the socket: a client or a proxy.
-    @ivar recognizer: finds the plans of the requests, and recognizes requests.
+    @ivar recognizer: finds a request by its bytes without parsing, or finds its plan.
     """
 
     transport: asyncio.Transport
@@ -101,8 +101,8 @@ class Connection(asyncio.Protocol):
         self._server = server
         self.peer = peer
         self.recognizer = Recognizer(server.request_cache)
-        # server.limits reads these five.  The listener may set the phase HANDSHAKE or
-        # REFUSED before it calls connection_made().
+        # server.limits reads these five attributes.  The listener may set the phase
+        # HANDSHAKE or REFUSED before it calls connection_made().
         self.phase = _IDLE
         self.has_responded = False
         self.last_active = server.seconds()
@@ -134,9 +134,9 @@ class Connection(asyncio.Protocol):
 
         With TLS, this method is called once, after the TLS handshake.  Without TLS, it is
         called with a cheap L{OneRequestTransport
-        <pexservice.server.listener.OneRequestTransport>}.  If the connection needs more
-        than this first transport can do, a transport of the event loop replaces the first
-        one, and this method is called again.
+        <pexservice.server.listener.OneRequestTransport>}.  If the connection needs more,
+        for example a second read, a transport of the event loop replaces this transport,
+        and this method is called again.
         """
         self.transport = transport  # type: ignore[assignment]
         self._write = self.transport.write
@@ -194,8 +194,8 @@ class Connection(asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        # The stall timeout stops.  But a closing connection needs a timeout, which begins
-        # again.
+        # The client takes bytes, so the stall timeout ends.  A closing connection must be
+        # closed some day, so its stall timeout begins again instead.
         is_closing = self.phase is _CLOSING
         self.stalled_since = self._server.seconds() if is_closing else None
         if self._stream is not None:
@@ -336,7 +336,7 @@ class Connection(asyncio.Protocol):
 
     def _new_request(self, head: Head) -> PreparedRequest:
         """
-        Return a request without a plan, whose operation is to call the handler.
+        Return a request without a plan: when it is started, it calls the handler.
         """
         line = head.request_line
         response_format = self._server.response_format(line, head.headers)
@@ -371,9 +371,9 @@ class Connection(asyncio.Protocol):
         else:
             self.send(result)
 
-    # Responses.  respond() ends a request that has an operation, and send() ends a request
-    # that has none.  fail() ends a request of either kind.  If the response of send() has a
-    # stream, the stream calls send_piece() several times, and then end_stream().
+    # Responses.  respond() ends a read or a step.  send() ends a request whose handler has
+    # returned a response.  fail() ends a request of either kind.  If the response of send()
+    # has a stream, the stream calls send_piece() several times, and then end_stream().
 
     def respond(self, outcome: Outcome, state: State) -> None:
         """

@@ -181,8 +181,8 @@ class Head(NamedTuple):
         and the format of the responses; see L{pexservice.server.plans}.
     @ivar headers: the values of all headers that the service reads.
     @ivar lines: all lines, as they arrived, without their line ends.
-    @ivar uncached_range: the index of the first line that was not in a cache of the
-        reader, and the index after the last such line; C{None} if there was no such line.
+    @ivar uncached_range: the smallest range (begin, end) of C{lines} with all lines that
+        were not in the reader's caches; C{None} if there was no such line.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
@@ -387,9 +387,9 @@ def find_head(buffer: bytearray, searched: int) -> tuple[int, int] | None:
 
 def read_refused_head(data: bytes) -> tuple[bytes, bytes, RequestHeaders]:
     """
-    Read what the response and the access log need of the head that C{data} begins with.
+    Read a refused head, as far as the response and the access log need it.
 
-    The head was refused, so it may have malformed lines, which are skipped.
+    C{data} begins with the head.  Malformed lines are skipped.
 
     @return: the method, or C{b""} if the request line is malformed; the logged line; and
         the headers.
@@ -410,14 +410,14 @@ class RequestBody:
     """
     The body of one request.  No endpoint reads a body, so it is dropped as it arrives.
 
-    A body consists of parts: the bytes of a chunk, the end of a chunk, the line with the
-    size of a chunk, and trailers.  A body with a length is one part.
+    A chunked body consists of parts: for each chunk its size line, its bytes and its end;
+    then the trailers.  A body with a length is one part.
     """
 
     def __init__(self, length: int) -> None:
         self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
-        # The method that takes the next part; None if the body is complete.  A bound method
-        # would refer to this object, which would then wait for the garbage collection.
+        # The method that takes the next part; None if the body is complete.  With a bound
+        # method, this object would refer to itself, and wait for the garbage collection.
         self._take_part: _TakePart | None = RequestBody._take_bytes
         self._take_part_after_bytes: _TakePart | None = None
         self._missing_bytes = length
@@ -449,7 +449,7 @@ class RequestBody:
 
     # Each of the following methods checks the part that begins at an index of the buffer,
     # and returns the index after this part.  If the part needs more input, the method
-    # returns its argument.
+    # returns C{begin}.
 
     def _take_bytes(self, buffer: bytearray, begin: int) -> int:
         size = min(self._missing_bytes, len(buffer) - begin)

@@ -26,15 +26,18 @@ The first request of a kind is always parsed.  What is remembered then depends o
 L{parser<pexservice.server.parser.HeadReader>}, which caches single lines of requests:
 
   - If all lines of a request are in the parser's caches, the request cache remembers a hash
-    of its bytes.  If the same bytes come again, the cache remembers the request.  This also
-    applies to some requests that match a template; see L{Template.remembers_matches}.
-  - If two requests, one after the other, have uncached lines with the same header names,
-    these lines become the varying lines of a template.
+    of its bytes.  When the same bytes come again, it remembers the request, so the third
+    request is recognized.  Some requests that match a template are remembered in the same
+    way; see L{Template.remembers_matches}.
+  - A line that the parser did not find in its caches is I{uncached}.  If two requests, one
+    after the other, have uncached lines with the same header names, these lines become the
+    varying lines of a template.
 
 All connections share the request cache, and a new connection begins with the templates of
-other connections.  So a client's request may be recognized by the request of another
-client.  This is safe, because a varying line never decides which plan a request has.  If
-the service reads the value of a varying line, it takes the value from the request itself.
+other connections.  So a client's request may match a template that was made from a request
+of another client.  This is safe, because a varying line never decides which plan a request
+has.  If the service reads the value of a varying line, it takes the value from the request
+itself.
 
 The memory for bytes and templates is bounded, whatever clients send.  An idempotency key is
 never remembered here, and a secret only in L{Recognizer.authorized_request}.
@@ -69,8 +72,8 @@ from pexservice.web.parameters import (
     RequestHeaders,
 )
 
-#: How many requests one generation of L{RequestCache.by_bytes} has.  The bytes of both
-#: generations take at most 8 MiB.
+#: How many requests one of the two generations of L{RequestCache.by_bytes} has.  The bytes
+#: of both take at most 8 MiB.
 MAX_CACHED_REQUESTS = 1024
 
 #: A larger request is not recognized.
@@ -109,8 +112,8 @@ class Template:
     @ivar read_names: for each group, the name of the header.
     @ivar plan: the plan of all these requests.
     @ivar common_request: the request without the headers of the varying lines.
-    @ivar remembers_matches: whether the bytes of a matching request are remembered, because
-        they are likely to come again.  Bytes with an idempotency key are not remembered.
+    @ivar remembers_matches: whether the bytes of a matching request are remembered.  They
+        are if they are likely to come again, but never with an idempotency key.
     """
 
     prefix: bytes
@@ -151,8 +154,8 @@ class RequestCache:
     @ivar plans: the plans by their keys.
     @ivar by_bytes: the requests by their exact bytes.
     @ivar latest_templates: the latest templates of all connections.
-    @ivar uncached_names: see L{Recognizer.uncached_names}; here, the latest request of any
-        connection counts.
+    @ivar uncached_names: the header names of the uncached lines of the latest parsed
+        request of any connection.
     @ivar new_templates: how many templates were made in this second.
     @ivar is_stopped: whether nothing is remembered any more.
     """
@@ -163,7 +166,7 @@ class RequestCache:
         self.by_bytes: GenerationalCache[bytes, PreparedRequest] = GenerationalCache(
             MAX_CACHED_REQUESTS
         )
-        # The hashes of requests that were received once.  A second one is cached.
+        # The hashes of requests that came once.  If one comes again, by_bytes gets it.
         self._seen_once: GenerationalCache[int, bool] = GenerationalCache(
             MAX_CACHED_REQUESTS
         )
@@ -196,8 +199,8 @@ class RequestCache:
         """
         Return a request whose operation has been checked.
 
-        If the check fails, the error is dropped, because the client must first get a
-        problem of the rate or the C{Host}.  When the operation is started, the check is
+        The rate and the C{Host} must be checked first, and are not checked yet.  So an
+        error of this check is dropped.  When the operation is started, the check is
         repeated, and raises the error again.
         """
         try:
@@ -249,14 +252,15 @@ class RequestCache:
 
 class Recognizer:
     """
-    Finds the plans of one connection's requests, and recognizes requests.
+    Finds one connection's requests by their bytes without parsing, or finds their plans.
 
     @ivar templates: the templates of the connection's requests, the latest one first.
     @ivar uncached_names: the header names of the L{uncached lines<Head.uncached_range>} of
         the latest parsed request.
-    @ivar authorized_request: the exact bytes of the latest request with a token and no
-        idempotency key, and the request.  A client sends the same token with every step,
-        and the check of the token takes a quarter of the CPU time of such a step.
+    @ivar authorized_request: two things of the latest request with a token and without an
+        idempotency key: its exact bytes, and the request.  A client sends the same token
+        with every step, and the check of the token takes a quarter of the CPU time of such
+        a step.
     """
 
     # Slots save memory: there may be 10,000 idle connections.

@@ -63,13 +63,13 @@ class Directory:
     has opened the store.  There are three ways to the directory::
 
         configured_path  where the operator expects the store; it may contain links
-        real_path        the same without links since the lock: for LMDB and messages
+        real_path        configured_path without links, as L{lock} found it; for LMDB
         descriptor       the locked directory, even after it was moved: for the identity
 
-    The identity of the store is compared three times::
+    The identity of the store is compared with the claim, and with the store at the path::
 
         find_or_create_store  with the claim, before the store is verified or rewritten
-        claim_store           with the store at the path, and with the claim
+        claim_store           with both, when LMDB has opened the store
         check_location        with the store at the path, now and then before a commit
     """
 
@@ -199,8 +199,8 @@ class Directory:
 
         @param make: makes a store in the directory that it is called with.
         @return: whether the store was made now.
-        @raise StoreError: the service has claimed a different store; or there is no store,
-            and none may be created, or the creation failed.
+        @raise StoreError: the service has claimed a different store; there is no store and
+            none may be created; or the creation failed.
         """
         if exists := self.holds_store():
             self.remove_staging()
@@ -287,8 +287,8 @@ class Directory:
         Return whether the directory exists and holds a store.
 
         @raise StoreDamaged: the data file is missing, but other files of a store are there.
-        @raise StoreError: the data file of a claimed store is missing, which an operator
-            may be moving; or the directory cannot be read, or holds other files.
+        @raise StoreError: the data file of a claimed store is missing, because an operator
+            may be moving the store; the directory cannot be read; or it holds other files.
         """
         names = self._entries()
         if DATA_FILE in names:
@@ -327,8 +327,8 @@ class Directory:
         Make a store in this directory, or replace the store in it, durably.
 
         If this service has claimed the replaced store, it claims the new store instead.
-        This method may run in a thread.  If L{unlock} is called meanwhile, the directory
-        stays locked until the thread has ended.
+        This method may run in a thread.  It keeps the lock until it returns, even if
+        L{unlock} is called meanwhile.
 
         @param make: makes a store in the directory that it is called with.
         @raise StoreError: the store could not be made.
@@ -347,8 +347,8 @@ class Directory:
             make(staging)
             sync_directory(staging)
             (staging / DATA_FILE).rename(self.real_path / DATA_FILE)
-            # The claim is renewed before the slow flush: if this process ended between the
-            # rename and the renewal, no worker of this service would open the new store.
+            # If this process ends between the rename and the renewal, no worker of this
+            # service opens the new store.  So the renewal comes before the slow flush.
             replaced, self._identity = self._identity, _identity_in(lock)
             if self._claim is not None:
                 self._claim.renew(replaced, self._identity)

@@ -3,8 +3,9 @@ The store on one machine: LMDB, with one durable transaction for each batch.
 
 A commit flushes the data pages, and then the meta page that makes them valid.  So a power
 cut at any moment leaves the state before the commit or the state after it.  This module
-does not use the flags of LMDB that make commits faster and give up this guarantee:
-C{writemap}, C{metasync=False} and C{sync=False}.
+does not use the flags of LMDB that make commits faster.  With C{sync=False} or
+C{metasync=False}, a power cut could undo a commit.  With C{writemap}, a bug of this process
+could write into the file.
 
 A commit also removes the oldest rows of the journal and of the keys, if they need not be
 kept.  Later commits reuse the pages of the removed rows.  After the first removal, the file
@@ -74,9 +75,9 @@ from pexservice.stores.lmdb.witness import Witness
 from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
 from pexservice.stores.verification import Verification
 
-#: The time between two checks that the store was not moved.  The check also warns if the
-#: disk is nearly full.  A check before every commit would slow down the commits, because it
-#: makes system calls.
+#: The time from one successful check that the store was not moved to the next.  The check
+#: also warns if the disk is nearly full.  A check before every commit would slow down the
+#: commits, because it makes system calls.
 PATH_CHECK_INTERVAL_SECONDS = 0.1
 
 #: LMDB's map has this many bytes for each transition that the journal keeps.  A row of one
@@ -107,7 +108,7 @@ class OpenStore:
 
         Call this while no transaction is open, so that LMDB can move the map.
 
-        @return: how many bytes the commit may add to the file at most.
+        @return: the most bytes that the commit may add to the file, for L{commit}.
         @raise StoreError: the map cannot be enlarged.
         """
         needed = self.reserve.needed_bytes(batch)
@@ -259,7 +260,7 @@ class LmdbStore:
         Prepare a store, without opening it.
 
         @param journal: how many transitions the history keeps, 1 or more.
-        @param verification: says whether to verify the store before this process maps it.
+        @param verification: says whether the store must be verified before LMDB opens it.
         @param verify: verifies the whole store.
         @param run_long: runs a call that may take minutes: C{verify}, or a migration from
             format 1.  In a worker, C{run_long} starts a new thread for the call.
@@ -315,8 +316,9 @@ class LmdbStore:
         await self._wait_for_lock()
         if not self._verification.is_completed:
             # The process that had the lock ended before its verification was completed.
-            # This process releases the lock.  The worker opens the store again, and if it
-            # need not wait, verifies the store.  Until then, clients get this message.
+            # This error makes L{_open} release the lock.  Then the worker opens the store
+            # again, finds the lock free, and verifies the store.  Until then, clients get
+            # this message.
             raise StoreUnavailable(
                 f"the store {self.directory.real_path} is not verified yet"
             )
@@ -337,7 +339,9 @@ class LmdbStore:
 
     async def _prepare_files(self, *, must_verify: bool) -> bool:
         """
-        Make a store; or verify it if C{must_verify} is true, and migrate it from format 1.
+        Make a store if there is none; otherwise verify and migrate the store.
+
+        It is verified if C{must_verify} is true, and then migrated if it has format 1.
 
         @return: whether the store was made or verified now.
         """
@@ -371,8 +375,8 @@ class LmdbStore:
                 self._read_keys(txn, databases.keys)
             self.directory.claim_store()
             reserve = Reserve(self.directory, databases.env, clock)
-            # This raises L{StoreDamaged} if a worker has recorded damage in the witness,
-            # unless the store is sound.
+            # This raises L{StoreDamaged} if the witness is newer than the store, or if it
+            # records damage and the store was not verified now.
             witness = Witness(path, cursor.revision, is_sound=is_sound)
             self._open_store = OpenStore(
                 self.directory, databases, reserve, witness, bounds, self._retention, clock

@@ -3,12 +3,12 @@ The content of LMDB's transactions: what a commit writes and removes, and what r
 
 A read returns the cursor, the history or the keys.  A commit writes the cursor, appends a
 row to the journal, and adds idempotency keys to the rows of keys.  The idempotency keys are
-numbered from 1, and this number is an I{ordinal}.  LMDB finds a row by its I{number}: the
-first revision in a row of the journal, or the first ordinal in a row of keys.
+numbered from 1, and this number is an I{ordinal}.  LMDB finds a row by its I{row number}:
+the first revision in a row of the journal, or the first ordinal in a row of keys.
 
 A transition or a key has I{expired} if it need not be kept.  A commit also removes the
-oldest rows in which everything has expired, but only a bounded number of them.  After an
-operator made the journal shorter, very many rows have expired.  If one commit removed them
+oldest rows in which everything has expired, but only a bounded number of them.  If an
+operator lowers C{--journal}, very many rows expire at once.  If one commit removed them
 all, it could take longer than the watchdog's timeout.  Then the supervisor would kill the
 worker, and the next worker would try the same again.
 """
@@ -28,17 +28,17 @@ from pexservice.stores.lmdb.databases import CURSOR_DATABASE, Databases, open_fo
 from pexservice.stores.lmdb.records import NO_KEYS, BadRecord, KeyRow, StoredCursor
 from pexservice.stores.remembered_keys import RememberedKeys
 
-#: A commit removes rows only if more than this many transitions or keys have expired.  So
-#: most commits remove no row, and a few commits remove many.  Then there are fewer calls
-#: into LMDB.  Each call releases the interpreter lock, and a commit that runs in a thread
-#: must wait until it gets the lock back.
+#: A commit looks for expired rows only if more than this many transitions or keys have
+#: expired, because the search costs a few calls into LMDB.  Each call releases the
+#: interpreter lock, and a commit in a thread must wait until it gets the lock back.
 TRIM_SLACK = 256
 
 #: One commit removes at most this many rows, in about 2 ms.
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
 #: A commit may remove as many transitions as it adds, and about this many more.  The same
-#: limit holds for keys.  It is for long rows: LMDB frees their many pages one by one.
+#: limit holds for keys.  A limit of rows is not enough, because LMDB frees the pages of a
+#: row one by one, and a long row has many.
 MAX_TRIMMED_ITEMS = 1 << 12
 
 #: If the newest row has fewer keys than this, the next commit adds keys to that row.  If
@@ -167,8 +167,7 @@ def write_batch(
 
     @param bounds: the bounds of the store before this batch.
     @return: the bounds of the store after this batch.
-    @raise BadRecord: there already is a row with the number of the new row or with a higher
-        one, or an expired row is missing.
+    @raise BadRecord: the new row would not be the last one, or an expired row is missing.
     """
     _append(txn, databases.journal, *records.encode_journal_row(batch))
     newest_key_row = bounds.newest_key_row
@@ -307,8 +306,8 @@ class KeyReader:
         """
         Read more rows.
 
-        @param rows: in the first call, all rows.  Later, the rows from C{newest_row} on;
-            keys may have been added to that row.
+        @param rows: in the first call, all rows.  Later, C{newest_row} again, to which keys
+            may have been added, and the rows after it.
         @raise BadRecord: C{newest_row} is missing or has other keys, or there is a gap
             between two rows.
         """
