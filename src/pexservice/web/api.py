@@ -42,6 +42,7 @@ from pexservice.web.page import page
 from pexservice.web.parameters import (
     ACCEPT,
     FORWARDED_FOR,
+    IF_NONE_MATCH,
     LAST_EVENT_ID,
     is_prefetch,
     preconditions_of,
@@ -50,6 +51,7 @@ from pexservice.web.parameters import (
     query_number,
     query_parameters,
 )
+from pexservice.web.preconditions import parse_etags
 from pexservice.web.representations import STATE, history_response, state_response
 from pexservice.web.responses import CONTENT_TYPES, HTML, JSON, TEXT, Response
 
@@ -219,7 +221,9 @@ class Api:
     def openapi(self, request: Request) -> Response:
         from pexservice.web.openapi import rendered  # noqa: PLC0415 rarely used
 
-        if_none_match = preconditions_of(request.headers).if_none_match
+        # If-Match is about the cursor, so it is ignored here.
+        values = request.headers.get(IF_NONE_MATCH)
+        if_none_match = None if values is None else parse_etags("If-None-Match", values)
         return rendered(self._table.endpoints).response(if_none_match)
 
     def _client(self, request: Request) -> str:

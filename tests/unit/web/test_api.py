@@ -152,6 +152,10 @@ def test_index_names_every_endpoint_as_text_and_json(call: Caller) -> None:
     assert json.json["endpoints"][2]["methods"] == ["POST", "GET"]
 
 
+def test_openapi_document_ignores_if_match(call: Caller) -> None:
+    assert call("GET", "/openapi.json", If_Match="bad").status == 200
+
+
 @pytest.mark.parametrize(("path", "accept"), [("/", "text/html"), ("/openapi.json", JSON)])
 def test_client_that_has_a_document_gets_304(call: Caller, path: str, accept: str) -> None:
     tag = call("GET", path, Accept=accept)["ETag"] or ""
