@@ -115,6 +115,8 @@ def failover(
                 lambda: until_acknowledged(clients, MIN_ACKNOWLEDGED),
                 standby=standby > 0,
             )
+            # At most one request of each client began before the last kill.
+            until_acknowledged(clients, client_count + 1)
         acknowledged, _ = check(daemon, clients)
     return Result(
         acknowledged,
