@@ -576,7 +576,7 @@ def test_a_kill_is_reported_with_both_workers_and_the_pause(service_view: View) 
         "takeover",
         f"^{ended} ended, {successor} took over( after [0-9a-z, ]+ ms)?, nothing lost$",
     )
-    assert view("takeovers") == str(takeovers + 1)
+    view.until("takeovers", str(takeovers + 1))
     view.page.wait_for_function(
         "() => document.querySelector('#positions .marks').getAttribute('d')"
     )
