@@ -78,7 +78,8 @@ def test_mistake_is_one_line_with_the_status_of_a_start(
 
 def test_address_that_is_listed_twice_is_refused_as_by_a_start(tmp_path: Path) -> None:
     with held_ports(1) as (port,):
-        address, other_form = f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}"
+        address = f"tcp:{port}:interface=127.0.0.1"
+        other_form = f"{address}:backlog=5"
         for same in (address, "unix:socket"):
             status, output = pexctl(tmp_path, "check", "--listen", same, "--listen", same)
             assert status == 64

@@ -104,11 +104,11 @@ def supervisor() -> int:
     return int(unit_property("MainPID"))
 
 
-def service_log() -> str:
+def service_log(*options: str) -> str:
     """
     Return the log of the present supervisor and its workers.
     """
-    return run("journalctl", "--output=cat", f"_PID={supervisor()}")
+    return run("journalctl", "--output=cat", f"_PID={supervisor()}", *options)
 
 
 def serving() -> int:

@@ -45,6 +45,8 @@ def main() -> None:
     ):
         response, body = ask(path, method)
         assert (response.status, body) == (200, text), (method, path)
+    output = run("pexctl", "status", "--process", str(supervisor()))
+    assert output.startswith("ready: revision ")
     for path in ("/", "/history"):
         response, body = ask(path)
         assert response.status == 200, body

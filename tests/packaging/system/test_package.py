@@ -35,6 +35,23 @@ def test_pictures_of_the_documentation_are_packaged_as_they_are() -> None:
     assert ".webp.gz\n" not in contents
 
 
+def test_new_version_in_debian_changelog_alone_builds_no_package(
+    tmp_path: Path,
+) -> None:
+    """
+    Otherwise the program would name another version than its package.
+    """
+    source = tmp_path / "source"
+    run("dpkg-source", "--extract", str(built(".dsc")), str(source))
+    changelog = source / "debian" / "changelog"
+    text = changelog.read_text()
+    version = text.partition("(")[2].partition(")")[0]
+    changelog.write_text(text.replace(f"({version})", f"({version}.1)", 1))
+    build = ("env", "-C", str(source), "debian/rules", "override_dh_auto_configure")
+    output = run(*build, status=2)
+    assert f"debian/changelog has version {version}.1, pyproject.toml has" in output
+
+
 def test_rebuilt_package_is_identical_byte_for_byte(tmp_path: Path) -> None:
     """
     The second build has another path, time, umask, time zone and language.

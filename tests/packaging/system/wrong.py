@@ -27,10 +27,12 @@ from tests.packaging.system.installed import (
     append_to_config,
     ask,
     cursor,
+    drop_in,
     original_config,
     run,
     run_as,
     run_scenarios,
+    service_log,
     serving,
     supervisor,
     undisturbed_load,
@@ -135,6 +137,20 @@ def check_mistake(mistake: Mistake) -> None:
     }
     before = cursor()
     mistake.make()
+    expect_failed_start(mistake.reason, mistake.status)
+    for path, content in contents_before.items():
+        if content is None:
+            path.unlink(missing_ok=True)
+        elif path != STORE or mistake.make is damage:
+            path.write_bytes(content)
+    start_again()
+    assert cursor() == before
+
+
+def expect_failed_start(reason: str, exit_status: int) -> None:
+    """
+    Restart the service, which must fail once, with a report of C{reason}.
+    """
     output = run("systemctl", "restart", SERVICE, status=1)
     assert output.startswith("Job for pexservice.service failed because"), output
     wait_until(lambda: unit_property("ActiveState") == "failed", "the unit has failed")
@@ -143,21 +159,29 @@ def check_mistake(mistake: Mistake) -> None:
     )
     status = status_text()
     (line,) = [line.strip() for line in status.splitlines() if "Status: " in line]
-    assert mistake.reason in line, status
-    assert unit_property("ExecMainStatus") == str(mistake.status)
+    assert reason in line, status
+    assert unit_property("ExecMainStatus") == str(exit_status)
     assert unit_property("NRestarts") == "0"
     assert SERVICE in run("systemctl", "--failed", "--no-legend")
     assert unit_property("ActiveState", SOCKET) == "inactive"
     assert run("systemctl", "is-system-running", status=1) == "degraded\n"
     errors = run("journalctl", "--output=cat", "--priority=err", f"--unit={SERVICE}")
-    assert mistake.reason in errors
-    for path, content in contents_before.items():
-        if content is None:
-            path.unlink(missing_ok=True)
-        elif path != STORE or mistake.make is damage:
-            path.write_bytes(content)
+    assert reason in errors
+
+
+def start_again() -> None:
+    """
+    Start the service whose start has failed, now that the cause is gone.
+    """
     run("systemctl", "reset-failed", SERVICE, SOCKET)
     run("systemctl", "start", SERVICE)
+
+
+def limit_of_open_files_that_is_too_low() -> None:
+    before = cursor()
+    with drop_in("[Service]\nLimitNOFILE=40\n"):
+        expect_failed_start("the limit of open files is 40", 64)
+    start_again()
     assert cursor() == before
 
 
@@ -166,7 +190,8 @@ def reload_that_fails() -> None:
     Reload with mistakes.
 
     The reload must fail, C{systemctl status} must have the reason, and the old workers must
-    stay.  No connection may be refused.
+    stay.  No connection may be refused.  The log must have one error for each reload that
+    fails.
     """
     worker, supervisor_pid = serving(), supervisor()
     with undisturbed_load():
@@ -183,6 +208,9 @@ def reload_that_fails() -> None:
                 assert reason in status_text()
         assert unit_property("ActiveState") == "active"
     assert (serving(), supervisor()) == (worker, supervisor_pid)
+    errors = service_log("--priority=err")
+    failures = errors.count("supervisor error: reload failed: ")
+    assert (len(errors.splitlines()), failures) == (2, 2), errors
     assert "reload 2 failed: " in ask("/livez?verbose")[1]
     with undisturbed_load():
         run("systemctl", "reload", SERVICE)
@@ -205,8 +233,13 @@ def store_that_is_not_there() -> None:
         assert response.status == 503
         assert f"there is no store in {directory}" in body
         assert ask("/readyz")[0].status == 503
-        assert "\npexservice_ready 0" in ask("/metrics")[1]
+        metrics = ask("/metrics")[1]
+        assert "\npexservice_ready 0" in metrics
+        assert f'\npexservice_problem{{reason="there is no store in {directory}' in metrics
         assert f"there is no store in {directory}" in status_text()
+        check_command = ("pexctl", "check", "--config", str(CONFIG))
+        output = run_as("pexservice", *check_command, status=1)
+        assert f"there is no store in {directory}" in output
         run_as("pexservice", "pexctl", "create", "--config", str(CONFIG))
         wait_until(
             lambda: all(ask("/readyz")[0].status == 200 for _ in range(20)),
@@ -336,6 +369,7 @@ def main() -> None:
         print(mistake.reason, flush=True)
         check_mistake(mistake)
     run_scenarios(
+        limit_of_open_files_that_is_too_low,
         *(reload_that_fails, reload_that_waits_for_a_restart),
         *(store_that_is_not_there, store_that_was_removed, check),
     )
