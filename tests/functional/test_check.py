@@ -4,6 +4,7 @@ C{pexctl check} and C{pexctl status} with real files, addresses and services.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from pathlib import Path
@@ -58,6 +59,7 @@ def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
             "there is no option --rate-limt (did you mean --rate-limit?)",
         ),
         (["--token-file", "none"], 64, "the token file none: No such file"),
+        (["--access-log", "pipe"], 64, "the access log pipe: No such device"),
         (["--store", "lmdb:none/store"], 1, "cannot be created"),
         (["--store", "lmdb:damaged"], 78, "is damaged"),
         (["--listen", "tcp:0:interface=192.0.2.1"], 1, "Cannot assign requested address"),
@@ -68,6 +70,8 @@ def test_mistake_is_one_line_with_the_status_of_a_start(
 ) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "data.mdb").write_bytes(b"x" * 8192)
+    # Nothing reads this named pipe, so that opening it must not wait for a reader.
+    os.mkfifo(tmp_path / "pipe")
     if "--listen" not in options:
         options = [*options, "--listen", LOOPBACK]
     code, words = pexctl(tmp_path, "check", *options)

@@ -54,7 +54,8 @@ class AccessLog:
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        return os.open(self._path, flags, 0o640)
+        # Without O_NONBLOCK, a named pipe that nobody reads would block the worker.
+        return os.open(self._path, flags | os.O_NONBLOCK, 0o640)
 
     def add(
         self, host: str, request: bytes, status: int, length: int, headers: RequestHeaders

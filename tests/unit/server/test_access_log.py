@@ -178,6 +178,25 @@ def test_open_file_stays_in_use_if_it_cannot_be_opened_again(tmp_path: Path) -> 
     assert (tmp_path / "moved").read_bytes().count(b"\n") == 1
 
 
+def test_named_pipe_that_nobody_reads_stops_no_worker(tmp_path: Path) -> None:
+    """
+    The pipe cannot be opened without a reader.  If the reader stops reading, lines are lost.
+    """
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="No such device"):
+        AccessLog(str(path))
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    log = AccessLog(str(path))
+    with capturedLogs() as events:
+        log.add("", b"x" * 1_000_000, 200, 0, {})
+        log.close()
+    os.close(reader)
+    assert [event["log_format"] for event in events] == [
+        "cannot write the access log: {error}"
+    ]
+
+
 def test_line_cut_by_a_full_disk_does_not_spoil_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,14 +58,14 @@ def check(arguments: Namespace) -> Result:
 
 def _check_access_log(name: str | None) -> None:
     from pexservice.process.exit_status import cannot_use
-    from pexservice.server.access_log import OWN_LOG
+    from pexservice.server.access_log import OWN_LOG, AccessLog
 
     if name is None or name == OWN_LOG:
         return
     path = Path(name)
     try:
         if path.exists():
-            path.open("ab").close()
+            AccessLog(name).close()
         elif not os.access(path.absolute().parent, os.W_OK | os.X_OK):
             path.parent.stat()
             raise PermissionError(13, "cannot be made there: Permission denied")
