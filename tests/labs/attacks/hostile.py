@@ -85,7 +85,7 @@ class Target:
         return self.read("/metrics").decode()
 
     def metric(self, name: str) -> int:
-        values = re.findall(rf"(?m)^{name} (\S+)$", self.metrics())
+        values = re.findall(rf"(?m)^{re.escape(name)} (\S+)$", self.metrics())
         return int(float(values[0]))
 
     def reset_after(self, sent: bytes) -> None:
@@ -286,6 +286,9 @@ def update_keys(count: int) -> Callable[[Target, int], None]:
                     raise AssertionError("the service did not close a connection") from None
 
         target.check_longest_wait(send_all)
+        # After 60 seconds, the service would close these connections as idle.
+        floods = target.metric('pexservice_connections_closed_total{reason="flooding"}')
+        assert floods == count, f"{floods} connections closed as floods, not {count}"
 
     return attack
 
