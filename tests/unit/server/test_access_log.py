@@ -180,7 +180,7 @@ def test_open_file_stays_in_use_if_it_cannot_be_opened_again(tmp_path: Path) -> 
 
 def test_named_pipe_that_nobody_reads_stops_no_worker(tmp_path: Path) -> None:
     """
-    The pipe cannot be opened without a reader.  If the reader stops reading, lines are lost.
+    Without a reader, opening the pipe fails.  If the reader stops reading, lines are lost.
     """
     path = tmp_path / "pipe"
     os.mkfifo(path)
