@@ -5,8 +5,8 @@ A call ends in one of these ways:
 
   - etcd has executed the call, and its answer is returned.
   - etcd has not executed the call, and never will.  L{CallRefused} is raised if etcd says
-    so.  If the call was not sent, L{PasswordUnreadable} is raised, or L{CallUnanswered}
-    without C{sent}.
+    so.  If the call was not sent, L{CallUnanswered} without C{sent} is raised, or
+    L{CallFailed} itself if the password file cannot be read.
   - It is unknown whether etcd has executed the call.  L{CallUnanswered} with C{sent} is
     raised, or L{CallRefused} with the code L{RESOURCE_EXHAUSTED}.
 """
@@ -88,14 +88,6 @@ class CallUnanswered(CallFailed):
         self.sent = sent
 
 
-class PasswordUnreadable(CallFailed):
-    """
-    The call was not sent, because the password file cannot be read.  The message names it.
-
-    L{retry_until_answered} does not repeat such a call.
-    """
-
-
 class Gateway(Protocol):
     """
     The calls of etcd's JSON gateway that the store needs.  Tests implement them too.
@@ -154,7 +146,7 @@ async def retry_until_answered(
     Call C{attempt}, and call it again after a delay if it raises L{CallUnanswered}.
 
     @param attempt: makes one attempt at a call that can be repeated safely.
-    @raise CallFailed: an attempt raised it, and it is no L{CallUnanswered}.
+    @raise CallFailed: an attempt raised a L{CallFailed} that is no L{CallUnanswered}.
     @raise CallUnanswered: no attempt got an answer within L{CALL_TIMEOUT_SECONDS}.  The
         message has the reasons of all attempts, each once.
     """

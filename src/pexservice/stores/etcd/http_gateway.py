@@ -38,7 +38,6 @@ from pexservice.stores.etcd.gateway import (
     CallFailed,
     CallRefused,
     CallUnanswered,
-    PasswordUnreadable,
 )
 from pexservice.stores.etcd.records import Message
 
@@ -193,7 +192,8 @@ class HttpGateway:
         try:
             password = self.address.password()
         except StoreMisconfigured as error:
-            raise PasswordUnreadable(str(error)) from error
+            # No CallUnanswered, because another attempt would fail too.
+            raise CallFailed(str(error)) from error
         message = {"name": self.address.user, "password": password}
         answer = await self._attempt("auth/authenticate", message)
         self._token = answer["token"]
@@ -245,7 +245,8 @@ class HttpGateway:
         self, method: str, endpoint: str, path: str, message: Message | None
     ) -> Message:
         def timed_out(_: object, seconds: float) -> Failure:
-            # Without this function, the error would not mention the timeout.
+            # A cancelled request may fail with any error.  Without this function, that
+            # error would be shown instead of the timeout.
             return Failure(
                 CallUnanswered(f"{endpoint}: no answer in {seconds} s", sent=True)
             )

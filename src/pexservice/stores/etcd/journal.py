@@ -27,30 +27,21 @@ async def read_history(
     @raise Refusal: etcd does not answer, or a record cannot be from this program.
     """
     entries: list[HistoryEntry] = []
-    # The newest wanted revision is before - 1.  The key of a row has the row's last
-    # revision.  So the first row from the key C{end} on contains before - 1, and all rows
-    # below this key are older.
-    end = layout.row(before - 1)
-    cursor: Message = {"request_range": messages.get(layout.cursor)}
-    first_row: Message = {
-        "request_range": messages.get(end, layout.rows_end, limit="1", sort_order="ASCEND")
-    }
-    asked = [cursor, first_row]
-    newest: int | None = None
     while True:
-        page: Message = {
-            "request_range": messages.get(
-                *(layout.row(0), end),
-                limit=str(_PAGE_ROWS),
-                sort_order="DESCEND",
-                sort_target="KEY",
-            )
-        }
-        message = {"success": [*asked, page]}
+        # The newest wanted revision is before - 1.  The key of a row has the row's last
+        # revision.  So the first row from the key C{end} on contains before - 1, and all
+        # rows below this key are older.
+        end = layout.row(before - 1)
+        older = {"limit": str(_PAGE_ROWS), "sort_order": "DESCEND", "sort_target": "KEY"}
+        reads = (
+            messages.get(layout.cursor),
+            messages.get(end, layout.rows_end, limit="1", sort_order="ASCEND"),
+            messages.get(layout.row(0), end, **older),
+        )
+        message = {"success": [{"request_range": read} for read in reads]}
         answer = await call_until_answered(gateway, "kv/txn", message)
         record, *pages = messages.ranges(answer)
-        if newest is None:
-            newest = records.decode_cursor(record[0]).cursor.revision if record else 0
+        newest = records.decode_cursor(record[0]).cursor.revision if record else 0
         for entry in _entries(layout, pages):
             if entry.revision <= newest - kept or len(entries) >= limit:
                 return entries
@@ -58,8 +49,7 @@ async def read_history(
                 entries.append(entry)
         if len(pages[-1]) < _PAGE_ROWS:
             return entries
-        end = b64decode(pages[-1][-1]["key"])
-        asked = [cursor]
+        before = entries[-1].revision
 
 
 def _entries(layout: Layout, pages: list[list[Message]]) -> Iterator[HistoryEntry]:

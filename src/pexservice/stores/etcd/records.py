@@ -300,7 +300,8 @@ def decode_journal_row(pair: Message, last: int) -> list[HistoryEntry]:
         time_ns = _number(row["time_ns"])
         position = _number(row["position"], MAX_POSITION)
         codes = row["transitions"].encode()
-        first = _number(last - len(codes) + 1)
+        # A row without transitions is wrong: its first revision would be after its last.
+        first = _number(last - len(codes) + 1, last)
         entries = []
         for revision, code in enumerate(codes, first):
             transition = Transition(bytes((code,)))

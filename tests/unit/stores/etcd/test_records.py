@@ -67,7 +67,7 @@ WRONG: list[tuple[Callable[[Message], object], dict[str, Any], str, list[Any]]] 
     (decode_key_use, USE, "transition", [None, "", "x", "nn", "\u00e9", 1, ["n"]]),
     (_decode_row, ROW, "time_ns", NO_NUMBERS),
     (_decode_row, ROW, "position", NO_POSITIONS),
-    (_decode_row, ROW, "transitions", [None, "nx", "n" * 11, 1, ["n"], "\ud800"]),
+    (_decode_row, ROW, "transitions", [None, "", "nx", "n" * 11, 1, ["n"], "\ud800"]),
 ]
 
 
