@@ -60,7 +60,7 @@ def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
     heard: list[Cursor] = []
     for opened_store in (first_store, second_store):
         now(opened_store.open())
-    now(first_store.watch(heard.append, lambda _: None))
+    now(first_store.watch(heard.append))
     taken = batch((0, 0), b"nn")
     now(second_store.commit(taken))
     # The watch may have begun after the first step, so further steps are made.

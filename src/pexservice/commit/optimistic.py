@@ -79,7 +79,7 @@ class OptimisticCommitter(GroupCommit):
         Make the committer with the C{options} of L{GroupCommit}; L{start} opens the store.
         """
         super().__init__(store, reactor, **options)
-        self._probing = Periodic(self._probe, reactor)
+        self._probing = Periodic(lambda: Deferred.fromCoroutine(self._probe()), reactor)
         self._is_reading = False
         self._waiting_reads: list[Deferred[State]] = []
         # Why the store does not respond, and why it would refuse a batch.
@@ -92,7 +92,7 @@ class OptimisticCommitter(GroupCommit):
         self._continue_from(state_at(*await self._store.open()))
         self._refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
-        self._store.watch(self._cursor_moved, self._cursor_went_back)
+        self._store.watch(self._adopt)
 
     async def stop(self) -> None:
         self._probing.stop()
@@ -133,53 +133,39 @@ class OptimisticCommitter(GroupCommit):
     def history(self, before: int, limit: int) -> Deferred[list[HistoryEntry]]:
         return self._store.history(before, limit)
 
-    def _cursor_moved(self, cursor: Cursor) -> None:
-        # The revision is checked before the state is computed: a node that was suspended
-        # gets thousands of these calls, and computing a state is expensive.
-        if self._should_continue_from(cursor.revision):
-            self._continue_from(self._state_at(*cursor))
-
-    def _cursor_went_back(self, cursor: Cursor) -> None:
-        # If steps wait, this node learns the cursor at its turn or when the commit fails.
-        if self._is_idle:
-            self._continue_from(self._state_at(*cursor))
-
-    def _should_continue_from(self, revision: int) -> bool:
+    def _adopt(self, cursor: Cursor) -> None:
         """
-        Return whether no step waits, and C{revision} is newer than the durable state.
+        Continue from C{cursor}, the newest one that the store knows, if no step waits.
 
         If a step waits, this node learns the cursor at its turn or when the commit ends.
         """
-        return self._is_idle and revision > self.durable.revision
+        # The cursors are compared first, because computing a state is expensive.
+        if self._is_idle and cursor != self.durable.cursor:
+            self._continue_from(self._state_at(*cursor))
 
     # Reads of the store.
 
-    def _probe(self) -> Deferred[None]:
-        return self._store.probe().addCallbacks(
-            self._has_probed,
-            self._note_outage,
-            callbackKeywords={"refusal_before": self._commit_refusal},
-        )
-
-    def _has_probed(
-        self, refusal: Refusal | None, refusal_before: Refusal | None
-    ) -> Deferred[None]:
+    async def _probe(self) -> None:
         """
-        Note the outcome of a probe.
-
-        @param refusal_before: why steps were refused when the probe was sent.
+        Ask the store whether it would accept a batch, and read the cursor.
         """
+        refusal_before = self._commit_refusal
+        try:
+            refusal = await self._store.probe()
+        except Exception:  # noqa: BLE001 it is noted
+            self._note_outage(Failure())
+            return
         if refusal is not None:
             self._note_commit_refusal(refusal)
-
-        def has_read(_: State) -> None:
-            # If a batch was refused since the probe was sent, this refusal is newer.
-            if refusal is None and self._commit_refusal is refusal_before:
-                self._note_commit_refusal(None)
-
         # Steps are accepted again only after a successful read, because only a read shows
         # whether an operator has restored the store.
-        return self._read_store().addCallbacks(has_read, lambda _: None)
+        try:
+            await self._read_store()
+        except Exception:  # noqa: BLE001 L{_cannot_read} has noted it
+            return
+        # If a batch was refused since the probe was sent, this refusal is newer.
+        if refusal is None and self._commit_refusal is refusal_before:
+            self._note_commit_refusal(None)
 
     def _note_commit_refusal(self, reason: Refusal | None) -> None:
         """
@@ -226,13 +212,11 @@ class OptimisticCommitter(GroupCommit):
         self._store.read().addCallbacks(self._has_read, self._cannot_read).addBoth(deliver)
 
     def _has_read(self, cursor: Cursor) -> State:
-        state = self._state_at(*cursor)
-        if self._should_continue_from(state.revision):
-            self._continue_from(state)
+        self._adopt(cursor)
         if self._outage is not None:
             self._log.info("the store responds again")
             self._outage = None
-        return state
+        return self._state_at(*cursor)
 
     def _cannot_read(self, failure: Failure) -> Failure:
         self._note_outage(failure)

@@ -81,7 +81,8 @@ class ISharedStore(IStore):
         """
         Read the cursor.
 
-        @return: fires with the cursor at some moment between this call and the firing.
+        @return: fires with the newest known cursor, which is the cursor at some moment
+            between this call and the firing.
         @raise Refusal: the cursor cannot be read.
         """
 
@@ -94,17 +95,12 @@ class ISharedStore(IStore):
         @raise Refusal: the store does not answer.
         """
 
-    def watch(
-        cursor_moved: Callable[[Cursor], None],
-        cursor_went_back: Callable[[Cursor], None],
-    ) -> None:
+    def watch(cursor_changed: Callable[[Cursor], None]) -> None:
         """
-        Call C{cursor_moved} with the newest cursor when any node has moved the cursor.
+        Call C{cursor_changed} with each cursor that this node learns.
 
-        Such a call may come late, or not at all.
-
-        @param cursor_went_back: called when the cursor is at an earlier revision than
-            before, because an operator restored or emptied the store.
+        Such a call may come late, or not at all.  The cursor is newer than the cursor
+        before, or at an earlier revision because an operator restored or emptied the store.
         """
 
     def probe() -> Deferred[Refusal | None]:

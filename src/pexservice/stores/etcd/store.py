@@ -12,7 +12,6 @@ from base64 import b64decode
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial, wraps
-from math import inf
 from typing import Any, ParamSpec, TypeVar
 
 from attrs import evolve
@@ -64,10 +63,6 @@ MAX_ADVANCED_REVISION = 2**53 - 1
 
 #: How long etcd keeps a last-batch key.  A process that runs longer makes a new key.
 LEASE_SECONDS = 24 * 3600
-
-#: For this long after a batch was stored, L{EtcdStore.probe} does not ask etcd, unless the
-#: next batch fails.
-PROBE_DELAY_SECONDS = 1.0
 
 
 def as_deferred(
@@ -124,7 +119,6 @@ class EtcdStore:
         self.certificate_expires = gateway.certificate_expires
         self._create = create
         self._claim = claim
-        self._stored_at = -inf
         self._gateway = gateway
         self._call = partial(call_until_answered, gateway)
         self._prefix = prefix
@@ -137,7 +131,7 @@ class EtcdStore:
         self._watching: Watch | None = None
         # The newest record that this node knows.  At first, it is older than all records.
         self._known_record = CursorRecord(0, INITIAL.cursor, 0)
-        self._cursor_went_back: Callable[[Cursor], None] = lambda _: None
+        self._cursor_changed: Callable[[Cursor], None] = lambda _: None
         self._last_batch_key: LastBatchKey | None = None
         self._removing_keys: Deferred[None] = succeed(None)
 
@@ -263,14 +257,6 @@ class EtcdStore:
 
     @as_deferred
     async def commit(self, batch: Batch) -> None:
-        try:
-            await self._write(batch)
-        except (Refusal, OutcomeUnknown):
-            # The next probe asks etcd, even if a batch was stored a moment ago.
-            self._stored_at = -inf
-            raise
-
-    async def _write(self, batch: Batch) -> None:
         last_batch_key = await self._number_next_batch()
         base, queue, seconds = self._known_record, self._queue, self._gateway.clock.seconds
         if base.cursor != batch.before:
@@ -307,7 +293,6 @@ class EtcdStore:
             raise OutcomeUnknown("etcd does not show whether a batch is stored")
         if not stored:
             raise Conflict(observation.record.cursor, observation.used)
-        self._stored_at = now
         ordinal = base.key_count + len(batch.keys)
         if ordinal // TRIM_INTERVAL != base.key_count // TRIM_INTERVAL:
             self._remove_oldest_keys(ordinal - self._kept_keys)
@@ -340,7 +325,8 @@ class EtcdStore:
         # After a restore, etcd may have a higher revision than before.  Then the cursor's
         # lower revision shows the restore, because no batch lowers the cursor's revision.
         lower = record.cursor.revision < base.cursor.revision
-        if (known is base and record.went_back_from(base)) or (newer and lower):
+        went_back = (known is base and record.went_back_from(base)) or (newer and lower)
+        if went_back:
             self.went_back_count += 1
             self._log.critical(
                 "{name}: the cursor went back from revision {old} to {new}: etcd was"
@@ -349,10 +335,9 @@ class EtcdStore:
                 old=base.cursor.revision,
                 new=record.cursor.revision,
             )
+        if went_back or newer:
             self._known_record = record
-            self._cursor_went_back(record.cursor)
-        elif newer:
-            self._known_record = record
+            self._cursor_changed(record.cursor)
         self._queue.note_commit(
             self._gateway.clock.seconds(), record.author, record.mod_revision
         )
@@ -360,18 +345,9 @@ class EtcdStore:
         if learned is not None:
             learned.callback(None)
 
-    def watch(
-        self,
-        cursor_moved: Callable[[Cursor], None],
-        cursor_went_back: Callable[[Cursor], None],
-    ) -> None:
-        self._cursor_went_back = cursor_went_back
-
-        def on_record(record: CursorRecord) -> None:
-            self._learn(record)
-            cursor_moved(self._known_record.cursor)
-
-        self._watching = Watch(self._gateway, self._layout.cursor, on_record)
+    def watch(self, cursor_changed: Callable[[Cursor], None]) -> None:
+        self._cursor_changed = cursor_changed
+        self._watching = Watch(self._gateway, self._layout.cursor, self._learn)
 
     def _remove_oldest_keys(self, newest_expired: int) -> None:
         """
@@ -403,12 +379,10 @@ class EtcdStore:
             answer = await self._call("kv/txn", messages.probe(self._layout))
             record = messages.only_cursor(self._layout, *messages.ranges(answer))
         self._learn(record, known)
-        return record.cursor
+        return self._known_record.cursor
 
     @as_deferred
     async def probe(self) -> Refusal | None:
-        if self._gateway.clock.seconds() < self._stored_at + PROBE_DELAY_SECONDS:
-            return None
         try:
             await self._call("kv/txn", messages.probe(self._layout))
         except CallRefused as error:

@@ -37,7 +37,7 @@ class Node:
         self.gateway = FakeGateway(etcd, clock)
         self.store = EtcdStore(self.gateway, "p/", node=name)
         now(self.store.open())
-        self.store.watch(lambda *_: None, lambda *_: None)
+        self.store.watch(lambda _: None)
         self.gateway.open = False
 
     def turn(self) -> list[object]:
