@@ -20,7 +20,7 @@ from tests.packaging.test_kubernetes import CONTAINER, PLACE, POD, _run, assert_
 from tests.support.daemon import wait_until
 from tests.support.etcd import Member, cluster, without_space
 
-pytestmark = [pytest.mark.needs("kustomize"), pytest.mark.once]
+pytestmark = [pytest.mark.needs("kubectl"), pytest.mark.once]
 
 Manifests = list[dict[str, Any]]
 
@@ -28,9 +28,9 @@ Manifests = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def built() -> Manifests:
     """
-    Return the manifests that kustomize builds.
+    Return the manifests that C{kubectl kustomize} builds.
     """
-    return [*yaml.safe_load_all(_run("kustomize", "build", str(PLACE / "etcd")))]
+    return [*yaml.safe_load_all(_run("kubectl", "kustomize", str(PLACE / "etcd")))]
 
 
 def _one(built: Manifests, kind: str) -> dict[str, Any]:
