@@ -314,11 +314,9 @@ class OptimisticCommitter(GroupCommit):
             # precondition.
             self._continue_from(state)
             self.step(step, waiter)
-        elif step.key is None:
-            self.step(step, waiter)
         else:
-            # If the latest state does not meet the precondition, step() would read the
-            # store and come back here.  So the step waits until a commit has ended.
+            # Other steps have arrived meanwhile, and only the end of their commit shows
+            # the next state of the store.
             self._postpone(step, waiter)
 
     async def _respond_to_unmet_precondition(
