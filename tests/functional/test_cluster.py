@@ -26,7 +26,6 @@ from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, run, wa
 from tests.support.etcd import (
     Member,
     cluster,
-    emptied,
     restore_snapshot,
     save_snapshot,
     without_space,
@@ -43,15 +42,6 @@ def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
     Provide an etcd.  Each test has its own prefix there, and leaves no alarm.
     """
     with cluster(tmp_path_factory.mktemp("etcd")) as (member,):
-        yield member
-
-
-@pytest.fixture
-def own_member(tmp_path: Path) -> Iterator[Member]:
-    """
-    Provide an etcd whose data the test may remove.
-    """
-    with cluster(tmp_path) as (member,):
         yield member
 
 
@@ -283,22 +273,28 @@ def _lines(daemon: Daemon, words: str) -> list[str]:
 
 
 @pytest.mark.needs("etcd", "etcdctl")
-def test_restored_etcd_is_reported_by_each_node(own_member: Member, tmp_path: Path) -> None:
+def test_restored_etcd_is_reported_by_each_node(tmp_path: Path) -> None:
     """
     After a restore, each node logs one critical line, ends its streams, and counts it.
 
     All nodes show the restored state, and continue from it.
     """
-    store = f"etcd:{own_member.url}"
-    with two_nodes_and_a_stream(tmp_path, store) as (first_node, second_node, stream):
+    with (
+        cluster(tmp_path) as (member,),
+        two_nodes_and_a_stream(tmp_path, f"etcd:{member.url}") as (
+            first_node,
+            second_node,
+            stream,
+        ),
+    ):
         for _ in range(3):
             first_node.request("/next", "POST")
-        save_snapshot(own_member, tmp_path / "snapshot")
+        save_snapshot(member, tmp_path / "snapshot")
         for _ in range(4):
             first_node.request("/next", "POST")
         assert second_node.request("/current")[0].headers["Pex-Revision"] == "7"
         wait_for_event(stream, 7)
-        restore_snapshot([own_member], tmp_path / "snapshot", bump=1_000_000)
+        restore_snapshot([member], tmp_path / "snapshot", bump=1_000_000)
         for node in (first_node, second_node):
             wait_until(partial(_lines, node, "went back"), "a report")
             (line,) = _lines(node, "went back")
@@ -352,46 +348,25 @@ def test_pexctl_checks_creates_and_advances_a_store_on_etcd(
 
 
 @pytest.mark.needs("etcd")
-def test_emptied_etcd_is_reported_and_no_running_node_creates_a_cursor(
-    own_member: Member, tmp_path: Path
-) -> None:
-    """
-    A running node refuses requests with the reason until an operator creates a cursor.
-    """
-    store = f"etcd:{own_member.url}"
-    with node(tmp_path, store) as daemon:
-        assert _lines(daemon, "a new one was created")
-        daemon.request("/next", "POST")
-        with emptied([own_member]):
-            pass
-        words = "etcd has lost the key pexservice/cursor"
-        wait_until(lambda: _lines(daemon, words), "a report")
-        response, body = daemon.request("/next", "POST")
-        assert response.status == 503
-        assert words in body.decode()
-        assert len(_lines(daemon, words)) == 1
-        with node(tmp_path / "other", store) as creator:
-            wait_until(lambda: _lines(daemon, "from revision 1 to 0"), "a report")
-            assert creator.request("/next", "POST")[0].headers["Pex-Revision"] == "1"
-            assert daemon.request("/current")[0].headers["Pex-Revision"] == "1"
-
-
-@pytest.mark.needs("etcd")
 def test_service_uses_client_certificate_and_password_with_few_rights(
     tmp_path: Path,
 ) -> None:
     """
-    The user may write only below the prefix.
+    The user may write only below the prefix.  A user who may only read is served reads.
 
-    The service gets a new token after etcd has forgotten the old one.
+    The service gets a new token after etcd has forgotten the old one, and warns of a
+    certificate that ends soon.
     """
     files = TlsFiles.make(tmp_path)
     # The tokens expire within the test.
     options = [*files.tls_options(), "--auth-token-ttl", "1"]
     with cluster(tmp_path, 1, *options, context=files.context()) as (member,):
         enable_users(member)
-        store = files.store(member.url, "plain", "pex")
+        store = files.store(member.url, "ending", "pex")
         with node(tmp_path, store) as daemon:
+            assert _lines(daemon, "ends in 3 days")
+            metric = b"pexservice_store_certificate_expiry_timestamp_seconds "
+            assert metric in daemon.request("/metrics")[1]
             for position in range(1, 40):
                 response, _ = daemon.request("/next", "POST")
                 assert response.headers["Pex-Position"] == str(position)
@@ -403,6 +378,12 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
                 if response.status == 200:
                     break
             assert response.headers["Pex-Position"] == "40"
+            # This replaces the permission of the same range.
+            read = {"name": "pex", "perm": {"permType": "READ", **RANGE}}
+            as_root(member, "role/grant", read)
+            _until_not_ready(daemon, "etcd refuses: etcdserver: permission denied")
+            assert daemon.request("/current")[0].headers["Pex-Position"] == "40"
+            assert daemon.request("/next", "POST")[0].status == 503
         (tmp_path / "password").write_text("guess\n")
         assert "authentication failed" in _refused(tmp_path, store)
         # A node would not end, because these faults can be repaired without a restart.
@@ -413,37 +394,3 @@ def test_service_uses_client_certificate_and_password_with_few_rights(
             status, line = pexctl(Path(), "check", "--store", wrong)
             assert status == 1
             assert words in line
-
-
-@pytest.mark.needs("etcd")
-def test_users_and_certificates_of_a_real_etcd(tmp_path: Path) -> None:
-    """
-    The node renews its token when users change.  A user who may only read is served reads.
-
-    etcd's gateway refuses a certificate with a CN, and the node shows etcd's message.
-    """
-    files = TlsFiles.make(tmp_path)
-    with cluster(tmp_path, 1, *files.options(), context=files.context()) as (member,):
-        with node(tmp_path, files.store(member.url, "named")) as daemon:
-            assert daemon.request("/next", "POST")[1] == b"1\n"
-        enable_users(member)
-        words = _refused(tmp_path, files.store(member.url, "named", "pex"))
-        assert "status 400: CommonName of client sending a request" in words
-        store = files.store(member.url, "ending", "pex")
-        with node(tmp_path, store) as daemon:
-            assert _lines(daemon, "ends in 3 days")
-            metric = b"pexservice_store_certificate_expiry_timestamp_seconds "
-            assert metric in daemon.request("/metrics")[1]
-            assert daemon.request("/next", "POST")[0].status == 200
-            # Each change of users invalidates the tokens of all users.
-            for number in range(3):
-                as_root(member, "user/add", {"name": f"u{number}", "password": "p"})
-                response, body = daemon.request("/next", "POST")
-                assert response.status == 200, body
-            assert not _lines(daemon, "refused")
-            # This replaces the permission of the same range.
-            read = {"name": "pex", "perm": {"permType": "READ", **RANGE}}
-            as_root(member, "role/grant", read)
-            _until_not_ready(daemon, "etcd refuses: etcdserver: permission denied")
-            assert daemon.request("/current")[0].headers["Pex-Position"] == "5"
-            assert daemon.request("/next", "POST")[0].status == 503

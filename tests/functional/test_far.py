@@ -4,16 +4,15 @@ Values with more digits than Python converts by default.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.support.daemon import WORKER, Daemon
 from tests.support.forms import amount
 from tests.support.stores import make_store
-from tests.unit.core.test_sequence import fibonacci
+from tests.unit.core.test_sequence import (
+    fibonacci,
+    unlimited_int_digits,  # noqa: F401 a fixture that each test uses
+)
 
 #: F(20,578) is the first value with more digits than str() converts by default.
 STEPS = 20_600
@@ -22,18 +21,6 @@ STEPS = 20_600
 START = amount(short=20_570, long=0)
 
 
-@pytest.fixture
-def unlimited_int_digits() -> Iterator[None]:
-    """
-    Lift Python's limit of digits, which the independent computation would exceed.
-    """
-    limit = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(0)
-    yield
-    sys.set_int_max_str_digits(limit)
-
-
-@pytest.mark.usefixtures("unlimited_int_digits")
 def test_values_beyond_4300_digits_are_exact(tmp_path: Path) -> None:
     """
     Each value is the sum of the two before it.  An independent computation checks the last.

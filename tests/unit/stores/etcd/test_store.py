@@ -272,6 +272,7 @@ def test_node_whose_last_batch_key_has_ended_makes_another_one(
     """
     Its lease ended, for example while the process slept.
 
+    No mark may have this lease, because etcd would refuse the whole transaction.
     Without this key, a transaction whose response was lost has an unknown outcome.
     """
     ended = bench.commit()

@@ -171,22 +171,6 @@ def test_busy_nodes_take_turns_and_no_transaction_fails(nodes: Nodes) -> None:
     assert order[-12:] == 4 * [(3 - first - second, True), (first, True), (second, True)]
 
 
-def test_node_without_news_waits_no_longer_than_the_turns_of_others(nodes: Nodes) -> None:
-    node, other_node, _ = nodes
-    put_mark(node.etcd, "two", usual=0.02)
-    node.step()
-    other_node.hear()
-    other_node.step()
-    outcomes = node.turn()
-    node.clock.advance(0.04)
-    assert outcomes == []
-    node.clock.advance(0.2)
-    # The cursor that the node knows is old.
-    assert outcomes == [(1, 1)]
-    assert node.lose() == (2, 2)
-    assert node.turn() == [(2, 2)]
-
-
 @pytest.mark.parametrize("renewed", [False, True])
 def test_absent_node_is_skipped_and_loses_its_mark(nodes: Nodes, *, renewed: bool) -> None:
     """
@@ -260,20 +244,6 @@ def test_stopping_node_leaves_the_queue(nodes: Nodes) -> None:
     now(node.store.close())
     assert node.queue() == []
     assert len([key for key in node.etcd.values if b"operations/" in key]) == 2
-
-
-def test_transaction_without_its_last_batch_key_fails_and_returns_the_cursor(
-    nodes: Nodes,
-) -> None:
-    """
-    The mark of this failure must not have the ended lease.
-
-    Otherwise etcd would refuse the whole transaction.
-    """
-    node, *_ = nodes
-    node.etcd.expire("1")
-    assert node.lose() == (0, 0)
-    assert node.queue() == [("one", True)]
 
 
 def test_etcd_accepts_the_largest_possible_transaction(nodes: Nodes) -> None:
