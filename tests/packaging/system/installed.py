@@ -23,6 +23,7 @@ PORT = 8081
 SERVICE = "pexservice.service"
 SOCKET = "pexservice.socket"
 CONFIG = Path("/etc/pexservice/pexservice.toml")
+DEFAULTS = Path("/etc/default/pexservice")
 
 
 run = partial(run_command, timeout=5 * TIMEOUT_SECONDS)

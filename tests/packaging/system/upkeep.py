@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.packaging.system.installed import (
     CONFIG,
+    DEFAULTS,
     PORT,
     SERVICE,
     SOCKET,
@@ -159,6 +160,9 @@ def stays_stopped() -> None:
     """
     before = cursor()
     run("systemctl", "stop", SERVICE)
+    assert unit_property("Result") == "success"
+    # This must not be the text of the running service.
+    assert unit_property("StatusText") == "stopped"
     until_inactive()
     for _ in range(20):
         assert connection_outcome() == "Connection refused"
@@ -198,6 +202,22 @@ def served_certificate() -> str:
     assert presented_certificate is not None
     Path("/run/served.pem").write_text(ssl.DER_cert_to_PEM_cert(presented_certificate))
     return run("openssl", "x509", "-noout", "-subject", "-in", "/run/served.pem").strip()
+
+
+def options() -> None:
+    """
+    Set options in the file that was used before there was a configuration file.
+
+    The service must read them at its start, and they must override the configuration file.
+    Clients must notice only a pause of each restart.
+    """
+    DEFAULTS.write_text('PEXSERVICE_OPTIONS="--journal 3 --standby 0"\n')
+    with undisturbed_load():
+        run("systemctl", "restart", SERVICE)
+    assert len(ask("/history")[1].splitlines()) == 3
+    DEFAULTS.unlink()
+    with undisturbed_load():
+        run("systemctl", "restart", SERVICE)
 
 
 def tls() -> None:
@@ -300,13 +320,6 @@ def backups() -> None:
     }
     assert cursor().position > 0
 
-    # A lost machine: the store has no file.
-    run("systemctl", "stop", SERVICE)
-    for file in store.iterdir():
-        file.unlink()
-    run("pexctl", "restore", str(backup), "--to", str(store), "--beyond", str(seen + 10))
-    run("systemctl", "start", SERVICE)
-    assert cursor().revision > seen + 10
     run("systemctl", "disable", "--now", "pexservice-backup.timer")
     for backup in BACKUPS.iterdir():
         shutil.rmtree(backup)
@@ -391,7 +404,7 @@ def long_verification() -> None:
 def main() -> None:
     run_scenarios(
         *(lines, access_log, access_log_in_the_journal, two_sockets, stays_stopped),
-        *(tls, credentials, backups, moved_store, behind_nginx, long_verification),
+        *(options, tls, credentials, backups, moved_store, behind_nginx, long_verification),
     )
 
 

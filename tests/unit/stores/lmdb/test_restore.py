@@ -125,8 +125,9 @@ def test_failed_restore_says_why(
     assert summary(place / "store").revision == 9
 
 
+@pytest.mark.parametrize("directory_exists", [False, True])
 def test_backup_becomes_the_store_where_there_was_a_copy_of_a_killed_restore(
-    place: Path,
+    place: Path, *, directory_exists: bool
 ) -> None:
     """
     A restore that was killed cannot remove its copy, so the next one removes the copy.
@@ -135,6 +136,8 @@ def test_backup_becomes_the_store_where_there_was_a_copy_of_a_killed_restore(
     left.mkdir()
     (left / DATA_FILE).touch()
     other.mkdir()
+    if directory_exists:
+        (place / "new").mkdir()
     done = restore(str(place / "backup"), str(place / "new"))
     assert (done.summary.revision, done.kept) == (7, None)
     verify(place / "new")
