@@ -161,7 +161,7 @@ class OptimisticCommitter(GroupCommit):
         # whether an operator has restored the store.
         try:
             await self._read_store()
-        except Exception:  # noqa: BLE001 L{_cannot_read} has noted it
+        except Exception:  # noqa: BLE001 L{_send_read} has noted it
             return
         # If a batch was refused since the probe was sent, this refusal is newer.
         if refusal is None and self._commit_refusal is refusal_before:
@@ -200,6 +200,7 @@ class OptimisticCommitter(GroupCommit):
         def deliver(result: State | Failure) -> None:
             self._is_reading = False
             if isinstance(result, Failure):
+                self._note_outage(result)
                 # The requests that have arrived meanwhile fail too.  Another read for them
                 # would probably fail after the same time.
                 served_reads.extend(self._waiting_reads)
@@ -209,7 +210,7 @@ class OptimisticCommitter(GroupCommit):
             for state in served_reads:
                 state.callback(result)
 
-        self._store.read().addCallbacks(self._has_read, self._cannot_read).addBoth(deliver)
+        self._store.read().addCallback(self._has_read).addBoth(deliver)
 
     def _has_read(self, cursor: Cursor) -> State:
         self._adopt(cursor)
@@ -217,10 +218,6 @@ class OptimisticCommitter(GroupCommit):
             self._log.info("the store responds again")
             self._outage = None
         return self._state_at(*cursor)
-
-    def _cannot_read(self, failure: Failure) -> Failure:
-        self._note_outage(failure)
-        return failure
 
     def _note_outage(self, failure: Failure) -> None:
         """
