@@ -58,8 +58,9 @@ CLIENTS = 24
 FAULT_SECONDS = 1.5
 MIN_RESPONSES = 30
 
-#: How often the users of etcd are changed in the short form.
-USER_CHANGES = 4
+#: How often the users of etcd are changed in the short form, and in the long form.
+USER_CHANGES = 2
+MANY_USER_CHANGES = 8
 
 #: The delay of messages between the far node and etcd, in each direction.
 FAR_DELAY_SECONDS = 0.025
@@ -510,8 +511,8 @@ def main() -> None:
             operations = cluster_restores(Path(path), [*Restore])
         print(operations, "operations,", len(Restore), "restores reported", flush=True)
         with tempfile.TemporaryDirectory() as path:
-            operations = cluster_users(Path(path), 2 * USER_CHANGES)
-        print(operations, "operations,", 2 * USER_CHANGES, "changes of users", flush=True)
+            operations = cluster_users(Path(path), MANY_USER_CHANGES)
+        print(operations, "operations,", MANY_USER_CHANGES, "changes of users", flush=True)
     assert max(recovery) < MAX_RECOVERY_SECONDS
     record(
         "cluster",

@@ -311,6 +311,17 @@ def test_reads_at_one_time_share_a_message_to_etcd(node: Node, other_node: Node)
     assert node.committer.durable.position == 1
 
 
+def test_read_that_is_answered_late_does_not_take_the_node_back(node: Node) -> None:
+    outcomes = node.read()
+    node.gateway.reach()
+    late = node.gateway.waiting.pop()
+    assert node.result() == (Outcome.APPLIED, 1, 1)
+    node.gateway.waiting.append(late)
+    node.gateway.answer()
+    assert outcomes == [(1, 1)]
+    assert node.committer.durable.revision == 1
+
+
 def test_reads_that_arrive_during_a_failing_read_fail_with_it(node: Node) -> None:
     """
     On a node that is cut off no read takes longer than five seconds.

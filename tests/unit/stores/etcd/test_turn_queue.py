@@ -77,18 +77,14 @@ def test_commit_out_of_turn_changes_no_order_of_the_others(queue: TurnQueue) -> 
     assert queue.delay(1.002) == 0
 
 
-def test_news_of_a_later_turn_counts_before_the_response_too(queue: TurnQueue) -> None:
-    queue.note_commit(1.0, "a", 6)
-    queue.note_answer(1.001, USUAL, 5, [soft("a", 3), soft("b", 4)], stored=True)
-    queue.note_commit(1.002, "b", 7)
-    assert queue.delay(1.002) == 0
-
-
-def test_news_before_a_mark_does_not_end_its_turn(queue: TurnQueue) -> None:
-    queue.note_commit(1.0, "a", 3)
+@pytest.mark.parametrize(("revision", "waits"), [(3, True), (6, False)])
+def test_news_before_the_response_ends_a_turn_only_if_it_is_newer_than_the_mark(
+    queue: TurnQueue, revision: int, *, waits: bool
+) -> None:
+    queue.note_commit(1.0, "a", revision)
     queue.note_answer(1.001, USUAL, 5, [soft("a", 3)], stored=True)
     queue.note_commit(1.002, "a", 3)
-    assert queue.delay(1.002) > 0
+    assert (queue.delay(1.002) > 0) is waits
 
 
 @pytest.mark.parametrize(
