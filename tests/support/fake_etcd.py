@@ -61,7 +61,7 @@ RIGHT: list[Message] = [
     {
         "success": [
             _within({"success": [_put("k")]}),
-            _within({"success": [_drop("l")], "failure": [_put("l")]}),
+            _within({"success": [_drop("l")]}),
         ]
     },
     {"failure": [_put("k", lease="77")]},
@@ -181,8 +181,8 @@ class FakeEtcd:
         if self.read_only and _puts(message):
             raise CallRefused(PERMISSION_DENIED, "etcdserver: permission denied")
         _check_size(message)
-        for branch in ("success", "failure"):
-            _check_overlaps(message.get(branch, []))
+        for branch in _branches(message):
+            _check_overlaps(branch)
         if self.alarmed and _puts(message):
             raise CallRefused(RESOURCE_EXHAUSTED, NO_SPACE)
         # etcd chooses all branches before it applies an operation.
@@ -264,63 +264,53 @@ def _branches(message: Message) -> tuple[list[Message], list[Message]]:
     return message.get("success", []), message.get("failure", [])
 
 
-def _nested(operations: list[Message]) -> list[Message]:
-    return [
-        operation["request_txn"] for operation in operations if "request_txn" in operation
-    ]
+def _all_operations(*branches: list[Message]) -> Iterator[Message]:
+    """
+    Yield the operations of C{branches}, and those of all transactions nested in them.
+    """
+    for operation in chain(*branches):
+        yield operation
+        if "request_txn" in operation:
+            yield from _all_operations(*_branches(operation["request_txn"]))
 
 
 def _puts(message: Message) -> bool:
     """
     Return whether one of the branches of a transaction puts a key.
     """
-    operations = list(chain(*_branches(message)))
-    return any("request_put" in operation for operation in operations) or any(
-        map(_puts, _nested(operations))
-    )
+    operations = _all_operations(*_branches(message))
+    return any("request_put" in operation for operation in operations)
 
 
 def _check_size(message: Message) -> None:
     for branch in (message.get("compare", []), *_branches(message)):
         if len(branch) > MAX_OPERATIONS:
             raise CallRefused(INVALID_ARGUMENT, "etcdserver: too many operations")
-        for nested in _nested(branch):
-            _check_size(nested)
+        for operation in branch:
+            if "request_txn" in operation:
+                _check_size(operation["request_txn"])
 
 
-Deletion = tuple[bytes, bytes]
-
-
-def _check_overlaps(operations: list[Message]) -> tuple[set[bytes], list[Deletion]]:
+def _check_overlaps(branch: list[Message]) -> None:
     """
-    Check that no path through the branches puts a key twice, or puts and deletes it.
+    Check that a branch puts no key twice, and deletes no key that it puts.
 
-    @return: the keys that are put, and the ranges that are deleted.
+    etcd accepts such operations in exclusive branches of a nested transaction, the fake
+    does not.
     """
-    deletions: list[Deletion] = []
-    for deletion in operations:
-        if "request_delete_range" in deletion:
-            key = b64decode(deletion["request_delete_range"]["key"])
-            end = deletion["request_delete_range"].get("range_end")
+    puts: list[bytes] = []
+    deletions: list[tuple[bytes, bytes]] = []
+    for operation in _all_operations(branch):
+        ((kind, message),) = operation.items()
+        if kind == "request_put":
+            puts.append(b64decode(message["key"]))
+        elif kind == "request_delete_range":
+            key = b64decode(message["key"])
+            end = message.get("range_end")
             deletions.append((key, key + b"\0" if end is None else b64decode(end)))
-    puts: set[bytes] = set()
-    for nested in _nested(operations):
-        ways = [_check_overlaps(branch) for branch in _branches(nested)]
-        for more, _ in ways:
-            _check_apart(puts, more, deletions)
-        for more, others in ways:
-            puts |= more
-            deletions += others
-    for put in operations:
-        if "request_put" in put:
-            key = b64decode(put["request_put"]["key"])
-            _check_apart(puts, {key}, deletions)
-            puts.add(key)
-    return puts, deletions
-
-
-def _check_apart(puts: set[bytes], more: set[bytes], deletions: list[Deletion]) -> None:
-    if puts & more or any(start <= key < end for key in more for start, end in deletions):
+    if len(puts) > len({*puts}) or any(
+        start <= key < end for key in puts for start, end in deletions
+    ):
         raise CallRefused(
             INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"
         )
