@@ -1,12 +1,16 @@
 """
 The workers of a supervisor, and the decisions about all of them.
 
-One worker is active, and another worker stands by.  Each worker is a process in a I{slot}
-with a name, such as C{worker-1}.  When the process ends, its slot starts the next process.
-But if the exit status shows that the next process would fail too, the supervisor ends the
-service.
+Each worker is a process in a I{slot} with a name, such as C{worker-1}.  When the process
+ends, its slot starts the next process.  But if the exit status shows that the next process
+would fail too, the supervisor ends the service.
 
-A reload replaces all slots; the new processes read the code, the options and the files.
+L{WorkerState} explains each state of a process.  One process should be active, and another
+one should be a standby.  Both are I{up}: they accept requests, or they will as soon as they
+get the store's lock.
+
+A reload retires all slots, and adds new ones.  When a slot is I{retired}, its process stops
+and no other process follows.  The new processes read the code, the options and the files.
 A reload loses no request: each request that has fully arrived gets its response.
 """
 
@@ -20,7 +24,7 @@ from contextlib import suppress
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 
 from pexservice.process.exit_status import CannotStart, Status
 from pexservice.process.timing import Periodic
@@ -40,11 +44,14 @@ from pexservice.supervisor.worker_slot import (
 #: On one processor, a second start at the same time would delay the first response by 50 %.
 MAX_HEAD_START_SECONDS = 5.0
 
+#: The interval at which the supervisor checks whether a slot has waited for long enough.
+START_CHECK_SECONDS = 1.0
+
 #: How long a reload waits until a new process stands by or is active.
 RELOAD_TIMEOUT_SECONDS = 15.0
 
 #: The supervisor looks for silent workers this many times in each C{--watchdog} seconds.
-CHECKS_PER_WATCHDOG = 4
+SILENCE_CHECKS_PER_WATCHDOG = 4
 
 
 class WorkerPool:
@@ -87,6 +94,7 @@ class WorkerPool:
         self._any_was_active = False
         self._last_check_at = reactor.seconds()
         self._silence_check = Periodic(self._check_for_silence, reactor)
+        self._start_check = Periodic(self.start_due_slots, reactor)
         self._waiting_for_change: list[Deferred[None]] = []
         self._reload_requested = False
         self._reload_task: Deferred[None] = succeed(None)
@@ -108,10 +116,15 @@ class WorkerPool:
             process for process in self.processes if process.state is WorkerState.ACTIVE
         ]
 
+    @property
+    def _kept_slots(self) -> list[WorkerSlot]:
+        return [slot for slot in self.slots if not slot.retired]
+
     # Starting and stopping.
 
     def start(self) -> None:
         self._should_run = True
+        self._start_check.start(START_CHECK_SECONDS)
         self._use_setup(self.setup)
         self._add_missing_slots()
 
@@ -122,11 +135,10 @@ class WorkerPool:
         self.setup = setup
         self._last_check_at = self._reactor.seconds()
         self._silence_check.stop()
-        self._silence_check.start(setup.watchdog / CHECKS_PER_WATCHDOG)
+        self._silence_check.start(setup.watchdog / SILENCE_CHECKS_PER_WATCHDOG)
 
     def _add_missing_slots(self) -> list[WorkerSlot]:
-        staying = [slot for slot in self.slots if not slot.retired]
-        missing = 1 + self.setup.standby_count - len(staying)
+        missing = 1 + self.setup.standby_count - len(self._kept_slots)
         return [self._add_slot(self.setup) for _ in range(missing)]
 
     def _add_slot(self, setup: WorkerSetup) -> WorkerSlot:
@@ -141,18 +153,17 @@ class WorkerPool:
         Start the slots that are due, unless another process is about to become active.
         """
         for slot in self.slots:
-            if slot.is_due and not self._must_delay_start:
+            if slot.is_due and not self._another_is_about_to_be_active:
                 slot.start()
-                self._reactor.callLater(MAX_HEAD_START_SECONDS, self.start_due_slots)
 
     @property
-    def _must_delay_start(self) -> bool:
+    def _another_is_about_to_be_active(self) -> bool:
         """
-        Return whether a new process would slow down one that is about to become active.
+        Return whether the start of a process would slow down a more important process.
 
-        While no process is active, two kinds count as about to become active: a standby,
-        and a process that started less than L{MAX_HEAD_START_SECONDS} ago.  If no process
-        was active so far, and one stops, a start waits too: the end may end the service.
+        While no process is active, two kinds are more important: a standby, and a process
+        that started less than L{MAX_HEAD_START_SECONDS} ago.  If no process was active so
+        far, and one stops, a start waits too: the end may end the service.
         """
         now = self._reactor.seconds()
         return not self._active_processes and any(
@@ -173,11 +184,12 @@ class WorkerPool:
         self._reload_task.cancel()
         await self._retire(self.slots)
         self._silence_check.stop()
+        self._start_check.stop()
 
     async def _retire(self, retired: list[WorkerSlot]) -> None:
         for slot in retired:
             slot.retire()
-        self.update()
+        self.after_change()
         await self._wait_until(lambda: all(slot.has_ended for slot in retired))
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
@@ -202,25 +214,28 @@ class WorkerPool:
             else:
                 process.kill_if_silent()
 
-    def update(self) -> None:
+    def after_change(self) -> None:
         """
-        Call this after a change of a process or a slot.
+        React to a change of a process or a slot.
 
-        It forgets slots that have ended, publishes the states, starts the slots that are
-        due, and wakes waiting coroutines.
+        Forget slots that have ended, publish the states, start the slots that are due, and
+        wake the waiting coroutines.
         """
         self.slots = [slot for slot in self.slots if not slot.has_ended]
         self.reporter.show_processes(self.processes)
         self.start_due_slots()
         waiting, self._waiting_for_change = self._waiting_for_change, []
         for deferred in waiting:
+            # Twisted ignores this call if the C{Deferred} was cancelled.
             deferred.callback(None)
 
     # Called by a process.
 
-    def state_received(self, process: WorkerProcess) -> None:
+    def on_state(self, process: WorkerProcess) -> None:
         """
-        Publish the new state of C{process}, and notify systemd if clients get responses.
+        React to a new state of C{process}.
+
+        When clients get responses for the first time, systemd is notified.
         """
         if process.state is WorkerState.ACTIVE:
             self._any_was_active = True
@@ -233,9 +248,9 @@ class WorkerPool:
             # so for systemd the service has started.
             self.reporter.show_problem(process.status_text)
             self.reporter.notify_started()
-        self.update()
+        self.after_change()
 
-    def status_text_received(self, process: WorkerProcess) -> None:
+    def on_status_text(self, process: WorkerProcess) -> None:
         """
         Send the status text of C{process} to systemd, unless another process is active.
         """
@@ -243,23 +258,22 @@ class WorkerPool:
         if not active or process in active:
             self.reporter.forward(f"STATUS={process.status_text}")
 
-    def process_ended(self, process: WorkerProcess) -> None:
+    def on_end(self, process: WorkerProcess) -> None:
         """
         Log and count the end, and end the service if no other process can become active.
         """
         # This comes first, so that it happens even if a bug ends this method.
-        process.slot.restart_later(process)
+        process.slot.restart_later()
+        self._log_end(process)
         if self._should_run:
-            self._log_end(process)
             self.reporter.count_end(process)
-            end = _describe_end(process.exit_status)
-            reason = process.status_text or f"{process.name} ended {end}"
+            reason = process.status_text or f"{process.name} ended {_describe_end(process)}"
             if not process.was_up and not self._active_processes:
                 self.reporter.show_problem(reason)
             if self._must_end_service(process.exit_status):
                 self._end_service(Status(process.exit_status), reason)
                 return
-        self.update()
+        self.after_change()
 
     def _must_end_service(self, exit_status: int) -> bool:
         """
@@ -276,18 +290,23 @@ class WorkerPool:
         return exit_status == Status.DAMAGED
 
     def _log_end(self, process: WorkerProcess) -> None:
-        name, exit_status = process.name, process.exit_status
-        end = _describe_end(exit_status)
+        """
+        Log the end: as an error with its reason, or as information if it was expected.
+        """
+        exit_status = process.exit_status
         # If the new options are wrong, the first new process ends with MISCONFIGURED, and
         # L{_reload} logs the reason.
-        logged_by_reload = exit_status == Status.MISCONFIGURED and self.is_reloading
-        if not exit_status or process.slot.retired or logged_by_reload:
-            self._log.info("{name} ended {end}", name=name, end=end)
-            return
-        level = LogLevel.warn if exit_status < 0 else LogLevel.error
-        reason = f": {process.status_text}" if process.status_text else ""
-        self._log.emit(
-            level, "{name} ended {end}{reason}", name=name, end=end, reason=reason
+        is_expected = (
+            exit_status == 0
+            or (exit_status == -signal.SIGTERM and process.slot.retired)
+            or (exit_status == Status.MISCONFIGURED and self.is_reloading)
+        )
+        reason = process.status_text and f": {process.status_text}"
+        (self._log.info if is_expected else self._log.error)(
+            "{name} ended {end}{reason}",
+            name=process.name,
+            end=_describe_end(process),
+            reason="" if is_expected else reason,
         )
 
     # Reloading.
@@ -341,11 +360,11 @@ class WorkerPool:
         setup = self._reread_options(self.setup)
         if setup.note:
             self._log.warn("{note}", note=setup.note)
-        old = [slot for slot in self.slots if not slot.retired]
+        old = self._kept_slots
         first = self._add_slot(setup)
         if not await self._wait_until_up(first):
             first.retire()
-            self.update()
+            self.after_change()
             reason = first.process.status_text if first.process else ""
             raise CannotStart(reason or f"{first.name} does not come up")
         self._use_setup(setup)
@@ -388,13 +407,14 @@ class WorkerPool:
         return slot.process is not None and slot.process.is_up
 
 
-def _describe_end(exit_status: int) -> str:
+def _describe_end(process: WorkerProcess) -> str:
     """
-    Return how a process ended, to complete the sentence "worker-1 ended ...".
+    Return how C{process} ended, to complete the sentence "worker-1 ended ...".
     """
-    if exit_status >= 0:
-        return f"with status {exit_status}"
+    if process.exit_status >= 0:
+        return f"with status {process.exit_status}"
+    number = -process.exit_status
     with suppress(ValueError):
-        return f"by {signal.Signals(-exit_status).name}"
+        return f"by {signal.Signals(number).name}"
     # Not every signal has a name.
-    return f"by signal {-exit_status}"
+    return f"by signal {number}"

@@ -64,14 +64,10 @@ TRACEBACK_SECONDS = 1.0
 #: The time between SIGTERM and SIGKILL.  A worker needs less than 4 seconds to stop.
 STOP_TIMEOUT_SECONDS = 7.0
 
-#: If a process was up (a standby or active) and lived for this long, the next process
-#: starts at once.
-MIN_LIFE_SECONDS = 1.0
-
-#: Otherwise the next process starts after a delay, which doubles each time, from the first
-#: to the longest.  If the process was up, or any process becomes active, the delays begin
-#: again with the first.
-MIN_BACKOFF_SECONDS = 0.05
+#: After the end of a process, the next one starts after a delay, which doubles each time,
+#: from the first to the longest.  When the process is up, or any process becomes active,
+#: the delays begin again with the first.
+MIN_BACKOFF_SECONDS = 0.02
 MAX_BACKOFF_SECONDS = 5.0
 
 
@@ -100,7 +96,7 @@ class WorkerState(Enum):
     SILENT = "silent"
 
 
-#: A process that is I{up} accepts requests, or takes over as soon as it gets the lock.
+#: A process that is I{up} accepts requests, or will as soon as it gets the store's lock.
 _UP = (WorkerState.STANDBY, WorkerState.ACTIVE)
 
 #: The messages with which a process reports a state.  The text completes the line
@@ -193,25 +189,15 @@ class WorkerSlot:
             log("cannot start {name}: {error}", name=self.name, error=error)
             process.record_end(Status.CANNOT_START)
 
-    def restart_later(self, process: WorkerProcess) -> None:
+    def restart_later(self) -> None:
         """
-        After the end of C{process}, have the next process started, perhaps after a delay.
-
-        A retired slot starts no other process.
+        Have the next process started after a delay, unless this slot is retired.
         """
         if not self.retired:
             self._restart_timer = self._reactor.callLater(
-                self._restart_delay(process), self.pool.start_due_slots
+                self.backoff_seconds, self.pool.start_due_slots
             )
-
-    def _restart_delay(self, process: WorkerProcess) -> float:
-        if process.was_up:
-            self.backoff_seconds = MIN_BACKOFF_SECONDS
-            if self._reactor.seconds() - process.started_at >= MIN_LIFE_SECONDS:
-                return 0.0
-        delay = self.backoff_seconds
-        self.backoff_seconds = min(2 * delay, MAX_BACKOFF_SECONDS)
-        return delay
+            self.backoff_seconds = min(2 * self.backoff_seconds, MAX_BACKOFF_SECONDS)
 
     def retire(self) -> None:
         """
@@ -252,8 +238,6 @@ class WorkerProcess(ProcessProtocol):
         self.started_at = self._last_heard = reactor.seconds()
         self._reactor = reactor
         self._pool = slot.pool
-        # A process that sends no message for this many seconds is killed.
-        self._watchdog = slot.setup.watchdog
         # Each message begins a new time limit: the watchdog's timeout, or a longer time
         # that the message asks for.
         self._deadline = self.started_at + START_TIMEOUT_SECONDS
@@ -281,7 +265,7 @@ class WorkerProcess(ProcessProtocol):
         transport: Any = self.transport
         self.pid = transport.pid
         self._log.info("{name} is process {pid}", name=self.name, pid=self.pid)
-        self._pool.update()
+        self._pool.after_change()
 
     # Output and messages.
 
@@ -301,7 +285,7 @@ class WorkerProcess(ProcessProtocol):
             return
         name, _, value = line.partition("=")
         self._last_heard = self._reactor.seconds()
-        timeout = self._watchdog
+        timeout = self.slot.setup.watchdog
         if name == EXTEND_TIMEOUT:
             self._asked_for_time = True
             timeout = max(timeout, int(value) / 1e6)
@@ -312,7 +296,7 @@ class WorkerProcess(ProcessProtocol):
             self._pool.reporter.forward(line)
         elif name == "STATUS" and value != self.status_text:
             self.status_text = value
-            self._pool.status_text_received(self)
+            self._pool.on_status_text(self)
 
     def _enter_state(self, line: str) -> None:
         """
@@ -328,13 +312,14 @@ class WorkerProcess(ProcessProtocol):
         self.state = state
         if state in _UP:
             self.was_up = True
+            self.slot.backoff_seconds = MIN_BACKOFF_SECONDS
         if state is WorkerState.ACTIVE:
             self.was_active = True
         if state is WorkerState.STANDBY:
             # If the process ends later, its earlier problem is not the reason.
             self.status_text = ""
         self._log.info("{name} {action}", name=self.name, action=action)
-        self._pool.state_received(self)
+        self._pool.on_state(self)
 
     # Stopping and killing.
 
@@ -353,7 +338,7 @@ class WorkerProcess(ProcessProtocol):
         Give the process its whole time again, because it may have unread messages.
         """
         self._last_heard = self._reactor.seconds()
-        self._deadline = max(self._deadline, self._last_heard + self._watchdog)
+        self._deadline = max(self._deadline, self._last_heard + self.slot.setup.watchdog)
 
     def kill_if_silent(self) -> None:
         """
@@ -372,7 +357,7 @@ class WorkerProcess(ProcessProtocol):
             )
             self._signal(signal.SIGABRT)
             self._kill_after(TRACEBACK_SECONDS)
-            self._pool.update()
+            self._pool.after_change()
 
     def _kill_after(self, seconds: float) -> None:
         self._cancel_kill()
@@ -408,7 +393,7 @@ class WorkerProcess(ProcessProtocol):
     def record_end(self, exit_status: int) -> None:
         self._cancel_kill()
         self.ended, self.exit_status = True, exit_status
-        self._pool.process_ended(self)
+        self._pool.on_end(self)
 
     def _cancel_kill(self) -> None:
         if self._kill_timer is not None and self._kill_timer.active():

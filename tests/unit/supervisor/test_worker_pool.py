@@ -98,15 +98,15 @@ def test_systemd_gets_readiness_heartbeats_and_status_texts(
 @pytest.mark.parametrize(
     ("how", "reason", "suspicious", "line"),
     [
-        ({"by": signal.SIGKILL}, "killed", 0, "warn: worker-2 ended by SIGKILL"),
-        ({"by": 40}, "killed", 0, "warn: worker-2 ended by signal 40"),
+        ({"by": signal.SIGKILL}, "killed", 0, "error: worker-2 ended by SIGKILL"),
+        ({"by": 40}, "killed", 0, "error: worker-2 ended by signal 40"),
         ({"status": 0}, "failed", 0, "info: worker-2 ended with status 0"),
         ({"status": 1}, "cannot_start", 0, "error: worker-2 ended with status 1"),
         ({"status": 64}, "misconfigured", 0, "error: worker-2 ended with status 64"),
         ({"status": 74}, "store_failed", 1, "error: worker-2 ended with status 74"),
         ({"status": 78}, "failed", 0, "error: worker-2 ended with status 78"),
         *(
-            ({"by": number}, "killed", 1, f"warn: worker-2 ended by {number.name}")
+            ({"by": number}, "killed", 1, f"error: worker-2 ended by {number.name}")
             for number in SIGNALS_OF_DAMAGE
         ),
     ],
@@ -279,17 +279,24 @@ def test_worker_that_is_not_ready_makes_the_service_respond() -> None:
     assert supervised.report.possible_lock_holders == 0
 
 
-def test_stop_sends_sigterm_to_all_and_counts_no_restart(supervised: Supervised) -> None:
+def test_stop_waits_for_the_end_of_all_and_logs_an_unexpected_one(
+    supervised: Supervised,
+) -> None:
     """
-    The stop is complete when all processes have ended.
+    No process follows, and nothing is counted.
     """
-    processes = supervised.started()
+    active, standby = supervised.started()
     stopped = Deferred.fromCoroutine(supervised.pool.stop())
-    for process in processes:
-        assert process.signals == [signal.SIGTERM]
+    assert (active.signals, standby.signals) == ([signal.SIGTERM], [signal.SIGTERM])
+    with capturedLogs() as events:
+        standby.end(by=signal.SIGTERM)
         assert not stopped.called
-        process.end(by=signal.SIGTERM)
+        active.end(by=signal.SIGKILL)
     assert stopped.called
+    assert [f"{event['log_level'].name}: {formatEvent(event)}" for event in events] == [
+        "info: worker-2 ended by SIGTERM",
+        "error: worker-1 ended by SIGKILL",
+    ]
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
     assert set(supervised.report.ended_by_reason.values()) == {0}

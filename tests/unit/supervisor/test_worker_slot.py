@@ -114,20 +114,6 @@ def test_state_of_a_worker_follows_from_its_messages(
     assert worker.process.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
 
 
-def test_worker_that_was_up_starts_its_next_process_at_once(
-    supervised: Supervised, process: SpawnedProcess
-) -> None:
-    """
-    The process was a standby and lived for a second.
-    """
-    process.notify(STANDBY)
-    supervised.pass_time(1.0)
-    process.end(by=signal.SIGKILL)
-    assert supervised.processes == []
-    supervised.reactor.turn()
-    assert len(supervised.processes) == 1
-
-
 def restart_delay(supervised: Supervised, start_seconds: float = 0.0) -> float:
     """
     End the newest process, and return the seconds until the next one begins.
@@ -143,15 +129,19 @@ def restart_delay(supervised: Supervised, start_seconds: float = 0.0) -> float:
     return supervised.reactor.seconds() - ended
 
 
-def test_worker_that_does_not_come_up_restarts_with_backoff(supervised: Supervised) -> None:
+@pytest.mark.parametrize("message", [READY, STANDBY])
+def test_worker_that_does_not_come_up_restarts_with_backoff(
+    supervised: Supervised, message: str
+) -> None:
     """
-    The delays double until a process is active, although each start takes seconds to fail.
+    The delays double until a process is up, although each start takes seconds to fail.
     """
     delays = [restart_delay(supervised, start_seconds=3.0) for _ in range(9)]
-    assert delays == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5], abs=0.02)
-    supervised.processes[-1].notify(READY)
+    expected = [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5]
+    assert delays == pytest.approx(expected, abs=0.02)
+    supervised.processes[-1].notify(message)
     delays = [restart_delay(supervised) for _ in range(2)]
-    assert delays == pytest.approx([0.05, 0.1], abs=0.02)
+    assert delays == pytest.approx([0.02, 0.04], abs=0.015)
 
 
 def test_active_worker_resets_the_backoff_of_all() -> None:
@@ -316,7 +306,7 @@ def test_retired_worker_without_a_process_is_not_started(
     process.end(status=1)
     assert supervised.pool.slots == [worker]
     worker.retire()
-    supervised.pool.update()
+    supervised.pool.after_change()
     assert supervised.pool.slots == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
