@@ -113,11 +113,14 @@ def held_verification(process: subprocess.Popen[bytes], *, but: int = 0) -> int:
 Begin = Callable[..., subprocess.Popen[bytes]]
 
 
-def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
+def test_killed_verification_is_repeated_and_a_sighup_meanwhile_is_remembered(
+    begin: Begin, tmp_path: Path
+) -> None:
     """
-    If the child that verifies the store is killed, the next worker verifies the store.
+    If the child that verifies the store is killed, the next one verifies the store.
 
-    The kernel kills processes when memory is short.
+    The kernel kills processes when memory is short.  The supervisor replaces the workers
+    when they are active.
     """
     process = begin("--standby", "0")
     killed = 0
@@ -125,9 +128,13 @@ def test_killed_verification_is_repeated(begin: Begin, tmp_path: Path) -> None:
         killed = held_verification(process, but=killed)
         os.kill(killed, signal.SIGKILL)
         wait_until_gone(killed)
-    os.kill(held_verification(process, but=killed), signal.SIGCONT)
-    log = until_logged(tmp_path, "the cursor is at revision 3")
+    verification = held_verification(process, but=killed)
+    process.send_signal(signal.SIGHUP)
+    os.kill(verification, signal.SIGCONT)
+    log = until_logged(tmp_path, "the workers are replaced")
+    assert "the cursor is at revision 3" in log
     assert log.count("signal 9 ended the process that read it") >= 2
+    assert process.poll() is None
 
 
 def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
@@ -190,19 +197,6 @@ def test_verification_that_stays_stopped_is_replaced_and_the_log_says_where_it_h
     log = until_logged(tmp_path, "the cursor is at revision 3")
     assert " in run_child" in log
     wait_until_gone(verification)
-
-
-def test_sighup_during_the_verification_is_remembered(begin: Begin, tmp_path: Path) -> None:
-    """
-    The supervisor replaces the workers when they are active.
-    """
-    process = begin("--standby", "0")
-    verification = held_verification(process)
-    process.send_signal(signal.SIGHUP)
-    os.kill(verification, signal.SIGCONT)
-    log = until_logged(tmp_path, "the workers are replaced")
-    assert "the cursor is at" in log
-    assert process.poll() is None
 
 
 @pytest.mark.parametrize("begin", STARTED, indirect=True)

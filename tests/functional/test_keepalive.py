@@ -82,21 +82,29 @@ def test_kills_under_load_lose_no_step_and_refuse_no_connection(
     assert result.broken <= kills * CLIENTS
 
 
-def test_hanging_worker_is_replaced_and_gone_before_its_successor_serves(
-    tmp_path: Path,
-) -> None:
+def test_clients_only_wait_when_workers_die_or_hang(tmp_path: Path) -> None:
     """
-    When it is gone, it cannot write any more.
+    Clients do not notice the death of the standby alone.
+
+    A hanging worker is gone before its successor is active, so it cannot write any more.
     """
     with Daemon(tmp_path, "--watchdog", "2") as daemon:
         daemon.until_up()
+        first = daemon.standby_worker()
+        os.kill(first, signal.SIGKILL)
+        daemon.until_logged("stands by", 2)
+        assert daemon.standby_worker() != first
+        assert daemon.count_logged("serves") == 1
         before = daemon.step()
+        daemon.kill_workers()
+        assert daemon.step() == before + 1
+        daemon.until_logged("stands by", 3)
         name, hanging = daemon.active_worker()
         os.kill(hanging, signal.SIGSTOP)
         # The kernel has freed the lock of the dead worker, so the standby got it.
-        assert daemon.step() == before + 1
-        wait_until_gone(hanging)
         assert daemon.step() == before + 2
+        wait_until_gone(hanging)
+        assert daemon.step() == before + 3
         daemon.wait_for_log(rf"no heartbeat from {name} for [0-9.]+ s; replacing it")
         daemon.wait_for_log(f"{name} ended by SIGKILL")
 
@@ -187,19 +195,26 @@ def test_signals_end_a_worker_and_sigabrt_logs_the_traceback_of_every_thread(
     daemon.step()
 
 
-def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
+def test_reloads_under_load_fail_no_request_and_lose_no_line_of_the_access_log(
+    tmp_path: Path,
+) -> None:
     """
     Half of the steps are made on keep-alive connections.
 
-    At SIGTERM, the workers end before the supervisor.
+    The access log is renamed before each reload, as logrotate does.  At SIGTERM, the
+    workers end before the supervisor.
     """
     replacements = amount(short=1, long=20)
     steps = amount(short=500, long=20_000)
-    with Daemon(tmp_path, "--journal", "10000000") as daemon:
+    access_log = tmp_path / "access.log"
+    options = ("--journal", "10000000", "--access-log", "access.log")
+    with Daemon(tmp_path, *options) as daemon:
         daemon.until_up()
         old = daemon.workers()
         with load(daemon, CLIENTS) as clients:
-            for _ in range(replacements):
+            for number in range(replacements):
+                until_acknowledged(clients)
+                access_log.rename(tmp_path / f"access.log.{number}")
                 daemon.reload()
             missing = steps - sum(len(client.acknowledged) for client in clients)
             until_acknowledged(clients, missing)
@@ -211,6 +226,9 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
         assert [pid for pid in workers if alive(pid)] == []
     assert {(client.broken, client.refused) for client in clients} == {(0, 0)}
     assert made_steps == acknowledged >= steps
+    logged = b"".join(file.read_bytes() for file in tmp_path.glob("access.log*"))
+    logged_steps = re.findall(rb'"POST /\w+ HTTP/1\.1" 200 ', logged)
+    assert len(logged_steps) == acknowledged
 
 
 def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
@@ -244,23 +262,6 @@ def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
                 # Discard earlier messages.
                 os.read(messages, 65536)
                 hear(messages, ALIVE, 10)
-
-
-def test_dead_standby_is_replaced_and_clients_wait_when_both_workers_die(
-    daemon: Daemon,
-) -> None:
-    """
-    Clients do not notice the death of the standby alone.
-    """
-    first = daemon.standby_worker()
-    os.kill(first, signal.SIGKILL)
-    daemon.until_logged("stands by", 2)
-    assert daemon.standby_worker() != first
-    assert daemon.count_logged("serves") == 1
-    before = daemon.step()
-    daemon.kill_workers()
-    assert daemon.step() == before + 1
-    daemon.until_logged("stands by", 3)
 
 
 def test_stopped_workers_end_with_their_supervisor_and_the_service_can_restart(
@@ -359,28 +360,6 @@ def test_damage_met_by_a_request_ends_the_service_with_78(tmp_path: Path) -> Non
         assert f"the store {store} is damaged: " in daemon.log.read_text()
         assert daemon.count_logged("serves") == 1
         assert (store / DATA_FILE).read_bytes() == damaged
-
-
-def test_file_that_is_missing_is_waited_for(tmp_path: Path) -> None:
-    """
-    The active worker continues although the standby cannot start.
-
-    If there is no active worker either, the supervisor starts workers until the file is
-    back.
-    """
-    tokens = tmp_path / "tokens"
-    tokens.write_text("secret\n")
-    bearer = {"Authorization": "Bearer secret"}
-    with Daemon(tmp_path, "--token-file", "tokens") as daemon:
-        daemon.until_up()
-        tokens.unlink()
-        os.kill(daemon.standby_worker(), signal.SIGKILL)
-        daemon.wait_for_log(r"worker-2 ended with status 64\b")
-        assert daemon.step(headers=bearer) == 1
-        daemon.kill_active_worker()
-        daemon.wait_for_log(r"worker-1 ended with status 64\b")
-        tokens.write_text("secret\n")
-        assert daemon.step(headers=bearer) == 2
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ The effects, the limits and the messages of a reload.
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 import sys
@@ -13,8 +12,6 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from tests.support.daemon import Daemon, background, wait_until
-from tests.support.forms import amount
-from tests.support.loads import load, until_acknowledged
 from tests.support.pexctl import pexctl
 from tests.support.ports import held_ports
 
@@ -158,28 +155,6 @@ def test_reload_of_a_missing_process_differs_from_a_failed_reload() -> None:
         assert reload(other.pid) == (69, message)
         assert other.poll() is None
     assert reload(other.pid) == (69, f"pexctl: there is no process {other.pid}")
-
-
-def test_no_line_of_the_access_log_is_lost(tmp_path: Path) -> None:
-    """
-    Under load, the log files have one line for each response.
-
-    The file is renamed before each reload, as logrotate does.
-    """
-    path = tmp_path / "access.log"
-    rounds = amount(short=1, long=10)
-    with Daemon(tmp_path, "--access-log", "access.log", "--standby", "0") as daemon:
-        with load(daemon, 4) as clients:
-            for number in range(rounds):
-                until_acknowledged(clients, 200)
-                path.rename(tmp_path / f"access.log.{number}")
-                assert reload(daemon.process.pid)[0] == 0
-        daemon.stop()
-    assert {(client.broken, client.refused) for client in clients} == {(0, 0)}
-    answers = sum(len(client.acknowledged) for client in clients)
-    logged = b"".join(file.read_bytes() for file in tmp_path.glob("access.log*"))
-    logged_steps = re.findall(rb'"POST /\w+ HTTP/1\.1" 200 ', logged)
-    assert len(logged_steps) == logged.count(b"\n") == answers
 
 
 def test_nothing_writes_the_configuration_file(tmp_path: Path) -> None:

@@ -85,14 +85,14 @@ class ProcessReactor(MemoryReactor, Turns):
     A reactor that spawns L{SpawnedProcess}.
 
     @ivar spawned: all processes, the oldest first.
-    @ivar refuses: C{spawnProcess} raises C{OSError}.
+    @ivar spawn_error: the exception that C{spawnProcess} raises.
     """
 
     def __init__(self) -> None:
         MemoryReactor.__init__(self)
         Turns.__init__(self)
         self.spawned: list[SpawnedProcess] = []
-        self.refuses = False
+        self.spawn_error: Exception | None = None
         self._pids = itertools.count(101)
 
     def spawnProcess(  # type: ignore[override]
@@ -104,8 +104,8 @@ class ProcessReactor(MemoryReactor, Turns):
         *,
         childFDs: Mapping[int, object],
     ) -> IProcessTransport:
-        if self.refuses:
-            raise BlockingIOError(11, "Resource temporarily unavailable")
+        if self.spawn_error is not None:
+            raise self.spawn_error
         assert executable == args[0]
         process: Any = SpawnedProcess(
             next(self._pids), processProtocol, args, env, childFDs

@@ -33,8 +33,9 @@ print("begun", flush=True)
 TIMEOUT_SECONDS = 60
 
 
-@pytest.mark.parametrize("end", ["reading", "writing"])
-@pytest.mark.parametrize("work", ["time.sleep(1000)", "while True: pass"])
+@pytest.mark.parametrize(
+    ("end", "work"), [("reading", "time.sleep(1000)"), ("writing", "while True: pass")]
+)
 def test_process_ends_with_its_parent_even_if_it_hangs(end: str, work: str) -> None:
     """
     The process may have either end of the pipe.

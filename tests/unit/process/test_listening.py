@@ -7,10 +7,9 @@ from __future__ import annotations
 import os
 import resource
 import socket
-import subprocess
-import sys
 
 import pytest
+from twisted.internet.task import Clock
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
 from pexservice.process.listening import (
@@ -18,68 +17,25 @@ from pexservice.process.listening import (
     RESERVED_DESCRIPTORS,
     affordable_connections,
     check_open_file_limit,
+    listen_endpoints,
     passed_by_systemd,
 )
 
-#: Prints the file descriptors that systemd has passed, or the error.
-PROGRAM = """
-import os, sys
-if "LISTEN_PID" not in os.environ:
-    # As systemd, which knows the process id before it starts the program.
-    os.environ["LISTEN_PID"] = str(os.getpid())
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-from twisted.internet.task import Clock
-from pexservice.process.listening import listen_endpoints
-try:
-    endpoints = listen_endpoints(Clock(), ["systemd:all"])
-    print(*[each.endpoint._socket.fileno() for each in endpoints])
-except Exception as error:
-    print(error)
-"""
 
-
-def passed(*sockets: socket.socket) -> str:
-    """
-    Start a process as systemd does, with C{sockets} from file descriptor 3 on.
-
-    @return: the descriptors that the process finds, or its error.
-    """
-    numbers = [passed_socket.fileno() for passed_socket in sockets]
-
-    def give() -> None:
-        kept = [os.dup2(number, 50 + place) for place, number in enumerate(numbers)]
-        for place, number in enumerate(kept):
-            os.dup2(number, 3 + place)
-
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        preexec_fn=give,
-        close_fds=False,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "LISTEN_FDS": str(len(sockets))},
-    ).stdout.rstrip("\n")
-
-
-def test_every_socket_of_systemd_is_served() -> None:
+def test_socket_that_does_not_listen_is_refused() -> None:
     with (
-        socket.create_server(("127.0.0.1", 0)) as first_socket,
-        socket.create_server(("127.0.0.1", 0)) as second_socket,
-    ):
-        assert passed(first_socket, second_socket) == "3 4"
-
-
-def test_socket_of_systemd_that_does_not_listen_is_refused() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listening_socket,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
         socket.socket() as deaf,
     ):
         for wrong in (datagrams, deaf):
-            assert passed(listening_socket, wrong).startswith(
-                "cannot listen on systemd:all: file descriptor 4 is no listening stream"
-            )
+            number = os.dup(wrong.fileno())
+            with pytest.raises(Misconfigured, match=f"{number} is no listening stream"):
+                listen_endpoints(Clock(), [f"fd:{number}"])
+
+
+def test_every_socket_of_systemd_is_served() -> None:
+    passed = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid())}
+    assert [*passed_by_systemd(passed)] == [3, 4]
 
 
 @pytest.mark.parametrize("count", ["", "0", "x"])

@@ -275,14 +275,3 @@ def test_sighup_replaces_the_workers_also_during_the_start(
     bench.processes[0].notify(READY)
     bench.reactor.turns(0.2)
     assert len(bench.processes) == 3
-
-
-def test_process_1_reaps_orphans_but_no_workers(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workers: list[set[int]] = []
-    monkeypatch.setattr(service, "reap_orphans", workers.append)
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    bench = make().started()
-    bench.reactor.turns(2.5)
-    assert workers == [{bench.processes[0].pid}] * 2

@@ -46,18 +46,6 @@ def test_first_worker_that_does_not_come_up_delays_no_other(
         assert len(supervised.processes) == 2
 
 
-def test_first_worker_that_ends_the_service_is_the_only_one_that_starts(
-    supervised: Supervised,
-) -> None:
-    supervised.pool.start()
-    (first,) = supervised.processes
-    first.notify("STATUS=the store is damaged", STOPPING)
-    supervised.reactor.turns(0.1)
-    first.end(status=Status.DAMAGED)
-    assert supervised.reactor.spawned == [first]
-    assert supervised.service_ends == [(Status.DAMAGED, "the store is damaged")]
-
-
 def test_successor_is_started_after_the_takeover(supervised: Supervised) -> None:
     """
     The start of the next process does not slow down the takeover.
@@ -198,16 +186,22 @@ def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        (["STATUS=the store is damaged"], "the store is damaged"),
+        (["STATUS=the store is damaged", STOPPING], "the store is damaged"),
         ([], "worker-1 ended with status 78"),
     ],
 )
 def test_damaged_store_ends_the_service_with_the_reason(
     supervised: Supervised, lines: list[str], reason: str
 ) -> None:
+    """
+    The first worker that finds the damage is the only one that starts.
+    """
     supervised.pool.start()
-    supervised.processes[0].notify(*lines)
-    supervised.processes[0].end(status=Status.DAMAGED)
+    (first,) = supervised.processes
+    first.notify(*lines)
+    supervised.reactor.turns(0.1)
+    first.end(status=Status.DAMAGED)
+    assert supervised.reactor.spawned == [first]
     assert supervised.service_ends == [(Status.DAMAGED, reason)]
 
 

@@ -162,41 +162,38 @@ def test_active_worker_resets_the_backoff_of_all() -> None:
     assert len(supervised.processes) == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "failure_count"),
+    [
+        (BlockingIOError(11, "Resource temporarily unavailable"), 0),
+        # A bug is logged with its traceback.
+        (TypeError("embedded null byte"), 5),
+    ],
+)
 def test_process_that_cannot_be_spawned_is_tried_again(
-    supervised: Supervised, process: SpawnedProcess
+    supervised: Supervised,
+    process: SpawnedProcess,
+    error: Exception,
+    failure_count: int,
 ) -> None:
     """
     Each attempt is counted as an end with CANNOT_START.
     """
-    supervised.reactor.refuses = True
-    process.end(by=signal.SIGKILL)
-    supervised.reactor.turns(1.0)
-    assert supervised.processes == []
-    assert supervised.report.ended_by_reason["cannot_start"] > 2
-    supervised.reactor.refuses = False
-    supervised.reactor.turns(5.0)
-    assert len(supervised.processes) == 1
-
-
-def test_worker_whose_process_cannot_be_spawned_because_of_a_bug_can_stop(
-    supervised: Supervised, process: SpawnedProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    Each attempt is logged with its traceback.
-    """
-
-    def spawn(*_: object, **__: object) -> None:
-        raise TypeError("embedded null byte")
-
-    monkeypatch.setattr(supervised.reactor, "spawnProcess", spawn)
+    supervised.reactor.spawn_error = error
     process.end(by=signal.SIGKILL)
     with capturedLogs() as events:
         supervised.reactor.turns(1.0)
     failures = [event["log_failure"] for event in events if "log_failure" in event]
-    assert len(failures) > 2
-    assert {failure.type for failure in failures} == {TypeError}
-    stopped = Deferred.fromCoroutine(supervised.pool.stop())
-    assert stopped.called
+    assert [failure.value for failure in failures] == [error] * failure_count
+    assert supervised.processes == []
+    assert supervised.report.ended_by_reason["cannot_start"] == 5
+    supervised.reactor.spawn_error = None
+    supervised.reactor.turns(5.0)
+    assert len(supervised.processes) == 1
+    supervised.reactor.spawn_error = error
+    supervised.processes[0].end(by=signal.SIGKILL)
+    supervised.reactor.turns(1.0)
+    assert Deferred.fromCoroutine(supervised.pool.stop()).called
 
 
 def test_silent_worker_gets_sigabrt_then_sigkill(
@@ -275,18 +272,6 @@ def test_retired_worker_gets_sigterm_then_sigkill(
     assert supervised.processes == []
 
 
-def test_ended_process_gets_no_sigkill(
-    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
-) -> None:
-    """
-    Another process may have its process id by now.
-    """
-    worker.retire()
-    process.end(by=signal.SIGTERM)
-    supervised.reactor.turns(2 * STOP_TIMEOUT_SECONDS)
-    assert process.signals == [signal.SIGTERM]
-
-
 def test_retired_silent_worker_gets_sigkill_no_later(
     supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
 ) -> None:
@@ -312,13 +297,15 @@ def test_retired_worker_without_a_process_is_not_started(
     assert supervised.processes == []
 
 
-def test_signal_to_an_ended_process_is_no_error(
-    worker: WorkerSlot, process: SpawnedProcess
+def test_ended_process_gets_no_signal(
+    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
 ) -> None:
-    """
-    The supervisor may not have noticed the end yet.
-    """
+    # The supervisor may not have noticed the end yet.
     process.alive = False
     worker.retire()
     process.end()
     assert worker.running_process is None
+    # Now another process may have its process id.
+    process.alive = True
+    supervised.reactor.turns(2 * STOP_TIMEOUT_SECONDS)
+    assert process.signals == []
