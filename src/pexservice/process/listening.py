@@ -149,8 +149,6 @@ class InheritedEndpoint:
             port.startListening()
         else:
             port = self._reactor.adoptStreamPort(descriptor, family, protocolFactory)
-        # adoptStreamPort has set Twisted's backlog of 50.
-        self._socket.listen(BACKLOG)
         return succeed(port)
 
 
@@ -166,12 +164,19 @@ class ListenEndpoint:
     description: str
     endpoint: IStreamServerEndpoint
 
-    async def listen(self, factory: IProtocolFactory) -> IListeningPort:
+    def listen(self, factory: IProtocolFactory) -> IListeningPort:
         """
+        Listen on the endpoint at once, even before the reactor runs.
+
         @raise CannotStart: the process cannot listen there.  The message says why.
         """
+        # No endpoint of this service waits for an event, so the Deferred has fired.
+        results: list[IListeningPort | Failure] = []
         try:
-            port: IListeningPort = await self.endpoint.listen(factory)
+            self.endpoint.listen(factory).addBoth(results.append)
+            (result,) = results
+            if isinstance(result, Failure):
+                result.raiseException()
         except CannotListenError as error:
             problem = error.socketError
             if not isinstance(problem, OSError):
@@ -186,19 +191,6 @@ class ListenEndpoint:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CannotStart(f"cannot listen on {self.description}: {reason}") from error
-        return port
-
-    def listen_now(self, factory: IProtocolFactory) -> IListeningPort:
-        """
-        Listen on the endpoint, also before the reactor runs.
-
-        @raise CannotStart: as L{listen}.
-        """
-        results: list[IListeningPort | Failure] = []
-        Deferred.fromCoroutine(self.listen(factory)).addBoth(results.append)
-        (result,) = results
-        if isinstance(result, Failure):
-            result.raiseException()
         return result
 
 
@@ -261,7 +253,7 @@ def check_addresses(reactor: object, descriptions: Sequence[str]) -> None:
     sockets: list[socket.socket] = []
     try:
         for own_endpoint in listen_endpoints(reactor, own):
-            port: Any = own_endpoint.listen_now(Factory())
+            port: Any = own_endpoint.listen(Factory())
             # stopListening() requires a running reactor.
             port.stopReading()
             sockets.append(port.socket)

@@ -115,7 +115,7 @@ class Supervisor(Service):
 
     def _open(self, endpoint: ListenEndpoint) -> None:
         port: Any = retry_while_busy(
-            lambda: endpoint.listen_now(Factory()), AddressInUse, self._signals.sleep
+            lambda: endpoint.listen(Factory()), AddressInUse, self._signals.sleep
         )
         # The supervisor never accepts connections.
         port.stopReading()

@@ -129,4 +129,4 @@ class InactivePhase:
                 " no worker of this service"
             )
         if self._problem is not None and alone_seconds >= ALONE_SECONDS:
-            await self._listeners.open()
+            self._listeners.open()

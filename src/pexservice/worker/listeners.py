@@ -7,9 +7,10 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop
 from collections.abc import Sequence
 from ssl import SSLContext
+from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
@@ -32,7 +33,7 @@ class Listeners:
     def are_open(self) -> bool:
         return bool(self._open)
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """
         Listen at all endpoints, unless this worker listens already.
 
@@ -43,15 +44,15 @@ class Listeners:
         self._server.start()
         try:
             for endpoint in self._endpoints:
-                await self._listen(endpoint)
+                self._listen(endpoint)
         except Exception:
-            await self.close()
+            self.close()
             raise
 
-    async def _listen(self, endpoint: ListenEndpoint) -> None:
+    def _listen(self, endpoint: ListenEndpoint) -> None:
         # Twisted opens the port, and L{Listener} accepts the connections.  So Twisted never
         # calls this factory.
-        port = await endpoint.listen(Factory())
+        port = endpoint.listen(Factory())
         self._open.append(Listener(port, self._loop, self._server, self._tls))
         self._log.info("listening on {address}", address=format_address(port.getHost()))
         path = socket_file(port)
@@ -62,6 +63,6 @@ class Listeners:
                 path=path,
             )
 
-    async def close(self) -> None:
+    def close(self) -> Deferred[Any]:
         closing, self._open = self._open, []
-        await DeferredList([maybeDeferred(port.stopListening) for port in closing])
+        return DeferredList([maybeDeferred(port.stopListening) for port in closing])

@@ -86,7 +86,7 @@ class Worker(Service):
         parts.inactive_phase.start()
         await self._open_store(parts)
         parts.inactive_phase.stop()
-        await parts.listeners.open()
+        parts.listeners.open()
         state = parts.committer.durable
         cursor = f"revision {state.revision}, position {state.position}"
         self._log.info("the cursor is at {cursor}", cursor=cursor)
