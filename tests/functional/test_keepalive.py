@@ -98,6 +98,7 @@ def test_clients_only_wait_when_workers_die_or_hang(tmp_path: Path) -> None:
         before = daemon.step()
         daemon.kill_workers()
         assert daemon.step() == before + 1
+        daemon.until_logged("serves", 2)
         daemon.until_logged("stands by", 3)
         name, hanging = daemon.active_worker()
         os.kill(hanging, signal.SIGSTOP)

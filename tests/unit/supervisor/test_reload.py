@@ -12,11 +12,10 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 
-from pexservice.process.exit_status import Misconfigured, Status
+from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import NOT_READY, READY, STANDBY
 from pexservice.process.supervisor_report import Reload
 from pexservice.supervisor.worker_pool import RELOAD_TIMEOUT_SECONDS
-from pexservice.supervisor.worker_setup import WorkerSetup
 from tests.support.processes import SpawnedProcess
 from tests.support.supervision import Supervised
 
@@ -239,24 +238,6 @@ def test_reload_during_the_start_does_not_announce_readiness() -> None:
     supervised.reactor.turns(RELOAD_TIMEOUT_SECONDS + 1)
     assert supervised.report.reload is Reload.FAILED
     assert not any(READY in message for message in supervised.messages)
-
-
-def test_wrong_options_start_no_worker(supervised: Supervised) -> None:
-    """
-    The old workers stay, and the report has the reason.
-    """
-    before = supervised.processes
-
-    def reread_options() -> WorkerSetup:
-        raise Misconfigured("there is no tokn-file")
-
-    supervised.reread_options = reread_options
-    supervised.pool.reload()
-    assert supervised.processes == before
-    problem = "there is no tokn-file; the old workers keep running"
-    report = supervised.report
-    assert (report.reload, report.note) == (Reload.FAILED, problem)
-    assert supervised.messages[-1][-1] == f"STATUS=reload failed: {problem}"
 
 
 def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(

@@ -209,23 +209,6 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
     assert bench.statuses == [Status.CANNOT_START]
 
 
-def test_address_in_use_ends_the_start_after_a_while(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    The store is not looked at.
-    """
-    monkeypatch.setattr(children, "BUSY_TIMEOUT_SECONDS", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
-        bench = make(
-            listen=[listen], check_store=Mock(side_effect=AssertionError)
-        ).started()
-    reason = f"cannot listen on {listen}: Address already in use"
-    assert bench.statuses == [Status.CANNOT_START]
-    assert (bench.exit.reason or "").startswith(reason)
-
-
 def test_lack_of_descriptors_is_reported_in_one_line(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
