@@ -164,7 +164,7 @@ def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
 
 @pytest.mark.parametrize(
     ("begin", "number"),
-    [*((name, signal.SIGTERM) for name in STARTED), ("command", signal.SIGKILL)],
+    [("command", signal.SIGTERM), ("command", signal.SIGKILL)],
     indirect=["begin"],
 )
 def test_stopped_verification_ends_with_its_supervisor(
@@ -245,7 +245,6 @@ def test_start_waits_for_the_workers_of_a_killed_supervisor(
     ("command", "limit"),
     [
         ("pexservice", 16),
-        ("pexservice-worker", 20),
         ("--reactor=uvloop pexservice-worker", 24),
     ],
 )

@@ -210,25 +210,33 @@ def test_changed_mount_makes_no_worker_create_or_serve_another_store(
         assert (tmp_path / "copy" / DATA_FILE).read_bytes() == before
 
 
-def test_removed_socket_file_ends_no_listener_and_another_in_its_place_is_kept(
+def test_socket_file_outlives_the_workers_and_another_one_outlives_the_service(
     tmp_path: Path,
 ) -> None:
     """
-    The next worker and a reload continue on TCP although the file of the socket is gone.
+    A reload keeps the file and its permissions.
 
-    The log names the path.  At its end, the service does not remove the socket of another
-    program.
+    If the file is gone, the next worker and a reload continue on TCP, and the log names the
+    path.  At its end, the service does not remove the socket of another program.
     """
     path = tmp_path / "http.sock"
-    options = ("--listen", f"unix:{path}", "--listen", LOOPBACK, "--standby", "0")
-    with Daemon(tmp_path, *options) as daemon, socket.socket(socket.AF_UNIX) as other:
-        revision = daemon.step()
+    options = ("--listen", f"unix:{path}:mode=600", "--listen", LOOPBACK)
+    with (
+        Daemon(tmp_path, *options, "--standby", "0") as daemon,
+        socket.socket(socket.AF_UNIX) as other,
+    ):
+        for revision in (1, 2):
+            response = exchange_on_unix_socket(path, b"POST /next HTTP/1.0\r\n\r\n")
+            assert b"\r\nPex-Revision: %d\r\n" % revision in response
+            assert path.stat().st_mode & 0o777 == 0o600
+            if revision == 1:
+                daemon.reload()
         path.unlink()
         daemon.kill_active_worker()
-        assert daemon.step() == revision + 1
+        assert daemon.step() == 3
         daemon.wait_for_log(f"error: the file of the Unix socket {path} is gone")
         daemon.reload()
-        assert daemon.step() == revision + 2
+        assert daemon.step() == 4
         other.bind(str(path))
         assert daemon.stop() in (0, -signal.SIGTERM)
         assert path.is_socket()

@@ -55,22 +55,16 @@ def test_socket_of_the_service_manager_has_a_path_or_an_abstract_name(
             manager.recv(100)
 
 
-def test_messages_to_a_supervisor_go_into_its_pipe(pipe: tuple[int, int]) -> None:
+def test_message_to_a_supervisor_has_whole_lines_of_limited_length(
+    pipe: tuple[int, int],
+) -> None:
     """
     No child of this process inherits the writing end.
     """
     reading, writing = pipe
     os.set_inheritable(writing, True)  # noqa: FBT003 its only argument
-    Notifier.to_supervisor(writing, {}).notify(READY, "STATUS=serving")
-    assert os.read(reading, 100) == b"READY=1\nSTATUS=serving\n"
-    assert not os.get_inheritable(writing)
-
-
-def test_message_with_newlines_is_one_line_and_a_long_one_is_cut(
-    pipe: tuple[int, int],
-) -> None:
-    reading, writing = pipe
     notifier = Notifier.to_supervisor(writing, {})
+    assert not os.get_inheritable(writing)
     notifier.notify("STATUS=the file a\nREADY=1\r\nis missing", "STATUS=" + "\u20ac" * 5000)
     first, second, rest = os.read(reading, 10_000).split(b"\n")
     assert first == b"STATUS=the file a READY=1 is missing"
