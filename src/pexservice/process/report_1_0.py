@@ -19,11 +19,10 @@ _REASONS = (
     *("killed", "failed", "misconfigured"),
 )
 
-#: The record at the beginning of the scoreboard.  It begins with L{_MARK}, and a checksum
+#: The record at the beginning of the scoreboard, without its mark of 8 bytes.  A checksum
 #: follows the record.
-_RECORD = struct.Struct(f"<8s5Q16s16s2Q{len(_REASONS)}Q512s")
+_RECORD = struct.Struct(f"<8x5Q16s16s2Q{len(_REASONS)}Q512s")
 _CHECKSUM_BYTES = 4
-_MARK = b"pexscor4"
 
 
 def read_values(descriptor: int) -> dict[str, Any] | None:
@@ -36,10 +35,8 @@ def read_values(descriptor: int) -> dict[str, Any] | None:
     for _ in range(MAX_READ_ATTEMPTS):
         data = os.pread(descriptor, size + _CHECKSUM_BYTES, 0)
         record, checksum = data[:size], data[size:]
-        if record.startswith(_MARK) and checksum == zlib.crc32(record).to_bytes(
-            _CHECKSUM_BYTES, "little"
-        ):
-            _, failovers, standbys, wanted_standbys, *rest = _RECORD.unpack(record)
+        if checksum == zlib.crc32(record).to_bytes(_CHECKSUM_BYTES, "little"):
+            failovers, standbys, wanted_standbys, *rest = _RECORD.unpack(record)
             reloads, reload, active, previous, since, pause, *counts, note = rest
             ended_by_reason = dict(zip(_REASONS, counts, strict=True))
             return {

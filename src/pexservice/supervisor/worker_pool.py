@@ -301,8 +301,9 @@ class WorkerPool:
             or (exit_status == -signal.SIGTERM and process.slot.retired)
             or (exit_status == Status.MISCONFIGURED and self.is_reloading)
         )
-        reason = process.status_text and f": {process.status_text}"
-        (self._log.info if is_expected else self._log.error)(
+        reason = f": {process.status_text}" if process.status_text else ""
+        log = self._log.info if is_expected else self._log.error
+        log(
             "{name} ended {end}{reason}",
             name=process.name,
             end=_describe_end(process),
