@@ -20,7 +20,6 @@ import pytest
 from tests.support.daemon import (
     LOOPBACK,
     TIMEOUT_SECONDS,
-    Daemon,
     captured,
     children,
     poll_attempts,
@@ -29,7 +28,6 @@ from tests.support.daemon import (
     wait_until_gone,
 )
 from tests.support.forms import amount
-from tests.support.ports import held_ports
 from tests.support.stores import make_store
 
 #: The ways to start the service.
@@ -218,27 +216,6 @@ def test_sighup_at_any_moment_of_the_start_is_handled(begin: Begin, tmp_path: Pa
         if "the cursor is at" in (tmp_path / "log").read_text():
             break
     until_logged(tmp_path, "the workers are replaced")
-
-
-@pytest.mark.parametrize("held", amount(short=["address"], long=["address", "store"]))
-def test_start_waits_for_the_workers_of_a_killed_supervisor(
-    tmp_path: Path, held: str
-) -> None:
-    """
-    These workers hold the address and the store for a moment.
-    """
-    starts = amount(short=1, long=3)
-    with held_ports(1) as (port,):
-        number = port if held == "address" else 0
-        options = ("--listen", f"tcp:{number}:interface=127.0.0.1", "--standby", "0")
-        for _ in range(starts):
-            daemon = Daemon(tmp_path, *options)
-            daemon.step()
-            workers = daemon.workers()
-            daemon.kill_supervisor()
-        with Daemon(tmp_path, *options) as daemon:
-            assert daemon.revision() == starts
-        wait_until_gone(*workers)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,6 @@ from tests.support.daemon import (
     poll_attempts,
     read_response,
     running_command,
-    runs_a_worker,
     twistd,
     wait_until,
     wait_until_gone,
@@ -42,7 +41,6 @@ from tests.support.daemon import (
 from tests.support.forms import amount
 from tests.support.loads import load, until_acknowledged
 from tests.support.needs import UNSHARE_RIGHTS
-from tests.support.ports import held_ports
 
 STORE = "pexservice-data"
 
@@ -228,31 +226,6 @@ def test_lack_of_descriptors_stops_no_heartbeat(tmp_path: Path) -> None:
                 # Discard earlier messages.
                 os.read(messages, 65536)
                 hear(messages, ALIVE, 10)
-
-
-def test_stopped_workers_end_with_their_supervisor_and_the_service_can_restart(
-    tmp_path: Path,
-) -> None:
-    """
-    The standby is stopped as soon as it runs Python.
-    """
-    with held_ports(1) as (port,):
-        listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
-        daemon = Daemon(tmp_path, *listen)
-        daemon.until_up()
-        before = daemon.step()
-        standby = daemon.standby_worker()
-        os.kill(standby, signal.SIGKILL)
-        for _ in poll_attempts():
-            starting = [pid for pid in daemon.workers() if runs_a_worker(pid)]
-            if len(starting) == 2 and standby not in starting:
-                break
-        for pid in starting:
-            os.kill(pid, signal.SIGSTOP)
-        daemon.kill_supervisor()
-        wait_until_gone(*starting)
-        with Daemon(tmp_path, *listen, "--standby", "0") as again:
-            assert again.step() == before + 1
 
 
 @pytest.mark.parametrize(

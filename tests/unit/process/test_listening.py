@@ -11,12 +11,10 @@ import socket
 import pytest
 from twisted.internet.task import Clock
 
-from pexservice.process.exit_status import CannotStart, Misconfigured
+from pexservice.process.exit_status import Misconfigured
 from pexservice.process.listening import (
-    MIN_OPEN_FILES,
     RESERVED_DESCRIPTORS,
     affordable_connections,
-    check_open_file_limit,
     listen_endpoints,
     passed_by_systemd,
 )
@@ -83,18 +81,3 @@ def test_limit_of_open_files_is_raised_as_far_as_allowed(
     new_limits = limited(monkeypatch, soft, hard)
     assert affordable_connections(10_000) == room
     assert new_limits == [(limit, hard) for limit in then]
-
-
-def test_too_low_a_limit_of_open_files_ends_the_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """
-    The message has the number that is needed.
-    """
-    for enough in (MIN_OPEN_FILES, UNLIMITED):
-        limited(monkeypatch, enough, enough)
-        check_open_file_limit()
-    limited(monkeypatch, MIN_OPEN_FILES - 1, MIN_OPEN_FILES - 1)
-    message = f"limit of open files is {MIN_OPEN_FILES - 1}, but {MIN_OPEN_FILES}"
-    with pytest.raises(CannotStart, match=message):
-        check_open_file_limit()

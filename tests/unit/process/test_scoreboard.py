@@ -4,11 +4,9 @@ The counts of the supervisor, in memory that its workers read.
 
 from __future__ import annotations
 
-import itertools
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -99,29 +97,6 @@ def test_report_of_a_supervisor_of_version_1_0_0_is_read(descriptor: int) -> Non
         possible_lock_holders=1,
         retry_opening=True,
     )
-
-
-def test_reader_never_sees_half_of_two_records(descriptor: int) -> None:
-    write_report(descriptor, report(0))
-    done = threading.Event()
-
-    def write_on() -> None:
-        for number in itertools.count(1):
-            write_report(descriptor, report(number))
-            if done.is_set():
-                return
-
-    writer = threading.Thread(target=write_on)
-    writer.start()
-    try:
-        reports = [read_report(descriptor) for _ in range(2000)]
-    finally:
-        done.set()
-        writer.join()
-    seen = [seen_report for seen_report in reports if seen_report is not None]
-    numbers = [seen_report.failovers for seen_report in seen]
-    assert numbers == sorted(numbers)
-    assert seen == [report(number) for number in numbers]
 
 
 def test_longest_report_leaves_the_claim_alone(descriptor: int) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 import signal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
@@ -19,7 +17,6 @@ from pexservice.supervisor.worker_slot import (
     START_TIMEOUT_SECONDS,
     STOP_TIMEOUT_SECONDS,
     TRACEBACK_SECONDS,
-    LineBuffer,
     WorkerSlot,
     WorkerState,
 )
@@ -70,22 +67,6 @@ def test_output_of_a_worker_is_logged_line_by_line(process: SpawnedProcess) -> N
     lines = [event["line"] for event in events if "line" in event]
     assert lines == ["out", whole, whole, "x", whole, whole, "y", "error", "last"]
     assert {event["process"] for event in events if "line" in event} == {"worker-1"}
-
-
-@given(st.lists(st.binary(max_size=30)))
-def test_line_buffer_returns_whole_lines(chunks: list[bytes]) -> None:
-    """
-    No byte is lost, however the data is divided.
-    """
-    received: list[str] = []
-    lines = LineBuffer(received.append)
-    for chunk in chunks:
-        lines.feed(chunk)
-    lines.end()
-    whole = b"".join(chunks).split(b"\n")
-    if whole[-1] == b"":
-        whole.pop()
-    assert received == [line.decode("utf-8", "backslashreplace") for line in whole]
 
 
 @pytest.mark.parametrize(
