@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
-from twisted.internet import endpoints, fdesc, tcp, unix
+from twisted.internet import endpoints, fdesc
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
@@ -81,53 +81,22 @@ def _lock_holder(path: str | bytes) -> str:
     )
 
 
-class InheritedUNIXPort(unix.Port):
+@implementer(IListeningPort, IStreamServerEndpoint)
+class InheritedSocket:
     """
-    A port on a Unix socket that another process has opened.
+    A listening socket that another process opened: C{fd:N}.
 
-    C{unix.Port} sets the permissions of the socket's file, and later removes the file.
-    This port does neither, because other workers accept from the same socket.
+    This is both the endpoint and its port.  A port of Twisted would set the permissions of
+    a Unix socket's file and remove the file, but other processes use the same socket.
     """
 
-    # A shutdown would end the socket for all processes.  So only the descriptor is closed.
-    _shouldShutdown = False
-
-    def startListening(self) -> None:
+    def __init__(self, descriptor: int) -> None:
         """
-        Accept connections, as C{unix.Port} does after it has bound its socket.
-        """
-        inherited: Any = self._preexistingSocket
-        factory: Any = self.factory
-        factory.doStart()
-        self.socket, self._preexistingSocket = inherited, None
-        self.fileno = inherited.fileno  # type: ignore[method-assign]
-        self.connected = True
-        self.numberAccepts = 100
-        self.startReading()
-
-    def connectionLost(self, reason: Failure) -> None:
-        # The method of unix.Port would remove the socket's file.
-        tcp.Port.connectionLost(self, reason)
-
-
-@implementer(IStreamServerEndpoint)
-class InheritedEndpoint:
-    """
-    The endpoint of a listening socket that another process opened: C{fd:N}.
-
-    It can listen, stop and listen again: each port has a copy of the descriptor.
-    """
-
-    def __init__(self, reactor: Any, descriptor: int) -> None:
-        """
-        Adopt the socket, without accepting from it.
-
-        Children of this process do not inherit the descriptor.
+        Adopt the socket.  Children of this process do not inherit the descriptor.
 
         @param descriptor: the file descriptor of a listening stream socket.
         @raise OSError: there is no such descriptor, or it is no listening stream socket.
         """
-        self._reactor = reactor
         self._socket = socket.socket(fileno=descriptor)
         fdesc.setNonBlocking(descriptor)
         os.set_inheritable(descriptor, False)  # noqa: FBT003 its only argument
@@ -141,15 +110,34 @@ class InheritedEndpoint:
             )
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        descriptor, family = self._socket.fileno(), self._socket.family
-        if family == socket.AF_UNIX:
-            port: Any = InheritedUNIXPort._fromListeningDescriptor(  # noqa: SLF001 the reactor's own way
-                self._reactor, descriptor, protocolFactory
-            )
-            port.startListening()
-        else:
-            port = self._reactor.adoptStreamPort(descriptor, family, protocolFactory)
-        return succeed(port)
+        return succeed(self)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def getHost(self) -> IAddress:
+        name = self._socket.getsockname()
+        match self._socket.family:
+            case socket.AF_UNIX:
+                return UNIXAddress(name)
+            case socket.AF_INET6:
+                return IPv6Address("TCP", *name)
+        return IPv4Address("TCP", *name)
+
+    def startListening(self) -> None:
+        """
+        Do nothing: the socket listens already.
+        """
+
+    def stopReading(self) -> None:
+        """
+        Do nothing: the worker's C{Listener} accepts the connections, from a copy.
+        """
+
+    def stopListening(self) -> None:
+        """
+        Do nothing: the socket stays open for this process, which may listen again.
+        """
 
 
 @frozen
@@ -214,9 +202,7 @@ def listen_endpoints(reactor: object, descriptions: Sequence[str]) -> list[Liste
             continue
         for number in numbers:
             try:
-                result.append(
-                    ListenEndpoint(description, InheritedEndpoint(reactor, number))
-                )
+                result.append(ListenEndpoint(description, InheritedSocket(number)))
             except OSError as error:
                 raise Misconfigured(
                     f"cannot listen on {description}: {error.strerror}"
