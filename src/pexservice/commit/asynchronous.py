@@ -20,7 +20,7 @@ from pexservice.commit.committer import Committer
 from pexservice.commit.group_commit import FailedBatch, PendingBatch
 from pexservice.commit.interface import Outcome, Waiter
 from pexservice.core.cursor import State
-from pexservice.stores.errors import OutcomeUnknown, Refusal
+from pexservice.stores.errors import OutcomeUnknown
 
 #: How long a batch collects steps.
 DELAY_SECONDS = 0.01
@@ -67,22 +67,20 @@ class AsynchronousCommitter(Committer):
             self._max_early_responses = MAX_EARLY_RESPONSES
         super()._commit_succeeded(batch, after)
 
-    def _roll_back(self, refusal: Refusal, failed: FailedBatch | None = None) -> None:
-        lost_steps, error = _acknowledged_steps(self._open_batch), None
-        if failed is not None:
-            failed_batch, error = failed
-            lost_steps += _acknowledged_steps(failed_batch)
+    def _give_up(self, *failed: FailedBatch) -> None:
+        lost_steps = sum(_acknowledged_steps(batch) for batch, _ in failed)
+        first_error, last_error = failed[0][1], failed[-1][1]
         if lost_steps:
             consequence = "; responses wait for the disk until the store accepts steps"
             self._log.critical(
                 "{refusal}: {bound}{count} acknowledged steps are lost{consequence}",
-                refusal=refusal,
-                bound="up to " if isinstance(error, OutcomeUnknown) else "",
+                refusal=last_error,
+                bound="up to " if isinstance(first_error, OutcomeUnknown) else "",
                 count=lost_steps,
-                consequence="" if self._refusal else consequence,
+                consequence="" if self._own_refusal else consequence,
             )
         self._max_early_responses = 0
-        super()._roll_back(refusal, failed)
+        super()._give_up(*failed)
 
 
 def _acknowledged_steps(batch: PendingBatch) -> int:

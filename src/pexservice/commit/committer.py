@@ -76,7 +76,7 @@ class Committer(GroupCommit):
         cursor = await self._store.open(on_standby)
         self._remembered_keys = self._store.remembered_keys
         self._continue_from(state_at(*cursor))
-        self._refusal = self.read_refusal = None
+        self._own_refusal = self.read_refusal = None
 
     def wait_for_commit(self) -> Deferred[None]:
         if self._committing_batch is None:
@@ -85,7 +85,7 @@ class Committer(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._refusal or self._store.commit_refusal()
+        return self._own_refusal or self._store.commit_refusal()
 
     def read_durable(self) -> Deferred[State]:
         return succeed(self.durable)
@@ -107,8 +107,8 @@ class Committer(GroupCommit):
 
     def step(self, step: Step, waiter: Waiter) -> None:
         # A full disk is not checked here: the store refuses the whole batch, in commit().
-        if self._refusal is not None:
-            self._refuse(step, waiter, self._refusal)
+        if self._own_refusal is not None:
+            self._refuse(step, waiter, self._own_refusal)
         elif step.key is not None and (first_use := self._find_use(step.key)) is not None:
             self._respond_to_used_key(step, waiter, *first_use)
         elif step.precondition is not None and not step.precondition(self._latest):
@@ -116,7 +116,7 @@ class Committer(GroupCommit):
             open_batch = self._open_batch
             batch = open_batch if open_batch.transitions else self._committing_batch
             request = (step, waiter, Outcome.PRECONDITION_FAILED, self._latest)
-            self._respond_unapplied(request, batch)
+            self._respond_when_visible(request, batch)
         else:
             self._accept(step, waiter)
 
@@ -145,7 +145,7 @@ class Committer(GroupCommit):
         if isinstance(error, Refusal):
             # Each step adds 1 to the revision, so this counts the steps of both batches.
             self._log_refusal(error, self._latest.revision - self.durable.revision)
-            self._roll_back(error, (batch, error))
+            self._give_up((batch, error), (self._open_batch, error))
             return
         refusal = Refusal(_DAMAGED if isinstance(error, StoreDamaged) else _FAILED)
         # After a StoreError, the steps are not stored.  After an OutcomeUnknown or a bug in

@@ -80,6 +80,9 @@ class OptimisticCommitter(GroupCommit):
         """
         super().__init__(store, reactor, **options)
         self._probing = Periodic(lambda: Deferred.fromCoroutine(self._probe()), reactor)
+        # Whether a commit has begun, but waits for this node's turn to write.  Meanwhile the
+        # open batch collects more steps, and no other commit begins.
+        self._waits_for_turn = False
         self._is_reading = False
         self._waiting_reads: list[Deferred[State]] = []
         # Why the store does not respond, and why it would refuse a batch.
@@ -90,7 +93,7 @@ class OptimisticCommitter(GroupCommit):
 
     async def start(self, _: Callable[[], object] | None = None) -> None:
         self._continue_from(state_at(*await self._store.open()))
-        self._refusal = self.read_refusal = None
+        self._own_refusal = self.read_refusal = None
         self._probing.start(PROBE_INTERVAL_SECONDS, now=True)
         self._store.watch(self._adopt)
 
@@ -110,7 +113,7 @@ class OptimisticCommitter(GroupCommit):
 
     @property
     def step_refusal(self) -> Refusal | None:
-        return self._refusal or self._outage or self._commit_refusal
+        return self._own_refusal or self._outage or self._commit_refusal
 
     # Reads.
 
@@ -288,7 +291,7 @@ class OptimisticCommitter(GroupCommit):
             checked.addErrback(self._waiter_failed)
         elif self._open_batch.transitions:
             request = (step, waiter, Outcome.PRECONDITION_FAILED, self._latest)
-            self._respond_unapplied(request, self._open_batch)
+            self._respond_when_visible(request, self._open_batch)
         else:
             # The latest state is that of the committing batch.  If this batch is stored
             # already, another node may have moved the cursor since.  So the precondition is
@@ -335,7 +338,7 @@ class OptimisticCommitter(GroupCommit):
             if first_use is not None:
                 self._respond_to_used_key(step, waiter, first_use)
                 return
-        self._finish((step, waiter, Outcome.PRECONDITION_FAILED, state))
+        self._deliver_one((step, waiter, Outcome.PRECONDITION_FAILED, state))
 
     def _postpone(self, step: Step, waiter: Waiter) -> None:
         if not self._backlog:
@@ -369,10 +372,19 @@ class OptimisticCommitter(GroupCommit):
             except Exception:  # noqa: BLE001 it is logged, and the other steps are placed
                 self._log.failure("a waiter failed")
 
+    def _schedule_commit(self) -> None:
+        if not self._waits_for_turn:
+            super()._schedule_commit()
+
+    def _begin_commit(self) -> None:
+        if not self._waits_for_turn:
+            super()._begin_commit()
+
     def _write_open_batch(self) -> None:
         """
         Wait until it is this node's turn, and write the open batch to the store.
         """
+        self._waits_for_turn = True
         self._store.turn().addCallback(self._has_turn).addErrback(
             self._end_process_after_bug
         )
@@ -386,11 +398,15 @@ class OptimisticCommitter(GroupCommit):
         """
         if cursor != self.durable.cursor:
             self._rebase([self._open_batch], cursor, {})
+        self._waits_for_turn = False
         if self._open_batch.transitions:
             super()._write_open_batch()
         else:
-            self._is_committing = False
             self._continue_after_commit()
+
+    def _end_process_after_bug(self, failure: Failure) -> None:
+        self._waits_for_turn = False
+        super()._end_process_after_bug(failure)
 
     def _rebase(
         self,
@@ -427,7 +443,7 @@ class OptimisticCommitter(GroupCommit):
             self._note_outage(failure)
         else:
             unknown = OutcomeUnknown("the service failed during a commit")
-            self._roll_back(_as_refusal(unknown), (batch, unknown))
+            self._give_up((batch, unknown), (self._open_batch, _as_refusal(unknown)))
             # This is a bug.  The base class ends the process after an exception.
             failure.raiseException()
-        self._roll_back(_as_refusal(error), (batch, error))
+        self._give_up((batch, error), (self._open_batch, _as_refusal(error)))
