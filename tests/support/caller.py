@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
 
 from pexservice.web.access import Access
+from pexservice.web.twisted_resource import ApiResource
 from tests.support.fakes import now
 from tests.support.wire import Server
 
@@ -60,7 +61,9 @@ class Caller:
         self.store, self.clock = server.store, server.clock
         self.committer, self.events = server.committer, server.events
         self.fatal = server.failures
-        self._treq: Any = StubTreq(server.api.resource())
+        self._treq: Any = StubTreq(
+            ApiResource(server.api.call_handler, server.checker)
+        )
 
     def __call__(self, method: str, path: str, **headers: str | list[str]) -> Answer:
         """

@@ -19,6 +19,7 @@ from twisted.web.server import Site
 
 from pexservice.web.access import Access
 from pexservice.web.endpoints import POST_ONLY_TABLE
+from pexservice.web.twisted_resource import ApiResource
 from tests.support.wire import Server, Wire
 
 #: The token that the setup "tokens" accepts.
@@ -111,7 +112,8 @@ def converse_with_site(setup: str, chunks: Sequence[bytes]) -> bytes:
     _, peer, local = _SETUPS[setup]
     server = serve(setup)
     transport = StringTransport(peerAddress=peer, hostAddress=local)
-    site = Site(server.api.resource(), timeout=None, reactor=server.clock)
+    resource = ApiResource(server.api.call_handler, server.checker)
+    site = Site(resource, timeout=None, reactor=server.clock)
     protocol = site.buildProtocol(peer)
     protocol.makeConnection(transport)
     for chunk in chunks:

@@ -6,9 +6,7 @@ this service is required to use, finds the handler of a path.  The handler retur
 L{Operation} on the cursor, a L{Response}, or a C{Deferred} that fires with a response.
 
 A handler that returns a response is called for each request.  If a handler returns an
-operation, the server remembers it as a L{plan<pexservice.server.plans>}.  For a later
-request with the same method, path and version, and with headers that mean the same, the
-server uses this operation and does not call the handler.
+operation, the server remembers it as a plan; see L{pexservice.server.plans}.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ from typing import Protocol, TypeVar, cast
 from attrs import asdict
 from klein import Klein
 from twisted.internet.defer import Deferred
-from twisted.web.resource import Resource
 from werkzeug.routing import Map
 
 from pexservice.commit.interface import ICommitter, Outcome
@@ -106,14 +103,6 @@ class Api:
         self._metrics_response = metrics_response
         self._read_report = read_report
         self._router = self.app.url_map.bind("localhost")
-
-    def resource(self) -> Resource:
-        """
-        Return the API as a resource for a C{Site} of Twisted.
-        """
-        from pexservice.web.twisted_resource import ApiResource  # noqa: PLC0415 a worker does not use it
-
-        return ApiResource(self.call_handler, self._checker)
 
     def call_handler(self, request: Request) -> HandlerResult:
         """

@@ -2,7 +2,8 @@
 The API as a Twisted resource, to embed it in another Twisted program.
 
 The daemon does not use this module.  Another program gets the same API with
-C{Site(api.resource())}.  Tests compare the daemon's responses with those of such a site.
+C{Site(ApiResource(api.call_handler, checker))}.  Tests compare the daemon's responses with
+those of such a site.
 """
 
 from __future__ import annotations
