@@ -61,9 +61,7 @@ class Caller:
         self.store, self.clock = server.store, server.clock
         self.committer, self.events = server.committer, server.events
         self.fatal = server.failures
-        self._treq: Any = StubTreq(
-            ApiResource(server.api.call_handler, server.checker)
-        )
+        self._treq: Any = StubTreq(ApiResource(server.api.call_handler, server.checker))
 
     def __call__(self, method: str, path: str, **headers: str | list[str]) -> Answer:
         """

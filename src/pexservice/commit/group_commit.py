@@ -405,7 +405,7 @@ class GroupCommit:
 
     def _give_up(self, *failed: FailedBatch) -> None:
         """
-        Set the latest state back to the state before C{failed}, and let their requests fail.
+        Set the latest state back to the state before C{failed}, and fail their requests.
 
         @param failed: the batch whose commit failed, if there is one; then the open batch,
             whose steps the store never got.
@@ -427,9 +427,7 @@ class GroupCommit:
             except Exception:  # noqa: BLE001 the other waiters get their outcomes
                 self._log.failure("a waiter failed")
 
-    def _deliver_one(
-        self, request: WaitingRequest, error: Exception | None = None
-    ) -> None:
+    def _deliver_one(self, request: WaitingRequest, error: Exception | None = None) -> None:
         """
         Give one waiting C{request} its outcome, or C{error} if there is one.
 

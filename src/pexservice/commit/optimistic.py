@@ -80,8 +80,8 @@ class OptimisticCommitter(GroupCommit):
         """
         super().__init__(store, reactor, **options)
         self._probing = Periodic(lambda: Deferred.fromCoroutine(self._probe()), reactor)
-        # Whether a commit has begun, but waits for this node's turn to write.  Meanwhile the
-        # open batch collects more steps, and no other commit begins.
+        # Whether a commit has begun, but waits for this node's turn to write.  Meanwhile
+        # the open batch collects more steps, and no other commit begins.
         self._waits_for_turn = False
         self._is_reading = False
         self._waiting_reads: list[Deferred[State]] = []
