@@ -136,15 +136,13 @@ class Podman:
             yield container
 
     @contextmanager
-    def container(self, volume: str, *options: str) -> Iterator[Container]:
+    def container(self, volume: str) -> Iterator[Container]:
         """
         Start a new container.
 
         @param volume: the name of a volume, or a directory.
         """
-        name = self(
-            "run", "--detach", *_LIMITS, f"--volume={volume}:/data", IMAGE, *options
-        )
+        name = self("run", "--detach", *_LIMITS, f"--volume={volume}:/data", IMAGE)
         try:
             yield Container(self, name)
         finally:
@@ -202,13 +200,13 @@ class Container:
         """
         return int(self.podman("wait", self.name))
 
-    def stop(self, grace: int = 10) -> int:
+    def stop(self) -> int:
         """
-        Stop the container as Docker does: SIGTERM, and SIGKILL after a timeout.
+        Stop the container as Docker does: SIGTERM, and SIGKILL after 10 seconds.
 
         @return: the exit status, which is 137 after SIGKILL.
         """
-        self.podman("stop", f"--time={grace}", self.name)
+        self.podman("stop", "--time=10", self.name)
         return int(self.inspect(".State.ExitCode"))
 
 
