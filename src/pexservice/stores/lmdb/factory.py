@@ -49,8 +49,8 @@ class LmdbFactory:
 
         def inspect() -> list[str]:
             directory.check_openable()
-            if not directory.holds_store():
-                return [f"a new store would be created in {directory.real_path}"]
+            if not directory.find_store():
+                return [f"a new store would be created in {directory.configured_path}"]
             self.offline().verify(lambda *_: None)
             return []
 
@@ -63,15 +63,14 @@ class LmdbFactory:
 
         async def create() -> None:
             directory = Directory(self._path)
-            path = directory.real_path
-            if directory.holds_store():
-                raise StoreError(f"there is a store in {path} already")
+            if directory.find_store():
+                raise StoreError(f"there is a store in {directory.configured_path} already")
             store = self.make(options)
             try:
                 await store.open()
             finally:
                 await store.close()
-            chown_like(path.parent, path)
+            chown_like(directory.real_path.parent, directory.real_path)
 
         return Deferred.fromCoroutine(create())
 

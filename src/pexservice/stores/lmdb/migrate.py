@@ -51,7 +51,7 @@ def migrate(directory: Directory, progress: Progress = lambda _: None) -> None:
     @raise StoreError: the store could not be rewritten, and did not change.
     """
     try:
-        directory.install(
+        directory.replace_store(
             lambda new: run_child(rewrite, directory.real_path, new, progress=progress)
         )
     except BaseException:
@@ -60,7 +60,7 @@ def migrate(directory: Directory, progress: Progress = lambda _: None) -> None:
     _log.warn(
         "the store {path} was rewritten in format {version}; version 1.0.0 cannot open it"
         " any more",
-        path=directory.real_path,
+        path=directory.configured_path,
         version=records.FORMAT_VERSION,
     )
 

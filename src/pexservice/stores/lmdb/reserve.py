@@ -144,7 +144,7 @@ class Reserve:
         """
         Measure the space of the store, and how far its map may grow.
         """
-        disk, used = self._directory.file_system(), used_bytes(self._env)
+        disk, used = self._directory.file_system_status(), used_bytes(self._env)
         free = disk.f_bavail * disk.f_frsize
         limit = max(self._map_size, int(MAX_DISK_FRACTION * (used + free)))
         return Space(used, limit, free, disk.f_blocks * disk.f_frsize)
@@ -162,7 +162,7 @@ class Reserve:
             "process {pid} has been reading the store {path} for {commits} commits; no"
             " page that it may see is used again, and the file has grown to {size} MiB",
             pid=reader.pid,
-            path=self._directory.real_path,
+            path=self._directory.configured_path,
             commits=reader.commits_behind,
             size=self._used >> 20,
         )
@@ -209,7 +209,9 @@ class Reserve:
                 self._has_reserve, self._allocated = False, until
         except OSError as error:
             cause = "disk full" if error.errno in _FULL else "no space can be allocated"
-            shortage = f"{cause}: the store {self._directory.real_path} ({error.strerror})"
+            shortage = (
+                f"{cause}: the store {self._directory.configured_path} ({error.strerror})"
+            )
             self._needed_until, self._retry_at = until, now + ALLOCATION_RETRY_SECONDS
             self._shortage = shortage
             raise Refusal(shortage) from error
@@ -227,7 +229,7 @@ class Reserve:
             self._log.warn(
                 "the disk of the store {path} is nearly full: less than {reserve} MiB are"
                 " free, and without space steps are refused",
-                path=self._directory.real_path,
+                path=self._directory.configured_path,
                 reserve=RESERVE_BYTES >> 20,
             )
         self._is_nearly_full = nearly_full

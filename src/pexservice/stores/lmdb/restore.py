@@ -88,7 +88,7 @@ def restore(
     try:
         # A store that has lost its data file may be replaced.
         with suppress(StoreDamaged):
-            place.holds_store()
+            place.find_store()
         # This process has locked the directory, so no other restore needs these copies.
         for left_over in place.real_path.parent.glob(f"{prefix}{'[0-9a-f]' * 16}"):
             shutil.rmtree(left_over)
@@ -101,7 +101,7 @@ def restore(
     except OSError as error:
         denied = isinstance(error, PermissionError)
         raise StoreError(
-            f"the store {place.real_path} cannot be replaced: {error.strerror}"
+            f"the store {place.configured_path} cannot be replaced: {error.strerror}"
             + ("; its parent directory has to be writable, as to root" if denied else "")
         ) from error
     finally:

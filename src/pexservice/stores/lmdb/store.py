@@ -157,7 +157,7 @@ class OpenStore:
         """
         now = self._monotonic()
         if now >= self._next_path_check:
-            self._directory.check_location()
+            self._directory.location.check()
             self._next_path_check = now + PATH_CHECK_INTERVAL_SECONDS
             self.reserve.warn_if_nearly_full()
 
@@ -194,7 +194,7 @@ class OpenStore:
         readers that were killed, so that the next batch can reuse the pages that they kept.
         """
         self.databases.env.reader_check()
-        reason = f"the store {self._directory.real_path} is full"
+        reason = f"the store {self._directory.configured_path} is full"
         if (reader := oldest_reader(self.databases.env)) is not None:
             reason += (
                 f", and process {reader.pid} has been reading it for"
@@ -230,7 +230,7 @@ class OpenStore:
         """
         if isinstance(error, DAMAGE_ERRORS):
             self._witness.write(WitnessRecord(self._bounds.revision, sound=False))
-        return as_store_error(self._directory.real_path, error)
+        return as_store_error(self._directory.configured_path, error)
 
     def close(self) -> None:
         self._witness.close()
@@ -296,7 +296,7 @@ class LmdbStore:
         except Exception as error:
             self._close()
             if isinstance(error, LOW_LEVEL_ERRORS):
-                raise as_store_error(self.directory.real_path, error) from error
+                raise as_store_error(self.directory.configured_path, error) from error
             raise
 
     async def _lock_or_wait(self, on_standby: Callable[[], object] | None) -> bool:
@@ -320,7 +320,7 @@ class LmdbStore:
             # again, finds the lock free, and verifies the store.  Until then, clients get
             # this message.
             raise StoreUnavailable(
-                f"the store {self.directory.real_path} is not verified yet"
+                f"the store {self.directory.configured_path} is not verified yet"
             )
         # A standby takes over without a verification, so that clients need not wait.
         return False
@@ -373,7 +373,7 @@ class LmdbStore:
                 cursor = read_cursor(txn, databases).cursor
                 bounds = read_bounds(txn, databases, cursor.revision)
                 self._read_keys(txn, databases.keys)
-            self.directory.claim_store()
+            self.directory.location.claim_store()
             reserve = Reserve(self.directory, databases.env, clock)
             # This raises L{StoreDamaged} if the witness is newer than the store, or if it
             # records damage and the store was not verified now.
@@ -406,7 +406,7 @@ class LmdbStore:
 
     def _get_open_store(self) -> OpenStore:
         if self._open_store is None:
-            raise StoreError(f"the store {self.directory.real_path} is not open")
+            raise StoreError(f"the store {self.directory.configured_path} is not open")
         return self._open_store
 
     def commit(self, batch: Batch) -> Deferred[None]:

@@ -144,9 +144,9 @@ def test_a_later_start_makes_the_store_durable(
     store.lock()
     for _ in range(2):
         with pytest.raises(StoreError, match="cannot be made: Input/output error"):
-            store.install(make)
+            store.replace_store(make)
     sync.reset_mock()
-    store.install(make)
+    store.replace_store(make)
     assert sync.mock_calls == [call(tmp_path), call(path / STAGING_DIRECTORY), call(path)]
 
     # The same for a store that is in place, but whose rename is not durable.
@@ -174,7 +174,7 @@ def test_directory_stays_locked_until_the_thread_that_installs_a_store_has_ended
         make(staging)
 
     directory.lock()
-    directory.install(make_after_unlocking)
+    directory.replace_store(make_after_unlocking)
     other.lock()
     other.unlock()
 
@@ -201,13 +201,13 @@ def test_claim_follows_a_store_that_is_rewritten_even_after_the_worker_has_let_g
     holder.lock()
     assert holder.find_or_create_store(make)
     assert claim.identity() is None
-    holder.claim_store()
+    holder.location.claim_store()
     first = claim.identity()
-    holder.install(rewrite)
+    holder.replace_store(rewrite)
     assert claim.identity() not in (None, first)
     holder.lock()
     assert not holder.find_or_create_store(make)
-    holder.claim_store()
+    holder.location.claim_store()
     holder.unlock()
 
 
@@ -222,8 +222,9 @@ def test_claim_of_another_store_is_not_renewed(tmp_path: Path, claim: StoreClaim
         claim.take("1:2 1:3")
 
     holder.lock()
+    assert holder.find_or_create_store(make_while_another_worker_claims)
     with pytest.raises(StoreError, match="another store was put in the place"):
-        holder.find_or_create_store(make_while_another_worker_claims)
+        holder.location.claim_store()
     assert claim.identity() == "1:2 1:3"
     holder.unlock()
 

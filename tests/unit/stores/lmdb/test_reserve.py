@@ -253,7 +253,7 @@ def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
     The store has its reserve and does not grow, so no allocation fails.
     """
     file_system = SimpleNamespace(f_bavail=1 << 40, f_frsize=1, f_blocks=1 << 40)
-    monkeypatch.setattr(Directory, "file_system", lambda _: file_system)
+    monkeypatch.setattr(Directory, "file_system_status", lambda _: file_system)
     clock = Clock()
     with at(tmp_path / "store", monotonic=clock.seconds) as store, capturedLogs() as events:
         for free, warnings in (
