@@ -298,7 +298,7 @@ def test_damage_met_by_a_request_ends_the_service_with_78(tmp_path: Path) -> Non
         store = tmp_path / STORE
         with lmdb.open(str(store), max_dbs=3, readonly=True) as env, env.begin() as txn:
             journal = env.open_db(b"journal", txn, create=False)
-            value = txn.get(records.encode_row_number(1), db=journal)
+            value = txn.get(records.encode_first_item(1), db=journal)
         assert value is not None
         data = (store / DATA_FILE).read_bytes()
         damaged = data.replace(value, bytes(len(value)))

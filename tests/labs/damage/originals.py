@@ -85,7 +85,7 @@ def open_unverified(path: Path) -> LmdbStore:
     store = LmdbStore(
         Directory(str(path)),
         inline(),
-        journal=KEPT_ENTRIES,
+        kept_transitions=KEPT_ENTRIES,
         kept_keys=KEPT_ENTRIES,
         verify=lambda *_: None,
     )

@@ -47,7 +47,7 @@ def lmdb(path: Path) -> Maker:
     return lambda: LmdbStore(
         Directory(str(path / "store")),
         inline(),
-        journal=KEPT,
+        kept_transitions=KEPT,
         verify=verify,
         kept_keys=KEPT,
     )

@@ -164,7 +164,7 @@ class _File(DataFile):
         }
         ((_, cursor),) = self.walk(trees[b"cursor"], records.CURSOR_KEY)
         if records.decode_cursor(cursor).version == records.FORMAT_VERSION:
-            yield from self.walk(trees[b"keys"], records.encode_row_number(first_ordinal))
+            yield from self.walk(trees[b"keys"], records.encode_first_item(first_ordinal))
 
     def walk(self, tree: Tree, first_key: bytes) -> Iterator[Item]:
         """

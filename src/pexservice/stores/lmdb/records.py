@@ -68,7 +68,7 @@ _WITNESS = struct.Struct(">HQ?")
 _VERSION = struct.Struct(">H")
 _JOURNAL = struct.Struct(">qQ")
 _KEY_COUNT = struct.Struct(">I")
-_ROW_NUMBER = struct.Struct(">Q")
+_FIRST_ITEM = struct.Struct(">Q")
 _CRC = struct.Struct(">I")
 
 WITNESS_SIZE = _WITNESS.size + _CRC.size
@@ -189,15 +189,15 @@ def decode_witness(value: bytes) -> WitnessRecord:
     return WitnessRecord(revision, bool(sound))
 
 
-def encode_row_number(number: int) -> bytes:
+def encode_first_item(first_item: int) -> bytes:
     """
-    Return LMDB's key of a row that begins with the revision or ordinal C{number}.
+    Return LMDB's key of a row that begins with the revision or ordinal C{first_item}.
     """
-    return _ROW_NUMBER.pack(number)
+    return _FIRST_ITEM.pack(first_item)
 
 
-def decode_row_number(key: bytes) -> int:
-    return _unpack(_ROW_NUMBER, key, key)[0]
+def decode_first_item(key: bytes) -> int:
+    return _unpack(_FIRST_ITEM, key, key)[0]
 
 
 def encode_journal_row(batch: Batch) -> tuple[bytes, bytes]:
@@ -207,7 +207,7 @@ def encode_journal_row(batch: Batch) -> tuple[bytes, bytes]:
     The value has 20 bytes, and one for each transition.
     """
     revision, position = batch.before
-    key = encode_row_number(revision + 1)
+    key = encode_first_item(revision + 1)
     payload = _JOURNAL.pack(batch.time_ns, position) + batch.transitions
     return key, _seal(key, payload)
 
@@ -222,7 +222,7 @@ def _open_journal_row(key: bytes, value: bytes) -> tuple[int, Cursor, bytes]:
         raise BadRecord(f"the journal row {key!r} holds no transition")
     _check_transitions(codes)
     time_ns, position = _JOURNAL.unpack_from(payload)
-    return time_ns, Cursor(decode_row_number(key) - 1, position), codes
+    return time_ns, Cursor(decode_first_item(key) - 1, position), codes
 
 
 def decode_journal_row(
@@ -309,7 +309,7 @@ NO_KEYS = KeyRow(1, b"", b"")
 
 
 def encode_key_row(row: KeyRow) -> tuple[bytes, bytes]:
-    key = encode_row_number(row.first_ordinal)
+    key = encode_first_item(row.first_ordinal)
     count = _KEY_COUNT.pack(row.key_count)
     return key, _seal(key, count + row.uses + row.names)
 
@@ -323,7 +323,7 @@ def decode_key_row(key: bytes, value: bytes) -> KeyRow:
     uses, names = payload[_KEY_COUNT.size : end], payload[end:]
     if not count or names.count(_LINE_FEED) != count - 1 or not names:
         raise BadRecord(f"the row of keys {key!r} does not hold {count} keys")
-    return KeyRow(decode_row_number(key), uses, names)
+    return KeyRow(decode_first_item(key), uses, names)
 
 
 def check_key_row(row: KeyRow, after: int, newest: int) -> int:

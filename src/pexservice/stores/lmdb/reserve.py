@@ -107,7 +107,7 @@ class Reserve:
         self._next_reader_check = self._used + READER_CHECK_BYTES
         self._next_reader_log = monotonic()
 
-    def needed_bytes(self, batch: Batch) -> int:
+    def max_growth(self, batch: Batch) -> int:
         """
         Return how many bytes the commit of C{batch} may add to the file at most.
 
@@ -119,21 +119,21 @@ class Reserve:
         pages = MAX_COMMIT_PAGES + row_pages
         return pages * self._page_size + self._used // FREE_LIST_ENTRIES_PER_PAGE
 
-    def grow_map(self, needed: int) -> None:
+    def grow_map(self, max_growth: int) -> None:
         """
-        Enlarge the map if it could be too small for a commit that adds C{needed} bytes.
+        Enlarge the map if it could be too small for a commit that adds C{max_growth} bytes.
 
         The map does not grow beyond the limit in L{space}; LMDB refuses a commit that does
         not fit.  Call this in the reactor's thread while no transaction is open, because
         LMDB may move the map.
         """
-        if self._used + needed <= min(self._map_size, self._next_reader_check):
+        if self._used + max_growth <= min(self._map_size, self._next_reader_check):
             return
         self._used = used_bytes(self._env)
         if self._used >= self._next_reader_check:
             self._next_reader_check = self._used + READER_CHECK_BYTES
             self._warn_of_reader()
-        until = self._used + needed
+        until = self._used + max_growth
         if until > self._map_size:
             size = min(until + MAP_STEP_BYTES, self.space().limit)
             if size > self._map_size:
@@ -176,18 +176,18 @@ class Reserve:
         with suppress(Refusal):
             self.ensure_space(MAX_COMMIT_PAGES * self._page_size)
 
-    def ensure_space(self, needed: int) -> None:
+    def ensure_space(self, max_growth: int) -> None:
         """
-        Allocate the disk space of a commit that may add C{needed} bytes to the file.
+        Allocate the disk space of a commit that may add C{max_growth} bytes to the file.
 
         @raise Refusal: the disk may have too little space.
         """
-        if self._used + needed > self._allocated:
+        if self._used + max_growth > self._allocated:
             self._used = used_bytes(self._env)
-            if self._used + needed > self._allocated:
-                self._allocate(self._used + needed)
-        # Assume that the commit adds C{needed} bytes, until the file is measured again.
-        self._used += needed
+            if self._used + max_growth > self._allocated:
+                self._allocate(self._used + max_growth)
+        # Assume that the commit adds C{max_growth} bytes, until the file is measured again.
+        self._used += max_growth
 
     def _allocate(self, until: int) -> None:
         """

@@ -23,27 +23,25 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import lmdb
-
 from pexservice.core.cursor import Cursor, Transition
-from pexservice.stores.errors import Refusal, StoreBusy, StoreDamaged, StoreError
+from pexservice.stores.errors import (
+    OutcomeUnknown,
+    Refusal,
+    StoreBusy,
+    StoreDamaged,
+    StoreError,
+)
 from pexservice.stores.factory_interface import Restored, ShowProgress, StoreSummary
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb.child import Progress
-from pexservice.stores.lmdb.databases import map_size_to_grow, open_for_writing
+from pexservice.stores.lmdb.databases import map_size_to_grow
 from pexservice.stores.lmdb.directory import Directory, directory_with_store
 from pexservice.stores.lmdb.file_system import chown_like, sync_directory
 from pexservice.stores.lmdb.migrate import migrate
-from pexservice.stores.lmdb.reserve import Reserve
+from pexservice.stores.lmdb.opened_store import open_store
 from pexservice.stores.lmdb.snapshot import copy_store
-from pexservice.stores.lmdb.transaction import (
-    Retention,
-    read_bounds,
-    read_format_at,
-    write_batch,
-)
+from pexservice.stores.lmdb.transaction import Retention, read_format_at
 from pexservice.stores.lmdb.verify import summary
-from pexservice.stores.lmdb.witness import renew_witness
 
 #: RENAME_EXCHANGE, of linux/fs.h, and AT_FDCWD, of fcntl.h.
 _RENAME_EXCHANGE = 2
@@ -136,38 +134,32 @@ def _migrate_and_step(copied: StoreSummary, steps: int, progress: Progress) -> N
         if read_format_at(directory.real_path) == 1:
             migrate(directory, progress)
         if steps:
-            _make_steps(directory, copied, steps)
+            _make_steps(directory, steps)
     finally:
         directory.unlock()
 
 
-def _make_steps(directory: Directory, copied: StoreSummary, steps: int) -> None:
+def _make_steps(directory: Directory, steps: int) -> None:
     """
     Make C{steps}, an even number, in the copy, which is in the locked C{directory}.
 
     @raise StoreError: the disk has no space for the steps.
     """
     map_size = map_size_to_grow(directory.real_path) + 2 * steps
-    databases = open_for_writing(directory.real_path, map_size)
+    store = open_store(directory, _KEEP_ALL, map_size=map_size, was_verified=True)
     to_and_fro = Transition.NEXT.code + Transition.PREVIOUS.code
     try:
-        reserve = Reserve(directory, databases.env, time.monotonic)
-        with databases.env.begin() as txn:
-            bounds = read_bounds(txn, databases, copied.revision)
-        before = Cursor(copied.revision, copied.position)
+        before = store.cursor
         for begin in range(0, steps, _BATCH_STEPS):
             count = min(_BATCH_STEPS, steps - begin)
             after = Cursor(before.revision + count, before.position)
             batch = Batch(before, to_and_fro * (count // 2), after, time.time_ns())
-            reserve.ensure_space(reserve.needed_bytes(batch))
-            with databases.env.begin(write=True) as txn:
-                bounds = write_batch(txn, databases, batch, bounds, _KEEP_ALL)
+            store.commit(batch, store.reserve.max_growth(batch))
             before = after
-    except (Refusal, lmdb.Error) as error:
+    except (Refusal, StoreError, OutcomeUnknown) as error:
         raise StoreError(f"--beyond: {steps} steps cannot be made: {error}") from error
     finally:
-        databases.env.close()
-    renew_witness(directory.real_path, copied.revision + steps)
+        store.close()
 
 
 def _exchange(copy: Path, place: Path) -> Path | None:

@@ -3,7 +3,7 @@ The content of LMDB's transactions: what a commit writes and removes, and what r
 
 A read returns the cursor, the history or the keys.  A commit writes the cursor, appends a
 row to the journal, and adds idempotency keys to the rows of keys.  The idempotency keys are
-numbered from 1, and this number is an I{ordinal}.  LMDB finds a row by its I{row number}:
+numbered from 1, and this number is an I{ordinal}.  LMDB finds a row by its I{first item}:
 the first revision in a row of the journal, or the first ordinal in a row of keys.
 
 A transition or a key has I{expired} if it need not be kept.  A commit also removes the
@@ -57,9 +57,9 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> StoredCur
     """
     record = _read_record(txn, databases.cursor)
     cursor = record.cursor
-    with txn.cursor(databases.journal) as rows:
-        if rows.last():
-            _, end = records.decode_journal_row_ends(*rows.item())
+    with txn.cursor(databases.journal) as row_cursor:
+        if row_cursor.last():
+            _, end = records.decode_journal_row_ends(*row_cursor.item())
             if end != cursor:
                 raise BadRecord(
                     f"the journal ends at revision {end.revision} and position"
@@ -68,6 +68,7 @@ def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> StoredCur
                 )
         elif cursor != (0, 0):
             raise BadRecord(f"the journal of {cursor.revision} transitions is empty")
+    # Format 1 has no ordinals.
     if record.version == records.FORMAT_VERSION:
         newest_row = _newest_key_row(txn, databases.keys)
         if newest_row.next_ordinal != record.next_ordinal:
@@ -86,8 +87,10 @@ def _read_record(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> Stor
 
 
 def _newest_key_row(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> KeyRow:
-    with txn.cursor(database) as rows:
-        return records.decode_key_row(*rows.item()) if rows.last() else NO_KEYS
+    with txn.cursor(database) as row_cursor:
+        if row_cursor.last():
+            return records.decode_key_row(*row_cursor.item())
+    return NO_KEYS
 
 
 def read_format_at(path: Path) -> int:
@@ -118,8 +121,8 @@ class StoreBounds:
     The oldest and newest rows of a store, kept in memory so that no commit searches them.
 
     @ivar revision: the newest revision.
-    @ivar oldest_revision: the number of the oldest journal row.
-    @ivar oldest_ordinal: the number of the oldest row of keys.
+    @ivar oldest_revision: the first revision in the oldest row of the journal.
+    @ivar oldest_ordinal: the first ordinal in the oldest row of keys.
     @ivar newest_key_row: the newest row of keys; L{NO_KEYS} in a store without keys.
     """
 
@@ -141,8 +144,11 @@ def read_bounds(
 
 
 def _oldest(txn: lmdb.Transaction[bytes], database: lmdb._Database) -> int:
-    with txn.cursor(database) as rows:
-        return records.decode_row_number(rows.key()) if rows.first() else 1
+    with txn.cursor(database) as row_cursor:
+        if row_cursor.first():
+            return records.decode_first_item(row_cursor.key())
+    # Revisions of transitions and ordinals begin at 1.
+    return 1
 
 
 @frozen
@@ -169,7 +175,7 @@ def write_batch(
     @return: the bounds of the store after this batch.
     @raise BadRecord: the new row would not be the last one, or an expired row is missing.
     """
-    _append(txn, databases.journal, *records.encode_journal_row(batch))
+    _append(txn, databases.journal, records.encode_journal_row(batch))
     newest_key_row = bounds.newest_key_row
     if batch.keys:
         newest_key_row = write_keys(txn, databases.keys, batch.keys, newest_key_row)
@@ -205,16 +211,16 @@ def write_keys(
         txn.put(*records.encode_key_row(row), db=database)
     else:
         row = KeyRow(newest_row.next_ordinal, b"", b"").with_keys(keys)
-        _append(txn, database, *records.encode_key_row(row))
+        _append(txn, database, records.encode_key_row(row))
     return row
 
 
 def _append(
-    txn: lmdb.Transaction[bytes], database: lmdb._Database, key: bytes, value: bytes
+    txn: lmdb.Transaction[bytes], database: lmdb._Database, row: tuple[bytes, bytes]
 ) -> None:
-    if not txn.put(key, value, db=database, append=True):
-        number = records.decode_row_number(key)
-        raise BadRecord(f"there already is a row with number {number} or a higher one")
+    if not txn.put(*row, db=database, append=True):
+        first_item = records.decode_first_item(row[0])
+        raise BadRecord(f"there already is a row that begins at {first_item} or later")
 
 
 def _trim(
@@ -227,27 +233,27 @@ def _trim(
     """
     Remove expired rows of a database.
 
-    @param oldest: the number of the oldest row.
+    @param oldest: the first item of the oldest row.
     @param first_kept: the first revision or ordinal that must be kept.
     @param added: how many transitions or keys this commit has added.
-    @return: the number of the row that is the oldest one now.
+    @return: the first item of the row that is now the oldest one.
     """
     if first_kept - oldest <= TRIM_SLACK:
         return oldest
     # A commit that removed less than it adds would let the store grow.
-    first_spared = oldest + MAX_TRIMMED_ITEMS + added
-    with txn.cursor(database) as rows:
-        first_keys = islice(rows.iternext(values=False), MAX_TRIMMED_ROWS + 1)
-        numbers = [records.decode_row_number(key) for key in first_keys]
-        rows.first()
+    trim_end = oldest + MAX_TRIMMED_ITEMS + added
+    with txn.cursor(database) as row_cursor:
+        oldest_rows = islice(row_cursor.iternext(values=False), MAX_TRIMMED_ROWS + 1)
+        first_items = [records.decode_first_item(row) for row in oldest_rows]
+        row_cursor.first()
         # Only the next row shows where a row ends, so the newest row is never removed.
-        for number, following in pairwise(numbers):
-            if following > first_kept or number >= first_spared:
+        for first_item, next_first_item in pairwise(first_items):
+            if next_first_item > first_kept or first_item >= trim_end:
                 break
-            # Deleting moves C{rows} to the next row.
-            if not rows.delete():
-                raise BadRecord(f"the row {number} cannot be removed")
-            oldest = following
+            # Deleting moves C{row_cursor} to the next row.
+            if not row_cursor.delete():
+                raise BadRecord(f"the row that begins at {first_item} cannot be removed")
+            oldest = next_first_item
     return oldest
 
 
@@ -269,17 +275,17 @@ def read_history(
     """
     history: list[HistoryEntry] = []
     first = max(before - limit, first_kept)
-    with txn.cursor(journal) as rows:
-        has_newer_row = rows.set_range(records.encode_row_number(before))
-        has_row = rows.prev() if has_newer_row else rows.last()
+    with txn.cursor(journal) as row_cursor:
+        has_newer_row = row_cursor.set_range(records.encode_first_item(before))
+        has_row = row_cursor.prev() if has_newer_row else row_cursor.last()
         while has_row and first < before:
-            row = records.decode_journal_row(*rows.item(), first, before)
+            row = records.decode_journal_row(*row_cursor.item(), first, before)
             # Each row must end where the newer row begins.
             if not row or row[-1].revision != before - 1:
                 raise BadRecord(f"the journal breaks off before revision {before}")
             history += reversed(row)
-            before = records.decode_row_number(rows.key())
-            has_row = rows.prev()
+            before = records.decode_first_item(row_cursor.key())
+            has_row = row_cursor.prev()
     return history
 
 
@@ -306,8 +312,8 @@ class KeyReader:
         """
         Read more rows.
 
-        @param rows: in the first call, all rows.  Later, C{newest_row} again, to which keys
-            may have been added, and the rows after it.
+        @param rows: the rows from C{newest_row} on.  C{newest_row} itself may have more
+            keys now.  In the first call, all rows.
         @raise BadRecord: C{newest_row} is missing or has other keys, or there is a gap
             between two rows.
         """
@@ -319,12 +325,11 @@ class KeyReader:
                     f"the row of keys {self.newest_row.first_ordinal} was replaced"
                 )
             self._remember(row, already_read=self.newest_row.key_count)
-        for key, value in rows:
-            row = records.decode_key_row(key, value)
-            if (
-                row.first_ordinal != self.newest_row.next_ordinal
-                and self.newest_row is not NO_KEYS
-            ):
+        for encoded_row in rows:
+            row = records.decode_key_row(*encoded_row)
+            follows = row.first_ordinal == self.newest_row.next_ordinal
+            # After expired rows were removed, the oldest row begins at any ordinal.
+            if self.newest_row is not NO_KEYS and not follows:
                 raise BadRecord(f"the rows of keys break off before {row.first_ordinal}")
             self._remember(row, already_read=0)
 
@@ -334,11 +339,11 @@ class KeyReader:
 
 
 def rows_from(
-    txn: lmdb.Transaction[bytes], database: lmdb._Database, number: int
+    txn: lmdb.Transaction[bytes], database: lmdb._Database, first_item: int
 ) -> Iterator[tuple[bytes, bytes]]:
     """
-    Yield the rows from the row C{number} on.
+    Yield the row that begins at C{first_item}, and the rows after it.
     """
-    with txn.cursor(database) as rows:
-        if rows.set_range(records.encode_row_number(number)):
-            yield from rows
+    with txn.cursor(database) as row_cursor:
+        if row_cursor.set_range(records.encode_first_item(first_item)):
+            yield from row_cursor

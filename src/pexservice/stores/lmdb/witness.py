@@ -40,13 +40,13 @@ class Witness:
 
     _log = Logger()
 
-    def __init__(self, path: Path, revision: int, *, is_sound: bool) -> None:
+    def __init__(self, path: Path, revision: int, *, was_verified: bool) -> None:
         """
         Open or make the witness of the store in C{path}, which is at C{revision}.
 
-        @param is_sound: whether this process has made the store, or verified all of it.
+        @param was_verified: whether this process has made the store, or verified all of it.
         @raise StoreDamaged: the store is older than its witness; or the witness records
-            damage, and C{is_sound} is false.
+            damage, and C{was_verified} is false.
         """
         self._directory = path
         self._file: int | None = None
@@ -55,7 +55,7 @@ class Witness:
         self._lock = threading.Lock()
         witnessed = read_witness(path)
         check_not_older(path, revision, witnessed)
-        if witnessed is not None and not (witnessed.sound or is_sound):
+        if witnessed is not None and not (witnessed.sound or was_verified):
             raise StoreDamaged(
                 f"the store {self._directory} was found damaged while it was served"
             )

@@ -121,7 +121,7 @@ def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None
 
     Otherwise no page would ever be used again.
     """
-    with at(tmp_path / "store", journal=1) as store:
+    with at(tmp_path / "store", kept_transitions=1) as store:
         with reader(tmp_path / "store") as pid:
             os.kill(pid, signal.SIGKILL)
         env = store.opened.databases.env

@@ -156,7 +156,7 @@ def test_standby_that_takes_over_reads_only_what_is_new(
     assert service.knows(b"0-0")
     # The newest row to compare it with the cursor, and to append to it; then the last row
     # that was followed, and the new one.
-    assert read == [records.encode_row_number(first) for first in (321, 321, 257, 321)]
+    assert read == [records.encode_first_item(first) for first in (321, 321, 257, 321)]
 
 
 def test_damage_does_not_end_the_standby(service: Service) -> None:

@@ -100,7 +100,7 @@ def drawn(draw: st.DrawFn, written: st.SearchStrategy[tuple[bytes, bytes]]) -> D
         payload = draw(payloads)
         value = payload + crc32(payload, crc32(key)).to_bytes(4, "big")
     elif how == "moved":
-        key = draw(names | numbers.map(records.encode_row_number))
+        key = draw(names | numbers.map(records.encode_first_item))
     elif how == "cut":
         value = value[: draw(st.integers(0, len(value)))]
     elif how == "flipped":
@@ -175,7 +175,7 @@ def test_ends_of_a_row_are_those_of_the_replayed_row(record: Drawn) -> None:
         assert before[0] + 1 == replayed[0].revision
         assert after == (replayed[-1].revision, replayed[-1].position)
         value = record.value[:8] + before[1].to_bytes(8, "big") + record.value[16:]
-        return records.encode_row_number(before[0] + 1), value
+        return records.encode_first_item(before[0] + 1), value
 
     again(record, records.decode_journal_row_ends, write)
 

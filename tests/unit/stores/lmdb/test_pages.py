@@ -46,13 +46,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The store has more free pages than one page can list.
     """
     path = tmp_path_factory.mktemp("pages") / "store"
-    with at(path, journal=3_000_000) as store:
+    with at(path, kept_transitions=3_000_000) as store:
         for number in range(BATCHES):
             length = 2_200_000 if number == 0 else 6_000 if number % 100 == 1 else 5
             keys = [b"key-%d-%050d" % (index, number) for index in range(5)]
             store.step(b"n" * length, *keys)
     # Trim the longest row, so that its pages become free.
-    with at(path, journal=30_000) as store:
+    with at(path, kept_transitions=30_000) as store:
         store.step(b"n")
         store.step(b"n")
     # In format 1 the keys are in a tree of two levels with many short records.

@@ -41,9 +41,9 @@ def seal(key: bytes, payload: bytes) -> bytes:
 
 
 def test_contradicting_record_is_refused_despite_its_checksum() -> None:
-    key = records.encode_row_number(1)
+    key = records.encode_first_item(1)
     with pytest.raises(records.BadRecord, match="has 7 bytes, not 8"):
-        records.decode_row_number(key[1:])
+        records.decode_first_item(key[1:])
     with pytest.raises(records.BadRecord, match="no transition"):
         records.decode_journal_row(key, seal(key, bytes(16)))
     with pytest.raises(records.BadRecord, match="no transition b'x'"):

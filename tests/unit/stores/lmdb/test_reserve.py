@@ -23,8 +23,8 @@ from pexservice.stores.lmdb import reserve
 from pexservice.stores.lmdb.databases import used_bytes
 from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.file_system import READER_TABLE_BYTES, READER_TABLE_FILE
+from pexservice.stores.lmdb.opened_store import PATH_CHECK_INTERVAL_SECONDS
 from pexservice.stores.lmdb.reserve import ALLOCATION_RETRY_SECONDS, RESERVE_BYTES
-from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS
 from tests.support.fakes import ABOVE_ALL, now
 from tests.unit.stores.lmdb.test_store import at, filled, reader
 from tests.unit.stores.test_contract import batch
@@ -157,7 +157,7 @@ def test_commit_adds_no_more_to_the_file_than_was_reserved(
     def fresh(count: int) -> list[bytes]:
         return [dice.randbytes(length).hex()[:length].encode() for _ in range(count)]
 
-    with at(path, journal=2000, kept_keys=2000) as store:
+    with at(path, kept_transitions=2000, kept_keys=2000) as store:
         store.step(b"n" * 2000, *fresh(2000))
         env = store.opened.databases.env
         with reader(path):

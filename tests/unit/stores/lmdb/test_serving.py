@@ -109,7 +109,7 @@ def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
     """
     path = tmp_path / "store"
     filled(path, BATCHES)
-    with at(path, journal=4, kept_keys=4) as store:
+    with at(path, kept_transitions=4, kept_keys=4) as store:
         damage(PagedFile(path))
         before = (path / DATA_FILE).read_bytes()
         with pytest.raises(StoreDamaged, match=f"{path} is damaged: .*{message}"):
@@ -131,7 +131,7 @@ def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
     with at(path) as store:
         databases = store.opened.databases
         with databases.env.begin(write=True) as txn:
-            assert txn.delete(records.encode_row_number(9), db=databases.journal)
+            assert txn.delete(records.encode_first_item(9), db=databases.journal)
         with pytest.raises(StoreDamaged, match="breaks off before revision 13"):
             now(store.history(ABOVE_ALL, 100))
 

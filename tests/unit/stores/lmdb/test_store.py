@@ -39,8 +39,9 @@ from pexservice.stores.lmdb.directory import (
     Directory,
 )
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
+from pexservice.stores.lmdb.opened_store import PATH_CHECK_INTERVAL_SECONDS, OpenedStore
 from pexservice.stores.lmdb.reserve import MAX_DISK_FRACTION, RESERVE_BYTES, Reserve
-from pexservice.stores.lmdb.store import PATH_CHECK_INTERVAL_SECONDS, LmdbStore, OpenStore
+from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import MAX_TRIMMED_ROWS, TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import pack_use
@@ -68,9 +69,9 @@ class StoreUnderTest(LmdbStore):
         now(self.close())
 
     @property
-    def opened(self) -> OpenStore:
-        assert self._open_store is not None
-        return self._open_store
+    def opened(self) -> OpenedStore:
+        assert self._opened is not None
+        return self._opened
 
     def step(self, transitions: bytes, *keys: bytes) -> None:
         """
@@ -245,7 +246,7 @@ def test_store_that_cannot_be_created_is_refused_in_one_line(
     """
     path = tmp_path / "store"
     failing = Mock(side_effect=lmdb.DiskError("No space left on device"))
-    monkeypatch.setattr("pexservice.stores.lmdb.store.lmdb.open", failing)
+    monkeypatch.setattr("pexservice.stores.lmdb.databases.lmdb.open", failing)
     with pytest.raises(StoreError, match=f"{path} cannot be made: No space"):
         now(at(path).open())
     monkeypatch.undo()
@@ -298,7 +299,7 @@ def key_row(first: int, revision: int, name: bytes) -> tuple[bytes, bytes]:
     return records.encode_key_row(records.KeyRow(first, use, name))
 
 
-ROW = records.encode_row_number(5)
+ROW = records.encode_first_item(5)
 
 
 def cursor(revision: int, position: int) -> bytes:
@@ -317,10 +318,10 @@ CONTRADICTIONS = {
     "row torn": (b"journal", ROW, b"torn"),
     "row of others": (b"journal", *records.encode_journal_row(batch((4, 2), b"nn"))),
     "row after the end": (b"journal", *records.encode_journal_row(batch((2000, 9), b"n"))),
-    "keys missing": (b"keys", records.encode_row_number(65), None),
-    "newest keys missing": (b"keys", records.encode_row_number(449), None),
+    "keys missing": (b"keys", records.encode_first_item(65), None),
+    "newest keys missing": (b"keys", records.encode_first_item(449), None),
     "newest keys of an earlier commit": (b"keys", *key_row(449, 1800, b"key-448")),
-    "keys torn": (b"keys", records.encode_row_number(65), b"torn"),
+    "keys torn": (b"keys", records.encode_first_item(65), b"torn"),
     "keys of others": (b"keys", *key_row(65, 1, b"key-64")),
     "keys that are newer than the cursor": (b"keys", *key_row(501, 2001, b"key")),
     "keys that are older than those before": (b"keys", *key_row(501, 1, b"key")),
@@ -430,7 +431,7 @@ def test_a_steady_store_needs_no_reserve(tmp_path: Path) -> None:
     """
     path = tmp_path / "store"
     sizes = []
-    with at(path, journal=300, kept_keys=300) as store:
+    with at(path, kept_transitions=300, kept_keys=300) as store:
         for _ in range(3):
             for _ in range(3 * TRIM_SLACK):
                 store.step(b"n", b"key-%d" % store.state.revision)
@@ -451,7 +452,7 @@ def test_store_reserves_disk_space_beyond_its_used_pages(tmp_path: Path) -> None
         file_status = (path / DATA_FILE).stat()
         return file_status.st_blocks * 512 - file_status.st_size
 
-    with at(path, journal=TRIM_SLACK) as store:
+    with at(path, kept_transitions=TRIM_SLACK) as store:
         assert taken_beyond() >= RESERVE_BYTES
         store.step(b"n" * (2 * RESERVE_BYTES))
         assert taken_beyond() >= RESERVE_BYTES
@@ -480,7 +481,7 @@ def test_shorter_journal_is_reached_in_bounded_commits(tmp_path: Path) -> None:
     filled(path, 3 * MAX_TRIMMED_ROWS)
     rows = 3 * MAX_TRIMMED_ROWS
     while rows > TRIM_SLACK:
-        with at(path, journal=4, kept_keys=4) as store:
+        with at(path, kept_transitions=4, kept_keys=4) as store:
             store.step(b"n")
             assert len(now(store.history(ABOVE_ALL, 1000))) == 4
         verify(path)
@@ -498,7 +499,7 @@ def test_commit_removes_fewer_long_rows(
     monkeypatch.setattr("pexservice.stores.lmdb.transaction.MAX_TRIMMED_ITEMS", 10)
     path = tmp_path / "store"
     filled(path, TRIM_SLACK)
-    with at(path, journal=4) as store:
+    with at(path, kept_transitions=4) as store:
         store.step(b"n")
     # Three rows of four transitions reach the limit of ten, and one row is new.
     assert counted(path)[b"journal"] == TRIM_SLACK - 3 + 1
@@ -570,7 +571,7 @@ def test_store_replaced_during_its_verification_is_refused(tmp_path: Path) -> No
 
 TAKEN = {
     "journal": ("journal", *records.encode_journal_row(batch((1, 1), b"n"))),
-    "keys": ("keys", records.encode_row_number(1), b"another's"),
+    "keys": ("keys", records.encode_first_item(1), b"another's"),
 }
 
 

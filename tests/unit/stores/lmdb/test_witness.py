@@ -84,7 +84,7 @@ def test_commit_in_progress_does_not_undo_a_record_of_damage(store: Path) -> Non
     """
     A read finds damage while another thread commits, and then writes its revision.
     """
-    witness = Witness(store, 12, is_sound=False)
+    witness = Witness(store, 12, was_verified=False)
     witness.write(WitnessRecord(12, sound=False))
     witness.write(WitnessRecord(13))
     assert read_witness(store) == WitnessRecord(12, sound=False)
@@ -195,7 +195,7 @@ def test_store_continues_when_no_witness_can_be_written(
         assert reopened(store) == (12, 6)
     assert [event.get("reason") for event in events] == [None, "No space left on device"]
     (store / WITNESS_FILE).write_bytes(records.encode_witness(WitnessRecord(12)))
-    witness = Witness(store, 12, is_sound=True)
+    witness = Witness(store, 12, was_verified=True)
     with capturedLogs() as events:
         witness.close()
         witness.close()
