@@ -88,5 +88,4 @@ def time_of(path: Path) -> float:
     """
     Return when a backup was begun, in seconds since 1970.  Its name contains this time.
     """
-    form = _TIME_FORMAT if "." in path.name else _TIME_FORMAT.replace(".%f", "")
-    return datetime.strptime(path.name, form).replace(tzinfo=UTC).timestamp()
+    return datetime.fromisoformat(path.name).timestamp()

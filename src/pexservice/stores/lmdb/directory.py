@@ -183,8 +183,7 @@ class Directory:
             none may be created; or a store could not be created.
         """
         if self.find_store():
-            self.remove_staging()
-            self.location.set_identity(_identity_in(self._descriptor))
+            self.use_store()
             return False
         self._check_may_create()
         self.replace_store(write_store)
@@ -193,6 +192,15 @@ class Directory:
             path=self.configured_path,
         )
         return True
+
+    def use_store(self) -> None:
+        """
+        Prepare to open the store that is in the locked directory.
+
+        @raise StoreError: the service has claimed a different store.
+        """
+        self.remove_staging()
+        self.location.set_identity(_identity_in(self._descriptor))
 
     def allocate_data_file(self, length: int) -> None:
         """

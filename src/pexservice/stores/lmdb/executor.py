@@ -158,7 +158,7 @@ class CommitExecutor:
 
     def run_in_new_thread(self, call: Callable[[], T]) -> Deferred[T]:
         """
-        Run C{call}, which may block for ever, in a new daemon thread.
+        Run C{call}, which may take minutes or block for ever, in a new daemon thread.
 
         A daemon thread does not prevent the end of the process.
 

@@ -75,8 +75,15 @@ class LmdbFactory:
         return Deferred.fromCoroutine(create())
 
     def make(self, options: StoreOptions) -> IStore:
-        # The import is here because a supervisor, which makes a factory, must not import
+        # The imports are here because a supervisor, which makes a factory, must not import
         # LMDB.
-        from pexservice.stores.lmdb.store import store_for_worker  # noqa: PLC0415 only a worker opens a store
+        from pexservice.stores.lmdb.executor import CommitExecutor  # noqa: PLC0415 only a worker opens a store
+        from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 only a worker opens a store
 
-        return store_for_worker(self._path, options)
+        return LmdbStore(
+            Directory(self._path, create=options.create, claim=options.claim),
+            CommitExecutor(options.reactor),
+            kept_transitions=options.journal,
+            verification=options.verification,
+            progress=options.progress,
+        )

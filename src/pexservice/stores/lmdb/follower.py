@@ -26,11 +26,11 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from attrs import define
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from pexservice.stores.lmdb import records
-from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import (
     BRANCH,
     LEAF,
@@ -64,26 +64,23 @@ MAX_ROW_BYTES = 1 << 26
 Item = tuple[bytes, bytes]
 
 
+@define(eq=False)
 class Follower:
     """
     Polls the data file of a store that another process has locked.
+
+    It passes the rows of keys that it finds to C{key_reader}, which remembers the keys.
     """
 
     _log = Logger()
 
-    def __init__(self, path: Path, key_reader: KeyReader, reactor: IReactorTime) -> None:
-        """
-        Prepare to follow the store in C{path}.
-
-        @param key_reader: reads the rows that the follower finds, and remembers their keys.
-        """
-        self._path = path / DATA_FILE
-        self._key_reader = key_reader
-        self._reactor = reactor
-        self._call: IDelayedCall | None = None
-        # The inode and the modification time of the data file when its last row was read.
-        self._version: tuple[int, int] | None = None
-        self._failures = 0
+    _data_file: Path
+    _key_reader: KeyReader
+    _reactor: IReactorTime
+    _call: IDelayedCall | None = None
+    # The inode and the modification time of the data file when its last row was read.
+    _version: tuple[int, int] | None = None
+    _failures: int = 0
 
     def start(self) -> None:
         self._call = self._reactor.callLater(0, self._poll)
@@ -112,7 +109,7 @@ class Follower:
         if self._failures == 2:  # noqa: PLR2004 the second failure in a row
             self._log.info(
                 "cannot follow the keys in {path} ({error}); a takeover reads them all",
-                path=self._path,
+                path=self._data_file,
                 error=error,
             )
 
@@ -123,7 +120,7 @@ class Follower:
         @return: whether there may be more.
         """
         # Without O_NONBLOCK, a FIFO in the place of the file would block this process.
-        file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = os.open(self._data_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(file)
             version = (status.st_ino, status.st_mtime_ns)

@@ -18,33 +18,30 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from attrs import define
 from twisted.logger import Logger
 
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import Refusal, StoreError
 
 
+@define(eq=False)
 class StoreLocation:
     """
     The configured path of a store, and the identity of the store in the locked directory.
+
+    C{claim} names the store that all workers of the service use.  It is C{None} outside a
+    worker.
     """
 
     _log = Logger()
 
-    def __init__(self, directory: Path, data_file: Path, claim: StoreClaim | None) -> None:
-        """
-        Prepare to compare identities.
-
-        @param directory: the configured path.
-        @param data_file: the path of the data file in C{directory}.
-        @param claim: names the store that all workers of the service use; C{None} outside
-            a worker.
-        """
-        self._directory = directory
-        self._data_file = data_file
-        self._claim = claim
-        self._identity = ""
-        self._logged_problem: str | None = None
+    # The configured path, and the path of the data file below it.
+    _directory: Path
+    _data_file: Path
+    _claim: StoreClaim | None
+    _identity: str = ""
+    _logged_problem: str | None = None
 
     def set_identity(self, identity: str) -> None:
         """

@@ -19,15 +19,12 @@ import time
 from collections.abc import Callable
 
 import lmdb
-from attrs import define
 
-from pexservice.core.cursor import Cursor
 from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreError
 from pexservice.stores.interface import Batch, HistoryEntry
 from pexservice.stores.lmdb.databases import (
     DAMAGE_ERRORS,
     LOW_LEVEL_ERRORS,
-    Databases,
     as_store_error,
     oldest_reader,
     open_for_writing,
@@ -51,7 +48,6 @@ from pexservice.stores.lmdb.witness import Witness
 PATH_CHECK_INTERVAL_SECONDS = 0.1
 
 
-@define(eq=False, kw_only=True)
 class OpenedStore:
     """
     A store that LMDB has open.  It commits batches, and reads the history.
@@ -59,31 +55,50 @@ class OpenedStore:
     @ivar cursor: the cursor of the store when it was opened.
     """
 
-    cursor: Cursor
-    _directory: Directory
-    databases: Databases
-    reserve: Reserve
-    # A small file with the newest revision, and a mark if damage was found.
-    _witness: Witness
-    _bounds: StoreBounds
-    _retention: Retention
-    _monotonic: Callable[[], float]
-    # The first call of L{check_location} checks the path.
-    _next_path_check: float = 0.0
-
-    def grow_map(self, max_growth: int) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        retention: Retention,
+        *,
+        map_size: int,
+        was_verified: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
-        Enlarge LMDB's map if it could be too small for the next commit.
+        Open the store in the locked C{directory} with LMDB, and claim it for the service.
 
-        Call this while no transaction is open, so that LMDB can move the map.
-
-        @param max_growth: see L{commit}.
-        @raise StoreError: the map cannot be enlarged.
+        @param map_size: the size of LMDB's map, in bytes, if the file is not larger.
+        @param was_verified: whether this process has made the store, or verified all of it.
+        @raise StoreDamaged: the witness is newer than the store; or it records damage, and
+            C{was_verified} is false.
+        @raise StoreError: the store cannot be claimed.  This may also raise any of the
+            L{LOW_LEVEL_ERRORS}.
         """
+        self._directory = directory
+        self._retention = retention
+        self._monotonic = monotonic
+        # The first call of L{check_location} checks the path.
+        self._next_path_check = 0.0
+        path = directory.real_path
+        size = (path / DATA_FILE).stat().st_size
+        if size > map_size:
+            # An earlier process has enlarged the map, or kept more transitions.  The map
+            # must hold the whole file, and the pages that the next commits add.
+            map_size = size + RESERVE_BYTES
+        self.databases = open_for_writing(path, map_size)
+        env = self.databases.env
         try:
-            self.reserve.grow_map(max_growth)
-        except (lmdb.Error, OSError) as error:
-            raise self._record_and_convert(error) from error
+            env.reader_check()
+            with env.begin() as txn:
+                self.cursor = read_cursor(txn, self.databases).cursor
+                self._bounds = read_bounds(txn, self.databases, self.cursor.revision)
+            directory.location.claim_store()
+            self.reserve = Reserve(directory, env, monotonic)
+            self._witness = Witness(path, self.cursor.revision, was_verified=was_verified)
+        except BaseException:
+            env.close()
+            raise
+        self.reserve.allocate_first()
 
     def commit(self, batch: Batch, max_growth: int) -> None:
         """
@@ -204,52 +219,3 @@ class OpenedStore:
     def close(self) -> None:
         self._witness.close()
         self.databases.env.close()
-
-
-def open_store(
-    directory: Directory,
-    retention: Retention,
-    *,
-    map_size: int,
-    was_verified: bool,
-    monotonic: Callable[[], float] = time.monotonic,
-) -> OpenedStore:
-    """
-    Open the store in the locked C{directory} with LMDB, and claim it for the service.
-
-    @param map_size: the size of LMDB's map, in bytes, if the file is not larger.
-    @param was_verified: whether this process has made the store, or verified all of it.
-    @raise StoreDamaged: the witness is newer than the store; or it records damage, and
-        C{was_verified} is false.
-    @raise StoreError: the store cannot be claimed.  This may also raise any of the
-        L{LOW_LEVEL_ERRORS}.
-    """
-    path = directory.real_path
-    size = (path / DATA_FILE).stat().st_size
-    if size > map_size:
-        # An earlier process has enlarged the map, or kept more transitions.  The map must
-        # hold the whole file, and the pages that the next commits add.
-        map_size = size + RESERVE_BYTES
-    databases = open_for_writing(path, map_size)
-    try:
-        databases.env.reader_check()
-        with databases.env.begin() as txn:
-            cursor = read_cursor(txn, databases).cursor
-            bounds = read_bounds(txn, databases, cursor.revision)
-        directory.location.claim_store()
-        reserve = Reserve(directory, databases.env, monotonic)
-        witness = Witness(path, cursor.revision, was_verified=was_verified)
-    except BaseException:
-        databases.env.close()
-        raise
-    reserve.allocate_first()
-    return OpenedStore(
-        cursor=cursor,
-        directory=directory,
-        databases=databases,
-        reserve=reserve,
-        witness=witness,
-        bounds=bounds,
-        retention=retention,
-        monotonic=monotonic,
-    )

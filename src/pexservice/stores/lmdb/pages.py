@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from attrs import define
+
 from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.page_format import (
     BRANCH,
@@ -182,36 +184,25 @@ class _Pages(DataFile):
         self._visited[number : number + count] = b"\1" * count
 
 
+@define(eq=False)
 class _Walk:
     """
     A walk through one tree, depth first, in the order of its keys.
     """
 
-    def __init__(
-        self,
-        pages: _Pages,
-        name: str,
-        tree: Tree,
-        read_entry: Callable[[bytes, bytes], None] | None = None,
-        *,
-        flags: int = 0,
-        kinds: tuple[int, ...] = (0, LARGE),
-    ) -> None:
-        """
-        Prepare a walk through C{tree}.
-
-        @param name: the name of the tree in error messages.
-        @param read_entry: called with each key and value; not needed to check the pages.
-        @param flags: the flags that the tree must have.
-        @param kinds: the flags that its values may have.
-        """
-        self._pages = pages
-        self._name = name
-        self._tree = tree
-        self._read_entry = read_entry
-        self._flags = flags
-        self._kinds = kinds
-        self._branches = self._leaves = self._overflow = self._entries = 0
+    _pages: _Pages
+    # The name of the tree in error messages.
+    _name: str
+    _tree: Tree
+    # Called with each key and value; not needed to check the pages.
+    _read_entry: Callable[[bytes, bytes], None] | None = None
+    # The flags that the tree must have, and the flags that its values may have.
+    _flags: int = 0
+    _kinds: tuple[int, ...] = (0, LARGE)
+    _branches: int = 0
+    _leaves: int = 0
+    _overflow: int = 0
+    _entries: int = 0
 
     def check(self) -> None:
         """

@@ -38,7 +38,7 @@ from pexservice.stores.lmdb.databases import map_size_to_grow
 from pexservice.stores.lmdb.directory import Directory, directory_with_store
 from pexservice.stores.lmdb.file_system import chown_like, sync_directory
 from pexservice.stores.lmdb.migrate import migrate
-from pexservice.stores.lmdb.opened_store import open_store
+from pexservice.stores.lmdb.opened_store import OpenedStore
 from pexservice.stores.lmdb.snapshot import copy_store
 from pexservice.stores.lmdb.transaction import Retention, read_format_at
 from pexservice.stores.lmdb.verify import summary
@@ -131,6 +131,7 @@ def _migrate_and_step(copied: StoreSummary, steps: int, progress: Progress) -> N
     directory = Directory(copied.store)
     directory.lock()
     try:
+        directory.use_store()
         if read_format_at(directory.real_path) == 1:
             migrate(directory, progress)
         if steps:
@@ -146,7 +147,7 @@ def _make_steps(directory: Directory, steps: int) -> None:
     @raise StoreError: the disk has no space for the steps.
     """
     map_size = map_size_to_grow(directory.real_path) + 2 * steps
-    store = open_store(directory, _KEEP_ALL, map_size=map_size, was_verified=True)
+    store = OpenedStore(directory, _KEEP_ALL, map_size=map_size, was_verified=True)
     to_and_fro = Transition.NEXT.code + Transition.PREVIOUS.code
     try:
         before = store.cursor

@@ -12,14 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import lmdb
 from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from pexservice.core.cursor import Cursor
 from pexservice.stores.errors import Refusal, StoreBusy, StoreError, StoreUnavailable
-from pexservice.stores.factory_interface import StoreOptions
 from pexservice.stores.interface import (
     Batch,
     HistoryEntry,
@@ -31,15 +29,16 @@ from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.databases import (
     LOW_LEVEL_ERRORS,
     MIN_MAP_BYTES,
+    Databases,
     as_store_error,
     make_store,
     oldest_reader,
 )
-from pexservice.stores.lmdb.directory import Directory
+from pexservice.stores.lmdb.directory import DATA_FILE, Directory
 from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.follower import Follower
 from pexservice.stores.lmdb.migrate import migrate
-from pexservice.stores.lmdb.opened_store import OpenedStore, open_store
+from pexservice.stores.lmdb.opened_store import OpenedStore
 from pexservice.stores.lmdb.records import BadRecord
 from pexservice.stores.lmdb.transaction import (
     KeyReader,
@@ -70,7 +69,6 @@ class LmdbStore:
         kept_transitions: int = 100_000,
         verification: Verification = Verification(),  # noqa: B008 it has no state
         verify: Callable[[Path, Progress], object] = verify_in_child,
-        run_long: Callable[[Callable[[], object]], Deferred[object]] = execute,
         progress: Progress = lambda _: None,
         kept_keys: int = KEPT_KEYS,
         monotonic: Callable[[], float] = time.monotonic,
@@ -81,17 +79,16 @@ class LmdbStore:
         @param kept_transitions: how many transitions the history keeps, 1 or more.
         @param verification: knows whether the store must be verified before it is opened.
         @param verify: verifies the whole store.
-        @param run_long: runs a call that may take minutes: C{verify}, or a migration from
-            format 1.  In a worker, C{run_long} starts a new thread for the call.
-        @param progress: called with the progress of such a call, in percent.
+        @param progress: called with the progress of the verification, or of the migration
+            from format 1, in percent.
         """
         self.directory = directory
         self._executor = executor
         self._retention = Retention(kept_transitions, kept_keys)
         self._verification = verification
         self._verify = verify
-        self._run_long = run_long
-        self._progress = progress
+        # The thread that waits for the child process reports the progress.
+        self._progress = partial(executor.reactor.callFromThread, progress)
         self._map_size = MIN_MAP_BYTES + kept_transitions * MAP_BYTES_PER_TRANSITION
         self._monotonic = monotonic
         self._key_reader = KeyReader(kept_keys)
@@ -143,7 +140,8 @@ class LmdbStore:
             verification.
         """
         reactor = IReactorTime(self._executor.reactor)
-        follower = Follower(self.directory.real_path, self._key_reader, reactor)
+        data_file = self.directory.real_path / DATA_FILE
+        follower = Follower(data_file, self._key_reader, reactor)
         follower.start()
         try:
             await self._executor.run_in_new_thread(partial(self.directory.lock, wait=True))
@@ -171,42 +169,45 @@ class LmdbStore:
             # If this process ends before it has opened the store, a standby must not take
             # over without a verification.
             self._verification.begin()
-            await self._run_long(partial(self._verify, directory.real_path, self._progress))
+            await self._executor.run_in_new_thread(
+                partial(self._verify, directory.real_path, self._progress)
+            )
         if read_format_at(directory.real_path) == 1:
-            await self._run_long(partial(migrate, directory, self._progress))
+            await self._executor.run_in_new_thread(
+                partial(migrate, directory, self._progress)
+            )
         return must_verify or is_new
 
     def _open_files(self, *, was_verified: bool) -> Cursor:
         """
         Let LMDB open the store, and read its keys.
         """
-        self._opened = open_store(
+        self._opened = OpenedStore(
             self.directory,
             self._retention,
             map_size=self._map_size,
             was_verified=was_verified,
             monotonic=self._monotonic,
         )
-        with self._opened.databases.env.begin() as txn:
-            self._read_keys(txn, self._opened.databases.keys)
+        try:
+            self._read_keys(self._opened.databases)
+        except BadRecord:
+            # An operator may have replaced the store while this process was a standby.
+            self._key_reader.forget()
+            self._read_keys(self._opened.databases)
         if was_verified:
             self._verification.complete()
         return self._opened.cursor
 
-    def _read_keys(self, txn: lmdb.Transaction[bytes], keys: lmdb._Database) -> None:
+    def _read_keys(self, databases: Databases) -> None:
         """
         Read the rows of keys that this process has not read yet.
 
         A process that was a standby has read nearly all rows already.
         """
-        try:
-            self._key_reader.read(
-                rows_from(txn, keys, self._key_reader.newest_row.first_ordinal)
-            )
-        except BadRecord:
-            # An operator may have replaced the store while this process was a standby.
-            self._key_reader.forget()
-            self._key_reader.read(rows_from(txn, keys, 0))
+        first_ordinal = self._key_reader.newest_row.first_ordinal
+        with databases.env.begin() as txn:
+            self._key_reader.read(rows_from(txn, databases.keys, first_ordinal))
 
     def _get_opened(self) -> OpenedStore:
         if self._opened is None:
@@ -219,7 +220,9 @@ class LmdbStore:
             max_growth = opened.reserve.max_growth(batch)
             # The map is enlarged in this thread, because history() reads here: LMDB must
             # not move the map during a read.
-            opened.grow_map(max_growth)
+            opened.reserve.grow_map(max_growth)
+        except LOW_LEVEL_ERRORS as error:
+            return fail(as_store_error(self.directory.configured_path, error))
         except StoreError as error:
             return fail(error)
         return self._executor.run(lambda: opened.commit(batch, max_growth))
@@ -252,20 +255,3 @@ class LmdbStore:
             self._opened.close()
             self._opened = None
         self.directory.unlock()
-
-
-def store_for_worker(path: str, options: StoreOptions) -> LmdbStore:
-    reactor, executor = options.reactor, CommitExecutor(options.reactor)
-
-    def progress(percent: int) -> None:
-        # This function is called in the thread that waits for the child process.
-        reactor.callFromThread(options.progress, percent)
-
-    return LmdbStore(
-        Directory(path, create=options.create, claim=options.claim),
-        executor,
-        kept_transitions=options.journal,
-        verification=options.verification,
-        run_long=executor.run_in_new_thread,
-        progress=progress,
-    )

@@ -50,7 +50,6 @@ class Witness:
         """
         self._directory = path
         self._file: int | None = None
-        self._found_damage = False
         # A read in one thread may find damage during a commit in another thread.
         self._lock = threading.Lock()
         witnessed = read_witness(path)
@@ -76,18 +75,20 @@ class Witness:
 
     def write(self, record: WitnessRecord) -> None:
         """
-        Write C{record} into the file.  After a record of damage, only such records follow.
+        Write C{record} into the file.  After a record of damage, close the file.
 
         This raises no exception, because the commit is already durable.
         """
         with self._lock:
-            self._found_damage |= not record.sound
-            if self._file is None or (self._found_damage and record.sound):
+            if self._file is None:
                 return
             try:
                 os.pwrite(self._file, records.encode_witness(record), 0)
             except OSError as error:
                 self._continue_without_file(error)
+            if not record.sound:
+                # A commit that is in progress must not replace this record.
+                self.close()
 
     def close(self) -> None:
         """
@@ -98,8 +99,7 @@ class Witness:
                 os.fsync(self._file)
             except OSError as error:
                 self._continue_without_file(error)
-            else:
-                self._release()
+        self._release()
 
     def _continue_without_file(self, error: OSError) -> None:
         self._log.error(

@@ -41,7 +41,7 @@ class Service:
         now(self.store.open())
         self.clock = Clock()
         self.log = KeyReader(100_000)
-        self.follower = Follower(path, self.log, self.clock)
+        self.follower = Follower(path / DATA_FILE, self.log, self.clock)
         self.follower.start()
         self.clock.advance(0)
 
@@ -168,8 +168,7 @@ def test_damage_does_not_end_the_standby(service: Service) -> None:
     damaged = service.path / "damaged"
 
     def poll() -> None:
-        victim = Follower(service.path, KeyReader(1000), service.clock)
-        victim._path = damaged
+        victim = Follower(damaged, KeyReader(1000), service.clock)
         victim._poll()
         victim.stop()
 
@@ -246,6 +245,6 @@ def test_store_of_format_1_is_not_followed(tmp_path: Path) -> None:
     filled(tmp_path / "store", 10)
     turn_back(tmp_path / "store")
     log = KeyReader(1000)
-    following = Follower(tmp_path / "store", log, Clock())
+    following = Follower(tmp_path / "store" / DATA_FILE, log, Clock())
     following._poll()
     assert following._failures == len(log.remembered_keys) == 0

@@ -9,6 +9,7 @@ import pytest
 from pexservice.core.cursor import Cursor
 from pexservice.stores.lmdb import records
 from pexservice.stores.remembered_keys import pack_use
+from tests.support.format_1 import seal
 from tests.unit.stores.test_contract import batch
 
 
@@ -31,13 +32,6 @@ def test_each_record_has_the_same_bytes_in_every_version() -> None:
     )
     witness = records.encode_witness(records.WitnessRecord(258, sound=False))
     assert witness.hex() == "0001000000000000010200d151f30c"
-
-
-def seal(key: bytes, payload: bytes) -> bytes:
-    """
-    Return a record with a right checksum, whatever is in C{payload}.
-    """
-    return records._seal(key, payload)
 
 
 def test_contradicting_record_is_refused_despite_its_checksum() -> None:

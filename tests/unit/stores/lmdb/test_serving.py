@@ -19,14 +19,13 @@ from pexservice.stores.errors import StoreDamaged, StoreUnavailable
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.child import Progress
 from pexservice.stores.lmdb.directory import DATA_FILE, Directory
-from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.lmdb.records import WitnessRecord
-from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.lmdb.witness import read_witness
 from pexservice.stores.verification import VerificationRecord
 from tests.support.fakes import ABOVE_ALL, Mailbox, now
+from tests.support.inline_executor import InlineExecutor
 from tests.support.lmdb_pages import BRANCH, LEAF, PagedFile
 from tests.unit.stores.lmdb.test_store import StoreUnderTest, at, filled
 from tests.unit.stores.test_contract import batch
@@ -138,7 +137,7 @@ def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
 
 class ThreadsAndTime(Mailbox, Clock):
     """
-    A reactor for a store that waits for the lock in a thread.
+    A reactor for a store that waits for the lock.
     """
 
     def __init__(self) -> None:
@@ -155,7 +154,7 @@ class ServiceOnDisk:
     """
 
     def __init__(self, path: Path, board: int) -> None:
-        self.reactor, self.report, self.verified = ThreadsAndTime(), SupervisorReport(), 0
+        self.report, self.verified = SupervisorReport(), 0
         self._path, self._board = path, board
 
     def store(self) -> StoreUnderTest:
@@ -164,18 +163,10 @@ class ServiceOnDisk:
         """
         return StoreUnderTest(
             Directory(str(self._path), claim=StoreClaim(self._board)),
-            CommitExecutor(self.reactor),
+            InlineExecutor(ThreadsAndTime()),
             verify=self._verify,
             verification=VerificationRecord(self._board, lambda: self.report),
         )
-
-    def take_over(self, standby: LmdbStore, on_standby: Callable[[], object]) -> None:
-        """
-        Open the store of a worker that is a standby first.
-        """
-        opened = standby.open(on_standby)
-        self.reactor.take()
-        now(opened)
 
     def _verify(self, path: Path, progress: Progress) -> None:
         self.verified += 1
@@ -213,7 +204,7 @@ def test_standby_verifies_a_store_whose_verification_was_not_completed(
     verifying.lock()
     standby = service.store()
     with pytest.raises(StoreUnavailable, match=f"{path} is not verified yet"):
-        service.take_over(standby, verifying.unlock)
+        now(standby.open(verifying.unlock))
     with pytest.raises(StoreDamaged, match="checksum"):
         now(standby.open())
 
@@ -226,7 +217,7 @@ def test_standby_takes_over_a_store_that_its_service_has_created(tmp_path: Path)
     service = ServiceOnDisk(tmp_path / "store", board)
     active, standby = service.store(), service.store()
     now(active.open())
-    service.take_over(standby, active.close)
+    now(standby.open(active.close))
     assert service.verified == 0
     now(standby.close())
     os.close(board)
@@ -244,7 +235,7 @@ def test_takeovers_leave_a_verification_due_until_a_worker_gets_the_lock_at_its_
     for suspicious_ends in (1, 2, 2):
         service.report.suspicious_ends = suspicious_ends
         standby = service.store()
-        service.take_over(standby, active.close)
+        now(standby.open(active.close))
         active = standby
     assert service.verified == 1
     now(active.close())
