@@ -4,10 +4,7 @@ The pages of a store's file, for tests that damage one.
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -25,15 +22,6 @@ _KINDS = {1: BRANCH, 2: LEAF}
 
 #: The offset of the number of its transaction in a meta page.
 TRANSACTION = 144
-
-
-@contextmanager
-def opened(store: Path) -> Iterator[int]:
-    file = os.open(store / DATA_FILE, os.O_RDONLY)
-    try:
-        yield file
-    finally:
-        os.close(file)
 
 
 def check(store: Path) -> Contents:

@@ -88,7 +88,7 @@ class LmdbStore:
         self._verification = verification
         self._verify = verify
         # The thread that waits for the child process reports the progress.
-        self._progress = partial(executor.reactor.callFromThread, progress)
+        self._progress = lambda percent: executor.reactor.callFromThread(progress, percent)
         self._map_size = MIN_MAP_BYTES + kept_transitions * MAP_BYTES_PER_TRANSITION
         self._monotonic = monotonic
         self._key_reader = KeyReader(kept_keys)

@@ -1,5 +1,5 @@
 """
-Backups of an LMDB store: a copy is whole, or there is none.
+Backups of an LMDB store: a copy is whole, or there is none; the newest ones are kept.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from pexservice.stores.errors import StoreDamaged, StoreError
-from pexservice.stores.lmdb.backup import backup
+from pexservice.stores.lmdb.backup import add_backup, backup, existing_backups, time_of
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, directory_with_store
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import summary
 from tests.support.lmdb_pages import PagedFile
+from tests.support.stores import make_store
 from tests.unit.stores.lmdb.test_store import at, filled, mode, reader
 
 BATCHES = 30
@@ -54,17 +55,6 @@ def test_backup_has_the_state_and_permissions_of_its_store(store: Path) -> None:
     assert names(store.parent) == {"store", "copy"}
     # Nor was a reader table made, which would belong to the user that makes backups.
     assert names(store) == names(store.parent / "copy") == {DATA_FILE, WITNESS_FILE}
-
-
-def test_store_in_use_can_be_copied(tmp_path: Path) -> None:
-    """
-    A store is copied while this very process has it open and continues to write.
-    """
-    filled(tmp_path / "store", BATCHES)
-    with at(tmp_path / "store") as store:
-        copy = backup(str(tmp_path / "store"), str(tmp_path / "copy"))
-        assert (copy.revision, copy.position) == store.state
-        store.step(b"n")
 
 
 def test_existing_target_is_refused_and_unchanged(store: Path) -> None:
@@ -129,3 +119,47 @@ def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None
         for _ in range(3):
             store.step(b"n" * TRIM_SLACK)
         assert env.reader_check() == 0
+
+
+#: Version 1.0.0 made such names.
+OLD = ("20200101T000000Z", "20200102T000000Z", "20200103T000000Z")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """
+    Provide a directory with a store, and three old backups of it next to other files.
+    """
+    make_store(tmp_path / "store", 5)
+    (tmp_path / "backups").mkdir()
+    for name in OLD:
+        make_store(tmp_path / "backups" / name, 1)
+    (tmp_path / "backups" / "20190101T000000Z").mkdir()
+    (tmp_path / "backups" / "letters").mkdir()
+    return tmp_path
+
+
+def test_newest_backups_are_kept_also_if_two_are_of_the_same_second(place: Path) -> None:
+    """
+    The oldest backups are removed, and entries that are no backup stay.
+    """
+    backups = place / "backups"
+    first, second = (
+        Path(add_backup(str(place / "store"), str(backups), keep).store) for keep in (4, 3)
+    )
+    kept = existing_backups(str(backups))
+    assert [backup.name for backup in kept] == [OLD[-1], first.name, second.name]
+    assert time_of(second) > time_of(first) > time_of(Path(OLD[-1]))
+    assert summary(second).revision == 5
+    assert (backups / "letters").exists()
+    assert (backups / "20190101T000000Z").exists()
+    assert time_of(Path(OLD[0])) == 1577836800
+
+
+def test_failed_backup_removes_no_old_one(place: Path) -> None:
+    """
+    A backup that fails removes no old one, since the old ones are all there is to restore.
+    """
+    with pytest.raises(StoreError):
+        add_backup(str(place / "none"), str(place / "backups"), 1)
+    assert [backup.name for backup in existing_backups(str(place / "backups"))] == [*OLD]

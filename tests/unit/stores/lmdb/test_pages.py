@@ -16,7 +16,7 @@ import lmdb
 import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE
-from pexservice.stores.lmdb.page_format import BadPage, OtherFile, read_meta
+from pexservice.stores.lmdb.page_format import BadPage, OtherFile
 from pexservice.stores.lmdb.pages import check_pages
 from tests.support.format_1 import turn_back
 from tests.support.forms import amount
@@ -29,7 +29,6 @@ from tests.support.lmdb_pages import (
     PagedFile,
     check,
     exchange_leaves,
-    opened,
     pages_in_use,
 )
 from tests.unit.stores.lmdb.test_store import at
@@ -337,13 +336,13 @@ def test_file_of_another_lmdb_is_not_called_damaged(
     """
     meta = bytes(offset) + struct.pack(order + "II", 0xBEEFC0DE, version)
     (tmp_path / DATA_FILE).write_bytes(2 * meta.ljust(SIZE))
-    with opened(tmp_path) as file, pytest.raises(OtherFile, match=message):
-        read_meta(file)
+    with pytest.raises(OtherFile, match=message):
+        check(tmp_path)
 
 
 @pytest.mark.parametrize("length", [0, 7, 20, 152, SIZE, SIZE + 20])
 def test_file_that_ends_within_its_meta_pages_is_damaged(store: Path, length: int) -> None:
     data = (store / DATA_FILE).read_bytes()
     (store / DATA_FILE).write_bytes(data[:length])
-    with opened(store) as file, pytest.raises(BadPage, match="the file ends before"):
-        read_meta(file)
+    with pytest.raises(BadPage, match="the file ends before"):
+        check(store)

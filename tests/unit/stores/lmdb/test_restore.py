@@ -145,21 +145,23 @@ def test_backup_becomes_the_store_where_there_was_a_copy_of_a_killed_restore(
     assert other.exists()
 
 
-def test_copy_in_progress_has_the_name_of_a_copy(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["snapshot.run_child", "restore.chown_like"])
+def test_interrupted_restore_leaves_the_old_store_and_no_copy(
+    place: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """
-    So the next restore removes it, if this one is killed at any moment.
+    If the process is killed, the copy has a name that the next restore removes.
     """
 
-    def killed(*_: object, **__: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         (copy,) = place.glob(".*")
         assert re.fullmatch(r"\.store\.restored-[0-9a-f]{16}", copy.name)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pexservice.stores.lmdb.snapshot.run_child", killed)
+    monkeypatch.setattr(f"pexservice.stores.lmdb.{call}", interrupted)
     with pytest.raises(KeyboardInterrupt):
         restore(str(place / "backup"), str(place / "store"))
+    assert_nothing_happened(place)
 
 
 def test_directory_that_holds_something_else_is_refused_and_untouched(place: Path) -> None:
@@ -182,15 +184,6 @@ def test_remains_of_a_store_are_kept(place: Path) -> None:
     assert done.kept is not None
     for name in (WITNESS_FILE, STAGING_DIRECTORY):
         assert (done.kept / name).read_text() == "precious"
-
-
-def test_interrupted_restore_leaves_the_old_store_and_no_copy(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "chown_like", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        restore(str(place / "backup"), str(place / "store"))
-    assert_nothing_happened(place)
 
 
 def assert_nothing_happened(place: Path) -> None:

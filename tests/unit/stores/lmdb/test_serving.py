@@ -223,28 +223,6 @@ def test_standby_takes_over_a_store_that_its_service_has_created(tmp_path: Path)
     os.close(board)
 
 
-def test_takeovers_leave_a_verification_due_until_a_worker_gets_the_lock_at_its_start(
-    service: ServiceOnDisk,
-) -> None:
-    """
-    A standby takes over after each suspicious end, at once and without a verification.
-    """
-    active = service.store()
-    now(active.open())
-    assert service.verified == 1
-    for suspicious_ends in (1, 2, 2):
-        service.report.suspicious_ends = suspicious_ends
-        standby = service.store()
-        now(standby.open(active.close))
-        active = standby
-    assert service.verified == 1
-    now(active.close())
-    for _ in range(2):
-        with service.store():
-            pass
-        assert service.verified == 2
-
-
 def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> None:
     """
     A store that was found damaged is served again once it is found whole.

@@ -25,7 +25,6 @@ from pexservice.core.cursor import Cursor, Transition, position_after
 from pexservice.stores.errors import (
     OutcomeUnknown,
     Refusal,
-    StoreBusy,
     StoreDamaged,
     StoreError,
 )
@@ -193,12 +192,6 @@ def test_directory_and_files_are_the_owners_alone(tmp_path: Path) -> None:
     for path in (created, given):
         with at(path):
             assert (mode(path), mode(path / DATA_FILE)) == (0o700, 0o600)
-
-
-def test_second_owner_is_refused_with_the_name_of_the_store(tmp_path: Path) -> None:
-    path = tmp_path / "store"
-    with at(path), pytest.raises(StoreBusy, match=f"{path} is in use"):
-        now(at(path).open())
 
 
 @pytest.mark.parametrize(
@@ -520,37 +513,30 @@ def test_no_more_of_a_row_is_replayed_than_asked_for(
     replay.assert_called_once_with(9_999, Transition.NEXT)
 
 
-def test_moved_store_takes_nothing_and_can_be_read(tmp_path: Path) -> None:
-    """
-    It continues when its directory is moved back.
-    """
-    path, clock = tmp_path / "store", Clock()
-    with at(path, monotonic=clock.seconds) as store:
+@pytest.mark.parametrize("moved", ["store", f"store/{DATA_FILE}"])
+@pytest.mark.parametrize(
+    ("is_replaced", "message"), [(False, "{} was moved away"), (True, "in the place of {}")]
+)
+def test_moved_or_replaced_store_can_be_read_and_takes_nothing_until_it_is_back(
+    tmp_path: Path, moved: str, message: str, *, is_replaced: bool
+) -> None:
+    path, away, clock = tmp_path / moved, tmp_path / "away", Clock()
+    filled(tmp_path / "other")
+    with at(tmp_path / "store", monotonic=clock.seconds) as store:
         store.step(b"n")
-        path.rename(tmp_path / "away")
+        path.rename(away)
+        if is_replaced:
+            (tmp_path / moved.replace("store", "other")).rename(path)
         clock.advance(PATH_CHECK_INTERVAL_SECONDS)
         for _ in range(2):
-            with pytest.raises(Refusal, match=f"{path} was moved away"):
+            with pytest.raises(Refusal, match=message.format(tmp_path / "store")):
                 store.step(b"n")
-        assert len(now(store.history(ABOVE_ALL, 10))) == 1
-        (tmp_path / "away").rename(path)
-        store.step(b"n")
-
-
-@pytest.mark.parametrize("replaced", ["store", f"store/{DATA_FILE}"])
-def test_store_takes_nothing_while_another_is_in_its_place(
-    tmp_path: Path, replaced: str
-) -> None:
-    path, clock = tmp_path / "store", Clock()
-    filled(tmp_path / "other")
-    with at(path, monotonic=clock.seconds) as store:
-        store.step(b"n")
-        (tmp_path / replaced).rename(tmp_path / "away")
-        (tmp_path / replaced.replace("store", "other")).rename(tmp_path / replaced)
-        clock.advance(PATH_CHECK_INTERVAL_SECONDS)
-        with pytest.raises(Refusal, match=f"in the place of {path}"):
-            store.step(b"n")
         assert store.commit_refusal() is not None
+        assert len(now(store.history(ABOVE_ALL, 10))) == 1
+        if is_replaced:
+            path.rename(tmp_path / "wrong")
+        away.rename(path)
+        store.step(b"n")
 
 
 def test_store_replaced_during_its_verification_is_refused(tmp_path: Path) -> None:

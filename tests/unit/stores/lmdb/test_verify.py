@@ -119,26 +119,19 @@ def test_lmdb_must_find_the_transaction_and_the_databases_whose_pages_were_walke
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("kind", "error"),
     [
-        lmdb.MapResizedError("MDB_MAP_RESIZED"),
-        lmdb.ReadersFullError("MDB_READERS_FULL"),
-        lmdb.PanicError("MDB_PANIC"),
-        lmdb.Error("something"),
-        OSError(5, "Input/output error"),
+        (StoreError, lmdb.MapResizedError("MDB_MAP_RESIZED")),
+        (StoreError, lmdb.ReadersFullError("MDB_READERS_FULL")),
+        (StoreError, lmdb.PanicError("MDB_PANIC")),
+        (StoreError, lmdb.Error("something")),
+        (StoreError, OSError(5, "Input/output error")),
+        (StoreIncompatible, OtherFile()),
+        (StoreIncompatible, OtherFormat()),
+        (StoreIncompatible, lmdb.VersionMismatchError("old")),
     ],
 )
-def test_errors_that_do_not_concern_the_content_are_no_damage(error: Exception) -> None:
-    """
-    The store is tried again.
-    """
-    explained = as_store_error(Path("/store"), error)
-    assert type(explained) is StoreError
-    assert str(explained).startswith("the store /store cannot be used: ")
-
-
-@pytest.mark.parametrize(
-    "error", [OtherFile(), OtherFormat(), lmdb.VersionMismatchError("old")]
-)
-def test_store_of_another_format_is_no_damage(error: Exception) -> None:
-    assert type(as_store_error(Path("/store"), error)) is StoreIncompatible
+def test_error_that_does_not_concern_the_content_is_no_damage(
+    kind: type[StoreError], error: Exception
+) -> None:
+    assert type(as_store_error(Path("/store"), error)) is kind
