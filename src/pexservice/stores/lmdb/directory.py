@@ -53,10 +53,10 @@ class Directory:
     when LMDB has opened the store.
 
     @ivar configured_path: where the operator expects the store.  The path may contain
-        symbolic links.  Messages to the operator name this path.
+        symbolic links.  Messages about the directory name this path.
     @ivar real_path: C{configured_path} with its links resolved, again by each L{lock}.
-        This path is for LMDB and for child processes: if an operator switches a link, they
-        still use the locked directory.
+        LMDB and child processes get this path: if an operator switches a link, they still
+        use the locked directory.
     @ivar location: compares the store in this directory with the one at the configured
         path, and with the one that the service has claimed.
     """

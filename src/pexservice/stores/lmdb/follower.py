@@ -91,27 +91,23 @@ class Follower:
             self._call = None
 
     def _poll(self) -> None:
+        more = False
         try:
             more = self._read_more()
-        except Exception as error:  # noqa: BLE001 a file that changes may contain anything
-            self._failed(error)
-            more = False
-        else:
             self._failures = 0
+        except Exception as error:  # noqa: BLE001 a file that changes may contain anything
+            self._version = None
+            self._key_reader.forget()
+            self._failures += 1
+            # One failure is normal, because the file may have changed while it was read.
+            if self._failures == 2:  # noqa: PLR2004 the second failure in a row
+                self._log.info(
+                    "cannot follow the keys in {path} ({error}); a takeover reads them all",
+                    path=self._data_file,
+                    error=error,
+                )
         delay = MORE_ROWS_SECONDS if more else FOLLOW_INTERVAL_SECONDS
         self._call = self._reactor.callLater(delay, self._poll)
-
-    def _failed(self, error: Exception) -> None:
-        self._version = None
-        self._key_reader.forget()
-        self._failures += 1
-        # One failure is normal, because the file may have changed while it was read.
-        if self._failures == 2:  # noqa: PLR2004 the second failure in a row
-            self._log.info(
-                "cannot follow the keys in {path} ({error}); a takeover reads them all",
-                path=self._data_file,
-                error=error,
-            )
 
     def _read_more(self) -> bool:
         """

@@ -66,11 +66,9 @@ class StoreLocation:
 
     def refuse_if_claimed(self) -> None:
         """
-        Raise an error if the service has claimed a store.
-
         Call this if there is no store at the configured path.
 
-        @raise StoreError: the service has claimed a store.
+        @raise StoreError: the service has claimed a store, so none may be created.
         """
         if self._claim is not None and self._claim.identity() is not None:
             raise StoreError(
@@ -80,7 +78,7 @@ class StoreLocation:
 
     def claim_store(self) -> None:
         """
-        Claim the store for the service, after LMDB has opened the store.
+        Claim the store for the service.  Call this when LMDB has opened the store.
 
         @raise StoreError: the configured path leads to no store or to a different one, or
             the service has claimed a different store.

@@ -77,7 +77,7 @@ class OpenedStore:
         self._directory = directory
         self._retention = retention
         self._monotonic = monotonic
-        # The first call of L{check_location} checks the path.
+        # So the first call of L{check_location} checks the path.
         self._next_path_check = 0.0
         path = directory.real_path
         size = (path / DATA_FILE).stat().st_size

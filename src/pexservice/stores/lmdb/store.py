@@ -1,8 +1,8 @@
 """
 The store on one machine: how a worker opens an LMDB store, and commits to it.
 
-L{LmdbStore} prepares the store in a directory: lock, verification, migration.  Then LMDB
-opens the store, which is the L{OpenedStore<pexservice.stores.lmdb.opened_store>}.
+L{LmdbStore} locks a directory, and makes, verifies or migrates the store in it.  Then LMDB
+opens the store; see L{OpenedStore}.
 """
 
 from __future__ import annotations

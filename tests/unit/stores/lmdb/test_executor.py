@@ -41,17 +41,6 @@ def slow() -> ExecutorPolicy:
     return policy
 
 
-def test_a_hang_goes_to_the_thread_and_short_calls_come_back() -> None:
-    """
-    Calls go to the thread after a hang, and come back when enough of them were short.
-    """
-    policy = slow()
-    feed(policy, LITTLE, MIN_SHORT_COMMITS - 1)
-    assert not policy.inline
-    policy.record_duration(LITTLE)
-    assert policy.inline
-
-
 def test_a_slow_disk_stays_in_the_thread() -> None:
     """
     After a slow call in the thread, the proof that calls are short begins again.

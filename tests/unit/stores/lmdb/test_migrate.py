@@ -5,6 +5,8 @@ A store of format 1 is rewritten when it is opened, or stays as it is.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -43,6 +45,17 @@ def keys(path: Path) -> dict[bytes, bytes]:
     return turn_back(path)
 
 
+@contextmanager
+def staying(path: Path) -> Iterator[None]:
+    """
+    Check that the store in C{path} is not changed, and that no new one is left there.
+    """
+    before = (path / DATA_FILE).read_bytes()
+    yield
+    assert (path / DATA_FILE).read_bytes() == before
+    assert not (path / STAGING_DIRECTORY).exists()
+
+
 def write_version(path: Path, version: int) -> None:
     """
     Write a cursor of another version.
@@ -59,11 +72,9 @@ def test_format_that_nothing_reads_is_refused_and_the_store_stays_as_it_is(
     path: Path, version: int, verification: object
 ) -> None:
     write_version(path, version)
-    before = (path / DATA_FILE).read_bytes()
-    with pytest.raises(StoreIncompatible, match=f"version {version}, this program reads 1"):
+    message = f"version {version}, this program reads 1"
+    with staying(path), pytest.raises(StoreIncompatible, match=message):
         now(at(path, verify=verification).open())
-    assert (path / DATA_FILE).read_bytes() == before
-    assert not (path / STAGING_DIRECTORY).exists()
 
 
 @pytest.mark.parametrize("verification", [None, verify])
@@ -94,14 +105,10 @@ def test_store_of_format_1_is_rewritten_with_its_cursor_history_and_keys(
 def test_rewriting_that_fails_leaves_the_store_as_it_was(
     path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (path / DATA_FILE).read_bytes()
-    with monkeypatch.context() as broken:
-        error = OSError(28, "No space left on device")
-        broken.setattr(Path, failing, Mock(side_effect=error))
-        with pytest.raises(StoreError, match="No space left"):
-            now(at(path).open())
-    assert (path / DATA_FILE).read_bytes() == before
-    assert not (path / STAGING_DIRECTORY).exists()
+    error = OSError(28, "No space left on device")
+    monkeypatch.setattr(Path, failing, Mock(side_effect=error))
+    with staying(path), pytest.raises(StoreError, match="No space left"):
+        now(at(path).open())
 
 
 @pytest.mark.usefixtures("keys")
@@ -122,12 +129,10 @@ def test_store_whose_format_cannot_be_read_is_not_opened(
     """
     Otherwise a store of format 1 could be served without being rewritten.
     """
-    before = (path / DATA_FILE).read_bytes()
     broken = Mock(side_effect=OSError("Input/output error"))
     monkeypatch.setattr("pexservice.stores.lmdb.transaction.open_for_reading", broken)
-    with pytest.raises(StoreError, match="Input/output error"):
+    with staying(path), pytest.raises(StoreError, match="Input/output error"):
         now(at(path, verify=None).open())
-    assert (path / DATA_FILE).read_bytes() == before
 
 
 DAMAGES = {
@@ -155,11 +160,9 @@ def test_damaged_store_of_format_1_is_refused_and_stays_as_it_is(
     If it is not verified when it is opened, the process that rewrites it finds the damage.
     """
     put(path, b"keys", *DAMAGES[damage])
-    before = (path / DATA_FILE).read_bytes()
-    with pytest.raises(StoreDamaged, match=f"the store {path} is damaged"):
+    message = f"the store {path} is damaged"
+    with staying(path), pytest.raises(StoreDamaged, match=message):
         now(at(path, verify=verification).open())
-    assert (path / DATA_FILE).read_bytes() == before
-    assert not (path / STAGING_DIRECTORY).exists()
 
 
 def test_backup_keeps_format_1_and_restore_rewrites_it(
