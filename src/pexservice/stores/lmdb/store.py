@@ -102,9 +102,6 @@ class LmdbStore:
         return Deferred.fromCoroutine(self._open(on_standby))
 
     async def _open(self, on_standby: Callable[[], object] | None) -> Cursor:
-        """
-        Lock the directory, prepare the files in it, and let LMDB open them.
-        """
         try:
             must_verify = await self._lock_or_wait(on_standby)
             was_verified = await self._prepare_files(must_verify=must_verify)
@@ -179,9 +176,6 @@ class LmdbStore:
         return must_verify or is_new
 
     def _open_files(self, *, was_verified: bool) -> Cursor:
-        """
-        Let LMDB open the store, and read its keys.
-        """
         self._opened = OpenedStore(
             self.directory,
             self._retention,
