@@ -220,16 +220,8 @@ class Connections:
         @return: whether a connection was closed.
         """
         connection = self._next_candidate(newcomer)
-        if connection is None:
-            begin = self.seconds()
-            if begin < self._next_search:
-                return False
-            self._search(newcomer)
-            found_few = len(self._candidates) < MIN_FOUND_FRACTION * len(self._open)
-            duration = self.seconds() - begin
-            connection = self._next_candidate(newcomer)
-            if found_few or connection is None:
-                self._next_search = begin + (1 + SEARCH_BACKOFF) * duration
+        if connection is None and self.seconds() >= self._next_search:
+            connection = self._search(newcomer)
         if connection is None:
             return False
         self.remove(connection)
@@ -237,8 +229,8 @@ class Connections:
         connection.abort()
         return True
 
-    def _search(self, newcomer: str) -> None:
-        share = self._share()
+    def _search(self, newcomer: str) -> LimitedConnection | None:
+        begin, share = self.seconds(), self._share()
         greedy_clients = {client for client, count in self._counts.items() if count > share}
         if self._uses_full_share(newcomer):
             # So its new connection closes no connections of clients within their share.
@@ -251,6 +243,12 @@ class Connections:
             if (order := _closing_order(connection, is_greedy=is_greedy)) is not None
         ]
         self._candidates.sort(key=lambda candidate: candidate[0], reverse=True)
+        found_few = len(self._candidates) < MIN_FOUND_FRACTION * len(self._open)
+        connection = self._next_candidate(newcomer)
+        if found_few or connection is None:
+            duration = self.seconds() - begin
+            self._next_search = begin + (1 + SEARCH_BACKOFF) * duration
+        return connection
 
     def _share(self) -> int:
         """
@@ -312,11 +310,9 @@ class Connections:
 
     def _check_timeouts(self, connection: LimitedConnection, now: float) -> None:
         is_idle = connection.phase is Phase.IDLE
-        receiving_since, stalled_since = (
-            connection.receiving_since,
-            connection.stalled_since,
-        )
+        receiving_since = connection.receiving_since
         waited = 0 if receiving_since is None else now - receiving_since
+        stalled_since = connection.stalled_since
         if stalled_since is not None and self._is_stalled(connection, stalled_since, now):
             self.closed["stalled"] += 1
             connection.abort()

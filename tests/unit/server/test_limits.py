@@ -17,6 +17,7 @@ from pexservice.server.limits import (
     REQUEST_TIMEOUT_SECONDS,
     STALL_TIMEOUT_SECONDS,
     Connections,
+    LimitedConnection,
     Phase,
 )
 from tests.support.fakes import Turns
@@ -142,10 +143,10 @@ def test_flood_next_to_busy_connections_does_not_cost_a_search_each(
     searches = 0
 
     class Watched(Connections):
-        def _search(self, newcomer: str) -> None:
+        def _search(self, newcomer: str) -> LimitedConnection | None:
             nonlocal searches
             searches += 1
-            super()._search(newcomer)
+            return super()._search(newcomer)
 
     connections = Watched(40, lambda: float(next(ticks)))
     for _ in range(40):
