@@ -23,9 +23,9 @@ from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.server.access_log import OWN_LOG, AccessLog
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Connections, Phase
-from pexservice.server.recognition import Template
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server as ConnectionServer
+from pexservice.server.templates import Template
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api

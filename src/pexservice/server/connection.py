@@ -4,21 +4,20 @@ A connection, from its first byte to its last.
 A connection handles one request after the other:
 
   1. Parsing: the connection buffers the input until a request is complete.  Then it looks
-     for the L{plan<pexservice.server.plans.Plan>} of the request.  A plan is the operation,
-     for example a step to the next position, that a handler returned for an earlier request
-     with the same meaning.  If there is a plan, access, key and preconditions are checked.
-  2. Performing: the connection checks the client's rate and the C{Host}.  Then it raises
-     the error of the checks before, if there was one.  If there is no plan, it calls the
-     handler, which returns an operation or a response, and makes these checks now.  Then
-     the connection starts the operation.
+     for the L{plan<pexservice.server.plans>} of the request, which is the operation that
+     the request asks for.  If there is a plan, it checks access, key and preconditions.
+  2. Performing: the connection checks the client's rate and the C{Host}.  Then it starts
+     the operation of the plan, or refuses the request if the checks before have failed.
+     If there is no plan, it calls the handler, which returns an operation or a response.
+     Before it starts this operation, it checks access, key and preconditions.
   3. Responding: when the operation has ended, the committer calls L{Connection.respond} or
      L{Connection.fail}.  If the handler has returned a response, L{Connection.send} gets
      it.  These methods write the response.
 
 There is a shortcut: the L{Recognizer<pexservice.server.recognition.Recognizer>} finds some
-requests without parsing.  If it knows exactly the same bytes, the result of the checks is
-remembered too.  But with a rate limit, or with a C{Host} that only some peers may send, the
-rate and the C{Host} are checked each time.
+requests without parsing.  If it has seen exactly the same bytes before, the result of the
+checks is remembered too.  But with a rate limit, or with a C{Host} that only some peers may
+send, the rate and the C{Host} are checked each time.
 """
 
 from __future__ import annotations
@@ -47,14 +46,13 @@ from pexservice.server.recognition import Recognizer
 from pexservice.server.response_writer import (
     CONTINUE,
     ResponseFormat,
-    write_end_of_stream,
     write_piece,
     write_response,
 )
 from pexservice.server.server import Server
 from pexservice.web import problems
 from pexservice.web.clients import Peer
-from pexservice.web.operations import CheckedOperation, Operation, Request, response_kind
+from pexservice.web.operations import Operation, Request, response_kind
 from pexservice.web.preconditions import UNCONDITIONAL
 from pexservice.web.problems import Problem, problem_of
 from pexservice.web.representations import STATE
@@ -92,7 +90,8 @@ class Connection(asyncio.Protocol):
     request: the committer calls L{respond} or L{fail}.
 
     @ivar peer: the other end of the socket: a client or a proxy.
-    @ivar recognizer: finds a request by its bytes without parsing, or finds its plan.
+    @ivar recognizer: finds a request by its bytes without parsing, or by its plan without
+        calling a handler.
     """
 
     transport: asyncio.Transport
@@ -101,8 +100,8 @@ class Connection(asyncio.Protocol):
         self._server = server
         self.peer = peer
         self.recognizer = Recognizer(server.request_cache)
-        # server.limits reads these five attributes.  The listener may set the phase
-        # HANDSHAKE or REFUSED before it calls connection_made().
+        # server.limits reads the attributes from here to stalled_since.  The listener may
+        # set the phase HANDSHAKE or REFUSED before it calls connection_made().
         self.phase = _IDLE
         self.has_responded = False
         self.last_active = server.seconds()
@@ -112,6 +111,9 @@ class Connection(asyncio.Protocol):
         # end of a head, without success.
         self._buffer = bytearray()
         self._searched_bytes = 0
+        # The bytes of this call of data_received(), if the buffer was empty before;
+        # otherwise b"".  Only a request that arrives in one piece is remembered.
+        self._single_chunk = b""
         # The head of a request whose body is arriving, and the body.
         self._incomplete_request: tuple[Head, RequestBody] | None = None
         # The request that is being performed, and the Deferred of its handler, if any.
@@ -155,7 +157,9 @@ class Connection(asyncio.Protocol):
                 return
             self.phase = _RECEIVING
             self._buffer += data
-            self._parse_input(whole_read=data)
+            self._single_chunk = data
+            self._parse_input()
+            self._single_chunk = b""
         elif phase is _RECEIVING:
             self._buffer += data
             self._parse_input()
@@ -202,8 +206,8 @@ class Connection(asyncio.Protocol):
             self._stream.resume()
         elif self.phase is _WAITING_TO_PARSE:
             self._server.call_soon(self._parse_next)
-        elif not (self.phase is _PERFORMING and self._buffer):
-            # Otherwise the next request is in the buffer, and must be parsed first.
+        elif self.phase is not _PERFORMING or not self._buffer:
+            # A request in the buffer must be parsed before more is read.
             self._resume_reading()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -221,12 +225,9 @@ class Connection(asyncio.Protocol):
 
     # Parsing.
 
-    def _parse_input(self, whole_read: bytes = b"") -> None:
+    def _parse_input(self) -> None:
         """
         Parse until a request is complete, more input is needed, or the budget is spent.
-
-        @param whole_read: all bytes of the buffer, if one read brought them; otherwise
-            C{b""}.  The server remembers the bytes only of a request that one read brought.
         """
         budget = self._server.parsing_budget
         can_continue = True
@@ -234,9 +235,9 @@ class Connection(asyncio.Protocol):
             begin, incomplete = budget.seconds(), self._incomplete_request
             try:
                 if incomplete is None:
-                    can_continue = self._parse_head(whole_read)
+                    can_continue = self._parse_head()
                 else:
-                    can_continue = self._parse_body(*incomplete, whole_read)
+                    can_continue = self._parse_body(*incomplete)
             except Problem as problem:
                 self.close_with(problem)
             except Exception:  # noqa: BLE001 it is logged, and the connection ends
@@ -250,7 +251,7 @@ class Connection(asyncio.Protocol):
         if self.phase is _RECEIVING:
             self._wait_for_input()
 
-    def _parse_head(self, whole_read: bytes) -> bool:
+    def _parse_head(self) -> bool:
         """
         Parse a head, if it is complete.  If the request has no body, perform the request.
 
@@ -267,14 +268,14 @@ class Connection(asyncio.Protocol):
         del buffer[: end + len(END_OF_HEAD)]
         self._searched_bytes = 0
         if head.body_length == 0:
-            self._perform_parsed_request(head, whole_read)
+            self._perform_parsed_request(head)
             return True
         self._incomplete_request = head, RequestBody(head.body_length)
         if head.expects_continue and not buffer:
             self._write(CONTINUE)
         return True
 
-    def _parse_body(self, head: Head, body: RequestBody, whole_read: bytes) -> bool:
+    def _parse_body(self, head: Head, body: RequestBody) -> bool:
         """
         Parse a part of the body.  If the body is then complete, perform its request.
 
@@ -282,10 +283,10 @@ class Connection(asyncio.Protocol):
         @raise Problem: the input is refused.
         """
         size = len(self._buffer)
-        body.take(self._buffer)
+        body.skip(self._buffer)
         if body.complete:
             self._incomplete_request = None
-            self._perform_parsed_request(head, whole_read)
+            self._perform_parsed_request(head)
             return True
         return len(self._buffer) < size
 
@@ -307,50 +308,44 @@ class Connection(asyncio.Protocol):
 
     # Performing.
 
-    def _perform_parsed_request(self, head: Head, whole_read: bytes) -> None:
+    def _perform_parsed_request(self, head: Head) -> None:
         """
         Perform a request whose head and body have been parsed.
-
-        @param whole_read: see L{_parse_input}.
         """
         self.receiving_since = None
         if self._buffer:
-            # The read has more bytes than those of this request.
-            whole_read = b""
+            # The chunk has more bytes than those of this request.
+            self._single_chunk = b""
         elif not self._is_reading:
             # Reading was paused because input had arrived during a request.
             self._resume_reading_unless_stalled()
-        request = self.recognizer.find_by_plan(head, whole_read)
+        request = self.recognizer.find_by_plan(head, self._single_chunk)
         self.perform(self._new_request(head) if request is None else request)
 
     def perform(self, request: PreparedRequest) -> None:
         self.phase = _PERFORMING
         self._request = request
         try:
-            operation = request.operation
-            if operation.must_check_rate_and_host:
+            if request.must_check_rate_and_host:
                 self._server.checker.check_rate_and_host(request.headers, self.peer)
-            operation.start(self)
+            request.start(self)
         except Exception as error:  # noqa: BLE001 the client gets a response to any error
             self.fail(error)
 
     def _new_request(self, head: Head) -> PreparedRequest:
         """
-        Return a request without a plan: when it is started, it calls the handler.
+        Return a request that calls the handler when it is started.
         """
         line = head.request_line
         response_format = self._server.response_format(line, head.headers)
-        call = CheckedOperation(
-            partial(self._call_handler, head, response_format),
-            must_check_rate_and_host=True,
-        )
+        call = partial(self._call_handler, head, response_format)
         return PreparedRequest(
-            response_format, head.headers, line.logged_line, call, has_plan=False
+            response_format, head.headers, line.logged_line, call, is_new=True
         )
 
     def _call_handler(self, head: Head, response_format: ResponseFormat, _: Waiter) -> None:
         """
-        Call the handler of a request without a plan.
+        Call the handler of the current request, which has no plan.
 
         If the handler returns an operation, remember the operation as a plan, and start it.
         """
@@ -359,19 +354,18 @@ class Connection(asyncio.Protocol):
             Request(line.method, line.target, line.path, headers, self.peer)
         )
         if isinstance(result, Operation):
-            self.recognizer.remember_plan(head, Plan(result, response_format))
-            operation = server.checker.check_operation(result, headers)
-            self._request = PreparedRequest(
-                response_format, headers, line.logged_line, operation, has_plan=False
-            )
-            operation.start(self)
+            plan = Plan(result, response_format, server.checker)
+            server.request_cache.remember_plan(head, plan)
+            request = plan.prepare(headers, line.logged_line)
+            self._request = evolve(request, is_new=True)
+            request.start(self)
         elif isinstance(result, Deferred):
             self._handler_result = result
             result.addCallbacks(self.send, lambda failure: self.fail(failure.value))
         else:
             self.send(result)
 
-    # Responses.  respond() ends a read or a step.  send() ends a request whose handler has
+    # Responses.  respond() ends a read or a step.  send() ends a request whose handler
     # returned a response.  fail() ends a request of either kind.  If the response of send()
     # has a stream, the stream calls send_piece() several times, and then end_stream().
 
@@ -386,13 +380,12 @@ class Connection(asyncio.Protocol):
             # The client is gone.
             return
         try:
-            server, operation = self._server, request.operation
-            preconditions = operation.preconditions
+            server, preconditions = self._server, request.preconditions
             # Most responses are of the kind STATE.  This check saves a call for them.
             if preconditions is UNCONDITIONAL and outcome is not _REPLAYED:
                 kind = STATE
             else:
-                kind = response_kind(outcome, state, operation.method, preconditions)
+                kind = response_kind(outcome, state, request.method, preconditions)
             data = server.writer.write_state_response(
                 request.response_format, kind, state, is_read=outcome is _READ
             )
@@ -446,7 +439,7 @@ class Connection(asyncio.Protocol):
         request, stream = self._request, self._stream
         if stream is not None and request is not None:
             self._stream = None
-            self._write(write_end_of_stream(request.response_format))
+            self._write(write_piece(request.response_format, b""))
             self._end_request(request, _OK, self._stream_length)
 
     def _end_request(self, request: PreparedRequest, status: int, length: int) -> None:
@@ -465,7 +458,7 @@ class Connection(asyncio.Protocol):
                 self.peer, request.headers, request.logged_line, status, length
             )
         self._request = None
-        if not request.has_plan:
+        if request.is_new:
             self._handler_result = None
             server.counters.without_plan += 1
         self.has_responded = True

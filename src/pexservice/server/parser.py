@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
+from pexservice.server.generational_cache import GenerationalCache
 from pexservice.web import problems
 from pexservice.web.parameters import (
     CONTENT_LENGTH,
@@ -35,19 +36,20 @@ MAX_REQUEST_LINE_BYTES = 8192
 MAX_HEADER_BYTES = 16384
 MAX_HEADER_LINES = 100
 MAX_REQUEST_BODY_BYTES = 65536
+_MAX_LENGTH_DIGITS = len(str(MAX_REQUEST_BODY_BYTES))
 MAX_CHUNKS = 1000
 MAX_CHUNK_LINE_BYTES = 1024
 MAX_CHUNK_SIZE_DIGITS = 16
 
-#: How many parts of a body one call of L{RequestBody.take} skips.  So many parts together
+#: How many parts of a body one call of L{RequestBody.skip} skips.  So many parts together
 #: take about 40 microseconds.
 MAX_PARTS_PER_CALL = 64
 
 #: A longer line is not cached.
 MAX_CACHED_LINE_BYTES = 512
 
-#: How many lines one generation of a cache has.  A cache has two generations, so its lines
-#: take at most 1 MiB.
+#: How many lines one of the two generations of a cache has.  So the lines of a cache take
+#: at most 1 MiB.
 MAX_CACHED_LINES = 1024
 
 END_OF_LINE = b"\r\n"
@@ -60,8 +62,8 @@ NEVER_CACHED_HEADERS = frozenset(
     name for name, role in HEADERS.items() if HeaderRole.NEVER_CACHED in role
 )
 
-#: The headers that the service reads.
-_READ_HEADERS = frozenset(
+#: The headers that the service uses.
+_USED_HEADERS = frozenset(
     name for name, role in HEADERS.items() if role & ~HeaderRole.NEVER_CACHED
 )
 
@@ -92,49 +94,10 @@ _HOST_VALUE = re.compile(
 _BAD_REQUEST_LINE = "malformed request line; send a method, a path and the HTTP version"
 
 #: A value of printable ASCII characters other than quote and backslash; see L{escaped}.
-_NEEDS_NO_ESCAPE = re.compile(rb"[ !#-\[\]-~]*")
+_PLAIN_VALUE = re.compile(rb"[ !#-\[\]-~]*")
 
 #: See L{Head.plan_key}.
 PlanKey = tuple[Hashable, ...]
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-
-class GenerationalCache(Generic[K, V]):
-    """
-    A cache of two generations, each with at most C{size} entries.
-
-    When the recent generation is full, it becomes the old generation, and the previous old
-    generation is dropped.  C{get} copies an entry of the old generation into the recent
-    one.  So a flood of new entries does not drop an entry that is read often.
-
-    @ivar recent: the recent generation.  A frequent lookup may look here first, and call
-        C{get} only for a miss.
-    """
-
-    __slots__ = ("_old", "_size", "recent")
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self.recent: dict[K, V] = {}
-        self._old: dict[K, V] = {}
-
-    def get(self, key: K) -> V | None:
-        value = self.recent.get(key)
-        if value is None:
-            value = self._old.get(key)
-            if value is not None:
-                self.put(key, value)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        if len(self.recent) >= self._size:
-            self._old, self.recent = self.recent, {}
-        self.recent[key] = value
-
-    def clear(self) -> None:
-        self.recent, self._old = {}, {}
 
 
 class RequestLine(NamedTuple):
@@ -159,8 +122,8 @@ class HeaderLine(NamedTuple):
     A header line.
 
     @ivar name: the header's name in small letters.
-    @ivar meaning: the parsed value, such as a media type, of a I{deciding header}, which is
-        a header that selects the plan of the request; C{None} for other headers.
+    @ivar meaning: the parsed value, for example a media type, of a deciding header; C{None}
+        for other headers.  See L{pexservice.server.plans}.
     """
 
     name: bytes
@@ -168,8 +131,8 @@ class HeaderLine(NamedTuple):
     meaning: Hashable = None
 
 
-#: Stands for all lines with headers that the service does not read.
-_IGNORED = HeaderLine(b"", b"")
+#: Stands for all lines with headers that the service does not use.
+_UNUSED_HEADER = HeaderLine(b"", b"")
 
 
 class Head(NamedTuple):
@@ -177,12 +140,10 @@ class Head(NamedTuple):
     The head of a request.
 
     @ivar plan_key: the method, the path, the version, and the meanings of the deciding
-        headers.  Requests with equal plan keys have the same plan, which is an operation
-        and the format of the responses; see L{pexservice.server.plans}.
-    @ivar headers: the values of all headers that the service reads.
+        headers.  See L{pexservice.server.plans}.
+    @ivar headers: the values of all headers that the service uses.
     @ivar lines: all lines, as they arrived, without their line ends.
-    @ivar uncached_range: the smallest range (begin, end) of C{lines} with all lines that
-        were not in the reader's caches; C{None} if there was no such line.
+    @ivar uncached: the indices of the lines that were not in the reader's caches.
     @ivar body_length: the length of the body, or L{CHUNKED}.
     @ivar expects_continue: whether the client waits for C{100 Continue}.
     """
@@ -191,7 +152,7 @@ class Head(NamedTuple):
     plan_key: PlanKey
     headers: RequestHeaders
     lines: list[bytes]
-    uncached_range: tuple[int, int] | None
+    uncached: list[int]
     body_length: int
     expects_continue: bool
 
@@ -213,12 +174,8 @@ class HeadReader:
         self._deciding_headers = deciding_headers
         # The syntax of a cached line is not checked again.  If there were one cache, a
         # request line would be accepted as a header line.
-        self._request_lines: GenerationalCache[bytes, RequestLine] = GenerationalCache(
-            MAX_CACHED_LINES
-        )
-        self._header_lines: GenerationalCache[bytes, HeaderLine] = GenerationalCache(
-            MAX_CACHED_LINES
-        )
+        self._request_lines = GenerationalCache[bytes, RequestLine](MAX_CACHED_LINES)
+        self._header_lines = GenerationalCache[bytes, HeaderLine](MAX_CACHED_LINES)
 
     def read(self, head: bytes) -> Head:
         """
@@ -228,7 +185,6 @@ class HeadReader:
         @raise Problem: the head is malformed or too large.
         """
         lines = head.split(END_OF_LINE)
-        # The indices of the lines that are not in a cache.
         uncached: list[int] = []
         line = self._request_lines.get(lines[0])
         if line is None:
@@ -246,7 +202,7 @@ class HeadReader:
             if header is None:
                 uncached.append(index)
                 header = self._parse_header_line(text)
-            if header is _IGNORED:
+            if header is _UNUSED_HEADER:
                 continue
             name, value, meaning = header
             values = headers.setdefault(name, [])
@@ -261,11 +217,10 @@ class HeadReader:
             # The host of a URL counts, and not the header (RFC 9112, section 3.2.2).
             headers[HOST] = [line.host]
         plan_key = line.method, line.path, line.version, frozenset(meanings.items())
-        uncached_range = (uncached[0], uncached[-1] + 1) if uncached else None
-        framing = 0, False
+        body_length, expects_continue = 0, False
         if CONTENT_LENGTH in headers or TRANSFER_ENCODING in headers:
-            framing = _body_framing(headers, line.version)
-        return Head(line, plan_key, headers, lines, uncached_range, *framing)
+            body_length, expects_continue = _body_framing(headers, line.version)
+        return Head(line, plan_key, headers, lines, uncached, body_length, expects_continue)
 
     def _parse_request_line(self, line: bytes) -> RequestLine:
         if len(line) > MAX_REQUEST_LINE_BYTES:
@@ -274,7 +229,8 @@ class HeadReader:
         if match is None:
             raise problems.malformed(_BAD_REQUEST_LINE)
         method, target, version = match.groups()
-        host, url_prefix = None, _URL_PREFIX.match(target)
+        host = None
+        url_prefix = _URL_PREFIX.match(target)
         if url_prefix is not None and _HOST_VALUE.fullmatch(url_prefix[1]):
             host = url_prefix[1]
             target = target[url_prefix.end() :]
@@ -305,10 +261,10 @@ class HeadReader:
             raise problems.malformed(
                 "malformed Host header; send a host name and maybe a port"
             )
-        header = _IGNORED
-        if name in _READ_HEADERS:
-            meaning_of = self._deciding_headers.get(name)
-            header = HeaderLine(name, value, meaning_of([value]) if meaning_of else None)
+        header = _UNUSED_HEADER
+        if name in _USED_HEADERS:
+            parse = self._deciding_headers.get(name)
+            header = HeaderLine(name, value, None if parse is None else parse([value]))
         if name not in NEVER_CACHED_HEADERS and len(line) <= MAX_CACHED_LINE_BYTES:
             self._header_lines.put(line, header)
         return header
@@ -343,8 +299,8 @@ def _content_length(lengths: Sequence[bytes]) -> int:
     if len(lengths) > 1 or not lengths[0].isdigit():
         raise problems.malformed("malformed Content-Length; send one number")
     # The digits are counted first, because Python cannot convert thousands of digits.
-    digits, max_digits = lengths[0].lstrip(b"0") or b"0", len(str(MAX_REQUEST_BODY_BYTES))
-    if len(digits) > max_digits or int(digits) > MAX_REQUEST_BODY_BYTES:
+    digits = lengths[0].lstrip(b"0") or b"0"
+    if len(digits) > _MAX_LENGTH_DIGITS or int(digits) > MAX_REQUEST_BODY_BYTES:
         raise problems.too_much_content(MAX_REQUEST_BODY_BYTES)
     return int(digits)
 
@@ -395,15 +351,22 @@ def read_refused_head(data: bytes) -> tuple[bytes, bytes, RequestHeaders]:
         the headers.
     """
     head = data.removeprefix(END_OF_LINE)[: MAX_REQUEST_LINE_BYTES + MAX_HEADER_BYTES]
-    first, *lines = head.partition(END_OF_HEAD)[0].split(END_OF_LINE, MAX_HEADER_LINES)
+    head, _, _ = head.partition(END_OF_HEAD)
+    first, *lines = head.split(END_OF_LINE, MAX_HEADER_LINES)
+    method, logged_line = b"", b"- - -"
     match = _REQUEST_LINE.fullmatch(first)
-    method, logged_line = (b"", b"- - -") if match is None else (match[1], escaped(first))
+    if match is not None:
+        method, logged_line = match[1], escaped(first)
     headers: dict[bytes, list[bytes]] = {}
     for line in lines:
         match = _HEADER_LINE.fullmatch(line)
         if match is not None and match[1].lower() in HEADERS:
             headers.setdefault(match[1].lower(), []).append(match[2].rstrip(b" \t"))
     return method, logged_line, headers
+
+
+#: A method of L{RequestBody} that skips a part of the body.
+_SkipPart = Callable[["RequestBody", bytearray, int], int]
 
 
 class RequestBody:
@@ -416,20 +379,20 @@ class RequestBody:
 
     def __init__(self, length: int) -> None:
         self._total = self._chunks = self._trailer_bytes = self._trailer_lines = 0
-        # The method that takes the next part; None if the body is complete.  With a bound
+        # The method that skips the next part; None if the body is complete.  With a bound
         # method, this object would refer to itself, and wait for the garbage collection.
-        self._take_part: _TakePart | None = RequestBody._take_bytes
-        self._take_part_after_bytes: _TakePart | None = None
+        self._skip_part: _SkipPart | None = RequestBody._skip_bytes
+        self._skip_part_after_bytes: _SkipPart | None = None
         self._missing_bytes = length
         if length == CHUNKED:
-            self._take_part = RequestBody._take_chunk_size
-            self._take_part_after_bytes = RequestBody._take_end_of_chunk
+            self._skip_part = RequestBody._skip_chunk_size
+            self._skip_part_after_bytes = RequestBody._skip_end_of_chunk
 
     @property
     def complete(self) -> bool:
-        return self._take_part is None
+        return self._skip_part is None
 
-    def take(self, buffer: bytearray) -> None:
+    def skip(self, buffer: bytearray) -> None:
         """
         Remove bytes of the body from the beginning of C{buffer}.
 
@@ -439,9 +402,9 @@ class RequestBody:
         """
         begin = 0
         for _ in range(MAX_PARTS_PER_CALL):
-            if self._take_part is None:
+            if self._skip_part is None:
                 break
-            end = self._take_part(self, buffer, begin)
+            end = self._skip_part(self, buffer, begin)
             if end == begin:
                 break
             begin = end
@@ -451,23 +414,23 @@ class RequestBody:
     # and returns the index after this part.  If the part needs more input, the method
     # returns C{begin}.
 
-    def _take_bytes(self, buffer: bytearray, begin: int) -> int:
+    def _skip_bytes(self, buffer: bytearray, begin: int) -> int:
         size = min(self._missing_bytes, len(buffer) - begin)
         self._missing_bytes -= size
         if not self._missing_bytes:
-            self._take_part = self._take_part_after_bytes
+            self._skip_part = self._skip_part_after_bytes
         return begin + size
 
-    def _take_end_of_chunk(self, buffer: bytearray, begin: int) -> int:
+    def _skip_end_of_chunk(self, buffer: bytearray, begin: int) -> int:
         end = buffer[begin : begin + len(END_OF_LINE)]
         if not END_OF_LINE.startswith(end):
             raise problems.malformed("malformed chunk: it is longer than its size")
         if len(end) < len(END_OF_LINE):
             return begin
-        self._take_part = RequestBody._take_chunk_size
+        self._skip_part = RequestBody._skip_chunk_size
         return begin + len(END_OF_LINE)
 
-    def _take_chunk_size(self, buffer: bytearray, begin: int) -> int:
+    def _skip_chunk_size(self, buffer: bytearray, begin: int) -> int:
         end_of_line = buffer.find(END_OF_LINE, begin, begin + MAX_CHUNK_LINE_BYTES)
         if end_of_line < 0:
             if len(buffer) - begin >= MAX_CHUNK_LINE_BYTES:
@@ -488,37 +451,34 @@ class RequestBody:
             or self._chunks > MAX_CHUNKS
         ):
             raise problems.too_many_chunks(MAX_REQUEST_BODY_BYTES, MAX_CHUNKS)
-        self._take_part = RequestBody._take_bytes if size else RequestBody._take_trailer
+        self._skip_part = RequestBody._skip_bytes if size else RequestBody._skip_trailer
         return end_of_line + len(END_OF_LINE)
 
-    def _take_trailer(self, buffer: bytearray, begin: int) -> int:
+    def _skip_trailer(self, buffer: bytearray, begin: int) -> int:
         end = buffer.find(END_OF_LINE, begin, begin + MAX_HEADER_BYTES + 2)
-        size = (end if end >= 0 else len(buffer)) - begin
-        if self._trailer_bytes + size > MAX_HEADER_BYTES:
+        line_end = len(buffer) if end < 0 else end
+        if (
+            self._trailer_bytes + line_end - begin > MAX_HEADER_BYTES
+            or self._trailer_lines > MAX_HEADER_LINES
+        ):
             raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
         if end < 0:
             return begin
         if end == begin:
-            self._take_part = None
+            self._skip_part = None
             return end + len(END_OF_LINE)
-        self._trailer_bytes += size + len(END_OF_LINE)
+        self._trailer_bytes += end - begin + len(END_OF_LINE)
         self._trailer_lines += 1
-        if self._trailer_lines > MAX_HEADER_LINES:
-            raise problems.too_many_headers(MAX_HEADER_BYTES, MAX_HEADER_LINES)
         if not _HEADER_LINE.fullmatch(buffer, begin, end):
             # Another server might read this line as the next request.
             raise problems.malformed("malformed trailers; send headers, or none")
         return end + len(END_OF_LINE)
 
 
-#: A method of L{RequestBody} that takes a part of the body.
-_TakePart = Callable[[RequestBody, bytearray, int], int]
-
-
 def escaped(value: bytes) -> bytes:
     """
     Return C{value} escaped for use between quotes in the access log.
     """
-    if _NEEDS_NO_ESCAPE.fullmatch(value):
+    if _PLAIN_VALUE.fullmatch(value):
         return value
     return value.decode("latin-1").encode("unicode_escape").replace(b'"', b'\\"')

@@ -18,25 +18,21 @@ calls the handler for each request with this key.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from attrs import define, frozen
 
+from pexservice.commit.interface import Waiter
 from pexservice.server.response_writer import ResponseFormat
-from pexservice.web.operations import CheckedOperation, Operation
+from pexservice.web.operations import Operation, RequestChecker
 from pexservice.web.parameters import RequestHeaders
+from pexservice.web.preconditions import UNCONDITIONAL, Preconditions
+from pexservice.web.problems import Problem
 
 #: How many plans are remembered.  The service needs some hundreds of them: one for each
 #: combination of a path, a method, a version and the meanings of the deciding headers.
 MAX_PLANS = 4096
-
-
-@frozen(eq=False)
-class Plan:
-    """
-    The operation of all requests with one plan key, and the format of their responses.
-    """
-
-    operation: Operation
-    response_format: ResponseFormat
 
 
 # It is not frozen, only because it takes longer to make a frozen object.
@@ -48,12 +44,60 @@ class PreparedRequest:
     It never changes, so all requests with the same bytes can share one object.
 
     @ivar logged_line: the request line for the access log.
-    @ivar operation: what the request asks for.  If the request has no plan, the operation
-        is to call the handler.
+    @ivar start: starts what the request asks for, and gives the outcome to the waiter.  It
+        starts an operation, or calls the handler, or refuses the request.
+    @ivar must_check_rate_and_host: whether the rate and the C{Host} must be checked before
+        the start.
+    @ivar method: the HTTP method, if the request has a plan.
+    @ivar is_new: whether the request had no plan, so that a handler is called.
     """
 
     response_format: ResponseFormat
     headers: RequestHeaders
     logged_line: bytes
-    operation: CheckedOperation
-    has_plan: bool = True
+    start: Callable[[Waiter], None]
+    must_check_rate_and_host: bool = True
+    method: bytes = b""
+    preconditions: Preconditions = UNCONDITIONAL
+    is_new: bool = False
+
+
+@frozen(eq=False)
+class Plan:
+    """
+    The operation of all requests with one plan key, and the format of their responses.
+
+    @ivar checker: checks each request before its operation.
+    """
+
+    operation: Operation
+    response_format: ResponseFormat
+    checker: RequestChecker
+
+    def prepare(self, headers: RequestHeaders, logged_line: bytes) -> PreparedRequest:
+        """
+        Check the access, the key and the preconditions of a request with this plan.
+
+        The rate and the C{Host} must be checked first, and are not checked yet.  So if the
+        check fails, the returned request gets the problem when it is started.
+        """
+        checker, operation = self.checker, self.operation
+        preconditions = UNCONDITIONAL
+        try:
+            start, preconditions = checker.check_operation(operation, headers)
+        except Problem as error:
+            # The traceback would keep the headers, and with them a token, in memory.
+            start = partial(_refuse, error.with_traceback(None))
+        return PreparedRequest(
+            self.response_format,
+            headers,
+            logged_line,
+            start,
+            checker.must_check_rate_and_host(headers),
+            operation.method,
+            preconditions,
+        )
+
+
+def _refuse(problem: Problem, waiter: Waiter) -> None:
+    waiter.fail(problem)

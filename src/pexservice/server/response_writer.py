@@ -94,14 +94,12 @@ def write_response(
 def write_piece(response_format: ResponseFormat, data: bytes) -> bytes:
     """
     Return the bytes of a piece of a stream: for HTTP/1.1, a chunk.
+
+    An empty piece ends the stream.
     """
     if response_format.version == b"HTTP/1.1":
         return b"%x\r\n%b\r\n" % (len(data), data)
     return data
-
-
-def write_end_of_stream(response_format: ResponseFormat) -> bytes:
-    return b"0\r\n\r\n" if response_format.version == b"HTTP/1.1" else b""
 
 
 def _writer(response_format: ResponseFormat, kind: ResponseKind) -> Writer:

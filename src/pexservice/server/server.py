@@ -156,7 +156,7 @@ class Server:
         self.connections = connections
         self.counters = counters
         self.reader = HeadReader(checker.deciding_headers())
-        self.request_cache = RequestCache(checker)
+        self.request_cache = RequestCache()
         self.writer = ResponseWriter()
         self.parsing_budget = ParsingBudget(call_soon)
         self.log = log

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 
-from attrs import define, frozen
+from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from pexservice.commit.interface import ICommitter, Outcome, Step, Waiter
@@ -81,26 +81,6 @@ class Operation:
 HandlerResult = Operation | Response | Deferred[Response]
 
 
-# It is not frozen, only because it takes longer to make a frozen object.
-@define(eq=False)
-class CheckedOperation:
-    """
-    An operation whose request has passed L{RequestChecker.check_operation}.
-
-    Later requests with the same bytes reuse this object.
-
-    @ivar start: starts the operation, and gives the outcome to the waiter.
-    @ivar must_check_rate_and_host: whether these two checks must be made for each request,
-        because their results may differ.  A rate limit counts each request.  A C{Host} may
-        be allowed from some peers only.
-    """
-
-    start: Callable[[Waiter], None]
-    must_check_rate_and_host: bool
-    method: bytes = b""
-    preconditions: Preconditions = UNCONDITIONAL
-
-
 def response_kind(
     outcome: Outcome, state: State, method: bytes, preconditions: Preconditions
 ) -> ResponseKind:
@@ -148,7 +128,9 @@ class RequestChecker:
 
     def deciding_headers(self) -> Mapping[bytes, Callable[[Sequence[bytes]], Hashable]]:
         """
-        Return the headers that decide which plan, or remembered operation, a request has.
+        Return the headers that decide which plan a request has.
+
+        See L{pexservice.server.plans}.
 
         @return: for each header, the function that returns the meaning of its values.
         """
@@ -180,12 +162,23 @@ class RequestChecker:
         self.check_rate(headers, peer)
         self.hosts.check(headers.get(HOST, (None,))[0], peer)
 
+    def must_check_rate_and_host(self, headers: RequestHeaders) -> bool:
+        """
+        Return whether the rate and the C{Host} must be checked for each such request.
+
+        A rate limit counts each request.  A C{Host} may be allowed from some peers only.
+        """
+        host = headers.get(HOST, (None,))[0]
+        return self._limit is not None or not self.hosts.allows_from_every_peer(host)
+
     def check_operation(
         self, operation: Operation, headers: RequestHeaders
-    ) -> CheckedOperation:
+    ) -> tuple[Callable[[Waiter], None], Preconditions]:
         """
         Check whether a request with C{headers} may start C{operation}.
 
+        @return: a function that starts the operation, which then gives its outcome to the
+            waiter; and the preconditions of the request.
         @raise Problem: 403 for a page of another origin, 401 for the token, 400 for a
             malformed key or precondition.  The checks are made in this order.
         """
@@ -200,6 +193,4 @@ class RequestChecker:
             # Most steps have no preconditions.  None saves the committer a call for them.
             is_met = None if preconditions is UNCONDITIONAL else preconditions.met_by
             start = partial(self._committer.step, Step(transition, key, is_met))
-        host, hosts = headers.get(HOST, (None,))[0], self.hosts
-        must_check = self._limit is not None or not hosts.allows_from_every_peer(host)
-        return CheckedOperation(start, must_check, operation.method, preconditions)
+        return start, preconditions

@@ -24,7 +24,6 @@ from zope.interface import implementer
 from pexservice.commit.interface import Outcome
 from pexservice.core.cursor import State
 from pexservice.web.operations import (
-    CheckedOperation,
     HandlerResult,
     Operation,
     Request,
@@ -32,6 +31,7 @@ from pexservice.web.operations import (
     response_kind,
 )
 from pexservice.web.parameters import ORIGIN, headers_of, preferences
+from pexservice.web.preconditions import Preconditions
 from pexservice.web.problems import problem_of
 from pexservice.web.representations import state_response
 from pexservice.web.responses import Response, Stream
@@ -64,8 +64,9 @@ class ApiResource(Resource):
         self._checker.check_rate_and_host(request.headers, request.peer)
         result = self._call_handler(request)
         if isinstance(result, Operation):
-            exchange.operation = self._checker.check_operation(result, request.headers)
-            exchange.operation.start(exchange)
+            start, preconditions = self._checker.check_operation(result, request.headers)
+            exchange.preconditions = preconditions
+            start(exchange)
         elif isinstance(result, Deferred):
             exchange.handler_result = result
             return result.addCallback(exchange.send)
@@ -81,7 +82,7 @@ class _Exchange:
     It is the committer's L{Waiter<pexservice.commit.interface.Waiter>} for the request.
     """
 
-    operation: CheckedOperation
+    preconditions: Preconditions
     handler_result: Deferred[Response] | None = None
 
     def __init__(self, request: TwistedRequest, checker: RequestChecker) -> None:
@@ -104,8 +105,7 @@ class _Exchange:
             self._stream.end()
 
     def respond(self, outcome: Outcome, state: State) -> None:
-        method, preconditions = self.operation.method, self.operation.preconditions
-        kind = response_kind(outcome, state, method, preconditions)
+        kind = response_kind(outcome, state, self.request.method, self.preconditions)
         self.send(state_response(kind, preferences(self.request.headers), state))
 
     def fail(self, error: Exception) -> None:

@@ -143,7 +143,7 @@ def test_up_to_four_neighbouring_lines_may_vary(server: Server) -> None:
     assert ask(server, *heads, wire=wire) == [200] * 9
     template = wire.templates[0]
     assert (template.prefix, template.suffix) == (CURRENT, b"\r\nA: b\r\n\r\n")
-    assert template.read_names == (b"x-forwarded-for",)
+    assert template.used_names == (b"x-forwarded-for",)
     five = [
         CURRENT + b"".join(b"X-%d: %d\r\n" % (k, n) for k in range(5)) + b"\r\n"
         for n in range(4)
@@ -291,7 +291,7 @@ def test_repeated_request_with_a_cookie_is_not_remembered(server: Server) -> Non
     wire = server.connect()
     request = CURRENT + b'If-None-Match: "%d"\r\nCookie: s3cret\r\n\r\n'
     ask(server, *[request % number for number in (7, 8, 9, 9, 9, 9)], wire=wire)
-    assert wire.templates[0].read_names == (b"if-none-match",)
+    assert wire.templates[0].used_names == (b"if-none-match",)
     kept_bytes = kept(server, wire)
     assert not [text for text in kept_bytes if b"s3cret" in text]
 
