@@ -79,7 +79,7 @@ def test_reload_reports_its_outcome_and_status(tmp_path: Path) -> None:
         assert "\n[+]reload 5 succeeded\n" in verbose
 
 
-def test_listeners_and_store_wait_for_a_restart(tmp_path: Path) -> None:
+def test_changed_store_waits_for_a_restart(tmp_path: Path) -> None:
     """
     A reload applies the number of standbys.
 

@@ -338,7 +338,7 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(
     ) as process:
         assert process.stdout is not None
         wait_until((tmp_path / "http.sock").exists, "the socket is there")
-        for number in range(amount(short=30, long=80)):
+        for number in range(amount(short=20, long=80)):
             target = b"/current?" + b"x" * 1000 if number % 3 else b"/livez"
             request = b"GET %b HTTP/1.0\r\n\r\n" % target
             assert b" 200 OK" in exchange_on_unix_socket(tmp_path / "http.sock", request)

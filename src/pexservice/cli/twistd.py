@@ -171,7 +171,7 @@ class CommonOptions(usage.Options):
         Call this method before twistd forks, because a daemon has no standard error.
         """
         sys.stderr.write(error_line(f"{self.command}: {reason}"))
-        Notifier.to_service_manager(os.environ).notify(f"STATUS={reason}")
+        Notifier.to_service_manager().notify(f"STATUS={reason}")
         # If a daemon cannot start, twistd's exit status is the same for all errors.
         raise SystemExit(status if self.foreground else Status.CANNOT_START)
 

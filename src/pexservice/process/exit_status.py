@@ -108,7 +108,6 @@ class ProcessExit:
         *,
         terminal: bool = True,
         logs: bool = True,
-        at_exit: Callable[..., object] = atexit.register,
     ) -> None:
         """
         Stop C{reactor} when this process has to end.
@@ -119,7 +118,6 @@ class ProcessExit:
         self._reactor = reactor
         self._terminal = terminal
         self._logs = logs
-        self._at_exit = at_exit
         self._stopping = self._stopped = False
         self.reason: str | None = None
 
@@ -132,7 +130,7 @@ class ProcessExit:
         """
         self._reactor.callWhenRunning(self._wrap_signal_handlers)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stopped)
-        self._at_exit(self._end_unless_stopped)
+        atexit.register(self._end_unless_stopped)
 
     def _wrap_signal_handlers(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -169,7 +167,7 @@ class ProcessExit:
         # If standard error is the journal, the journal has the log's line already.
         if not is_journal(2):
             self._write(reason)
-        self._at_exit(_end, status)
+        atexit.register(_end, status)
         self.stop()
 
     def _write(self, reason: str) -> None:

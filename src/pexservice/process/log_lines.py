@@ -22,7 +22,7 @@ import os
 import re
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,7 +68,7 @@ _TWISTED_FIELDS = frozenset(
 )
 
 
-def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
+def is_journal(descriptor: int) -> bool:
     """
     Return whether C{descriptor} leads to systemd's journal.
     """
@@ -76,7 +76,7 @@ def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> 
         status = os.fstat(descriptor)
     except OSError:
         return False
-    return environment.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
+    return os.environ.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
 
 
 def error_line(message: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Self
 
@@ -63,14 +63,11 @@ class Notifier:
         self.watchdog = watchdog
 
     @classmethod
-    def to_service_manager(cls, environment: Mapping[str, str]) -> Self:
+    def to_service_manager(cls) -> Self:
         """
-        Return the notifier that sends to the socket that C{NOTIFY_SOCKET} names.
-
-        @param environment: the environment of this process; without C{NOTIFY_SOCKET}
-            nothing is sent.
+        Return the notifier that sends to the socket that C{NOTIFY_SOCKET} names, if any.
         """
-        name = environment.get("NOTIFY_SOCKET", "")
+        name = os.environ.get("NOTIFY_SOCKET", "")
         if not name:
             return cls()
         # An @ at the beginning stands for the null byte of an abstract socket's name.
@@ -78,12 +75,12 @@ class Notifier:
         sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         return cls(
             lambda message: sending.sendto(message, address),
-            _watchdog(environment),
+            _watchdog(),
             sending.close,
         )
 
     @classmethod
-    def to_supervisor(cls, descriptor: int, environment: Mapping[str, str]) -> Self:
+    def to_supervisor(cls, descriptor: int) -> Self:
         """
         Return the notifier that writes to the pipe from this worker to its supervisor.
 
@@ -93,7 +90,7 @@ class Notifier:
         """
         os.set_inheritable(descriptor, False)  # noqa: FBT003 its only argument
         os.set_blocking(descriptor, False)
-        return cls(partial(os.write, descriptor), _watchdog(environment))
+        return cls(partial(os.write, descriptor), _watchdog())
 
     def notify(self, *lines: str) -> None:
         """
@@ -131,7 +128,7 @@ def _encoded(line: str) -> bytes:
     return " ".join(line.splitlines()).encode()[:MAX_MESSAGE_LINE_BYTES] + b"\n"
 
 
-def _watchdog(environment: Mapping[str, str]) -> float | None:
-    own = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    microseconds = environment.get("WATCHDOG_USEC", "")
+def _watchdog() -> float | None:
+    own = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 1e6 if own and microseconds.isdecimal() else None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ from pexservice.process.listening import (
     socket_file,
 )
 from pexservice.process.sd_notify import STOPPING, Notifier
-from pexservice.process.signals import START_SIGNALS, StartSignals
+from pexservice.process.signals import START_SIGNALS
 from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.process.timing import Periodic
 from pexservice.stores.errors import StoreBusy, StoreError
@@ -71,10 +71,6 @@ class Supervisor(Service):
         reactor: SupervisorReactor,
         setup: WorkerSetup,
         reread_options: Callable[[WorkerSetup, Sequence[str]], WorkerSetup],
-        *,
-        environment: Mapping[str, str] = os.environ,
-        process_exit: ProcessExit | None = None,
-        signals: StartSignals = START_SIGNALS,
     ) -> None:
         """
         Make the service, without starting anything.
@@ -86,11 +82,8 @@ class Supervisor(Service):
         self._reactor = reactor
         self._setup = setup
         self._reread_options = reread_options
-        self._environment = environment
-        self._exit = process_exit or ProcessExit(
-            reactor, terminal=setup.settings.foreground
-        )
-        self._signals = signals
+        self._exit = ProcessExit(reactor, terminal=setup.settings.foreground)
+        self._signals = START_SIGNALS
         # For a Unix socket with a file, the third element is the inode of that file.
         self._ports: list[tuple[ListenEndpoint, IListeningPort, int | None]] = []
         self._address = ""
@@ -104,7 +97,7 @@ class Supervisor(Service):
         Open the sockets.  This may need privileges, which twistd drops afterwards.
         """
         super().privilegedStartService()
-        self._notifier = Notifier.to_service_manager(self._environment)
+        self._notifier = Notifier.to_service_manager()
         self._exit.watch_reactor()
         try:
             check_open_file_limit()
@@ -216,7 +209,7 @@ class Supervisor(Service):
             command += ["--listen", f"fd:{number}"]
         environment = {
             name: value
-            for name, value in self._environment.items()
+            for name, value in os.environ.items()
             if not name.startswith(_SYSTEMD_VARIABLES)
         }
         environment["WATCHDOG_USEC"] = f"{setup.watchdog * 1e6:.0f}"

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from twisted.logger import Logger
 
@@ -29,13 +29,13 @@ EXTENSION_SECONDS = 30
 LOG_INTERVAL_SECONDS = 5.0
 
 
-def connect_notifier(settings: WorkerSettings, environment: Mapping[str, str]) -> Notifier:
+def connect_notifier(settings: WorkerSettings) -> Notifier:
     """
     Return the notifier that sends messages to the process that started this one.
     """
     if settings.supervisor is None:
-        return Notifier.to_service_manager(environment)
-    return Notifier.to_supervisor(settings.supervisor, environment)
+        return Notifier.to_service_manager()
+    return Notifier.to_supervisor(settings.supervisor)
 
 
 def handle_signals_as_supervised() -> None:
@@ -67,17 +67,12 @@ class VerificationProgress:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        notify: Callable[..., object],
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, notify: Callable[..., object]) -> None:
         """
         @param notify: sends its arguments, one line each, to the supervisor or to systemd.
         """
         self._notify = notify
-        self._monotonic = monotonic
-        self._next_line_at = monotonic() + LOG_INTERVAL_SECONDS
+        self._next_line_at = time.monotonic() + LOG_INTERVAL_SECONDS
         self.in_progress = False
 
     def show(self, percent: int) -> None:
@@ -87,7 +82,7 @@ class VerificationProgress:
         # The supervisor reads the lines in order.  Each line sets its timeout: most to
         # --watchdog, the extension to more.  So the extension comes last.
         self._notify(f"STATUS={status}", ALIVE, extension)
-        now = self._monotonic()
+        now = time.monotonic()
         if now >= self._next_line_at:
             self._next_line_at = now + LOG_INTERVAL_SECONDS
             self._log.info("{status}", status=status)

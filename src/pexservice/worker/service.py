@@ -5,7 +5,6 @@ One worker: how it starts, fails and stops.
 from __future__ import annotations
 
 import gc
-import os
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -35,15 +34,10 @@ MAX_OPEN_RETRY_SECONDS = 5.0
 class Worker(Service):
     _log = Logger()
 
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        reactor: WorkerReactor,
-        process_exit: ProcessExit | None = None,
-    ) -> None:
+    def __init__(self, settings: WorkerSettings, reactor: WorkerReactor) -> None:
         self._settings = settings
         self._reactor = reactor
-        self._exit = process_exit or ProcessExit(
+        self._exit = ProcessExit(
             reactor,
             terminal=settings.foreground and not settings.is_supervised,
             logs=not settings.is_supervised,
@@ -68,7 +62,7 @@ class Worker(Service):
         by.  A wrong option must be found earlier.  So L{assemble} checks all that depends
         on the options, such as a file or a socket, before this worker opens the store.
         """
-        self._notifier = connect_notifier(self._settings, os.environ)
+        self._notifier = connect_notifier(self._settings)
         if self._settings.is_supervised:
             handle_signals_as_supervised()
         if self._notifier.watchdog is not None:

@@ -11,6 +11,7 @@ import socket
 import pytest
 from twisted.internet.task import Clock
 
+from pexservice.process import listening
 from pexservice.process.exit_status import Misconfigured
 from pexservice.process.listening import (
     RESERVED_DESCRIPTORS,
@@ -31,21 +32,31 @@ def test_socket_that_does_not_listen_is_refused() -> None:
                 listen_endpoints(Clock(), [f"fd:{number}"])
 
 
-def test_every_socket_of_systemd_is_served() -> None:
-    passed = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid())}
-    assert [*passed_by_systemd(passed)] == [3, 4]
+def give(monkeypatch: pytest.MonkeyPatch, count: str, pid: int) -> None:
+    """
+    Give this process the variables with which systemd passes sockets.
+    """
+    variables = {"LISTEN_FDS": count, "LISTEN_PID": str(pid)}
+    monkeypatch.setattr(listening, "_first_environment", lambda: variables)
 
 
-@pytest.mark.parametrize("count", ["", "0", "x"])
-def test_service_without_sockets_of_systemd_is_misconfigured(count: str) -> None:
+def test_every_socket_of_systemd_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, "2", os.getpid())
+    assert [*passed_by_systemd()] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("count", "pid"), [("", os.getpid()), ("0", os.getpid()), ("x", os.getpid()), ("1", 1)]
+)
+def test_service_without_sockets_of_systemd_is_misconfigured(
+    monkeypatch: pytest.MonkeyPatch, count: str, pid: int
+) -> None:
     """
     Another unit is needed, so a restart does not help.
     """
-    ours = {"LISTEN_FDS": count, "LISTEN_PID": str(os.getpid())}
+    give(monkeypatch, count, pid)
     with pytest.raises(Misconfigured, match="systemd has passed no socket"):
-        passed_by_systemd(ours)
-    with pytest.raises(Misconfigured):
-        passed_by_systemd({"LISTEN_FDS": "1", "LISTEN_PID": "1"})
+        passed_by_systemd()
 
 
 UNLIMITED = resource.RLIM_INFINITY

@@ -208,18 +208,22 @@ def test_lines_about_connections_of_clients_are_left_out() -> None:
     assert log.getvalue() == ""
 
 
-def test_journal_is_recognized_by_its_device_and_inode(tmp_path: Path) -> None:
+def test_journal_is_recognized_by_its_device_and_inode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Standard error is the journal only if C{JOURNAL_STREAM} names its device and inode.
 
     Processes whose output goes elsewhere inherit the variable.
     """
-    path = tmp_path / "stream"
-    with path.open("wb") as file:
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    with (tmp_path / "stream").open("wb") as file:
         status = os.fstat(file.fileno())
         name = f"{status.st_dev}:{status.st_ino}"
-        assert is_journal(file.fileno(), {"JOURNAL_STREAM": name})
+        assert not is_journal(file.fileno())
         for other in ("", f"{status.st_dev}:{status.st_ino + 1}", f"1{name}"):
-            assert not is_journal(file.fileno(), {"JOURNAL_STREAM": other})
-        assert not is_journal(file.fileno(), {})
-    assert not is_journal(1_000_000, {"JOURNAL_STREAM": name})
+            monkeypatch.setenv("JOURNAL_STREAM", other)
+            assert not is_journal(file.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", name)
+        assert is_journal(file.fileno())
+    assert not is_journal(1_000_000)

@@ -18,6 +18,15 @@ from twisted.logger import capturedLogs
 from pexservice.process.sd_notify import ALIVE, MAX_MESSAGE_LINE_BYTES, READY, Notifier
 
 
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Leave out the variables of the program that started the tests.
+    """
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """
@@ -43,7 +52,8 @@ def test_socket_of_the_service_manager_has_a_path_or_an_abstract_name(
     path = name.format(directory=tmp_path, pid=os.getpid())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path.replace("@", "\0"))
-        with closing(Notifier.to_service_manager({"NOTIFY_SOCKET": path})) as notifier:
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        with closing(Notifier.to_service_manager()) as notifier:
             monkeypatch.setattr(socket, "socket", full)
             notifier.notify(READY, "STATUS=serving")
             notifier.notify(ALIVE)
@@ -63,7 +73,7 @@ def test_message_to_a_supervisor_has_whole_lines_of_limited_length(
     """
     reading, writing = pipe
     os.set_inheritable(writing, True)  # noqa: FBT003 its only argument
-    notifier = Notifier.to_supervisor(writing, {})
+    notifier = Notifier.to_supervisor(writing)
     assert not os.get_inheritable(writing)
     notifier.notify("STATUS=the file a\nREADY=1\r\nis missing", "STATUS=" + "\u20ac" * 5000)
     first, second, rest = os.read(reading, 10_000).split(b"\n")
@@ -78,7 +88,7 @@ def test_no_message_waits_for_a_supervisor_that_does_not_read(
     A message is sent as a whole or not at all, and the failure is logged once.
     """
     reading, writing = pipe
-    notifier = Notifier.to_supervisor(writing, {})
+    notifier = Notifier.to_supervisor(writing)
     with capturedLogs() as events:
         for _ in range(100):
             notifier.notify("STATUS=" + "x" * 2000)
@@ -90,14 +100,17 @@ def test_no_message_waits_for_a_supervisor_that_does_not_read(
     assert select.select([reading], [], [], 0)[0] == []
 
 
-def test_without_a_socket_nothing_is_sent(tmp_path: Path) -> None:
+def test_without_a_socket_nothing_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     A missing socket may appear later.
     """
     Notifier().notify(READY)
-    Notifier.to_service_manager({}).notify(READY)
+    Notifier.to_service_manager().notify(READY)
     path = str(tmp_path / "later")
-    notifier = Notifier.to_service_manager({"NOTIFY_SOCKET": path})
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    notifier = Notifier.to_service_manager()
     with capturedLogs() as events, closing(notifier):
         notifier.notify(READY)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -120,13 +133,18 @@ def test_without_a_socket_nothing_is_sent(tmp_path: Path) -> None:
     ],
 )
 def test_environment_gives_the_interval_of_the_watchdog(
-    environment: dict[str, str], watchdog: float | None, pipe: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    watchdog: float | None,
+    pipe: tuple[int, int],
 ) -> None:
     """
     Variables for another process do not count.
     """
-    named = {"NOTIFY_SOCKET": "@nobody", **environment}
-    with closing(Notifier.to_service_manager(named)) as notifier:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Notifier.to_service_manager().watchdog is None
+    assert Notifier.to_supervisor(pipe[1]).watchdog == watchdog
+    monkeypatch.setenv("NOTIFY_SOCKET", "@nobody")
+    with closing(Notifier.to_service_manager()) as notifier:
         assert notifier.watchdog == watchdog
-    assert Notifier.to_service_manager(environment).watchdog is None
-    assert Notifier.to_supervisor(pipe[1], environment).watchdog == watchdog

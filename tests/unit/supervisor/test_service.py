@@ -4,6 +4,7 @@ The supervisor as a service: its sockets, its start and its end.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 from pexservice.process import children, scoreboard
-from pexservice.process.exit_status import ProcessExit, Status
+from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import ALIVE, READY
 from pexservice.process.signals import StartSignals
 from pexservice.process.supervisor_report import read_report
@@ -51,30 +52,28 @@ class Bench:
     @ivar statuses: the exit statuses of the process, when it ends.
     """
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.reactor = ListeningReactor()
         self.signals = StartSignals()
         self.statuses: list[Status] = []
-        self.exit = ProcessExit(
-            self.reactor,
-            terminal=False,
-            at_exit=lambda _, *status: self.statuses.extend(status),
+        monkeypatch.setattr(service, "START_SIGNALS", self.signals)
+        monkeypatch.setattr(
+            atexit, "register", lambda _, *status: self.statuses.extend(status)
         )
-        settings = Mock(
-            listen=given.pop("listen", (LOOPBACK,)),
-            check_store=given.pop("check_store", lambda: None),
-            tls=None,
-        )
-        arguments: dict[str, Any] = {
-            "setup": evolve(SETUP, settings=settings),
-            "reread_options": lambda *_: SETUP,
-            "environment": {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"},
-            "process_exit": self.exit,
-            "signals": self.signals,
-        }
+        defaults = {"listen": (LOOPBACK,), "check_store": lambda: None}
+        shown = Mock(**defaults | settings, tls=None, foreground=False)
         self.supervisor = Supervisor(
-            cast(SupervisorReactor, self.reactor), **arguments | given
+            cast(SupervisorReactor, self.reactor),
+            evolve(SETUP, settings=shown),
+            lambda *_: SETUP,
         )
+
+    @property
+    def reason(self) -> str | None:
+        """
+        Return why the process ends.
+        """
+        return self.supervisor._exit.reason
 
     def started(self) -> Self:
         """
@@ -106,14 +105,14 @@ class Bench:
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., Bench]]:
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
     """
     Provide a factory of benches, whose services are stopped in the end.
     """
     benches: list[Bench] = []
 
     def make(**given: Any) -> Bench:
-        benches.append(Bench(**given))
+        benches.append(Bench(monkeypatch, **given))
         return benches[-1]
 
     yield make
@@ -121,10 +120,15 @@ def make() -> Iterator[Callable[..., Bench]]:
         bench.stop()
 
 
-def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> None:
+def test_worker_inherits_sockets_and_scoreboard(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     The worker's environment has none of systemd's variables.
     """
+    monkeypatch.setattr(
+        os, "environ", {"PATH": "/bin", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1"}
+    )
     bench = make(listen=[LOOPBACK, LOOPBACK]).started()
     (process,) = bench.processes
     assert process.arguments == [
@@ -145,14 +149,17 @@ def test_worker_inherits_sockets_and_scoreboard(make: Callable[..., Bench]) -> N
     assert bench.reactor.getReaders() == []
 
 
-def test_supervisor_notifies_the_service_manager(make: Callable[..., Bench]) -> None:
+def test_supervisor_notifies_the_service_manager(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     The last status, which systemd shows as long as the unit is stopped, says so.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
         name = "@" + manager.getsockname()[1:].decode()
-        bench = make(environment={"NOTIFY_SOCKET": name}).started()
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        bench = make().started()
         bench.processes[0].notify(READY, ALIVE)
         bench.stop()
         messages = [manager.recv(1000) for _ in range(4)]
@@ -171,7 +178,7 @@ def test_store_that_no_worker_could_open_ends_the_start(
     The process ends with the status and the reason of the check, and starts no worker.
     """
     bench = make(check_store=Mock(side_effect=error)).started()
-    assert (bench.statuses, bench.exit.reason) == ([status], str(error))
+    assert (bench.statuses, bench.reason) == ([status], str(error))
     assert bench.processes == []
     (*_, (stop, _, __)) = bench.reactor.whenRunningHooks
     stop()
@@ -216,7 +223,7 @@ def test_lack_of_descriptors_is_reported_in_one_line(
     monkeypatch.setattr(scoreboard, "create", Mock(side_effect=error))
     bench = make().started()
     assert bench.statuses == [Status.CANNOT_START]
-    assert bench.exit.reason == "cannot start: [Errno 24] Too many open files"
+    assert bench.reason == "cannot start: [Errno 24] Too many open files"
 
 
 @pytest.mark.parametrize("when", ["before", "during the wait for the store", "after"])

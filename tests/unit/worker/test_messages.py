@@ -8,12 +8,14 @@ import faulthandler
 import os
 import signal
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE
+from pexservice.worker import messages
 from pexservice.worker.messages import (
     LOG_INTERVAL_SECONDS,
     VerificationProgress,
@@ -62,12 +64,13 @@ def test_progress_is_shown_in_messages_that_are_heartbeats() -> None:
     assert all(lines[1:] == (ALIVE, "EXTEND_TIMEOUT_USEC=30000000") for lines in notified)
 
 
-def test_long_verification_is_logged_now_and_then() -> None:
+def test_long_verification_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A short verification is not logged, and a long one every few seconds.
     """
     clock = Clock()
-    progress = VerificationProgress(lambda *_: None, clock.seconds)
+    monkeypatch.setattr(messages, "time", Mock(monotonic=clock.seconds))
+    progress = VerificationProgress(lambda *_: None)
     with capturedLogs() as events:
         for percent in range(40):
             progress.show(percent)

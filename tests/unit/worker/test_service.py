@@ -4,6 +4,7 @@ One worker as a service: how it starts, fails to start, and stops.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -16,7 +17,7 @@ from twisted.logger import LogLevel, capturedLogs
 from pexservice.commit.counters import Counts
 from pexservice.core.cursor import Cursor
 from pexservice.process import scoreboard
-from pexservice.process.exit_status import ProcessExit, Status
+from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import (
     ALIVE,
     NOT_READY,
@@ -103,10 +104,8 @@ class Bench:
             self.show(**report)
             settings |= {"supervisor": 3, "scoreboard": self.board}
         self.store = store or MemoryStore()
-        self.exit = ProcessExit(
-            cast(Any, self.reactor),
-            terminal=False,
-            at_exit=lambda _, *status: self.statuses.extend(status),
+        monkeypatch.setattr(
+            atexit, "register", lambda _, *status: self.statuses.extend(status)
         )
         notifier = Notifier(
             lambda message: self.messages.extend(message.decode().splitlines()), WATCHDOG
@@ -117,11 +116,18 @@ class Bench:
         monkeypatch.setattr(listeners, "Listener", self._listen)
         monkeypatch.setattr(assembly, "store_factory", lambda _: self)
         self._server: Server | None = None
+        defaults: dict[str, Any] = {"listen": LISTEN, "foreground": False}
         self.worker = Worker(
-            WorkerSettings(**{"listen": LISTEN} | settings),
+            WorkerSettings(**defaults | settings),
             cast(WorkerReactor, self.reactor),
-            self.exit,
         )
+
+    @property
+    def reason(self) -> str | None:
+        """
+        Return why the process ends.
+        """
+        return self.worker._exit.reason
 
     def show(self, *, retry_opening: bool = True, **values: Any) -> None:
         """
@@ -309,7 +315,7 @@ def test_worker_whose_store_is_unusable_ends_with_the_reason(
     """
     report = {"retry_opening": status is Status.DAMAGED} if supervised else None
     bench = start(store=SlowStore(error), report=report)
-    assert (bench.statuses, bench.exit.reason) == ([status], str(error))
+    assert (bench.statuses, bench.reason) == ([status], str(error))
     assert bench.messages[-1] == f"STATUS={error}"
     assert bench.reactor.tcpServers == []
 
@@ -389,7 +395,7 @@ def test_stopped_worker_does_not_retry_to_open_its_store(start: Start) -> None:
 def test_option_that_cannot_be_used_ends_the_worker_with_the_reason(start: Start) -> None:
     bench = start(access_log="/nowhere/log")
     reason = "the access log /nowhere/log: No such file or directory"
-    assert (bench.statuses, bench.exit.reason) == ([Status.MISCONFIGURED], reason)
+    assert (bench.statuses, bench.reason) == ([Status.MISCONFIGURED], reason)
     assert bench.messages[-1] == f"STATUS={reason}"
 
 
@@ -416,7 +422,7 @@ def test_exception_while_the_store_is_open_ends_the_worker(
     """
     with capturedLogs() as events:
         bench = start(refusal=error)
-    assert (bench.statuses, bench.exit.reason) == ([Status.CANNOT_START], reason)
+    assert (bench.statuses, bench.reason) == ([Status.CANNOT_START], reason)
     logged_levels = [
         event["log_level"] for event in events if event["log_level"] is not LogLevel.info
     ]
