@@ -20,7 +20,7 @@ TOPICS = [path for path in MODULES if path.name != "__init__.py"]
 #: A change that needs more raises the number, and its commit message says why.
 MAX_CODE_LINES = 14_603
 MAX_LINES = 25_510
-MAX_MODULES = 131
+MAX_MODULES = 133
 
 _NO_CODE = {
     tokenize.COMMENT,
