@@ -147,7 +147,7 @@ class Cursor:
 
         False until the client is closed, because another request may follow until then.
         """
-        return self._client.closed and self._client.maybe_performed_count == 0
+        return self._client.closed and self._client.possibly_performed == 0
 
     async def current(self, *, deadline: float | None = None) -> State:
         """

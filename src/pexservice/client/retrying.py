@@ -64,9 +64,9 @@ _RETRIED_ERRORS = (
     RequestTransmissionFailed,
 )
 
-#: The delay after an attempt of the first round, and the longest delay.  In a round, each
-#: server has one attempt.  The delay doubles with each round.  A standby takes over within
-#: milliseconds, so the first delay is short.
+#: In a round, the client tries each server once.  The longest delay after an attempt of the
+#: first round is short, because a standby takes over within milliseconds.  The longest
+#: delay doubles with each round, up to the second constant.
 FIRST_DELAY_SECONDS = 0.025
 MAX_DELAY_SECONDS = 1.0
 
@@ -93,35 +93,30 @@ class _AttemptFailed(CursorError):
     An attempt failed, and another attempt may succeed.
 
     @ivar retry_after: the delay that the server asks for, in seconds.
-    @ivar cut_short: whether the attempt had less time than C{attempt_timeout}, because it
-        had to share the time until the deadline.
     """
 
     retry_after: float = field(default=0.0, kw_only=True)
-    cut_short: bool = field(default=False, kw_only=True)
 
 
 @define
-class _Attempts:
+class _FailedAttempts:
     """
     The failed attempts of one call.
 
     @ivar maybe_performed: whether a server may have performed one of them.
-    @ivar reason: why the last attempt failed that a server may have performed, or else the
-        last attempt.  If possible, it is an attempt that was not cut short.
+    @ivar reason: why the last attempt failed that a server may have performed.  If there is
+        no such attempt, why the last attempt failed.
     """
 
     count: int = 0
     maybe_performed: bool = False
     reason: str = ""
-    _reason_rank: tuple[bool, bool] = (False, False)
 
     def add(self, error: _AttemptFailed) -> None:
         self.count += 1
+        if error.maybe_performed or not self.maybe_performed:
+            self.reason = error.message
         self.maybe_performed |= error.maybe_performed
-        rank = (error.maybe_performed, not error.cut_short)
-        if rank >= self._reason_rank:
-            self.reason, self._reason_rank = error.message, rank
 
     def unanswered(self, why_stopped: str) -> Unanswered:
         attempts = f"{self.count} attempt{'s' if self.count > 1 else ''}"
@@ -145,8 +140,8 @@ class RetryingClient:
     @ivar attempt_timeout: how long one attempt may take, in seconds.
     @ivar on_retry: called with the reason of each failed attempt, before the next attempt.
     @ivar closed: true when no attempt may begin any more.
-    @ivar maybe_performed_count: the number of requests that a server may have performed,
-        or may still perform because the attempt is in progress.
+    @ivar possibly_performed: how many attempts a server may have performed, of all calls.
+        An attempt in progress counts.
     """
 
     clock: IReactorTime
@@ -155,8 +150,8 @@ class RetryingClient:
     attempt_timeout: float
     on_retry: Callable[[str], object]
     closed: bool = False
-    maybe_performed_count: int = 0
-    _last_server: int = 0
+    possibly_performed: int = 0
+    _preferred_index: int = 0
 
     async def call(
         self,
@@ -177,37 +172,36 @@ class RetryingClient:
             client does not trust the server's certificate.
         """
         deadline = self.clock.seconds() + total_timeout
-        first_server, server_count = self._last_server, len(self.servers)
-        attempts = _Attempts()
+        first_index, server_count = self._preferred_index, len(self.servers)
+        failed = _FailedAttempts()
         while not self.closed:
-            server_index = (first_server + attempts.count) % server_count
+            server_index = (first_index + failed.count) % server_count
             # The servers that were not tried yet share the remaining time equally.
             remaining = max(deadline - self.clock.seconds(), 0.0)
-            share = remaining / max(server_count - attempts.count, 1)
+            share = remaining / max(server_count - failed.count, 1)
             seconds = min(self.attempt_timeout, share)
-            self.maybe_performed_count += 1
+            self.possibly_performed += 1
             try:
                 return await self._attempt(server_index, request, seconds, receive)
-            except CursorError as error:
-                self.maybe_performed_count -= not error.maybe_performed
-                if not isinstance(error, _AttemptFailed):
-                    error.maybe_performed |= attempts.maybe_performed
-                    raise
-                failure = error
-            # Every server has its turn before the delay grows.
-            delay = max(backoff(attempts.count // server_count), failure.retry_after)
-            attempts.add(failure)
+            except CursorError as raised:
+                error = raised
+            if not error.maybe_performed:
+                self.possibly_performed -= 1
+            if not isinstance(error, _AttemptFailed):
+                error.maybe_performed |= failed.maybe_performed
+                raise error
+            delay = max(backoff(failed.count // server_count), error.retry_after)
+            failed.add(error)
             if self.clock.seconds() + delay >= deadline:
-                why_stopped = f"no final response within {total_timeout:g} s"
-                if failure.retry_after:
-                    asked = f"{failure.retry_after:g} s"
-                    why_stopped = f"no final response, and the server asks to wait {asked}"
-                raise attempts.unanswered(why_stopped)
-            self.on_retry(failure.message)
+                if delay == error.retry_after:
+                    asked = f"the server asks to wait {delay:g} s"
+                    raise failed.unanswered(f"no final response, and {asked}")
+                raise failed.unanswered(f"no final response within {total_timeout:g} s")
+            self.on_retry(error.message)
             await deferLater(self.clock, delay)
-        if not attempts.count:
+        if not failed.count:
             raise CursorError("this client is closed")
-        raise attempts.unanswered("the client was closed before a final response")
+        raise failed.unanswered("the client was closed before a final response")
 
     async def _attempt(
         self,
@@ -234,26 +228,23 @@ class RetryingClient:
                 Headers({name: [value] for name, value in headers.items()}),
             )
             if response.code in RETRIED_STATUSES:
-                raise self._attempt_failed(await read_response(response, url))
-            self._last_server = server_index
+                raise self._failure_of(await read_response(response, url))
+            self._preferred_index = server_index
             if response.code != OK:
                 raise error_of(await read_response(response, url))
             return await receive(response, url)
 
         def time_out(result: object, _: float) -> Content:
-            reason, connected = f"no response within {seconds:.3g} s", True
-            if isinstance(result, Failure) and result.check(*_NO_CONNECTION):
-                reason, connected = f"no connection, and {reason}", False
+            connected = not (isinstance(result, Failure) and result.check(*_NO_CONNECTION))
+            reason = "no response" if connected else "no connection, and no response"
             raise _AttemptFailed(
-                f"{url}: {reason}",
-                maybe_performed=connected,
-                cut_short=seconds < self.attempt_timeout,
+                f"{url}: {reason} within {seconds:.3g} s", maybe_performed=connected
             )
 
         sending = Deferred.fromCoroutine(send()).addTimeout(seconds, self.clock, time_out)
-        # If the caller cancels this attempt, the caller must get a CancelledError.  The
-        # agent may turn it into another error, for example DNSLookupError, so this method
-        # waits for a second Deferred, C{ended}.
+        # If the caller cancels this attempt, the await below raises CancelledError.  If it
+        # awaited C{sending}, the agent could replace this error, for example by
+        # DNSLookupError.
         ended: Deferred[Content] = Deferred()
         sending.chainDeferred(ended)
         try:
@@ -269,7 +260,7 @@ class RetryingClient:
                 maybe_performed=not isinstance(error, _NO_CONNECTION),
             ) from error
 
-    def _attempt_failed(self, response: ReceivedResponse) -> _AttemptFailed:
+    def _failure_of(self, response: ReceivedResponse) -> _AttemptFailed:
         """
         Return the exception for a response that is not final.
         """
@@ -293,7 +284,7 @@ def backoff(failed_rounds: int) -> float:
     Half of the delay is random, so that clients that failed at the same time do not retry
     at the same time.
 
-    @param failed_rounds: how many rounds had ended before the round of the failed attempt.
+    @param failed_rounds: the number of completed rounds; 0 in the first round.
     """
     max_delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failed_rounds, 16), MAX_DELAY_SECONDS)
     return random.uniform(max_delay / 2, max_delay)  # noqa: S311 no secret

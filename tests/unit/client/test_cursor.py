@@ -456,15 +456,6 @@ def test_on_retry_is_called_for_each_attempt_that_is_repeated(service: FakeServi
     ]
 
 
-def test_attempt_cut_short_by_the_deadline_does_not_hide_the_reason_before(
-    service: FakeService,
-) -> None:
-    service.disturbances = [problem(503, "outcome-unknown")]
-    service.always = Disturbance(silent=True)
-    with pytest.raises(Unanswered, match=r"\(2 attempts\): .*about outcome-unknown"):
-        service.after(cursor(service).current(deadline=1))
-
-
 @pytest.mark.parametrize("silent_host", ["a", "b"])
 def test_error_names_the_server_that_may_have_made_the_step(
     service: FakeService, silent_host: str
