@@ -319,6 +319,7 @@ LONG = "{path}/" + "long" * 50
             ("--logfile", "{path}/missing/log", "pexservice"),
             "the log file {path}/missing/log cannot be written: No such file or directory",
         ),
+        (("--logfile", "-", "pexservice"), "a daemon has no standard output to log to: "),
         (
             ("pexservice", "--store", f"lmdb:{LONG}/store"),
             f"the store {LONG}/store cannot be created: {LONG} does not exist or is not"
@@ -340,7 +341,7 @@ def test_daemon_that_cannot_start_says_the_whole_reason_in_one_line(
     )
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
-    assert reason.format(path=tmp_path) in line
+    assert line.startswith(f"pexservice: {reason.format(path=tmp_path)}")
 
 
 def test_lock_of_a_unix_socket_names_the_process_that_has_it(tmp_path: Path) -> None:

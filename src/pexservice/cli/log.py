@@ -9,12 +9,13 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import FileLogObserver, Logger
 from twisted.python.logfile import LogFile
 
+from pexservice.process.exit_status import Status
 from pexservice.process.log_lines import LogLines, LossyStream, is_journal
 
 #: The log file of a daemon if no option names another file.
@@ -32,15 +33,19 @@ class Log:
     observer: Callable[[], FileLogObserver]
 
     def choose(
-        self, options: MutableMapping[str, Any], make_lines: Callable[..., LogLines]
+        self,
+        options: MutableMapping[str, Any],
+        make_lines: Callable[..., LogLines],
+        end_start: Callable[[str, Status], NoReturn],
     ) -> None:
         """
         Make twistd use L{observer}, unless the options of twistd name another logger.
 
         @param options: the options of twistd.
         @param make_lines: L{LogLines} or a partial of it: makes the formatter of the lines.
+        @param end_start: ends this process if the log cannot be opened.
         """
-        self.observer = partial(_observer, options, make_lines)
+        self.observer = partial(_observer, options, make_lines, end_start)
         if not (options.get("logger") or options.get("syslog")):
             # twistd accepts a logger only by its name.
             options["logger"] = f"{__name__}.LOG.observer"
@@ -57,15 +62,22 @@ LOG = Log()
 
 
 def _observer(
-    options: Mapping[str, Any], make_lines: Callable[..., LogLines]
+    options: Mapping[str, Any],
+    make_lines: Callable[..., LogLines],
+    end_start: Callable[[str, Status], NoReturn],
 ) -> FileLogObserver:
     name = options.get("logfile")
     if not options.get("nodaemon"):
         if name == "-":
-            sys.exit("a daemon has no standard output to log to: name a --logfile")
+            reason = "a daemon has no standard output to log to: name a --logfile"
+            end_start(reason, Status.CANNOT_START)
         name = name or _DAEMONS_FILE
     if name and name != "-":
-        return FileLogObserver(_rotated(name), make_lines())
+        try:
+            return FileLogObserver(_rotated(name), make_lines())
+        except OSError as error:
+            reason = f"the log file {name} cannot be written: {error.strerror}"
+            end_start(reason, Status.CANNOT_START)
     # twistd has replaced sys.stdout.  If standard output is closed, use standard error.
     stream = sys.__stdout__ or sys.__stderr__
     descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
@@ -78,10 +90,7 @@ def _rotated(name: str) -> IO[str]:
     """
     Open a log file that is rotated after each megabyte, and at SIGUSR1.
     """
-    try:
-        file = LogFile.fromFullPath(name)
-    except OSError as error:
-        sys.exit(f"the log file {name} cannot be written: {error.strerror}")
+    file = LogFile.fromFullPath(name)
 
     def rotate(*_: object) -> None:
         from twisted.internet import reactor  # noqa: PLC0415 not before it is chosen

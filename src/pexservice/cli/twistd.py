@@ -198,7 +198,8 @@ class CommonOptions(usage.Options):
             raise usage.UsageError(str(error)) from error
         if self.parent is not None:
             as_json, piped = settings.log_format == "json", "supervisor" in self.given
-            LOG.choose(self.parent, partial(LogLines, self.process, as_json, piped=piped))
+            make_lines = partial(LogLines, self.process, as_json, piped=piped)
+            LOG.choose(self.parent, make_lines, self.end_start)
 
     def read_settings(self) -> Settings:
         """
