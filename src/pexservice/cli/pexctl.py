@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 
 from pexservice.cli.output import (
@@ -29,7 +29,7 @@ from pexservice.cli.output import (
     write,
     write_error,
 )
-from pexservice.cli.verb import PARSER, VERBS, argument, verb
+from pexservice.cli.verb import PARSER, VERBS, Results, argument, verb
 from pexservice.cli.verbs import calls, check, reload, status, stores  # noqa: F401 verbs
 from pexservice.core.text import printable
 from pexservice.settings.option import did_you_mean
@@ -46,25 +46,25 @@ _ADDRESS_OPTIONS = dict.fromkeys(("--address", "--host", "--port", "-p"), "--url
     [argument("verb", "VERB", "the verb to explain", str, nargs="?")],
     "pexctl help next",
 )
-def _help(arguments: Namespace) -> Result:
+def _help(arguments: Namespace) -> Results:
     """
     Explain a verb, or list all.
     """
     if arguments.verb:
         _require_verb(arguments.verb)
     text = VERBS.get(arguments.verb, PARSER).format_help().rstrip("\n")
-    return Result(text, {"help": text})
+    yield Result(text, {"help": text})
 
 
 @verb("version", (0, 2), (), "pexctl version")
-def _version(_: Namespace) -> Result:
+def _version(_: Namespace) -> Results:
     """
     Print the version.
     """
     from importlib.metadata import version  # noqa: PLC0415 a megabyte
 
     number = version("pexservice")
-    return Result(f"pexctl {number}", {"version": number})
+    yield Result(f"pexctl {number}", {"version": number})
 
 
 def _require_verb(name: str) -> None:
@@ -112,21 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
-def _results_of(arguments: Namespace) -> Generator[Result]:
-    results: Result | Iterator[Result] = arguments.run(arguments)
-    if isinstance(results, Result):
-        yield results
-    else:
-        yield from results
-
-
 def _run(arguments: Namespace) -> int:
     """
     Run the verb, print its results or its failure, and return the exit status.
     """
     try:
         # If the output fails, closing() ends the verb, which closes its connections.
-        with closing(_results_of(arguments)) as results:
+        with closing(arguments.run(arguments)) as results:
             for result in results:
                 write(json.dumps(result.fields) if arguments.json else result.line)
     except BrokenPipeError:

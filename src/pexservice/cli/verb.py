@@ -15,7 +15,7 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,8 +44,11 @@ CALL_STATUSES = (0, 1, 2, 69, 130)
 STEP_STATUSES = (0, 1, 2, 69, 75, 130)
 STORE_STATUSES = (0, 1, 2, 64, 78, 130)
 
-#: A function that runs a verb.  It returns one result, or yields several.
-Run = TypeVar("Run", bound=Callable[[Namespace], Result | Iterator[Result]])
+#: What a verb yields: one result, or several.
+Results = Generator[Result]
+
+#: A function that runs a verb.
+Run = TypeVar("Run", bound=Callable[[Namespace], Results])
 
 #: Adds an argument to the parser of a verb.
 Argument = Callable[[ArgumentParser], object]

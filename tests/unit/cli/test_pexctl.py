@@ -122,6 +122,7 @@ def test_version_is_a_verb_and_an_option() -> None:
         (["verify", ""], "the name of the directory is empty"),
         (["restore", "backup", "--to", "lmdb:"], "lmdb:: must be lmdb:DIRECTORY"),
         (["status", "--timeout", "0"], "0: must be 0.001 seconds or more"),
+        (["history", "--limit=0"], "argument --limit: 0: must be 1 or more"),
         (["reload", "0"], "0: must be from 1 to 4194303"),
         (["backup", "store", "to", "--keep", "0"], "0: must be 1 or more"),
         (["restore", "one", "--to", "two", "--beyond", "x"], "x: must be 0 or more"),

@@ -24,6 +24,7 @@ from pexservice.cli.verb import (
     NODES,
     SERVICE,
     STEP_STATUSES,
+    Results,
     argument,
     duration,
     token_of,
@@ -57,7 +58,7 @@ _STEP_ARGUMENTS = (
     "pexctl current",
     "pexctl current --url https://pex.example.org --json",
 )
-def current(arguments: Namespace) -> Result:
+def current(arguments: Namespace) -> Results:
     """
     Print the value at the cursor.
 
@@ -65,7 +66,7 @@ def current(arguments: Namespace) -> Result:
     """
     with _service(arguments) as cursor:
         state = cursor.current()
-    return Result(state.digits, {"outcome": "read", **_object_of(state)})
+    yield Result(state.digits, {"outcome": "read", **_object_of(state)})
 
 
 @verb(
@@ -75,36 +76,36 @@ def current(arguments: Namespace) -> Result:
     "pexctl next",
     "pexctl next --if-revision 41 --json",
 )
-def next_(arguments: Namespace) -> Result:
+def next_(arguments: Namespace) -> Results:
     """
     Move to the next position and print its value.
 
     The request is repeated with the same key until the service responds or the deadline
     ends. The step is never made twice.
     """
-    return _step(arguments, "next")
+    yield _step(arguments, "next")
 
 
 @verb("previous", STEP_STATUSES, _STEP_ARGUMENTS, "pexctl previous")
-def previous(arguments: Namespace) -> Result:
+def previous(arguments: Namespace) -> Results:
     """
     Move to the previous position, but not below 0, and print its value.
 
     The request is repeated with the same key until the service responds or the deadline
     ends. The step is never made twice.
     """
-    return _step(arguments, "previous")
+    yield _step(arguments, "previous")
 
 
 @verb("reset", STEP_STATUSES, _STEP_ARGUMENTS, "pexctl reset --if-revision 41")
-def reset(arguments: Namespace) -> Result:
+def reset(arguments: Namespace) -> Results:
     """
     Move to position 0 and print its value.
 
     The request is repeated with the same key until the service responds or the deadline
     ends. The step is never made twice.
     """
-    return _step(arguments, "reset")
+    yield _step(arguments, "reset")
 
 
 def _step(arguments: Namespace, step_name: str) -> Result:
@@ -138,13 +139,13 @@ def _interrupted(
     CALL_STATUSES,
     [
         *SERVICE,
-        argument("--limit", "N", "how many steps at most", number(0), 100),
+        argument("--limit", "N", "how many steps at most", number(1), 100),
         argument("--before", "N", "only steps before this revision", number(0)),
     ],
     "pexctl history --limit 3",
     "pexctl history --before 41",
 )
-def history(arguments: Namespace) -> Iterator[Result]:
+def history(arguments: Namespace) -> Results:
     """
     List the latest steps, newest first.
 
@@ -161,7 +162,7 @@ def history(arguments: Namespace) -> Iterator[Result]:
 
 
 @verb("watch", CALL_STATUSES, NODES, "pexctl watch", "pexctl watch --json")
-def watch(arguments: Namespace) -> Iterator[Result]:
+def watch(arguments: Namespace) -> Results:
     """
     Print the cursor whenever it has moved, until Ctrl-C.
 
@@ -188,7 +189,7 @@ def watch(arguments: Namespace) -> Iterator[Result]:
     ],
     "pexctl load --seconds 3 --connections 16",
 )
-def load(arguments: Namespace) -> Result:
+def load(arguments: Namespace) -> Results:
     """
     Make steps as fast as possible, and compare them with the history.
 
@@ -222,7 +223,7 @@ def load(arguments: Namespace) -> Result:
         outcome = "outcome-unknown" if report.unknown else "unreachable"
         outcome = "lost" if report.lost else outcome
         raise VerbFailed(report.text(), outcome, asdict(report))
-    return Result(report.text(), {"outcome": "done", **asdict(report)})
+    yield Result(report.text(), {"outcome": "done", **asdict(report)})
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
-from pexservice.cli.verb import STORE_STATUSES, verb
+from pexservice.cli.verb import STORE_STATUSES, Results, verb
 
 
 @verb(
@@ -19,7 +19,7 @@ from pexservice.cli.verb import STORE_STATUSES, verb
     "pexctl check --config /etc/pexservice/pexservice.toml",
     usage="[OPTIONS]",
 )
-def check(arguments: Namespace) -> Result:
+def check(arguments: Namespace) -> Results:
     """
     Check whether the service would start with these options.
 
@@ -53,7 +53,7 @@ def check(arguments: Namespace) -> Result:
             raise VerbFailed(problem, "misconfigured")
     note = f"; {', '.join(facts)}" if facts else ""
     in_use_note = f"; in use now: {', '.join(in_use)}" if in_use else ""
-    return Result(f"well{note}{in_use_note}", {"outcome": "well", "in_use": in_use})
+    yield Result(f"well{note}{in_use_note}", {"outcome": "well", "in_use": in_use})
 
 
 def _check_access_log(name: str | None) -> None:

@@ -15,7 +15,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
-from pexservice.cli.verb import CALL_STATUSES, argument, duration, verb
+from pexservice.cli.verb import CALL_STATUSES, Results, argument, duration, verb
 from pexservice.process import scoreboard
 from pexservice.process.accepted_losses import LOSSES, accept_losses
 from pexservice.process.supervisor_report import Reload, read_report
@@ -59,7 +59,7 @@ _process_id = number(1, (1 << 22) - 1)
     "pexctl reload",
     "pexctl reload 4711 --accept token-file",
 )
-def reload(arguments: Namespace) -> Result:
+def reload(arguments: Namespace) -> Results:
     """
     Make a running service read its files again.
 
@@ -92,10 +92,11 @@ def reload(arguments: Namespace) -> Result:
                 raise VerbFailed(f"reload failed: {report.note}")
             if report.reload is Reload.SUCCEEDED:
                 note = f"; {report.note}" if report.note else ""
-                return Result(
+                yield Result(
                     f"reloaded ({report.reloads} since the service started){note}",
                     {"outcome": "reloaded", "reload": report.reloads, "note": report.note},
                 )
+                return
         if not Path(f"/proc/{pid}").exists():
             raise VerbFailed(f"process {pid} ended during the reload", "ended")
     raise VerbFailed(f"no outcome after {arguments.timeout:g} seconds", "pending")

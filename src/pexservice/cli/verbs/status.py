@@ -20,6 +20,7 @@ from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
 from pexservice.cli.verb import (
     CALL_STATUSES,
     SERVER,
+    Results,
     argument,
     base_url,
     duration,
@@ -52,7 +53,7 @@ _PROCESS = re.compile(r"^\[\+\](\S{1,30}) is process (\d{1,10}): (.{1,30})$", re
     "pexctl status",
     "pexctl status unix:/run/pexservice/http.sock",
 )
-def status(arguments: Namespace) -> Result:
+def status(arguments: Namespace) -> Results:
     """
     Ask a running service whether it accepts steps.
     """
@@ -68,7 +69,7 @@ def status(arguments: Namespace) -> Result:
     if context is not None and arguments.process is not None:
         # The connection stays on this machine, so the certificate is not checked.
         context.check_hostname, context.verify_mode = False, CERT_NONE
-    return _status_in_time(url, arguments.timeout, context)
+    yield _status_in_time(url, arguments.timeout, context)
 
 
 def _unreachable(message: str) -> VerbFailed:

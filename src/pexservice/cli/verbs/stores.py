@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed
-from pexservice.cli.verb import STORE_STATUSES, argument, verb
+from pexservice.cli.verb import STORE_STATUSES, Results, argument, verb
 from pexservice.settings.option import number
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _contents(summary: StoreSummary) -> str:
     "pexctl create --store lmdb:/srv/pexservice",
     usage="[--config FILE | --store URL]",
 )
-def create(arguments: Namespace) -> Result:
+def create(arguments: Namespace) -> Results:
     """
     Create an empty store.
 
@@ -104,7 +104,7 @@ def create(arguments: Namespace) -> Result:
     settings = evolve(service_options(arguments.options).settings(), no_create=False)
     factory = store_factory(settings.store)
     wait(lambda: factory.create(options_for(settings)))
-    return Result(
+    yield Result(
         f"{factory.name}: a new store was created, at revision 0, position 0",
         {"outcome": "created", "store": factory.name},
     )
@@ -116,7 +116,7 @@ def create(arguments: Namespace) -> Result:
     [argument("store", "STORE", "the store's directory", _store_on_disk)],
     "pexctl verify pexservice-data",
 )
-def verify(arguments: Namespace) -> Result:
+def verify(arguments: Namespace) -> Results:
     """
     Read and verify a whole store that no service uses.
 
@@ -126,7 +126,7 @@ def verify(arguments: Namespace) -> Result:
 
     with ProgressBar() as bar:
         summary = arguments.store.verify(bar.show)
-    return Result(
+    yield Result(
         f"{summary.store} is whole: {_contents(summary)}",
         {"outcome": "whole", **asdict(summary)},
     )
@@ -169,7 +169,7 @@ def verify(arguments: Namespace) -> Result:
     "pexctl backup pexservice-data monday",
     "pexctl backup pexservice-data /var/backups/pexservice --keep 7",
 )
-def backup(arguments: Namespace) -> Result:
+def backup(arguments: Namespace) -> Results:
     """
     Copy a store, also while a service uses it.
 
@@ -192,7 +192,7 @@ def backup(arguments: Namespace) -> Result:
     finally:
         if arguments.textfile is not None:
             _write_textfile(arguments.textfile, store, arguments.to, failed=failed)
-    return Result(
+    yield Result(
         f"{copy.store} is a verified backup: {_contents(copy)}",
         {"outcome": "backed-up", **asdict(copy)},
     )
@@ -267,7 +267,7 @@ def _write_textfile(
     ],
     "pexctl restore monday --to pexservice-data --beyond 6391",
 )
-def restore(arguments: Namespace) -> Result:
+def restore(arguments: Namespace) -> Results:
     """
     Put a backup in the place of a store that no service uses.
 
@@ -296,7 +296,7 @@ def restore(arguments: Namespace) -> Result:
         restored = arguments.to.restore(arguments.directory, beyond, bar.show)
     store, kept = restored.summary, restored.kept
     replaced = "" if kept is None else f"; the replaced store is {kept}"
-    return Result(
+    yield Result(
         f"{store.store} is restored: {_contents(store)}{origin}{replaced}",
         {
             "outcome": "restored",
@@ -317,7 +317,7 @@ def restore(arguments: Namespace) -> Result:
     ],
     "pexctl advance --store etcd:http://10.0.0.1:2379 6391",
 )
-def advance(arguments: Namespace) -> Result:
+def advance(arguments: Namespace) -> Results:
     """
     Give the cursor of a restored etcd a higher revision.
 
@@ -333,7 +333,7 @@ def advance(arguments: Namespace) -> Result:
         return store.advance(arguments.revision)
 
     revision, position = wait(advance_cursor)
-    return Result(
+    yield Result(
         f"the cursor is at revision {revision}, position {position}",
         {"outcome": "advanced", "revision": revision, "position": position},
     )
