@@ -7,8 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
-from functools import partial
+from collections.abc import Callable, MutableMapping
 from typing import IO, Any, NoReturn, cast
 
 from twisted.internet.interfaces import IReactorFromThreads
@@ -25,12 +24,7 @@ _DAEMONS_FILE = "twistd.log"
 class Log:
     """
     The log of this process.
-
-    @ivar observer: called when twistd begins to log.  It opens the log, and returns the
-        observer that writes to the log.
     """
-
-    observer: Callable[[], FileLogObserver]
 
     def choose(
         self,
@@ -45,7 +39,9 @@ class Log:
         @param make_lines: L{LogLines} or a partial of it: makes the formatter of the lines.
         @param end_start: ends this process if the log cannot be opened.
         """
-        self.observer = partial(_observer, options, make_lines, end_start)
+        self._options = options
+        self._make_lines = make_lines
+        self._end_start = end_start
         if not (options.get("logger") or options.get("syslog")):
             # twistd accepts a logger only by its name.
             options["logger"] = f"{__name__}.LOG.observer"
@@ -56,34 +52,32 @@ class Log:
         """
         Logger(observer=self.observer()).critical("{reason}", reason=reason)
 
+    def observer(self) -> FileLogObserver:
+        """
+        Open the log, and return the observer that writes to it.
+        """
+        name = self._options.get("logfile")
+        if not self._options.get("nodaemon"):
+            if name == "-":
+                reason = "a daemon has no standard output to log to: name a --logfile"
+                self._end_start(reason, Status.CANNOT_START)
+            name = name or _DAEMONS_FILE
+        if name and name != "-":
+            try:
+                return FileLogObserver(_rotated(name), self._make_lines())
+            except OSError as error:
+                reason = f"the log file {name} cannot be written: {error.strerror}"
+                self._end_start(reason, Status.CANNOT_START)
+        # twistd has replaced sys.stdout.  If standard output is closed, use standard error.
+        stream = sys.__stdout__ or sys.__stderr__
+        descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
+        lines = self._make_lines(journal=is_journal(descriptor))
+        out = cast(IO[str], LossyStream(descriptor, lines.report_loss))
+        return FileLogObserver(out, lines)
+
 
 #: The log of this process.
 LOG = Log()
-
-
-def _observer(
-    options: Mapping[str, Any],
-    make_lines: Callable[..., LogLines],
-    end_start: Callable[[str, Status], NoReturn],
-) -> FileLogObserver:
-    name = options.get("logfile")
-    if not options.get("nodaemon"):
-        if name == "-":
-            reason = "a daemon has no standard output to log to: name a --logfile"
-            end_start(reason, Status.CANNOT_START)
-        name = name or _DAEMONS_FILE
-    if name and name != "-":
-        try:
-            return FileLogObserver(_rotated(name), make_lines())
-        except OSError as error:
-            reason = f"the log file {name} cannot be written: {error.strerror}"
-            end_start(reason, Status.CANNOT_START)
-    # twistd has replaced sys.stdout.  If standard output is closed, use standard error.
-    stream = sys.__stdout__ or sys.__stderr__
-    descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
-    lines = make_lines(journal=is_journal(descriptor))
-    out = cast(IO[str], LossyStream(descriptor, lines.report_loss))
-    return FileLogObserver(out, lines)
 
 
 def _rotated(name: str) -> IO[str]:
