@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
 from tests.support.daemon import captured
 from tests.support.pexctl import called
 from tests.support.stores import make_store
-from tests.support.tcp_server import serving_connections
 
 
 @pytest.fixture
@@ -113,6 +110,7 @@ def test_version_is_a_verb_and_an_option() -> None:
         (["backup"], "required: TO"),
         (["backup", "to"], "name the STORE or --config FILE, and not both"),
         (["backup", "--config", "file", "store", "to"], "STORE or --config FILE, and not"),
+        (["backup", "store", "to", "--textfile", "file"], "--textfile requires --keep"),
         (["status", "gopher:x"], "'http://gopher:x' is not a base URL; use http://HOST"),
         (["current", "--url", "8081"], "8081: there is no host; use localhost:8081"),
         (["verify", "etcd:http://h:2379"], "etcd:http://h:2379: this is a store in etcd"),
@@ -145,19 +143,16 @@ def contents(path: Path, outcome: str) -> dict[str, object]:
     return {"outcome": outcome, "store": str(path), **facts, "witness": 7}
 
 
-def test_verify_of_an_intact_store_prints_its_contents(store: Path) -> None:
+def test_verify_prints_the_contents_of_a_store_and_says_when_it_has_no_witness(
+    store: Path,
+) -> None:
     whole = contents(store, "whole")
-    line = f"{store} is whole: revision 7, position 7, {whole['size']} bytes\n"
-    assert called("verify", str(store)) == (0, line, "")
+    line = f"{store} is whole: revision 7, position 7, {whole['size']} bytes"
+    assert called("verify", str(store)) == (0, f"{line}\n", "")
     assert called("verify", "--json", f"lmdb:{store}").json == whole
-
-
-def test_verify_says_when_there_is_no_witness(store: Path) -> None:
     (store / WITNESS_FILE).unlink()
-    ended = called("verify", str(store))
-    assert ended.status == 0
-    words = " bytes; it has no witness, so this may not be its newest state\n"
-    assert ended.out.endswith(words)
+    words = "; it has no witness, so this may not be its newest state\n"
+    assert called("verify", str(store)) == (0, f"{line}{words}", "")
     assert called("verify", "--json", str(store)).json["witness"] is None
 
 
@@ -313,21 +308,6 @@ def test_status_of_a_service_that_cannot_be_reached_is_69(tmp_path: Path) -> Non
     assert ended.err == f"pexctl: unix:{tmp_path}/socket: No such file or directory\n"
 
 
-def test_status_of_a_server_that_closes_each_connection_is_shown() -> None:
-    """
-    The server does not announce that it will close the connection.
-    """
-    response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nPex-Revision: 8\r\nPex-Position: 5"
-
-    def respond(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(response + b"\r\n\r\n")
-
-    with serving_connections(respond) as port:
-        ended = called("status", f"127.0.0.1:{port}")
-    assert ended == (0, "ready: revision 8, position 5\n", "")
-
-
 @pytest.mark.parametrize("url", ["http://user:ge heim@h", "http://user:geheim@h"])
 def test_error_for_a_url_of_the_environment_shows_no_password(url: str) -> None:
     ended = called("status", env={"PEXSERVICE_URL": f"http://127.0.0.1:1 {url}"})
@@ -350,24 +330,6 @@ def test_reload_without_permission_advises_only_other_users_to_be_root(
     monkeypatch.setattr(os, "geteuid", lambda: user)
     message = f"pexctl: process 1: Permission denied{hint}\n"
     assert called("reload", "1") == (69, "", message)
-
-
-def test_failure_that_standard_output_cannot_take_is_still_on_standard_error(
-    tmp_path: Path,
-) -> None:
-    with Path("/dev/full").open("w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-m", "pexservice", "verify", "--json", "store"],
-            cwd=tmp_path,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert ended.returncode == 1
-    assert ended.stderr.endswith(f"there is no store in {tmp_path}/store\n")
-    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["missing.pem", "empty.pem"])

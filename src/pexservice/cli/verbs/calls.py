@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from attrs import asdict
+
 from pexservice.cli.output import (
     WRONG_ARGUMENTS,
     ProgressBar,
@@ -151,8 +153,6 @@ def history(arguments: Namespace) -> Results:
 
     With --json each step is an object on its own line.
     """
-    from attrs import asdict
-
     with _service(arguments) as cursor:
         for step in cursor.history(before=arguments.before, limit=arguments.limit):
             time = step.time.isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -195,8 +195,6 @@ def load(arguments: Namespace) -> Results:
 
     The steps are real: the cursor moves.
     """
-    from attrs import asdict
-
     from pexservice.cli.load import Load
     from pexservice.client.blocking import wait
 

@@ -8,6 +8,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrs import asdict, evolve
+
 from pexservice.cli.output import WRONG_ARGUMENTS, ProgressBar, Result, VerbFailed
 from pexservice.cli.verb import STORE_STATUSES, Results, argument, verb
 from pexservice.settings.option import number
@@ -32,18 +34,13 @@ _MARGIN = 1_000_000
 
 def _store_on_disk(name: str) -> IOfflineStore:
     """
-    Return the store C{name}, a directory or a URL as in C{--store}.
+    Return the store or the backup C{name}, a directory or a URL as in C{--store}.
+
+    It need not exist.
     """
     from pexservice.stores.registry import offline_store
 
     return offline_store(name)
-
-
-def _directory(name: str) -> str:
-    """
-    Return the directory of C{name}, a store or a backup that need not exist.
-    """
-    return _store_on_disk(name).directory
 
 
 def _store_on_etcd(url: str) -> IStoreFactory:
@@ -94,8 +91,6 @@ def create(arguments: Namespace) -> Results:
     It refuses if there is a store. A service with no-create in its configuration file does
     not create its store itself, so it needs this command.
     """
-    from attrs import evolve
-
     from pexservice.cli.twistd import service_options
     from pexservice.client.blocking import wait
     from pexservice.stores.registry import store_factory
@@ -122,8 +117,6 @@ def verify(arguments: Namespace) -> Results:
 
     It changes nothing.
     """
-    from attrs import asdict
-
     with ProgressBar() as bar:
         summary = arguments.store.verify(bar.show)
     yield Result(
@@ -147,7 +140,7 @@ def verify(arguments: Namespace) -> Results:
             "to",
             "TO",
             "the new directory for the copy; with --keep, the directory of all copies",
-            _directory,
+            _store_on_disk,
         ),
         argument(
             "--config",
@@ -176,22 +169,21 @@ def backup(arguments: Namespace) -> Results:
     The copy has one committed state, and is verified. The copy is a store: a service can
     use it, or pexctl restore can put it in the place of a lost store.
     """
-    from attrs import asdict
-
     if (arguments.store is None) is (arguments.config is None):
         message = "name the STORE or --config FILE, and not both"
         raise VerbFailed(message, exit_status=WRONG_ARGUMENTS)
     if arguments.textfile is not None and arguments.keep is None:
-        raise VerbFailed("--textfile requires --keep")
+        raise VerbFailed("--textfile requires --keep", exit_status=WRONG_ARGUMENTS)
+    directory = arguments.to.directory
     store = arguments.store or _configured_store(arguments.config)
     failed = True
     try:
         with ProgressBar() as bar:
-            copy = store.backup(arguments.to, arguments.keep, bar.show)
+            copy = store.backup(directory, arguments.keep, bar.show)
         failed = False
     finally:
         if arguments.textfile is not None:
-            _write_textfile(arguments.textfile, store, arguments.to, failed=failed)
+            _write_textfile(arguments.textfile, store, directory, failed=failed)
     yield Result(
         f"{copy.store} is a verified backup: {_contents(copy)}",
         {"outcome": "backed-up", **asdict(copy)},
@@ -253,7 +245,7 @@ def _write_textfile(
     "restore",
     STORE_STATUSES,
     [
-        argument("directory", "DIRECTORY", "the backup's directory", _directory),
+        argument("backup", "DIRECTORY", "the backup's directory", _store_on_disk),
         argument("--to", "STORE", "the store's directory", _store_on_disk, required=True),
         argument(
             "--beyond",
@@ -277,8 +269,6 @@ def restore(arguments: Namespace) -> Results:
     highest of these revisions, restore makes steps until the revision is higher. These
     steps do not change the position.
     """
-    from attrs import asdict
-
     from pexservice.stores.errors import StoreError
 
     beyond, origin = arguments.beyond, ""
@@ -293,7 +283,7 @@ def restore(arguments: Namespace) -> Results:
         beyond = highest + _MARGIN
         origin = f"; beyond revision {beyond}: {highest} {origin}, plus {_MARGIN:,}"
     with ProgressBar() as bar:
-        restored = arguments.to.restore(arguments.directory, beyond, bar.show)
+        restored = arguments.to.restore(arguments.backup.directory, beyond, bar.show)
     store, kept = restored.summary, restored.kept
     replaced = "" if kept is None else f"; the replaced store is {kept}"
     yield Result(
