@@ -5,7 +5,6 @@ C{pexctl check} and C{pexctl status} with real files, addresses and services.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from pathlib import Path
 
@@ -16,10 +15,7 @@ from tests.support.daemon import (
     LOOPBACK,
     WORKER,
     Daemon,
-    inheriting_command,
-    poll_attempts,
     run,
-    twistd,
 )
 from tests.support.pexctl import pexctl
 from tests.support.ports import held_ports
@@ -61,6 +57,11 @@ def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
         (["--token-file", "none"], 64, "the token file none: No such file"),
         (["--access-log", "pipe"], 64, "the access log pipe: No such device"),
         (["--store", "lmdb:none/store"], 1, "cannot be created"),
+        (
+            ["--store", "lmdb:letters"],
+            1,
+            "holds something else (a.txt); give the store a directory of its own",
+        ),
         (["--store", "lmdb:damaged"], 78, "is damaged"),
         (["--listen", "tcp:0:interface=192.0.2.1"], 1, "Cannot assign requested address"),
     ],
@@ -68,6 +69,8 @@ def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
 def test_mistake_is_one_line_with_the_status_of_a_start(
     tmp_path: Path, options: list[str], status: int, expected: str
 ) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").touch()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "data.mdb").write_bytes(b"x" * 8192)
     # Nothing reads this named pipe, so that opening it must not wait for a reader.
@@ -100,29 +103,11 @@ def test_process_is_asked_where_it_listens(tmp_path: Path) -> None:
     The URL begins with https if the service uses TLS, whatever name its certificate has.
     """
     tls, _ = certified(tmp_path, "pex.example.org")
-    for options in (
-        ("--listen", "tcp:0:interface=0.0.0.0", *tls),
-        ("--listen", "unix:socket"),
-    ):
-        with Daemon(tmp_path, *options, "--standby", "0") as daemon:
-            ended = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
-            assert ended[0] == 0
-            assert ended[1].startswith("ready: revision 0, position 0")
-
-
-def test_process_that_systemd_gave_its_socket_is_asked_there(tmp_path: Path) -> None:
-    """
-    No option contains the address of an inherited socket.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        options = ("--listen", "systemd:all", "--standby", "0")
-        command = twistd("-n", "--pidfile=", "pexservice", *options)
-        with inheriting_command(listening, command, tmp_path) as process:
-            for _ in poll_attempts():
-                ended = pexctl(tmp_path, "status", "--process", str(process.pid))
-                if ended[0] == 0:
-                    break
-            assert ended[1].startswith("ready: revision 0, position 0")
+    options = ("--listen", "tcp:0:interface=0.0.0.0", *tls, "--standby", "0")
+    with Daemon(tmp_path, *options) as daemon:
+        ended = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
+    assert ended[0] == 0
+    assert ended[1].startswith("ready: revision 0, position 0")
 
 
 def test_process_without_a_scoreboard_is_no_pexservice(tmp_path: Path) -> None:

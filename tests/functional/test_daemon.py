@@ -31,6 +31,7 @@ from tests.support.daemon import (
     twistd,
     wait_until,
 )
+from tests.support.pexctl import pexctl
 
 STORE = "pexservice-data"
 
@@ -173,23 +174,20 @@ def refused(path: Path, *options: str, status: int = 1, command: str = "pexservi
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "message"),
+    ("command", "option", "message"),
     [
-        ("--listen", "8081", "--listen 8081: must be tcp:PORT, tcp6:PORT"),
-        ("--token-file", "missing", "the token file missing: No such file"),
-        ("--access-log", "missing/log", "the access log missing/log: No such file"),
+        ("pexservice", "--token-file", "the token file missing/file: No such file"),
+        (WORKER, "--access-log", "the access log missing/file: No such file"),
     ],
 )
-def test_wrong_option_is_named_in_one_line(
-    tmp_path: Path, option: str, value: str, message: str
+def test_file_that_cannot_be_opened_is_named_in_one_line(
+    tmp_path: Path, command: str, option: str, message: str
 ) -> None:
     """
     The service creates no file.
     """
-    # Both commands handle these options with the same code, so each case tries one.
-    command = COMMANDS[len(option + value) % 2]
-    listen = [] if option == "--listen" else ["--listen", LOOPBACK]
-    line = refused(tmp_path, *listen, option, value, status=64, command=command)
+    options = ("--listen", LOOPBACK, option, "missing/file")
+    line = refused(tmp_path, *options, status=64, command=command)
     assert line.startswith(("pexservice: ", f"{command}: "))
     assert message in line
     assert list(tmp_path.iterdir()) == []
@@ -242,21 +240,18 @@ def test_damaged_store_ends_with_status_78_and_stays_unchanged(tmp_path: Path) -
     assert data.read_bytes() == before
 
 
-def test_directory_with_other_files_is_refused_as_store(tmp_path: Path) -> None:
-    (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "a.txt").touch()
-    line = refused(tmp_path, "--store", "lmdb:letters", "--listen", LOOPBACK)
-    assert line.endswith(
-        "holds something else (a.txt); give the store a directory of its own"
-    )
-    assert [file.name for file in (tmp_path / "letters").iterdir()] == ["a.txt"]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "address"),
+    [("pexservice", "systemd:all"), (WORKER, "systemd:domain=INET:index=0")],
+)
+def test_socket_from_systemd_is_served_and_left_open(
+    tmp_path: Path, command: str, address: str
+) -> None:
+    """
+    C{pexctl status --process} finds the socket, although no option contains its address.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
-        listen = ("--listen", "systemd:domain=INET:index=0")
-        started = twistd("-n", "--pidfile=", command, *listen)
+        started = twistd("-n", "--pidfile=", command, "--listen", address)
         with inheriting_command(server, started, tmp_path) as process:
             with socket.create_connection(
                 server.getsockname(), TIMEOUT_SECONDS
@@ -268,6 +263,9 @@ def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path, command: st
                     if select.select([connection], [], [], 0.1)[0]:
                         break
                 assert read_all(connection).endswith(b"\r\n\r\n1\n")
+            if command == "pexservice":
+                status = pexctl(tmp_path, "status", "--process", str(process.pid))
+                assert status[1].startswith("ready: revision 1, position 1")
             process.terminate()
             assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
         # A client that connects now waits for the next service.
@@ -288,6 +286,8 @@ def test_daemon_has_pid_file_and_log_and_refuses_a_second_start_in_its_directory
         wait_until(socket_path.exists, "the service listens")
         response = exchange_on_unix_socket(socket_path, b"POST /next HTTP/1.0\r\n\r\n")
         assert response.endswith(b"\r\n\r\n1\n")
+        status, line = pexctl(tmp_path, "status", "--process", str(pid))
+        assert (status, line.startswith("ready: revision 1, position 1")) == (0, True)
         again = run(tmp_path, "pexservice", "--listen", "unix:socket")
         assert again.returncode == 1
         (line,) = again.stderr.splitlines()

@@ -77,9 +77,8 @@ class Client(Stoppable):
     @ivar fresh: open a new connection for each request.
     @ivar acknowledged: the steps whose responses arrived.
     @ivar refused: the number of refused connections.
-    @ivar broken: the number of connections that ended without a response.
-    @ivar late: the number of connections that ended without a response after the client had
-        sent nothing for at least L{MAX_IDLE_SECONDS}.
+    @ivar broken: the number of connections that ended without a response, except those on
+        which the client had sent nothing for at least L{MAX_IDLE_SECONDS}.
     @ivar replayed: the number of steps that had been made before the client repeated them.
     @ivar surprises: the responses with another status than 200.
     """
@@ -90,7 +89,6 @@ class Client(Stoppable):
     acknowledged: list[AcknowledgedStep] = Factory(list)
     refused: int = 0
     broken: int = 0
-    late: int = 0
     replayed: int = 0
     surprises: list[str] = Factory(list)
 
@@ -121,8 +119,6 @@ class Client(Stoppable):
             except OSError:
                 if self._idle_seconds < MAX_IDLE_SECONDS:
                     self.broken += 1
-                else:
-                    self.late += 1
                 self._close()
                 if key is None:
                     return

@@ -92,7 +92,7 @@ class FakeService(Resource):
     streams: list[Request] = Factory(list)
     rows: list[dict[str, Any]] = Factory(list)
     position: int = 0
-    _keys: dict[str, tuple[str, int, int]] = Factory(dict)
+    _keys: dict[str, tuple[int, int]] = Factory(dict)
     agent: RequestTraversalAgent = field(init=False)
 
     isLeaf = True
@@ -162,16 +162,13 @@ class FakeService(Resource):
             )
         revision, position = self.revision, self.position
         if asked.method == "POST":
-            word, key = path[1:], asked.headers["idempotency-key"]
+            key = asked.headers["idempotency-key"]
             if key in self._keys:
                 request.setHeader("Idempotency-Replayed", "true")
             else:
-                expected = asked.headers.get("if-match", f'"{revision}"')
-                if expected != f'"{revision}"':
-                    return self._moved(request)
-                self.step(word)
-                self._keys[key] = (word, self.revision, self.position)
-            _, revision, position = self._keys[key]
+                self.step(path[1:])
+                self._keys[key] = (self.revision, self.position)
+            revision, position = self._keys[key]
         return state(revision, position)
 
     def step(self, word: str) -> None:
@@ -185,14 +182,6 @@ class FakeService(Resource):
                 "time": "2026-11-24T11:50:19.023457Z",
             },
         )
-
-    def _moved(self, request: Request) -> bytes:
-        request.setResponseCode(412)
-        request.setHeader("Pex-Revision", str(self.revision))
-        request.setHeader("Pex-Position", str(self.position))
-        refusal = problem(412, "precondition-failed")
-        request.setHeader("Content-Type", PROBLEM)
-        return refusal.body
 
     def _history(self, query: dict[str, str]) -> bytes:
         before, limit = int(query.get("before", 10**9)), int(query["limit"])

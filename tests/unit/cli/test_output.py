@@ -5,7 +5,6 @@ The output of C{pexctl}.
 from __future__ import annotations
 
 from contextlib import redirect_stderr
-from io import StringIO
 
 from pexservice.cli.output import ProgressBar
 from tests.support.pexctl import Terminal
@@ -24,9 +23,3 @@ def test_bar_grows_on_one_line_of_a_terminal_and_is_removed() -> None:
     assert second == f"[{'#' * 15}{'.' * 15}]  50 % copying"
     assert third == f"[{'#' * 30}] 100 % verifying"
     assert cleared == " " * len(third)
-
-
-def test_progress_bar_is_drawn_on_a_terminal_only() -> None:
-    with redirect_stderr(StringIO()) as stream, ProgressBar() as bar:
-        bar.show("copying", 50)
-    assert stream.getvalue() == ""

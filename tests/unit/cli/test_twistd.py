@@ -22,7 +22,6 @@ from pexservice.cli.twistd import (
     ServiceOptions,
     WorkerOptions,
     refuse_second_start,
-    worker_command,
 )
 from pexservice.process.exit_status import Misconfigured, Status
 from pexservice.settings.option import command_line, options_of
@@ -263,12 +262,6 @@ def test_systemd_receives_the_mistake(
         message = refused("--rate-limt", "100")
         assert "did you mean --rate-limit?" in message
         assert systemd.recv(4096).decode() == f"STATUS={message.partition(': ')[2]}\n"
-
-
-def test_worker_inherits_sockets_and_gets_all_other_options() -> None:
-    command = worker_command(Settings(listen=("tcp:1",), journal=7))
-    assert command.index("pexservice-worker") < command.index("--journal")
-    assert "--listen" not in command
 
 
 def test_pid_file_of_a_process_that_has_just_ended_is_removed(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ Base URLs, tokens and keys, and the limit for the head of a response.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import pytest
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.testing import StringTransport
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import AccumulatingProtocol, StringTransport
 from twisted.python.failure import Failure
 
 from pexservice.client import BadAddress, Cursor
@@ -71,22 +71,6 @@ def test_repr_shows_the_addresses_and_not_the_token() -> None:
     assert repr(Cursor()) == "<Cursor http://127.0.0.1:8081>"
 
 
-class Recorder(Protocol):
-    """
-    A protocol that records what it receives, and the error at its end.
-    """
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.error: BaseException | None = None
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.error = reason.value
-
-
 class Connection:
     """
     A connection whose responses have limits.
@@ -94,9 +78,11 @@ class Connection:
 
     def __init__(self) -> None:
         self.transport = StringTransport()
-        self._protocol = BoundingFactory(Factory.forProtocol(Recorder)).buildProtocol(None)
+        factory: Any = Factory.forProtocol(AccumulatingProtocol)
+        factory.protocolConnectionMade = None
+        self._protocol = BoundingFactory(factory).buildProtocol(None)
         self._protocol.makeConnection(self.transport)
-        self.recorder = cast(Recorder, self._protocol.wrappedProtocol)
+        self.client: Any = self._protocol.wrappedProtocol
 
     def request(self) -> None:
         self._protocol.writeSequence([b"GET / HTTP/1.1\r\n\r\n"])
@@ -120,7 +106,7 @@ def test_body_after_interim_responses_is_not_limited_like_a_head(piece_bytes: in
         connection.request()
         connection.receive(RESPONSE, piece_bytes)
         connection.receive(LONG * 2)
-    assert connection.recorder.received == 2 * (RESPONSE + LONG * 2)
+    assert connection.client.data == 2 * (RESPONSE + LONG * 2)
     assert not connection.transport.disconnecting
 
 
@@ -141,6 +127,7 @@ def test_endless_head_or_another_protocol_ends_the_connection(
     connection = Connection()
     connection.request()
     connection.receive(data)
-    assert isinstance(connection.recorder.error, BadHead)
-    assert words in str(connection.recorder.error)
-    assert len(connection.recorder.received) <= MAX_HEAD_BYTES + 1000
+    error = connection.client.closedReason.value
+    assert isinstance(error, BadHead)
+    assert words in str(error)
+    assert len(connection.client.data) <= MAX_HEAD_BYTES + 1000

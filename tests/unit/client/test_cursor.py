@@ -15,7 +15,6 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.error import ConnectionRefusedError as Refusal
 from twisted.internet.task import Clock
-from twisted.web.client import ResponseNeverReceived
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
@@ -318,20 +317,6 @@ def cancelled(service: FakeService, client: Cursor) -> None:
     assert ended == [CancelledError]
 
 
-@pytest.mark.parametrize(
-    "disturbance", [Disturbance(silent=True), problem(503, "not-taken")]
-)
-def test_cancelled_call_sends_nothing_more(
-    service: FakeService, disturbance: Disturbance
-) -> None:
-    """
-    It waits for a response, or for the delay between two attempts.
-    """
-    service.always = disturbance
-    cancelled(service, cursor(service))
-    assert len(service.asked) == 1
-
-
 @pytest.mark.parametrize("error", [DNSLookupError, Refusal, ConnectionLost])
 def test_cancelled_call_ends_with_cancelled_error_whatever_its_request_does(
     service: FakeService, error: Callable[[], Exception]
@@ -356,17 +341,6 @@ def test_unexpected_exception_is_not_retried(service: FakeService) -> None:
     with pytest.raises(ZeroDivisionError):
         service.after(cursor(service, "http://a", agent=routed).next())
     assert len(routed.hosts) == 1
-
-
-def test_error_has_the_last_reason_on_one_line(service: FakeService) -> None:
-    routed = Routed(
-        service.agent,
-        a=lambda: ResponseNeverReceived([]),
-        b=lambda: Refusal("nobody\nthere"),
-    )
-    with pytest.raises(Unanswered, match=r"http://[ab]/current: ") as caught:
-        service.after(cursor(service, "http://a", "http://b", agent=routed).current())
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("error", [ConnectionLost, DNSLookupError])
@@ -404,7 +378,7 @@ def test_last_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
         (Disturbance(cut=True), False),
     ],
 )
-def test_closed_cursor_knows_whether_a_cancelled_step_may_have_arrived(
+def test_cancelled_step_sends_nothing_more_and_its_cursor_knows_if_it_may_have_arrived(
     service: FakeService, disturbance: Any, *, performed_nothing: bool
 ) -> None:
     routed = Routed(service.agent)
@@ -414,6 +388,7 @@ def test_closed_cursor_knows_whether_a_cancelled_step_may_have_arrived(
         routed.down["a"] = failing(disturbance)
     client = cursor(service, "http://a", agent=routed)
     cancelled(service, client)
+    assert len(routed.hosts) == 1
     # Before it is closed, another attempt may begin.
     assert not client.performed_nothing
     Deferred.fromCoroutine(client.close())
@@ -477,14 +452,6 @@ def test_number_that_is_not_positive_is_refused_and_named(
 ) -> None:
     with pytest.raises(ValueError, match=f"{name} must be more than 0, not {number}"):
         cursor(service, **{name: number})
-
-
-def test_deadline_of_a_call_is_refused_like_that_of_the_client(
-    service: FakeService,
-) -> None:
-    with pytest.raises(BadAddress, match="deadline must be more than 0, not nan"):
-        service.after(cursor(service).next(deadline=float("nan")))
-    assert not service.asked
 
 
 def test_values_are_exact_beyond_the_interpreters_limit(service: FakeService) -> None:
@@ -554,10 +521,18 @@ def test_page_that_contradicts_itself_is_an_error(
         history(service)
 
 
-@pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256])
-def test_key_that_no_service_accepts_is_not_sent(service: FakeService, key: str) -> None:
-    with pytest.raises(CursorError, match="1 to 255 visible ASCII"):
-        service.after(cursor(service).next(key=key))
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        *(({"key": key}, "1 to 255 visible ASCII") for key in ("", "a b", "é", "x" * 256)),
+        ({"deadline": float("nan")}, "deadline must be more than 0, not nan"),
+    ],
+)
+def test_wrong_argument_of_a_call_is_refused_and_nothing_is_sent(
+    service: FakeService, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(BadAddress, match=words):
+        service.after(cursor(service).next(**arguments))
     assert not service.asked
 
 

@@ -178,28 +178,6 @@ def wrong_step(records: list[Record], _: list[Transition]) -> None:
     records[step] = evolve(records[step], operation=PREVIOUS)
 
 
-def refused_but_made(records: list[Record], _: list[Transition]) -> None:
-    """
-    Record steps as refused that were made after all.
-    """
-    for index, record in enumerate(records):
-        if record.operation is PREVIOUS and (
-            record.seen is None or index > len(records) / 2
-        ):
-            records[index] = evolve(record, seen=None, refused=True)
-
-
-def asked_for_too_late(records: list[Record], _: list[Transition]) -> None:
-    """
-    Have all steps up of unknown outcome asked for when they were made and seen already.
-    """
-    step = known_record(records, NEXT)
-    records[step] = evolve(records[step], seen=None)
-    for index, record in enumerate(records):
-        if record.operation is NEXT and record.seen is None:
-            records[index] = evolve(record, called=APART * len(records))
-
-
 PLANTS: dict[Plant, str] = {
     lost_acknowledgement: "there is no such revision",
     stale_read: "stale, it began after",
@@ -208,8 +186,6 @@ PLANTS: dict[Plant, str] = {
     wrong_position: "the position is",
     wrong_step: "that was next",
     from_the_future: "from the future",
-    refused_but_made: "no client requested it",
-    asked_for_too_late: "from the future",
 }
 
 
