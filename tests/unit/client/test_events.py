@@ -206,13 +206,10 @@ def test_value_of_an_event_without_digits_is_computed(watcher: Watcher) -> None:
         b'id: 7\ndata: {"position":30000,"digits":6270,"first":"1","last":"0",'
         b'"revision":7}\n\n'
     )
-    _, state = watcher.seen
-    assert (state.revision, state.position) == (7, 30_000)
-    assert state.value == int(term_at(30_000).value)
-    assert (state.previous, state.next) == (
-        int(term_at(29_999).value),
-        int(term_at(30_001).value),
-    )
+    _, seen = watcher.seen
+    assert seen == State(revision=7, position=30_000)
+    values = [int(term_at(position).value) for position in (29_999, 30_000, 30_001)]
+    assert [seen.previous, seen.value, seen.next] == values
 
 
 @pytest.mark.parametrize(
