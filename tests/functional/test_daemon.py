@@ -32,6 +32,7 @@ from tests.support.daemon import (
     wait_until,
 )
 from tests.support.pexctl import pexctl
+from tests.support.stores import make_store
 
 STORE = "pexservice-data"
 
@@ -66,7 +67,7 @@ def test_service_continues_where_it_stopped(tmp_path: Path) -> None:
         assert value(daemon, "/previous") == b"0\n"
         assert value(daemon, "/history").count(b"\n") == 11
         daemon.kill()
-    with Daemon(tmp_path, "--standby", "0") as daemon:
+    with Daemon(tmp_path, command=WORKER) as daemon:
         assert (value(daemon, "/current"), daemon.revision()) == (b"0\n", 11)
     log = daemon.log.read_text()
     assert log.count("created a new store") == 1
@@ -75,12 +76,11 @@ def test_service_continues_where_it_stopped(tmp_path: Path) -> None:
 
 def test_twistd_lists_the_commands_and_shows_their_help(tmp_path: Path) -> None:
     shown = run(tmp_path, "--help")
-    for command in COMMANDS:
-        assert f"    {command} " in shown.stdout
-        own = run(tmp_path, command, "--help")
-        assert (own.returncode, own.stderr) == (0, "")
-        assert "--synchronous-commit on|off" in own.stdout
-    output = run(tmp_path, command, "--version").stdout
+    assert all(f"    {command} " in shown.stdout for command in COMMANDS)
+    own = run(tmp_path, "pexservice", "--help")
+    assert (own.returncode, own.stderr) == (0, "")
+    assert "--synchronous-commit on|off" in own.stdout
+    output = run(tmp_path, WORKER, "--version").stdout
     assert output == f"pexservice {version('pexservice')}\n"
 
 
@@ -230,8 +230,7 @@ def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> No
 
 
 def test_damaged_store_ends_with_status_78_and_stays_unchanged(tmp_path: Path) -> None:
-    with Daemon(tmp_path, command=WORKER) as daemon:
-        value(daemon, "/next")
+    make_store(tmp_path / STORE, 1)
     data = tmp_path / STORE / DATA_FILE
     data.write_bytes(data.read_bytes()[:8192])
     before = data.read_bytes()
