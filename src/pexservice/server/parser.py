@@ -1,5 +1,5 @@
 """
-The HTTP/1.1 parser.  It is strict, takes linear time, and limits the work of each call.
+The HTTP/1.1 parser.  It is strict, and takes linear time.
 
 The parser accepts what RFC 9112 defines.  It refuses what two servers could understand in
 different ways: folded headers, a bare CR or LF, a blank before a colon, a second C{Host} or
@@ -8,8 +8,8 @@ client and the service may disagree about where the next request begins, so the 
 closes the connection.
 
 L{HeadReader} reads the head of a request, which is its request line and its headers.
-L{RequestBody} skips the body.  Both raise a L{Problem<pexservice.web.problems.Problem>} for
-input that they refuse.
+L{RequestBody} skips the body, in parts that take little time.  Both raise a
+L{Problem<pexservice.web.problems.Problem>} for input that they refuse.
 """
 
 from __future__ import annotations

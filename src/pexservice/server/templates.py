@@ -19,13 +19,13 @@ the value of the idempotency key, and ignores the other line.
 
 A line that the L{parser<pexservice.server.parser.HeadReader>} did not find in its caches is
 I{uncached}.  If two requests, one after the other, have uncached lines with the same header
-names, these lines become the varying lines of a template.  What a header is used for
-decides what may be done with its lines::
+names, these lines become the varying lines of a template.  There are three classes of
+headers::
 
-    header                            may vary   may be in remembered bytes
-    decides the plan, frames, Host    no         yes
-    a secret or an idempotency key    yes        no
-    any other                         yes        yes
+    header                                    may vary   in remembered bytes
+    decides the plan, frames, or is Host      no         yes
+    is a secret, or rarely comes twice        yes        no
+    any other header                          yes        yes
 
 A new connection begins with the templates of other connections.  So a request of one client
 may match a template that was made from a request of another client.  This is safe, because
