@@ -15,16 +15,13 @@ from urllib.parse import quote
 import pytest
 
 from pexservice.client.blocking import running_reactor
-from pexservice.core.cursor import Cursor
 from pexservice.stores.etcd.address import parse
 from pexservice.stores.etcd.http_gateway import HttpGateway
 from pexservice.stores.etcd.store import EtcdStore
 from tests.support.blocking_store import Blocking
-from tests.support.daemon import poll_attempts
 from tests.support.etcd import Member, cluster
-from tests.support.fakes import now
 from tests.unit.stores.test_contract import *  # noqa: F403 its tests, and those to come
-from tests.unit.stores.test_contract import KEPT, Maker, batch
+from tests.unit.stores.test_contract import KEPT, Maker
 
 pytestmark = pytest.mark.needs("etcd")
 
@@ -53,22 +50,3 @@ def make_on_etcd(tmp_path: Path) -> Maker:
         return Blocking(EtcdStore(gateway, address.prefix, journal=KEPT, kept_keys=KEPT))
 
     return make
-
-
-def test_watch_reports_steps_that_another_node_made(make: Maker) -> None:
-    first_store, second_store = (cast(Any, make()) for _ in range(2))
-    heard: list[Cursor] = []
-    for opened_store in (first_store, second_store):
-        now(opened_store.open())
-    now(first_store.watch(heard.append))
-    taken = batch((0, 0), b"nn")
-    now(second_store.commit(taken))
-    # The watch may have begun after the first step, so further steps are made.
-    for _ in poll_attempts():
-        if heard:
-            break
-        taken = batch(taken.after, b"n")
-        now(second_store.commit(taken))
-    assert heard[0][0] in range(2, taken.after.revision + 1)
-    for closed_store in (first_store, second_store):
-        now(closed_store.close())

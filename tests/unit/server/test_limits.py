@@ -5,6 +5,9 @@ Tests of the connections that the limits close, and of the order in which they d
 from __future__ import annotations
 
 import itertools
+import socket
+import time
+from contextlib import suppress
 
 import pytest
 from attrs import define, field
@@ -19,7 +22,9 @@ from pexservice.server.limits import (
     Connections,
     LimitedConnection,
     Phase,
+    count_delivered,
 )
+from tests.support.daemon import TIMEOUT_SECONDS
 from tests.support.fakes import Turns
 
 BUSY = Phase.PERFORMING
@@ -180,6 +185,9 @@ def test_sweep_ends_idle_late_and_stalled_connections_only(clock: Turns) -> None
     for fate, fake in fates.items():
         assert fake.fate == ([fate] if fate else [])
     assert busy.fate == slow.fate == []
+    assert [*connections.closed.items()] == [
+        *(("idle", 1), ("slow", 1), ("stalled", 1), ("displaced", 0), ("flooding", 0))
+    ]
 
 
 def test_handshake_that_takes_too_long_ends_the_connection(clock: Turns) -> None:
@@ -375,22 +383,29 @@ def test_emptied_fires_when_the_last_connection_leaves() -> None:
     assert fired == [None, None]
 
 
-def test_closed_connection_is_counted_once_by_its_reason(clock: Turns) -> None:
-    """
-    A connection that closes slowly is counted once, too.
-    """
-    idle, slow, stalled = Fake(last_active=1000.0), Fake(phase=BUSY), Fake(phase=BUSY)
-    slow.receiving_since = stalled.stalled_since = 1000.0
-    connections = table(3, idle, slow, stalled, clock=clock)
-    assert connections.accepted == 3
-    connections.sweep()
-    clock.rightNow += REQUEST_TIMEOUT_SECONDS + 1
-    connections.sweep()
-    slow.receiving_since = None
-    clock.rightNow += max(KEEP_ALIVE_TIMEOUT_SECONDS, STALL_TIMEOUT_SECONDS)
-    connections.sweep()
-    connections.remove(stalled)
-    connections.sweep()
-    assert [*connections.closed.items()] == [
-        *(("idle", 1), ("slow", 1), ("stalled", 1), ("displaced", 0), ("flooding", 0))
-    ]
+def _pair(kind: str) -> tuple[socket.socket, socket.socket]:
+    if kind == "unix":
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        return listening.accept()[0], client
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_number_of_sent_bytes_changes_only_when_the_client_reads(kind: str) -> None:
+    server, client = _pair(kind)
+    with server, client:
+        server.settimeout(0)
+        stuck = -1
+        while count_delivered(server) != stuck:
+            # Bytes that are under way in the kernel settle first.
+            stuck = count_delivered(server) or 0
+            with suppress(BlockingIOError):
+                while True:
+                    server.send(bytes(65536))
+        ends = time.monotonic() + TIMEOUT_SECONDS
+        while count_delivered(server) == stuck:
+            assert time.monotonic() < ends
+            client.recv(65536)
+    assert count_delivered(server) is None
+    assert count_delivered(None) is None

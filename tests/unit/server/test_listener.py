@@ -330,20 +330,6 @@ def test_bug_in_one_request_closes_only_its_connection(
     assert b" 200 OK\r\n" in machine.ask(CURRENT)
 
 
-def test_keep_alive_connection_gets_a_transport_of_the_event_loop(machine: Machine) -> None:
-    """
-    There may be a plan for its request.
-    """
-    for _ in range(2):
-        client = machine.connect(KEPT)
-        for sent in (KEPT, b""):
-            machine.until(partial(readable, client))
-            assert client.recv(1000).endswith(b"\n1\n")
-            client.send(sent)
-        client.close()
-    assert machine.passed == 2
-
-
 def test_response_that_does_not_fit_is_handed_over_to_the_event_loop(
     machine: Machine,
 ) -> None:
@@ -511,14 +497,6 @@ def readable(client: socket.socket) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def test_rate_limit_counts_brief_connections_too(loop: asyncio.AbstractEventLoop) -> None:
-    for machine in running(loop, Server(rate=3, hosts=("h",))):
-        for _ in range(3):
-            assert b"200 OK" in machine.ask(CURRENT)
-        assert b"429 Too Many Requests" in machine.ask(CURRENT)
-        assert machine.passed == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from twisted.internet.address import IPv4Address
 from pexservice.server.parser import (
     CHUNKED,
     MAX_PARTS_PER_CALL,
-    MAX_REQUEST_BODY_BYTES,
     Head,
     HeadReader,
     RequestBody,
@@ -77,17 +76,6 @@ def test_head_has_the_request_line_and_the_arguments() -> None:
     assert (head.request_line.target, head.request_line.path) == (b"/next?x=1", b"/next")
     assert head.headers == {b"host": [b"h"], b"idempotency-key": [b"k"]}
     assert (head.body_length, head.expects_continue) == (0, False)
-
-
-@pytest.mark.parametrize("lines", [(b"Host: other",), (b"Host:",)])
-def test_host_of_a_target_that_is_a_whole_url_replaces_the_host_header(
-    lines: tuple[bytes, ...],
-) -> None:
-    """
-    RFC 9112, section 3.2.2.
-    """
-    head = read(b"GET http://H:1/next?a=b HTTP/1.1", *lines)
-    assert (head.request_line.target, head.headers) == (b"/next?a=b", {b"host": [b"H:1"]})
 
 
 def test_http_1_0_request_without_host_has_the_host_of_its_target() -> None:
@@ -158,21 +146,6 @@ def test_incomplete_head_is_refused_as_soon_as_it_can_be(
     assert caught.value.status == status
 
 
-@pytest.mark.parametrize(
-    ("lines", "body"),
-    [
-        ((b"Content-Length: 5",), 5),
-        ((b"Content-Length: 0000005",), 5),
-        ((b"Content-Length: 65536",), 65536),
-        ((b"Transfer-Encoding: Chunked",), CHUNKED),
-    ],
-)
-def test_head_has_the_length_of_its_body(lines: tuple[bytes, ...], body: int) -> None:
-    assert read(LINE, HOST, *lines).body_length == body
-    assert not read(LINE, HOST, *lines).expects_continue
-    assert read(LINE, HOST, *lines, b"Expect: 100-Continue").expects_continue
-
-
 def test_readable_lines_of_a_refused_head_shape_its_refusal() -> None:
     """
     Malformed lines are skipped.
@@ -187,28 +160,6 @@ def test_readable_lines_of_a_refused_head_shape_its_refusal() -> None:
     assert read_refused_head(head) == (b"", b"- - -", {})
 
 
-BODIES = {
-    "chunks": b"5\r\n12345\r\n0\r\n\r\n",
-    "a chunk extension": b'5;a="b;c"\r\n12345\r\n00\r\n\r\n',
-    "trailers": b"1\r\nx\r\n0\r\nA: b\r\nC:\r\n\r\n",
-    "capital digits": b"A\r\n1234567890\r\n0\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_chunked_body_ends_at_the_same_byte_however_it_arrives(
-    body: bytes, size: int
-) -> None:
-    sent, buffer, taken = body + b"REST", bytearray(), RequestBody(CHUNKED)
-    for begin in range(0, len(sent), size):
-        buffer += sent[begin : begin + size]
-        if not taken.complete:
-            taken.skip(buffer)
-    assert taken.complete
-    assert bytes(buffer) == b"REST"
-
-
 def test_one_call_skips_a_bounded_number_of_chunks() -> None:
     """
     So a connection with tiny chunks takes a bounded part of an iteration.
@@ -218,15 +169,6 @@ def test_one_call_skips_a_bounded_number_of_chunks() -> None:
     taken.skip(buffer)
     assert len(chunk * 900) - len(buffer) <= MAX_PARTS_PER_CALL * len(chunk)
     assert len(buffer) < len(chunk * 900)
-
-
-def test_body_with_a_length_ends_there() -> None:
-    buffer, taken = bytearray(b"x" * 10), RequestBody(MAX_REQUEST_BODY_BYTES)
-    taken.skip(buffer)
-    assert (bytes(buffer), taken.complete) == (b"", False)
-    buffer += b"y" * MAX_REQUEST_BODY_BYTES
-    taken.skip(buffer)
-    assert (bytes(buffer), taken.complete) == (b"y" * 10, True)
 
 
 def seconds_for(size: int) -> float:
