@@ -9,6 +9,7 @@ services at a time; the test calls L{seams} with fewer operations.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -433,25 +434,18 @@ def main() -> None:
     """
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    began = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as path,
         ProcessPoolExecutor(CONCURRENT_SERVICES) as pool,
     ):
-        runs = []
-        for number in range(SERVICE_COUNT):
-            directory = Path(path) / str(number)
+        directories = [Path(path) / str(number) for number in range(SERVICE_COUNT)]
+        for directory in directories:
             directory.mkdir()
-            runs.append(
-                pool.submit(seams, directory, -(-count // SERVICE_COUNT), seed + number)
-            )
-        for run in as_completed(runs):
-            print(
-                f"{time.monotonic() - began:.0f} s",
-                run.exception() or run.result(),
-                flush=True,
-            )
-        acknowledged = sum(run.result() for run in runs)
+        counts = [-(-count // SERVICE_COUNT)] * SERVICE_COUNT
+        acknowledged = 0
+        for steps in pool.map(seams, directories, counts, itertools.count(seed)):
+            acknowledged += steps
+            print(f"{acknowledged:,} steps acknowledged", flush=True)
     record(
         "seams",
         promise="One store is served, whatever happens to processes and files.",

@@ -6,38 +6,16 @@ from __future__ import annotations
 
 import errno
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-import trustme
 from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.process.exit_status import CannotStart, Misconfigured
 from pexservice.settings.options import Settings, WorkerSettings
 from pexservice.worker.assembly import _open_access_log
 from pexservice.worker.files import Files, read_files
-
-
-def test_good_files_are_read(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    ends = datetime(2040, 2, 29, 12, 0, 1, tzinfo=UTC)
-    certificate = authority.issue_cert("localhost", not_after=ends)
-    certificate.private_key_pem.write_to_path(tmp_path / "key")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
-    (tmp_path / "tokens").write_text("secret\n")
-    (tmp_path / "tokens").chmod(0o600)
-    settings = Settings(
-        token_file=str(tmp_path / "tokens"),
-        tls_certificate=str(tmp_path / "certificate"),
-        tls_key=str(tmp_path / "key"),
-    )
-    files = read_files(settings)
-    tokens = files.tokens
-    assert files.certificate_expires == ends.timestamp()
-    assert tokens is not None
-    assert len(tokens) == 1
 
 
 def test_access_log_is_created_for_its_group(tmp_path: Path) -> None:
