@@ -160,11 +160,7 @@ def test_verification_after_a_suspicious_end_stays_due_during_a_takeover(
     until_logged(tmp_path, "the cursor is at revision 3", 3)
 
 
-@pytest.mark.parametrize(
-    ("begin", "number"),
-    [("command", signal.SIGTERM), ("command", signal.SIGKILL)],
-    indirect=["begin"],
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_verification_ends_with_its_supervisor(
     begin: Begin, tmp_path: Path, number: int
 ) -> None:

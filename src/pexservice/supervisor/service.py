@@ -87,7 +87,7 @@ class Supervisor(Service):
         # For a Unix socket with a file, the third element is the inode of that file.
         self._ports: list[tuple[ListenEndpoint, IListeningPort, int | None]] = []
         self._address = ""
-        self._notifier = Notifier()
+        self._notifier = Notifier.to_service_manager()
         self._pool: WorkerPool | None = None
 
     # Starting.
@@ -97,7 +97,6 @@ class Supervisor(Service):
         Open the sockets.  This may need privileges, which twistd drops afterwards.
         """
         super().privilegedStartService()
-        self._notifier = Notifier.to_service_manager()
         self._exit.watch_reactor()
         try:
             check_open_file_limit()

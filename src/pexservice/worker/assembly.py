@@ -5,7 +5,6 @@ The parts of a worker, such as the store, the committer and the listeners.
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from functools import partial
 from socket import gethostname
@@ -82,7 +81,7 @@ def assemble(
     """
     connections = _connections(settings.max_connections)
     files = read_files(settings)
-    files.warn_of_expiry(time.time())
+    files.warn_of_expiry()
     endpoints = listen_endpoints(reactor, settings.listen)
     loop = event_loop(reactor)
     report_reader = partial(read_report, settings.scoreboard)

@@ -5,6 +5,7 @@ The files that the options name, except for the store and the access log.
 from __future__ import annotations
 
 import ssl
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,10 +51,10 @@ class Files:
     tls: ssl.SSLContext | None
     certificate_expires: float | None
 
-    def warn_of_expiry(self, now: float) -> None:
+    def warn_of_expiry(self) -> None:
         if self.certificate_expires is None:
             return
-        days = (self.certificate_expires - now) / (24 * 3600)
+        days = (self.certificate_expires - time.time()) / (24 * 3600)
         if days < EXPIRY_WARNING_DAYS:
             end = datetime.fromtimestamp(self.certificate_expires, UTC)
             _log.warn(

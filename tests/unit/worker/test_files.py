@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,10 +57,11 @@ def test_unusable_file_is_a_misconfiguration_that_names_it(
     ("days", "words"), [(15, None), (13, "expires on"), (-1, "expired on")]
 )
 def test_certificate_that_expires_soon_is_a_warning(days: int, words: str | None) -> None:
-    ends = 1_795_000_000.0
-    files = Files(tokens=None, tls=None, certificate_expires=ends)
+    files = Files(
+        tokens=None, tls=None, certificate_expires=time.time() + (days + 0.5) * 24 * 3600
+    )
     with capturedLogs() as events:
-        files.warn_of_expiry(ends - days * 24 * 3600)
+        files.warn_of_expiry()
     lines = [str(formatEvent(event)) for event in events]
     assert len(lines) == (words is not None)
     assert all((words or "") in line for line in lines)
