@@ -18,7 +18,13 @@ from twisted.logger import capturedLogs, formatEvent
 from pexservice.core.cursor import Cursor, Transition
 from pexservice.process import scoreboard
 from pexservice.stores.claim import StoreClaim
-from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
+from pexservice.stores.errors import (
+    OutcomeUnknown,
+    Refusal,
+    StoreDamaged,
+    StoreError,
+    StoreUnavailable,
+)
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.gateway import CALL_TIMEOUT_SECONDS, CallRefused, CallUnanswered
 from pexservice.stores.etcd.records import Layout, encode_cursor
@@ -497,8 +503,12 @@ def test_check_fails_if_a_batch_would_be_refused(bench: Bench) -> None:
 def test_cursor_is_created_once_and_only_if_it_may_be() -> None:
     """
     With C{--no-create}, the message names the verb that creates.  Creating is a warning.
+
+    Without space, a retry may succeed.
     """
     etcd = FakeEtcd()
+    with pytest.raises(StoreUnavailable, match="space exceeded"):
+        now(node(FakeEtcd(alarmed=True)).open())
     with pytest.raises(StoreError, match=r"has no cursor with the prefix p/.*create"):
         now(node(etcd, create=False).open())
     assert etcd.values == {}
