@@ -26,7 +26,7 @@ from pexservice.web.parameters import (
     ORIGIN,
     RequestHeaders,
     persistence,
-    preferences,
+    preferences_of,
 )
 
 #: How long all connections together may parse in one iteration of the event loop.
@@ -251,7 +251,7 @@ class Server:
             connection_header=b"close" if closes else connection_header,
             closes_connection=closes,
             browser_headers=self.checker.access.browser_headers(headers.get(ORIGIN, ())),
-            preferences=preferences(headers),
+            preferences=preferences_of(headers),
             omits_body=line.method == b"HEAD",
         )
 
@@ -265,7 +265,7 @@ class Server:
             connection_header=b"close",
             closes_connection=True,
             browser_headers=self.checker.access.browser_headers(headers.get(ORIGIN, ())),
-            preferences=preferences(headers),
+            preferences=preferences_of(headers),
             omits_body=method == b"HEAD",
         )
 

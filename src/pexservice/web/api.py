@@ -1,9 +1,9 @@
 """
 The Klein app, which has a handler for each endpoint.
 
-The table of L{pexservice.web.endpoints} declares the paths and their methods.  Klein, which
-this service is required to use, finds the handler of a path.  The handler returns an
-L{Operation} on the cursor, a L{Response}, or a C{Deferred} that fires with a response.
+The table of L{pexservice.web.endpoints} decides which paths and methods exist.  Klein then
+finds the handler of the path.  The handler returns an L{Operation} on the cursor, a
+L{Response}, or a C{Deferred} that fires with a response.
 
 A handler that returns a response is called for each request.  If a handler returns an
 operation, the server remembers it as a plan; see L{pexservice.server.plans}.
@@ -43,13 +43,13 @@ from pexservice.web.parameters import (
     LAST_EVENT_ID,
     is_prefetch,
     preconditions_of,
-    preferences,
+    preferences_of,
     preferred_type,
     query_number,
     query_parameters,
 )
 from pexservice.web.preconditions import parse_etags
-from pexservice.web.representations import STATE, history_response, state_response
+from pexservice.web.representations import history_response, state_response
 from pexservice.web.responses import CONTENT_TYPES, HTML, JSON, TEXT, Response
 
 DEFAULT_ENTRY_COUNT = 100
@@ -222,15 +222,16 @@ class Api:
     async def _history_page(
         self, request: Request, before: int | None, count: int
     ) -> Response:
-        # The journal has only durable entries, so the headers of a history page have the
-        # durable state.  With --synchronous-commit off, other reads show the latest state.
+        # The journal has only durable entries.  So the revision, the position and the ETag
+        # of a history page are those of the durable state.  With --synchronous-commit off,
+        # other reads show the latest state.
         state = await self._committer.read_durable()
         self._check_read()
-        preferred = preferences(request.headers)
+        preferences = preferences_of(request.headers)
         preconditions = preconditions_of(request.headers)
         kind = response_kind(Outcome.READ, state, request.method, preconditions)
-        if kind is not STATE:
-            return state_response(kind, preferred, state)
+        if not kind.has_value:
+            return state_response(kind, preferences, state)
         # The store may have entries that are newer than this state.  They are left out.
         end = state.revision + 1
         before = end if before is None else min(before, end)
@@ -240,7 +241,7 @@ class Api:
         if len(entries) > count:
             del entries[count:]
             next_page = f"/history?before={entries[-1].revision}&limit={count}"
-        return history_response(state, preferred.value, entries, next_page)
+        return history_response(state, preferences.value, entries, next_page)
 
     def _check_read(self) -> None:
         """
@@ -248,7 +249,7 @@ class Api:
         """
         refusal = self._committer.read_refusal
         if refusal is not None:
-            # A new exception: each raise of the same one would make its traceback longer.
+            # A copy, because the traceback of an exception grows each time it is raised.
             raise Refusal(str(refusal))
 
 

@@ -23,8 +23,8 @@ from pexservice.web.responses import JSON, PROBLEM, TEXT
 
 
 class HeaderRole(Flag):
-    #: The header decides which L{Plan<pexservice.server.plans.Plan>}, or remembered
-    #: operation, the request has.  Its values have few meanings, so there are few plans.
+    #: The header is part of the key of a plan; see L{pexservice.server.plans}.  Its values
+    #: have few meanings, so there are few plans.
     DECIDES = auto()
     #: The service reads the value in each request.
     VALUE = auto()
@@ -231,7 +231,7 @@ def _preferences(accept: bytes) -> Preferences:
     )
 
 
-def preferences(headers: RequestHeaders) -> Preferences:
+def preferences_of(headers: RequestHeaders) -> Preferences:
     values = headers.get(ACCEPT)
     if values is None:
         return NO_PREFERENCE
@@ -272,7 +272,7 @@ def preconditions_of(headers: RequestHeaders) -> Preconditions:
 #: meaning of its values.  The meaning of L{ORIGIN} depends on the options, so
 #: L{pexservice.web.operations.RequestChecker.deciding_headers} adds it.
 DECIDING_HEADERS: Mapping[bytes, Callable[[Sequence[bytes]], Hashable]] = {
-    ACCEPT: lambda values: preferences({ACCEPT: values}),
+    ACCEPT: lambda values: preferences_of({ACCEPT: values}),
     CONNECTION: persistence,
     **dict.fromkeys(PREFETCH_HEADERS, marks_prefetch),
 }

@@ -30,7 +30,7 @@ from pexservice.web.operations import (
     RequestChecker,
     response_kind,
 )
-from pexservice.web.parameters import ORIGIN, headers_of, preferences
+from pexservice.web.parameters import ORIGIN, headers_of, preferences_of
 from pexservice.web.preconditions import Preconditions
 from pexservice.web.problems import problem_of
 from pexservice.web.representations import state_response
@@ -106,11 +106,11 @@ class _Exchange:
 
     def respond(self, outcome: Outcome, state: State) -> None:
         kind = response_kind(outcome, state, self.request.method, self.preconditions)
-        self.send(state_response(kind, preferences(self.request.headers), state))
+        self.send(state_response(kind, preferences_of(self.request.headers), state))
 
     def fail(self, error: Exception) -> None:
         if not self._client_gone:
-            representation = preferences(self.request.headers).problem
+            representation = preferences_of(self.request.headers).problem
             self.send(problem_of(error).response(representation))
 
     def send(self, response: Response) -> None:
