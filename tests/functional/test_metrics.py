@@ -71,17 +71,6 @@ def test_counters_of_the_supervisor_outlive_the_worker(
         assert run_command(promtool, "check", "metrics", input=text.decode()) == ""
 
 
-@pytest.mark.needs("promtool")
-def test_worker_without_a_supervisor_has_no_supervisor_metrics(
-    tmp_path: Path, promtool: str
-) -> None:
-    with Daemon(tmp_path, command="pexservice-worker") as daemon:
-        _, text = daemon.request("/metrics")
-        assert b"pexservice_revision 0.0\n" in text
-        assert b"restarts" not in text
-        assert run_command(promtool, "check", "metrics", input=text.decode()) == ""
-
-
 def test_wrong_scoreboard_is_one_line_that_names_the_option(tmp_path: Path) -> None:
     worker = ("-n", "--pidfile=", "pexservice-worker", "--listen", LOOPBACK)
     ran = run(tmp_path, *worker, "--scoreboard", "77")
