@@ -43,8 +43,10 @@ def test_restored_and_emptied_etcd_is_reported_and_the_history_continues(
 ) -> None:
     """
     Each node reports that etcd went back, and the other responses agree with one history.
+
+    A functional test restores a snapshot with a higher revision of etcd.
     """
-    assert cluster_restores(tmp_path, [*Restore]) > 0
+    assert cluster_restores(tmp_path, [Restore.PLAIN, Restore.EMPTIED]) > 0
 
 
 @pytest.mark.needs("etcd")

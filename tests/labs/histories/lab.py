@@ -111,7 +111,7 @@ class RecordingClient(Client):
         if self.ports:
             self.port = self.ports[(self.ports.index(self.port) + 1) % len(self.ports)]
         # A client that is refused at once must not send a thousand requests per second.
-        time.sleep(0.02)
+        time.sleep(0.05)
 
     def _note_response(
         self, operation: Transition | None, began: float, response: bytes, key: str | None
