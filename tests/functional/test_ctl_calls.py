@@ -22,7 +22,7 @@ from tests.functional.test_ctl import server
 from tests.support.crowd import AUTHORITY, certified
 from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, deadlines
 from tests.support.pexctl import PEXCTL, Ended, called
-from tests.support.ports import held_ports
+from tests.support.tcp_server import serving_connections
 
 UNREACHABLE = "http://127.0.0.1:1"
 
@@ -225,14 +225,11 @@ def test_watch_prints_a_line_for_each_move_until_ctrl_c(worker: Daemon) -> None:
 
 
 def test_watch_says_why_it_waits_without_a_terminal() -> None:
-    with (
-        held_ports(1) as (port,),
-        begin("watch", "--url", f"127.0.0.1:{port}") as watching,
-    ):
+    with begin("watch", "--url", UNREACHABLE) as watching:
         assert watching.stderr is not None
         line = watching.stderr.readline()
         assert interrupt(watching) == (130, "", "")
-    assert line.startswith(f"pexctl: http://127.0.0.1:{port}/current: Connection refused")
+    assert line.startswith(f"pexctl: {UNREACHABLE}/current: Connection refused")
     assert line.endswith("; retrying\n")
 
 
@@ -309,18 +306,17 @@ def test_interrupted_step_that_the_service_has_refused_so_far_was_not_made(
         b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\n"
         b"Retry-After: 60\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     )
+
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(refusal)
+
     key = ["--key", "K"] if is_repeated else []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(TIMEOUT_SECONDS)
-        at = f"127.0.0.1:{server.getsockname()[1]}"
-        options = ("--json", "--url", at, "--deadline", "120", *key)
+    with serving_connections(refuse) as port:
+        options = ("--json", "--url", f"127.0.0.1:{port}", "--deadline", "120", *key)
         with on_a_terminal("next", *options) as (calling, terminal):
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(refusal)
-                assert read_line(terminal).endswith("; retrying\r\n")
-                status, printed, _ = interrupt(calling)
+            assert read_line(terminal).endswith("; retrying\r\n")
+            status, printed, _ = interrupt(calling)
             rest = read_line(terminal)
     assert status == 130
     if is_repeated:
