@@ -195,15 +195,18 @@ def service_zsh() -> Iterator[str]:
     yield "    '--help' '--version'"
 
 
+#: The functions that yield the lines of a file, by its path.
+FILES = {BASH: bash, ZSH: zsh, SERVICE_BASH: service_bash, SERVICE_ZSH: service_zsh}
+
+
+def content(path: Path) -> str:
+    return "\n".join([*FILES[path](), ""])
+
+
 def main() -> None:
-    for path, lines in (
-        (BASH, bash()),
-        (ZSH, zsh()),
-        (SERVICE_BASH, service_bash()),
-        (SERVICE_ZSH, service_zsh()),
-    ):
+    for path in FILES:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([*lines, ""]))
+        path.write_text(content(path))
 
 
 if __name__ == "__main__":

@@ -13,21 +13,9 @@ from tests.support import completions
 from tests.support.daemon import captured
 
 
-@pytest.mark.parametrize(
-    ("path", "lines"),
-    [
-        (completions.BASH, completions.bash),
-        (completions.ZSH, completions.zsh),
-        (completions.SERVICE_BASH, completions.service_bash),
-        (completions.SERVICE_ZSH, completions.service_zsh),
-    ],
-    ids=["bash", "zsh", "pexservice for bash", "pexservice for zsh"],
-)
-def test_completion_files_are_the_output_of_make_completions(
-    path: Path, lines: object
-) -> None:
-    assert callable(lines)
-    assert path.read_text() == "\n".join([*lines(), ""])
+@pytest.mark.parametrize("path", completions.FILES)
+def test_completion_files_are_the_output_of_make_completions(path: Path) -> None:
+    assert path.read_text() == completions.content(path)
 
 
 def complete(path: Path, *words: str) -> list[str]:
