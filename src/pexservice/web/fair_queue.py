@@ -4,7 +4,7 @@ A queue for long work in which clients take turns.
 A page of the history takes milliseconds to make.  If a thousand clients request a page at
 the same moment, the queue makes one page, and then pauses.  During the pause the worker
 responds to other requests.  Without pauses, each iteration of the event loop would make a
-page.  An iteration accepts only a few connections, so new clients would wait for too long.
+page.  A new client waits for several iterations until its first response.
 """
 
 from __future__ import annotations
