@@ -7,12 +7,10 @@ Neither can move the cursor, read it, or open an event stream.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,47 +19,18 @@ from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon
 from tests.support.forms import amount
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, Route
+    from playwright.sync_api import Browser, Page
 
 pytestmark = [pytest.mark.needs("chromium", "playwright"), pytest.mark.once]
 
 #: The attacker's host name, which the browser resolves to this machine.
 ATTACKER = "attacker.example"
 
+#: The port of the pages of other origins.  No request reaches it.
+OTHER_PORT = 8000
+
 #: What a page tries against an address.  Each attempt returns its outcome.
 TRIES = (Path(__file__).with_name("cross_origin_tries.js")).read_text()
-
-
-class _Page(BaseHTTPRequestHandler):
-    """
-    A server with an empty page, on another origin than the service.
-    """
-
-    def do_GET(self) -> None:
-        body = b"<!doctype html><title>page</title><body></body>"
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """
-        Log nothing.
-        """
-
-
-@pytest.fixture(scope="module")
-def other_port() -> Iterator[int]:
-    """
-    Serve the empty page on another port of this machine, and provide the port.
-    """
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join(TIMEOUT_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +59,19 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 @contextmanager
 def page_at(browser: Browser, address: str) -> Iterator[Page]:
     """
-    Open a page in its own browser context.
+    Open an empty page in its own browser context.
+
+    The test itself provides the page, and no server.
     """
     context = browser.new_context()
     context.set_default_timeout(TIMEOUT_SECONDS * 1000)
     page = context.new_page()
+    page.route(
+        address,
+        lambda route: route.fulfill(
+            content_type="text/html", body="<!doctype html><body></body>"
+        ),
+    )
     page.goto(address)
     yield page
     context.close()
@@ -113,12 +90,12 @@ def moved(daemon: Daemon) -> tuple[int, int]:
     amount(short=["127.0.0.1", ATTACKER], long=["127.0.0.1", "localhost", ATTACKER]),
 )
 def test_page_of_another_origin_moves_nothing_and_reads_nothing(
-    daemon: Daemon, browser: Browser, other_port: int, host: str
+    daemon: Daemon, browser: Browser, host: str
 ) -> None:
     """
     The page tries fetch, form, image, script, frame, beacon, resource hint and EventSource.
     """
-    with page_at(browser, f"http://{host}:{other_port}/") as page:
+    with page_at(browser, f"http://{host}:{OTHER_PORT}/") as page:
         outcomes = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
         assert moved(daemon) == (0, 0), outcomes
         assert outcomes["events"] == "closed"
@@ -127,16 +104,14 @@ def test_page_of_another_origin_moves_nothing_and_reads_nothing(
         assert {outcomes["image"], outcomes["script"]} == {"error"}, outcomes
 
 
-def test_page_of_an_allowed_origin_succeeds(
-    tmp_path: Path, browser: Browser, other_port: int
-) -> None:
+def test_page_of_an_allowed_origin_succeeds(tmp_path: Path, browser: Browser) -> None:
     """
     Without the checks, all attempts in the test above would succeed.
     """
-    origin = f"http://127.0.0.1:{other_port}"
+    origin = f"http://127.0.0.1:{OTHER_PORT}"
     with (
         Daemon(tmp_path, "--cors-origin", origin, command=WORKER) as daemon,
-        page_at(browser, origin) as page,
+        page_at(browser, f"{origin}/") as page,
     ):
         outcomes = page.evaluate(TRIES, f"http://127.0.0.1:{daemon.port}")
         assert outcomes["read"] == "200 0\n"
@@ -155,13 +130,7 @@ def rebinding(browser: Browser, daemon: Daemon) -> dict[str, str]:
     After the page is loaded, its host name resolves to the service.
     """
     address = f"http://{ATTACKER}:{daemon.port}"
-
-    def begin(route: Route) -> None:
-        route.fulfill(content_type="text/html", body="<!doctype html><body></body>")
-
-    with page_at(browser, "about:blank") as page:
-        page.route(f"{address}/page", begin)
-        page.goto(f"{address}/page")
+    with page_at(browser, f"{address}/page") as page:
         outcomes: dict[str, str] = page.evaluate(TRIES, address)
     return outcomes
 
@@ -205,14 +174,14 @@ _IMAGE = """(address) => new Promise((done) => {
 
 
 def test_post_only_stops_an_image_whose_request_has_no_origin(
-    tmp_path: Path, browser: Browser, other_port: int
+    tmp_path: Path, browser: Browser
 ) -> None:
     with Daemon(tmp_path, "--post-only", command=WORKER) as daemon:
         base = f"http://127.0.0.1:{daemon.port}"
         assert daemon.request("/next")[0].status == 405
-        with page_at(browser, f"http://127.0.0.1:{other_port}/") as page:
+        with page_at(browser, f"http://127.0.0.1:{OTHER_PORT}/") as page:
             assert page.evaluate(_IMAGE, f"{base}/next") == "error"
-        with page_at(browser, f"{base}/") as page:
+            page.goto(base)
             page.click("[data-step=next]")
             page.wait_for_function(
                 "() => document.getElementById('position').innerText === '1'"

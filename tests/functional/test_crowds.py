@@ -36,6 +36,7 @@ def test_connections_without_a_tls_handshake_do_not_stop_the_worker(tmp_path: Pa
     options, context = certified(tmp_path)
     python = limited_python(tmp_path, 300)
     with Daemon(tmp_path, *options, "--standby", "0", python=python) as daemon:
+        assert "--max-connections 10000: the limit of open files" in daemon.log.read_text()
         workers = daemon.workers()
         with Crowd(daemon.port, 400, b""):
             assert len([*honest(daemon.port, TRIES, context)]) == TRIES

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_wire import connect, request, worker
+from tests.functional.test_wire import connect
+from tests.labs.attacks.attacking import request
 from tests.support.daemon import REACTORS, WORKER, Daemon, read_all, wait_until_gone
 
 WATCH = b"GET /events HTTP/1.1"
@@ -60,7 +61,8 @@ def test_next_worker_resumes_a_stream_that_ended_with_its_worker(tmp_path: Path)
                 daemon.step()
                 received += read_until(connection, rb"id: \d+\ndata: .*\n\n\r\n")
                 assert re.findall(rb"id: (\d+)\n", received) == [b"%d" % (kill + 1)]
-                killed = worker(daemon)
+                daemon.until_logged("serves", kill + 1)
+                _, killed = daemon.active_worker()
                 os.kill(killed, signal.SIGKILL)
                 wait_until_gone(killed)
                 with suppress(ConnectionResetError):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pexservice.process.listening import RESERVED_DESCRIPTORS
-from tests.functional.test_wire import connect, exchange, memory, request, worker
+from tests.functional.test_wire import connect, exchange
+from tests.labs.attacks.attacking import request
 from tests.support.crowd import certified
 from tests.support.daemon import (
     REACTORS,
@@ -100,6 +100,14 @@ def test_requests_wait_while_their_client_reads_no_responses(daemon: Daemon) -> 
     assert received > count * 20_899
 
 
+def memory(daemon: Daemon) -> int:
+    """
+    Return the memory of the worker in MiB.
+    """
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
+
+
 def response_count(daemon: Daemon) -> float:
     """
     Return how many responses to reads of the cursor the worker has made.
@@ -119,7 +127,7 @@ def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -
         path = tmp_path / reactor
         path.mkdir()
         with Daemon(path, command=WORKER, reactor=reactor) as daemon:
-            pid = worker(daemon)
+            pid = daemon.process.pid
             # The worker closes one idle connection each time that it cannot accept another,
             # so the newest one stays open for a while.
             *resting, kept = (connect(daemon) for _ in range(30))
@@ -138,26 +146,8 @@ def test_connected_clients_are_served_without_free_descriptors(tmp_path: Path) -
             for _ in poll_attempts():
                 if b"200 OK" in exchange(daemon, request(b"GET /current HTTP/1.0")):
                     break
-            assert worker(daemon) == pid
+            assert daemon.process.poll() is None
             kept.close()
-
-
-def test_limit_of_descriptors_is_raised_for_the_connections(tmp_path: Path) -> None:
-    """
-    If the system does not allow this, the log gives the possible number of connections.
-    """
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (200, limit[1]))
-        with Daemon(tmp_path, "--max-connections", "300", "--standby", "0") as daemon:
-            raised, _ = resource.prlimit(worker(daemon), resource.RLIMIT_NOFILE)
-            assert raised == 300 + RESERVED_DESCRIPTORS
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-    wanted = str(limit[1])
-    if limit[1] < 1_000_000:
-        with Daemon(tmp_path, "--max-connections", wanted, command=WORKER) as daemon:
-            assert f"--max-connections {wanted}: the limit" in daemon.log.read_text()
 
 
 #: The certificate expires at this time.

@@ -7,19 +7,16 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-from tests.labs.attacks.attacking import Front
+from tests.labs.attacks.attacking import Front, request
 from tests.labs.attacks.lab import COMPLETE
 from tests.support.daemon import (
     REACTORS,
     TIMEOUT_SECONDS,
     WORKER,
     Daemon,
-    children,
     read_all,
 )
 
@@ -51,13 +48,6 @@ def exchange(daemon: Daemon, sent: bytes) -> bytes:
         return read_all(connection)
 
 
-def request(line: bytes, *headers: bytes) -> bytes:
-    """
-    Return a request with a C{Host} header.
-    """
-    return b"\r\n".join([line, b"Host: localhost", *headers, b"", b""])
-
-
 THOUSAND_STEPS = request(b"POST /next HTTP/1.1") * 999 + request(b"POST /next HTTP/1.0")
 
 
@@ -69,27 +59,6 @@ def test_every_attack_gets_the_response_of_its_rule_and_moves_nothing_unanswered
     """
     wrong = Front(daemon.port, daemon.revision).try_all(COMPLETE)
     assert not wrong, "\n".join(wrong)
-
-
-def worker(daemon: Daemon) -> int:
-    """
-    Return the process id of the active worker: the process that has the store open.
-    """
-    for pid in (daemon.process.pid, *children(daemon.process.pid)):
-        # A child process may end meanwhile.
-        with suppress(FileNotFoundError):
-            files = [file.resolve().name for file in Path(f"/proc/{pid}/fd").iterdir()]
-            if "data.mdb" in files:
-                return pid
-    raise AssertionError("no process has the store open")
-
-
-def memory(daemon: Daemon) -> int:
-    """
-    Return the memory of the active worker in MiB.
-    """
-    status = Path(f"/proc/{worker(daemon)}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
 
 
 def test_response_has_exactly_these_bytes(daemon: Daemon) -> None:

@@ -401,7 +401,7 @@ KINDS = {
         for count in (20, 1000)
         for pieces in PIECES
     },
-    "KeyUpdates": Kind(update_keys(1), 1_000_000, 30_000_000, listeners=("TLS",)),
+    "KeyUpdates": Kind(update_keys(1), 200_000, 30_000_000, listeners=("TLS",)),
     "40 connections of KeyUpdates": Kind(
         update_keys(40), 2_000_000, 20_000_000, listeners=("TLS",)
     ),

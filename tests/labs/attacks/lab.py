@@ -18,26 +18,22 @@ from itertools import chain
 from pathlib import Path
 
 from tests.labs.attacks import attack_bodies, attack_heads, crowds, hostile, slow
-from tests.labs.attacks.attacking import (
-    Attack,
-    Front,
-    accepted,
-    half_closed,
-    in_pieces,
-    refused,
-)
+from tests.labs.attacks.attacking import Attack, Front, attacks, in_pieces
 from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.evidence import record
 from tests.support.nginx import nginx
 
 TABLE = [
-    *refused(attack_heads.REFUSED),
-    *accepted(attack_heads.ACCEPTED),
-    *refused(attack_bodies.REFUSED),
-    *accepted(attack_bodies.ACCEPTED),
-    *attack_bodies.PIPELINES,
-    *attack_bodies.TIMED_OUT,
-    *half_closed(attack_bodies.HALF_CLOSED),
+    *attacks(attack_heads.REFUSED, closes=True),
+    *attacks(attack_heads.ACCEPTED),
+    *attacks(attack_bodies.REFUSED, closes=True),
+    *attacks(attack_bodies.ACCEPTED),
+    *attacks(attack_bodies.REFUSED_PIPELINES, closes=True),
+    *attacks(
+        attack_bodies.LAST_REQUESTS, closes=True, following=attack_bodies.AFTER_THE_LAST
+    ),
+    *attacks(attack_bodies.TIMED_OUT, closes=True, is_incomplete=True),
+    *attacks(attack_bodies.HALF_CLOSED, closes=True, is_incomplete=True, half_closes=True),
 ]
 
 #: Attacks whose response comes only after the request timeout.
