@@ -40,7 +40,6 @@ _GROUPS = {
     "tests/functional/test_page.py": "the page",
     "tests/functional/test_cross_origin.py": "pages of other origins",
     "tests/functional/test_hostile_clients.py": "hostile clients",
-    "tests/functional/test_security.py": "security",
     "tests/functional/test_streams.py": "streams",
     "tests/functional/test_wire.py": "wire",
 }

@@ -66,23 +66,16 @@ class Target:
             return connection
         return self.context.wrap_socket(connection, server_hostname="127.0.0.1")
 
-    def ask(self, request: bytes, address: str = "127.0.0.1") -> bytes:
+    def ask(self, request: bytes) -> bytes:
         """
-        Send a request with C{Connection: close}, and return the response.
+        Send an honest request with C{Connection: close}, and return the response.
         """
-        with self.connect(address) as connection:
+        with self.connect("127.0.0.1") as connection:
             connection.sendall(request)
             return read_all(connection)
 
-    def read(self, path: str, address: str = "127.0.0.1") -> bytes:
-        """
-        Return the response to a GET of C{path}.
-        """
-        lines = (f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close", "", "")
-        return self.ask("\r\n".join(lines).encode(), address)
-
     def metrics(self) -> str:
-        return self.read("/metrics").decode()
+        return self.ask(b"GET /metrics HTTP/1.0\r\n\r\n").decode()
 
     def metric(self, name: str) -> int:
         values = re.findall(rf"(?m)^{re.escape(name)} (\S+)$", self.metrics())
