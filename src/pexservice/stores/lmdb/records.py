@@ -226,7 +226,7 @@ def _open_journal_row(key: bytes, value: bytes) -> tuple[int, Cursor, bytes]:
 
 
 def decode_journal_row(
-    key: bytes, value: bytes, first: int = 0, before: int | None = None
+    key: bytes, value: bytes, first: int, before: int
 ) -> list[HistoryEntry]:
     """
     Return the transitions of one journal row, oldest first.
@@ -237,7 +237,7 @@ def decode_journal_row(
     time_ns, (revision, position), codes = _open_journal_row(key, value)
     begin = revision + 1
     skipped = max(first - begin, 0)
-    end = len(codes) if before is None else max(before - begin, 0)
+    end = max(before - begin, 0)
     position = position_after_all(position, codes[:skipped])
     entries = []
     for revision, code in enumerate(codes[skipped:end], begin + skipped):

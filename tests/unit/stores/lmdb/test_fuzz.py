@@ -66,8 +66,8 @@ def decode_cursor(_: bytes, value: bytes) -> tuple[Cursor, int]:
 
 
 def decode_journal_row(key: bytes, value: bytes) -> Batch:
-    entries = records.decode_journal_row(key, value)
     before, after = records.decode_journal_row_ends(key, value)
+    entries = records.decode_journal_row(key, value, 0, after.revision + 1)
     assert entries[0].revision == before.revision + 1
     assert after == (entries[-1].revision, entries[-1].position)
     transitions = b"".join(entry.transition.code for entry in entries)

@@ -39,9 +39,9 @@ def test_contradicting_record_is_refused_despite_its_checksum() -> None:
     with pytest.raises(records.BadRecord, match="has 7 bytes, not 8"):
         records.decode_first_item(key[1:])
     with pytest.raises(records.BadRecord, match="no transition"):
-        records.decode_journal_row(key, seal(key, bytes(16)))
+        records.decode_journal_row_ends(key, seal(key, bytes(16)))
     with pytest.raises(records.BadRecord, match="no transition b'x'"):
-        records.decode_journal_row(key, seal(key, bytes(16) + b"x"))
+        records.decode_journal_row_ends(key, seal(key, bytes(16) + b"x"))
     with pytest.raises(records.BadRecord, match="has 3 bytes, not 18"):
         records.decode_cursor(seal(records.CURSOR_KEY, b"\0\1c"))
     with pytest.raises(records.BadRecord, match="has 1 bytes, not 2"):

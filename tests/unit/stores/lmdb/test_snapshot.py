@@ -34,60 +34,42 @@ class Env:
     """
     A fake LMDB environment whose copies all run until they are ended, except for the last.
 
-    @ivar copies: how many copies it takes until one is whole.
-    @ivar growth: bytes that the store grows by with each look at its size.
+    @ivar begun: how many copies were begun.
     """
 
-    def __init__(self, copies: int, growth: int = 0) -> None:
+    def __init__(
+        self, copies: int = 1, growth: int = 0, error: Exception | None = None
+    ) -> None:
+        """
+        Make a store that is copied.
+
+        @param copies: how many copies it takes until one is whole.
+        @param growth: bytes that the store grows by with each look at its size.
+        @param error: what a compacting copy raises.
+        """
         self.copies = copies
-        self.growth = growth
+        self.error = error
         self.begun = 0
         self._pages = count(100, growth // PAGE)
 
     def path(self) -> str:
-        """
-        Return the path of the store.
-        """
         return "/store"
 
     def stat(self) -> dict[str, int]:
-        """
-        Return the size of a page.
-        """
         return {"psize": PAGE}
 
     def info(self) -> dict[str, int]:
-        """
-        Return the number of the last page, which grows with each call.
-        """
         return {"last_pgno": next(self._pages)}
 
     def copyfd(self, fd: int, *, compact: bool = False) -> None:
-        """
-        Write a copy to C{fd}, and continue until that fails unless it is the last copy.
-        """
-        assert compact
         self.begun += 1
+        if compact and self.error is not None:
+            os.write(fd, b"half" * 5000)
+            raise self.error
         os.write(fd, b"whole")
         while self.begun < self.copies:
             # Until C{fd} is exchanged for one that cannot be written to.
             os.write(fd, b"")
-
-
-class Leaky(Env):
-    """
-    The fake environment of a store with a lost page.
-    """
-
-    def copyfd(self, fd: int, *, compact: bool = False) -> None:
-        """
-        Write a copy to C{fd}, but fail to compact it as LMDB does.
-        """
-        self.begun += not compact
-        with open(fd, "wb", closefd=False) as file:
-            file.write(b"half" * 5000 if compact else b"whole")
-        if compact:
-            raise lmdb.IncompatibleError("page leak")
 
 
 @pytest.fixture
@@ -110,20 +92,20 @@ def copy(env: Env, target: int, seconds: float = 0.0) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "copies", "growth"),
+    ("env", "begun"),
     [
-        (Env, 1, 0),
+        (Env(), 1),
         # The first copies let the store grow too much.
-        (Env, MAX_ATTEMPTS, MAX_GROWTH_BYTES // 4),
-        (Leaky, 1, 0),
+        (Env(MAX_ATTEMPTS, MAX_GROWTH_BYTES // 4), MAX_ATTEMPTS),
+        # LMDB cannot compact a store with a lost page.
+        (Env(error=lmdb.IncompatibleError("page leak")), 2),
     ],
 )
 def test_only_the_last_copy_is_written_and_it_is_complete(
-    target: int, kind: type[Env], copies: int, growth: int
+    target: int, env: Env, begun: int
 ) -> None:
-    env = kind(copies, growth)
     copy(env, target)
-    assert env.begun == copies
+    assert env.begun == begun
     assert os.pread(target, 100_000, 0) == b"whole"
 
 
@@ -146,13 +128,7 @@ def test_copy_fails_after_some_attempts_with_reason_and_advice(
 
 
 def test_other_error_of_a_copy_is_raised_at_once(target: int) -> None:
-
-    class Broken(Env):
-        def copyfd(self, fd: int, *, compact: bool = False) -> None:
-            self.begun += 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    env = Broken(1)
+    env = Env(error=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises(OSError, match="No space left"):
         copy(env, target)
     assert env.begun == 1
@@ -184,7 +160,7 @@ def test_error_of_the_progress_function_is_raised(target: int) -> None:
 
     asked_to_end = threading.Event()
     with pytest.raises(BrokenPipeError):
-        copy_snapshot(Slow(1), target, progress=progress)  # type: ignore[arg-type]
+        copy_snapshot(Slow(), target, progress=progress)  # type: ignore[arg-type]
 
 
 def test_abandoned_copy_ends_in_lmdb_too(
