@@ -331,6 +331,13 @@ def test_repeated_token_does_not_help_against_the_rate_limit() -> None:
     assert sorted(ask(server, *[step] * 9)) == [200] * 5 + [429] * 4
 
 
+def test_failed_check_is_remembered_and_its_problem_comes_after_that_of_the_rate() -> None:
+    server = Server(rate=5)
+    wrong = NEXT + b"If-Match: nonsense\r\n\r\n"
+    assert ask(server, *[wrong] * 7) == [400] * 5 + [429] * 2
+    assert wrong in server.shared.request_cache.by_bytes.recent
+
+
 def test_repeated_if_none_match_is_recognized_by_its_bytes(server: Server) -> None:
     """
     The client gets the new value once the cursor has moved.
