@@ -55,7 +55,6 @@ PEER = IPv4Address("TCP", "192.0.2.1", 1)
             b'"POST /next HTTP/1.1" 400 78 "-" "-"',
         ),
         (b"GET /nowhere HTTP/1.1\r\nHost: h", b'"GET /nowhere HTTP/1.1" 404 114 "-" "-"'),
-        (b"GET /current HTTP/1.1", b'"GET /current HTTP/1.1" 400 42 "-" "-"'),
         (
             b"POST /next HTTP/1.1\r\nUser-Agent: a",
             b'"POST /next HTTP/1.1" 400 42 "-" "a"',

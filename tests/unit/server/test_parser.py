@@ -83,30 +83,6 @@ def test_http_1_0_request_without_host_has_the_host_of_its_target() -> None:
     assert read(b"GET / HTTP/1.0").headers == {}
 
 
-def test_heads_of_one_meaning_have_one_plan_key() -> None:
-    """
-    The query, other headers, and the spelling of a deciding header change no plan key.
-    """
-    keys = {
-        read(LINE, HOST, *lines).plan_key
-        for lines in (
-            (b"Accept: application/json", b"X-Request-ID: 1"),
-            (b"aCCEPT:application/json", b"If-Match: *"),
-            (b"Accept: text/plain;q=0.1", b"Accept: application/json"),
-        )
-    }
-    assert len(keys) == 1
-    assert read(b"POST /next HTTP/1.1", HOST).plan_key == read(LINE, HOST).plan_key
-    others = {
-        read(LINE, HOST).plan_key,
-        read(LINE, HOST, b"Connection: close").plan_key,
-        read(LINE, HOST, b"Sec-Purpose: prefetch").plan_key,
-        read(LINE.replace(b"1.1", b"1.0")).plan_key,
-        *keys,
-    }
-    assert len(others) == 5
-
-
 def test_reader_returns_the_indices_of_uncached_lines() -> None:
     """
     A cached request line is not accepted as a header line, nor the reverse.
@@ -158,6 +134,28 @@ def test_readable_lines_of_a_refused_head_shape_its_refusal() -> None:
     )
     head = b"bad\r\n\r\nX-Forwarded-For: 10.0.0.1\r\n"
     assert read_refused_head(head) == (b"", b"- - -", {})
+
+
+BODIES = {
+    "chunks": b"5\r\n12345\r\n0\r\n\r\n",
+    "a chunk extension": b'5;a="b;c"\r\n12345\r\n00\r\n\r\n',
+    "trailers": b"1\r\nx\r\n0\r\nA: b\r\nC:\r\n\r\n",
+    "capital digits": b"A\r\n1234567890\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_chunked_body_ends_at_the_same_byte_however_it_arrives(
+    body: bytes, size: int
+) -> None:
+    sent, buffer, taken = body + b"REST", bytearray(), RequestBody(CHUNKED)
+    for begin in range(0, len(sent), size):
+        buffer += sent[begin : begin + size]
+        if not taken.complete:
+            taken.skip(buffer)
+    assert taken.complete
+    assert bytes(buffer) == b"REST"
 
 
 def test_one_call_skips_a_bounded_number_of_chunks() -> None:
