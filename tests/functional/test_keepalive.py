@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -312,40 +312,6 @@ def test_damage_met_by_a_request_ends_the_service_with_78(tmp_path: Path) -> Non
         assert f"the store {store} is damaged: " in daemon.log.read_text()
         assert daemon.count_logged("serves") == 1
         assert (store / DATA_FILE).read_bytes() == damaged
-
-
-@pytest.fixture
-def systemd(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], None]]:
-    """
-    Provide a service manager: a function that waits until a certain line was sent to it.
-    """
-    path = tmp_path / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.bind(str(path))
-        listening.settimeout(TIMEOUT_SECONDS)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-        monkeypatch.setenv("WATCHDOG_USEC", "1000000")
-
-        def hear(line: str) -> None:
-            while line not in listening.recv(4096).decode().splitlines():
-                pass
-
-        yield hear
-
-
-@pytest.mark.parametrize("command", ["pexservice", "pexservice-worker"])
-def test_service_notifies_systemd_when_ready_alive_and_stopping(
-    tmp_path: Path, systemd: Callable[[str], None], command: str
-) -> None:
-    # A worker sends four heartbeats in this time.
-    options = ("--standby", "0", "--watchdog", "8") if command == "pexservice" else ()
-    with Daemon(tmp_path, *options, command=command):
-        systemd("READY=1")
-        systemd("WATCHDOG=1")
-        systemd("WATCHDOG=1")
-    systemd("STOPPING=1")
 
 
 #: Starts a command as process 1 of a namespace.

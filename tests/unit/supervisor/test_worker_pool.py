@@ -4,7 +4,6 @@ The decisions about all workers together.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from pathlib import Path
@@ -16,7 +15,6 @@ from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY, STOPPING
-from pexservice.process.supervisor_report import Process
 from pexservice.supervisor.worker_pool import MAX_HEAD_START_SECONDS
 from tests.support.supervision import Supervised
 
@@ -164,23 +162,6 @@ def test_takeover_before_the_end_was_noticed_has_no_pause(supervised: Supervised
     active.end(by=signal.SIGKILL)
     assert succession(supervised) == ("worker-1", "worker-2", 0)
     assert "worker-2 took over" in map(formatEvent, events)
-
-
-def test_processes_are_shown_with_their_states(supervised: Supervised) -> None:
-    active, standby = supervised.started()
-    supervisor = Process("supervisor", os.getpid(), "running")
-    shown_standby = Process("worker-2", standby.pid, "standby")
-    report = supervised.report
-    shown_active = Process("worker-1", active.pid, "active")
-    assert [*report.processes] == [supervisor, shown_active, shown_standby]
-    assert (report.standby_count, report.wanted_standby_count) == (1, 1)
-    active.end(by=signal.SIGKILL)
-    assert [*supervised.report.processes] == [supervisor, shown_standby]
-    standby.notify(READY)
-    supervised.reactor.turns(MAX_HEAD_START_SECONDS)
-    states = [process.state for process in supervised.report.processes]
-    assert states == ["running", "starting", "active"]
-    assert supervised.report.standby_count == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import socket
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -15,10 +18,12 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE
+from pexservice.settings.options import WorkerSettings
 from pexservice.worker import messages
 from pexservice.worker.messages import (
     LOG_INTERVAL_SECONDS,
     VerificationProgress,
+    connect_notifier,
     handle_signals_as_supervised,
 )
 
@@ -47,6 +52,19 @@ def test_worker_of_a_supervisor_leaves_the_signals_of_the_terminal_to_it(
     handle_signals_as_supervised()
     assert changes == [(0, 0), "traceback"]
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_worker_without_a_supervisor_sends_its_heartbeats_to_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+        with closing(connect_notifier(WorkerSettings())) as notifier:
+            assert notifier.watchdog == 2.0
+            notifier.send_heartbeat()
+        assert systemd.recv(100) == b"WATCHDOG=1\n"
 
 
 def test_progress_is_shown_in_messages_that_are_heartbeats() -> None:
