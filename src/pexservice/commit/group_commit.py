@@ -25,9 +25,10 @@ event loop::
     9          -         -           B, C, D           -
     10         -         -           -                 B, C, D
 
-An iteration without a new step makes a batch ready.  Iteration 2 has no new step, so the
-commit of A begins in iteration 3.  Iteration 6 has no new step, so the commit of B, C and D
-begins in iteration 7.
+The open batch becomes ready in an iteration in which no step arrives and no commit is in
+progress.  Iteration 2 is the first one without a new step, so the commit of A begins in
+iteration 3.  During the commit of A, the next batch waits.  Iteration 6 has no new step, so
+the commit of B, C and D begins in iteration 7.
 L{pexservice.commit.batching_policy} has the exact rule.
 
 One step goes through these methods of L{GroupCommit}:
@@ -71,9 +72,10 @@ from pexservice.stores.remembered_keys import KeyUse, pack_use, unpack_use
 # An alias for speed; see L{Outcome}.
 _APPLIED = Outcome.APPLIED
 
-#: A request whose response waits for a commit: its step, its waiter, and what the waiter
-#: gets if the commit succeeds: an outcome or L{KeyReused}, and the state.  This is a plain
-#: tuple: with a class, the committer executes 10 to 20 % more instructions for each step.
+#: A request whose response waits for a commit, as a tuple (step, waiter, result, state).
+#: If the commit succeeds, the waiter gets the result and the state; the result is an outcome
+#: or L{KeyReused}.  With a class instead of a plain tuple, the committer executes 10 to 20 %
+#: more instructions for each step.
 WaitingRequest = tuple[Step, Waiter, Outcome | KeyReused, State]
 
 
@@ -87,7 +89,7 @@ class PendingBatch:
     @ivar waiting_requests: the requests whose response waits for the commit, in order.
         Most of them are the steps of this batch.  The others were not applied, because the
         key was used before or the precondition is not met.  But their responses show a
-        state of this batch, so they wait until this state is durable.
+        state after steps of this batch, so they wait until the batch is durable.
     @ivar keys: the idempotency keys of the steps, each with the transition, and the
         revision and position after it, packed by C{pack_use}.
     """
@@ -123,8 +125,9 @@ class GroupCommit:
     L{_give_up}.
 
     @ivar _max_early_responses: how many steps of a batch get their responses before the
-        commit.  It is 0, except with C{--synchronous-commit off}.  (A method that decides
-        this for each batch would cost the committer 2.6 % of its time.)
+        commit.  It is 0, except with C{--synchronous-commit off}.  This is a number and
+        not a method of the subclasses, because a call for each step would take 2.6 % of the
+        committer's time.
     @ivar _latest: the state after all accepted steps.
     @ivar _open_batch: the batch that collects steps.
     @ivar _committing_batch: the batch being written; C{None} if there is none.
@@ -147,8 +150,9 @@ class GroupCommit:
         """
         Make the committer of C{store}, without opening the store.
 
-        @param on_fatal_failure: called with a failure that must end the process.  This is
-            any failure of a commit except a L{Refusal}.
+        @param on_fatal_failure: called with a failure that must end the process: a failed
+            commit (except a L{Refusal}), damage that a read has found, or a
+            L{CommitterBug}.
         @param call_soon: schedules a call for the next iteration of the event loop, and
             returns a handle that can cancel this call.  The default is a timer without a
             delay, which takes 8 microseconds longer.
@@ -222,8 +226,9 @@ class GroupCommit:
         """
         End the process because of C{failure}, which is a bug.
 
-        Some waiters of the committing batch may have got their outcomes already.  So this
-        method calls no waiter of this batch.
+        The bug may have happened while the waiters of a batch got their outcomes.  This
+        method cannot know which of them did.  So it calls none of them, and some clients
+        may get no response.
         """
         self._log.failure("the committer failed", failure=failure)
         bug = Failure(CommitterBug(f"a bug: {failure.value!r}"))
@@ -270,8 +275,8 @@ class GroupCommit:
             is durable already.
         """
         if batch is None or len(batch.transitions) <= self._max_early_responses:
-            # The state is durable; or all steps of the batch so far got early responses, so
-            # clients know the state already.
+            # Clients may see the state: it is durable, or all steps of the batch so far got
+            # early responses.
             self._deliver_one(request)
         else:
             # A KeyReused waits too: if the commit fails, the first use of the key may not

@@ -24,7 +24,7 @@ from contextlib import suppress
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from pexservice.process.exit_status import CannotStart, Status
 from pexservice.process.timing import Periodic
@@ -291,7 +291,9 @@ class WorkerPool:
 
     def _log_end(self, process: WorkerProcess) -> None:
         """
-        Log the end: as an error with its reason, or as information if it was expected.
+        Log the end, with its reason if it was not expected.
+
+        An end by a signal is a warning, because often somebody has sent the signal.
         """
         exit_status = process.exit_status
         # If the new options are wrong, the first new process ends with MISCONFIGURED, and
@@ -301,13 +303,17 @@ class WorkerPool:
             or (exit_status == -signal.SIGTERM and process.slot.retired)
             or (exit_status == Status.MISCONFIGURED and self.is_reloading)
         )
-        reason = f": {process.status_text}" if process.status_text else ""
-        log = self._log.info if is_expected else self._log.error
-        log(
+        if is_expected:
+            level, reason = LogLevel.info, ""
+        else:
+            level = LogLevel.warn if exit_status < 0 else LogLevel.error
+            reason = f": {process.status_text}" if process.status_text else ""
+        self._log.emit(
+            level,
             "{name} ended {end}{reason}",
             name=process.name,
             end=_describe_end(process),
-            reason="" if is_expected else reason,
+            reason=reason,
         )
 
     # Reloading.

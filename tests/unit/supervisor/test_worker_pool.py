@@ -84,15 +84,15 @@ def test_systemd_gets_readiness_heartbeats_and_status_texts(
 @pytest.mark.parametrize(
     ("how", "reason", "suspicious", "line"),
     [
-        ({"by": signal.SIGKILL}, "killed", 0, "error: worker-2 ended by SIGKILL"),
-        ({"by": 40}, "killed", 0, "error: worker-2 ended by signal 40"),
+        ({"by": signal.SIGKILL}, "killed", 0, "warn: worker-2 ended by SIGKILL"),
+        ({"by": 40}, "killed", 0, "warn: worker-2 ended by signal 40"),
         ({"status": 0}, "failed", 0, "info: worker-2 ended with status 0"),
         ({"status": 1}, "cannot_start", 0, "error: worker-2 ended with status 1"),
         ({"status": 64}, "misconfigured", 0, "error: worker-2 ended with status 64"),
         ({"status": 74}, "store_failed", 1, "error: worker-2 ended with status 74"),
         ({"status": 78}, "failed", 0, "error: worker-2 ended with status 78"),
         *(
-            ({"by": number}, "killed", 1, f"error: worker-2 ended by {number.name}")
+            ({"by": number}, "killed", 1, f"warn: worker-2 ended by {number.name}")
             for number in SIGNALS_OF_DAMAGE
         ),
     ],
@@ -270,7 +270,7 @@ def test_stop_waits_for_the_end_of_all_and_logs_an_unexpected_one(
     assert stopped.called
     assert [f"{event['log_level'].name}: {formatEvent(event)}" for event in events] == [
         "info: worker-2 ended by SIGTERM",
-        "error: worker-1 ended by SIGKILL",
+        "warn: worker-1 ended by SIGKILL",
     ]
     supervised.reactor.turns(10.0)
     assert supervised.processes == []

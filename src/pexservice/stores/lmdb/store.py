@@ -145,18 +145,19 @@ class LmdbStore:
         finally:
             follower.stop()
         if not self._verification.is_completed:
-            # After this error, L{_open} releases the lock.  Then the worker opens the store
-            # again, finds the lock free, and verifies the store.  Until then, clients get
-            # this message.
+            # After this error, L{_open} releases the lock, and clients get this message.
+            # The worker calls C{open} again.  If that call finds the lock free, it verifies
+            # the store.
             raise StoreUnavailable(
                 f"the store {self.directory.configured_path} is not verified yet"
             )
 
     async def _prepare_files(self, *, must_verify: bool) -> bool:
         """
-        Make a store if there is none; otherwise verify and migrate the store.
+        Make a store if there is none, or prepare the store that is there.
 
-        It is verified if C{must_verify} is true, and then migrated if it has format 1.
+        If C{must_verify} is true, the store is verified.  If it has format 1, verified or
+        not, it is migrated.
 
         @return: whether the store was made or verified now.
         """
@@ -212,8 +213,8 @@ class LmdbStore:
         try:
             opened = self._get_opened()
             max_growth = opened.reserve.max_growth(batch)
-            # The map is enlarged in this thread, because history() reads here: LMDB must
-            # not move the map during a read.
+            # LMDB must not move its map during a read, and history() reads in the thread of
+            # the reactor.  So the map is enlarged in this thread, too.
             opened.reserve.grow_map(max_growth)
         except LOW_LEVEL_ERRORS as error:
             return fail(as_store_error(self.directory.configured_path, error))

@@ -2,9 +2,10 @@
 The content of LMDB's transactions: what a commit writes and removes, and what reads return.
 
 A read returns the cursor, the history or the keys.  A commit writes the cursor, appends a
-row to the journal, and adds idempotency keys to the rows of keys.  The idempotency keys are
-numbered from 1, and this number is an I{ordinal}.  LMDB finds a row by its I{first item}:
-the first revision in a row of the journal, or the first ordinal in a row of keys.
+row to the journal, and adds idempotency keys to the rows of keys.  A row of the journal
+holds transitions, which are numbered by their revisions.  A row of keys holds idempotency
+keys, which are numbered from 1 by their I{ordinals}.  LMDB finds a row by the number of its
+I{first item}: a revision in the journal, an ordinal in the rows of keys.
 
 A transition or a key has I{expired} if it need not be kept.  A commit also removes the
 oldest rows in which everything has expired, but only a bounded number of them.  If an
@@ -36,10 +37,10 @@ TRIM_SLACK = 256
 #: One commit removes at most this many rows, in about 2 ms.
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
-#: A commit may remove as many transitions as it adds, and about this many more.  The same
-#: limit holds for keys.  A limit of rows is not enough, because LMDB frees the pages of a
-#: row one by one, and a long row has many.
-MAX_TRIMMED_ITEMS = 1 << 12
+#: One commit removes at most as many transitions as it adds, and this many more; the last
+#: removed row may exceed this limit.  The same limit holds for keys.  A limit of rows is not
+#: enough, because LMDB frees the pages of a row one by one, and a long row has many.
+MAX_EXTRA_TRIMMED_ITEMS = 1 << 12
 
 #: If the newest row has fewer keys than this, the next commit adds keys to that row.  If
 #: each commit wrote a new row, a client that sends one step after another would leave a row
@@ -50,10 +51,13 @@ FULL_ROW_KEYS = 64
 
 def read_cursor(txn: lmdb.Transaction[bytes], databases: Databases) -> StoredCursor:
     """
-    Read the cursor, and check that the last rows of journal and keys end at the cursor.
+    Read the record of the cursor.
+
+    The journal must end at the cursor's revision and position, and the rows of keys must
+    end at the ordinal in the record.
 
     @raise OtherFormat: this program does not support the version of the cursor's record.
-    @raise BadRecord: a last row ends elsewhere.
+    @raise BadRecord: the journal or the rows of keys end elsewhere.
     """
     record = _read_record(txn, databases.cursor)
     cursor = record.cursor
@@ -118,7 +122,7 @@ def read_format(env: lmdb.Environment) -> int:
 @frozen
 class StoreBounds:
     """
-    The oldest and newest rows of a store, kept in memory so that no commit searches them.
+    Where the rows of a store begin and end, in memory, so that no commit searches for it.
 
     @ivar revision: the newest revision.
     @ivar oldest_revision: the first revision in the oldest row of the journal.
@@ -173,7 +177,8 @@ def write_batch(
 
     @param bounds: the bounds of the store before this batch.
     @return: the bounds of the store after this batch.
-    @raise BadRecord: the new row would not be the last one, or an expired row is missing.
+    @raise BadRecord: a row begins at the first item of the new row or after it, or an
+        expired row cannot be removed.
     """
     _append(txn, databases.journal, records.encode_journal_row(batch))
     newest_key_row = bounds.newest_key_row
@@ -241,7 +246,7 @@ def _trim(
     if first_kept - oldest <= TRIM_SLACK:
         return oldest
     # A commit that removed less than it adds would let the store grow.
-    trim_end = oldest + MAX_TRIMMED_ITEMS + added
+    trim_end = oldest + added + MAX_EXTRA_TRIMMED_ITEMS
     with txn.cursor(database) as row_cursor:
         oldest_rows = islice(row_cursor.iternext(values=False), MAX_TRIMMED_ROWS + 1)
         first_items = [records.decode_first_item(row) for row in oldest_rows]
@@ -270,7 +275,8 @@ def read_history(
 
     A row may hold thousands of transitions.  Only the returned transitions are decoded.
 
-    @param before: return only revisions below this one.
+    @param before: return only revisions below this one.  It is at most the revision after
+        the newest one.
     @param first_kept: return no revisions below this one.
     """
     history: list[HistoryEntry] = []
@@ -280,7 +286,8 @@ def read_history(
         has_row = row_cursor.prev() if has_newer_row else row_cursor.last()
         while has_row and first < before:
             row = records.decode_journal_row(*row_cursor.item(), first, before)
-            # Each row must end where the newer row begins.
+            # The newest row must end just before C{before}, and each other row just before
+            # the newer row.
             if not row or row[-1].revision != before - 1:
                 raise BadRecord(f"the journal breaks off before revision {before}")
             history += reversed(row)
@@ -312,8 +319,8 @@ class KeyReader:
         """
         Read more rows.
 
-        @param rows: the rows from C{newest_row} on.  C{newest_row} itself may have more
-            keys now.  In the first call, all rows.
+        @param rows: in the first call, all rows.  Later, the row C{newest_row}, which may
+            have more keys now, and the rows after it.
         @raise BadRecord: C{newest_row} is missing or has other keys, or there is a gap
             between two rows.
         """
@@ -328,7 +335,7 @@ class KeyReader:
         for encoded_row in rows:
             row = records.decode_key_row(*encoded_row)
             follows = row.first_ordinal == self.newest_row.next_ordinal
-            # After expired rows were removed, the oldest row begins at any ordinal.
+            # The first row need not begin at ordinal 1: older rows may have been removed.
             if self.newest_row is not NO_KEYS and not follows:
                 raise BadRecord(f"the rows of keys break off before {row.first_ordinal}")
             self._remember(row, already_read=0)

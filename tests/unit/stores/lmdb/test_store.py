@@ -489,7 +489,7 @@ def test_commit_removes_fewer_long_rows(
     """
     Rows with many transitions are many pages.
     """
-    monkeypatch.setattr("pexservice.stores.lmdb.transaction.MAX_TRIMMED_ITEMS", 10)
+    monkeypatch.setattr("pexservice.stores.lmdb.transaction.MAX_EXTRA_TRIMMED_ITEMS", 10)
     path = tmp_path / "store"
     filled(path, TRIM_SLACK)
     with at(path, kept_transitions=4) as store:
