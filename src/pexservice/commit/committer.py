@@ -106,8 +106,8 @@ class Committer(GroupCommit):
             waiter.fail(self.read_refusal)
 
     def step(self, step: Step, waiter: Waiter) -> None:
-        # step_refusal is not used here, because it makes system calls for each step.  If the
-        # disk is full, commit() refuses the whole batch.
+        # step_refusal is not used here, because it makes system calls for each step.  If
+        # the disk is full, commit() refuses the whole batch.
         if self._own_refusal is not None:
             self._refuse(step, waiter, self._own_refusal)
         elif step.key is not None and (first_use := self._find_use(step.key)) is not None:

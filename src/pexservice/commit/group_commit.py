@@ -25,11 +25,10 @@ event loop::
     9          -         -           B, C, D           -
     10         -         -           -                 B, C, D
 
-The open batch becomes ready in an iteration in which no step arrives and no commit is in
-progress.  Iteration 2 is the first one without a new step, so the commit of A begins in
-iteration 3.  During the commit of A, the next batch waits.  Iteration 6 has no new step, so
-the commit of B, C and D begins in iteration 7.
-L{pexservice.commit.batching_policy} has the exact rule.
+In this example, the first iteration without a new step makes a batch ready, if no commit is
+in progress.  Iteration 2 has no new step, so the commit of A begins in iteration 3.
+Iteration 6 has no new step, so the commit of B, C and D begins in iteration 7.
+L{pexservice.commit.batching_policy} has the whole rule.
 
 One step goes through these methods of L{GroupCommit}:
 
@@ -73,9 +72,9 @@ from pexservice.stores.remembered_keys import KeyUse, pack_use, unpack_use
 _APPLIED = Outcome.APPLIED
 
 #: A request whose response waits for a commit, as a tuple (step, waiter, result, state).
-#: If the commit succeeds, the waiter gets the result and the state; the result is an outcome
-#: or L{KeyReused}.  With a class instead of a plain tuple, the committer executes 10 to 20 %
-#: more instructions for each step.
+#: If the commit succeeds, the waiter gets the result and the state; the result is an
+#: outcome or L{KeyReused}.  With a class instead of a plain tuple, the committer executes
+#: 10 to 20 % more instructions for each step.
 WaitingRequest = tuple[Step, Waiter, Outcome | KeyReused, State]
 
 
@@ -90,8 +89,8 @@ class PendingBatch:
         Most of them are the steps of this batch.  The others were not applied, because the
         key was used before or the precondition is not met.  But their responses show a
         state after steps of this batch, so they wait until the batch is durable.
-    @ivar keys: the idempotency keys of the steps, each with the transition, and the
-        revision and position after it, packed by C{pack_use}.
+    @ivar keys: for each idempotency key, its packed use: transition, revision and position;
+        see C{pack_use}.
     """
 
     before: State
@@ -403,17 +402,19 @@ class GroupCommit:
             deferred.callback(None)
         steps = len(self._open_batch.transitions)
         if steps and self._scheduled_call is None and self._committing_batch is None:
-            # The policy was not asked during the commit.  It sees the commit as one
-            # iteration, in which these steps arrived.
+            # The policy was not asked during the commit.  For the policy, the whole commit
+            # counts as one iteration, in which the steps of the open batch arrived.
             self._policy.end_iteration(steps, self._seconds())
             self._schedule_commit()
 
     def _give_up(self, *failed: FailedBatch) -> None:
         """
-        Set the latest state back to the state before C{failed}, and fail their requests.
+        Fail the requests of all failed batches.
 
-        @param failed: the batch whose commit failed, if there is one; then the open batch,
-            whose steps the store never got.
+        The latest state is set back to the state before the first of these batches.
+
+        @param failed: pairs (batch, error): first the batch whose commit failed, if there
+            is one, and then the open batch, whose steps the store never got.
         """
         self._latest = failed[0][0].before
         self._open_batch = PendingBatch(self._latest)
@@ -436,8 +437,8 @@ class GroupCommit:
         """
         Give one waiting C{request} its outcome, or C{error} if there is one.
 
-        L{_deliver} counts the applied steps.  A step that was not applied is counted here,
-        unless its client gets L{KeyReused}.
+        L{_deliver} has counted the applied steps.  A step that was not applied is counted
+        here.  But L{KeyReused} is a mistake of the client, and is not counted.
         """
         step, waiter, outcome, state = request
         if outcome is not _APPLIED:

@@ -4,10 +4,11 @@ A connection, from its first byte to its last.
 A connection handles one request after the other:
 
   1. Parsing: the connection buffers the input until a request is complete.  Then it looks
-     for the L{plan<pexservice.server.plans>} of the request, which is the operation that
-     the request asks for.  If there is a plan, it checks access, key and preconditions.
-  2. Performing: the connection checks the client's rate and the C{Host}.  Then it starts
-     the operation of the plan, or refuses the request if the checks before have failed.
+     for a L{plan<pexservice.server.plans>}: the operation that the handler returned for an
+     earlier request of the same kind.  If there is a plan, access, key and preconditions
+     are checked now, so that the result can be remembered with the request.
+  2. Performing: the connection checks the client's rate and the C{Host}.  If there is a
+     plan, it starts the operation, or refuses the request if the check of step 1 failed.
      If there is no plan, it calls the handler, which returns an operation or a response.
      Before it starts this operation, it checks access, key and preconditions.
   3. Responding: when the operation has ended, the committer calls L{Connection.respond} or
@@ -15,9 +16,9 @@ A connection handles one request after the other:
      it.  These methods write the response.
 
 There is a shortcut: the L{Recognizer<pexservice.server.recognition.Recognizer>} finds some
-requests without parsing.  If it has seen exactly the same bytes before, the result of the
-checks is remembered too.  But with a rate limit, or with a C{Host} that only some peers may
-send, the rate and the C{Host} are checked each time.
+requests without parsing.  If it knows a request by its exact bytes, access, key and
+preconditions are not checked again.  The rate and the C{Host} are checked again if there is
+a rate limit, or if only some peers may send this C{Host}.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._searched_bytes = 0
         # The bytes of this call of data_received(), if the buffer was empty before;
-        # otherwise b"".  Only a request that arrives in one piece is remembered.
+        # otherwise b"".  The recognizer gets them, because it remembers only a request that
+        # arrives in one piece.
         self._single_chunk = b""
         # The head of a request whose body is arriving, and the body.
         self._incomplete_request: tuple[Head, RequestBody] | None = None
@@ -178,7 +180,7 @@ class Connection(asyncio.Protocol):
         """
         self._half_closed = True
         if self._stream is not None:
-            # A client that half-closes a stream has usually left.
+            # A client that half-closes the connection during a stream has usually left.
             self._stream.end()
         elif self.phase not in (_PERFORMING, _WAITING_TO_PARSE):
             self.close()
@@ -198,8 +200,8 @@ class Connection(asyncio.Protocol):
         """
         Read again, because the client has taken the responses.
         """
-        # The client takes bytes, so the stall timeout ends.  A closing connection must be
-        # closed some day, so its stall timeout begins again instead.
+        # The client takes bytes, so the stall timeout ends.  But a closing connection must
+        # end even if the client stops again, so its stall timeout only begins anew.
         is_closing = self.phase is _CLOSING
         self.stalled_since = self._server.seconds() if is_closing else None
         if self._stream is not None:

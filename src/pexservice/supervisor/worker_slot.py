@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 #: The file descriptor to which a worker writes its messages.
 MESSAGES_FD = 3
 
-#: The pipes of a process, as C{spawnProcess} takes them.  Nothing is written to pipe 0.
+#: The pipes of a process, as C{spawnProcess} takes them.  The supervisor writes nothing to
+#: pipe 0, the standard input.
 PIPES = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
 
 #: A longer line of output or of a message is divided into several lines.
@@ -64,9 +65,9 @@ TRACEBACK_SECONDS = 1.0
 #: The time between SIGTERM and SIGKILL.  A worker needs less than 4 seconds to stop.
 STOP_TIMEOUT_SECONDS = 7.0
 
-#: After the end of a process, the next one starts after a delay, which doubles each time,
-#: from the first to the longest.  When the process is up, or any process becomes active,
-#: the delays begin again with the first.
+#: A slot waits before it starts the next process: at first MIN_BACKOFF_SECONDS, and then
+#: twice as long each time, up to MAX_BACKOFF_SECONDS.  When the process is up, or any
+#: process becomes active, the delays begin again with MIN_BACKOFF_SECONDS.
 MIN_BACKOFF_SECONDS = 0.02
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -191,7 +192,7 @@ class WorkerSlot:
 
     def restart_later(self) -> None:
         """
-        Have the next process started after a delay, unless this slot is retired.
+        Start the next process after a delay, unless this slot is retired.
         """
         if not self.retired:
             self._restart_timer = self._reactor.callLater(
@@ -316,7 +317,8 @@ class WorkerProcess(ProcessProtocol):
         if state is WorkerState.ACTIVE:
             self.was_active = True
         if state is WorkerState.STANDBY:
-            # If the process ends later, its earlier problem is not the reason.
+            # The text may name a problem that is solved now.  A later end must not be
+            # explained by that problem.
             self.status_text = ""
         self._log.info("{name} {action}", name=self.name, action=action)
         self._pool.on_state(self)
@@ -335,7 +337,9 @@ class WorkerProcess(ProcessProtocol):
 
     def restart_time_limit(self) -> None:
         """
-        Give the process its whole time again, because it may have unread messages.
+        Begin the time limit of the process anew.
+
+        The supervisor was late, so it may not have read all messages of the process.
         """
         self._last_heard = self._reactor.seconds()
         self._deadline = max(self._deadline, self._last_heard + self.slot.setup.watchdog)

@@ -3,7 +3,7 @@ The rules on who may use the cursor: tokens, the pages of web browsers, and host
 
 A web page can make the browser of its user send requests to this service.  The browser adds
 headers that the page cannot set.  They show whether a page of another origin has sent the
-request.  From such a page, the service refuses steps, and requests for C{/events}.  The
+request.  If such a page requests a step or C{/events}, the service refuses.  The
 rule is that of Go's C{CrossOriginProtection}:
 
   1. If the request has C{Sec-Fetch-Site}, the value must be C{same-origin} or C{none}.
@@ -161,7 +161,7 @@ class Access:
         @param origins: the other origins whose pages may use the API.
         """
         self._tokens = tokens
-        # The headers for browsers: by allowed origin, and for all other requests.
+        # The headers that browsers need: for each allowed origin.  See _other_headers, too.
         self._allowed_origins = {
             origin.encode(): (
                 _NOSNIFF,
@@ -280,7 +280,7 @@ class HostPolicy:
 
     def protects(self, peer: Peer) -> bool:
         """
-        Return whether C{peer} gets a response only if its C{Host} is an allowed name.
+        Return whether the C{Host} of requests from C{peer} is checked.
         """
         return peer.is_local and not self._allows_every_host
 
@@ -303,9 +303,9 @@ class HostPolicy:
         if name not in logged and len(logged) < MAX_LOGGED_HOSTS:
             logged.add(name)
             _log.warn(
-                "refused a request for the host {name}, over loopback and without a token:"
-                " --allowed-host {name} allows it, and --trusted-proxy if it came from a"
-                " proxy",
+                "refused a request for the host {name} over loopback, because steps need no"
+                " token: --allowed-host {name} allows it, and --trusted-proxy if it came"
+                " from a proxy",
                 name=name,
             )
             if len(logged) == MAX_LOGGED_HOSTS:

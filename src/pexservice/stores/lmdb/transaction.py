@@ -38,8 +38,8 @@ TRIM_SLACK = 256
 MAX_TRIMMED_ROWS = 2 * TRIM_SLACK
 
 #: One commit removes at most as many transitions as it adds, and this many more; the last
-#: removed row may exceed this limit.  The same limit holds for keys.  A limit of rows is not
-#: enough, because LMDB frees the pages of a row one by one, and a long row has many.
+#: removed row may exceed this limit.  The same limit holds for keys.  A limit of rows is
+#: not enough, because LMDB frees the pages of a row one by one, and a long row has many.
 MAX_EXTRA_TRIMMED_ITEMS = 1 << 12
 
 #: If the newest row has fewer keys than this, the next commit adds keys to that row.  If
@@ -251,7 +251,8 @@ def _trim(
         oldest_rows = islice(row_cursor.iternext(values=False), MAX_TRIMMED_ROWS + 1)
         first_items = [records.decode_first_item(row) for row in oldest_rows]
         row_cursor.first()
-        # Only the next row shows where a row ends, so the newest row is never removed.
+        # These are the LMDB keys of the rows.  A row ends where the next row begins, so the
+        # newest row is never removed.
         for first_item, next_first_item in pairwise(first_items):
             if next_first_item > first_kept or first_item >= trim_end:
                 break
