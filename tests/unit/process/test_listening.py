@@ -46,15 +46,15 @@ def test_every_socket_of_systemd_is_served(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("count", "pid"), [("", os.getpid()), ("0", os.getpid()), ("x", os.getpid()), ("1", 1)]
+    ("count", "is_own_pid"), [("", True), ("0", True), ("x", True), ("1", False)]
 )
 def test_service_without_sockets_of_systemd_is_misconfigured(
-    monkeypatch: pytest.MonkeyPatch, count: str, pid: int
+    monkeypatch: pytest.MonkeyPatch, count: str, *, is_own_pid: bool
 ) -> None:
     """
     Another unit is needed, so a restart does not help.
     """
-    give(monkeypatch, count, pid)
+    give(monkeypatch, count, os.getpid() if is_own_pid else 1)
     with pytest.raises(Misconfigured, match="systemd has passed no socket"):
         passed_by_systemd()
 
