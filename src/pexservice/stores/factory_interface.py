@@ -155,7 +155,11 @@ class IStoreFactory(Interface):
 
     The class has two attributes for error messages.  C{FORM} shows the form of its URLs.
     C{WITHOUT_SCHEME} is a pattern of such URLs without their scheme: if a URL matches the
-    pattern, the message suggests the URL with the scheme.
+    pattern, the message suggests the URL with the scheme.  If the patterns of two stores
+    match, the message suggests the first one of the registry.
+
+    The module of the class must not import the library of the store, because messages need
+    the class even if another store is used.
     """
 
     shared: bool = Attribute("Whether the store provides L{ISharedStore}.")

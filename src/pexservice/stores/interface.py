@@ -59,7 +59,9 @@ class IStore(Interface):
         Open the store, and create it if there is none.  A failed call may be repeated.
 
         @return: fires with the cursor: revision 0 and position 0 in a new store.
-        @raise StoreError: or one of its subclasses.
+        @raise StoreUnavailable: a later call may succeed.
+        @raise StoreDamaged: no later call succeeds.
+        @raise StoreError: or another of its subclasses: the service cannot use the store.
         """
 
     def commit(batch: Batch) -> Deferred[None]:

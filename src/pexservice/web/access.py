@@ -184,6 +184,9 @@ class Access:
         """
         Refuse a request from a page of another origin.
 
+        This is called for each step, whether it is a GET or a POST, before the token is
+        checked.
+
         @param action: what the page may not do.  The text of the problem contains this.
         @raise Problem: 403.
         """
