@@ -349,6 +349,17 @@ def test_lock_of_a_unix_socket_names_the_process_that_has_it(tmp_path: Path) -> 
     assert f"process {os.getpid()} has the lock socket.lock; stop it, or" in line
 
 
+def test_unix_socket_that_cannot_be_made_is_refused_and_leaves_no_lock(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "directory").mkdir()
+    line = refused(tmp_path, "--listen", "unix:directory", status=64)
+    assert line.endswith("on unix:directory: directory exists, and is no socket")
+    line = refused(tmp_path, "--listen", f"unix:{'x' * 108}")
+    assert line.endswith("x: AF_UNIX path too long")
+    assert [*tmp_path.glob("*.lock")] == []
+
+
 def test_sigterm_answers_requests_in_progress(tmp_path: Path) -> None:
     """
     The service closes idle connections, and then ends by the signal.

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable
 from typing import cast
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, Notifier
@@ -45,7 +45,7 @@ class Supervised:
         setup = WorkerSetup(
             command=["worker"], watchdog=WATCHDOG, standby_count=self.standby
         )
-        self.reread_options = lambda: setup
+        self.reread_options = lambda: evolve(self.pool.setup)
         reporter = Reporter(
             Notifier(lambda message: self.messages.append(message.decode().splitlines())),
             SupervisorReport(wanted_standby_count=self.standby),

@@ -172,10 +172,16 @@ class ListenEndpoint:
                     f"cannot listen on {self.description}: {_lock_holder(error.port)}"
                 ) from error
             kind = _EXCEPTION_BY_ERRNO.get(problem.errno, CannotStart)
-            advice = _USE_ANOTHER if kind is AddressInUse else ""
-            raise kind(
-                f"cannot listen on {self.description}: {problem.strerror}{advice}"
-            ) from error
+            text = problem.strerror or str(problem)
+            if kind is AddressInUse:
+                text += _USE_ANOTHER
+            if isinstance(error.port, bytes):
+                path = Path(os.fsdecode(error.port))
+                # Twisted keeps the lock of a Unix socket that it could not make.
+                Path(f"{path}.lock").unlink(missing_ok=True)
+                if path.exists() and not path.is_socket():
+                    kind, text = Misconfigured, f"{path} exists, and is no socket"
+            raise kind(f"cannot listen on {self.description}: {text}") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CannotStart(f"cannot listen on {self.description}: {reason}") from error

@@ -296,12 +296,14 @@ class WorkerPool:
         An end by a signal is a warning, because often somebody has sent the signal.
         """
         exit_status = process.exit_status
-        # If the new options are wrong, the first new process ends with MISCONFIGURED, and
-        # L{_reload} logs the reason.
+        # If the new options of a reload are wrong, the first new process ends with
+        # MISCONFIGURED, and L{_reload} logs the reason.
+        slot = process.slot
+        tries_new_setup = slot.setup is not self.setup and not slot.retired
         is_expected = (
             exit_status == 0
-            or (exit_status == -signal.SIGTERM and process.slot.retired)
-            or (exit_status == Status.MISCONFIGURED and self.is_reloading)
+            or (exit_status == -signal.SIGTERM and slot.retired)
+            or (exit_status == Status.MISCONFIGURED and tries_new_setup)
         )
         if is_expected:
             level, reason = LogLevel.info, ""

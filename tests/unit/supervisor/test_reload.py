@@ -256,6 +256,22 @@ def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
     assert [READY, status] in supervised.messages
 
 
+def test_end_of_an_old_worker_during_a_reload_is_logged_with_its_reason(
+    supervised: Supervised,
+) -> None:
+    """
+    Only the end of the first new worker is the reason of a failed reload.
+    """
+    reload(supervised)
+    standby = supervised.processes[1]
+    standby.notify("STATUS=the access log is a pipe that nobody reads")
+    with capturedLogs() as events:
+        standby.end(status=Status.MISCONFIGURED)
+    assert problems(events) == [
+        "worker-2 ended with status 64: the access log is a pipe that nobody reads"
+    ]
+
+
 def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) -> None:
     """
     After a later reload that succeeds, the note has the options that wait for a restart.
