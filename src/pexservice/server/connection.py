@@ -101,8 +101,8 @@ class Connection(asyncio.Protocol):
         self._server = server
         self.peer = peer
         self.recognizer = Recognizer(server.request_cache)
-        # server.limits reads the attributes from here to stalled_since.  The listener may
-        # set the phase HANDSHAKE or REFUSED before it calls connection_made().
+        # The attributes of LimitedConnection in server.limits.  The listener may set the
+        # phase HANDSHAKE or REFUSED before it calls connection_made().
         self.phase = _IDLE
         self.has_responded = False
         self.last_active = server.seconds()
@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """
-        Use C{transport} from now on.
+        Use C{transport} from now on.  Unlike in asyncio, this may be called twice.
 
         With TLS, this method is called once, after the TLS handshake.  Without TLS, it is
         called with a cheap L{OneRequestTransport

@@ -14,8 +14,8 @@ rule is that of Go's C{CrossOriginProtection}:
 C{--cors-origin} exempts an origin from this rule.  Two attacks pass the rule.
 
 In the first attack, a page shows an image whose URL is a step, so the browser sends a GET.
-If the service is on another machine and speaks plain HTTP, this GET has neither header.
-C{--post-only} stops this attack.
+If the service is on another machine and speaks plain HTTP, browsers send neither header
+with this GET.  C{--post-only} stops this attack.
 
 The second attack is DNS rebinding.  After a browser has loaded a page from
 attacker.example, the owner of this name can let it resolve to 127.0.0.1.  For the browser,
