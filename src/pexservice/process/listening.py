@@ -199,7 +199,7 @@ def listen_endpoints(reactor: object, descriptions: Sequence[str]) -> list[Liste
     result = []
     for description in descriptions:
         if description == ALL_OF_SYSTEMD:
-            numbers = passed_by_systemd()
+            numbers = passed_by_systemd(_first_environment())
         elif description.startswith("fd:"):
             numbers = (int(description.removeprefix("fd:")),)
         else:
@@ -264,13 +264,12 @@ def _first_environment() -> dict[str, str]:
     return dict(variable.split("=", 1) for variable in variables if "=" in variable)
 
 
-def passed_by_systemd() -> Sequence[int]:
+def passed_by_systemd(environment: Mapping[str, str]) -> Sequence[int]:
     """
     Return the descriptors of all sockets that systemd has passed to this process.
 
     @raise Misconfigured: systemd passed no socket.
     """
-    environment = _first_environment()
     count = environment.get("LISTEN_FDS", "")
     ours = environment.get("LISTEN_PID") == str(os.getpid())
     if not (ours and count.isdecimal() and int(count)):

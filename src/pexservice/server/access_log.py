@@ -54,7 +54,7 @@ class AccessLog:
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        # Without O_NONBLOCK, a named pipe that nobody reads would block the worker.
+        # Without O_NONBLOCK, a named pipe without a reader would block the worker.
         return os.open(self._path, flags | os.O_NONBLOCK, 0o640)
 
     def add(

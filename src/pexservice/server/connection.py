@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
         Read again, because the client has taken the responses.
         """
         # The client takes bytes, so the stall timeout ends.  But a closing connection must
-        # end even if the client stops again, so its stall timeout only begins anew.
+        # end even if the client stops again, so its stall timeout only begins again.
         is_closing = self.phase is _CLOSING
         self.stalled_since = self._server.seconds() if is_closing else None
         if self._stream is not None:

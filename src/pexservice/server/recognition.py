@@ -62,7 +62,8 @@ class RequestCache:
     def __init__(self) -> None:
         self.plans: dict[PlanKey, Plan] = {}
         self.by_bytes = GenerationalCache[bytes, PreparedRequest](MAX_CACHED_REQUESTS)
-        # The hashes of requests that came once.  If one comes again, by_bytes gets it.
+        # The hashes of requests that arrived once.  At the second time, by_bytes gets the
+        # request.
         self._seen_once = GenerationalCache[int, bool](MAX_CACHED_REQUESTS)
         self.latest_templates: tuple[Template, ...] = ()
         self.latest_names: tuple[bytes, ...] = ()

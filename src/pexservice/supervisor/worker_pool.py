@@ -293,7 +293,7 @@ class WorkerPool:
         """
         Log the end, with its reason if it was not expected.
 
-        An end by a signal is a warning, because often somebody has sent the signal.
+        An end by a signal is a warning, because often an operator has sent the signal.
         """
         exit_status = process.exit_status
         # If the new options of a reload are wrong, the first new process ends with

@@ -337,7 +337,7 @@ class WorkerProcess(ProcessProtocol):
 
     def restart_time_limit(self) -> None:
         """
-        Begin the time limit of the process anew.
+        Begin the time limit of the process again.
 
         The supervisor was late, so it may not have read all messages of the process.
         """

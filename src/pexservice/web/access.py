@@ -161,7 +161,7 @@ class Access:
         @param origins: the other origins whose pages may use the API.
         """
         self._tokens = tokens
-        # The headers that browsers need: for each allowed origin.  See _other_headers, too.
+        # The headers of the responses to the pages of each allowed origin.
         self._allowed_origins = {
             origin.encode(): (
                 _NOSNIFF,

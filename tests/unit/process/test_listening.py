@@ -11,7 +11,6 @@ import socket
 import pytest
 from twisted.internet.task import Clock
 
-from pexservice.process import listening
 from pexservice.process.exit_status import Misconfigured
 from pexservice.process.listening import (
     RESERVED_DESCRIPTORS,
@@ -32,31 +31,29 @@ def test_socket_that_does_not_listen_is_refused() -> None:
                 listen_endpoints(Clock(), [f"fd:{number}"])
 
 
-def give(monkeypatch: pytest.MonkeyPatch, count: str, pid: int) -> None:
+def variables(count: str, pid: int) -> dict[str, str]:
     """
-    Give this process the variables with which systemd passes sockets.
+    Return the variables with which systemd passes sockets.
     """
-    variables = {"LISTEN_FDS": count, "LISTEN_PID": str(pid)}
-    monkeypatch.setattr(listening, "_first_environment", lambda: variables)
+    return {"LISTEN_FDS": count, "LISTEN_PID": str(pid)}
 
 
-def test_every_socket_of_systemd_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "2", os.getpid())
-    assert [*passed_by_systemd()] == [3, 4]
+def test_every_socket_of_systemd_is_served() -> None:
+    assert [*passed_by_systemd(variables("2", os.getpid()))] == [3, 4]
 
 
 @pytest.mark.parametrize(
     ("count", "is_own_pid"), [("", True), ("0", True), ("x", True), ("1", False)]
 )
 def test_service_without_sockets_of_systemd_is_misconfigured(
-    monkeypatch: pytest.MonkeyPatch, count: str, *, is_own_pid: bool
+    count: str, *, is_own_pid: bool
 ) -> None:
     """
     Another unit is needed, so a restart does not help.
     """
-    give(monkeypatch, count, os.getpid() if is_own_pid else 1)
+    given = variables(count, os.getpid() if is_own_pid else 1)
     with pytest.raises(Misconfigured, match="systemd has passed no socket"):
-        passed_by_systemd()
+        passed_by_systemd(given)
 
 
 UNLIMITED = resource.RLIM_INFINITY
